@@ -1,0 +1,72 @@
+"""What happened to a request: the facts that policies may listen to.
+
+Each request arrives once and ends once (`Completed`, `Refused` or `Cancelled`); in between it may be admitted and
+preempted any number of times, in turn. Times are seconds on the shell's clock.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol, TypeAlias
+
+from headway.domain.request import RequestView
+
+
+class Arrived(NamedTuple):
+    """The request was put into the waiting queue."""
+
+    request: RequestView
+    at: float
+
+
+class Refused(NamedTuple):
+    """The request never entered the queue; `reason` is one sentence."""
+
+    request: RequestView
+    at: float
+    reason: str
+
+
+class Admitted(NamedTuple):
+    """The request left the queue and joined a running batch."""
+
+    request: RequestView
+    at: float
+
+
+class Preempted(NamedTuple):
+    """The request lost its KV blocks and went back to the queue."""
+
+    request: RequestView
+    at: float
+
+
+class FirstToken(NamedTuple):
+    """The request's first output token came out."""
+
+    request: RequestView
+    at: float
+
+
+class Completed(NamedTuple):
+    """The request's last output token came out; `output_tokens` is how many there were."""
+
+    request: RequestView
+    at: float
+    output_tokens: int
+
+
+class Cancelled(NamedTuple):
+    """The client left before the end."""
+
+    request: RequestView
+    at: float
+
+
+Event: TypeAlias = Arrived | Refused | Admitted | Preempted | FirstToken | Completed | Cancelled
+
+
+class Listener(Protocol):
+    """Whoever wants the facts: predictors, adaptive policies, recorders."""
+
+    def observe(self, event: Event) -> None:
+        """Take note of one event; must not raise and must not keep the request beyond its end."""

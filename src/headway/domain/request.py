@@ -1,0 +1,132 @@
+"""What a policy may know of a request, and nothing more.
+
+The true output length is not here and cannot be reached from here: it lives in the simulator's oracle.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeAlias
+
+from headway.domain.estimate import LengthEstimate
+
+RequestId: TypeAlias = int | str
+
+
+class RequestView(Protocol):
+    """Read-only view of one request, as every policy sees it. Times are seconds on the shell's clock."""
+
+    @property
+    def id(self) -> RequestId:
+        """Unique within one scheduler."""
+
+    @property
+    def tenant(self) -> str:
+        """Who pays for it; the empty string when nobody said."""
+
+    @property
+    def session(self) -> str | None:
+        """Conversation or agent run it belongs to."""
+
+    @property
+    def arrived_at(self) -> float:
+        """When it came in, seconds."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Length of the whole prompt, cached or not."""
+
+    @property
+    def cached_prompt_tokens(self) -> int:
+        """Prompt tokens the prefix cache held when the request entered the queue; 0 where unknown. It may age."""
+
+    @property
+    def produced_tokens(self) -> int:
+        """Output tokens so far; above 0 for a waiting request only if it was preempted."""
+
+    @property
+    def max_output_tokens(self) -> int | None:
+        """The client's own bound (`max_tokens`), if it gave one."""
+
+    @property
+    def deadline(self) -> float | None:
+        """Time by which the first token is wanted, seconds on the same clock as `arrived_at`."""
+
+    @property
+    def priority(self) -> int:
+        """vLLM's sign: lower runs sooner, 0 is normal."""
+
+    @property
+    def estimate(self) -> LengthEstimate | None:
+        """What the predictor stamped on it at entry; None before that."""
+
+
+class Request:
+    """A request as the scheduler keeps it; satisfies `RequestView`.
+
+    `produced_tokens` and `cached_prompt_tokens` are written by the shell that owns the request, `estimate` by the
+    scheduler at entry; policies only read.
+    """
+
+    __slots__ = (
+        "arrived_at",
+        "cached_prompt_tokens",
+        "deadline",
+        "estimate",
+        "id",
+        "max_output_tokens",
+        "priority",
+        "produced_tokens",
+        "prompt_tokens",
+        "session",
+        "tenant",
+    )
+
+    def __init__(
+        self,
+        id: RequestId,
+        arrived_at: float,
+        prompt_tokens: int,
+        *,
+        tenant: str = "",
+        session: str | None = None,
+        max_output_tokens: int | None = None,
+        deadline: float | None = None,
+        priority: int = 0,
+        cached_prompt_tokens: int = 0,
+        produced_tokens: int = 0,
+    ) -> None:
+        self.id = id
+        self.arrived_at = arrived_at
+        self.prompt_tokens = prompt_tokens
+        self.tenant = tenant
+        self.session = session
+        self.max_output_tokens = max_output_tokens
+        self.deadline = deadline
+        self.priority = priority
+        self.cached_prompt_tokens = cached_prompt_tokens
+        self.produced_tokens = produced_tokens
+        self.estimate: LengthEstimate | None = None
+
+    def __repr__(self) -> str:
+        return f"Request({self.id!r}, arrived_at={self.arrived_at:.6f}, prompt_tokens={self.prompt_tokens})"
+
+
+def uncached_prefill_tokens(request: RequestView) -> int:
+    """Tokens the engine must compute before the request's next output token.
+
+    Prompt and, for a preempted request, what it had produced (recompute), less what the prefix cache held.
+    """
+    return max(0, request.prompt_tokens + request.produced_tokens - request.cached_prompt_tokens)
+
+
+def expected_output_tokens(request: RequestView) -> float:
+    """Output tokens still expected, from the estimate stamped at entry.
+
+    Raises:
+        ValueError: no estimate was stamped, that is, the scheduler has no predictor.
+    """
+    if request.estimate is None:
+        raise ValueError(
+            f"request {request.id!r} has no length estimate: name a predictor with --prediction (for example running-mean)"
+        )
+    return request.estimate.remaining_mean(request.produced_tokens)

@@ -1,0 +1,149 @@
+"""The one waiting queue: who is next, under any ordering, in O(log waiting) and O(lanes).
+
+Laws: `head` and `pop` agree; a request is in the queue once; removing costs no scan; preempted requests come back in
+front of everybody (or by rank, where the engine imitated does so); ties go to the earlier arrival.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator
+from itertools import count
+from typing import Literal, TypeAlias
+
+from headway.domain.request import Request, RequestId
+from headway.policies.contracts import LanedOrdering, LaneId, OrderingPolicy, Rank
+
+Resumed: TypeAlias = Literal["front", "by-rank"]
+Entry: TypeAlias = tuple[Rank, float, int, Request]  # rank, arrived_at, ticket, request
+
+_ONE_LANE = None
+_COMPACT_ABOVE = 64  # dead entries; below that a rebuild is not worth its call
+
+
+class WaitingQueue:
+    """Waiting requests under one ordering policy.
+
+    `resumed` says where a preempted request goes: "front" is vLLM's under `fcfs` (prepended, latest victim first),
+    "by-rank" is vLLM's under `priority`.
+    """
+
+    def __init__(self, ordering: OrderingPolicy, resumed: Resumed = "front") -> None:
+        self._ordering = ordering
+        self._laned = ordering if isinstance(ordering, LanedOrdering) else None
+        self._resumed = resumed
+        self._lanes: dict[LaneId, list[Entry]] = {}
+        self._heads: dict[LaneId, Request] = {}
+        self._front: list[Request] = []  # a stack: the last one preempted is served first
+        self._where: dict[RequestId, tuple[LaneId, Entry]] = {}
+        self._dead: set[int] = set()  # tickets of removed requests still inside a heap
+        self._ticket = count()
+        self._chosen: LaneId = _ONE_LANE
+        self._chosen_until = -math.inf
+
+    def __len__(self) -> int:
+        return len(self._where) + len(self._front)
+
+    def __iter__(self) -> Iterator[Request]:
+        """All waiting requests, in no promised order."""
+        yield from self._front
+        for lane in self._lanes.values():
+            yield from (entry[3] for entry in lane if entry[2] not in self._dead)
+
+    def add(self, request: Request) -> None:
+        """Put a request in. Raises ValueError if its id is waiting already."""
+        if request.id in self._where:
+            raise ValueError(f"request {request.id!r} is already waiting")
+        lane = _ONE_LANE if self._laned is None else self._laned.lane(request)
+        entry = (self._ordering.rank(request), request.arrived_at, next(self._ticket), request)
+        self._where[request.id] = (lane, entry)
+        heap = self._lanes.get(lane)
+        if heap is None:
+            self._lanes[lane] = [entry]
+            self._heads[lane] = request
+        else:
+            heapq.heappush(heap, entry)
+            if heap[0] is not entry:
+                return  # behind its lane's head: no choice changes
+            self._heads[lane] = request
+        self._chosen_until = -math.inf
+
+    def resume(self, request: Request) -> None:
+        """Take a preempted request back."""
+        if self._resumed == "front":
+            self._front.append(request)
+        else:
+            self.add(request)
+
+    def head(self, now: float) -> Request | None:
+        """Who is next at time `now` (seconds); None when nobody waits."""
+        if self._front:
+            return self._front[-1]
+        if not self._where:
+            return None
+        return self._heads[self._lane_now(now)]
+
+    def stands_until(self, now: float) -> float:
+        """Time at which `head` may answer otherwise although nothing was added or taken; `math.inf` if never."""
+        if self._front or not self._where or self._laned is None:
+            return math.inf
+        self._lane_now(now)
+        return self._chosen_until
+
+    def pop(self, now: float) -> Request:
+        """Take the head out. Raises IndexError when nobody waits."""
+        if self._front:
+            return self._front.pop()
+        if not self._where:
+            raise IndexError("nobody is waiting")
+        lane = self._lane_now(now)
+        request = heapq.heappop(self._lanes[lane])[3]
+        del self._where[request.id]
+        self._settle(lane)
+        return request
+
+    def remove(self, request_id: RequestId) -> Request | None:
+        """Take one request out wherever it stands (its client left); None for a stranger."""
+        for index, request in enumerate(self._front):
+            if request.id == request_id:
+                return self._front.pop(index)
+        place = self._where.pop(request_id, None)
+        if place is None:
+            return None
+        lane, entry = place
+        if self._heads[lane] is entry[3]:
+            heapq.heappop(self._lanes[lane])
+            self._settle(lane)
+        else:
+            self._dead.add(entry[2])
+            self._compact()
+        return entry[3]
+
+    def _lane_now(self, now: float) -> LaneId:
+        if self._laned is None:
+            return _ONE_LANE
+        if now >= self._chosen_until:
+            self._chosen = self._laned.choose(self._heads, now)
+            self._chosen_until = self._laned.next_change(self._heads, now)
+        return self._chosen
+
+    def _settle(self, lane: LaneId) -> None:
+        """Find a lane's head after its top was taken; forget the lane when it is empty."""
+        self._chosen_until = -math.inf
+        heap = self._lanes[lane]
+        while heap and heap[0][2] in self._dead:
+            self._dead.remove(heapq.heappop(heap)[2])
+        if heap:
+            self._heads[lane] = heap[0][3]
+        else:
+            del self._lanes[lane], self._heads[lane]
+
+    def _compact(self) -> None:
+        """Rebuild the heaps when most of what they hold is dead, so that a storm of aborts does not keep memory."""
+        if len(self._dead) < _COMPACT_ABOVE or len(self._dead) < len(self._where):
+            return
+        for heap in self._lanes.values():
+            heap[:] = [entry for entry in heap if entry[2] not in self._dead]
+            heapq.heapify(heap)
+        self._dead.clear()

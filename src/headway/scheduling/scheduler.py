@@ -1,0 +1,110 @@
+"""The brain of one queue: what arrives is estimated and queued; whoever has room asks who is next and whether it may.
+
+An engine pulls: it asks for the head when it has a seat, checks its own gates and takes the head or leaves it. That is
+how vLLM's loop works, how the simulator imitates it, and what several replicas behind one queue need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from headway.domain.event import (
+    Admitted,
+    Arrived,
+    Cancelled,
+    Completed,
+    Event,
+    FirstToken,
+    Listener,
+    Preempted,
+    Refused,
+)
+from headway.domain.replica import BatchView, MemoryView
+from headway.domain.request import Request, RequestId
+from headway.policies.contracts import AdmissionPolicy, LengthPredictor, OrderingPolicy, PreemptionPolicy
+from headway.scheduling.queue import Resumed, WaitingQueue
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """The four answers that make up one policy bundle. Instances hold state: make fresh ones for every run."""
+
+    ordering: OrderingPolicy
+    admission: AdmissionPolicy
+    preemption: PreemptionPolicy
+    prediction: LengthPredictor
+
+
+class Scheduler:
+    """One queue and the policies that rule it; every method takes the shell's `now`, in seconds."""
+
+    def __init__(self, policies: Policies, *, resumed: Resumed = "front", listeners: Sequence[Listener] = ()) -> None:
+        self.queue = WaitingQueue(policies.ordering, resumed)
+        self._policies = policies
+        own = (policies.prediction, policies.ordering, policies.admission, policies.preemption)
+        self._listeners: list[Listener] = [cast(Listener, p) for p in own if hasattr(p, "observe")]
+        self._listeners.extend(listeners)
+
+    def arrive(self, request: Request, now: float) -> None:
+        """A request came in: estimate its length, queue it."""
+        request.estimate = self._policies.prediction.predict(request)
+        self.queue.add(request)
+        if self._listeners:
+            self._tell(Arrived(request, now))
+
+    def refuse(self, request: Request, now: float, reason: str) -> None:
+        """A request is turned away before it waits."""
+        if self._listeners:
+            self._tell(Refused(request, now, reason))
+
+    def head(self, now: float) -> Request | None:
+        """Who should run next; None when nobody waits."""
+        return self.queue.head(now)
+
+    def hold_steps(self, request: Request, batch: BatchView, memory: MemoryView, now: float) -> int:
+        """The admission policy's answer for the head: 0 to admit, else steps for which the refusal stands."""
+        return self._policies.admission.hold_steps(request, batch, memory, now)
+
+    def admit(self, now: float) -> Request:
+        """The head joins a batch."""
+        request = self.queue.pop(now)
+        if self._listeners:
+            self._tell(Admitted(request, now))
+        return request
+
+    def victim(self, running: Sequence[Request], now: float) -> Request:
+        """Who gives way. Raises ValueError if the policy names a request that does not run."""
+        chosen = self._policies.preemption.victim(running, now)
+        for request in running:
+            if request is chosen:
+                return request
+        raise ValueError(f"the preemption policy named {chosen.id!r}, which is not running")
+
+    def preempted(self, request: Request, now: float) -> None:
+        """A running request lost its memory and waits again."""
+        self.queue.resume(request)
+        if self._listeners:
+            self._tell(Preempted(request, now))
+
+    def first_token(self, request: Request, now: float) -> None:
+        """A request's first token came out."""
+        if self._listeners:
+            self._tell(FirstToken(request, now))
+
+    def complete(self, request: Request, now: float) -> None:
+        """A request's last token came out; `produced_tokens` is final."""
+        if self._listeners:
+            self._tell(Completed(request, now, request.produced_tokens))
+
+    def cancel(self, request_id: RequestId, now: float) -> Request | None:
+        """A waiting request's client left; None if it does not wait."""
+        request = self.queue.remove(request_id)
+        if request is not None and self._listeners:
+            self._tell(Cancelled(request, now))
+        return request
+
+    def _tell(self, event: Event) -> None:
+        for listener in self._listeners:
+            listener.observe(event)

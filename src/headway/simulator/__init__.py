@@ -1,0 +1,1 @@
+"""Virtual time: a modelled engine that runs the real policies over a trace."""

@@ -1,0 +1,68 @@
+"""The rules of the engine that is imitated: vLLM V1's, each that changed between versions a named switch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headway.scheduling.queue import Resumed
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRules:
+    """Limits and switches of one replica. Defaults follow `vllm serve` 0.33 on a GPU of 70 GiB or more.
+
+    Attributes:
+        kv_blocks: usable KV blocks (vLLM's `num_gpu_blocks` less its null block).
+        block_tokens: tokens in a block.
+        max_model_tokens: prompt and output of one request together.
+        max_num_batched_tokens: token budget of a step.
+        max_num_seqs: requests that run at once.
+        chunked_prefill: whether a prompt may be computed in pieces. Off, admission stops at the first prompt larger
+            than what is left of the budget.
+        long_prefill_token_threshold: most tokens of one prompt in one step, 0 for no limit. A request that is alone
+            (nobody else running or waiting) ignores it, as since 0.31.
+        reserve_full_prompt: admission requires free blocks for the whole prompt although only the first chunk's are
+            taken (`scheduler_reserve_full_isl`; since 0.20, default on).
+        watermark: fraction of blocks that admission leaves free while something runs (since 0.25, default 0).
+        async_scheduling: the next step is composed before the outputs of the running one are known (default on since
+            0.15, two batches in flight).
+        prefix_caching: full blocks are kept until their memory is needed and found again by content.
+        resumed: where a preempted request waits; vLLM's `fcfs` puts it in front, its `priority` ranks it.
+    """
+
+    kv_blocks: int
+    block_tokens: int = 16
+    max_model_tokens: int = 131_072
+    max_num_batched_tokens: int = 8_192
+    max_num_seqs: int = 1_024
+    chunked_prefill: bool = True
+    long_prefill_token_threshold: int = 0
+    reserve_full_prompt: bool = True
+    watermark: float = 0.0
+    async_scheduling: bool = True
+    prefix_caching: bool = False
+    resumed: Resumed = "front"
+
+    def __post_init__(self) -> None:
+        for name in ("kv_blocks", "block_tokens", "max_model_tokens", "max_num_batched_tokens", "max_num_seqs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ValueError(
+                f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least max_num_seqs "
+                f"({self.max_num_seqs}), or running requests could not all decode"
+            )
+        if not 0 <= self.watermark < 1:
+            raise ValueError(f"watermark must be in [0, 1), got {self.watermark}")
+        if self.long_prefill_token_threshold < 0:
+            raise ValueError(
+                f"long_prefill_token_threshold must not be negative, got {self.long_prefill_token_threshold}"
+            )
+
+    @property
+    def context_tokens(self) -> int:
+        """Longest request this replica can hold at all: the model's limit or its whole memory.
+
+        The token sampled last needs no KV, so a request of prompt p and output o needs p + o - 1 tokens of memory.
+        """
+        return min(self.max_model_tokens, self.kv_blocks * self.block_tokens + 1)

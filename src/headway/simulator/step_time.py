@@ -1,0 +1,59 @@
+"""How long one engine step takes: the contract between a latency model and an engine.
+
+Time is in integer picoseconds. Floating-point sums depend on their order, and one bit decides whether an arrival falls
+before or after a step; with integers, skipping over k steps at once equals taking them one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+PS_PER_SECOND = 1_000_000_000_000
+
+Chunk: TypeAlias = tuple[int, int]
+"""(tokens of one prompt computed in this step, tokens of it computed before)."""
+
+
+class StepTime(Protocol):
+    """Duration of one step of one replica. All answers are whole picoseconds, > 0, and depend on the arguments only."""
+
+    def decode_step(self, requests: int) -> tuple[int, int]:
+        """(fixed, slope) of a step in which `requests` (≥ 1) decode one token each and nothing else happens.
+
+        The step takes `fixed + slope · context_tokens` picoseconds, `context_tokens` being the sum over the requests
+        of their KV tokens computed before the step. Affine in the context, or runs could not be skipped.
+        """
+
+    def mixed_step(self, decodes: int, context_tokens: int, chunks: Sequence[Chunk], sampled: int) -> int:
+        """Picoseconds of any step: `decodes` requests decode over `context_tokens`, `chunks` of prompts are computed.
+
+        `sampled` requests (decodes, and chunks that finish their prompt) get a token. Without chunks and with
+        `sampled == decodes` it equals `decode_step`.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class LinearStepTime:
+    """The simplest model that has every term: for tests and for engines calibrated by regression."""
+
+    fixed_ps: int
+    ps_per_token: int
+    ps_per_context_token: int
+    ps_per_request: int = 0
+
+    def decode_step(self, requests: int) -> tuple[int, int]:
+        """See `StepTime.decode_step`."""
+        return self.fixed_ps + requests * (self.ps_per_token + self.ps_per_request), self.ps_per_context_token
+
+    def mixed_step(self, decodes: int, context_tokens: int, chunks: Sequence[Chunk], sampled: int) -> int:
+        """See `StepTime.mixed_step`; a chunk reads what was computed before it."""
+        tokens = decodes + sum(new for new, _ in chunks)
+        context = context_tokens + sum(before for _, before in chunks)
+        return (
+            self.fixed_ps
+            + tokens * self.ps_per_token
+            + sampled * self.ps_per_request
+            + context * self.ps_per_context_token
+        )

@@ -1,0 +1,55 @@
+"""One day of traffic as columns, true output lengths included: the simulator's oracle, never shown to a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Seconds = npt.NDArray[np.float64]
+Tokens = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """n requests, sorted by `arrived_seconds`; every column has length n unless it is None (absent).
+
+    Attributes:
+        name: what to call it in tables.
+        arrived_seconds: arrival, seconds since the trace's start, not decreasing. For a follow-up turn of a session
+            (`turn` > 0 with a `session`) it is ignored in a closed-loop replay.
+        prompt_tokens: whole prompt, ≥ 1.
+        output_tokens: true output length, ≥ 1.
+        max_output_tokens: the client's own bound, 0 where none was given. A request with
+            `output_tokens == max_output_tokens` ends by its bound, any other by a stop token.
+        tenant: index into `tenants`.
+        tenants: names.
+        session: index of the conversation or agent run, -1 where none.
+        turn: index of the call within its session.
+        think_seconds: client's pause between the end of the session's previous call and this one; 0 at turn 0.
+        prefix_ids: per request the ids of its prompt's consecutive blocks of `prefix_block_tokens` tokens, the last
+            perhaps partial; an equal id means an equal block after an equal prefix.
+        prefix_block_tokens: tokens in a block of `prefix_ids`.
+        deadline_seconds: wanted time to first token, relative to arrival; NaN where none.
+        priority: vLLM's sign, lower sooner.
+    """
+
+    name: str
+    arrived_seconds: Seconds
+    prompt_tokens: Tokens
+    output_tokens: Tokens
+    max_output_tokens: Tokens | None = None
+    tenant: Tokens | None = None
+    tenants: tuple[str, ...] = ("",)
+    session: Tokens | None = None
+    turn: Tokens | None = None
+    think_seconds: Seconds | None = None
+    prefix_ids: Sequence[Sequence[int]] | None = None
+    prefix_block_tokens: int = 512
+    deadline_seconds: Seconds | None = None
+    priority: Tokens | None = None
+
+    def __len__(self) -> int:
+        return len(self.arrived_seconds)
