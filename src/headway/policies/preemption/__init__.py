@@ -1,0 +1,1 @@
+"""Who gives way? One file a policy; contract: `headway.policies.contracts.PreemptionPolicy`."""

@@ -1,0 +1,28 @@
+"""Lowest priority: the least urgent gives way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headway.domain.request import RequestView
+
+
+class LowestPriority:
+    """Preempt the request with the largest (priority, arrival time); of exact equals the one admitted first.
+
+    Idea: memory belongs to the urgent; among equals, to those who came first.
+    Source: vLLM V1 `Scheduler.schedule` under `policy=priority`: `max(running, key=(priority, arrival_time))`,
+        whose ties, rare as they are, go to the first of the list.
+    Reads: priority (vLLM's sign: lower runs sooner), arrival time.
+    Wins when: priorities are set and mean something; pair it with a queue that takes the preempted back by rank.
+    Loses when: nobody sets priorities (then it is latest-arrived), or a steady stream of urgent requests preempts the
+        same victim over and over.
+    """
+
+    def victim(self, running: Sequence[RequestView], now: float) -> RequestView:
+        """The one of `running` with the largest (priority, arrived_at)."""
+        return max(running, key=_urgency)
+
+
+def _urgency(request: RequestView) -> tuple[int, float]:
+    return request.priority, request.arrived_at
