@@ -211,7 +211,7 @@ def summarise(
 
 def completed_rows(outcome: DayOutcome) -> Mask:
     """Which rows produced their last token."""
-    completed = (outcome.first_token_ps != NEVER) & (outcome.ended_ps != NEVER)
+    completed: Mask = (outcome.first_token_ps != NEVER) & (outcome.ended_ps != NEVER)
     completed[list(outcome.refused)] = False
     return completed
 

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from handmade_days import KV_BLOCKS, demo_trace, make_day, make_trace, ps, queue_day
+
+from headway.bench.curves import CDF_POINTS, TIMELINE_POINTS, curves
+
+
+def test_cdf_counts_the_offered_so_the_refused_keep_it_below_one() -> None:
+    trace = make_trace([1, 1, 1, 9], [1] * 4)
+    day = make_day([1.0, 3.0, None, 5.0], [1.0, 3.0, None, 5.0], refused={2: "full"})
+    short, middle, longest = curves(trace, day, kv_blocks=KV_BLOCKS).ttft
+    assert (short.seconds, short.shares) == ((1.0, 3.0), (pytest.approx(1 / 3), pytest.approx(2 / 3)))
+    assert (middle.requests, middle.seconds, middle.shares) == (0, (), ())
+    assert (longest.seconds, longest.shares) == ((5.0,), (1.0,))
+
+
+def test_every_request_is_in_exactly_one_length_class() -> None:
+    for prompts in ([5] * 7, list(range(100)), [1, 1, 1, 50, 50, 900]):
+        trace = make_trace(prompts, [1] * len(prompts))
+        day = make_day([1.0] * len(prompts), [1.0] * len(prompts))
+        assert sum(c.requests for c in curves(trace, day, kv_blocks=KV_BLOCKS).ttft) == len(prompts)
+
+
+def test_timeline_is_the_time_weighted_mean_of_each_span() -> None:
+    day = make_day([1.0], [1.0], makespan=400.0)
+    day.curve_ps = [int(t) for t in ps([0.0, 100.5, 300.0])]
+    day.curve_waiting, day.curve_running, day.curve_blocks = [4, 0, 2], [1, 1, 1], [100, 500, 0]
+    drawn = curves(make_trace([1], [1]), day, kv_blocks=KV_BLOCKS)
+    assert len(drawn.seconds) == TIMELINE_POINTS
+    assert drawn.seconds[:2] == (0.5, 1.5)
+    assert drawn.waiting[99:102] == (4.0, 2.0, 0.0)
+    assert drawn.waiting[-1] == 2.0
+    assert drawn.kv_share[0] == 0.1
+    assert drawn.kv_share[200] == 0.5
+    assert np.mean(drawn.waiting) == pytest.approx((4 * 100.5 + 2 * 100) / 400)
+
+
+def test_a_day_without_curves_draws_no_timeline() -> None:
+    drawn = curves(make_trace([1], [1]), make_day([1.0], [1.0]), kv_blocks=KV_BLOCKS)
+    assert drawn.seconds == drawn.waiting == drawn.kv_share == ()
+
+
+def test_curves_stay_small_and_a_cdf_ends_at_its_largest_value() -> None:
+    trace = demo_trace(3000)
+    day = queue_day(trace, "fcfs")
+    drawn = curves(trace, day, kv_blocks=KV_BLOCKS)
+    assert max(len(c.seconds) for c in drawn.ttft) == CDF_POINTS
+    waits = (day.first_token_ps - day.arrived_ps) / 1e12
+    assert max(c.seconds[-1] for c in drawn.ttft) == pytest.approx(waits.max())
+    assert all(c.shares[-1] == 1.0 and list(c.seconds) == sorted(c.seconds) for c in drawn.ttft)
