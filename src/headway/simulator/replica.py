@@ -1,0 +1,193 @@
+"""One replica to simulate: a model on some GPUs, the engine's limits there, and how long its steps take.
+
+`replica("h100", "llama-3.1-8b")` is what `vllm serve` would be on that card with its defaults.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from headway.domain.costs import ServiceCosts
+from headway.simulator.hardware import Hardware, Precision, hardware_names
+from headway.simulator.hardware import hardware as hardware_profile
+from headway.simulator.models import ModelShape, model_names, model_shape
+from headway.simulator.roofline import Roofline
+from headway.simulator.rules import EngineRules
+from headway.simulator.step_time import PS_PER_SECOND, StepTime
+
+__all__ = ["Replica", "hardware_names", "model_names", "replica"]
+
+_GIB = 1 << 30
+_BLOCK_TOKENS = 16
+_MEMORY_UTILISATION = 0.9  # vLLM's --gpu-memory-utilization
+_CONTEXT_BYTES = 512 << 20  # CUDA context, communicators, captured graphs
+_LOGIT_BYTES = 10  # one logit of one sampled request: BF16, its FP32 copy, the sampler's work space
+_ROOMY_SHARE = 0.7  # weights take at most this share of a GPU in the default tensor-parallel degree
+_TYPICAL_BATCH = 64
+_TYPICAL_CONTEXT_TOKENS = 1_000
+
+
+@dataclass(frozen=True)
+class Replica:
+    """What the engine needs to know of one replica, and what reports say of it.
+
+    Attributes:
+        hardware: the card.
+        model: the model's shape.
+        tp: GPUs that share every layer.
+        precision: of the weights.
+        rules: limits and switches of the engine.
+        step_time: how long a step takes.
+        costs: seconds per token, for policies that weigh work.
+    """
+
+    hardware: Hardware
+    model: ModelShape
+    tp: int
+    precision: Precision
+    rules: EngineRules
+    step_time: StepTime
+    costs: ServiceCosts
+
+    def describe(self) -> dict[str, Any]:
+        """The replica in words and numbers for tables, reports and JSON."""
+        return {
+            "hardware": self.hardware.name,
+            "hardware_title": self.hardware.title,
+            "model": self.model.name,
+            "model_title": self.model.title,
+            "tp": self.tp,
+            "precision": self.precision,
+            "kv_tokens": self.rules.kv_blocks * self.rules.block_tokens,
+            "max_model_tokens": self.rules.context_tokens,
+            "max_num_batched_tokens": self.rules.max_num_batched_tokens,
+            "max_num_seqs": self.rules.max_num_seqs,
+            "async_scheduling": self.rules.async_scheduling,
+            "prefix_caching": self.rules.prefix_caching,
+            "step_time": "roofline",
+            "hardware_profile_version": self.hardware.version,
+            "hardware_source": self.hardware.source,
+            "model_profile_version": self.model.version,
+            "model_source": self.model.source,
+            "step_time_error": self.hardware.error,
+        }
+
+
+def replica(
+    hardware: str | Path = "h100",
+    model: str | Path = "llama-3.1-8b",
+    *,
+    tp: int | None = None,
+    precision: Precision = "bf16",
+    kv_tokens: int | None = None,
+    max_model_tokens: int | None = None,
+    max_num_seqs: int | None = None,
+    max_num_batched_tokens: int | None = None,
+    async_scheduling: bool | None = None,
+    prefix_caching: bool | None = None,
+) -> Replica:
+    """A replica of `model` on `hardware`, vLLM's defaults wherever nothing is given.
+
+    Args:
+        hardware: name of a card, or a TOML file with the same keys.
+        model: name of a model, or a TOML file with the same keys.
+        tp: tensor-parallel degree; by default the smallest at which weights fill at most 70 % of each GPU.
+        precision: of the weights, "bf16" or "fp8".
+        kv_tokens: KV cache in tokens, instead of what memory leaves (90 % of it, less weights and activations).
+        max_model_tokens: longest request, instead of the model's own limit.
+        max_num_seqs: requests that run at once, instead of vLLM's default on the card.
+        max_num_batched_tokens: token budget of a step, likewise.
+        async_scheduling: likewise.
+        prefix_caching: likewise.
+
+    Raises:
+        ValueError: one sentence that names the argument and the fix.
+    """
+    card, shape = hardware_profile(hardware), model_shape(model)
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
+    if precision not in card.gemm:
+        raise ValueError(f"{card.name} has no {precision} figures: use precision {', '.join(card.gemm)}")
+    budget = max_num_batched_tokens if max_num_batched_tokens is not None else card.max_num_batched_tokens
+    seats = max_num_seqs if max_num_seqs is not None else min(card.max_num_seqs, budget)
+    degree = _default_tp(card, shape, precision) if tp is None else tp
+    _check_tp(card, shape, degree)
+    if kv_tokens is None:
+        kv_tokens = _kv_tokens(card, shape, degree, precision, budget=budget, seats=seats)
+    elif kv_tokens < _BLOCK_TOKENS:
+        raise ValueError(f"kv_tokens must be at least one block of {_BLOCK_TOKENS}, got {kv_tokens}")
+    rules = EngineRules(
+        kv_blocks=kv_tokens // _BLOCK_TOKENS,
+        block_tokens=_BLOCK_TOKENS,
+        max_model_tokens=shape.max_model_tokens if max_model_tokens is None else max_model_tokens,
+        max_num_batched_tokens=budget,
+        max_num_seqs=seats,
+    )
+    if async_scheduling is not None:
+        rules = replace(rules, async_scheduling=async_scheduling)
+    if prefix_caching is not None:
+        rules = replace(rules, prefix_caching=prefix_caching)
+    step_time = Roofline(card, shape, degree, precision)
+    return Replica(card, shape, degree, precision, rules, step_time, service_costs(step_time, rules))
+
+
+def service_costs(step_time: StepTime, rules: EngineRules) -> ServiceCosts:
+    """Seconds per token: a step full of one prompt, and a decode step of 64 requests with 1,000 tokens of context."""
+    prefill_tokens = rules.max_num_batched_tokens
+    prefill = step_time.mixed_step(0, 0, ((prefill_tokens, 0),), 1)
+    batch = min(_TYPICAL_BATCH, rules.max_num_seqs)
+    fixed, slope = step_time.decode_step(batch)
+    return ServiceCosts(
+        prefill_seconds_per_token=prefill / prefill_tokens / PS_PER_SECOND,
+        decode_seconds_per_token=(fixed + slope * batch * _TYPICAL_CONTEXT_TOKENS) / PS_PER_SECOND,
+    )
+
+
+def _default_tp(card: Hardware, shape: ModelShape, precision: Precision) -> int:
+    """The smallest degree at which weights leave room, or the largest there is."""
+    degrees = [tp for tp in card.gpu_counts if shape.heads % tp == 0]
+    for tp in degrees:
+        if _weight_bytes(shape, precision) / tp <= _ROOMY_SHARE * card.memory_gib * _GIB:
+            return tp
+    return degrees[-1]
+
+
+def _check_tp(card: Hardware, shape: ModelShape, tp: int) -> None:
+    if tp not in card.gpu_counts:
+        raise ValueError(f"tp {tp} is not known for {card.name}: use one of {', '.join(map(str, card.gpu_counts))}")
+    if shape.heads % tp:
+        raise ValueError(f"tp {tp} must divide the {shape.heads} attention heads of {shape.name}")
+
+
+def _kv_tokens(card: Hardware, shape: ModelShape, tp: int, precision: Precision, *, budget: int, seats: int) -> int:
+    """KV tokens that fit beside weights and the activations of the largest step, as vLLM profiles it at start.
+
+    The activations are an estimate: gate, up and product of the MLP and eight copies of the residual stream for every
+    token of the budget, logits of every seat, and half a GiB for the context. On the one published run that recorded
+    its blocks (Llama-3.1-8B on an RTX 4090) it gives what vLLM gave within a few per cent.
+    """
+    inner = (shape.intermediate or shape.mlp_parameters // shape.hidden // 3) * (
+        shape.experts.active if shape.experts else 1
+    )
+    activations = 2 * budget * (3 * inner // tp + 8 * shape.hidden) + _LOGIT_BYTES * seats * shape.vocab
+    weights = _weight_bytes(shape, precision) // tp
+    left = int(card.memory_gib * _GIB * _MEMORY_UTILISATION) - weights - activations - _CONTEXT_BYTES
+    tokens = left // shape.kv_bytes_per_token(tp)
+    if tokens < _BLOCK_TOKENS:
+        larger = [str(count) for count in card.gpu_counts if count > tp and shape.heads % count == 0]
+        fixes = ([f"a larger tp ({', '.join(larger)})"] if larger else []) + (
+            ["precision fp8"] if precision == "bf16" and "fp8" in card.gemm else []
+        )
+        usable, step = card.memory_gib * _MEMORY_UTILISATION, (activations + _CONTEXT_BYTES) / _GIB
+        raise ValueError(
+            f"{shape.name} in {precision} does not fit on {tp} × {card.name}: weights take {weights / _GIB:.1f} GiB "
+            f"and a step {step:.1f} GiB of the {usable:.1f} GiB usable on each GPU; "
+            f"use {' or '.join([*fixes, 'a card with more memory'])}"
+        )
+    return tokens
+
+
+def _weight_bytes(shape: ModelShape, precision: Precision) -> int:
+    return shape.weight_bytes(2 if precision == "bf16" else 1)
