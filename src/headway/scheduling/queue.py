@@ -35,7 +35,7 @@ class WaitingQueue:
         self._resumed = resumed
         self._lanes: dict[LaneId, list[Entry]] = {}
         self._heads: dict[LaneId, Request] = {}
-        self._front: list[Request] = []  # a stack: the last one preempted is served first
+        self._front: dict[RequestId, Request] = {}  # a stack: the last one preempted is served first
         self._where: dict[RequestId, tuple[LaneId, Entry]] = {}
         self._dead: set[int] = set()  # tickets of removed requests still inside a heap
         self._ticket = count()
@@ -47,13 +47,13 @@ class WaitingQueue:
 
     def __iter__(self) -> Iterator[Request]:
         """All waiting requests, in no promised order."""
-        yield from self._front
+        yield from self._front.values()
         for lane in self._lanes.values():
             yield from (entry[3] for entry in lane if entry[2] not in self._dead)
 
     def add(self, request: Request) -> None:
         """Put a request in. Raises ValueError if its id is waiting already."""
-        if request.id in self._where:
+        if request.id in self._where or request.id in self._front:
             raise ValueError(f"request {request.id!r} is already waiting")
         lane = _ONE_LANE if self._laned is None else self._laned.lane(request)
         entry = (self._ordering.rank(request), request.arrived_at, next(self._ticket), request)
@@ -70,16 +70,18 @@ class WaitingQueue:
         self._chosen_until = -math.inf
 
     def resume(self, request: Request) -> None:
-        """Take a preempted request back."""
-        if self._resumed == "front":
-            self._front.append(request)
-        else:
+        """Take a preempted request back. Raises ValueError if its id is waiting already."""
+        if self._resumed == "by-rank":
             self.add(request)
+        elif request.id in self._where or request.id in self._front:
+            raise ValueError(f"request {request.id!r} is already waiting")
+        else:
+            self._front[request.id] = request
 
     def head(self, now: float) -> Request | None:
         """Who is next at time `now` (seconds); None when nobody waits."""
         if self._front:
-            return self._front[-1]
+            return next(reversed(self._front.values()))
         if not self._where:
             return None
         return self._heads[self._lane_now(now)]
@@ -91,10 +93,14 @@ class WaitingQueue:
         self._lane_now(now)
         return self._chosen_until
 
+    def reconsider(self) -> None:
+        """Forget the choice between lanes: the ordering learned something that may change it."""
+        self._chosen_until = -math.inf
+
     def pop(self, now: float) -> Request:
         """Take the head out. Raises IndexError when nobody waits."""
         if self._front:
-            return self._front.pop()
+            return self._front.popitem()[1]
         if not self._where:
             raise IndexError("nobody is waiting")
         lane = self._lane_now(now)
@@ -105,12 +111,9 @@ class WaitingQueue:
 
     def remove(self, request_id: RequestId) -> Request | None:
         """Take one request out wherever it stands (its client left); None for a stranger."""
-        for index, request in enumerate(self._front):
-            if request.id == request_id:
-                return self._front.pop(index)
         place = self._where.pop(request_id, None)
         if place is None:
-            return None
+            return self._front.pop(request_id, None)
         lane, entry = place
         if self._heads[lane] is entry[3]:
             heapq.heappop(self._lanes[lane])

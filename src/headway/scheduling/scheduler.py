@@ -44,8 +44,10 @@ class Scheduler:
         self.queue = WaitingQueue(policies.ordering, resumed)
         self._policies = policies
         own = (policies.prediction, policies.ordering, policies.admission, policies.preemption)
-        self._listeners: list[Listener] = [cast(Listener, p) for p in own if hasattr(p, "observe")]
-        self._listeners.extend(listeners)
+        # One object may answer several questions; it hears each event once, predictors first.
+        hears = {id(policy): cast(Listener, policy) for policy in own if hasattr(policy, "observe")}
+        self._listeners: list[Listener] = [*hears.values(), *listeners]
+        self._ordering_hears = id(policies.ordering) in hears
 
     def arrive(self, request: Request, now: float) -> None:
         """A request came in: estimate its length, queue it."""
@@ -108,3 +110,5 @@ class Scheduler:
     def _tell(self, event: Event) -> None:
         for listener in self._listeners:
             listener.observe(event)
+        if self._ordering_hears:
+            self.queue.reconsider()
