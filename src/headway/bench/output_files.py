@@ -1,0 +1,53 @@
+"""Files that Headway writes: whole or not at all, and refused before the work instead of after it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from headway.bench.errors import UserMistake
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Say now what would fail after minutes of simulation.
+
+    Raises:
+        UserMistake: the folder is missing or may not be written to, or `path` is a folder.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        raise UserMistake(f"{option} {path}: the folder {folder} does not exist; create it or name another")
+    if path.is_dir():
+        raise UserMistake(f"{option} {path}: that is a folder; name a file in it")
+    if not os.access(folder, os.W_OK):
+        raise UserMistake(f"{option} {path}: the folder {folder} may not be written to; name another")
+
+
+@contextmanager
+def replacing(path: Path, option: str) -> Iterator[Path]:
+    """A temporary file beside `path` to write to; takes its place when the block ends well, else vanishes.
+
+    Raises:
+        UserMistake: as `check_writable`, or the disk is full.
+    """
+    check_writable(path, option)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())  # mkstemp's 0600 would keep colleagues out
+        temporary.replace(path)
+    except OSError as error:
+        raise UserMistake(f"{option} {path}: it cannot be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,140 @@
+"""How much traffic of a given kind one replica can take, measured by simulating it: the unit of `--load`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from headway.bench.errors import UserMistake
+from headway.bench.metrics import Mask, completed_rows
+from headway.bench.parallel import spread
+from headway.simulator.outcome import DayOutcome
+from headway.simulator.step_time import PS_PER_SECOND
+from headway.simulator.trace import Trace
+
+OPEN_LOOP = (
+    "requests completed per second under fcfs with greedy admission when all requests are there from the start, "
+    "between the first and the last tenth of completions, so that neither filling nor draining counts"
+)
+CLOSED_LOOP = (
+    "the most requests completed per second under fcfs with greedy admission, between the first and the last tenth of "
+    "completions, over replays in which sessions start as recorded, 4 and 16 times as densely, and all at once; each "
+    "session waits for its answers and thinks as recorded, so that few sessions may not fill the replica at all"
+)
+
+_DENSITIES = (1.0, 4.0, 16.0, float("inf"))  # of session starts; the last is all at once
+_FEW = 20  # completions; below that tenths say nothing and the whole span is taken
+
+
+@dataclass(frozen=True, slots=True)
+class Saturation:
+    """The replica's throughput for this trace when there is always somebody waiting, requests/s, and what that means."""
+
+    requests_per_second: float
+    definition: str
+    closed_loop: bool
+
+    def to_json(self) -> dict[str, float | str | bool]:
+        """The three fields by name."""
+        return {
+            "requests_per_second": self.requests_per_second,
+            "closed_loop": self.closed_loop,
+            "definition": self.definition,
+        }
+
+
+def measure_saturation(
+    trace: Trace, simulate_fcfs: Callable[[Trace], DayOutcome], *, jobs: int | None = None
+) -> Saturation:
+    """Saturation throughput of whoever runs `simulate_fcfs` for this trace; see `OPEN_LOOP` and `CLOSED_LOOP`.
+
+    One simulation of the trace, four for one with sessions.
+
+    Raises:
+        UserMistake: fewer than two requests complete, so that there is no rate.
+    """
+    closed = is_closed_loop(trace)
+    densities = _DENSITIES if closed else _DENSITIES[-1:]
+    denser = [_all_at_once(trace) if density == float("inf") else scaled(trace, density) for density in densities]
+    rates = spread(lambda one: completed_rate(simulate_fcfs(one)), denser, jobs=jobs)
+    return Saturation(max(rates), CLOSED_LOOP if closed else OPEN_LOOP, closed)
+
+
+def completed_rate(outcome: DayOutcome) -> float:
+    """Requests completed per second between the first and the last tenth of completions.
+
+    Raises:
+        UserMistake: there are fewer than two completions, or all at one moment.
+    """
+    ended = np.sort(outcome.ended_ps[completed_rows(outcome)])
+    if len(ended) < 2:
+        raise UserMistake(
+            f"saturation cannot be measured: {len(ended)} of the trace's requests complete; leave --load out, or take "
+            "more requests"
+        )
+    tenth = len(ended) // 10 if len(ended) >= _FEW else 0
+    first, last = tenth, len(ended) - 1 - tenth
+    seconds = float(ended[last] - ended[first]) / PS_PER_SECOND
+    if seconds > 0:
+        return (last - first) / seconds
+    whole_day = float(ended[-1]) / PS_PER_SECOND  # all ended in one step
+    return len(ended) / whole_day
+
+
+def is_closed_loop(trace: Trace) -> bool:
+    """Whether some request waits for an earlier one of its session."""
+    return trace.session is not None and trace.turn is not None and not _starts(trace).all()
+
+
+def open_loop(trace: Trace) -> Trace:
+    """The same requests, each at its recorded time whatever became of the earlier turns of its session."""
+    return replace(trace, turn=None, think_seconds=None)
+
+
+def offered_rate(trace: Trace) -> float:
+    """Requests per second that the trace offers; 0 for one that has no span (a single request, or all at once).
+
+    Over the span of arrivals; with sessions, all requests over the span of session starts, for follow-up turns come
+    when the system lets them. Sessions that last longer than that span make the rate of requests lower than this.
+    """
+    starts = trace.arrived_seconds[_starts(trace)] if is_closed_loop(trace) else trace.arrived_seconds
+    span = float(starts[-1] - starts[0]) if len(starts) else 0.0
+    return len(trace) * (1 - 1 / len(starts)) / span if span > 0 else 0.0
+
+
+def at_rate(trace: Trace, requests_per_second: float) -> Trace:
+    """The trace with its time stretched or squeezed so that `offered_rate` is this.
+
+    Think times stay as they are: people do not think faster when there are more of them.
+
+    Raises:
+        UserMistake: the trace has no span to scale.
+    """
+    recorded = offered_rate(trace)
+    if recorded <= 0:
+        raise UserMistake(
+            f"{trace.name}: all requests arrive at one moment, so there is no rate to scale; leave --load out"
+        )
+    return scaled(trace, requests_per_second / recorded)
+
+
+def scaled(trace: Trace, density: float) -> Trace:
+    """The trace with arrivals `density` times as dense, from the same first one."""
+    first = trace.arrived_seconds[0]
+    return replace(trace, arrived_seconds=first + (trace.arrived_seconds - first) / density)
+
+
+def _all_at_once(trace: Trace) -> Trace:
+    return replace(trace, arrived_seconds=np.zeros(len(trace)))
+
+
+def _starts(trace: Trace) -> Mask:
+    """Which rows wait for nobody: the first turn of each session, and requests without one."""
+    starts = np.ones(len(trace), np.bool_)
+    if trace.session is not None and trace.turn is not None:
+        order = np.lexsort((trace.turn, trace.session))
+        session = trace.session[order]
+        starts[order[1:]] = (session[1:] < 0) | (session[1:] != session[:-1])
+    return starts

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from headway.bench.errors import UserMistake
+from headway.bench.output_files import check_writable, replacing
+
+
+def test_the_whole_text_takes_the_place_of_the_old(tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    path.write_text("old")
+    with replacing(path, "--json") as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["out.json"]
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing(path, "--json") as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["out.json"]
+
+
+def test_colleagues_may_read_what_was_written(tmp_path: Path) -> None:
+    old = os.umask(0o022)
+    try:
+        with replacing(tmp_path / "out.json", "--json") as temporary:
+            temporary.write_text("new")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "out.json").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_missing_folder_is_named_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(UserMistake, match=r"--report .*none/r\.html: the folder .*none does not exist"):
+        check_writable(tmp_path / "none" / "r.html", "--report")
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UserMistake, match="that is a folder"):
+        check_writable(tmp_path, "--json")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_to(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserMistake, match="may not be written to"):
+        check_writable(tmp_path / "out.json", "--json")
+    tmp_path.chmod(0o700)
