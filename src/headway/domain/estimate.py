@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 
@@ -51,3 +52,37 @@ class PointEstimate:
 
     def __repr__(self) -> str:
         return f"PointEstimate({self.output_tokens}, {self.made_by!r})"
+
+
+class GeometricEstimate:
+    """A memoryless length: `mean_tokens` are expected, and after any number of them as many again.
+
+    Among the laws with a given mean it assumes least. `at_most_tokens`, the client's own bound, cuts it off: a request
+    that gets there ends there.
+    """
+
+    __slots__ = ("at_most_tokens", "made_by", "mean_tokens")
+
+    def __init__(self, mean_tokens: float, at_most_tokens: int | None, made_by: str) -> None:
+        if not 1 <= mean_tokens < math.inf:
+            raise ValueError(f"mean_tokens must be at least 1, got {mean_tokens}")
+        self.mean_tokens = mean_tokens
+        self.at_most_tokens = at_most_tokens
+        self.made_by = made_by
+
+    def remaining_mean(self, produced_tokens: int) -> float:
+        """E[min(G, n)] = mean·(1 − q^n): G geometric with q = 1 − 1/mean, n tokens left to the bound (at least 1)."""
+        if self.at_most_tokens is None:
+            return self.mean_tokens
+        left = max(1, self.at_most_tokens - produced_tokens)
+        return max(1.0, self.mean_tokens * (1.0 - (1.0 - 1.0 / self.mean_tokens) ** left))
+
+    def remaining_quantile(self, probability: float, produced_tokens: int) -> int:
+        """Least n with 1 − q^n ≥ probability, and no more than is left to the bound."""
+        if self.mean_tokens == 1:
+            return 1
+        tokens = max(1, math.ceil(math.log1p(-probability) / math.log1p(-1.0 / self.mean_tokens)))
+        return tokens if self.at_most_tokens is None else min(tokens, max(1, self.at_most_tokens - produced_tokens))
+
+    def __repr__(self) -> str:
+        return f"GeometricEstimate({self.mean_tokens:g}, {self.at_most_tokens}, {self.made_by!r})"

@@ -1,0 +1,1 @@
+"""Who goes next? One file a policy; contract: `headway.policies.contracts.OrderingPolicy`."""

@@ -1,0 +1,1 @@
+"""How long will it be? One file a policy; contract: `headway.policies.contracts.LengthPredictor`."""

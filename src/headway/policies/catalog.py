@@ -1,0 +1,236 @@
+"""The catalogue: name → policy, one literal line each; outsiders join by entry points.
+
+To add a policy: one file in its room, one line here. A package outside adds its own with an entry point in the group
+`headway.ordering`, `headway.admission`, `headway.preemption` or `headway.prediction`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal, TypeAlias, cast, get_args, overload
+
+from headway.domain.costs import ServiceCosts
+from headway.domain.request import RequestId
+from headway.policies.admission.greedy import Greedy
+from headway.policies.admission.peak_check import PeakCheck
+from headway.policies.admission.reserve_max import ReserveMax
+from headway.policies.contracts import AdmissionPolicy, LengthPredictor, OrderingPolicy, PreemptionPolicy
+from headway.policies.options import checked_options, constructor_keywords
+from headway.policies.ordering.earliest_deadline_first import EarliestDeadlineFirst
+from headway.policies.ordering.fair_share import FairShare
+from headway.policies.ordering.fcfs import Fcfs
+from headway.policies.ordering.highest_response_ratio import HighestResponseRatio
+from headway.policies.ordering.longest_prefix_match import LongestPrefixMatch
+from headway.policies.ordering.priority import Priority
+from headway.policies.ordering.random import Random
+from headway.policies.ordering.shortest_job_first import ShortestJobFirst
+from headway.policies.ordering.shortest_job_first_aging import ShortestJobFirstAging
+from headway.policies.ordering.shortest_prompt_first import ShortestPromptFirst
+from headway.policies.ordering.shortest_uncached_prefill_first import ShortestUncachedPrefillFirst
+from headway.policies.ordering.smallest_volume_first import SmallestVolumeFirst
+from headway.policies.ordering.smallest_volume_first_1bit import SmallestVolumeFirst1bit
+from headway.policies.prediction.declared_max import DeclaredMax
+from headway.policies.prediction.oracle import Oracle
+from headway.policies.prediction.oracle_noisy import OracleNoisy
+from headway.policies.prediction.running_mean import RunningMean
+from headway.policies.preemption.latest_admitted import LatestAdmitted
+from headway.policies.preemption.least_sunk_work import LeastSunkWork
+from headway.policies.preemption.lowest_priority import LowestPriority
+
+Kind: TypeAlias = Literal["ordering", "admission", "preemption", "prediction"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+ORDERING: dict[str, type[OrderingPolicy]] = {
+    "fcfs": Fcfs,
+    "shortest-prompt-first": ShortestPromptFirst,
+    "shortest-uncached-prefill-first": ShortestUncachedPrefillFirst,
+    "shortest-job-first": ShortestJobFirst,
+    "shortest-job-first-aging": ShortestJobFirstAging,
+    "highest-response-ratio": HighestResponseRatio,
+    "smallest-volume-first": SmallestVolumeFirst,
+    "smallest-volume-first-1bit": SmallestVolumeFirst1bit,
+    "earliest-deadline-first": EarliestDeadlineFirst,
+    "fair-share": FairShare,
+    "priority": Priority,
+    "longest-prefix-match": LongestPrefixMatch,
+    "random": Random,
+}
+ADMISSION: dict[str, type[AdmissionPolicy]] = {
+    "greedy": Greedy,
+    "peak-check": PeakCheck,
+    "reserve-max": ReserveMax,
+}
+PREEMPTION: dict[str, type[PreemptionPolicy]] = {
+    "latest-admitted": LatestAdmitted,
+    "least-sunk-work": LeastSunkWork,
+    "lowest-priority": LowestPriority,
+}
+PREDICTION: dict[str, type[LengthPredictor]] = {
+    "running-mean": RunningMean,
+    "declared-max": DeclaredMax,
+    "oracle": Oracle,
+    "oracle-noisy": OracleNoisy,
+}
+
+_ROOMS: dict[Kind, Mapping[str, type[Any]]] = {
+    "ordering": ORDERING,
+    "admission": ADMISSION,
+    "preemption": PREEMPTION,
+    "prediction": PREDICTION,
+}
+_INJECTED = ("costs", "seed", "truth", "inner")  # constructor keywords that are ours to give, not the user's
+
+
+def names(kind: Kind) -> list[str]:
+    """Every policy of a kind by name: ours in the catalogue's order, then outsiders' by the alphabet."""
+    return [*_ROOMS[kind], *sorted(_outsiders(kind))]
+
+
+def find(kind: Kind, name: str) -> type[Any]:
+    """The class behind a name; no slash.
+
+    Raises:
+        ValueError: there is none, or an outsider's cannot be loaded.
+    """
+    ours = _ROOMS[kind].get(name)
+    if ours is not None:
+        return ours
+    outsider = _outsiders(kind).get(name)
+    if outsider is None:
+        raise ValueError(f"unknown {kind} policy {name!r}{nearest(name, names(kind))}")
+    try:
+        loaded = outsider.load()
+    except Exception as error:
+        package = "an unknown package" if outsider.dist is None else f"package {outsider.dist.name}"
+        raise ValueError(f"the {kind} policy {name!r} of {package} cannot be loaded: {error}") from error
+    return cast(type[Any], loaded)
+
+
+@overload
+def build(
+    kind: Literal["ordering"],
+    name: str,
+    options: Mapping[str, object] | None = None,
+    *,
+    costs: ServiceCosts,
+    seed: int,
+    truth: Callable[[RequestId], int] | None = None,
+) -> OrderingPolicy: ...
+@overload
+def build(
+    kind: Literal["admission"],
+    name: str,
+    options: Mapping[str, object] | None = None,
+    *,
+    costs: ServiceCosts,
+    seed: int,
+    truth: Callable[[RequestId], int] | None = None,
+) -> AdmissionPolicy: ...
+@overload
+def build(
+    kind: Literal["preemption"],
+    name: str,
+    options: Mapping[str, object] | None = None,
+    *,
+    costs: ServiceCosts,
+    seed: int,
+    truth: Callable[[RequestId], int] | None = None,
+) -> PreemptionPolicy: ...
+@overload
+def build(
+    kind: Literal["prediction"],
+    name: str,
+    options: Mapping[str, object] | None = None,
+    *,
+    costs: ServiceCosts,
+    seed: int,
+    truth: Callable[[RequestId], int] | None = None,
+) -> LengthPredictor: ...
+def build(
+    kind: Kind,
+    name: str,
+    options: Mapping[str, object] | None = None,
+    *,
+    costs: ServiceCosts,
+    seed: int,
+    truth: Callable[[RequestId], int] | None = None,
+) -> object:
+    """A fresh policy by name, with the user's options checked by name and type.
+
+    "fair-share/smallest-volume-first" puts the second ordering inside the first; an option then belongs to the first
+    policy of the path that has one of that name. The constructor keywords `costs`, `seed`, `truth` and `inner` are
+    given where a policy asks for them. `truth` tells a request's true output tokens; only a simulator has it.
+
+    Raises:
+        ValueError: unknown policy or option, an option of the wrong type or out of range, an oracle without truth, a
+            slash where none is taken. The message is one sentence for the user.
+    """
+    given: dict[str, Any] = {"costs": costs, "seed": seed}
+    if truth is not None:
+        given["truth"] = truth
+    path = [(part, find(kind, part)) for part in name.split("/")]
+    for part, policy in path[:-1]:
+        if "inner" not in constructor_keywords(policy):
+            nesting = [n for n, p in _ROOMS[kind].items() if "inner" in constructor_keywords(p)]
+            takes = f"; only {', '.join(nesting)} does" if nesting else ""
+            raise ValueError(f"{part} takes no other policy inside it, so {name!r} cannot be built{takes}")
+    shares = _share_out(dict(options or {}), kind, path)
+    inner: object = None
+    for (part, policy), share in reversed(list(zip(path, shares, strict=True))):
+        inner = _construct(part, policy, share, given if inner is None else {**given, "inner": inner})
+    return inner
+
+
+def own_options(policy: type[Any]) -> dict[str, Any]:
+    """The constructor keywords that are the user's to set, name → `inspect.Parameter`."""
+    return {name: p for name, p in constructor_keywords(policy).items() if name not in _INJECTED}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an unknown-name sentence: the nearest name, if one is near, and the list."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return (f": did you mean {close[0]!r}? " if close else ": ") + f"choose from {', '.join(known)}"
+
+
+def _outsiders(kind: Kind) -> dict[str, EntryPoint]:
+    """Policies offered by other packages; looked up only when the catalogue has no such name, or for a list."""
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=f"headway.{kind}"):
+        if entry.name in _ROOMS[kind] or entry.name in found:
+            package = "an installed package" if entry.dist is None else f"the installed package {entry.dist.name}"
+            raise ValueError(f"{package} offers a second {kind} policy named {entry.name!r}: rename or remove it")
+        found[entry.name] = entry
+    return found
+
+
+def _share_out(options: dict[str, object], kind: Kind, path: list[tuple[str, type[Any]]]) -> list[dict[str, object]]:
+    """Each option to the first policy of the path that has it."""
+    shares: list[dict[str, object]] = []
+    for _, policy in path:
+        own = own_options(policy)
+        shares.append({name: options.pop(name) for name in list(options) if name in own})
+    for name in options:
+        known = [own for _, policy in path for own in own_options(policy)]
+        which = "/".join(part for part, _ in path)
+        if not known:
+            raise ValueError(f"unknown option {name!r}: the {kind} policy {which} has no options")
+        raise ValueError(f"unknown option {name!r} of the {kind} policy {which}{nearest(name, known)}")
+    return shares
+
+
+def _construct(name: str, policy: type[Any], options: dict[str, object], given: Mapping[str, Any]) -> object:
+    keywords = constructor_keywords(policy)
+    if "truth" in keywords and "truth" not in given:
+        raise ValueError(
+            f"the {name} predictor works in the simulator only; anywhere else nobody knows the true lengths: "
+            "use running-mean or declared-max"
+        )
+    injected = {keyword: value for keyword, value in given.items() if keyword in keywords}
+    checked = checked_options(name, policy, options)
+    try:
+        return policy(**injected, **checked)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error

@@ -1,0 +1,37 @@
+"""Shortest job first with ageing: waiting makes a request smaller, so that nobody is overtaken for ever."""
+
+from __future__ import annotations
+
+from headway.domain.costs import ServiceCosts
+from headway.domain.request import RequestView
+from headway.policies.ordering.shortest_job_first import service_seconds
+
+
+class ShortestJobFirstAging:
+    """Shortest expected service time first, less a credit for every second waited.
+
+    Idea: order by size − g·wait. All waits grow at the same pace, so the order is that of size + g·arrival: a fixed
+        number per request. A request of size S is overtaken only by requests that arrive within S/g seconds of it.
+    Source: SGLang PR #30806 (linear ageing; its g is not known, ours is 0.1 s of service per second waited).
+        Deviation: there the size is the uncached prompt in tokens, here the expected service time in seconds, as in
+        shortest-job-first. Other published forms, not this one: TensorRT-LLM PR #12428 (bounded length term plus
+        linear wait), TensorRT-LLM PR #13096 (size shrinks to 0 in a fixed time), hao-ai-lab/vllm-ltr (promotion after
+        3 s).
+    Reads: what shortest-job-first reads, and the arrival time.
+    Wins when: shortest-job-first would win and the longest waits must have a bound.
+    Loses when: overload makes every wait long against S/g: the order is then near FCFS; a small g restores the gain
+        and loosens the bound.
+    """
+
+    def __init__(self, *, costs: ServiceCosts, service_seconds_per_second_waited: float = 0.1) -> None:
+        if service_seconds_per_second_waited <= 0:
+            raise ValueError(
+                "service_seconds_per_second_waited must be above 0 (for no ageing use shortest-job-first), "
+                f"got {service_seconds_per_second_waited:g}"
+            )
+        self._costs = costs
+        self._ageing = service_seconds_per_second_waited
+
+    def rank(self, request: RequestView) -> float:
+        """Expected service time as if everybody had waited since time 0, seconds."""
+        return service_seconds(request, self._costs) + self._ageing * request.arrived_at

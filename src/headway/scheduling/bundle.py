@@ -1,0 +1,42 @@
+"""Four names make one bundle of policies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from headway.domain.costs import ServiceCosts
+from headway.domain.request import RequestId
+from headway.policies.catalog import KINDS, build, nearest
+from headway.scheduling.scheduler import Policies
+
+
+def bundle(
+    *,
+    ordering: str = "fcfs",
+    admission: str = "greedy",
+    preemption: str = "latest-admitted",
+    prediction: str = "running-mean",
+    options: Mapping[str, Mapping[str, object]] | None = None,
+    costs: ServiceCosts,
+    seed: int,
+    truth: Callable[[RequestId], int] | None = None,
+) -> Policies:
+    """Fresh policies by name. `options`: kind → option → value, as `{"ordering": {"lane_width": 1.1}}`.
+
+    `costs` are the replica's seconds per token; `seed` feeds the policies that draw lots; `truth` tells a request's
+    true output tokens and is the simulator's alone to give.
+
+    Raises:
+        ValueError: an unknown name or a bad option; one sentence for the user.
+    """
+    options = options or {}
+    for kind in options:
+        if kind not in KINDS:
+            raise ValueError(f"unknown kind of policy {kind!r}{nearest(kind, KINDS)}")
+
+    return Policies(
+        ordering=build("ordering", ordering, options.get("ordering"), costs=costs, seed=seed, truth=truth),
+        admission=build("admission", admission, options.get("admission"), costs=costs, seed=seed, truth=truth),
+        preemption=build("preemption", preemption, options.get("preemption"), costs=costs, seed=seed, truth=truth),
+        prediction=build("prediction", prediction, options.get("prediction"), costs=costs, seed=seed, truth=truth),
+    )
