@@ -52,6 +52,11 @@ class EngineRules:
                 f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least max_num_seqs "
                 f"({self.max_num_seqs}), or running requests could not all decode"
             )
+        if not self.chunked_prefill and self.max_num_batched_tokens < self.max_model_tokens:
+            raise ValueError(
+                f"with chunked prefill off, max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least "
+                f"max_model_tokens ({self.max_model_tokens}), or a long prompt could never run"
+            )
         if not 0 <= self.watermark < 1:
             raise ValueError(f"watermark must be in [0, 1), got {self.watermark}")
         if self.long_prefill_token_threshold < 0:

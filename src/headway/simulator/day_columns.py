@@ -1,0 +1,70 @@
+"""What an engine writes down while a day runs, a few machine words a request."""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+
+from headway.simulator.outcome import NEVER, DayOutcome, TokenGaps
+
+_CURVE_POINTS = 4_096
+
+
+class DayColumns:
+    """Columns by row of the trace, filled in as facts come."""
+
+    def __init__(self, requests: int) -> None:
+        self.arrived_ps = array("q", [NEVER]) * requests
+        self.admitted_ps = array("q", [NEVER]) * requests
+        self.first_token_ps = array("q", [NEVER]) * requests
+        self.ended_ps = array("q", [NEVER]) * requests
+        self.cached_tokens = array("q", [0]) * requests
+        self.preemptions = array("q", [0]) * requests
+        self.recomputed_tokens = array("q", [0]) * requests
+        self.refused: dict[int, str] = {}
+        self.gap_columns = (array("q"), array("q"), array("q"), array("q"))
+        self._curves = (array("q"), array("q"), array("q"), array("q"))
+        self._stride = 1
+        self._skipped = 0
+
+    def gap(self, first_ps: int, growth_ps: int, steps: int, tokens: int) -> None:
+        """Note inter-token gaps, see `TokenGaps`."""
+        first, growth, count, width = self.gap_columns
+        first.append(first_ps)
+        growth.append(growth_ps)
+        count.append(steps)
+        width.append(tokens)
+
+    def sample(self, at_ps: int, waiting: int, running: int, blocks: int) -> None:
+        """Note a point of the curves; every second one is dropped whenever they grow too long to draw."""
+        self._skipped += 1
+        if self._skipped < self._stride:
+            return
+        self._skipped = 0
+        for curve, value in zip(self._curves, (at_ps, waiting, running, blocks), strict=True):
+            curve.append(value)
+        if len(self._curves[0]) >= 2 * _CURVE_POINTS:
+            self._stride *= 2
+            self._curves = tuple(curve[::2] for curve in self._curves)  # type: ignore[assignment]
+
+    def outcome(self, makespan_ps: int, steps: int, kv_blocks_peak: int) -> DayOutcome:
+        """Close the day."""
+        return DayOutcome(
+            arrived_ps=np.array(self.arrived_ps),
+            admitted_ps=np.array(self.admitted_ps),
+            first_token_ps=np.array(self.first_token_ps),
+            ended_ps=np.array(self.ended_ps),
+            cached_tokens=np.array(self.cached_tokens),
+            preemptions=np.array(self.preemptions),
+            recomputed_tokens=np.array(self.recomputed_tokens),
+            refused=self.refused,
+            makespan_ps=makespan_ps,
+            steps=steps,
+            kv_blocks_peak=kv_blocks_peak,
+            gaps=[TokenGaps(*row) for row in zip(*self.gap_columns, strict=True)],
+            curve_ps=self._curves[0].tolist(),
+            curve_waiting=self._curves[1].tolist(),
+            curve_running=self._curves[2].tolist(),
+            curve_blocks=self._curves[3].tolist(),
+        )
