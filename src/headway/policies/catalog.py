@@ -74,18 +74,19 @@ PREDICTION: dict[str, type[LengthPredictor]] = {
     "oracle-noisy": OracleNoisy,
 }
 
-_ROOMS: dict[Kind, Mapping[str, type[Any]]] = {
+ROOMS: dict[Kind, Mapping[str, type[Any]]] = {
     "ordering": ORDERING,
     "admission": ADMISSION,
     "preemption": PREEMPTION,
     "prediction": PREDICTION,
 }
+"""Our own policies by kind."""
 _INJECTED = ("costs", "seed", "truth", "inner")  # constructor keywords that are ours to give, not the user's
 
 
 def names(kind: Kind) -> list[str]:
     """Every policy of a kind by name: ours in the catalogue's order, then outsiders' by the alphabet."""
-    return [*_ROOMS[kind], *sorted(_outsiders(kind))]
+    return [*ROOMS[kind], *sorted(_outsiders(kind))]
 
 
 def find(kind: Kind, name: str) -> type[Any]:
@@ -94,7 +95,7 @@ def find(kind: Kind, name: str) -> type[Any]:
     Raises:
         ValueError: there is none, or an outsider's cannot be loaded.
     """
-    ours = _ROOMS[kind].get(name)
+    ours = ROOMS[kind].get(name)
     if ours is not None:
         return ours
     outsider = _outsiders(kind).get(name)
@@ -173,7 +174,7 @@ def build(
     path = [(part, find(kind, part)) for part in name.split("/")]
     for part, policy in path[:-1]:
         if "inner" not in constructor_keywords(policy):
-            nesting = [n for n, p in _ROOMS[kind].items() if "inner" in constructor_keywords(p)]
+            nesting = [n for n, p in ROOMS[kind].items() if "inner" in constructor_keywords(p)]
             takes = f"; only {', '.join(nesting)} does" if nesting else ""
             raise ValueError(f"{part} takes no other policy inside it, so {name!r} cannot be built{takes}")
     shares = _share_out(dict(options or {}), kind, path)
@@ -199,7 +200,7 @@ def _outsiders(kind: Kind) -> dict[str, EntryPoint]:
     """Policies offered by other packages; looked up only when the catalogue has no such name, or for a list."""
     found: dict[str, EntryPoint] = {}
     for entry in entry_points(group=f"headway.{kind}"):
-        if entry.name in _ROOMS[kind] or entry.name in found:
+        if entry.name in ROOMS[kind] or entry.name in found:
             package = "an installed package" if entry.dist is None else f"the installed package {entry.dist.name}"
             raise ValueError(f"{package} offers a second {kind} policy named {entry.name!r}: rename or remove it")
         found[entry.name] = entry

@@ -33,15 +33,15 @@ def checked_options(policy_name: str, policy: type[Any], options: Mapping[str, o
 
 
 def type_in_words(declared: Any) -> str:
-    """A declared type as a user would say it: "a number", "a whole number or nothing"."""
+    """A declared type as a user would say it: "a number", "a whole number"; that it may be left out goes without saying."""
     origin, arguments = typing.get_origin(declared), typing.get_args(declared)
     if origin in (Union, types.UnionType):
-        return " or ".join(type_in_words(argument) for argument in arguments)
+        return " or ".join(type_in_words(argument) for argument in arguments if argument is not type(None))
     if origin is Literal:
         return "one of " + ", ".join(repr(argument) for argument in arguments)
     if origin in (Mapping, dict):
         return f"a table of names, each with {type_in_words(arguments[1])}"
-    words = {float: "a number", int: "a whole number", str: "a text", bool: "true or false", type(None): "nothing"}
+    words = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
     return words.get(declared, str(declared))
 
 

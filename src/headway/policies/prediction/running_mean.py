@@ -40,7 +40,8 @@ class RunningMean:
 
     def predict(self, request: RequestView) -> GeometricEstimate:
         """A geometric law with the present mean, cut off at the client's bound."""
-        return GeometricEstimate(self._weighted_tokens / self._weight, request.max_output_tokens, "running-mean")
+        mean_tokens = max(1.0, self._weighted_tokens / self._weight)  # a completion without a token may pull it below
+        return GeometricEstimate(mean_tokens, request.max_output_tokens, "running-mean")
 
     def observe(self, event: Event) -> None:
         """Learn from a completion."""

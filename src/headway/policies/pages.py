@@ -1,0 +1,152 @@
+"""A page a policy, read from its docstring and its constructor: nothing is written twice.
+
+`python -m headway.policies.pages docs/policies` writes them all, and the index.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headway.policies.catalog import KINDS, ROOMS, Kind, find, own_options
+from headway.policies.options import type_in_words
+
+PARTS = ("Idea", "Source", "Reads", "Wins when", "Loses when")
+"""The labelled parts of every policy's docstring, in their order, after a one-line summary."""
+
+QUESTIONS: dict[Kind, str] = {
+    "ordering": "Who goes next?",
+    "admission": "May it come in now?",
+    "preemption": "Who gives way when memory is short?",
+    "prediction": "How long will it be?",
+}
+
+_LABEL = re.compile(rf"^({'|'.join(PARTS)}):\s*", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOption:
+    """One thing a user may set: its name, its type in words and its default."""
+
+    name: str
+    type: str
+    default: str
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyPage:
+    """All that is said of one policy; `file` is relative to the repository."""
+
+    kind: Kind
+    name: str
+    class_name: str
+    summary: str
+    idea: str
+    source: str
+    reads: str
+    wins_when: str
+    loses_when: str
+    options: tuple[PolicyOption, ...]
+    file: str
+
+
+def page(kind: Kind, name: str) -> PolicyPage:
+    """The page of one policy, ours or an outsider's.
+
+    Raises:
+        ValueError: no such policy, or its docstring lacks a part or has them in another order.
+    """
+    policy = find(kind, name)
+    root = "src/" if policy.__module__.startswith("headway.") else ""
+    summary, parts = _parse(f"{kind} policy {name}", inspect.getdoc(policy) or "")
+    return PolicyPage(
+        kind=kind,
+        name=name,
+        class_name=policy.__name__,
+        summary=summary,
+        idea=parts["Idea"],
+        source=parts["Source"],
+        reads=parts["Reads"],
+        wins_when=parts["Wins when"],
+        loses_when=parts["Loses when"],
+        options=_options(policy),
+        file=f"{root}{policy.__module__.replace('.', '/')}.py",
+    )
+
+
+def pages() -> list[PolicyPage]:
+    """The pages of our own policies, in the catalogue's order."""
+    return [page(kind, name) for kind in KINDS for name in ROOMS[kind]]
+
+
+def render(page: PolicyPage) -> str:
+    """One page as Markdown."""
+    texts = (page.idea, page.source, page.reads, page.wins_when, page.loses_when)
+    lines = [f"# {page.name}", "", f"{page.summary} ({page.kind.capitalize()}: {QUESTIONS[page.kind].lower()})", ""]
+    for label, text in zip(PARTS, texts, strict=True):
+        lines += [f"**{label}:** {text}", ""]
+    if page.options:
+        lines += ["| option | type | default |", "|---|---|---|"]
+        lines += [f"| `{o.name}` | {o.type} | {o.default} |" for o in page.options]
+    else:
+        lines.append("It has no options.")
+    lines += ["", f"Class `{page.class_name}` in [{page.file}](../../{page.file})."]
+    return "\n".join(lines) + "\n"
+
+
+def render_index(pages: list[PolicyPage]) -> str:
+    """The list of all pages as Markdown."""
+    lines = ["# Policies", "", "Generated from the docstrings: `python -m headway.policies.pages docs/policies`."]
+    for kind in KINDS:
+        lines += ["", f"## {kind.capitalize()}: {QUESTIONS[kind]}", "", "| policy | in one line |", "|---|---|"]
+        lines += [f"| [{p.name}]({p.name}.md) | {p.summary} |" for p in pages if p.kind == kind]
+    return "\n".join(lines) + "\n"
+
+
+def files() -> dict[str, str]:
+    """All generated files, file name → text."""
+    all_pages = pages()
+    return {"README.md": render_index(all_pages), **{f"{p.name}.md": render(p) for p in all_pages}}
+
+
+def _parse(what: str, docstring: str) -> tuple[str, dict[str, str]]:
+    head, *rest = _LABEL.split(docstring)
+    labels, texts = tuple(rest[::2]), rest[1::2]
+    if labels != PARTS or not head.strip() or not all(text.strip() for text in texts):
+        raise ValueError(
+            f"the docstring of the {what} must be one line and the parts {', '.join(PARTS)}, in this order; "
+            f"it has {', '.join(labels) or 'no parts'}"
+        )
+    return " ".join(head.split()), {label: " ".join(text.split()) for label, text in zip(labels, texts, strict=True)}
+
+
+def _options(policy: type[Any]) -> tuple[PolicyOption, ...]:
+    own = own_options(policy)
+    declared = typing.get_type_hints(policy.__init__) if own else {}
+    return tuple(
+        PolicyOption(name, type_in_words(declared.get(name, object)), _default_in_words(parameter.default))
+        for name, parameter in own.items()
+    )
+
+
+def _default_in_words(default: object) -> str:
+    return "none" if default is None else repr(default)
+
+
+def main(arguments: list[str]) -> int:
+    """Write the files into the one folder named; 2 if it is not there."""
+    if len(arguments) != 1 or not Path(arguments[0]).is_dir():
+        print("usage: python -m headway.policies.pages FOLDER (which must exist)", file=sys.stderr)
+        return 2
+    for name, text in files().items():
+        Path(arguments[0], name).write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
