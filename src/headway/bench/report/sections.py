@@ -1,0 +1,208 @@
+"""The written parts of the report: headline, tables, definitions, facts, and how to repeat it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from headway.bench.columns import NOTHING, Cell, CellColumn, cell_columns, significant
+from headway.bench.comparison import Comparison, Json, Run
+from headway.bench.headline import headline
+from headway.bench.metrics import DEFINITIONS
+from headway.bench.report.figures import run_name
+from headway.bench.report.markup import Markup, join, tag
+from headway.bench.table import describe_saturation
+
+_GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Time to first token", ("completed", "ttft_seconds", "ttft_short_half_seconds", "ttft_longest_5pct_seconds")),
+    (
+        "The whole answer",
+        ("tpot_seconds", "e2e_seconds", "normalised_latency_seconds_per_token", "slowdown"),
+    ),
+    (
+        "The replica and its tenants",
+        (
+            "goodput",
+            "throughput_tokens_per_second",
+            "preemptions",
+            "recomputed_tokens",
+            "kv_peak_share",
+            "jain_index",
+        ),
+    ),
+)
+
+
+def heading(comparison: Comparison) -> Markup:
+    """Title, the sentences, and what the numbers stand on."""
+    first, *others = headline(comparison)
+    trace, replica = comparison.trace, comparison.replica
+    profile = replica.get("profile")
+    stated = profile if isinstance(profile, Mapping) else {}
+    model = f"{replica.get('model')} on {replica.get('hardware')}"
+    return tag(
+        "header",
+        tag("p", f"headway {comparison.version} · {trace.get('name')} · {model}", class_="eyebrow"),
+        tag("h1", first),
+        *(tag("p", sentence, class_="lead") for sentence in others),
+        tag(
+            "p",
+            tag("strong", "These are simulated times. "),
+            f"Step times: {stated.get('source', 'source not stated')}. "
+            f"Stated error: {stated.get('error', 'none stated')}.",
+            class_="note",
+        ),
+    )
+
+
+def tables(comparison: Comparison) -> Markup:
+    """The numbers in three tables, so that they fit on paper."""
+    columns = cell_columns(comparison)
+    several = len(comparison.loads()) > 1
+    baseline = comparison.baseline_label()
+    legend = (
+        f"★ and bold: best of its column{' at its load' if several else ''}; values equal as printed share it. "
+        f"The small number is the ratio to {baseline}{' at the same load' if several else ''}."
+    )
+    made = [
+        _table(comparison, title, [column for column in columns if column.column.key in keys])
+        for title, keys in _GROUPS
+    ]
+    return join(*made, tag("p", legend, class_="quiet"))
+
+
+def definitions(comparison: Comparison) -> Markup:
+    """What every column means."""
+    slo = str(comparison.slo) or "none given, so goodput is the share completed"
+    shown = dict.fromkeys((column.column.title, column.column.key) for column in cell_columns(comparison))
+    items = [
+        tag(
+            "div",
+            tag("dt", title),
+            tag("dd", DEFINITIONS[key][0].upper() + DEFINITIONS[key][1:] + "."),
+            *([tag("dd", f"SLO: {slo}")] if key == "goodput" else []),
+        )
+        for title, key in shown
+    ]
+    return tag("dl", *items)
+
+
+def facts(comparison: Comparison) -> Markup:
+    """Trace, replica, load and policies, as they were."""
+    pieces = [
+        tag("h3", "Trace"),
+        _fact_list(comparison.trace),
+        tag("h3", "Replica"),
+        _fact_list(comparison.replica),
+    ]
+    if comparison.saturation is not None:
+        pieces += [tag("h3", "Load"), tag("p", f"A load of 1 is {describe_saturation(comparison)}.")]
+    pieces += [tag("h3", "Policies"), _bundles(comparison)]
+    refusals = [
+        tag("li", f"{run_name(comparison, run)}{_at_load(run)}: {count:,} refused, {reason}")
+        for run in comparison.runs
+        for reason, count in run.metrics.refused_reasons.items()
+    ]
+    if refusals:
+        pieces += [tag("h3", "Refused"), tag("ul", *refusals)]
+    return join(*pieces)
+
+
+def repeat(comparison: Comparison) -> Markup:
+    """The command line."""
+    return tag("pre", tag("code", comparison.command), tabindex=0, aria_label="Command that repeats this comparison")
+
+
+def _table(comparison: Comparison, title: str, columns: Sequence[CellColumn]) -> Markup:
+    with_load = any(run.load is not None for run in comparison.runs)
+    corner = [tag("th", "policy", scope="col")] + ([tag("th", "load", scope="col")] if with_load else [])
+    head = tag("thead", tag("tr", *corner, *(_column_head(column) for column in columns)))
+    bodies = []
+    for load in comparison.loads():
+        rows = [
+            _row(comparison, run, [column.cells[index] for column in columns], with_load)
+            for index, run in enumerate(comparison.runs)
+            if run.load == load
+        ]
+        bodies.append(tag("tbody", *rows))
+    table = tag("table", tag("caption", title), head, *bodies)
+    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=title)
+
+
+def _column_head(column: CellColumn) -> Markup:
+    part = ", ".join(piece for piece in (column.column.part, column.unit) if piece)
+    return tag(
+        "th",
+        column.column.title,
+        tag("span", part, class_="part"),
+        scope="col",
+        class_="number",
+        title=DEFINITIONS[column.column.key],
+    )
+
+
+def _row(comparison: Comparison, run: Run, cells: Sequence[Cell], with_load: bool) -> Markup:
+    load = [tag("td", "own" if run.load is None else f"{run.load:g}", class_="number")] if with_load else []
+    is_baseline = run.policy == comparison.baseline_label()
+    name = tag("th", run_name(comparison, run), scope="row", class_="baseline" if is_baseline else "policy")
+    return tag("tr", name, *load, *(_value(cell) for cell in cells))
+
+
+def _value(cell: Cell) -> Markup:
+    mark = tag("span", "★", class_="star", role="img", aria_label="best") if cell.is_best else Markup("")
+    ratio = tag("span", cell.ratio, class_="ratio")
+    return tag("td", cell.text, mark, ratio, class_="number best" if cell.is_best else "number")
+
+
+def _bundles(comparison: Comparison) -> Markup:
+    parts = dict.fromkeys(part for run in comparison.runs for part in run.bundle)
+    bundles = {run.policy: run.bundle for run in reversed(comparison.runs)}
+    head = tag("tr", tag("th", "policy", scope="col"), *(tag("th", part, scope="col") for part in parts))
+    rows = [
+        tag("tr", tag("th", label, scope="row"), *(tag("td", _chosen(bundles[label].get(part))) for part in parts))
+        for label in dict.fromkeys(run.policy for run in comparison.runs)
+    ]
+    table = tag("table", tag("caption", "What each label stands for"), tag("thead", head), tag("tbody", *rows))
+    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label="What each label stands for")
+
+
+def _chosen(value: Json) -> str:
+    if not isinstance(value, Mapping):
+        return NOTHING if value is None else str(value)
+    options = value.get("options")
+    pairs = options.items() if isinstance(options, Mapping) else ()
+    told = ", ".join(f"{key} = {_plain(option)}" for key, option in pairs)
+    return f"{value.get('name')}{f' ({told})' if told else ''}"
+
+
+def _fact_list(values: Mapping[str, Json]) -> Markup:
+    items = [tag("div", tag("dt", name), tag("dd", told)) for name, told in _flat(values)]
+    return tag("dl", *items, class_="facts")
+
+
+def _flat(values: Mapping[str, Json], inside: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        name = f"{inside}{key.replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            yield name, "; ".join(f"{part} {told}" for part, told in _flat(value)) or NOTHING
+        else:
+            yield name, _plain(value)
+
+
+def _plain(value: Json) -> str:
+    if value is None:
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return significant(value, 4) if abs(value) >= 1e-3 or value == 0 else f"{value:.4g}"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Sequence):
+        return ", ".join(_plain(item) for item in value)
+    return "; ".join(f"{part} {told}" for part, told in _flat(value))
+
+
+def _at_load(run: Run) -> str:
+    return "" if run.load is None else f" at load {run.load:g}"
