@@ -24,33 +24,49 @@ class Gemm:
         weight_efficiency: share of the memory bandwidth at which weights are read.
         compute_efficiency: share of `peak_tflops` reached by large products.
         call_us: fixed cost of one product, µs.
+        knee: how much longer than the longer of reading and computing a product takes where both are equal, as a
+            share of it (0 is the ideal roofline).
     """
 
     peak_tflops: float
     weight_efficiency: float
     compute_efficiency: float
     call_us: float
+    knee: float
 
 
 @dataclass(frozen=True, slots=True)
 class Attention:
     """The two attention kernels.
 
+    A step that computes prompts runs one kernel for prompts and decodes together. FlashAttention-2 gives every decode a
+    whole tile of rows in it for each query head, so that decodes become bound by computing instead of reading: that is
+    why mixed steps cost more, and why the factor grows with the number of query heads per KV head.
+
     Attributes:
         decode_bandwidth_efficiency: share of the memory bandwidth at which a decode step reads the KV cache.
         decode_call_us: fixed cost of decode attention in one layer, µs.
-        decode_request_us: cost of each decoding request in one layer, µs.
-        mixed_factor: how many times longer reading the decodes' KV takes in a step that also computes a prompt.
+        decode_request_us: cost of each decoding request and KV head in one layer, µs.
         prefill_compute_efficiency: share of the BF16 peak reached by prompt attention.
+        prefill_activation_efficiency: share of the bandwidth at which it reads queries and writes outputs; above 1
+            where they stay in the L2 cache.
         prefill_call_us: fixed cost of prompt attention in one layer, µs.
+        parallel_rows: query rows × heads that fill the card; a short chunk after a long cached prefix costs as if it
+            had so many.
+        mixed_rows: rows that a decode takes in the prompt kernel for each query head; 0 where heads of a group are
+            packed into one tile (FlashAttention-3), so that reading stays the bound.
+        mixed_head_us: further cost of each decoding request and query head in a mixed step, one layer, µs.
     """
 
     decode_bandwidth_efficiency: float
     decode_call_us: float
     decode_request_us: float
-    mixed_factor: float
     prefill_compute_efficiency: float
+    prefill_activation_efficiency: float
     prefill_call_us: float
+    parallel_rows: float
+    mixed_rows: float
+    mixed_head_us: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +85,8 @@ class Hardware:
         max_num_seqs: vLLM's default bound on running requests on this card.
         gemm: matrix products by precision; a precision that is absent cannot be run.
         attention: attention kernels.
-        elementwise_efficiency: share of the bandwidth reached by norms, rotary embedding and activation.
+        elementwise_efficiency: share of the bandwidth reached by norms, rotary embedding and activation; above 1 where
+            what one kernel writes is still in the L2 cache when the next one reads it.
         layer_us: fixed cost of those kernels in one layer, µs.
         step_us: cost of a step that no kernel shows (launch, input preparation, scheduling), µs.
         request_us: cost of sampling one token of one request, µs.
@@ -124,7 +141,7 @@ def hardware(name: str | Path) -> Hardware:
         max_num_seqs=table.whole("max_num_seqs"),
         gemm=_gemm(gemm),
         attention=_attention(table.table("attention")),
-        elementwise_efficiency=step.positive("elementwise_efficiency", most=1),
+        elementwise_efficiency=step.positive("elementwise_efficiency", most=8),
         layer_us=step.number("layer_us"),
         step_us=step.number("step_us"),
         request_us=step.number("request_us"),
@@ -145,6 +162,7 @@ def _gemm(table: ProfileTable) -> Mapping[str, Gemm]:
                 weight_efficiency=one.positive("weight_efficiency", most=1),
                 compute_efficiency=one.positive("compute_efficiency", most=1),
                 call_us=one.number("call_us"),
+                knee=one.number("knee", most=1),
             )
             one.close()
     table.close()
@@ -156,9 +174,12 @@ def _attention(table: ProfileTable) -> Attention:
         decode_bandwidth_efficiency=table.positive("decode_bandwidth_efficiency", most=1),
         decode_call_us=table.number("decode_call_us"),
         decode_request_us=table.number("decode_request_us"),
-        mixed_factor=table.number("mixed_factor", least=1),
         prefill_compute_efficiency=table.positive("prefill_compute_efficiency", most=1),
+        prefill_activation_efficiency=table.positive("prefill_activation_efficiency", most=8),
         prefill_call_us=table.number("prefill_call_us"),
+        parallel_rows=table.number("parallel_rows"),
+        mixed_rows=table.number("mixed_rows"),
+        mixed_head_us=table.number("mixed_head_us"),
     )
     table.close()
     return found

@@ -87,16 +87,17 @@ class ProfileTable:
     def positive(self, key: str, *, most: float = float("inf")) -> float:
         """A number greater than 0 and no greater than `most`."""
         value = self._take(key)
-        if not _is_number(value) or not 0 < value <= most:
+        if not _is_number(value) or not 0 < value <= most or value == float("inf"):
             bound = "" if most == float("inf") else f" and at most {most:g}"
             raise self.fault(key, f"must be a number above 0{bound}, got {value!r}")
         return float(value)
 
-    def number(self, key: str, *, least: float = 0.0) -> float:
-        """A finite number of at least `least`."""
+    def number(self, key: str, *, most: float = float("inf")) -> float:
+        """A finite number of at least 0 and no greater than `most`."""
         value = self._take(key)
-        if not _is_number(value) or not least <= value < float("inf"):
-            raise self.fault(key, f"must be a number of at least {least:g}, got {value!r}")
+        if not _is_number(value) or not 0 <= value <= most or value == float("inf"):
+            bound = "" if most == float("inf") else f" and at most {most:g}"
+            raise self.fault(key, f"must be a number of at least 0{bound}, got {value!r}")
         return float(value)
 
     def flag(self, key: str, *, default: bool) -> bool:

@@ -5,27 +5,26 @@ chunks is a decode step exactly.
 
 Per layer, on one of `tp` GPUs:
 
-    products     matrix products over n tokens: weights read and operations done overlap, so a rounded maximum of both
+    products     matrix products over n tokens: the longer of reading weights and computing, a little more near the knee
     elementwise  norms, rotary embedding, activation: bytes of activations, plus a fixed cost
-    attention    decodes read their KV: additive, a kernel of its own after the products; a chunk of c tokens after p
-                 earlier ones costs 4 · heads · head_dim · c · (p + c/2) operations or one reading of its KV
+    attention    a decode step reads its KV: additive, a kernel of its own after the products. A chunk of c tokens after
+                 p earlier ones costs 4 · heads · head_dim · c · (p + c/2) operations, no less than the one chain of
+                 tiles that runs along the longest prefix, no less than reading its KV; plus queries and outputs.
+                 Decodes beside chunks run in the prompt kernel: see `hardware.Attention`
     all-reduce   two of n · hidden · 2 bytes, by interpolation in a measured table
 
-and per step the output embedding and the sampler over the requests that get a token, and a fixed cost. In a step that
-has chunks, reading the decodes' KV is `mixed_factor` times slower (measured: see the profiles).
+and per step the output embedding and the sampler over the requests that get a token, and a fixed cost.
 
-Why the integers agree everywhere: every coefficient is computed once, by a fixed sequence of +, -, ×, ÷ and square
-roots, which IEEE 754 rounds in one way only (no `**` of floats, no logarithm, no sum over a set), then rounded to whole
-picoseconds; everything after that is integer arithmetic. Costs per context token and per pair of tokens are kept in
-2⁻²⁰ picoseconds and rounded down once per step: except the slope of a decode step, which is whole, so that k steps can
-be summed in closed form.
+Why the integers agree everywhere: every coefficient is computed once, by a fixed sequence of +, -, × and ÷, which
+IEEE 754 rounds in one way only (no `**` or logarithm, no sum over a set), then rounded to whole picoseconds; everything
+after that is integer arithmetic. The cost of a pair of tokens is kept in 2⁻²⁰ picoseconds and rounded down once a step;
+the slopes are whole picoseconds, so that k steps can be summed in closed form.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from math import sqrt
 
 from headway.simulator.hardware import Hardware, Precision
 from headway.simulator.models import ModelShape
@@ -53,24 +52,7 @@ class Roofline:
         self._tp = tp
         self._gemm = hardware.gemm[precision]
         self._weight_bytes = 2 if precision == "bf16" else 1
-        attention, layers = hardware.attention, model.layers
-        heads = -(-model.heads // tp)
-        read_seconds = model.kv_bytes_per_token(tp) / (
-            attention.decode_bandwidth_efficiency * hardware.bandwidth_tb_s * 1e12
-        )
-        pair_seconds = (
-            layers
-            * 2
-            * heads
-            * model.head_dim
-            / (attention.prefill_compute_efficiency * hardware.gemm["bf16"].peak_tflops * 1e12)
-        )
-        self._slope = max(1, round(read_seconds * PS_PER_SECOND))
-        self._mixed_slope = max(1, round(read_seconds * attention.mixed_factor * PS_PER_SECOND))
-        self._pair = round(pair_seconds * PS_PER_SECOND * (1 << _SHIFT))
-        self._decode_call = round(layers * attention.decode_call_us * _PS_PER_US)
-        self._decode_request = round(layers * attention.decode_request_us * _PS_PER_US)
-        self._prefill_call = round(layers * attention.prefill_call_us * _PS_PER_US)
+        self._attention_costs(-(-model.heads // tp), max(1, model.kv_heads // tp))
         self._by_tokens: dict[int, int] = {}
         self._by_sampled: dict[int, int] = {}
         self._by_decodes: dict[int, tuple[int, int]] = {}
@@ -86,19 +68,25 @@ class Roofline:
 
     def mixed_step(self, decodes: int, context_tokens: int, chunks: Sequence[Chunk], sampled: int) -> int:
         """See `StepTime.mixed_step`."""
-        tokens = decodes
-        attention = 0
-        for new, before in chunks:
-            tokens += new
-            pairs = (new * (before + before + new) * self._pair) >> _SHIFT
-            read = (before + new) * self._slope
-            attention += pairs if pairs > read else read
         if chunks:
-            attention += self._prefill_call
-            if decodes:
-                attention += decodes * self._decode_request + context_tokens * self._mixed_slope
+            new_tokens = pairs = longest = read = 0
+            for new, before in chunks:
+                twice = before + before + new  # twice the mean context of the chunk's tokens
+                new_tokens += new
+                pairs += new * twice
+                read += before + new
+                if twice > longest:  # noqa: PLR1730 - max() would cost a call in the hot path
+                    longest = twice
+            chain = longest * self._parallel_tokens
+            work = ((pairs if pairs > chain else chain) * self._pair) >> _SHIFT
+            read *= self._slope
+            attention = (work if work > read else read) + new_tokens * self._chunk_token
+            attention += self._mixed_call if decodes else self._prefill_call
+            attention += decodes * self._mixed_request + context_tokens * self._mixed_slope
+            tokens = decodes + new_tokens
         else:
-            attention += self._decode_call + decodes * self._decode_request + context_tokens * self._slope
+            attention = self._decode_call + decodes * self._decode_request + context_tokens * self._slope
+            tokens = decodes
         base = self._by_tokens.get(tokens)
         if base is None:
             base = self._tokens(tokens)
@@ -106,6 +94,29 @@ class Roofline:
         if head is None:
             head = self._sampled(sampled)
         return base + head + attention
+
+    def _attention_costs(self, heads: int, kv_heads: int) -> None:
+        """Whole-picosecond costs of all layers' attention, from the heads on one GPU."""
+        attention, model = self._hardware.attention, self._model
+        ps = model.layers * PS_PER_SECOND
+        bandwidth = self._hardware.bandwidth_tb_s * 1e12
+        computing = attention.prefill_compute_efficiency * self._hardware.gemm["bf16"].peak_tflops * 1e12
+        head = 4 * model.head_dim  # operations on one query row and one context token; bytes of one head's K and V
+        read = ps * kv_heads * head / (attention.decode_bandwidth_efficiency * bandwidth)
+        tile = ps * heads * head * attention.mixed_rows / computing
+        rows = ps * (heads + kv_heads) * head / (attention.prefill_activation_efficiency * bandwidth)
+        layers_ps = model.layers * _PS_PER_US
+        self._slope = max(1, round(read))
+        self._mixed_slope = max(1, round(read), round(tile))
+        self._pair = round(ps * heads * head / 2 / computing * (1 << _SHIFT))
+        self._parallel_tokens = round(attention.parallel_rows / heads)
+        self._chunk_token = round(rows)
+        self._prefill_call = round(layers_ps * attention.prefill_call_us)
+        self._decode_call = round(layers_ps * attention.decode_call_us)
+        self._decode_request = round(layers_ps * kv_heads * attention.decode_request_us)
+        # A chunk beside decodes never makes the step shorter, whatever two separate fits say.
+        self._mixed_call = max(self._prefill_call, self._decode_call)
+        self._mixed_request = max(round(layers_ps * heads * attention.mixed_head_us), self._decode_request)
 
     def _tokens(self, tokens: int) -> int:
         """Picoseconds of everything that depends on the number of tokens alone; remembered."""
@@ -126,7 +137,7 @@ class Roofline:
                 weights = self._model.embedding_parameters / self._tp
                 read = 2 * weights / (gemm.weight_efficiency * self._hardware.bandwidth_tb_s * 1e6)
                 work = 2 * weights * requests / (gemm.compute_efficiency * gemm.peak_tflops * 1e6)
-                found = round((_rounded_maximum(read, work) + self._hardware.request_us * requests) * _PS_PER_US)
+                found = round((_roof(read, work, gemm.knee) + self._hardware.request_us * requests) * _PS_PER_US)
             self._by_sampled[requests] = found
         return found
 
@@ -138,12 +149,12 @@ class Roofline:
         calls = _PRODUCTS_PER_LAYER * gemm.call_us
         if model.experts is None:
             weights = model.layer_parameters
-            return _rounded_maximum(weights * read_us, weights * work_us) + calls
+            return _roof(weights * read_us, weights * work_us, gemm.knee) + calls
         touched = _experts_touched(model.experts.count, model.experts.active, tokens)
-        dense = _rounded_maximum(model.attention_parameters * read_us, model.attention_parameters * work_us)
+        dense = _roof(model.attention_parameters * read_us, model.attention_parameters * work_us, gemm.knee)
         read = touched * model.mlp_parameters * read_us
         work = model.experts.active * model.mlp_parameters * work_us
-        return dense + sqrt(read * read + work * work) + calls
+        return dense + _roof(read, work, gemm.knee) + calls
 
     def _elementwise_us(self, tokens: int) -> float:
         """Norms, rotary embedding and activation of one layer, µs: each reads and writes what the next one needs."""
@@ -163,10 +174,10 @@ class Roofline:
         return 2 * _interpolated(sizes, times, float(tokens * self._model.hidden * _ACTIVATION_BYTES))
 
 
-def _rounded_maximum(a: float, b: float) -> float:
-    """(a⁴ + b⁴)^¼: the maximum, 19 % more where both are equal, as kernels near the roofline's knee are."""
-    a, b = a * a, b * b
-    return sqrt(sqrt(a * a + b * b))
+def _roof(read: float, work: float, knee: float) -> float:
+    """The longer of both and a share `knee` of the shorter, fading with their ratio: kernels round the roofline off."""
+    most, least = (read, work) if read > work else (work, read)
+    return most + knee * least * (least / most)
 
 
 def _experts_touched(count: int, active: int, tokens: int) -> float:
