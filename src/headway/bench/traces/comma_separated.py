@@ -1,0 +1,80 @@
+"""CSV: a header line, then a request a line. Azure's and BurstGPT's headers are known, others need `--columns`."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from collections.abc import Iterator
+
+from headway.bench.errors import UserMistake
+from headway.bench.traces.column_map import AZURE, BURSTGPT, EXAMPLE, REQUIRED, ColumnMap
+from headway.bench.traces.opening import TraceFile
+from headway.bench.traces.rows import Rows
+from headway.bench.traces.values import Fault, number_of_cell, shown
+
+_TEXT = {"tenant", "session"}  # never to be taken for numbers: 007 is not 7
+
+
+def header_of(file: TraceFile) -> tuple[list[str], str]:
+    """The names in the first line, and the sign between them."""
+    first = file.sample.partition("\n")[0].rstrip("\r")
+    sign = max(",;\t", key=first.count)
+    return [name.strip() for name in next(csv.reader([first], delimiter=sign), [])], sign
+
+
+def layout_of(file: TraceFile) -> ColumnMap | None:
+    """The known layout with this header; None where there is none."""
+    names = set(header_of(file)[0])
+    return next((known for known in (AZURE, BURSTGPT) if set(known.fields.values()) <= names), None)
+
+
+def read(file: TraceFile, rows: Rows, columns: ColumnMap) -> None:
+    """Every line after the header into `rows`.
+
+    Raises:
+        UserMistake: the header lacks a field.
+    """
+    header, sign = header_of(file)
+    _check_header(file.label, header, columns)
+    wanted = {name: place for place, name in enumerate(header) if name in columns.fields.values()}
+    texts = {columns.fields[column] for column in _TEXT & columns.fields.keys()}
+    cells = [(name, place, name in texts) for name, place in wanted.items()]
+    reader = csv.reader(_numbered(file), delimiter=sign)
+    next(reader, None)
+    try:
+        for row in reader:
+            if not row:
+                continue
+            if len(row) != len(header):
+                rows.bad(reader.line_num, Fault(f"the line does not have {len(header)} fields", f"it has {len(row)}"))
+                continue
+            record = {
+                name: (row[place] if text else number_of_cell(row[place])) if row[place] else None
+                for name, place, text in cells
+            }
+            rows.add(reader.line_num, record)
+    except csv.Error as fault:
+        raise UserMistake(
+            f"{file.label}: line {reader.line_num}: is not CSV ({fault}); save the file as CSV again"
+        ) from None
+
+
+def _numbered(file: TraceFile) -> Iterator[str]:
+    for _, line in file.lines():
+        yield line
+
+
+def _check_header(label: str, header: list[str], columns: ColumnMap) -> None:
+    for column in REQUIRED:
+        if column not in columns.fields:
+            raise UserMistake(
+                f"{label}: its fields are {shown(', '.join(header))}, which is no known format, and --columns names no "
+                f"{column}; add {column}=FIELD to {EXAMPLE}"
+            )
+    for column, field in columns.fields.items():
+        if field not in header:
+            near = difflib.get_close_matches(field, header, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]!r}?" if near else f"the header has {shown(', '.join(header))}"
+            raise UserMistake(f"{label}: the header has no field {field!r} for {column}; {hint}")
+        if header.count(field) > 1:
+            raise UserMistake(f"{label}: the header has {field!r} more than once; rename one of them")

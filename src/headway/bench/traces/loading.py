@@ -1,0 +1,93 @@
+"""From what the user typed to a trace: a file, a name in HEADWAY_TRACES, or a built-in workload."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headway.bench.errors import UserMistake
+from headway.bench.traces import comma_separated, json_lines
+from headway.bench.traces.column_map import EXAMPLE, ColumnMap, parse_columns, with_columns
+from headway.bench.traces.opening import TraceFile, bare_name, find_file
+from headway.bench.traces.rows import Rows
+from headway.bench.workloads import WORKLOADS
+from headway.simulator.trace import Trace
+
+WORKLOAD_REQUESTS = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedTrace:
+    """A trace, and how it came in.
+
+    Attributes:
+        trace: the requests.
+        notes: what the user should know, a sentence each: lines skipped, sessions not replayed as such.
+        origin: what it is called and where it comes from.
+        lines: the line in the file of each request, to name it by; None for a workload.
+    """
+
+    trace: Trace
+    notes: list[str]
+    origin: str
+    lines: Sequence[int] | None = None
+
+
+def load_trace(
+    text: str,
+    *,
+    skip_bad_lines: bool = False,
+    columns: str | None = None,
+    requests: int = WORKLOAD_REQUESTS,
+    seed: int = 0,
+) -> LoadedTrace:
+    """Read a trace, or generate a workload.
+
+    Args:
+        text: a path; a name in the folder HEADWAY_TRACES, with or without its suffix; or a workload's name, which wins
+            over a file of the same name (write ./NAME for the file).
+        skip_bad_lines: leave bad lines out and say so in the notes, instead of refusing the file.
+        columns: which field is what, for a file of no known format: `arrival_ms=t,prompt=in,output=out`.
+        requests: how many a workload generates; files are read whole.
+        seed: of a workload.
+
+    Raises:
+        UserMistake: one sentence with file, line, field, what is wrong and the fix.
+    """
+    workload = WORKLOADS.get(text)
+    if workload is not None:
+        if columns:
+            raise UserMistake(f"--columns is for files, and {text} is a workload; write ./{text} if you mean a file")
+        return LoadedTrace(workload.generate(requests, seed), [], f"{text}: {workload.summary}")
+    path = find_file(text, tuple(WORKLOADS))
+    with TraceFile(path) as file:
+        trace, lines, notes = _read(file, parse_columns(columns) if columns else {}, skip_bad_lines)
+    return LoadedTrace(trace, notes, str(path), lines)  # type: ignore[arg-type]
+
+
+def _read(file: TraceFile, pairs: dict[str, str], skip: bool) -> tuple[Trace, Sequence[int], list[str]]:
+    if file.sample.lstrip()[:1] in ("{", "[", ""):
+        layout: ColumnMap | None = json_lines.layout_of(file)
+    else:
+        layout = comma_separated.layout_of(file)
+        if layout is None and not pairs:
+            raise UserMistake(_unclear(file))
+    columns = with_columns(layout or ColumnMap({}), pairs)
+    rows = Rows(file.label, columns, skip)
+    if file.sample.lstrip()[:1] in ("{", "[", ""):
+        json_lines.read(file, rows)
+    else:
+        comma_separated.read(file, rows, columns)
+    trace, lines, notes = rows.trace(bare_name(file.path))
+    return trace, lines, notes  # type: ignore[return-value]
+
+
+def _unclear(file: TraceFile) -> str:
+    header, _ = comma_separated.header_of(file)
+    if len(header) < 3:
+        start = file.sample.strip().partition("\n")[0][:40]
+        return f"{file.label}: is neither JSON Lines nor CSV (it starts with {start!r}); see `headway trace sources`"
+    return (
+        f"{file.label}: its fields are {', '.join(header)[:120]}, which is no known format; "
+        f"name three of them with {EXAMPLE}"
+    )

@@ -1,0 +1,227 @@
+"""A trace made shorter, faster, safe for a context window, or one of several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from headway.bench.errors import UserMistake
+from headway.bench.traces.block_ids import BlockIds
+from headway.simulator.trace import Trace
+
+Rows = npt.NDArray[np.int64]
+_COLUMNS = (
+    "arrived_seconds", "prompt_tokens", "output_tokens", "max_output_tokens", "tenant", "session", "turn",
+    "think_seconds", "deadline_seconds", "priority",
+)  # fmt: skip
+
+
+def head(trace: Trace, requests: int) -> Trace:
+    """The first `requests` requests; all of them where there are fewer.
+
+    Of a session it keeps the turns up to some point, never one without those before it, because turns stand in order.
+    Tenants and sessions that are left without a request are forgotten.
+
+    Raises:
+        UserMistake: fewer than one request.
+    """
+    if requests < 1:
+        raise UserMistake(f"--requests: {requests} is too few; give a whole number from 1")
+    if requests >= len(trace):
+        return trace
+    return _compacted(_taken(trace, np.arange(requests)))
+
+
+def scale_arrivals(trace: Trace, rate_factor: float) -> Trace:
+    """The same requests, arriving `rate_factor` times as fast.
+
+    Of a session only the start moves: its later turns keep their distance to it, and pauses stay as they are.
+
+    Raises:
+        UserMistake: the factor is not a number above 0.
+    """
+    if not (np.isfinite(rate_factor) and rate_factor > 0):
+        raise UserMistake(
+            f"the factor {rate_factor} of the arrival rate is not a number above 0; give 2 for twice as fast"
+        )
+    start = _session_starts(trace)
+    moved = start / rate_factor + (trace.arrived_seconds - start)
+    if trace.session is None:
+        return replace(trace, arrived_seconds=moved)
+    order = np.argsort(moved, kind="stable")
+    return _taken(replace(trace, arrived_seconds=moved), order)
+
+
+def merge(traces: Sequence[Trace], name: str | None = None) -> Trace:
+    """Several traces at once, all starting at 0.
+
+    A tenant of trace `t` becomes `t/tenant`, or `t` where tenants have no name, so that tenants of different traces
+    stay apart; so do sessions and prefix blocks.
+
+    Raises:
+        UserMistake: there is nothing to merge, or prefix blocks are of different sizes.
+    """
+    if not traces:
+        raise UserMistake("there is no trace to merge; name at least one")
+    if len(traces) == 1:
+        return traces[0]
+    sizes = {trace.prefix_block_tokens for trace in traces if trace.prefix_ids is not None}
+    if len(sizes) > 1:
+        raise UserMistake(
+            f"the traces have prefix blocks of {' and '.join(str(size) for size in sorted(sizes))} tokens; "
+            "merge only traces with the same"
+        )
+    names = _distinct([trace.name for trace in traces])
+    parts = [_apart(trace, label) for trace, label in zip(traces, names, strict=True)]
+    merged = {column: _joined(parts, column) for column in _COLUMNS if column not in ("tenant", "session")}
+    tenant_starts = np.cumsum([0, *(len(part.tenants) for part in parts)])
+    whole = Trace(
+        name=name or "+".join(names),
+        **merged,  # type: ignore[arg-type]
+        tenant=np.concatenate([_column(part, "tenant") + at for part, at in zip(parts, tenant_starts, strict=False)]),
+        tenants=tuple(tenant for part in parts for tenant in part.tenants),
+        session=_joined_sessions(parts),
+        prefix_ids=_joined_blocks(parts),
+        prefix_block_tokens=next(iter(sizes), 512),
+    )
+    return _taken(whole, np.argsort(whole.arrived_seconds, kind="stable"))
+
+
+def check_context(
+    trace: Trace,
+    context_tokens: int,
+    over_context: Literal["error", "refuse", "cut"] = "error",
+    *,
+    lines: Sequence[int] | None = None,
+) -> tuple[Trace, list[str]]:
+    """Deal with requests whose prompt and output together are longer than the model's context.
+
+    Args:
+        trace: the requests.
+        context_tokens: the model's context.
+        over_context: "error" refuses the trace; "refuse" leaves it as it is, for the replica to refuse those requests;
+            "cut" takes tokens off the prompt's end, and off the output only where it alone fills the context.
+        lines: the line in the file of each request, to name it by.
+
+    Returns:
+        The trace to use, and what the user should know.
+
+    Raises:
+        UserMistake: over_context is "error" and a request is too long; names the first such request and the fix.
+    """
+    over = trace.prompt_tokens + trace.output_tokens > context_tokens
+    count = int(over.sum())
+    if not count:
+        return trace, []
+    row = int(over.argmax())
+    if over_context == "error":
+        where = f"request {row + 1}" if lines is None else f"line {lines[row]}"
+        others = f" (and {count - 1:,} more)" if count > 1 else ""
+        raise UserMistake(
+            f"{trace.name}: {where}{others}: {trace.prompt_tokens[row]:,} prompt + {trace.output_tokens[row]:,} output "
+            f"tokens are past the model's context of {context_tokens:,}; give --over-context refuse (or cut), "
+            "or a --model with a longer one"
+        )
+    share = f"{trace.name}: {count:,} of {len(trace):,} requests are past the model's context of {context_tokens:,}"
+    if over_context == "refuse":
+        return trace, [f"{share} and will be refused"]
+    return _cut_to(trace, context_tokens), [f"{share}; their prompts are cut to fit"]
+
+
+def _cut_to(trace: Trace, context_tokens: int) -> Trace:
+    output = np.minimum(trace.output_tokens, context_tokens - 1)
+    prompt = np.minimum(trace.prompt_tokens, context_tokens - output)
+    blocks = trace.prefix_ids
+    if blocks is not None:
+        packed = _blocks(trace)
+        needed = -(-prompt // trace.prefix_block_tokens)
+        blocks = packed.cut(np.arange(len(trace)), np.minimum(packed.lengths(), needed))
+    return replace(trace, prompt_tokens=prompt, output_tokens=output, prefix_ids=blocks)
+
+
+def _session_starts(trace: Trace) -> npt.NDArray[np.float64]:
+    """For each request when its session began; its own arrival outside sessions."""
+    if trace.session is None:
+        return trace.arrived_seconds
+    inside = trace.session >= 0
+    first = np.full(int(trace.session.max(initial=-1)) + 1, np.inf)
+    np.minimum.at(first, trace.session[inside], trace.arrived_seconds[inside])
+    starts = trace.arrived_seconds.copy()
+    starts[inside] = first[trace.session[inside]]
+    return starts
+
+
+def _taken(trace: Trace, rows: Rows) -> Trace:
+    columns = {column: None if (kept := getattr(trace, column)) is None else kept[rows] for column in _COLUMNS}
+    blocks = None if trace.prefix_ids is None else _blocks(trace).take(rows)
+    return replace(trace, **columns, prefix_ids=blocks)
+
+
+def _compacted(trace: Trace) -> Trace:
+    changes: dict[str, object] = {}
+    if trace.tenant is not None:
+        kept, tenant = np.unique(trace.tenant, return_inverse=True)
+        changes |= {"tenant": tenant.astype(np.int64), "tenants": tuple(trace.tenants[index] for index in kept)}
+    if trace.session is not None:
+        sessions, session = np.unique(trace.session, return_inverse=True)
+        changes["session"] = session.astype(np.int64) - int(sessions[0] == -1)
+    return replace(trace, **changes)  # type: ignore[arg-type]
+
+
+def _blocks(trace: Trace) -> BlockIds:
+    ids = trace.prefix_ids
+    if ids is None:
+        return BlockIds(np.empty(0, dtype=np.int64), np.zeros(len(trace) + 1, dtype=np.int64))
+    return ids if isinstance(ids, BlockIds) else BlockIds.of(ids)
+
+
+def _column(trace: Trace, column: str) -> npt.NDArray[np.int64]:
+    kept = getattr(trace, column)
+    if kept is not None:
+        return kept  # type: ignore[no-any-return]
+    default = {"session": -1, "deadline_seconds": np.nan}.get(column, 0)
+    return np.full(len(trace), default, dtype=np.float64 if column.endswith("_seconds") else np.int64)
+
+
+def _joined(traces: Sequence[Trace], column: str) -> npt.NDArray[np.int64] | None:
+    if all(getattr(trace, column) is None for trace in traces):
+        return None
+    return np.concatenate([_column(trace, column) for trace in traces])
+
+
+def _joined_sessions(traces: Sequence[Trace]) -> npt.NDArray[np.int64] | None:
+    if all(trace.session is None for trace in traces):
+        return None
+    parts, begin = [], 0
+    for trace in traces:
+        session = _column(trace, "session")
+        parts.append(np.where(session >= 0, session + begin, -1))
+        begin += int(session.max(initial=-1)) + 1
+    return np.concatenate(parts)
+
+
+def _joined_blocks(traces: Sequence[Trace]) -> BlockIds | None:
+    if all(trace.prefix_ids is None for trace in traces):
+        return None
+    flat, lengths, begin = [], [], 0
+    for trace in traces:
+        blocks = _blocks(trace).shifted(begin)
+        flat.append(blocks.flat)
+        lengths.append(blocks.lengths())
+        begin = max(begin, int(blocks.flat.max(initial=-1)) + 1)
+    ends = np.concatenate(([0], np.cumsum(np.concatenate(lengths)))).astype(np.int64)
+    return BlockIds(np.concatenate(flat), ends)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, numbered where one comes twice."""
+    return [name if names.count(name) == 1 else f"{name}-{at + 1}" for at, name in enumerate(names)]
+
+
+def _apart(trace: Trace, label: str) -> Trace:
+    tenants = tuple(f"{label}/{tenant}" if tenant else label for tenant in trace.tenants)
+    return replace(trace, tenants=tenants)

@@ -1,0 +1,275 @@
+"""Rows become columns: each row is checked whole before any of it is kept, so a bad line leaves no trace of itself."""
+
+from __future__ import annotations
+
+import difflib
+from array import array
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from headway.bench.errors import UserMistake
+from headway.bench.traces.block_ids import BlockIds
+from headway.bench.traces.column_map import REQUIRED, ColumnMap
+from headway.bench.traces.values import Fault, Moments, Reader, block_ids, label, shown, span, whole
+from headway.simulator.trace import Trace
+
+_DEFAULTS: dict[str, tuple[str, float]] = {
+    "max_output": ("q", 0),
+    "tenant": ("q", 0),
+    "session": ("q", -1),
+    "turn": ("q", 0),
+    "think": ("d", np.nan),
+    "deadline": ("d", np.nan),
+    "priority": ("q", 0),
+}
+_BLOCK_TOKENS = (512, *(1 << power for power in range(12, 2, -1) if power != 9))  # Mooncake's 512 wins a tie
+
+
+class Rows:
+    """Collects the rows of one file.
+
+    Args:
+        label: the file, as sentences name it.
+        columns: which field is which column.
+        skip_bad_lines: count bad lines instead of refusing the file.
+    """
+
+    def __init__(self, file_label: str, columns: ColumnMap, skip_bad_lines: bool) -> None:
+        self._file = file_label
+        self._columns = columns
+        self._skip = skip_bad_lines
+        self._readers = {field: (column, _reader(column, field, columns)) for column, field in columns.fields.items()}
+        self._arrived, self._prompt, self._output, self._lines = array("d"), array("q"), array("q"), array("q")
+        self._optional: dict[str, array[float]] = {}
+        self._tenants: dict[str, int] = {}
+        self._sessions: dict[str, int] = {}
+        self._last_turn: dict[int, int] = {}
+        self._block_flat, self._block_ends = array("q"), array("q")
+        self._read = 0
+        self._skipped: Counter[str] = Counter()
+        self._first_skipped: dict[str, int] = {}
+
+    def add(self, line: int, record: Mapping[str, object]) -> None:
+        """Keep one row.
+
+        Raises:
+            UserMistake: it is bad, and bad lines are not to be skipped.
+        """
+        try:
+            self._keep(line, self._checked(record))
+        except Fault as fault:
+            self.bad(line, fault)
+
+    def bad(self, line: int, fault: Fault) -> None:
+        """Count a bad line, or refuse the file for it."""
+        if not self._skip:
+            raise UserMistake(f"{self._file}: line {line}: {fault}")
+        self._read += 1
+        self._skipped[fault.rule] += 1
+        self._first_skipped.setdefault(fault.rule, line)
+
+    def _checked(self, record: Mapping[str, object]) -> dict[str, object]:
+        values: dict[str, object] = {}
+        for name, value in record.items():
+            found = self._readers.get(name)
+            if found is not None and value is not None:
+                column, read = found
+                values[column] = read(value)
+        for column in REQUIRED:
+            if column not in values:
+                raise self._missing(column, record)
+        if self._arrived and values["arrival"] < self._arrived[-1]:  # type: ignore[operator]
+            field = self._columns.fields["arrival"]
+            raise Fault(f"`{field}` is before the line above", shown(record[field]), f"sort the lines by `{field}`")
+        if values.get("max_output", values["output"]) < values["output"]:  # type: ignore[operator]
+            limit, output = self._columns.fields["max_output"], self._columns.fields["output"]
+            raise Fault(f"`{limit}` is below `{output}`", shown(record[limit]))
+        return values
+
+    def _missing(self, column: str, record: Mapping[str, object]) -> Fault:
+        field = self._columns.fields[column]
+        near = difflib.get_close_matches(field, [str(key) for key in record], n=1, cutoff=0.7)
+        if near and near[0] != field:
+            return Fault(
+                f"`{field}` is missing", fix=f"there is `{near[0]}`: name it with --columns {column}={near[0]}"
+            )
+        return Fault(f"`{field}` is missing")
+
+    def _keep(self, line: int, values: dict[str, object]) -> None:
+        if "session" in values or "turn" in values:
+            self._place_in_session(values)
+        if "tenant" in values:
+            values["tenant"] = self._tenants.setdefault(values["tenant"], len(self._tenants))  # type: ignore[arg-type]
+        self._read += 1
+        self._lines.append(line)
+        self._arrived.append(values.pop("arrival"))  # type: ignore[arg-type]
+        self._prompt.append(values.pop("prompt"))  # type: ignore[arg-type]
+        self._output.append(values.pop("output"))  # type: ignore[arg-type]
+        self._keep_blocks(values.pop("prefix", None))
+        for column in values.keys() - self._optional.keys():
+            code, default = _DEFAULTS[column]
+            self._optional[column] = array(code, [default]) * (len(self._lines) - 1)
+        for column, kept in self._optional.items():
+            kept.append(values.get(column, _DEFAULTS[column][1]))  # type: ignore[arg-type]
+
+    def _keep_blocks(self, ids: object) -> None:
+        if ids is not None:
+            if not self._block_ends:
+                self._block_ends.extend([0] * len(self._lines))
+            self._block_flat.extend(ids)  # type: ignore[arg-type]
+        if self._block_ends:
+            self._block_ends.append(len(self._block_flat))
+
+    def _place_in_session(self, values: dict[str, object]) -> None:
+        fields = self._columns.fields
+        if "session" not in values:
+            raise Fault(f"`{fields['turn']}` is given without `{fields['session']}`")
+        name = str(values["session"])
+        session = self._sessions.get(name, len(self._sessions))
+        last = self._last_turn.get(session, -1)
+        turn = values.setdefault("turn", last + 1)
+        if turn <= last:  # type: ignore[operator]
+            again = "twice" if turn == last else "after a later turn"
+            raise Fault(
+                f"`{fields['turn']}` comes {again} in its session",
+                f"turn {turn} of {shown(name)}",
+                "number the turns of a session upwards in the order of the lines",
+            )
+        self._sessions[name] = values["session"] = session
+        self._last_turn[session] = turn  # type: ignore[assignment]
+
+    def trace(self, name: str) -> tuple[Trace, npt.NDArray[np.int64], list[str]]:
+        """The trace, the line of each request, and what the user should know of the reading.
+
+        Raises:
+            UserMistake: there is no good row; the rows do not fit together.
+        """
+        if not self._lines:
+            raise UserMistake(f"{self._file}: holds no request; {self._why_none()}")
+        lines = np.array(self._lines, dtype=np.int64)
+        notes = self._skipped_notes()
+        optional = {column: np.array(kept) for column, kept in self._optional.items()}
+        optional |= self._closed_loop(optional, lines, notes)
+        prompt = np.array(self._prompt, dtype=np.int64)
+        blocks = BlockIds(np.array(self._block_flat), np.array(self._block_ends)) if self._block_ends else None
+        arrived = np.array(self._arrived)
+        think = optional.get("think")
+        trace = Trace(
+            name=name,
+            arrived_seconds=arrived - arrived[0],
+            prompt_tokens=prompt,
+            output_tokens=np.array(self._output, dtype=np.int64),
+            max_output_tokens=optional.get("max_output"),
+            tenant=optional.get("tenant"),
+            tenants=tuple(self._tenants) or ("",),
+            session=optional.get("session"),
+            turn=optional.get("turn"),
+            think_seconds=think,
+            prefix_ids=blocks,
+            prefix_block_tokens=512 if blocks is None else self._block_tokens(prompt, blocks.lengths(), lines),
+            deadline_seconds=optional.get("deadline"),
+            priority=optional.get("priority"),
+        )
+        return trace, lines, notes
+
+    def _why_none(self) -> str:
+        if not self._skipped:
+            return "a trace needs at least one"
+        rule, count = self._skipped.most_common(1)[0]
+        return f"all {self._read} lines were bad, {count} of them because {rule}"
+
+    def _skipped_notes(self) -> list[str]:
+        if not self._skipped:
+            return []
+        reasons = "; ".join(
+            f"{count} because {rule} (first at line {self._first_skipped[rule]})"
+            for rule, count in self._skipped.most_common()
+        )
+        return [f"{self._file}: {self._skipped.total()} of {self._read} lines skipped: {reasons}"]
+
+    def _closed_loop(
+        self, optional: dict[str, npt.NDArray[np.float64]], lines: npt.NDArray[np.int64], notes: list[str]
+    ) -> dict[str, npt.NDArray[np.float64] | None]:
+        """Sessions ready for a closed loop: turns renumbered 0, 1, 2, ... and a pause before each follow-up.
+
+        Where the file gives no pause at all the sessions are left out, so that a replay takes the file's own times.
+        """
+        if "session" not in optional:
+            return {"turn": None, "think": None}
+        session, turn = optional["session"], _places(optional["session"])
+        think = optional.get("think")
+        if think is None:
+            notes.append(
+                f"{self._file}: sessions have no pause before a follow-up, so every request is replayed at its own time"
+            )
+            return {"session": None, "turn": None, "think": None}
+        unknown = (turn > 0) & np.isnan(think)
+        if unknown.any():
+            raise UserMistake(
+                f"{self._file}: line {lines[unknown.argmax()]}: a follow-up turn has no `{self._columns.fields['think']}`; "
+                "give it in every follow-up, or in none to replay every request at its own time"
+            )
+        gaps = int(np.unique(session[(session >= 0) & (turn != optional["turn"])]).size)
+        if gaps:
+            notes.append(f"{self._file}: {gaps} sessions lack some turns; theirs are numbered anew in order")
+        return {"turn": turn, "think": np.where(turn > 0, think, 0.0)}
+
+    def _block_tokens(
+        self, prompt: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], lines: npt.NDArray[np.int64]
+    ) -> int:
+        """Tokens in a block: as told, or the size under which the most prompts have exactly as many ids as they need."""
+        told = self._columns.prefix_block_tokens
+        some = counts > 0
+        exact = {size: int((counts == -(-prompt // size))[some].sum()) for size in _BLOCK_TOKENS}
+        size = told or max(exact, key=exact.__getitem__)
+        field = self._columns.fields["prefix"]
+        if told is None and 2 * exact[size] < some.sum():
+            raise UserMistake(
+                f"{self._file}: the lengths of `{field}` fit no block size; name it with --columns prefix_block=512, say"
+            )
+        over = counts > -(-prompt // size)
+        if over.any():
+            row = int(over.argmax())
+            raise UserMistake(
+                f"{self._file}: line {lines[row]}: `{field}` has {counts[row]} ids, but {prompt[row]:,} tokens are only "
+                f"{-(-int(prompt[row]) // size)} blocks of {size}; correct it, or name the size with --columns prefix_block="
+            )
+        return size
+
+
+def _places(session: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """For each row how many rows of the same session stand above it; 0 outside sessions."""
+    order = np.argsort(session, kind="stable")
+    grouped = session[order]
+    starts = np.flatnonzero(np.r_[True, grouped[1:] != grouped[:-1]])
+    places = np.empty(len(session), dtype=np.int64)
+    places[order] = np.arange(len(session)) - np.repeat(starts, np.diff(np.r_[starts, len(session)]))
+    return np.where(session >= 0, places, 0)
+
+
+def _reader(column: str, field: str, columns: ColumnMap) -> Reader:
+    per_second = 1 / columns.seconds_per_unit.get(column, 1.0)
+    match column:
+        case "arrival":
+            return Moments(field, per_second, columns.unit_unsure)
+        case "think" | "deadline":
+            return span(field, per_second)
+        case "prompt":
+            return whole(field, 1)
+        case "output":
+            return whole(field, 1, hint=columns.zero_output_hint)
+        case "max_output":
+            return whole(field, 0)
+        case "turn":
+            return whole(field, 0, 2**31)
+        case "priority":
+            return whole(field, -(2**31), 2**31)
+        case "prefix":
+            return block_ids(field)
+        case "tenant" | "session":
+            return label(field)
+        case _:
+            raise AssertionError(column)

@@ -1,0 +1,148 @@
+"""What one value of a trace file may be: lengths, times, labels, block ids. A value that may not be is a `Fault`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import datetime
+from typing import TypeAlias
+
+TOKENS_MAX = 100_000_000
+SECONDS_MAX = 1e11  # 3,000 years: past it the unit is wrong
+_ID_MAX = 2**62  # ids are multiplied by the sub-blocks of a block on arrays of 64 bits
+
+Reader: TypeAlias = Callable[[object], object]
+
+
+class Fault(Exception):
+    """One thing wrong in one line.
+
+    Args:
+        rule: what is wrong, true of every line with this fault, to count by: "`turn` is not a whole number".
+        shown: the value at hand, as it is shown; empty where there is none to show.
+        fix: what to do about it.
+    """
+
+    def __init__(self, rule: str, shown: str = "", fix: str = "") -> None:
+        super().__init__(rule)
+        self.rule = rule
+        self.shown = shown
+        self.fix = fix
+
+    def __str__(self) -> str:
+        shown = f" (it is {self.shown})" if self.shown else ""
+        return f"{self.rule}{shown}; {self.fix or 'correct the line, or leave such lines out with --skip-bad-lines'}"
+
+
+def shown(value: object) -> str:
+    """A value in a sentence, cut to a decent length."""
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def number_of_cell(cell: str) -> int | float | str:
+    """A CSV cell as a number where it is one, else unchanged."""
+    try:
+        return int(cell)
+    except ValueError:
+        try:
+            return float(cell)
+        except ValueError:
+            return cell
+
+
+def whole(field: str, least: int, most: int = TOKENS_MAX, hint: str = "") -> Reader:
+    """Reads a whole number from `least` to `most`; 12.0 counts as 12. `hint` is the fix for 0 where that is a fault."""
+    rule = f"`{field}` must be a whole number from {least:,} to {most:,}"
+
+    def read(value: object) -> int:
+        if type(value) is float and value.is_integer():  # not nan, not inf
+            value = int(value)
+        if type(value) is not int or not least <= value <= most:
+            raise Fault(rule, shown(value), hint if value == 0 else "")
+        return value
+
+    return read
+
+
+def span(field: str, units_per_second: float) -> Reader:
+    """Reads a time of at least 0 and gives seconds."""
+
+    def read(value: object) -> float:
+        if type(value) is not int and type(value) is not float:
+            raise Fault(f"`{field}` must be a number", shown(value))
+        if not math.isfinite(value):
+            raise Fault(f"`{field}` must be finite", shown(value))
+        if value < 0:
+            raise Fault(f"`{field}` must not be negative", shown(value))
+        if value > SECONDS_MAX * units_per_second:
+            raise Fault(
+                f"`{field}` is past 3,000 years",
+                shown(value),
+                "name its unit with --columns (arrival_ms=, think_us=, ...)",
+            )
+        return value / units_per_second
+
+    return read
+
+
+class Moments:
+    """Reads arrivals: numbers as `span` does, or dates with time (ISO 8601), which count from the first one read."""
+
+    def __init__(self, field: str, units_per_second: float, unit_unsure: bool) -> None:
+        self._field = field
+        self._span = span(field, units_per_second)
+        self._unit_unsure = unit_unsure
+        self._first: datetime | None = None
+
+    def __call__(self, value: object) -> object:
+        """Seconds."""
+        if type(value) is str:
+            return self._since_first(value)
+        if self._unit_unsure and type(value) is float and math.isfinite(value) and not value.is_integer():
+            name = self._field
+            raise Fault(
+                f"`{name}` has a fraction, so it may be seconds or milliseconds",
+                shown(value),
+                f"say which with --columns arrival_s={name} or --columns arrival_ms={name}",
+            )
+        return self._span(value)
+
+    def _since_first(self, text: str) -> float:
+        try:
+            moment = datetime.fromisoformat(text.strip())
+        except ValueError:
+            raise Fault(f"`{self._field}` must be a number or a date with time", shown(text)) from None
+        if self._first is None:
+            self._first = moment
+        try:
+            return (moment - self._first).total_seconds()
+        except TypeError:
+            raise Fault(f"`{self._field}` has a time zone in some lines only", shown(text)) from None
+
+
+def label(field: str) -> Reader:
+    """Reads a name: text or a whole number."""
+
+    def read(value: object) -> str:
+        if type(value) is int:
+            return str(value)
+        if type(value) is not str:
+            raise Fault(f"`{field}` must be text or a whole number", shown(value))
+        return value
+
+    return read
+
+
+def block_ids(field: str) -> Reader:
+    """Reads the list of a prompt's block ids, whole numbers from 0."""
+    rule = f"`{field}` must be a list of whole numbers from 0"
+
+    def read(value: object) -> object:
+        if type(value) is not list:
+            raise Fault(rule, shown(value))
+        if value and (set(map(type, value)) != {int} or min(value) < 0 or max(value) > _ID_MAX):
+            raise Fault(rule, shown(value))
+        return value
+
+    return read

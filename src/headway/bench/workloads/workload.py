@@ -1,0 +1,119 @@
+"""What a built-in workload is, and the means to draw one: named random streams, quantile curves, renewal arrivals."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from headway.bench.errors import UserMistake
+from headway.simulator.trace import Seconds, Tokens, Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A kind of traffic, generated from published statistics.
+
+    Attributes:
+        name: what the user types.
+        summary: one line: what it is for.
+        source: whose published figures it is built from.
+        make: draws that many requests from a seed.
+    """
+
+    name: str
+    summary: str
+    source: str
+    make: Callable[[int, int], Trace]
+
+    def generate(self, requests: int, seed: int) -> Trace:
+        """`requests` requests; the same seed gives the same trace, bit for bit.
+
+        Raises:
+            UserMistake: fewer than one request, or a negative seed.
+        """
+        if requests < 1:
+            raise UserMistake(f"--requests: {requests} is too few; a workload needs at least 1 request")
+        if seed < 0:
+            raise UserMistake(f"--seed: {seed} is negative; give a whole number from 0")
+        return self.make(requests, seed)
+
+
+def stream(seed: int, *names: str) -> np.random.Generator:
+    """The random stream of this name under this seed; streams of different names are independent."""
+    key = hashlib.sha256("/".join(names).encode()).digest()[:16]
+    return np.random.default_rng(np.random.SeedSequence(entropy=seed, spawn_key=tuple(np.frombuffer(key, np.uint32))))
+
+
+def draw_from_quantiles(rng: np.random.Generator, curve: Mapping[float, float], count: int) -> npt.NDArray[np.float64]:
+    """Draws from the distribution with these quantiles: log-linear between them, so a heavy tail stays heavy.
+
+    Args:
+        rng: the random stream.
+        curve: percent -> value, from 0 (the least) to 100 (the greatest), values above 0.
+        count: how many.
+    """
+    percents = np.array(sorted(curve))
+    values = np.log([curve[percent] for percent in percents])
+    drawn: npt.NDArray[np.float64] = np.exp(np.interp(rng.random(count) * 100, percents, values))
+    return drawn
+
+
+def draw_log_normal(rng: np.random.Generator, p50: float, p99: float, count: int) -> npt.NDArray[np.float64]:
+    """Draws from the log-normal distribution with this median and 99th percentile."""
+    sigma = np.log(p99 / p50) / 2.3263478740408408  # the normal distribution's 99 % point
+    return rng.lognormal(np.log(p50), sigma, count)
+
+
+def whole_tokens(values: npt.NDArray[np.float64], most: int) -> Tokens:
+    """Rounded to whole tokens, at least 1 and at most `most`."""
+    return np.clip(np.rint(values), 1, most).astype(np.int64)
+
+
+def draw_arrivals(
+    rng: np.random.Generator, rate: float, cv: float, count: int, family: Literal["gamma", "weibull"] = "gamma"
+) -> Seconds:
+    """Arrival times of a renewal process, the first after one gap.
+
+    Args:
+        rng: the random stream.
+        rate: requests a second.
+        cv: coefficient of variation of the gaps; 1 is Poisson.
+        count: how many.
+        family: the gaps' distribution; both are Poisson at cv 1.
+    """
+    if family == "gamma":
+        shape = 1 / cv**2
+        gaps = rng.gamma(shape, 1 / (rate * shape), count)
+    else:
+        shape = _weibull_shape(cv)
+        gaps = rng.weibull(shape, count) / (rate * _gamma(1 + 1 / shape))
+    return np.cumsum(gaps)
+
+
+def from_zero(arrived: Seconds) -> Seconds:
+    """Times since the first, in whole milliseconds, as a trace file keeps them."""
+    times: Seconds = np.rint((arrived - arrived[0]) * 1000) / 1000
+    return times
+
+
+def _gamma(x: float) -> float:
+    from math import gamma  # noqa: PLC0415
+
+    return gamma(x)
+
+
+def _weibull_shape(cv: float) -> float:
+    """The shape whose coefficient of variation is `cv`, by bisection: it falls from 120 at 0.2 to 0.05 at 20."""
+    low, high = 0.15, 50.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        if _gamma(1 + 2 / middle) / _gamma(1 + 1 / middle) ** 2 - 1 > cv**2:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
