@@ -52,10 +52,11 @@ def report_html(comparison: Comparison) -> str:
 
 
 def _parts(comparison: Comparison) -> list[Markup]:
-    parts = [sections.heading(comparison), _section("Numbers", sections.tables(comparison))]
+    parts = [sections.heading(comparison)]
     sweep = figures.against_load(comparison)
     if sweep:
         parts.append(_section("Latency against load", figures.legend(comparison), sweep))
+    parts.append(_section("Numbers", sections.tables(comparison)))
     loads = sorted(comparison.loads(), key=lambda load: -1.0 if load is None else -load)
     parts += [_pictures(comparison, load, first=number == 0) for number, load in enumerate(loads)]
     return [

@@ -174,10 +174,10 @@ def _over_time_row(
         lines = [_timeline(name, number, run.curves, values, area=True)]
         if baseline is not None and baseline is not run:
             lines.insert(0, _timeline(baseline.policy, 0, baseline.curves, track.values(baseline.curves), area=False))
-        peak = track.label(max(values, default=0.0))
+        middle, top = track.label(_mean(values or (0.0,))), track.label(max(values, default=0.0))
         title = f"{track.title} over time under {name}"
-        drawing = chart(title, f"Highest mean of a span: {peak}.", axes, lines)
-        figures.append(_figure(f"{track.title} (peak {peak})", drawing))
+        drawing = chart(title, f"On average {middle}, at most {top}.", axes, lines)
+        figures.append(_figure(f"{track.title}: on average {middle}, at most {top}", drawing))
     return tag("div", tag("h4", name), tag("div", *figures, class_="panels"), class_=f"row of-s{number}")
 
 

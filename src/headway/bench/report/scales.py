@@ -58,14 +58,9 @@ def duration_label(seconds: float) -> str:
     return f"{significant(seconds * 1000, 1)} ms" if seconds < 0.9995 else f"{seconds:,.4g} s"
 
 
-def per_token_label(seconds: float) -> str:
-    """A duration per token; the unit's second half stands in the title of the chart."""
-    return duration_label(seconds)
-
-
 def count_label(value: float) -> str:
     """`1,200`."""
-    return f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"
+    return f"{value:,.3g}" if value < 999.5 else f"{value:,.0f}"
 
 
 def share_label(value: float) -> str:

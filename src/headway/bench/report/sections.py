@@ -114,12 +114,14 @@ def repeat(comparison: Comparison) -> Markup:
 
 def _table(comparison: Comparison, title: str, columns: Sequence[CellColumn]) -> Markup:
     with_load = any(run.load is not None for run in comparison.runs)
-    corner = [tag("th", "policy", scope="col")] + ([tag("th", "load", scope="col")] if with_load else [])
+    corner = [tag("th", "policy", scope="col")] + (
+        [tag("th", "load", scope="col", class_="number")] if with_load else []
+    )
     head = tag("thead", tag("tr", *corner, *(_column_head(column) for column in columns)))
     bodies = []
     for load in comparison.loads():
         rows = [
-            _row(comparison, run, [column.cells[index] for column in columns], with_load)
+            _row(comparison, run, index, columns, with_load)
             for index, run in enumerate(comparison.runs)
             if run.load == load
         ]
@@ -140,16 +142,18 @@ def _column_head(column: CellColumn) -> Markup:
     )
 
 
-def _row(comparison: Comparison, run: Run, cells: Sequence[Cell], with_load: bool) -> Markup:
+def _row(comparison: Comparison, run: Run, index: int, columns: Sequence[CellColumn], with_load: bool) -> Markup:
     load = [tag("td", "own" if run.load is None else f"{run.load:g}", class_="number")] if with_load else []
     is_baseline = run.policy == comparison.baseline_label()
     name = tag("th", run_name(comparison, run), scope="row", class_="baseline" if is_baseline else "policy")
-    return tag("tr", name, *load, *(_value(cell) for cell in cells))
+    values = (_value(column.cells[index], any(cell.ratio for cell in column.cells)) for column in columns)
+    return tag("tr", name, *load, *values)
 
 
-def _value(cell: Cell) -> Markup:
-    mark = tag("span", "★", class_="star", role="img", aria_label="best") if cell.is_best else Markup("")
-    ratio = tag("span", cell.ratio, class_="ratio")
+def _value(cell: Cell, with_ratio: bool) -> Markup:
+    best = {"role": "img", "aria_label": "best"} if cell.is_best else {}
+    mark = tag("span", "★" if cell.is_best else "", class_="star", **best)
+    ratio = tag("span", cell.ratio, class_="ratio") if with_ratio else Markup("")
     return tag("td", cell.text, mark, ratio, class_="number best" if cell.is_best else "number")
 
 
