@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from headway.bench.bundles import EXAMPLE, Bundle, named_bundles, read_bundles
+from headway.bench.errors import UserMistake
+from headway.domain.costs import ServiceCosts
+from headway.policies.admission.peak_check import PeakCheck
+from headway.policies.catalog import names
+from headway.policies.ordering.smallest_volume_first import SmallestVolumeFirst
+
+TEMPLATE = Bundle("any", prediction="declared-max")
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "bundles.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_example_of_the_help_is_read(tmp_path: Path) -> None:
+    (found,) = read_bundles(written(tmp_path, EXAMPLE), TEMPLATE)
+    assert found.to_json() == {
+        "ordering": {"name": "smallest-volume-first", "options": {}},
+        "admission": {"name": "peak-check", "options": {"reserve": 0.1}},
+        "preemption": {"name": "latest-admitted", "options": {}},
+        "prediction": {"name": "running-mean", "options": {}},
+    }
+    built = found.build(costs=ServiceCosts(1e-4, 1e-2), seed=0, truth=lambda _: 1)
+    assert isinstance(built.ordering, SmallestVolumeFirst)
+    assert isinstance(built.admission, PeakCheck)
+
+
+def test_what_a_bundle_leaves_out_is_the_templates(tmp_path: Path) -> None:
+    (found,) = read_bundles(written(tmp_path, '[bundle.x]\nordering = "random"'), TEMPLATE)
+    assert (found.label, found.ordering, found.prediction) == ("x", "random", "declared-max")
+
+
+def test_all_is_every_ordering_once() -> None:
+    assert [one.label for one in named_bundles(["fcfs", "all"], TEMPLATE)] == names("ordering")
+
+
+def test_each_build_is_fresh() -> None:
+    found = Bundle("fcfs")
+    first, second = (found.build(costs=ServiceCosts(1e-4, 1e-2), seed=0, truth=lambda _: 1) for _ in range(2))
+    assert first.prediction is not second.prediction
+
+
+def test_an_unknown_name_brings_the_nearest_and_the_list() -> None:
+    with pytest.raises(UserMistake, match=r"'fcsf': did you mean 'fcfs'\? choose from fcfs, shortest-prompt-first"):
+        named_bundles(["fcsf"], TEMPLATE)
+
+
+def test_a_policy_named_twice() -> None:
+    with pytest.raises(UserMistake, match="--policy fcfs is there twice"):
+        named_bundles(["fcfs", "fcfs"], TEMPLATE)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[bundle.x", "not valid TOML"),
+        ("", "no table \\[bundle.NAME\\]"),
+        ("[bundel.x]\nordering = 'fcfs'", "'bundel' means nothing here"),
+        ("bundle = 3", "no table"),
+        ("[bundle]\nx = 3", "bundle.x must be a table"),
+        ("[bundle.x]\nodering = 'fcfs'", "bundle.x: unknown key 'odering': did you mean 'ordering'"),
+        ("[bundle.x]\nordering = 3", "bundle.x.ordering must be a name, or"),
+        ("[bundle.x]\nordering = {name = 'fcfs', option = 1}", "bundle.x.ordering must be a name, or"),
+        ("[bundle.x]\nadmission = {name = 'peak-check', options = {reserv = 1}}", "did you mean 'reserve'"),
+        ("[bundle.x]\nadmission = {name = 'peak-check', options = {reserve = 2.0}}", "reserve must be at least 0"),
+        ("[bundle.x]\nprediction = 'oracel'", "did you mean 'oracle'"),
+    ],
+)
+def test_a_bad_file_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(UserMistake, match=sentence) as told:
+        read_bundles(written(tmp_path, text), TEMPLATE)
+    assert "\n" not in str(told.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserMistake, match=r"none\.toml: it cannot be read: No such file"):
+        read_bundles(tmp_path / "none.toml", TEMPLATE)
+
+
+def test_a_binary_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserMistake, match="not UTF-8"):
+        read_bundles(path, TEMPLATE)
