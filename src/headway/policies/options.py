@@ -33,7 +33,7 @@ def checked_options(policy_name: str, policy: type[Any], options: Mapping[str, o
 
 
 def type_in_words(declared: Any) -> str:
-    """A declared type as a user would say it: "a number", "a whole number"; that it may be left out goes without saying."""
+    """A declared type as a user would say it: "a number", "a whole number". That it may be left out is not said."""
     origin, arguments = typing.get_origin(declared), typing.get_args(declared)
     if origin in (Union, types.UnionType):
         return " or ".join(type_in_words(argument) for argument in arguments if argument is not type(None))

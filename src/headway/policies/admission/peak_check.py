@@ -21,8 +21,8 @@ class PeakCheck:
         somebody ends. Foretell it at those instants, and refuse whoever would push one of them over the limit.
     Source: the forward-looking check of arXiv 2606.22327, Theorem 3.2 (SVF), and the same formula in Past-Future,
         arXiv 2507.10150: max over m of (r_m·m + Σ_{j≤m} c_j), r remaining tokens descending, c tokens held. Ours
-        counts whole blocks, exactly, and thinks a request that outlived its estimate anew (the papers leave it open).
-        As published, prefill takes no time in the forecast.
+        counts whole blocks, exactly, and estimates anew whoever outlived the estimate made at entry (the papers leave
+        it open). As published, prefill takes no time in the forecast.
     Reads: the length estimates of the head and of everyone running (mean, or the quantile asked for), prompt and
         produced tokens, the client's bound, total memory.
     Wins when: memory is the bottleneck and estimates are good: no preemption, nothing recomputed, a full batch.
@@ -60,19 +60,24 @@ class PeakCheck:
         return forecast.hold_steps(held, remaining, peak, limit, batch.decode_steps)
 
     def _remaining(self, request: RequestView) -> int:
-        """Output tokens believed to come, ≥ 1."""
+        """Output tokens believed to come, ≥ 1: the belief held at entry, until outlived; then the next, from there.
+
+        A function of the request alone, so it does not matter how often and when the policy is asked.
+        """
         estimate, produced = request.estimate, request.produced_tokens
         if estimate is None:
             raise ValueError(
                 f"request {request.id!r} has no length estimate, which peak-check needs: name a predictor with "
                 "--prediction (for example running-mean)"
             )
-        if self._quantile is None:
-            remaining = math.ceil(estimate.remaining_mean(produced))
-        else:
-            remaining = estimate.remaining_quantile(self._quantile, produced)
+        believed = 0
+        while believed <= produced:
+            if self._quantile is None:
+                believed += math.ceil(estimate.remaining_mean(believed))
+            else:
+                believed += estimate.remaining_quantile(self._quantile, believed)
         bound = request.max_output_tokens
-        return remaining if bound is None else max(1, min(remaining, bound - produced))
+        return believed - produced if bound is None else max(1, min(believed, bound) - produced)
 
 
 class _Forecast:

@@ -21,7 +21,8 @@ class RunningMean:
     Reads: the output lengths of completed requests, the client's bound.
     Wins when: nothing better is there, and an order or a check needs some length of the right size.
     Loses when: an order needs to tell requests apart: all get the same mean, so shortest-job-first sees the prefill
-        only. Short outputs complete first, so the mean is low at first; cancelled requests are not learned from.
+        only, and ranks given while the mean was another compare badly. Short outputs complete first, so the mean is
+        low at first; cancelled requests are not learned from.
     """
 
     def __init__(
