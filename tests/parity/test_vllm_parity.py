@@ -1,0 +1,116 @@
+"""Our reference engine takes vLLM's own decisions: the real scheduler in virtual time, compared step by step."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import parity_days
+import pytest
+from headway.policies.admission.greedy import Greedy
+from headway.policies.ordering.fcfs import Fcfs
+from headway.policies.ordering.priority import Priority
+from headway.policies.prediction.running_mean import RunningMean
+from headway.policies.preemption.latest_admitted import LatestAdmitted
+from headway.policies.preemption.lowest_priority import LowestPriority
+from headway.scheduling.scheduler import Policies
+from headway.simulator.outcome import DayOutcome, StepRecord
+from headway.simulator.reference import simulate_reference
+
+HERE = Path(__file__).parent
+SOURCE = HERE.parents[1] / "src"
+PYTHON = os.environ.get("HEADWAY_VLLM_PYTHON", "")
+TRACES = os.environ.get("HEADWAY_TRACES", "")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PYTHON, reason="HEADWAY_VLLM_PYTHON does not name a Python interpreter that has vLLM"),
+]
+
+GENERATED = {day.name: day for day in parity_days.generated_days()} if PYTHON else {}
+RECORDED = {day.name: day for day in parity_days.recorded_days(Path(TRACES))} if PYTHON and TRACES else {}
+
+
+@cache
+def vllm_answers(kind: str) -> dict[str, Any]:
+    """All days of one kind in one process: importing vLLM takes longer than a day."""
+    days = [day.as_json() for day in (GENERATED if kind == "generated" else RECORDED).values()]
+    done = subprocess.run(
+        [PYTHON, str(HERE / "vllm_driver.py")],
+        input=json.dumps(days),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3_000:]
+    return dict(json.loads(done.stdout)["days"])
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.steps: list[StepRecord] = []
+
+    def on_step(self, step: StepRecord) -> None:
+        self.steps.append(step)
+
+
+def our_day(day: parity_days.ParityDay) -> tuple[DayOutcome, list[StepRecord]]:
+    recorder = Recorder()
+    ordering, preemption = (Fcfs(), LatestAdmitted()) if day.ordering == "fcfs" else (Priority(), LowestPriority())
+    policies = Policies(ordering, Greedy(), preemption, RunningMean())
+    return simulate_reference(day.trace, day.rules, day.step_time, policies, observer=recorder), recorder.steps
+
+
+def as_record(step: dict[str, Any]) -> StepRecord:
+    tuples = {
+        "chunks": tuple(tuple(chunk) for chunk in step["chunks"]),
+        "preempted": tuple(step["preempted"]),
+        "admitted": tuple(step["admitted"]),
+    }
+    return StepRecord(**{**step, **tuples})
+
+
+def first_difference(ours: Sequence[StepRecord], theirs: Sequence[StepRecord]) -> str:
+    for number, (our, their) in enumerate(zip(ours, theirs, strict=False)):
+        if our != their:
+            return f"step {number}\nours  {our}\nvLLM  {their}"
+    return "" if len(ours) == len(theirs) else f"{len(ours)} steps, vLLM has {len(theirs)}"
+
+
+def compare(day: parity_days.ParityDay, answer: dict[str, Any]) -> None:
+    outcome, steps = our_day(day)
+    assert first_difference(steps, [as_record(step) for step in answer["steps"]]) == ""
+    assert not outcome.refused
+    assert outcome.first_token_ps.tolist() == answer["first_token_ps"]
+    assert outcome.ended_ps.tolist() == answer["ended_ps"]
+    assert outcome.preemptions.tolist() == answer["preemptions"]
+    assert outcome.ended_ps.min() >= 0
+
+
+@pytest.mark.parametrize("name", GENERATED or ["none"])
+def test_generated_day_equals_vllm(name: str) -> None:
+    compare(GENERATED[name], vllm_answers("generated")[name])
+
+
+@pytest.mark.parametrize("name", RECORDED or ["none"])
+@pytest.mark.skipif(not TRACES, reason="HEADWAY_TRACES does not name the folder of recorded traces")
+def test_recorded_day_equals_vllm(name: str) -> None:
+    compare(RECORDED[name], vllm_answers("recorded")[name])
+
+
+def test_generated_days_reach_the_rules_they_are_meant_for() -> None:
+    """A comparison of days on which nothing happens would prove nothing."""
+    for name, day in GENERATED.items():
+        outcome, steps = our_day(day)
+        if not name.startswith(("ample", "few-seats", "priority-ample")):
+            assert outcome.preemptions.sum() >= 5, name
+        if day.rules.prefix_caching:
+            assert outcome.cached_tokens.sum() > 100, name
+        if day.rules.chunked_prefill and day.rules.max_num_batched_tokens < 400:
+            assert any(before and row not in step.admitted for step in steps for row, _, before in step.chunks), name
