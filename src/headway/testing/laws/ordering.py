@@ -1,0 +1,251 @@
+"""Laws of ordering: every two requests can be told apart or tie, and time changes an answer only when foretold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from copy import copy
+from itertools import combinations
+from typing import NamedTuple, Protocol
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headway.domain.request import Request, RequestId
+from headway.policies.admission.greedy import Greedy
+from headway.policies.contracts import LanedOrdering, OrderingPolicy
+from headway.policies.preemption.latest_admitted import LatestAdmitted
+from headway.scheduling.queue import Resumed
+from headway.scheduling.scheduler import Policies, Scheduler
+from headway.testing.lifecycle import LifecycleChecker
+from headway.testing.naive import NaiveQueue, NaiveScheduler
+from headway.testing.scripted import StampedPrediction
+from headway.testing.strategies import GAPS_SECONDS, request_lists, requests
+
+MakeOrdering = Callable[[], OrderingPolicy]
+
+_RESUMED: tuple[Resumed, ...] = ("front", "by-rank")
+
+
+def ranks_are_total(make: MakeOrdering) -> None:
+    """Of any two ranks exactly one of <, =, > holds: no NaN, no tuples of two lengths, nothing incomparable."""
+
+    @settings(deadline=None, max_examples=50)
+    @given(waiting=request_lists(min_size=2, max_produced_tokens=20))
+    def check(waiting: list[Request]) -> None:
+        ordering = make()
+        lanes = [ordering.lane(request) if isinstance(ordering, LanedOrdering) else None for request in waiting]
+        ranks = [ordering.rank(request) for request in waiting]
+        for (lane, rank), (other_lane, other) in combinations(zip(lanes, ranks, strict=True), 2):
+            if lane != other_lane:
+                continue
+            relations = [rank < other, rank == other, rank > other]  # type: ignore[operator]  # that is the question
+            assert relations.count(True) == 1, f"ranks {rank!r} and {other!r} have no order"
+
+    check()
+
+
+def choose_names_a_lane_that_waits(make: MakeOrdering) -> None:
+    """The lane chosen has a head; asking again, in any order of the lanes, gives the same; so there is one answer."""
+
+    @settings(deadline=None, max_examples=100)
+    @given(moves=_moves(), pool=_pools())
+    def check(moves: list[_Move], pool: list[Request]) -> None:
+        ordering = make()
+        if not isinstance(ordering, LanedOrdering):
+            return
+        game = _Game([NaiveScheduler(ordering, _stamps(pool))], pool)
+        for move in moves:
+            game.play(move)
+            heads = game.naive_queue.heads()
+            if not heads:
+                continue
+            lane = ordering.choose(heads, game.now)
+            assert lane in heads, f"lane {lane!r} has nobody waiting, only {list(heads)} have"
+            assert ordering.choose(heads, game.now) == lane, "asked again, it chose another lane"
+            backwards = dict(reversed(list(heads.items())))
+            assert ordering.choose(backwards, game.now) == lane, "its choice depends on the order of the lanes"
+
+    check()
+
+
+def next_change_is_never_late(make: MakeOrdering) -> None:
+    """Before the time that `next_change` names, the same heads give the same choice."""
+
+    @settings(deadline=None, max_examples=150)
+    @given(moves=_moves(), pool=_pools(), fractions=st.lists(st.floats(0, 1, exclude_max=True), min_size=4, max_size=4))
+    def check(moves: list[_Move], pool: list[Request], fractions: list[float]) -> None:
+        ordering = make()
+        if not isinstance(ordering, LanedOrdering):
+            return
+        game = _Game([NaiveScheduler(ordering, _stamps(pool))], pool)
+        for move in moves:
+            game.play(move)
+            heads, now = game.naive_queue.heads(), game.now
+            if not heads:
+                continue
+            lane, change = ordering.choose(heads, now), ordering.next_change(heads, now)
+            assert change >= now, f"at {now!r} s the next change is said to be at {change!r} s, in the past"
+            horizon = min(change, now + 10_000)
+            times = [now + fraction * (horizon - now) for fraction in fractions]
+            for time in [*times, math.nextafter(change, -math.inf) if change < math.inf else horizon]:
+                if now <= time < change:
+                    chosen = ordering.choose(heads, time)
+                    assert chosen == lane, f"lane {lane!r} at {now!r} s, {chosen!r} at {time!r} s, before {change!r} s"
+
+    check()
+
+
+def the_fast_queue_equals_the_naive_one(make: MakeOrdering) -> None:
+    """The waiting queue with lanes, caches and heaps answers as a list searched from end to end; nobody is lost."""
+
+    @settings(deadline=None, max_examples=200)
+    @given(moves=_moves(), pool=_pools(), resumed=st.sampled_from(_RESUMED))
+    def check(moves: list[_Move], pool: list[Request], resumed: Resumed) -> None:
+        life = LifecycleChecker()
+        fast = Scheduler(Policies(make(), Greedy(), LatestAdmitted(), _stamps(pool)), resumed=resumed, listeners=[life])
+        naive = NaiveScheduler(make(), _stamps(pool), resumed)
+        game = _Game([fast, naive], pool)
+        for move in moves:
+            game.play(move)
+            assert len(fast.queue) == len(naive.queue)
+            assert sorted(request.id for request in fast.queue) == sorted(naive.queue.ids())
+            assert _id(fast.head(game.now)) == _id(naive.head(game.now))
+            assert fast.queue.stands_until(game.now) >= game.now
+        while (head := naive.head(game.now)) is not None:
+            assert fast.admit(game.now).id == head.id == naive.admit(game.now).id
+        assert fast.head(game.now) is None
+        assert len(fast.queue) == 0
+        life.finish(still_inside=len(life.inside()))
+
+    check()
+
+
+def same_events_same_order(make: MakeOrdering) -> None:
+    """Two fresh policies that live through the same say the same: no clock, no chance, no memory between instances."""
+
+    @settings(deadline=None, max_examples=100)
+    @given(moves=_moves(), pool=_pools())
+    def check(moves: list[_Move], pool: list[Request]) -> None:
+        stories = []
+        for _ in range(2):
+            scheduler = Scheduler(Policies(make(), Greedy(), LatestAdmitted(), _stamps(pool)))
+            game = _Game([scheduler], [copy(request) for request in pool])
+            story = []
+            for move in moves:
+                game.play(move)
+                story.append((_id(scheduler.head(game.now)), scheduler.queue.stands_until(game.now)))
+            stories.append(story)
+        assert stories[0] == stories[1]
+
+    check()
+
+
+class _Brain(Protocol):
+    """What `Scheduler` and `NaiveScheduler` have in common."""
+
+    def arrive(self, request: Request, now: float) -> None: ...
+    def head(self, now: float) -> Request | None: ...
+    def admit(self, now: float) -> Request: ...
+    def preempted(self, request: Request, now: float) -> None: ...
+    def first_token(self, request: Request, now: float) -> None: ...
+    def complete(self, request: Request, now: float) -> None: ...
+    def cancel(self, request_id: RequestId, now: float) -> Request | None: ...
+
+
+class _Move(NamedTuple):
+    kind: str
+    wait_seconds: float
+    pick: int
+
+
+def _moves() -> st.SearchStrategy[list[_Move]]:
+    kinds = ["arrive"] * 4 + ["admit"] * 3 + ["decode", "decode", "complete", "preempt", "cancel", "look"]
+    move = st.builds(_Move, st.sampled_from(kinds), st.sampled_from(GAPS_SECONDS), st.integers(0, 20))
+    return st.lists(move, max_size=30)
+
+
+def _pools() -> st.SearchStrategy[list[Request]]:
+    return st.lists(requests(), min_size=1, max_size=15)
+
+
+def _stamps(pool: Sequence[Request]) -> StampedPrediction:
+    return StampedPrediction({number: r.estimate for number, r in enumerate(pool) if r.estimate is not None})
+
+
+def _id(request: Request | None) -> RequestId | None:
+    return None if request is None else request.id
+
+
+class _Game:
+    """The same life played to one or two brains; requests come from a pool, in its order."""
+
+    def __init__(self, brains: Sequence[_Brain], pool: Sequence[Request]) -> None:
+        self.now = 0.0
+        self._brains = brains
+        self._outside = list(pool)
+        self._waiting: list[Request] = []
+        self._running: list[Request] = []
+        self._arrivals = 0
+
+    @property
+    def naive_queue(self) -> NaiveQueue:
+        """The waiting queue of the last brain, which must be a naive one."""
+        brain = self._brains[-1]
+        assert isinstance(brain, NaiveScheduler)
+        return brain.queue
+
+    def play(self, move: _Move) -> None:
+        """Let time pass, then do what the move says if it can be done."""
+        self.now += move.wait_seconds
+        if move.kind == "arrive" and self._outside:
+            self._arrive()
+        elif move.kind == "admit" and self._waiting:
+            self._admit()
+        elif move.kind == "cancel" and self._waiting:
+            request = self._waiting.pop(move.pick % len(self._waiting))
+            taken = [brain.cancel(request.id, self.now) for brain in self._brains]
+            assert all(other is request for other in taken), f"{request!r} waits and was not found"
+        elif move.kind == "decode":
+            self._decode(1 + move.pick)
+        elif move.kind in ("complete", "preempt") and self._running:
+            self._stop(self._running[move.pick % len(self._running)], move.kind)
+
+    def _arrive(self) -> None:
+        request = self._outside.pop(0)
+        request.id, request.arrived_at, request.produced_tokens = self._arrivals, self.now, 0
+        if request.deadline is not None:
+            request.deadline += self.now
+        self._arrivals += 1
+        self._waiting.append(request)
+        for brain in self._brains:
+            brain.arrive(request, self.now)
+
+    def _admit(self) -> None:
+        heads = [brain.head(self.now) for brain in self._brains]
+        popped = [brain.admit(self.now) for brain in self._brains]
+        request = popped[0]
+        assert all(other is request for other in (*heads, *popped)), f"heads {heads}, then taken {popped}"
+        assert request in self._waiting, f"{request!r} does not wait"
+        self._waiting.remove(request)
+        self._running.append(request)
+
+    def _decode(self, steps: int) -> None:
+        for request in self._running:
+            first = request.produced_tokens == 0
+            request.produced_tokens += steps
+            for brain in self._brains:
+                if first:
+                    brain.first_token(request, self.now)
+
+    def _stop(self, request: Request, kind: str) -> None:
+        if kind == "complete" and request.produced_tokens == 0:
+            return
+        self._running.remove(request)
+        if kind == "preempt":
+            self._waiting.append(request)
+        for brain in self._brains:
+            if kind == "preempt":
+                brain.preempted(request, self.now)
+            else:
+                brain.complete(request, self.now)

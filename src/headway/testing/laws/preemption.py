@@ -1,0 +1,43 @@
+"""Laws of preemption: the victim is one of those who run, and asking changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headway.domain.request import Request
+from headway.policies.contracts import PreemptionPolicy
+from headway.testing.strategies import request_lists
+
+MakePreemption = Callable[[], PreemptionPolicy]
+
+
+def the_victim_runs(make: MakePreemption) -> None:
+    """Whatever runs, the victim is one of it, the very object; and the list is left as it was."""
+
+    @settings(deadline=None, max_examples=100)
+    @given(running=request_lists(max_produced_tokens=50).flatmap(st.permutations))
+    def check(running: list[Request]) -> None:
+        before = list(running)
+        victim = make().victim(running, 1e3)
+        assert any(victim is request for request in running), f"{victim!r} does not run"
+        assert running == before, "the policy changed the running list"
+
+    check()
+
+
+def victims_repeat_themselves(make: MakePreemption) -> None:
+    """The same question has the same answer, from the same policy and from a fresh one."""
+
+    @settings(deadline=None, max_examples=100)
+    @given(rounds=st.lists(request_lists(max_produced_tokens=50), min_size=1, max_size=4))
+    def check(rounds: list[list[Request]]) -> None:
+        one, twin = make(), make()
+        for running in rounds:
+            first = one.victim(running, 1e3)
+            assert twin.victim(running, 1e3) is first, "two fresh policies differ"
+            assert one.victim(running, 1e3) is first, "asking again changed the answer"
+
+    check()

@@ -1,0 +1,125 @@
+"""The waiting queue and its scheduler as one would write them on a napkin: the model that the fast ones must equal."""
+
+from __future__ import annotations
+
+from itertools import count
+
+from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, FirstToken, Preempted
+from headway.domain.request import Request, RequestId
+from headway.policies.contracts import LanedOrdering, LaneId, LengthPredictor, OrderingPolicy, Rank
+from headway.scheduling.queue import Resumed
+
+
+class NaiveQueue:
+    """A list, searched from end to end at every question; asks the ordering anew each time. O(waiting) a call."""
+
+    def __init__(self, ordering: OrderingPolicy, resumed: Resumed = "front") -> None:
+        self._ordering = ordering
+        self._resumed = resumed
+        self._waiting: list[tuple[LaneId, Rank, float, int, Request]] = []
+        self._front: list[Request] = []
+        self._ticket = count()
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._front)
+
+    def ids(self) -> set[RequestId]:
+        """Who waits."""
+        return {entry[4].id for entry in self._waiting} | {request.id for request in self._front}
+
+    def add(self, request: Request) -> None:
+        """Append it with its lane, rank and ticket."""
+        lane = self._ordering.lane(request) if isinstance(self._ordering, LanedOrdering) else None
+        rank = self._ordering.rank(request)
+        self._waiting.append((lane, rank, request.arrived_at, next(self._ticket), request))
+
+    def resume(self, request: Request) -> None:
+        """In front, or by rank."""
+        if self._resumed == "front":
+            self._front.append(request)
+        else:
+            self.add(request)
+
+    def heads(self) -> dict[LaneId, Request]:
+        """The first of each lane. The lanes come newest first: an ordering must not lean on their order."""
+        heads: dict[LaneId, Request] = {}
+        for lane in reversed(list(dict.fromkeys(entry[0] for entry in self._waiting))):
+            heads[lane] = min((entry for entry in self._waiting if entry[0] == lane), key=lambda entry: entry[1:4])[4]
+        return heads
+
+    def head(self, now: float) -> Request | None:
+        """Who is next."""
+        if self._front:
+            return self._front[-1]
+        heads = self.heads()
+        if not heads:
+            return None
+        lane = self._ordering.choose(heads, now) if isinstance(self._ordering, LanedOrdering) else None
+        return heads[lane]
+
+    def remove(self, request_id: RequestId) -> Request | None:
+        """Take one out."""
+        for request in self._front:
+            if request.id == request_id:
+                self._front.remove(request)
+                return request
+        for entry in self._waiting:
+            if entry[4].id == request_id:
+                self._waiting.remove(entry)
+                return entry[4]
+        return None
+
+
+class NaiveScheduler:
+    """What `headway.scheduling.scheduler.Scheduler` does with an ordering and a predictor, over a `NaiveQueue`."""
+
+    def __init__(self, ordering: OrderingPolicy, prediction: LengthPredictor, resumed: Resumed = "front") -> None:
+        self.queue = NaiveQueue(ordering, resumed)
+        self._ordering = ordering
+        self._prediction = prediction
+
+    def arrive(self, request: Request, now: float) -> None:
+        """See `Scheduler.arrive`."""
+        request.estimate = self._prediction.predict(request)
+        self.queue.add(request)
+        self._tell(Arrived(request, now))
+
+    def head(self, now: float) -> Request | None:
+        """See `Scheduler.head`."""
+        return self.queue.head(now)
+
+    def admit(self, now: float) -> Request:
+        """See `Scheduler.admit`."""
+        request = self.queue.head(now)
+        if request is None:
+            raise IndexError("nobody is waiting")
+        self.queue.remove(request.id)
+        self._tell(Admitted(request, now))
+        return request
+
+    def preempted(self, request: Request, now: float) -> None:
+        """See `Scheduler.preempted`."""
+        self.queue.resume(request)
+        self._tell(Preempted(request, now))
+
+    def first_token(self, request: Request, now: float) -> None:
+        """See `Scheduler.first_token`."""
+        self._tell(FirstToken(request, now))
+
+    def complete(self, request: Request, now: float) -> None:
+        """See `Scheduler.complete`."""
+        self._tell(Completed(request, now, request.produced_tokens))
+
+    def cancel(self, request_id: RequestId, now: float) -> Request | None:
+        """See `Scheduler.cancel`."""
+        request = self.queue.remove(request_id)
+        if request is not None:
+            self._tell(Cancelled(request, now))
+        return request
+
+    def _tell(self, event: Event) -> None:
+        both = {id(policy): policy for policy in (self._prediction, self._ordering)}
+        for policy in both.values():
+            observe = getattr(policy, "observe", None)
+            if observe is not None:
+                observe(event)

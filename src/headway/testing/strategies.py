@@ -1,0 +1,210 @@
+"""Hypothesis strategies for what policies and engines meet on a bad day.
+
+Ties, bursts, outputs of one token, prompts larger than a step's budget, memory for barely one request, preempted
+requests, tenants that do not exist yet, priorities of both signs. Small numbers, so that edges touch often and
+failing cases shrink to something one can read.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
+import numpy as np
+
+from headway.domain.estimate import LengthEstimate, PointEstimate
+from headway.domain.request import Request
+from headway.simulator.rules import EngineRules
+from headway.simulator.step_time import LinearStepTime
+from headway.simulator.trace import Trace
+
+try:
+    from hypothesis import strategies as st
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(
+        "headway.testing.strategies and headway.testing.laws need hypothesis: pip install 'headway[dev]'"
+    ) from missing
+
+TENANTS = ("", "acme", "zeta")
+GAPS_SECONDS = (0.0, 0.0, 0.0, 0.001, 0.1, 1 / 3, 1.0, 60.0)
+"""Between arrivals: mostly none, and one that no binary fraction is equal to."""
+
+
+class EmpiricalEstimate:
+    """A length is one of `lengths`, each as likely; past the longest, twice the length, and so on."""
+
+    made_by = "empirical"
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self._lengths = sorted(lengths)
+
+    def remaining_mean(self, produced_tokens: int) -> float:
+        """Mean of the lengths still possible, less what was produced."""
+        left = self._left(produced_tokens)
+        return sum(left) / len(left)
+
+    def remaining_quantile(self, probability: float, produced_tokens: int) -> int:
+        """The least of the lengths still possible that is long enough with this probability."""
+        left = self._left(produced_tokens)
+        return left[min(len(left) - 1, int(probability * len(left)))]
+
+    def _left(self, produced_tokens: int) -> list[int]:
+        left = [length - produced_tokens for length in self._lengths[bisect_right(self._lengths, produced_tokens) :]]
+        return left or [PointEstimate(self._lengths[-1], "").remaining_quantile(0.5, produced_tokens)]
+
+    def __repr__(self) -> str:
+        return f"EmpiricalEstimate({self._lengths})"
+
+
+def estimates(max_output_tokens: int = 40) -> st.SearchStrategy[LengthEstimate]:
+    """Points and distributions of total output tokens."""
+    lengths = st.integers(1, max_output_tokens)
+    points = lengths.map(lambda tokens: PointEstimate(tokens, "drawn"))
+    return points | st.lists(lengths, min_size=1, max_size=4).map(EmpiricalEstimate)
+
+
+@st.composite
+def requests(
+    draw: st.DrawFn, *, max_prompt_tokens: int = 60, max_produced_tokens: int = 0, points_only: bool = False
+) -> Request:
+    """A request with an estimate on it; id 0 and arrival at 0 s, both for the caller to set."""
+    prompt_tokens = draw(st.integers(1, max_prompt_tokens))
+    produced_tokens = draw(st.integers(0, max_produced_tokens))
+    request = Request(
+        0,
+        0.0,
+        prompt_tokens,
+        tenant=draw(st.sampled_from(TENANTS)),
+        session=draw(st.none() | st.sampled_from(["s", "t"])),
+        max_output_tokens=draw(st.none() | st.integers(produced_tokens + 1, produced_tokens + 50)),
+        deadline=draw(st.none() | st.sampled_from([0.0, 0.5, 2.0, 100.0])),
+        priority=draw(st.sampled_from([0, 0, 0, -1, 1, 7])),
+        cached_prompt_tokens=draw(st.just(0) | st.integers(0, prompt_tokens)),
+        produced_tokens=produced_tokens,
+    )
+    point = st.integers(1, 40).map(lambda tokens: PointEstimate(tokens, "drawn"))
+    request.estimate = draw(point if points_only else estimates())
+    return request
+
+
+@st.composite
+def request_lists(
+    draw: st.DrawFn, *, min_size: int = 1, max_size: int = 8, max_produced_tokens: int = 0
+) -> list[Request]:
+    """Requests numbered from 0 in order of arrival, some arriving together."""
+    body = requests(max_produced_tokens=max_produced_tokens)
+    drawn = draw(st.lists(body, min_size=min_size, max_size=max_size))
+    at = 0.0
+    for number, request in enumerate(drawn):
+        at += draw(st.sampled_from(GAPS_SECONDS))
+        request.id, request.arrived_at = number, at
+        if request.deadline is not None:
+            request.deadline += at
+    return drawn
+
+
+@st.composite
+def traces(
+    draw: st.DrawFn,
+    *,
+    min_size: int = 1,
+    max_size: int = 12,
+    max_prompt_tokens: int = 120,
+    max_output_tokens: int = 40,
+    sessions: bool = True,
+    prefixes: bool = True,
+) -> Trace:
+    """A day of a few requests: every optional column is there or not, lengths go past small limits on purpose."""
+    n = draw(st.integers(min_size, max_size))
+
+    def column(values: st.SearchStrategy[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        return np.array(draw(st.lists(values, min_size=n, max_size=n)), dtype=np.int64)
+
+    gaps = draw(st.lists(st.sampled_from(GAPS_SECONDS), min_size=n, max_size=n))
+    prompt_tokens = column(st.integers(1, max_prompt_tokens) | st.just(1))
+    output_tokens = column(st.integers(1, max_output_tokens) | st.just(1))
+    bounds = column(st.integers(0, 10)) if draw(st.booleans()) else None
+    with_sessions = sessions and draw(st.booleans())
+    session = column(st.integers(-1, 2)) if with_sessions else None
+    return Trace(
+        name="drawn",
+        arrived_seconds=np.array(list(accumulate(gaps)), dtype=np.float64),
+        prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens,
+        # 0 says no bound; else the truth (the request ends by its bound) or more.
+        max_output_tokens=None if bounds is None else np.where(bounds == 0, 0, output_tokens + bounds - 1),
+        tenant=column(st.integers(0, 2)) if draw(st.booleans()) else None,
+        tenants=TENANTS,
+        session=session,
+        turn=None if session is None else _turns(session),
+        think_seconds=None if session is None else _thinks(draw, session),
+        prefix_ids=_prefixes(draw, prompt_tokens.tolist()) if prefixes and draw(st.booleans()) else None,
+        prefix_block_tokens=_PREFIX_BLOCK,
+        priority=column(st.sampled_from([0, 0, -1, 3])) if draw(st.booleans()) else None,
+    )
+
+
+@st.composite
+def engine_rules(
+    draw: st.DrawFn, *, asynchronous: bool | None = None, prefix_caching: bool | None = None
+) -> EngineRules:
+    """Tiny limits: memory that barely holds one request of `traces`, budgets below one prompt, a seat or a few."""
+    seats = draw(st.integers(1, 6))
+    chunked = draw(st.booleans())
+    return EngineRules(
+        kv_blocks=draw(st.integers(8, 60)),
+        block_tokens=draw(st.sampled_from([1, 2, 16])),
+        max_model_tokens=draw(st.sampled_from([100, 170, 100_000])),
+        max_num_seqs=seats,
+        max_num_batched_tokens=seats + draw(st.integers(0, 50) if chunked else st.integers(120, 400)),
+        chunked_prefill=chunked,
+        long_prefill_token_threshold=draw(st.sampled_from([0, 0, 7])) if chunked else 0,
+        reserve_full_prompt=draw(st.booleans()),
+        watermark=draw(st.sampled_from([0.0, 0.0, 0.1])),
+        async_scheduling=draw(st.booleans()) if asynchronous is None else asynchronous,
+        prefix_caching=draw(st.booleans()) if prefix_caching is None else prefix_caching,
+        resumed=draw(st.sampled_from(["front", "by-rank"])),
+    )
+
+
+def step_times() -> st.SearchStrategy[LinearStepTime]:
+    """Linear step times from instantaneous-looking to slower than the arrivals of `traces`."""
+    return st.builds(
+        LinearStepTime,
+        fixed_ps=st.sampled_from([1, 10**9, 5 * 10**9, 333_333_333_333]),
+        ps_per_token=st.sampled_from([0, 10**6, 10**9]),
+        ps_per_context_token=st.sampled_from([0, 1, 10**5]),
+        ps_per_request=st.sampled_from([0, 10**7]),
+    )
+
+
+_PREFIX_BLOCK = 16
+
+
+def _turns(session: np.ndarray[tuple[int], np.dtype[np.int64]]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    seen: dict[int, int] = {}
+    turns = []
+    for number in session.tolist():
+        turns.append(seen.get(number, 0) if number >= 0 else 0)
+        seen[number] = seen.get(number, 0) + 1
+    return np.array(turns, dtype=np.int64)
+
+
+def _thinks(
+    draw: st.DrawFn, session: np.ndarray[tuple[int], np.dtype[np.int64]]
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    turns = _turns(session).tolist()
+    return np.array([draw(st.sampled_from(GAPS_SECONDS)) if turn else 0.0 for turn in turns], dtype=np.float64)
+
+
+def _prefixes(draw: st.DrawFn, prompt_tokens: list[int]) -> list[list[int]]:
+    """Each prompt follows one of two documents for some of its blocks and then goes its own way."""
+    prefixes = []
+    for row, tokens in enumerate(prompt_tokens):
+        blocks = -(-tokens // _PREFIX_BLOCK)
+        document = draw(st.sampled_from([1_000, 2_000]))
+        shared = draw(st.integers(0, blocks))
+        own = [10_000 + 100 * row + number for number in range(shared, blocks)]
+        prefixes.append([document + number for number in range(shared)] + own)
+    return prefixes
