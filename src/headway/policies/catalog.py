@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal, TypeAlias, cast, get_args, overload
+from typing import Any, Literal, TypeAlias, get_args, overload
 
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestId
@@ -81,6 +81,12 @@ ROOMS: dict[Kind, Mapping[str, type[Any]]] = {
     "prediction": PREDICTION,
 }
 """Our own policies by kind."""
+_METHOD: dict[Kind, str] = {  # what no policy of the kind can be without
+    "ordering": "rank",
+    "admission": "hold_steps",
+    "preemption": "victim",
+    "prediction": "predict",
+}
 _INJECTED = ("costs", "seed", "truth", "inner")  # constructor keywords that are ours to give, not the user's
 
 
@@ -106,7 +112,11 @@ def find(kind: Kind, name: str) -> type[Any]:
     except Exception as error:
         package = "an unknown package" if outsider.dist is None else f"package {outsider.dist.name}"
         raise ValueError(f"the {kind} policy {name!r} of {package} cannot be loaded: {error}") from error
-    return cast(type[Any], loaded)
+    if not isinstance(loaded, type):
+        raise ValueError(f"the {kind} policy {name!r} is not a class but {loaded!r}: mend its entry point")
+    if not hasattr(loaded, _METHOD[kind]):
+        raise ValueError(f"the {kind} policy {name!r} lacks the method {_METHOD[kind]}: see headway.policies.contracts")
+    return loaded
 
 
 @overload

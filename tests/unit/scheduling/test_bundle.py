@@ -1,0 +1,38 @@
+"""A bundle by names."""
+
+from __future__ import annotations
+
+import pytest
+
+from headway.domain.costs import ServiceCosts
+from headway.policies.admission.peak_check import PeakCheck
+from headway.policies.ordering.highest_response_ratio import HighestResponseRatio
+from headway.policies.prediction.running_mean import RunningMean
+from headway.policies.preemption.latest_admitted import LatestAdmitted
+from headway.scheduling.bundle import bundle
+
+COSTS = ServiceCosts(1e-4, 1e-2)
+
+
+def test_names_become_policies_and_the_rest_is_the_default() -> None:
+    made = bundle(ordering="highest-response-ratio", admission="peak-check", costs=COSTS, seed=0)
+    assert isinstance(made.ordering, HighestResponseRatio)
+    assert isinstance(made.admission, PeakCheck)
+    assert isinstance(made.preemption, LatestAdmitted)
+    assert isinstance(made.prediction, RunningMean)
+
+
+def test_options_go_by_kind_and_instances_are_fresh() -> None:
+    options = {"ordering": {"lane_width": 3.0}, "admission": {"reserve": 0.1}}
+    first, second = (
+        bundle(ordering="highest-response-ratio", admission="peak-check", options=options, costs=COSTS, seed=0)
+        for _ in range(2)
+    )
+    assert first.ordering is not second.ordering
+    with pytest.raises(ValueError, match=r"^unknown option 'lane_width' of the admission policy peak-check"):
+        bundle(admission="peak-check", options={"admission": {"lane_width": 3.0}}, costs=COSTS, seed=0)
+
+
+def test_a_mistyped_kind_is_told() -> None:
+    with pytest.raises(ValueError, match=r"^unknown kind of policy 'odering': did you mean 'ordering'\?"):
+        bundle(options={"odering": {}}, costs=COSTS, seed=0)
