@@ -55,7 +55,7 @@ MOONCAKE = ColumnMap(
     layout="Mooncake-style JSON Lines",
     unit_unsure=True,
 )
-# Bailian's lines carry chat_id, parent_chat_id and turn too, but no think time, so they are replayed at their own times.
+# Bailian's lines carry chat_id, parent_chat_id and turn too, but no pauses, so they are replayed at their own times.
 BAILIAN = ColumnMap(
     {"arrival": "timestamp", "prompt": "input_length", "output": "output_length", "prefix": "hash_ids"},
     {"arrival": 1.0},

@@ -22,9 +22,7 @@ def layout_of(file: TraceFile) -> ColumnMap:
     if first.startswith("["):
         raise UserMistake(f"{file.label}: is one JSON array; write one object a line (jq -c '.[]' does it)")
     if first == "{":
-        raise UserMistake(
-            f"{file.label}: spreads an object over several lines; write one object a line (jq -c . does it)"
-        )
+        raise UserMistake(f"{file.label}: has an object on several lines; write one object a line (jq -c . does it)")
     return BAILIAN if '"chat_id"' in first else MOONCAKE
 
 

@@ -62,7 +62,7 @@ def load_trace(
     path = find_file(text, tuple(WORKLOADS))
     with TraceFile(path) as file:
         trace, lines, notes = _read(file, parse_columns(columns) if columns else {}, skip_bad_lines)
-    return LoadedTrace(trace, notes, str(path), lines)  # type: ignore[arg-type]
+    return LoadedTrace(trace, notes, str(path), lines)
 
 
 def _read(file: TraceFile, pairs: dict[str, str], skip: bool) -> tuple[Trace, Sequence[int], list[str]]:

@@ -1,4 +1,4 @@
-"""From what the user typed to lines of text: where a trace lies, how it is packed, and what can be wrong before line 1."""
+"""From what the user typed to lines of text: where a trace lies, how it is packed, what is wrong with it."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class TraceFile:
                 number += 1
                 if len(raw) == LINE_BYTES_MAX:
                     raise UserMistake(
-                        f"{self.label}: line {number} is longer than {LINE_BYTES_MAX >> 20} MiB; write one request a line"
+                        f"{self.label}: line {number} is longer than {LINE_BYTES_MAX >> 20} MiB; write a request a line"
                     )
                 yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as fault:
@@ -155,9 +155,7 @@ class TraceFile:
         try:
             raw = self.path.open("rb")
         except OSError as fault:
-            raise UserMistake(
-                f"{self.label}: cannot be opened ({fault.strerror}); check the path and its rights"
-            ) from None
+            raise UserMistake(f"{self.label}: cannot be opened ({fault.strerror}); check path and rights") from None
         start = raw.peek(4)[:4]
         if not start:
             raw.close()

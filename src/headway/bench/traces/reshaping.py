@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -45,9 +45,7 @@ def scale_arrivals(trace: Trace, rate_factor: float) -> Trace:
         UserMistake: the factor is not a number above 0.
     """
     if not (np.isfinite(rate_factor) and rate_factor > 0):
-        raise UserMistake(
-            f"the factor {rate_factor} of the arrival rate is not a number above 0; give 2 for twice as fast"
-        )
+        raise UserMistake(f"the factor {rate_factor} of arrivals is not a number above 0; give 2 for twice as fast")
     start = _session_starts(trace)
     moved = start / rate_factor + (trace.arrived_seconds - start)
     if trace.session is None:
@@ -156,7 +154,9 @@ def _session_starts(trace: Trace) -> npt.NDArray[np.float64]:
 
 
 def _taken(trace: Trace, rows: Rows) -> Trace:
-    columns = {column: None if (kept := getattr(trace, column)) is None else kept[rows] for column in _COLUMNS}
+    columns: dict[str, Any] = {
+        column: None if (kept := getattr(trace, column)) is None else kept[rows] for column in _COLUMNS
+    }
     blocks = None if trace.prefix_ids is None else _blocks(trace).take(rows)
     return replace(trace, **columns, prefix_ids=blocks)
 

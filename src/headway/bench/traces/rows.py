@@ -6,6 +6,7 @@ import difflib
 from array import array
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -93,9 +94,7 @@ class Rows:
         field = self._columns.fields[column]
         near = difflib.get_close_matches(field, [str(key) for key in record], n=1, cutoff=0.7)
         if near and near[0] != field:
-            return Fault(
-                f"`{field}` is missing", fix=f"there is `{near[0]}`: name it with --columns {column}={near[0]}"
-            )
+            return Fault(f"`{field}` is missing", fix=f"if `{near[0]}` is meant, give --columns {column}={near[0]}")
         return Fault(f"`{field}` is missing")
 
     def _keep(self, line: int, values: dict[str, object]) -> None:
@@ -151,7 +150,7 @@ class Rows:
             raise UserMistake(f"{self._file}: holds no request; {self._why_none()}")
         lines = np.array(self._lines, dtype=np.int64)
         notes = self._skipped_notes()
-        optional = {column: np.array(kept) for column, kept in self._optional.items()}
+        optional: dict[str, Any] = {column: np.array(kept) for column, kept in self._optional.items()}
         optional |= self._closed_loop(optional, lines, notes)
         prompt = np.array(self._prompt, dtype=np.int64)
         blocks = BlockIds(np.array(self._block_flat), np.array(self._block_ends)) if self._block_ends else None
@@ -192,7 +191,7 @@ class Rows:
 
     def _closed_loop(
         self, optional: dict[str, npt.NDArray[np.float64]], lines: npt.NDArray[np.int64], notes: list[str]
-    ) -> dict[str, npt.NDArray[np.float64] | None]:
+    ) -> dict[str, Any]:
         """Sessions ready for a closed loop: turns renumbered 0, 1, 2, ... and a pause before each follow-up.
 
         Where the file gives no pause at all the sessions are left out, so that a replay takes the file's own times.
@@ -209,8 +208,8 @@ class Rows:
         unknown = (turn > 0) & np.isnan(think)
         if unknown.any():
             raise UserMistake(
-                f"{self._file}: line {lines[unknown.argmax()]}: a follow-up turn has no `{self._columns.fields['think']}`; "
-                "give it in every follow-up, or in none to replay every request at its own time"
+                f"{self._file}: line {lines[unknown.argmax()]}: a follow-up turn has no "
+                f"`{self._columns.fields['think']}`; give it in every follow-up, or in none to replay every request at its own time"
             )
         gaps = int(np.unique(session[(session >= 0) & (turn != optional["turn"])]).size)
         if gaps:
@@ -220,7 +219,7 @@ class Rows:
     def _block_tokens(
         self, prompt: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], lines: npt.NDArray[np.int64]
     ) -> int:
-        """Tokens in a block: as told, or the size under which the most prompts have exactly as many ids as they need."""
+        """Tokens in a block: as told, or the size under which most prompts have exactly as many ids as they need."""
         told = self._columns.prefix_block_tokens
         some = counts > 0
         exact = {size: int((counts == -(-prompt // size))[some].sum()) for size in _BLOCK_TOKENS}
@@ -228,14 +227,14 @@ class Rows:
         field = self._columns.fields["prefix"]
         if told is None and 2 * exact[size] < some.sum():
             raise UserMistake(
-                f"{self._file}: the lengths of `{field}` fit no block size; name it with --columns prefix_block=512, say"
+                f"{self._file}: the lengths of `{field}` fit no block size; name it, as in --columns prefix_block=512"
             )
         over = counts > -(-prompt // size)
         if over.any():
             row = int(over.argmax())
             raise UserMistake(
-                f"{self._file}: line {lines[row]}: `{field}` has {counts[row]} ids, but {prompt[row]:,} tokens are only "
-                f"{-(-int(prompt[row]) // size)} blocks of {size}; correct it, or name the size with --columns prefix_block="
+                f"{self._file}: line {lines[row]}: `{field}` has {counts[row]} ids, but {prompt[row]:,} tokens are "
+                f"{-(-int(prompt[row]) // size)} blocks of {size}; correct it, or tell the size by --columns prefix_block="
             )
         return size
 

@@ -79,7 +79,7 @@ def span(field: str, units_per_second: float) -> Reader:
             raise Fault(
                 f"`{field}` is past 3,000 years",
                 shown(value),
-                "name its unit with --columns (arrival_ms=, think_us=, ...)",
+                "name its unit by --columns (arrival_ms=, think_us=, ...)",
             )
         return value / units_per_second
 

@@ -40,7 +40,7 @@ def write_jsonl(trace: Trace, path: str | os.PathLike[str]) -> None:
         raise UserMistake(f"{target}: cannot be written ({fault.strerror}); check the folder and its rights") from None
 
 
-def _write(trace: Trace, stream: BinaryIO | zstandard.ZstdCompressionWriter) -> None:
+def _write(trace: Trace, stream: BinaryIO | gzip.GzipFile | zstandard.ZstdCompressionWriter) -> None:
     encode = json.JSONEncoder(separators=(",", ":")).encode
     for record in _records(trace):
         stream.write(encode(record).encode() + b"\n")

@@ -12,16 +12,17 @@ from headway.bench.workloads.workload import (
     stream,
     whole_tokens,
 )
-from headway.simulator.trace import Trace
+from headway.simulator.trace import Tokens, Trace
 
 # Percent -> tokens, measured on the public data named in the docstrings below.
 CHAT_PROMPTS = {
-    0: 2, 1: 42, 5: 191, 10: 369, 25: 397, 50: 1_024, 75: 1_234, 90: 4_076, 95: 4_086, 99: 4_123, 99.9: 5_052, 100: 14_050
+    0: 2, 1: 42, 5: 191, 10: 369, 25: 397, 50: 1_024, 75: 1_234, 90: 4_076, 95: 4_086, 99: 4_123, 99.9: 5_052,
+    100: 14_050,
 }  # fmt: skip
 CHAT_OUTPUTS = {0: 7, 1: 16, 5: 38, 10: 49, 25: 79, 50: 115, 75: 394, 90: 423, 95: 451, 99: 602, 99.9: 937, 100: 1_000}
 DOCUMENT_PROMPTS = {
-    0: 891, 1: 894, 5: 901, 10: 970, 25: 2_391, 50: 7_347, 75: 15_808, 90: 28_195, 95: 41_086, 99: 89_868, 99.9: 121_327,
-    100: 124_847,
+    0: 891, 1: 894, 5: 901, 10: 970, 25: 2_391, 50: 7_347, 75: 15_808, 90: 28_195, 95: 41_086, 99: 89_868,
+    99.9: 121_327, 100: 124_847,
 }  # fmt: skip
 DOCUMENT_OUTPUTS = {
     0: 1, 1: 3, 5: 9, 10: 24, 25: 155, 50: 355, 75: 476, 90: 606, 95: 711, 99: 1_162, 99.9: 2_000, 100: 2_000
@@ -59,10 +60,10 @@ def chat_and_documents(requests: int, seed: int) -> Trace:
     document = stream(seed, name, "kind").random(requests) < DOCUMENT_SHARE
     tenant = document.astype(np.int64)
 
-    def lengths(what: str, chat_curve: dict[float, int], document_curve: dict[float, int]) -> np.ndarray:
+    def lengths(what: str, chat_curve: dict[float, int], document_curve: dict[float, int]) -> Tokens:
         short = draw_from_quantiles(stream(seed, name, "chat", what), chat_curve, requests)
         long = draw_from_quantiles(stream(seed, name, "documents", what), document_curve, requests)
-        return whole_tokens(np.where(document, long, short), 124_847)
+        return whole_tokens(np.where(document, long, short))
 
     return Trace(
         name=name,

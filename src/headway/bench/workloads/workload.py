@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -63,15 +64,9 @@ def draw_from_quantiles(rng: np.random.Generator, curve: Mapping[float, float], 
     return drawn
 
 
-def draw_log_normal(rng: np.random.Generator, p50: float, p99: float, count: int) -> npt.NDArray[np.float64]:
-    """Draws from the log-normal distribution with this median and 99th percentile."""
-    sigma = np.log(p99 / p50) / 2.3263478740408408  # the normal distribution's 99 % point
-    return rng.lognormal(np.log(p50), sigma, count)
-
-
-def whole_tokens(values: npt.NDArray[np.float64], most: int) -> Tokens:
-    """Rounded to whole tokens, at least 1 and at most `most`."""
-    return np.clip(np.rint(values), 1, most).astype(np.int64)
+def whole_tokens(values: npt.NDArray[np.float64]) -> Tokens:
+    """Rounded to whole tokens, at least 1."""
+    return np.maximum(np.rint(values), 1).astype(np.int64)
 
 
 def draw_arrivals(
@@ -91,7 +86,7 @@ def draw_arrivals(
         gaps = rng.gamma(shape, 1 / (rate * shape), count)
     else:
         shape = _weibull_shape(cv)
-        gaps = rng.weibull(shape, count) / (rate * _gamma(1 + 1 / shape))
+        gaps = rng.weibull(shape, count) / (rate * math.gamma(1 + 1 / shape))
     return np.cumsum(gaps)
 
 
@@ -101,18 +96,12 @@ def from_zero(arrived: Seconds) -> Seconds:
     return times
 
 
-def _gamma(x: float) -> float:
-    from math import gamma  # noqa: PLC0415
-
-    return gamma(x)
-
-
 def _weibull_shape(cv: float) -> float:
-    """The shape whose coefficient of variation is `cv`, by bisection: it falls from 120 at 0.2 to 0.05 at 20."""
+    """The shape whose coefficient of variation is `cv`, by bisection, as it falls with the shape."""
     low, high = 0.15, 50.0
     for _ in range(80):
         middle = (low + high) / 2
-        if _gamma(1 + 2 / middle) / _gamma(1 + 1 / middle) ** 2 - 1 > cv**2:
+        if math.gamma(1 + 2 / middle) / math.gamma(1 + 1 / middle) ** 2 - 1 > cv**2:
             low = middle
         else:
             high = middle
