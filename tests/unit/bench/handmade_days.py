@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 from collections.abc import Sequence
 
@@ -122,6 +123,7 @@ def demo_trace(n: int = 400, load: float = 1.0) -> Trace:
 POLICIES = ("fcfs", "shortest-prompt-first", "smallest-volume-first", "random")
 
 
+@functools.cache
 def demo_run(policy: str, load: float | None, label: str | None = None, n: int = 400, slo: Slo | None = None) -> Run:
     trace = demo_trace(n, load or 0.9)
     day = queue_day(trace, policy)

@@ -118,7 +118,7 @@ def against_load(comparison: Comparison) -> Markup:
         axes = Axes(x, y, lambda load: f"{load:.3g}", label, "load (share of saturation)")
         ends = "; ".join(f"{line.name} {label(line.ys[-1])}" for line in lines)
         figures.append(_figure(title, chart(title, f"At the highest load: {ends}.", axes, lines)))
-    return tag("div", *figures, class_="panels")
+    return tag("div", *figures, class_="panels pairs")
 
 
 @dataclass(frozen=True, slots=True)
