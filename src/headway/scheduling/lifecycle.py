@@ -14,7 +14,8 @@ class Stage(Enum):
     WAITING = "waiting"
     PREFILLING = "prefilling"
     DECODING = "decoding"
-    PAUSED = "paused"  # preempted after its first token: it waits, and the client has part of the answer
+    EVICTED = "evicted"  # preempted before its first token came out
+    PAUSED = "paused"  # preempted after it: the client has part of the answer
     ENDED = "ended"
 
 
@@ -24,15 +25,23 @@ LIFE: dict[tuple[Stage, type[Event]], Stage] = {
     (Stage.WAITING, Admitted): Stage.PREFILLING,
     (Stage.WAITING, Cancelled): Stage.ENDED,
     (Stage.PREFILLING, FirstToken): Stage.DECODING,
-    (Stage.PREFILLING, Preempted): Stage.WAITING,
+    (Stage.PREFILLING, Preempted): Stage.EVICTED,
     (Stage.PREFILLING, Cancelled): Stage.ENDED,
     (Stage.DECODING, Completed): Stage.ENDED,
     (Stage.DECODING, Preempted): Stage.PAUSED,
     (Stage.DECODING, Cancelled): Stage.ENDED,
+    (Stage.EVICTED, Admitted): Stage.PREFILLING,
+    (Stage.EVICTED, FirstToken): Stage.PAUSED,
+    (Stage.EVICTED, Cancelled): Stage.ENDED,
     (Stage.PAUSED, Admitted): Stage.DECODING,  # what it had is computed again; its first token came out long ago
+    (Stage.PAUSED, Completed): Stage.ENDED,
     (Stage.PAUSED, Cancelled): Stage.ENDED,
 }
-"""(stage, event) -> stage. A request of one token gets `FirstToken` and `Completed` at the same time."""
+"""(stage, event) -> stage. A request of one token gets `FirstToken` and `Completed` at the same time.
+
+A token that was on its way when its request was preempted still comes out (asynchronous scheduling composes a step
+before it knows what the last one brought): so who waits may get a first token, or the last and be done.
+"""
 
 
 def after(stage: Stage, event: Event) -> Stage:

@@ -13,15 +13,18 @@ from headway.scheduling.lifecycle import Stage, after
 class LifecycleChecker:
     """A `Listener` that raises AssertionError, with the request's story, on the first event that may not happen.
 
-    Checked: the table of `headway.scheduling.lifecycle`; times that never go backwards, over all requests; at least
-    one output token at the end; and, at `finish`, that everybody who arrived has ended or is still inside.
+    Checked: the table of `headway.scheduling.lifecycle`; times that never go backwards, for one request, among
+    arrivals, and among all other events (an engine hears of an arrival when its step is over, so these two may
+    interleave); at least one output token at the end; and, at `finish`, that everybody who arrived has ended or is
+    still inside.
     """
 
     def __init__(self) -> None:
         self._stages: dict[RequestId, Stage] = {}
         self._stories: dict[RequestId, list[str]] = {}
         self._counts: Counter[str] = Counter()
-        self._now = -math.inf
+        self._last_at: dict[RequestId, float] = {}
+        self._last_arrival = self._last_other = -math.inf
 
     def observe(self, event: Event) -> None:
         """Follow one event."""
@@ -29,8 +32,7 @@ class LifecycleChecker:
         kind = type(event).__name__
         story = self._stories.setdefault(request.id, [])
         story.append(f"{kind} at {event.at:.9g} s with {request.produced_tokens} tokens")
-        assert event.at >= self._now, self._say(request.id, f"time went back from {self._now:.9g} s")
-        self._now = event.at
+        self._keep_time(event)
         try:
             self._stages[request.id] = after(self._stages.get(request.id, Stage.OUTSIDE), event)
         except ValueError as fault:
@@ -64,6 +66,18 @@ class LifecycleChecker:
         )
         assert self._counts[Arrived.__name__] == ended + len(inside), f"arrivals and ends differ: {self._counts}"
         assert len(self._stages) == self._counts[Arrived.__name__] + self._counts[Refused.__name__]
+
+    def _keep_time(self, event: Event) -> None:
+        arrival = isinstance(event, Arrived | Refused)
+        before = max(
+            self._last_arrival if arrival else self._last_other, self._last_at.get(event.request.id, -math.inf)
+        )
+        assert event.at >= before, self._say(event.request.id, f"time went back from {before!r} s to {event.at!r} s")
+        self._last_at[event.request.id] = event.at
+        if arrival:
+            self._last_arrival = event.at
+        else:
+            self._last_other = event.at
 
     def _say(self, request_id: RequestId, fault: str) -> str:
         return f"{fault}\nthe story of request {request_id!r}:\n{self.story(request_id)}"

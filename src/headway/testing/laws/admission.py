@@ -50,7 +50,7 @@ def hold_steps_never_overstates(make: MakeAdmission) -> None:
     And whoever waits that long and then asks gets the same answer as whoever asked at every step: skipping is free.
     """
 
-    @settings(deadline=None, max_examples=300)
+    @settings(deadline=None, max_examples=100)
     @given(situation=_situations())
     def check(situation: tuple[list[Request], MemoryView]) -> None:
         everyone, memory = situation
@@ -80,7 +80,7 @@ def hold_steps_never_overstates(make: MakeAdmission) -> None:
 def admission_repeats_itself(make: MakeAdmission) -> None:
     """Asking changes nothing, also for others; and what a policy keeps of a batch is forgotten when that changes."""
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=50)
     @given(situation=_situations(), moves=st.lists(st.integers(0, 9), max_size=8))
     def check(situation: tuple[list[Request], MemoryView], moves: list[int]) -> None:
         everyone, memory = situation

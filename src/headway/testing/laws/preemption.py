@@ -17,7 +17,7 @@ MakePreemption = Callable[[], PreemptionPolicy]
 def the_victim_runs(make: MakePreemption) -> None:
     """Whatever runs, the victim is one of it, the very object; and the list is left as it was."""
 
-    @settings(deadline=None, max_examples=100)
+    @settings(deadline=None, max_examples=30)
     @given(running=request_lists(max_produced_tokens=50).flatmap(st.permutations))
     def check(running: list[Request]) -> None:
         before = list(running)
@@ -31,7 +31,7 @@ def the_victim_runs(make: MakePreemption) -> None:
 def victims_repeat_themselves(make: MakePreemption) -> None:
     """The same question has the same answer, from the same policy and from a fresh one."""
 
-    @settings(deadline=None, max_examples=100)
+    @settings(deadline=None, max_examples=30)
     @given(rounds=st.lists(request_lists(max_produced_tokens=50), min_size=1, max_size=4))
     def check(rounds: list[list[Request]]) -> None:
         one, twin = make(), make()
