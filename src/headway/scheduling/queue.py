@@ -40,7 +40,8 @@ class WaitingQueue:
         self._dead: set[int] = set()  # tickets of removed requests still inside a heap
         self._ticket = count()
         self._chosen: LaneId = _ONE_LANE
-        self._chosen_until = -math.inf
+        self._chosen_at: float | None = None  # when the choice that stands was made; None: none stands
+        self._chosen_until: float | None = None  # how long it stands; None: not asked yet
 
     def __len__(self) -> int:
         return len(self._where) + len(self._front)
@@ -67,7 +68,7 @@ class WaitingQueue:
             if heap[0] is not entry:
                 return  # behind its lane's head: no choice changes
             self._heads[lane] = request
-        self._chosen_until = -math.inf
+        self._chosen_at = None
 
     def resume(self, request: Request) -> None:
         """Take a preempted request back. Raises ValueError if its id is waiting already."""
@@ -91,11 +92,11 @@ class WaitingQueue:
         if self._front or not self._where or self._laned is None:
             return math.inf
         self._lane_now(now)
-        return self._chosen_until
+        return self._until(self._laned, now if self._chosen_at is None else self._chosen_at)
 
     def reconsider(self) -> None:
         """Forget the choice between lanes: the ordering learned something that may change it."""
-        self._chosen_until = -math.inf
+        self._chosen_at = None
 
     def pop(self, now: float) -> Request:
         """Take the head out. Raises IndexError when nobody waits."""
@@ -126,14 +127,21 @@ class WaitingQueue:
     def _lane_now(self, now: float) -> LaneId:
         if self._laned is None:
             return _ONE_LANE
-        if now >= self._chosen_until:
+        if self._chosen_at is None or (now != self._chosen_at and now >= self._until(self._laned, self._chosen_at)):
             self._chosen = self._laned.choose(self._heads, now)
-            self._chosen_until = self._laned.next_change(self._heads, now)
+            self._chosen_at = now
+            self._chosen_until = None
         return self._chosen
+
+    def _until(self, laned: LanedOrdering, chosen_at: float) -> float:
+        """How long the choice stands; asked only when time has moved on, since it costs as much as choosing."""
+        if self._chosen_until is None:
+            self._chosen_until = laned.next_change(self._heads, chosen_at)
+        return self._chosen_until
 
     def _settle(self, lane: LaneId) -> None:
         """Find a lane's head after its top was taken; forget the lane when it is empty."""
-        self._chosen_until = -math.inf
+        self._chosen_at = None
         heap = self._lanes[lane]
         while heap and heap[0][2] in self._dead:
             self._dead.remove(heapq.heappop(heap)[2])

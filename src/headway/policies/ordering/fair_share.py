@@ -86,22 +86,19 @@ class FairShare:
         return self._ledger.service(tenant)
 
     def _least_served(self, heads: Mapping[LaneId, RequestView]) -> str:
+        lanes = cast(Mapping[tuple[str, LaneId], RequestView], heads)
         service = self._ledger.service
-        best, best_service, best_arrival = "", math.inf, math.inf
-        for head in heads.values():
-            tenant = head.tenant
-            given = service(tenant)
-            if given < best_service or (given == best_service and head.arrived_at < best_arrival):
-                best, best_service, best_arrival = tenant, given, head.arrived_at
-        return best
+        given = {tenant: service(tenant) for tenant in dict.fromkeys([lane[0] for lane in lanes])}
+        least = min(given.values())
+        equals = [tenant for tenant, amount in given.items() if amount == least]
+        if len(equals) == 1:
+            return equals[0]
+        return min([(head.arrived_at, head.tenant) for head in heads.values() if head.tenant in equals])[1]
 
 
 def _inner_heads(heads: Mapping[LaneId, RequestView], tenant: str) -> dict[LaneId, RequestView]:
-    return {
-        lane[1]: head
-        for lane, head in cast(Mapping[tuple[str, LaneId], RequestView], heads).items()
-        if lane[0] == tenant
-    }
+    lanes = cast(Mapping[tuple[str, LaneId], RequestView], heads)
+    return {lane[1]: head for lane, head in lanes.items() if lane[0] == tenant}
 
 
 class _Account:
@@ -153,7 +150,10 @@ class _Ledger:
                 self._wait(account, request.tenant)
             case Completed(request=request, output_tokens=output_tokens):
                 account = self._account(request.tenant)
-                account.running -= 1
+                if request.id in self._preempted:  # its last token was on its way when it was preempted
+                    self._stop_waiting(account, request.tenant)
+                else:
+                    account.running -= 1
                 self._settle(account, request.id, output_tokens)
             case Cancelled(request=request):
                 self._cancel(request)
