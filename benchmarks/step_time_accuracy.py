@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from headway.simulator.hardware import Hardware, hardware
+from headway.simulator.hardware import Hardware, Precision, hardware
 from headway.simulator.models import Experts, ModelShape, model_shape
 from headway.simulator.replica import replica
 from headway.simulator.roofline import Roofline
@@ -39,7 +39,7 @@ VIDUR_SHAPES = {  # heads, KV heads, hidden, intermediate of the models in the t
     "internlm/internlm-20b": (40, 40, 5120, 13824),
     "Qwen/Qwen-72B": (64, 64, 8192, 24576),
 }
-SERVED = {
+SERVED: dict[str, tuple[str, Precision]] = {
     "meta-llama/Llama-3.1-70B": ("llama-3.1-70b", "fp8"),
     "nvidia/Llama-3.1-8B-Instruct-FP8": ("llama-3.1-8b", "fp8"),
     "Qwen/Qwen3-32B": ("qwen3-32b", "bf16"),
@@ -164,16 +164,22 @@ def _bare(card: Hardware, tp: int) -> Hardware:
     attention = replace(card.attention, decode_call_us=0.0, decode_request_us=0.0)
     free = {tp: ((1.0, 2.0), (1e-9, 1e-9))}
     return replace(
-        card, attention=attention, step_us=0.0, layer_us=0.0, request_us=0.0, elementwise_efficiency=1e9, all_reduce=free
+        card,
+        attention=attention,
+        step_us=0.0,
+        layer_us=0.0,
+        request_us=0.0,
+        elementwise_efficiency=1e9,
+        all_reduce=free,
     )
 
 
 def expert_layers(root: Path) -> Iterator[Accuracy]:
-    """Mixture-of-experts layers in BF16 under the mildest skew of routing that was measured on all cards; no fit saw them."""
+    """Mixture-of-experts layers in BF16 under the mildest skew of routing that was measured on all cards."""
     for folder, card_name in (("a100_sxm", "a100"), ("h100_sxm", "h100"), ("h200_sxm", "h200")):
         found: dict[str, list[tuple[float, float]]] = {}
-        bare = _bare(hardware(card_name), 1)
-        bare = replace(bare, gemm={"bf16": replace(bare.gemm["bf16"], call_us=0.0)})
+        card = _bare(hardware(card_name), 1)
+        bare = replace(card, gemm={"bf16": replace(card.gemm["bf16"], call_us=0.0)})
         for row in rows_of(root / "aiconfigurator" / folder / "moe.csv.gz"):
             alone = row["moe_tp_size"] == row["moe_ep_size"] == "1" and row.get("moe_dtype", "bfloat16") == "bfloat16"
             if not alone or row["distribution"] != "power_law_1.01":
@@ -184,7 +190,8 @@ def expert_layers(root: Path) -> Iterator[Accuracy]:
             name = f"{experts.count} experts, {experts.active} active"
             found.setdefault(name, []).append((predicted, float(row["latency_ms"]) * 1e3))
         for name, pairs in sorted(found.items()):
-            yield summed("experts (AIConfigurator)", card_name, name, "one layer", HELD_OUT, pairs)
+            seen = FITTED if name in {"128 experts, 8 active", "8 experts, 2 active"} else HELD_OUT
+            yield summed("experts (AIConfigurator)", card_name, name, "one layer", seen, pairs)
 
 
 @dataclass(frozen=True)
@@ -193,7 +200,7 @@ class Served:
 
     card: str
     model: str
-    precision: str
+    precision: Precision
     tp: int
     prompt_tokens: int
     output_tokens: int
@@ -221,15 +228,13 @@ def served_runs(root: Path) -> list[Served]:
     return found
 
 
-
-
 def predicted_tpot_seconds(run: Served, step_us: float | None = None) -> float:
     """TPOT of a closed loop whose prompts come one at a time, spread evenly over the decode steps.
 
     A request decodes for `output` steps at a mean context of prompt + output / 2, and sees the prompts of the
     `concurrency - 1` others computed beside it, each in one step of the default budget or several.
     """
-    whole = replica(run.card, run.model, tp=run.tp, precision=run.precision)  # type: ignore[arg-type]
+    whole = replica(run.card, run.model, tp=run.tp, precision=run.precision)
     card = whole.hardware if step_us is None else replace(whole.hardware, step_us=step_us)
     step_time = Roofline(card, whole.model, run.tp, whole.precision)
     others = run.concurrency - 1

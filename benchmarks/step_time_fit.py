@@ -136,6 +136,44 @@ def fit_products(root: Path, card: Hardware, folder: str, precision: str) -> Non
     )
 
 
+def fit_experts(root: Path, card: Hardware, folder: str) -> None:
+    """All experts' products of a layer in BF16, routing by a mild power law; two mixtures fit, the rest held out."""
+    names = ["num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size"]
+    path = root / "aiconfigurator" / folder / "moe.csv.gz"
+    if not path.exists():
+        return
+    with gzip.open(path, "rt", newline="") as file:
+        rows = [
+            row
+            for row in csv.DictReader(file)
+            if row.get("moe_dtype", "bfloat16") == "bfloat16"
+            and row["distribution"] == "power_law_1.01"
+            and row["moe_tp_size"] == row["moe_ep_size"] == "1"
+        ]
+    tokens, hidden, inner, active, count, _, _ = (np.array([float(row[name]) for row in rows]) for name in names)
+    us = np.array([float(row["latency_ms"]) for row in rows]) * 1e3
+    weights = 3 * hidden * inner
+    touched = count * (1 - (1 - active / count) ** tokens)
+
+    def predict(x: Column) -> Column:
+        read = 2 * touched * weights / (x[0] * card.bandwidth_tb_s * 1e6)
+        work = 2 * tokens * active * weights / (x[1] * card.gemm["bf16"].peak_tflops * 1e6)
+        most, least = np.maximum(read, work), np.minimum(read, work)
+        return np.asarray(most + x[3] * least * least / most + x[2])
+
+    usual = ((count == 128) & (active == 8)) | ((count == 8) & (active == 2))
+    found = minimise(lambda x: error(predict(x)[usual], us[usual]) + above_one(x[0], x[1], x[3]), [0.8, 0.6, 20, 0.3])
+    guess = predict(found)
+    report(
+        f"{card.name} experts",
+        "weight_efficiency compute_efficiency call_us knee",
+        found,
+        error(guess[usual], us[usual]),
+        error(guess[~usual], us[~usual]),
+        int((~usual).sum()),
+    )
+
+
 def fit_decode_attention(root: Path, card: Hardware, folder: str) -> None:
     """Decode attention: KV bytes over bandwidth, a call, and a cost per request and KV head; fitted on 32/8 heads."""
     heads, kv, batch, step, ms = columns(
@@ -312,6 +350,7 @@ def main() -> int:
         card = hardware(name)
         fit_products(root, card, kernels, "bf16")
         fit_products(root, card, kernels, "fp8")
+        fit_experts(root, card, kernels)
         fit_decode_attention(root, card, kernels)
         fit_prompt_attention(root, card, kernels)
     for name in LAYERS:

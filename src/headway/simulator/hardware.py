@@ -84,6 +84,7 @@ class Hardware:
         max_num_batched_tokens: vLLM's default token budget of a step on this card.
         max_num_seqs: vLLM's default bound on running requests on this card.
         gemm: matrix products by precision; a precision that is absent cannot be run.
+        experts: the products of all experts of a mixture in one call, BF16.
         attention: attention kernels.
         elementwise_efficiency: share of the bandwidth reached by norms, rotary embedding and activation; above 1 where
             what one kernel writes is still in the L2 cache when the next one reads it.
@@ -103,6 +104,7 @@ class Hardware:
     max_num_batched_tokens: int
     max_num_seqs: int
     gemm: Mapping[str, Gemm]
+    experts: Gemm
     attention: Attention
     elementwise_efficiency: float
     layer_us: float
@@ -128,7 +130,7 @@ def hardware(name: str | Path) -> Hardware:
         ValueError: one sentence that names the file, the key and the fix.
     """
     table = read_profile("hardware", name)
-    gemm, step = table.table("gemm"), table.table("step")
+    gemm, step = _gemm(table.table("gemm")), table.table("step")
     card = Hardware(
         name=table.text("name"),
         title=table.text("title"),
@@ -139,7 +141,8 @@ def hardware(name: str | Path) -> Hardware:
         bandwidth_tb_s=table.positive("bandwidth_tb_s"),
         max_num_batched_tokens=table.whole("max_num_batched_tokens"),
         max_num_seqs=table.whole("max_num_seqs"),
-        gemm=_gemm(gemm),
+        gemm=gemm,
+        experts=_products(table.table("experts"), peak_tflops=gemm["bf16"].peak_tflops),
         attention=_attention(table.table("attention")),
         elementwise_efficiency=step.positive("elementwise_efficiency", most=8),
         layer_us=step.number("layer_us"),
@@ -157,14 +160,19 @@ def _gemm(table: ProfileTable) -> Mapping[str, Gemm]:
     for precision in ("bf16", "fp8"):
         one = table.table(precision) if precision == "bf16" else table.optional_table(precision)
         if one is not None:
-            found[precision] = Gemm(
-                peak_tflops=one.positive("peak_tflops"),
-                weight_efficiency=one.positive("weight_efficiency", most=1),
-                compute_efficiency=one.positive("compute_efficiency", most=1),
-                call_us=one.number("call_us"),
-                knee=one.number("knee", most=1),
-            )
-            one.close()
+            found[precision] = _products(one, peak_tflops=one.positive("peak_tflops"))
+    table.close()
+    return found
+
+
+def _products(table: ProfileTable, peak_tflops: float) -> Gemm:
+    found = Gemm(
+        peak_tflops=peak_tflops,
+        weight_efficiency=table.positive("weight_efficiency", most=1),
+        compute_efficiency=table.positive("compute_efficiency", most=1),
+        call_us=table.number("call_us"),
+        knee=table.number("knee", most=1),
+    )
     table.close()
     return found
 

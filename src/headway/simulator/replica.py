@@ -162,31 +162,44 @@ def _check_tp(card: Hardware, shape: ModelShape, tp: int) -> None:
 
 
 def _kv_tokens(card: Hardware, shape: ModelShape, tp: int, precision: Precision, *, budget: int, seats: int) -> int:
-    """KV tokens that fit beside weights and the activations of the largest step, as vLLM profiles it at start.
+    """KV tokens that fit on `tp` GPUs, or the sentence that says what would."""
+    tokens = _room(card, shape, tp, precision, budget=budget, seats=seats)
+    if tokens >= _BLOCK_TOKENS:
+        return tokens
 
-    The activations are an estimate: gate, up and product of the MLP and eight copies of the residual stream for every
-    token of the budget, logits of every seat, and half a GiB for the context. On the one published run that recorded
-    its blocks (Llama-3.1-8B on an RTX 4090) it gives what vLLM gave within a few per cent.
-    """
-    inner = (shape.intermediate or shape.mlp_parameters // shape.hidden // 3) * (
-        shape.experts.active if shape.experts else 1
+    def fits(other_tp: int, other: Precision) -> bool:
+        return _room(card, shape, other_tp, other, budget=budget, seats=seats) >= _BLOCK_TOKENS
+
+    degrees = [other for other in card.gpu_counts if other > tp and shape.heads % other == 0 and fits(other, precision)]
+    fixes = [f"tp {' or '.join(map(str, degrees))}"] if degrees else []
+    if precision == "bf16" and "fp8" in card.gemm and fits(tp, "fp8"):
+        fixes.append("precision fp8")
+    weights = _weight_bytes(shape, precision) / tp / _GIB
+    step = _step_bytes(shape, tp, budget=budget, seats=seats) / _GIB
+    raise ValueError(
+        f"{shape.name} in {precision} does not fit on {tp} × {card.name}: weights take {weights:.1f} GiB and a step "
+        f"{step:.1f} GiB of the {card.memory_gib * _MEMORY_UTILISATION:.1f} GiB usable on each GPU; "
+        f"use {' or '.join([*fixes, 'a card with more memory'])}"
     )
-    activations = 2 * budget * (3 * inner // tp + 8 * shape.hidden) + _LOGIT_BYTES * seats * shape.vocab
-    weights = _weight_bytes(shape, precision) // tp
-    left = int(card.memory_gib * _GIB * _MEMORY_UTILISATION) - weights - activations - _CONTEXT_BYTES
-    tokens = left // shape.kv_bytes_per_token(tp)
-    if tokens < _BLOCK_TOKENS:
-        larger = [str(count) for count in card.gpu_counts if count > tp and shape.heads % count == 0]
-        fixes = ([f"a larger tp ({', '.join(larger)})"] if larger else []) + (
-            ["precision fp8"] if precision == "bf16" and "fp8" in card.gemm else []
-        )
-        usable, step = card.memory_gib * _MEMORY_UTILISATION, (activations + _CONTEXT_BYTES) / _GIB
-        raise ValueError(
-            f"{shape.name} in {precision} does not fit on {tp} × {card.name}: weights take {weights / _GIB:.1f} GiB "
-            f"and a step {step:.1f} GiB of the {usable:.1f} GiB usable on each GPU; "
-            f"use {' or '.join([*fixes, 'a card with more memory'])}"
-        )
-    return tokens
+
+
+def _room(card: Hardware, shape: ModelShape, tp: int, precision: Precision, *, budget: int, seats: int) -> int:
+    """KV tokens that fit beside weights and the largest step; not positive where those alone are too much."""
+    usable = int(card.memory_gib * _GIB * _MEMORY_UTILISATION)
+    left = usable - _weight_bytes(shape, precision) // tp - _step_bytes(shape, tp, budget=budget, seats=seats)
+    return left // shape.kv_bytes_per_token(tp)
+
+
+def _step_bytes(shape: ModelShape, tp: int, *, budget: int, seats: int) -> int:
+    """Memory of the largest step on one GPU, which vLLM measures at start; an estimate here.
+
+    Gate, up and product of the MLP and eight copies of the residual stream for every token of the budget, logits of
+    every seat, and half a GiB for the context. On the one published run that recorded its blocks (Llama-3.1-8B on an
+    RTX 4090: 2,588) the memory left then gives 2,610.
+    """
+    inner = shape.mlp_parameters // (3 * shape.hidden) * (shape.experts.active if shape.experts else 1)
+    activations = 2 * budget * (3 * inner // tp + 8 * shape.hidden)
+    return activations + _LOGIT_BYTES * seats * shape.vocab + _CONTEXT_BYTES
 
 
 def _weight_bytes(shape: ModelShape, precision: Precision) -> int:

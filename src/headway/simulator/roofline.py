@@ -25,15 +25,15 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 
-from headway.simulator.hardware import Hardware, Precision
+from headway.simulator.hardware import Gemm, Hardware, Precision
 from headway.simulator.models import ModelShape
 from headway.simulator.step_time import PS_PER_SECOND, Chunk
 
 _PS_PER_US = 1_000_000
 _SHIFT = 20  # fractional bits of the cost of one pair of tokens
 _ACTIVATION_BYTES = 2  # BF16
-_PRODUCTS_PER_LAYER = 4  # QKV, output, gate and up, down
 
 
 class Roofline:
@@ -144,17 +144,25 @@ class Roofline:
     def _products_us(self, tokens: int) -> float:
         """Matrix products of one layer, µs."""
         model, gemm = self._model, self._gemm
-        read_us = self._weight_bytes / self._tp / (gemm.weight_efficiency * self._hardware.bandwidth_tb_s * 1e6)
-        work_us = 2 * tokens / self._tp / (gemm.compute_efficiency * gemm.peak_tflops * 1e6)
-        calls = _PRODUCTS_PER_LAYER * gemm.call_us
         if model.experts is None:
-            weights = model.layer_parameters
-            return _roof(weights * read_us, weights * work_us, gemm.knee) + calls
+            return self._product_us(gemm, model.layer_parameters, model.layer_parameters * tokens, calls=4)
+        dense = self._product_us(gemm, model.attention_parameters, model.attention_parameters * tokens, calls=2)
+        # Experts were measured in BF16: another precision changes their rate as it changes that of dense products.
+        grouped, bf16 = self._hardware.experts, self._hardware.gemm["bf16"]
+        grouped = replace(
+            grouped,
+            peak_tflops=gemm.peak_tflops,
+            compute_efficiency=grouped.compute_efficiency * (gemm.compute_efficiency / bf16.compute_efficiency),
+        )
         touched = _experts_touched(model.experts.count, model.experts.active, tokens)
-        dense = _roof(model.attention_parameters * read_us, model.attention_parameters * work_us, gemm.knee)
-        read = touched * model.mlp_parameters * read_us
-        work = model.experts.active * model.mlp_parameters * work_us
-        return dense + _roof(read, work, gemm.knee) + calls
+        visited = model.mlp_parameters * model.experts.active * tokens
+        return dense + self._product_us(grouped, touched * model.mlp_parameters, visited, calls=1)
+
+    def _product_us(self, gemm: Gemm, weights: float, multiplications: float, *, calls: int) -> float:
+        """Reading `weights` of the model once and doing `multiplications` with them, both shared by `tp` GPUs, µs."""
+        read = weights * self._weight_bytes / self._tp / (gemm.weight_efficiency * self._hardware.bandwidth_tb_s * 1e6)
+        work = 2 * multiplications / self._tp / (gemm.compute_efficiency * gemm.peak_tflops * 1e6)
+        return _roof(read, work, gemm.knee) + calls * gemm.call_us
 
     def _elementwise_us(self, tokens: int) -> float:
         """Norms, rotary embedding and activation of one layer, µs: each reads and writes what the next one needs."""
