@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from headway.bench.columns import incomparable, ratio_text, seconds_text
 from headway.bench.comparison import Comparison, Run
 
@@ -20,7 +22,7 @@ def headline(comparison: Comparison) -> tuple[str, ...]:
     sentences = [_winner(best, baseline, racing)]
     if baseline is not None and best is not baseline and _mean_ttft(best) < (1 - NOISE_SHARE) * _mean_ttft(baseline):
         sentences += _price(best, baseline)
-    return (*sentences, *_goodput(comparison, runs, baseline), *_losses(runs), *_doubts(runs))
+    return (*sentences, *_goodput(comparison, runs, baseline), *_twins(runs), *_losses(runs), *_doubts(runs))
 
 
 def _highest_load(comparison: Comparison) -> float | None:
@@ -99,6 +101,23 @@ def _losses(runs: tuple[Run, ...]) -> list[str]:
     return [f"Not all requests were completed ({told}): latencies are of those that got there, goodput is of all."]
 
 
+def _twins(runs: tuple[Run, ...]) -> list[str]:
+    """Runs that cannot be told apart; a reader should not take one for a confirmation of the other."""
+    alike: list[list[Run]] = []
+    for run in runs:
+        group = next((group for group in alike if group[0].metrics == run.metrics), None)
+        if group is None:
+            alike.append([run])
+        else:
+            group.append(run)
+    return [
+        f"{', '.join(run.policy for run in group[:-1])} and {group[-1].policy} gave the very same numbers: on this "
+        "traffic, with these predictions, they chose alike."
+        for group in alike
+        if len(group) > 1
+    ]
+
+
 def _doubts(runs: tuple[Run, ...]) -> list[str]:
     oracles = sorted({name for run in runs if (name := _prediction(run)).startswith("oracle")})
     if not oracles:
@@ -111,5 +130,5 @@ def _doubts(runs: tuple[Run, ...]) -> list[str]:
 
 def _prediction(run: Run) -> str:
     chosen = run.bundle.get("prediction")
-    name = chosen.get("name") if isinstance(chosen, dict) else chosen
+    name = chosen.get("name") if isinstance(chosen, Mapping) else chosen
     return str(name or "")

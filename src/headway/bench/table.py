@@ -5,14 +5,14 @@ The text depends on the comparison and the width alone; `wall_seconds` is never 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from headway.bench.columns import Cell, CellColumn, cell_columns
+from headway.bench.columns import Cell, CellColumn, cell_columns, significant
 from headway.bench.comparison import Comparison, Json, Run
 from headway.bench.headline import headline
 from headway.bench.metrics import DEFINITIONS
@@ -46,33 +46,30 @@ def results(comparison: Comparison, width: int) -> RenderableType:
     return Group(*(piece for part in parts for piece in (_table(comparison, heads, part), Text())))
 
 
-def facts(comparison: Comparison) -> Text:
+def facts(comparison: Comparison) -> RenderableType:
     """What was replayed on what, how good the model of it is, and what load 1 means."""
     trace, replica = comparison.trace, comparison.replica
-    lines = [
-        f"trace       {trace.get('name')}: {_number(trace.get('requests'))} requests",
-        f"replica     {replica.get('model')} on {_accelerators(replica.get('tensor_parallel'))}"
-        f"{replica.get('hardware')}, {_number(replica.get('kv_tokens'))} KV tokens",
-    ]
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row("trace", Text(f"{trace.get('name')}: {_number(trace.get('requests'))} requests"))
+    accelerators = f"{_accelerators(replica.get('tensor_parallel'))}{replica.get('hardware')}"
+    memory = f"{_number(replica.get('kv_tokens'))} KV tokens"
+    grid.add_row("replica", Text(f"{replica.get('model')} on {accelerators}, {memory}"))
     profile = replica.get("profile")
-    if isinstance(profile, dict):
-        lines.append(f"step times  {profile.get('source')}; error: {profile.get('error')}")
+    if isinstance(profile, Mapping):
+        grid.add_row("step times", Text(f"{profile.get('source')}; error: {profile.get('error')}"))
     if comparison.saturation is not None:
-        lines.append(f"load 1      {describe_saturation(comparison)}")
-    return Text("\n".join(lines))
+        grid.add_row("load 1", Text(describe_saturation(comparison)))
+    return grid
 
 
 def describe_saturation(comparison: Comparison) -> str:
     """What a load of 1 is, in words."""
     saturation = comparison.saturation or {}
-    rate = saturation.get("requests_per_second")
-    said = f"{rate:.3g} requests/s, measured on this replica" if isinstance(rate, int | float) else "measured"
-    others = [
-        f"{key.replace('_', ' ')} {value:.4g}" if isinstance(value, float) else f"{key.replace('_', ' ')} {value}"
-        for key, value in saturation.items()
-        if key != "requests_per_second"
-    ]
-    return "; ".join([said, *others])
+    rate, definition = saturation.get("requests_per_second"), saturation.get("definition")
+    said = f"{significant(rate)} requests/s" if isinstance(rate, int | float) else "a measured rate"
+    return f"{said}, measured on this replica{f': {definition}' if definition else ''}"
 
 
 def definitions(comparison: Comparison) -> RenderableType:
@@ -84,10 +81,10 @@ def definitions(comparison: Comparison) -> RenderableType:
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     grid.add_row(BEST, f"best of its column{' at its load' if several else ''}; values equal as printed share it")
-    grid.add_row("0.31×", f"ratio to {baseline}{' at the same load' if several else ''}")
+    grid.add_row("0.31×", Text(f"ratio to {baseline}{' at the same load' if several else ''}"))
     shown = dict.fromkeys((column.column.title, column.column.key) for column in cell_columns(comparison))
     for title, key in shown:
-        grid.add_row(title, DEFINITIONS[key] + (f". SLO: {slo}" if key == "goodput" else ""))
+        grid.add_row(title, Text(DEFINITIONS[key] + (f". SLO: {slo}" if key == "goodput" else "")))
     return grid
 
 

@@ -158,7 +158,7 @@ def demo_comparison(
             profile={"source": "made up for a test", "error": "not compared with anything"},
         ),
         slo=Slo(2.0, 0.06),
-        saturation=None if loads == (None,) else {"requests_per_second": 7.25, "measured_by": "a backlog of the trace"},
+        saturation=None if loads == (None,) else {"requests_per_second": 7.25, "definition": "a backlog of the trace"},
         runs=tuple(demo_run(p, load, (labels or {}).get(p), n) for load in loads for p in policies),
         command="headway compare demo.jsonl --policy fcfs",
         version="0.1.0",

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 from handmade_days import demo_comparison, demo_run, demo_trace
 
+from headway.bench.bundles import Bundle
+from headway.bench.compare import Experiment, compare
 from headway.bench.comparison import Comparison, json_text, trace_facts
+from headway.simulator.replica import replica
+from headway.simulator.rules import EngineRules
 
 DOCS = Path(__file__).parents[3] / "docs" / "json.md"
 
@@ -18,11 +22,15 @@ def comparison() -> Comparison:
     return demo_comparison()
 
 
-def test_the_docs_name_every_key(comparison: Comparison) -> None:
+def test_the_docs_name_every_key() -> None:
+    experiment = Experiment(demo_trace(20), replica("l4", "llama-3.1-8b"), [Bundle("fcfs")], loads=(1.0,))
+    comparison = compare(experiment, jobs=1)
     documented = set(re.findall(r"`(\w+)`", DOCS.read_text(encoding="utf-8")))
     data = json.loads(json_text(comparison))
     run = data["runs"][0]
     keys = {*data, *data["trace"], *data["replica"], *data["slo"], *data["trace"]["prompt_tokens"], *run}
+    keys |= {*data["saturation"], *data["replica"]["profile"]}
+    assert set(data["replica"]["rules"]) == {field.name for field in dataclasses.fields(EngineRules)}
     keys |= {*run["ttft_seconds"], *run["bundle"], *run["bundle"]["ordering"]}
     assert keys <= documented, f"docs/json.md lacks {sorted(keys - documented)}"
 

@@ -169,3 +169,19 @@ def test_the_headline_speaks_of_the_highest_load_and_admits_an_oracle() -> None:
 def test_without_an_slo_the_table_says_what_goodput_is() -> None:
     text = " ".join(printed(dataclasses.replace(demo_comparison(), slo=Slo()), 300).split())
     assert "SLO: none given, so goodput is the share completed" in text
+
+
+def test_labels_are_never_read_as_terminal_markup() -> None:
+    comparison = demo_comparison(("random", "shortest-prompt-first"), labels={"random": "[bold]mine[/bold]"})
+    assert printed(comparison, 160).count("[bold]mine[/bold]") >= 2
+
+
+def test_runs_that_cannot_be_told_apart_are_named() -> None:
+    comparison = demo_comparison(("fcfs", "random"))
+    twins = dataclasses.replace(
+        comparison, runs=(*comparison.runs, dataclasses.replace(comparison.runs[1], policy="another"))
+    )
+    told = [sentence for sentence in headline(twins) if "the very same numbers" in sentence]
+    assert len(told) == 1
+    assert told[0].startswith("random and another gave")
+    assert not any("the very same numbers" in sentence for sentence in headline(comparison))
