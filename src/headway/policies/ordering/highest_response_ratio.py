@@ -19,8 +19,8 @@ class HighestResponseRatio:
         length decides at first and patience in the end. Requests stand in lanes of near-equal work, first come inside
         a lane, and only the lanes' heads are compared, each by its own ratio; a decision costs O(lanes).
     Source: HRRN (Brinch Hansen, 1971); over uncached prefill tokens in SGLang PR #32911. The time to prefill is taken
-        as proportional to the tokens, so their price cancels. Deviations: by lanes 1 + δ wide (`lane_width`) it
-        serves a request whose waited/work is at least 1/(1 + δ) of the highest, and never overtakes within a lane;
+        as proportional to the tokens, so their price cancels. Deviations: the works of one lane differ by less than
+        the factor `lane_width`, and whoever is served has a waited/work of at least 1/`lane_width` of the highest;
         the clock is in seconds, not in prefilled tokens; ties go to the earlier arrival, then to less work, not by
         id; tokens produced before a preemption count as work; no fall-back to FCFS above 128 waiting; requests that
         share an uncached prefix are not held back for each other.
