@@ -170,16 +170,10 @@ def summarise(
     Raises:
         ValueError: the columns do not fit together.
     """
-    if len(outcome.ended_ps) != len(trace):
-        raise ValueError(f"the outcome has {len(outcome.ended_ps)} rows, the trace {len(trace)}")
-    if unloaded_seconds is not None and len(unloaded_seconds) != len(trace):
-        raise ValueError(f"unloaded_seconds has {len(unloaded_seconds)} rows, the trace {len(trace)}")
+    _check_rows(trace, outcome, unloaded_seconds)
     completed = completed_rows(outcome)
-    ttft, e2e, tpot = (
-        _seconds(outcome, outcome.first_token_ps),
-        _seconds(outcome, outcome.ended_ps),
-        _tpot(trace, outcome),
-    )
+    ttft, e2e = _seconds(outcome, outcome.first_token_ps), _seconds(outcome, outcome.ended_ps)
+    tpot = _tpot(trace, outcome)
     seconds = outcome.makespan_ps / PS_PER_SECOND
     speed = None if unloaded_seconds is None else _speed(unloaded_seconds, e2e, completed)
     shorter, longest = length_classes(trace)
@@ -247,6 +241,13 @@ def jain(shares: Floats) -> float | None:
     """
     squares = float((shares**2).sum())
     return float(shares.sum()) ** 2 / (len(shares) * squares) if squares > 0 else None
+
+
+def _check_rows(trace: Trace, outcome: DayOutcome, unloaded_seconds: Floats | None) -> None:
+    if len(outcome.ended_ps) != len(trace):
+        raise ValueError(f"the outcome has {len(outcome.ended_ps)} rows, the trace {len(trace)}")
+    if unloaded_seconds is not None and len(unloaded_seconds) != len(trace):
+        raise ValueError(f"unloaded_seconds has {len(unloaded_seconds)} rows, the trace {len(trace)}")
 
 
 def _seconds(outcome: DayOutcome, until_ps: npt.NDArray[np.int64]) -> Floats:
