@@ -36,13 +36,9 @@ class Saturation:
     definition: str
     closed_loop: bool
 
-    def to_json(self) -> dict[str, float | str | bool]:
-        """The three fields by name."""
-        return {
-            "requests_per_second": self.requests_per_second,
-            "closed_loop": self.closed_loop,
-            "definition": self.definition,
-        }
+    def to_json(self) -> dict[str, float | str]:
+        """`requests_per_second`, and its `definition` in words."""
+        return {"requests_per_second": self.requests_per_second, "definition": self.definition}
 
 
 def measure_saturation(
@@ -121,7 +117,7 @@ def at_rate(trace: Trace, requests_per_second: float) -> Trace:
 
 
 def scaled(trace: Trace, density: float) -> Trace:
-    """The trace with arrivals `density` times as dense, from the same first one."""
+    """The trace with arrivals `density` times as dense, from the same first one; every row keeps its place."""
     first = trace.arrived_seconds[0]
     return replace(trace, arrived_seconds=first + (trace.arrived_seconds - first) / density)
 

@@ -1,0 +1,16 @@
+"""The command line: one file a verb."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """The console script `headway`: run one verb and exit with its status."""
+    try:
+        from headway.cli.app import run
+
+        status = run(sys.argv[1:])
+    except KeyboardInterrupt:  # while still loading
+        status = 130
+    sys.exit(status)

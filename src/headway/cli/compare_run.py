@@ -1,0 +1,205 @@
+"""What `headway compare` does once its options are read: traffic in, experiment, table and files out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from headway.bench.bundles import Bundle, named_bundles, read_bundles
+from headway.bench.compare import Experiment
+from headway.bench.compare import compare as run_experiment
+from headway.bench.comparison import SCHEMA, Comparison
+from headway.bench.errors import UserMistake
+from headway.bench.metrics import Slo
+from headway.bench.output_files import check_writable, replacing
+from headway.bench.saturation import is_closed_loop, open_loop
+from headway.bench.traces.loading import load_trace
+from headway.bench.traces.reshaping import check_context, head
+from headway.bench.workloads import WORKLOADS
+from headway.cli.compare_options import CompareOptions, PrefixCaching, parse_loads
+from headway.cli.progress import progress, say
+from headway.simulator.replica import Replica, replica
+from headway.simulator.trace import Trace
+
+DEFAULT_WORKLOAD = "chat-and-documents"
+WORKLOAD_LOADS = (0.9,)  # unless a load is given: a generated rate means nothing on a replica it was not made for
+PLAIN_COLUMNS = 240  # where stdout is no terminal: one table with a row a policy, whatever reads it
+
+DEFAULT_POLICIES = (
+    "fcfs",
+    "shortest-prompt-first",
+    "shortest-job-first",
+    "shortest-job-first-aging",
+    "highest-response-ratio",
+    "smallest-volume-first",
+    "random",
+)
+WITH_TENANTS = ("fair-share",)  # with one tenant it is fcfs
+WITH_PREFIX_CACHE = ("shortest-uncached-prefill-first", "longest-prefix-match")  # without one they are orders above
+
+
+def run_comparisons(options: CompareOptions) -> None:
+    """Compare on each trace in turn; print a table each, write one JSON file and one report.
+
+    Raises:
+        UserMistake: an option, a name or a trace is wrong; before anything was simulated, wherever it can be known.
+    """
+    loads = parse_loads(options.load, options.loads)
+    slo = Slo.parse(options.slo)
+    check_outputs(options)
+    named = chosen_bundles(options)
+    comparisons = []
+    for name in options.traces or [DEFAULT_WORKLOAD]:
+        server, trace = prepare(name, options, slo)
+        bundles = named or named_bundles(default_policies(trace, server), _template(options))
+        own = WORKLOAD_LOADS if name in WORKLOADS and loads == (None,) else loads
+        experiment = Experiment(trace, server, bundles, own, options.seed, slo)
+        comparison = run_experiment(experiment, jobs=options.jobs, progress=progress, command=command_line())
+        comparisons.append(comparison)
+        if options.json != "-":
+            show(comparison)
+    write_outputs(options, comparisons)
+
+
+def command_line() -> str:
+    """What was typed, as one would type it again."""
+    return shlex.join(["headway", *sys.argv[1:]])
+
+
+def check_outputs(options: CompareOptions) -> None:
+    """Find out now whether the files can be written, not after the work."""
+    if options.json not in (None, "-"):
+        check_writable(Path(options.json), "--json")
+    if options.report is not None:
+        check_writable(options.report, "--report")
+        if len(options.traces or []) > 1:
+            raise UserMistake("--report holds one trace; give one trace, or run once for each")
+
+
+def chosen_bundles(options: CompareOptions) -> list[Bundle]:
+    """The bundles that the command line names; empty where it names none."""
+    template = _template(options)
+    template.check()
+    found = named_bundles(options.policy or [], template)
+    if options.bundles is not None:
+        found += read_bundles(options.bundles, template)
+    return found
+
+
+def default_policies(trace: Trace, server: Replica) -> list[str]:
+    """The orders worth seeing side by side on this traffic."""
+    wanted = list(DEFAULT_POLICIES)
+    if len(trace.tenants) > 1:
+        wanted += WITH_TENANTS
+    if server.rules.prefix_caching:
+        wanted += WITH_PREFIX_CACHE
+    return wanted
+
+
+def prepare(name: str, options: CompareOptions, slo: Slo) -> tuple[Replica, Trace]:
+    """The replica and the traffic as it will be replayed, every change to it said on stderr."""
+    loaded = load_trace(
+        name,
+        skip_bad_lines=options.skip_bad_lines,
+        columns=options.columns,
+        seed=options.seed,
+        **({} if options.requests is None else {"requests": options.requests}),
+    )
+    trace = loaded.trace if options.requests is None else head(loaded.trace, options.requests)
+    for note in loaded.notes:
+        say(note)
+    caches = {"auto": trace.prefix_ids is not None, "on": True, "off": False}[options.prefix_caching.value]
+    if options.prefix_caching is PrefixCaching.on and trace.prefix_ids is None:
+        raise UserMistake(
+            f"--prefix-caching on: {trace.name} does not say which prompts share blocks (no hash_ids); use auto or off"
+        )
+    with _as_mistakes():
+        server = replica(
+            options.hardware,
+            options.model,
+            tp=options.tp,
+            precision=options.precision.value,
+            kv_tokens=options.kv_tokens,
+            max_num_seqs=options.max_num_seqs,
+            max_num_batched_tokens=options.max_num_batched_tokens,
+            async_scheduling=options.async_scheduling,
+            prefix_caching=caches,
+        )
+    # Against the model's context only: what the model takes but this replica's memory cannot hold, it refuses itself.
+    trace, notes = check_context(trace, server.rules.max_model_tokens, options.over_context.value, lines=loaded.lines)
+    for note in notes:
+        say(note)
+    if options.open_loop and is_closed_loop(trace):
+        trace = open_loop(trace)
+    return server, with_deadlines(trace, slo)
+
+
+def with_deadlines(trace: Trace, slo: Slo) -> Trace:
+    """A trace without deadlines gets the TTFT SLO as everybody's."""
+    if trace.deadline_seconds is not None or slo.ttft_seconds is None:
+        return trace
+    return replace(trace, deadline_seconds=np.full(len(trace), slo.ttft_seconds))
+
+
+def show(comparison: Comparison) -> None:
+    """The table on stdout; the same bytes for the same seed."""
+    from rich.console import Console
+
+    from headway.bench.table import print_comparison
+
+    console = Console() if sys.stdout.isatty() else Console(width=_plain_width())
+    with console.capture() as captured:  # rich would end the process itself, with 1, when the reader has left
+        print_comparison(comparison, console)
+    sys.stdout.write(captured.get())
+    sys.stdout.flush()
+
+
+def write_outputs(options: CompareOptions, comparisons: list[Comparison]) -> None:
+    """The JSON (one object, or a list under `comparisons` for several traces) and the report."""
+    if options.json is not None:
+        one = comparisons[0].to_json()
+        several = {"schema": SCHEMA, "comparisons": [comparison.to_json() for comparison in comparisons]}
+        content = one if len(comparisons) == 1 else several
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        if options.json == "-":
+            sys.stdout.write(text)
+        else:
+            with replacing(Path(options.json), "--json") as temporary:
+                temporary.write_text(text, encoding="utf-8")
+            say(f"numbers: {options.json}")
+    if options.report is not None:
+        from headway.bench.report import write_report
+
+        with replacing(options.report, "--report") as temporary:
+            write_report(comparisons[0], temporary)
+        say(f"report: {options.report}")
+    else:
+        say("--report FILE.html draws it: TTFT by length class, the queue and KV memory over time")
+
+
+def _plain_width() -> int:
+    asked = os.environ.get("COLUMNS", "")
+    return int(asked) if asked.isdecimal() and int(asked) > 0 else PLAIN_COLUMNS
+
+
+def _template(options: CompareOptions) -> Bundle:
+    return Bundle("fcfs", admission=options.admission, preemption=options.preemption, prediction=options.prediction)
+
+
+@contextmanager
+def _as_mistakes() -> Iterator[None]:
+    """What the layers below call a bad value is, at this place, something the user typed."""
+    try:
+        yield
+    except UserMistake:
+        raise
+    except ValueError as error:
+        raise UserMistake(str(error)) from error

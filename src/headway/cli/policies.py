@@ -1,0 +1,21 @@
+"""`headway policies`: the catalogue."""
+
+from __future__ import annotations
+
+import textwrap
+
+
+def policies() -> None:
+    """List every policy: its name and what it does in one line."""
+    from headway.policies.catalog import KINDS, names
+    from headway.policies.pages import QUESTIONS, page
+
+    for kind in KINDS:
+        known = names(kind)
+        width = max(map(len, known)) + 2
+        print(f"{kind}: {QUESTIONS[kind]}")
+        for name in known:
+            indent = " " * (width + 2)
+            print(textwrap.fill(f"  {name.ljust(width)}{page(kind, name).summary}", 100, subsequent_indent=indent))
+        print()
+    print("`headway explain NAME` says more; `headway compare --policy NAME` runs an ordering on your traffic.")

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Said
+
+Headway = Callable[..., Said]
+
+SPREADS = (
+    "ttft_seconds",
+    "ttft_short_half_seconds",
+    "ttft_longest_5pct_seconds",
+    "tpot_seconds",
+    "e2e_seconds",
+    "normalised_latency_seconds_per_token",
+)
+NUMBERS = (
+    "goodput",
+    "throughput_tokens_per_second",
+    "preemptions",
+    "recomputed_tokens",
+    "makespan_seconds",
+    "wall_seconds",
+)
+
+
+def without_wall_times(text: str) -> Any:
+    content = json.loads(text)
+    for run in content["runs"]:
+        del run["wall_seconds"]
+    return content
+
+
+def test_the_contract_for_scripts(headway: Headway, small_trace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    policies = ("--policy", "fcfs", "--policy", "smallest-volume-first")
+    options = ("--load", "1.1", "--requests", "150", "--seed", "0", "--json", out)
+    said = headway("compare", small_trace, *policies, *options)
+    assert said.status == 0, said.err
+    content = json.loads(out.read_text())
+    assert content["schema"] == 1
+    assert content["trace"]["name"] == "small"
+    assert content["replica"]["model"] == "llama-3.1-8b"
+    assert [run["policy"] for run in content["runs"]] == ["fcfs", "smallest-volume-first"]
+    for run in content["runs"]:
+        assert (run["load"], run["requests"], run["completed"]) == (1.1, 150, 150)
+        for name in SPREADS:
+            assert set(run[name]) == {"mean", "p50", "p90", "p99"}
+            assert all(value > 0 and math.isfinite(value) for value in run[name].values())
+        for name in NUMBERS:
+            assert isinstance(run[name], int | float)
+    assert "fcfs" in said.out
+    assert "TTFT" in said.out
+
+
+def test_stdout_and_numbers_are_the_same_for_the_same_seed(headway: Headway, small_trace: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "1.json", tmp_path / "2.json"
+    line = ("compare", small_trace, "--load", "0.9", "--policy", "all", "--prediction", "oracle-noisy")
+    one = headway(*line, "--json", first, "--jobs", "1")
+    numbers = without_wall_times(first.read_text())
+    other = headway(*line, "--json", second, "--jobs", "2")
+    assert one.status == other.status == 0, one.err
+    assert one.out == other.out
+    again = without_wall_times(second.read_text())
+    again["command"] = numbers["command"]
+    assert numbers == again
+
+
+def test_another_seed_draws_another_workload(headway: Headway) -> None:
+    line = ("compare", "chat", "--requests", "100", "--policy", "fcfs")
+    assert headway(*line, "--seed", "1").out != headway(*line, "--seed", "2").out
+
+
+def test_a_workload_runs_at_nine_tenths_unless_told(headway: Headway) -> None:
+    line = ("compare", "chat", "--requests", "100", "--policy", "fcfs", "--json", "-")
+    assert json.loads(headway(*line).out)["runs"][0]["load"] == 0.9
+    assert json.loads(headway(*line, "--load", "0.5").out)["runs"][0]["load"] == 0.5
+
+
+def test_json_on_stdout_comes_alone(headway: Headway, small_trace: Path) -> None:
+    said = headway("compare", small_trace, "--policy", "fcfs", "--json", "-")
+    assert json.loads(said.out)["runs"][0]["load"] is None
+
+
+def test_several_traces_are_a_list(headway: Headway, small_trace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    said = headway("compare", small_trace, "chat", "--requests", "50", "--policy", "fcfs", "--json", out)
+    assert said.status == 0, said.err
+    content = json.loads(out.read_text())
+    assert content["schema"] == 1
+    assert [one["trace"]["name"] for one in content["comparisons"]] == ["small", "chat"]
+
+
+def test_a_sweep_holds_every_load(headway: Headway, small_trace: Path) -> None:
+    said = headway("compare", small_trace, "--loads", "0.5,1.2", "--policy", "fcfs", "--json", "-")
+    content = json.loads(said.out)
+    assert [run["load"] for run in content["runs"]] == [0.5, 1.2]
+    assert content["saturation"]["requests_per_second"] > 0
+
+
+def test_the_saturation_is_printed_with_its_definition(headway: Headway, small_trace: Path) -> None:
+    said = headway("compare", small_trace, "--load", "0.5", "--policy", "fcfs")
+    assert "requests/s" in said.out
+    assert "first and the last tenth of completions" in " ".join(said.out.split())
+
+
+def test_bundles_from_a_file_stand_beside_policies(headway: Headway, small_trace: Path, tmp_path: Path) -> None:
+    bundles = tmp_path / "mine.toml"
+    bundles.write_text('[bundle.mine]\nordering = "shortest-job-first"\nprediction = "oracle"\n')
+    said = headway("compare", small_trace, "--bundles", bundles, "--policy", "fcfs", "--json", "-")
+    runs = json.loads(said.out)["runs"]
+    assert [run["policy"] for run in runs] == ["fcfs", "mine"]
+    assert runs[1]["bundle"]["prediction"] == {"name": "oracle", "options": {}}
+    assert runs[0]["bundle"]["prediction"] == {"name": "running-mean", "options": {}}
+
+
+def test_what_never_fits_is_refused_and_counted(headway: Headway, small_trace: Path) -> None:
+    said = headway("compare", small_trace, "--policy", "fcfs", "--kv-tokens", "4096", "--json", "-")
+    (run,) = json.loads(said.out)["runs"]
+    assert (run["completed"], run["refused"]) == (180, 20)
+    assert sum(run["refused_reasons"].values()) == 20
+    assert run["goodput"] <= 0.9
+
+
+def test_over_context_is_refused_or_cut_when_asked(headway: Headway, tmp_path: Path) -> None:
+    path = tmp_path / "long.jsonl"
+    lengths = (100, 200_000, 100)
+    path.write_text(
+        "".join(f'{{"timestamp": {i}, "input_length": {n}, "output_length": 5}}\n' for i, n in enumerate(lengths))
+    )
+    line = ("compare", path, "--policy", "fcfs", "--json", "-", "--over-context")
+    assert json.loads(headway(*line, "refuse").out)["runs"][0]["refused"] == 1
+    assert json.loads(headway(*line, "cut").out)["runs"][0]["completed"] == 3
+    told = headway(*line, "error")
+    assert told.status == 2
+    assert "line 2" in told.err
+    assert "--over-context" in told.err
+
+
+def test_sessions_run_in_a_closed_loop_unless_told(headway: Headway, tmp_path: Path) -> None:
+    path = tmp_path / "sessions.jsonl"
+    calls = [
+        {"timestamp": 10 * turn, "input_length": 100, "output_length": 20, "session_id": "a", "turn": turn}
+        | ({"think_time_ms": 5000} if turn else {})
+        for turn in range(4)
+    ]
+    path.write_text("".join(json.dumps(call) + "\n" for call in calls))
+    line = ("compare", path, "--policy", "fcfs", "--json", "-")
+    closed, opened = (json.loads(headway(*line, *more).out) for more in ((), ("--open-loop",)))
+    assert (closed["trace"]["closed_loop"], opened["trace"]["closed_loop"]) == (True, False)
+    assert closed["runs"][0]["makespan_seconds"] > 15 > opened["runs"][0]["makespan_seconds"]
+
+
+def test_earliest_deadline_first_has_deadlines_to_read(headway: Headway, small_trace: Path) -> None:
+    """Everybody has the same allowance, the TTFT SLO, so the order is that of arrival."""
+    said = headway(
+        "compare",
+        small_trace,
+        "--policy",
+        "fcfs",
+        "--policy",
+        "earliest-deadline-first",
+        "--load",
+        "1.2",
+        "--json",
+        "-",
+    )
+    fcfs, edf = json.loads(said.out)["runs"]
+    assert fcfs["ttft_seconds"] == edf["ttft_seconds"]
+
+
+def test_a_report_is_written_whole(headway: Headway, small_trace: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    said = headway("compare", small_trace, "--policy", "fcfs", "--policy", "random", "--report", report)
+    assert said.status == 0, said.err
+    text = report.read_text(encoding="utf-8")
+    assert text.rstrip().endswith("</html>")
+    assert "http://" not in text.replace("http://www.w3.org", "")
+    assert str(report) in said.err
+
+
+@pytest.mark.parametrize("option", ["--json", "--report"])
+def test_a_folder_that_is_missing_is_told_before_the_work(
+    headway: Headway, small_trace: Path, tmp_path: Path, option: str
+) -> None:
+    said = headway("compare", small_trace, option, tmp_path / "none" / "out")
+    assert said.status == 2
+    assert "does not exist" in said.err
+    assert said.out == ""

@@ -1,0 +1,143 @@
+"""Every mistake of a user's is one sentence on stderr, status 2, nothing on stdout, no traceback."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from headway.cli import compare_run
+
+from .conftest import Said
+
+Headway = Callable[..., Said]
+
+GOOD = '{"timestamp": 0, "input_length": 10, "output_length": 5}\n'
+
+
+def told(said: Said) -> str:
+    assert said.status == 2, said
+    assert said.out == ""
+    assert said.err.startswith("headway: ")
+    assert said.err.count("\n") == 1
+    assert "Traceback" not in said.err
+    return said.err
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (("--policy", "smalest-volume-first"), "did you mean 'smallest-volume-first'? choose from fcfs, shortest-"),
+        (("--admission", "gredy"), "did you mean 'greedy'? choose from greedy, peak-check, reserve-max"),
+        (("--prediction", "orakel"), "did you mean 'oracle'? choose from running-mean"),
+        (("--preemption", "least-sunk"), "did you mean 'least-sunk-work'? choose from latest-admitted"),
+        (("--policy", "fcfs", "--policy", "fcfs"), "--policy fcfs is there twice"),
+        (("--policy", "fcfs/random"), "takes no other policy inside it"),
+        (("--load", "ninety"), "--load: 'ninety' is not a number; write a share of saturation, for example 0.9"),
+        (("--load", "0"), "--load: 0 is not above 0"),
+        (("--load", "-1"), "--load: -1 is not above 0"),
+        (("--load", "nan"), "--load: nan is not above 0"),
+        (("--load", "90"), "not a percentage"),
+        (("--loads", "0.5,,0.9"), "--loads: '' is not a number"),
+        (("--loads", "0.5,0.5"), "a load is there twice"),
+        (("--load", "0.5", "--loads", "0.5"), "give --load or --loads, not both"),
+        (("--slo", "ttft=2"), "no"),
+        (("--slo", "tfft=2s"), "'tfft' is none of ttft, tpot, e2e"),
+        (("--hardware", "h1000"), "unknown hardware 'h1000'"),
+        (("--model", "llama"), "unknown model 'llama'"),
+        (("--model", "llama-3.1-70b", "--tp", "1"), "does not fit"),
+        (("--tp", "3"), "tp 3"),
+        (("--kv-tokens", "5"), "kv_tokens must be at least one block"),
+        (("--max-num-batched-tokens", "10", "--max-num-seqs", "20"), "must be at least max_num_seqs"),
+        (("--prefix-caching", "on"), "does not say which prompts share blocks"),
+        (("--bundles", "none.toml"), "none.toml: it cannot be read"),
+        (("--requests", "0"), "--requests"),
+        (("--seed", "-1"), "--seed"),
+        (("--jobs", "0"), "--jobs"),
+        (("--over-context", "ignore"), "--over-context"),
+        (("--polcy", "fcfs"), "--polcy"),
+    ],
+)
+def test_a_bad_option(headway: Headway, small_trace: Path, line: tuple[str, ...], sentence: str) -> None:
+    assert sentence in told(headway("compare", small_trace, *line))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (GOOD + GOOD.replace("0,", "-5,", 1), "line 2"),
+        (GOOD + GOOD.replace("10", "0"), "line 2"),
+        (GOOD + GOOD.replace("5}", "0}"), "line 2"),
+        (GOOD.replace("0,", "9,", 1) + GOOD, "line 2"),
+        (GOOD + GOOD.replace("10", "200000"), "line 2"),
+        (GOOD + '{"timestamp": 1, "input_length": 10}\n', "output_length"),
+        (GOOD + "{not json}\n", "line 2"),
+        (GOOD + '{"timestamp": NaN, "input_length": 10, "output_length": 5}\n', "line 2"),
+        ("", "empty"),
+        ("\n\n", "a trace needs at least one"),
+    ],
+)
+def test_a_bad_trace(headway: Headway, tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(text)
+    assert sentence in told(headway("compare", path, "--policy", "fcfs"))
+
+
+def test_a_directory(headway: Headway, tmp_path: Path) -> None:
+    assert "is a folder" in told(headway("compare", tmp_path))
+
+
+def test_a_binary_file(headway: Headway, tmp_path: Path) -> None:
+    path = tmp_path / "picture.jsonl"
+    path.write_bytes(bytes(range(256)) * 20)
+    assert "binary" in told(headway("compare", path))
+
+
+def test_a_packed_file_cut_short(headway: Headway, tmp_path: Path) -> None:
+    path = tmp_path / "short.jsonl.gz"
+    path.write_bytes(gzip.compress((GOOD * 5000).encode())[:-20])
+    told(headway("compare", path))
+
+
+def test_a_file_that_is_not_there(headway: Headway, tmp_path: Path) -> None:
+    assert "there is no such file" in told(headway("compare", tmp_path / "none.jsonl"))
+
+
+def test_all_at_one_moment_has_no_load(headway: Headway, tmp_path: Path) -> None:
+    path = tmp_path / "burst.jsonl"
+    path.write_text(GOOD * 5)
+    assert headway("compare", path, "--policy", "fcfs").status == 0
+    assert "all requests arrive at one moment" in told(headway("compare", path, "--policy", "fcfs", "--load", "1"))
+
+
+def test_bad_lines_are_skipped_when_asked_and_counted(headway: Headway, tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(GOOD + "{not json}\n" + GOOD)
+    said = headway("compare", path, "--policy", "fcfs", "--skip-bad-lines")
+    assert said.status == 0
+    assert "1" in said.err
+    assert "2 requests" in said.out
+
+
+def test_an_unknown_policy_to_explain(headway: Headway) -> None:
+    assert "did you mean 'peak-check'?" in told(headway("explain", "peak-chek"))
+
+
+def test_an_unknown_verb(headway: Headway) -> None:
+    assert "compar" in told(headway("compar"))
+
+
+def test_a_failure_of_ours_is_status_1_with_a_sentence(
+    headway: Headway, small_trace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("the sky fell")
+
+    monkeypatch.setattr(compare_run, "run_experiment", broken)
+    said = headway("compare", small_trace)
+    assert said.status == 1
+    assert said.err.startswith("headway: the sky fell")
+    assert "Traceback" not in said.err
+    assert "Traceback" in headway("compare", small_trace, "--debug").err
