@@ -110,7 +110,7 @@ def test_what_is_given_is_taken() -> None:
         ({"hardware": "absent.toml"}, "hardware file absent.toml cannot be read: No such file"),
         ({"model": "llama-3.1-70b", "tp": 1}, "weights take 131.4 GiB"),
         ({"model": "llama-3.1-70b", "tp": 1}, "use tp 2 or 4 or 8 or a card with more memory"),
-        ({"hardware": "l4", "model": "llama-2-13b", "tp": 1}, "use precision fp8 or a card"),
+        ({"hardware": "l4", "model": "llama-2-13b", "tp": 1}, "use tp 2 or 4 or 8 or precision fp8 or a card"),
         ({"tp": 3}, "tp 3 is not known for h100: use one of 1, 2, 4, 8"),
         ({"hardware": "rtx-4090", "tp": 2}, "tp 2 is not known for rtx-4090: use one of 1"),
         ({"hardware": "a100", "precision": "fp8"}, "a100 has no fp8 figures: use precision bf16"),
