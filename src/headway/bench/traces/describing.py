@@ -169,11 +169,13 @@ def _dispersion(arrived: Numbers) -> float | None:
 def _work(arrived: Numbers, tokens: npt.NDArray[np.int64]) -> PrefillWork:
     falling = np.sort(tokens)[::-1]
     total = max(int(falling.sum()), 1)
-    top = [float(falling[: math.ceil(len(falling) * share)].sum() / total) for share in (0.01, 0.05, 0.1)]
+
+    def top(share: float) -> float:
+        return float(falling[: math.ceil(len(falling) * share)].sum() / total)
+
     mean = float(tokens.mean())
-    return PrefillWork(
-        *top, scv=float(tokens.var() / mean**2) if mean else 0.0, fcfs_over_sjf=_blocking(arrived, tokens)
-    )
+    scv = float(tokens.var() / mean**2) if mean else 0.0
+    return PrefillWork(top(0.01), top(0.05), top(0.1), scv, _blocking(arrived, tokens))
 
 
 def _blocking(arrived: Numbers, tokens: npt.NDArray[np.int64]) -> float:

@@ -209,7 +209,7 @@ class Rows:
         if unknown.any():
             raise UserMistake(
                 f"{self._file}: line {lines[unknown.argmax()]}: a follow-up turn has no "
-                f"`{self._columns.fields['think']}`; give it in every follow-up, or in none to replay every request at its own time"
+                f"`{self._columns.fields['think']}`; give it in every follow-up, or in none for an open loop"
             )
         gaps = int(np.unique(session[(session >= 0) & (turn != optional["turn"])]).size)
         if gaps:
@@ -234,7 +234,7 @@ class Rows:
             row = int(over.argmax())
             raise UserMistake(
                 f"{self._file}: line {lines[row]}: `{field}` has {counts[row]} ids, but {prompt[row]:,} tokens are "
-                f"{-(-int(prompt[row]) // size)} blocks of {size}; correct it, or tell the size by --columns prefix_block="
+                f"{-(-int(prompt[row]) // size)} blocks of {size}; correct it, or give --columns prefix_block="
             )
         return size
 

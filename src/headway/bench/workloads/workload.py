@@ -6,13 +6,16 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from headway.bench.errors import UserMistake
 from headway.simulator.trace import Seconds, Tokens, Trace
+
+Curve: TypeAlias = Mapping[int, float] | Mapping[float, float]
+"""Percent -> value: a distribution by its quantiles, from 0 (the least) to 100 (the greatest), values above 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +53,16 @@ def stream(seed: int, *names: str) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(entropy=seed, spawn_key=tuple(np.frombuffer(key, np.uint32))))
 
 
-def draw_from_quantiles(rng: np.random.Generator, curve: Mapping[float, float], count: int) -> npt.NDArray[np.float64]:
+def draw_from_quantiles(rng: np.random.Generator, curve: Curve, count: int) -> npt.NDArray[np.float64]:
     """Draws from the distribution with these quantiles: log-linear between them, so a heavy tail stays heavy.
 
     Args:
         rng: the random stream.
-        curve: percent -> value, from 0 (the least) to 100 (the greatest), values above 0.
+        curve: the quantiles.
         count: how many.
     """
-    percents = np.array(sorted(curve))
-    values = np.log([curve[percent] for percent in percents])
-    drawn: npt.NDArray[np.float64] = np.exp(np.interp(rng.random(count) * 100, percents, values))
+    percents, values = np.array(sorted(curve.items()), dtype=np.float64).T
+    drawn: npt.NDArray[np.float64] = np.exp(np.interp(rng.random(count) * 100, percents, np.log(values)))
     return drawn
 
 
