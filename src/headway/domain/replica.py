@@ -21,11 +21,11 @@ class BatchView(Protocol):
 
     @property
     def version(self) -> int:
-        """Changes whenever a request joins or leaves; a policy may keep what it derived while this stays."""
+        """Changes whenever a request joins, leaves or completes its prefill; while it stays, what was derived holds."""
 
     @property
     def decode_steps(self) -> int:
-        """Steps so far: within one `version`, each decoding request produced one token per step."""
+        """Steps that have ended: within one `version`, each decoding request produced one token per step."""
 
     @property
     def size(self) -> int:

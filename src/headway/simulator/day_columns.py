@@ -48,7 +48,7 @@ class DayColumns:
             self._stride *= 2
             self._curves = tuple(curve[::2] for curve in self._curves)  # type: ignore[assignment]
 
-    def outcome(self, makespan_ps: int, steps: int, kv_blocks_peak: int) -> DayOutcome:
+    def outcome(self, steps: int, kv_blocks_peak: int) -> DayOutcome:
         """Close the day."""
         return DayOutcome(
             arrived_ps=np.array(self.arrived_ps),
@@ -59,7 +59,7 @@ class DayColumns:
             preemptions=np.array(self.preemptions),
             recomputed_tokens=np.array(self.recomputed_tokens),
             refused=self.refused,
-            makespan_ps=makespan_ps,
+            makespan_ps=max(0, max(self.ended_ps, default=0)),
             steps=steps,
             kv_blocks_peak=kv_blocks_peak,
             gaps=[TokenGaps(*row) for row in zip(*self.gap_columns, strict=True)],

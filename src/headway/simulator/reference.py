@@ -140,7 +140,7 @@ class _Engine:
 
     def _pass_idle_time(self) -> bool:
         """Nothing runs and nothing could be composed: go on to the next arrival. False when the day is over."""
-        if self._victims:
+        if self._victims and len(self._scheduler.queue):
             return True  # the composition only made room; the next one, at the same instant, uses it
         if self._expected.next_ps is not None:
             self._now_ps = max(self._now_ps, self._expected.next_ps)
@@ -155,16 +155,18 @@ class _Engine:
     # -------------------------------------------------------------- arrivals
 
     def _take_arrivals(self) -> None:
+        """Queue everybody who has come by now; turn away whoever could never be served whole."""
         for at_ps, row in self._expected.take(self._now_ps):
             request = self._ledger.arrive(row, at_ps)
             reason = why_never(self._rules, request.prompt_tokens, self._ledger.output_tokens(row))
             if reason is not None:
-                self._scheduler.refuse(request, at_ps * SECONDS_PER_PS, reason)
-                for refused in (row, *self._expected.rest_of_session(row)):
-                    self._ledger.refuse(refused, reason)
+                self._ledger.refuse(row, reason)
+                for later in self._expected.rest_of_session(row):
+                    self._ledger.refuse(later, f"an earlier turn of its session was refused: {reason}")
+                self._scheduler.refuse(request, self._now, reason)
                 continue
             request.cached_prompt_tokens = len(self._memory.find(request)) * self._rules.block_tokens
-            self._scheduler.arrive(request, at_ps * SECONDS_PER_PS)
+            self._scheduler.arrive(request, self._now)
 
     # ------------------------------------------------- composition of a step
 
@@ -295,6 +297,7 @@ class _Engine:
             request.computed_tokens += new
             samples = request.lacking_tokens == 0
             if samples:
+                self.version += request.is_prefilling
                 request.is_prefilling = False
                 request.placeholders += self._rules.async_scheduling
             shares.append(_Share(request, new, samples, request.preemptions))

@@ -98,6 +98,8 @@ class SkippingEngine:
         self._watermark_blocks = int(rules.watermark * (rules.kv_blocks + 1))
         self._blocks_peak = 0
         self._admitted: list[int] = []
+        self._untold: tuple[int, ...] = ()  # preempted in an empty step: told with the next one
+        self._empty_steps = 0
         self._seats = 0
 
     def _load(self, trace: Trace) -> None:
@@ -117,7 +119,7 @@ class SkippingEngine:
     @property
     def decode_steps(self) -> int:
         """See `BatchView`."""
-        return self.step
+        return self._done_step
 
     @property
     def size(self) -> int:
@@ -166,7 +168,7 @@ class SkippingEngine:
                     f"nothing can run although {self.scheduler.head(self.now_ps * SECONDS_PER_PS)!r} waits"
                 )
             elif arrivals.next_ps == FOREVER:
-                return self.columns.outcome(self.busy_until_ps, self.step, self._blocks_peak)
+                return self.columns.outcome(self.step - self._empty_steps, self._blocks_peak)
             else:
                 self.now_ps = arrivals.next_ps
 
@@ -229,7 +231,8 @@ class SkippingEngine:
         if not decodes and not chunks:
             if preempted:  # an empty step: it costs no time, and whoever lost its place may be admitted next
                 self.step = step
-                self._record(step, self.now_ps, 0, 0, 0, [], preempted)
+                self._empty_steps += 1
+                self._untold += preempted
             return bool(preempted) and not self._flying and self._compose()
         self.step = step
         calm = not self._flying or not (self._flying[0].endings or self._flying[0].stale)
@@ -471,6 +474,7 @@ class SkippingEngine:
         if self._observer is not None:
             work = tuple((request.row, tokens, before) for request, tokens, before in chunks)
             admitted = tuple(self._admitted)
+            preempted, self._untold = self._untold + preempted, ()
             self._observer.on_step(
                 StepRecord(start, duration, decodes, context, work, preempted, admitted, self.memory.free)
             )
@@ -485,5 +489,6 @@ class SkippingEngine:
             if i:
                 free -= self.decoding.blocks_due(step + i)
             duration = first + growth * i
-            self._observer.on_step(StepRecord(start, duration, decodes, context + decodes * i, (), (), (), free))
+            untold, self._untold = self._untold, ()
+            self._observer.on_step(StepRecord(start, duration, decodes, context + decodes * i, (), untold, (), free))
             start += duration
