@@ -19,9 +19,7 @@ from headway.simulator.trace import Trace
 STEP_TIME = LinearStepTime(
     fixed_ps=8_000_000_000, ps_per_token=25_000_000, ps_per_context_token=20_000, ps_per_request=20_000_000
 )
-TINY = EngineRules(
-    kv_blocks=2_000, block_tokens=16, max_model_tokens=512, max_num_batched_tokens=256, max_num_seqs=32
-)
+TINY = EngineRules(kv_blocks=2_000, block_tokens=16, max_model_tokens=512, max_num_batched_tokens=256, max_num_seqs=32)
 GENERATED_REQUESTS = 120
 
 
@@ -77,21 +75,28 @@ def generated_days() -> Iterator[ParityDay]:
         "chunks-of-40": (replace(tight, long_prefill_token_threshold=40), "fcfs"),
         "no-chunks": (replace(tight, chunked_prefill=False, max_num_batched_tokens=512), "fcfs"),
         "first-chunk-gate": (replace(tight, reserve_full_prompt=False), "fcfs"),
-        "watermark": (replace(tight, kv_blocks=55, watermark=0.04), "fcfs"),
+        "watermark": (replace(tight, kv_blocks=59, watermark=0.05), "fcfs"),  # 3 blocks of 60, one being vLLM's null
+        "watermark-alone": (replace(tight, kv_blocks=34, watermark=0.4), "fcfs"),  # the longest fit only when alone
         "few-seats": (replace(TINY, max_num_seqs=4, max_num_batched_tokens=48), "fcfs"),
+        "sessions": (tight, "fcfs"),
         "blocks-of-one": (replace(TINY, block_tokens=1, kv_blocks=900), "fcfs"),
         "priority-ample": (replace(TINY, resumed="by-rank"), "priority"),
         "priority-tight": (replace(tight, resumed="by-rank"), "priority"),
         "priority-chunks-of-40": (replace(tight, resumed="by-rank", long_prefill_token_threshold=40), "priority"),
+        "priority-small-budget": (
+            replace(tight, resumed="by-rank", max_num_batched_tokens=40, long_prefill_token_threshold=24),
+            "priority",
+        ),
         "priority-first-chunk-gate": (replace(tight, resumed="by-rank", reserve_full_prompt=False), "priority"),
     }
     for seed, (name, (rules, ordering)) in enumerate(cases.items()):
         for async_scheduling in (False, True):
             for prefix_caching in (False, True):
                 flags = f"{'async' if async_scheduling else 'sync'}-{'cache' if prefix_caching else 'plain'}"
+                trace = generated_trace(np.random.default_rng([seed, async_scheduling, prefix_caching]))
                 yield ParityDay(
                     f"{name}-{flags}",
-                    generated_trace(np.random.default_rng([seed, async_scheduling, prefix_caching])),
+                    in_sessions(trace) if name == "sessions" else trace,
                     replace(rules, async_scheduling=async_scheduling, prefix_caching=prefix_caching),
                     ordering,
                 )
@@ -116,6 +121,15 @@ def generated_trace(rng: np.random.Generator, requests: int = GENERATED_REQUESTS
         priority=rng.integers(0, 3, requests),
         prefix_ids=_shared_prefixes(rng, prompt, 24),
         prefix_block_tokens=24,  # not a multiple of the engine's 16, so that blocks lie across two ids
+    )
+
+
+def in_sessions(trace: Trace, turns: int = 4) -> Trace:
+    """The same requests as closed loops: row r is turn r // sessions of session r % sessions."""
+    rows = np.arange(len(trace))
+    sessions = len(trace) // turns
+    return replace(
+        trace, session=rows % sessions, turn=rows // sessions, think_seconds=(rows % 7) * 0.02 * (rows >= sessions)
     )
 
 
@@ -145,8 +159,8 @@ def recorded_days(folder: Path) -> Iterator[ParityDay]:
             yield ParityDay(f"{name}-{label}", trace, which, "fcfs")
             ranked = replace(which, resumed="by-rank")
             yield ParityDay(f"{name}-priority-{label}", trace, ranked, "priority")
-    large = replace(rules, kv_blocks=9_000, max_model_tokens=65_536, max_num_batched_tokens=8_192, prefix_caching=True)
-    for name, rows, speed in (("mooncake_conversation", 60, 1.0), ("agentic_coding_weka", 80, 1.0)):
+    large = replace(rules, kv_blocks=4_600, max_model_tokens=65_536, max_num_batched_tokens=8_192, prefix_caching=True)
+    for name, rows, speed in (("mooncake_conversation", 60, 1.0), ("agentic_coding_weka", 40, 1.0)):
         trace = _recorded(folder, name, rows, large.max_model_tokens, speed)
         for label, async_scheduling in (("sync", False), ("async", True)):
             yield ParityDay(f"{name}-{label}", trace, replace(large, async_scheduling=async_scheduling), "fcfs")

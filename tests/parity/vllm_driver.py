@@ -231,9 +231,7 @@ class Day:
     def _update(self, batch: Batch) -> None:
         self.now_ps = max(self.now_ps, batch.ends_ps)
         ids = list(batch.output.num_scheduled_tokens)
-        sampled = [
-            [self._next_token(id_)] if samples else [] for id_, samples in zip(ids, batch.samples, strict=True)
-        ]
+        sampled = [[self._next_token(id_)] if samples else [] for id_, samples in zip(ids, batch.samples, strict=True)]
         answer = self.scheduler.update_from_output(
             batch.output,
             ModelRunnerOutput(
