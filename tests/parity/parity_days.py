@@ -1,4 +1,4 @@
-"""The days on which our reference engine and vLLM's scheduler are compared: generated ones and slices of real traces."""
+"""The days on which our reference engine and vLLM are compared: generated ones and slices of recorded traces."""
 
 from __future__ import annotations
 

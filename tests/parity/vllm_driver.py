@@ -25,7 +25,6 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 import torch
 import vllm
-from headway.simulator.step_time import LinearStepTime
 from vllm.config import CacheConfig, ModelConfig, ParallelConfig, SchedulerConfig, VllmConfig
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import get_hash_fn_by_name
@@ -37,6 +36,8 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCache
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
+
+from headway.simulator.step_time import LinearStepTime
 
 STOP_TOKEN = 2
 SHARED, OWN_PROMPT, OWN_OUTPUT = 10**9, 2 * 10**9, 3 * 10**9  # token ids that cannot be confused
