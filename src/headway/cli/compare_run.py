@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -25,13 +24,13 @@ from headway.bench.traces.loading import load_trace
 from headway.bench.traces.reshaping import check_context, head
 from headway.bench.workloads import WORKLOADS
 from headway.cli.compare_options import CompareOptions, PrefixCaching, parse_loads
+from headway.cli.printing import print_rich
 from headway.cli.progress import progress, say
 from headway.simulator.replica import Replica, replica
 from headway.simulator.trace import Trace
 
 DEFAULT_WORKLOAD = "chat-and-documents"
 WORKLOAD_LOADS = (0.9,)  # unless a load is given: a generated rate means nothing on a replica it was not made for
-PLAIN_COLUMNS = 240  # where stdout is no terminal: one table with a row a policy, whatever reads it
 
 DEFAULT_POLICIES = (
     "fcfs",
@@ -151,15 +150,9 @@ def with_deadlines(trace: Trace, slo: Slo) -> Trace:
 
 def show(comparison: Comparison) -> None:
     """The table on stdout; the same bytes for the same seed."""
-    from rich.console import Console
-
     from headway.bench.table import print_comparison
 
-    console = Console() if sys.stdout.isatty() else Console(width=_plain_width())
-    with console.capture() as captured:  # rich would end the process itself, with 1, when the reader has left
-        print_comparison(comparison, console)
-    sys.stdout.write(captured.get())
-    sys.stdout.flush()
+    print_rich(lambda console: print_comparison(comparison, console))
 
 
 def write_outputs(options: CompareOptions, comparisons: list[Comparison]) -> None:
@@ -183,11 +176,6 @@ def write_outputs(options: CompareOptions, comparisons: list[Comparison]) -> Non
         say(f"report: {options.report}")
     else:
         say("--report FILE.html draws it: TTFT by length class, the queue and KV memory over time")
-
-
-def _plain_width() -> int:
-    asked = os.environ.get("COLUMNS", "")
-    return int(asked) if asked.isdecimal() and int(asked) > 0 else PLAIN_COLUMNS
 
 
 def _template(options: CompareOptions) -> Bundle:

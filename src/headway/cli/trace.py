@@ -22,14 +22,17 @@ def describe(
     """Print a trace's statistics and a picture of its lengths and arrivals."""
     from headway.bench.traces.describing import describe as description_of
     from headway.bench.traces.loading import load_trace
+    from headway.bench.traces.picture import description_view
     from headway.bench.traces.reshaping import head
+    from headway.cli.printing import print_rich
     from headway.cli.progress import say
 
     wanted = {} if requests is None else {"requests": requests}
     loaded = load_trace(file, skip_bad_lines=skip_bad_lines, columns=columns, seed=seed, **wanted)
     for note in loaded.notes:
         say(note)
-    print(description_of(loaded.trace if requests is None else head(loaded.trace, requests)))
+    trace = loaded.trace if requests is None else head(loaded.trace, requests)
+    print_rich(lambda console: console.print(description_view(trace, description_of(trace)), highlight=False))
 
 
 @app.command("sources")
@@ -38,3 +41,4 @@ def sources() -> None:
     from headway.bench.traces.sources import sources_text
 
     print(sources_text())
+    print("\nThe environment variable HEADWAY_TRACES names a folder of traces; a name is then enough.")

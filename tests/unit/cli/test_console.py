@@ -147,6 +147,12 @@ def test_sources_name_licences(headway: Headway) -> None:
     assert "Apache-2.0" in said.out
 
 
+def test_a_terminal_without_our_signs_still_gets_its_table(small_trace: Path) -> None:
+    line = [*COMMAND, "compare", str(small_trace), "--policy", "fcfs", "--policy", "random"]
+    told = subprocess.run(line, capture_output=True, check=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert b"fcfs" in told.stdout
+
+
 def test_the_command_that_repeats_it_is_kept(small_trace: Path) -> None:
     line = ["compare", str(small_trace), "--policy", "fcfs", "--json", "-"]
     told = subprocess.run([*COMMAND, *line], capture_output=True, text=True, check=True, env={**os.environ})
