@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import heapq
+import math
 
 import numpy as np
 
 from headway.simulator.rules import EngineRules
 from headway.simulator.step_time import PS_PER_SECOND
 from headway.simulator.trace import Trace
+from headway.simulator.tracked import TrackedRequest
 
 FOREVER = 1 << 62
 """Later than anything, picoseconds."""
@@ -70,13 +72,43 @@ class Arrivals:
             self.next_ps = self._follow_ups[0][0]
 
 
+class Newcomers:
+    """Makes the request of a row, with what its client told and nothing of how long it will be."""
+
+    def __init__(self, trace: Trace) -> None:
+        count = len(trace)
+        self._prompts: list[int] = trace.prompt_tokens.tolist()
+        self._outputs: list[int] = trace.output_tokens.tolist()
+        self._limits = [0] * count if trace.max_output_tokens is None else trace.max_output_tokens.tolist()
+        self._tenants = [0] * count if trace.tenant is None else trace.tenant.tolist()
+        self._names = trace.tenants
+        self._sessions = [-1] * count if trace.session is None else trace.session.tolist()
+        self._within = [math.nan] * count if trace.deadline_seconds is None else trace.deadline_seconds.tolist()
+        self._priorities = [0] * count if trace.priority is None else trace.priority.tolist()
+
+    def make(self, row: int, arrived_at: float) -> TrackedRequest:
+        """The request of `row`, arrived at that time (seconds)."""
+        limit, session, within = self._limits[row], self._sessions[row], self._within[row]
+        return TrackedRequest(
+            row,
+            arrived_at,
+            self._prompts[row],
+            self._names[self._tenants[row]],
+            None if session < 0 else str(session),
+            limit or None,
+            None if math.isnan(within) else arrived_at + within,
+            self._priorities[row],
+            limit == self._outputs[row],
+        )
+
+
 def _next_turns(trace: Trace) -> dict[int, int]:
     """Row -> row of the session's next turn."""
     if trace.session is None or trace.turn is None:
         return {}
     order = np.lexsort((trace.turn, trace.session))
-    sessions = trace.session[order].tolist()
-    rows = order.tolist()
+    rows: list[int] = order.tolist()
+    sessions = [int(session) for session in trace.session[order]]
     return {rows[i]: rows[i + 1] for i in range(len(rows) - 1) if sessions[i] >= 0 and sessions[i] == sessions[i + 1]}
 
 

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from headway.simulator.batch import Batch, Chunks
 from headway.simulator.decoding import computed_before
+from headway.simulator.step_time import SECONDS_PER_PS
 from headway.simulator.tracked import DECODING, LEAVING, PREFILLING, WAITING, TrackedRequest
 
 if TYPE_CHECKING:
     from headway.simulator.skipping import SkippingEngine
-
-Chunks = list[tuple[TrackedRequest, int, int]]
 
 
 def schedule_one_by_one(
     engine: SkippingEngine, step: int, returning: list[TrackedRequest]
 ) -> tuple[Chunks, tuple[int, ...], int, int]:
     """Share out `step` among those running; returns (chunks, preempted rows, decodes, their context tokens)."""
-    memory, block_tokens = engine.memory, engine.rules.block_tokens
-    budget, limit = engine.rules.max_num_batched_tokens, engine.chunk_limit()
-    order = list(engine.in_batch)
+    batch, memory, block_tokens = engine.batch, engine.batch.memory, engine.rules.block_tokens
+    budget, limit = engine.rules.max_num_batched_tokens, batch.chunk_limit(len(engine.scheduler.queue))
+    order = list(batch.members)
     given: dict[TrackedRequest, int] = {}
     preempted: list[int] = []
     position = 0
@@ -37,7 +37,7 @@ def schedule_one_by_one(
             continue
         need = -(-(computed + tokens) // block_tokens) - _held(request, computed, block_tokens)
         while need > memory.free and request.phase != WAITING:
-            victim = engine.scheduler.victim(engine.running_of(order), engine.now_ps * 1e-12)
+            victim = engine.scheduler.victim(batch.up_to_date(order), engine.now_ps * SECONDS_PER_PS)
             assert isinstance(victim, TrackedRequest)
             index = order.index(victim)
             position -= index < position
@@ -55,11 +55,12 @@ def schedule_one_by_one(
         given[request] = tokens
         budget -= tokens
         position += 1
-    return _sum_up(engine, step, order, given, returning, tuple(preempted))
+    return _sum_up(batch, engine.busy_until_ps, step, order, given, returning, tuple(preempted))
 
 
 def _sum_up(
-    engine: SkippingEngine,
+    batch: Batch,
+    busy_until_ps: int,
     step: int,
     order: list[TrackedRequest],
     given: dict[TrackedRequest, int],
@@ -69,10 +70,10 @@ def _sum_up(
     chunks = [(r, tokens, r.computed_tokens) for r, tokens in given.items() if r.phase == PREFILLING]
     decoding = [r for r in given if r.phase == DECODING]
     context = sum(computed_before(r, step) for r in decoding)
-    engine.wasting = sum(r.finish_step < step for r in decoding)
+    batch.wasting = sum(r.finish_step < step for r in decoding)
     for request in order:
         if request.phase == DECODING and request not in given:
-            _stall(engine, request, step, request in returning)
+            _stall(batch, busy_until_ps, request, step, request in returning)
     return chunks, preempted, len(decoding), context
 
 
@@ -97,17 +98,18 @@ def _held(request: TrackedRequest, computed: int, block_tokens: int) -> int:
 
 def _preempt(engine: SkippingEngine, victim: TrackedRequest, step: int, scheduled: int, was_stalled: bool) -> None:
     """Take a running request's memory and send it back; `scheduled` tokens of this step were its own already."""
+    batch = engine.batch
     computed = _computed(victim, step)
     held = _held(victim, computed, engine.rules.block_tokens)
-    produced, on_its_way = engine.produced_tokens(victim), 0
+    produced, on_its_way = batch.produced_tokens(victim), 0
     if victim.phase == PREFILLING:
-        engine.prefilling.remove(victim)
+        batch.prefilling.remove(victim)
     else:
         held = -(-(computed + scheduled) // engine.rules.block_tokens)
         total = victim.base_produced + min(step - 1, victim.finish_step) - victim.joined_step
         on_its_way = total - produced
         if victim.phase == DECODING:
-            engine.decoding.leave(victim)
+            batch.decoding.leave(victim)
         if not was_stalled:
             victim.last_token_ps = engine.busy_until_ps
     if on_its_way:
@@ -115,26 +117,27 @@ def _preempt(engine: SkippingEngine, victim: TrackedRequest, step: int, schedule
     victim.phase = WAITING
     victim.produced_tokens = produced
     victim.high_water_tokens = max(victim.high_water_tokens, computed)
-    # vLLM names a block once its tokens are known, so the token on its way does not count.
-    engine.memory.release(victim, computed - on_its_way, held, keep=True)
-    del engine.in_batch[victim]
-    engine.version += 1
+    # vLLM names a block once its tokens are known: not the token on its way, but what this very step was to compute.
+    known = min(computed + scheduled, victim.prompt_tokens + produced) if scheduled else computed - on_its_way
+    batch.memory.release(victim, max(known, computed - on_its_way), held, keep=True)
+    del batch.members[victim]
+    batch.version += 1
     engine.columns.preemptions[victim.row] += 1
-    engine.scheduler.preempted(victim, engine.now_ps * 1e-12)
+    engine.scheduler.preempted(victim, engine.now_ps * SECONDS_PER_PS)
 
 
-def _stall(engine: SkippingEngine, request: TrackedRequest, step: int, was_stalled: bool) -> None:
+def _stall(batch: Batch, busy_until_ps: int, request: TrackedRequest, step: int, was_stalled: bool) -> None:
     """A decoding request gets no token in `step`: everything it has ahead of it comes one step later."""
-    decoding = engine.decoding
+    decoding = batch.decoding
     decoding.leave(request)
     if request.finish_step < step:  # its end is on the way already
         request.phase = LEAVING
         return
     if not was_stalled:
-        request.last_token_ps = engine.busy_until_ps
+        request.last_token_ps = busy_until_ps
         request.last_token_step = step - 1
     request.base_produced += step - 1 - request.joined_step
     request.target_tokens = computed_before(request, step)
     remaining = request.finish_step - step + 2  # counting the latest token, which `join` takes for the one of `step`
     decoding.join(request, step, remaining)
-    engine.stalled.append(request)
+    batch.stalled.append(request)

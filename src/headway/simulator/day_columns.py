@@ -25,6 +25,7 @@ class DayColumns:
         self.refused: dict[int, str] = {}
         self.gap_columns = (array("q"), array("q"), array("q"), array("q"))
         self._curves = (array("q"), array("q"), array("q"), array("q"))
+        self._blocks_peak = 0
         self._stride = 1
         self._skipped = 0
 
@@ -36,8 +37,15 @@ class DayColumns:
         count.append(steps)
         width.append(tokens)
 
+    def admit(self, row: int, at_ps: int, cached_tokens: int) -> None:
+        """Note a first admission; later ones change nothing."""
+        if self.admitted_ps[row] == NEVER:
+            self.admitted_ps[row] = at_ps
+            self.cached_tokens[row] = cached_tokens
+
     def sample(self, at_ps: int, waiting: int, running: int, blocks: int) -> None:
         """Note a point of the curves; every second one is dropped whenever they grow too long to draw."""
+        self._blocks_peak = max(self._blocks_peak, blocks)
         self._skipped += 1
         if self._skipped < self._stride:
             return
@@ -48,7 +56,7 @@ class DayColumns:
             self._stride *= 2
             self._curves = tuple(curve[::2] for curve in self._curves)  # type: ignore[assignment]
 
-    def outcome(self, steps: int, kv_blocks_peak: int) -> DayOutcome:
+    def outcome(self, steps: int) -> DayOutcome:
         """Close the day."""
         return DayOutcome(
             arrived_ps=np.array(self.arrived_ps),
@@ -61,7 +69,7 @@ class DayColumns:
             refused=self.refused,
             makespan_ps=max(0, max(self.ended_ps, default=0)),
             steps=steps,
-            kv_blocks_peak=kv_blocks_peak,
+            kv_blocks_peak=self._blocks_peak,
             gaps=[TokenGaps(*row) for row in zip(*self.gap_columns, strict=True)],
             curve_ps=self._curves[0].tolist(),
             curve_waiting=self._curves[1].tolist(),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 PS_PER_SECOND = 1_000_000_000_000
+SECONDS_PER_PS = 1e-12
 
 Chunk: TypeAlias = tuple[int, int]
 """(tokens of one prompt computed in this step, tokens of it computed before)."""

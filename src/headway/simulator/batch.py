@@ -1,0 +1,164 @@
+"""Who runs on one replica and what each of them holds; also what policies see of it (`BatchView`)."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from headway.simulator.blocks import BlockMemory
+from headway.simulator.decoding import DecodeSet, computed_before
+from headway.simulator.rules import EngineRules
+from headway.simulator.tracked import DECODING, LEAVING, PREFILLING, TrackedRequest
+
+NO_LIMIT = 1 << 62
+
+Chunks: TypeAlias = list[tuple[TrackedRequest, int, int]]
+"""Prompts computed in a step: (request, tokens now, tokens computed or cached before), in order of admission."""
+
+
+class Batch:
+    """The running requests of one replica.
+
+    Attributes:
+        members: everybody who runs, in order of admission; those LEAVING hold seat and memory until their last token.
+        prefilling: those whose prompt is not complete, in order of admission.
+        decoding: those that get a token in every step.
+        stalled: decoding ones that got nothing in the last step.
+        wasting: decoding ones whose request has ended already, as asynchronous scheduling learns one step late.
+        done_step: last step that has ended.
+    """
+
+    __slots__ = (
+        "_seats_taken",
+        "decoding",
+        "done_step",
+        "members",
+        "memory",
+        "prefilling",
+        "rules",
+        "stalled",
+        "version",
+        "wasting",
+    )
+
+    def __init__(self, rules: EngineRules, memory: BlockMemory) -> None:
+        self.rules = rules
+        self.memory = memory
+        self.members: dict[TrackedRequest, None] = {}
+        self.prefilling: list[TrackedRequest] = []
+        self.decoding = DecodeSet(rules.block_tokens)
+        self.stalled: list[TrackedRequest] = []
+        self.wasting = 0
+        self.done_step = 0
+        self.version = 0
+        self._seats_taken = 0
+
+    # What policies see
+
+    @property
+    def decode_steps(self) -> int:
+        """See `BatchView`."""
+        return self.done_step
+
+    @property
+    def size(self) -> int:
+        """See `BatchView`."""
+        return len(self.members)
+
+    def running(self) -> list[TrackedRequest]:
+        """See `BatchView`."""
+        return self.up_to_date(list(self.members))
+
+    def up_to_date(self, requests: list[TrackedRequest]) -> list[TrackedRequest]:
+        """The same requests, `produced_tokens` written out."""
+        for request in requests:
+            request.produced_tokens = self.produced_tokens(request)
+        return requests
+
+    def produced_tokens(self, request: TrackedRequest) -> int:
+        """Output tokens that have come out by the end of `done_step`."""
+        if request.phase <= PREFILLING:
+            return request.produced_tokens
+        done = self.done_step
+        produced = request.base_produced - (done < request.last_token_step)
+        if done > request.joined_step:
+            produced += min(done, request.finish_step) - request.joined_step
+        return produced
+
+    # What a step asks
+
+    def chunk_limit(self, waiting: int) -> int:
+        """Most tokens of one prompt in a step; nobody is starved by a request that is alone."""
+        threshold = self.rules.long_prefill_token_threshold
+        return threshold if threshold and len(self.members) + waiting > 1 else NO_LIMIT
+
+    def shares(self, due_blocks: int, limit: int) -> Chunks | None:
+        """The prompts' chunks when everybody running gets tokens and blocks; None if single ones must be looked at.
+
+        `due_blocks` go to decoding requests, which take a token of the budget each.
+        """
+        free = self.memory.free - due_blocks
+        if free < 0:
+            return None
+        chunks: Chunks = []
+        budget = self.rules.max_num_batched_tokens - self.decoding.size
+        block_tokens = self.rules.block_tokens
+        for request in self.prefilling:
+            before = request.computed_tokens
+            tokens = min(request.target_tokens - before, limit)
+            if tokens > budget:
+                if request is not next(reversed(self.members)):
+                    return None
+                tokens = budget  # it is the last: nobody behind it goes short
+            if tokens:
+                free -= -(-(before + tokens) // block_tokens) - request.blocks
+                chunks.append((request, tokens, before))
+                budget -= tokens
+        return chunks if free >= 0 else None
+
+    def enter(self, request: TrackedRequest, target_tokens: int, tokens: int, hit_tokens: int) -> None:
+        """Take a seat, and the memory of the first `tokens` behind the hits."""
+        self.memory.admit(request, hit_tokens + tokens, hit_tokens)
+        request.target_tokens = target_tokens
+        request.computed_tokens = hit_tokens
+        request.phase = PREFILLING
+        self._seats_taken += 1
+        request.seat = self._seats_taken
+        self.prefilling.append(request)
+        self.members[request] = None
+        self.version += 1
+
+    def start_decoding(self, request: TrackedRequest, step: int, remaining_tokens: int) -> None:
+        """`step` completes its prompt and gives the first of its `remaining_tokens`."""
+        self.prefilling.remove(request)
+        request.phase = DECODING
+        request.base_produced = request.produced_tokens + 1
+        request.last_token_step = step
+        self.decoding.join(request, step, remaining_tokens)
+        self.version += 1
+
+    def take_endings(self, step: int) -> list[TrackedRequest]:
+        """Those whose last token comes with `step`.
+
+        Who ends by its bound is foreseen. With asynchronous scheduling, who ends by a stop token is in the next step
+        too before anybody knows.
+        """
+        endings = self.decoding.pop_ends(step)
+        self.wasting = 0
+        for request in endings:
+            if request.ends_by_limit or not self.rules.async_scheduling:
+                self.decoding.leave(request)
+                request.phase = LEAVING
+            else:
+                self.wasting += 1
+        return endings
+
+    def leave(self, request: TrackedRequest) -> None:
+        """Its last token has come out: give up seat and memory."""
+        computed = computed_before(request, request.finish_step + 1)
+        held = computed
+        if request.phase == DECODING:  # one wasted token
+            held = computed + 1
+            self.decoding.leave(request)
+        self.memory.release(request, computed, -(-held // self.rules.block_tokens), keep=False)
+        del self.members[request]
+        self.version += 1
