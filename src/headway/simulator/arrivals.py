@@ -26,11 +26,8 @@ class Arrivals:
     def __init__(self, trace: Trace) -> None:
         times_ps = np.rint(trace.arrived_seconds * PS_PER_SECOND).astype(np.int64)
         self._next_turn = _next_turns(trace)
-        self._think_ps = (
-            None
-            if trace.think_seconds is None
-            else np.rint(trace.think_seconds * PS_PER_SECOND).astype(np.int64).tolist()
-        )
+        think_seconds = np.zeros(len(trace)) if trace.think_seconds is None else trace.think_seconds
+        self._think_ps: list[int] = np.rint(think_seconds * PS_PER_SECOND).astype(np.int64).tolist()
         follow_ups = set(self._next_turn.values())
         self._open = [(at, row) for row, at in enumerate(times_ps.tolist()) if row not in follow_ups]
         self._at = 0
