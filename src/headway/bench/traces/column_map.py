@@ -107,6 +107,13 @@ def with_columns(known: ColumnMap, pairs: Mapping[str, str]) -> ColumnMap:
         if column in _TIMES:
             units[column] = _UNITS[key[len(column) + 1 :] or "s"]
             unsure = unsure and column != "arrival"
+    said = {column: fields[column] for column in map(_column_of, pairs) if column in fields}
+    for column, name in said.items():
+        twin = next((other for other, its in said.items() if its == name and other != column), None)
+        if twin is not None:
+            raise UserMistake(f"--columns: {name!r} is given for {column} and {twin}; a field can be only one column")
+        # a known layout's own use of a field ends where the user says what it is
+        fields = {other: its for other, its in fields.items() if its != name or other == column}
     return ColumnMap(fields, units, block, known.layout, unsure, known.zero_output_hint)
 
 

@@ -19,7 +19,10 @@ def header_of(file: TraceFile) -> tuple[list[str], str]:
     """The names in the first line, and the sign between them."""
     first = file.sample.partition("\n")[0].rstrip("\r")
     sign = max(",;\t", key=first.count)
-    return [name.strip() for name in next(csv.reader([first], delimiter=sign), [])], sign
+    try:
+        return [name.strip() for name in next(csv.reader([first], delimiter=sign), [])], sign
+    except csv.Error as fault:
+        raise UserMistake(f"{file.label}: line 1: is not CSV ({fault}); save the file as CSV again") from None
 
 
 def layout_of(file: TraceFile) -> ColumnMap | None:
@@ -46,7 +49,9 @@ def read(file: TraceFile, rows: Rows, columns: ColumnMap) -> None:
             if not row:
                 continue
             if len(row) != len(header):
-                rows.bad(reader.line_num, Fault(f"the line does not have {len(header)} fields", f"it has {len(row)}"))
+                rows.bad(
+                    reader.line_num, Fault(f"the line does not have {len(header)} fields", detail=f"it has {len(row)}")
+                )
                 continue
             record = {
                 name: (row[place] if text else number_of_cell(row[place])) if row[place] else None

@@ -36,7 +36,7 @@ def read(file: TraceFile, rows: Rows) -> None:
                 raise Fault("the line is not a JSON object", shown(record), 'write {"timestamp": ..., ...}')
         except json.JSONDecodeError as fault:
             if line.strip():
-                rows.bad(number, Fault("the line is not JSON", f"{fault.msg} at character {fault.pos + 1}"))
+                rows.bad(number, Fault("the line is not JSON", detail=f"{fault.msg} at character {fault.pos + 1}"))
             continue
         except (ValueError, RecursionError):  # an integer of thousands of digits; brackets a thousand deep
             rows.bad(number, Fault("the line holds a number too long or brackets too deep to read"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headway.bench.errors import UserMistake
@@ -11,7 +10,7 @@ from headway.bench.traces.column_map import EXAMPLE, ColumnMap, parse_columns, w
 from headway.bench.traces.opening import TraceFile, bare_name, find_file
 from headway.bench.traces.rows import Rows
 from headway.bench.workloads import WORKLOADS
-from headway.simulator.trace import Trace
+from headway.simulator.trace import Tokens, Trace
 
 WORKLOAD_REQUESTS = 5_000
 
@@ -30,7 +29,7 @@ class LoadedTrace:
     trace: Trace
     notes: list[str]
     origin: str
-    lines: Sequence[int] | None = None
+    lines: Tokens | None = None
 
 
 def load_trace(
@@ -65,7 +64,7 @@ def load_trace(
     return LoadedTrace(trace, notes, str(path), lines)
 
 
-def _read(file: TraceFile, pairs: dict[str, str], skip: bool) -> tuple[Trace, Sequence[int], list[str]]:
+def _read(file: TraceFile, pairs: dict[str, str], skip: bool) -> tuple[Trace, Tokens, list[str]]:
     if file.sample.lstrip()[:1] in ("{", "[", ""):
         layout: ColumnMap | None = json_lines.layout_of(file)
     else:
@@ -78,8 +77,7 @@ def _read(file: TraceFile, pairs: dict[str, str], skip: bool) -> tuple[Trace, Se
         json_lines.read(file, rows)
     else:
         comma_separated.read(file, rows, columns)
-    trace, lines, notes = rows.trace(bare_name(file.path))
-    return trace, lines, notes  # type: ignore[return-value]
+    return rows.trace(bare_name(file.path))
 
 
 def _unclear(file: TraceFile) -> str:

@@ -94,7 +94,7 @@ def check_context(
     context_tokens: int,
     over_context: Literal["error", "refuse", "cut"] = "error",
     *,
-    lines: Sequence[int] | None = None,
+    lines: Sequence[int] | Rows | None = None,
 ) -> tuple[Trace, list[str]]:
     """Deal with requests whose prompt and output together are longer than the model's context.
 

@@ -91,6 +91,6 @@ SOURCES = (
 def sources_text() -> str:
     """What `headway trace sources` prints: a paragraph a source, as plain text."""
     return "\n\n".join(
-        f"{source.name}\n  {source.holds}\n  licence  {source.licence}\n  where    {source.address}\n  get      {source.get}"
+        f"{source.name}\n  {source.holds}\n  licence: {source.licence}\n  where: {source.address}\n  get: {source.get}"
         for source in SOURCES
     )

@@ -21,17 +21,18 @@ class Fault(Exception):
         rule: what is wrong, true of every line with this fault, to count by: "`turn` is not a whole number".
         shown: the value at hand, as it is shown; empty where there is none to show.
         fix: what to do about it.
+        detail: said in place of the value.
     """
 
-    def __init__(self, rule: str, shown: str = "", fix: str = "") -> None:
+    def __init__(self, rule: str, shown: str = "", fix: str = "", *, detail: str = "") -> None:
         super().__init__(rule)
         self.rule = rule
-        self.shown = shown
         self.fix = fix
+        self.detail = detail or (f"it is {shown}" if shown else "")
 
     def __str__(self) -> str:
-        shown = f" (it is {self.shown})" if self.shown else ""
-        return f"{self.rule}{shown}; {self.fix or 'correct the line, or leave such lines out with --skip-bad-lines'}"
+        detail = f" ({self.detail})" if self.detail else ""
+        return f"{self.rule}{detail}; {self.fix or 'correct the line, or leave such lines out with --skip-bad-lines'}"
 
 
 def shown(value: object) -> str:

@@ -61,7 +61,7 @@ def chat_and_documents(requests: int, seed: int) -> Trace:
     """
     name = "chat-and-documents"
     document = stream(seed, name, "kind").random(requests) < DOCUMENT_SHARE
-    tenant = document.astype(np.int64)
+    present, tenant = np.unique(document, return_inverse=True)
 
     def lengths(what: str, chat_curve: Curve, document_curve: Curve) -> Tokens:
         short = draw_from_quantiles(stream(seed, name, "chat", what), chat_curve, requests)
@@ -73,8 +73,8 @@ def chat_and_documents(requests: int, seed: int) -> Trace:
         arrived_seconds=from_zero(draw_arrivals(stream(seed, name, "arrivals"), CHAT_RATE, 1.0, requests)),
         prompt_tokens=lengths("prompts", CHAT_PROMPTS, DOCUMENT_PROMPTS),
         output_tokens=lengths("outputs", CHAT_OUTPUTS, DOCUMENT_OUTPUTS),
-        tenant=tenant,
-        tenants=("chat", "documents"),
+        tenant=tenant.astype(np.int64),
+        tenants=tuple("documents" if long else "chat" for long in present.tolist()),
     )
 
 

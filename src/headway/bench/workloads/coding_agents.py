@@ -86,7 +86,7 @@ def _session(rng: np.random.Generator, calls: int, begin: float, next_id: int) -
             prompt += int(outputs[call - 1]) + int(added[call])
             now += CALL_SECONDS + OUTPUT_TOKEN_SECONDS * int(outputs[call - 1]) + pause
         if prompt > PROMPT_MAX:
-            prompt = int(compacted[call])
+            prompt = min(int(compacted[call]), session.prompts[-1])
             history = history[: SYSTEM_TOKENS // BLOCK_TOKENS]
         session.blocks.append(_blocks(session, history, prompt))
         session.arrived.append(now)

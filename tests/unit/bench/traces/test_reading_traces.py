@@ -1,0 +1,214 @@
+"""Each format is recognised by its content and read with its units."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+from alike import block_rows, lines_file, request, tenant_names
+
+from headway.bench.errors import UserMistake
+from headway.bench.traces.loading import load_trace
+
+
+def test_mooncake_times_are_milliseconds_and_start_at_zero(tmp_path: Path) -> None:
+    path = lines_file(tmp_path, request(27_000, 6_758, 500, hash_ids=list(range(14))), request(30_000, 512, 490))
+    trace = load_trace(path).trace
+    assert trace.arrived_seconds.tolist() == [0.0, 3.0]
+    assert trace.prompt_tokens.tolist() == [6_758, 512]
+    assert trace.output_tokens.tolist() == [500, 490]
+    assert block_rows(trace) == [list(range(14)), []]
+    assert trace.prefix_block_tokens == 512
+    assert trace.session is None
+    assert trace.tenant is None
+
+
+def test_every_optional_field_may_be_given_late(tmp_path: Path) -> None:
+    path = lines_file(
+        tmp_path,
+        request(0),
+        request(1, user_id="a", max_tokens=9, deadline_ms=1_500, priority=-1, category="x", hash_ids=[3]),
+        request(2, user_id=7, max_tokens=None),
+    )
+    trace = load_trace(path).trace
+    assert trace.max_output_tokens is not None
+    assert trace.max_output_tokens.tolist() == [0, 9, 0]
+    assert tenant_names(trace) == ["a", "a", "7"]
+    assert trace.deadline_seconds is not None
+    np.testing.assert_equal(trace.deadline_seconds, [np.nan, 1.5, np.nan])
+    assert trace.priority is not None
+    assert trace.priority.tolist() == [0, -1, 0]
+    assert block_rows(trace) == [[], [3], []]
+
+
+def test_sessions_keep_their_turns_and_pauses(tmp_path: Path) -> None:
+    path = lines_file(
+        tmp_path,
+        request(0, session_id="a", turn=0, think_time_ms=77),
+        request(5, session_id="b", turn=0, think_time_ms=0),
+        request(9, session_id="a", turn=2, think_time_ms=1_500),
+        request(9),
+    )
+    loaded = load_trace(path)
+    trace = loaded.trace
+    assert trace.session is not None
+    assert trace.turn is not None
+    assert trace.think_seconds is not None
+    assert trace.session.tolist() == [0, 1, 0, -1]
+    assert trace.turn.tolist() == [0, 0, 1, 0]
+    assert trace.think_seconds.tolist() == [0.0, 0.0, 1.5, 0.0]
+    assert loaded.notes == [f"{path}: 1 sessions lack some turns; theirs are numbered anew in order"]
+
+
+def test_sessions_without_pauses_are_replayed_at_their_own_times(tmp_path: Path) -> None:
+    path = lines_file(tmp_path, request(0, session_id="a"), request(5, session_id="a"))
+    loaded = load_trace(path)
+    assert loaded.trace.session is None
+    assert "replayed at its own time" in loaded.notes[0]
+
+
+def test_bailian_times_are_seconds_and_blocks_16_tokens(tmp_path: Path) -> None:
+    line = '{"chat_id": 159, "parent_chat_id": -1, "timestamp": 61.114, "input_length": 30, "output_length": 2, '
+    path = lines_file(tmp_path, line + '"hash_ids": [1, 2]}', line.replace("61.114", "62.5") + '"hash_ids": [1, 3]}')
+    trace = load_trace(path).trace
+    assert trace.arrived_seconds == pytest.approx([0, 1.386])
+    assert trace.prefix_block_tokens == 16
+
+
+def test_blocks_of_another_size_are_found_out(tmp_path: Path) -> None:
+    path = lines_file(
+        tmp_path,
+        *(request(at, 1_000 + 100 * at, hash_ids=list(range(-(-(1_000 + 100 * at) // 64)))) for at in range(5)),
+    )
+    assert load_trace(path).trace.prefix_block_tokens == 64
+
+
+def test_fractions_of_unknown_unit_need_the_users_word(tmp_path: Path) -> None:
+    path = lines_file(tmp_path, request(0), request(12.4))
+    with pytest.raises(UserMistake, match=r"line 2: `timestamp` has a fraction.*--columns arrival_s=timestamp"):
+        load_trace(path)
+    assert load_trace(path, columns="arrival_s=timestamp").trace.arrived_seconds.tolist() == [0, 12.4]
+    assert load_trace(path, columns="arrival_ms=timestamp").trace.arrived_seconds.tolist() == [0, 0.0124]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("2023-11-16 18:17:03.9799600", "2023-11-16 18:17:04.0799600"),
+        ("2024-05-10 00:00:00.009930+00:00", "2024-05-10 00:00:00.109930+00:00"),
+    ],
+)
+def test_azure(tmp_path: Path, first: str, second: str) -> None:
+    path = lines_file(
+        tmp_path, "TIMESTAMP,ContextTokens,GeneratedTokens", f"{first},4808,10", f"{second},3180,8", name="a.csv"
+    )
+    loaded = load_trace(path)
+    assert loaded.trace.name == "a"
+    assert loaded.trace.arrived_seconds == pytest.approx([0, 0.1])
+    assert loaded.trace.prompt_tokens.tolist() == [4808, 3180]
+    assert loaded.trace.output_tokens.tolist() == [10, 8]
+    assert loaded.lines is not None
+    assert loaded.lines.tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("session", ["", "Session ID,Elapsed time,"])
+def test_burstgpt(tmp_path: Path, session: str) -> None:
+    given = "12,3.5," if session else ""
+    path = lines_file(
+        tmp_path,
+        f"Timestamp,{session}Model,Request tokens,Response tokens,Total tokens,Log Type",
+        f"5,{given}ChatGPT,472,18,490,Conversation log",
+        f"45.0,{given}GPT-4,1087,230,1317,API log",
+        name="b.csv",
+    )
+    trace = load_trace(path).trace
+    assert trace.arrived_seconds.tolist() == [0, 40]
+    assert trace.prompt_tokens.tolist() == [472, 1087]
+    assert trace.output_tokens.tolist() == [18, 230]
+
+
+def test_a_failed_call_of_burstgpt_names_the_file_without(tmp_path: Path) -> None:
+    header = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type"
+    path = lines_file(tmp_path, header, "5,ChatGPT,472,0,472,API log", name="b.csv")
+    with pytest.raises(UserMistake, match=r"line 2: `Response tokens` .*without_fails"):
+        load_trace(path)
+
+
+def test_any_csv_with_a_column_map(tmp_path: Path) -> None:
+    path = lines_file(
+        tmp_path,
+        "at;who;in;out;limit",
+        "1700000000000;007;10;2.0;5",
+        "1700000000250;;20;3;",
+        name="g.csv",
+    )
+    columns = "arrival_ms=at,prompt=in,output=out,tenant=who,max_output=limit"
+    trace = load_trace(path, columns=columns).trace
+    assert trace.arrived_seconds == pytest.approx([0, 0.25])
+    assert trace.output_tokens.tolist() == [2, 3]
+    assert trace.tenants == ("007",)
+    assert trace.max_output_tokens is not None
+    assert trace.max_output_tokens.tolist() == [5, 0]
+
+
+def test_windows_line_ends_and_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "w.csv"
+    path.write_bytes(b"\xef\xbb\xbfTIMESTAMP,ContextTokens,GeneratedTokens\r\n2023-11-16 18:17:03,48,10\r\n")
+    assert len(load_trace(str(path)).trace) == 1
+
+
+def test_a_name_is_looked_up_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.jsonl.gz").write_bytes(gzip.compress(request().encode()))
+    monkeypatch.setenv("HEADWAY_TRACES", str(tmp_path))
+    assert load_trace("mine").trace.name == "mine"
+    assert load_trace("mine.jsonl.gz").trace.name == "mine"
+
+
+def test_a_workload_wins_over_a_file_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "chat").write_text(request())
+    monkeypatch.chdir(tmp_path)
+    assert len(load_trace("chat", requests=7).trace) == 7
+    assert len(load_trace("./chat").trace) == 1
+
+
+def test_bad_lines_are_skipped_counted_and_told(tmp_path: Path) -> None:
+    path = lines_file(
+        tmp_path,
+        request(0),
+        request(1, 0),
+        "nonsense",
+        request(5),
+        request(4),
+        request(6, 0),
+        request(7),
+        name="s.jsonl",
+    )
+    loaded = load_trace(path, skip_bad_lines=True)
+    assert loaded.trace.arrived_seconds.tolist() == [0, 0.005, 0.007]
+    assert loaded.lines is not None
+    assert loaded.lines.tolist() == [1, 4, 7]
+    (note,) = loaded.notes
+    assert "4 of 7 lines skipped: 2 because `input_length` must be a whole number" in note
+    assert "(first at line 2)" in note
+    assert "the line is not JSON (first at line 3)" in note
+    assert "`timestamp` is before the line above (first at line 5)" in note
+
+
+def test_a_skipped_line_leaves_no_tenant_or_session_behind(tmp_path: Path) -> None:
+    path = lines_file(
+        tmp_path,
+        request(0, 0, user_id="bad", session_id="s", turn=0, think_time_ms=0),
+        request(1, user_id="good", session_id="s", turn=0, think_time_ms=0),
+    )
+    trace = load_trace(path, skip_bad_lines=True).trace
+    assert trace.tenants == ("good",)
+    assert trace.turn is not None
+    assert trace.turn.tolist() == [0]
+
+
+def test_blank_lines_are_no_lines(tmp_path: Path) -> None:
+    path = lines_file(tmp_path, "", request(0), "   ", request(1), "")
+    assert load_trace(path).notes == []
+    assert len(load_trace(path).trace) == 2
