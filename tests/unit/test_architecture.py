@@ -1,0 +1,55 @@
+"""The pages that lead people through the tree: every path leads somewhere, and what is promised of commands is so."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
+ROOMS = sorted(path.name for path in (ROOT / "src" / "headway").iterdir() if (path / "__init__.py").exists())
+
+
+def links(page: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return [target for target in re.findall(r"\]\(([^)#]+)\)", text) if not target.startswith("http")]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page: str) -> None:
+    targets = links(page)
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_every_room_is_on_the_map() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert [room for room in ROOMS if f"(src/headway/{room})" not in text] == []
+
+
+def test_the_map_is_two_pages_at_most() -> None:
+    assert len((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").splitlines()) <= 110
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    command = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest -q -n auto"
+    for file in ("README.md", ".ci/run", "justfile"):
+        assert command in (ROOT / file).read_text(encoding="utf-8"), file
+
+
+def test_ci_is_a_script_that_bash_can_read() -> None:
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    subprocess.run(["bash", "-n", ROOT / ".ci" / "run"], check=True)
+
+
+@pytest.mark.parametrize("room", ["domain", "policies", "scheduling", "simulator", "testing", "bench", "cli"])
+def test_files_read_like_a_page(room: str) -> None:
+    """Under 400 lines, and no file named after nothing."""
+    empty_names = {"utils", "util", "common", "helpers", "misc", "base", "manager", "core"}
+    for file in (ROOT / "src" / "headway" / room).rglob("*.py"):
+        assert file.stem not in empty_names, file
+        assert len(file.read_text(encoding="utf-8").splitlines()) <= 400, file
