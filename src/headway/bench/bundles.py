@@ -107,7 +107,7 @@ def read_bundles(path: Path, template: Bundle) -> list[Bundle]:
     if content:
         raise UserMistake(f"{label}: {next(iter(content))!r} means nothing here; write tables [bundle.NAME]")
     if not isinstance(tables, dict) or not tables:
-        raise UserMistake(f"{label}: there is no table [bundle.NAME] in it; see `headway compare --help`")
+        raise UserMistake(f'{label}: there is no table [bundle.NAME] in it; write one, with ordering = "…" in it')
     return [_read_bundle(f"{label}: bundle.{name}", name, table, template) for name, table in tables.items()]
 
 

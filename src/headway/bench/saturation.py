@@ -38,9 +38,13 @@ class Saturation:
     definition: str
     closed_loop: bool
 
-    def to_json(self) -> dict[str, float | str]:
-        """`requests_per_second`, and its `definition` in words."""
-        return {"requests_per_second": self.requests_per_second, "definition": self.definition}
+    def to_json(self) -> dict[str, float | str | bool]:
+        """The three fields by name."""
+        return {
+            "requests_per_second": self.requests_per_second,
+            "definition": self.definition,
+            "closed_loop": self.closed_loop,
+        }
 
 
 def measure_saturation(

@@ -27,6 +27,7 @@ from headway.cli.compare_options import CompareOptions, PrefixCaching, parse_loa
 from headway.cli.printing import print_rich
 from headway.cli.progress import progress, say
 from headway.simulator.replica import Replica, replica
+from headway.simulator.rules import EngineRules
 from headway.simulator.trace import Trace
 
 DEFAULT_WORKLOAD = "chat-and-documents"
@@ -41,6 +42,7 @@ DEFAULT_POLICIES = (
     "smallest-volume-first",
     "random",
 )
+BLOCK_TOKENS = EngineRules(kv_blocks=1).block_tokens
 WITH_TENANTS = ("fair-share",)  # with one tenant it is fcfs
 WITH_PREFIX_CACHE = ("shortest-uncached-prefill-first", "longest-prefix-match")  # without one they are orders above
 
@@ -115,11 +117,7 @@ def prepare(name: str, options: CompareOptions, slo: Slo) -> tuple[Replica, Trac
     trace = loaded.trace if options.requests is None else head(loaded.trace, options.requests)
     for note in loaded.notes:
         say(note)
-    caches = {"auto": trace.prefix_ids is not None, "on": True, "off": False}[options.prefix_caching.value]
-    if options.prefix_caching is PrefixCaching.on and trace.prefix_ids is None:
-        raise UserMistake(
-            f"--prefix-caching on: {trace.name} does not say which prompts share blocks (no hash_ids); use auto or off"
-        )
+    caches = _caches_prefixes(options.prefix_caching, trace)
     with _as_mistakes():
         server = replica(
             options.hardware,
@@ -139,6 +137,24 @@ def prepare(name: str, options: CompareOptions, slo: Slo) -> tuple[Replica, Trac
     if options.open_loop and is_closed_loop(trace):
         trace = open_loop(trace)
     return server, with_deadlines(trace, slo)
+
+
+def _caches_prefixes(asked: PrefixCaching, trace: Trace) -> bool:
+    """Whether the replica keeps prefixes: the trace has to say who shares them, in blocks that the replica's divide."""
+    if asked is PrefixCaching.off:
+        return False
+    if trace.prefix_ids is None:
+        if asked is PrefixCaching.on:
+            raise UserMistake(
+                f"--prefix-caching on: {trace.name} does not say which prompts share blocks (no hash_ids); use auto or off"
+            )
+        return False
+    if trace.prefix_block_tokens % BLOCK_TOKENS:
+        raise UserMistake(
+            f"{trace.name}: its prefix blocks hold {trace.prefix_block_tokens} tokens, which is no multiple of the "
+            f"replica's {BLOCK_TOKENS}; give --prefix-caching off"
+        )
+    return True
 
 
 def with_deadlines(trace: Trace, slo: Slo) -> Trace:
