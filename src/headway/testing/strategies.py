@@ -10,11 +10,17 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
+from headway.domain.costs import ServiceCosts
 from headway.domain.estimate import LengthEstimate, PointEstimate
 from headway.domain.request import Request
+from headway.policies import catalog
+from headway.policies.options import constructor_keywords
+from headway.scheduling.bundle import bundle
+from headway.scheduling.scheduler import Policies
 from headway.simulator.rules import EngineRules
 from headway.simulator.step_time import LinearStepTime
 from headway.simulator.trace import Trace
@@ -26,6 +32,7 @@ except ModuleNotFoundError as missing:
         "headway.testing.strategies and headway.testing.laws need hypothesis: pip install 'headway[dev]'"
     ) from missing
 
+COSTS = ServiceCosts(prefill_seconds_per_token=1e-4, decode_seconds_per_token=0.02)
 TENANTS = ("", "acme", "zeta")
 GAPS_SECONDS = (0.0, 0.0, 0.0, 0.001, 0.1, 1 / 3, 1.0, 60.0)
 """Between arrivals: mostly none, and one that no binary fraction is equal to."""
@@ -177,6 +184,35 @@ def step_times() -> st.SearchStrategy[LinearStepTime]:
         ps_per_context_token=st.sampled_from([0, 1, 10**5]),
         ps_per_request=st.sampled_from([0, 10**7]),
     )
+
+
+class Bundle(NamedTuple):
+    """Four names of the catalogue."""
+
+    ordering: str
+    admission: str
+    preemption: str
+    prediction: str
+
+    def make(self, trace: Trace) -> Policies:
+        """Fresh policies for one run; oracles see the trace's true lengths."""
+        lengths = dict(enumerate(trace.output_tokens.tolist()))
+        return bundle(**self._asdict(), costs=COSTS, seed=0, truth=lambda request_id: lengths[int(request_id)])
+
+
+def bundles(**fixed: str) -> st.SearchStrategy[Bundle]:
+    """Any four policies that the catalogue lists, one ordering inside another where it takes one; `fixed` by kind."""
+    named = {kind: st.just(fixed[kind]) if kind in fixed else _names(kind) for kind in catalog.KINDS}
+    return st.builds(Bundle, **named)
+
+
+def _names(kind: catalog.Kind) -> st.SearchStrategy[str]:
+    names = st.sampled_from(catalog.names(kind))
+    nesting = [n for n, policy in catalog.ROOMS[kind].items() if "inner" in constructor_keywords(policy)]
+    if not nesting:
+        return names
+    flat = [name for name in catalog.names(kind) if name not in nesting]
+    return names | st.builds("{}/{}".format, st.sampled_from(nesting), st.sampled_from(flat))
 
 
 _PREFIX_BLOCK = 16
