@@ -172,6 +172,9 @@ class TraceFile:
             sample = self._stream.peek(_BUFFER)[:_BUFFER]
         except _BROKEN:
             return ""  # whatever is wrong is told by lines(), with its line
+        if sample.startswith((b"\xff\xfe", b"\xfe\xff")):
+            self._stream.close()
+            raise UserMistake(f"{self.label}: is UTF-16 text; save the file as UTF-8")
         if any(byte < 9 for byte in sample):
             self._stream.close()
             raise UserMistake(

@@ -33,7 +33,7 @@ class Rows:
     """Collects the rows of one file.
 
     Args:
-        label: the file, as sentences name it.
+        file_label: the file, as sentences name it.
         columns: which field is which column.
         skip_bad_lines: count bad lines instead of refusing the file.
     """
@@ -125,7 +125,7 @@ class Rows:
     def _place_in_session(self, values: dict[str, object]) -> None:
         fields = self._columns.fields
         if "session" not in values:
-            raise Fault(f"`{fields['turn']}` is given without `{fields['session']}`")
+            raise Fault(f"`{fields['turn']}` is given without `{fields.get('session', 'session')}`")
         name = str(values["session"])
         session = self._sessions.get(name, len(self._sessions))
         last = self._last_turn.get(session, -1)
@@ -261,7 +261,7 @@ def _reader(column: str, field: str, columns: ColumnMap) -> Reader:
         case "output":
             return whole(field, 1, hint=columns.zero_output_hint)
         case "max_output":
-            return whole(field, 0)
+            return whole(field, 1)
         case "turn":
             return whole(field, 0, 2**31)
         case "priority":

@@ -37,7 +37,7 @@ SOURCES = (
         "one week each of a code-completion and a conversation service: arrivals, lengths",
         "CC BY 4.0; Stojkovic et al., DynamoLLM, arXiv 2408.00741",
         "https://github.com/Azure/AzurePublicDataset/blob/master/AzureLLMInferenceDataset2024.md",
-        "the two CSV files linked from that page; read as they are",
+        "the CSV files linked from that page; read as they are",
     ),
     Source(
         "mooncake",

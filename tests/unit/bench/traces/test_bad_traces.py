@@ -59,7 +59,7 @@ BAD_LINES = [
     ("7", "the line is not a JSON object (it is 7)"),
     ('{"timestamp": 20,', "the line is not JSON"),
     (request(20, max_tokens=2), "`max_tokens` is below `output_length` (it is 2)"),
-    (request(20, max_tokens=-1), "`max_tokens` must be a whole number from 0"),
+    (request(20, max_tokens=-1), "`max_tokens` must be a whole number from 1"),
     (request(20, deadline_ms=-3), "`deadline_ms` must not be negative"),
     (request(20, think_time_ms="x", session_id="s"), "`think_time_ms` must be a number (it is 'x')"),
     (request(20, priority=0.5), "`priority` must be a whole number"),
@@ -198,6 +198,12 @@ def test_bad_utf_8(tmp_path: Path) -> None:
     assert "line 2 is not UTF-8 text" in sentence(str(path))
 
 
+def test_utf_16(tmp_path: Path) -> None:
+    path = tmp_path / "u16.csv"
+    path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n", encoding="utf-16")
+    assert "is UTF-16 text; save the file as UTF-8" in sentence(str(path))
+
+
 def test_json_that_is_not_lines(tmp_path: Path) -> None:
     assert "is one JSON array; write one object a line" in sentence(lines_file(tmp_path, f"[{GOOD}]"))
     spread = json.dumps(json.loads(GOOD), indent=2)
@@ -247,6 +253,12 @@ def test_bad_cells(tmp_path: Path, row: str, told: str) -> None:
 def test_bad_column_maps(tmp_path: Path, columns: str, told: str) -> None:
     path = lines_file(tmp_path, "a,b,c", "1,2,3", name="g.csv")
     assert told in sentence(path, columns=columns)
+
+
+def test_turns_mapped_without_sessions(tmp_path: Path) -> None:
+    path = lines_file(tmp_path, "a,b,c,d", "1,2,3,4", name="g.csv")
+    told = sentence(path, columns="arrival=a,prompt=b,output=c,turn=d")
+    assert "line 2: `d` is given without `session`" in told
 
 
 def test_columns_of_a_workload() -> None:
