@@ -14,14 +14,15 @@ from headway.simulator.step_time import PS_PER_SECOND
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 
-def gap_spread(gaps: Sequence[TokenGaps], shares: Sequence[float] = (0.5, 0.9, 0.99)) -> tuple[float, ...] | tuple[()]:
+def gap_spread(gaps: Sequence[TokenGaps] | Ints, shares: Sequence[float] = (0.5, 0.9, 0.99)) -> tuple[float, ...] | tuple[()]:
     """(mean, one percentile per share) in seconds of all gaps; () when there are none.
 
     A run stands for `tokens` gaps of `first_ps + i * growth_ps` for each i in 0 … steps - 1. Percentiles interpolate
     linearly at position share · (n - 1), as numpy's do over the expanded list. Order statistics are found by bisection
     over the integer picoseconds, so the cost is O(runs · log range) whatever the number of tokens.
     """
-    runs = np.array([run for run in gaps if run.steps > 0 and run.tokens > 0], np.int64).reshape(-1, 4)
+    runs = np.asarray(gaps, np.int64).reshape(-1, 4)
+    runs = runs[(runs[:, 2] > 0) & (runs[:, 3] > 0)]
     if len(runs) == 0:
         return ()
     rising = _rising(runs)

@@ -6,7 +6,7 @@ from array import array
 
 import numpy as np
 
-from headway.simulator.outcome import NEVER, DayOutcome, TokenGaps
+from headway.simulator.outcome import NEVER, DayOutcome
 
 _CURVE_POINTS = 4_096
 
@@ -70,7 +70,7 @@ class DayColumns:
             makespan_ps=max(0, max(self.ended_ps, default=0)),
             steps=steps,
             kv_blocks_peak=self._blocks_peak,
-            gaps=[TokenGaps(*row) for row in zip(*self.gap_columns, strict=True)],
+            gaps=np.stack([np.array(column) for column in self.gap_columns], axis=1),
             curve_ps=self._curves[0].tolist(),
             curve_waiting=self._curves[1].tolist(),
             curve_running=self._curves[2].tolist(),

@@ -57,7 +57,7 @@ class DayOutcome:
     makespan_ps: int
     steps: int
     kv_blocks_peak: int
-    gaps: list[TokenGaps] = field(default_factory=list)
+    gaps: Ints = field(default_factory=lambda: np.empty((0, 4), np.int64))  # a `TokenGaps` a line
     curve_ps: list[int] = field(default_factory=list)
     curve_waiting: list[int] = field(default_factory=list)
     curve_running: list[int] = field(default_factory=list)

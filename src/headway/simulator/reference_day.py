@@ -184,9 +184,8 @@ class Ledger:
         """A chunk is computed; what was computed once already counts as recomputed."""
         self._recomputed[request.row] += max(0, min(request.high_water_tokens, before + new) - before)
 
-    def step(self, at_ps: int, running_waiting: tuple[int, int], blocks_used: int) -> None:
-        """A step was composed."""
-        running, waiting = running_waiting
+    def step(self, at_ps: int, *, waiting: int, running: int, blocks_used: int) -> None:
+        """A step was composed at `at_ps`."""
         self._steps += 1
         self._blocks_peak = max(self._blocks_peak, blocks_used)
         self._curve.append((at_ps, waiting, running, blocks_used))
@@ -219,7 +218,7 @@ class Ledger:
             makespan_ps=max(self._ended, default=0) if any(at != NEVER for at in self._ended) else 0,
             steps=self._steps,
             kv_blocks_peak=self._blocks_peak,
-            gaps=self.gaps,
+            gaps=np.array(self.gaps, np.int64).reshape(-1, 4),
             curve_ps=list(curve[0]),
             curve_waiting=list(curve[1]),
             curve_running=list(curve[2]),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from headway.simulator.outcome import NEVER, DayOutcome, StepRecord
+from headway.simulator.outcome import NEVER, DayOutcome, StepRecord, TokenGaps
 from headway.simulator.rules import EngineRules
 from headway.simulator.step_time import PS_PER_SECOND
 from headway.simulator.trace import Trace
@@ -59,8 +59,10 @@ def everybody_ends_once(day: Day) -> None:
     assert set(outcome.refused) <= set(range(len(day.trace))), "strangers were refused"
     assert outcome.makespan_ps == max([0, *outcome.ended_ps.tolist()])
     assert outcome.steps == len(day.steps)
-    preempted = [row for step in day.steps for row in step.preempted]
-    assert np.bincount(preempted, minlength=len(day.trace)).tolist() == outcome.preemptions.tolist()
+    told = np.bincount([row for step in day.steps for row in step.preempted], minlength=len(day.trace))
+    # A composition that only preempts is told with the next step; the day may end before there is one.
+    untold = outcome.preemptions - told
+    assert ((untold >= 0) & (untold <= 1)).all(), f"{outcome.preemptions} preemptions, the steps tell of {told}"
 
 
 def causes_precede_effects(day: Day) -> None:
@@ -90,15 +92,16 @@ def every_token_comes(day: Day) -> None:
     completed = _completed(day)
     outputs = day.trace.output_tokens
     wanted = sum(int(outputs[row]) - 1 for row in completed)
-    assert sum(gap.steps * gap.tokens for gap in day.outcome.gaps) == wanted
+    gaps = [TokenGaps(*line) for line in day.outcome.gaps.tolist()]
+    assert sum(gap.steps * gap.tokens for gap in gaps) == wanted
     waited_ps = sum(int(day.outcome.ended_ps[row] - day.outcome.first_token_ps[row]) for row in completed)
     gaps_ps = sum(
         gap.tokens * (gap.steps * gap.first_ps + gap.growth_ps * gap.steps * (gap.steps - 1) // 2)
-        for gap in day.outcome.gaps
+        for gap in gaps
     )
     assert gaps_ps == waited_ps, f"the gaps come to {gaps_ps} ps, from first to last tokens it is {waited_ps} ps"
     decodes = sum(step.decodes for step in day.steps)
-    calm = not any(step.preempted for step in day.steps)
+    calm = not day.outcome.preemptions.any()
     assert decodes >= wanted - sum(len(step.chunks) for step in day.steps)
     assert not calm or decodes >= wanted, f"{decodes} decodes cannot bring {wanted} tokens"
     if calm and not day.rules.async_scheduling:

@@ -99,7 +99,8 @@ def queue_day(trace: Trace, order: str, seats: int = 12) -> DayOutcome:
     day.curve_running = [s[2] for s in samples]
     day.curve_blocks = [s[3] for s in samples]
     day.kv_blocks_peak = max(day.curve_blocks)
-    day.gaps = [TokenGaps(9_000_000_000 + int(o), 1000, int(o) - 1, 1) for o in trace.output_tokens if o > 1]
+    gaps = [TokenGaps(9_000_000_000 + int(o), 1000, int(o) - 1, 1) for o in trace.output_tokens if o > 1]
+    day.gaps = np.array(gaps, np.int64).reshape(-1, 4)
     return day
 
 

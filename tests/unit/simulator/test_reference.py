@@ -20,7 +20,7 @@ from headway.policies.ordering.priority import Priority
 from headway.policies.prediction.running_mean import RunningMean
 from headway.policies.preemption.lowest_priority import LowestPriority
 from headway.scheduling.scheduler import Policies
-from headway.simulator.outcome import NEVER
+from headway.simulator.outcome import NEVER, TokenGaps
 from headway.simulator.reference import simulate_reference
 from headway.simulator.rules import EngineRules
 from headway.simulator.step_time import PS_PER_SECOND
@@ -86,7 +86,7 @@ class TestPreemption:
         assert day.preemptions.tolist() == [0, 1, 0]
         assert day.recomputed_tokens.tolist() == [0, 4, 0]
         gaps: Counter[int] = Counter()
-        for gap in day.gaps:
+        for gap in (TokenGaps(*line) for line in day.gaps.tolist()):
             gaps[gap.first_ps // PS_PER_SECOND] += gap.tokens
         assert gaps == {1: 5, 4: 1}  # row 1 waited four seconds for its second token
 
