@@ -305,26 +305,30 @@ class _Engine:
             decodes, context_tokens, [chunk[1:] for chunk in chunks], sum(share.samples for share in shares)
         )
         started_ps = self._in_flight[-1].ends_ps if self._in_flight else self._now_ps
-        self._ledger.step(self._now_ps, self._running_and_waiting(), self._memory.blocks - self._memory.free)
-        if self._observer is not None:
-            admitted = tuple(request.row for request in draft.admitted)
-            self._observer.on_step(
-                StepRecord(
-                    started_ps=started_ps,
-                    duration_ps=duration_ps,
-                    decodes=decodes,
-                    context_tokens=context_tokens,
-                    chunks=tuple(chunks),
-                    preempted=tuple(self._victims),
-                    admitted=admitted,
-                    blocks_free=self._memory.free,
-                )
-            )
-        self._victims.clear()
+        record = StepRecord(
+            started_ps=started_ps,
+            duration_ps=duration_ps,
+            decodes=decodes,
+            context_tokens=context_tokens,
+            chunks=tuple(chunks),
+            preempted=tuple(self._victims),
+            admitted=tuple(request.row for request in draft.admitted),
+            blocks_free=self._memory.free,
+        )
+        self._note(record)
         return _Step(started_ps + duration_ps, shares)
 
-    def _running_and_waiting(self) -> tuple[int, int]:
-        return len(self._running), len(self._scheduler.queue)
+    def _note(self, record: StepRecord) -> None:
+        """Write a composed step down."""
+        self._victims.clear()
+        self._ledger.step(
+            self._now_ps,
+            waiting=len(self._scheduler.queue),
+            running=len(self._running),
+            blocks_used=self._memory.blocks - self._memory.free,
+        )
+        if self._observer is not None:
+            self._observer.on_step(record)
 
     # --------------------------------------------------------- end of a step
 
