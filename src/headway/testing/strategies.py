@@ -159,12 +159,13 @@ def engine_rules(
     """Tiny limits: memory that barely holds one request of `traces`, budgets below one prompt, a seat or a few."""
     seats = draw(st.integers(1, 6))
     chunked = draw(st.booleans())
+    context = draw(st.sampled_from([100, 170, 100_000] if chunked else [100, 170]))
     return EngineRules(
         kv_blocks=draw(st.integers(8, 60)),
         block_tokens=draw(st.sampled_from([1, 2, 16])),
-        max_model_tokens=draw(st.sampled_from([100, 170, 100_000])),
+        max_model_tokens=context,
         max_num_seqs=seats,
-        max_num_batched_tokens=seats + draw(st.integers(0, 50) if chunked else st.integers(120, 400)),
+        max_num_batched_tokens=(seats if chunked else max(seats, context)) + draw(st.integers(0, 50)),
         chunked_prefill=chunked,
         long_prefill_token_threshold=draw(st.sampled_from([0, 0, 7])) if chunked else 0,
         reserve_full_prompt=draw(st.booleans()),

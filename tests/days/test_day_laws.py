@@ -1,0 +1,108 @@
+"""Days drawn to be nasty, under every policy the catalogue has, on both engines: every law of a day holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from headway.simulator.outcome import DayOutcome
+from headway.simulator.reference import simulate_reference
+from headway.simulator.rules import EngineRules
+from headway.simulator.skipping import simulate
+from headway.simulator.step_time import LinearStepTime
+from headway.simulator.trace import Trace
+from headway.testing.day_laws import Day, StepLog, check_day, same_day, same_until_somebody_ends
+from headway.testing.lifecycle import LifecycleChecker
+from headway.testing.strategies import Bundle, bundles, engine_rules, step_times, traces
+
+Simulate = Callable[..., DayOutcome]
+ENGINES = pytest.mark.parametrize("engine", [simulate, simulate_reference])
+
+
+def live(engine: Simulate, trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: Bundle) -> Day:
+    log, life = StepLog(), LifecycleChecker()
+    outcome = engine(trace, rules, step_time, bundle.make(trace), observer=log, listeners=[life])
+    life.finish()
+    return Day(trace, rules, outcome, log.steps, greedy=bundle.admission == "greedy")
+
+
+@ENGINES
+@settings(deadline=None, max_examples=250)
+@given(trace=traces(), rules=engine_rules(), step_time=step_times(), bundle=bundles())
+def test_laws_of_a_day(
+    engine: Simulate, trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: Bundle
+) -> None:
+    check_day(live(engine, trace, rules, step_time, bundle))
+
+
+@ENGINES
+@settings(deadline=None, max_examples=60)
+@given(trace=traces(), rules=engine_rules(), step_time=step_times(), bundle=bundles())
+def test_same_policies_same_day(
+    engine: Simulate, trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: Bundle
+) -> None:
+    same_day(live(engine, trace, rules, step_time, bundle), live(engine, trace, rules, step_time, bundle))
+
+
+@settings(deadline=None, max_examples=250)
+@given(trace=traces(), rules=engine_rules(), step_time=step_times(), bundle=bundles())
+def test_both_engines_live_the_same_day(
+    trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: Bundle
+) -> None:
+    same_day(live(simulate, trace, rules, step_time, bundle), live(simulate_reference, trace, rules, step_time, bundle))
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    trace=traces(min_size=2, sessions=False, max_prompt_tokens=20),
+    rules=engine_rules(asynchronous=False),
+    step_time=step_times(),
+    bundle=st.one_of([bundles(prediction=name) for name in ("running-mean", "declared-max")]),
+    data=st.data(),
+)
+def test_without_an_oracle_lengths_show_only_at_the_end(
+    trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: Bundle, data: st.DataObject
+) -> None:
+    outputs = np.array(data.draw(st.permutations(trace.output_tokens.tolist())), dtype=np.int64)
+    rules = replace(rules, kv_blocks=max(rules.kv_blocks, -(-100 // rules.block_tokens)))  # nobody is refused
+    bounds = None if trace.max_output_tokens is None else np.maximum(trace.output_tokens.max() + 1, outputs)
+    if bounds is not None:
+        bounds = np.full(len(trace), int(np.max(bounds)), dtype=np.int64)
+    one, other = (replace(trace, output_tokens=o, max_output_tokens=bounds) for o in (trace.output_tokens, outputs))
+    same_until_somebody_ends(
+        live(simulate, one, rules, step_time, bundle), live(simulate, other, rules, step_time, bundle)
+    )
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    trace=traces(sessions=False, prefixes=False),
+    rules=engine_rules(asynchronous=False, prefix_caching=False),
+    step_time=step_times(),
+    bundle=bundles(admission="peak-check", prediction="oracle"),
+)
+def test_peak_check_with_an_oracle_never_preempts(
+    trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: Bundle
+) -> None:
+    """As long as a prompt takes one step, as the forecast has it."""
+    wide = replace(rules, max_num_batched_tokens=100_000, long_prefill_token_threshold=0)
+    day = live(simulate, trace, wide, step_time, bundle)
+    assert not day.outcome.preemptions.any(), f"{day.outcome.preemptions} preemptions"
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    trace=traces(), rules=engine_rules(), step_time=step_times(), bundle=bundles(ordering="fcfs", admission="greedy")
+)
+def test_fcfs_admits_in_order_of_arrival(
+    trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: Bundle
+) -> None:
+    day = live(simulate, trace, rules, step_time, bundle)
+    assume(not day.outcome.preemptions.any())
+    admitted = [row for step in day.steps for row in step.admitted]
+    assert admitted == sorted(admitted, key=lambda row: (day.outcome.arrived_ps[row], row))
