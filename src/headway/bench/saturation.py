@@ -15,8 +15,9 @@ from headway.simulator.step_time import PS_PER_SECOND
 from headway.simulator.trace import Trace
 
 OPEN_LOOP = (
-    "requests completed per second under fcfs with greedy admission when all requests are there from the start, "
-    "between the first and the last tenth of completions, so that neither filling nor draining counts"
+    "requests served per second under fcfs with greedy admission when all requests are there from the start, until the "
+    "last one is admitted; those still running then count by the share of their service that is done (over the whole "
+    "day where the last one is admitted in its first half, for a trace too short to fill the replica)"
 )
 CLOSED_LOOP = (
     "the most requests completed per second under fcfs with greedy admission, between the first and the last tenth of "
@@ -27,12 +28,12 @@ CLOSED_LOOP = (
 # Of session starts. Sparser ones too: with many sessions at once a prefix cache may lose every block before it is
 # asked for again, and the replica then completes less than it does with few.
 _DENSITIES = (0.25, 1.0, 4.0, float("inf"))
-_FEW = 20  # completions; below that tenths say nothing and the whole span is taken
+_FEW = 20  # completions; below that, tenths say nothing and the whole span is taken
 
 
 @dataclass(frozen=True, slots=True)
 class Saturation:
-    """The replica's throughput for this trace when there is always somebody waiting, requests/s, and what that means."""
+    """The replica's throughput for a trace when there is always somebody waiting, requests/s, and what that means."""
 
     requests_per_second: float
     definition: str
@@ -60,29 +61,43 @@ def measure_saturation(
     closed = is_closed_loop(trace)
     densities = _DENSITIES if closed else _DENSITIES[-1:]
     denser = [_all_at_once(trace) if density == float("inf") else scaled(trace, density) for density in densities]
-    rates = spread(lambda one: completed_rate(simulate_fcfs(one)), denser, jobs=jobs)
+    rate = completed_rate if closed else served_rate
+    rates = spread(lambda one: rate(simulate_fcfs(one)), denser, jobs=jobs)
     return Saturation(max(rates), CLOSED_LOOP if closed else OPEN_LOOP, closed)
+
+
+def served_rate(outcome: DayOutcome) -> float:
+    """Requests served per second as long as somebody waits, on a day on which all arrive at its start.
+
+    Of requests that still run when the last one is admitted the share counts that is done by then, in time. Counting
+    only the completed ones would overlook the long requests that are under way, and going on to the end would count
+    the hours in which a few long ones run alone. Where the last one is admitted in the first half of the day the trace
+    is too short to keep the replica full, and the rate is that of the whole day: less than the replica could do.
+
+    Raises:
+        UserMistake: fewer than two requests complete.
+    """
+    done = _completed(outcome)
+    admitted, ended = outcome.admitted_ps[done] / PS_PER_SECOND, outcome.ended_ps[done] / PS_PER_SECOND
+    last = float(admitted.max())
+    if last < float(ended.max()) / 2:
+        return len(ended) / float(ended.max())
+    return float(np.clip((last - admitted) / (ended - admitted), 0.0, 1.0).sum()) / last
 
 
 def completed_rate(outcome: DayOutcome) -> float:
     """Requests completed per second between the first and the last tenth of completions.
 
     Raises:
-        UserMistake: there are fewer than two completions, or all at one moment.
+        UserMistake: fewer than two requests complete.
     """
-    ended = np.sort(outcome.ended_ps[completed_rows(outcome)])
-    if len(ended) < 2:
-        raise UserMistake(
-            f"saturation cannot be measured: {len(ended)} of the trace's requests complete; leave --load out, or take "
-            "more requests"
-        )
+    ended = np.sort(outcome.ended_ps[_completed(outcome)])
     tenth = len(ended) // 10 if len(ended) >= _FEW else 0
     first, last = tenth, len(ended) - 1 - tenth
     seconds = float(ended[last] - ended[first]) / PS_PER_SECOND
     if seconds > 0:
         return (last - first) / seconds
-    whole_day = float(ended[-1]) / PS_PER_SECOND  # all ended in one step
-    return len(ended) / whole_day
+    return len(ended) / (float(ended[-1]) / PS_PER_SECOND)  # all ended in one step
 
 
 def is_closed_loop(trace: Trace) -> bool:
@@ -126,6 +141,16 @@ def scaled(trace: Trace, density: float) -> Trace:
     """The trace with arrivals `density` times as dense, from the same first one; every row keeps its place."""
     first = trace.arrived_seconds[0]
     return replace(trace, arrived_seconds=first + (trace.arrived_seconds - first) / density)
+
+
+def _completed(outcome: DayOutcome) -> Mask:
+    done = completed_rows(outcome)
+    if done.sum() < 2:
+        raise UserMistake(
+            f"saturation cannot be measured: {done.sum()} of the trace's requests complete; leave --load out, or take "
+            "more requests"
+        )
+    return done
 
 
 def _all_at_once(trace: Trace) -> Trace:

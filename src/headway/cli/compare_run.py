@@ -146,7 +146,8 @@ def _caches_prefixes(asked: PrefixCaching, trace: Trace) -> bool:
     if trace.prefix_ids is None:
         if asked is PrefixCaching.on:
             raise UserMistake(
-                f"--prefix-caching on: {trace.name} does not say which prompts share blocks (no hash_ids); use auto or off"
+                f"--prefix-caching on: {trace.name} does not say which prompts share blocks (it has no hash_ids); "
+                "use auto or off"
             )
         return False
     if trace.prefix_block_tokens % BLOCK_TOKENS:

@@ -107,7 +107,7 @@ def test_a_sweep_holds_every_load(headway: Headway, small_trace: Path) -> None:
 def test_the_saturation_is_printed_with_its_definition(headway: Headway, small_trace: Path) -> None:
     said = headway("compare", small_trace, "--load", "0.5", "--policy", "fcfs")
     assert "requests/s" in said.out
-    assert "first and the last tenth of completions" in " ".join(said.out.split())
+    assert "until the last one is admitted" in " ".join(said.out.split())
 
 
 def test_bundles_from_a_file_stand_beside_policies(headway: Headway, small_trace: Path, tmp_path: Path) -> None:
