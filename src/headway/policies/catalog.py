@@ -14,11 +14,17 @@ from typing import Any, Literal, TypeAlias, get_args, overload
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestId
 from headway.policies.admission.greedy import Greedy
+from headway.policies.admission.overflow_probability import OverflowProbability
+from headway.policies.admission.past_future import PastFuture as PastFutureAdmission
+from headway.policies.admission.past_future_common_draws import PastFutureCommonDraws
 from headway.policies.admission.peak_check import PeakCheck
 from headway.policies.admission.reserve_max import ReserveMax
 from headway.policies.contracts import AdmissionPolicy, LengthPredictor, OrderingPolicy, PreemptionPolicy
 from headway.policies.options import checked_options, constructor_keywords
 from headway.policies.ordering.earliest_deadline_first import EarliestDeadlineFirst
+from headway.policies.ordering.ewsjf import Ewsjf
+from headway.policies.ordering.ewsjf_authors import EwsjfAuthors
+from headway.policies.ordering.ewsjf_published import EwsjfPublished
 from headway.policies.ordering.fair_share import FairShare
 from headway.policies.ordering.fcfs import Fcfs
 from headway.policies.ordering.highest_response_ratio import HighestResponseRatio
@@ -31,9 +37,14 @@ from headway.policies.ordering.shortest_prompt_first import ShortestPromptFirst
 from headway.policies.ordering.shortest_uncached_prefill_first import ShortestUncachedPrefillFirst
 from headway.policies.ordering.smallest_volume_first import SmallestVolumeFirst
 from headway.policies.ordering.smallest_volume_first_1bit import SmallestVolumeFirst1bit
+from headway.policies.prediction.conformal import Conformal
 from headway.policies.prediction.declared_max import DeclaredMax
+from headway.policies.prediction.external import External
+from headway.policies.prediction.histogram import Histogram
+from headway.policies.prediction.one_bit import OneBit
 from headway.policies.prediction.oracle import Oracle
 from headway.policies.prediction.oracle_noisy import OracleNoisy
+from headway.policies.prediction.past_future import PastFuture
 from headway.policies.prediction.running_mean import RunningMean
 from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.policies.preemption.least_sunk_work import LeastSunkWork
@@ -49,6 +60,9 @@ ORDERING: dict[str, type[OrderingPolicy]] = {
     "shortest-job-first": ShortestJobFirst,
     "shortest-job-first-aging": ShortestJobFirstAging,
     "highest-response-ratio": HighestResponseRatio,
+    "ewsjf": Ewsjf,
+    "ewsjf-published": EwsjfPublished,
+    "ewsjf-authors": EwsjfAuthors,
     "smallest-volume-first": SmallestVolumeFirst,
     "smallest-volume-first-1bit": SmallestVolumeFirst1bit,
     "earliest-deadline-first": EarliestDeadlineFirst,
@@ -61,6 +75,9 @@ ADMISSION: dict[str, type[AdmissionPolicy]] = {
     "greedy": Greedy,
     "peak-check": PeakCheck,
     "reserve-max": ReserveMax,
+    "past-future": PastFutureAdmission,
+    "past-future-common-draws": PastFutureCommonDraws,
+    "overflow-probability": OverflowProbability,
 }
 PREEMPTION: dict[str, type[PreemptionPolicy]] = {
     "latest-admitted": LatestAdmitted,
@@ -70,6 +87,11 @@ PREEMPTION: dict[str, type[PreemptionPolicy]] = {
 PREDICTION: dict[str, type[LengthPredictor]] = {
     "running-mean": RunningMean,
     "declared-max": DeclaredMax,
+    "histogram": Histogram,
+    "past-future": PastFuture,
+    "one-bit": OneBit,
+    "conformal": Conformal,
+    "external": External,
     "oracle": Oracle,
     "oracle-noisy": OracleNoisy,
 }

@@ -104,14 +104,20 @@ def render_index(pages: list[PolicyPage]) -> str:
     lines = ["# Policies", "", "Generated from the docstrings: `python -m headway.policies.pages docs/policies`."]
     for kind in KINDS:
         lines += ["", f"## {kind.capitalize()}: {QUESTIONS[kind]}", "", "| policy | in one line |", "|---|---|"]
-        lines += [f"| [{p.name}]({p.name}.md) | {p.summary} |" for p in pages if p.kind == kind]
+        lines += [f"| [{p.name}]({file_name(p)}) | {p.summary} |" for p in pages if p.kind == kind]
     return "\n".join(lines) + "\n"
 
 
 def files() -> dict[str, str]:
     """All generated files, file name → text."""
     all_pages = pages()
-    return {"README.md": render_index(all_pages), **{f"{p.name}.md": render(p) for p in all_pages}}
+    return {"README.md": render_index(all_pages), **{file_name(p): render(p) for p in all_pages}}
+
+
+def file_name(page: PolicyPage) -> str:
+    """NAME.md; NAME-KIND.md where policies of two kinds have one name, being two halves of one idea."""
+    shared = sum(page.name in room for room in ROOMS.values()) > 1
+    return f"{page.name}-{page.kind}.md" if shared else f"{page.name}.md"
 
 
 def _parse(what: str, docstring: str) -> tuple[str, dict[str, str]]:

@@ -1,0 +1,102 @@
+"""A length known by its survival curve: the common form of what predictors learn."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
+
+class PiecewiseEstimate:
+    """A survival curve P(L > x), linear between whole numbers of tokens; satisfies `LengthEstimate`.
+
+    A request that outlives the whole curve is believed to follow a Pareto law of index 2 from there: in the mean it
+    goes on as long as it took so far, as `PointEstimate` has it.
+    """
+
+    __slots__ = ("_areas", "_edges", "_gone", "made_by")
+
+    def __init__(
+        self, edges: Sequence[int], survival: Sequence[float], made_by: str, at_most_tokens: int | None = None
+    ) -> None:
+        """Make one from points of the curve.
+
+        Args:
+            edges: tokens, ascending, the first 0.
+            survival: P(L > edge) at each, not increasing, 1 at the first. What is left at the last edge ends evenly
+                before twice as many tokens.
+            made_by: name of the predictor.
+            at_most_tokens: the client's own bound: whoever gets there ends there.
+        """
+        if len(edges) != len(survival) or len(edges) < 2 or edges[0] != 0 or survival[0] != 1:
+            raise ValueError("a survival curve needs two points or more, the first at 0 tokens with probability 1")
+        self.made_by = made_by
+        self._edges = list(edges)
+        self._gone = [1.0 - left for left in survival]  # P(L ≤ edge), ascending
+        if self._gone[-1] < 1.0:
+            self._edges.append(2 * self._edges[-1])
+            self._gone.append(1.0)
+        self._areas: list[float] | None = None
+        if at_most_tokens is not None and at_most_tokens < self._edges[-1]:
+            self._cut_off(max(1, at_most_tokens))
+
+    def remaining_mean(self, produced_tokens: int) -> float:
+        """Σ P(L > x) / P(L > produced) over whole x ≥ produced: the area under the curve and half a token."""
+        left = self.survival(produced_tokens)
+        if left <= 0:
+            return float(max(1, produced_tokens))
+        if self._areas is None:
+            self._areas = self._areas_right_of_edges()
+        edges = self._edges
+        after = bisect_right(edges, produced_tokens)
+        area = self._areas[after] + (edges[after] - produced_tokens) * (left + 1.0 - self._gone[after]) / 2
+        return max(1.0, area / left + 0.5)
+
+    def remaining_quantile(self, probability: float, produced_tokens: int) -> int:
+        """Least n ≥ 1 with P(L ≤ produced + n | L > produced) ≥ probability."""
+        left = self.survival(produced_tokens)
+        if left <= 0:
+            return max(1, math.ceil(produced_tokens * (1.0 / math.sqrt(1.0 - probability) - 1.0)))
+        edges, gone = self._edges, self._gone
+        wanted = 1.0 - (1.0 - probability) * left
+        at = min(bisect_left(gone, wanted), len(gone) - 1)
+        rise = gone[at] - gone[at - 1]
+        if at == 0 or rise <= 0:
+            tokens = float(edges[at])
+        else:
+            tokens = edges[at - 1] + (edges[at] - edges[at - 1]) * (wanted - gone[at - 1]) / rise
+        # The small subtrahend keeps rounding from turning a whole number into the next one.
+        return max(1, math.ceil(tokens - 1e-9) - produced_tokens)
+
+    def remaining_survival(self, tokens: int, produced_tokens: int) -> float:
+        """P(L > produced + tokens | L > produced)."""
+        left = self.survival(produced_tokens)
+        if left > 0:
+            return self.survival(produced_tokens + tokens) / left
+        return (produced_tokens / (produced_tokens + tokens)) ** 2 if tokens > 0 else 1.0
+
+    def survival(self, tokens: int) -> float:
+        """P(L > tokens)."""
+        edges = self._edges
+        after = bisect_right(edges, tokens)
+        if after == len(edges):
+            return 0.0
+        if after == 0:
+            return 1.0
+        low, gone = edges[after - 1], self._gone
+        return 1.0 - gone[after - 1] - (gone[after] - gone[after - 1]) * (tokens - low) / (edges[after] - low)
+
+    def _cut_off(self, at_most_tokens: int) -> None:
+        just_before = 1.0 - self.survival(at_most_tokens - 1)
+        keep = bisect_left(self._edges, at_most_tokens - 1)
+        self._edges[keep:] = [at_most_tokens - 1, at_most_tokens]
+        self._gone[keep:] = [just_before, 1.0]
+
+    def _areas_right_of_edges(self) -> list[float]:
+        edges, gone = self._edges, self._gone
+        pieces = [(edges[i + 1] - edges[i]) * (1.0 - (gone[i] + gone[i + 1]) / 2) for i in range(len(edges) - 1)]
+        return [*reversed(list(accumulate(reversed(pieces)))), 0.0]
+
+    def __repr__(self) -> str:
+        return f"PiecewiseEstimate(median {self.remaining_quantile(0.5, 0)}, {self.made_by!r})"

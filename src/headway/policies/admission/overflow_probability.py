@@ -1,0 +1,257 @@
+"""Overflow probability: nobody comes in who would make running out of memory later too likely."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from headway.domain.estimate import LengthEstimate, remaining_survival
+from headway.domain.event import Cancelled, Completed, Event, Preempted
+from headway.domain.replica import BatchView, MemoryView
+from headway.domain.request import RequestId, RequestView
+
+
+class OverflowProbability:
+    """Admit the head while the memory that will be needed stays within capacity with the probability asked for.
+
+    Idea: who runs will hold prompt and output so far and t more tokens in t steps, if it is still there; its estimate
+        says how likely that is. Over many requests the sum is nearly normal: admit while mean + z·deviation fits at
+        every instant to come. How large z must be is not assumed but learnt: a request that is preempted raises it, one
+        that ends without lowers it, until the share of preempted requests is `overflow_target`.
+    Source: ours; it answers the question that Past-Future (arXiv 2507.10150) answers with a few samples. Instants: 20,
+        from 1 to 2^14 steps ahead, log-spaced. Per request and instant mean and variance of (held + t)·[still there],
+        half a block added for rounding up; ages are counted in buckets of an eighth, so that a step costs only the few
+        requests that enter another. Update of z by adaptive conformal inference (Gibbs and Candès, arXiv 2106.00170)
+        with step `learning_rate`, from `z_start`, within 0 and 8. Whoever fits by the sum of 99 % quantiles comes in at
+        once; others are weighed every `steps_between` engine steps. Blocks that running requests share through a prefix
+        cache, as far as memory in use is less than what they hold one by one, are credited in proportion to those still
+        there.
+    Reads: the length estimates of the head and of everyone running (their survival), prompt, cached and produced
+        tokens, the client's bound, total and free memory, preemptions and completions.
+    Wins when: memory is the bottleneck, lengths are known as a distribution and preemption is dear.
+    Loses when: the estimates' errors go together (all of a burst longer than foretold), which a sum of independent
+        lengths does not foresee; z rises then, but late. With few running requests and heavy tails the sum is not
+        normal either.
+    """
+
+    def __init__(
+        self,
+        *,
+        overflow_target: float = 0.01,
+        learning_rate: float = 0.5,
+        z_start: float = 2.0,
+        steps_between: int = 4,
+    ) -> None:
+        if not 0 < overflow_target < 1:
+            raise ValueError(f"overflow_target must be between 0 and 1, got {overflow_target:g}")
+        if not 0 <= learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be at least 0 (0 keeps z where it is), got {learning_rate:g}")
+        if not 0 <= z_start <= _HIGHEST_Z:
+            raise ValueError(f"z_start must be from 0 to {_HIGHEST_Z:g}, got {z_start:g}")
+        if steps_between < 1:
+            raise ValueError(f"steps_between must be at least 1, got {steps_between}")
+        self._target = overflow_target
+        self._rate = learning_rate
+        self._z = z_start
+        self._steps_between = steps_between
+        self._preempted: set[RequestId] = set()
+        self._forecasts: dict[int, _Forecast] = {}  # by id() of the batch, one batch a replica
+        self._completions = 0
+        self._candidate: tuple[RequestView, int, int, LengthEstimate | None, int, _Share] | None = None
+
+    @property
+    def z(self) -> float:
+        """Deviations kept free at present."""
+        return self._z
+
+    def hold_steps(self, request: RequestView, batch: BatchView, memory: MemoryView, now: float) -> int:
+        """0 if overflow stays unlikely enough; else the steps to the next weighing."""
+        if batch.size == 0:
+            return 0
+        forecast = self._forecasts.get(id(batch))
+        if forecast is None or forecast.batch is not batch or forecast.block_tokens != memory.block_tokens:
+            forecast = self._forecasts[id(batch)] = _Forecast(batch, memory.block_tokens)
+        forecast.follow(self._completions)
+        share = self._share_of(request, memory.block_tokens)
+        if forecast.cautious_blocks + share.cautious_blocks <= memory.blocks_total:
+            return 0
+        late = batch.decode_steps % self._steps_between
+        if late or not forecast.fits(share, memory, self._z):
+            return self._steps_between - late
+        return 0
+
+    def observe(self, event: Event) -> None:
+        """Learn from who was preempted and who was not."""
+        if isinstance(event, Preempted):
+            if event.request.id not in self._preempted:
+                self._preempted.add(event.request.id)
+                self._z = min(_HIGHEST_Z, self._z + self._rate * (1 - self._target))
+        elif isinstance(event, Completed):
+            self._completions += 1
+            if event.request.id in self._preempted:
+                self._preempted.remove(event.request.id)
+            else:
+                self._z = max(0.0, self._z - self._rate * self._target)
+        elif isinstance(event, Cancelled):
+            self._preempted.discard(event.request.id)
+
+    def _share_of(self, request: RequestView, block_tokens: int) -> _Share:
+        """What the head would add; kept, since it is asked for again and again."""
+        kept = self._candidate
+        produced, estimate = request.produced_tokens, request.estimate
+        if (
+            kept is not None
+            and kept[0] is request
+            and kept[1:5]
+            == (
+                produced,
+                block_tokens,
+                estimate,
+                self._completions,
+            )
+        ):
+            return kept[5]
+        share = _share(request, block_tokens)
+        self._candidate = (request, produced, block_tokens, estimate, self._completions, share)
+        return share
+
+
+_HIGHEST_Z = 8.0
+_CAUTIOUS = 0.99
+_INSTANTS = (1, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192, 16384)
+"""Steps from now at which memory is forecast."""
+_UNITS = 256  # of a token: sums are kept in whole numbers, so that they come out the same in any order
+
+
+class _Share(NamedTuple):
+    """What one request adds to the forecast while its age is in one bucket."""
+
+    from_tokens: int
+    before_tokens: int  # produced tokens at which it enters the next bucket
+    request: RequestView
+    law_moves: bool
+    cautious_blocks: int
+    held_blocks: int  # without sharing, at the middle of the bucket
+    cached_tokens: int
+    means: tuple[int, ...]  # by instant, in units of a token
+    variances: tuple[int, ...]  # by instant, tokens²
+
+
+def _share(request: RequestView, block_tokens: int) -> _Share:
+    estimate, produced = request.estimate, request.produced_tokens
+    if estimate is None:
+        raise ValueError(
+            f"request {request.id!r} has no length estimate, which overflow-probability needs: name a predictor with "
+            "--prediction (for example histogram)"
+        )
+    width = 1 << max(2, produced.bit_length() - 4)
+    age = produced - produced % width
+    bound = request.max_output_tokens
+    left = _FAR if bound is None else max(1, bound - age)
+    held = request.prompt_tokens + age + (width - 1) / 2 + (block_tokens - 1) / 2
+    means, variances = [], []
+    for instant in _INSTANTS:
+        there = remaining_survival(estimate, instant - 1, age) if instant <= left else 0.0
+        tokens = held + instant
+        means.append(round(there * tokens * _UNITS))
+        variances.append(round(there * (1.0 - there) * tokens * tokens))
+    longest = age + min(left, estimate.remaining_quantile(_CAUTIOUS, age))
+    return _Share(
+        from_tokens=age,
+        before_tokens=age + width,
+        request=request,
+        law_moves=getattr(estimate, "law_moves", False),
+        cautious_blocks=-(-(request.prompt_tokens + max(longest, age + width)) // block_tokens),
+        held_blocks=-(-(request.prompt_tokens + age + width // 2) // block_tokens),
+        cached_tokens=request.cached_prompt_tokens,
+        means=tuple(means),
+        variances=tuple(variances),
+    )
+
+
+_FAR = 1 << 62
+
+
+class _Forecast:
+    """Sums over the running requests of one batch, kept up to date by difference."""
+
+    __slots__ = (
+        "_completions",
+        "_means",
+        "_shares",
+        "_step",
+        "_variances",
+        "_version",
+        "batch",
+        "block_tokens",
+        "cached_tokens",
+        "cautious_blocks",
+        "held_blocks",
+    )
+
+    def __init__(self, batch: BatchView, block_tokens: int) -> None:
+        self.batch = batch  # kept, so that its id() stays its own
+        self.block_tokens = block_tokens
+        self.cautious_blocks = 0
+        self.held_blocks = 0
+        self.cached_tokens = 0
+        self._shares: dict[RequestId, _Share] = {}
+        self._means = [0] * len(_INSTANTS)
+        self._variances = [0] * len(_INSTANTS)
+        self._version: int | None = None
+        self._step = -1
+        self._completions = 0
+
+    def follow(self, completions: int) -> None:
+        """Catch up with the batch: who joined, who left, who is older now."""
+        batch = self.batch
+        if (batch.version, batch.decode_steps) == (self._version, self._step) and completions == self._completions:
+            return
+        learnt = completions != self._completions
+        running, shares = batch.running(), self._shares
+        if batch.version != self._version:
+            here = {request.id for request in running}
+            for stranger in [request_id for request_id in shares if request_id not in here]:
+                self._add(shares.pop(stranger), -1)
+        for request in running:
+            share = shares.get(request.id)
+            if (
+                share is not None
+                and share[0] <= request.produced_tokens < share[1]
+                and share[2] is request
+                and not (learnt and share[3])
+            ):
+                continue
+            if share is not None:
+                self._add(share, -1)
+            share = shares[request.id] = _share(request, self.block_tokens)
+            self._add(share, 1)
+        self._version, self._step, self._completions = batch.version, batch.decode_steps, completions
+
+    def fits(self, share: _Share, memory: MemoryView, z: float) -> bool:
+        """Whether mean and z deviations of the use stay within memory at every instant, the newcomer among them."""
+        room = memory.blocks_total * self.block_tokens
+        used_blocks = memory.blocks_total - memory.blocks_free
+        shared = min(max(0, self.held_blocks - used_blocks) * self.block_tokens, self.cached_tokens)
+        held_units = max(1, self.held_blocks * self.block_tokens * _UNITS)
+        for mean, variance, own_mean, own_variance in zip(
+            self._means, self._variances, share.means, share.variances, strict=True
+        ):
+            need = (mean + own_mean) / _UNITS + z * math.sqrt(variance + own_variance)
+            if need > room and need - shared * min(1.0, mean / held_units) > room:
+                return False
+        return True
+
+    def _add(self, share: _Share, sign: int) -> None:
+        self.cautious_blocks += sign * share.cautious_blocks
+        self.held_blocks += sign * share.held_blocks
+        self.cached_tokens += sign * share.cached_tokens
+        self._means = _sum(self._means, share.means, sign)
+        self._variances = _sum(self._variances, share.variances, sign)
+
+
+def _sum(sums: Sequence[int], parts: Sequence[int], sign: int) -> list[int]:
+    if sign > 0:
+        return [total + part for total, part in zip(sums, parts, strict=True)]
+    return [total - part for total, part in zip(sums, parts, strict=True)]

@@ -1,0 +1,45 @@
+"""Past-Future with common random numbers: a refused head is not given another lot."""
+
+from __future__ import annotations
+
+from headway.domain.replica import BatchView, MemoryView
+from headway.domain.request import RequestView
+from headway.policies.admission.past_future import peak_tokens
+
+
+class PastFutureCommonDraws:
+    """Admit the head while the peak of a few futures, drawn once for each request, stays within memory.
+
+    Idea: as past-future, but each request keeps its lots for life: asking again is the same question, and a head that
+        does not fit waits until the batch has room for it, not until it is lucky.
+    Source: ours, after Past-Future (arXiv 2507.10150): formula, `reserve` and `steps_between` are past-future's. The
+        lots depend on seed, request and draw alone (common random numbers), and there are `draws` of them (5) whatever
+        the batch, where the published form makes do with fewer for large batches. Who waits again after a preemption
+        is still drawn without regard to what it had produced.
+    Reads: the length estimates, prompt and produced tokens, total memory, the seed.
+    Wins when: a head is refused for many steps in a row, where drawing anew admits it too early in the end.
+    Loses when: as past-future; and one unlucky lot keeps a request out for as long as the batch stays full.
+    """
+
+    def __init__(self, *, seed: int, reserve: float = 0.05, steps_between: int = 2, draws: int = 5) -> None:
+        if not 0 <= reserve < 1:
+            raise ValueError(f"reserve must be at least 0 and below 1, got {reserve:g}")
+        for name, value in (("steps_between", steps_between), ("draws", draws)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self._seed = seed
+        self._reserve = reserve
+        self._steps_between = steps_between
+        self._draws = draws
+
+    def hold_steps(self, request: RequestView, batch: BatchView, memory: MemoryView, now: float) -> int:
+        """0 if no draw overfills memory; else the steps to the next attempt."""
+        if batch.size == 0:
+            return 0
+        late = batch.decode_steps % self._steps_between
+        if late:
+            return self._steps_between - late
+        capacity = memory.blocks_total * memory.block_tokens * (1 - self._reserve)
+        running = batch.running()
+        fits = all(peak_tokens(running, request, f"{self._seed}/{n}") < capacity for n in range(self._draws))
+        return 0 if fits else self._steps_between
