@@ -1,0 +1,31 @@
+"""Who gives way, by hand."""
+
+from __future__ import annotations
+
+from headway.domain.request import Request
+from headway.policies.preemption.latest_admitted import LatestAdmitted
+from headway.policies.preemption.least_sunk_work import LeastSunkWork
+from headway.policies.preemption.lowest_priority import LowestPriority
+
+
+def test_latest_admitted_is_the_last_of_the_list_whatever_its_arrival() -> None:
+    assert LatestAdmitted().victim([Request(0, 5.0, 1), Request(1, 0.0, 9)], 9.0).id == 1
+
+
+def test_least_sunk_work_counts_prompt_and_output_and_takes_the_newest_of_equals() -> None:
+    running = [
+        Request(0, 0.0, 10, produced_tokens=5),
+        Request(1, 1.0, 2, produced_tokens=8),
+        Request(2, 2.0, 10),
+        Request(3, 3.0, 9, produced_tokens=2),
+    ]
+    assert LeastSunkWork().victim(running, 9.0).id == 2
+    assert LeastSunkWork().victim(running[:2], 9.0).id == 1
+
+
+def test_lowest_priority_is_vllms_maximum_of_priority_and_arrival() -> None:
+    running = [Request(0, 0.0, 1, priority=2), Request(1, 3.0, 1), Request(2, 1.0, 1, priority=2), Request(3, 9.0, 1)]
+    assert LowestPriority().victim(running, 9.0).id == 2
+    assert LowestPriority().victim([running[1], running[3]], 9.0).id == 3
+    twins = [Request(0, 1.0, 1), Request(1, 1.0, 1)]
+    assert LowestPriority().victim(twins, 9.0).id == 0  # as Python's max: the first of equals

@@ -1,0 +1,181 @@
+"""The waiting queue: against a naive one over random lives, and by hand where it is clever."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+
+import pytest
+
+from headway.domain.request import Request, RequestView
+from headway.policies.contracts import LaneId
+from headway.scheduling.queue import WaitingQueue
+from headway.testing import laws
+
+
+class ShortestPrompt:
+    def rank(self, request: RequestView) -> float:
+        return request.prompt_tokens
+
+
+class OldestTenantFirst:
+    """A lane a tenant; the tenant whose head waits longest, but "late" only from t = 100 on. Counts its questions."""
+
+    def __init__(self) -> None:
+        self.choices = self.forecasts = 0
+
+    def lane(self, request: RequestView) -> LaneId:
+        return request.tenant
+
+    def rank(self, request: RequestView) -> float:
+        return 0.0
+
+    def choose(self, heads: Mapping[LaneId, RequestView], now: float) -> LaneId:
+        self.choices += 1
+        open_lanes = [lane for lane in heads if lane != "late" or now >= 100] or list(heads)
+        return min(open_lanes, key=lambda lane: heads[lane].arrived_at)
+
+    def next_change(self, heads: Mapping[LaneId, RequestView], now: float) -> float:
+        self.forecasts += 1
+        return 100.0 if now < 100 and "late" in heads and len(heads) > 1 else math.inf
+
+
+class ByArrival:
+    def rank(self, request: RequestView) -> float:
+        return request.arrived_at
+
+
+def waiting(id: int, prompt: int = 1, at: float = 0.0, tenant: str = "") -> Request:
+    return Request(id, at, prompt, tenant=tenant)
+
+
+def drain(queue: WaitingQueue, now: float = 0.0) -> list[object]:
+    order = []
+    while queue:
+        head = queue.head(now)
+        popped = queue.pop(now)
+        assert head is popped
+        order.append(popped.id)
+    return order
+
+
+@pytest.mark.parametrize("ordering", [ShortestPrompt, OldestTenantFirst, ByArrival])
+@pytest.mark.parametrize("law", laws.ORDERING)
+def test_laws_with_orders_of_our_own(law, ordering) -> None:
+    law(ordering)
+
+
+def test_rank_then_arrival_then_ticket() -> None:
+    queue = WaitingQueue(ShortestPrompt())
+    for request in (waiting(0, 5, 1.0), waiting(1, 5, 0.5), waiting(2, 3, 9.0), waiting(3, 5, 0.5)):
+        queue.add(request)
+    assert drain(queue) == [2, 1, 3, 0]
+
+
+def test_an_empty_queue_has_no_head_and_nothing_to_pop() -> None:
+    queue = WaitingQueue(OldestTenantFirst())
+    assert queue.head(0.0) is None
+    assert queue.stands_until(0.0) == math.inf
+    assert queue.remove(7) is None
+    with pytest.raises(IndexError, match="nobody is waiting"):
+        queue.pop(0.0)
+
+
+def test_a_request_waits_once() -> None:
+    queue = WaitingQueue(ByArrival())
+    queue.add(waiting(0))
+    queue.resume(waiting(1))
+    for number in (0, 1):
+        with pytest.raises(ValueError, match=f"request {number} is already waiting"):
+            queue.add(waiting(number))
+        with pytest.raises(ValueError, match=f"request {number} is already waiting"):
+            queue.resume(waiting(number))
+    assert sorted(request.id for request in queue) == [0, 1]
+
+
+def test_the_preempted_come_back_in_front_the_latest_victim_first() -> None:
+    queue = WaitingQueue(ShortestPrompt(), "front")
+    queue.add(waiting(0, 1))
+    for number in (1, 2, 3):
+        queue.resume(waiting(number, 100))
+    assert queue.remove(2) is not None
+    assert queue.stands_until(0.0) == math.inf
+    assert drain(queue) == [3, 1, 0]
+
+
+def test_or_by_their_rank() -> None:
+    queue = WaitingQueue(ShortestPrompt(), "by-rank")
+    queue.add(waiting(0, 50))
+    queue.resume(waiting(1, 100))
+    queue.resume(waiting(2, 1))
+    assert drain(queue) == [2, 0, 1]
+
+
+def test_a_choice_is_kept_until_the_time_it_may_change() -> None:
+    ordering = OldestTenantFirst()
+    queue = WaitingQueue(ordering)
+    queue.add(waiting(0, at=0.0, tenant="late"))
+    queue.add(waiting(1, at=1.0, tenant="a"))
+    for now in (2.0, 3.0, 99.0):
+        assert queue.head(now).id == 1
+        assert queue.stands_until(now) == 100.0
+    assert (ordering.choices, ordering.forecasts) == (1, 1)
+    queue.add(waiting(2, at=5.0, tenant="a"))  # behind a head: nothing to decide
+    assert queue.head(99.5).id == 1
+    assert ordering.choices == 1
+    assert queue.head(100.0).id == 0
+    assert queue.stands_until(100.0) == math.inf
+    assert ordering.choices == 2
+
+
+def test_a_new_head_is_chosen_from_at_once() -> None:
+    queue = WaitingQueue(OldestTenantFirst())
+    queue.add(waiting(1, at=5.0, tenant="a"))
+    assert queue.head(6.0).id == 1
+    queue.add(waiting(2, at=4.0, tenant="b"))
+    assert queue.head(6.0).id == 2
+    queue.remove(2)
+    assert queue.head(6.0).id == 1
+
+
+def test_reconsider_asks_the_ordering_anew() -> None:
+    ordering = OldestTenantFirst()
+    queue = WaitingQueue(ordering)
+    queue.add(waiting(1, tenant="a"))
+    queue.head(0.0)
+    queue.head(0.0)
+    assert ordering.choices == 1
+    queue.reconsider()
+    queue.head(0.0)
+    assert ordering.choices == 2
+
+
+@pytest.mark.parametrize("ordering", [ShortestPrompt, OldestTenantFirst])
+def test_a_storm_of_aborts_loses_nobody_and_keeps_no_memory(ordering) -> None:
+    """After 5,000 of 5,050 have left, what the heaps hold is of the order of what waits; the order is unharmed."""
+    chance = random.Random(0)
+    queue = WaitingQueue(ordering())
+    everyone = [waiting(i, chance.randrange(1, 500), at=float(i), tenant=chance.choice("abc")) for i in range(5_050)]
+    for request in everyone:
+        queue.add(request)
+    staying = set(chance.sample(range(5_050), 50))
+    leaving = [request for request in everyone if request.id not in staying]
+    chance.shuffle(leaving)
+    for request in leaving:
+        assert queue.remove(request.id) is request
+    assert len(queue) == 50
+    assert {request.id for request in queue} == staying
+    assert sum(len(lane) for lane in queue._lanes.values()) <= 50 + 64
+    key = (lambda r: (r.prompt_tokens, r.id)) if ordering is ShortestPrompt else (lambda r: r.id)
+    assert drain(queue) == [r.id for r in sorted((everyone[i] for i in staying), key=key)]
+
+
+def test_lanes_without_anybody_are_forgotten() -> None:
+    queue = WaitingQueue(OldestTenantFirst())
+    for number in range(1_000):
+        queue.add(waiting(number, tenant=str(number)))
+        queue.remove(number)
+    assert not queue._lanes
+    assert not queue._heads
+    assert not queue._dead

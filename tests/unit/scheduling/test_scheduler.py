@@ -1,0 +1,126 @@
+"""The scheduler tells each fact once, to all who listen, and asks again when an ordering has learned something."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from headway.domain.estimate import PointEstimate
+from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, FirstToken, Preempted, Refused
+from headway.domain.replica import MemoryView
+from headway.domain.request import Request, RequestView
+from headway.policies.admission.greedy import Greedy
+from headway.policies.contracts import LaneId
+from headway.policies.preemption.latest_admitted import LatestAdmitted
+from headway.scheduling.scheduler import Policies, Scheduler
+from headway.testing.lifecycle import LifecycleChecker
+from headway.testing.scripted import ScriptedBatch
+
+
+class Ears:
+    def __init__(self) -> None:
+        self.heard: list[Event] = []
+
+    def observe(self, event: Event) -> None:
+        self.heard.append(event)
+
+
+class LearnsAndOrders(Ears):
+    """Predictor and ordering in one; serves the tenant with fewer completions."""
+
+    def predict(self, request: RequestView) -> PointEstimate:
+        return PointEstimate(7, "test")
+
+    def lane(self, request: RequestView) -> LaneId:
+        return request.tenant
+
+    def rank(self, request: RequestView) -> float:
+        assert request.estimate is not None, "ranked before it was estimated"
+        return 0.0
+
+    def choose(self, heads: Mapping[LaneId, RequestView], now: float) -> LaneId:
+        ended = [event.request.tenant for event in self.heard if isinstance(event, Completed)]
+        return min(heads, key=lambda lane: (ended.count(lane), lane))
+
+    def next_change(self, heads: Mapping[LaneId, RequestView], now: float) -> float:
+        return float("inf")
+
+
+class NamesAStranger:
+    def victim(self, running: object, now: float) -> RequestView:
+        return Request("stranger", 0.0, 1)
+
+
+def build(policy: LearnsAndOrders, *listeners: Ears | LifecycleChecker) -> Scheduler:
+    return Scheduler(Policies(policy, Greedy(), LatestAdmitted(), policy), listeners=listeners)
+
+
+def test_a_life_is_told_in_order_once_each() -> None:
+    policy, ears, life = LearnsAndOrders(), Ears(), LifecycleChecker()
+    scheduler = build(policy, ears, life)
+    request, leaver, huge = Request(0, 0.0, 5), Request(1, 1.0, 5), Request(2, 1.5, 10**9)
+    scheduler.arrive(request, 0.0)
+    assert scheduler.head(0.0) is request
+    assert scheduler.admit(0.0) is request
+    scheduler.arrive(leaver, 1.0)
+    scheduler.refuse(huge, 1.5, "it is larger than all memory")
+    request.produced_tokens = 1
+    scheduler.first_token(request, 2.0)
+    scheduler.preempted(request, 3.0)
+    assert scheduler.cancel(1, 4.0) is leaver
+    assert scheduler.cancel(1, 4.0) is None
+    assert scheduler.admit(5.0) is request
+    request.produced_tokens = 3
+    scheduler.complete(request, 6.0)
+    life.finish()
+    assert (
+        ears.heard
+        == policy.heard
+        == [
+            Arrived(request, 0.0),
+            Admitted(request, 0.0),
+            Arrived(leaver, 1.0),
+            Refused(huge, 1.5, "it is larger than all memory"),
+            FirstToken(request, 2.0),
+            Preempted(request, 3.0),
+            Cancelled(leaver, 4.0),
+            Admitted(request, 5.0),
+            Completed(request, 6.0, 3),
+        ]
+    )
+    assert request.estimate is not None
+    assert request.estimate.made_by == "test"
+
+
+def test_what_an_ordering_hears_may_change_its_choice() -> None:
+    scheduler = build(LearnsAndOrders())
+    running = Request(0, 0.0, 5, tenant="a")
+    scheduler.arrive(running, 0.0)
+    scheduler.admit(0.0)
+    for number, tenant in ((1, "a"), (2, "b")):
+        scheduler.arrive(Request(number, 0.0, 5, tenant=tenant), 0.0)
+    assert scheduler.head(1.0).id == 1
+    running.produced_tokens = 1
+    scheduler.first_token(running, 1.0)
+    scheduler.complete(running, 1.0)
+    assert scheduler.head(1.0).id == 2
+
+
+def test_the_victim_must_run() -> None:
+    policy = LearnsAndOrders()
+    running = [Request(0, 0.0, 1), Request(1, 0.0, 1)]
+    assert build(policy).victim(running, 1.0) is running[1]
+    confused = Scheduler(Policies(policy, Greedy(), NamesAStranger(), policy))
+    with pytest.raises(ValueError, match="the preemption policy named 'stranger', which is not running"):
+        confused.victim(running, 1.0)
+
+
+def test_the_admission_policy_has_the_last_word() -> None:
+    class Never:
+        def hold_steps(self, request: object, batch: object, memory: object, now: float) -> int:
+            return 3
+
+    policy = LearnsAndOrders()
+    scheduler = Scheduler(Policies(policy, Never(), LatestAdmitted(), policy))
+    assert scheduler.hold_steps(Request(0, 0.0, 1), ScriptedBatch(), MemoryView(1, 1, 1), 0.0) == 3
