@@ -28,8 +28,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from headway.simulator.hardware import Gemm, Hardware, Precision
+from headway.simulator.minorants import supporting_lines
 from headway.simulator.models import ModelShape
-from headway.simulator.step_time import PS_PER_SECOND, Chunk
+from headway.simulator.step_time import PS_PER_SECOND, Chunk, StepFloor
 
 _PS_PER_US = 1_000_000
 _SHIFT = 20  # fractional bits of the cost of one pair of tokens
@@ -94,6 +95,32 @@ class Roofline:
         if head is None:
             head = self._sampled(sampled)
         return base + head + attention
+
+    def floors(self, tokens_max: int, requests_max: int) -> tuple[StepFloor, ...]:
+        """See `FlooredStepTime.floors`.
+
+        Tokens and samples enter by supporting lines of what they cost; a chunk's attention is the longer of reading
+        and computing, so either of the two is a floor. One picosecond of `fixed` pays for rounding down.
+        """
+        call = min(self._decode_call, self._prefill_call) - 1
+        tokens = supporting_lines([self._tokens(n) for n in range(1, tokens_max + 1)])
+        sampled = supporting_lines([self._sampled(n) for n in range(1, requests_max + 1)])
+        attention = ((float(self._slope), 0.0), (0.0, self._pair / (1 << _SHIFT)))
+        return tuple(
+            StepFloor(
+                fixed=call + base,
+                sampled_fixed=head,
+                prompt_token=token + self._chunk_token,
+                decode_token=token + self._decode_request,
+                sample=sample,
+                context=self._slope,
+                chunk_context=chunk_context,
+                pair=pair,
+            )
+            for base, token in tokens
+            for head, sample in (sampled[0], sampled[-1])
+            for chunk_context, pair in attention
+        )
 
     def _attention_costs(self, heads: int, kv_heads: int) -> None:
         """Whole-picosecond costs of all layers' attention, from the heads on one GPU."""

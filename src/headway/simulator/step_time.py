@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 PS_PER_SECOND = 1_000_000_000_000
 SECONDS_PER_PS = 1e-12
@@ -35,6 +35,34 @@ class StepTime(Protocol):
         """
 
 
+class StepFloor(NamedTuple):
+    """Picoseconds that no step goes below: a linear minorant of a step time. Lower bounds are made of it.
+
+    Every step of at most the tokens and requests that were asked about takes at least::
+
+        fixed + prompt_token · (tokens of chunks) + decode_token · (decodes)
+              + sample · (sampled) + (sampled_fixed if anything is sampled)
+              + context · (context of the decodes) + chunk_context · Σ before + pair · Σ new · (2 · before + new)
+    """
+
+    fixed: float
+    sampled_fixed: float
+    prompt_token: float
+    decode_token: float
+    sample: float
+    context: float
+    chunk_context: float
+    pair: float
+
+
+@runtime_checkable
+class FlooredStepTime(StepTime, Protocol):
+    """A step time that can say what it never goes below."""
+
+    def floors(self, tokens_max: int, requests_max: int) -> tuple[StepFloor, ...]:
+        """Minorants of steps of at most `tokens_max` tokens and `requests_max` sampled requests; each one holds."""
+
+
 @dataclass(frozen=True, slots=True)
 class LinearStepTime:
     """The simplest model that has every term: for tests and for engines calibrated by regression."""
@@ -57,4 +85,21 @@ class LinearStepTime:
             + tokens * self.ps_per_token
             + sampled * self.ps_per_request
             + context * self.ps_per_context_token
+        )
+
+    def floors(self, tokens_max: int, requests_max: int) -> tuple[StepFloor, ...]:
+        """See `FlooredStepTime.floors`: the model itself, and its fixed cost spread over a full step."""
+        spread = self.fixed_ps / tokens_max
+        return tuple(
+            StepFloor(
+                fixed=fixed,
+                sampled_fixed=0.0,
+                prompt_token=self.ps_per_token + share,
+                decode_token=self.ps_per_token + share,
+                sample=self.ps_per_request,
+                context=self.ps_per_context_token,
+                chunk_context=self.ps_per_context_token,
+                pair=0.0,
+            )
+            for fixed, share in ((float(self.fixed_ps), 0.0), (0.0, spread))
         )
