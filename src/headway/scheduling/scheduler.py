@@ -76,6 +76,16 @@ class Scheduler:
             self._tell(Admitted(request, now))
         return request
 
+    def take(self, request_id: RequestId, now: float) -> Request | None:
+        """One certain request joins a batch, head or not: an engine may step over heads that cannot run yet.
+
+        None if it does not wait.
+        """
+        request = self.queue.remove(request_id)
+        if request is not None and self._listeners:
+            self._tell(Admitted(request, now))
+        return request
+
     def victim(self, running: Sequence[Request], now: float) -> Request:
         """Who gives way. Raises ValueError if the policy names a request that does not run."""
         chosen = self._policies.preemption.victim(running, now)
@@ -106,6 +116,11 @@ class Scheduler:
         if request is not None and self._listeners:
             self._tell(Cancelled(request, now))
         return request
+
+    def left(self, request: Request, now: float) -> None:
+        """The client of a request that does not wait in the queue left: it ran, or the shell had taken it out."""
+        if self._listeners:
+            self._tell(Cancelled(request, now))
 
     def _tell(self, event: Event) -> None:
         for listener in self._listeners:

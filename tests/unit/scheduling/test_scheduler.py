@@ -124,3 +124,25 @@ def test_the_admission_policy_has_the_last_word() -> None:
     policy = LearnsAndOrders()
     scheduler = Scheduler(Policies(policy, Never(), LatestAdmitted(), policy))
     assert scheduler.hold_steps(Request(0, 0.0, 1), ScriptedBatch(), MemoryView(1, 1, 1), 0.0) == 3
+
+
+def test_a_request_behind_the_head_may_be_taken() -> None:
+    policy, ears, life = LearnsAndOrders(), Ears(), LifecycleChecker()
+    scheduler = build(policy, ears, life)
+    first, second = Request("first", 0.0, 1, tenant="a"), Request("second", 1.0, 1, tenant="a")
+    scheduler.arrive(first, 0.0)
+    scheduler.arrive(second, 1.0)
+    assert scheduler.take("second", 2.0) is second
+    assert scheduler.head(2.0) is first
+    assert scheduler.take("second", 2.0) is None, "it does not wait any more"
+    assert ears.heard[-1] == Admitted(second, 2.0)
+
+
+def test_the_client_of_a_running_request_may_leave() -> None:
+    policy, ears, life = LearnsAndOrders(), Ears(), LifecycleChecker()
+    scheduler = build(policy, ears, life)
+    request = Request("r", 0.0, 1)
+    scheduler.arrive(request, 0.0)
+    scheduler.admit(1.0)
+    scheduler.left(request, 2.0)
+    assert ears.heard[-1] == Cancelled(request, 2.0)
