@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from headway.bench.calibration import PredictionCalibration
 from headway.bench.curves import Curves
 from headway.bench.metrics import RunMetrics, Slo, Spread
 from headway.simulator.trace import Tokens, Trace
@@ -34,6 +35,7 @@ class Run:
         metrics: its numbers.
         curves: what to draw; not in the JSON.
         wall_seconds: how long the simulation took here, the one number that is not deterministic.
+        prediction_calibration: how honest the predictor's estimates were; None where nothing completed.
     """
 
     policy: str
@@ -43,6 +45,7 @@ class Run:
     metrics: RunMetrics
     curves: Curves
     wall_seconds: float
+    prediction_calibration: PredictionCalibration | None = None
 
     def to_json(self) -> dict[str, object]:
         """One entry of `runs`."""
@@ -52,7 +55,9 @@ class Run:
             "load": self.load,
             "seed": self.seed,
         }
-        return head | self.metrics.to_json() | {"wall_seconds": self.wall_seconds}
+        calibration = None if self.prediction_calibration is None else self.prediction_calibration.to_json()
+        tail = {"prediction_calibration": calibration, "wall_seconds": self.wall_seconds}
+        return head | self.metrics.to_json() | tail
 
 
 @dataclass(frozen=True, slots=True)

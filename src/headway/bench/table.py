@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from headway.bench.calibration import INTERVALS
 from headway.bench.columns import Cell, CellColumn, cell_columns, significant
 from headway.bench.comparison import Comparison, Json, Run
 from headway.bench.headline import headline
@@ -30,6 +31,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print()
     console.print(results(comparison, console.width), highlight=False)
     for sentence in headline(comparison):
+        console.print(Text(sentence))
+    for sentence in describe_predictions(comparison):
         console.print(Text(sentence))
     console.print()
     console.print(definitions(comparison), highlight=False)
@@ -70,6 +73,22 @@ def describe_saturation(comparison: Comparison) -> str:
     rate, definition = saturation.get("requests_per_second"), saturation.get("definition")
     said = f"{significant(rate)} requests/s" if isinstance(rate, int | float) else "a measured rate"
     return f"{said}, measured on this replica{f': {definition}' if definition else ''}"
+
+
+def describe_predictions(comparison: Comparison) -> Iterator[str]:
+    """How honest each predictor was, a sentence each at each load, from the first run that has it."""
+    seen = set()
+    for run in comparison.runs:
+        told = run.prediction_calibration
+        predictor = (str(run.bundle.get("prediction")), run.load)
+        if told is None or predictor in seen:
+            continue
+        seen.add(predictor)
+        held = ", ".join(f"{100 * told.coverage[name]:.0f} % in its {name} % interval" for name in INTERVALS)
+        yield (
+            f"Prediction {told.made_by}{'' if run.load is None else f' at load {run.load:g}'}: of {told.completions:,} "
+            f"output lengths {held}; CRPS {told.crps_tokens:.0f} tokens, mean output {told.output_tokens:.0f}."
+        )
 
 
 def definitions(comparison: Comparison) -> RenderableType:

@@ -32,6 +32,7 @@ def test_the_docs_name_every_key() -> None:
     keys |= {*data["saturation"], *data["replica"]["profile"]}
     assert set(data["replica"]["rules"]) == {field.name for field in dataclasses.fields(EngineRules)}
     keys |= {*run["ttft_seconds"], *run["bundle"], *run["bundle"]["ordering"]}
+    keys |= {*run["prediction_calibration"], *run["prediction_calibration"]["coverage"]}
     assert keys <= documented, f"docs/json.md lacks {sorted(keys - documented)}"
 
 
