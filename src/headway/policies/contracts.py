@@ -48,6 +48,19 @@ class LanedOrdering(Protocol):
         """
 
 
+@runtime_checkable
+class RedrawnOrdering(LanedOrdering, Protocol):
+    """A laned ordering that learns its lanes: now and then everybody waiting belongs elsewhere."""
+
+    @property
+    def redrawn(self) -> int:
+        """How often the lanes were redrawn; it may change in `observe` and nowhere else that the queue is not told of.
+
+        When it has changed, everybody waiting is asked for `lane` and `rank` again, in order of arrival, before the
+        next choice. Who was preempted and waits in front of all lanes is not.
+        """
+
+
 OrderingPolicy: TypeAlias = RankedOrdering | LanedOrdering
 
 

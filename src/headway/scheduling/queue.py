@@ -1,7 +1,8 @@
 """The one waiting queue: who is next, under any ordering, in O(log waiting) and O(lanes).
 
 Laws: `head` and `pop` agree; a request is in the queue once; removing costs no scan; preempted requests come back in
-front of everybody (or by rank, where the engine imitated does so); ties go to the earlier arrival.
+front of everybody (or by rank, where the engine imitated does so); ties go to the earlier arrival; when an ordering
+redraws its lanes everybody moves and nobody is lost.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from itertools import count
 from typing import Literal, TypeAlias
 
 from headway.domain.request import Request, RequestId
-from headway.policies.contracts import LanedOrdering, LaneId, OrderingPolicy, Rank
+from headway.policies.contracts import LanedOrdering, LaneId, OrderingPolicy, Rank, RedrawnOrdering
 
 Resumed: TypeAlias = Literal["front", "by-rank"]
 Entry: TypeAlias = tuple[Rank, float, int, Request]  # rank, arrived_at, ticket, request
@@ -32,6 +33,8 @@ class WaitingQueue:
     def __init__(self, ordering: OrderingPolicy, resumed: Resumed = "front") -> None:
         self._ordering = ordering
         self._laned = ordering if isinstance(ordering, LanedOrdering) else None
+        self._redrawn = ordering if isinstance(ordering, RedrawnOrdering) else None
+        self._drawing = 0 if self._redrawn is None else self._redrawn.redrawn
         self._resumed = resumed
         self._lanes: dict[LaneId, list[Entry]] = {}
         self._heads: dict[LaneId, Request] = {}
@@ -95,8 +98,11 @@ class WaitingQueue:
         return self._until(self._laned, now if self._chosen_at is None else self._chosen_at)
 
     def reconsider(self) -> None:
-        """Forget the choice between lanes: the ordering learned something that may change it."""
+        """The ordering learned something: forget the choice between lanes, and move everybody if lanes were redrawn."""
         self._chosen_at = None
+        if self._redrawn is not None and self._redrawn.redrawn != self._drawing:
+            self._drawing = self._redrawn.redrawn
+            self._relane(self._redrawn)
 
     def pop(self, now: float) -> Request:
         """Take the head out. Raises IndexError when nobody waits."""
@@ -139,6 +145,22 @@ class WaitingQueue:
             self._chosen_until = laned.next_change(self._heads, chosen_at)
         return self._chosen_until
 
+    def _relane(self, laned: LanedOrdering) -> None:
+        """Ask everybody's lane anew, in order of arrival; nobody is lost and nobody's ticket changes. O(n log n)."""
+        entries = [entry for heap in self._lanes.values() for entry in heap if entry[2] not in self._dead]
+        entries.sort(key=_by_arrival)
+        self._dead.clear()
+        self._lanes.clear()
+        for _, arrived_at, ticket, request in entries:
+            lane = laned.lane(request)
+            entry = (laned.rank(request), arrived_at, ticket, request)
+            self._lanes.setdefault(lane, []).append(entry)
+            self._where[request.id] = (lane, entry)
+        for heap in self._lanes.values():
+            heapq.heapify(heap)
+        self._heads.clear()
+        self._heads.update((lane, heap[0][3]) for lane, heap in self._lanes.items())
+
     def _settle(self, lane: LaneId) -> None:
         """Find a lane's head after its top was taken; forget the lane when it is empty."""
         self._chosen_at = None
@@ -158,3 +180,7 @@ class WaitingQueue:
             heap[:] = [entry for entry in heap if entry[2] not in self._dead]
             heapq.heapify(heap)
         self._dead.clear()
+
+
+def _by_arrival(entry: Entry) -> tuple[float, int]:
+    return entry[1], entry[2]

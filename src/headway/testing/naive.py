@@ -6,7 +6,7 @@ from itertools import count
 
 from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, FirstToken, Preempted
 from headway.domain.request import Request, RequestId
-from headway.policies.contracts import LanedOrdering, LaneId, LengthPredictor, OrderingPolicy, Rank
+from headway.policies.contracts import LanedOrdering, LaneId, LengthPredictor, OrderingPolicy, Rank, RedrawnOrdering
 from headway.scheduling.queue import Resumed
 
 
@@ -19,6 +19,7 @@ class NaiveQueue:
         self._waiting: list[tuple[LaneId, Rank, float, int, Request]] = []
         self._front: list[Request] = []
         self._ticket = count()
+        self._drawing = ordering.redrawn if isinstance(ordering, RedrawnOrdering) else 0
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._front)
@@ -39,6 +40,16 @@ class NaiveQueue:
             self._front.append(request)
         else:
             self.add(request)
+
+    def reconsider(self) -> None:
+        """Ask everybody's lane and rank anew, in order of arrival, if the lanes were redrawn."""
+        ordering = self._ordering
+        if isinstance(ordering, RedrawnOrdering) and ordering.redrawn != self._drawing:
+            self._drawing = ordering.redrawn
+            self._waiting = [
+                (ordering.lane(request), ordering.rank(request), arrived_at, ticket, request)
+                for _, _, arrived_at, ticket, request in sorted(self._waiting, key=lambda entry: entry[2:4])
+            ]
 
     def heads(self) -> dict[LaneId, Request]:
         """The first of each lane. The lanes come newest first: an ordering must not lean on their order."""
@@ -123,3 +134,4 @@ class NaiveScheduler:
             observe = getattr(policy, "observe", None)
             if observe is not None:
                 observe(event)
+        self.queue.reconsider()

@@ -8,7 +8,7 @@ from typing import cast
 
 from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, Listener, Preempted
 from headway.domain.request import RequestId, RequestView, expected_output_tokens
-from headway.policies.contracts import LanedOrdering, LaneId, OrderingPolicy, Rank
+from headway.policies.contracts import LanedOrdering, LaneId, OrderingPolicy, Rank, RedrawnOrdering
 from headway.policies.ordering.fcfs import Fcfs
 
 _SWEEP_ABOVE = 64  # tenants remembered before the first sweep for those that can be forgotten
@@ -53,6 +53,11 @@ class FairShare:
         self._laned = self._inner if isinstance(self._inner, LanedOrdering) else None
         self._inner_listener = cast(Listener, self._inner) if hasattr(self._inner, "observe") else None
         self._ledger = _Ledger(prompt_weight, output_weight, dict(tenant_weights or {}))
+
+    @property
+    def redrawn(self) -> int:
+        """How often the inner ordering redrew its lanes; 0 for one that never does."""
+        return self._inner.redrawn if isinstance(self._inner, RedrawnOrdering) else 0
 
     def lane(self, request: RequestView) -> tuple[str, LaneId]:
         """The tenant, and the lane the inner ordering gives."""

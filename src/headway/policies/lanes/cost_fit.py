@@ -1,0 +1,137 @@
+"""What a prefill costs: seconds as a power of its tokens, fitted online and robustly from observed prefills.
+
+Source of the form: C_prefill(b) = coefficient·b^exponent by log-log regression, EWSJF, arXiv 2601.21758; last 500
+points, at least 10, exponent within [0.5, 3]: a public re-implementation. Ours: the regression is Theil–Sen (the
+median of the slopes between pairs), so that a third of the observations may be wild; the unit is the second; and how
+prefills are told apart when several are computed at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from statistics import median
+from typing import NamedTuple
+
+from headway.domain.event import Admitted, Cancelled, Completed, Event, FirstToken, Preempted
+from headway.domain.request import RequestId, uncached_prefill_tokens
+
+EXPONENT_MIN, EXPONENT_MAX = 0.5, 3.0
+POINTS_KEPT, POINTS_MIN, POINTS_COMPARED, REFIT_EVERY = 500, 10, 80, 50
+_MEMBERS_MAX = 256  # prefills in one observation; beyond that the replica is saturated and a new one is begun
+
+
+class PowerLaw(NamedTuple):
+    """seconds(tokens) = coefficient · tokens^exponent, never below `floor_seconds`."""
+
+    coefficient: float
+    exponent: float = 1.0
+    floor_seconds: float = 0.0
+
+    def seconds(self, tokens: float) -> float:
+        """Expected seconds of a prefill of `tokens` (at least 1)."""
+        return max(self.floor_seconds, self.coefficient * math.pow(max(1.0, tokens), self.exponent))
+
+
+class PrefillPoint(NamedTuple):
+    """One observation: so many uncached prompt tokens took so many seconds."""
+
+    tokens: int
+    seconds: float
+
+
+def fit_power_law(points: Sequence[PrefillPoint], prior: PowerLaw) -> PowerLaw:
+    """Theil–Sen in log-log over at most 80 of the points, evenly taken; `prior` with fewer than 10 points.
+
+    Where all points have nearly the same tokens the exponent is the prior's and only the coefficient is fitted. The
+    floor is the shortest of the points.
+    """
+    usable = [point for point in points if point.tokens > 0 and 0 < point.seconds < math.inf]
+    if len(usable) < POINTS_MIN:
+        return prior
+    stride = max(1, -(-len(usable) // POINTS_COMPARED))
+    logs = [(math.log(tokens), math.log(seconds)) for tokens, seconds in usable[::-1][::stride]]
+    slopes = [(y2 - y1) / (x2 - x1) for (x1, y1), (x2, y2) in combinations(logs, 2) if abs(x2 - x1) > 0.05]
+    exponent = median(slopes) if len(slopes) >= POINTS_MIN else prior.exponent
+    exponent = min(EXPONENT_MAX, max(EXPONENT_MIN, exponent))
+    coefficient = math.exp(median([y - exponent * x for x, y in logs]))
+    return PowerLaw(coefficient, exponent, min(point.seconds for point in usable))
+
+
+class CostFit:
+    """The power law in force, and the prefills it was fitted to.
+
+    How long a prefill took is read off admissions and first tokens, as one reads service times off a busy single
+    server: those whose first tokens come out together cost the time since the ones before came out, or since their
+    own admission where that was later. While a prompt admitted before that is still being computed, time and tokens
+    are carried forward to the next first token, for part of the time was its.
+    """
+
+    def __init__(self, prior: PowerLaw) -> None:
+        self._prior = prior
+        self.law = prior
+        self.points: deque[PrefillPoint] = deque(maxlen=POINTS_KEPT)
+        self._computing: dict[RequestId, tuple[float, int]] = {}  # admitted at, uncached tokens
+        self._done: list[tuple[float, int]] = []  # the same of those whose first token has come and is not counted yet
+        self._token_at = -math.inf  # when the latest first tokens came out
+        self._since = -math.inf  # when those before them did
+        self._unfitted = 0
+
+    def observe(self, event: Event) -> bool:
+        """Take note; True if the law changed."""
+        changed = False
+        if self._done and event.at > self._token_at:
+            changed = self._close()
+        request_id = event.request.id
+        match event:
+            case Admitted(request=request, at=at) if request.produced_tokens == 0:
+                self._computing[request_id] = (at, uncached_prefill_tokens(request))
+            case FirstToken(at=at):
+                started = self._computing.pop(request_id, None)
+                if started is not None:
+                    self._done.append(started)
+                    self._token_at = at
+            case Preempted() | Cancelled() | Completed():
+                self._computing.pop(request_id, None)
+            case _:
+                pass
+        return changed
+
+    def _close(self) -> bool:
+        """Count what came out at `_token_at`, unless a prompt begun earlier is still being computed."""
+        if len(self._done) < _MEMBERS_MAX and any(at < self._since for at, _ in self._computing.values()):
+            return False
+        seconds = self._token_at - max(self._since, min(at for at, _ in self._done))
+        tokens = sum(tokens for _, tokens in self._done)
+        self._since = self._token_at
+        self._done.clear()
+        return self.add(PrefillPoint(tokens, seconds))
+
+    def add(self, point: PrefillPoint) -> bool:
+        """One more observation, from whoever measures; True if the law changed with it."""
+        if point.tokens < 1 or not 0 < point.seconds < math.inf:
+            return False
+        self.points.append(point)
+        self._unfitted += 1
+        due = REFIT_EVERY if len(self.points) > REFIT_EVERY else POINTS_MIN
+        if self._unfitted < due:
+            return False
+        self._unfitted = 0
+        self.law = fit_power_law(self.points, self._prior)
+        return True
+
+    def state(self) -> dict[str, object]:
+        """What survives a restart, as plain values."""
+        return {"law": list(self.law), "points": [list(point) for point in self.points]}
+
+    def restore(self, state: Mapping[str, object]) -> None:
+        """Take back what `state` gave. Raises ValueError, TypeError or KeyError when it is something else."""
+        law, points = state["law"], state["points"]
+        if not (isinstance(law, list) and isinstance(points, list) and len(law) == 3):
+            raise ValueError("the cost fit must have a law of three numbers and a list of points")
+        self.law = PowerLaw(*(float(number) for number in law))
+        if not (self.law.coefficient > 0 and EXPONENT_MIN <= self.law.exponent <= EXPONENT_MAX):
+            raise ValueError(f"the cost fit {self.law} is out of range")
+        self.points = deque((PrefillPoint(int(t), float(s)) for t, s in points), maxlen=POINTS_KEPT)

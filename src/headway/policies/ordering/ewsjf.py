@@ -1,0 +1,112 @@
+"""EWSJF, bounded: learned lanes whose heads compete by waited over cost, and a guard against starving."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from headway.domain.costs import ServiceCosts
+from headway.domain.event import Event
+from headway.domain.request import RequestView
+from headway.policies.contracts import LaneId
+from headway.policies.lanes.assembling import Parameters, learned_lanes, restore_lanes, saved_lanes
+from headway.policies.lanes.features import Feature
+from headway.policies.lanes.guard import Guard
+from headway.policies.tunable import Tunable
+
+
+class Ewsjf:
+    """Effective-workload shortest job first, bounded: our recommended reading of the paper.
+
+    Idea: learn lanes from the sizes of past requests, first come inside a lane, and serve the lane whose head has
+        waited longest for what it costs. Lanes come from k-means, cuts at significant gaps, cuts of lanes still wide,
+        and merges down to `lanes_max`; sizes between two lanes get a bubble lane; what a prefill costs is fitted
+        online. Once a request has waited `overdue_seconds` it shares `overdue_share` of all prefill work with the
+        others overdue, in order of arrival, so nobody starves (docs/ewsjf.md has the bound and its proof).
+    Source: EWSJF, arXiv 2601.21758. Deviations, all ours: the score is w_base + w_urg·W/C(b) + w_fair·ln(b + 1)
+        without the published factor q/(b + 1), which counts length twice; the guard; lanes wider than `spread_max`
+        are cut although there is no gap; merging by Ward's cost; gaps between distinct sizes of at least 64 tokens;
+        size is uncached prompt tokens, not the whole prompt; the next of a step is chosen by score, not from the lane
+        of the first. `ewsjf-published` is without these.
+    Reads: prompt length, cached prompt tokens at entry, the arrival time, admissions and first tokens; the length
+        estimate with `feature` "kv-volume", which reads sizes as √(2·KV volume) and costs as proportional to it.
+    Wins when: prefill is the bottleneck, prompts differ widely, and the mix is not known or moves.
+    Loses when: decoding or KV memory is the bottleneck (try `feature` "kv-volume"), or sizes are so alike that there
+        is nothing to learn: it is FCFS then.
+    """
+
+    TUNABLE: ClassVar[tuple[Tunable, ...]] = (
+        Tunable("a_u", -0.001, 0.01),
+        Tunable("b_u", 0.1, 5.0, "log"),
+        Tunable("a_f", -0.001, 0.001),
+        Tunable("b_f", 0.01, 2.0, "log"),
+        Tunable("significance", 2.0, 10.0),
+    )
+
+    def __init__(
+        self,
+        *,
+        costs: ServiceCosts,
+        feature: Feature = "uncached-tokens",
+        lanes_max: int = 30,
+        significance: float = 5.5,
+        spread_max: float = 1.5,
+        w_base: float = 1.0,
+        a_u: float = 0.0,
+        b_u: float = 1.0,
+        a_f: float = 0.0,
+        b_f: float = 0.1,
+        fill: Literal["score", "lane-and-neighbours"] = "score",
+        overdue_seconds: float = 60.0,
+        overdue_share: float = 0.25,
+        window_requests: int = 10_000,
+        relearn_requests: int = 2_000,
+    ) -> None:
+        self._parameters = Parameters(
+            feature, lanes_max, significance, spread_max, "ward", w_base, a_u, b_u, a_f, b_f, by_queue=False
+        )
+        self._lanes = learned_lanes(
+            self._parameters,
+            costs,
+            fill=fill,
+            guard=Guard(overdue_seconds=overdue_seconds, overdue_share=overdue_share),
+            window_requests=window_requests,
+            relearn_requests=relearn_requests,
+        )
+
+    @property
+    def redrawn(self) -> int:
+        """How often the lanes were redrawn."""
+        return self._lanes.redrawn
+
+    def lane(self, request: RequestView) -> int:
+        """The number of the lane its size falls into; a bubble is opened where none fits."""
+        return self._lanes.enter(request)
+
+    def rank(self, request: RequestView) -> float:
+        """First come, first served inside a lane."""
+        return 0.0
+
+    def choose(self, heads: Mapping[LaneId, RequestView], now: float) -> LaneId:
+        """The oldest overdue head when it is its turn, else the highest score."""
+        return self._lanes.choose(heads, now)
+
+    def next_change(self, heads: Mapping[LaneId, RequestView], now: float) -> float:
+        """When two scores cross at the top, or the oldest head is overdue."""
+        return self._lanes.next_change(heads, now)
+
+    def observe(self, event: Event) -> None:
+        """Learn sizes and costs; count rounds and what went ahead of the overdue."""
+        self._lanes.observe(event)
+
+    def retune(self, values: Mapping[str, float]) -> None:
+        """See `headway.policies.tunable.Retunable`."""
+        self._parameters.change(values, self._lanes)
+
+    def state(self) -> dict[str, object]:
+        """What it has learned, as plain values that JSON can hold."""
+        return saved_lanes(self._parameters, self._lanes)
+
+    def restore(self, state: Mapping[str, object]) -> None:
+        """Go on from what `state` gave, before any request came. Raises ValueError when it does not fit."""
+        restore_lanes(self._parameters, self._lanes, state)
