@@ -72,8 +72,9 @@ class Arrivals:
 class Newcomers:
     """Makes the request of a row, with what its client told and nothing of how long it will be."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, max_model_tokens: int) -> None:
         count = len(trace)
+        self._max_model_tokens = max_model_tokens
         self._prompts: list[int] = trace.prompt_tokens.tolist()
         self._outputs: list[int] = trace.output_tokens.tolist()
         self._limits = [0] * count if trace.max_output_tokens is None else trace.max_output_tokens.tolist()
@@ -85,17 +86,18 @@ class Newcomers:
 
     def make(self, row: int, arrived_at: float) -> TrackedRequest:
         """The request of `row`, arrived at that time (seconds)."""
+        prompt, output = self._prompts[row], self._outputs[row]
         limit, session, within = self._limits[row], self._sessions[row], self._within[row]
         return TrackedRequest(
             row,
             arrived_at,
-            self._prompts[row],
+            prompt,
             self._names[self._tenants[row]],
             None if session < 0 else str(session),
             limit or None,
             None if math.isnan(within) else arrived_at + within,
             self._priorities[row],
-            limit == self._outputs[row],
+            output == limit or prompt + output == self._max_model_tokens,
         )
 
 

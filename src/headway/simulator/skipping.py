@@ -18,11 +18,12 @@ from headway.domain.replica import MemoryView
 from headway.scheduling.scheduler import Policies, Scheduler
 from headway.simulator.arrivals import FOREVER, Arrivals, Newcomers, why_never
 from headway.simulator.batch import NO_LIMIT, Batch, Chunks
-from headway.simulator.blocks import BlockMemory, CachedBlocks, CountedBlocks
+from headway.simulator.blocks import BlockMemory, CountedBlocks
 from headway.simulator.crowded import schedule_one_by_one
 from headway.simulator.day_columns import DayColumns
 from headway.simulator.decoding import least_steps, run_duration
 from headway.simulator.outcome import NEVER, DayOutcome, StepObserver
+from headway.simulator.prefix_cache import CachedBlocks
 from headway.simulator.rules import EngineRules
 from headway.simulator.step_log import StepLog
 from headway.simulator.step_time import PS_PER_SECOND, SECONDS_PER_PS, StepTime
@@ -87,7 +88,7 @@ class SkippingEngine:
         self._depth = 2 if rules.async_scheduling else 1
         self._step_time = step_time
         self._arrivals = Arrivals(trace)
-        self._newcomers = Newcomers(trace)
+        self._newcomers = Newcomers(trace, rules.max_model_tokens)
         self._output_tokens: list[int] = trace.output_tokens.tolist()
         self._watermark_blocks = int(rules.watermark * (rules.kv_blocks + 1))  # vLLM counts its null block
         self._log = StepLog(observer)
