@@ -22,9 +22,14 @@ def test_the_whole_text_takes_the_place_of_the_old(tmp_path: Path) -> None:
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "out.json"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(path, "--json") as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
+
+    def fail_half_way() -> None:
+        with replacing(path, "--json") as temporary:
+            temporary.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["out.json"]
 
