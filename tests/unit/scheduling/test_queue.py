@@ -34,7 +34,7 @@ class OldestTenantFirst:
     def choose(self, heads: Mapping[LaneId, RequestView], now: float) -> LaneId:
         self.choices += 1
         open_lanes = [lane for lane in heads if lane != "late" or now >= 100] or list(heads)
-        return min(open_lanes, key=lambda lane: heads[lane].arrived_at)
+        return min(open_lanes, key=lambda lane: (heads[lane].arrived_at, lane))  # a tie must not go by the lanes' order
 
     def next_change(self, heads: Mapping[LaneId, RequestView], now: float) -> float:
         self.forecasts += 1
