@@ -69,6 +69,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("tpot_seconds", "TPOT", "mean", "seconds", "low", True, lambda m: m.tpot_seconds.mean),
     Column("e2e_seconds", "end to end", "mean", "seconds", "low", True, lambda m: m.e2e_seconds.mean),
     Column("e2e_seconds", "end to end", "p99", "seconds", "low", True, lambda m: m.e2e_seconds.p99),
+    Column("times_lower_bound", "× lower bound", "", "factor", "low", False, lambda m: m.times_lower_bound),
     Column(
         "normalised_latency_seconds_per_token",
         "norm. latency",

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from headway import __version__
 from headway.bench.bundles import Bundle
+from headway.bench.calibration import CalibrationListener
 from headway.bench.comparison import Comparison, Json, Run, replica_facts, trace_facts
 from headway.bench.curves import curves
 from headway.bench.errors import UserMistake
@@ -19,6 +20,8 @@ from headway.bench.metrics import Slo, summarise
 from headway.bench.parallel import RunFailed, spread
 from headway.bench.saturation import Saturation, at_rate, is_closed_loop, measure_saturation, offered_rate
 from headway.bench.unloaded import unloaded_seconds
+from headway.bounds.lower import lower_bounds
+from headway.domain.event import Listener
 from headway.simulator.outcome import DayOutcome
 from headway.simulator.replica import Replica
 from headway.simulator.skipping import simulate
@@ -82,11 +85,14 @@ def compare(
     traffic = {load: _at_load(experiment.trace, load, saturation) for load in experiment.loads}
     alone = unloaded_seconds(experiment.trace, experiment.replica.rules, experiment.replica.step_time)
     cells = [_Cell(load, traffic[load], bundle) for load in experiment.loads for bundle in experiment.bundles]
+    with report("bounding", len(traffic)) as on_done:
+        found = spread(_bound_by(experiment.replica), [*traffic.values()], jobs=jobs, on_done=on_done)
+        bounds = dict(zip(traffic, found, strict=True))
     with report("simulating", len(cells)) as on_done:
-        runs = spread(lambda cell: _run(experiment, cell, alone), cells, jobs=jobs, on_done=on_done)
+        runs = spread(lambda cell: _run(experiment, cell, alone, bounds[cell.load]), cells, jobs=jobs, on_done=on_done)
     return Comparison(
-        trace=trace_facts(experiment.trace) | _traffic_facts(experiment.trace),
-        replica=_replica_facts(experiment.replica),
+        trace=trace_facts(experiment.trace) | traffic_facts(experiment.trace),
+        replica=facts_of_replica(experiment.replica),
         slo=experiment.slo,
         saturation=None if saturation is None else saturation.to_json(),
         runs=tuple(runs),
@@ -95,11 +101,13 @@ def compare(
     )
 
 
-def simulate_bundle(trace: Trace, replica: Replica, bundle: Bundle, seed: int) -> DayOutcome:
-    """One day of one bundle, made afresh from its names."""
+def simulate_bundle(
+    trace: Trace, replica: Replica, bundle: Bundle, seed: int, *, listeners: Sequence[Listener] = ()
+) -> DayOutcome:
+    """One day of one bundle, made afresh from its names; `listeners` are told every event."""
     truth = trace.output_tokens.tolist()
     policies = bundle.build(costs=replica.costs, seed=seed, truth=truth.__getitem__)
-    return simulate(trace, replica.rules, replica.step_time, policies)
+    return simulate(trace, replica.rules, replica.step_time, policies, listeners=listeners)
 
 
 def _saturation(experiment: Experiment, jobs: int | None, report: Progress) -> Saturation | None:
@@ -121,13 +129,21 @@ def _at_load(trace: Trace, load: float | None, saturation: Saturation | None) ->
     return at_rate(trace, load * saturation.requests_per_second)
 
 
-def _run(experiment: Experiment, cell: _Cell, alone: npt.NDArray[np.float64]) -> Run:
+def _bound_by(replica: Replica) -> Callable[[Trace], float | None]:
+    """Gives the lower bound on a trace's mean end-to-end seconds on this replica."""
+    return lambda trace: lower_bounds(trace, replica.rules, replica.step_time).mean_e2e_seconds
+
+
+def _run(experiment: Experiment, cell: _Cell, alone: npt.NDArray[np.float64], bound: float | None) -> Run:
     rules = experiment.replica.rules
     began = time.perf_counter()
+    calibration = CalibrationListener(len(cell.trace))
     try:
-        outcome = simulate_bundle(cell.trace, experiment.replica, cell.bundle, experiment.seed)
+        outcome = simulate_bundle(cell.trace, experiment.replica, cell.bundle, experiment.seed, listeners=[calibration])
         wall_seconds = time.perf_counter() - began
-        metrics = summarise(cell.trace, outcome, experiment.slo, alone, kv_blocks=rules.kv_blocks)
+        metrics = summarise(
+            cell.trace, outcome, experiment.slo, alone, kv_blocks=rules.kv_blocks, lower_bound_seconds=bound
+        )
         drawn = curves(cell.trace, outcome, kv_blocks=rules.kv_blocks)
     except Exception as failure:
         at = "" if cell.load is None else f" at load {cell.load:g}"
@@ -140,14 +156,17 @@ def _run(experiment: Experiment, cell: _Cell, alone: npt.NDArray[np.float64]) ->
         metrics=metrics,
         curves=drawn,
         wall_seconds=wall_seconds,
+        prediction_calibration=calibration.result(),
     )
 
 
-def _traffic_facts(trace: Trace) -> dict[str, Json]:
+def traffic_facts(trace: Trace) -> dict[str, Json]:
+    """Of `Comparison.trace`: what is offered, and whether sessions wait for their answers."""
     return {"requests_per_second": offered_rate(trace), "closed_loop": is_closed_loop(trace)}
 
 
-def _replica_facts(replica: Replica) -> dict[str, Json]:
+def facts_of_replica(replica: Replica) -> dict[str, Json]:
+    """`Comparison.replica` for this replica."""
     told = replica.describe()
     profile: Mapping[str, Json] = {
         "source": told["hardware_source"],

@@ -96,7 +96,8 @@ class Spread:
 class RunMetrics:
     """Numbers of one run. Field names are the keys of the JSON; `DEFINITIONS` says what each means.
 
-    `slowdown` is empty, and `jain_index` None (with several tenants), where the times alone were not given.
+    `slowdown` is empty, and `jain_index` None (with several tenants), where the times alone were not given;
+    `times_lower_bound` is None without a bound.
     """
 
     requests: int
@@ -119,6 +120,7 @@ class RunMetrics:
     kv_peak_share: float
     jain_index: float | None
     makespan_seconds: float
+    times_lower_bound: float | None
 
     def to_json(self) -> dict[str, object]:
         """The contract's keys, in the order of the fields."""
@@ -151,12 +153,20 @@ DEFINITIONS: Mapping[str, str] = {
     "being (seconds alone on an idle replica) / (end-to-end seconds), 0 when it did not complete; 1 is equal, 1/n is "
     "one tenant of n gets all",
     "makespan_seconds": "from the trace's start to the last event of the day",
+    "times_lower_bound": "mean end-to-end seconds divided by a lower bound on them that holds for every policy on this "
+    "trace and replica (docs/bounds.md); 1 could not be beaten, and the best possible may lie well above 1",
 }
 """What each number means, in the order of `RunMetrics`."""
 
 
 def summarise(
-    trace: Trace, outcome: DayOutcome, slo: Slo, unloaded_seconds: Floats | None, *, kv_blocks: int
+    trace: Trace,
+    outcome: DayOutcome,
+    slo: Slo,
+    unloaded_seconds: Floats | None,
+    *,
+    kv_blocks: int,
+    lower_bound_seconds: float | None = None,
 ) -> RunMetrics:
     """Numbers of one simulated day.
 
@@ -166,6 +176,8 @@ def summarise(
         slo: bounds for goodput; without any, goodput is the share completed.
         unloaded_seconds: per row, end-to-end seconds of the request alone on an idle replica, > 0; None if unknown.
         kv_blocks: usable KV blocks of the replica (of all replicas together).
+        lower_bound_seconds: what no policy's mean end-to-end seconds are below, over the requests that completed;
+            None if unknown.
 
     Raises:
         ValueError: the columns do not fit together.
@@ -200,6 +212,7 @@ def summarise(
         kv_peak_share=outcome.kv_blocks_peak / kv_blocks,
         jain_index=_jain_over_tenants(trace, speed),
         makespan_seconds=seconds,
+        times_lower_bound=float(e2e[completed].mean()) / lower_bound_seconds if lower_bound_seconds else None,
     )
 
 

@@ -189,3 +189,10 @@ def test_slo_reads_names_and_units(text: str, slo: Slo) -> None:
 def test_slo_says_what_is_wrong(text: str, sentence: str) -> None:
     with pytest.raises(UserMistake, match=sentence):
         Slo.parse(text)
+
+
+def test_the_distance_from_the_lower_bound() -> None:
+    trace = make_trace([10, 20], [2, 2])
+    day = make_day([1.0, 2.0], [2.0, 4.0])
+    assert summarise(trace, day, Slo(), None, kv_blocks=1, lower_bound_seconds=1.5).times_lower_bound == 2.0
+    assert numbers(trace, day).times_lower_bound is None

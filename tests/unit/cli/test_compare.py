@@ -55,6 +55,7 @@ def test_the_contract_for_scripts(headway: Headway, small_trace: Path, tmp_path:
             assert all(value > 0 and math.isfinite(value) for value in run[name].values())
         for name in NUMBERS:
             assert isinstance(run[name], int | float)
+        assert run["times_lower_bound"] >= 1
     assert "fcfs" in said.out
     assert "TTFT" in said.out
 

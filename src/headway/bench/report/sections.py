@@ -10,13 +10,13 @@ from headway.bench.headline import headline
 from headway.bench.metrics import DEFINITIONS
 from headway.bench.report.figures import run_name
 from headway.bench.report.markup import Markup, join, tag
-from headway.bench.table import describe_saturation
+from headway.bench.table import describe_predictions, describe_saturation
 
 _GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Time to first token", ("completed", "ttft_seconds", "ttft_short_half_seconds", "ttft_longest_5pct_seconds")),
     (
         "The whole answer",
-        ("tpot_seconds", "e2e_seconds", "normalised_latency_seconds_per_token", "slowdown"),
+        ("tpot_seconds", "e2e_seconds", "times_lower_bound", "normalised_latency_seconds_per_token", "slowdown"),
     ),
     (
         "The replica and its tenants",
@@ -97,6 +97,9 @@ def facts(comparison: Comparison) -> Markup:
     if comparison.saturation is not None:
         pieces += [tag("h3", "Load"), tag("p", f"A load of 1 is {describe_saturation(comparison)}.")]
     pieces += [tag("h3", "Policies"), _bundles(comparison)]
+    predictions = [tag("li", sentence) for sentence in describe_predictions(comparison)]
+    if predictions:
+        pieces += [tag("h3", "How honest predictions were"), tag("ul", *predictions)]
     refusals = [
         tag("li", f"{run_name(comparison, run)}{_at_load(run)}: {count:,} refused, {reason}")
         for run in comparison.runs
