@@ -1,0 +1,142 @@
+"""What `headway bound` tells: how fast a replica could serve a trace under the best policy there is, at most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from headway import __version__
+from headway.bench.bundles import Bundle
+from headway.bench.columns import significant
+from headway.bench.compare import Progress, facts_of_replica, simulate_bundle, traffic_facts
+from headway.bench.comparison import Json, trace_facts
+from headway.bench.errors import UserMistake
+from headway.bench.saturation import Saturation, at_rate, measure_saturation
+from headway.bounds.lower import LowerBounds, lower_bounds
+from headway.simulator.replica import Replica
+from headway.simulator.trace import Trace
+
+SCHEMA = 1
+COMBINED = "combined"
+COMBINED_WORDS = "for every k, the k-th completion is as late as the latest of these has it"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """Bounds of one trace on one replica, at one load or several.
+
+    Attributes:
+        trace, replica, command: as in `Comparison`.
+        saturation: what a load of 1 is; None when arrivals were kept.
+        at_loads: by load, None for the trace's own arrivals.
+    """
+
+    trace: Mapping[str, Json]
+    replica: Mapping[str, Json]
+    saturation: Saturation | None
+    at_loads: Mapping[float | None, LowerBounds]
+    command: str
+
+    def to_json(self) -> dict[str, object]:
+        """The object that `docs/bounds.md` describes."""
+        return {
+            "schema": SCHEMA,
+            "headway": __version__,
+            "command": self.command,
+            "trace": self.trace,
+            "replica": self.replica,
+            "saturation": None if self.saturation is None else self.saturation.to_json(),
+            "bounds": [{"load": load, **_told(bounds)} for load, bounds in self.at_loads.items()],
+        }
+
+
+def bound(
+    trace: Trace,
+    replica: Replica,
+    *,
+    loads: Sequence[float | None] = (None,),
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    command: str = "",
+) -> Bounded:
+    """Lower bounds on the trace's mean end-to-end latency, at each load.
+
+    Saturation, the unit of a load, is measured only when one is asked for.
+
+    Raises:
+        UserMistake: there is no request, or no rate that could be scaled.
+    """
+    if len(trace) == 0:
+        raise UserMistake(f"{trace.name}: there is no request in it to bound")
+    report = progress or (lambda what, total: nullcontext(lambda: None))
+    saturation = None
+    if any(load is not None for load in loads):
+        with report("measuring saturation", 1) as on_done:
+            saturation = measure_saturation(
+                trace, lambda one: simulate_bundle(one, replica, Bundle("fcfs"), seed=0), jobs=jobs
+            )
+            on_done()
+    found: dict[float | None, LowerBounds] = {}
+    with report("bounding", len(loads)) as on_done:
+        for load in loads:
+            scaled = trace
+            if load is not None and saturation is not None:
+                scaled = at_rate(trace, load * saturation.requests_per_second)
+            found[load] = lower_bounds(scaled, replica.rules, replica.step_time)
+            on_done()
+    return Bounded(
+        trace=trace_facts(trace) | traffic_facts(trace),
+        replica=facts_of_replica(replica),
+        saturation=saturation,
+        at_loads=found,
+        command=command,
+    )
+
+
+def print_bounded(bounded: Bounded, console: Console) -> None:
+    """A table a load, the best bound last."""
+    told = bounded.replica
+    console.print(f"trace    {bounded.trace['name']}: {bounded.trace['requests']:,} requests", highlight=False)
+    console.print(f"replica  {told['model']} on {told['hardware']}, {told['kv_tokens']:,} KV tokens", highlight=False)
+    for load, bounds in bounded.at_loads.items():
+        console.print()
+        if load is not None and bounded.saturation is not None:
+            rate = significant(load * bounded.saturation.requests_per_second)
+            console.print(f"at load {load:g}, {rate} requests/s", highlight=False)
+        console.print(_table(bounds), highlight=False)
+
+
+def _table(bounds: LowerBounds) -> Table | Text:
+    if bounds.mean_e2e_seconds is None:
+        return Text("No request of it can be served on this replica, so there is nothing to bound.")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("no policy's mean end to end is below", no_wrap=True)
+    table.add_column("s", justify="right", no_wrap=True)
+    table.add_column("which is", overflow="fold")
+    for name, seconds, words in _rows(bounds):
+        style = "bold" if name == COMBINED else ""
+        table.add_row(Text(name, style=style), Text(significant(seconds), style=style), Text(words))
+    return table
+
+
+def _rows(bounds: LowerBounds) -> Iterator[tuple[str, float, str]]:
+    yield from bounds.parts
+    assert bounds.mean_e2e_seconds is not None, "asked only where somebody is served"
+    yield COMBINED, bounds.mean_e2e_seconds, COMBINED_WORDS
+
+
+def _told(bounds: LowerBounds) -> dict[str, object]:
+    return {
+        "requests": bounds.requests,
+        "mean_e2e_seconds": bounds.mean_e2e_seconds,
+        "parts": [
+            {"name": part.name, "mean_e2e_seconds": part.mean_e2e_seconds, "meaning": part.words}
+            for part in bounds.parts
+        ],
+    }
