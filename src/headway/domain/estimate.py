@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 
@@ -44,6 +44,14 @@ def remaining_survival(estimate: LengthEstimate, tokens: int, produced_tokens: i
         else:
             high = middle
     return 1.0 - (0.0 if high < _COARSEST else 1.0 if low > 1.0 - _COARSEST else (low + high) / 2)
+
+
+def remaining_survivals(estimate: LengthEstimate, tokens: Sequence[int], produced_tokens: int) -> Sequence[float]:
+    """`remaining_survival` at several ascending numbers of tokens; in one go where the estimate can."""
+    ask: Callable[[Sequence[int], int], Sequence[float]] | None = getattr(estimate, "remaining_survivals", None)
+    if ask is not None:
+        return ask(tokens, produced_tokens)
+    return [remaining_survival(estimate, number, produced_tokens) for number in tokens]
 
 
 _HALVINGS = 12

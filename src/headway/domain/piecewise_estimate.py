@@ -76,6 +76,24 @@ class PiecewiseEstimate:
             return self.survival(produced_tokens + tokens) / left
         return (produced_tokens / (produced_tokens + tokens)) ** 2 if tokens > 0 else 1.0
 
+    def remaining_survivals(self, tokens: Sequence[int], produced_tokens: int) -> list[float]:
+        """`remaining_survival` at several ascending numbers of tokens."""
+        left = self.survival(produced_tokens)
+        if left <= 0:
+            return [self.remaining_survival(number, produced_tokens) for number in tokens]
+        edges, gone = self._edges, self._gone
+        last, after = len(edges), 0
+        found = []
+        for number in tokens:
+            total = produced_tokens + number
+            after = bisect_right(edges, total, after)
+            if after == last:
+                found.append(0.0)
+                continue
+            low, before = edges[after - 1], gone[after - 1]
+            found.append((1.0 - before - (gone[after] - before) * (total - low) / (edges[after] - low)) / left)
+        return found
+
     def survival(self, tokens: int) -> float:
         """P(L > tokens)."""
         edges = self._edges

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from headway.domain.estimate import LengthEstimate, remaining_survival
+from headway.domain.estimate import LengthEstimate, remaining_survivals
 from headway.domain.event import Cancelled, Completed, Event, Preempted
 from headway.domain.replica import BatchView, MemoryView
 from headway.domain.request import RequestId, RequestView
@@ -21,7 +21,8 @@ class OverflowProbability:
         that ends without lowers it, until the share of preempted requests is `overflow_target`.
     Source: ours; it answers the question that Past-Future (arXiv 2507.10150) answers with a few samples. Instants: 20,
         from 1 to 2^14 steps ahead, log-spaced. Per request and instant mean and variance of (held + t)·[still there],
-        half a block added for rounding up; ages are counted in buckets of an eighth, so that a step costs only the few
+        half a block added for rounding up; ages are counted in buckets (of 16 tokens, above 128 of a quarter of an
+        octave), so that a step costs only the few
         requests that enter another. Update of z by adaptive conformal inference (Gibbs and Candès, arXiv 2106.00170)
         with step `learning_rate`, from `z_start`, within 0 and 8. Whoever fits by the sum of 99 % quantiles comes in at
         once; others are weighed every `steps_between` engine steps. Blocks that running requests share through a prefix
@@ -41,7 +42,7 @@ class OverflowProbability:
         overflow_target: float = 0.01,
         learning_rate: float = 0.5,
         z_start: float = 2.0,
-        steps_between: int = 4,
+        steps_between: int = 1,
     ) -> None:
         if not 0 < overflow_target < 1:
             raise ValueError(f"overflow_target must be between 0 and 1, got {overflow_target:g}")
@@ -121,21 +122,22 @@ _HIGHEST_Z = 8.0
 _CAUTIOUS = 0.99
 _INSTANTS = (1, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192, 16384)
 """Steps from now at which memory is forecast."""
+_BEFORE = tuple(instant - 1 for instant in _INSTANTS)  # it is there at t if more than t - 1 are still to come
 _UNITS = 256  # of a token: sums are kept in whole numbers, so that they come out the same in any order
 
 
 class _Share(NamedTuple):
     """What one request adds to the forecast while its age is in one bucket."""
 
-    from_tokens: int
     before_tokens: int  # produced tokens at which it enters the next bucket
+    from_tokens: int
     request: RequestView
     law_moves: bool
     cautious_blocks: int
     held_blocks: int  # without sharing, at the middle of the bucket
     cached_tokens: int
-    means: tuple[int, ...]  # by instant, in units of a token
-    variances: tuple[int, ...]  # by instant, tokens²
+    means: list[int]  # by instant, in units of a token
+    variances: list[int]  # by instant, tokens²
 
 
 def _share(request: RequestView, block_tokens: int) -> _Share:
@@ -145,32 +147,34 @@ def _share(request: RequestView, block_tokens: int) -> _Share:
             f"request {request.id!r} has no length estimate, which overflow-probability needs: name a predictor with "
             "--prediction (for example histogram)"
         )
-    width = 1 << max(2, produced.bit_length() - 4)
+    # Written with comprehensions and one call for all instants: this is done for every request some 15 times.
+    width = 1 << max(_LEAST_WIDTH_BITS, produced.bit_length() - 3)
     age = produced - produced % width
     bound = request.max_output_tokens
     left = _FAR if bound is None else max(1, bound - age)
     held = request.prompt_tokens + age + (width - 1) / 2 + (block_tokens - 1) / 2
-    means, variances = [], []
-    for instant in _INSTANTS:
-        there = remaining_survival(estimate, instant - 1, age) if instant <= left else 0.0
-        tokens = held + instant
-        means.append(round(there * tokens * _UNITS))
-        variances.append(round(there * (1.0 - there) * tokens * tokens))
+    still_there = remaining_survivals(estimate, _BEFORE, age)
+    if left < _INSTANTS[-1]:
+        still_there = [there if instant <= left else 0.0 for instant, there in zip(_INSTANTS, still_there, strict=True)]
+    sizes = [held + instant for instant in _INSTANTS]
+    means = [int(there * size * _UNITS) for there, size in zip(still_there, sizes, strict=True)]
+    variances = [int(there * (1.0 - there) * size * size) for there, size in zip(still_there, sizes, strict=True)]
     longest = age + min(left, estimate.remaining_quantile(_CAUTIOUS, age))
     return _Share(
-        from_tokens=age,
         before_tokens=age + width,
+        from_tokens=age,
         request=request,
         law_moves=getattr(estimate, "law_moves", False),
         cautious_blocks=-(-(request.prompt_tokens + max(longest, age + width)) // block_tokens),
         held_blocks=-(-(request.prompt_tokens + age + width // 2) // block_tokens),
         cached_tokens=request.cached_prompt_tokens,
-        means=tuple(means),
-        variances=tuple(variances),
+        means=means,
+        variances=variances,
     )
 
 
 _FAR = 1 << 62
+_LEAST_WIDTH_BITS = 4  # ages are told apart by 16 tokens, and above 128 by a quarter to an eighth
 
 
 class _Forecast:
@@ -181,6 +185,7 @@ class _Forecast:
         "_means",
         "_shares",
         "_step",
+        "_until",
         "_variances",
         "_version",
         "batch",
@@ -199,6 +204,7 @@ class _Forecast:
         self._shares: dict[RequestId, _Share] = {}
         self._means = [0] * len(_INSTANTS)
         self._variances = [0] * len(_INSTANTS)
+        self._until: list[int] = []  # by place in the batch: produced tokens at which its share has to be renewed
         self._version: int | None = None
         self._step = -1
         self._completions = 0
@@ -208,26 +214,46 @@ class _Forecast:
         batch = self.batch
         if (batch.version, batch.decode_steps) == (self._version, self._step) and completions == self._completions:
             return
-        learnt = completions != self._completions
-        running, shares = batch.running(), self._shares
-        if batch.version != self._version:
-            here = {request.id for request in running}
-            for stranger in [request_id for request_id in shares if request_id not in here]:
-                self._add(shares.pop(stranger), -1)
+        running = batch.running()
+        if batch.version != self._version or completions != self._completions:
+            self._take_stock(running, completions)
+        else:
+            # The same requests in the same order, only older: most of them not old enough to matter.
+            due = [
+                place
+                for place, (request, until) in enumerate(zip(running, self._until, strict=True))
+                if request.produced_tokens >= until
+            ]
+            for place in due:
+                self._until[place] = self._renew(running[place]).before_tokens
+        self._version, self._step, self._completions = batch.version, batch.decode_steps, completions
+
+    def _take_stock(self, running: Sequence[RequestView], completions: int) -> None:
+        learnt, shares = completions != self._completions, self._shares
+        here = {request.id for request in running}
+        for stranger in [request_id for request_id in shares if request_id not in here]:
+            self._add(shares.pop(stranger), -1)
+        self._until = []
         for request in running:
             share = shares.get(request.id)
             if (
-                share is not None
-                and share[0] <= request.produced_tokens < share[1]
-                and share[2] is request
-                and not (learnt and share[3])
+                share is None
+                or request.produced_tokens >= share[0]
+                or request.produced_tokens < share[1]
+                or share[2] is not request
+                or (learnt and share[3])
             ):
-                continue
-            if share is not None:
-                self._add(share, -1)
-            share = shares[request.id] = _share(request, self.block_tokens)
-            self._add(share, 1)
-        self._version, self._step, self._completions = batch.version, batch.decode_steps, completions
+                share = self._renew(request)
+            self._until.append(share[0])
+
+    def _renew(self, request: RequestView) -> _Share:
+        """Replace what is known of a request by what holds at its age."""
+        old = self._shares.get(request.id)
+        if old is not None:
+            self._add(old, -1)
+        share = self._shares[request.id] = _share(request, self.block_tokens)
+        self._add(share, 1)
+        return share
 
     def fits(self, share: _Share, memory: MemoryView, z: float) -> bool:
         """Whether mean and z deviations of the use stay within memory at every instant, the newcomer among them."""
