@@ -96,8 +96,7 @@ def every_token_comes(day: Day) -> None:
     assert sum(gap.steps * gap.tokens for gap in gaps) == wanted
     waited_ps = sum(int(day.outcome.ended_ps[row] - day.outcome.first_token_ps[row]) for row in completed)
     gaps_ps = sum(
-        gap.tokens * (gap.steps * gap.first_ps + gap.growth_ps * gap.steps * (gap.steps - 1) // 2)
-        for gap in gaps
+        gap.tokens * (gap.steps * gap.first_ps + gap.growth_ps * gap.steps * (gap.steps - 1) // 2) for gap in gaps
     )
     assert gaps_ps == waited_ps, f"the gaps come to {gaps_ps} ps, from first to last tokens it is {waited_ps} ps"
     decodes = sum(step.decodes for step in day.steps)
