@@ -142,10 +142,12 @@ class SkippingEngine:
         returning = batch.stalled
         quiet = not returning and not batch.wasting
         chunks: Chunks = []
+        waiting = len(self.scheduler.queue)
         if decodes or batch.prefilling:
             due = batch.decoding.blocks_due(step)
-            shares = batch.shares(due, batch.chunk_limit(len(self.scheduler.queue)))
-            batch.stalled = []
+            shares = batch.shares(due, batch.chunk_limit(waiting))
+            if returning:
+                batch.stalled = []
             if shares is None:
                 chunks, preempted, decodes, context = schedule_one_by_one(self, step, returning)
                 quiet = False
@@ -154,7 +156,7 @@ class SkippingEngine:
                 batch.memory.take(due)
                 for request, tokens, before in chunks:
                     batch.memory.extend(request, before + tokens)
-        refusal = 1 if preempted else self._admit(decodes, chunks)
+        refusal = 1 if preempted else self._admit(decodes, chunks) if waiting else NO_LIMIT
         if not decodes and not chunks:
             return self._nothing_scheduled(step, preempted)
         self._step = step
@@ -164,7 +166,7 @@ class SkippingEngine:
         else:
             self._run_of_steps(decodes, context, refusal)
         used = self.rules.kv_blocks - batch.memory.free
-        self.columns.sample(self.now_ps, len(self.scheduler.queue), len(batch.members), used)
+        self.columns.sample(self.now_ps, waiting and len(self.scheduler.queue), len(batch.members), used)
         return True
 
     def _nothing_scheduled(self, step: int, preempted: tuple[int, ...]) -> bool:
