@@ -27,6 +27,7 @@ from headway.policies.ordering.ewsjf_authors import EwsjfAuthors
 from headway.policies.ordering.ewsjf_published import EwsjfPublished
 from headway.policies.ordering.fair_share import FairShare
 from headway.policies.ordering.fcfs import Fcfs
+from headway.policies.ordering.goodput_first import GoodputFirst
 from headway.policies.ordering.highest_response_ratio import HighestResponseRatio
 from headway.policies.ordering.longest_prefix_match import LongestPrefixMatch
 from headway.policies.ordering.priority import Priority
@@ -49,6 +50,7 @@ from headway.policies.prediction.running_mean import RunningMean
 from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.policies.preemption.least_sunk_work import LeastSunkWork
 from headway.policies.preemption.lowest_priority import LowestPriority
+from headway.policies.preemption.smallest_remaining_benefit import SmallestRemainingBenefit
 
 Kind: TypeAlias = Literal["ordering", "admission", "preemption", "prediction"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -66,6 +68,7 @@ ORDERING: dict[str, type[OrderingPolicy]] = {
     "smallest-volume-first": SmallestVolumeFirst,
     "smallest-volume-first-1bit": SmallestVolumeFirst1bit,
     "earliest-deadline-first": EarliestDeadlineFirst,
+    "goodput-first": GoodputFirst,
     "fair-share": FairShare,
     "priority": Priority,
     "longest-prefix-match": LongestPrefixMatch,
@@ -83,6 +86,7 @@ PREEMPTION: dict[str, type[PreemptionPolicy]] = {
     "latest-admitted": LatestAdmitted,
     "least-sunk-work": LeastSunkWork,
     "lowest-priority": LowestPriority,
+    "smallest-remaining-benefit": SmallestRemainingBenefit,
 }
 PREDICTION: dict[str, type[LengthPredictor]] = {
     "running-mean": RunningMean,
