@@ -24,11 +24,13 @@ class Batch:
         decoding: those that get a token in every step.
         stalled: decoding ones that got nothing in the last step.
         wasting: decoding ones whose request has ended already, as asynchronous scheduling learns one step late.
-        done_step: last step that has ended.
+        done_step: number of the last step that has ended.
+        decode_steps: how many have ended; steps without tokens take a number but do not count.
     """
 
     __slots__ = (
         "_seats_taken",
+        "decode_steps",
         "decoding",
         "done_step",
         "members",
@@ -49,15 +51,11 @@ class Batch:
         self.stalled: list[TrackedRequest] = []
         self.wasting = 0
         self.done_step = 0
+        self.decode_steps = 0
         self.version = 0
         self._seats_taken = 0
 
     # What policies see
-
-    @property
-    def decode_steps(self) -> int:
-        """See `BatchView`."""
-        return self.done_step
 
     @property
     def size(self) -> int:

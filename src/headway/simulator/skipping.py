@@ -56,6 +56,7 @@ class Outputs(NamedTuple):
 
     end_ps: int
     step: int
+    steps: int  # how many end here: a run counts once
     finals: list[TrackedRequest]  # their prompt is complete: a token each
     endings: list[TrackedRequest]  # their last token
     stale: list[TrackedRequest]  # preempted since, their token still on its way
@@ -247,7 +248,7 @@ class SkippingEngine:
         for request in finals:
             batch.start_decoding(request, step, self._output_tokens[request.row] - request.produced_tokens)
         self._log.step(start, duration, decodes, context, chunks, preempted, batch.memory.free)
-        self._flying.append(Outputs(end, step, finals, batch.take_endings(step), []))
+        self._flying.append(Outputs(end, step, 1, finals, batch.take_endings(step), []))
 
     def _run_of_steps(self, decodes: int, context: int, refusal: int) -> None:
         """As many steps as equal this one; its own blocks are taken already."""
@@ -267,7 +268,9 @@ class SkippingEngine:
         if self._depth > 1 and steps > 1:  # the next step is composed when the last but one has ended
             self.now_ps = end - (first + growth * (steps - 1))
             batch.done_step = last - 1
-        self._flying.append(Outputs(end, last, [], batch.take_endings(last), []))
+            batch.decode_steps += steps - 1
+            steps = 1
+        self._flying.append(Outputs(end, last, steps, [], batch.take_endings(last), []))
 
     def _length_of_run(self, first: int, growth: int, refusal: int) -> int:
         """Steps until somebody ends, a block is missing, or somebody may be let in."""
@@ -296,9 +299,10 @@ class SkippingEngine:
 
     def _finish_oldest(self) -> None:
         """The oldest step in flight ends: its tokens come out."""
-        end_ps, step, finals, endings, stale = self._flying.popleft()
+        end_ps, step, steps, finals, endings, stale = self._flying.popleft()
         self.now_ps = end_ps
         self.batch.done_step = step
+        self.batch.decode_steps += steps
         if not (finals or endings or stale):
             return
         now = end_ps * SECONDS_PER_PS
@@ -311,6 +315,7 @@ class SkippingEngine:
                 self._end(request, now)
             elif self.columns.first_token_ps[request.row] == NEVER:
                 self.columns.first_token_ps[request.row] = end_ps
+                request.produced_tokens = 1
                 self.scheduler.first_token(request, now)
 
     def _end(self, request: TrackedRequest, now: float) -> None:

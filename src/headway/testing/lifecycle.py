@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from headway.domain.event import Arrived, Cancelled, Completed, Event, Refused
+from headway.domain.event import Arrived, Cancelled, Completed, Event, FirstToken, Refused
 from headway.domain.request import RequestId
 from headway.scheduling.lifecycle import Stage, after
 
@@ -41,6 +41,8 @@ class LifecycleChecker:
         match event:
             case Arrived() if request.arrived_at > event.at:
                 raise AssertionError(self._say(request.id, f"it arrives only at {request.arrived_at:.9g} s"))
+            case FirstToken() if request.produced_tokens < 1:
+                raise AssertionError(self._say(request.id, f"it has a first token and yet none"))
             case Completed() if not 1 <= event.output_tokens == request.produced_tokens:
                 raise AssertionError(self._say(request.id, f"it ended with {event.output_tokens} output tokens"))
             case _:
