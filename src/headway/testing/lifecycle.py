@@ -42,7 +42,7 @@ class LifecycleChecker:
             case Arrived() if request.arrived_at > event.at:
                 raise AssertionError(self._say(request.id, f"it arrives only at {request.arrived_at:.9g} s"))
             case FirstToken() if request.produced_tokens < 1:
-                raise AssertionError(self._say(request.id, f"it has a first token and yet none"))
+                raise AssertionError(self._say(request.id, "it has a first token and yet none"))
             case Completed() if not 1 <= event.output_tokens == request.produced_tokens:
                 raise AssertionError(self._say(request.id, f"it ended with {event.output_tokens} output tokens"))
             case _:
