@@ -1,0 +1,218 @@
+"""Policies under guard: every answer is timed and checked, and whatever is wrong with one is raised as `PolicyFault`.
+
+A policy cannot be interrupted from inside its own thread: one that stalls is noticed when it returns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+from headway.domain.estimate import LengthEstimate
+from headway.domain.event import Event, Listener
+from headway.domain.replica import BatchView, MemoryView
+from headway.domain.request import RequestView
+from headway.policies.contracts import (
+    AdmissionPolicy,
+    LanedOrdering,
+    LaneId,
+    LengthPredictor,
+    OrderingPolicy,
+    PreemptionPolicy,
+    Rank,
+    RankedOrdering,
+)
+from headway.scheduling.scheduler import Policies
+from headway.vllm_plugin.config import GuardLimits
+
+Answer = TypeVar("Answer")
+_GROSS_OVERRUN = 25  # budgets in one answer that need no second strike
+
+
+class PolicyFault(Exception):
+    """What a policy did wrong: its kind, and one sentence."""
+
+    def __init__(self, kind: str, reason: str, sentence: str) -> None:
+        super().__init__(f"the {kind} policy {sentence}")
+        self.kind = kind
+        self.reason = reason  # "raised", "stalled" or "nonsense": the metric's label
+
+
+class Watch:
+    """Times every answer, adds the times up by kind of policy, and counts strikes for those that took too long."""
+
+    def __init__(self, limits: GuardLimits, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._budget_seconds = limits.budget_ms / 1000
+        self._strikes = limits.strikes
+        self._strike_seconds = limits.strike_seconds
+        self._struck: deque[float] = deque()
+        self.total_seconds = {"ordering": 0.0, "admission": 0.0, "preemption": 0.0, "prediction": 0.0}
+        self.step_seconds = 0.0  # of choices in the present step; entries are judged one by one
+        self._step_kind = "ordering"
+        self.lanes = 1  # compared in the last choice
+
+    def ask(self, kind: str, per_step: bool, question: Callable[..., Answer], *arguments: Any) -> Answer:
+        """The policy's answer. Raises PolicyFault if it raised, or stalled too often or too grossly."""
+        began = self._clock()
+        try:
+            answer = question(*arguments)
+        except Exception as error:
+            raise PolicyFault(kind, "raised", f"raised {type(error).__name__}: {error}") from error
+        seconds = self._clock() - began
+        self.total_seconds[kind] += seconds
+        if per_step:
+            self.step_seconds += seconds
+            self._step_kind = kind
+        if seconds > self._budget_seconds:
+            self._strike(kind, seconds, began)
+        return answer
+
+    def end_step(self, now: float) -> None:
+        """Judge the choices of one step together. Raises PolicyFault at the last strike."""
+        seconds, self.step_seconds = self.step_seconds, 0.0
+        if seconds > self._budget_seconds:
+            self._strike(self._step_kind, seconds, now)
+
+    def _strike(self, kind: str, seconds: float, now: float) -> None:
+        self.step_seconds = 0.0  # struck once is enough
+        while self._struck and now - self._struck[0] > self._strike_seconds:
+            self._struck.popleft()
+        self._struck.append(now)
+        if len(self._struck) >= self._strikes or seconds > _GROSS_OVERRUN * self._budget_seconds:
+            raise PolicyFault(
+                kind,
+                "stalled",
+                f"took {seconds * 1000:.1f} ms where {self._budget_seconds * 1000:g} ms are allowed "
+                f"(strike {len(self._struck)} within {self._strike_seconds:g} s)",
+            )
+
+
+def guarded(policies: Policies, watch: Watch) -> Policies:
+    """The same policies, every answer timed and checked. Their `observe` is `Ears`'s to call."""
+    ordering = policies.ordering
+    checked: OrderingPolicy
+    if isinstance(ordering, LanedOrdering):
+        checked = _CheckedRedrawn(ordering, watch) if hasattr(ordering, "redrawn") else _CheckedLaned(ordering, watch)
+    else:
+        checked = _CheckedRanked(ordering, watch)
+    return Policies(
+        checked,
+        _CheckedAdmission(policies.admission, watch),
+        _CheckedPreemption(policies.preemption, watch),
+        _CheckedPrediction(policies.prediction, watch),
+    )
+
+
+class Ears:
+    """Tells events to the policies that listen, each once, predictors first; `heard` is called when an ordering did."""
+
+    def __init__(self, policies: Policies, watch: Watch, heard: Callable[[], None]) -> None:
+        self._watch = watch
+        self._heard = heard
+        listeners: dict[int, tuple[str, Listener]] = {}
+        for kind in ("prediction", "ordering", "admission", "preemption"):
+            policy = getattr(policies, kind)
+            if hasattr(policy, "observe"):
+                listeners.setdefault(id(policy), (kind, cast(Listener, policy)))
+        self._listeners = list(listeners.values())
+        self._ordering_hears = id(policies.ordering) in listeners
+
+    def observe(self, event: Event) -> None:
+        """Pass one event on."""
+        for kind, listener in self._listeners:
+            self._watch.ask(kind, False, listener.observe, event)
+        if self._ordering_hears:
+            self._heard()
+
+
+class _CheckedRanked:
+    def __init__(self, inner: RankedOrdering, watch: Watch) -> None:
+        self._inner = inner
+        self._watch = watch
+
+    def rank(self, request: RequestView) -> Rank:
+        rank = self._watch.ask("ordering", False, self._inner.rank, request)
+        for number in rank if isinstance(rank, tuple) else (rank,):
+            if not isinstance(number, int | float) or math.isnan(number):
+                raise PolicyFault("ordering", "nonsense", f"gave request {request.id!r} the rank {rank!r}")
+        return rank
+
+
+class _CheckedLaned(_CheckedRanked):
+    def __init__(self, inner: LanedOrdering, watch: Watch) -> None:
+        super().__init__(inner, watch)
+        self._laned = inner
+
+    def lane(self, request: RequestView) -> LaneId:
+        lane = self._watch.ask("ordering", False, self._laned.lane, request)
+        try:
+            hash(lane)
+        except TypeError:
+            raise PolicyFault("ordering", "nonsense", f"gave request {request.id!r} the lane {lane!r}") from None
+        return lane
+
+    def choose(self, heads: Mapping[LaneId, RequestView], now: float) -> LaneId:
+        self._watch.lanes = len(heads)
+        lane = self._watch.ask("ordering", True, self._laned.choose, heads, now)
+        try:
+            known = lane in heads
+        except TypeError:
+            known = False
+        if not known:
+            raise PolicyFault("ordering", "nonsense", f"chose the lane {lane!r}, in which nobody waits")
+        return lane
+
+    def next_change(self, heads: Mapping[LaneId, RequestView], now: float) -> float:
+        at = self._watch.ask("ordering", True, self._laned.next_change, heads, now)
+        if not isinstance(at, int | float) or math.isnan(at):
+            raise PolicyFault("ordering", "nonsense", f"said that its choice stands until {at!r}")
+        return at
+
+
+class _CheckedRedrawn(_CheckedLaned):
+    @property
+    def redrawn(self) -> int:
+        return int(cast(Any, self._laned).redrawn)
+
+
+class _CheckedAdmission:
+    def __init__(self, inner: AdmissionPolicy, watch: Watch) -> None:
+        self._inner = inner
+        self._watch = watch
+
+    def hold_steps(self, request: RequestView, batch: BatchView, memory: MemoryView, now: float) -> int:
+        steps = self._watch.ask("admission", True, self._inner.hold_steps, request, batch, memory, now)
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+            raise PolicyFault("admission", "nonsense", f"held request {request.id!r} for {steps!r} steps")
+        return steps
+
+
+class _CheckedPreemption:
+    def __init__(self, inner: PreemptionPolicy, watch: Watch) -> None:
+        self._inner = inner
+        self._watch = watch
+
+    def victim(self, running: Sequence[RequestView], now: float) -> RequestView:
+        chosen = self._watch.ask("preemption", True, self._inner.victim, running, now)
+        if not any(chosen is request for request in running):
+            raise PolicyFault("preemption", "nonsense", f"named {chosen!r}, which does not run")
+        return chosen
+
+
+class _CheckedPrediction:
+    def __init__(self, inner: LengthPredictor, watch: Watch) -> None:
+        self._inner = inner
+        self._watch = watch
+
+    def predict(self, request: RequestView) -> LengthEstimate:
+        estimate, mean = self._watch.ask("prediction", False, self._both, request)
+        if not isinstance(mean, int | float) or not 0 <= mean < math.inf:
+            raise PolicyFault("prediction", "nonsense", f"expects {mean!r} tokens of request {request.id!r}")
+        return estimate
+
+    def _both(self, request: RequestView) -> tuple[LengthEstimate, float]:
+        estimate = self._inner.predict(request)
+        return estimate, estimate.remaining_mean(0)

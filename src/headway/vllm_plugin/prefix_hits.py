@@ -1,0 +1,74 @@
+"""What the prefix cache holds of a prompt, asked before ordering, without side effects and at a bounded cost.
+
+A miss costs vLLM 4-9 µs, a hit about 0.9 µs a block; so a lookup stops after `blocks_max` blocks, and a step looks up
+for `seconds_per_step` at most. Who is not looked up in time counts as not cached, and is asked about as a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from headway.vllm_plugin.entries import EngineRequest, Entry
+
+Lookup: TypeAlias = Callable[[Sequence[Any], int], int]
+"""(block hashes, tokens at most) → tokens cached."""
+
+_AGES_SECONDS = 1.0  # an answer older than this is asked for again when its request is a head
+_MOVED = 0.25  # relative change of prefill work that is worth moving a request
+
+
+class PrefixHits:
+    """Keeps `cached_prompt_tokens` of requests up to date, as far as the budget goes."""
+
+    def __init__(
+        self,
+        lookup: Lookup,
+        clock: Callable[[], float],
+        *,
+        blocks_max: int = 1_024,
+        seconds_per_step: float = 0.002,
+    ) -> None:
+        self._lookup = lookup
+        self._clock = clock
+        self._blocks_max = blocks_max
+        self._seconds_per_step = seconds_per_step
+        self._left_seconds = seconds_per_step
+        self.lookups = 0
+        self.hit_tokens = 0
+
+    def begin_step(self) -> None:
+        """A new budget."""
+        self._left_seconds = self._seconds_per_step
+
+    def arrive(self, entry: Entry, now: float) -> None:
+        """Look a newcomer up, if the budget allows."""
+        self._ask(entry, now)
+
+    def refresh(self, entry: Entry, now: float) -> bool:
+        """Look a head up again if the answer is old; true if its prefill work changed by more than a quarter."""
+        if now - entry.looked_up_at < _AGES_SECONDS:
+            return False
+        view = entry.view
+        before = _work(entry)
+        self._ask(entry, now)
+        return abs(_work(entry) - before) > _MOVED * max(1, before) and view.prompt_tokens > 0
+
+    def _ask(self, entry: Entry, now: float) -> None:
+        request: EngineRequest = entry.request
+        hashes = request.block_hashes
+        if not hashes or self._left_seconds <= 0 or getattr(request, "skip_reading_prefix_cache", False):
+            return
+        began = self._clock()
+        entry.looked_up_at = now
+        asked = hashes if len(hashes) <= self._blocks_max else hashes[: self._blocks_max]
+        cached = self._lookup(asked, request.num_tokens - 1)
+        entry.view.cached_prompt_tokens = min(cached, request.num_tokens - 1)
+        self.lookups += 1
+        self.hit_tokens += cached
+        self._left_seconds -= self._clock() - began
+
+
+def _work(entry: Entry) -> int:
+    view = entry.view
+    return view.prompt_tokens + view.produced_tokens - view.cached_prompt_tokens

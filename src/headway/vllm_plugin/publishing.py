@@ -1,0 +1,112 @@
+"""What leaves the engine process: a metrics file, replaced whole, and a log of admissions; neither ever stops a step.
+
+Files are written by a thread of their own, so that a slow disk costs no step; what it cannot write it drops and says
+so once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import tempfile
+import threading
+from pathlib import Path
+
+logger = logging.getLogger("vllm.headway")  # below vLLM's own, so that its handlers and levels hold
+
+_BACKLOG = 10_000
+
+
+def metrics_folder(configured: str | None, instance_id: str) -> Path | None:
+    """Where engines put their metrics files and the API process finds them; None for nowhere.
+
+    Both sides know vLLM's instance id, which is random, so nothing has to be configured on one machine.
+    """
+    if configured is None:
+        return Path(tempfile.gettempdir()) / f"headway-{os.getuid()}-{instance_id}" if instance_id else None
+    return Path(configured) if configured else None
+
+
+class Publisher:
+    """Writes a metrics file and a decision log in the background."""
+
+    def __init__(self, metrics_file: Path | None, decision_log: Path | None) -> None:
+        """Raises ValueError, one sentence, if a folder cannot be made or a log cannot be opened."""
+        self._metrics_file = metrics_file
+        self._latest: str | None = None
+        self._lines: queue.Queue[str | None] = queue.Queue(_BACKLOG)
+        self._complained = False
+        self._log = None
+        try:
+            if metrics_file is not None:
+                metrics_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if decision_log is not None:
+                self._log = decision_log.open("a", encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"headway: {error.filename} cannot be written: {error.strerror}") from error
+        self._thread: threading.Thread | None = None
+        if self._metrics_file is not None or self._log is not None:
+            self._thread = threading.Thread(target=self._run, name="headway-publisher", daemon=True)
+            self._thread.start()
+
+    @property
+    def logs_decisions(self) -> bool:
+        """Whether there is a decision log."""
+        return self._log is not None
+
+    def metrics(self, text: str) -> None:
+        """Replace the metrics file, soon."""
+        if self._metrics_file is not None:
+            self._latest = text
+            self._put("")
+
+    def decision(self, line: str) -> None:
+        """Append a line to the decision log, soon."""
+        if self._log is not None:
+            self._put(line)
+
+    def close(self) -> None:
+        """Write what is left, and remove the metrics file: a scraper must not read a dead engine's numbers."""
+        if self._thread is None:
+            return
+        self._put(None)
+        self._thread.join(timeout=2.0)
+        self._thread = None
+        if self._log is not None:
+            self._log.close()
+        if self._metrics_file is not None:
+            with contextlib.suppress(OSError):
+                self._metrics_file.unlink()
+                self._metrics_file.parent.rmdir()  # only if no other engine's file is in it
+
+    def _put(self, line: str | None) -> None:
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self._complain("the backlog is full")
+
+    def _run(self) -> None:
+        while (line := self._lines.get()) is not None:
+            try:
+                if line and self._log is not None:
+                    self._log.write(line + "\n")
+                if self._lines.empty():
+                    self._flush()
+            except OSError as error:
+                self._complain(str(error))
+
+    def _flush(self) -> None:
+        text, self._latest = self._latest, None
+        if text is not None and self._metrics_file is not None:
+            beside = self._metrics_file.with_suffix(".new")
+            beside.write_text(text, encoding="utf-8")
+            beside.replace(self._metrics_file)
+        if self._log is not None:
+            self._log.flush()
+
+    def _complain(self, why: str) -> None:
+        if not self._complained:
+            self._complained = True
+            logger.warning("headway: metrics or decisions are being dropped: %s", why)

@@ -1,0 +1,321 @@
+"""vLLM's `RequestQueue` over our waiting queue.
+
+Laws: peek and pop agree within a scan; strangers are ignored by `remove_requests`; `len` counts everybody who waits;
+false means "nobody to admit now", and only while something runs, so that the engine never spins on nothing; whoever
+cannot run yet is parked apart and asked about a bounded number a scan; a preempted request comes back in front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+
+from headway.domain.replica import MemoryView
+from headway.vllm_plugin.entries import EngineBatch, EngineRequest, Entry, Place
+from headway.vllm_plugin.in_charge import InCharge
+
+_ASKED_PER_SCAN = 256  # of the parked ones: whether one is ready costs about a microsecond
+_DEFERRED_PER_SCAN = 64  # of those stepped over: offering one costs vLLM a prefix lookup
+_REFRESHED_PER_SCAN = 4  # heads moved because the prefix cache holds something else now
+
+
+class PolicyQueue:
+    """Everybody who waits. The engine's adapter tells what is blocked, ready and running, and how full memory is.
+
+    Args:
+        charge: who rules.
+        batch: the running requests.
+        entries: all requests in the engine by id; a stranger that is added is given to `newcomer`.
+        newcomer: makes an entry for a request that was never seen.
+        blocked: whether a status means "cannot run yet".
+        ready: whether a blocked request may have become runnable.
+        runs: whether vLLM has put a popped request into its running list.
+        running: how many run, by vLLM's own count.
+        memory: free and total blocks now.
+        refresh: asks the prefix cache about a head; true if its prefill work changed much.
+        admitted: hears of everybody who joins the batch, after it has joined.
+        timer: seconds, for the time spent in here.
+    """
+
+    def __init__(
+        self,
+        *,
+        charge: InCharge,
+        batch: EngineBatch,
+        entries: dict[str, Entry],
+        newcomer: Callable[[EngineRequest], Entry],
+        blocked: Callable[[EngineRequest], bool],
+        ready: Callable[[EngineRequest], bool],
+        runs: Callable[[EngineRequest], bool],
+        running: Callable[[], int],
+        memory: Callable[[], MemoryView],
+        refresh: Callable[[Entry, float], bool],
+        admitted: Callable[[Entry], None],
+        timer: Callable[[], float],
+    ) -> None:
+        self._charge = charge
+        self._batch = batch
+        self._entries = entries
+        self._newcomer = newcomer
+        self._blocked, self._ready, self._runs, self._running = blocked, ready, runs, running
+        self._memory, self._refresh, self._admitted = memory, refresh, admitted
+        self._timer = timer
+        self.seconds = 0.0  # spent while vLLM scanned, since somebody set it to 0
+        self._parked: dict[str, Entry] = {}
+        self._deferred: dict[str, Entry] = {}
+        self._elsewhere: dict[str, Entry] = {}
+        self._popped: Entry | None = None
+        self._head: Entry | None = None  # what the last look found; None: look again
+        self._held_until: tuple[str, int, int] | None = None  # request, batch version, step: the refusal stands
+        self._refreshed = 0
+        self.now = 0.0
+        self.held = False  # whether admission held the head in this scan
+        self.short_tokens = 0  # uncached tokens of queued requests no larger than `short_limit`
+        self.short_limit = 0
+
+    # what vLLM calls ------------------------------------------------------------------------------------------------
+
+    def add_request(self, request: EngineRequest) -> None:
+        """Somebody new, or a streaming session's next turn."""
+        self._settle()
+        entry = self._entries.get(request.request_id)
+        if entry is not None and entry.place in (Place.RUNNING, Place.ELSEWHERE):  # a turn of a session ended
+            self._elsewhere.pop(request.request_id, None)
+            self._batch.leave(request.request_id)
+            self._charge.complete(entry.refresh(), self.now)
+            entry = None
+        if entry is None or entry.place is Place.ENDED:
+            entry = self._newcomer(request)
+            self._charge.arrive(entry.view, self.now)
+            self._count(entry)
+        if self._blocked(request):
+            self._park(entry)
+        self._head = None
+
+    def peek_request(self) -> EngineRequest:
+        """Who is next. Raises IndexError when nobody can be offered."""
+        began = self._timer()
+        entry = self._offer()
+        self.seconds += self._timer() - began
+        return entry.request
+
+    def pop_request(self) -> EngineRequest:
+        """Hand over whom the last peek showed; whether it joins the batch shows afterwards."""
+        began = self._timer()
+        entry = self._offer()
+        self._popped, self._head = entry, None
+        self.seconds += self._timer() - began
+        return entry.request
+
+    def prepend_request(self, request: EngineRequest) -> None:
+        """A preempted request is back."""
+        self._settle()
+        entry = self._entries.get(request.request_id) or self._newcomer(request)
+        self._batch.leave(request.request_id)
+        self._elsewhere.pop(request.request_id, None)
+        entry.refresh()
+        entry.resumed, entry.place = True, Place.QUEUED
+        self._charge.preempted(entry.view, self.now)
+        self._count(entry)
+        self._head = None
+
+    def prepend_requests(self, requests: Iterable[EngineRequest]) -> None:
+        """Those stepped over in this scan: they keep their place in our order."""
+        self._settle()
+        for request in requests:
+            entry = self._entries.get(request.request_id)
+            if entry is None:
+                self.add_request(request)
+                continue
+            self._elsewhere.pop(request.request_id, None)
+            if self._blocked(request):
+                self._parked[request.request_id], entry.place = entry, Place.PARKED
+            else:
+                self._deferred[request.request_id], entry.place = entry, Place.DEFERRED
+        self._head = None
+
+    def remove_request(self, request: EngineRequest) -> None:
+        """Take one out."""
+        self.remove_requests((request,))
+
+    def remove_requests(self, requests: Iterable[EngineRequest]) -> None:
+        """Take out those who wait here; ignore the others. O(log n) each."""
+        self._settle()
+        for request in requests:
+            entry = self._entries.get(request.request_id)
+            if entry is None:
+                continue
+            if entry.place is Place.QUEUED:
+                self._charge.withdraw(entry.view.id)
+                self._uncount(entry)
+            elif entry.place is Place.PARKED:
+                del self._parked[request.request_id]
+            elif entry.place is Place.DEFERRED:
+                del self._deferred[request.request_id]
+            elif entry.place is Place.ELSEWHERE:
+                del self._elsewhere[request.request_id]
+            else:
+                continue
+            entry.place = Place.ENDED
+        self._head = None
+
+    def __bool__(self) -> bool:
+        """Whether there is somebody to admit now."""
+        began = self._timer()
+        self._settle()
+        entry = self._look()
+        admits = entry is not None and not self._hold(entry)
+        self.seconds += self._timer() - began
+        return admits
+
+    def __len__(self) -> int:
+        self._settle()
+        return len(self._charge) + len(self._parked) + len(self._deferred)
+
+    def __iter__(self) -> Iterator[EngineRequest]:
+        """Everybody who waits here, by arrival."""
+        waiting = [e for e in self._entries.values() if e.place in (Place.QUEUED, Place.PARKED, Place.DEFERRED)]
+        return iter([entry.request for entry in sorted(waiting, key=_arrival)])
+
+    def __reversed__(self) -> Iterator[EngineRequest]:
+        """For vLLM 0.11, where it is abstract."""
+        return iter(list(self)[::-1])
+
+    # what our adapter calls -----------------------------------------------------------------------------------------
+
+    def begin_scan(self, now: float) -> None:
+        """Before `schedule()`: time stands still until the scan ends; who became ready is back in our order."""
+        self._settle()
+        self.now, self.held, self._head, self._refreshed = now, False, None, 0
+        for entry in list(self._elsewhere.values()):
+            if self._runs(entry.request):
+                del self._elsewhere[entry.request.request_id]
+                self._join(entry)
+        for request_id in list(self._deferred)[:_DEFERRED_PER_SCAN]:
+            entry = self._deferred.pop(request_id)
+            self._requeue(entry)
+        for request_id in list(self._parked)[:_ASKED_PER_SCAN]:
+            entry = self._parked[request_id]
+            if self._ready(entry.request):
+                del self._parked[request_id]
+                self._requeue(entry)
+            elif len(self._parked) > _ASKED_PER_SCAN:  # others are asked in the next scan
+                self._parked[request_id] = self._parked.pop(request_id)
+
+    def end_scan(self) -> None:
+        """After `schedule()`: learn whether the last one popped runs."""
+        self._settle()
+
+    def forget(self, request: EngineRequest) -> None:
+        """The request ended; wherever it is, it waits no longer."""
+        self.remove_requests((request,))
+        self._batch.leave(request.request_id)
+
+    @property
+    def parked(self) -> int:
+        """How many cannot run yet."""
+        return len(self._parked) + len(self._deferred)
+
+    def queued(self) -> int:
+        """How many could run if there were room."""
+        return len(self._charge)
+
+    def parked_requests(self) -> Iterator[EngineRequest]:
+        """Those who cannot run yet, for versions of vLLM that keep them in a queue of their own."""
+        return iter([entry.request for entry in chain(self._parked.values(), self._deferred.values())])
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def _offer(self) -> Entry:
+        self._settle()
+        entry = self._look()
+        if entry is None:
+            raise IndexError("nobody to admit now")
+        return entry
+
+    def _look(self) -> Entry | None:
+        """Whom to offer: the head of the order, its cached tokens up to date."""
+        if self._head is not None:
+            return self._head
+        while (view := self._charge.head(self.now)) is not None:
+            entry = self._entries[str(view.id)]
+            if self._refreshed < _REFRESHED_PER_SCAN and self._refresh_head(entry):
+                continue
+            self._head = entry
+            return entry
+        return None
+
+    def _refresh_head(self, entry: Entry) -> bool:
+        """Ask the cache about a head; queue it again if its work changed much, and look for the head again."""
+        if not self._refresh(entry, self.now):
+            return False
+        self._refreshed += 1
+        self._uncount(entry)
+        self._charge.withdraw(entry.view.id)
+        self._requeue(entry)
+        return True
+
+    def _hold(self, entry: Entry) -> bool:
+        """Whether the admission policy holds the head; never when nothing runs."""
+        if not self._charge.holds or self._batch.size == 0 or self._running() == 0:
+            return False
+        batch, request_id = self._batch, entry.request.request_id
+        if self._held_until is not None:
+            held, version, step = self._held_until
+            if held == request_id and version == batch.version and batch.decode_steps < step:
+                self.held = True
+                return True
+        steps = self._charge.hold_steps(entry.refresh(), batch, self._memory(), self.now)
+        self._held_until = (request_id, batch.version, batch.decode_steps + steps) if steps else None
+        self.held = steps > 0
+        return self.held
+
+    def _settle(self) -> None:
+        """See what became of the one handed over last: it runs, or vLLM stepped over it."""
+        entry = self._popped
+        if entry is None:
+            return
+        self._popped = None
+        self._uncount(entry)
+        if self._runs(entry.request):
+            self._join(entry)
+        else:
+            self._charge.withdraw(entry.view.id)
+            self._elsewhere[entry.request.request_id] = entry
+            entry.place = Place.ELSEWHERE  # until `prepend_requests` brings it back, here or to a queue of vLLM's own
+
+    def _join(self, entry: Entry) -> None:
+        if entry.place is not Place.QUEUED:
+            self._charge.put_back(entry.view, entry.resumed)
+        self._charge.take(entry.view.id, self.now)
+        entry.place = Place.RUNNING
+        self._batch.join(entry)
+        self._admitted(entry)
+        entry.resumed = False
+
+    def _park(self, entry: Entry) -> None:
+        if entry.place is Place.QUEUED:
+            self._charge.withdraw(entry.view.id)
+            self._uncount(entry)
+        self._parked[entry.request.request_id], entry.place = entry, Place.PARKED
+
+    def _requeue(self, entry: Entry) -> None:
+        """Into our order again; who holds KV blocks in front: behind a head that does not fit it would block it."""
+        entry.place = Place.QUEUED
+        self._charge.put_back(entry.view, entry.resumed or entry.request.num_computed_tokens > 0)
+        self._count(entry)
+
+    def _count(self, entry: Entry) -> None:
+        """Keep the sum of short work that waits."""
+        view = entry.view
+        work = view.prompt_tokens + view.produced_tokens - view.cached_prompt_tokens
+        entry.short_tokens = work if work <= self.short_limit else 0
+        self.short_tokens += entry.short_tokens
+
+    def _uncount(self, entry: Entry) -> None:
+        self.short_tokens -= entry.short_tokens
+        entry.short_tokens = 0
+
+
+def _arrival(entry: Entry) -> int:
+    return entry.arrival

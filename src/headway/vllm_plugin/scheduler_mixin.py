@@ -1,0 +1,138 @@
+"""vLLM's calls forwarded to the conductor: does its work before and after `super()`, never instead of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from headway.vllm_plugin.conductor import Conductor
+from headway.vllm_plugin.config import read_config
+from headway.vllm_plugin.engine_seam import EngineSeam
+from headway.vllm_plugin.entries import EngineRequest
+from headway.vllm_plugin.publishing import Publisher, logger, metrics_folder
+from headway.vllm_plugin.queue import PolicyQueue
+
+
+class PolicyScheduling:
+    """Mix in before vLLM's scheduler class. `queue_base` is vLLM's `RequestQueue`."""
+
+    queue_base: type = object
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        this: Any = self
+        vllm_config = this.vllm_config
+        config = read_config(getattr(vllm_config, "additional_config", None))
+        engine_name = _engine_name(vllm_config)
+        folder = metrics_folder(config.metrics_dir, str(getattr(vllm_config, "instance_id", "") or ""))
+        publisher = Publisher(
+            None if folder is None else folder / f"engine-{engine_name}.prom",
+            Path(config.decision_log) if config.decision_log else None,
+        )
+        self._publisher = publisher
+        self.headway = Conductor(config, EngineSeam(self), publisher, engine_name, _with_base(self.queue_base))
+        this.waiting = self.headway.queue
+        if hasattr(self, "skipped_waiting"):  # 0.20 to 0.28 keep those who cannot run yet in a second queue
+            this.skipped_waiting = _with_base(self.queue_base, SideDoor)(self.headway.queue)
+        logger.info(
+            "headway: waiting requests are ordered by %s (admission %s, preemption %s, prediction %s, tuning %s)",
+            config.ordering, config.admission, config.preemption, config.prediction, config.tuning,
+        )  # fmt: skip
+
+    def _select_waiting_queue_for_scheduling(self) -> PolicyQueue | None:
+        """Asked by 0.20 to 0.28: all who wait are in one queue."""
+        queue = self.headway.queue
+        return queue if queue else None
+
+    def add_request(self, request: Any) -> Any:
+        """A request enters the engine."""
+        self.headway.tick()
+        return super().add_request(request)  # type: ignore[misc]
+
+    def schedule(self, *args: Any, **kwargs: Any) -> Any:
+        """One step."""
+        self.headway.before_schedule()
+        output = super().schedule(*args, **kwargs)  # type: ignore[misc]
+        self.headway.after_schedule(output.total_num_scheduled_tokens)
+        return output
+
+    def update_from_output(self, *args: Any, **kwargs: Any) -> Any:
+        """A step's tokens came back."""
+        self.headway.tick()
+        outputs = super().update_from_output(*args, **kwargs)  # type: ignore[misc]
+        self.headway.after_update()
+        return outputs
+
+    def _preempt_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        self.headway.preempting(request)
+        return super()._preempt_request(request, *args, **kwargs)  # type: ignore[misc]
+
+    def _free_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        """Every end passes here: finished, aborted, failed."""
+        self.headway.ended(request)
+        return super()._free_request(request, *args, **kwargs)  # type: ignore[misc]
+
+    def shutdown(self) -> None:
+        """The engine ends."""
+        self.headway.publish()
+        self._publisher.close()
+        super().shutdown()  # type: ignore[misc]
+
+
+class SideDoor:
+    """The second queue of vLLM 0.20 to 0.28: whatever is put into it waits in ours, parked."""
+
+    def __init__(self, queue: PolicyQueue) -> None:
+        self._queue = queue
+
+    def add_request(self, request: EngineRequest) -> None:
+        """Somebody who is blocked on arrival."""
+        self._queue.add_request(request)
+
+    def prepend_request(self, request: EngineRequest) -> None:
+        """Somebody who was stepped over."""
+        self._queue.prepend_requests((request,))
+
+    def prepend_requests(self, requests: Iterable[EngineRequest]) -> None:
+        """Those who were stepped over."""
+        self._queue.prepend_requests(requests)
+
+    def peek_request(self) -> EngineRequest:
+        """Never asked: it is always empty."""
+        raise IndexError("nobody waits here")
+
+    def pop_request(self) -> EngineRequest:
+        """Never asked: it is always empty."""
+        raise IndexError("nobody waits here")
+
+    def remove_request(self, request: EngineRequest) -> None:
+        """They wait in the other queue, from which vLLM removes them too."""
+        self._queue.remove_requests((request,))
+
+    def remove_requests(self, requests: Iterable[EngineRequest]) -> None:
+        """As `remove_request`."""
+        self._queue.remove_requests(requests)
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __len__(self) -> int:
+        return 0  # counted in the other queue
+
+    def __iter__(self) -> Iterator[EngineRequest]:
+        return self._queue.parked_requests()
+
+
+def _with_base(base: type, kind: type = PolicyQueue) -> type:
+    """Our queue as a subclass of vLLM's `RequestQueue`."""
+    return kind if base is object else type(kind.__name__, (kind, base), {})
+
+
+def _engine_name(vllm_config: Any) -> str:
+    """The data-parallel index of this engine, "0" for a single one."""
+    parallel = getattr(vllm_config, "parallel_config", None)
+    for name in ("data_parallel_index", "data_parallel_rank"):
+        if isinstance(index := getattr(parallel, name, None), int):
+            return str(index)
+    return "0"

@@ -1,0 +1,65 @@
+"""Why a request waited: a clock a reason, running for everybody; a wait is the difference of two readings."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+REASONS = ("seats", "tokens", "blocks", "held", "preempting", "paused", "idle")
+"""What stopped the last scan: no seat free; the step's token budget spent; the next one's KV blocks not free; the
+admission policy held it; vLLM preempted somebody, which ends admission for the step; the engine was paused; nothing
+did (the request came while the step ran)."""
+
+_ADMISSIONS_REMEMBERED = 65_536
+
+
+class Wait(NamedTuple):
+    """One request's wait. `overtaken_by`: admissions of later arrivals meanwhile, of those still remembered."""
+
+    seconds: float
+    by_reason: dict[str, float]
+    overtaken_by: int
+
+
+class WaitClocks:
+    """Adds up time by the reason that holds since the last scan; remembers who was admitted in which order."""
+
+    def __init__(self) -> None:
+        self._seconds = dict.fromkeys(REASONS, 0.0)
+        self._reason = "idle"
+        self._read_at: float | None = None
+        self._admitted: deque[int] = deque(maxlen=_ADMISSIONS_REMEMBERED)
+        self.admissions = 0
+
+    def reading(self, now: float) -> tuple[float, ...]:
+        """All clocks now."""
+        if self._read_at is not None:
+            self._seconds[self._reason] += max(0.0, now - self._read_at)
+        self._read_at = now
+        return tuple(self._seconds.values())
+
+    def scanned(self, reason: str, now: float) -> None:
+        """A scan has ended; until the next one everybody who waits does so for this reason."""
+        self.reading(now)
+        self._reason = reason
+
+    def admit(self, arrival: int) -> int:
+        """Note an admission; which one it is, counted from 0."""
+        self._admitted.append(arrival)
+        self.admissions += 1
+        return self.admissions - 1
+
+    def wait(self, started: tuple[float, ...], arrived_at: float, arrival: int, before: int, now: float) -> Wait:
+        """The wait of one that came when the clocks read `started` and `before` had been admitted."""
+        passed = [b - a for a, b in zip(started, self.reading(now), strict=True)]
+        since = min(self.admissions - before, len(self._admitted))
+        overtaking = sum([1 for _, one in zip(range(since), reversed(self._admitted), strict=False) if one > arrival])
+        by_reason = {name: seconds for name, seconds in zip(REASONS, passed, strict=True) if seconds >= 0.0005}
+        return Wait(now - arrived_at, by_reason, overtaking)
+
+
+def in_words(wait: Wait) -> str:
+    """One clause: "waited 3.20 s: 2.90 s seats, 0.30 s tokens; 12 later ones came in before it"."""
+    why = ", ".join(f"{s:.2f} s {name}" for name, s in sorted(wait.by_reason.items(), key=lambda item: -item[1]))
+    ahead = f"{wait.overtaken_by} later ones came in before it" if wait.overtaken_by else "nobody overtook it"
+    return f"waited {wait.seconds:.2f} s ({why or 'no scan meanwhile'}); {ahead}"
