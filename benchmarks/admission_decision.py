@@ -1,7 +1,7 @@
 """What one admission decision costs with 256 requests running: `python benchmarks/admission_decision.py`.
 
 A full batch decodes step by step; at each step the same candidate asks, and every eighth step one request ends and
-another takes its place. Processor time of this machine; the median and the mean over the steps are printed for each policy.
+another takes its place. Processor time of this machine; median and mean over the steps are printed for each policy.
 """
 
 from __future__ import annotations

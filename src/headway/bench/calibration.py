@@ -58,7 +58,7 @@ class _Said:
 class Verdict:
     """How one prediction did: inside each interval or not, and its losses in tokens."""
 
-    at: float
+    arrived_at: float
     inside: Mapping[str, bool]
     pinball: Mapping[str, float]
     crps: float
@@ -86,7 +86,7 @@ class CalibrationListener:
         elif isinstance(event, Completed):
             said = self._said.pop(event.request.id, None)
             if said is not None:
-                self.verdicts.append(_judge(said, event.output_tokens, event.at))
+                self.verdicts.append(_judge(said, event.output_tokens, event.request.arrived_at))
 
     def result(self) -> PredictionCalibration | None:
         """The numbers so far; None before the first completion."""
@@ -127,10 +127,10 @@ def summary(made_by: str, verdicts: list[Verdict]) -> PredictionCalibration | No
     )
 
 
-def _judge(said: _Said, output_tokens: int, at: float) -> Verdict:
+def _judge(said: _Said, output_tokens: int, arrived_at: float) -> Verdict:
     losses = [_pinball(level, said_q, output_tokens) for level, said_q in zip(_CRPS_LEVELS, said.crps, strict=True)]
     return Verdict(
-        at=at,
+        arrived_at=arrived_at,
         inside={name: low <= output_tokens <= high for name, (low, high) in said.bounds.items()},
         pinball={name: _pinball(PINBALL_LEVELS[name], q, output_tokens) for name, q in said.pinball.items()},
         crps=2 * sum(losses) / len(losses),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from headway.domain.estimate import LengthEstimate, remaining_survivals
-from headway.domain.event import Cancelled, Completed, Event, Preempted
+from headway.domain.event import Completed, Event, Preempted
 from headway.domain.replica import BatchView, MemoryView
 from headway.domain.request import RequestId, RequestView
 
@@ -17,15 +17,16 @@ class OverflowProbability:
 
     Idea: who runs will hold prompt and output so far and t more tokens in t steps, if it is still there; its estimate
         says how likely that is. Over many requests the sum is nearly normal: admit while mean + z·deviation fits at
-        every instant to come. How large z must be is not assumed but learnt: a request that is preempted raises it, one
-        that ends without lowers it, until the share of preempted requests is `overflow_target`.
+        every instant to come. How large z must be is not assumed but learnt: tokens lost to a preemption raise it,
+        tokens completed lower it, so that in the long run the share lost is `overflow_target`.
     Source: ours; it answers the question that Past-Future (arXiv 2507.10150) answers with a few samples. Instants: 20,
         from 1 to 2^14 steps ahead, log-spaced. Per request and instant mean and variance of (held + t)·[still there],
         half a block added for rounding up; ages are counted in buckets (of 16 tokens, above 128 of a quarter of an
-        octave), so that a step costs only the few
-        requests that enter another. Update of z by adaptive conformal inference (Gibbs and Candès, arXiv 2106.00170)
-        with step `learning_rate`, from `z_start`, within 0 and 8. Whoever fits by the sum of 99 % quantiles comes in at
-        once; others are weighed every `steps_between` engine steps. Blocks that running requests share through a prefix
+        octave), so that a step costs only the few requests that enter another. Update of z as in adaptive conformal
+        inference (Gibbs and Candès, arXiv 2106.00170), in units of the mean size of a request: up by `learning_rate` ·
+        tokens lost, down by `learning_rate` · `overflow_target` · tokens completed, from `z_start`, within 0 and 8.
+        Whoever fits by the sum of 99 % quantiles comes in at once; others are weighed every `steps_between` engine
+        steps. Blocks that running requests share through a prefix
         cache, as far as memory in use is less than what they hold one by one, are credited in proportion to those still
         there.
     Reads: the length estimates of the head and of everyone running (their survival), prompt, cached and produced
@@ -39,8 +40,8 @@ class OverflowProbability:
     def __init__(
         self,
         *,
-        overflow_target: float = 0.01,
-        learning_rate: float = 0.5,
+        overflow_target: float = 0.007,
+        learning_rate: float = 0.2,
         z_start: float = 2.0,
         steps_between: int = 1,
     ) -> None:
@@ -56,7 +57,7 @@ class OverflowProbability:
         self._rate = learning_rate
         self._z = z_start
         self._steps_between = steps_between
-        self._preempted: set[RequestId] = set()
+        self._mean_tokens = 1.0  # of a completed request, prompt and output
         self._forecasts: dict[int, _Forecast] = {}  # by id() of the batch, one batch a replica
         self._completions = 0
         self._candidate: tuple[RequestView, int, int, LengthEstimate | None, int, _Share] | None = None
@@ -83,19 +84,16 @@ class OverflowProbability:
         return 0
 
     def observe(self, event: Event) -> None:
-        """Learn from who was preempted and who was not."""
+        """Learn from what was lost and what was not."""
         if isinstance(event, Preempted):
-            if event.request.id not in self._preempted:
-                self._preempted.add(event.request.id)
-                self._z = min(_HIGHEST_Z, self._z + self._rate * (1 - self._target))
+            request = event.request
+            lost = max(0, request.prompt_tokens + request.produced_tokens - request.cached_prompt_tokens)
+            self._z = min(_HIGHEST_Z, self._z + self._rate * lost / self._mean_tokens)
         elif isinstance(event, Completed):
             self._completions += 1
-            if event.request.id in self._preempted:
-                self._preempted.remove(event.request.id)
-            else:
-                self._z = max(0.0, self._z - self._rate * self._target)
-        elif isinstance(event, Cancelled):
-            self._preempted.discard(event.request.id)
+            tokens = event.request.prompt_tokens + event.output_tokens
+            self._mean_tokens += (tokens - self._mean_tokens) / min(self._completions, _MEMORY)
+            self._z = max(0.0, self._z - self._rate * self._target * tokens / self._mean_tokens)
 
     def _share_of(self, request: RequestView, block_tokens: int) -> _Share:
         """What the head would add; kept, since it is asked for again and again."""
@@ -119,6 +117,7 @@ class OverflowProbability:
 
 
 _HIGHEST_Z = 8.0
+_MEMORY = 500  # completions that the mean size of a request goes back over
 _CAUTIOUS = 0.99
 _INSTANTS = (1, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192, 16384)
 """Steps from now at which memory is forecast."""
