@@ -21,6 +21,7 @@ LAWS = {
     "admission": laws.ADMISSION,
     "preemption": laws.PREEMPTION,
     "prediction": laws.PREDICTION,
+    "routing": laws.ROUTING,
 }
 
 
@@ -35,7 +36,7 @@ def maker(kind: catalog.Kind, name: str, options: dict[str, object] | None = Non
 
 def paths() -> list[tuple[catalog.Kind, str]]:
     """All policies, and each ordering inside each that takes another."""
-    every: list[tuple[catalog.Kind, str]] = [(kind, name) for kind in catalog.KINDS for name in catalog.names(kind)]
+    every: list[tuple[catalog.Kind, str]] = [(kind, name) for kind in catalog.ALL_KINDS for name in catalog.names(kind)]
     inner = [name for name in catalog.names("ordering") if not isinstance(maker("ordering", name)(), LanedOrdering)]
     for name, policy in catalog.ORDERING.items():
         if "inner" in constructor_keywords(policy):

@@ -23,13 +23,13 @@ def explain(name: Annotated[str, typer.Argument(help="A policy, as `headway poli
 
 
 def _find(name: str) -> PolicyPage:
-    from headway.policies.catalog import KINDS, names, nearest
+    from headway.policies.catalog import ALL_KINDS, names, nearest
     from headway.policies.pages import page
 
-    for kind in KINDS:
+    for kind in ALL_KINDS:
         if name in names(kind):
             return page(kind, name)
-    everyone = [one for kind in KINDS for one in names(kind)]
+    everyone = [one for kind in ALL_KINDS for one in names(kind)]
     raise UserMistake(f"unknown policy {name!r}{nearest(name, everyone)}")
 
 

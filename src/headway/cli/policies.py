@@ -7,10 +7,10 @@ import textwrap
 
 def policies() -> None:
     """List every policy: its name and what it does in one line."""
-    from headway.policies.catalog import KINDS, names
+    from headway.policies.catalog import ALL_KINDS, names
     from headway.policies.pages import QUESTIONS, page
 
-    for kind in KINDS:
+    for kind in ALL_KINDS:
         known = names(kind)
         width = max(map(len, known)) + 2
         print(f"{kind}: {QUESTIONS[kind]}")

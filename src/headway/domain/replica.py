@@ -33,3 +33,39 @@ class BatchView(Protocol):
 
     def running(self) -> Sequence[RequestView]:
         """The requests in order of admission, `produced_tokens` up to date. Costs O(size): ask once per version."""
+
+
+class ReplicaView(Protocol):
+    """One replica as a routing policy sees it: what was sent there and is not over, and what it said of itself."""
+
+    @property
+    def id(self) -> str:
+        """Its name, stable over its life."""
+
+    @property
+    def requests(self) -> int:
+        """Requests dispatched to it and not ended."""
+
+    @property
+    def requests_max(self) -> int:
+        """Requests it may have at once; never below 1."""
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Uncached prompt tokens of those whose first token has not come."""
+
+    @property
+    def decode_tokens(self) -> float:
+        """Output tokens that those dispatched are still expected to produce."""
+
+    @property
+    def kv_tokens(self) -> int:
+        """KV tokens that those dispatched hold, or will hold once their prompts are computed."""
+
+    @property
+    def kv_tokens_max(self) -> int | None:
+        """Its KV memory in tokens; None where nobody knows."""
+
+    @property
+    def as_of(self) -> float:
+        """When it last spoke of itself (metrics, a load header), on the shell's clock; `-math.inf` if never."""

@@ -1,7 +1,7 @@
 """The catalogue: name → policy, one literal line each; outsiders join by entry points.
 
 To add a policy: one file in its room, one line here. A package outside adds its own with an entry point in the group
-`headway.ordering`, `headway.admission`, `headway.preemption` or `headway.prediction`.
+`headway.ordering`, `headway.admission`, `headway.preemption`, `headway.prediction` or `headway.routing`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from headway.policies.admission.past_future import PastFuture as PastFutureAdmis
 from headway.policies.admission.past_future_common_draws import PastFutureCommonDraws
 from headway.policies.admission.peak_check import PeakCheck
 from headway.policies.admission.reserve_max import ReserveMax
-from headway.policies.contracts import AdmissionPolicy, LengthPredictor, OrderingPolicy, PreemptionPolicy
+from headway.policies.contracts import AdmissionPolicy, LengthPredictor, OrderingPolicy, PreemptionPolicy, RoutingPolicy
 from headway.policies.options import checked_options, constructor_keywords
 from headway.policies.ordering.earliest_deadline_first import EarliestDeadlineFirst
 from headway.policies.ordering.ewsjf import Ewsjf
@@ -51,9 +51,16 @@ from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.policies.preemption.least_sunk_work import LeastSunkWork
 from headway.policies.preemption.lowest_priority import LowestPriority
 from headway.policies.preemption.smallest_remaining_benefit import SmallestRemainingBenefit
+from headway.policies.routing.least_work import LeastWork
+from headway.policies.routing.power_of_two import PowerOfTwo
+from headway.policies.routing.prefix_affinity import PrefixAffinity
+from headway.policies.routing.round_robin import RoundRobin
+from headway.policies.routing.session_affinity import SessionAffinity
 
-Kind: TypeAlias = Literal["ordering", "admission", "preemption", "prediction"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+Kind: TypeAlias = Literal["ordering", "admission", "preemption", "prediction", "routing"]
+ALL_KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS: tuple[Kind, ...] = ALL_KINDS[:4]
+"""The kinds that a bundle chooses; routing is asked by the gateway alone, beside its bundle."""
 
 ORDERING: dict[str, type[OrderingPolicy]] = {
     "fcfs": Fcfs,
@@ -99,12 +106,20 @@ PREDICTION: dict[str, type[LengthPredictor]] = {
     "oracle": Oracle,
     "oracle-noisy": OracleNoisy,
 }
+ROUTING: dict[str, type[RoutingPolicy]] = {
+    "least-work": LeastWork,
+    "power-of-two": PowerOfTwo,
+    "prefix-affinity": PrefixAffinity,
+    "session-affinity": SessionAffinity,
+    "round-robin": RoundRobin,
+}
 
 ROOMS: dict[Kind, Mapping[str, type[Any]]] = {
     "ordering": ORDERING,
     "admission": ADMISSION,
     "preemption": PREEMPTION,
     "prediction": PREDICTION,
+    "routing": ROUTING,
 }
 """Our own policies by kind."""
 _METHOD: dict[Kind, str] = {  # what no policy of the kind can be without
@@ -112,6 +127,7 @@ _METHOD: dict[Kind, str] = {  # what no policy of the kind can be without
     "admission": "hold_steps",
     "preemption": "victim",
     "prediction": "predict",
+    "routing": "choose",
 }
 _INJECTED = ("costs", "seed", "truth", "inner")  # constructor keywords that are ours to give, not the user's
 
@@ -175,6 +191,16 @@ def build(
     seed: int,
     truth: Callable[[RequestId], int] | None = None,
 ) -> PreemptionPolicy: ...
+@overload
+def build(
+    kind: Literal["routing"],
+    name: str,
+    options: Mapping[str, object] | None = None,
+    *,
+    costs: ServiceCosts,
+    seed: int,
+    truth: Callable[[RequestId], int] | None = None,
+) -> RoutingPolicy: ...
 @overload
 def build(
     kind: Literal["prediction"],

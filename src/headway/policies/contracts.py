@@ -10,7 +10,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from headway.domain.estimate import LengthEstimate
-from headway.domain.replica import BatchView, MemoryView
+from headway.domain.replica import BatchView, MemoryView, ReplicaView
 from headway.domain.request import RequestView
 
 LaneId: TypeAlias = Hashable
@@ -90,3 +90,22 @@ class LengthPredictor(Protocol):
 
     def predict(self, request: RequestView) -> LengthEstimate:
         """The estimate for a request that has produced nothing yet."""
+
+
+class RoutingPolicy(Protocol):
+    """Where does a request run, when several replicas have room for it?
+
+    A policy that also has `routed(request, prefix, replica)` is told of every dispatch; nothing else may change it.
+    """
+
+    def choose(
+        self, request: RequestView, prefix: Sequence[int], replicas: Sequence[ReplicaView], now: float
+    ) -> ReplicaView | None:
+        """One of `replicas` (never empty: those alive with room, in a fixed order), or None to let the request wait.
+
+        Args:
+            request: who is to run.
+            prefix: hashes of ever longer prefixes of its prompt, the shortest first; empty where unknown.
+            replicas: whom it may run on.
+            now: seconds on the shell's clock.
+        """

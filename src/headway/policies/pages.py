@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headway.policies.catalog import KINDS, ROOMS, Kind, find, own_options
+from headway.policies.catalog import ALL_KINDS, ROOMS, Kind, find, own_options
 from headway.policies.options import type_in_words
 
 PARTS = ("Idea", "Source", "Reads", "Wins when", "Loses when")
@@ -24,6 +24,7 @@ QUESTIONS: dict[Kind, str] = {
     "admission": "May it come in now?",
     "preemption": "Who gives way when memory is short?",
     "prediction": "How long will it be?",
+    "routing": "Where does it run? (the gateway's question)",
 }
 
 _LABEL = re.compile(rf"^({'|'.join(PARTS)}):\s*", re.MULTILINE)
@@ -81,7 +82,7 @@ def page(kind: Kind, name: str) -> PolicyPage:
 
 def pages() -> list[PolicyPage]:
     """The pages of our own policies, in the catalogue's order."""
-    return [page(kind, name) for kind in KINDS for name in ROOMS[kind]]
+    return [page(kind, name) for kind in ALL_KINDS for name in ROOMS[kind]]
 
 
 def render(page: PolicyPage) -> str:
@@ -102,7 +103,7 @@ def render(page: PolicyPage) -> str:
 def render_index(pages: list[PolicyPage]) -> str:
     """The list of all pages as Markdown."""
     lines = ["# Policies", "", "Generated from the docstrings: `python -m headway.policies.pages docs/policies`."]
-    for kind in KINDS:
+    for kind in ALL_KINDS:
         lines += ["", f"## {kind.capitalize()}: {QUESTIONS[kind]}", "", "| policy | in one line |", "|---|---|"]
         lines += [f"| [{p.name}]({file_name(p)}) | {p.summary} |" for p in pages if p.kind == kind]
     return "\n".join(lines) + "\n"

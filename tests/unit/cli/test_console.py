@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from headway import __version__
-from headway.policies.catalog import KINDS, names
+from headway.policies.catalog import ALL_KINDS, names
 
 from .conftest import Said
 
@@ -105,7 +105,7 @@ def _parent(stat: Path) -> int:
 def test_policies_lists_the_whole_catalogue_and_explain_knows_each(headway: Headway) -> None:
     listed = headway("policies")
     assert listed.status == 0
-    for kind in KINDS:
+    for kind in ALL_KINDS:
         for name in names(kind):
             assert f"  {name}" in listed.out
             page = headway("explain", name)

@@ -14,13 +14,13 @@ from headway.domain.costs import ServiceCosts
 from headway.domain.estimate import PointEstimate
 from headway.domain.request import Request
 from headway.policies import catalog
-from headway.policies.catalog import KINDS, ROOMS, Kind, build, find, names
+from headway.policies.catalog import ALL_KINDS, ROOMS, Kind, build, find, names
 from headway.policies.contracts import LanedOrdering, RankedOrdering
 
 COSTS = ServiceCosts(1e-4, 1e-2)
-EVERY: list[tuple[Kind, str]] = [(kind, name) for kind in KINDS for name in ROOMS[kind]]
+EVERY: list[tuple[Kind, str]] = [(kind, name) for kind in ALL_KINDS for name in ROOMS[kind]]
 ROOT = Path(headway.policies.__file__).parent
-METHODS = {"admission": "hold_steps", "preemption": "victim", "prediction": "predict"}
+METHODS = {"admission": "hold_steps", "preemption": "victim", "prediction": "predict", "routing": "choose"}
 
 
 def make(kind: Any, name: str, options: dict[str, object] | None = None) -> Any:
@@ -43,7 +43,7 @@ def test_one_name_from_config_to_file_to_class(kind: Kind, name: str) -> None:
     assert policy.__module__ == f"headway.policies.{kind}.{'_'.join(words)}"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_every_file_of_a_room_is_in_the_catalogue(kind: Kind) -> None:
     written = {path.stem.replace("_", "-") for path in (ROOT / kind).glob("*.py")} - {"--init--"}
     assert written == set(ROOMS[kind])

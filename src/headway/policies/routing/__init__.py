@@ -1,0 +1,1 @@
+"""Where does it run? One file a policy; contract: `headway.policies.contracts.RoutingPolicy`."""

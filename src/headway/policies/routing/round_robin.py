@@ -1,0 +1,34 @@
+"""Round robin: each replica in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headway.domain.replica import ReplicaView
+from headway.domain.request import RequestView
+
+
+class RoundRobin:
+    """Each replica in turn.
+
+    Idea: whoever was given a request longest ago gets the next one.
+    Source: the default of most load balancers; a yardstick.
+    Reads: nothing but its own dispatches.
+    Wins when: requests are alike and replicas are equal.
+    Loses when: sizes differ, or prompts share prefixes that one replica has cached.
+    """
+
+    def __init__(self) -> None:
+        self._turn: dict[str, int] = {}
+        self._turns = 0
+
+    def choose(
+        self, request: RequestView, prefix: Sequence[int], replicas: Sequence[ReplicaView], now: float
+    ) -> ReplicaView:
+        """The one whose turn lies longest back; a newcomer before all others."""
+        return min(replicas, key=lambda replica: self._turn.get(replica.id, 0))
+
+    def routed(self, request: RequestView, prefix: Sequence[int], replica: ReplicaView) -> None:
+        """Note whose turn it was."""
+        self._turns += 1
+        self._turn[replica.id] = self._turns
