@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 
 from headway.domain.costs import ServiceCosts
-from headway.policies.lanes.cost_fit import CostFit, PowerLaw
+from headway.policies.lanes.cost_fit import CostFit, PowerLaw, fit_beyond_overhead, fit_power_law
 from headway.policies.lanes.features import SIZE_OF, Feature
 from headway.policies.lanes.guard import Guard
 from headway.policies.lanes.learning import LaneLearner
@@ -95,7 +95,7 @@ def learned_lanes(
 ) -> ScoredLanes:
     """Lanes that are learned, with costs that are fitted; before there are any, bubbles serve."""
     per_token = costs.prefill_seconds_per_token
-    fit = CostFit(PowerLaw(per_token))
+    fit = CostFit(PowerLaw(per_token), fit_power_law if parameters.by_queue else fit_beyond_overhead)
     by_volume = PowerLaw(per_token / _VOLUME_TOKENS, 2.0)
 
     def score(size: int, mean: float, queue_index: int, arrived_at: float) -> Line:

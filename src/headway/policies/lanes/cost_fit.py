@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from headway.domain.event import Admitted, Cancelled, Completed, Event, FirstToken, Preempted
 from headway.domain.request import RequestId, uncached_prefill_tokens
@@ -24,15 +24,22 @@ _MEMBERS_MAX = 256  # prefills in one observation; beyond that the replica is sa
 
 
 class PowerLaw(NamedTuple):
-    """seconds(tokens) = coefficient · tokens^exponent, never below `floor_seconds`."""
+    """seconds(tokens) = coefficient · tokens^exponent, never below `floor_seconds`, a straight line to 0 below a point.
+
+    Below `linear_below` tokens the cost is in proportion to them: a power fitted to long prompts says nothing of short
+    ones, and its exponent would make them all but free.
+    """
 
     coefficient: float
     exponent: float = 1.0
     floor_seconds: float = 0.0
+    linear_below: float = 1.0
 
     def seconds(self, tokens: float) -> float:
         """Expected seconds of a prefill of `tokens` (at least 1)."""
-        return max(self.floor_seconds, self.coefficient * math.pow(max(1.0, tokens), self.exponent))
+        tokens = max(1.0, tokens)
+        at = max(tokens, self.linear_below)
+        return max(self.floor_seconds, self.coefficient * math.pow(at, self.exponent) * (tokens / at))
 
 
 class PrefillPoint(NamedTuple):
@@ -40,6 +47,10 @@ class PrefillPoint(NamedTuple):
 
     tokens: int
     seconds: float
+
+
+Fit: TypeAlias = Callable[[Sequence[PrefillPoint], PowerLaw], PowerLaw]
+"""(points, prior) -> the law."""
 
 
 def fit_power_law(points: Sequence[PrefillPoint], prior: PowerLaw) -> PowerLaw:
@@ -51,8 +62,7 @@ def fit_power_law(points: Sequence[PrefillPoint], prior: PowerLaw) -> PowerLaw:
     usable = [point for point in points if point.tokens > 0 and 0 < point.seconds < math.inf]
     if len(usable) < POINTS_MIN:
         return prior
-    stride = max(1, -(-len(usable) // POINTS_COMPARED))
-    logs = [(math.log(tokens), math.log(seconds)) for tokens, seconds in usable[::-1][::stride]]
+    logs = [(math.log(tokens), math.log(seconds)) for tokens, seconds in _thinned(usable)]
     slopes = [(y2 - y1) / (x2 - x1) for (x1, y1), (x2, y2) in combinations(logs, 2) if abs(x2 - x1) > 0.05]
     exponent = median(slopes) if len(slopes) >= POINTS_MIN else prior.exponent
     exponent = min(EXPONENT_MAX, max(EXPONENT_MIN, exponent))
@@ -60,8 +70,34 @@ def fit_power_law(points: Sequence[PrefillPoint], prior: PowerLaw) -> PowerLaw:
     return PowerLaw(coefficient, exponent, min(point.seconds for point in usable))
 
 
+def fit_beyond_overhead(points: Sequence[PrefillPoint], prior: PowerLaw) -> PowerLaw:
+    """The same of what a prefill adds to the steps that run anyway; ours, and what the bounded variant goes by.
+
+    A step costs time whoever is in it, and on a busy replica most short prefills last one or two steps. Counted as
+    theirs, that overhead makes a prompt of 4,000 tokens look 12 times as dear as one of 32 and not 120 times. So the
+    overhead is estimated first, as the intercept of a Theil–Sen line of seconds over tokens, and taken off; the law
+    is fitted to the longer half of the prefills, where what is left stands out from the noise.
+    """
+    usable = [point for point in points if point.tokens > 0 and 0 < point.seconds < math.inf]
+    if len(usable) < 2 * POINTS_MIN:
+        return prior
+    thinned = _thinned(usable)
+    slopes = [(b.seconds - a.seconds) / (b.tokens - a.tokens) for a, b in combinations(thinned, 2) if a[0] != b[0]]
+    slope = median(slopes) if len(slopes) >= POINTS_MIN else 0.0
+    overhead = max(0.0, median([seconds - slope * tokens for tokens, seconds in usable])) if slope > 0 else 0.0
+    middle = median([tokens for tokens, _ in usable])
+    left = [PrefillPoint(tokens, seconds - overhead) for tokens, seconds in usable if tokens >= middle]
+    law = fit_power_law(left, prior)
+    return law if law is prior else law._replace(floor_seconds=0.0, linear_below=float(middle))
+
+
+def _thinned(points: Sequence[PrefillPoint]) -> Sequence[PrefillPoint]:
+    """At most 80 of them, evenly taken, the latest always among them."""
+    return points[::-1][:: max(1, -(-len(points) // POINTS_COMPARED))]
+
+
 class CostFit:
-    """The power law in force, and the prefills it was fitted to.
+    """The power law in force, and the prefills it was fitted to by `fit`.
 
     How long a prefill took is read off admissions and first tokens, as one reads service times off a busy single
     server: those whose first tokens come out together cost the time since the ones before came out, or since their
@@ -69,8 +105,9 @@ class CostFit:
     are carried forward to the next first token, for part of the time was its.
     """
 
-    def __init__(self, prior: PowerLaw) -> None:
+    def __init__(self, prior: PowerLaw, fit: Fit = fit_power_law) -> None:
         self._prior = prior
+        self._fit = fit
         self.law = prior
         self.points: deque[PrefillPoint] = deque(maxlen=POINTS_KEPT)
         self._computing: dict[RequestId, tuple[float, int]] = {}  # admitted at, uncached tokens
@@ -119,7 +156,7 @@ class CostFit:
         if self._unfitted < due:
             return False
         self._unfitted = 0
-        self.law = fit_power_law(self.points, self._prior)
+        self.law = self._fit(self.points, self._prior)
         return True
 
     def state(self) -> dict[str, object]:
@@ -129,8 +166,8 @@ class CostFit:
     def restore(self, state: Mapping[str, object]) -> None:
         """Take back what `state` gave. Raises ValueError, TypeError or KeyError when it is something else."""
         law, points = state["law"], state["points"]
-        if not (isinstance(law, list) and isinstance(points, list) and len(law) == 3):
-            raise ValueError("the cost fit must have a law of three numbers and a list of points")
+        if not (isinstance(law, list) and isinstance(points, list) and len(law) == 4):
+            raise ValueError("the cost fit must have a law of four numbers and a list of points")
         self.law = PowerLaw(*(float(number) for number in law))
         if not (self.law.coefficient > 0 and EXPONENT_MIN <= self.law.exponent <= EXPONENT_MAX):
             raise ValueError(f"the cost fit {self.law} is out of range")

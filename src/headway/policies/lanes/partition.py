@@ -15,8 +15,9 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple, TypeAlias
 
-Merge: TypeAlias = Literal["ward", "utility", "authors"]
+Merge: TypeAlias = Literal["ward", "ward-log", "utility", "authors"]
 
+_SPARE = 4  # times the lanes wanted are made at most before they are merged down
 _ROUNDS = 50  # of Lloyd's iteration; in one dimension and with 3 clusters it stands still after a few
 
 
@@ -37,7 +38,7 @@ class Sizes:
         logs: log(size + 1) of each.
     """
 
-    __slots__ = ("_counts", "_log_squares", "_log_sums", "_sums", "distinct", "logs")
+    __slots__ = ("_counts", "_log_squares", "_log_sums", "_squares", "_sums", "distinct", "logs")
 
     def __init__(self, sizes: Iterable[int]) -> None:
         tally = sorted(Counter(sizes).items())
@@ -46,6 +47,7 @@ class Sizes:
         counts = [count for _, count in tally]
         self._counts = [0, *accumulate(counts)]
         self._sums = [0, *accumulate(size * count for size, count in tally)]
+        self._squares = [0, *accumulate(size * size * count for size, count in tally)]
         self._log_sums = [0.0, *accumulate(log * count for log, count in zip(logs, counts, strict=True))]
         self._log_squares = [0.0, *accumulate(log * log * count for log, count in zip(logs, counts, strict=True))]
 
@@ -59,9 +61,10 @@ class Sizes:
         """How many requests have a size in `distinct[begin:end]`."""
         return self._counts[end] - self._counts[begin]
 
-    def quantile(self, share: float) -> int:
-        """Index of the distinct size below which this share of the requests lies."""
-        return bisect_left(self._counts, self._counts[-1] * share)
+    def spread(self, begin: int, end: int) -> float:
+        """Sum over the requests of the squared distance of the size from its mean."""
+        total = self._sums[end] - self._sums[begin]
+        return self._squares[end] - self._squares[begin] - total * total / self.requests(begin, end)
 
     def log_mean(self, begin: int, end: int) -> float:
         """Mean of log(size + 1) over the requests."""
@@ -96,31 +99,37 @@ def refine_and_prune(
         significance: a gap this many times the mean gap of its run is a cut (the authors' 5.5).
         gap_tokens_min: and it must be at least this wide.
         requests_min: a run with fewer requests is not cut any more (the authors' 50).
-        spread_max: longest over shortest of one lane, as far as `lanes_max` allows; infinite as published.
+        spread_max: longest over shortest of one lane before merging; infinite as published.
         lanes_max: most lanes; more are merged, pair by pair.
         merge: which neighbours are merged first, see `merge_down`.
     """
     known = Sizes(sizes)
     if not known.distinct:
         return ()
-    runs = [
+    runs: Sequence[Run] = [
         run
         for cluster in clusters(known, coarse)
         for run in split_at_gaps(known, cluster, significance, gap_tokens_min, requests_min)
     ]
-    spans = merge_down([known.span(*run) for run in runs], lanes_max, merge)
-    if spread_max == math.inf or len(spans) >= lanes_max:
-        return tuple(spans)
-    places = [(bisect_left(known.distinct, s.low), bisect_left(known.distinct, s.high) + 1) for s in spans]
-    return tuple(known.span(*run) for run in split_wide(known, places, spread_max, lanes_max, requests_min))
+    if spread_max < math.inf:
+        runs = split_wide(known, runs, spread_max, _SPARE * lanes_max, requests_min)
+    return tuple(merge_down([known.span(*run) for run in runs], lanes_max, merge))
 
 
 def clusters(sizes: Sizes, k: int) -> list[Run]:
-    """Lloyd's k-means over all requests, starting at the quantiles; clusters left empty are dropped."""
+    """Lloyd's k-means over all requests; clusters left empty are dropped.
+
+    It starts from halves: the cluster of the greatest squared error is cut in the middle of its range until there are
+    k. Quantiles would be a poor start where nine of ten requests are short.
+    """
     everybody = len(sizes.distinct)
-    k = min(k, everybody)
-    starts = [sizes.quantile(i / k) for i in range(1, k)]
-    cuts = sorted({min(max(start, 1), everybody - 1) for start in starts} - {0, everybody})
+    starts = [(0, everybody)]
+    while len(starts) < min(k, everybody):
+        begin, end = worst = max(starts, key=lambda run: (run[1] - run[0] > 1, sizes.spread(*run)))
+        middle = bisect_left(sizes.distinct, (sizes.distinct[begin] + sizes.distinct[end - 1]) / 2, begin + 1, end - 1)
+        starts.remove(worst)
+        starts += [(begin, middle), (middle, end)]
+    cuts = sorted(begin for begin, _ in starts if begin)
     for _ in range(_ROUNDS):
         means = [sizes.span(begin, end).mean for begin, end in pairwise([0, *cuts, everybody])]
         middles = [(left + right) / 2 for left, right in pairwise(means)]
@@ -201,10 +210,11 @@ def _halved(sizes: Sizes, begin: int, end: int) -> int:
 def merge_down(spans: Sequence[Span], lanes_max: int, merge: Merge) -> list[Span]:
     """Merge neighbours until at most `lanes_max` are left, in O(k log k).
 
-    "ward" merges where the variance within lanes grows least: N1·N2/(N1+N2)·(difference of means)². "utility" merges
-    the highest U = (ρ1 + ρ2)/(|difference of means| + 1): dense and close. The paper's merges by U are told both ways;
-    merging the lowest would join the sparsest and farthest. "authors" is their code's
-    smallest sqrt(R)/(N/max(1, R) + 1e-5), R the merged range and N the merged count.
+    "ward" merges where the variance within lanes grows least: N1·N2/(N1+N2)·(difference of means)². "ward-log" takes
+    the logarithms of the means, since scores compare waits by ratios of sizes (ours). "utility" merges the highest
+    U = (ρ1 + ρ2)/(|difference of means| + 1): dense and close. Merging by U is told both ways; the lowest would join
+    the sparsest and farthest. "authors" is their code's smallest sqrt(R)/(N/max(1, R) + 1e-5), R the merged range and
+    N the merged count.
     """
     kept: list[Span | None] = list(spans)
     left, right = list(range(-1, len(kept) - 1)), list(range(1, len(kept) + 1))
@@ -239,6 +249,8 @@ def _merge_cost(a: Span, b: Span, merge: Merge) -> float:
     requests = a.requests + b.requests
     if merge == "ward":
         return a.requests * b.requests / requests * (b.mean - a.mean) ** 2
+    if merge == "ward-log":
+        return a.requests * b.requests / requests * math.log((b.mean + 1) / (a.mean + 1)) ** 2
     if merge == "utility":
         return -requests / (abs(b.mean - a.mean) + 1.0)
     width = b.high - a.low

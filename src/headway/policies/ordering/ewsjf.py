@@ -21,13 +21,14 @@ class Ewsjf:
     Idea: learn lanes from the sizes of past requests, first come inside a lane, and serve the lane whose head has
         waited longest for what it costs. Lanes come from k-means, cuts at significant gaps, cuts of lanes still wide,
         and merges down to `lanes_max`; sizes between two lanes get a bubble lane; what a prefill costs is fitted
-        online. Once a request has waited `overdue_seconds` it shares `overdue_share` of all prefill work with the
-        others overdue, in order of arrival, so nobody starves (docs/ewsjf.md has the bound and its proof).
+        online. A step that let one in goes on with that lane, then with the lanes nearest to it. Once a request has
+        waited `overdue_seconds` it shares `overdue_share` of all prefill work with the others overdue, in order of
+        arrival, so nobody starves (docs/ewsjf.md has the bound and its proof).
     Source: EWSJF, arXiv 2601.21758. Deviations, all ours: the score is w_base + w_urg·W/C(b) + w_fair·ln(b + 1)
         without the published factor q/(b + 1), which counts length twice; the guard; lanes wider than `spread_max`
-        are cut although there is no gap; merging by Ward's cost; gaps between distinct sizes of at least 64 tokens;
-        size is uncached prompt tokens, not the whole prompt; the next of a step is chosen by score, not from the lane
-        of the first. `ewsjf-published` is without these.
+        are cut although there is no gap; merging by Ward's cost over log sizes; costs are what a prefill adds to a
+        step, without the step's overhead; gaps are between distinct sizes and at least 64 tokens; size is uncached
+        prompt tokens, not the whole prompt. `ewsjf-published` is without these.
     Reads: prompt length, cached prompt tokens at entry, the arrival time, admissions and first tokens; the length
         estimate with `feature` "kv-volume", which reads sizes as √(2·KV volume) and costs as proportional to it.
     Wins when: prefill is the bottleneck, prompts differ widely, and the mix is not known or moves.
@@ -55,15 +56,15 @@ class Ewsjf:
         a_u: float = 0.0,
         b_u: float = 1.0,
         a_f: float = 0.0,
-        b_f: float = 0.1,
-        fill: Literal["score", "lane-and-neighbours"] = "score",
+        b_f: float = 0.05,
+        fill: Literal["score", "lane-and-neighbours"] = "lane-and-neighbours",
         overdue_seconds: float = 60.0,
         overdue_share: float = 0.25,
         window_requests: int = 10_000,
         relearn_requests: int = 2_000,
     ) -> None:
         self._parameters = Parameters(
-            feature, lanes_max, significance, spread_max, "ward", w_base, a_u, b_u, a_f, b_f, by_queue=False
+            feature, lanes_max, significance, spread_max, "ward-log", w_base, a_u, b_u, a_f, b_f, by_queue=False
         )
         self._lanes = learned_lanes(
             self._parameters,
