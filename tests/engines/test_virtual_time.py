@@ -1,0 +1,46 @@
+"""The plug-in on vLLM's real scheduler in virtual time: what `virtual_checks` finds, in one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+SOURCE = HERE.parents[1] / "src"
+PYTHON = os.environ.get("HEADWAY_VLLM_PYTHON", "")
+CHECKS = re.findall(r"^def (\w+)\(\) -> dict\[str, Any\]:$", (HERE / "virtual_checks.py").read_text(), re.MULTILINE)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PYTHON, reason="HEADWAY_VLLM_PYTHON does not name a Python interpreter that has vLLM"),
+]
+
+
+@cache
+def findings() -> dict[str, Any]:
+    done = subprocess.run(
+        [PYTHON, str(HERE / "virtual_checks.py")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3_000:]
+    return dict(json.loads(done.stdout)["checks"])
+
+
+def test_every_check_is_known() -> None:
+    assert len(CHECKS) > 5
+    assert sorted(CHECKS) == sorted(findings())
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_nothing_fails(check: str) -> None:
+    assert findings()[check]["failures"] == []
