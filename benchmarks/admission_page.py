@@ -177,7 +177,7 @@ def _shift(study: Study) -> str:
         "",
         f"From {study.shift[0]} to {study.shift[1]} in mid-run, at load 0.8 of each on the whole replica. Coverage",
         f"of the 90 % interval in windows of {study.window} completions of requests that came after the change;",
-        f"recovered: from there on every window holds at least {RECOVERED} (an honest predictor falls below once in 500 windows).",
+        f"recovered: from there on every window holds {RECOVERED} or more (an honest one falls below once in 500).",
         "",
         "| predictor | before | " + " | ".join(f"{n * study.window}" for n in range(1, 9)) + " | recovered after |",
         "|---|---|" + "---|" * 9,
