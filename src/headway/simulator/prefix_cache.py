@@ -191,34 +191,31 @@ class CachedBlocks:
 
     def _cut(self, hit: Hit) -> Stretch:
         """The hit as a stretch of its own, about to be used; what is cut off keeps its holders and its place."""
-        whole, (_, start, stop) = hit.stretch, hit
+        whole, start, stop = hit
         if (start, stop) == (whole.start, whole.stop):
             self._lru.pop(whole, None)
             return whole
-        pieces = [
-            Stretch(whole.content, *ends, list(whole.holders))
-            for ends in ((whole.start, start), (start, stop), (stop, whole.stop))
-            if ends[0] < ends[1]
-        ]
-        middle = pieces[1] if start > whole.start else pieces[0]
-        known = self._known[whole.content]
-        place = known.index(whole)
-        known[place : place + 1] = pieces
-        for row in whole.holders:
-            held = self._held[row]
-            place = held.index(whole)
-            held[place : place + 1] = pieces
-        if not whole.holders:  # rare, so the order is written anew: deepest piece first
-            self._lru = OrderedDict(
-                (entry, size)
-                for old, count in self._lru.items()
-                for entry, size in (
-                    [(piece, 0) for piece in reversed(pieces) if piece is not middle]
-                    if old is whole
-                    else [(old, count)]
-                )
-            )
+        middle = Stretch(whole.content, start, stop, list(whole.holders))
+        left = Stretch(whole.content, whole.start, start, list(whole.holders))
+        pieces = [middle, whole]
+        if stop == whole.stop:
+            whole.stop = start
+            pieces = [whole, middle]
+        elif start > whole.start:
+            pieces = [left, middle, whole]
+            self._follow(whole, left)
+        if pieces[-1] is whole:
+            whole.start = stop
+        for stretches in (self._known[whole.content], *(self._held[row] for row in whole.holders)):
+            place = stretches.index(whole)
+            stretches[place : place + 1] = pieces
         return middle
+
+    def _follow(self, deeper: Stretch, left: Stretch) -> None:
+        """Place what was cut off in front right behind the deeper rest, if that is free; rare, so all is written anew."""
+        if not deeper.holders:
+            order = [entry for old in self._lru.items() for entry in ([old, (left, 0)] if old[0] is deeper else [old])]
+            self._lru = OrderedDict(order)
 
     def _name(self, request: TrackedRequest, full: int) -> None:
         """Its blocks up to `full` are full: they can be found."""

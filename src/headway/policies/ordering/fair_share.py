@@ -51,13 +51,14 @@ class FairShare:
                 raise ValueError(f"tenant_weights must be above 0, got {weight:g} for tenant {tenant!r}")
         self._inner: OrderingPolicy = Fcfs() if inner is None else inner
         self._laned = self._inner if isinstance(self._inner, LanedOrdering) else None
+        self._redrawn = self._inner if isinstance(self._inner, RedrawnOrdering) else None
         self._inner_listener = cast(Listener, self._inner) if hasattr(self._inner, "observe") else None
         self._ledger = _Ledger(prompt_weight, output_weight, dict(tenant_weights or {}))
 
     @property
     def redrawn(self) -> int:
         """How often the inner ordering redrew its lanes; 0 for one that never does."""
-        return self._inner.redrawn if isinstance(self._inner, RedrawnOrdering) else 0
+        return 0 if self._redrawn is None else self._redrawn.redrawn
 
     def lane(self, request: RequestView) -> tuple[str, LaneId]:
         """The tenant, and the lane the inner ordering gives."""
