@@ -50,9 +50,12 @@ class DayColumns:
         if self._skipped < self._stride:
             return
         self._skipped = 0
-        for curve, value in zip(self._curves, (at_ps, waiting, running, blocks), strict=True):
-            curve.append(value)
-        if len(self._curves[0]) >= 2 * _CURVE_POINTS:
+        at_curve, waiting_curve, running_curve, blocks_curve = self._curves
+        at_curve.append(at_ps)
+        waiting_curve.append(waiting)
+        running_curve.append(running)
+        blocks_curve.append(blocks)
+        if len(at_curve) >= 2 * _CURVE_POINTS:
             self._stride *= 2
             self._curves = tuple(curve[::2] for curve in self._curves)  # type: ignore[assignment]
 

@@ -212,7 +212,7 @@ class CachedBlocks:
         return middle
 
     def _follow(self, deeper: Stretch, left: Stretch) -> None:
-        """Place what was cut off in front right behind the deeper rest, if that is free; rare, so all is written anew."""
+        """Place what was cut off in front right behind the free deeper rest; rare, so the order is written anew."""
         if not deeper.holders:
             order = [entry for old in self._lru.items() for entry in ([old, (left, 0)] if old[0] is deeper else [old])]
             self._lru = OrderedDict(order)

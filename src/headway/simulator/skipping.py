@@ -238,14 +238,16 @@ class SkippingEngine:
             request.computed_tokens = before + tokens
             if before < request.high_water_tokens:
                 columns.recomputed_tokens[request.row] += min(request.high_water_tokens, before + tokens) - before
-        back = [r for r in returning if r.phase == DECODING and r.joined_step == step - 1]
-        back += [request for request in finals if request.produced_tokens]
-        for request in back:
-            columns.gap(end - request.last_token_ps, 0, 1, 1)
-        steady = decodes - batch.wasting - sum(request.phase == DECODING for request in back)
+        steady = decodes - batch.wasting
+        for request in returning:
+            if request.phase == DECODING and request.joined_step == step - 1:
+                columns.gap(end - request.last_token_ps, 0, 1, 1)
+                steady -= 1
         if steady:
             columns.gap(duration, 0, 1, steady)
         for request in finals:
+            if request.produced_tokens:
+                columns.gap(end - request.last_token_ps, 0, 1, 1)
             batch.start_decoding(request, step, self._output_tokens[request.row] - request.produced_tokens)
         self._log.step(start, duration, decodes, context, chunks, preempted, batch.memory.free)
         self._flying.append(Outputs(end, step, 1, finals, batch.take_endings(step), []))
