@@ -15,7 +15,7 @@ import typer
 
 from headway import __version__
 from headway.bench.errors import UserMistake
-from headway.cli import bound, compare, explain, policies, trace, workloads
+from headway.cli import bound, compare, explain, policies, trace, tune, workloads
 
 OURS, THEIRS, INTERRUPTED, NO_READER = 1, 2, 130, 141
 
@@ -30,6 +30,7 @@ app.command("compare")(compare.compare)
 app.command("bound")(bound.bound)
 app.command("policies")(policies.policies)
 app.command("explain")(explain.explain)
+app.command("tune")(tune.tune)
 app.command("workloads")(workloads.workloads)
 app.add_typer(trace.app, name="trace")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,13 +14,50 @@ if TYPE_CHECKING:
     from headway.policies.pages import PolicyPage
 
 
-def explain(name: Annotated[str, typer.Argument(help="A policy, as `headway policies` lists it.")]) -> None:
-    """Tell a policy's idea, source, what it reads, when it wins and when it loses, its options and its file."""
+def explain(
+    name: Annotated[str, typer.Argument(help="A policy, as `headway policies` lists it.")],
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", metavar="FILE", help="Draw what it has learned, from a file `headway tune` wrote."),
+    ] = None,
+) -> None:
+    """Tell a policy's idea, source, what it reads, when it wins and when it loses, its options and its file.
+
+    With --state, draw the lanes it has learned over the histogram of sizes instead.
+    """
+    if state is not None:
+        _find(name)
+        for line in _learned(name, state):
+            print(line)
+        return
     for number, part in enumerate(name.split("/")):  # fair-share/smallest-volume-first is two
         if number:
             print()
         for line in _lines(_find(part)):
             print(line)
+
+
+def _learned(name: str, path: Path) -> list[str]:
+    from headway.bench.lanes_picture import cost_line, lanes_picture
+    from headway.policies.lanes.cost_fit import PowerLaw
+    from headway.policies.lanes.partition import Span
+    from headway.tuning.state_file import Unreadable, read_state
+
+    saved = read_state(path, name)
+    if saved is None:
+        raise UserMistake(f"--state {path}: there is no such file; `headway tune … --state {path}` writes one")
+    if isinstance(saved, Unreadable):
+        raise UserMistake(f"--state {saved.reason.removesuffix('; starting afresh')}")
+    try:
+        lanes = [Span(int(low), int(high), float(mean), int(n)) for low, high, mean, n in saved.learned["lanes"]]
+        sizes = [int(size) for size in saved.learned["window"]]
+        law = PowerLaw(*(float(number) for number in saved.learned["costs"]["law"]))
+        lines = lanes_picture(sizes, lanes, str(saved.learned["feature"]).replace("-", " "))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserMistake(f"--state {path}: it holds no learned lanes ({error!r}); {name} may have none") from None
+    best = max(saved.trials, key=lambda trial: trial.reward, default=None)
+    tuned = [] if best is None else [f"tuning: {len(saved.trials)} trials, best reward {best.reward:.4f}"]
+    return [*lines, cost_line(law), *tuned]
 
 
 def _find(name: str) -> PolicyPage:

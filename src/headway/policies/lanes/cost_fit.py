@@ -20,6 +20,7 @@ from headway.domain.request import RequestId, uncached_prefill_tokens
 
 EXPONENT_MIN, EXPONENT_MAX = 0.5, 3.0
 POINTS_KEPT, POINTS_MIN, POINTS_COMPARED, REFIT_EVERY = 500, 10, 80, 50
+_LEVER = 2.0  # the longer half of the prefills must reach this many times their shortest to show a power
 _MEMBERS_MAX = 256  # prefills in one observation; beyond that the replica is saturated and a new one is begun
 
 
@@ -87,6 +88,9 @@ def fit_beyond_overhead(points: Sequence[PrefillPoint], prior: PowerLaw) -> Powe
     overhead = max(0.0, median([seconds - slope * tokens for tokens, seconds in usable])) if slope > 0 else 0.0
     middle = median([tokens for tokens, _ in usable])
     left = [PrefillPoint(tokens, seconds - overhead) for tokens, seconds in usable if tokens >= middle]
+    longest = sorted(point.tokens for point in left)[int(0.9 * len(left))]
+    if longest < _LEVER * middle:  # steps full to the budget: all of nearly one size, which says nothing of the power
+        return PowerLaw(median([point.seconds / point.tokens for point in usable]))
     law = fit_power_law(left, prior)
     return law if law is prior else law._replace(floor_seconds=0.0, linear_below=float(middle))
 

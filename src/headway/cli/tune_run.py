@@ -1,0 +1,214 @@
+"""What `headway tune` does once its options are read: traffic in, search, a table, a bundle and a state out."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from headway.bench.bundles import Bundle
+from headway.bench.compare import simulate_bundle
+from headway.bench.comparison import Json
+from headway.bench.errors import UserMistake
+from headway.bench.metrics import Slo
+from headway.bench.output_files import check_writable, replacing
+from headway.bench.saturation import at_rate, measure_saturation
+from headway.bench.workloads import WORKLOADS
+from headway.cli.compare_options import CompareOptions, parse_loads
+from headway.cli.compare_run import WORKLOAD_LOADS, command_line, prepare
+from headway.cli.progress import progress, say
+from headway.policies.catalog import find
+from headway.simulator.replica import Replica
+from headway.simulator.trace import Trace
+from headway.tuning.offline import Problem, RewardName, Tried, Tuned, tune
+from headway.tuning.rewards import Objective
+from headway.tuning.search import SearchBox
+from headway.tuning.state_file import SavedState, Unreadable, read_state, write_state
+
+STARVED_AFTER = 30  # times the TTFT promised, a request counts as starved
+
+
+@dataclass(frozen=True, slots=True)
+class TuneOptions:
+    """One command line of `headway tune`; `compared` are the options it shares with `compare`."""
+
+    compared: CompareOptions
+    policy: str
+    trials: int
+    reward: str
+    ranges: list[str]
+    fixed: list[str]
+    out: Path | None
+    state: Path | None
+
+
+def run_tuning(options: TuneOptions) -> None:
+    """Search, print, write.
+
+    Raises:
+        UserMistake: an option, a name or a trace is wrong; before anything was simulated, wherever it can be known.
+    """
+    for path, option in ((options.out, "--out"), (options.state, "--state")):
+        if path is not None:
+            check_writable(path, option)
+    problem, box = _problem(options)
+    known = _known(options, problem)
+    with progress("tuning", options.trials) as on_trial, _as_mistakes():
+        tuned = tune(problem, box, trials=options.trials, known=known, on_trial=on_trial)
+    for line in report(tuned, problem):
+        print(line)
+    if options.out is not None:
+        with replacing(options.out, "--out") as temporary:
+            temporary.write_text(bundle_text(tuned, problem, command_line()), encoding="utf-8")
+        say(f"bundle: headway compare … --bundles {options.out}")
+    if options.state is not None:
+        learned: dict[str, object] = getattr(tuned.policy, "state", dict)()
+        write_state(options.state, SavedState(options.policy, learned, tuned.tried, _in_words(problem)))
+        say(f"state: headway explain {options.policy} --state {options.state}")
+
+
+def report(tuned: Tuned, problem: Problem) -> list[str]:
+    """Every trial and what came of it, in lines."""
+    lines = [f"{'trial':>5}  {'reward':>8}  {'TTFT p99':>9}  values"]
+    for number, trial in enumerate(tuned.tried):
+        end = "  fenced off: p99 clearly worse than under FCFS and the defaults" if trial.fenced else ""
+        values = "the defaults" if number == 0 else _listed(trial.values)
+        lines.append(f"{number:>5}  {trial.reward:>8.4f}  {trial.ttft_p99_seconds:>7.2f} s  {values}{end}")
+    held = tuned.held_out
+    return [
+        *lines,
+        "",
+        f"best: {_listed(tuned.best)}",
+        f"on the 30 % of {problem.trace.name} that was not searched on, {problem.reward} reward: "
+        f"{held['best']:.4f} with it, {held['defaults']:.4f} with the defaults; "
+        f"plain reward of fcfs {held['fcfs']:.4f}",
+    ]
+
+
+def bundle_text(tuned: Tuned, problem: Problem, command: str) -> str:
+    """The TOML that `compare --bundles` reads."""
+    options = {**problem.fixed, **tuned.best}
+    inline = ", ".join(f"{name} = {_toml(value)}" for name, value in options.items())
+    others = "".join(f'{kind} = "{name}"\n' for kind, name in problem.others.items())
+    return (
+        f"# Written by: {command}\n"
+        f"# {problem.reward} reward on the held-out 30 %: {tuned.held_out['best']:.4f}, "
+        f"with the defaults {tuned.held_out['defaults']:.4f}\n"
+        f"[bundle.{problem.policy}-tuned]\n"
+        f'ordering = {{name = "{problem.policy}", options = {{{inline}}}}}\n{others}'
+    )
+
+
+def _problem(options: TuneOptions) -> tuple[Problem, SearchBox]:
+    compared = options.compared
+    if options.reward not in get_args(RewardName):
+        raise UserMistake(f"--reward {options.reward}: choose from {', '.join(get_args(RewardName))}")
+    reward: RewardName = "published" if options.reward == "published" else "plain"
+    slo = Slo.parse(compared.slo)
+    if slo.ttft_seconds is None:
+        raise UserMistake(f"--slo {compared.slo}: tuning needs a bound on ttft, for example ttft=2s")
+    fixed = dict(_assignment(text) for text in options.fixed)
+    others = {"admission": compared.admission, "preemption": compared.preemption, "prediction": compared.prediction}
+    Bundle(options.policy, options.policy, **others, options={"ordering": fixed}).check()
+    with _as_mistakes():
+        box = SearchBox.of(find("ordering", options.policy), options.policy, dict(_range(r) for r in options.ranges))
+    assert compared.traces is not None, "one trace is always given"
+    server, trace = prepare(compared.traces[0], compared, slo)
+    objective = Objective(slo.ttft_seconds, STARVED_AFTER * slo.ttft_seconds)
+    return (
+        Problem(
+            _at_load(trace, server, compared),
+            server.rules,
+            server.step_time,
+            server.costs,
+            options.policy,
+            others,
+            fixed,
+            reward,
+            objective,
+            compared.seed,
+        ),
+        box,
+    )
+
+
+def _at_load(trace: Trace, server: Replica, compared: CompareOptions) -> Trace:
+    (load,) = parse_loads(compared.load, None)
+    if load is None and compared.traces is not None and compared.traces[0] in WORKLOADS:
+        (load,) = WORKLOAD_LOADS
+    if load is None:
+        return trace
+    fcfs = Bundle("fcfs")
+    measured = measure_saturation(trace, lambda day: simulate_bundle(day, server, fcfs, compared.seed), jobs=1)
+    return at_rate(trace, load * measured.requests_per_second)
+
+
+def _known(options: TuneOptions, problem: Problem) -> list[Tried]:
+    """Trials of an earlier run on the very same problem; a sentence where there are none to be had."""
+    if options.state is None:
+        return []
+    saved = read_state(options.state, options.policy)
+    if saved is None:
+        return []
+    if isinstance(saved, Unreadable):
+        say(saved.reason)
+        return []
+    if saved.problem != _in_words(problem):
+        say(f"{options.state}: its trials are of another problem ({saved.problem}); they are left out")
+        return []
+    say(f"{options.state}: going on from {len(saved.trials)} trials")
+    return saved.trials
+
+
+def _in_words(problem: Problem) -> str:
+    trace = problem.trace
+    span = float(trace.arrived_seconds[-1])
+    return (
+        f"{trace.name}, {len(trace)} requests in {span:.3f} s, {problem.rules.kv_blocks} KV blocks, "
+        f"{problem.reward} reward, {tuple(problem.objective)}, {dict(problem.fixed)}, {dict(problem.others)}"
+    )
+
+
+def _range(text: str) -> tuple[str, tuple[float, float]]:
+    name, _, bounds = text.partition("=")
+    low, _, high = bounds.partition(":")
+    try:
+        return name.strip(), (float(low), float(high))
+    except ValueError:
+        raise UserMistake(f"--range {text}: write OPTION=LOW:HIGH, for example b_u=0.1:5") from None
+
+
+def _assignment(text: str) -> tuple[str, Json]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserMistake(f"--set {text}: write OPTION=VALUE, for example lanes_max=50")
+    try:
+        return name.strip(), ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError):
+        return name.strip(), value.strip()  # a word, such as kv-volume
+
+
+def _listed(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value)
+
+
+@contextmanager
+def _as_mistakes() -> Iterator[None]:
+    """What the layers below call a bad value is, at this place, something the user typed."""
+    try:
+        yield
+    except UserMistake:
+        raise
+    except ValueError as error:
+        raise UserMistake(str(error)) from error

@@ -1,0 +1,185 @@
+"""Tuning while requests are served: one trial a window, cut short and fenced off when it does harm.
+
+A listener like any other: it hears every event, keeps the window's numbers and a shadow FCFS queue, and retunes the
+policy at the end of each window. A change of the workload restarts the search from the best point known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, FirstToken, Preempted
+from headway.domain.request import RequestId, uncached_prefill_tokens
+from headway.policies.tunable import Retunable
+from headway.tuning.drift import DriftTest
+from headway.tuning.optimiser import Optimiser, Sampler
+from headway.tuning.rewards import Objective, plain_reward
+from headway.tuning.search import Fences, SearchBox, Shares
+from headway.tuning.shadow import ShadowFcfs
+
+_LEAST_WAITS = 100  # before a 99th percentile is spoken of
+_LOOK_EVERY = 25  # admissions between two looks at the harm done
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One window's outcome: the values tried, what they were worth, and how it ended."""
+
+    values: Mapping[str, float]
+    reward: float
+    ended: Literal["in time", "cut short", "drift"]
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSettings:
+    """How the slow loop runs.
+
+    Attributes:
+        window_seconds: length of a trial; the paper has 10 to 15 minutes.
+        trials: after so many the best is kept, until the workload changes; the paper settles in 5 to 8.
+        harm: a trial is cut short when its p99 wait is this many times the shadow FCFS's, and above the TTFT promised.
+        objective: of the plain reward.
+    """
+
+    window_seconds: float = 600.0
+    trials: int = 8
+    harm: float = 1.25
+    objective: Objective = field(default_factory=Objective)
+
+
+class LiveTuner:
+    """Tunes one policy on one scheduler; pass it as a listener, after the policy."""
+
+    def __init__(
+        self,
+        policy: Retunable,
+        box: SearchBox,
+        start: Mapping[str, float],
+        *,
+        seed: int,
+        settings: LiveSettings | None = None,
+        sampler: Sampler | None = None,
+        drift: DriftTest | None = None,
+    ) -> None:
+        self.settings = settings or LiveSettings()
+        self.trials: list[Trial] = []
+        self.notes: list[str] = []
+        self._policy = policy
+        self._box = box
+        self._seed = seed
+        self._sampler = sampler
+        self._drift = drift or DriftTest()
+        self._restarts = 0
+        self._shadow = ShadowFcfs()
+        self._waiting: dict[RequestId, float] = {}  # arrived at; without a first token
+        self._queued: set[RequestId] = set()  # of those, not admitted yet
+        self._optimiser = self._begin(start)
+        self._number: int | None = None
+        self._values: Mapping[str, float] = dict(start)
+        self._ends_at: float | None = None
+        self._clear()
+
+    def observe(self, event: Event) -> None:
+        """Take note, and act when a window ends, harm is seen or the workload has changed."""
+        if self._ends_at is None:
+            self._start_trial(event.at)
+        drifted = None
+        match event:
+            case Arrived(request=request, at=at):
+                self._waiting[request.id] = request.arrived_at
+                self._queued.add(request.id)
+                self._shadow.arrived(request.id, request.arrived_at, uncached_prefill_tokens(request))
+                drifted = self._drift.arrived(at, request.prompt_tokens)
+            case Admitted(request=request, at=at) if request.id in self._queued:
+                self._queued.discard(request.id)
+                self._live_waits.append(at - request.arrived_at)
+                self._shadow_waits += self._shadow.admitted(at, uncached_prefill_tokens(request))
+            case FirstToken(request=request, at=at):
+                arrived_at = self._waiting.pop(request.id, None)
+                if arrived_at is not None:
+                    self._ttfts.append(at - arrived_at)
+            case Cancelled(request=request):
+                self._waiting.pop(request.id, None)
+                if request.id in self._queued:
+                    self._queued.discard(request.id)
+                    self._shadow.left(request.id)
+            case Completed() | Preempted() | _:
+                pass
+        self._act(event, drifted)
+
+    def best(self) -> Mapping[str, float]:
+        """The best values known since the last restart; those it began with before any trial ended."""
+        found = self._optimiser.best()
+        return self._start if found is None else self._box.values(found[0])
+
+    def _act(self, event: Event, drifted: str | None) -> None:
+        assert self._ends_at is not None, "a window is always open"
+        if drifted is not None:
+            self.notes.append(f"at {event.at:.0f} s {drifted}: exploring again from the best known")
+            self._end_trial(event.at, "drift")
+            self._restarts += 1
+            self._optimiser = self._begin(self.best())
+            self._drift.restart()
+            self._start_trial(event.at)
+        elif event.at >= self._ends_at:
+            self._end_trial(event.at, "in time")
+            self._start_trial(event.at)
+        elif self._number is not None and self._does_harm(event):
+            self._end_trial(event.at, "cut short")
+            self._policy.retune(self.best())
+            self._start_trial(event.at)
+
+    def _begin(self, start: Mapping[str, float]) -> Optimiser:
+        self._start = dict(start)
+        optimiser = Optimiser(self._box, seed=self._seed + self._restarts, fences=Fences(), sampler=self._sampler)
+        optimiser.suggest(start)
+        return optimiser
+
+    def _start_trial(self, at: float) -> None:
+        self._clear()
+        self._ends_at = at + self.settings.window_seconds
+        if len(self._optimiser.told) >= self.settings.trials:
+            self._number = None
+            values = self.best()
+        else:
+            self._number, point = self._optimiser.ask()
+            values = self._box.values(point)
+        self._values = values
+        self._policy.retune(values)
+
+    def _end_trial(self, at: float, ended: Literal["in time", "cut short", "drift"]) -> None:
+        if self._number is None:
+            return
+        waited = [at - arrived_at for arrived_at in self._waiting.values()]
+        late = [wait for wait in waited if wait > self.settings.objective.ttft_seconds]
+        reward = plain_reward(np.array([*self._ttfts, *late]), self.settings.objective)
+        self.trials.append(Trial(self._values, reward, ended, at))
+        if ended == "cut short":
+            self._optimiser.fences.add(self._point())
+        self._optimiser.tell(self._number, reward)
+        self._number = None
+
+    def _point(self) -> Shares:
+        return self._box.shares(self._values)
+
+    def _does_harm(self, event: Event) -> bool:
+        """Whether the p99 wait is clearly above that of FCFS; asked once in a while, for it costs a sort."""
+        if not isinstance(event, Admitted) or len(self._live_waits) % _LOOK_EVERY or not self._comparable():
+            return False
+        ages = [event.at - self._waiting[request_id] for request_id in self._queued]
+        live = float(np.percentile([*self._live_waits, *ages], 99))
+        shadow = float(np.percentile([*self._shadow_waits, *self._shadow.ages(event.at)], 99))
+        return live > self.settings.objective.ttft_seconds and live > self.settings.harm * shadow
+
+    def _comparable(self) -> bool:
+        return min(len(self._live_waits), len(self._shadow_waits)) >= _LEAST_WAITS
+
+    def _clear(self) -> None:
+        self._ttfts: list[float] = []
+        self._live_waits: list[float] = []
+        self._shadow_waits: list[float] = []

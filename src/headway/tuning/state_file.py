@@ -1,0 +1,116 @@
+"""What was learned, on disk: written whole or not at all, with a version, and never a reason not to start."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headway.tuning.offline import Tried
+
+FORMAT, VERSION = "headway-state", 1
+
+
+@dataclass(frozen=True, slots=True)
+class SavedState:
+    """What survives a restart.
+
+    Attributes:
+        policy: name of the ordering it belongs to.
+        learned: what the policy's `state()` gave: lanes, cost fit, window.
+        trials: what the tuner has tried, each with its reward.
+        problem: what was tuned, in words that say whether trials still count.
+    """
+
+    policy: str
+    learned: Mapping[str, Any]
+    trials: list[Tried] = field(default_factory=list)
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Why a file could not be used; a sentence for the operator."""
+
+    reason: str
+
+
+def write_state(path: Path, state: SavedState) -> None:
+    """Write it beside `path` and rename it into place: a crash leaves the old file or the new one, never half of one.
+
+    Raises:
+        OSError: the folder is missing, full or may not be written to.
+    """
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "policy": state.policy,
+        "problem": state.problem,
+        "learned": state.learned,
+        "trials": [
+            {"values": dict(t.values), "reward": t.reward, "ttft_p99_seconds": t.ttft_p99_seconds, "fenced": t.fenced}
+            for t in state.trials
+        ],
+    }
+    text = json.dumps(content, allow_nan=False)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_state(path: Path, policy: str) -> SavedState | Unreadable | None:
+    """The state of one policy; None where there is no file, and a reason where there is one that cannot be used."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        return _unreadable(path, f"it cannot be read ({error})")
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        return _unreadable(path, "it is not a state file of Headway")
+    if content.get("version") != VERSION:
+        return _unreadable(path, f"it has version {content.get('version')!r}, and this Headway reads {VERSION}")
+    if content.get("policy") != policy:
+        return _unreadable(path, f"it belongs to the policy {content.get('policy')!r}, not to {policy!r}")
+    try:
+        trials = [
+            Tried(
+                {str(name): float(value) for name, value in trial["values"].items()},
+                float(trial["reward"]),
+                float(trial["ttft_p99_seconds"]),
+                bool(trial["fenced"]),
+            )
+            for trial in content["trials"]
+        ]
+        learned = dict(content["learned"])
+        problem = str(content["problem"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return _unreadable(path, f"a part is missing or of another kind ({error!r})")
+    return SavedState(policy, learned, trials, problem)
+
+
+def restore(policy: object, saved: SavedState, path: Path) -> Unreadable | None:
+    """Hand a fresh policy what it had learned; a reason, and the policy left fresh, where it will not have it."""
+    take = getattr(policy, "restore", None)
+    if take is None:
+        return _unreadable(path, f"{saved.policy} learns nothing that could be taken back")
+    try:
+        take(saved.learned)
+    except ValueError as error:
+        return _unreadable(path, str(error))
+    return None
+
+
+def _unreadable(path: Path, why: str) -> Unreadable:
+    return Unreadable(f"{path}: {why}; starting afresh")
