@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from headway.domain.costs import ServiceCosts
 from headway.simulator.hardware import Hardware, Precision, hardware_names
@@ -16,6 +16,9 @@ from headway.simulator.models import ModelShape, model_names, model_shape
 from headway.simulator.roofline import Roofline
 from headway.simulator.rules import EngineRules
 from headway.simulator.step_time import PS_PER_SECOND, StepTime
+
+if TYPE_CHECKING:
+    from headway.simulator.calibration import Calibration
 
 __all__ = ["Replica", "hardware_names", "model_names", "replica"]
 
@@ -41,6 +44,7 @@ class Replica:
         rules: limits and switches of the engine.
         step_time: how long a step takes.
         costs: seconds per token, for policies that weigh work.
+        calibration: the engine that step times and limits were measured on; None where they are a profile's.
     """
 
     hardware: Hardware
@@ -50,10 +54,11 @@ class Replica:
     rules: EngineRules
     step_time: StepTime
     costs: ServiceCosts
+    calibration: Calibration | None = None
 
     def describe(self) -> dict[str, Any]:
         """The replica in words and numbers for tables, reports and JSON."""
-        return {
+        told = {
             "hardware": self.hardware.name,
             "hardware_title": self.hardware.title,
             "model": self.model.name,
@@ -73,6 +78,7 @@ class Replica:
             "model_source": self.model.source,
             "step_time_error": self.hardware.error,
         }
+        return told if self.calibration is None else told | self.calibration.describe()
 
 
 def replica(

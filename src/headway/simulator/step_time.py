@@ -65,12 +65,22 @@ class FlooredStepTime(StepTime, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LinearStepTime:
-    """The simplest model that has every term: for tests and for engines calibrated by regression."""
+    """The simplest model that has every term: for tests and for engines calibrated by regression.
+
+    Attributes:
+        fixed_ps: of a step.
+        ps_per_token: of each token computed.
+        ps_per_context_token: of each token of context that a decode, or a chunk as a whole, reads.
+        ps_per_request: of each request that gets a token.
+        ps_per_pair: of each token of a chunk and each token it attends to, prompt attention's work; a chunk of n
+            tokens after p has n · (p + n/2) pairs, rounded down over the step.
+    """
 
     fixed_ps: int
     ps_per_token: int
     ps_per_context_token: int
     ps_per_request: int = 0
+    ps_per_pair: int = 0
 
     def decode_step(self, requests: int) -> tuple[int, int]:
         """See `StepTime.decode_step`."""
@@ -80,16 +90,19 @@ class LinearStepTime:
         """See `StepTime.mixed_step`; a chunk reads what was computed before it."""
         tokens = decodes + sum(new for new, _ in chunks)
         context = context_tokens + sum(before for _, before in chunks)
+        twice_pairs = sum(new * (2 * before + new) for new, before in chunks)
         return (
             self.fixed_ps
             + tokens * self.ps_per_token
             + sampled * self.ps_per_request
             + context * self.ps_per_context_token
+            + twice_pairs * self.ps_per_pair // 2
         )
 
     def floors(self, tokens_max: int, requests_max: int) -> tuple[StepFloor, ...]:
         """See `FlooredStepTime.floors`: the model itself, and its fixed cost spread over a full step."""
         spread = self.fixed_ps / tokens_max
+        rounding = 1.0 if self.ps_per_pair else 0.0
         return tuple(
             StepFloor(
                 fixed=fixed,
@@ -99,7 +112,7 @@ class LinearStepTime:
                 sample=self.ps_per_request,
                 context=self.ps_per_context_token,
                 chunk_context=self.ps_per_context_token,
-                pair=0.0,
+                pair=self.ps_per_pair / 2,
             )
-            for fixed, share in ((float(self.fixed_ps), 0.0), (0.0, spread))
+            for fixed, share in ((self.fixed_ps - rounding, 0.0), (-rounding, spread))
         )

@@ -1,0 +1,247 @@
+"""A recording: requests as a real engine served them, with the times that it measured.
+
+Three layouts are read, plain or packed as .gz or .zst:
+
+    JSON Lines or CSV as any trace, with `ttft_ms` (arrival to first token) and `e2e_ms` (arrival to last token) in
+    every line; a line where either is missing or null was not measured
+    the JSON that `vllm bench serve --save-result --save-detailed` writes (`input_lens`, `ttfts`, `itls`, ...)
+    a CSV log of an engine core with `queued_s`, `first_token_s`, `last_token_s` on one clock, `prompt_tokens`,
+    `output_tokens` and perhaps `prompt_blocks` (ids of the full 16-token blocks of the prompt, parted by blanks)
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headway.bench.errors import UserMistake
+from headway.bench.traces.comma_separated import header_of
+from headway.bench.traces.loading import load_trace
+from headway.bench.traces.opening import TraceFile, bare_name, find_file
+from headway.bench.traces.reshaping import Rows, head
+from headway.simulator.trace import Trace
+
+Seconds = npt.NDArray[np.float64]
+
+TTFT_FIELD, E2E_FIELD = "ttft_ms", "e2e_ms"
+_ENGINE_LOG = {"queued_s", "first_token_s", "last_token_s", "prompt_tokens", "output_tokens"}
+_ENGINE_LOG_BLOCK_TOKENS = 16
+_BENCH_LISTS = ("input_lens", "output_lens", "ttfts", "itls", "start_times")
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What one engine did to one trace.
+
+    Attributes:
+        trace: the requests.
+        ttft_seconds: measured, arrival to first token; NaN where it was not measured.
+        e2e_seconds: measured, arrival to last token; likewise.
+        label: where it comes from.
+    """
+
+    trace: Trace
+    ttft_seconds: Seconds
+    e2e_seconds: Seconds
+    label: str
+
+    @property
+    def tpot_seconds(self) -> Seconds:
+        """Measured seconds per token after the first; NaN for a single token."""
+        return seconds_per_token(self.trace, self.ttft_seconds, self.e2e_seconds)
+
+    @property
+    def output_tokens_per_second(self) -> float:
+        """Output tokens of the measured requests over the time from the first arrival to the last token."""
+        return tokens_per_second(self.trace, self.e2e_seconds)
+
+    def measured_only(self, rows: Rows) -> Recording:
+        """The same day, its times known of these rows only: what a fit may see while others are held out."""
+        seen = np.zeros(len(self.trace), bool)
+        seen[rows] = True
+        return replace(
+            self,
+            ttft_seconds=np.where(seen, self.ttft_seconds, np.nan),
+            e2e_seconds=np.where(seen, self.e2e_seconds, np.nan),
+        )
+
+    def first(self, requests: int) -> Recording:
+        """The first `requests` of it, all where there are fewer."""
+        count = min(requests, len(self.trace))
+        return replace(
+            self,
+            trace=head(self.trace, count),
+            ttft_seconds=self.ttft_seconds[:count],
+            e2e_seconds=self.e2e_seconds[:count],
+        )
+
+
+def seconds_per_token(trace: Trace, ttft: Seconds, e2e: Seconds) -> Seconds:
+    """(e2e - TTFT) / (output - 1), NaN where the output is one token."""
+    gaps = trace.output_tokens - 1
+    return np.where(gaps > 0, (e2e - ttft) / np.maximum(gaps, 1), np.nan)
+
+
+def tokens_per_second(trace: Trace, e2e: Seconds) -> float:
+    """Output tokens of whoever has an end over the seconds from the first arrival to the last end; 0 for nobody."""
+    known = np.isfinite(e2e)
+    if not known.any():
+        return 0.0
+    seconds = float((trace.arrived_seconds + e2e)[known].max() - trace.arrived_seconds[known].min())
+    return float(trace.output_tokens[known].sum()) / seconds if seconds > 0 else 0.0
+
+
+def read_recording(text: str, *, columns: str | None = None) -> Recording:
+    """Read a recording.
+
+    Args:
+        text: a path, or a name in the folder HEADWAY_TRACES.
+        columns: which field is what, for a trace of no known layout; see `load_trace`.
+
+    Raises:
+        UserMistake: one sentence: there is no such file, its layout is unknown, it measured nothing, a value is wrong.
+    """
+    path = find_file(text)
+    with TraceFile(path) as file:
+        start = file.sample.lstrip()
+        if start.startswith("{") and ('"input_lens"' in file.sample or start[1:].lstrip("\n").startswith((" ", "\n"))):
+            return _served_benchmark(path, "".join(line for _, line in file.lines()))
+        if not start.startswith("{"):
+            header, sign = header_of(file)
+            if set(header) >= _ENGINE_LOG:
+                return _engine_log(path, csv.DictReader((line for _, line in file.lines()), delimiter=sign))
+    loaded = load_trace(text, columns=columns)
+    assert loaded.lines is not None, "a file has lines"
+    found = measured_times(text, loaded.lines.tolist())
+    if found is None:
+        raise UserMistake(
+            f"{path}: nothing was measured in it; give each line {TTFT_FIELD} and {E2E_FIELD}, milliseconds from "
+            "arrival to the first and to the last token"
+        )
+    return Recording(loaded.trace, *found, str(path))
+
+
+def measured_times(text: str, lines: list[int]) -> tuple[Seconds, Seconds] | None:
+    """(TTFT, end to end) of a trace file's requests on these lines, NaN where not measured; None where nothing was.
+
+    Raises:
+        UserMistake: a time is not a number, is negative, or the last token comes before the first.
+    """
+    path = find_file(text)
+    with TraceFile(path) as file:
+        if TTFT_FIELD not in file.sample or E2E_FIELD not in file.sample:
+            return None
+        records = dict(_records(file))
+    ttft, e2e = np.full(len(lines), np.nan), np.full(len(lines), np.nan)
+    for row, line in enumerate(lines):
+        record = records.get(line, {})
+        first, last = (_milliseconds(path, line, record, field) for field in (TTFT_FIELD, E2E_FIELD))
+        if first is not None and last is not None:
+            if last < first:
+                raise UserMistake(f"{path}: line {line}: `{E2E_FIELD}` is below `{TTFT_FIELD}`; swap or correct them")
+            ttft[row], e2e[row] = first / 1e3, last / 1e3
+    return (ttft, e2e) if np.isfinite(ttft).any() else None
+
+
+def _records(file: TraceFile) -> Iterable[tuple[int, Mapping[str, Any]]]:
+    """(line, fields) of a trace file; what is wrong with its lines has been told when it was read as a trace."""
+    if file.sample.lstrip().startswith("{"):
+        for number, line in file.lines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict):
+                yield number, record
+        return
+    reader = csv.DictReader((line for _, line in file.lines()), delimiter=header_of(file)[1])
+    for cells in reader:
+        yield reader.line_num, cells
+
+
+def _milliseconds(path: Path, line: int, record: Mapping[str, Any], field: str) -> float | None:
+    value = record.get(field)
+    if value is None or value == "":
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if isinstance(value, bool) or not 0 <= number < np.inf:
+        raise UserMistake(f"{path}: line {line}: `{field}` must be milliseconds, at least 0, got {str(value)[:40]!r}")
+    return number
+
+
+def _engine_log(path: Path, rows: csv.DictReader[str]) -> Recording:
+    """A CSV log of an engine core; requests arrive when the engine took them into its queue."""
+    found: list[tuple[Any, ...]] = []
+    for row in rows:
+        try:
+            times = [float(row[name]) for name in ("queued_s", "first_token_s", "last_token_s")]
+            tokens = [int(row[name]) for name in ("prompt_tokens", "output_tokens")]
+            prefix = [int(block) for block in (row.get("prompt_blocks") or "").split()]
+        except (TypeError, ValueError):
+            raise UserMistake(f"{path}: line {rows.line_num}: a time or a length is not a number; correct it") from None
+        if not times[0] <= times[1] <= times[2]:
+            raise UserMistake(f"{path}: line {rows.line_num}: queued, first and last token are not in this order")
+        if min(tokens) < 1:
+            raise UserMistake(f"{path}: line {rows.line_num}: prompt and output must have at least one token")
+        found.append((*times, *tokens, prefix))
+    found.sort(key=itemgetter(0))
+    _some(path, len(found))
+    queued, first, last, prompt, output = zip(*(row[:5] for row in found), strict=True)
+    blocks = [row[5] for row in found] if "prompt_blocks" in (rows.fieldnames or ()) else None
+    trace = _trace(path, queued, prompt, output, blocks)
+    start = np.array(queued)
+    return Recording(trace, np.array(first) - start, np.array(last) - start, str(path))
+
+
+def _served_benchmark(path: Path, text: str) -> Recording:
+    """vLLM's own benchmark result; requests arrive when the client sent them."""
+    try:
+        result = json.loads(text)
+    except ValueError as fault:
+        raise UserMistake(f"{path}: is not JSON ({fault}); write one object a line, or give vLLM's own file") from None
+    missing = [name for name in _BENCH_LISTS if not isinstance(result.get(name), list)]
+    if missing:
+        raise UserMistake(
+            f"{path}: has no list {missing[0]!r}; run `vllm bench serve` with --save-result --save-detailed"
+        )
+    columns: list[list[Any]] = [result[name] for name in _BENCH_LISTS]
+    if len({len(column) for column in columns}) > 1:
+        raise UserMistake(f"{path}: its lists have different lengths; the file was cut or mended")
+    done = [row for row in zip(*columns, strict=True) if row[1] and row[2] and row[2] > 0]
+    done.sort(key=itemgetter(4))
+    _some(path, len(done))
+    prompt, output, ttft, gaps, start = zip(*done, strict=True)
+    sent = np.array(start, float) - start[0]
+    e2e = np.array(ttft) + np.array([sum(one) for one in gaps])
+    return Recording(_trace(path, sent.tolist(), prompt, output, None), np.array(ttft, float), e2e, str(path))
+
+
+def _some(path: Path, requests: int) -> None:
+    if not requests:
+        raise UserMistake(f"{path}: no request in it was completed; record some")
+
+
+def _trace(
+    path: Path, arrived: Sequence[float], prompt: Sequence[int], output: Sequence[int], blocks: list[list[int]] | None
+) -> Trace:
+    """Lengths were pinned in such runs, so that every request ends by its bound."""
+    return Trace(
+        bare_name(path),
+        np.array(arrived) - arrived[0],
+        np.array(prompt, np.int64),
+        np.array(output, np.int64),
+        max_output_tokens=np.array(output, np.int64),
+        prefix_ids=blocks,
+        prefix_block_tokens=_ENGINE_LOG_BLOCK_TOKENS,
+    )

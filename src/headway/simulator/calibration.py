@@ -1,0 +1,187 @@
+"""A calibration: step times fitted to one engine, as a TOML file, with the error that they left.
+
+name = "my-engine"                    # what tables call it
+source = "..."                        # which recording, how many requests of it
+error = "..."                         # on requests that the fit did not see; printed beside every result
+error_before = "..."                  # with [scalars]: the error of the profile alone
+
+[scalars]                             # either: factors over a built-in profile
+hardware = "rtx-4090"
+model = "llama-3.1-8b"
+tp = 1
+precision = "bf16"
+step_scale = 1.04
+kv_scale = 1.0
+prompt_step_scale = 1.0
+step_us = 0.0
+
+[linear]                              # or: a model of its own
+fixed_us = 5600.0                     # of a step
+token_us = 76.0                       # of each token computed
+context_token_us = 0.13               # of each token of context that a decode reads
+request_us = 500.0                    # of each request that gets a token
+pair_us = 0.13                        # of each pair of a prompt token and a token that it attends to
+
+[engine]                              # the limits it ran under; the fields of `EngineRules`
+kv_blocks = 63
+...
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from headway.simulator.calibrated import Scalars, ScaledStepTime
+from headway.simulator.hardware import Precision
+from headway.simulator.profile_file import ProfileTable
+from headway.simulator.replica import Replica, replica, service_costs
+from headway.simulator.rules import EngineRules
+from headway.simulator.step_time import FlooredStepTime, LinearStepTime
+
+_PS_PER_US = 1e6
+_LINEAR = ("fixed", "token", "context_token", "request", "pair")
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileUnderScalars:
+    """A built-in profile and what to change of it."""
+
+    hardware: str
+    model: str
+    tp: int
+    precision: Precision
+    scalars: Scalars
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Step times of one engine; the module's text has the fields' meaning."""
+
+    name: str
+    source: str
+    error: str
+    error_before: str
+    step_times: ProfileUnderScalars | LinearStepTime
+    rules: EngineRules
+
+    def describe(self) -> dict[str, Any]:
+        """What of `Replica.describe` it replaces."""
+        told: dict[str, Any] = {"step_time_error": self.error}
+        if isinstance(self.step_times, LinearStepTime):
+            linear = {"hardware": self.name, "hardware_title": self.name, "model": "its own model", "model_title": ""}
+            facts = {"step_time": "linear", "hardware_source": f"calibrated to {self.source}", "model_source": ""}
+            return told | linear | facts
+        return told | {"step_time": "calibrated roofline"}
+
+
+def calibrated_replica(calibration: Calibration) -> Replica:
+    """The replica that was measured: its step times, under its limits.
+
+    Raises:
+        ValueError: the profile's card or model is unknown, or they do not go together.
+    """
+    found = calibration.step_times
+    if isinstance(found, LinearStepTime):
+        server = replica()  # stands in for names and shape, of which a linear model needs none
+        step_time: FlooredStepTime = found
+    else:
+        server = replica(found.hardware, found.model, tp=found.tp, precision=found.precision)
+        assert isinstance(server.step_time, FlooredStepTime), "profiles are rooflines"
+        step_time = ScaledStepTime(server.step_time, found.scalars)
+        source = f"{server.hardware.source}; calibrated to {calibration.source}"
+        server = replace(server, hardware=replace(server.hardware, source=source))
+    costs = service_costs(step_time, calibration.rules)
+    return replace(server, rules=calibration.rules, step_time=step_time, costs=costs, calibration=calibration)
+
+
+def calibration_text(calibration: Calibration) -> str:
+    """The TOML file's text."""
+    head = {name: getattr(calibration, name) for name in ("name", "source", "error", "error_before")}
+    found = calibration.step_times
+    if isinstance(found, LinearStepTime):
+        values = (found.fixed_ps, found.ps_per_token, found.ps_per_context_token, found.ps_per_request)
+        pairs = zip(_LINEAR, (*values, found.ps_per_pair), strict=True)
+        title, table = "linear", {f"{name}_us": ps / _PS_PER_US for name, ps in pairs}
+    else:
+        named = {name: getattr(found, name) for name in ("hardware", "model", "tp", "precision")}
+        title, table = "scalars", named | asdict(found.scalars)
+    parts = [("", head), (title, table), ("engine", asdict(calibration.rules))]
+    lines = ["# Step times of one engine, fitted by `headway calibrate`; `headway compare --calibration` reads it."]
+    for name, values_of in parts:
+        lines += ["", f"[{name}]"] if name else []
+        lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values_of.items() if value != ""]
+    return "\n".join(lines) + "\n"
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Read what `calibration_text` wrote.
+
+    Raises:
+        ValueError: one sentence that names file, key and fix.
+    """
+    label = f"calibration {path}"
+    try:
+        table = ProfileTable(label, tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ValueError(f"{label} cannot be read: {reason}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{label} is not valid TOML: {error}") from None
+    scalars, linear = table.optional_table("scalars"), table.optional_table("linear")
+    if (scalars is None) == (linear is None):
+        raise ValueError(f"{label} must have one of the tables [scalars] and [linear]; run `headway calibrate` again")
+    step_times = _scaled(scalars) if scalars is not None else _linear(linear or table)
+    found = Calibration(
+        name=table.text("name"),
+        source=table.text("source"),
+        error=table.text("error"),
+        error_before=table.text("error_before") if "error_before" in table.keys() else "",  # noqa: SIM118 - a method
+        step_times=step_times,
+        rules=_rules(label, table.table("engine")),
+    )
+    table.close()
+    return found
+
+
+def _scaled(table: ProfileTable) -> ProfileUnderScalars:
+    scalars = Scalars(*(table.number(one.name) for one in fields(Scalars)))
+    precision = table.text("precision")
+    if precision not in get_args(Precision):
+        raise table.fault("precision", f"must be one of {', '.join(get_args(Precision))}, got {precision!r}")
+    hardware, model, tp = table.text("hardware"), table.text("model"), table.whole("tp")
+    table.close()
+    return ProfileUnderScalars(hardware, model, tp, precision, scalars)  # type: ignore[arg-type]
+
+
+def _linear(table: ProfileTable) -> LinearStepTime:
+    found = LinearStepTime(*(round(table.number(f"{name}_us") * _PS_PER_US) for name in _LINEAR))
+    if found.fixed_ps < 1:
+        raise table.fault("fixed_us", "must be above 0")
+    table.close()
+    return found
+
+
+def _rules(label: str, table: ProfileTable) -> EngineRules:
+    known = {one.name: one for one in fields(EngineRules)}
+    values: dict[str, Any] = {}
+    for key in table.keys():  # noqa: SIM118 - a method, not a mapping
+        if key not in known:
+            continue
+        kind = str(known[key].type)
+        if kind == "bool":
+            values[key] = table.flag(key, default=False)
+        elif kind == "int":
+            values[key] = table.whole(key, least=0)
+        elif kind == "float":
+            values[key] = table.number(key)
+        else:
+            values[key] = table.text(key)
+    table.close()
+    try:
+        return EngineRules(**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{label}: engine: {error}") from None
