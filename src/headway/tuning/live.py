@@ -1,7 +1,8 @@
 """Tuning while requests are served: one trial a window, cut short and fenced off when it does harm.
 
 A listener like any other: it hears every event, keeps the window's numbers and a shadow FCFS queue, and retunes the
-policy at the end of each window. A change of the workload restarts the search from the best point known.
+policy at the end of each window. A trial answers for the requests that arrived in it and for nobody else's wait, so
+that one which did harm does not spoil the next. A change of the workload restarts the search from the best point known.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ class LiveTuner:
         self._optimiser = self._begin(start)
         self._number: int | None = None
         self._values: Mapping[str, float] = dict(start)
+        self._began_at = 0.0
         self._ends_at: float | None = None
         self._clear()
 
@@ -97,11 +99,13 @@ class LiveTuner:
                 drifted = self._drift.arrived(at, request.prompt_tokens)
             case Admitted(request=request, at=at) if request.id in self._queued:
                 self._queued.discard(request.id)
-                self._live_waits.append(at - request.arrived_at)
-                self._shadow_waits += self._shadow.admitted(at, uncached_prefill_tokens(request))
+                if request.arrived_at >= self._began_at:
+                    self._live_waits.append(at - request.arrived_at)
+                let_in = self._shadow.admitted(uncached_prefill_tokens(request))
+                self._shadow_waits += [at - arrived_at for arrived_at in let_in if arrived_at >= self._began_at]
             case FirstToken(request=request, at=at):
                 arrived_at = self._waiting.pop(request.id, None)
-                if arrived_at is not None:
+                if arrived_at is not None and arrived_at >= self._began_at:
                     self._ttfts.append(at - arrived_at)
             case Cancelled(request=request):
                 self._waiting.pop(request.id, None)
@@ -142,6 +146,7 @@ class LiveTuner:
 
     def _start_trial(self, at: float) -> None:
         self._clear()
+        self._began_at = at
         self._ends_at = at + self.settings.window_seconds
         if len(self._optimiser.told) >= self.settings.trials:
             self._number = None
@@ -155,7 +160,7 @@ class LiveTuner:
     def _end_trial(self, at: float, ended: Literal["in time", "cut short", "drift"]) -> None:
         if self._number is None:
             return
-        waited = [at - arrived_at for arrived_at in self._waiting.values()]
+        waited = [at - arrived_at for arrived_at in self._waiting.values() if arrived_at >= self._began_at]
         late = [wait for wait in waited if wait > self.settings.objective.ttft_seconds]
         reward = plain_reward(np.array([*self._ttfts, *late]), self.settings.objective)
         self.trials.append(Trial(self._values, reward, ended, at))
@@ -171,10 +176,14 @@ class LiveTuner:
         """Whether the p99 wait is clearly above that of FCFS; asked once in a while, for it costs a sort."""
         if not isinstance(event, Admitted) or len(self._live_waits) % _LOOK_EVERY or not self._comparable():
             return False
-        ages = [event.at - self._waiting[request_id] for request_id in self._queued]
-        live = float(np.percentile([*self._live_waits, *ages], 99))
-        shadow = float(np.percentile([*self._shadow_waits, *self._shadow.ages(event.at)], 99))
+        live = self._p99(self._live_waits, [self._waiting[one] for one in self._queued], event.at)
+        shadow = self._p99(self._shadow_waits, self._shadow.waiting(), event.at)
         return live > self.settings.objective.ttft_seconds and live > self.settings.harm * shadow
+
+    def _p99(self, waits: list[float], waiting: list[float], now: float) -> float:
+        """Of those let in and, by their age, of those who wait: whoever arrived in this trial."""
+        ages = [now - arrived_at for arrived_at in waiting if arrived_at >= self._began_at]
+        return float(np.percentile([*waits, *ages], 99))
 
     def _comparable(self) -> bool:
         return min(len(self._live_waits), len(self._shadow_waits)) >= _LEAST_WAITS

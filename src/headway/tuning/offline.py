@@ -95,8 +95,8 @@ def tune(
     """Search for `trials` trials on the first 70 % of the trace, and say what the best is worth on the rest.
 
     The first trial is at the policy's defaults, so what is called best is never worse than they on that part. A trial
-    whose p99 TTFT is more than `harm` times the worse of FCFS's and the defaults' is fenced off and never called best. `known` are trials of an
-    earlier search on the same problem.
+    whose p99 TTFT is more than `harm` times the worse of FCFS's and the defaults' is fenced off and never called
+    best. `known` are trials of an earlier search on the same problem.
 
     Raises:
         ValueError: the trace is too short to be cut in two, or the reward does not suit the policy.

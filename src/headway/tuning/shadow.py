@@ -28,22 +28,22 @@ class ShadowFcfs:
         """Its client gave up while it waited in the live queue; on paper it may have been served by then."""
         self._gone.add(request_id)
 
-    def admitted(self, at: float, tokens: int) -> list[float]:
-        """The live queue let in so many tokens; the waits of those FCFS would have let in for them, in seconds."""
+    def admitted(self, tokens: int) -> list[float]:
+        """The live queue let in so many tokens; arrival times of those FCFS would have let in for them, in order."""
         self._budget_tokens += max(1, tokens)
-        waits = []
+        let_in = []
         while self._waiting and self._budget_tokens > 0:
             request_id, arrived_at, cost = self._waiting.popleft()
             if request_id in self._gone:
                 self._gone.discard(request_id)
                 continue
-            waits.append(at - arrived_at)
+            let_in.append(arrived_at)
             self._budget_tokens -= max(1, cost)
         if not self._waiting:
             self._budget_tokens = min(0, self._budget_tokens)
             self._gone.clear()
-        return waits
+        return let_in
 
-    def ages(self, now: float) -> list[float]:
-        """How long those who would still wait have waited."""
-        return [now - arrived_at for request_id, arrived_at, _ in self._waiting if request_id not in self._gone]
+    def waiting(self) -> list[float]:
+        """Arrival times of those who would still wait, in order."""
+        return [arrived_at for request_id, arrived_at, _ in self._waiting if request_id not in self._gone]

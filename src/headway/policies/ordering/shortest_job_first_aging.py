@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestView
 from headway.policies.ordering.shortest_job_first import service_seconds
+from headway.policies.tunable import Tunable
 
 
 class ShortestJobFirstAging:
@@ -22,6 +25,8 @@ class ShortestJobFirstAging:
     Loses when: overload makes every wait long against S/g: the order is then near FCFS; a small g restores the gain
         and loosens the bound.
     """
+
+    TUNABLE: ClassVar[tuple[Tunable, ...]] = (Tunable("service_seconds_per_second_waited", 0.001, 10.0, "log"),)
 
     def __init__(self, *, costs: ServiceCosts, service_seconds_per_second_waited: float = 0.1) -> None:
         if service_seconds_per_second_waited <= 0:

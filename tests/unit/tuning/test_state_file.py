@@ -1,0 +1,103 @@
+"""State on disk: it comes back as it was, or a sentence says why not and nothing is lost by it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headway.domain.costs import ServiceCosts
+from headway.domain.event import Arrived
+from headway.domain.request import Request
+from headway.policies.ordering.ewsjf import Ewsjf
+from headway.policies.ordering.fcfs import Fcfs
+from headway.tuning.offline import Tried
+from headway.tuning.state_file import SavedState, Unreadable, read_state, restore, write_state
+
+COSTS = ServiceCosts(1e-4, 1e-2)
+
+
+def taught() -> Ewsjf:
+    policy = Ewsjf(costs=COSTS)
+    for number in range(300):
+        request = Request(number, 0.0, 100 if number % 3 else 5_000)
+        policy.lane(request)
+        policy.observe(Arrived(request, 0.0))
+    return policy
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "ewsjf.state"
+    assert read_state(path, "ewsjf") is None
+    saved = SavedState("ewsjf", taught().state(), [Tried({"b_u": 1.5}, 0.7, 2.0, False)], "a problem")
+    write_state(path, saved)
+    back = read_state(path, "ewsjf")
+    assert isinstance(back, SavedState)
+    assert back.trials == saved.trials
+    assert back.problem == "a problem"
+    fresh = Ewsjf(costs=COSTS)
+    assert restore(fresh, back, path) is None
+    assert fresh.state() == taught().state()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["ewsjf.state"]
+
+
+def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s"
+    write_state(path, SavedState("ewsjf", {"a": 1}))
+    before = path.read_bytes()
+
+    def crash(_: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", crash)
+    with pytest.raises(OSError, match="no space left"):
+        write_state(path, SavedState("ewsjf", {"a": 2}))
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
+
+
+@given(st.binary(max_size=60))
+def test_no_bytes_make_it_raise(content: bytes) -> None:
+    path = Path(os.environ.get("TMPDIR", "/tmp"), f"headway-state-{os.getpid()}")
+    path.write_bytes(content)
+    try:
+        assert isinstance(read_state(path, "ewsjf"), Unreadable)
+    finally:
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"version": 2}, "version 2"),
+        ({"format": "other"}, "not a state file"),
+        ({"policy": "fair-share"}, "belongs to the policy 'fair-share'"),
+        ({"trials": [{"values": {}}]}, "a part is missing"),
+        ({"trials": 3}, "a part is missing"),
+        ({"learned": 7}, "a part is missing"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_in_a_sentence(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    path = tmp_path / "s"
+    write_state(path, SavedState("ewsjf", taught().state()))
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    found = read_state(path, "ewsjf")
+    assert isinstance(found, Unreadable)
+    assert said in found.reason
+    assert found.reason.endswith("; starting afresh")
+
+
+def test_a_policy_that_will_not_have_it_stays_fresh(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    other = Ewsjf(costs=COSTS, feature="prompt-tokens")
+    found = restore(other, SavedState("ewsjf", taught().state()), path)
+    assert found is not None
+    assert "learned from 'uncached-tokens'" in found.reason
+    assert other.state() == Ewsjf(costs=COSTS, feature="prompt-tokens").state()
+    nothing = restore(Fcfs(), SavedState("fcfs", {}), path)
+    assert nothing is not None
+    assert "learns nothing" in nothing.reason
