@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from headway.bounds.discrete import Attempt, DiscreteRequest, Instance, lower_bound, replay, serve
 from headway.bounds.doubling import route
+from headway.bounds.exact_search import least_total_latency
 
 from .instances import instances
 from .test_discrete import POLICIES
@@ -48,6 +49,7 @@ def test_it_is_the_least_of_all(instance: Instance) -> None:
 def test_no_policy_is_below_it_and_no_bound_above(instance: Instance) -> None:
     found = optimum(instance)
     assert found.is_proven
+    assert least_total_latency(instance, states_most=100_000) == found.total_latency
     again = replay(instance, [Attempt(i, s, instance.requests[i].output) for i, s in enumerate(found.starts)])
     assert again.total_latency == found.total_latency
     assert lower_bound(instance) <= found.total_latency
@@ -73,6 +75,11 @@ def test_it_says_how_far_it_got_when_stopped() -> None:
     assert lower_bound(Instance(requests, 40)) <= found.bound < found.total_latency
     assert not found.is_proven
     assert 0 < found.gap < 1
+
+
+def test_the_search_gives_up_when_told() -> None:
+    assert least_total_latency(Instance((DiscreteRequest(1, 9),) * 6, 20), states_most=3) is None
+    assert least_total_latency(Instance((), 5)) == 0
 
 
 def test_too_large_is_said_at_once() -> None:
