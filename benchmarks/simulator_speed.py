@@ -184,9 +184,8 @@ def main() -> None:
             for case in cases:
                 found[case].append(measured(case, rate))
         base = statistics.median(run["requests_per_second"] for run in found["fcfs"])
-        print(
-            f"\n{rate} requests/s\n\n| case | requests/s, median | min | max | fcfs ÷ this | peak MB |\n|---|---|---|---|---|---|"
-        )
+        print(f"\n{rate} requests/s\n\n| case | requests/s, median | min | max | fcfs ÷ this | peak MB |")
+        print("|---|---|---|---|---|---|")
         for case, runs in found.items():
             speeds = [run["requests_per_second"] for run in runs]
             middle = statistics.median(speeds)
