@@ -424,7 +424,7 @@ def main() -> None:
             findings["checks"][name] = CHECKS[name]()
         except Exception:
             findings["checks"][name] = {"failures": [traceback.format_exc()[-1500:]]}
-    json.dump(findings, sys.__stdout__)
+    print("\n" + json.dumps(findings), file=sys.__stdout__)  # the last line: some versions log to stdout
 
 
 if __name__ == "__main__":

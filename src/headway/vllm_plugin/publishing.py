@@ -32,9 +32,10 @@ def metrics_folder(configured: str | None, instance_id: str) -> Path | None:
 class Publisher:
     """Writes a metrics file and a decision log in the background."""
 
-    def __init__(self, metrics_file: Path | None, decision_log: Path | None) -> None:
-        """Raises ValueError, one sentence, if a folder cannot be made or a log cannot be opened."""
+    def __init__(self, metrics_file: Path | None, decision_log: Path | None, own_folder: bool = False) -> None:
+        """`own_folder`: the metrics file's folder is ours to remove. Raises ValueError where one cannot write."""
         self._metrics_file = metrics_file
+        self._own_folder = own_folder
         self._latest: str | None = None
         self._lines: queue.Queue[str | None] = queue.Queue(_BACKLOG)
         self._complained = False
@@ -78,8 +79,9 @@ class Publisher:
             self._log.close()
         if self._metrics_file is not None:
             with contextlib.suppress(OSError):
-                self._metrics_file.unlink()
-                self._metrics_file.parent.rmdir()  # only if no other engine's file is in it
+                self._metrics_file.unlink(missing_ok=True)
+                if self._own_folder:
+                    self._metrics_file.parent.rmdir()  # fails while another engine's file is in it
 
     def _put(self, line: str | None) -> None:
         try:

@@ -29,6 +29,7 @@ class PolicyScheduling:
         publisher = Publisher(
             None if folder is None else folder / f"engine-{engine_name}.prom",
             Path(config.decision_log) if config.decision_log else None,
+            own_folder=config.metrics_dir is None,
         )
         self._publisher = publisher
         self.headway = Conductor(config, EngineSeam(self), publisher, engine_name, _with_base(self.queue_base))

@@ -1,0 +1,101 @@
+"""What an operator may say, and the one sentence for what they may not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from headway.policies.ordering.highest_response_ratio import HighestResponseRatio
+from headway.vllm_plugin.config import PluginConfig, read_config
+
+
+def test_nothing_said_is_the_safe_default() -> None:
+    for nothing in ({}, None, {"other": 1}):
+        config = read_config(nothing, {})
+        assert config == PluginConfig()
+    assert isinstance(config.policies().ordering, HighestResponseRatio)
+
+
+def test_names_options_and_settings() -> None:
+    given = {
+        "ordering": {"name": "highest-response-ratio", "options": {"lane_width": 1.5}},
+        "admission": "peak-check",
+        "tuning": "self-tuned",
+        "guard": {"budget_ms": 5, "strikes": 1},
+        "costs": {"prefill_seconds_per_token": 1e-5, "decode_seconds_per_token": 0.01},
+        "length_class_tokens": [100, 200],
+        "metrics_seconds": 2,
+    }
+    config = read_config({"headway": given}, {})
+    assert (config.admission, config.tuning, config.guard.budget_ms, config.guard.strikes) == (
+        "peak-check",
+        "self-tuned",
+        5.0,
+        1,
+    )
+    assert config.options["ordering"] == {"lane_width": 1.5}
+    assert config.length_class_tokens == (100, 200)
+    assert config.costs.decode_seconds_per_token == 0.01
+
+
+def test_a_file_says_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "headway.toml"
+    file.write_text('ordering = "fair-share"\n[guard]\nstrikes = 7\n')
+    config = read_config({}, {"HEADWAY_CONFIG": str(file)})
+    assert (config.ordering, config.guard.strikes) == ("fair-share", 7)
+
+
+MISTAKES = {
+    "a name that is not there": ({"ordering": "shortest-first"}, "unknown ordering policy 'shortest-first'"),
+    "a key that is not there": ({"order": "fcfs"}, "unknown key 'order': did you mean 'ordering'?"),
+    "an option that is not there": (
+        {"ordering": {"name": "fcfs", "options": {"x": 1}}},
+        "unknown option 'x': the ordering policy fcfs has no options",
+    ),
+    "an oracle": ({"prediction": "oracle"}, "the oracle predictor works in the simulator only"),
+    "not a name": ({"ordering": 3}, "ordering must be a name, or"),
+    "too much beside the name": ({"ordering": {"name": "fcfs", "more": 1}}, "ordering must be a name, or"),
+    "tuning": ({"tuning": "yes"}, 'tuning must be "off" or "self-tuned", got \'yes\''),
+    "truth": ({"hints": 1}, "hints must be true or false, got 1"),
+    "seed": ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
+    "seconds": ({"metrics_seconds": 0}, "metrics_seconds must be a number of seconds of at least 0.05, got 0"),
+    "never": ({"explain_above_seconds": float("inf")}, "explain_above_seconds must be a number of seconds"),
+    "text": ({"metrics_dir": 5}, "metrics_dir must be a path"),
+    "guard": ({"guard": {"budget": 5}}, "guard: unknown key 'budget': did you mean 'budget_ms'?"),
+    "guard number": ({"guard": {"harm_ratio": 0.5}}, "guard.harm_ratio must be a number of at least 1, got 0.5"),
+    "guard strikes": ({"guard": {"strikes": 1.5}}, "guard.strikes must be a whole number of at least 1, got 1.5"),
+    "guard kind": ({"guard": 5}, "guard must be a table of budget_ms"),
+    "half the costs": ({"costs": {"prefill_seconds_per_token": 1}}, "costs lacks decode_seconds_per_token"),
+    "classes": ({"length_class_tokens": [5, 5]}, "length_class_tokens must rise, such as [512, 4096], got [5, 5]"),
+    "classes kind": ({"length_class_tokens": 5}, "length_class_tokens must be two prompt lengths"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_sentence_that_names_the_place(mistake: str) -> None:
+    given, sentence = MISTAKES[mistake]
+    with pytest.raises(ValueError, match=re.escape(sentence)) as raised:
+        read_config({"headway": given}, {})
+    assert str(raised.value).startswith('additional_config["headway"]')
+    assert "\n" not in str(raised.value)
+
+
+def test_a_table_is_wanted() -> None:
+    with pytest.raises(ValueError, match="must be a table such as"):
+        read_config({"headway": "fcfs"}, {})
+
+
+def test_the_two_ways_are_not_mixed(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="keep one of them"):
+        read_config({"headway": {}}, {"HEADWAY_CONFIG": str(tmp_path)})
+
+
+def test_files_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"it cannot be read: .*; check the path"):
+        read_config({}, {"HEADWAY_CONFIG": str(tmp_path / "missing.toml")})
+    broken = tmp_path / "broken.toml"
+    broken.write_text("ordering = ")
+    with pytest.raises(ValueError, match="it is not valid TOML"):
+        read_config({}, {"HEADWAY_CONFIG": str(broken)})

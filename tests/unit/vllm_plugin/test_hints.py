@@ -1,0 +1,96 @@
+"""Hints are bounded, never trusted, and never cost an answer."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headway.domain.estimate import PointEstimate
+from headway.domain.event import Cancelled, Completed
+from headway.domain.request import Request, RequestView
+from headway.vllm_plugin.hints import MAX_DEADLINE_MS, MAX_EXPECTED_TOKENS, NAMES, NO_HINTS, HintedLengths, read_hints
+
+
+class Five:
+    def predict(self, request: RequestView) -> PointEstimate:
+        return PointEstimate(5, "five")
+
+
+def test_what_is_read() -> None:
+    said = {
+        "headway_expected_tokens": 37,
+        "headway_deadline_ms": "250.5",
+        "headway_tenant": "dave",
+        "headway_session": "s-9",
+        "headway_rank": -2,
+        "other": 1,
+    }
+    hints = read_hints(said)
+    assert hints == (37, 0.2505, "dave", "s-9", -2, ())
+
+
+def test_what_is_ignored_is_named() -> None:
+    said = {"headway_expected_tokens": True, "headway_deadline_ms": float("nan"), "headway_tenant": "a\nb"}
+    assert read_hints(said).ignored == ("headway_expected_tokens", "headway_deadline_ms", "headway_tenant")
+
+
+def test_out_of_bounds_is_forced_in() -> None:
+    said = {"headway_expected_tokens": 10**30, "headway_deadline_ms": 1e300, "headway_tenant": "x" * 999}
+    hints = read_hints(said)
+    assert (hints.expected_tokens, hints.deadline_seconds) == (MAX_EXPECTED_TOKENS, MAX_DEADLINE_MS / 1000)
+    assert hints.tenant == "x" * 64
+    assert read_hints({"headway_expected_tokens": -5}).expected_tokens == 1
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(), lambda x: st.lists(x, max_size=3)
+)
+
+
+@given(st.one_of(anything, st.dictionaries(st.sampled_from(NAMES) | st.text(), anything)))
+def test_no_client_can_break_it(said: object) -> None:
+    hints = read_hints(said)
+    assert hints.expected_tokens is None or 1 <= hints.expected_tokens <= MAX_EXPECTED_TOKENS
+    assert hints.deadline_seconds is None or 0 <= hints.deadline_seconds <= MAX_DEADLINE_MS / 1000
+    assert len(hints.tenant) <= 64
+
+
+def test_nothing_said() -> None:
+    assert read_hints(None) is NO_HINTS
+    assert read_hints({"kv_transfer_params": {}}) is NO_HINTS
+
+
+def request(id_: str, tenant: str = "") -> Request:
+    return Request(id_, 0.0, 10, tenant=tenant, max_output_tokens=2_000)
+
+
+def test_an_honest_hint_is_believed_and_silence_falls_to_the_predictor() -> None:
+    lengths = HintedLengths(Five())
+    lengths.hint("a", 300)
+    assert lengths.predict(request("a")).remaining_mean(0) == pytest.approx(300, rel=0.01)
+    assert lengths.predict(request("b")).made_by == "five"
+
+
+def test_whoever_always_says_one_is_soon_believed_to_mean_what_it_uses() -> None:
+    lengths = HintedLengths(Five())
+    for index in range(100):
+        liar, honest = request(f"l{index}", "liar"), request(f"h{index}", "honest")
+        lengths.hint(liar.id, 100)
+        lengths.hint(honest.id, 400)
+        lengths.observe(Completed(liar, 0.0, 800))
+        lengths.observe(Completed(honest, 0.0, 400))
+    assert lengths.correction("honest") == pytest.approx(1.0)
+    assert lengths.correction("liar") == pytest.approx(8.0, rel=0.05)
+    lengths.hint("next", 100)
+    assert lengths.predict(request("next", "liar")).remaining_mean(0) > 400
+
+
+def test_nobody_is_remembered_after_the_end_and_tenants_are_bounded() -> None:
+    lengths = HintedLengths(Five())
+    for index in range(3_000):
+        one = request(f"r{index}", tenant=f"t{index}")
+        lengths.hint(one.id, 5)
+        lengths.observe(Cancelled(one, 0.0) if index % 2 else Completed(one, 0.0, 5))
+    assert not lengths._hinted
+    assert len(lengths._ratios) <= 1024

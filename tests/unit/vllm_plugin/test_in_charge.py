@@ -1,0 +1,252 @@
+"""Whatever a policy does, nobody is lost, and the queue goes on first come, first served."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from headway.domain.estimate import PointEstimate
+from headway.domain.replica import MemoryView
+from headway.domain.request import Request
+from headway.policies.admission.greedy import Greedy
+from headway.policies.ordering.shortest_prompt_first import ShortestPromptFirst
+from headway.policies.prediction.running_mean import RunningMean
+from headway.policies.preemption.latest_admitted import LatestAdmitted
+from headway.scheduling.scheduler import Policies
+from headway.testing.scripted import ScriptedBatch
+from headway.vllm_plugin.config import GuardLimits
+from headway.vllm_plugin.guard import PolicyFault, Watch
+from headway.vllm_plugin.in_charge import InCharge
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Ordering:
+    """Shortest first, until told to do wrong."""
+
+    wrong: Any = None
+
+    def lane(self, request: Any) -> Any:
+        return self._answer("lane", request.prompt_tokens)
+
+    def rank(self, request: Any) -> Any:
+        return self._answer("rank", 0.0)
+
+    def choose(self, heads: Any, now: float) -> Any:
+        return self._answer("choose", min(heads))
+
+    def next_change(self, heads: Any, now: float) -> Any:
+        return self._answer("next_change", now)
+
+    def observe(self, event: Any) -> None:
+        self._answer("observe", None)
+
+    def _answer(self, question: str, right: Any) -> Any:
+        if self.wrong is None or self.wrong[0] != question:
+            return right
+        return self.wrong[1]()
+
+
+def fail() -> None:
+    raise LookupError("a slip")
+
+
+WRONG = {
+    "lane raises": ("lane", fail, "raised"),
+    "lane is a list": ("lane", list, "nonsense"),
+    "rank raises": ("rank", fail, "raised"),
+    "rank is nan": ("rank", lambda: math.nan, "nonsense"),
+    "rank has nan inside": ("rank", lambda: (1.0, math.nan), "nonsense"),
+    "rank is a text": ("rank", lambda: "first", "nonsense"),
+    "choose raises": ("choose", fail, "raised"),
+    "choose names nobody": ("choose", lambda: -1, "nonsense"),
+    "choose gives a list": ("choose", list, "nonsense"),
+    "next_change is nan": ("next_change", lambda: math.nan, "nonsense"),
+    "observe raises": ("observe", fail, "raised"),
+}
+
+
+def build(ordering: Any = None, **others: Any) -> tuple[InCharge, list[PolicyFault], Clock]:
+    clock, faults = Clock(), list[PolicyFault]()
+    policies = Policies(
+        ordering or ShortestPromptFirst(),
+        others.get("admission", Greedy()),
+        others.get("preemption", LatestAdmitted()),
+        others.get("prediction", RunningMean()),
+    )
+    limits = GuardLimits(budget_ms=10, strikes=3, strike_seconds=5)
+    return InCharge(policies, Watch(limits, clock), faults.append), faults, clock
+
+
+def arrive(charge: InCharge, *prompts: int) -> None:
+    for prompt in prompts:
+        charge.arrive(Request(f"r{prompt}", -prompt / 1e6, prompt), 0.0)
+
+
+def drain(charge: InCharge) -> list[str]:
+    order, now = [], 1.0
+    while charge.head(now) is not None:
+        head = charge.head(now + 0.5)  # asked again later, as an engine does that had no room
+        assert head is not None
+        charge.take(head.id, now)
+        order.append(str(head.id))
+        now += 1.0
+    assert len(charge) == 0
+    return order
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_wrong_answer_puts_the_policies_aside_and_loses_nobody(wrong: str, after: int) -> None:
+    question, answer, reason = WRONG[wrong]
+    ordering = Ordering()
+    charge, faults, _ = build(ordering)
+    arrive(charge, 40, 10)
+    order = []
+    for _ in range(after):
+        head = charge.head(1.0)
+        assert head is not None
+        charge.take(head.id, 1.0)
+        order.append(str(head.id))
+    ordering.wrong = (question, answer)
+    arrive(charge, 30, 20)
+    order += drain(charge)
+    assert sorted(order) == ["r10", "r20", "r30", "r40"]
+    assert [fault.reason for fault in faults] == [reason]
+    assert charge.put_aside
+    waited = order[after:]
+    assert waited == sorted(waited, key=lambda one: -int(one[1:])), "larger came earlier here"
+
+
+def test_ranks_that_cannot_be_compared() -> None:
+    class Mixed:
+        def rank(self, request: Any) -> Any:
+            return (1.0,) if request.prompt_tokens == 20 else 1.0
+
+    charge, faults, _ = build(Mixed())
+    arrive(charge, 10, 20, 30)
+    assert sorted(drain(charge)) == ["r10", "r20", "r30"]
+    assert [fault.reason for fault in faults] == ["nonsense"]
+
+
+def test_the_preempted_stay_in_front_when_policies_are_put_aside() -> None:
+    ordering = Ordering()
+    charge, _, _ = build(ordering)
+    arrive(charge, 5, 6)
+    charge.take("r6", 1.0)
+    charge.preempted(Request("r6", 0.0, 6), 2.0)
+    ordering.wrong = ("rank", fail)
+    arrive(charge, 7)
+    assert drain(charge)[0] == "r6"
+
+
+def test_three_strikes_within_the_time_and_it_is_out() -> None:
+    class Slow:
+        def rank(self, request: Any) -> float:
+            clock.now += 0.02 if request.prompt_tokens > 100 else 0.001
+            return 0.0
+
+    charge, faults, clock = build(Slow())
+    arrive(charge, 101, 102)
+    clock.now += 10.0
+    arrive(charge, 103, 104)
+    assert not faults, "the first two are forgotten"
+    arrive(charge, 105)
+    assert [fault.reason for fault in faults] == ["stalled"]
+    assert "took 20.0 ms where 10 ms are allowed" in str(faults[0])
+    assert sorted(drain(charge)) == ["r101", "r102", "r103", "r104", "r105"]
+
+
+def test_one_gross_overrun_is_enough() -> None:
+    class Stuck:
+        def rank(self, request: Any) -> float:
+            clock.now += 1.0
+            return 0.0
+
+    charge, faults, clock = build(Stuck())
+    arrive(charge, 1)
+    assert [fault.reason for fault in faults] == ["stalled"]
+    assert drain(charge) == ["r1"]
+
+
+def test_many_small_choices_of_one_step_count_together() -> None:
+    class Slowish(Ordering):
+        def choose(self, heads: Any, now: float) -> Any:
+            clock.now += 0.008
+            return min(heads)
+
+    charge, faults, clock = build(Slowish())
+    for step in range(3):
+        for prompt in range(4):
+            arrive(charge, 100 * step + prompt + 1)
+            charge.head(float(step))
+        charge.end_step(clock.now)
+    assert [fault.reason for fault in faults] == ["stalled"]
+    assert len(drain(charge)) == 12
+
+
+def test_stepping_back_is_for_a_while() -> None:
+    charge, faults, _ = build()
+    arrive(charge, 40, 10, 30)
+    head = charge.head(0.0)
+    assert head is not None
+    assert head.id == "r10"
+    charge.step_back(True)
+    head = charge.head(0.0)
+    assert head is not None
+    assert head.id == "r40", "first come"
+    arrive(charge, 20)
+    charge.step_back(False)
+    assert drain(charge) == ["r10", "r20", "r30", "r40"]
+    assert not faults
+
+
+def test_policies_go_on_listening_while_they_are_stepped_back() -> None:
+    heard = []
+
+    class Ears(ShortestPromptFirst):
+        def observe(self, event: Any) -> None:
+            heard.append(type(event).__name__)
+
+    charge, _, _ = build(Ears())
+    charge.step_back(True)
+    arrive(charge, 1)
+    drain(charge)
+    assert heard == ["Arrived", "Admitted"]
+
+
+def test_other_kinds_are_checked_too() -> None:
+    class Holds:
+        def hold_steps(self, *asked: Any) -> Any:
+            return True
+
+    class Names:
+        def victim(self, running: Any, now: float) -> Any:
+            return Request("x", 0.0, 1)
+
+    class Expects:
+        def predict(self, request: Any) -> Any:
+            return None
+
+    request = Request("r", 0.0, 1)
+    request.estimate = PointEstimate(1, "test")
+    charge, faults, _ = build(admission=Holds())
+    assert charge.holds
+    assert charge.hold_steps(request, ScriptedBatch([request]), MemoryView(1, 1, 1), 0.0) == 0
+    assert [fault.kind for fault in faults] == ["admission"]
+    assert not charge.holds
+    charge, faults, _ = build(preemption=Names())
+    assert charge.victim([request], 0.0) is request
+    assert [fault.kind for fault in faults] == ["preemption"]
+    charge, faults, _ = build(prediction=Expects())
+    arrive(charge, 3)
+    assert [fault.kind for fault in faults] == ["prediction"]
+    assert drain(charge) == ["r3"]

@@ -1,0 +1,90 @@
+"""The live estimate of first come, first served, and when it says that we do harm."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headway.vllm_plugin.shadow import HarmJudge, ShadowFcfs, Waits
+
+
+def serve(works: list[int], order: list[int]) -> ShadowFcfs:
+    """All come at 0; the engine lets one in at a time, each takes its work in seconds before the next comes in."""
+    shadow, now = ShadowFcfs(), 0.0
+    for arrival, work in enumerate(works):
+        shadow.arrive(arrival, 0.0, work)
+    for arrival in order:
+        shadow.admit(arrival, 0.0, now, works[arrival])
+        now += works[arrival]
+    return shadow
+
+
+def test_under_fcfs_the_estimate_is_the_truth() -> None:
+    waits = serve([5, 1, 3, 2], [0, 1, 2, 3]).waits(11.0)
+    assert waits.ours == waits.fcfs == 9.0
+    assert waits.requests == 4
+
+
+def test_one_long_request_kept_waiting_is_seen_while_it_waits() -> None:
+    shadow, now = ShadowFcfs(), 0.0
+    shadow.arrive(0, 0.0, 100)
+    for arrival in range(1, 60):
+        shadow.arrive(arrival, now, 1)
+        shadow.admit(arrival, now, now, 1)
+        now += 1.0
+    waits = shadow.waits(now)
+    assert waits.ours == now, "it counts with what it has waited so far"
+    assert waits.fcfs <= 1.0
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.randoms(use_true_random=False))
+def test_everybody_is_compared_once_whatever_the_order(works: list[int], chance: random.Random) -> None:
+    order = list(range(len(works)))
+    chance.shuffle(order)
+    shadow = serve(works, order)
+    assert shadow.waits(sum(works)).requests == len(works)
+    assert not shadow._ours
+    assert not shadow._late
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.booleans()), min_size=1, max_size=60))
+def test_those_who_leave_are_forgotten(requests: list[tuple[int, bool]]) -> None:
+    shadow = ShadowFcfs()
+    for arrival, (work, _) in enumerate(requests):
+        shadow.arrive(arrival, 0.0, work)
+    for arrival, (work, leaves) in reversed(list(enumerate(requests))):
+        if leaves:
+            shadow.leave(arrival, 1.0, work)
+        else:
+            shadow.admit(arrival, 0.0, 1.0, work)
+    assert shadow.waits(1.0).requests == sum(not leaves for _, leaves in requests)
+    assert not shadow._gone
+
+
+def test_the_population_is_bounded_and_can_be_dropped() -> None:
+    shadow = serve([1] * 3_000, list(range(3_000)))
+    assert shadow.waits(0.0).requests == 1_000
+    shadow.forget()
+    assert shadow.waits(0.0) == Waits(0.0, 0.0, 0)
+
+
+def test_harm_must_last() -> None:
+    judge = HarmJudge(ratio=2.0, slack_seconds=1.0, seconds=10.0)
+    bad, good, few = Waits(9.0, 3.0, 100), Waits(5.0, 3.0, 100), Waits(9.0, 3.0, 10)
+    assert not judge.harmful(bad, 0.0)
+    assert not judge.harmful(bad, 9.0)
+    assert judge.harmful(bad, 10.0)
+    assert not judge.harmful(good, 11.0)
+    assert not judge.harmful(bad, 12.0), "the time starts anew"
+    assert not judge.harmful(few, 30.0), "ten requests prove nothing"
+    judge.harmful(bad, 40.0)
+    judge.reset()
+    assert not judge.harmful(bad, 55.0)
+
+
+def test_noise_among_short_waits_is_no_harm() -> None:
+    judge = HarmJudge(ratio=2.0, slack_seconds=1.0, seconds=0.0)
+    assert not judge.harmful(Waits(0.9, 0.1, 100), 0.0)
+    assert judge.harmful(Waits(1.2, 0.1, 100), 0.0)
