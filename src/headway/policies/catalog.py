@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias, get_args, overload
 
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestId
+from headway.policies.admission.backfill import Backfill
 from headway.policies.admission.greedy import Greedy
 from headway.policies.admission.overflow_probability import OverflowProbability
 from headway.policies.admission.past_future import PastFuture as PastFutureAdmission
@@ -88,6 +89,7 @@ ADMISSION: dict[str, type[AdmissionPolicy]] = {
     "past-future": PastFutureAdmission,
     "past-future-common-draws": PastFutureCommonDraws,
     "overflow-probability": OverflowProbability,
+    "backfill": Backfill,
 }
 PREEMPTION: dict[str, type[PreemptionPolicy]] = {
     "latest-admitted": LatestAdmitted,

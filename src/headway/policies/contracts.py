@@ -78,6 +78,26 @@ class AdmissionPolicy(Protocol):
         """
 
 
+@runtime_checkable
+class BackfillingAdmission(AdmissionPolicy, Protocol):
+    """An admission policy under which others may pass a head that does not fit."""
+
+    @property
+    def look_ahead(self) -> int:
+        """How many requests behind the head are looked at."""
+
+    def may_pass(
+        self, request: RequestView, head: RequestView, batch: BatchView, memory: MemoryView, now: float
+    ) -> bool:
+        """Whether `request` may be served before `head`, which was refused by the engine or by `hold_steps`.
+
+        It still has to get through both itself. The batch is not empty.
+        """
+
+    def passed(self, head: RequestView) -> None:
+        """Somebody has passed `head` and runs."""
+
+
 class PreemptionPolicy(Protocol):
     """Who gives way when a running request needs a block and none is free?"""
 

@@ -23,7 +23,13 @@ from headway.domain.event import (
 )
 from headway.domain.replica import BatchView, MemoryView
 from headway.domain.request import Request, RequestId
-from headway.policies.contracts import AdmissionPolicy, LengthPredictor, OrderingPolicy, PreemptionPolicy
+from headway.policies.contracts import (
+    AdmissionPolicy,
+    BackfillingAdmission,
+    LengthPredictor,
+    OrderingPolicy,
+    PreemptionPolicy,
+)
 from headway.scheduling.queue import Resumed, WaitingQueue
 
 
@@ -43,6 +49,8 @@ class Scheduler:
     def __init__(self, policies: Policies, *, resumed: Resumed = "front", listeners: Sequence[Listener] = ()) -> None:
         self.queue = WaitingQueue(policies.ordering, resumed)
         self._policies = policies
+        admission = policies.admission
+        self._backfilling = admission if isinstance(admission, BackfillingAdmission) else None
         own = (policies.prediction, policies.ordering, policies.admission, policies.preemption)
         # One object may answer several questions; it hears each event once, predictors first.
         hears = {id(policy): cast(Listener, policy) for policy in own if hasattr(policy, "observe")}
@@ -64,6 +72,34 @@ class Scheduler:
     def head(self, now: float) -> Request | None:
         """Who should run next; None when nobody waits."""
         return self.queue.head(now)
+
+    def candidate(self, refused: Sequence[Request], batch: BatchView, memory: MemoryView, now: float) -> Request | None:
+        """Who may be admitted next, given who did not fit in this step: the head, then those who may pass it.
+
+        An engine asks until it gets None. Without a backfilling admission policy that is after the first refusal.
+        """
+        if not refused:
+            return self.queue.head(now)
+        policy = self._backfilling
+        if policy is None or batch.size == 0:
+            return None
+        for request in self.queue.following(now, policy.look_ahead):
+            if request not in refused and policy.may_pass(request, refused[0], batch, memory, now):
+                return request
+        return None
+
+    @property
+    def backfills(self) -> bool:
+        """Whether somebody may pass a head that does not fit; a refusal then stands for one step only."""
+        return self._backfilling is not None and len(self.queue) > 1
+
+    def admit_past(self, request: Request, head: Request, now: float) -> None:
+        """Somebody other than the head joins a batch: what `candidate` gave after `head` was refused."""
+        assert self._backfilling is not None
+        self.queue.remove(request.id)
+        self._backfilling.passed(head)
+        if self._listeners:
+            self._tell(Admitted(request, now))
 
     def hold_steps(self, request: Request, batch: BatchView, memory: MemoryView, now: float) -> int:
         """The admission policy's answer for the head: 0 to admit, else steps for which the refusal stands."""

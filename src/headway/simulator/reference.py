@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from headway.domain.event import Listener
 from headway.domain.replica import MemoryView
-from headway.domain.request import RequestView
+from headway.domain.request import Request, RequestView
 from headway.scheduling.scheduler import Policies, Scheduler
 from headway.simulator.arrivals import why_never
 from headway.simulator.outcome import DayOutcome, StepObserver, StepRecord, TokenGaps
@@ -242,37 +242,50 @@ class _Engine:
         return produced_with_those_on_their_way >= request.output_limit
 
     def _admit_waiting(self, draft: _Draft) -> None:
-        """Let the head of the queue in while budget, seats and memory allow; stop at the first that does not fit."""
+        """Let the head of the queue in while budget, seats and memory allow; stop at the first that does not fit.
+
+        Unless the admission policy backfills: then those it names may pass whom they do not keep waiting.
+        """
+        refused: list[Request] = []
         while draft.budget > 0 and len(self._running) < self._rules.max_num_seqs:
-            request = self._scheduler.head(self._now)
+            request = self._scheduler.candidate(refused, self, self._memory_view(), self._now)
             if request is None:
                 return
             assert isinstance(request, EngineRequest)
-            found = self._memory.find(request)
-            cached = len(found) * self._rules.block_tokens
-            new = draft.capped(request.total_tokens - cached)
-            if new > draft.budget and not self._rules.chunked_prefill:
-                return
-            new = min(new, draft.budget)
-            # The gate looks at the whole prompt, but only the blocks of this step's tokens are taken.
-            gate_tokens = request.total_tokens if self._rules.reserve_full_prompt else cached + new
-            keep_free = self._watermark_blocks if self._running else 0
-            if self._memory.needed(gate_tokens, found) + keep_free > self._memory.free:
-                return
-            # An empty batch takes whoever comes, or nothing would ever run: the policy is not even asked.
-            if self._running and self._scheduler.hold_steps(request, self, self._memory_view(), self._now) > 0:
-                return
+            if not self._admit_one(request, refused, draft):
+                refused.append(request)
+
+    def _admit_one(self, request: EngineRequest, refused: list[Request], draft: _Draft) -> bool:
+        """Let one in; False if budget, memory or policy say no."""
+        found = self._memory.find(request)
+        cached = len(found) * self._rules.block_tokens
+        new = draft.capped(request.total_tokens - cached)
+        if new > draft.budget and not self._rules.chunked_prefill:
+            return False
+        new = min(new, draft.budget)
+        # The gate looks at the whole prompt, but only the blocks of this step's tokens are taken.
+        gate_tokens = request.total_tokens if self._rules.reserve_full_prompt else cached + new
+        keep_free = self._watermark_blocks if self._running else 0
+        if self._memory.needed(gate_tokens, found) + keep_free > self._memory.free:
+            return False
+        # An empty batch takes whoever comes, or nothing would ever run: the policy is not even asked.
+        if self._running and self._scheduler.hold_steps(request, self, self._memory_view(), self._now) > 0:
+            return False
+        if refused:
+            self._scheduler.admit_past(request, refused[0], self._now)
+        else:
             self._scheduler.admit(self._now)
-            self._memory.admit(request, cached + new, found)
-            request.computed_tokens = cached
-            request.is_prefilling = True
-            request.is_running = True
-            self._running.append(request)
-            self.version += 1
-            self._ledger.admit(request, self._now_ps, cached)
-            draft.tokens[request] = new
-            draft.budget -= new
-            draft.admitted.append(request)
+        self._memory.admit(request, cached + new, found)
+        request.computed_tokens = cached
+        request.is_prefilling = True
+        request.is_running = True
+        self._running.append(request)
+        self.version += 1
+        self._ledger.admit(request, self._now_ps, cached)
+        draft.tokens[request] = new
+        draft.budget -= new
+        draft.admitted.append(request)
+        return True
 
     def _memory_view(self) -> MemoryView:
         return MemoryView(self._memory.free, self._memory.blocks, self._rules.block_tokens)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from headway.domain.event import Listener
 from headway.domain.replica import MemoryView
+from headway.domain.request import Request
 from headway.scheduling.scheduler import Policies, Scheduler
 from headway.simulator.arrivals import FOREVER, Arrivals, Newcomers, why_never
 from headway.simulator.batch import NO_LIMIT, Batch, Chunks
@@ -181,38 +182,55 @@ class SkippingEngine:
 
     def _admit(self, decodes: int, chunks: Chunks) -> int:
         """Let waiting requests in while they may; returns for how many steps like this one the refusal stands."""
-        rules, batch, memory, scheduler = self.rules, self.batch, self.batch.memory, self.scheduler
+        rules, batch, scheduler = self.rules, self.batch, self.scheduler
         budget = rules.max_num_batched_tokens - decodes - sum([chunk[1] for chunk in chunks])
         now = self.now_ps * SECONDS_PER_PS
+        refused: list[Request] = []  # in this step; others may pass them only under a backfilling policy
         while budget > 0 and len(batch.members) < rules.max_num_seqs:
-            request = scheduler.head(now)
+            request = scheduler.candidate(refused, batch, self._view(), now) if refused else scheduler.head(now)
             if request is None:
-                return NO_LIMIT
+                break
             assert isinstance(request, TrackedRequest)
-            target = request.prompt_tokens + request.produced_tokens
-            free = memory.free - (self._watermark_blocks if batch.members else 0)
-            if rules.reserve_full_prompt and memory.surely_needs_more(request, free):
-                return NO_LIMIT
-            hit = memory.cached_tokens(request)
-            tokens = min(target - hit, batch.chunk_limit(len(scheduler.queue)))
-            if tokens > budget:
-                if not rules.chunked_prefill:
-                    return NO_LIMIT
-                tokens = budget
-            if memory.need(request, target if rules.reserve_full_prompt else hit + tokens, hit) > free:
-                return NO_LIMIT
-            if batch.members:
-                view = MemoryView(memory.free, rules.kv_blocks, rules.block_tokens)
-                hold = scheduler.hold_steps(request, batch, view, now)
-                if hold:
+            room = self._room(request, budget)
+            hold = NO_LIMIT if room is None else 0
+            if room is not None and batch.members:
+                hold = scheduler.hold_steps(request, batch, self._view(), now)
+            if room is None or hold:
+                if not scheduler.backfills:
                     return hold
-            scheduler.admit(now)
-            batch.enter(request, target, tokens, hit)
+                refused.append(request)
+                continue
+            if refused:
+                scheduler.admit_past(request, refused[0], now)
+            else:
+                scheduler.admit(now)
+            tokens, hit = room
+            batch.enter(request, request.prompt_tokens + request.produced_tokens, tokens, hit)
             self.columns.admit(request.row, self.now_ps, hit)
             self._log.admitted.append(request.row)
             chunks.append((request, tokens, hit))
             budget -= tokens
-        return NO_LIMIT
+        return 1 if refused else NO_LIMIT
+
+    def _room(self, request: TrackedRequest, budget: int) -> tuple[int, int] | None:
+        """(tokens of its first chunk, cached before them); None if budget or memory do not reach."""
+        rules, batch, memory = self.rules, self.batch, self.batch.memory
+        target = request.prompt_tokens + request.produced_tokens
+        free = memory.free - (self._watermark_blocks if batch.members else 0)
+        if rules.reserve_full_prompt and memory.surely_needs_more(request, free):
+            return None
+        hit = memory.cached_tokens(request)
+        tokens = min(target - hit, batch.chunk_limit(len(self.scheduler.queue)))
+        if tokens > budget:
+            if not rules.chunked_prefill:
+                return None
+            tokens = budget
+        if memory.need(request, target if rules.reserve_full_prompt else hit + tokens, hit) > free:
+            return None
+        return tokens, hit
+
+    def _view(self) -> MemoryView:
+        return MemoryView(self.batch.memory.free, self.rules.kv_blocks, self.rules.block_tokens)
 
     # Taking steps
 
