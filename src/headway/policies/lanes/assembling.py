@@ -15,7 +15,7 @@ from headway.policies.lanes.learning import LaneLearner
 from headway.policies.lanes.partition import Merge, Span, refine_and_prune
 from headway.policies.lanes.routing import Router
 from headway.policies.lanes.scored import Fill, ScoredLanes
-from headway.policies.lanes.scoring import Line, Weights, density_weighted
+from headway.policies.lanes.scoring import Line, density_weighted
 
 _VOLUME_TOKENS = 1_024  # a request of this size costs, by volume, as much as prefilling as many tokens
 
@@ -79,10 +79,6 @@ class Parameters:
             merge=self.merge,
         )
 
-    def weights(self) -> Weights:
-        """Those of the score."""
-        return Weights(self.w_base, self.a_u, self.b_u, self.a_f, self.b_f)
-
 
 def learned_lanes(
     parameters: Parameters,
@@ -101,8 +97,7 @@ def learned_lanes(
     def score(size: int, mean: float, queue_index: int, arrived_at: float) -> Line:
         law = by_volume if parameters.feature == "kv-volume" else fit.law
         factor = queue_index / (size + 1) if parameters.by_queue else 1.0
-        weights = parameters.weights()
-        return density_weighted(weights, size, mean, law.seconds(size), arrived_at, queue_factor=factor)
+        return density_weighted(parameters, size, mean, law.seconds(size), arrived_at, queue_factor=factor)
 
     learner = LaneLearner(parameters.partition, window_requests=window_requests, relearn_requests=relearn_requests)
     return ScoredLanes(
@@ -113,6 +108,7 @@ def learned_lanes(
         learner=learner,
         costs=fit,
         guard=guard,
+        means_matter=lambda: bool(parameters.a_u or parameters.a_f),
     )
 
 

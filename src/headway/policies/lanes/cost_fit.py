@@ -19,8 +19,8 @@ from headway.domain.event import Admitted, Cancelled, Completed, Event, FirstTok
 from headway.domain.request import RequestId, uncached_prefill_tokens
 
 EXPONENT_MIN, EXPONENT_MAX = 0.5, 3.0
-POINTS_KEPT, POINTS_MIN, POINTS_COMPARED, REFIT_EVERY = 500, 10, 80, 50
-_LEVER = 2.0  # the longer half of the prefills must reach this many times their shortest to show a power
+POINTS_KEPT, POINTS_MIN, POINTS_COMPARED, REFIT_EVERY = 500, 10, 80, 200
+_LEVER = 2.0  # long prefills must be this many times the short ones to show overhead and power apart
 _MEMBERS_MAX = 256  # prefills in one observation; beyond that the replica is saturated and a new one is begun
 
 
@@ -82,15 +82,17 @@ def fit_beyond_overhead(points: Sequence[PrefillPoint], prior: PowerLaw) -> Powe
     usable = [point for point in points if point.tokens > 0 and 0 < point.seconds < math.inf]
     if len(usable) < 2 * POINTS_MIN:
         return prior
+    ordered = sorted(point.tokens for point in usable)
+    if ordered[int(0.9 * len(ordered))] < _LEVER * ordered[int(0.1 * len(ordered))]:
+        return PowerLaw(
+            median([point.seconds / point.tokens for point in usable])
+        )  # steps full to the budget, all alike
     thinned = _thinned(usable)
     slopes = [(b.seconds - a.seconds) / (b.tokens - a.tokens) for a, b in combinations(thinned, 2) if a[0] != b[0]]
     slope = median(slopes) if len(slopes) >= POINTS_MIN else 0.0
     overhead = max(0.0, median([seconds - slope * tokens for tokens, seconds in usable])) if slope > 0 else 0.0
     middle = median([tokens for tokens, _ in usable])
     left = [PrefillPoint(tokens, seconds - overhead) for tokens, seconds in usable if tokens >= middle]
-    longest = sorted(point.tokens for point in left)[int(0.9 * len(left))]
-    if longest < _LEVER * middle:  # steps full to the budget: all of nearly one size, which says nothing of the power
-        return PowerLaw(median([point.seconds / point.tokens for point in usable]))
     law = fit_power_law(left, prior)
     return law if law is prior else law._replace(floor_seconds=0.0, linear_below=float(middle))
 
@@ -156,7 +158,7 @@ class CostFit:
             return False
         self.points.append(point)
         self._unfitted += 1
-        due = REFIT_EVERY if len(self.points) > REFIT_EVERY else POINTS_MIN
+        due = min(REFIT_EVERY, max(POINTS_MIN, len(self.points) // 2))
         if self._unfitted < due:
             return False
         self._unfitted = 0

@@ -12,7 +12,7 @@ from headway.policies.lanes.partition import Span
 Due: TypeAlias = Literal["nothing", "adjustment", "partition"]
 
 FIRST_REQUESTS = 250  # before that there is nothing to learn from, and bubble lanes serve
-ADJUST_REQUESTS = 100  # arrivals between two light adjustments of the edges
+ADJUST_REQUESTS = 250  # arrivals between two light adjustments of the edges
 
 
 class LaneLearner:

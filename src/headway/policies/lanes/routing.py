@@ -54,7 +54,7 @@ class Router:
 
     `tolerant` is Algorithm 2; otherwise as the authors' code: no tolerances, a bubble as wide as the lane before it.
     Bubbles that stay empty for more than `empty_rounds` rounds of admission are removed; lanes that were learned or
-    configured stay. `version` changes whenever a lane does.
+    configured stay. `version` changes whenever a lane comes or goes.
     """
 
     def __init__(self, spans: Sequence[Span] = (), *, tolerant: bool = True, empty_rounds: int = 20) -> None:
@@ -85,6 +85,8 @@ class Router:
     def route(self, size: int) -> Lane:
         """The lane for a request of this size; opens a bubble where none fits."""
         at = bisect_right(self._lows, size) - 1
+        if at >= 0 and size <= (lane := self.lanes[at]).high:
+            return lane
         return self._taker(size, at) or self._open(size, at + 1)
 
     def _taker(self, size: int, at: int) -> Lane | None:
@@ -166,7 +168,7 @@ class Router:
             lane.low = min(lane.low, *own)
             lane.high = max(lane.high, *own)
             lane.mean += (sum(own) / len(own) - lane.mean) * len(own) / (len(own) + lane.requests)
-        self._redraw()
+        self._lows = [lane.low for lane in self.lanes]
 
     def _redraw(self) -> None:
         self._lows = [lane.low for lane in self.lanes]

@@ -32,7 +32,8 @@ class ScoredLanes:
 
     `fill` says who follows within a round, the admissions of one step of the engine: "score" compares all heads anew
     for each; "lane" goes on with the lane of the round's first and compares again when it is empty;
-    "lane-and-neighbours" goes on with the lanes nearest to it by mean size.
+    "lane-and-neighbours" goes on with the lanes nearest to it by mean size. `means_matter` says whether scores look at
+    the mean of a lane just now.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class ScoredLanes:
         learner: LaneLearner | None = None,
         costs: CostFit | None = None,
         guard: Guard | None = None,
+        means_matter: Callable[[], bool] = lambda: False,
     ) -> None:
         self.score_of = score_of
         self.router = router
@@ -55,6 +57,7 @@ class ScoredLanes:
         self.learns_here = True
         self._size_of = size_of
         self._fill = fill
+        self._means_matter = means_matter
         self._placed: dict[RequestId, _Place] = {}
         self._oldest: list[tuple[float, int, RequestId]] = []  # a heap; entries of who left are dropped as they surface
         self._ticket = count()
@@ -68,19 +71,20 @@ class ScoredLanes:
 
     def enter(self, request: RequestView) -> int:
         """The request's lane; remembered until it leaves the queue."""
+        known = self._placed.get(request.id)
+        if known is not None:  # lanes were redrawn; it keeps its size and its place in time
+            if self.router.knows(known.lane):
+                self.router.leave(known.lane)
+            known.lane = lane = self.router.route(known.size)
+            self.router.enter(lane)
+            return lane.number
         size = self._size_of(request)
         lane = self.router.route(size)
         self.router.enter(lane)
-        known = self._placed.get(request.id)
-        if known is None:
-            ticket = next(self._ticket)
-            self._placed[request.id] = _Place(lane, size, uncached_prefill_tokens(request), request.arrived_at, ticket)
-            if self.guard is not None:
-                heapq.heappush(self._oldest, (request.arrived_at, ticket, request.id))
-        else:  # lanes were redrawn; it keeps its place in time
-            if known.lane is not lane and self.router.knows(known.lane):
-                self.router.leave(known.lane)
-            known.lane, known.size = lane, size
+        ticket = next(self._ticket)
+        self._placed[request.id] = _Place(lane, size, uncached_prefill_tokens(request), request.arrived_at, ticket)
+        if self.guard is not None:
+            heapq.heappush(self._oldest, (request.arrived_at, ticket, request.id))
         return lane.number
 
     def choose(self, heads: Mapping[LaneId, RequestView], now: float) -> LaneId:
@@ -152,6 +156,8 @@ class ScoredLanes:
         due = learner.note(size)
         if due == "adjustment":
             self.router.adjust(learner.latest())
+            if self._means_matter():
+                self._lines.clear()
         elif due == "partition" and self.learns_here:
             self.adopt(learner.partition(learner.window()))
 

@@ -13,27 +13,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 _ROUNDING = 64 * 2.0**-53  # relative error of a computed score or crossing time, with room to spare
 
 
-class Weights(NamedTuple):
+class Weights(Protocol):
     """Θ without the partition's part: how base, urgency and fairness are weighed, the last two along the mean size."""
 
-    w_base: float = 1.0
-    a_u: float = 0.0
-    b_u: float = 1.0
-    a_f: float = 0.0
-    b_f: float = 0.1
-
-    def urgency(self, mean_size: float, least: float) -> float:
-        """w_urg, never below `least`."""
-        return max(least, self.a_u * mean_size + self.b_u)
-
-    def fairness(self, mean_size: float) -> float:
-        """w_fair, never below 0."""
-        return max(0.0, self.a_f * mean_size + self.b_f)
+    w_base: float
+    a_u: float
+    b_u: float
+    a_f: float
+    b_f: float
 
 
 class Line(NamedTuple):
@@ -51,11 +43,14 @@ class Line(NamedTuple):
 def density_weighted(
     weights: Weights, size: int, mean_size: float, cost_seconds: float, arrived_at: float, *, queue_factor: float
 ) -> Line:
-    """The published score; `queue_factor` is qf, 1 for the bounded variant."""
-    base = weights.w_base + weights.fairness(mean_size) * math.log(size + 1)
-    least = 1e-3 if queue_factor == 1 else 0.0
-    slope = weights.urgency(mean_size, least) / cost_seconds
-    return Line(queue_factor * base, queue_factor * slope, arrived_at)
+    """The published score; `queue_factor` is qf, 1 for the bounded variant.
+
+    w_fair is never below 0; w_urg never below 1e-3 in the bounded variant, 0 in the published.
+    """
+    fairness = max(0.0, weights.a_f * mean_size + weights.b_f)
+    urgency = max(1e-3 if queue_factor == 1 else 0.0, weights.a_u * mean_size + weights.b_u)
+    base = weights.w_base + fairness * math.log(size + 1)
+    return Line(queue_factor * base, queue_factor * urgency / cost_seconds, arrived_at)
 
 
 def authors(size: int, step: int, arrived_at: float) -> Line:

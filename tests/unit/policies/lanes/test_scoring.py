@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.policies.lanes.scoring import Line, Weights, authors, density_weighted, overtaken_at
+from headway.policies.lanes.scoring import Line, authors, density_weighted, overtaken_at
+
+
+@dataclass
+class Weights:
+    w_base: float = 1.0
+    a_u: float = 0.0
+    b_u: float = 1.0
+    a_f: float = 0.0
+    b_f: float = 0.1
 
 
 def test_the_authors_score_by_hand() -> None:
