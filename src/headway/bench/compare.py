@@ -16,6 +16,9 @@ from headway.bench.calibration import CalibrationListener
 from headway.bench.comparison import Comparison, Json, Run, replica_facts, trace_facts
 from headway.bench.curves import curves
 from headway.bench.errors import UserMistake
+from headway.bench.measured.agreement import agreement, times_of
+from headway.bench.measured.figures import Agreement
+from headway.bench.measured.recording import of_trace
 from headway.bench.metrics import Slo, summarise
 from headway.bench.parallel import RunFailed, spread
 from headway.bench.saturation import Saturation, at_rate, is_closed_loop, measure_saturation, offered_rate
@@ -157,7 +160,15 @@ def _run(experiment: Experiment, cell: _Cell, alone: npt.NDArray[np.float64], bo
         curves=drawn,
         wall_seconds=wall_seconds,
         prediction_calibration=calibration.result(),
+        recorded=_against_recording(cell, outcome),
     )
+
+
+def _against_recording(cell: _Cell, outcome: DayOutcome) -> Agreement | None:
+    """How far from what was measured, where the run repeats the recorded day: its arrivals, first come first served."""
+    repeats = cell.load is None and (cell.bundle.ordering, cell.bundle.admission) == ("fcfs", "greedy")
+    recording = of_trace(cell.trace, cell.trace.name) if repeats else None
+    return None if recording is None else agreement(recording, *times_of(outcome), int(outcome.preemptions.sum()))
 
 
 def traffic_facts(trace: Trace) -> dict[str, Json]:

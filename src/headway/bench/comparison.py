@@ -14,6 +14,7 @@ import numpy as np
 
 from headway.bench.calibration import PredictionCalibration
 from headway.bench.curves import Curves
+from headway.bench.measured.figures import Agreement
 from headway.bench.metrics import RunMetrics, Slo, Spread
 from headway.simulator.trace import Tokens, Trace
 
@@ -36,6 +37,8 @@ class Run:
         curves: what to draw; not in the JSON.
         wall_seconds: how long the simulation took here, the one number that is not deterministic.
         prediction_calibration: how honest the predictor's estimates were; None where nothing completed.
+        recorded: how far this run is from the measured times of the trace, where it has some and the run repeats
+            what was recorded: first come first served at the recorded arrivals. Else None.
     """
 
     policy: str
@@ -46,6 +49,7 @@ class Run:
     curves: Curves
     wall_seconds: float
     prediction_calibration: PredictionCalibration | None = None
+    recorded: Agreement | None = None
 
     def to_json(self) -> dict[str, object]:
         """One entry of `runs`."""
@@ -56,7 +60,11 @@ class Run:
             "seed": self.seed,
         }
         calibration = None if self.prediction_calibration is None else self.prediction_calibration.to_json()
-        tail = {"prediction_calibration": calibration, "wall_seconds": self.wall_seconds}
+        tail = {
+            "prediction_calibration": calibration,
+            "recorded": None if self.recorded is None else self.recorded.to_json(),
+            "wall_seconds": self.wall_seconds,
+        }
         return head | self.metrics.to_json() | tail
 
 

@@ -140,7 +140,8 @@ def at_rate(trace: Trace, requests_per_second: float) -> Trace:
 def scaled(trace: Trace, density: float) -> Trace:
     """The trace with arrivals `density` times as dense, from the same first one; every row keeps its place."""
     first = trace.arrived_seconds[0]
-    return replace(trace, arrived_seconds=first + (trace.arrived_seconds - first) / density)
+    arrived = first + (trace.arrived_seconds - first) / density
+    return replace(trace, arrived_seconds=arrived, measured_ttft_seconds=None, measured_e2e_seconds=None)
 
 
 def _completed(outcome: DayOutcome) -> Mask:

@@ -32,7 +32,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print(results(comparison, console.width), highlight=False)
     for sentence in headline(comparison):
         console.print(Text(sentence))
-    for sentence in describe_predictions(comparison):
+    for sentence in (*describe_predictions(comparison), *describe_recorded(comparison)):
         console.print(Text(sentence))
     console.print()
     console.print(definitions(comparison), highlight=False)
@@ -89,6 +89,16 @@ def describe_predictions(comparison: Comparison) -> Iterator[str]:
             f"Prediction {told.made_by}{'' if run.load is None else f' at load {run.load:g}'}: of {told.completions:,} "
             f"output lengths {held}; CRPS {told.crps_tokens:.0f} tokens, mean output {told.output_tokens:.0f}."
         )
+
+
+def describe_recorded(comparison: Comparison) -> Iterator[str]:
+    """How far the simulation is from what was measured when the trace was recorded, a sentence for each run."""
+    for run in comparison.runs:
+        if run.recorded is not None:
+            yield (
+                f"Recorded day: the trace has measured times; simulated {run.policy} against them: "
+                f"{run.recorded.sentence()}. Bear this error in mind with every figure above."
+            )
 
 
 def definitions(comparison: Comparison) -> RenderableType:

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from headway.cli import compare_options as options
-from headway.cli.compare_options import DEFAULT_SLO, CompareOptions, OverContext, Precision, PrefixCaching
+from headway.cli.compare_options import (
+    DEFAULT_HARDWARE,
+    DEFAULT_MODEL,
+    DEFAULT_SLO,
+    CompareOptions,
+    OverContext,
+    Precision,
+    PrefixCaching,
+)
 
 
 def bound(
@@ -12,11 +20,12 @@ def bound(
     loads: options.Loads = None,
     seed: options.Seed = 0,
     requests: options.Requests = None,
-    hardware: options.Hardware = "h100",
-    model: options.Model = "llama-3.1-8b",
+    hardware: options.Hardware = DEFAULT_HARDWARE,
+    model: options.Model = DEFAULT_MODEL,
     tp: options.TensorParallel = None,
     precision: options.PrecisionOption = Precision.bf16,
     kv_tokens: options.KvTokens = None,
+    calibration: options.CalibrationFile = None,
     over_context: options.OverContextOption = OverContext.error,
     prefix_caching: options.PrefixCachingOption = PrefixCaching.auto,
     async_scheduling: options.AsyncScheduling = None,

@@ -13,6 +13,7 @@ import typer
 from headway.bench.errors import UserMistake
 
 DEFAULT_SLO = "ttft=2s,tpot=100ms"
+DEFAULT_HARDWARE, DEFAULT_MODEL = "h100", "llama-3.1-8b"
 
 
 class OverContext(StrEnum):
@@ -111,6 +112,15 @@ PrecisionOption: TypeAlias = Annotated[Precision, typer.Option(help="Precision o
 KvTokens: TypeAlias = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="KV memory in tokens, instead of what the GPU would have left.")
 ]
+CalibrationFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration",
+        metavar="FILE.toml",
+        help="Step times and limits as `headway calibrate` measured them, instead of --hardware and --model.",
+        show_default=False,
+    ),
+]
 PrefixCachingOption: TypeAlias = Annotated[
     PrefixCaching, typer.Option(help="Prefix cache; auto: on when the trace says which prompts share blocks.")
 ]
@@ -167,6 +177,7 @@ class CompareOptions:
     json: str | None
     report: Path | None
     jobs: int | None
+    calibration: Path | None = None
 
 
 def parse_loads(load: str | None, loads: str | None) -> tuple[float | None, ...]:

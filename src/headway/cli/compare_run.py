@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +24,10 @@ from headway.bench.saturation import is_closed_loop, open_loop
 from headway.bench.traces.loading import load_trace
 from headway.bench.traces.reshaping import check_context, head
 from headway.bench.workloads import WORKLOADS
-from headway.cli.compare_options import CompareOptions, PrefixCaching, parse_loads
+from headway.cli.compare_options import DEFAULT_HARDWARE, DEFAULT_MODEL, CompareOptions, PrefixCaching, parse_loads
 from headway.cli.printing import print_rich
 from headway.cli.progress import progress, say
+from headway.simulator.calibration import calibrated_replica, read_calibration
 from headway.simulator.replica import Replica, replica
 from headway.simulator.rules import EngineRules
 from headway.simulator.trace import Trace
@@ -119,17 +121,7 @@ def prepare(name: str, options: CompareOptions, slo: Slo) -> tuple[Replica, Trac
         say(note)
     caches = _caches_prefixes(options.prefix_caching, trace)
     with _as_mistakes():
-        server = replica(
-            options.hardware,
-            options.model,
-            tp=options.tp,
-            precision=options.precision.value,
-            kv_tokens=options.kv_tokens,
-            max_num_seqs=options.max_num_seqs,
-            max_num_batched_tokens=options.max_num_batched_tokens,
-            async_scheduling=options.async_scheduling,
-            prefix_caching=caches,
-        )
+        server = _server(options, caches)
     # Against the model's context only: what the model takes but this replica's memory cannot hold, it refuses itself.
     trace, notes = check_context(trace, server.rules.max_model_tokens, options.over_context.value, lines=loaded.lines)
     for note in notes:
@@ -137,6 +129,40 @@ def prepare(name: str, options: CompareOptions, slo: Slo) -> tuple[Replica, Trac
     if options.open_loop and is_closed_loop(trace):
         trace = open_loop(trace)
     return server, with_deadlines(trace, slo)
+
+
+def _server(options: CompareOptions, caches_prefixes: bool) -> Replica:
+    """The replica: as calibrated, or of a card and a model."""
+    if options.calibration is not None:
+        return _calibrated(options, caches_prefixes)
+    return replica(
+        options.hardware,
+        options.model,
+        tp=options.tp,
+        precision=options.precision.value,
+        kv_tokens=options.kv_tokens,
+        max_num_seqs=options.max_num_seqs,
+        max_num_batched_tokens=options.max_num_batched_tokens,
+        async_scheduling=options.async_scheduling,
+        prefix_caching=caches_prefixes,
+    )
+
+
+def _calibrated(options: CompareOptions, caches_prefixes: bool) -> Replica:
+    """The engine of the calibration file, under its limits but for those that the command line names."""
+    assert options.calibration is not None
+    if (options.hardware, options.model, options.tp) != (DEFAULT_HARDWARE, DEFAULT_MODEL, None):
+        raise UserMistake("--calibration says which card and model were measured; leave --hardware, --model, --tp out")
+    server = calibrated_replica(read_calibration(options.calibration))
+    asked = {
+        "kv_blocks": options.kv_tokens and max(1, options.kv_tokens // server.rules.block_tokens),
+        "max_num_seqs": options.max_num_seqs,
+        "max_num_batched_tokens": options.max_num_batched_tokens,
+        "async_scheduling": options.async_scheduling,
+        "prefix_caching": caches_prefixes,
+    }
+    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    return replace(server, rules=replace(server.rules, **changes))
 
 
 def _caches_prefixes(asked: PrefixCaching, trace: Trace) -> bool:

@@ -34,6 +34,9 @@ class Trace:
         prefix_block_tokens: tokens in a block of `prefix_ids`.
         deadline_seconds: wanted time to first token, relative to arrival; NaN where none.
         priority: vLLM's sign, lower sooner.
+        measured_ttft_seconds: arrival to first token as the recorded engine served it; NaN where not measured. For
+            telling how far a replay is from what was; never an input of it.
+        measured_e2e_seconds: arrival to last token, likewise; both columns are there or none.
     """
 
     name: str
@@ -50,6 +53,8 @@ class Trace:
     prefix_block_tokens: int = 512
     deadline_seconds: Seconds | None = None
     priority: Tokens | None = None
+    measured_ttft_seconds: Seconds | None = None
+    measured_e2e_seconds: Seconds | None = None
 
     def __len__(self) -> int:
         return len(self.arrived_seconds)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import numpy as np
 
 from headway.bench.bundles import Bundle
+from headway.bench.measured.figures import Agreement, Figure
 from headway.bench.measured.recording import Recording, Seconds, seconds_per_token, tokens_per_second
 from headway.domain.costs import ServiceCosts
 from headway.simulator.outcome import NEVER, DayOutcome
@@ -16,48 +14,6 @@ from headway.simulator.rules import EngineRules
 from headway.simulator.skipping import simulate
 from headway.simulator.step_time import SECONDS_PER_PS, StepTime
 from headway.simulator.trace import Trace
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One figure, measured and predicted, in the same unit."""
-
-    measured: float
-    predicted: float
-
-    @property
-    def error(self) -> float:
-        """(predicted - measured) / measured; NaN where nothing was measured."""
-        return self.predicted / self.measured - 1 if self.measured else float("nan")
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """Predicted against measured over the requests that both have.
-
-    Attributes:
-        requests: how many both have.
-        figures: `ttft mean`, `ttft p99`, `tpot mean`, `tpot p99`, `e2e mean`, `e2e p99` in seconds and `throughput`
-            in output tokens a second.
-        e2e_mape: mean over the requests of |predicted - measured| / measured, end to end.
-        preemptions: predicted.
-    """
-
-    requests: int
-    figures: Mapping[str, Figure]
-    e2e_mape: float
-    preemptions: int
-
-    def sentence(self) -> str:
-        """The errors in one line, as tables and reports print it."""
-        named = (("mean TTFT", "ttft mean"), ("TPOT", "tpot mean"), ("end to end", "e2e mean"), ("p99", "e2e p99"))
-        parts = [f"{label} {percent(self.figures[name].error)}" for label, name in named]
-        return f"{', '.join(parts)}; per request {100 * self.e2e_mape:.1f} % ({self.requests:,} requests)"
-
-
-def percent(share: float) -> str:
-    """`+4.1 %`; a dash where there is nothing."""
-    return f"{100 * share:+.1f} %" if np.isfinite(share) else "–"
 
 
 def replay(

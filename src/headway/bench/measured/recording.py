@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
@@ -31,7 +31,6 @@ from headway.simulator.trace import Trace
 
 Seconds = npt.NDArray[np.float64]
 
-TTFT_FIELD, E2E_FIELD = "ttft_ms", "e2e_ms"
 _ENGINE_LOG = {"queued_s", "first_token_s", "last_token_s", "prompt_tokens", "output_tokens"}
 _ENGINE_LOG_BLOCK_TOKENS = 16
 _BENCH_LISTS = ("input_lens", "output_lens", "ttfts", "itls", "start_times")
@@ -62,6 +61,10 @@ class Recording:
     def output_tokens_per_second(self) -> float:
         """Output tokens of the measured requests over the time from the first arrival to the last token."""
         return tokens_per_second(self.trace, self.e2e_seconds)
+
+    def as_trace(self) -> Trace:
+        """The trace with the measured times in it, to write to a file."""
+        return replace(self.trace, measured_ttft_seconds=self.ttft_seconds, measured_e2e_seconds=self.e2e_seconds)
 
     def measured_only(self, rows: Rows) -> Recording:
         """The same day, its times known of these rows only: what a fit may see while others are held out."""
@@ -118,66 +121,21 @@ def read_recording(text: str, *, columns: str | None = None) -> Recording:
             header, sign = header_of(file)
             if set(header) >= _ENGINE_LOG:
                 return _engine_log(path, csv.DictReader((line for _, line in file.lines()), delimiter=sign))
-    loaded = load_trace(text, columns=columns)
-    assert loaded.lines is not None, "a file has lines"
-    found = measured_times(text, loaded.lines.tolist())
+    found = of_trace(load_trace(text, columns=columns).trace, str(path))
     if found is None:
         raise UserMistake(
-            f"{path}: nothing was measured in it; give each line {TTFT_FIELD} and {E2E_FIELD}, milliseconds from "
-            "arrival to the first and to the last token"
+            f"{path}: nothing was measured in it; give each line ttft_ms and e2e_ms, milliseconds from arrival to the "
+            "first and to the last token"
         )
-    return Recording(loaded.trace, *found, str(path))
+    return found
 
 
-def measured_times(text: str, lines: list[int]) -> tuple[Seconds, Seconds] | None:
-    """(TTFT, end to end) of a trace file's requests on these lines, NaN where not measured; None where nothing was.
-
-    Raises:
-        UserMistake: a time is not a number, is negative, or the last token comes before the first.
-    """
-    path = find_file(text)
-    with TraceFile(path) as file:
-        if TTFT_FIELD not in file.sample or E2E_FIELD not in file.sample:
-            return None
-        records = dict(_records(file))
-    ttft, e2e = np.full(len(lines), np.nan), np.full(len(lines), np.nan)
-    for row, line in enumerate(lines):
-        record = records.get(line, {})
-        first, last = (_milliseconds(path, line, record, field) for field in (TTFT_FIELD, E2E_FIELD))
-        if first is not None and last is not None:
-            if last < first:
-                raise UserMistake(f"{path}: line {line}: `{E2E_FIELD}` is below `{TTFT_FIELD}`; swap or correct them")
-            ttft[row], e2e[row] = first / 1e3, last / 1e3
-    return (ttft, e2e) if np.isfinite(ttft).any() else None
-
-
-def _records(file: TraceFile) -> Iterable[tuple[int, Mapping[str, Any]]]:
-    """(line, fields) of a trace file; what is wrong with its lines has been told when it was read as a trace."""
-    if file.sample.lstrip().startswith("{"):
-        for number, line in file.lines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict):
-                yield number, record
-        return
-    reader = csv.DictReader((line for _, line in file.lines()), delimiter=header_of(file)[1])
-    for cells in reader:
-        yield reader.line_num, cells
-
-
-def _milliseconds(path: Path, line: int, record: Mapping[str, Any], field: str) -> float | None:
-    value = record.get(field)
-    if value is None or value == "":
+def of_trace(trace: Trace, label: str) -> Recording | None:
+    """The recording that a trace brings along; None where nothing was measured."""
+    ttft, e2e = trace.measured_ttft_seconds, trace.measured_e2e_seconds
+    if ttft is None or e2e is None or not np.isfinite(e2e).any():
         return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = -1.0
-    if isinstance(value, bool) or not 0 <= number < np.inf:
-        raise UserMistake(f"{path}: line {line}: `{field}` must be milliseconds, at least 0, got {str(value)[:40]!r}")
-    return number
+    return Recording(trace, ttft, e2e, label)
 
 
 def _engine_log(path: Path, rows: csv.DictReader[str]) -> Recording:
@@ -198,10 +156,21 @@ def _engine_log(path: Path, rows: csv.DictReader[str]) -> Recording:
     found.sort(key=itemgetter(0))
     _some(path, len(found))
     queued, first, last, prompt, output = zip(*(row[:5] for row in found), strict=True)
-    blocks = [row[5] for row in found] if "prompt_blocks" in (rows.fieldnames or ()) else None
+    blocks = (
+        _with_last_blocks(prompt, [row[5] for row in found]) if "prompt_blocks" in (rows.fieldnames or ()) else None
+    )
     trace = _trace(path, queued, prompt, output, blocks)
     start = np.array(queued)
     return Recording(trace, np.array(first) - start, np.array(last) - start, str(path))
+
+
+def _with_last_blocks(prompt: Sequence[int], full: list[list[int]]) -> list[list[int]]:
+    """The ids of full blocks, and for the rest of each prompt one of its own, for traces name every block."""
+    fresh = max((block for row in full for block in row), default=-1) + 1
+    return [
+        [*blocks, fresh + row] if len(blocks) * _ENGINE_LOG_BLOCK_TOKENS < tokens else blocks
+        for row, (tokens, blocks) in enumerate(zip(prompt, full, strict=True))
+    ]
 
 
 def _served_benchmark(path: Path, text: str) -> Recording:

@@ -10,7 +10,7 @@ from headway.bench.headline import headline
 from headway.bench.metrics import DEFINITIONS
 from headway.bench.report.figures import run_name
 from headway.bench.report.markup import Markup, join, tag
-from headway.bench.table import describe_predictions, describe_saturation
+from headway.bench.table import describe_predictions, describe_recorded, describe_saturation
 
 _GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Time to first token", ("completed", "ttft_seconds", "ttft_short_half_seconds", "ttft_longest_5pct_seconds")),
@@ -100,6 +100,9 @@ def facts(comparison: Comparison) -> Markup:
     predictions = [tag("li", sentence) for sentence in describe_predictions(comparison)]
     if predictions:
         pieces += [tag("h3", "How honest predictions were"), tag("ul", *predictions)]
+    recorded = [tag("li", sentence) for sentence in describe_recorded(comparison)]
+    if recorded:
+        pieces += [tag("h3", "Against what was measured"), tag("ul", *recorded)]
     refusals = [
         tag("li", f"{run_name(comparison, run)}{_at_load(run)}: {count:,} refused, {reason}")
         for run in comparison.runs

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from headway.bench.errors import UserMistake
 
 _UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-_TIMES = ("arrival", "think", "deadline")
+_TIMES = ("arrival", "think", "deadline", "ttft", "e2e")
 _PLAIN = ("prompt", "output", "max_output", "tenant", "session", "turn", "priority", "prefix")
 COLUMNS = (*_TIMES, *_PLAIN)
 REQUIRED = ("arrival", "prompt", "output")
@@ -50,8 +50,10 @@ MOONCAKE = ColumnMap(
         "deadline": "deadline_ms",
         "priority": "priority",
         "prefix": "hash_ids",
+        "ttft": "ttft_ms",
+        "e2e": "e2e_ms",
     },
-    {"arrival": 1e-3, "think": 1e-3, "deadline": 1e-3},
+    {"arrival": 1e-3, "think": 1e-3, "deadline": 1e-3, "ttft": 1e-3, "e2e": 1e-3},
     layout="Mooncake-style JSON Lines",
     unit_unsure=True,
 )

@@ -18,6 +18,8 @@ _COLUMNS = (
     "arrived_seconds", "prompt_tokens", "output_tokens", "max_output_tokens", "tenant", "session", "turn",
     "think_seconds", "deadline_seconds", "priority",
 )  # fmt: skip
+_MEASURED = ("measured_ttft_seconds", "measured_e2e_seconds")  # true of the requests and arrivals that were served only
+_NOT_MEASURED: dict[str, Any] = dict.fromkeys(_MEASURED)
 
 
 def head(trace: Trace, requests: int) -> Trace:
@@ -48,6 +50,7 @@ def scale_arrivals(trace: Trace, rate_factor: float) -> Trace:
         raise UserMistake(f"the factor {rate_factor} of arrivals is not a number above 0; give 2 for twice as fast")
     start = _session_starts(trace)
     moved = start / rate_factor + (trace.arrived_seconds - start)
+    trace = replace(trace, **_NOT_MEASURED)
     if trace.session is None:
         return replace(trace, arrived_seconds=moved)
     order = np.argsort(moved, kind="stable")
@@ -138,7 +141,7 @@ def _cut_to(trace: Trace, context_tokens: int) -> Trace:
         packed = _blocks(trace)
         needed = -(-prompt // trace.prefix_block_tokens)
         blocks = packed.cut(np.arange(len(trace)), np.minimum(packed.lengths(), needed))
-    return replace(trace, prompt_tokens=prompt, output_tokens=output, prefix_ids=blocks)
+    return replace(trace, prompt_tokens=prompt, output_tokens=output, prefix_ids=blocks, **_NOT_MEASURED)
 
 
 def _session_starts(trace: Trace) -> npt.NDArray[np.float64]:
@@ -155,7 +158,7 @@ def _session_starts(trace: Trace) -> npt.NDArray[np.float64]:
 
 def _taken(trace: Trace, rows: Rows) -> Trace:
     columns: dict[str, Any] = {
-        column: None if (kept := getattr(trace, column)) is None else kept[rows] for column in _COLUMNS
+        column: None if (kept := getattr(trace, column)) is None else kept[rows] for column in (*_COLUMNS, *_MEASURED)
     }
     blocks = None if trace.prefix_ids is None else _blocks(trace).take(rows)
     return replace(trace, **columns, prefix_ids=blocks)

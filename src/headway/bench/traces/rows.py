@@ -24,6 +24,8 @@ _DEFAULTS: dict[str, tuple[str, float]] = {
     "turn": ("q", 0),
     "think": ("d", np.nan),
     "deadline": ("d", np.nan),
+    "ttft": ("d", np.nan),
+    "e2e": ("d", np.nan),
     "priority": ("q", 0),
 }
 _BLOCK_TOKENS = (512, *(1 << power for power in range(12, 2, -1) if power != 9))  # Mooncake's 512 wins a tie
@@ -88,6 +90,9 @@ class Rows:
         if values.get("max_output", values["output"]) < values["output"]:  # type: ignore[operator]
             limit, output = self._columns.fields["max_output"], self._columns.fields["output"]
             raise Fault(f"`{limit}` is below `{output}`", shown(record[limit]))
+        if values.get("e2e", values.get("ttft", 0)) < values.get("ttft", 0):  # type: ignore[operator]
+            first, last = self._columns.fields["ttft"], self._columns.fields["e2e"]
+            raise Fault(f"`{last}` is below `{first}`", shown(record[last]))
         return values
 
     def _missing(self, column: str, record: Mapping[str, object]) -> Fault:
@@ -171,6 +176,7 @@ class Rows:
             prefix_block_tokens=512 if blocks is None else self._block_tokens(prompt, blocks.lengths(), lines),
             deadline_seconds=optional.get("deadline"),
             priority=optional.get("priority"),
+            **_measured(optional),
         )
         return trace, lines, notes
 
@@ -239,6 +245,14 @@ class Rows:
         return size
 
 
+def _measured(optional: Mapping[str, Any]) -> dict[str, Any]:
+    """The measured times of requests that have both."""
+    if "ttft" not in optional or "e2e" not in optional:
+        return {}
+    both = ~(np.isnan(optional["ttft"]) | np.isnan(optional["e2e"]))
+    return {f"measured_{one}_seconds": np.where(both, optional[one], np.nan) for one in ("ttft", "e2e")}
+
+
 def _places(session: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """For each row how many rows of the same session stand above it; 0 outside sessions."""
     order = np.argsort(session, kind="stable")
@@ -254,7 +268,7 @@ def _reader(column: str, field: str, columns: ColumnMap) -> Reader:
     match column:
         case "arrival":
             return Moments(field, per_second, columns.unit_unsure)
-        case "think" | "deadline":
+        case "think" | "deadline" | "ttft" | "e2e":
             return span(field, per_second)
         case "prompt":
             return whole(field, 1)

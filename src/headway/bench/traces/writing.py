@@ -19,7 +19,8 @@ from headway.simulator.trace import Trace
 def write_jsonl(trace: Trace, path: str | os.PathLike[str]) -> None:
     """Write a trace; `.gz` and `.zst` at the path's end pack it. The same trace gives the same bytes.
 
-    Times are rounded to whole milliseconds, as the format has them. A turn's session is its number in the trace.
+    Times are rounded to whole milliseconds, as the format has them, measured ones to microseconds. A turn's session
+    is its number in the trace.
 
     Raises:
         UserMistake: the file cannot be written.
@@ -63,6 +64,10 @@ def _records(trace: Trace) -> Iterator[dict[str, object]]:
             record["deadline_ms"] = round(float(trace.deadline_seconds[row]) * 1000)
         if trace.priority is not None and trace.priority[row]:
             record["priority"] = int(trace.priority[row])
+        if trace.measured_ttft_seconds is not None and not np.isnan(trace.measured_ttft_seconds[row]):
+            assert trace.measured_e2e_seconds is not None
+            record["ttft_ms"] = round(float(trace.measured_ttft_seconds[row]) * 1000, 3)
+            record["e2e_ms"] = round(float(trace.measured_e2e_seconds[row]) * 1000, 3)
         if trace.prefix_ids is not None:
             record["hash_ids"] = list(trace.prefix_ids[row])
         yield record
