@@ -39,11 +39,12 @@ TRACES = {  # name: how many of its requests
     "azure_code_2023": 3_000,
     "lengths_sharegpt_8k": 3_000,
     "servegen_m_large": 3_000,
-    "servegen_deepseek_r1": 1_200,
+    "servegen_deepseek_r1": 2_400,
     "mooncake_conversation": 1_500,
 }
 SQUEEZES = (1.2, 1.5, 3.0)
 LOADS = (0.9, 1.1)
+LARGEST_SHARE = 0.5  # of the tightest memory: larger requests are left out
 SLO = Slo(ttft_seconds=5.0, tpot_seconds=0.2)
 LONGEST_OUTPUT = 32_768  # what an operator of the longest of these traces would have to declare
 
@@ -63,15 +64,21 @@ ADMISSION: dict[str, dict[str, Any]] = {
 MORE_ADMISSION: dict[str, dict[str, Any]] = {  # at the tightest memory and load 1.1 only
     "past-future, common draws": {"admission": "past-future-common-draws", "prediction": "past-future"},
     "peak check, mean of histogram": {"admission": "peak-check", "prediction": "histogram"},
+    "overflow-probability, our victim, backfill": {
+        "admission": "backfill/overflow-probability",
+        "prediction": "histogram",
+        "preemption": "smallest-remaining-benefit",
+    },
     "overflow-probability, true lengths": {"admission": "overflow-probability", "prediction": "oracle"},
 }
 PREEMPTION = ("latest-admitted", "least-sunk-work", "smallest-remaining-benefit")
-PREDICTION = ("running-mean", "past-future", "histogram", "conformal/histogram", "one-bit")
+PREDICTION = ("running-mean", "past-future", "histogram", "conformal/histogram", "quantile-boosting", "one-bit")
 ORDERS: dict[str, dict[str, Any]] = {
     "fcfs": {"ordering": "fcfs", "prediction": "histogram"},
     "true lengths": {"prediction": "oracle"},
     "histogram": {"prediction": "histogram"},
     "one-bit": {"prediction": "one-bit"},
+    "quantile-boosting": {"prediction": "quantile-boosting"},
     "running-mean": {"prediction": "running-mean"},
     "noisy truth, σ 0.7": {"prediction": "oracle-noisy"},
 }
@@ -87,6 +94,7 @@ class Setting:
     server: Replica
     squeeze: float
     saturation: float
+    left_out: int  # requests too large for the tightest memory
 
 
 def main() -> None:
@@ -112,25 +120,41 @@ def settings_of(name: str) -> list[Setting]:
     """The trace on the whole replica, then squeezed to multiples of the memory it holds there on average."""
     trace = open_loop(head(load_trace(name).trace, TRACES[name]))
     whole = replica("h100", "llama-3.1-8b", prefix_caching=False)
-    trace = fitting(trace, whole)
-    outcome = live(at_rate(trace, 0.9 * saturation_of(trace, whole)), whole)
-    moments, blocks = np.array(outcome.curve_ps), np.array(outcome.curve_blocks)
-    demand = float((blocks[:-1] * np.diff(moments)).sum() / (moments[-1] - moments[0])) * whole.rules.block_tokens
-    longest = int((trace.prompt_tokens + trace.output_tokens).max()) + whole.rules.block_tokens
+    demand = mean_demand(trace, whole)
+    small = trace.prompt_tokens + trace.output_tokens <= SQUEEZES[0] * demand * LARGEST_SHARE
+    trace = with_rows(trace, small)
     found = []
     for squeeze in SQUEEZES:
-        tokens = max(int(squeeze * demand), longest)
-        server = replica("h100", "llama-3.1-8b", prefix_caching=False, kv_tokens=tokens)
-        found.append(Setting(trace, server, squeeze, saturation_of(trace, server)))
+        server = replica("h100", "llama-3.1-8b", prefix_caching=False, kv_tokens=int(squeeze * demand))
+        found.append(Setting(trace, server, squeeze, saturation_of(trace, server), TRACES[name] - len(trace)))
     return found
 
 
-def fitting(trace: Trace, server: Replica) -> Trace:
-    """Without the few requests that the model could not hold at all."""
-    longest = int((trace.prompt_tokens + trace.output_tokens).max())
-    if longest > server.rules.max_model_tokens:
-        sys.exit(f"{trace.name}: a request of {longest} tokens is longer than the model's context")
-    return trace
+def mean_demand(trace: Trace, server: Replica) -> float:
+    """KV tokens held at load 0.9, on average over the later four fifths of arrivals."""
+    trace = at_rate(trace, 0.9 * saturation_of(trace, server))
+    outcome = live(trace, server)
+    moments, blocks = np.array(outcome.curve_ps) * 1e-12, np.array(outcome.curve_blocks)
+    since, until = np.quantile(trace.arrived_seconds, [0.2, 1.0])
+    inside = (moments >= since) & (moments < until)
+    spans = np.diff(moments, append=moments[-1])[inside]
+    return float((blocks[inside] * spans).sum() / spans.sum()) * server.rules.block_tokens
+
+
+def with_rows(trace: Trace, kept: np.ndarray[Any, np.dtype[np.bool_]]) -> Trace:
+    """Only those requests."""
+    rows = np.flatnonzero(kept)
+    columns = (
+        "arrived_seconds",
+        "prompt_tokens",
+        "output_tokens",
+        "max_output_tokens",
+        "tenant",
+        "session",
+        "priority",
+    )
+    taken = {name: None if getattr(trace, name) is None else getattr(trace, name)[rows] for name in columns}
+    return replace(trace, **taken, priority=None, prefix_ids=None, deadline_seconds=None)
 
 
 def saturation_of(trace: Trace, server: Replica) -> float:
@@ -223,7 +247,7 @@ def task(kind: str, setting: Setting, load: float, label: str, chosen: dict[str,
             metrics.recomputed_tokens / total,
             calibration.result(),
             setting.server.rules.kv_blocks * setting.server.rules.block_tokens,
-            setting.saturation,
+            setting.left_out,
         )
 
     return measure
@@ -235,8 +259,8 @@ def real_classes(trace: Trace) -> np.ndarray[Any, np.dtype[np.int64]]:
     The file's rows in order of true length, matched by rank: a request as long among its trace as a row among its own
     gets that row's predicted class.
     """
-    import gzip  # noqa: PLC0415
-    import json  # noqa: PLC0415
+    import gzip
+    import json
 
     path = Path(os.environ["HEADWAY_TRACES"], "predictions_lmsys_output_length.jsonl.gz")
     with gzip.open(path, "rt") as lines:

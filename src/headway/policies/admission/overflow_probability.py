@@ -24,7 +24,7 @@ class OverflowProbability:
         half a block added for rounding up; ages are counted in buckets (of 16 tokens, above 128 of a quarter of an
         octave), so that a step costs only the few requests that enter another. Update of z as in adaptive conformal
         inference (Gibbs and Candès, arXiv 2106.00170), in units of the mean size of a request: up by `learning_rate` ·
-        tokens lost, down by `learning_rate` · `overflow_target` · tokens completed, from `z_start`, within 0 and 8.
+        tokens lost, down by `learning_rate` · `overflow_target` · tokens completed, from `z_start`, within -4 and 8.
         Whoever fits by the sum of 99 % quantiles comes in at once; others are weighed every `steps_between` engine
         steps. Blocks that running requests share through a prefix
         cache, as far as memory in use is less than what they hold one by one, are credited in proportion to those still
@@ -41,16 +41,16 @@ class OverflowProbability:
         self,
         *,
         overflow_target: float = 0.007,
-        learning_rate: float = 0.2,
-        z_start: float = 2.0,
+        learning_rate: float = 0.5,
+        z_start: float = 1.0,
         steps_between: int = 1,
     ) -> None:
         if not 0 < overflow_target < 1:
             raise ValueError(f"overflow_target must be between 0 and 1, got {overflow_target:g}")
         if not 0 <= learning_rate < math.inf:
             raise ValueError(f"learning_rate must be at least 0 (0 keeps z where it is), got {learning_rate:g}")
-        if not 0 <= z_start <= _HIGHEST_Z:
-            raise ValueError(f"z_start must be from 0 to {_HIGHEST_Z:g}, got {z_start:g}")
+        if not _LOWEST_Z <= z_start <= _HIGHEST_Z:
+            raise ValueError(f"z_start must be from {_LOWEST_Z:g} to {_HIGHEST_Z:g}, got {z_start:g}")
         if steps_between < 1:
             raise ValueError(f"steps_between must be at least 1, got {steps_between}")
         self._target = overflow_target
@@ -93,7 +93,7 @@ class OverflowProbability:
             self._completions += 1
             tokens = event.request.prompt_tokens + event.output_tokens
             self._mean_tokens += (tokens - self._mean_tokens) / min(self._completions, _MEMORY)
-            self._z = max(0.0, self._z - self._rate * self._target * tokens / self._mean_tokens)
+            self._z = max(_LOWEST_Z, self._z - self._rate * self._target * tokens / self._mean_tokens)
 
     def _share_of(self, request: RequestView, block_tokens: int) -> _Share:
         """What the head would add; kept, since it is asked for again and again."""
@@ -116,7 +116,7 @@ class OverflowProbability:
         return share
 
 
-_HIGHEST_Z = 8.0
+_LOWEST_Z, _HIGHEST_Z = -4.0, 8.0
 _MEMORY = 500  # completions that the mean size of a request goes back over
 _CAUTIOUS = 0.99
 _INSTANTS = (1, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192, 16384)

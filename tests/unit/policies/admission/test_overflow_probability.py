@@ -165,7 +165,7 @@ def test_the_share_lost_comes_out_as_asked(target: float) -> None:
     [
         ({"overflow_target": 0.0}, "overflow_target must be between 0 and 1"),
         ({"learning_rate": -1.0}, "learning_rate must be at least 0"),
-        ({"z_start": 9.0}, "z_start must be from 0 to 8"),
+        ({"z_start": 9.0}, "z_start must be from -4 to 8"),
         ({"steps_between": 0}, "steps_between must be at least 1"),
     ],
 )
