@@ -21,7 +21,8 @@ from lockstep_experts import replay_in_lockstep
 
 from headway.bench.bundles import Bundle
 from headway.bench.compare import simulate_bundle
-from headway.bench.measured.agreement import Agreement, agreement, compare_with, percent, replay, times_of
+from headway.bench.measured.agreement import agreement, compare_with, replay, times_of
+from headway.bench.measured.figures import Agreement, percent
 from headway.bench.measured.recording import Recording, Seconds, read_recording
 from headway.bench.measured.scalars import SCALARS, ScalarName, fit_scalars, replaying
 from headway.bench.traces.reshaping import Rows

@@ -15,7 +15,7 @@ import typer
 
 from headway import __version__
 from headway.bench.errors import UserMistake
-from headway.cli import bound, compare, explain, policies, trace, tune, workloads
+from headway.cli import bound, calibrate, compare, explain, policies, trace, tune, workloads
 
 OURS, THEIRS, INTERRUPTED, NO_READER = 1, 2, 130, 141
 
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 app.command("compare")(compare.compare)
 app.command("bound")(bound.bound)
+app.command("calibrate")(calibrate.calibrate)
 app.command("policies")(policies.policies)
 app.command("explain")(explain.explain)
 app.command("tune")(tune.tune)
