@@ -108,6 +108,7 @@ def learned_lanes(
         learner=learner,
         costs=fit,
         guard=guard,
+        index_matters=parameters.by_queue,
         means_matter=lambda: bool(parameters.a_u or parameters.a_f),
     )
 

@@ -32,8 +32,8 @@ class ScoredLanes:
 
     `fill` says who follows within a round, the admissions of one step of the engine: "score" compares all heads anew
     for each; "lane" goes on with the lane of the round's first and compares again when it is empty;
-    "lane-and-neighbours" goes on with the lanes nearest to it by mean size. `means_matter` says whether scores look at
-    the mean of a lane just now.
+    "lane-and-neighbours" goes on with the lanes nearest to it by mean size. `index_matters` and `means_matter` say
+    whether scores look at a lane's place among the others and at its mean; where they do not, what was computed stands.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class ScoredLanes:
         learner: LaneLearner | None = None,
         costs: CostFit | None = None,
         guard: Guard | None = None,
+        index_matters: bool = False,
         means_matter: Callable[[], bool] = lambda: False,
     ) -> None:
         self.score_of = score_of
@@ -57,6 +58,7 @@ class ScoredLanes:
         self.learns_here = True
         self._size_of = size_of
         self._fill = fill
+        self._index_matters = index_matters
         self._means_matter = means_matter
         self._placed: dict[RequestId, _Place] = {}
         self._oldest: list[tuple[float, int, RequestId]] = []  # a heap; entries of who left are dropped as they surface
@@ -90,9 +92,10 @@ class ScoredLanes:
     def choose(self, heads: Mapping[LaneId, RequestView], now: float) -> LaneId:
         """An overdue head whose turn it is, else the round's lane, else the highest score."""
         if self.guard is not None:
-            oldest = min(heads.items(), key=_by_arrival)
-            if self.guard.promotes(oldest[1].arrived_at, self._tokens(oldest[1]), now):
-                return oldest[0]
+            lane = _oldest(heads)
+            oldest = heads[lane]
+            if self.guard.promotes(oldest.arrived_at, self._tokens(oldest), now):
+                return lane
         if self._primary is not None and now == self._round_at and self._fill != "score":
             lane, mean = self._primary
             if lane in heads:
@@ -113,7 +116,7 @@ class ScoredLanes:
             return math.inf
         due = math.inf
         if self.guard is not None:
-            oldest = min(heads.items(), key=_by_arrival)[1]
+            oldest = heads[_oldest(heads)]
             tokens = self._tokens(oldest)
             if self.guard.promotes(oldest.arrived_at, tokens, now):
                 return math.inf
@@ -144,6 +147,7 @@ class ScoredLanes:
     def adopt(self, spans: tuple[Span, ...]) -> None:
         """Take new lanes; the queue has to ask again where everybody belongs (`redrawn`)."""
         self.router.replace(spans)
+        self._lines.clear()
         self.redrawn += 1
 
     def forget_scores(self) -> None:
@@ -200,7 +204,8 @@ class ScoredLanes:
         if self._drawn != self.router.version or not self._indices:
             self._drawn = self.router.version
             self._indices = {lane.number: (index, lane) for index, lane in enumerate(self.router.lanes)}
-            self._lines.clear()
+            if self._index_matters:
+                self._lines.clear()
         return self._indices
 
     def _lines_of(self, heads: Mapping[LaneId, RequestView]) -> dict[LaneId, Line]:
@@ -232,5 +237,12 @@ class _Place:
         self.ticket = ticket
 
 
-def _by_arrival(item: tuple[LaneId, RequestView]) -> tuple[float, LaneId]:
-    return item[1].arrived_at, item[0]
+def _oldest(heads: Mapping[LaneId, RequestView]) -> LaneId:
+    """The lane of the earliest arrival; of equals the lane opened first."""
+    oldest: LaneId = None
+    earliest = math.inf
+    for lane, head in heads.items():
+        arrived_at = head.arrived_at
+        if arrived_at <= earliest and (arrived_at < earliest or lane < oldest):  # type: ignore[operator]
+            oldest, earliest = lane, arrived_at
+    return oldest
