@@ -15,7 +15,7 @@ import typer
 
 from headway import __version__
 from headway.bench.errors import UserMistake
-from headway.cli import bound, calibrate, compare, explain, policies, trace, tune, workloads
+from headway.cli import bound, calibrate, check_config, compare, explain, load, policies, serve, trace, tune, workloads
 
 OURS, THEIRS, INTERRUPTED, NO_READER = 1, 2, 130, 141
 
@@ -27,6 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("compare")(compare.compare)
+app.command("serve")(serve.serve)
+app.command("check-config")(check_config.check_config)
+app.command("load")(load.load)
 app.command("bound")(bound.bound)
 app.command("calibrate")(calibrate.calibrate)
 app.command("policies")(policies.policies)

@@ -53,7 +53,7 @@ def simulate_reference(
     Raises:
         ValueError: the preemption policy named a victim that does not run.
     """
-    return _Engine(trace, rules, step_time, policies, observer=observer, listeners=listeners).run()
+    return ReferenceEngine(trace, rules, step_time, policies, observer=observer, listeners=listeners).run()
 
 
 @dataclass(slots=True)
@@ -89,8 +89,8 @@ class _Draft:
         return min(tokens, self.long_prompt_tokens) if self.long_prompt_tokens else tokens
 
 
-class _Engine:
-    """One replica; also the `BatchView` that admission policies see."""
+class ReferenceEngine:
+    """One replica; also the `BatchView` that admission policies see. The embedded engine drives one in real time."""
 
     def __init__(
         self,

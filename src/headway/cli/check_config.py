@@ -1,0 +1,26 @@
+"""`headway check-config FILE`: whether `headway serve --config FILE` would start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def check_config(file: Annotated[Path, typer.Argument(help="A TOML file for `headway serve --config`.")]) -> None:
+    """Read a configuration and its keys, and say the first thing that is wrong with it, if anything is."""
+    from headway.bench.errors import UserMistake
+    from headway.cli.gateway_extra import require_gateway
+
+    require_gateway()
+    from headway.gateway.settings import read_settings
+    from headway.gateway.tenants import Tenants
+
+    try:
+        settings = read_settings(file)
+        Tenants(settings.tenant)
+    except ValueError as error:
+        raise UserMistake(str(error)) from error
+    engines = f"{len(settings.replica)} replicas" if settings.replica else "no replica: simulated engines stand in"
+    print(f"{file}: fine; {engines}, {len(settings.tenant)} tenants, {settings.policies.ordering}")

@@ -1,0 +1,16 @@
+"""The gateway's packages are an extra: whoever lacks them is told how to get them."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from headway.bench.errors import UserMistake
+
+_PACKAGES = ("uvloop", "httptools", "msgspec", "prometheus_client")
+
+
+def require_gateway() -> None:
+    """Raise UserMistake if a package is missing."""
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        raise UserMistake(f"this needs {', '.join(missing)}: pip install 'headway[gateway]'")

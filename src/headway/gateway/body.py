@@ -1,0 +1,91 @@
+"""What a request's body tells, and the few fields that are ever written into it; all else stays byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+_PREFIX_BLOCK_BYTES = 1_024
+_PREFIX_BLOCKS_MAX = 32
+
+
+class StreamOptions(msgspec.Struct):
+    """`stream_options` of a request."""
+
+    include_usage: bool | None = None
+
+
+class Body(msgspec.Struct):
+    """The fields that are read; everything else is left alone, unread."""
+
+    model: str = ""
+    stream: bool | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    n: int | None = None
+    priority: int | None = None
+    stream_options: StreamOptions | None = None
+    nvext: msgspec.Raw = msgspec.Raw(b"")
+    messages: msgspec.Raw = msgspec.Raw(b"")
+    prompt: msgspec.Raw = msgspec.Raw(b"")
+    input: msgspec.Raw = msgspec.Raw(b"")
+
+    @property
+    def prompt_bytes(self) -> bytes:
+        """The prompt as it stands in the JSON."""
+        return bytes(self.messages) or bytes(self.prompt) or bytes(self.input)
+
+    @property
+    def output_tokens_max(self) -> int | None:
+        """The client's own bound on the output, if it is one."""
+        bound = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+        return bound if bound is not None and bound >= 1 else None
+
+
+_DECODER = msgspec.json.Decoder(Body)
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ANYTHING = msgspec.json.Decoder()
+
+
+def read_body(body: bytes) -> Body | None:
+    """The fields of a JSON body; None if it is not a JSON object or a field we read has a wrong type."""
+    try:
+        return _DECODER.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def with_fields(body: bytes, changes: Mapping[str, object]) -> bytes:
+    """The body with some top-level fields set; the others keep their bytes and their order."""
+    fields: dict[str, Any] = _FIELDS.decode(body)
+    fields.update(changes)
+    return msgspec.json.encode(fields)
+
+
+def with_usage_asked(body: bytes) -> dict[str, object]:
+    """The change to `with_fields` that asks for a stream's usage, other stream options kept."""
+    given = _FIELDS.decode(body).get("stream_options")
+    options = _ANYTHING.decode(given) if given is not None else None
+    return {"stream_options": {**(options if isinstance(options, dict) else {}), "include_usage": True}}
+
+
+def agent_hints(body: Body) -> dict[str, Any]:
+    """`nvext.agent_hints` (Dynamo), {} if there is none."""
+    if not bytes(body.nvext):
+        return {}
+    told = _ANYTHING.decode(body.nvext)
+    hints = told.get("agent_hints") if isinstance(told, dict) else None
+    return hints if isinstance(hints, dict) else {}
+
+
+def prefix_hashes(model: str, prompt: bytes) -> list[int]:
+    """Hashes of ever longer prefixes of the prompt, a block of 1 KiB each, at most 32."""
+    state = blake2b(model.encode(), digest_size=8)
+    hashes = []
+    for start in range(0, min(len(prompt) - _PREFIX_BLOCK_BYTES + 1, _PREFIX_BLOCKS_MAX * _PREFIX_BLOCK_BYTES), 1024):
+        state.update(prompt[start : start + _PREFIX_BLOCK_BYTES])
+        hashes.append(int.from_bytes(state.digest(), "big"))
+    return hashes

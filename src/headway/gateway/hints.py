@@ -1,0 +1,93 @@
+"""What clients say of their own requests: priority, deadline, fairness id, session, expected length. Untrusted.
+
+Laws: nothing a key is not allowed to say is heard; what is heard is clamped; what cannot be read is as if unsaid.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from headway.gateway.body import Body, agent_hints
+from headway.gateway.settings import TenantSettings
+from headway.gateway.wire.messages import HttpRequest
+
+_DEADLINES = (b"x-llm-d-slo-ttft-ms", b"x-slo-ttft-ms", b"x-dynamo-slo-ttft-ms")
+_FAIRNESS = (b"x-llm-d-inference-fairness-id", b"x-gateway-inference-fairness-id")
+_SESSIONS = (b"x-claude-code-session-id", b"x-session-affinity", b"session-id", b"x-session-id")
+_LOWER_FIRST = (b"x-request-priority",)
+_HIGHER_FIRST = (b"x-dynamo-request-priority",)
+_OUTPUT = (b"x-headway-output-tokens",)
+_NAME_CHARACTERS_MAX = 128
+_DEADLINE_SECONDS_MAX = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What was said and may be believed. `deadline_seconds` is from arrival to first token."""
+
+    priority: int = 0
+    deadline_seconds: float | None = None
+    fairness_id: str | None = None
+    session: str | None = None
+    output_tokens: int | None = None
+
+
+def read_hints(request: HttpRequest, body: Body | None, tenant: TenantSettings) -> Hints:
+    """The hints of a request, as far as its tenant's key allows them."""
+    headers = {name.replace(b"_", b"-"): value for name, value in reversed(request.headers)}
+    wants_nested = body is not None and not {"priority", "output-tokens"}.isdisjoint(tenant.may)
+    nested = agent_hints(body) if body is not None and wants_nested else {}
+    return Hints(
+        priority=_priority(headers, body, nested, tenant) if "priority" in tenant.may else 0,
+        deadline_seconds=_deadline(headers, tenant) if "deadline" in tenant.may else None,
+        fairness_id=_name(headers, _FAIRNESS) if "fairness-id" in tenant.may else None,
+        session=_name(headers, _SESSIONS) if "session" in tenant.may else None,
+        output_tokens=_output_tokens(headers, nested) if "output-tokens" in tenant.may else None,
+    )
+
+
+def _priority(headers: dict[bytes, bytes], body: Body | None, nested: dict[str, object], tenant: TenantSettings) -> int:
+    """In vLLM's sign, lower sooner, within the key's clamps."""
+    said: float | None = None if body is None else body.priority
+    if said is None:
+        said = _number(headers, _LOWER_FIRST)
+    if said is None:
+        higher = _number(headers, _HIGHER_FIRST)
+        if higher is None and isinstance(nested.get("priority"), int):
+            higher = float(nested["priority"])  # type: ignore[arg-type]
+        said = None if higher is None else -higher
+    return max(tenant.priority_min, min(tenant.priority_max, int(said or 0)))
+
+
+def _deadline(headers: dict[bytes, bytes], tenant: TenantSettings) -> float | None:
+    milliseconds = _number(headers, _DEADLINES)
+    if milliseconds is None or milliseconds <= 0:
+        return None
+    return max(tenant.deadline_seconds_min, min(_DEADLINE_SECONDS_MAX, milliseconds / 1000))
+
+
+def _output_tokens(headers: dict[bytes, bytes], nested: dict[str, object]) -> int | None:
+    said = _number(headers, _OUTPUT)
+    if said is None and isinstance(nested.get("osl"), int):
+        said = float(nested["osl"])  # type: ignore[arg-type]
+    return int(said) if said is not None and 1 <= said <= 1e7 else None
+
+
+def _number(headers: dict[bytes, bytes], names: tuple[bytes, ...]) -> float | None:
+    for name in names:
+        if name in headers:
+            try:
+                number = float(headers[name])
+            except ValueError:
+                continue
+            if math.isfinite(number) and abs(number) < 1e12:
+                return number
+    return None
+
+
+def _name(headers: dict[bytes, bytes], names: tuple[bytes, ...]) -> str | None:
+    for name in names:
+        if headers.get(name):
+            return headers[name].decode("latin-1")[:_NAME_CHARACTERS_MAX]
+    return None

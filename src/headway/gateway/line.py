@@ -1,0 +1,142 @@
+"""One queue: all that wait for one model, their scheduler, and what is known of how fast it moves."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import NamedTuple
+
+from headway.domain.estimate import LengthEstimate, PointEstimate
+from headway.domain.event import Event, Listener
+from headway.domain.request import RequestView
+from headway.gateway.exchange import Exchange, QueuedRequest
+from headway.gateway.settings import PolicySettings
+from headway.gateway.wait_forecast import WaitForecast, work_of
+from headway.policies.contracts import LengthPredictor
+from headway.scheduling.bundle import bundle
+from headway.scheduling.scheduler import Policies, Scheduler
+
+_REMEMBERED = 4_096
+
+
+class LineKey(NamedTuple):
+    """What a queue is for. `kind` keeps embeddings apart from generation: their lengths teach nothing about it."""
+
+    model: str
+    kind: str
+
+
+class HintedPrediction:
+    """The predictor in use, but for requests whose client may say how long the answer will be, and did."""
+
+    def __init__(self, inner: LengthPredictor) -> None:
+        self._inner = inner
+        self._hears = getattr(inner, "observe", None)
+
+    def predict(self, request: RequestView) -> LengthEstimate:
+        """The client's word where it is believed."""
+        hinted = getattr(request, "hinted_output_tokens", None)
+        return PointEstimate(hinted, "client") if hinted is not None else self._inner.predict(request)
+
+    def observe(self, event: Event) -> None:
+        """Pass it on."""
+        if self._hears is not None:
+            self._hears(event)
+
+
+class Line:
+    """One queue. Its laws are the scheduler's; here are the sums of those who wait."""
+
+    def __init__(self, key: LineKey, settings: PolicySettings, listeners: tuple[Listener, ...] = ()) -> None:
+        self.key = key
+        self.scheduler = _scheduler(settings, listeners)
+        self.forecast = WaitForecast()
+        self.waiting_work = 0.0
+        self.waiting_tokens = 0
+        self.waiting_bytes = 0
+        self.tenants: Counter[str] = Counter()
+        self._dispatches: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)  # (number, when it had arrived)
+        self._dispatched = 0
+
+    def __len__(self) -> int:
+        return len(self.scheduler.queue)
+
+    def arrive(self, exchange: Exchange, now: float) -> None:
+        """It joins the queue."""
+        request = exchange.request
+        self.scheduler.arrive(request, now)
+        request.work = work_of(request)
+        exchange.predicted_wait_seconds = self.forecast.wait_seconds(request, self.waiting_work)
+        exchange.drain_seconds = self.forecast.drain_seconds(self.waiting_work)
+        exchange.dispatches_at_arrival = self._dispatched
+        exchange.waiting_at_arrival = len(self) - 1
+        self._add(request, 1, now)
+
+    def back(self, request: QueuedRequest, now: float) -> None:
+        """It was sent and has to be sent elsewhere: in front of everybody."""
+        self.scheduler.preempted(request, now)
+        self._add(request, 1, now)
+
+    def admit(self, now: float) -> QueuedRequest:
+        """The head leaves the queue for a replica."""
+        request = self.scheduler.admit(now)
+        assert isinstance(request, QueuedRequest)
+        self._add(request, -1, now)
+        self.forecast.dispatched(request.work, now)
+        exchange = request.exchange
+        if exchange.drain_seconds is not None and exchange.tries == 0:
+            self.forecast.waited(request, exchange.drain_seconds, now - request.arrived_at)
+        exchange.story = self._story(exchange, now)
+        self._dispatched += 1
+        self._dispatches.append((self._dispatched, request.arrived_at))
+        return request
+
+    def cancel(self, request: QueuedRequest, now: float) -> None:
+        """It leaves the queue for good."""
+        if self.scheduler.cancel(request.id, now) is not None:
+            self._add(request, -1, now)
+
+    def moved_to(self, settings: PolicySettings, now: float) -> None:
+        """Everybody who waits goes over to a scheduler with other policies, in order of arrival."""
+        waiting = sorted(self.scheduler.queue, key=lambda request: request.arrived_at)
+        fresh = _scheduler(settings, ())
+        for request in waiting:
+            fresh.arrive(request, now)
+        self.scheduler = fresh
+
+    def _add(self, request: QueuedRequest, sign: int, now: float) -> None:
+        self.waiting_work = self.waiting_work + sign * request.work if len(self) else 0.0
+        self.waiting_tokens += sign * request.prompt_tokens
+        self.waiting_bytes += sign * request.body_bytes
+        self.tenants[request.tenant] += sign
+        if not self.tenants[request.tenant]:
+            del self.tenants[request.tenant]
+        self.forecast.backlog(len(self) > 0, now)
+
+    def _story(self, exchange: Exchange, now: float) -> str:
+        """Why it waited, in words."""
+        waited = now - exchange.arrived_at
+        if waited < 0.001:
+            return "did not wait"
+        since = self._dispatched - exchange.dispatches_at_arrival
+        later = 0
+        for number, arrived_at in reversed(self._dispatches):
+            if number <= exchange.dispatches_at_arrival:
+                break
+            later += arrived_at > exchange.arrived_at
+        ahead = f"{since - later} that came before it"
+        return f"waited {waited:.2f} s for {ahead}" + (f" and {later} that came later but rank sooner" if later else "")
+
+
+def _scheduler(settings: PolicySettings, listeners: tuple[Listener, ...]) -> Scheduler:
+    options = {kind: table for kind, table in settings.options.items() if kind != "routing"}
+    made = bundle(
+        ordering=settings.ordering,
+        admission=settings.admission,
+        preemption=settings.preemption,
+        prediction=settings.prediction,
+        options=options,
+        costs=settings.costs,
+        seed=settings.seed,
+    )
+    hinted = Policies(made.ordering, made.admission, made.preemption, HintedPrediction(made.prediction))
+    return Scheduler(hinted, listeners=listeners)

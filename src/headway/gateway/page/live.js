@@ -1,0 +1,102 @@
+"use strict";
+// Asks /headway/state once a second and writes it down. Every text goes in as text, never as markup.
+const byId = (id) => document.getElementById(id);
+const seconds = (s) => s === null || s === undefined ? "–" : s < 1 ? `${Math.round(s * 1000)} ms` : `${s.toFixed(1)} s`;
+const number = (n) => n === null || n === undefined ? "–" : Math.round(n).toLocaleString("en");
+const waiting = [];
+let paused = false;
+
+function rows(id, data, none) {
+  const body = byId(id);
+  body.replaceChildren(...data.map((cells) => {
+    const row = document.createElement("tr");
+    for (const cell of cells) {
+      const td = row.insertCell();
+      td.textContent = typeof cell === "object" && cell ? cell.text : cell;
+      if (cell && cell.bad) td.className = "bad";
+    }
+    return row;
+  }));
+  if (!data.length) body.insertRow().insertCell().textContent = none;
+}
+
+function draw() {
+  const most = Math.max(1, ...waiting);
+  const points = waiting.map((n, i) => `${i},${40 - 38 * n / most}`).join(" ");
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", "0 0 119 40");
+  svg.setAttribute("preserveAspectRatio", "none");
+  const line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
+  line.setAttribute("points", points);
+  svg.append(line);
+  byId("history").replaceChildren(svg);
+  byId("history").setAttribute("aria-label", `Requests waiting over the last two minutes: ${waiting.at(-1)} now, ${most} at most`);
+}
+
+function classes(stories) {
+  const found = new Map();
+  for (const s of stories.filter((one) => one.first_byte_seconds !== null)) {
+    const key = s.prompt_tokens < 256 ? "below 256" : s.prompt_tokens < 2048 ? "256 to 2,047"
+      : s.prompt_tokens < 16384 ? "2,048 to 16,383" : "16,384 and more";
+    found.set(key, [...(found.get(key) || []), s.first_byte_seconds]);
+  }
+  return ["below 256", "256 to 2,047", "2,048 to 16,383", "16,384 and more"].filter((k) => found.has(k)).map((k) => {
+    const times = found.get(k).sort((a, b) => a - b);
+    return [k, times.length, seconds(times[times.length >> 1]), seconds(times.at(-1))];
+  });
+}
+
+function show(state) {
+  byId("policies").textContent = Object.entries(state.policies).map(([k, v]) => `${k}: ${v}`).join(" · ");
+  const counts = { ...state.counts };
+  if (state.fairness !== null) counts["Jain index"] = state.fairness.toFixed(2);
+  byId("counts").replaceChildren(...Object.entries(counts).map(([name, value]) => {
+    const group = document.createElement("div");
+    group.append(Object.assign(document.createElement("dt"), { textContent: name }),
+      Object.assign(document.createElement("dd"), { textContent: typeof value === "number" ? number(value) : value }));
+    return group;
+  }));
+  waiting.push(state.lines.reduce((sum, line) => sum + line.waiting, 0));
+  if (waiting.length > 120) waiting.shift();
+  draw();
+  rows("lines", state.lines.map((l) => [l.model, l.kind, number(l.waiting), number(l.waiting_tokens),
+    l.waiting ? seconds(l.drain_seconds) : "–",
+    Object.entries(l.tenants).map(([t, n]) => `${t || "(no name)"}: ${n}`).join(", ")]), "nobody has come yet");
+  rows("replicas", state.replicas.map((r) => [r.name,
+    r.health === "up" ? "up" : { text: `${r.health}: ${r.last_failure || "not asked yet"}`, bad: true },
+    `${r.requests} / ${r.requests_max}`, `${number(r.kv_tokens)} / ${number(r.kv_tokens_max)}`,
+    `${number(r.says_running)}, ${number(r.says_waiting)}, ${r.says_kv_share === null ? "–" : Math.round(100 * r.says_kv_share) + " %"}`,
+    seconds(r.report_age_seconds)]), "no replica");
+  rows("classes", classes(state.stories), "no streamed answer yet");
+  rows("reasons", Object.entries(state.reasons).map(([r, n]) => [r, number(n)]), "none");
+  rows("stories", [...state.stories].reverse().map((s) => [s.id, s.tenant || "–", number(s.prompt_tokens),
+    number(s.output_tokens), s.outcome === "completed" ? s.outcome : { text: s.outcome, bad: true },
+    seconds(s.first_byte_seconds), s.why]), "none yet");
+}
+
+async function refresh() {
+  if (!paused) {
+    try {
+      show(await (await fetch("/headway/state")).json());
+      byId("news").textContent = "";
+    } catch {
+      byId("news").textContent = "The gateway does not answer.";
+    }
+  }
+  setTimeout(refresh, 1000);
+}
+
+byId("pause").addEventListener("click", () => {
+  paused = !paused;
+  byId("pause").setAttribute("aria-pressed", String(paused));
+  byId("pause").textContent = paused ? "Go on" : "Pause";
+});
+byId("find").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const answer = await fetch(`/headway/why?id=${encodeURIComponent(byId("id").value.trim())}`);
+  const told = await answer.json();
+  byId("answer").textContent = answer.ok
+    ? `${told.outcome} after ${seconds(told.seconds)}; ${told.why}; predicted wait ${seconds(told.predicted_wait_seconds)}; replica ${told.replica || "none"}`
+    : told.error.message;
+});
+refresh();

@@ -1,0 +1,176 @@
+"""One engine behind the gateway: whether it lives, what it has, and whether it has room for one more.
+
+A replica starts unknown, is up once it answers a probe, and is ejected when it fails; an ejected one is probed, first
+soon, then ever more seldom, and comes back with the first answer.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from urllib.parse import urlsplit
+
+from headway.domain.replica import MemoryView
+from headway.domain.request import Request
+from headway.gateway.concurrency_limit import ConcurrencyLimit
+from headway.gateway.ledger import Ledger
+from headway.gateway.reports import LoadReport
+from headway.gateway.settings import HealthSettings, ReplicaSettings
+from headway.gateway.wire.upstream_pool import UpstreamPool
+
+_BLOCK_TOKENS = 16
+_UNKNOWN_BLOCKS = 1 << 40
+
+
+class Health(StrEnum):
+    """Whether requests may be sent to it."""
+
+    UNKNOWN = "unknown"
+    UP = "up"
+    EJECTED = "ejected"
+    LEAVING = "leaving"
+
+
+@dataclass(slots=True)
+class ReplicaState:
+    """What changes about it. Times are seconds on the shell's clock."""
+
+    health: Health = Health.UNKNOWN
+    failures: int = 0  # in a row
+    ejections: int = 0  # in a row
+    probe_at: float = -math.inf
+    models: dict[str, dict[str, object]] | None = None  # its /v1/models by id; None until it answered
+    report: LoadReport = field(default_factory=LoadReport)
+    report_at: float = -math.inf
+    ours_at_report: int = 0  # our own requests there when it reported
+    last_failure: str = ""
+
+
+class Replica:
+    """One engine."""
+
+    def __init__(self, settings: ReplicaSettings, health: HealthSettings, clock: Callable[[], float]) -> None:
+        self.settings = settings
+        self.name = settings.name or urlsplit(settings.url).netloc
+        self.state = ReplicaState()
+        self.ledger = Ledger(self.name)
+        self.limit = ConcurrencyLimit(fixed=settings.max_requests)
+        self.pool = UpstreamPool(settings.url, connect_seconds=health.connect_seconds, clock=clock)
+        self._health = health
+        self._clock = clock
+        key = os.environ.get(settings.api_key_env, "") if settings.api_key_env else ""
+        self.authorization = f"Bearer {key}".encode() if key else None
+        self.ledger.kv_tokens_max = settings.kv_tokens
+        self.ledger.requests_max = self.limit.requests_max
+
+    @property
+    def is_up(self) -> bool:
+        """Whether requests may be sent to it."""
+        return self.state.health is Health.UP
+
+    def serves(self, model: str) -> bool:
+        """Whether it has the model; of one that lists none, anything is believed."""
+        return not self.state.models or not model or model in self.state.models
+
+    def has_room(self, request: Request) -> bool:
+        """Whether one more request may be sent: seats, and KV memory where it is known. Alone, anybody may."""
+        ledger = self.ledger
+        if ledger.requests == 0:
+            return True
+        if ledger.requests >= ledger.requests_max:
+            return False
+        return ledger.kv_tokens_max is None or ledger.kv_tokens + ledger.kv_need(request) <= ledger.kv_tokens_max
+
+    def memory(self) -> MemoryView:
+        """Its KV memory by our book, for admission policies."""
+        most = self.ledger.kv_tokens_max
+        if most is None:
+            return MemoryView(_UNKNOWN_BLOCKS, _UNKNOWN_BLOCKS, _BLOCK_TOKENS)
+        held = sum([request.prompt_tokens + request.produced_tokens for request in self.ledger.running()])
+        return MemoryView(max(0, most - held) // _BLOCK_TOKENS, most // _BLOCK_TOKENS, _BLOCK_TOKENS)
+
+    # News
+
+    def answered(self, seconds: float, expected_seconds: float) -> None:
+        """A first byte came after `seconds`; a request of its size was expected to take about `expected_seconds`."""
+        self.state.failures = self.state.ejections = 0
+        now = self._clock()
+        normalised = None if self._report_is_fresh(now) else seconds / expected_seconds
+        self.limit.answered(self.ledger.requests, normalised, now)
+        self._seats()
+
+    def failed(self, why: str, *, at_once: bool = False) -> None:
+        """It did not answer a request, or not properly; `at_once` if there can be no doubt (connection refused)."""
+        state = self.state
+        state.failures += 1
+        state.last_failure = why
+        if state.health is Health.UP and (at_once or state.failures >= self._health.failures_to_eject):
+            self._eject()
+
+    def refused(self) -> None:
+        """It said that it has too much to do."""
+        self.limit.congested(self.ledger.requests, self._clock())
+        self._seats()
+
+    def probed(self, alive: bool, why: str = "") -> None:
+        """The answer to a probe."""
+        state = self.state
+        if state.health is Health.LEAVING:
+            return
+        if alive:
+            if state.health is not Health.UP:
+                state.health = Health.UP
+                state.failures = 0
+        elif state.health is Health.UP:
+            self.failed(why)
+        else:
+            state.last_failure = why
+            self._eject()
+
+    def reported(self, report: LoadReport) -> None:
+        """It spoke of its load."""
+        state, now = self.state, self._clock()
+        state.report, state.report_at, state.ours_at_report = report, now, self.ledger.requests
+        self.ledger.as_of = now
+        if self.settings.kv_tokens is None and report.kv_tokens_max is not None:
+            self.ledger.kv_tokens_max = report.kv_tokens_max
+        if report.waiting:
+            self.limit.congested(self.ledger.requests, now)
+        self._seats()
+
+    def spoke(self, report: LoadReport) -> None:
+        """A response carried a load header: fewer figures than its metrics, and newer; what it leaves out stays."""
+        known = self.state.report
+        self.reported(
+            LoadReport(
+                waiting=known.waiting if report.waiting is None else report.waiting,
+                running=known.running,
+                kv_share=known.kv_share if report.kv_share is None else report.kv_share,
+                kv_tokens_max=known.kv_tokens_max,
+            )
+        )
+
+    def age_seconds(self) -> float:
+        """Since it last spoke of its load; infinite if it never did."""
+        return self._clock() - self.state.report_at
+
+    def _report_is_fresh(self, now: float) -> bool:
+        return self.state.report.waiting is not None and now - self.state.report_at <= self._health.stale_seconds
+
+    def _seats(self) -> None:
+        """Seats that are ours: the limit less what others than we have there, by its latest report."""
+        foreign = 0
+        if self._report_is_fresh(self._clock()):
+            report = self.state.report
+            foreign = max(0, (report.running or 0) + (report.waiting or 0) - self.state.ours_at_report)
+        self.ledger.requests_max = max(1, self.limit.requests_max - foreign)
+
+    def _eject(self) -> None:
+        state = self.state
+        state.health = Health.EJECTED
+        wait = min(self._health.eject_seconds_max, self._health.eject_seconds * 2.0**state.ejections)
+        state.ejections = min(state.ejections + 1, 30)
+        state.probe_at = self._clock() + wait

@@ -1,0 +1,98 @@
+"""What engines say of themselves: their Prometheus metrics, and the load header of a response, by every known name."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+_WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "trtllm_num_requests_waiting")
+_RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs", "trtllm_num_requests_running")
+_KV_SHARE = (
+    "vllm:kv_cache_usage_perc",
+    "vllm:gpu_cache_usage_perc",
+    "sglang:token_usage",
+    "trtllm_kv_cache_utilization",
+)
+_CONFIG = "vllm:cache_config_info"
+_SGLANG_TOKENS = "sglang:max_total_num_tokens"
+_LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+\d+)?$")
+_LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """One replica's own figures; None where it does not tell."""
+
+    waiting: int | None = None
+    running: int | None = None
+    kv_share: float | None = None
+    kv_tokens_max: int | None = None
+
+
+def read_metrics(text: str) -> LoadReport:
+    """The figures in a Prometheus text; several engines behind one address (data parallel) are summed."""
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    blocks = 0
+    wanted = {*_WAITING, *_RUNNING, *_KV_SHARE, _SGLANG_TOKENS}
+    for line in text.splitlines():
+        if not line.startswith(("vllm:", "sglang:", "trtllm_")):
+            continue
+        match = _LINE.match(line)
+        if match is None:
+            continue
+        name = match[1]
+        if name == _CONFIG:
+            labels = dict(_LABEL.findall(match[2] or ""))
+            blocks += _whole(labels.get("num_gpu_blocks")) * _whole(labels.get("block_size"))
+        elif name in wanted:
+            try:
+                value = float(match[3])
+            except ValueError:
+                continue
+            if value >= 0:  # also drops NaN
+                sums[name] = sums.get(name, 0.0) + value
+                counts[name] = counts.get(name, 0) + 1
+    shares = [sums[name] / counts[name] for name in _KV_SHARE if name in sums]
+    tokens = blocks or int(sums.get(_SGLANG_TOKENS, 0))
+    return LoadReport(
+        waiting=_first(sums, _WAITING),
+        running=_first(sums, _RUNNING),
+        kv_share=min(1.0, shares[0]) if shares else None,
+        kv_tokens_max=tokens or None,
+    )
+
+
+def read_load_header(value: bytes) -> LoadReport | None:
+    """ORCA's `endpoint-load-metrics` as vLLM sends it, JSON or text; None if it says nothing we know."""
+    text = value.decode("latin-1").strip()
+    named: dict[str, float] = {}
+    if text.startswith("JSON"):
+        text = text[4:].strip()
+    if text.startswith("{"):
+        try:
+            told = json.loads(text)
+        except ValueError:
+            return None
+        metrics = told.get("named_metrics") if isinstance(told, dict) else None
+        if isinstance(metrics, dict):
+            named = {key: float(number) for key, number in metrics.items() if isinstance(number, int | float)}
+    else:
+        for key, number in re.findall(r"named_metrics\.(\w+)=([0-9.eE+-]+)", text):
+            try:
+                named[key] = float(number)
+            except ValueError:
+                continue
+    waiting, share = named.get("num_requests_waiting"), named.get("kv_cache_usage_perc")
+    if waiting is None and share is None:
+        return None
+    return LoadReport(waiting=None if waiting is None else int(waiting), kv_share=share)
+
+
+def _first(sums: dict[str, float], names: tuple[str, ...]) -> int | None:
+    return next((int(sums[name]) for name in names if name in sums), None)
+
+
+def _whole(text: str | None) -> int:
+    return int(text) if text is not None and text.isdecimal() else 0

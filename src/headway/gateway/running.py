@@ -1,0 +1,135 @@
+"""`headway serve` as a process: signals, the loop, what is said when it starts and when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import uvloop
+
+from headway.gateway.counts import Outcome
+from headway.gateway.embedded.starting import EmbeddedEngine
+from headway.gateway.exchange import Exchange
+from headway.gateway.serving import Gateway
+from headway.gateway.settings import ReplicaSettings, Settings
+from headway.gateway.wire.errors import Reason
+
+log = logging.getLogger("headway.gateway")
+
+
+def serve(settings: Settings, reread: Callable[[], Settings] | None, *, log_requests: bool) -> bool:
+    """Run until SIGTERM or SIGINT; False if requests had to be cut off at the end.
+
+    Args:
+        settings: what to run with.
+        reread: reads the settings anew on SIGHUP; None where there is no file.
+        log_requests: whether every request is logged, without any text of it.
+
+    Raises:
+        ValueError: one sentence; a key cannot be read, or there is no such embedded hardware or model.
+        OSError: an address or the record cannot be had.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines())
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(settings, reread, log_requests))
+
+
+async def _serve(settings: Settings, reread: Callable[[], Settings] | None, log_requests: bool) -> bool:
+    engines: list[EmbeddedEngine] = []
+    embedded: list[ReplicaSettings] = []
+    if not settings.replica:
+        engines = [EmbeddedEngine(settings.embedded) for _ in range(settings.embedded.replicas)]
+        embedded = [await engine.start(number) for number, engine in enumerate(engines)]
+        log.info("no replica was named: simulated engines stand in", extra={"fields": {"replicas": len(engines)}})
+    gateway = Gateway(_with(settings, embedded), [RequestLog()] if log_requests else [])
+    await gateway.start()
+    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: _reload(gateway, reread, embedded))
+    host, port = gateway.addresses[0]
+    fields = {"url": f"http://{host}:{port}", "page": _page(gateway)}
+    log.info("listening", extra={"fields": fields})
+    await ending.wait()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)  # the second one ends the process
+    log.info("draining", extra={"fields": {"inside": gateway.dispatcher.counts.inside}})
+    whole = await gateway.drain()
+    for engine in engines:
+        await engine.stop()
+    counts = gateway.dispatcher.counts
+    ended = {str(outcome): number for outcome, number in counts.ended.items()}
+    log.info("stopped", extra={"fields": {"arrived": counts.arrived, **ended, "cut_off": counts.inside}})
+    return whole
+
+
+def _with(settings: Settings, embedded: list[ReplicaSettings]) -> Settings:
+    return replace(settings, replica=tuple(embedded)) if not settings.replica and embedded else settings
+
+
+def _page(gateway: Gateway) -> str | None:
+    settings = gateway.settings
+    if settings.admin_listen is None and settings.tenant:
+        return None
+    host, port = gateway.addresses[-1]
+    return f"http://{host}:{port}/headway/"
+
+
+def _reload(gateway: Gateway, reread: Callable[[], Settings] | None, embedded: list[ReplicaSettings]) -> None:
+    if reread is None:
+        log.warning("SIGHUP: there is no configuration file to read again")
+        return
+    try:
+        gateway.reload(_with(reread(), embedded))
+    except ValueError as error:
+        log.error("the new configuration is not taken: %s", error)
+    else:
+        log.info("the new configuration is in force")
+
+
+class RequestLog:
+    """A line for each request that ended."""
+
+    def dispatched(self, exchange: Exchange, now: float) -> None:
+        """Of `Watcher`."""
+
+    def ended(self, exchange: Exchange, outcome: Outcome, reason: Reason | None, now: float) -> None:
+        """Of `Watcher`."""
+        fields = {
+            "request": exchange.request_id.decode("latin-1"),
+            "tenant": exchange.request.tenant,
+            "outcome": str(outcome),
+            "reason": reason and str(reason),
+            "status": exchange.status,
+            "replica": exchange.replica.name if exchange.replica is not None else None,
+            "prompt_tokens": exchange.request.prompt_tokens,
+            "output_tokens": exchange.output_tokens,
+            "waited_seconds": round((exchange.dispatched_at or now) - exchange.arrived_at, 6),
+            "seconds": round(now - exchange.arrived_at, 6),
+        }
+        log.info("request", extra={"fields": fields})
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = {"at": round(record.created, 3), "level": record.levelname.lower(), "message": record.getMessage()}
+        if record.exc_info:
+            told["trace"] = self.formatException(record.exc_info)
+        return json.dumps(told | getattr(record, "fields", {}))
+
+
+def settings_reader(path: Path, read: Callable[[Path], Settings]) -> Callable[[], Settings]:
+    """Reads this file again, by this reader."""
+    return lambda: read(path)

@@ -1,0 +1,173 @@
+"""The gateway's life: it listens, watches replicas, takes new settings while it runs, and goes losing nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import ssl
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from headway.gateway.dispatcher import Dispatcher, Watcher
+from headway.gateway.metrics import GatewayMetrics
+from headway.gateway.recording import Recorder
+from headway.gateway.replica import Health, Replica
+from headway.gateway.settings import Settings, host_and_port
+from headway.gateway.site import AdminSite, Gatekeeper
+from headway.gateway.tenants import Tenants
+from headway.gateway.watching import watch
+from headway.gateway.wire.client_connection import ClientConnection, Site
+
+SWEEP_SECONDS = 0.25
+_BACKLOG = 4_096
+log = logging.getLogger("headway.gateway")
+
+
+@dataclass(slots=True)
+class _Watched:
+    replica: Replica
+    task: asyncio.Task[None]
+
+
+class Gateway:
+    """One gateway on a running event loop: `start`, then `drain` (or `stop` at once)."""
+
+    def __init__(self, settings: Settings, watchers: Sequence[Watcher] = ()) -> None:
+        """Raises ValueError, one sentence, where a key cannot be read, and OSError where the record cannot."""
+        self.settings = settings
+        self._clock = time.monotonic
+        self._tenants = Tenants(settings.tenant)
+        self._metrics = GatewayMetrics()
+        self._recorder = Recorder(Path(settings.record), time.monotonic()) if settings.record is not None else None
+        told: list[Watcher] = [self._metrics, *watchers]
+        if self._recorder is not None:
+            told.append(self._recorder)
+        self.dispatcher = Dispatcher(settings, time.monotonic, told)
+        # Metrics and the page tell of everybody's traffic: with keys they have an address of their own or none.
+        shows_inside = settings.admin_listen is None and not settings.tenant
+        self.site = Gatekeeper(
+            self.dispatcher,
+            self._tenants,
+            self._metrics,
+            self._recorder,
+            shows_inside=shows_inside,
+            id_prefix=f"hw-{secrets.token_hex(4)}",
+        )
+        told.append(self.site)
+        self._metrics.watch(self.dispatcher)
+        self._clients: set[ClientConnection] = set()
+        self._servers: list[asyncio.Server] = []
+        self._watched: list[_Watched] = []
+        self._leaving: list[Replica] = []
+        self._sweeping: asyncio.Task[None] | None = None
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """(host, port) of the public address, then of the admin's if there is one."""
+        return [server.sockets[0].getsockname()[:2] for server in self._servers]
+
+    async def start(self) -> None:
+        """Listen and begin to watch the replicas. Raises OSError if an address cannot be had."""
+        settings = self.settings
+        await self._listen(settings.listen, "listen", self.site, _tls(settings))
+        if settings.admin_listen is not None:
+            await self._listen(settings.admin_listen, "admin_listen", AdminSite(self.site), None)
+        self._take_replicas(settings)
+        self._sweeping = asyncio.create_task(self._sweep())
+
+    async def _listen(self, address: str, key: str, site: Site, tls: ssl.SSLContext | None) -> None:
+        host, port = host_and_port(address, key)
+        limits = self.settings.wire
+
+        def connect() -> ClientConnection:
+            return ClientConnection(site, limits, self._clients, self._clock)
+
+        loop = asyncio.get_running_loop()
+        self._servers.append(await loop.create_server(connect, host, port, backlog=_BACKLOG, ssl=tls))
+
+    def _take_replicas(self, settings: Settings) -> None:
+        """Keep those whose settings stayed, begin with the new, let the others finish what they have."""
+        kept = {watched.replica.settings: watched for watched in self._watched}
+        wanted: list[_Watched] = []
+        for one in settings.replica:
+            watched = kept.pop(one, None)
+            if watched is None:
+                replica = Replica(one, settings.health, self._clock)
+                task = asyncio.create_task(watch(replica, settings.health, self._clock, self.dispatcher.pump))
+                watched = _Watched(replica, task)
+            wanted.append(watched)
+        for gone in kept.values():
+            gone.task.cancel()
+            gone.replica.state.health = Health.LEAVING
+            self._leaving.append(gone.replica)
+        self._watched = wanted
+        self.dispatcher.replace(settings, [watched.replica for watched in wanted], self._clock())
+
+    def reload(self, settings: Settings) -> None:
+        """Other settings from now on, no request lost. Addresses, TLS, wire limits and record stay as they were.
+
+        Raises ValueError, one sentence, if a key cannot be read; then nothing changes.
+        """
+        tenants = Tenants(settings.tenant)
+        self.settings = settings
+        self.site.tenants = tenants
+        self._take_replicas(settings)
+
+    async def _sweep(self) -> None:
+        rounds = 0
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            rounds += 1
+            now = self._clock()
+            for client in list(self._clients):
+                client.sweep(now)
+            self.dispatcher.sweep(now)
+            for replica in [one for one in self._leaving if not one.ledger.requests]:
+                self._leaving.remove(replica)
+                replica.pool.close()
+            if self._recorder is not None and rounds % 4 == 0:
+                self._recorder.flush()
+
+    async def drain(self) -> bool:
+        """Take nothing more, finish what is inside, then stop; False if some had to be cut off."""
+        self.dispatcher.is_draining = True
+        for server in self._servers[:1]:
+            server.close()
+        for client in list(self._clients):
+            client.close_when_idle()
+        until = self._clock() + self.settings.health.drain_seconds
+        while self.dispatcher.counts.inside and self._clock() < until:
+            await asyncio.sleep(0.02)
+        whole = not self.dispatcher.counts.inside
+        await self.stop()
+        return whole
+
+    async def stop(self) -> None:
+        """Stop at once; whatever is inside is cut off."""
+        for server in self._servers:
+            server.close()
+        tasks = [watched.task for watched in self._watched]
+        if self._sweeping is not None:
+            tasks.append(self._sweeping)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for client in list(self._clients):
+            client.hang_up()
+        for replica in [*(watched.replica for watched in self._watched), *self._leaving]:
+            replica.pool.close()
+        await asyncio.sleep(0)
+        if self._recorder is not None:
+            self._recorder.close()
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(os.fspath(settings.tls_certificate), os.fspath(settings.tls_key))
+    return context

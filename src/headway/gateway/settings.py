@@ -1,0 +1,296 @@
+"""What an operator may set: one TOML file, each mistake in it one sentence.
+
+`read_settings` reads a file, `headway check-config` does nothing else. Keys are the field names of the classes below.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from headway.domain.costs import ServiceCosts
+from headway.gateway.wire.limits import WireLimits
+from headway.policies.catalog import ALL_KINDS, build, nearest
+from headway.policies.options import type_in_words
+from headway.scheduling.bundle import bundle
+
+HINTS = ("priority", "deadline", "fairness-id", "session", "output-tokens")
+"""What a client may say of its own request, if its key allows it. `session` is believed of everybody."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySettings:
+    """The bundle, by catalogue names, and how replicas are chosen; `options` as kind → option → value."""
+
+    ordering: str = "highest-response-ratio"
+    admission: str = "greedy"
+    preemption: str = "latest-admitted"
+    prediction: str = "histogram"
+    routing: str = "least-work"
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    seed: int = 0
+    prefill_seconds_per_token: float = 2e-5
+    decode_seconds_per_token: float = 2e-2
+
+    @property
+    def costs(self) -> ServiceCosts:
+        """Seconds of service per token, for policies that weigh work."""
+        return ServiceCosts(self.prefill_seconds_per_token, self.decode_seconds_per_token)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSettings:
+    """One engine.
+
+    Attributes:
+        url: where it listens, http(s)://host:port.
+        name: label in metrics and on the page; its host and port by default.
+        max_requests: requests it may have at once; found adaptively by default.
+        kv_tokens: its KV memory; read from its metrics by default, where it tells.
+        priority: "lower-first" (vLLM) or "higher-first" (SGLang) if it runs a priority scheduler: then the request's
+            (clamped) priority is written into the body with that sign.
+        learn_usage: ask it for the usage chunk of streams, and hide it from clients that did not ask.
+        metrics: scrape its /metrics.
+        api_key_env: environment variable with the key it wants.
+    """
+
+    url: str
+    name: str = ""
+    max_requests: int | None = None
+    kv_tokens: int | None = None
+    priority: Literal["none", "lower-first", "higher-first"] = "none"
+    learn_usage: bool = True
+    metrics: bool = True
+    api_key_env: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSettings:
+    """Bounds of the queue. Tokens are prompt tokens as estimated, bytes those of bodies."""
+
+    max_requests: int = 10_000
+    max_tokens: int = 100_000_000
+    max_bytes: int = 1 << 30
+    tenant_max_requests: int | None = None
+    timeout_seconds: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class HealthSettings:
+    """When a replica is given up, and how it is asked whether it is back."""
+
+    scrape_seconds: float = 1.0
+    stale_seconds: float = 5.0
+    failures_to_eject: int = 3
+    eject_seconds: float = 2.0
+    eject_seconds_max: float = 60.0
+    connect_seconds: float = 5.0
+    first_byte_seconds: float = 600.0
+    silent_seconds: float = 300.0
+    drain_seconds: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class TenantSettings:
+    """One API key and what it may ask for; give `key_env` or `key_file`.
+
+    Attributes:
+        may: hints that are believed of this key, out of `HINTS`.
+        priority_min: the most urgent priority it may ask for (lower runs sooner).
+        priority_max: the least urgent.
+        deadline_seconds_min: the tightest time to first token it may ask for.
+    """
+
+    name: str
+    key_env: str | None = None
+    key_file: str | None = None
+    may: Sequence[str] = ("session",)
+    priority_min: int = 0
+    priority_max: int = 100
+    deadline_seconds_min: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedSettings:
+    """The simulated engines that stand in where there is no replica."""
+
+    replicas: int = 1
+    hardware: str = "h100"
+    model: str = "llama-3.1-8b"
+    max_num_seqs: int | None = None
+    kv_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything. Addresses are host:port."""
+
+    listen: str = "127.0.0.1:8000"
+    admin_listen: str | None = None
+    tls_certificate: str | None = None
+    tls_key: str | None = None
+    record: str | None = None
+    policies: PolicySettings = field(default_factory=PolicySettings)
+    queue: QueueSettings = field(default_factory=QueueSettings)
+    health: HealthSettings = field(default_factory=HealthSettings)
+    wire: WireLimits = field(default_factory=WireLimits)
+    embedded: EmbeddedSettings = field(default_factory=EmbeddedSettings)
+    replica: Sequence[ReplicaSettings] = ()
+    tenant: Sequence[TenantSettings] = ()
+
+
+def read_settings(path: Path) -> Settings:
+    """The settings of a TOML file.
+
+    Raises:
+        ValueError: one sentence that names the file, the key and the fix.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: it cannot be read: {error.strerror}; check the path") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: it is not UTF-8 text; name a TOML file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: it is not valid TOML: {error}") from None
+    try:
+        settings = _read(Settings, content, "")
+        check(settings)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return settings
+
+
+def check(settings: Settings) -> None:
+    """Raise ValueError, one sentence, if the settings cannot be carried out."""
+    for key in ("listen", "admin_listen"):
+        address = getattr(settings, key)
+        if address is not None:
+            host_and_port(address, key)
+    if (settings.tls_certificate is None) != (settings.tls_key is None):
+        raise ValueError("tls_certificate and tls_key belong together: give both or neither")
+    _check_policies(settings.policies)
+    _check_numbers(settings)
+    for number, replica in enumerate(settings.replica):
+        _check_url(f"replica[{number}].url", replica.url)
+    names = [replica.name or urlsplit(replica.url).netloc for replica in settings.replica]
+    for names_of, what in ((names, "replica"), ([tenant.name for tenant in settings.tenant], "tenant")):
+        twice = next((name for name in names_of if names_of.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{what}: {twice!r} is there twice; give each its own name")
+    for tenant in settings.tenant:
+        _check_tenant(tenant)
+
+
+def host_and_port(address: str, key: str) -> tuple[str, int]:
+    """Both parts of an address. Raises ValueError, one sentence."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65_535:
+        raise ValueError(f'{key} must be host:port, for example "127.0.0.1:8000", got {address!r}')
+    return host.strip("[]"), int(port)
+
+
+def tenant_key(tenant: TenantSettings) -> str:
+    """The key itself, from the environment or a file. Raises ValueError, one sentence, without the key in it."""
+    if tenant.key_env is not None:
+        key = os.environ.get(tenant.key_env, "")
+        where = f"the environment variable {tenant.key_env}"
+    else:
+        where = f"the file {tenant.key_file}"
+        try:
+            key = Path(str(tenant.key_file)).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"tenant {tenant.name!r}: {where} cannot be read: {error}") from None
+    if len(key) < 8:
+        raise ValueError(f"tenant {tenant.name!r}: {where} holds no key of 8 characters or more")
+    return key
+
+
+def _check_policies(chosen: PolicySettings) -> None:
+    for kind in chosen.options:
+        if kind not in ALL_KINDS:
+            raise ValueError(f"policies.options: unknown kind {kind!r}{nearest(kind, ALL_KINDS)}")
+    names = {kind: getattr(chosen, kind) for kind in ALL_KINDS}
+    routing = names.pop("routing")
+    options = {kind: table for kind, table in chosen.options.items() if kind != "routing"}
+    bundle(**names, options=options, costs=chosen.costs, seed=chosen.seed)
+    build("routing", routing, chosen.options.get("routing"), costs=chosen.costs, seed=chosen.seed)
+
+
+def _check_numbers(settings: Settings) -> None:
+    for name in ("policies", "queue", "health", "wire", "embedded"):
+        part = getattr(settings, name)
+        for one in fields(part):
+            value = getattr(part, one.name)
+            if isinstance(value, int | float) and one.name != "seed" and not value > 0:
+                raise ValueError(f"{name}.{one.name} must be above 0, got {value}")
+    for replica in settings.replica:
+        for key in ("max_requests", "kv_tokens"):
+            if getattr(replica, key) is not None and getattr(replica, key) < 1:
+                raise ValueError(f"replica.{key} must be at least 1, got {getattr(replica, key)}")
+
+
+def _check_url(key: str, url: str) -> None:
+    parts = urlsplit(url)
+    try:
+        fits = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) > 0
+    except ValueError:
+        fits = False
+    if not fits or parts.query or parts.fragment or parts.username or parts.path.rstrip("/") == "/v1":
+        raise ValueError(f"{key} must be like http://127.0.0.1:8001 (without /v1), got {url!r}")
+
+
+def _check_tenant(tenant: TenantSettings) -> None:
+    if (tenant.key_env is None) == (tenant.key_file is None):
+        raise ValueError(f"tenant {tenant.name!r}: give key_env or key_file, one of them")
+    for hint in tenant.may:
+        if hint not in HINTS:
+            raise ValueError(f"tenant {tenant.name!r}: unknown hint {hint!r} in may{nearest(hint, HINTS)}")
+    if tenant.priority_min > tenant.priority_max:
+        raise ValueError(f"tenant {tenant.name!r}: priority_min is above priority_max; swap them")
+
+
+def _read(kind: type[T], content: Mapping[str, Any], where: str) -> T:
+    """A value of a settings class out of a TOML table."""
+    declared = typing.get_type_hints(kind)
+    known = {one.name: one for one in fields(kind)}  # type: ignore[arg-type]
+    for key in content:
+        if key not in known:
+            raise ValueError(f"unknown key {where}{key}{nearest(key, known)}")
+    for name, one in known.items():
+        if one.default is MISSING and one.default_factory is MISSING and name not in content:
+            raise ValueError(f"{where}{name} is missing")
+    return kind(**{key: _value(value, declared[key], f"{where}{key}") for key, value in content.items()})
+
+
+def _value(value: Any, declared: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(declared), typing.get_args(declared)
+    if isinstance(declared, type) and hasattr(declared, "__dataclass_fields__"):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where} must be a table")
+        return _read(declared, value, f"{where}.")
+    if origin is not None and origin not in (types.UnionType, typing.Union, Literal):
+        if origin.__name__ == "Mapping":
+            if isinstance(value, Mapping):
+                return {key: _value(entry, arguments[1], f"{where}.{key}") for key, entry in value.items()}
+            raise ValueError(f"{where} must be a table")
+        if isinstance(value, list):
+            return tuple(_value(entry, arguments[0], f"{where}[{number}]") for number, entry in enumerate(value))
+        raise ValueError(f"{where} must be a list" + (f"; write [[{where}]]" if where in ("replica", "tenant") else ""))
+    options = arguments if origin in (types.UnionType, typing.Union) else (declared,)
+    if declared is Any or (origin is Literal and value in arguments):
+        return value
+    if float in options and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if origin is not Literal and any(type(value) is option for option in options):
+        return value
+    raise ValueError(f"{where} must be {type_in_words(declared)}, got {value!r}")

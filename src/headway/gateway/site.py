@@ -1,0 +1,238 @@
+"""Which path is answered how: what is ours at once, everything else under /v1 through the queue to a replica."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from hashlib import blake2b
+from typing import Protocol
+
+from headway import __version__
+from headway.gateway.body import Body, prefix_hashes, read_body
+from headway.gateway.counts import Outcome
+from headway.gateway.dispatcher import Dispatcher
+from headway.gateway.exchange import Exchange, QueuedRequest
+from headway.gateway.hints import read_hints
+from headway.gateway.metrics import GatewayMetrics
+from headway.gateway.page import page_response, state_of
+from headway.gateway.recording import Recorder
+from headway.gateway.settings import TenantSettings
+from headway.gateway.tenants import Tenants
+from headway.gateway.token_ratio import TokenRatio
+from headway.gateway.wire.client_connection import Answering, ClientConnection
+from headway.gateway.wire.errors import Reason, error_response
+from headway.gateway.wire.messages import HttpRequest, Response
+
+_JSON_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+_STORIES = 1_000
+_REQUEST_ID_BYTES_MAX = 128
+
+
+class Journal(Protocol):
+    """Whoever writes a line for each request."""
+
+    def ended(self, exchange: Exchange, outcome: Outcome, reason: Reason | None, now: float) -> None:
+        """A request ended."""
+
+
+class Gatekeeper:
+    """The public site: OpenAI's wire, health, and (where they have no address of their own) metrics and the page."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        tenants: Tenants,
+        metrics: GatewayMetrics,
+        recorder: Recorder | None,
+        *,
+        shows_inside: bool,
+        id_prefix: str,
+    ) -> None:
+        self.dispatcher = dispatcher
+        self.tenants = tenants
+        self.stories: deque[dict[str, object]] = deque(maxlen=_STORIES)
+        self._metrics = metrics
+        self._recorder = recorder
+        self._shows_inside = shows_inside
+        self._ratio = TokenRatio()
+        self._id_prefix = id_prefix
+        self._number = 0
+
+    # Of `Site`
+
+    def refuse_head(self, request: HttpRequest) -> Response | None:
+        """A wrong key is told before the body is read."""
+        if request.path.startswith("/v1/") and self.tenants.who(request.header(b"authorization")) is None:
+            return error_response(401, "the API key is missing or unknown", Reason.UNAUTHORISED)
+        return None
+
+    def answer(self, request: HttpRequest, client: ClientConnection) -> Answering | None:
+        """Ours at once, or through the queue."""
+        path = request.path
+        if path == "/v1/models" and request.method in (b"GET", b"HEAD"):
+            client.respond(self._models())
+        elif path.startswith("/v1/"):
+            return self._proxy(request, client)
+        else:
+            client.respond(self._own(request, path))
+        return None
+
+    def _own(self, request: HttpRequest, path: str) -> Response:
+        if path == "/health":
+            return Response(200, b'{"status":"ok"}')
+        if path == "/ready":
+            return self._ready()
+        if path == "/version":
+            return Response(200, json.dumps({"version": __version__}).encode())
+        if self._shows_inside:
+            found = inside(request, path, self)
+            if found is not None:
+                return found
+        return error_response(404, f"there is nothing at {path or 'this address'}", Reason.MALFORMED)
+
+    def _ready(self) -> Response:
+        up = sum(replica.is_up for replica in self.dispatcher.replicas)
+        fits = up > 0 and not self.dispatcher.is_draining
+        body = json.dumps({"ready": fits, "replicas_up": up, "draining": self.dispatcher.is_draining}).encode()
+        return Response(200 if fits else 503, body)
+
+    def _models(self) -> Response:
+        """The models of all that are up, each once."""
+        merged: dict[str, dict[str, object]] = {}
+        for replica in self.dispatcher.replicas:
+            if replica.is_up:
+                for name, entry in (replica.state.models or {}).items():
+                    merged.setdefault(name, entry)
+        return Response(200, json.dumps({"object": "list", "data": list(merged.values())}).encode())
+
+    def metrics_text(self) -> bytes:
+        """For Prometheus."""
+        return self._metrics.text()
+
+    def fairness(self) -> float | None:
+        """Jain's index over tenants, lately."""
+        return self._metrics.fairness()
+
+    # Through the queue
+
+    def _proxy(self, http: HttpRequest, client: ClientConnection) -> Answering | None:
+        tenant = self.tenants.who(http.header(b"authorization"))
+        if tenant is None:  # the keys were changed between head and body
+            client.respond(error_response(401, "the API key is missing or unknown", Reason.UNAUTHORISED))
+            return None
+        if http.method == b"HEAD":
+            client.respond(error_response(405, "HEAD is not passed on", Reason.MALFORMED))
+            return None
+        body = read_body(http.body) if http.body else None
+        if body is None and http.path in _JSON_PATHS:
+            message = "the body is not a JSON object with fields of the right types"
+            client.respond(error_response(400, message, Reason.MALFORMED))
+            return None
+        exchange = self._exchange(http, client, body, tenant)
+        if self._recorder is not None:
+            self._recorder.arrived(exchange)
+        self.dispatcher.arrive(exchange)
+        return exchange
+
+    def _exchange(
+        self, http: HttpRequest, client: ClientConnection, body: Body | None, tenant: TenantSettings
+    ) -> Exchange:
+        self._number += 1
+        given = http.header(b"x-request-id")
+        request_id = given if given and len(given) <= _REQUEST_ID_BYTES_MAX else b""
+        request_id = request_id or f"{self._id_prefix}-{self._number}".encode()
+        hints = read_hints(http, body, tenant)
+        now = self.dispatcher.now()
+        prompt = body.prompt_bytes if body is not None else b""
+        request = QueuedRequest(
+            self._number,
+            now,
+            self._ratio.tokens(body.model if body is not None else "", len(prompt) or len(http.body)),
+            tenant="/".join(filter(None, [tenant.name, hints.fairness_id])),
+            session=hints.session,
+            max_output_tokens=body.output_tokens_max if body is not None else None,
+            deadline=None if hints.deadline_seconds is None else now + hints.deadline_seconds,
+            priority=hints.priority,
+        )
+        request.prefix = prefix_hashes(body.model, prompt) if body is not None else []
+        request.hinted_output_tokens = hints.output_tokens
+        request.body_bytes = len(http.body)
+        exchange = Exchange(self.dispatcher, client, http, body, request, request_id)
+        request.exchange = exchange
+        return exchange
+
+    # Of `Watcher`
+
+    def dispatched(self, exchange: Exchange, now: float) -> None:
+        """Nothing to note yet."""
+
+    def ended(self, exchange: Exchange, outcome: Outcome, reason: Reason | None, now: float) -> None:
+        """Learn from it, and keep its story for whoever asks why."""
+        if exchange.usage is not None and exchange.body is not None:
+            self._ratio.learn(exchange.model, len(exchange.body.prompt_bytes), exchange.usage.prompt_tokens)
+        self.stories.append(_story(exchange, outcome, reason, now))
+
+
+def inside(request: HttpRequest, path: str, site: Gatekeeper) -> Response | None:
+    """Metrics and the page; None if the path is neither."""
+    if path == "/metrics":
+        return Response(200, site.metrics_text(), b"text/plain; version=0.0.4; charset=utf-8")
+    if path == "/headway/state":
+        state = state_of(site.dispatcher, site.fairness(), list(site.stories)[-50:])
+        return Response(200, json.dumps(state).encode(), headers=((b"cache-control", b"no-store"),))
+    if path == "/headway/why":
+        wanted = request.target.partition(b"?id=")[2].decode("latin-1")
+        told = next((story for story in reversed(site.stories) if story["id"] == wanted), None)
+        if told is None:
+            return error_response(404, "no such request among the latest", Reason.MALFORMED)
+        return Response(200, json.dumps(told).encode())
+    return page_response(path)
+
+
+class AdminSite:
+    """The site of the address of its own: metrics and the page, and nothing of the wire."""
+
+    def __init__(self, public: Gatekeeper) -> None:
+        self._public = public
+
+    def refuse_head(self, request: HttpRequest) -> Response | None:
+        """Nothing is refused by its head."""
+        return None
+
+    def answer(self, request: HttpRequest, client: ClientConnection) -> Answering | None:
+        """Metrics, the page, health."""
+        path = request.path
+        found = inside(request, path, self._public)
+        if found is None and path == "/health":
+            found = Response(200, b'{"status":"ok"}')
+        client.respond(found or error_response(404, f"there is nothing at {path}", Reason.MALFORMED))
+        return None
+
+
+def _story(exchange: Exchange, outcome: Outcome, reason: Reason | None, now: float) -> dict[str, object]:
+    """Why a request waited or was refused: lengths and times, no text."""
+    request = exchange.request
+    first = None if exchange.first_byte_at is None else exchange.first_byte_at - exchange.arrived_at
+    return {
+        "id": exchange.request_id.decode("latin-1"),
+        "tenant": _shown(request.tenant),
+        "model": exchange.model[:100],
+        "prompt_tokens": request.prompt_tokens,
+        "output_tokens": exchange.output_tokens,
+        "outcome": str(outcome),
+        "status": exchange.status,
+        "reason": None if reason is None else str(reason),
+        "replica": None if exchange.replica is None else exchange.replica.name,
+        "tries": exchange.tries,
+        "waiting_at_arrival": exchange.waiting_at_arrival,
+        "predicted_wait_seconds": exchange.predicted_wait_seconds,
+        "waited_seconds": (exchange.dispatched_at or now) - exchange.arrived_at,
+        "first_byte_seconds": first,
+        "seconds": now - exchange.arrived_at,
+        "why": exchange.story if reason is None else f"{reason}: {exchange.story or 'not sent to a replica'}",
+    }
+
+
+def _shown(name: str) -> str:
+    """A tenant's name, as long as it is short; a client may have chosen it."""
+    return name if len(name) <= 64 else f"{name[:48]}~{blake2b(name.encode(), digest_size=4).hexdigest()}"

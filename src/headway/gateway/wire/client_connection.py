@@ -1,0 +1,344 @@
+"""One client's connection: requests in, one at a time; answers out, framed by us.
+
+Laws: an ambiguous or oversized request is answered with an error and the connection ends; answers leave in the order
+of the requests; a client that leaves, stalls or dawdles is noticed; what a replica sent never decides how our bytes
+are framed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol, cast
+
+import httptools
+
+from headway.gateway.wire.errors import Reason, error_response
+from headway.gateway.wire.limits import WireLimits
+from headway.gateway.wire.messages import Headers, HttpRequest, Response, header_lines, status_line
+
+
+class Answering(Protocol):
+    """Whoever answers a request."""
+
+    def client_left(self) -> None:
+        """The client is gone: what is being done for it is wasted."""
+
+    def client_full(self) -> None:
+        """The client reads slower than it is sent to: stop sending."""
+
+    def client_ready(self) -> None:
+        """The client has caught up: go on."""
+
+
+class Site(Protocol):
+    """What stands behind the connections."""
+
+    def refuse_head(self, request: HttpRequest) -> Response | None:
+        """An answer that needs no body (a wrong key, say); None to read on."""
+
+    def answer(self, request: HttpRequest, client: ClientConnection) -> Answering | None:
+        """Take a whole request. None if it was answered at once."""
+
+
+class ClientConnection(asyncio.Protocol):
+    """The server's side of one connection; `site` answers."""
+
+    def __init__(
+        self, site: Site, limits: WireLimits, opened: set[ClientConnection], clock: Callable[[], float]
+    ) -> None:
+        self._site = site
+        self._limits = limits
+        self._opened = opened
+        self._clock = clock
+        self._parser = httptools.HttpRequestParser(self)
+        self._pending: deque[HttpRequest] = deque()  # parsed and not yet begun to be answered
+        self._ahead = bytearray()  # came while a request was being answered
+        self._reading_paused = False
+        self._refusal: Response | None = None
+        self._request: HttpRequest | None = None  # being answered
+        self._answering: Answering | None = None
+        self._chunked = False
+        self._closing = False
+        self._looping = False
+        self.writable = True
+        self._begin()
+        self._deadline = clock() + limits.idle_seconds
+
+    def _begin(self) -> None:
+        """Forget the request that was parsed last."""
+        self._target = b""
+        self._headers: Headers = []
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._head_bytes = 0
+        self._head_done = False
+        self._begun = False
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=self._limits.buffer_bytes)
+        self._opened.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client left, or we closed."""
+        self._opened.discard(self)
+        self._closing = True
+        self._pending.clear()
+        answering, self._answering = self._answering, None
+        if answering is not None:
+            answering.client_left()
+
+    def eof_received(self) -> bool:
+        """A client that closes its sending side has left; waiting for it would hold its place for nobody."""
+        return False
+
+    def pause_writing(self) -> None:
+        """Too much is waiting to be sent."""
+        self.writable = False
+        self._deadline = self._clock() + self._limits.stalled_seconds
+        if self._answering is not None:
+            self._answering.client_full()
+
+    def resume_writing(self) -> None:
+        """The client has read on."""
+        self.writable = True
+        self._deadline = None
+        if self._answering is not None:
+            self._answering.client_ready()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a request, or of the next one."""
+        if self._closing:
+            return  # lingering: they are read and forgotten
+        if self._request is not None or self._pending:
+            self._ahead += data
+            if len(self._ahead) > self._limits.ahead_bytes and not self._reading_paused:
+                self._reading_paused = True
+                self._transport.pause_reading()
+            return
+        self._feed(data)
+
+    # Reading
+
+    def _feed(self, data: bytes) -> None:
+        if not self._begun:
+            self._begun = True
+            self._deadline = self._clock() + self._limits.head_seconds
+        if not self._head_done:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # What follows would be another protocol, which we do not speak: answer this request and hang up.
+            for request in self._pending:
+                request.keep_alive = False
+        except httptools.HttpParserError as error:
+            self._refusal = self._refusal or _malformed(400, f"the request is not valid HTTP/1.1: {error}")
+        if self._refusal is None and not self._head_done and self._head_bytes > self._limits.head_bytes:
+            self._refusal = _malformed(431, f"the headers are longer than {self._limits.head_bytes} bytes")
+        self._serve()
+
+    def on_message_begin(self) -> None:
+        """Of httptools."""
+        self._begin()
+        self._begun = True
+
+    def on_url(self, url: bytes) -> None:
+        """Of httptools; may come in pieces."""
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Of httptools. Trailers come here too, after the body, and are dropped."""
+        if not self._head_done:
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Of httptools: judge the head before a byte of the body is kept."""
+        self._head_done = True
+        self._deadline = self._clock() + self._limits.body_seconds
+        if self._refusal is not None:
+            return
+        version = self._parser.get_http_version()
+        request = HttpRequest(self._parser.get_method(), self._target, self._headers)
+        self._refusal = _judge(request, version, self._limits) or self._site.refuse_head(request)
+        waits = (request.header(b"expect") or b"").lower() == b"100-continue"
+        if waits and self._refusal is None and self._request is None and not self._pending:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        """Of httptools."""
+        if self._refusal is not None:
+            return
+        self._body_bytes += len(body)
+        if self._body_bytes > self._limits.body_bytes:
+            self._refusal = _malformed(413, f"the body is longer than {self._limits.body_bytes} bytes")
+            self._body.clear()
+            return
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        """Of httptools: one request is whole."""
+        if self._refusal is None:
+            self._pending.append(
+                HttpRequest(
+                    self._parser.get_method(),
+                    self._target,
+                    self._headers,
+                    self._body[0] if len(self._body) == 1 else b"".join(self._body),
+                    self._parser.should_keep_alive(),
+                    self._parser.get_http_version() == "1.1",
+                )
+            )
+        self._begin()
+
+    # Answering
+
+    def _serve(self) -> None:
+        """Answer what is pending, one after the other, until one takes its time."""
+        if self._looping:
+            return
+        self._looping = True
+        while not self._closing and self._request is None:
+            if self._pending:
+                self._request = self._pending.popleft()
+                self._deadline = None
+                answering = self._site.answer(self._request, self)
+                if self._request is not None:
+                    self._answering = answering
+            elif self._refusal is not None:
+                self._refuse(self._refusal)
+            elif self._ahead:
+                data, self._ahead = bytes(self._ahead), bytearray()
+                if self._reading_paused:
+                    self._reading_paused = False
+                    self._transport.resume_reading()
+                self._looping = False
+                self._feed(data)
+                return
+            else:
+                break
+        self._looping = False
+
+    def respond(self, response: Response) -> None:
+        """A whole answer at once."""
+        head = [(b"content-type", response.content_type), *response.headers]
+        self.start(response.status, head, len(response.body))
+        if response.body and not (self._request is not None and self._request.method == b"HEAD"):
+            self._transport.write(response.body)
+        self.finish()
+
+    def start(self, status: int, headers: Headers, length: int | None) -> None:
+        """The head of an answer; `length` of its body, None if only its end will tell. Connection headers are ours."""
+        request = self._request
+        keep_alive = request is not None and request.keep_alive
+        if length is not None:
+            framing = b"content-length: %d\r\n" % length
+        elif request is not None and request.speaks_chunked:
+            framing, self._chunked = b"transfer-encoding: chunked\r\n", True
+        else:
+            framing, keep_alive = b"", False
+            if request is not None:
+                request.keep_alive = False
+        ending = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
+        self._transport.write(b"".join([status_line(status), header_lines(headers), framing, ending]))
+
+    def write(self, body: bytes) -> None:
+        """Some of the answer's body (not empty), sent at once."""
+        self._transport.write(b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body)
+
+    def finish(self) -> None:
+        """The answer is whole."""
+        request, self._request, self._answering = self._request, None, None
+        if self._chunked:
+            self._chunked = False
+            self._transport.write(b"0\r\n\r\n")
+        if request is None or not request.keep_alive:
+            self.close()
+            return
+        self._deadline = self._clock() + self._limits.idle_seconds
+        self._serve()
+
+    def abort(self) -> None:
+        """Cut the answer short: the client must see that it is not whole."""
+        self._answering = None
+        self._closing = True
+        self._transport.abort()
+
+    def close(self) -> None:
+        """Send what is waiting, then end; what still comes in is read for a while, or the client might lose it all."""
+        self._closing = True
+        self._deadline = self._clock() + self._limits.linger_seconds
+        if self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    def close_when_idle(self) -> None:
+        """The server is going: take no further request."""
+        if self._request is None and not self._pending:
+            self.close()
+        else:
+            for request in [*self._pending, *([self._request] if self._request is not None else [])]:
+                request.keep_alive = False
+
+    def hang_up(self) -> None:
+        """The server ends now: an answer that is not whole is cut off, one that is still leaves."""
+        if self._answering is not None:
+            self._closing = True
+            self._transport.abort()
+        else:
+            self._closing = True
+            self._transport.close()
+
+    def sweep(self, now: float) -> None:
+        """End what took too long; called about once a second."""
+        if self._deadline is None or now < self._deadline:
+            return
+        self._deadline = None
+        if self._closing or not self.writable:
+            self._transport.abort()
+        elif not self._begun:
+            self.close()
+        else:
+            what = "body" if self._head_done else "headers"
+            self._refuse(_malformed(408, f"the {what} of the request took too long to come"))
+
+    def _refuse(self, response: Response) -> None:
+        self._refusal = None
+        self._request = HttpRequest(b"", b"", [], keep_alive=False)
+        self.respond(response)
+
+    _deadline: float | None
+
+
+def _judge(request: HttpRequest, version: str, limits: WireLimits) -> Response | None:
+    """What is wrong with a head. llhttp has refused most of what is ambiguous already; this refuses the rest."""
+    names = [name for name, _ in request.headers]
+    if version not in ("1.0", "1.1"):
+        return _malformed(505, f"HTTP/{version} is not spoken here; use HTTP/1.1")
+    if len(names) > limits.headers:
+        return _malformed(431, f"there are more than {limits.headers} headers")
+    if sum(len(name) + len(value) + 4 for name, value in request.headers) + len(request.target) > limits.head_bytes:
+        return _malformed(431, f"the headers are longer than {limits.head_bytes} bytes")
+    encodings = [value for name, value in request.headers if name == b"transfer-encoding"]
+    if encodings and (version == "1.0" or encodings[0].lower() != b"chunked" or len(encodings) > 1):
+        return _malformed(400, "transfer-encoding may only be chunked, once, and in HTTP/1.1")
+    if names.count(b"content-length") + len(encodings) > 1:
+        return _malformed(400, "the length of the body is given twice")
+    if names.count(b"host") != 1 and (version == "1.1" or names.count(b"host") > 1):
+        return _malformed(400, "there must be one host header")
+    length = request.header(b"content-length")
+    if length is not None and int(length) > limits.body_bytes:
+        return _malformed(413, f"the body is longer than {limits.body_bytes} bytes")
+    if request.method == b"CONNECT" or not request.target.startswith(b"/"):
+        return _malformed(400, "the request target must be a path")
+    return None
+
+
+def _malformed(status: int, message: str) -> Response:
+    return error_response(status, message, Reason.MALFORMED)

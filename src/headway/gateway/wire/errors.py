@@ -1,0 +1,81 @@
+"""Errors in OpenAI's shape, and the closed list of reasons why a request was refused or failed."""
+
+from __future__ import annotations
+
+import json
+import math
+from enum import StrEnum
+from http import HTTPStatus
+
+from headway.gateway.wire.messages import Response
+
+REASON_HEADER = b"x-headway-reason"
+RETRY_SECONDS_MAX = 120.0
+"""openai-python obeys delays up to this one; a longer one makes it give up at once (`_base_client.py`)."""
+
+
+class Reason(StrEnum):
+    """Why a request was not answered by a replica: the values of `x-headway-reason` and of the metric's label."""
+
+    MALFORMED = "malformed"
+    UNAUTHORISED = "unauthorised"
+    UNKNOWN_MODEL = "unknown-model"
+    QUEUE_FULL = "queue-full"
+    TENANT_QUEUE_FULL = "tenant-queue-full"
+    DEADLINE_UNMEETABLE = "deadline-unmeetable"
+    QUEUE_TIMEOUT = "queue-timeout"
+    NO_REPLICA = "no-replica"
+    DRAINING = "draining"
+    REPLICA_FAILED = "replica-failed"
+    REPLICA_TIMEOUT = "replica-timeout"
+
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "service_unavailable_error",
+}
+_CODES: dict[Reason, str] = {
+    Reason.UNAUTHORISED: "invalid_api_key",
+    Reason.UNKNOWN_MODEL: "model_not_found",
+    Reason.QUEUE_FULL: "rate_limit_exceeded",
+    Reason.TENANT_QUEUE_FULL: "rate_limit_exceeded",
+    Reason.DEADLINE_UNMEETABLE: "rate_limit_exceeded",
+    Reason.QUEUE_TIMEOUT: "rate_limit_exceeded",
+    Reason.NO_REPLICA: "server_is_overloaded",
+    Reason.DRAINING: "server_is_overloaded",
+}
+
+
+def error_body(status: int, message: str, reason: Reason, param: str | None = None) -> bytes:
+    """`{"error": {message, type, param, code}}`."""
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    code = _CODES.get(reason, str(reason).replace("-", "_"))
+    return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}}).encode()
+
+
+def error_response(
+    status: int, message: str, reason: Reason, *, retry_seconds: float | None = None, param: str | None = None
+) -> Response:
+    """An error as a client library reads it; `retry_seconds` becomes both retry headers, at most 120 s."""
+    headers = [(REASON_HEADER, str(reason).encode())]
+    if retry_seconds is not None:
+        headers += retry_headers(retry_seconds)
+    elif status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST):
+        headers.append((b"x-should-retry", b"false"))
+    return Response(status, error_body(status, message, reason, param), headers=tuple(headers))
+
+
+def retry_headers(seconds: float) -> list[tuple[bytes, bytes]]:
+    """`Retry-After` in whole seconds, rounded up, and `retry-after-ms`, which openai-python reads first."""
+    bounded = min(max(seconds, 0.001), RETRY_SECONDS_MAX)
+    return [(b"retry-after", b"%d" % math.ceil(bounded)), (b"retry-after-ms", b"%d" % math.ceil(bounded * 1000))]
+
+
+def error_event(message: str, reason: Reason) -> bytes:
+    """An error after streaming has begun: the status line is gone, so it is an event (`finish_reason: "error"`)."""
+    error = {"message": message, "type": "server_error", "param": None, "code": str(reason).replace("-", "_")}
+    choice = {"index": 0, "delta": {}, "text": "", "finish_reason": "error"}
+    return b"data: " + json.dumps({"error": error, "choices": [choice]}).encode() + b"\n\n"

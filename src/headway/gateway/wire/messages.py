@@ -1,0 +1,79 @@
+"""What travels on the wire: a request as it was parsed, and a whole response made here.
+
+Laws: header names are lower case; nothing that is written contains a byte that could end a header early.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TypeAlias
+
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+"""(lower-case name, value), in the order in which they came; a name may be there several times."""
+
+HOP_BY_HOP = frozenset(
+    [
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    ]
+)
+"""Headers of one connection, never forwarded (RFC 9110, section 7.6.1)."""
+
+_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+
+
+@dataclass(slots=True)
+class HttpRequest:
+    """One whole request. `target` is the request line's, path and query."""
+
+    method: bytes
+    target: bytes
+    headers: Headers
+    body: bytes = b""
+    keep_alive: bool = True
+    speaks_chunked: bool = True  # HTTP/1.1; to 1.0 a body of unknown length ends with the connection
+
+    @property
+    def path(self) -> str:
+        """The target without its query; "" where it is no path."""
+        path = self.target.partition(b"?")[0]
+        return path.decode("latin-1") if path.startswith(b"/") else ""
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a header, by its lower-case name."""
+        return next((value for key, value in self.headers if key == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One whole response made here."""
+
+    status: int
+    body: bytes
+    content_type: bytes = b"application/json"
+    headers: tuple[tuple[bytes, bytes], ...] = field(default=())
+
+
+def status_line(status: int) -> bytes:
+    """The first line of a response, its end of line included."""
+    return b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b"Unknown"))
+
+
+def header_lines(headers: Headers | tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """Headers as they are written.
+
+    Raises:
+        ValueError: a name or value holds CR, LF or NUL, and would be read as something else.
+    """
+    lines = b"".join([b"%b: %b\r\n" % pair for pair in headers])
+    if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers) or b"\0" in lines:
+        raise ValueError("a header holds a line break or a NUL")
+    return lines

@@ -1,0 +1,206 @@
+"""One connection to a replica: a request out, its answer back, and the end of it found by llhttp.
+
+Laws: bytes after an answer's end never reach a client, and end the connection; an answer that breaks off is told apart
+from one that ends; nothing is sent on a connection whose last answer is not whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol, cast
+
+import httptools
+
+from headway.gateway.wire.messages import Headers
+
+
+class Sink(Protocol):
+    """Whoever takes an answer. After `upstream_end` or `upstream_failed` nothing more comes."""
+
+    def upstream_head(self, status: int, headers: Headers, length: int | None) -> None:
+        """Status and headers; `length` of the body, None if only its end will tell."""
+
+    def upstream_data(self, body: bytes) -> None:
+        """Some of the body, as soon as it came."""
+
+    def upstream_end(self) -> None:
+        """The answer is whole."""
+
+    def upstream_failed(self, why: str) -> None:
+        """The answer will never be whole."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """A connection of the pool; `on_free` is called when it may carry the next request, `on_lost` when never again."""
+
+    def __init__(
+        self, on_free: Callable[[UpstreamConnection], None], on_lost: Callable[[UpstreamConnection], None]
+    ) -> None:
+        self._on_free = on_free
+        self._on_lost = on_lost
+        self._sink: Sink | None = None
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append  # of httptools; a C function, so that a token costs no Python call here
+        self._reset()
+        self.answered = 0  # whole answers so far; a fresh connection that fails is the replica's fault, a kept one not
+        self.is_lost = False
+        self._paused = False
+
+    def _reset(self) -> None:
+        self._headers: Headers = []
+        self._status = 0
+        self._length: int | None = None
+        self._until_eof = False
+        self._head_ready = False
+        self._head_told = False
+        self._complete = False
+        self._whole_pieces = 0
+        self._messages = 0
+        self._parser = httptools.HttpResponseParser(self)
+
+    def send(self, request: bytes, sink: Sink) -> None:
+        """Write one whole request; its answer goes to `sink`."""
+        assert self._sink is None, "a connection carries one request at a time"
+        self._sink = sink
+        self._reset()
+        self._transport.write(request)
+
+    def drop(self) -> None:
+        """Forget the answer: the connection ends, which tells the replica to stop computing it."""
+        self._sink = None
+        self._transport.abort()
+
+    def close(self) -> None:
+        """End an idle connection."""
+        self._transport.close()
+
+    def pause(self) -> None:
+        """Read no more for now."""
+        if not self.is_lost and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if not self.is_lost and self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """The path of every token: parse, and hand on what came."""
+        if self._sink is None:
+            self._transport.abort()  # nobody asked for anything
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if not self._complete:
+                self._fail(f"its answer is not valid HTTP/1.1: {error}")
+                return
+        if self._head_ready:
+            self._tell_head()
+        if self._pieces:
+            self._tell_body()
+        if self._complete:
+            self._end()
+
+    def eof_received(self) -> bool:
+        """The replica closed."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone; an answer without a length ends so."""
+        self.is_lost = True
+        self._on_lost(self)
+        sink, self._sink = self._sink, None
+        if sink is None:
+            return
+        if self._head_told and self._until_eof and exc is None:
+            sink.upstream_end()
+        else:
+            where = "in the middle of its answer" if self._head_told else "before its answer"
+            sink.upstream_failed(f"it closed the connection {where}")
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        """Of httptools: also called when bytes follow an answer's end."""
+        self._messages += 1
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Of httptools; trailers are dropped."""
+        if not self._head_ready and not self._head_told and not self._complete:
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Of httptools."""
+        if self._complete:
+            return
+        self._status = self._parser.get_status_code()
+        if 100 <= self._status < 200:
+            self._headers = []
+            return
+        names = dict(self._headers)
+        length = names.get(b"content-length")
+        if self._status in (204, 304):
+            self._length = 0
+        elif b"transfer-encoding" not in names:
+            self._length = None if length is None else int(length)
+            self._until_eof = length is None
+        self._head_ready = True
+
+    def on_message_complete(self) -> None:
+        """Of httptools."""
+        if not self._complete and not 100 <= self._status < 200:
+            self._complete = True
+            self._whole_pieces = len(self._pieces)
+
+    # Handing on
+
+    def _tell_head(self) -> None:
+        self._head_ready = False
+        self._head_told = True
+        assert self._sink is not None
+        self._sink.upstream_head(self._status, self._headers, self._length)
+
+    def _tell_body(self) -> None:
+        pieces = self._pieces
+        if self._complete:
+            del pieces[self._whole_pieces :]  # of what follows the end
+        if self._sink is not None and pieces:
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            self._sink.upstream_data(body)
+        pieces.clear()
+
+    def _end(self) -> None:
+        """The answer is whole: the connection may be used again unless somebody said otherwise."""
+        sink, self._sink = self._sink, None
+        self.answered += 1
+        reusable = self._messages == 1 and not self._until_eof and self._parser_keeps_alive()
+        if reusable and not self._transport.is_closing():
+            self.resume()  # its last piece may have filled the client's buffer
+            self._on_free(self)
+        else:
+            self._transport.close()
+        if sink is not None:
+            sink.upstream_end()
+
+    def _parser_keeps_alive(self) -> bool:
+        return (
+            bool(self._parser.should_keep_alive()) and dict(self._headers).get(b"connection", b"").lower() != b"close"
+        )
+
+    def _fail(self, why: str) -> None:
+        sink, self._sink = self._sink, None
+        self._pieces.clear()
+        self._transport.abort()
+        if sink is not None:
+            sink.upstream_failed(why)

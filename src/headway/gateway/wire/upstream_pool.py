@@ -1,0 +1,72 @@
+"""The connections to one replica: kept while they are young, opened when none is free."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from headway.gateway.wire.upstream_connection import UpstreamConnection
+
+KEPT_SECONDS = 4.0
+"""Engines behind uvicorn close idle connections after 5 s (its `--timeout-keep-alive`); we let go before them."""
+
+
+class UpstreamPool:
+    """Connections to one address. `url` is http(s)://host[:port][/prefix]."""
+
+    def __init__(self, url: str, *, connect_seconds: float, clock: Callable[[], float]) -> None:
+        parts = urlsplit(url)
+        self.host = parts.hostname or ""
+        self.port = parts.port or (443 if parts.scheme == "https" else 80)
+        self.prefix = parts.path.rstrip("/").encode()
+        default = self.port == (443 if parts.scheme == "https" else 80)
+        bracketed = f"[{self.host}]" if ":" in self.host else self.host
+        self.host_header = (bracketed if default else f"{bracketed}:{self.port}").encode()
+        self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
+        self._connect_seconds = connect_seconds
+        self._clock = clock
+        self._idle: list[tuple[float, UpstreamConnection]] = []  # the latest freed last
+        self._all: set[UpstreamConnection] = set()
+
+    def take(self) -> UpstreamConnection | None:
+        """A free connection, the one used last; None if a new one has to be opened."""
+        while self._idle:
+            since, connection = self._idle.pop()
+            if not connection.is_lost and self._clock() - since < KEPT_SECONDS:
+                return connection
+            if not connection.is_lost:
+                connection.close()
+        return None
+
+    async def open(self) -> UpstreamConnection:
+        """A new connection.
+
+        Raises:
+            OSError: it is refused, unreachable, or takes too long.
+        """
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self._connect_seconds):
+            _, connection = await loop.create_connection(
+                lambda: UpstreamConnection(self._free, self._lost), self.host, self.port, ssl=self._ssl
+            )
+        self._all.add(connection)
+        return connection
+
+    def sweep(self, now: float) -> None:
+        """Let go of connections that were idle too long."""
+        while self._idle and now - self._idle[0][0] >= KEPT_SECONDS:
+            self._idle.pop(0)[1].close()
+
+    def close(self) -> None:
+        """Let go of all, at once."""
+        for connection in list(self._all):
+            connection.drop()
+        self._idle.clear()
+
+    def _free(self, connection: UpstreamConnection) -> None:
+        self._idle.append((self._clock(), connection))
+
+    def _lost(self, connection: UpstreamConnection) -> None:
+        self._all.discard(connection)
