@@ -14,7 +14,9 @@ from headway.simulator.step_time import PS_PER_SECOND
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 
-def gap_spread(gaps: Sequence[TokenGaps] | Ints, shares: Sequence[float] = (0.5, 0.9, 0.99)) -> tuple[float, ...] | tuple[()]:
+def gap_spread(
+    gaps: Sequence[TokenGaps] | Ints, shares: Sequence[float] = (0.5, 0.9, 0.99)
+) -> tuple[float, ...] | tuple[()]:
     """(mean, one percentile per share) in seconds of all gaps; () when there are none.
 
     A run stands for `tokens` gaps of `first_ps + i * growth_ps` for each i in 0 … steps - 1. Percentiles interpolate
