@@ -18,6 +18,7 @@ from headway.bench.compare import Progress, facts_of_replica, simulate_bundle, t
 from headway.bench.comparison import Json, trace_facts
 from headway.bench.errors import UserMistake
 from headway.bench.saturation import Saturation, at_rate, measure_saturation
+from headway.bench.small_optimum import SmallOptimum
 from headway.bounds.lower import LowerBounds, lower_bounds
 from headway.simulator.replica import Replica
 from headway.simulator.trace import Trace
@@ -35,6 +36,7 @@ class Bounded:
         trace, replica, command: as in `Comparison`.
         saturation: what a load of 1 is; None when arrivals were kept.
         at_loads: by load, None for the trace's own arrivals.
+        optimum: of the trace at its own arrivals, in the papers' model; None where it was not asked for.
     """
 
     trace: Mapping[str, Json]
@@ -42,6 +44,7 @@ class Bounded:
     saturation: Saturation | None
     at_loads: Mapping[float | None, LowerBounds]
     command: str
+    optimum: SmallOptimum | None = None
 
     def to_json(self) -> dict[str, object]:
         """The object that `docs/bounds.md` describes."""
@@ -53,6 +56,7 @@ class Bounded:
             "replica": self.replica,
             "saturation": None if self.saturation is None else self.saturation.to_json(),
             "bounds": [{"load": load, **_told(bounds)} for load, bounds in self.at_loads.items()],
+            "optimum": None if self.optimum is None else self.optimum.to_json(),
         }
 
 
@@ -110,6 +114,9 @@ def print_bounded(bounded: Bounded, console: Console) -> None:
             rate = significant(load * bounded.saturation.requests_per_second)
             console.print(f"at load {load:g}, {rate} requests/s", highlight=False)
         console.print(_table(bounds), highlight=False)
+    if bounded.optimum is not None:
+        console.print()
+        console.print(Text(bounded.optimum.sentence()))
 
 
 def _table(bounds: LowerBounds) -> Table | Text:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from headway.cli import compare_options as options
 from headway.cli.compare_options import (
     DEFAULT_HARDWARE,
@@ -34,6 +38,13 @@ def bound(
     open_loop: options.OpenLoop = False,
     skip_bad_lines: options.SkipBadLines = False,
     columns: options.Columns = None,
+    optimum: Annotated[
+        bool,
+        typer.Option("--optimum", help="Solve a small trace exactly too, in the papers' model: a token a step."),
+    ] = False,
+    time_limit: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="For --optimum; the gap is told when it stops early.")
+    ] = 60.0,
     json: options.JsonFile = None,
     jobs: options.Jobs = None,
 ) -> None:
@@ -41,8 +52,9 @@ def bound(
 
     `headway compare` shows for every policy how many times the best of these bounds its mean is.
     """
+    asked = {name: value for name, value in locals().items() if name not in ("optimum", "time_limit")}
     typed = CompareOptions(
-        **locals(),
+        **asked,
         policy=None,
         admission="greedy",
         prediction="running-mean",
@@ -53,4 +65,4 @@ def bound(
     )
     from headway.cli.bound_run import run_bounds
 
-    run_bounds(typed)
+    run_bounds(typed, time_limit if optimum else None)

@@ -60,3 +60,28 @@ def test_a_file_that_cannot_be_written_is_found_out_before_the_work(headway: Hea
     assert said.status == 2
     assert "--json" in said.err
     assert said.out == ""
+
+
+def test_the_optimum_of_a_small_trace(headway: Headway, tmp_path: Path) -> None:
+    pytest.importorskip("highspy", reason="the optimum needs highspy: pip install headway[opt]")
+    path = tmp_path / "tiny.jsonl"
+    rows = [(8, 4), (20, 2), (3, 9), (12, 6)]
+    path.write_text("".join(f'{{"timestamp": 0, "input_length": {s}, "output_length": {o}}}\n' for s, o in rows))
+    options = ("bound", path, "--kv-tokens", "32", "--optimum")
+    said = headway(*options)
+    assert said.status == 0, said.err
+    assert "proven" in said.out
+    told = json.loads(headway(*options, "--json", "-").out)["optimum"]
+    assert told["gap"] == 0
+    assert told["bound_steps"] == told["mean_latency_steps"] >= sum(o for _, o in rows) / len(rows)
+    docs = (Path(__file__).parents[3] / "docs" / "bounds.md").read_text(encoding="utf-8")
+    assert {key for key in told if f"`{key}`" not in docs} == set()
+
+
+def test_a_trace_too_large_for_the_optimum(headway: Headway, tmp_path: Path) -> None:
+    path = tmp_path / "burst.jsonl"
+    path.write_text('{"timestamp": 0, "input_length": 6000, "output_length": 100}\n' * 200)
+    said = headway("bound", path, "--kv-tokens", "8000", "--optimum")
+    assert said.status == 2
+    assert "--optimum" in said.err
+    assert "--requests" in said.err
