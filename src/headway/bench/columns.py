@@ -44,6 +44,10 @@ class Column:
     value: Callable[[RunMetrics], float | None]
 
 
+def _float(count: int | None) -> float | None:
+    return None if count is None else float(count)
+
+
 COLUMNS: tuple[Column, ...] = (
     Column("ttft_seconds", "TTFT", "mean", "seconds", "low", True, lambda m: m.ttft_seconds.mean),
     Column("ttft_seconds", "TTFT", "p50", "seconds", "low", True, lambda m: m.ttft_seconds.p50),
@@ -90,8 +94,8 @@ COLUMNS: tuple[Column, ...] = (
         True,
         lambda m: m.throughput_tokens_per_second,
     ),
-    Column("preemptions", "preemptions", "", "count", "low", True, lambda m: float(m.preemptions)),
-    Column("recomputed_tokens", "recomputed", "", "count", "low", True, lambda m: float(m.recomputed_tokens)),
+    Column("preemptions", "preemptions", "", "count", "low", True, lambda m: _float(m.preemptions)),
+    Column("recomputed_tokens", "recomputed", "", "count", "low", True, lambda m: _float(m.recomputed_tokens)),
     Column("kv_peak_share", "peak KV", "", "share", None, False, lambda m: m.kv_peak_share),
     Column("jain_index", "Jain index", "", "index", "high", False, lambda m: m.jain_index),
 )

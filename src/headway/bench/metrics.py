@@ -97,7 +97,7 @@ class RunMetrics:
     """Numbers of one run. Field names are the keys of the JSON; `DEFINITIONS` says what each means.
 
     `slowdown` is empty, and `jain_index` None (with several tenants), where the times alone were not given;
-    `times_lower_bound` is None without a bound.
+    `times_lower_bound` is None without a bound. Of live runs, what the engine keeps to itself is None (preemptions, KV).
     """
 
     requests: int
@@ -115,9 +115,9 @@ class RunMetrics:
     slowdown: Spread
     goodput: float
     throughput_tokens_per_second: float
-    preemptions: int
-    recomputed_tokens: int
-    kv_peak_share: float
+    preemptions: int | None
+    recomputed_tokens: int | None
+    kv_peak_share: float | None
     jain_index: float | None
     makespan_seconds: float
     times_lower_bound: float | None

@@ -57,8 +57,8 @@ def facts(comparison: Comparison) -> RenderableType:
     grid.add_column(overflow="fold")
     grid.add_row("trace", Text(f"{trace.get('name')}: {_number(trace.get('requests'))} requests"))
     accelerators = f"{_accelerators(replica.get('tensor_parallel'))}{replica.get('hardware')}"
-    memory = f"{_number(replica.get('kv_tokens'))} KV tokens"
-    grid.add_row("replica", Text(f"{replica.get('model')} on {accelerators}, {memory}"))
+    memory = f", {_number(replica.get('kv_tokens'))} KV tokens" if "kv_tokens" in replica else ""
+    grid.add_row("replica", Text(f"{replica.get('model')} on {accelerators}{memory}"))
     profile = replica.get("profile")
     if isinstance(profile, Mapping):
         grid.add_row("step times", Text(f"{profile.get('source')}; error: {profile.get('error')}"))

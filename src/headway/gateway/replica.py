@@ -137,7 +137,8 @@ class Replica:
         self.ledger.as_of = now
         if self.settings.kv_tokens is None and report.kv_tokens_max is not None:
             self.ledger.kv_tokens_max = report.kv_tokens_max
-        if report.waiting:
+        # One or a few wait at any moment only because the engine takes newcomers at the end of a step.
+        if report.waiting is not None and report.waiting > 1 + (report.running or 0) // 10:
             self.limit.congested(self.ledger.requests, now)
         self._seats()
 
