@@ -1,0 +1,100 @@
+"""`headway tune` and `headway explain --state`: a search, its files, and sentences for what users mistype."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("optuna", reason="tuning needs the extra 'tune'")
+
+Headway = Callable[..., Any]
+SMALL = ("chat-and-documents", "--requests", 400, "--load", "1.0", "--trials", 3)
+
+
+def test_a_search_writes_a_bundle_that_compare_reads_and_a_state_that_explain_draws(
+    headway: Headway, tmp_path: Path
+) -> None:
+    bundle, state = tmp_path / "tuned.toml", tmp_path / "ewsjf.state"
+    said = headway("tune", *SMALL, "--out", bundle, "--state", state, "--set", "lanes_max=12", "--range", "b_u=0.5:2")
+    assert said.status == 0, said.err
+    lines = said.out.splitlines()
+    assert [line.split()[0] for line in lines[:4]] == ["trial", "0", "1", "2"]
+    assert "the defaults" in lines[1]
+    assert "not searched on" in lines[-1]
+    text = bundle.read_text()
+    assert "lanes_max = 12" in text
+    compared = headway("compare", "chat-and-documents", "--requests", 100, "--bundles", bundle, "--policy", "ewsjf")
+    assert compared.status == 0, compared.err
+    assert "ewsjf-tuned" in compared.out
+    drawn = headway("explain", "ewsjf", "--state", state)
+    assert drawn.status == 0, drawn.err
+    assert "280 requests by uncached tokens, log scale" in drawn.out
+    assert "prefill cost: exponent" in drawn.out
+    assert "tuning: 3 trials" in drawn.out
+
+
+def test_the_same_seed_is_the_same_search_and_a_state_goes_on(headway: Headway, tmp_path: Path) -> None:
+    state = tmp_path / "s"
+    first, second = headway("tune", *SMALL), headway("tune", *SMALL, "--state", state)
+    assert first.out == second.out
+    more = headway("tune", *SMALL, "--state", state)
+    assert "going on from 3 trials" in more.err
+    assert more.out.splitlines()[:4] == first.out.splitlines()[:4]
+    assert more.out.splitlines()[6].split()[0] == "5"
+    other = headway("tune", *SMALL, "--state", state, "--slo", "ttft=1s")
+    assert "are of another problem" in other.err
+    state.write_text("half a fi")
+    fresh = headway("tune", *SMALL, "--state", state)
+    assert fresh.status == 0
+    assert "it cannot be read" in fresh.err
+    assert fresh.err.count("starting afresh") == 1
+    assert fresh.out == first.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--policy", "fcfs"), "fcfs declares no tunable options"),
+        (("--policy", "ewsf"), "did you mean 'ewsjf'"),
+        (("--range", "b_u"), "write OPTION=LOW:HIGH"),
+        (("--range", "nope=1:2"), "no tunable option 'nope'"),
+        (("--range", "b_u=2:1"), "must rise"),
+        (("--set", "lanes_max"), "write OPTION=VALUE"),
+        (("--set", "lanes_max=many"), "must be a whole number"),
+        (("--set", "feature=colour"), "must be one of"),
+        (("--reward", "best"), "choose from plain, published"),
+        (("--slo", "e2e=3s"), "tuning needs a bound on ttft"),
+        (("--out", "/nowhere/there.toml"), "does not exist"),
+        (("--requests", 40), "at least 72"),
+        (("--policy", "shortest-job-first-aging", "--reward", "published"), "use plain"),
+    ],
+)
+def test_mistakes_are_one_sentence(headway: Headway, arguments: tuple[object, ...], said: str) -> None:
+    found = headway("tune", "chat", "--requests", 100, "--trials", 1, *arguments)
+    assert found.status == 2
+    assert said in found.err
+    assert "Traceback" not in found.err
+    assert len([line for line in found.err.splitlines() if line.startswith("headway: ")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "there is no such file"),
+        ("{}", "is not a state file"),
+        (
+            '{"format": "headway-state", "version": 1, "policy": "ewsjf", "problem": "", "learned": {}, "trials": []}',
+            "it holds no learned lanes",
+        ),
+    ],
+)
+def test_a_state_that_cannot_be_drawn_is_told(headway: Headway, tmp_path: Path, content: str | None, said: str) -> None:
+    path = tmp_path / "state"
+    if content is not None:
+        path.write_text(content)
+    found = headway("explain", "ewsjf", "--state", path)
+    assert found.status == 2
+    assert said in found.err
