@@ -48,7 +48,7 @@ class Conductor:
         self._engine = engine
         self._publisher = publisher
         self.metrics = Metrics(config.ordering, engine_name)
-        self._watch = Watch(config.guard, time.perf_counter)
+        self._watch = Watch(config.guard, time.perf_counter, time.thread_time)
         policies = config.policies()
         self._hinted: HintedLengths | None = None
         if config.hints:
@@ -110,7 +110,7 @@ class Conductor:
         began = time.perf_counter()
         now = self.queue.now
         self.queue.end_scan()
-        self.charge.end_step(now)
+        self.charge.end_step()
         self._clocks.scanned(self._why_nobody_more(tokens), now)
         self.metrics.count("steps")
         if self.queue.held:

@@ -26,8 +26,8 @@ class GuardLimits:
 
     Attributes:
         budget_ms: one answer of a policy, and all its choices of one step together, may take this long.
-        strikes: overruns within `strike_seconds` that put the policies aside for good; one overrun of 25 budgets does
-            so at once.
+        strikes: proven overruns within `strike_seconds` that put the policies aside for good (`guard.Watch` says what
+            proves one); an overrun of 25 budgets does so at once.
         strike_seconds: how long a strike counts.
         harm_ratio: our p99 wait over that of the live FCFS estimate from which on we do harm.
         harm_slack_seconds: and ours must be longer by this too, so that noise among short waits does not count.

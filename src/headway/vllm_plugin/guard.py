@@ -29,6 +29,7 @@ from headway.vllm_plugin.config import GuardLimits
 
 Answer = TypeVar("Answer")
 _GROSS_OVERRUN = 25  # budgets in one answer that need no second strike
+_SURE_OVERRUN = 10  # budgets that no busy machine explains several times over
 
 
 class PolicyFault(Exception):
@@ -41,51 +42,68 @@ class PolicyFault(Exception):
 
 
 class Watch:
-    """Times every answer, adds the times up by kind of policy, and counts strikes for those that took too long."""
+    """Times every answer, adds the times up by kind of policy, and counts strikes for those that took too long.
 
-    def __init__(self, limits: GuardLimits, clock: Callable[[], float]) -> None:
+    On a machine with more to do than cores, a policy that was not running looks slow. So the first overrun counts only
+    if it is gross; for `strike_seconds` after it the thread's own CPU time is read too (a microsecond, too dear for
+    always), and a strike takes that much CPU time, or ten budgets by the clock on the wall.
+    """
+
+    def __init__(self, limits: GuardLimits, clock: Callable[[], float], cpu_clock: Callable[[], float]) -> None:
         self._clock = clock
+        self._cpu_clock = cpu_clock
         self._budget_seconds = limits.budget_ms / 1000
         self._strikes = limits.strikes
         self._strike_seconds = limits.strike_seconds
         self._struck: deque[float] = deque()
+        self._suspicious_until = float("-inf")
         self.total_seconds = {"ordering": 0.0, "admission": 0.0, "preemption": 0.0, "prediction": 0.0}
-        self.step_seconds = 0.0  # of choices in the present step; entries are judged one by one
+        self._step_seconds = self._step_cpu_seconds = 0.0  # of choices in the present step; entries are judged singly
         self._step_kind = "ordering"
         self.lanes = 1  # compared in the last choice
 
     def ask(self, kind: str, per_step: bool, question: Callable[..., Answer], *arguments: Any) -> Answer:
         """The policy's answer. Raises PolicyFault if it raised, or stalled too often or too grossly."""
         began = self._clock()
+        suspicious = began < self._suspicious_until
+        cpu_began = self._cpu_clock() if suspicious else 0.0
         try:
             answer = question(*arguments)
         except Exception as error:
             raise PolicyFault(kind, "raised", f"raised {type(error).__name__}: {error}") from error
         seconds = self._clock() - began
+        cpu_seconds = self._cpu_clock() - cpu_began if suspicious else 0.0
         self.total_seconds[kind] += seconds
         if per_step:
-            self.step_seconds += seconds
+            self._step_seconds += seconds
+            self._step_cpu_seconds += cpu_seconds
             self._step_kind = kind
         if seconds > self._budget_seconds:
-            self._strike(kind, seconds, began)
+            self._judge(kind, seconds, cpu_seconds, began)
         return answer
 
-    def end_step(self, now: float) -> None:
+    def end_step(self) -> None:
         """Judge the choices of one step together. Raises PolicyFault at the last strike."""
-        seconds, self.step_seconds = self.step_seconds, 0.0
+        seconds, cpu_seconds = self._step_seconds, self._step_cpu_seconds
+        self._step_seconds = self._step_cpu_seconds = 0.0
         if seconds > self._budget_seconds:
-            self._strike(self._step_kind, seconds, now)
+            self._judge(self._step_kind, seconds, cpu_seconds, self._clock())
 
-    def _strike(self, kind: str, seconds: float, now: float) -> None:
-        self.step_seconds = 0.0  # struck once is enough
+    def _judge(self, kind: str, seconds: float, cpu_seconds: float, now: float) -> None:
+        self._step_seconds = self._step_cpu_seconds = 0.0  # judged once is enough
+        budget, suspicious = self._budget_seconds, now < self._suspicious_until
+        self._suspicious_until = now + self._strike_seconds
+        gross = seconds > _GROSS_OVERRUN * budget
+        if not gross and not (suspicious and (cpu_seconds > budget or seconds > _SURE_OVERRUN * budget)):
+            return
         while self._struck and now - self._struck[0] > self._strike_seconds:
             self._struck.popleft()
         self._struck.append(now)
-        if len(self._struck) >= self._strikes or seconds > _GROSS_OVERRUN * self._budget_seconds:
+        if gross or len(self._struck) >= self._strikes:
             raise PolicyFault(
                 kind,
                 "stalled",
-                f"took {seconds * 1000:.1f} ms where {self._budget_seconds * 1000:g} ms are allowed "
+                f"took {seconds * 1000:.1f} ms where {budget * 1000:g} ms are allowed "
                 f"(strike {len(self._struck)} within {self._strike_seconds:g} s)",
             )
 

@@ -94,10 +94,10 @@ class InCharge:
         """A client left; the request is not in the queue any more."""
         self._guard(lambda: self._brain.left(request, now))
 
-    def end_step(self, now: float) -> None:
+    def end_step(self) -> None:
         """Let the watch judge the step's choices."""
         try:
-            self._watch.end_step(now)
+            self._watch.end_step()
         except PolicyFault as fault:
             self._fail(fault)
 

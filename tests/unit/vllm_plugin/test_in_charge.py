@@ -74,7 +74,7 @@ WRONG = {
 }
 
 
-def build(ordering: Any = None, **others: Any) -> tuple[InCharge, list[PolicyFault], Clock]:
+def build(ordering: Any = None, cpu: Any = None, **others: Any) -> tuple[InCharge, list[PolicyFault], Clock]:
     clock, faults = Clock(), list[PolicyFault]()
     policies = Policies(
         ordering or ShortestPromptFirst(),
@@ -83,7 +83,7 @@ def build(ordering: Any = None, **others: Any) -> tuple[InCharge, list[PolicyFau
         others.get("prediction", RunningMean()),
     )
     limits = GuardLimits(budget_ms=10, strikes=3, strike_seconds=5)
-    return InCharge(policies, Watch(limits, clock), faults.append), faults, clock
+    return InCharge(policies, Watch(limits, clock, cpu or clock), faults.append), faults, clock
 
 
 def arrive(charge: InCharge, *prompts: int) -> None:
@@ -148,21 +148,39 @@ def test_the_preempted_stay_in_front_when_policies_are_put_aside() -> None:
     assert drain(charge)[0] == "r6"
 
 
-def test_three_strikes_within_the_time_and_it_is_out() -> None:
-    class Slow:
-        def rank(self, request: Any) -> float:
-            clock.now += 0.02 if request.prompt_tokens > 100 else 0.001
-            return 0.0
+class Slow:
+    """Twenty milliseconds for a prompt of more than a hundred tokens."""
 
-    charge, faults, clock = build(Slow())
-    arrive(charge, 101, 102)
+    def __init__(self) -> None:
+        self.clock = Clock()
+
+    def rank(self, request: Any) -> float:
+        self.clock.now += 0.02 if request.prompt_tokens > 100 else 0.001
+        return 0.0
+
+
+def test_three_proven_strikes_within_the_time_and_it_is_out() -> None:
+    slow = Slow()
+    charge, faults, clock = build(slow)
+    slow.clock = clock
+    arrive(charge, 100, 101, 102, 103)
+    assert not faults, "the first raises suspicion, two are strikes"
     clock.now += 10.0
-    arrive(charge, 103, 104)
-    assert not faults, "the first two are forgotten"
-    arrive(charge, 105)
+    arrive(charge, 104, 105, 106)
+    assert not faults, "those are forgotten"
+    arrive(charge, 107)
     assert [fault.reason for fault in faults] == ["stalled"]
     assert "took 20.0 ms where 10 ms are allowed" in str(faults[0])
-    assert sorted(drain(charge)) == ["r101", "r102", "r103", "r104", "r105"]
+    assert sorted(drain(charge)) == [f"r{prompt}" for prompt in range(100, 108)]
+
+
+def test_who_was_not_running_is_not_slow() -> None:
+    """Twenty milliseconds by the clock on the wall, none of CPU time: the machine had others to serve."""
+    slow = Slow()
+    charge, faults, clock = build(slow, cpu=lambda: 0.0)
+    slow.clock = clock
+    arrive(charge, *range(101, 150))
+    assert not faults
 
 
 def test_one_gross_overrun_is_enough() -> None:
@@ -184,13 +202,14 @@ def test_many_small_choices_of_one_step_count_together() -> None:
             return min(heads)
 
     charge, faults, clock = build(Slowish())
-    for step in range(3):
+    for step in range(4):
+        assert not faults
         for prompt in range(4):
             arrive(charge, 100 * step + prompt + 1)
             charge.head(float(step))
-        charge.end_step(clock.now)
+        charge.end_step()
     assert [fault.reason for fault in faults] == ["stalled"]
-    assert len(drain(charge)) == 12
+    assert len(drain(charge)) == 16
 
 
 def test_stepping_back_is_for_a_while() -> None:

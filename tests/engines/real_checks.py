@@ -1,0 +1,266 @@
+"""What must hold of the plug-in on the real engine: order, tokens, conservation, faults, 10,000 waiting.
+
+    VLLM_ENABLE_V1_MULTIPROCESSING=0 python real_checks.py MODEL > findings.json
+
+Run by an interpreter that has vLLM. Two engine starts: a stock one for the tokens, and ours, whose policies are changed
+between the checks (the engine lives in this process, so its scheduler can be reached).
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import sys
+import time
+import traceback
+from typing import Any
+
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+
+import faulty_policies
+from vllm import LLM, SamplingParams
+from vllm import __version__ as vllm_version
+
+from headway.policies.catalog import ORDERING
+from headway.vllm_plugin.conductor import Conductor
+from headway.vllm_plugin.config import read_config
+from headway.vllm_plugin.engine_seam import EngineSeam
+from headway.vllm_plugin.publishing import Publisher
+
+TIGHT_BLOCKS, BLOCK_TOKENS, SEATS = 72, 32, 8  # about two of the longest requests at once
+LENGTHS = (800, 30, 700, 40, 600, 20, 500, 10)
+
+
+class Engine:
+    """A vLLM engine in this process."""
+
+    def __init__(self, model: str, scheduler_cls: str | None, blocks: int) -> None:
+        self.llm = LLM(
+            model,
+            dtype="float32",
+            enforce_eager=True,
+            max_model_len=2048,
+            max_num_seqs=SEATS,
+            max_num_batched_tokens=256,
+            block_size=BLOCK_TOKENS,
+            num_gpu_blocks_override=blocks,
+            enable_prefix_caching=False,
+            scheduler_cls=scheduler_cls,
+            additional_config={"headway": {"metrics_dir": ""}} if scheduler_cls else {},
+            disable_log_stats=True,
+        )
+        self.engine = self.llm.llm_engine
+        self.scheduler: Any = self.engine.engine_core.engine_core.scheduler
+
+    def rule(self, **config: Any) -> Conductor:
+        """Other policies, on the engine that runs."""
+        assert not self.scheduler.requests, "only between two days"
+        read = read_config({"headway": {"metrics_dir": "", **config}}, {})
+        conductor = Conductor(
+            read, EngineSeam(self.scheduler), Publisher(None, None), "0", type(self.scheduler.waiting)
+        )
+        self.scheduler.headway, self.scheduler.waiting = conductor, conductor.queue
+        return conductor
+
+    def serve(self, rows: list[dict[str, Any]], chaos: random.Random | None = None) -> dict[str, Any]:
+        """All rows to the end; with chaos some of them are aborted at any moment. Tokens, order and ends by id."""
+        coming = list(rows)
+        answers: dict[str, list[int]] = {}
+        first: list[str] = []
+        ends: dict[str, int] = {}
+        aborted: set[str] = set()
+        while coming or self.engine.has_unfinished_requests():
+            for _ in range(len(coming) if chaos is None else min(len(coming), chaos.randint(0, 4))):
+                row = coming.pop(0)
+                params = SamplingParams(
+                    max_tokens=row["output"], ignore_eos=True, temperature=0.0, detokenize=False,
+                    extra_args=row.get("hints"),
+                )  # fmt: skip
+                self.engine.add_request(
+                    row["id"], {"prompt_token_ids": row["tokens"]}, params, priority=row.get("priority", 0)
+                )
+            if chaos is not None and chaos.random() < 0.1:
+                leaving = [row["id"] for row in rows if row.get("leaves") and row["id"] not in ends]
+                if leaving:
+                    aborted.add(leaving[0])
+                    rows = [row for row in rows if row["id"] != leaving[0]]
+                    coming = [row for row in coming if row["id"] != leaving[0]]
+                    self.engine.abort_request([leaving[0]])
+            for output in self.engine.step():
+                if output.outputs and output.outputs[0].token_ids and output.request_id not in answers:
+                    first.append(output.request_id)
+                answers[output.request_id] = list(output.outputs[0].token_ids)
+                if output.finished:
+                    ends[output.request_id] = ends.get(output.request_id, 0) + 1
+        return {"tokens": answers, "first": first, "ends": ends, "aborted": aborted}
+
+    def leftovers(self) -> list[str]:
+        """Whatever should not be there when nobody is."""
+        pool = self.scheduler.kv_cache_manager.block_pool
+        headway, failures = self.scheduler.headway, []
+        if pool.get_num_free_blocks() != pool.num_gpu_blocks - 1:
+            failures.append(f"{pool.num_gpu_blocks - 1 - pool.get_num_free_blocks()} blocks leaked")
+        if len(self.scheduler.waiting) or headway.entries or headway.batch.size:
+            failures.append("the books are not empty")
+        return failures
+
+
+def rows_of(count: int, seed: int) -> list[dict[str, Any]]:
+    chance = random.Random(seed)
+    return [
+        {
+            "id": f"q{index}",
+            "tokens": [chance.randrange(3, 1000) for _ in range(chance.choice([20, 60, 200, 500]))],
+            "output": chance.randint(4, 40),
+            "priority": chance.randint(-2, 2),
+            "hints": {"headway_tenant": chance.choice("abc"), "headway_expected_tokens": chance.randint(1, 99)},
+            "leaves": index % 5 == 0,
+        }
+        for index in range(count)
+    ]
+
+
+def stock_tokens(model: str, rows: list[dict[str, Any]]) -> dict[str, list[int]]:
+    engine = Engine(model, None, 400)
+    tokens: dict[str, list[int]] = engine.serve(rows)["tokens"]
+    engine.engine.engine_core.shutdown()
+    del engine
+    gc.collect()
+    return tokens
+
+
+def order_of_every_policy(engine: Engine) -> dict[str, Any]:
+    """One seat; the first request takes it, then the policy's order shows in the first tokens."""
+    failures, orders = [], {}
+    faults = {config["ordering"] for config, _ in faulty_policies.FAULTS.values() if "ordering" in config}
+    shortest = [800, 10, 20, 30, 40, 500, 600, 700]
+    expected = {
+        "fcfs": list(LENGTHS),
+        "shortest-prompt-first": shortest,
+        "shortest-uncached-prefill-first": shortest,
+        "shortest-job-first": shortest,
+        "smallest-volume-first": shortest,
+        "priority": [800, 10, 500, 20, 600, 40, 700, 30],  # the later, the more urgent
+        "earliest-deadline-first": [800, 10, 500, 20, 600, 40, 700, 30],
+    }
+    for ordering in [name for name in ORDERING if name not in faults]:
+        conductor = engine.rule(ordering=ordering)
+        conductor._engine.seats = 1
+        engine.scheduler.max_num_active_reqs = 1
+        rows = [
+            {
+                "id": f"o{length}",
+                "tokens": [5 + index] * length,
+                "output": 4,
+                "priority": -index,
+                "hints": {"headway_deadline_ms": 60_000 * (10 - index)},
+            }
+            for index, length in enumerate(LENGTHS)
+        ]
+        engine.engine.add_request("o800", {"prompt_token_ids": rows[0]["tokens"]}, greedy(4), priority=0)
+        engine.engine.step()
+        order = [int(id_[1:]) for id_ in engine.serve(rows[1:])["first"]]
+        orders[ordering] = order
+        if ordering in expected and order != expected[ordering]:
+            failures.append(f"{ordering}: first tokens in the order {order}")
+        if sorted(order) != sorted(LENGTHS):
+            failures.append(f"{ordering}: {order}")
+        failures += engine.leftovers()
+    engine.scheduler.max_num_active_reqs = SEATS
+    if len({tuple(order) for order in orders.values()}) < 4:
+        failures.append("nearly all policies gave one order")
+    return {"failures": failures, "numbers": orders}
+
+
+def greedy(output: int) -> SamplingParams:
+    return SamplingParams(max_tokens=output, ignore_eos=True, temperature=0.0, detokenize=False)
+
+
+def tokens_are_stocks(engine: Engine, rows: list[dict[str, Any]], stock: dict[str, list[int]]) -> dict[str, Any]:
+    """Chaos with tight memory, aborts, priorities, hints, and each policy fault: tokens as stock's, each end once."""
+    failures, preempted, days = [], 0, 0
+    plans: list[tuple[str, dict[str, Any]]] = [
+        ("default", {}),
+        ("self-tuned", {"tuning": "self-tuned"}),
+        ("volume, peak check, least sunk work", {
+            "ordering": "smallest-volume-first", "admission": "peak-check", "preemption": "least-sunk-work"}),
+        ("fair share, lowest priority", {"ordering": "fair-share", "preemption": "lowest-priority"}),
+        ("reserve max", {"ordering": "priority", "admission": "reserve-max"}),
+        *[(fault, dict(config)) for fault, (config, _) in faulty_policies.FAULTS.items()],
+    ]  # fmt: skip
+    for seed, (name, config) in enumerate(plans):
+        conductor = engine.rule(**config)
+        day = engine.serve(rows, random.Random(seed))
+        days += 1
+        preempted += int(conductor.metrics.counters["preemptions", ""])
+        for row in rows:
+            id_ = row["id"]
+            if id_ in day["aborted"]:
+                continue
+            if day["ends"].get(id_) != 1:
+                failures.append(f"{name}: {id_} ended {day['ends'].get(id_, 0)} times")
+            elif day["tokens"][id_] != stock[id_]:
+                failures.append(f"{name}: {id_} got other tokens than stock's")
+        failures += [f"{name}: {one}" for one in engine.leftovers()]
+        faulted = name in faulty_policies.FAULTS and name != "names-a-stranger"  # asked only when memory is short
+        if faulted and not conductor.charge.put_aside:
+            failures.append(f"{name} was not put aside")
+    return {"failures": failures[:8], "numbers": {"days": days, "preempted": preempted}}
+
+
+def ten_thousand_wait(engine: Engine) -> dict[str, Any]:
+    """10,000 are queued at once; all but 200 leave, in no order; the 200 are served."""
+    engine.rule()
+    chance, failures = random.Random(1), []
+    rows = [f"t{index}" for index in range(10_000)]
+    began = time.perf_counter()
+    for id_ in rows:
+        engine.engine.add_request(id_, {"prompt_token_ids": [chance.randrange(3, 1000) for _ in range(8)]}, greedy(2))
+    added = time.perf_counter() - began
+    waiting = len(engine.scheduler.waiting)
+    engine.engine.step()
+    leaving = rows[200:]
+    chance.shuffle(leaving)
+    began = time.perf_counter()
+    for id_ in leaving:
+        engine.engine.abort_request([id_])
+    aborting = time.perf_counter() - began
+    ended = set()
+    while engine.engine.has_unfinished_requests():
+        ended |= {output.request_id for output in engine.engine.step() if output.finished}
+    if waiting != 10_000:
+        failures.append(f"{waiting} waited")
+    if not set(rows[:200]) <= ended | set(leaving):
+        failures.append("somebody who stayed was not served")
+    numbers = {"add_seconds": round(added, 2), "abort_9800_seconds": round(aborting, 2)}
+    return {"failures": failures + engine.leftovers(), "numbers": numbers}
+
+
+def main() -> None:
+    model = sys.argv[1]
+    faulty_policies.register()
+    rows = rows_of(40, 5)
+    findings: dict[str, Any] = {"vllm": vllm_version, "checks": {}}
+    stock = stock_tokens(model, rows)
+    engine = Engine(model, "headway.vllm_plugin.Scheduler", TIGHT_BLOCKS)
+    checks = {
+        "order_of_every_policy": lambda: order_of_every_policy(engine),
+        "tokens_are_stocks": lambda: tokens_are_stocks(engine, rows, stock),
+        "ten_thousand_wait": lambda: ten_thousand_wait(engine),
+    }
+    for name, check in checks.items():
+        try:
+            findings["checks"][name] = check()
+        except Exception:
+            findings["checks"][name] = {"failures": [traceback.format_exc()[-1500:]]}
+    print("\n" + json.dumps(findings), file=sys.__stdout__, flush=True)
+    os._exit(0)  # vLLM's destructors complain about a process that ends
+
+
+if __name__ == "__main__":
+    sys.stdout = sys.stderr  # whatever a library prints must not get into the answer
+    main()
