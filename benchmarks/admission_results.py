@@ -35,12 +35,12 @@ from headway.simulator.trace import Trace
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "admission.md"
 
 TRACES = {  # name: how many of its requests
-    "azure_conv_2023": 3_000,
-    "azure_code_2023": 3_000,
-    "lengths_sharegpt_8k": 3_000,
-    "servegen_m_large": 3_000,
-    "servegen_deepseek_r1": 2_400,
-    "mooncake_conversation": 1_500,
+    "azure_conv_2023": 2_000,
+    "azure_code_2023": 2_000,
+    "lengths_sharegpt_8k": 2_000,
+    "servegen_m_large": 2_000,
+    "servegen_deepseek_r1": 1_500,
+    "mooncake_conversation": 1_000,
 }
 SQUEEZES = (1.2, 1.5, 3.0)
 LOADS = (0.9, 1.1)
@@ -151,7 +151,6 @@ def with_rows(trace: Trace, kept: np.ndarray[Any, np.dtype[np.bool_]]) -> Trace:
         "max_output_tokens",
         "tenant",
         "session",
-        "priority",
     )
     taken = {name: None if getattr(trace, name) is None else getattr(trace, name)[rows] for name in columns}
     return replace(trace, **taken, priority=None, prefix_ids=None, deadline_seconds=None)
