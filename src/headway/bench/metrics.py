@@ -97,7 +97,7 @@ class RunMetrics:
     """Numbers of one run. Field names are the keys of the JSON; `DEFINITIONS` says what each means.
 
     `slowdown` is empty, and `jain_index` None (with several tenants), where the times alone were not given;
-    `times_lower_bound` is None without a bound. Of live runs, what the engine keeps to itself is None (preemptions, KV).
+    `times_lower_bound` is None without a bound. Of live runs, what the engine alone knows is None (preemptions, KV).
     """
 
     requests: int

@@ -11,7 +11,7 @@ import math
 from headway.domain.request import Request, expected_output_tokens
 
 _HALF_LIFE_SECONDS = 30.0
-_CREDIBLE_SECONDS = 0.5  # of backlog seen before the rate is believed
+_CREDIBLE_SECONDS = 3.0  # of backlog seen before the rate is believed
 _LEARNING = 0.1
 _OUTPUT_WEIGHT = 2.0  # tokens: an output token costs about twice a prompt token (VTC, arXiv 2401.00588)
 
