@@ -31,7 +31,7 @@ from headway.vllm_plugin.config import read_config
 from headway.vllm_plugin.engine_seam import EngineSeam
 from headway.vllm_plugin.publishing import Publisher
 
-TIGHT_BLOCKS, BLOCK_TOKENS, SEATS = 72, 32, 8  # about two of the longest requests at once
+TIGHT_BLOCKS, BLOCK_TOKENS, SEATS = 36, 32, 8  # room for one request of the longest kind, and a little
 LENGTHS = (800, 30, 700, 40, 600, 20, 500, 10)
 
 
@@ -43,7 +43,7 @@ class Engine:
             model,
             dtype="float32",
             enforce_eager=True,
-            max_model_len=2048,
+            max_model_len=1024,
             max_num_seqs=SEATS,
             max_num_batched_tokens=256,
             block_size=BLOCK_TOKENS,
@@ -115,7 +115,7 @@ def rows_of(count: int, seed: int) -> list[dict[str, Any]]:
         {
             "id": f"q{index}",
             "tokens": [chance.randrange(3, 1000) for _ in range(chance.choice([20, 60, 200, 500]))],
-            "output": chance.randint(4, 40),
+            "output": chance.randint(4, 60),
             "priority": chance.randint(-2, 2),
             "hints": {"headway_tenant": chance.choice("abc"), "headway_expected_tokens": chance.randint(1, 99)},
             "leaves": index % 5 == 0,
@@ -193,8 +193,10 @@ def tokens_are_stocks(engine: Engine, rows: list[dict[str, Any]], stock: dict[st
         *[(fault, dict(config)) for fault, (config, _) in faulty_policies.FAULTS.items()],
     ]  # fmt: skip
     for seed, (name, config) in enumerate(plans):
-        conductor = engine.rule(**config)
+        guard = {"budget_ms": 20 if name == "stalls" else 60_000}  # a test machine may be busy with others
+        conductor = engine.rule(**config, guard=guard)
         day = engine.serve(rows, random.Random(seed))
+        print(f"  {name}", file=sys.stderr, flush=True)
         days += 1
         preempted += int(conductor.metrics.counters["preemptions", ""])
         for row in rows:
@@ -209,6 +211,8 @@ def tokens_are_stocks(engine: Engine, rows: list[dict[str, Any]], stock: dict[st
         faulted = name in faulty_policies.FAULTS and name != "names-a-stranger"  # asked only when memory is short
         if faulted and not conductor.charge.put_aside:
             failures.append(f"{name} was not put aside")
+    if not preempted:
+        failures.append("memory was never short")
     return {"failures": failures[:8], "numbers": {"days": days, "preempted": preempted}}
 
 
@@ -243,20 +247,25 @@ def ten_thousand_wait(engine: Engine) -> dict[str, Any]:
 def main() -> None:
     model = sys.argv[1]
     faulty_policies.register()
-    rows = rows_of(40, 5)
+    rows = rows_of(60, 5)
     findings: dict[str, Any] = {"vllm": vllm_version, "checks": {}}
     stock = stock_tokens(model, rows)
+    print("stock's tokens are known", file=sys.stderr, flush=True)
     engine = Engine(model, "headway.vllm_plugin.Scheduler", TIGHT_BLOCKS)
     checks = {
         "order_of_every_policy": lambda: order_of_every_policy(engine),
         "tokens_are_stocks": lambda: tokens_are_stocks(engine, rows, stock),
         "ten_thousand_wait": lambda: ten_thousand_wait(engine),
     }
-    for name, check in checks.items():
+    wanted = sys.argv[2:] or list(checks)
+    for name in wanted:
+        check = checks[name]
+        began = time.perf_counter()
         try:
             findings["checks"][name] = check()
         except Exception:
             findings["checks"][name] = {"failures": [traceback.format_exc()[-1500:]]}
+        print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     print("\n" + json.dumps(findings), file=sys.__stdout__, flush=True)
     os._exit(0)  # vLLM's destructors complain about a process that ends
 
