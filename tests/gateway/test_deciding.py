@@ -1,0 +1,213 @@
+"""Who goes next and where: the policies of the catalogue on the wire, hints, keys and honest forecasts."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from headway.gateway.settings import PolicySettings, ReplicaSettings, TenantSettings
+
+from .conftest import Play, Stage, completion
+from .scripted_replica import answers, streams, waits_for
+
+
+async def in_order(stage: Stage, prompts: list[str], **headers: str) -> list[str]:
+    """Send all while one holds the only seat; the prompts in the order in which the replica gets them."""
+    gate = asyncio.Event()
+    stage.replicas[0].next.append(waits_for(gate, streams()))
+    asking = [asyncio.ensure_future(stage.ask(completion(prompt="first")))]
+    await stage.until(lambda: stage.replicas[0].inside == 1)
+    for prompt in prompts:
+        inside = stage.brain.counts.inside
+        asking.append(asyncio.ensure_future(stage.ask(completion(prompt=prompt), headers=headers.get(prompt[0], ""))))
+        await stage.until(lambda: stage.brain.counts.inside == inside + 1)  # noqa: B023
+    gate.set()
+    found = await asyncio.gather(*asking)
+    assert {answer.status for answer in found} == {200}
+    return [str(call.json()["prompt"])[0] for call in stage.replicas[0].calls[1:]]
+
+
+@pytest.mark.parametrize(
+    ("ordering", "order"), [("fcfs", "cab"), ("shortest-prompt-first", "abc"), ("smallest-volume-first", "abc")]
+)
+def test_the_order_is_the_policys(play: Play, ordering: str, order: str) -> None:
+    async def scene(stage: Stage) -> None:
+        prompts = ["c" * 4_000, "a" * 40, "b" * 400]
+        assert "".join(await in_order(stage, prompts)) == order
+
+    play(scene, seats=1, policies=PolicySettings(ordering=ordering))
+
+
+def test_tenants_share(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        flood = "x-llm-d-inference-fairness-id: flood\r\n"
+        calm = "x-llm-d-inference-fairness-id: calm\r\n"
+        order = await in_order(stage, ["f1", "f2", "f3", "f4", "c1"], f=flood, c=calm)
+        assert order.index("c") <= 1
+
+    play(scene, seats=1, policies=PolicySettings(ordering="fair-share"))
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> tuple[TenantSettings, ...]:
+    monkeypatch.setenv("KEY_A", "key-of-a-0001")
+    monkeypatch.setenv("KEY_B", "key-of-b-0002")
+    trusted = TenantSettings(name="a", key_env="KEY_A", may=("priority", "deadline", "session"), priority_min=-5)
+    return trusted, TenantSettings(name="b", key_env="KEY_B")
+
+
+A, B = "authorization: Bearer key-of-a-0001\r\n", "Authorization: bearer key-of-b-0002\r\n"
+
+
+def test_a_wrong_key_is_refused_before_the_body(play: Play, keys: tuple[TenantSettings, ...]) -> None:
+    async def scene(stage: Stage) -> None:
+        for headers in ("", "authorization: Bearer wrong\r\n", "authorization: Basic key-of-a-0001\r\n"):
+            answer = await stage.ask(headers=headers)
+            assert (answer.status, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+        assert (await stage.get("/v1/models")).status == 401
+        assert (await stage.ask(headers=A)).status == 200
+        assert (await stage.get("/metrics")).status == 404
+        assert (await stage.get("/headway/")).status == 404
+
+    play(scene, tenant=keys)
+
+
+def test_hints_are_heard_of_those_who_may_and_clamped(play: Play, keys: tuple[TenantSettings, ...]) -> None:
+    async def scene(stage: Stage) -> None:
+        stage.brain.replicas[0].settings = replace(stage.brain.replicas[0].settings, priority="higher-first")
+        await stage.ask(completion(priority=-99), headers=A)
+        await stage.ask(completion(priority=-99), headers=B)
+        sent = [call.json()["priority"] for call in stage.replicas[0].calls]
+        assert sent == [5, 0]
+
+    play(scene, tenant=keys)
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_early(play: Play, keys: tuple[TenantSettings, ...]) -> None:
+    async def scene(stage: Stage) -> None:
+        gate = asyncio.Event()
+        stage.replicas[0].usual = waits_for(gate, streams())
+        asking = [asyncio.ensure_future(stage.ask(headers=A)) for _ in range(3)]
+        await stage.until(lambda: stage.brain.counts.inside == 3)
+        line = next(iter(stage.brain.lines.values()))
+        line.forecast._work, line.forecast._seconds = 1.0, 10.0  # a tenth of a token a second has left so far
+        tight = await stage.ask(headers=A + "x-llm-d-slo-ttft-ms: 500\r\n")
+        assert (tight.status, tight.reason) == (429, "deadline-unmeetable")
+        assert 1 <= int(tight.headers["retry-after"]) <= 120
+        untrusted = asyncio.ensure_future(stage.ask(headers=B + "x-llm-d-slo-ttft-ms: 500\r\n"))
+        await stage.until(lambda: stage.brain.counts.inside == 4)
+        gate.set()
+        assert {answer.status for answer in await asyncio.gather(untrusted, *asking)} == {200}
+
+    play(scene, seats=1, tenant=keys)
+
+
+def test_unknown_models_are_told_so_and_known_ones_go_where_they_are(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        answer = await stage.ask(completion(model="nope"))
+        assert (answer.status, answer.json()["error"]["code"]) == (404, "model_not_found")
+        assert answer.headers["x-should-retry"] == "false"
+        stage.brain.replicas[1].state.models = {"other": {}}
+        for _ in range(3):
+            assert (await stage.ask(completion(model="other"))).headers["x-headway-replica"] == "r1"
+            assert (await stage.ask(completion(model="m"))).headers["x-headway-replica"] == "r0"
+
+    play(scene, replicas=2)
+
+
+@pytest.mark.parametrize("routing", ["least-work", "power-of-two", "round-robin"])
+def test_routing_spreads(play: Play, routing: str) -> None:
+    async def scene(stage: Stage) -> None:
+        gate = asyncio.Event()
+        for one in stage.replicas:
+            one.usual = waits_for(gate, streams())
+        asking = [asyncio.ensure_future(stage.ask()) for _ in range(8)]
+        await stage.until(lambda: sum(one.inside for one in stage.replicas) == 8)
+        assert [one.inside for one in stage.replicas] == [4, 4]
+        gate.set()
+        await asyncio.gather(*asking)
+
+    play(scene, replicas=2, seats=4, policies=PolicySettings(ordering="fcfs", routing=routing))
+
+
+def test_sessions_and_prefixes_stay_where_they_were(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        long = "system prompt " * 500
+        homes = {(await stage.ask(completion(prompt=long + str(n)))).headers["x-headway-replica"] for n in range(6)}
+        assert len(homes) == 1
+
+    play(scene, replicas=3, policies=PolicySettings(ordering="fcfs", routing="prefix-affinity"))
+
+
+def test_the_replicas_own_report_is_read_with_its_age(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        replica = stage.brain.replicas[0]
+        assert replica.state.report.waiting is None
+        stage.replicas[0].metrics = (
+            '# HELP x\nvllm:num_requests_waiting{engine="0"} 40\nvllm:num_requests_running{engine="0"} 12.0\n'
+            'vllm:kv_cache_usage_perc 0.5\nvllm:cache_config_info{block_size="16",num_gpu_blocks="100"} 1\n'
+        )
+        stage.gateway.reload(
+            replace(stage.settings, replica=(ReplicaSettings(url=stage.replicas[0].url, name="again"),))
+        )
+        replica = stage.brain.replicas[0]
+        await stage.until(lambda: replica.state.report.waiting == 40)
+        assert replica.ledger.kv_tokens_max == 1_600
+        assert replica.age_seconds() < 5
+        assert replica.ledger.requests_max == 1  # 52 of others are there, and it queues
+
+    play(scene)
+
+
+def test_kv_memory_bounds_what_is_sent(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        gate = asyncio.Event()
+        stage.replicas[0].usual = waits_for(gate, streams())
+        asking = [asyncio.ensure_future(stage.ask(completion(prompt="x" * 4_000, max_tokens=2))) for _ in range(5)]
+        await stage.until(lambda: stage.brain.counts.inside == 5)
+        await asyncio.sleep(0.1)
+        assert stage.replicas[0].inside == 2  # 1,001 tokens and one each in 2,500
+        gate.set()
+        await asyncio.gather(*asking)
+
+    async def with_memory(stage: Stage) -> None:
+        stage.brain.replicas[0].ledger.kv_tokens_max = 2_500
+        await scene(stage)
+
+    play(with_memory, policies=PolicySettings(ordering="fcfs", prediction="declared-max"))
+
+
+def test_an_engine_that_refuses_is_sent_less(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        replica = stage.brain.replicas[0]
+        before = replica.ledger.requests_max
+        stage.replicas[0].next.append(answers(503, {}))
+        assert (await stage.ask()).status == 503
+        assert replica.ledger.requests_max < before
+
+    play(scene)
+
+
+def test_the_recording_is_a_trace_that_compare_reads(play: Play, tmp_path: Path) -> None:
+    from headway.bench.traces.loading import load_trace
+
+    path = tmp_path / "night.jsonl"
+
+    async def scene(stage: Stage) -> None:
+        stage.replicas[0].usual = streams(4)
+        for number in range(5):
+            await stage.ask(completion(prompt="secret words"), headers=f"x-session-id: s{number % 2}\r\n")
+        await stage.ask(completion(model="nope"))
+
+    play(scene, record=str(path))
+    text = path.read_text()
+    assert "secret" not in text
+    trace = load_trace(str(path)).trace
+    assert len(trace) == 5
+    assert trace.output_tokens.tolist() == [4] * 5
+    assert trace.prompt_tokens.tolist() == [7] * 5
+    assert trace.turn is not None
+    assert trace.turn.tolist() == [0, 0, 1, 1, 2]
