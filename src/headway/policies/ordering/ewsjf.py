@@ -25,7 +25,8 @@ class Ewsjf:
         waited `overdue_seconds` it shares `overdue_share` of all prefill work with the others overdue, in order of
         arrival, so nobody starves (docs/ewsjf.md has the bound and its proof).
     Source: EWSJF, arXiv 2601.21758. Deviations, all ours: the score is w_base + w_urg·W/C(b) + w_fair·ln(b + 1)
-        without the published factor q/(b + 1), which counts length twice; the guard; lanes wider than `spread_max`
+        without the published factor q/(b + 1), which counts length twice; w_fair 0 unless set, since
+        of two that just came the term puts the longer first; the guard; lanes wider than `spread_max`
         are cut although there is no gap; merging by Ward's cost over log sizes; costs are what a prefill adds to a
         step, without the step's overhead; gaps are between distinct sizes and at least 64 tokens; size is uncached
         prompt tokens, not the whole prompt. `ewsjf-published` is without these.
@@ -40,7 +41,7 @@ class Ewsjf:
         Tunable("a_u", -0.001, 0.01),
         Tunable("b_u", 0.1, 5.0, "log"),
         Tunable("a_f", -0.001, 0.001),
-        Tunable("b_f", 0.01, 2.0, "log"),
+        Tunable("b_f", 0.0, 2.0),
         Tunable("significance", 2.0, 10.0),
     )
 
@@ -56,7 +57,7 @@ class Ewsjf:
         a_u: float = 0.0,
         b_u: float = 1.0,
         a_f: float = 0.0,
-        b_f: float = 0.05,
+        b_f: float = 0.0,
         fill: Literal["score", "lane-and-neighbours"] = "lane-and-neighbours",
         overdue_seconds: float = 60.0,
         overdue_share: float = 0.25,
