@@ -145,7 +145,6 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """Of httptools."""
-        self._begin()
         self._begun = True
 
     def on_url(self, url: bytes) -> None:

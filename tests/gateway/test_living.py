@@ -1,0 +1,218 @@
+"""The gateway's life: other settings while it runs, going without losing anybody, and the process around it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from headway.gateway.settings import PolicySettings, ReplicaSettings, TenantSettings
+
+from .conftest import Play, RawClient, Stage, completion, post
+from .scripted_replica import ScriptedReplica, hangs, streams, waits_for
+
+
+HEADWAY = (sys.executable, "-c", "from headway.cli import main; main()")
+
+
+def test_draining_finishes_what_is_inside_and_takes_nothing_more(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        gate = asyncio.Event()
+        stage.replicas[0].usual = waits_for(gate, streams())
+        async with RawClient(stage.port) as idle, RawClient(stage.port) as busy:
+            await idle.send(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+            await idle.answer()
+            await busy.send(post(completion()))
+            queued = asyncio.ensure_future(stage.ask())
+            await stage.until(lambda: stage.brain.counts.inside == 2)
+            draining = asyncio.ensure_future(stage.gateway.drain())
+            assert await idle.closes()
+            with pytest.raises(OSError):
+                await stage.get("/health")
+            gate.set()
+            assert (await busy.answer()).texts == "t0 t1 t2 "
+            assert (await queued).status == 200
+            assert await draining
+
+    play(scene, seats=1)
+
+
+def test_draining_cuts_off_what_takes_too_long_and_says_so(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        stage.replicas[0].usual = hangs
+        async with RawClient(stage.port) as client:
+            await client.send(post(completion()))
+            await stage.until(lambda: stage.brain.counts.inside == 1)
+            stage.gateway.settings = replace(stage.settings, health=replace(stage.settings.health, drain_seconds=0.2))
+            assert not await stage.gateway.drain()
+
+    play(scene)
+
+
+def test_reloading_under_load_loses_nobody(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        for one in stage.replicas:
+            one.usual = streams(6, gap=0.005)
+        third = await ScriptedReplica(streams(6, gap=0.005)).start()
+        first, second = stage.settings.replica
+        asking = [asyncio.ensure_future(stage.ask(completion(prompt="x" * (10 * n)))) for n in range(80)]
+        orders = ("smallest-volume-first", "fair-share", "highest-response-ratio", "ewsjf", "fcfs")
+        sets = ((first,), (first, second), (second, ReplicaSettings(url=third.url, max_requests=4)), (first, second))
+        for ordering, replicas in zip(orders, (*sets, sets[0]), strict=True):
+            await asyncio.sleep(0.03)
+            stage.gateway.reload(replace(stage.settings, replica=replicas, policies=PolicySettings(ordering=ordering)))
+        found = await asyncio.gather(*asking)
+        assert {(answer.status, answer.texts.count("t")) for answer in found} == {(200, 6)}
+        assert stage.brain.counts.arrived == 80
+        await stage.until(lambda: not stage.gateway._leaving)
+        await third.stop()
+
+    play(scene, replicas=2, seats=3)
+
+
+def test_a_reload_with_an_unreadable_key_changes_nothing(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(stage: Stage) -> None:
+        bad = replace(stage.settings, replica=(), tenant=(TenantSettings(name="t", key_env="NO_SUCH_VARIABLE"),))
+        with pytest.raises(ValueError, match="NO_SUCH_VARIABLE holds no key"):
+            stage.gateway.reload(bad)
+        assert (await stage.ask()).status == 200
+
+    monkeypatch.delenv("NO_SUCH_VARIABLE", raising=False)
+    play(scene)
+
+
+def test_the_inside_has_an_address_of_its_own(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        assert (await stage.get("/metrics")).status == 404
+        stage.port = stage.gateway.addresses[1][1]
+        assert (await stage.get("/metrics")).status == 200
+        assert (await stage.get("/headway/state")).status == 200
+        assert (await stage.get("/v1/models")).status == 404
+        assert (await stage.ask()).status == 404
+
+    play(scene, admin_listen="127.0.0.1:0")
+
+
+# The process
+
+
+@contextmanager
+def serving(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`headway serve` on a port of its own; yields it and its URL once it is ready."""
+    line = [*HEADWAY, "serve", "--listen", "127.0.0.1:0", *map(str, arguments)]
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        url = ""
+        for told in process.stderr:
+            found = re.search(r'"url": "(http[^"]+)"', told)
+            if found:
+                url = found[1]
+                break
+        assert url, "it ended without listening"
+        until = time.monotonic() + 30
+        while json.loads(fetched(url + "/ready"))["replicas_up"] < 1:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        yield process, url
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def fetched(url: str, body: object = None) -> str:
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=30) as answer:
+            return str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.read().decode()
+
+
+def test_the_first_run_needs_nothing_and_ends_on_sigterm(tmp_path: Path) -> None:
+    record = tmp_path / "night.jsonl"
+    with serving("--record", record, "--log-requests") as (process, url):
+        model = json.loads(fetched(url + "/v1/models"))["data"][0]
+        assert model["owned_by"] == "headway-simulated"
+        body = {"model": model["id"], "prompt": "hello", "max_tokens": 6, "ignore_eos": True}
+        answer = json.loads(fetched(url + "/v1/completions", body))
+        assert answer["choices"][0]["text"].startswith("This text comes from Headway's simulated engine")
+        assert answer["usage"]["completion_tokens"] == 6
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=20)
+        assert process.returncode == 0
+    lines = [json.loads(line) for line in told.splitlines()]
+    assert lines[-1] == lines[-1] | {"message": "stopped", "arrived": 1, "completed": 1, "cut_off": 0}
+    assert "hello" not in told
+    assert json.loads(record.read_text())["output_length"] == 6
+
+
+def test_sighup_reads_the_file_again_and_keeps_the_old_where_it_is_wrong(tmp_path: Path) -> None:
+    config = tmp_path / "gateway.toml"
+    config.write_text('[policies]\nordering = "fcfs"\n')
+    with serving("--config", config) as (process, url):
+        assert process.stderr is not None
+
+        def ordering() -> str:
+            return str(json.loads(fetched(url + "/headway/state"))["policies"]["ordering"])
+
+        assert ordering() == "fcfs"
+        config.write_text('[policies]\nordering = "smalest-volume-first"\n')
+        process.send_signal(signal.SIGHUP)
+        assert "did you mean 'smallest-volume-first'?" in process.stderr.readline()
+        assert ordering() == "fcfs"
+        config.write_text('[policies]\nordering = "smallest-volume-first"\n')
+        process.send_signal(signal.SIGHUP)
+        assert "in force" in process.stderr.readline()
+        assert ordering() == "smallest-volume-first"
+
+
+def test_load_prints_the_table_of_compare(tmp_path: Path) -> None:
+    numbers = tmp_path / "numbers.json"
+    with serving("--embedded-replicas", "2") as (_, url):
+        line = [*HEADWAY, "load", url, "--workload", "chat-and-documents"]
+        options = ["--requests", "12", "--rate", "40", "--label", "live", "--json", str(numbers)]
+        done = subprocess.run([*line, *options], capture_output=True, text=True, timeout=120, env={**os.environ})
+    assert done.returncode == 0, done.stderr
+    assert "TTFT" in done.stdout
+    assert re.search(r"^live ", done.stdout, re.MULTILINE)
+    run = json.loads(numbers.read_text())["runs"][0]
+    assert (run["requests"], run["completed"], run["refused"], run["preemptions"]) == (12, 12, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (("serve", "--policy", "fcsf"), "did you mean 'fcfs'?"),
+        (("serve", "--replica", "localhost:8000"), "replica[0].url must be like http://127.0.0.1:8001"),
+        (("serve", "--replica", "http://127.0.0.1:1/v1"), "(without /v1)"),
+        (("serve", "--listen", "8000"), 'listen must be host:port, for example "127.0.0.1:8000"'),
+        (("serve", "--config", "none.toml"), "none.toml: it cannot be read"),
+        (("serve", "--hardware", "h1000"), "unknown hardware"),
+        (("load", "127.0.0.1:8000"), "is no endpoint"),
+        (("load", "http://127.0.0.1:9"), "cannot be reached"),
+        (("load", "http://127.0.0.1:9", "--rate", "0"), "--rate: 0 is no rate"),
+        (("load", "http://127.0.0.1:9", "--workload", "chat", "--trace", "x"), "not both"),
+        (("check-config", "none.toml"), "none.toml: it cannot be read"),
+    ],
+)
+def test_a_mistake_is_one_sentence(line: tuple[str, ...], sentence: str) -> None:
+    done = subprocess.run([*HEADWAY, *line], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not done.stdout
