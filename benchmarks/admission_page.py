@@ -227,7 +227,27 @@ def _reading() -> str:
     return READING
 
 
-READING = ""
+READING = """## Reading it
+
+- **Where goodput misses its target** it does so at load 1.1: there the queue grows for as long as the trace lasts, nearly
+  every request misses a bound of 5 s sooner or later, and a difference of a tenth of a second in mean TTFT moves the
+  moment at which the rest of the trace is lost. Goodput is small there, so that a few requests are many per cent of it.
+- **What is left to the oracle** is the price of not knowing: mean + z·deviation keeps memory free for lengths that do not
+  come. It grows with the spread of single requests beside the memory (servegen_deepseek_r1: outputs of thousands of
+  tokens, few requests at a time, for which a normal sum is a poor forecast as well).
+- **Greedy with much memory** (3×) at load 0.9 has nothing to lose; no policy does better, and ours does nothing there.
+- **A fixed watermark of 0.05** avoids preemption altogether and pays with memory that stays idle, on every trace.
+- **Past-Future** as published never preempts either: half of its window is at first the longest output allowed, a refused
+  head waits for the next attempt, and 5 % is held back. It is between greedy and the watermark where the window is
+  short beside the trace, and worst where the longest output allowed is long.
+- **The victim** matters as much as the gate: whoever has least to compute again, or will hold memory longest for it,
+  costs a third of what the latest admitted does. Least-sunk-work alone, which asks for no prediction, is as good.
+- **SVF**: mean latency under SVF hangs on prompts as much as on outputs, which is why a mean that says nothing of the
+  single request comes close on most traces, and why true lengths are not always best: volume is not latency.
+- **After a change of traffic** the histogram lags by what it has to forget. The conformal correction forgets what it
+  learnt of the inner law's errors in its window of 300 completions.
+- **Not measured here**: prefix caches, sessions in a closed loop, several replicas, several seeds.
+"""
 
 
 def _cells(points: list[Point]) -> list[dict[str, Point]]:

@@ -182,8 +182,8 @@ def past_future() -> list[str]:
         "peak check, true lengths": Bundle("t", admission="peak-check", prediction="oracle"),
     }
     rows = []
-    for clients in (25, 50, 100, 200):
-        trace = traffic.closed_loop(clients, 12)
+    for clients in (30, 40, 50, 60):
+        trace = traffic.closed_loop(clients, 10)
         for label, bundle in gates.items():
             told = day(trace, server, bundle)
             stall = traffic.longest_stall_seconds(trace, server, bundle)

@@ -4,8 +4,8 @@
 
 VLLM_PYTHON is the Python of an environment with vLLM for CPU. Starts one server with `--scheduling-policy priority`,
 on which FCFS is equal priorities, shortest prompt first is priority = prompt tokens, and shortest total first is
-priority = prompt + output tokens. Runs `headway calibrate` on it, then the trace under the three orders, interleaved, and
-prints predicted against measured. Nothing else should run on the machine; the spread between repeats says whether
+priority = prompt + output tokens. Runs `headway calibrate` on it, then the trace under the three orders, interleaved,
+and prints predicted against measured. Nothing else should run on the machine; the spread between repeats says whether
 something did.
 """
 
@@ -117,7 +117,7 @@ def calibrate(url: str, folder: Path, requests: int) -> Calibration:
     limits += ["--max-num-seqs", str(SEATS), "--max-num-batched-tokens", str(BUDGET), "--max-model-len", str(CONTEXT)]
     files = ["--out", str(folder / "c.toml"), "--record", str(folder / "fit.jsonl"), "--name", "vLLM on a CPU"]
     headway = str(Path(sys.executable).with_name("headway"))
-    load = ["--requests", str(requests), "--no-async-scheduling"]
+    load = ["--requests", str(requests), "--sync"]
     subprocess.run([headway, "calibrate", url, *limits, *files, *load], check=True)
     return read_calibration(folder / "c.toml")
 

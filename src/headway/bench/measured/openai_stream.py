@@ -110,10 +110,8 @@ class Server:
         try:
             status = (await reader.readline()).split(b" ", 2)
             if len(status) < 2 or status[1] != b"200":
-                rest = (await reader.read(2_000)).partition(b"\r\n\r\n")[2].decode(errors="replace")
-                raise UserMistake(
-                    f"{self._url}: answered {b' '.join(status[1:]).decode().strip()}: {rest.strip()[:200]}"
-                )
+                said = b"".join([part async for part in _body(reader)]).decode(errors="replace").strip()
+                raise UserMistake(f"{self._url}: answered {b' '.join(status[1:]).decode().strip()}: {said[:200]}")
         except BaseException:
             writer.close()
             raise

@@ -1,0 +1,82 @@
+"""`headway calibrate LOG` and what `headway compare` makes of it, as users type them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headway.bench.measured.agreement import replay
+from headway.bench.measured.recording import Recording
+from headway.bench.traces.writing import write_jsonl
+from headway.cli.app import run
+from headway.simulator.calibrated import Scalars, ScaledStepTime
+from headway.simulator.replica import replica
+from headway.simulator.trace import Trace
+
+LIMITS = ["--kv-tokens", "40000", "--max-num-seqs", "32", "--max-num-batched-tokens", "2048"]
+PROFILE = ["--hardware", "rtx-4090", "--model", "llama-3.1-8b"]
+
+
+@pytest.fixture
+def day(tmp_path: Path) -> str:
+    """A day on an engine that is a fifth slower than its profile."""
+    draw = np.random.default_rng(3)
+    output = draw.integers(4, 60, 60)
+    arrived = np.round(np.cumsum(draw.exponential(0.1, 60)), 3)
+    trace = Trace("day", arrived - arrived[0], draw.integers(10, 1_500, 60), output, max_output_tokens=output)
+    server = replica("rtx-4090", "llama-3.1-8b", kv_tokens=40_000, max_num_seqs=32, max_num_batched_tokens=2_048)
+    step_time = ScaledStepTime(server.step_time, Scalars(step_scale=1.2))  # type: ignore[arg-type]
+    nothing = Recording(trace, np.zeros(60), np.zeros(60), "day")
+    ttft, e2e, _ = replay(nothing, server.rules, step_time)
+    file = tmp_path / "day.jsonl"
+    write_jsonl(Recording(trace, ttft, e2e, "day").as_trace(), file)
+    return str(file)
+
+
+def test_a_calibration_is_written_and_compare_stands_on_it(
+    day: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, numbers = tmp_path / "c.toml", tmp_path / "o.json"
+    assert run(["calibrate", day, *PROFILE, *LIMITS, "--out", str(out), "--name", "my engine"]) == 0
+    told = capsys.readouterr().out
+    assert "held out, profile alone" in told
+    assert "my engine: 60 requests of day, fitted to the first 42" in told
+    policies = ["--policy", "fcfs", "--policy", "shortest-prompt-first"]
+    assert run(["compare", day, "--calibration", str(out), *policies, "--json", str(numbers)]) == 0
+    table = capsys.readouterr().out
+    assert "calibrated to 60 requests of day" in table
+    assert "Recorded day: the trace has measured times; simulated fcfs against them" in table
+    result = json.loads(numbers.read_text())
+    fcfs, shortest = result["runs"]
+    assert abs(fcfs["recorded"]["e2e_mean"]["simulated"] / fcfs["recorded"]["e2e_mean"]["measured"] - 1) < 0.02
+    assert shortest["recorded"] is None
+    assert "held out" in result["replica"]["profile"]["error"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--kv-tokens", "40000"], "--max-num-seqs is missing"),
+        ([*PROFILE, "--fit", "speed"], "'speed' is no scalar"),
+        ([*PROFILE, "--prefix-caching"], "does not say which prompts share blocks"),
+        (["--hardware", "rtx-4091"], "unknown hardware"),
+    ],
+)
+def test_mistakes_are_said(
+    day: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], said: str
+) -> None:
+    assert run(["calibrate", day, *more, "--out", str(tmp_path / "c.toml")]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_calibration_says_itself_what_was_measured(
+    day: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = str(tmp_path / "none.toml")
+    assert run(["compare", day, "--calibration", missing, "--hardware", "a100"]) == 2
+    assert "leave --hardware" in capsys.readouterr().err
+    assert run(["compare", day, "--calibration", missing]) == 2
+    assert "cannot be read" in capsys.readouterr().err
