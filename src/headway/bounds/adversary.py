@@ -20,7 +20,7 @@ Cost: TypeAlias = Callable[[Instance], int]
 """Total latency of a policy on an instance."""
 
 _POPULATION = 12
-_STATES_MOST = 3_000
+_STATES_MOST = 1_500
 
 
 @dataclass(frozen=True, slots=True)
