@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -245,7 +246,7 @@ def requests(draw: st.DrawFn) -> tuple[bytes, tuple[bytes, bytes, bytes]]:
 
 def split(data: bytes, cuts: list[int]) -> list[bytes]:
     places = sorted({cut % (len(data) + 1) for cut in cuts} | {0, len(data)})
-    return [data[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(places)]
 
 
 @settings(deadline=None, max_examples=200)
@@ -262,8 +263,8 @@ def test_any_split_of_any_requests_is_read_alike(sent: list, cuts: list[int]) ->
 def test_damaged_requests_never_raise_and_never_grow(sent, damage: list[tuple[int, bytes]]) -> None:  # type: ignore[no-untyped-def]
     data = sent[0]
     for place, noise in damage:
-        place %= len(data) + 1
-        data = data[:place] + noise + data[place + len(noise) :]
+        at = place % (len(data) + 1)
+        data = data[:at] + noise + data[at + len(noise) :]
     echo, transport = fed([data])
     assert len(echo.seen) <= 1 + data.count(b"HTTP/1.")
     for _, target, body in echo.seen:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import signal
 import subprocess
@@ -24,7 +23,6 @@ from headway.gateway.settings import PolicySettings, ReplicaSettings, TenantSett
 from .conftest import Play, RawClient, Stage, completion, post
 from .scripted_replica import ScriptedReplica, hangs, streams, waits_for
 
-
 HEADWAY = (sys.executable, "-c", "from headway.cli import main; main()")
 
 
@@ -40,7 +38,7 @@ def test_draining_finishes_what_is_inside_and_takes_nothing_more(play: Play) -> 
             await stage.until(lambda: stage.brain.counts.inside == 2)
             draining = asyncio.ensure_future(stage.gateway.drain())
             assert await idle.closes()
-            with pytest.raises(OSError):
+            with pytest.raises(ConnectionError):
                 await stage.get("/health")
             gate.set()
             assert (await busy.answer()).texts == "t0 t1 t2 "
@@ -186,7 +184,7 @@ def test_load_prints_the_table_of_compare(tmp_path: Path) -> None:
     with serving("--embedded-replicas", "2") as (_, url):
         line = [*HEADWAY, "load", url, "--workload", "chat-and-documents"]
         options = ["--requests", "12", "--rate", "40", "--label", "live", "--json", str(numbers)]
-        done = subprocess.run([*line, *options], capture_output=True, text=True, timeout=120, env={**os.environ})
+        done = subprocess.run([*line, *options], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "TTFT" in done.stdout
     assert re.search(r"^live ", done.stdout, re.MULTILINE)
@@ -211,7 +209,7 @@ def test_load_prints_the_table_of_compare(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_sentence(line: tuple[str, ...], sentence: str) -> None:
-    done = subprocess.run([*HEADWAY, *line], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*HEADWAY, *line], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2, done
     assert sentence in done.stderr
     assert done.stderr.count("\n") == 1

