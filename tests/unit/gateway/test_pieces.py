@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -43,7 +44,8 @@ EVENTS = [
     b'data: not json "usage": {\n\n',
     b"event: x\r\ndata: {}\r\n\r\n",
 ]
-LAST = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4,"prompt_tokens_details":{"cached_tokens":2}}}\n\n'
+TOLD = b'{"prompt_tokens":3,"completion_tokens":4,"prompt_tokens_details":{"cached_tokens":2}}'
+LAST = b'data: {"choices":[],"usage":' + TOLD + b"}\n\n"
 DONE = b"data: [DONE]\n\n"
 
 
@@ -54,7 +56,7 @@ def test_only_the_usage_chunk_is_taken_out_however_the_stream_is_cut(
     stream = b"".join(events) + LAST + DONE
     places = sorted({cut % (len(stream) + 1) for cut in cuts} | {0, len(stream)})
     watch = StreamWatch(hide_usage=hide)
-    pieces = [stream[a:b] for a, b in zip(places, places[1:], strict=False)]
+    pieces = [stream[a:b] for a, b in pairwise(places)]
     passed = b"".join(watch.pass_on(piece) for piece in pieces) + watch.rest()
     assert passed == b"".join(events) + (b"" if hide else LAST) + DONE
     assert watch.usage == Usage(3, 4, 2)
