@@ -229,24 +229,30 @@ def _reading() -> str:
 
 READING = """## Reading it
 
-- **Where goodput misses its target** it does so at load 1.1: there the queue grows for as long as the trace lasts, nearly
-  every request misses a bound of 5 s sooner or later, and a difference of a tenth of a second in mean TTFT moves the
-  moment at which the rest of the trace is lost. Goodput is small there, so that a few requests are many per cent of it.
-- **What is left to the oracle** is the price of not knowing: mean + z·deviation keeps memory free for lengths that do not
-  come. It grows with the spread of single requests beside the memory (servegen_deepseek_r1: outputs of thousands of
-  tokens, few requests at a time, for which a normal sum is a poor forecast as well).
-- **Greedy with much memory** (3×) at load 0.9 has nothing to lose; no policy does better, and ours does nothing there.
-- **A fixed watermark of 0.05** avoids preemption altogether and pays with memory that stays idle, on every trace.
-- **Past-Future** as published never preempts either: half of its window is at first the longest output allowed, a refused
-  head waits for the next attempt, and 5 % is held back. It is between greedy and the watermark where the window is
-  short beside the trace, and worst where the longest output allowed is long.
-- **The victim** matters as much as the gate: whoever has least to compute again, or will hold memory longest for it,
-  costs a third of what the latest admitted does. Least-sunk-work alone, which asks for no prediction, is as good.
-- **SVF**: mean latency under SVF hangs on prompts as much as on outputs, which is why a mean that says nothing of the
-  single request comes close on most traces, and why true lengths are not always best: volume is not latency.
-- **After a change of traffic** the histogram lags by what it has to forget. The conformal correction forgets what it
-  learnt of the inner law's errors in its window of 300 completions.
-- **Not measured here**: prefix caches, sessions in a closed loop, several replicas, several seeds.
+- **Goodput misses its target at load 1.1 only.** There the queue grows for as long as the trace lasts and mean TTFT is
+  about the SLO's 5 s (servegen_m_large), so that a tenth of a second decides over many requests; or goodput is so small
+  that a few requests are several per cent of it. What is left to the oracle is the price of not knowing: deviations
+  kept free for lengths that do not come, and victims all the same.
+- **At load 0.9** memory mostly suffices and all but reserve-max are close together. 3× is more memory than the card has
+  where it is above 437k tokens: it is there to see that nothing is lost when nothing is short.
+- **A watermark of 0.05** preempts nobody on any of these traces and pays with idle memory, most at 1.2× and load 1.1.
+- **Past-Future** as published preempts nobody either, and keeps more idle still: half of its window is at first the
+  longest output allowed (bias above), 5 % is held back, and a refused head waits for the next attempt. With the bound
+  that servegen_deepseek_r1 needs (32,768) it is the most cautious of all but reserve-max.
+- **Reserve-max** stands for clients who declare a generous bound; these traces have none, so it reserves 4,096 tokens
+  for each request (32,768 on servegen_deepseek_r1).
+- **The victim** matters as much as the gate: with greedy admission, whoever has least to compute again costs a quarter
+  of the recomputed tokens that the latest admitted does. Least-sunk-work, which asks for no prediction, does at least
+  as well as smallest-remaining-benefit here.
+- **Backfilling** can pass the oracle's row, since that one serves strictly in order; long prompts pay no more than their
+  reservation allows.
+- **SVF** hangs on prompts as much as on outputs here: running-mean, which tells no two requests apart by their output,
+  comes close as well, and true lengths are not always best, for volume is not latency. So these traces test learned
+  lengths in SVF less than one would wish; classes with a real classifier's errors change little.
+- **Intervals.** The histogram's are wide rather than narrow. The conformal correction narrows 50 and 90 % to what they
+  say and is too narrow at 99 %, most where lengths repeat (azure_code_2023): 300 scores do not hold a 99 % quantile.
+- **Not measured here**: prefix caches, sessions in a closed loop, several replicas, more than one seed, requests with
+  declared bounds. Points (one-bit, and oracles) have no interval to cover anything.
 """
 
 
