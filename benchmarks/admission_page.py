@@ -235,17 +235,17 @@ READING = """## Reading it
   kept free for lengths that do not come, and victims all the same.
 - **At load 0.9** memory mostly suffices and all but reserve-max are close together. 3× is more memory than the card has
   where it is above 437k tokens: it is there to see that nothing is lost when nothing is short.
-- **A watermark of 0.05** preempts nobody on any of these traces and pays with idle memory, most at 1.2× and load 1.1.
+- **A watermark of 0.05** preempts nobody on any of these traces and pays with idle memory.
 - **Past-Future** as published preempts nobody either, and keeps more idle still: half of its window is at first the
   longest output allowed (bias above), 5 % is held back, and a refused head waits for the next attempt. With the bound
   that servegen_deepseek_r1 needs (32,768) it is the most cautious of all but reserve-max.
 - **Reserve-max** stands for clients who declare a generous bound; these traces have none, so it reserves 4,096 tokens
   for each request (32,768 on servegen_deepseek_r1).
-- **The victim** matters as much as the gate: with greedy admission, whoever has least to compute again costs a quarter
-  of the recomputed tokens that the latest admitted does. Least-sunk-work, which asks for no prediction, does at least
+- **The victim** matters as much as the gate: with greedy admission, whoever has least to compute again costs a tenth
+  to a third of the recomputed tokens that the latest admitted does. Least-sunk-work, which asks for no prediction, does at least
   as well as smallest-remaining-benefit here.
-- **Backfilling** can pass the oracle's row, since that one serves strictly in order; long prompts pay no more than their
-  reservation allows.
+- **Backfilling** can pass the oracle's row, since that one serves strictly in order. What it costs the long
+  prompts that are passed is not in these tables.
 - **SVF** hangs on prompts as much as on outputs here: running-mean, which tells no two requests apart by their output,
   comes close as well, and true lengths are not always best, for volume is not latency. So these traces test learned
   lengths in SVF less than one would wish; classes with a real classifier's errors change little.
