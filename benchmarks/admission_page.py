@@ -242,8 +242,8 @@ READING = """## Reading it
 - **Reserve-max** stands for clients who declare a generous bound; these traces have none, so it reserves 4,096 tokens
   for each request (32,768 on servegen_deepseek_r1).
 - **The victim** matters as much as the gate: with greedy admission, whoever has least to compute again costs a tenth
-  to a third of the recomputed tokens that the latest admitted does. Least-sunk-work, which asks for no prediction, does at least
-  as well as smallest-remaining-benefit here.
+  to a third of the recomputed tokens that the latest admitted does. Least-sunk-work, which asks for no prediction,
+  does at least as well as smallest-remaining-benefit here.
 - **Backfilling** can pass the oracle's row, since that one serves strictly in order. What it costs the long
   prompts that are passed is not in these tables.
 - **SVF** hangs on prompts as much as on outputs here: running-mean, which tells no two requests apart by their output,
