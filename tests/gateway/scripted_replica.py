@@ -124,6 +124,7 @@ class ScriptedReplica:
         self.is_alive = True
         self.inside = 0
         self.most_inside = 0
+        self.connections = 0  # that carried a request to a script
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self.port = 0
@@ -173,6 +174,7 @@ class ScriptedReplica:
         await call.send(b"HTTP/1.1 200 X\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
 
     async def _run(self, call: Call, reader: asyncio.StreamReader) -> None:
+        self.connections += all(call.writer is not other.writer for other in self.calls)
         self.calls.append(call)
         script = self.next.popleft() if self.next else self.usual
         self.inside += 1

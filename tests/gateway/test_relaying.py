@@ -142,6 +142,7 @@ def test_upstream_connections_are_used_again_even_when_stale(play: Play) -> None
     async def scene(stage: Stage) -> None:
         for _ in range(3):
             assert (await stage.ask()).status == 200
+        assert stage.replicas[0].connections == 1
         # the replica closes what is kept just as the next request comes: that is nobody's failure
         for writer in list(stage.replicas[0]._writers):
             writer.close()

@@ -47,7 +47,7 @@ async def fetch(
         headers.append((b"authorization", authorization))
     request = b"GET %b%b HTTP/1.1\r\n%b\r\n" % (pool.prefix, path.encode(), header_lines(headers))
     async with asyncio.timeout(seconds):
-        connection = await pool.open()
+        connection = await pool.open(once=True)
         sink = _Collecting()
         connection.send(request, sink)
         try:

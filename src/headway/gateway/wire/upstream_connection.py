@@ -56,6 +56,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._head_told = False
         self._complete = False
         self._whole_pieces = 0
+        self._keeps_alive = False
         self._messages = 0
         self._parser = httptools.HttpResponseParser(self)
 
@@ -161,6 +162,7 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._complete and not 100 <= self._status < 200:
             self._complete = True
             self._whole_pieces = len(self._pieces)
+            self._keeps_alive = self._parser.should_keep_alive()  # llhttp tells only now
 
     # Handing on
 
@@ -184,7 +186,7 @@ class UpstreamConnection(asyncio.Protocol):
         """The answer is whole: the connection may be used again unless somebody said otherwise."""
         sink, self._sink = self._sink, None
         self.answered += 1
-        reusable = self._messages == 1 and not self._until_eof and self._parser_keeps_alive()
+        reusable = self._messages == 1 and not self._until_eof and self._keeps_alive
         if reusable and not self._transport.is_closing():
             self.resume()  # its last piece may have filled the client's buffer
             self._on_free(self)
@@ -192,11 +194,6 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.close()
         if sink is not None:
             sink.upstream_end()
-
-    def _parser_keeps_alive(self) -> bool:
-        return (
-            bool(self._parser.should_keep_alive()) and dict(self._headers).get(b"connection", b"").lower() != b"close"
-        )
 
     def _fail(self, why: str) -> None:
         sink, self._sink = self._sink, None

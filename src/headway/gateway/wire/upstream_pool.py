@@ -40,16 +40,17 @@ class UpstreamPool:
                 connection.close()
         return None
 
-    async def open(self) -> UpstreamConnection:
-        """A new connection.
+    async def open(self, *, once: bool = False) -> UpstreamConnection:
+        """A new connection; with `once` it is not kept after its answer.
 
         Raises:
             OSError: it is refused, unreachable, or takes too long.
         """
         loop = asyncio.get_running_loop()
+        on_free = UpstreamConnection.close if once else self._free
         async with asyncio.timeout(self._connect_seconds):
             _, connection = await loop.create_connection(
-                lambda: UpstreamConnection(self._free, self._lost), self.host, self.port, ssl=self._ssl
+                lambda: UpstreamConnection(on_free, self._lost), self.host, self.port, ssl=self._ssl
             )
         self._all.add(connection)
         return connection
