@@ -3,10 +3,10 @@
     python benchmarks/real_engine_orders.py VLLM_PYTHON [--requests N] [--repeats N] [--rate R]
 
 VLLM_PYTHON is the Python of an environment with vLLM for CPU. Starts one server with `--scheduling-policy priority`,
-on which FCFS is equal priorities, shortest prompt first is priority = prompt tokens, and shortest total first is
-priority = prompt + output tokens. Runs `headway calibrate` on it, then the trace under the three orders, interleaved,
-and prints predicted against measured. Nothing else should run on the machine; the spread between repeats says whether
-something did.
+on which FCFS is equal priorities, shortest prompt first is priority = prompt tokens, and shortest output first is
+priority = output tokens. Runs `headway calibrate` twice, on a load of its own and on the log of one FCFS run, then other
+traffic under the three orders, interleaved, and prints predicted against measured for both models. Nothing else should
+run on the machine; the spread between repeats says whether something did.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -33,15 +34,18 @@ from headway.bench.measured.figures import Agreement
 from headway.bench.measured.live import replay_on
 from headway.bench.measured.openai_stream import Server
 from headway.bench.measured.recording import Recording
+from headway.bench.traces.writing import write_jsonl
 from headway.simulator.calibration import Calibration, calibrated_replica, read_calibration
 from headway.simulator.trace import Trace
 
 HERE = Path(__file__).parent
 PORT = 18_431
 SEATS, BUDGET, BLOCK_TOKENS, BLOCKS, CONTEXT = 8, 256, 128, 256, 4_096
-ORDERS = ("fcfs", "shortest prompt", "shortest total")
+ORDERS = ("fcfs", "shortest prompt", "shortest output")
 FIGURES = ("ttft mean", "ttft p99", "tpot mean", "e2e mean", "e2e p99", "throughput")
 START_SECONDS = 300
+
+Told: TypeAlias = dict[str, dict[str, list[Agreement]]]
 
 
 def traffic(requests: int, rate: float, seed: int) -> Trace:
@@ -59,7 +63,7 @@ def under(trace: Trace, order: str) -> Trace:
     priority = {
         "fcfs": np.zeros(len(trace), np.int64),
         "shortest prompt": trace.prompt_tokens,
-        "shortest total": trace.prompt_tokens + trace.output_tokens,
+        "shortest output": trace.output_tokens,
     }[order]
     return replace(trace, priority=priority)
 
@@ -111,14 +115,13 @@ def _wait(server: subprocess.Popen[bytes], log: Path) -> None:
     raise RuntimeError(f"the server did not come up in {START_SECONDS} s: {log.read_text(errors='replace')[-2_000:]}")
 
 
-def calibrate(url: str, folder: Path, requests: int) -> Calibration:
-    """What `headway calibrate URL` writes, its output shown."""
+def calibrate(source: str, folder: Path, more: list[str]) -> Calibration:
+    """What `headway calibrate` writes, its output shown."""
     limits = ["--kv-tokens", str(BLOCKS * BLOCK_TOKENS), "--block-tokens", str(BLOCK_TOKENS)]
     limits += ["--max-num-seqs", str(SEATS), "--max-num-batched-tokens", str(BUDGET), "--max-model-len", str(CONTEXT)]
-    files = ["--out", str(folder / "c.toml"), "--record", str(folder / "fit.jsonl"), "--name", "vLLM on a CPU"]
+    files = ["--out", str(folder / "c.toml"), "--name", "vLLM on a CPU"]
     headway = str(Path(sys.executable).with_name("headway"))
-    load = ["--requests", str(requests), "--sync"]
-    subprocess.run([headway, "calibrate", url, *limits, *files, *load], check=True)
+    subprocess.run([headway, "calibrate", source, *limits, *files, "--sync", *more], check=True)
     return read_calibration(folder / "c.toml")
 
 
@@ -155,23 +158,33 @@ def report(told: dict[str, list[Agreement]]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("vllm_python")
-    parser.add_argument("--requests", type=int, default=150)
+    parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rate", type=float, default=7.0)
+    parser.add_argument("--rate", type=float, default=15.0)
     parser.add_argument("--fit-requests", type=int, default=300)
     typed = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, serving(typed.vllm_python, Path(name)) as url:
-        calibration = calibrate(url, Path(name), typed.fit_requests)
-        told: dict[str, list[Agreement]] = {order: [] for order in ORDERS}
-        for repeat in range(typed.repeats):
-            trace = traffic(typed.requests, typed.rate, seed=1 + repeat)
+        models = {"designed load": calibrate(url, Path(name), ["--requests", str(typed.fit_requests)])}
+        log = Path(name) / "fcfs.jsonl"
+        write_jsonl(served(url, traffic(typed.requests, typed.rate, seed=0), "fcfs").as_trace(), log)
+        models["one FCFS run"] = calibrate(str(log), Path(name), [])
+        told: Told = {model: {order: [] for order in ORDERS} for model in models}
+        for repeat in range(1, typed.repeats + 1):
             for order in ORDERS:
-                recording = asyncio.run(replay_on(Server(url), "tiny", under(trace, order), repeat, order))
-                recording = replace(recording, trace=replace(recording.trace, priority=_priorities(recording, order)))
-                told[order].append(predicted(recording, calibration))
-                print(f"{order}, seed {1 + repeat}: {told[order][-1].sentence()}", flush=True)
-    report(told)
+                recording = served(url, traffic(typed.requests, typed.rate, seed=repeat), order)
+                for model, calibration in models.items():
+                    told[model][order].append(predicted(recording, calibration))
+                    print(f"{order}, seed {repeat}, {model}: {told[model][order][-1].sentence()}", flush=True)
+    for model, orders in told.items():
+        print(f"\n## Fitted to: {model}")
+        report(orders)
     return 0
+
+
+def served(url: str, trace: Trace, order: str) -> Recording:
+    """The trace on the live server, its requests' priorities kept."""
+    recording = asyncio.run(replay_on(Server(url), "tiny", under(trace, order), 0, order))
+    return replace(recording, trace=replace(recording.trace, priority=_priorities(recording, order)))
 
 
 def _priorities(recording: Recording, order: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
