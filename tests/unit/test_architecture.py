@@ -47,7 +47,7 @@ def test_ci_is_a_script_that_bash_can_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "room", ["domain", "policies", "scheduling", "simulator", "vllm_plugin", "testing", "bench", "cli"]
+    "room", ["domain", "policies", "scheduling", "simulator", "vllm_plugin", "gateway", "testing", "bench", "cli"]
 )
 def test_files_read_like_a_page(room: str) -> None:
     """Under 400 lines, and no file named after nothing."""

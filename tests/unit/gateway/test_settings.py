@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,18 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> 
         read_settings(path)
     assert sentence in str(told.value)
     assert "\n" not in str(told.value)
+
+
+def test_the_example_of_the_page_is_a_configuration(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "serve.md").read_text(encoding="utf-8")
+    path = tmp_path / "gateway.toml"
+    path.write_text(page.partition("```toml\n")[2].partition("```")[0])
+    assert read_settings(path).policies.routing == "prefix-affinity"
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
+    root = Path(__file__).parents[3]
+    asked = set(re.findall(r"headway_\w+", (root / "docs" / "grafana" / "headway.json").read_text(encoding="utf-8")))
+    known = (root / "src" / "headway" / "gateway" / "metrics.py").read_text(encoding="utf-8")
+    assert asked
+    assert [name for name in asked if re.sub(r"_(bucket|total)$", "", name) not in known] == []
