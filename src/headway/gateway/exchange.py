@@ -73,6 +73,41 @@ class Dispatching(Protocol):
 class Exchange:
     """See the module. `request` is what the scheduler sees; times are seconds on the dispatcher's clock."""
 
+    __slots__ = (
+        "_connecting",
+        "_connection",
+        "_is_stream",
+        "_was_kept",
+        "_watch",
+        "arrived_at",
+        "avoid",
+        "body",
+        "brain",
+        "client",
+        "dispatched_at",
+        "dispatches_at_arrival",
+        "drain_seconds",
+        "first_byte_at",
+        "http",
+        "is_queued",
+        "line",
+        "model",
+        "pieces",
+        "pieces_seen",
+        "predicted_wait_seconds",
+        "replica",
+        "request",
+        "request_id",
+        "scheduler",
+        "seen_at",
+        "stage",
+        "status",
+        "story",
+        "tries",
+        "usage",
+        "waiting_at_arrival",
+    )
+
     def __init__(
         self,
         brain: Dispatching,

@@ -74,7 +74,8 @@ class Ledger:
         return request.prompt_tokens + request.produced_tokens + math.ceil(expected_output_tokens(request) / 2)
 
     def _book(self, request: Request, prefill: int) -> None:
-        decode, kv = expected_output_tokens(request), self.kv_need(request)
+        decode = expected_output_tokens(request)
+        kv = request.prompt_tokens + request.produced_tokens + math.ceil(decode / 2)  # as `kv_need`
         self._inside[request.id] = (request, prefill, decode, kv)
         self.prefill_tokens += prefill
         self.decode_tokens += decode

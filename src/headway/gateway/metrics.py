@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -35,6 +36,16 @@ class Bounded:
         return value
 
 
+class _Series(NamedTuple):
+    """What is counted for one model and tenant."""
+
+    queue: Histogram
+    ttft: Histogram
+    duration: Histogram
+    input: Counter
+    output: Counter
+
+
 class GatewayMetrics:
     """Counts and spreads, fed at the end of every request; gauges are read when somebody asks."""
 
@@ -53,6 +64,7 @@ class GatewayMetrics:
         self._duration = self._spread("headway_request_duration_seconds", "Arrival to the end", labels)
         self._forecast = self._spread("headway_wait_forecast_error_seconds", "|predicted wait - wait|", [])
         self._tokens = Counter("headway_tokens", "Tokens", [*labels, "type"], registry=self._registry)
+        self._series: dict[tuple[str, str], _Series] = {}
         self._recent: deque[tuple[str, float]] = deque(maxlen=_FAIR_OVER)
 
     def _spread(self, name: str, what: str, labels: list[str]) -> Histogram:
@@ -78,24 +90,38 @@ class GatewayMetrics:
     def dispatched(self, exchange: Exchange, now: float) -> None:
         """Of `Watcher`."""
         waited = now - exchange.arrived_at
-        self._queue.labels(*self._labels(exchange)).observe(waited)
+        self._series_of(self._labels(exchange)).queue.observe(waited)
         if exchange.predicted_wait_seconds is not None:
             self._forecast.observe(abs(exchange.predicted_wait_seconds - waited))
 
     def ended(self, exchange: Exchange, outcome: Outcome, reason: Reason | None, now: float) -> None:
         """Of `Watcher`."""
         labels = self._labels(exchange)
+        series = self._series_of(labels)
         self._requests.labels(*labels, str(outcome), str(reason or "")).inc()
         if outcome is not Outcome.COMPLETED or exchange.status != 200:
             return
-        self._duration.labels(*labels).observe(now - exchange.arrived_at)
+        series.duration.observe(now - exchange.arrived_at)
         if exchange.streams and exchange.first_byte_at is not None:
             ttft = exchange.first_byte_at - exchange.arrived_at
-            self._ttft.labels(*labels).observe(ttft)
+            series.ttft.observe(ttft)
             self._recent.append((labels[1], ttft))
         if exchange.usage is not None:
-            self._tokens.labels(*labels, "input").inc(exchange.usage.prompt_tokens)
-            self._tokens.labels(*labels, "output").inc(exchange.usage.output_tokens)
+            series.input.inc(exchange.usage.prompt_tokens)
+            series.output.inc(exchange.usage.output_tokens)
+
+    def _series_of(self, labels: tuple[str, str]) -> _Series:
+        """The series of these labels; looking each up by its labels costs more than adding to it."""
+        found = self._series.get(labels)
+        if found is None:
+            found = self._series[labels] = _Series(
+                self._queue.labels(*labels),
+                self._ttft.labels(*labels),
+                self._duration.labels(*labels),
+                self._tokens.labels(*labels, "input"),
+                self._tokens.labels(*labels, "output"),
+            )
+        return found
 
     def _labels(self, exchange: Exchange) -> tuple[str, str]:
         # A name that no replica lists is the client's invention: it must not fill the label.

@@ -23,6 +23,7 @@ from headway.gateway.watching import watch
 from headway.gateway.wire.client_connection import ClientConnection, Site
 
 SWEEP_SECONDS = 0.25
+_ROUNDS_A_SECOND = 4
 _BACKLOG = 4_096
 log = logging.getLogger("headway.gateway")
 
@@ -125,11 +126,13 @@ class Gateway:
             now = self._clock()
             for client in list(self._clients):
                 client.sweep(now)
+            if rounds % _ROUNDS_A_SECOND:
+                continue
             self.dispatcher.sweep(now)
             for replica in [one for one in self._leaving if not one.ledger.requests]:
                 self._leaving.remove(replica)
                 replica.pool.close()
-            if self._recorder is not None and rounds % 4 == 0:
+            if self._recorder is not None:
                 self._recorder.flush()
 
     async def drain(self) -> bool:

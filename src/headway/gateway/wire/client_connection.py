@@ -8,7 +8,6 @@ are framed.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -45,6 +44,33 @@ class Site(Protocol):
 class ClientConnection(asyncio.Protocol):
     """The server's side of one connection; `site` answers."""
 
+    __slots__ = (
+        "_ahead",
+        "_answering",
+        "_begun",
+        "_body",
+        "_body_bytes",
+        "_chunked",
+        "_clock",
+        "_closing",
+        "_deadline",
+        "_head_bytes",
+        "_head_done",
+        "_headers",
+        "_limits",
+        "_looping",
+        "_opened",
+        "_parser",
+        "_pending",
+        "_reading_paused",
+        "_refusal",
+        "_request",
+        "_site",
+        "_target",
+        "_transport",
+        "writable",
+    )
+
     def __init__(
         self, site: Site, limits: WireLimits, opened: set[ClientConnection], clock: Callable[[], float]
     ) -> None:
@@ -53,7 +79,7 @@ class ClientConnection(asyncio.Protocol):
         self._opened = opened
         self._clock = clock
         self._parser = httptools.HttpRequestParser(self)
-        self._pending: deque[HttpRequest] = deque()  # parsed and not yet begun to be answered
+        self._pending: list[HttpRequest] = []  # parsed and not yet begun to be answered
         self._ahead = bytearray()  # came while a request was being answered
         self._reading_paused = False
         self._refusal: Response | None = None
@@ -64,7 +90,7 @@ class ClientConnection(asyncio.Protocol):
         self._looping = False
         self.writable = True
         self._begin()
-        self._deadline = clock() + limits.idle_seconds
+        self._deadline: float | None = clock() + limits.idle_seconds
 
     def _begin(self) -> None:
         """Forget the request that was parsed last."""
@@ -204,7 +230,7 @@ class ClientConnection(asyncio.Protocol):
         self._looping = True
         while not self._closing and self._request is None:
             if self._pending:
-                self._request = self._pending.popleft()
+                self._request = self._pending.pop(0)
                 self._deadline = None
                 answering = self._site.answer(self._request, self)
                 if self._request is not None:
@@ -311,8 +337,6 @@ class ClientConnection(asyncio.Protocol):
         self._refusal = None
         self._request = HttpRequest(b"", b"", [], keep_alive=False)
         self.respond(response)
-
-    _deadline: float | None
 
 
 def _judge(request: HttpRequest, version: str, limits: WireLimits) -> Response | None:
