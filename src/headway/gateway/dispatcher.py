@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from headway.gateway.counts import Counts, Outcome
-from headway.gateway.exchange import Exchange, QueuedRequest, Stage
+from headway.gateway.exchange import Exchange, Stage
 from headway.gateway.line import Line, LineKey
+from headway.gateway.queued_request import QueuedRequest
 from headway.gateway.replica import Health, Replica
 from headway.gateway.settings import Settings
 from headway.gateway.wire.errors import RETRY_SECONDS_MAX, Reason

@@ -10,9 +10,9 @@ import asyncio
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol
 
-from headway.domain.request import Request
 from headway.gateway.body import Body, with_fields, with_usage_asked
 from headway.gateway.counts import Outcome
+from headway.gateway.queued_request import QueuedRequest
 from headway.gateway.replica import Replica
 from headway.gateway.reports import read_load_header
 from headway.gateway.wire.client_connection import ClientConnection
@@ -40,18 +40,6 @@ class Stage(Enum):
     SENT = auto()
     ANSWERING = auto()
     ENDED = auto()
-
-
-class QueuedRequest(Request):
-    """A request as the gateway's scheduler keeps it, with what only the gateway knows of it."""
-
-    __slots__ = ("body_bytes", "exchange", "hinted_output_tokens", "prefix", "work")
-
-    exchange: Exchange
-    prefix: list[int]
-    hinted_output_tokens: int | None
-    body_bytes: int
-    work: float
 
 
 class Dispatching(Protocol):

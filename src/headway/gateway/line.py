@@ -8,7 +8,8 @@ from typing import NamedTuple
 from headway.domain.estimate import LengthEstimate, PointEstimate
 from headway.domain.event import Event, Listener
 from headway.domain.request import RequestView
-from headway.gateway.exchange import Exchange, QueuedRequest
+from headway.gateway.exchange import Exchange
+from headway.gateway.queued_request import QueuedRequest
 from headway.gateway.settings import PolicySettings
 from headway.gateway.wait_forecast import WaitForecast, work_of
 from headway.policies.contracts import LengthPredictor

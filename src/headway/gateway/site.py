@@ -11,10 +11,11 @@ from headway import __version__
 from headway.gateway.body import Body, prefix_hashes, read_body
 from headway.gateway.counts import Outcome
 from headway.gateway.dispatcher import Dispatcher
-from headway.gateway.exchange import Exchange, QueuedRequest
+from headway.gateway.exchange import Exchange
 from headway.gateway.hints import read_hints
 from headway.gateway.metrics import GatewayMetrics
 from headway.gateway.page import page_response, state_of
+from headway.gateway.queued_request import QueuedRequest
 from headway.gateway.recording import Recorder
 from headway.gateway.settings import TenantSettings
 from headway.gateway.tenants import Tenants
