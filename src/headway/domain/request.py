@@ -127,6 +127,6 @@ def expected_output_tokens(request: RequestView) -> float:
     """
     if request.estimate is None:
         raise ValueError(
-            f"request {request.id!r} has no length estimate: name a predictor with --prediction (for example running-mean)"
+            f"request {request.id!r} has no length estimate: name a predictor, for example running-mean"
         )
     return request.estimate.remaining_mean(request.produced_tokens)

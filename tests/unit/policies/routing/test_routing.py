@@ -112,5 +112,5 @@ def test_bounded_load_always_leaves_somebody() -> None:
 
 @pytest.mark.parametrize("name", ["prefix-affinity", "session-affinity"])
 def test_a_bound_below_the_mean_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="load_factor must be at least 1, got 0.5"):
+    with pytest.raises(ValueError, match=r"load_factor must be at least 1, got 0\.5"):
         policy(name, load_factor=0.5)
