@@ -44,7 +44,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def environment(place: Path, **more: str) -> dict[str, str]:
     paths = os.pathsep.join(map(str, (SOURCE, HERE, place / "distributions")))
-    return {**os.environ, "PYTHONPATH": paths, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "INFO", **more}
+    one_thread = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # more spin when others compute too
+    vllm = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "INFO"}
+    return {**os.environ, "PYTHONPATH": paths, **vllm, **one_thread, **more}
 
 
 def run(command: list[str], env: dict[str, str]) -> str:
