@@ -211,3 +211,27 @@ def test_the_recording_is_a_trace_that_compare_reads(play: Play, tmp_path: Path)
     assert trace.prompt_tokens.tolist() == [7] * 5
     assert trace.turn is not None
     assert trace.turn.tolist() == [0, 0, 1, 1, 2]
+
+
+def test_prompts_to_compute_bound_what_is_sent_until_they_are_computed(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        gate, on = asyncio.Event(), asyncio.Event()
+
+        async def prefills(call) -> None:  # type: ignore[no-untyped-def]
+            await gate.wait()
+            await call.head()
+            await call.event({"choices": [{"text": "t"}]})
+            await on.wait()
+            await call.send(b"0\r\n\r\n")
+
+        stage.replicas[0].usual = prefills
+        asking = [asyncio.ensure_future(stage.ask(completion(prompt="x" * 40_000))) for _ in range(3)]
+        await stage.until(lambda: stage.brain.counts.inside == 3)
+        await asyncio.sleep(0.1)
+        assert stage.replicas[0].inside == 1  # 10,000 tokens each, 16,384 allowed
+        gate.set()
+        await stage.until(lambda: stage.replicas[0].inside == 3)
+        on.set()
+        await asyncio.gather(*asking)
+
+    play(scene)

@@ -23,6 +23,7 @@ from headway.policies.contracts import RoutingPolicy
 _JITTER = 0.2  # Retry-After is drawn within ± this share, so that those turned away together do not return together
 _RETRY_UNKNOWN_SECONDS = 1.0
 _RETRY_NO_REPLICA_SECONDS = 5.0
+_PREFILL_SECONDS = 1.0
 _FIRST_BYTE_FLOOR_SECONDS = 0.02  # of any answer, however short its prompt
 
 
@@ -284,6 +285,10 @@ class Dispatcher:
 
     def _check_silence(self, exchange: Exchange, now: float) -> None:
         health, began = self.settings.health, exchange.dispatched_at or now
+        if exchange.stage is Stage.SENT and not exchange.streams and now - began >= _PREFILL_SECONDS:
+            # Its first byte is its last: that its prompt is computed has to be assumed.
+            assert exchange.replica is not None
+            exchange.replica.ledger.first_token(exchange.request)
         if exchange.stage is Stage.SENT and now - began >= health.first_byte_seconds:
             exchange.gave_up(f"the replica did not answer within {health.first_byte_seconds:g} s")
         elif exchange.stage is Stage.ANSWERING:

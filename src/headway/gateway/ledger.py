@@ -50,7 +50,7 @@ class Ledger:
     def first_token(self, request: Request) -> None:
         """Its prompt is computed."""
         entry = self._inside.get(request.id)
-        if entry is not None:
+        if entry is not None and entry[1]:
             self.prefill_tokens -= entry[1]
             self._inside[request.id] = (entry[0], 0, entry[2], entry[3])
             self.version += 1

@@ -14,7 +14,7 @@ from enum import StrEnum
 from urllib.parse import urlsplit
 
 from headway.domain.replica import MemoryView
-from headway.domain.request import Request
+from headway.domain.request import Request, uncached_prefill_tokens
 from headway.gateway.concurrency_limit import ConcurrencyLimit
 from headway.gateway.ledger import Ledger
 from headway.gateway.reports import LoadReport
@@ -76,11 +76,14 @@ class Replica:
         return not self.state.models or not model or model in self.state.models
 
     def has_room(self, request: Request) -> bool:
-        """Whether one more request may be sent: seats, and KV memory where it is known. Alone, anybody may."""
+        """Whether one more may be sent: seats, prompts to compute, KV memory where known. Alone, anybody may."""
         ledger = self.ledger
         if ledger.requests == 0:
             return True
         if ledger.requests >= ledger.requests_max:
+            return False
+        prefill = ledger.prefill_tokens
+        if prefill and prefill + uncached_prefill_tokens(request) > self.settings.prefill_tokens:
             return False
         return ledger.kv_tokens_max is None or ledger.kv_tokens + ledger.kv_need(request) <= ledger.kv_tokens_max
 

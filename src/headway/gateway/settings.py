@@ -55,6 +55,8 @@ class ReplicaSettings:
         url: where it listens, http(s)://host:port.
         name: label in metrics and on the page; its host and port by default.
         max_requests: requests it may have at once; found adaptively by default.
+        prefill_tokens: prompt tokens sent to it and not computed yet, at most (one may always go); two of vLLM's
+            default steps, so that it never runs dry and never has a queue of prompts worth reordering.
         kv_tokens: its KV memory; read from its metrics by default, where it tells.
         priority: "lower-first" (vLLM) or "higher-first" (SGLang) if it runs a priority scheduler: then the request's
             (clamped) priority is written into the body with that sign.
@@ -66,6 +68,7 @@ class ReplicaSettings:
     url: str
     name: str = ""
     max_requests: int | None = None
+    prefill_tokens: int = 16_384
     kv_tokens: int | None = None
     priority: Literal["none", "lower-first", "higher-first"] = "none"
     learn_usage: bool = True
@@ -234,7 +237,7 @@ def _check_numbers(settings: Settings) -> None:
             if isinstance(value, int | float) and one.name != "seed" and not value > 0:
                 raise ValueError(f"{name}.{one.name} must be above 0, got {value}")
     for replica in settings.replica:
-        for key in ("max_requests", "kv_tokens"):
+        for key in ("max_requests", "prefill_tokens", "kv_tokens"):
             if getattr(replica, key) is not None and getattr(replica, key) < 1:
                 raise ValueError(f"replica.{key} must be at least 1, got {getattr(replica, key)}")
 
