@@ -3,7 +3,8 @@
     PYTHONPATH=src PYTHON_WITH_VLLM benchmarks/vllm_queue_cost.py [--waiting 100 1000 10000 100000] [--running 256]
 
 Virtual time: no worker. For each number of waiting requests all schedulers are built at once and measured in turn, step
-by step, so that a disturbance of the machine hits all of them. Medians; `add` is a mean over all.
+by step, so that a disturbance of the machine hits all of them. Steps are timed in CPU seconds of the thread, the rest
+on the wall. Medians; `add` is a mean over all.
 """
 
 from __future__ import annotations
@@ -75,9 +76,9 @@ class Bench:
 
     def step(self, finish: str | None = None) -> tuple[float, float]:
         """Seconds of schedule(), and of the step with update_from_output()."""
-        began = time.perf_counter()
+        began = time.thread_time()
         out = self.scheduler.schedule()
-        scheduled = time.perf_counter()
+        scheduled = time.thread_time()
         ids, known = list(out.num_scheduled_tokens), self.scheduler.requests
         sampled = [
             [engine.STOP if id_ == finish else 7] if known[id_].num_computed_tokens >= known[id_].num_tokens else []
@@ -86,9 +87,9 @@ class Bench:
         output = ModelRunnerOutput(
             req_ids=ids, req_id_to_index={id_: i for i, id_ in enumerate(ids)}, sampled_token_ids=sampled
         )
-        updating = time.perf_counter()
+        updating = time.thread_time()
         self.scheduler.update_from_output(out, output)
-        ended = time.perf_counter()
+        ended = time.thread_time()
         return scheduled - began, (scheduled - began) + (ended - updating)
 
     def measure_step(self) -> None:

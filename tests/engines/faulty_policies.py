@@ -101,6 +101,7 @@ class ExpectsNan(_Counts):
         return self
 
     made_by = "expects-nan"
+    works_for = 5  # requests whose clients say what they expect are not asked about
 
     def remaining_mean(self, produced_tokens: int) -> float:
         return float("nan") if self.broken() else 10.0

@@ -117,7 +117,7 @@ def rows_of(count: int, seed: int) -> list[dict[str, Any]]:
             "tokens": [chance.randrange(3, 1000) for _ in range(chance.choice([20, 60, 200, 500]))],
             "output": chance.randint(4, 60),
             "priority": chance.randint(-2, 2),
-            "hints": {"headway_tenant": chance.choice("abc"), "headway_expected_tokens": chance.randint(1, 99)},
+            "hints": {"headway_tenant": chance.choice("abc"), **({"headway_expected_tokens": 9} if index % 2 else {})},
             "leaves": index % 5 == 0,
         }
         for index in range(count)
