@@ -1,0 +1,33 @@
+"""TLS at the front: the same answers, and connections that end properly."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .conftest import Play, RawClient, Stage, completion, post
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_answers_and_refusals_come_through_tls(play: Play, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    line = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*line, *names], check=True, capture_output=True)
+
+    async def scene(stage: Stage) -> None:
+        trusts = ssl.create_default_context(cafile=str(certificate))
+        client = RawClient(stage.port)
+        for data, status in ((post(completion()), 200), (b"nonsense\r\n\r\n", 400)):
+            client.reader, client.writer = await asyncio.open_connection("127.0.0.1", stage.port, ssl=trusts)
+            await client.send(data)
+            assert (await client.answer()).status == status
+            client.writer.close()
+            await client.writer.wait_closed()
+
+    play(scene, tls_certificate=str(certificate), tls_key=str(key))
