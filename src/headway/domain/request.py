@@ -126,7 +126,5 @@ def expected_output_tokens(request: RequestView) -> float:
         ValueError: no estimate was stamped, that is, the scheduler has no predictor.
     """
     if request.estimate is None:
-        raise ValueError(
-            f"request {request.id!r} has no length estimate: name a predictor, for example running-mean"
-        )
+        raise ValueError(f"request {request.id!r} has no length estimate: name a predictor, for example running-mean")
     return request.estimate.remaining_mean(request.produced_tokens)
