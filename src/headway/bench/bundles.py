@@ -12,7 +12,7 @@ from headway.bench.errors import UserMistake
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestId
 from headway.policies.catalog import KINDS, names, nearest
-from headway.scheduling.bundle import bundle
+from headway.scheduling.bundle import bundle, name_and_options
 from headway.scheduling.scheduler import Policies
 
 EXAMPLE = """\
@@ -131,11 +131,7 @@ def _read_bundle(where: str, name: str, table: object, template: Bundle) -> Bund
 
 
 def _read_policy(where: str, value: object) -> tuple[str, Mapping[str, Json]]:
-    """A name, or a table of name and options."""
-    if isinstance(value, str):
-        return value, {}
-    if isinstance(value, dict) and isinstance(value.get("name"), str) and set(value) <= {"name", "options"}:
-        options = value.get("options", {})
-        if isinstance(options, dict):
-            return value["name"], options
-    raise UserMistake(f'{where} must be a name, or {{name = "…", options = {{…}}}}')
+    named = name_and_options(value)
+    if named is None:
+        raise UserMistake(f'{where} must be a name, or {{name = "…", options = {{…}}}}')
+    return named

@@ -12,7 +12,7 @@ from typing import Any
 
 from headway.domain.costs import ServiceCosts
 from headway.policies.catalog import KINDS, nearest
-from headway.scheduling.bundle import bundle
+from headway.scheduling.bundle import bundle, name_and_options
 from headway.scheduling.scheduler import Policies
 
 VARIABLE = "HEADWAY_CONFIG"
@@ -141,14 +141,10 @@ def _parse(given: object, where: str) -> PluginConfig:
 
 
 def _named(at: str, value: object) -> tuple[str, Mapping[str, object]]:
-    """A policy's name, or a table of name and options."""
-    if isinstance(value, str):
-        return value, {}
-    if isinstance(value, Mapping) and isinstance(value.get("name"), str) and set(value) <= {"name", "options"}:
-        options = value.get("options", {})
-        if isinstance(options, Mapping):
-            return value["name"], options
-    raise ValueError(f'{at} must be a name, or {{"name": "…", "options": {{…}}}}, got {value!r}')
+    named = name_and_options(value)
+    if named is None:
+        raise ValueError(f'{at} must be a name, or {{"name": "…", "options": {{…}}}}, got {value!r}')
+    return named
 
 
 def _number(at: str, value: object, *, least: float, unit: str = "") -> float:
