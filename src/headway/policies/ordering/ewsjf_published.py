@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from headway.domain.costs import ServiceCosts
-from headway.domain.event import Event
-from headway.domain.request import RequestView
-from headway.policies.contracts import LaneId
-from headway.policies.lanes.assembling import Parameters, learned_lanes, restore_lanes, saved_lanes
+from headway.policies.lanes.assembling import Parameters, learned_lanes
 from headway.policies.lanes.features import Feature
+from headway.policies.lanes.learned_ordering import LearnedLanesOrdering
 from headway.policies.tunable import Tunable
 
 
-class EwsjfPublished:
+class EwsjfPublished(LearnedLanesOrdering):
     """Effective-workload shortest job first, as the paper describes it; long prompts may starve.
 
     Idea: learn lanes from the prompt lengths of past requests, first come inside a lane, and serve the lane with the
@@ -57,51 +54,15 @@ class EwsjfPublished:
         window_requests: int = 10_000,
         relearn_requests: int = 2_000,
     ) -> None:
-        self._parameters = Parameters(
+        parameters = Parameters(
             feature, lanes_max, significance, math.inf, "utility", w_base, a_u, b_u, a_f, b_f, by_queue=True
         )
-        self._lanes = learned_lanes(
-            self._parameters,
+        lanes = learned_lanes(
+            parameters,
             costs,
             fill=fill,
             guard=None,
             window_requests=window_requests,
             relearn_requests=relearn_requests,
         )
-
-    @property
-    def redrawn(self) -> int:
-        """How often the lanes were redrawn."""
-        return self._lanes.redrawn
-
-    def lane(self, request: RequestView) -> int:
-        """The number of the lane its size falls into; a bubble is opened where none fits."""
-        return self._lanes.enter(request)
-
-    def rank(self, request: RequestView) -> float:
-        """First come, first served inside a lane."""
-        return 0.0
-
-    def choose(self, heads: Mapping[LaneId, RequestView], now: float) -> LaneId:
-        """The lane of the step's first, then those nearest to it; for the first of a step the highest score."""
-        return self._lanes.choose(heads, now)
-
-    def next_change(self, heads: Mapping[LaneId, RequestView], now: float) -> float:
-        """When two scores cross at the top; the step's lane stands for the step only."""
-        return self._lanes.next_change(heads, now)
-
-    def observe(self, event: Event) -> None:
-        """Learn sizes and costs; mark the steps."""
-        self._lanes.observe(event)
-
-    def retune(self, values: Mapping[str, float]) -> None:
-        """See `headway.policies.tunable.Retunable`."""
-        self._parameters.change(values, self._lanes)
-
-    def state(self) -> dict[str, object]:
-        """What it has learned, as plain values that JSON can hold."""
-        return saved_lanes(self._parameters, self._lanes)
-
-    def restore(self, state: Mapping[str, object]) -> None:
-        """Go on from what `state` gave, before any request came. Raises ValueError when it does not fit."""
-        restore_lanes(self._parameters, self._lanes, state)
+        super().__init__(parameters, lanes)
