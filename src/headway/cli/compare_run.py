@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from headway.bench.bundles import Bundle, named_bundles, read_bundles
 from headway.bench.compare import Experiment
 from headway.bench.compare import compare as run_experiment
 from headway.bench.comparison import SCHEMA, Comparison
-from headway.bench.errors import UserMistake
+from headway.bench.errors import UserMistake, as_mistakes
 from headway.bench.metrics import Slo
 from headway.bench.output_files import check_writable, replacing
 from headway.bench.saturation import is_closed_loop, open_loop
@@ -120,7 +118,7 @@ def prepare(name: str, options: CompareOptions, slo: Slo) -> tuple[Replica, Trac
     for note in loaded.notes:
         say(note)
     caches = _caches_prefixes(options.prefix_caching, trace)
-    with _as_mistakes():
+    with as_mistakes():
         server = _server(options, caches)
     # Against the model's context only: what the model takes but this replica's memory cannot hold, it refuses itself.
     trace, notes = check_context(trace, server.rules.max_model_tokens, options.over_context.value, lines=loaded.lines)
@@ -223,14 +221,3 @@ def write_outputs(options: CompareOptions, comparisons: list[Comparison]) -> Non
 
 def _template(options: CompareOptions) -> Bundle:
     return Bundle("fcfs", admission=options.admission, preemption=options.preemption, prediction=options.prediction)
-
-
-@contextmanager
-def _as_mistakes() -> Iterator[None]:
-    """What the layers below call a bad value is, at this place, something the user typed."""
-    try:
-        yield
-    except UserMistake:
-        raise
-    except ValueError as error:
-        raise UserMistake(str(error)) from error

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -12,7 +11,7 @@ from typing import get_args
 from headway.bench.bundles import Bundle
 from headway.bench.compare import simulate_bundle
 from headway.bench.comparison import Json
-from headway.bench.errors import UserMistake
+from headway.bench.errors import UserMistake, as_mistakes
 from headway.bench.metrics import Slo
 from headway.bench.output_files import check_writable, replacing
 from headway.bench.saturation import at_rate, measure_saturation
@@ -56,7 +55,7 @@ def run_tuning(options: TuneOptions) -> None:
             check_writable(path, option)
     problem, box = _problem(options)
     known = _known(options, problem)
-    with progress("tuning", options.trials) as on_trial, _as_mistakes():
+    with progress("tuning", options.trials) as on_trial, as_mistakes():
         tuned = tune(problem, box, trials=options.trials, known=known, on_trial=on_trial)
     for line in report(tuned, problem):
         print(line)
@@ -113,7 +112,7 @@ def _problem(options: TuneOptions) -> tuple[Problem, SearchBox]:
     fixed = dict(_assignment(text) for text in options.fixed)
     others = {"admission": compared.admission, "preemption": compared.preemption, "prediction": compared.prediction}
     Bundle(options.policy, options.policy, **others, options={"ordering": fixed}).check()
-    with _as_mistakes():
+    with as_mistakes():
         box = SearchBox.of(find("ordering", options.policy), options.policy, dict(_range(r) for r in options.ranges))
     assert compared.traces is not None, "one trace is always given"
     server, trace = prepare(compared.traces[0], compared, slo)
@@ -201,14 +200,3 @@ def _toml(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return repr(value)
-
-
-@contextmanager
-def _as_mistakes() -> Iterator[None]:
-    """What the layers below call a bad value is, at this place, something the user typed."""
-    try:
-        yield
-    except UserMistake:
-        raise
-    except ValueError as error:
-        raise UserMistake(str(error)) from error
