@@ -7,12 +7,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +15,8 @@ import pytest
 from headway.gateway.settings import PolicySettings, ReplicaSettings, TenantSettings
 
 from .conftest import Play, RawClient, Stage, completion, post
+from .processes import HEADWAY, fetched, serving
 from .scripted_replica import ScriptedReplica, hangs, streams, waits_for
-
-HEADWAY = (sys.executable, "-c", "from headway.cli import main; main()")
 
 
 def test_draining_finishes_what_is_inside_and_takes_nothing_more(play: Play) -> None:
@@ -105,40 +98,6 @@ def test_the_inside_has_an_address_of_its_own(play: Play) -> None:
 
 
 # The process
-
-
-@contextmanager
-def serving(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`headway serve` on a port of its own; yields it and its URL once it is ready."""
-    line = [*HEADWAY, "serve", "--listen", "127.0.0.1:0", *map(str, arguments)]
-    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    try:
-        url = ""
-        for told in process.stderr:
-            found = re.search(r'"url": "(http[^"]+)"', told)
-            if found:
-                url = found[1]
-                break
-        assert url, "it ended without listening"
-        until = time.monotonic() + 30
-        while json.loads(fetched(url + "/ready"))["replicas_up"] < 1:
-            assert time.monotonic() < until
-            time.sleep(0.05)
-        yield process, url
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def fetched(url: str, body: object = None) -> str:
-    data = None if body is None else json.dumps(body).encode()
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=30) as answer:
-            return str(answer.read().decode())
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.read().decode()
 
 
 def test_the_first_run_needs_nothing_and_ends_on_sigterm(tmp_path: Path) -> None:
