@@ -138,7 +138,7 @@ class Stage:
         for line in self.brain.lines.values():
             assert len(line) == 0
             assert (line.waiting_tokens, line.waiting_bytes, line.waiting_work) == (0, 0, 0)
-            assert not line.tenants
+            assert not line.held
 
 
 Play = Callable[..., None]
@@ -156,10 +156,15 @@ def play() -> Play:
         health: HealthSettings = QUICK,
         policies: PolicySettings | None = None,
         seats: int | None = None,
+        metrics: str = "",
         **more: object,
     ) -> None:
         async def whole() -> None:
+            troubles: list[object] = []
+            asyncio.get_running_loop().set_exception_handler(lambda _, trouble: troubles.append(trouble))
             scripted = [await ScriptedReplica().start() for _ in range(replicas)]
+            for one in scripted:
+                one.metrics = metrics
             settings = Settings(
                 listen="127.0.0.1:0",
                 queue=queue or QueueSettings(),
@@ -184,6 +189,7 @@ def play() -> Play:
                 for one in scripted:
                     await one.stop()
                 await asyncio.sleep(0.02)
+            assert not troubles, troubles  # an exception in a callback ends no test by itself
 
         async def bounded() -> None:
             async with asyncio.timeout(40):

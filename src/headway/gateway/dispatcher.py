@@ -13,8 +13,9 @@ from typing import Protocol
 from headway.gateway.counts import Counts, Outcome
 from headway.gateway.exchange import Exchange, Stage
 from headway.gateway.line import Line, LineKey
+from headway.gateway.outages import Outages, lives
 from headway.gateway.queued_request import QueuedRequest
-from headway.gateway.replica import Health, Replica
+from headway.gateway.replica import Replica
 from headway.gateway.settings import Settings
 from headway.gateway.wire.errors import RETRY_SECONDS_MAX, Reason
 from headway.policies.catalog import build
@@ -51,6 +52,7 @@ class Dispatcher:
         self._watchers = watchers
         self._chance = random.Random(settings.policies.seed)
         self._routing = _routing(settings)
+        self._outages = Outages()
         self._is_pumping = False
         self._pump_again = False
         self._turn = 0
@@ -61,11 +63,14 @@ class Dispatcher:
 
     # Coming in
 
-    def arrive(self, exchange: Exchange) -> None:
-        """A request came: it is refused now, sent now, or waits."""
-        now = self.now()
+    def announce(self, exchange: Exchange) -> None:
+        """A request came: it counts from now on. `arrive` follows, at once or when its prompt has been counted."""
         self.counts.arrive()
         self.exchanges.add(exchange)
+
+    def arrive(self, exchange: Exchange) -> None:
+        """An announced request is refused now, sent now, or waits."""
+        now = self.now()
         refusal = self._refusal(exchange)
         if refusal is not None:
             status, message, reason, retry_seconds = refusal
@@ -88,12 +93,12 @@ class Dispatcher:
         if self.is_draining:
             retry = self._jittered(_RETRY_NO_REPLICA_SECONDS)
             return 503, "this gateway is shutting down", Reason.DRAINING, retry
-        known = [replica for replica in self.replicas if replica.state.health in (Health.UP, Health.UNKNOWN)]
-        if not known:
-            retry = self._jittered(self._seconds_to_next_probe())
-            return 503, "no replica is up", Reason.NO_REPLICA, retry
-        if not any(replica.serves(exchange.model) for replica in self.replicas):
+        serving = [replica for replica in self.replicas if replica.serves(exchange.model)]
+        if self.replicas and not serving:
             return 404, f"the model {exchange.model!r} does not exist here", Reason.UNKNOWN_MODEL, None
+        if not lives(exchange, serving):
+            retry = self._jittered(self._seconds_to_next_probe())
+            return 503, "no replica that could answer this is up", Reason.NO_REPLICA, retry
         return self._full(exchange)
 
     def _full(self, exchange: Exchange) -> tuple[int, str, Reason, float | None] | None:
@@ -108,10 +113,16 @@ class Dispatcher:
             if amount > most and any(map(len, lines)):
                 retry = self._drain_seconds(exchange)
                 return 429, f"the queue is full ({most:,} {what})", Reason.QUEUE_FULL, retry
-        own = bounds.tenant_max_requests
-        if own is not None and sum(line.tenants[request.tenant] for line in lines) >= own:
-            message = f"too many of your requests are waiting already ({own:,})"
-            return 429, message, Reason.TENANT_QUEUE_FULL, self._drain_seconds(exchange)
+        held = [line.held[request.payer] for line in lines if request.payer in line.held]
+        own = (
+            (sum(one.requests for one in held) + 1, bounds.tenant_max_requests, "requests"),
+            (sum(one.tokens for one in held) + request.prompt_tokens, bounds.tenant_max_tokens, "prompt tokens"),
+            (sum(one.bytes for one in held) + request.body_bytes, bounds.tenant_max_bytes, "bytes"),
+        )
+        for amount, limit, what in own:
+            if limit is not None and amount > limit and held:
+                message = f"too much of yours is waiting already ({limit:,} {what})"
+                return 429, message, Reason.TENANT_QUEUE_FULL, self._drain_seconds(exchange)
         return None
 
     def _line(self, exchange: Exchange) -> Line:
@@ -134,9 +145,14 @@ class Dispatcher:
     def _has_room(self, exchange: Exchange) -> bool:
         return len(self._line(exchange)) <= 1 and bool(self._candidates(exchange.request))
 
-    def _turn_away(self, exchange: Exchange, message: str, reason: Reason, seconds: float | None) -> None:
+    def _turn_away(
+        self, exchange: Exchange, message: str, reason: Reason, seconds: float | None, status: int = 429
+    ) -> None:
         retry = self._jittered(_RETRY_UNKNOWN_SECONDS if seconds is None else seconds)
-        exchange.answer_error(429, message, reason, Outcome.REFUSED, retry)
+        exchange.answer_error(status, message, reason, Outcome.REFUSED, retry)
+
+    def _strand(self, exchange: Exchange, message: str) -> None:
+        self._turn_away(exchange, message, Reason.NO_REPLICA, self._seconds_to_next_probe(), 503)
 
     # Going out
 
@@ -169,7 +185,11 @@ class Dispatcher:
                 or not line.scheduler.hold_steps(head, replica.ledger, replica.memory(), now)
             ]
             if not candidates:
-                return
+                if head.exchange.avoid is None or lives(head.exchange, self.replicas):
+                    return
+                # Only the replica that failed it is left: it must not keep those behind it waiting.
+                self._strand(head.exchange, f"replica {head.exchange.avoid.name} failed, and no other is up")
+                continue
             views = [replica.ledger for replica in candidates]
             chosen = self._routing.choose(head, head.prefix, views, now)
             if chosen is None:
@@ -268,6 +288,7 @@ class Dispatcher:
 
     def sweep(self, now: float) -> None:
         """Turn away who waited too long, give up on replicas that are silent, and keep the books fresh."""
+        self._give_up_stranded(now)
         limit = self.settings.queue.timeout_seconds
         for exchange in list(self.exchanges):
             if exchange.is_queued and now - exchange.arrived_at >= limit:
@@ -282,6 +303,12 @@ class Dispatcher:
             replica.ledger.refresh()
             replica.pool.sweep(now)
         self.pump()
+
+    def _give_up_stranded(self, now: float) -> None:
+        grace = self.settings.health.no_replica_seconds
+        waiting = (exchange for exchange in self.exchanges if exchange.is_queued)
+        for exchange in self._outages.given_up(waiting, self.replicas, now, grace):
+            self._strand(exchange, f"no replica that could answer this has been up for {grace:g} s")
 
     def _check_silence(self, exchange: Exchange, now: float) -> None:
         health, began = self.settings.health, exchange.dispatched_at or now

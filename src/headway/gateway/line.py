@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from headway.domain.estimate import LengthEstimate, PointEstimate
@@ -24,6 +25,15 @@ class LineKey(NamedTuple):
 
     model: str
     kind: str
+
+
+@dataclass(slots=True)
+class Held:
+    """What of one payer waits in a queue. `tokens` are those of prompts, `bytes` those of bodies."""
+
+    requests: int = 0
+    tokens: int = 0
+    bytes: int = 0
 
 
 class HintedPrediction:
@@ -54,7 +64,7 @@ class Line:
         self.waiting_work = 0.0
         self.waiting_tokens = 0
         self.waiting_bytes = 0
-        self.tenants: Counter[str] = Counter()
+        self.held: dict[str, Held] = {}  # by payer, of those who have somebody waiting
         self._dispatches: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)  # (number, when it had arrived)
         self._dispatched = 0
 
@@ -88,6 +98,7 @@ class Line:
             self.forecast.waited(request, exchange.drain_seconds, now - request.arrived_at)
         exchange.story = self._story(exchange, now)
         self._dispatched += 1
+        request.rank = self._dispatched
         self._dispatches.append((self._dispatched, request.arrived_at))
         return request
 
@@ -108,9 +119,14 @@ class Line:
         self.waiting_work = self.waiting_work + sign * request.work if len(self) else 0.0
         self.waiting_tokens += sign * request.prompt_tokens
         self.waiting_bytes += sign * request.body_bytes
-        self.tenants[request.tenant] += sign
-        if not self.tenants[request.tenant]:
-            del self.tenants[request.tenant]
+        held = self.held.get(request.payer)
+        if held is None:
+            held = self.held[request.payer] = Held()
+        held.requests += sign
+        held.tokens += sign * request.prompt_tokens
+        held.bytes += sign * request.body_bytes
+        if not held.requests:
+            del self.held[request.payer]
         self.forecast.backlog(len(self) > 0, now)
 
     def _story(self, exchange: Exchange, now: float) -> str:

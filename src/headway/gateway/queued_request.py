@@ -11,12 +11,20 @@ if TYPE_CHECKING:
 
 
 class QueuedRequest(Request):
-    """A request as the gateway's scheduler keeps it, with what only the gateway knows of it."""
+    """A request as the gateway's scheduler keeps it, with what only the gateway knows of it.
 
-    __slots__ = ("body_bytes", "exchange", "hinted_output_tokens", "prefix", "work")
+    Attributes:
+        payer: whose bounds it counts against: its key's tenant, else the fairness id it named. Unlike `tenant` a holder
+            of a key cannot change it by naming ever new fairness ids.
+        rank: which dispatch of its queue it was, counted from 1; 0 while it waits.
+    """
+
+    __slots__ = ("body_bytes", "exchange", "hinted_output_tokens", "payer", "prefix", "rank", "work")
 
     exchange: Exchange
     prefix: list[int]
     hinted_output_tokens: int | None
     body_bytes: int
+    payer: str
+    rank: int
     work: float

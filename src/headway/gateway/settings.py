@@ -78,18 +78,38 @@ class ReplicaSettings:
 
 @dataclass(frozen=True, slots=True)
 class QueueSettings:
-    """Bounds of the queue. Tokens are prompt tokens as estimated, bytes those of bodies."""
+    """Bounds of the queue. Tokens are prompt tokens as estimated, bytes those of bodies.
+
+    Attributes:
+        max_requests, max_tokens, max_bytes: of all who wait.
+        tenant_max_requests, tenant_max_tokens, tenant_max_bytes: of one API key's; without keys, of one fairness id's.
+            None bounds nothing.
+        timeout_seconds: the longest anybody waits.
+    """
 
     max_requests: int = 10_000
     max_tokens: int = 100_000_000
     max_bytes: int = 1 << 30
     tenant_max_requests: int | None = None
+    tenant_max_tokens: int | None = None
+    tenant_max_bytes: int | None = None
     timeout_seconds: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class HealthSettings:
-    """When a replica is given up, and how it is asked whether it is back."""
+    """When a replica is given up, and how it is asked whether it is back.
+
+    Attributes:
+        scrape_seconds: between two looks at a replica's metrics.
+        stale_seconds: a report older than this decides nothing.
+        failures_to_eject: failures in a row; a refused connection ejects at once.
+        eject_seconds, eject_seconds_max: until the first probe of an ejected replica, doubled up to the most.
+        connect_seconds, first_byte_seconds, silent_seconds: how long a replica may take to accept, to begin its answer
+            and between two pieces of it.
+        no_replica_seconds: how long those who wait are kept when no replica that could answer them is up.
+        drain_seconds: how long requests may go on after SIGTERM.
+    """
 
     scrape_seconds: float = 1.0
     stale_seconds: float = 5.0
@@ -99,6 +119,7 @@ class HealthSettings:
     connect_seconds: float = 5.0
     first_byte_seconds: float = 600.0
     silent_seconds: float = 300.0
+    no_replica_seconds: float = 10.0
     drain_seconds: float = 120.0
 
 

@@ -132,6 +132,7 @@ class Gatekeeper:
         exchange = self._exchange(http, client, body, tenant)
         if self._recorder is not None:
             self._recorder.arrived(exchange)
+        self.dispatcher.announce(exchange)
         self.dispatcher.arrive(exchange)
         return exchange
 
@@ -158,6 +159,8 @@ class Gatekeeper:
         request.prefix = prefix_hashes(body.model, prompt) if body is not None else []
         request.hinted_output_tokens = hints.output_tokens
         request.body_bytes = len(http.body)
+        request.payer = tenant.name or request.tenant
+        request.rank = 0
         exchange = Exchange(self.dispatcher, client, http, body, request, request_id)
         request.exchange = exchange
         return exchange

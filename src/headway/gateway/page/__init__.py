@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 from importlib.resources import files
@@ -59,13 +60,14 @@ def state_of(dispatcher: Dispatcher, fairness: float | None, stories: Sequence[d
 
 
 def _line(line: Line) -> dict[str, object]:
+    most = heapq.nlargest(10, line.held.items(), key=lambda one: one[1].requests)
     return {
         "model": line.key.model or "any",
         "kind": line.key.kind,
         "waiting": len(line),
         "waiting_tokens": line.waiting_tokens,
         "drain_seconds": line.forecast.drain_seconds(line.waiting_work),
-        "tenants": dict(line.tenants.most_common(10)),
+        "tenants": {payer: held.requests for payer, held in most},
     }
 
 
