@@ -72,6 +72,13 @@ def with_usage_asked(body: bytes) -> dict[str, object]:
     return {"stream_options": {**(options if isinstance(options, dict) else {}), "include_usage": True}}
 
 
+def extra_arguments(body: bytes) -> dict[str, Any]:
+    """`vllm_xargs`, {} if there is none or it is no object."""
+    given = _FIELDS.decode(body).get("vllm_xargs")
+    told = _ANYTHING.decode(given) if given is not None else None
+    return told if isinstance(told, dict) else {}
+
+
 def agent_hints(body: Body) -> dict[str, Any]:
     """`nvext.agent_hints` (Dynamo), {} if there is none."""
     if not bytes(body.nvext):

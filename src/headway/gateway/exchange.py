@@ -10,14 +10,15 @@ import asyncio
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol
 
-from headway.gateway.body import Body, with_fields, with_usage_asked
+from headway.gateway.body import Body
 from headway.gateway.counts import Outcome
+from headway.gateway.forwarding import GENERATION_PATHS, LOAD_HEADER, asks_for_load, hides_usage, upstream_request
 from headway.gateway.queued_request import QueuedRequest
 from headway.gateway.replica import Replica
 from headway.gateway.reports import read_load_header
 from headway.gateway.wire.client_connection import ClientConnection
 from headway.gateway.wire.errors import REASON_HEADER, Reason, error_event, error_response
-from headway.gateway.wire.messages import HOP_BY_HOP, Headers, HttpRequest, header_lines
+from headway.gateway.wire.messages import HOP_BY_HOP, Headers, HttpRequest
 from headway.gateway.wire.upstream_connection import UpstreamConnection
 from headway.gateway.wire.usage_tail import JsonWatch, StreamWatch, Usage
 from headway.scheduling.scheduler import Scheduler
@@ -26,10 +27,9 @@ if TYPE_CHECKING:
     from headway.gateway.line import Line
 
 TRIES_MAX = 2
-_GENERATION = ("/v1/chat/completions", "/v1/completions")
 _TRY_ELSEWHERE = frozenset([429, 500, 502, 503, 504, 529])
 _FULL = frozenset([429, 503, 529])
-_NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect", b"x-request-id"}
+_NOT_RETURNED = frozenset([b"content-length", b"x-request-id", REASON_HEADER])
 
 
 class Stage(Enum):
@@ -91,6 +91,7 @@ class Exchange:
         "stage",
         "status",
         "story",
+        "traceparent",
         "tries",
         "usage",
         "waiting_at_arrival",
@@ -127,6 +128,7 @@ class Exchange:
         self.pieces_seen = -1
         self.seen_at = 0.0
         self.story = ""
+        self.traceparent: bytes | None = None  # of our own span, where requests are traced
         self.waiting_at_arrival = 0
         self.dispatches_at_arrival = 0
         self.is_queued = False
@@ -146,7 +148,7 @@ class Exchange:
     @property
     def is_generation(self) -> bool:
         """Whether output tokens are what it is about; embeddings and the rest have queues of their own."""
-        return self.http.path in _GENERATION
+        return self.http.path in GENERATION_PATHS
 
     @property
     def output_tokens(self) -> int:
@@ -189,47 +191,8 @@ class Exchange:
     def _write(self, connection: UpstreamConnection) -> None:
         self.stage = Stage.SENT
         self._connection = connection
-        connection.send(self._upstream_request(), self)
-
-    def _upstream_request(self) -> bytes:
-        replica, http = self.replica, self.http
-        assert replica is not None
-        body = self._upstream_body(replica)
-        connection_only = http.header(b"connection") or b""
-        dropped = {name.strip().lower() for name in connection_only.split(b",")}
-        headers: Headers = [
-            (name, value)
-            for name, value in http.headers
-            if name not in _NOT_FORWARDED
-            and name not in dropped
-            and not (name == b"authorization" and replica.authorization is not None)
-        ]
-        if replica.authorization is not None:
-            headers.append((b"authorization", replica.authorization))
-        headers += [(b"host", replica.pool.host_header), (b"x-request-id", self.request_id)]
-        if body or http.method not in (b"GET", b"DELETE", b"OPTIONS"):
-            headers.append((b"content-length", b"%d" % len(body)))
-        line = b"%b %b%b HTTP/1.1\r\n" % (http.method, replica.pool.prefix, http.target)
-        return b"".join([line, header_lines(headers), b"\r\n", body])
-
-    def _upstream_body(self, replica: Replica) -> bytes:
-        """The client's bytes, unless a field has to be set for this replica."""
-        if self.body is None:
-            return self.http.body
-        changes: dict[str, object] = {}
-        if self._hides_usage(replica):
-            changes |= with_usage_asked(self.http.body)
-        sign = {"lower-first": 1, "higher-first": -1}.get(replica.settings.priority)
-        if sign is not None:
-            changes["priority"] = sign * self.request.priority
-        return with_fields(self.http.body, changes) if changes else self.http.body
-
-    def _hides_usage(self, replica: Replica) -> bool:
-        """Whether a usage chunk is asked for that the client did not ask for."""
-        if self.body is None or not self.body.stream or not replica.settings.learn_usage:
-            return False
-        asked = self.body.stream_options is not None and self.body.stream_options.include_usage
-        return not asked and self.http.path in _GENERATION
+        assert self.replica is not None
+        connection.send(upstream_request(self, self.replica), self)
 
     # From the replica
 
@@ -252,14 +215,16 @@ class Exchange:
         encoded = b"content-encoding" in dict(headers)
         self._is_stream = kind == b"text/event-stream" and not encoded
         if self._is_stream:
-            self._watch = StreamWatch(hide_usage=self._hides_usage(replica))
+            self._watch = StreamWatch(hide_usage=hides_usage(self, replica))
             length = None
         elif kind == b"application/json" and not encoded:
             self._watch = JsonWatch()
         forwarded = [
             (name, value)
             for name, value in headers
-            if name not in HOP_BY_HOP and name not in (b"content-length", b"x-request-id", REASON_HEADER)
+            if name not in HOP_BY_HOP
+            and name not in _NOT_RETURNED
+            and not (name == LOAD_HEADER and asks_for_load(self, replica))
         ]
         self.client.start(status, [*forwarded, *self._our_headers(replica)], length)
 
@@ -361,7 +326,7 @@ class Exchange:
         self.brain.first_byte(self)
 
     def _note_load(self, replica: Replica, headers: Headers) -> None:
-        said = next((value for name, value in headers if name == b"endpoint-load-metrics"), None)
+        said = next((value for name, value in headers if name == LOAD_HEADER), None)
         report = read_load_header(said) if said is not None else None
         if report is not None:
             replica.spoke(report)

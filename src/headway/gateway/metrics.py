@@ -161,14 +161,16 @@ class _Gauges:
         up = GaugeMetricFamily("headway_replica_up", "1 if requests may be sent to it", labels=["replica"])
         running = GaugeMetricFamily("headway_replica_requests", "Dispatched and not ended", labels=["replica"])
         most = GaugeMetricFamily("headway_replica_requests_max", "Limit found or set", labels=["replica"])
-        stale = GaugeMetricFamily("headway_replica_report_age_seconds", "Since its last report", labels=["replica"])
+        labels = ["replica", "signal"]
+        stale = GaugeMetricFamily("headway_replica_report_age_seconds", "Since it said so", labels=labels)
         saturation = GaugeMetricFamily("headway_flow_control_pool_saturation", "Mean share of seats taken")
         seats = [(r.ledger.requests, r.ledger.requests_max) for r in self._dispatcher.replicas if r.is_up]
         for replica in self._dispatcher.replicas:
             up.add_metric([replica.name], float(replica.is_up))
             running.add_metric([replica.name], replica.ledger.requests)
             most.add_metric([replica.name], replica.ledger.requests_max)
-            stale.add_metric([replica.name], replica.age_seconds())
+            for signal, seconds in replica.ages_seconds().items():
+                stale.add_metric([replica.name, signal], seconds)
         if seats:
             saturation.add_metric([], sum(used / limit for used, limit in seats) / len(seats))
         yield from (up, running, most, stale, saturation)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from urllib.parse import urlsplit
 
@@ -21,6 +21,8 @@ from headway.gateway.reports import LoadReport
 from headway.gateway.settings import HealthSettings, ReplicaSettings
 from headway.gateway.wire.upstream_pool import UpstreamPool
 
+FIGURES = ("waiting", "running", "kv_share", "kv_tokens_max")
+"""Of a `LoadReport`, each with an age of its own."""
 _BLOCK_TOKENS = 16
 _UNKNOWN_BLOCKS = 1 << 40
 
@@ -44,8 +46,9 @@ class ReplicaState:
     probe_at: float = -math.inf
     models: dict[str, dict[str, object]] | None = None  # its /v1/models by id; None until it answered
     report: LoadReport = field(default_factory=LoadReport)
-    report_at: float = -math.inf
-    ours_at_report: int = 0  # our own requests there when it reported
+    said_at: dict[str, float] = field(default_factory=dict)  # figure of the report -> when it was last said
+    foreign: int = 0  # requests there that are not ours, by its latest metrics
+    foreign_kv_tokens: int = 0  # KV memory that is not ours, likewise
     last_failure: str = ""
 
 
@@ -85,15 +88,17 @@ class Replica:
         prefill = ledger.prefill_tokens
         if prefill and prefill + uncached_prefill_tokens(request) > self.settings.prefill_tokens:
             return False
-        return ledger.kv_tokens_max is None or ledger.kv_tokens + ledger.kv_need(request) <= ledger.kv_tokens_max
+        if ledger.kv_tokens_max is None:
+            return True
+        foreign = self.state.foreign_kv_tokens if self._is_fresh("kv_share") else 0
+        return ledger.kv_tokens + foreign + ledger.kv_need(request) <= ledger.kv_tokens_max
 
     def memory(self) -> MemoryView:
         """Its KV memory by our book, for admission policies."""
         most = self.ledger.kv_tokens_max
         if most is None:
             return MemoryView(_UNKNOWN_BLOCKS, _UNKNOWN_BLOCKS, _BLOCK_TOKENS)
-        held = sum([request.prompt_tokens + request.produced_tokens for request in self.ledger.running()])
-        return MemoryView(max(0, most - held) // _BLOCK_TOKENS, most // _BLOCK_TOKENS, _BLOCK_TOKENS)
+        return MemoryView(max(0, most - self._held_tokens()) // _BLOCK_TOKENS, most // _BLOCK_TOKENS, _BLOCK_TOKENS)
 
     # News
 
@@ -101,7 +106,7 @@ class Replica:
         """A first byte came after `seconds`; a request of its size was expected to take about `expected_seconds`."""
         self.state.failures = self.state.ejections = 0
         now = self._clock()
-        normalised = None if self._report_is_fresh(now) else seconds / expected_seconds
+        normalised = None if self._is_fresh("waiting") else seconds / expected_seconds
         self.limit.answered(self.ledger.requests, normalised, now)
         self._seats()
 
@@ -134,42 +139,53 @@ class Replica:
             self._eject()
 
     def reported(self, report: LoadReport) -> None:
-        """It spoke of its load."""
-        state, now = self.state, self._clock()
-        state.report, state.report_at, state.ours_at_report = report, now, self.ledger.requests
-        self.ledger.as_of = now
-        if self.settings.kv_tokens is None and report.kv_tokens_max is not None:
-            self.ledger.kv_tokens_max = report.kv_tokens_max
-        # One or a few wait at any moment only because the engine takes newcomers at the end of a step.
-        if report.waiting is not None and report.waiting > 1 + (report.running or 0) // 10:
-            self.limit.congested(self.ledger.requests, now)
-        self._seats()
+        """Its metrics were read."""
+        state = self.state
+        state.report = report
+        state.foreign = max(0, (report.running or 0) + (report.waiting or 0) - self.ledger.requests)
+        self._heard(report)
+        used = (report.kv_share or 0.0) * (self.ledger.kv_tokens_max or 0)
+        state.foreign_kv_tokens = max(0, int(used) - self._held_tokens())
 
     def spoke(self, report: LoadReport) -> None:
         """A response carried a load header: fewer figures than its metrics, and newer; what it leaves out stays."""
         known = self.state.report
-        self.reported(
-            LoadReport(
-                waiting=known.waiting if report.waiting is None else report.waiting,
-                running=known.running,
-                kv_share=known.kv_share if report.kv_share is None else report.kv_share,
-                kv_tokens_max=known.kv_tokens_max,
-            )
-        )
+        waiting = known.waiting if report.waiting is None else report.waiting
+        kv_share = known.kv_share if report.kv_share is None else report.kv_share
+        self.state.report = replace(known, waiting=waiting, kv_share=kv_share)
+        self._heard(report)
 
-    def age_seconds(self) -> float:
-        """Since it last spoke of its load; infinite if it never did."""
-        return self._clock() - self.state.report_at
+    def _heard(self, news: LoadReport) -> None:
+        now = self._clock()
+        self.state.said_at |= {name: now for name in FIGURES if getattr(news, name) is not None}
+        self.ledger.as_of = now
+        if self.settings.kv_tokens is None and news.kv_tokens_max is not None:
+            self.ledger.kv_tokens_max = news.kv_tokens_max
+        # One or a few wait at any moment only because the engine takes newcomers at the end of a step.
+        if news.waiting is not None and news.waiting > 1 + (self.state.report.running or 0) // 10:
+            self.limit.congested(self.ledger.requests, now)
+        self._seats()
 
-    def _report_is_fresh(self, now: float) -> bool:
-        return self.state.report.waiting is not None and now - self.state.report_at <= self._health.stale_seconds
+    @property
+    def reads_hints(self) -> bool:
+        """Whether our hints in `vllm_xargs` are known to be heard there."""
+        wanted = self.settings.hints
+        return wanted == "always" or (wanted == "auto" and self.state.report.reads_hints)
+
+    def ages_seconds(self) -> dict[str, float]:
+        """How long ago it said each figure that it ever said."""
+        now = self._clock()
+        return {name: now - at for name, at in self.state.said_at.items()}
+
+    def _held_tokens(self) -> int:
+        return sum([request.prompt_tokens + request.produced_tokens for request in self.ledger.running()])
+
+    def _is_fresh(self, figure: str) -> bool:
+        return self._clock() - self.state.said_at.get(figure, -math.inf) <= self._health.stale_seconds
 
     def _seats(self) -> None:
         """Seats that are ours: the limit less what others than we have there, by its latest report."""
-        foreign = 0
-        if self._report_is_fresh(self._clock()):
-            report = self.state.report
-            foreign = max(0, (report.running or 0) + (report.waiting or 0) - self.state.ours_at_report)
+        foreign = self.state.foreign if self._is_fresh("running") else 0
         self.ledger.requests_max = max(1, self.limit.requests_max - foreign)
 
     def _eject(self) -> None:

@@ -16,18 +16,20 @@ _KV_SHARE = (
 )
 _CONFIG = "vllm:cache_config_info"
 _SGLANG_TOKENS = "sglang:max_total_num_tokens"
+_PLUGIN = "headway_steps_total"  # of Headway's plug-in, in vLLM's own metrics
 _LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+\d+)?$")
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
 
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """One replica's own figures; None where it does not tell."""
+    """One replica's own figures; None where it does not tell. `reads_hints`: Headway's plug-in schedules there."""
 
     waiting: int | None = None
     running: int | None = None
     kv_share: float | None = None
     kv_tokens_max: int | None = None
+    reads_hints: bool = False
 
 
 def read_metrics(text: str) -> LoadReport:
@@ -61,6 +63,7 @@ def read_metrics(text: str) -> LoadReport:
         running=_first(sums, _RUNNING),
         kv_share=min(1.0, shares[0]) if shares else None,
         kv_tokens_max=tokens or None,
+        reads_hints=text.startswith(_PLUGIN) or f"\n{_PLUGIN}" in text,
     )
 
 

@@ -60,6 +60,9 @@ class ReplicaSettings:
         kv_tokens: its KV memory; read from its metrics by default, where it tells.
         priority: "lower-first" (vLLM) or "higher-first" (SGLang) if it runs a priority scheduler: then the request's
             (clamped) priority is written into the body with that sign.
+        hints: "auto" writes expected length, tenant, session, deadline and rank into `vllm_xargs` if the replica's
+            metrics show that Headway's plug-in schedules there; "always" and "never" do not ask.
+        load_header: ask for its load in each response (`endpoint-load-metrics`), fresher than its metrics.
         learn_usage: ask it for the usage chunk of streams, and hide it from clients that did not ask.
         metrics: scrape its /metrics.
         api_key_env: environment variable with the key it wants.
@@ -71,6 +74,8 @@ class ReplicaSettings:
     prefill_tokens: int = 16_384
     kv_tokens: int | None = None
     priority: Literal["none", "lower-first", "higher-first"] = "none"
+    hints: Literal["auto", "always", "never"] = "auto"
+    load_header: bool = False
     learn_usage: bool = True
     metrics: bool = True
     api_key_env: str | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Sequence
 from importlib.resources import files
 
@@ -72,7 +71,7 @@ def _line(line: Line) -> dict[str, object]:
 
 
 def _replica(replica: Replica) -> dict[str, object]:
-    ledger, report, age = replica.ledger, replica.state.report, replica.age_seconds()
+    ledger, report, ages = replica.ledger, replica.state.report, replica.ages_seconds()
     return {
         "name": replica.name,
         "health": str(replica.state.health),
@@ -83,6 +82,6 @@ def _replica(replica: Replica) -> dict[str, object]:
         "says_waiting": report.waiting,
         "says_running": report.running,
         "says_kv_share": report.kv_share,
-        "report_age_seconds": age if math.isfinite(age) else None,
+        "report_age_seconds": ages,
         "last_failure": replica.state.last_failure,
     }

@@ -66,7 +66,8 @@ function show(state) {
     r.health === "up" ? "up" : { text: `${r.health}: ${r.last_failure || "not asked yet"}`, bad: true },
     `${r.requests} / ${r.requests_max}`, `${number(r.kv_tokens)} / ${number(r.kv_tokens_max)}`,
     `${number(r.says_running)}, ${number(r.says_waiting)}, ${r.says_kv_share === null ? "–" : Math.round(100 * r.says_kv_share) + " %"}`,
-    seconds(r.report_age_seconds)]), "no replica");
+    ["running", "waiting", "kv_share"].filter((k) => k in r.report_age_seconds)
+      .map((k) => seconds(r.report_age_seconds[k])).join(", ") || "–"]), "no replica");
   rows("classes", classes(state.stories), "no streamed answer yet");
   rows("reasons", Object.entries(state.reasons).map(([r, n]) => [r, number(n)]), "none");
   rows("stories", [...state.stories].reverse().map((s) => [s.id, s.tenant || "–", number(s.prompt_tokens),

@@ -1,0 +1,143 @@
+"""What we write for an engine is what its plug-in reads, and nothing is written for one that does not read it."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+from headway.domain.estimate import PointEstimate
+from headway.gateway.body import read_body
+from headway.gateway.forwarding import engine_hints, upstream_request
+from headway.gateway.queued_request import QueuedRequest
+from headway.gateway.replica import Replica
+from headway.gateway.reports import LoadReport, read_metrics
+from headway.gateway.settings import HealthSettings, ReplicaSettings
+from headway.gateway.wire.messages import HttpRequest
+from headway.vllm_plugin.hints import MAX_RANK, Hints, read_hints
+from headway.vllm_plugin.metrics import Metrics
+
+
+def exchange(body: object, headers: list[tuple[bytes, bytes]] | None = None, **of_request: Any) -> Any:
+    """An exchange at its dispatch, ten seconds after it came."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    request = QueuedRequest(7, 100.0, 50, **of_request)
+    request.estimate = PointEstimate(321, "test")
+    request.rank = 12
+    return SimpleNamespace(
+        http=HttpRequest(b"POST", b"/v1/completions", headers or [], content),
+        body=read_body(content),
+        request=request,
+        request_id=b"id-1",
+        arrived_at=100.0,
+        dispatched_at=110.0,
+        traceparent=None,
+    )
+
+
+def replica(**settings: Any) -> Replica:
+    return Replica(ReplicaSettings(url="http://127.0.0.1:1", **settings), HealthSettings(), lambda: 0.0)
+
+
+def sent(one: Any, to: Replica) -> tuple[bytes, Any]:
+    head, _, body = upstream_request(one, to).partition(b"\r\n\r\n")
+    return head, json.loads(body)
+
+
+def test_the_plug_in_reads_what_we_write() -> None:
+    one = exchange({"prompt": "x"}, tenant="team", session="s" * 200, deadline=112.5, priority=3)
+    assert read_hints(engine_hints(one, rank=True)) == Hints(321, 2.5, "team", "s" * 64, 12)
+    one.request.rank = 10**12
+    assert read_hints(engine_hints(one, rank=True)).rank == MAX_RANK
+    one.request.deadline, one.request.tenant, one.request.session = 50.0, "bad\x00name", None
+    assert read_hints(engine_hints(one, rank=False)) == Hints(321, 0.0)
+
+
+def test_hints_go_only_where_they_are_read() -> None:
+    one = exchange(b'{"prompt":"x",  "odd": 1}')
+    assert upstream_request(one, replica()).endswith(b'\r\n\r\n{"prompt":"x",  "odd": 1}')
+    knows = replica()
+    knows.reported(LoadReport(waiting=0, reads_hints=True))
+    assert sent(one, knows)[1]["vllm_xargs"]["headway_rank"] == 12
+    assert "vllm_xargs" not in sent(one, replica(hints="never"))[1]
+    assert "vllm_xargs" in sent(one, replica(hints="always"))[1]
+    embedding = exchange({"input": "x"})
+    embedding.http.target = b"/v1/embeddings"
+    assert sent(embedding, knows)[1] == {"input": "x"}
+
+
+def test_a_client_cannot_write_hints_past_its_key() -> None:
+    smuggled = {"headway_rank": -9, "headway_deadline_ms": 1, "headway_tenant": "boss", "mine": [1]}
+    one = exchange({"prompt": "x", "priority": -100, "vllm_xargs": smuggled}, tenant="team")
+    body = sent(one, replica(hints="always"))[1]
+    assert body["vllm_xargs"].pop("mine") == [1]
+    assert read_hints(body["vllm_xargs"]) == Hints(321, None, "team", None, 12)
+    assert body["priority"] == 0
+    odd = exchange({"prompt": "x", "vllm_xargs": "no object"})
+    assert read_hints(sent(odd, replica(hints="always"))[1]["vllm_xargs"]).rank == 12
+
+
+def test_a_priority_scheduler_gets_the_priority_with_its_sign_and_no_rank_beside_it() -> None:
+    one = exchange({"prompt": "x"}, priority=-2)
+    assert sent(one, replica(priority="lower-first"))[1]["priority"] == -2
+    assert sent(one, replica(priority="higher-first"))[1]["priority"] == 2
+    both = sent(one, replica(priority="lower-first", hints="always"))[1]
+    assert read_hints(both["vllm_xargs"]).rank is None
+    assert both["priority"] == -2
+
+
+def test_the_plug_ins_metrics_tell_that_it_is_there() -> None:
+    text = "vllm:num_requests_waiting 0\n" + Metrics("fcfs", "0").text()
+    assert read_metrics(text) == LoadReport(waiting=0, reads_hints=True)
+    assert not read_metrics("vllm:num_requests_waiting 0\n# headway_steps_total is not here").reads_hints
+
+
+def test_the_load_header_is_asked_for_where_configured() -> None:
+    one = exchange({"prompt": "x"})
+    assert b"endpoint-load-metrics-format" not in sent(one, replica())[0]
+    assert b"\r\nendpoint-load-metrics-format: json\r\n" in sent(one, replica(load_header=True))[0]
+    asked = exchange({"prompt": "x"}, [(b"endpoint-load-metrics-format", b"text")])
+    assert sent(asked, replica(load_header=True))[0].count(b"endpoint-load-metrics-format: text") == 1
+
+
+def test_our_span_takes_the_place_of_the_clients() -> None:
+    one = exchange({"prompt": "x"}, [(b"traceparent", b"theirs"), (b"tracestate", b"kept")])
+    assert b"traceparent: theirs" in sent(one, replica())[0]
+    one.traceparent = b"ours"
+    head = sent(one, replica())[0]
+    assert b"traceparent: ours" in head
+    assert b"theirs" not in head
+    assert b"tracestate: kept" in head
+
+
+def test_every_figure_has_an_age_of_its_own_and_old_ones_decide_nothing() -> None:
+    now = [100.0]
+    one = Replica(ReplicaSettings(url="http://127.0.0.1:1"), HealthSettings(stale_seconds=5.0), lambda: now[0])
+    one.reported(LoadReport(waiting=0, running=30, kv_share=0.5, kv_tokens_max=1_000))
+    assert one.ledger.requests_max == 2  # 32 to begin with, less 30 of others
+    now[0] = 104.0
+    one.spoke(LoadReport(waiting=1, kv_share=0.9))
+    assert one.state.report == LoadReport(waiting=1, running=30, kv_share=0.9, kv_tokens_max=1_000)
+    assert one.ages_seconds() == {"waiting": 0.0, "running": 4.0, "kv_share": 0.0, "kv_tokens_max": 4.0}
+    now[0] = 106.0
+    one.spoke(LoadReport(waiting=0))
+    assert one.ledger.requests_max == 32  # nobody has said for 6 s that others are there
+
+
+def test_memory_that_others_hold_is_not_given_away() -> None:
+    now = [100.0]
+    one = Replica(ReplicaSettings(url="http://127.0.0.1:1"), HealthSettings(stale_seconds=5.0), lambda: now[0])
+
+    def request(number: int) -> QueuedRequest:
+        made = QueuedRequest(number, 0.0, 200)
+        made.estimate = PointEstimate(20, "test")
+        return made
+
+    one.ledger.enter(request(1))
+    one.ledger.first_token(request(1))
+    one.reported(LoadReport(waiting=0, running=1, kv_share=0.2, kv_tokens_max=1_000))
+    assert one.has_room(request(2))
+    one.reported(LoadReport(waiting=0, running=1, kv_share=0.9, kv_tokens_max=1_000))
+    assert not one.has_room(request(2))
+    now[0] = 106.0
+    assert one.has_room(request(2))
