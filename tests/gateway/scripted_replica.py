@@ -10,6 +10,8 @@ from contextlib import suppress
 
 Script = Callable[["Call"], Awaitable[None]]
 
+TOKENS = 8  # of an echo
+
 
 class Call:
     """One request as the replica received it."""
@@ -68,6 +70,24 @@ def streams(tokens: int = 3, *, gap: float = 0.0, started: asyncio.Event | None 
         options = call.json().get("stream_options") or {}
         if isinstance(options, dict) and options.get("include_usage"):
             await call.event(usage(7, tokens))
+        await call.chunk(b"data: [DONE]\n\n")
+        await call.send(b"0\r\n\r\n")
+
+    return script
+
+
+def echoes(tokens: int = TOKENS, gap: float = 0.0, gate: asyncio.Event | None = None) -> Script:
+    """Streams tokens that name the prompt and their number; after the first one it waits for `gate`."""
+
+    async def script(call: Call) -> None:
+        mark = call.json()["prompt"]
+        await call.head()
+        for number in range(tokens):
+            await call.event(text(f"{mark}.{number} "))
+            if gate is not None:
+                await gate.wait()
+            await asyncio.sleep(gap)
+        await call.event(usage(7, tokens))
         await call.chunk(b"data: [DONE]\n\n")
         await call.send(b"0\r\n\r\n")
 

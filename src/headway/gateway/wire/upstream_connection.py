@@ -18,14 +18,21 @@ from headway.gateway.wire.messages import Headers
 class Sink(Protocol):
     """Whoever takes an answer. After `upstream_end` or `upstream_failed` nothing more comes."""
 
-    def upstream_head(self, status: int, headers: Headers, length: int | None) -> None:
-        """Status and headers; `length` of the body, None if only its end will tell."""
+    def upstream_head(self, status: int, headers: Headers, length: int | None, more: bool) -> None:
+        """Status and headers.
+
+        Args:
+            status: of the answer.
+            headers: all of them.
+            length: of the body; None if only its end will tell.
+            more: the body or some of it came with the head, and follows at once.
+        """
 
     def upstream_data(self, body: bytes) -> None:
         """Some of the body, as soon as it came."""
 
-    def upstream_end(self) -> None:
-        """The answer is whole."""
+    def upstream_end(self, body: bytes) -> None:
+        """The answer is whole; `body` is what came with its end, perhaps nothing."""
 
     def upstream_failed(self, why: str) -> None:
         """The answer will never be whole."""
@@ -42,6 +49,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._sink: Sink | None = None
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # of httptools; a C function, so that a token costs no Python call here
+        self._parser = httptools.HttpResponseParser(self)
         self._reset()
         self.answered = 0  # whole answers so far; a fresh connection that fails is the replica's fault, a kept one not
         self.is_lost = False
@@ -58,7 +66,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._whole_pieces = 0
         self._keeps_alive = False
         self._messages = 0
-        self._parser = httptools.HttpResponseParser(self)
 
     def send(self, request: bytes, sink: Sink) -> None:
         """Write one whole request; its answer goes to `sink`."""
@@ -101,16 +108,24 @@ class UpstreamConnection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail("it switched to a protocol that nobody asked for")
+            return
         except httptools.HttpParserError as error:
             if not self._complete:
                 self._fail(f"its answer is not valid HTTP/1.1: {error}")
                 return
+        if self._head_ready and not 200 <= self._status <= 599:
+            self._fail(f"its answer has the status {self._status:03}, which is none")
+            return
         if self._head_ready:
             self._tell_head()
-        if self._pieces:
-            self._tell_body()
         if self._complete:
             self._end()
+        elif self._pieces:
+            body = self._body()
+            if self._sink is not None:
+                self._sink.upstream_data(body)
 
     def eof_received(self) -> bool:
         """The replica closed."""
@@ -124,7 +139,7 @@ class UpstreamConnection(asyncio.Protocol):
         if sink is None:
             return
         if self._head_told and self._until_eof and exc is None:
-            sink.upstream_end()
+            sink.upstream_end(b"")
         else:
             where = "in the middle of its answer" if self._head_told else "before its answer"
             sink.upstream_failed(f"it closed the connection {where}")
@@ -170,30 +185,29 @@ class UpstreamConnection(asyncio.Protocol):
         self._head_ready = False
         self._head_told = True
         assert self._sink is not None
-        self._sink.upstream_head(self._status, self._headers, self._length)
+        self._sink.upstream_head(self._status, self._headers, self._length, bool(self._pieces) or self._complete)
 
-    def _tell_body(self) -> None:
+    def _body(self) -> bytes:
+        """What came of the body since it was last asked for."""
         pieces = self._pieces
-        if self._complete:
-            del pieces[self._whole_pieces :]  # of what follows the end
-        if self._sink is not None and pieces:
-            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            pieces.clear()
-            self._sink.upstream_data(body)
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
+        return body
 
     def _end(self) -> None:
         """The answer is whole: the connection may be used again unless somebody said otherwise."""
         sink, self._sink = self._sink, None
         self.answered += 1
+        del self._pieces[self._whole_pieces :]  # of what follows the end
+        body = self._body()
         reusable = self._messages == 1 and not self._until_eof and self._keeps_alive
         if reusable and not self._transport.is_closing():
-            self.resume()  # its last piece may have filled the client's buffer
+            self.resume()
             self._on_free(self)
         else:
             self._transport.close()
         if sink is not None:
-            sink.upstream_end()
+            sink.upstream_end(body)
 
     def _fail(self, why: str) -> None:
         sink, self._sink = self._sink, None
