@@ -1,0 +1,246 @@
+"""The cells of the regret table: what is measured in each, and the folder that keeps it.
+
+A *setting* is a trace on a replica with ample or squeezed KV memory; a *cell* is a setting at a load; a *row* is one
+order's day in a cell. A folder holds one JSON file a setting. What a file holds already is not measured again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headway.bench.bundles import Bundle
+from headway.bench.compare import simulate_bundle
+from headway.bench.errors import UserMistake
+from headway.bench.metrics import Slo, summarise
+from headway.bench.parallel import spread
+from headway.bench.saturation import at_rate, measure_saturation
+from headway.bench.traces.loading import load_trace
+from headway.bench.traces.reshaping import head
+from headway.bounds.lower import lower_bounds
+from headway.policies.catalog import ORDERING
+from headway.simulator.outcome import DayOutcome
+from headway.simulator.replica import Replica, replica
+from headway.simulator.trace import Trace
+
+TRACES = (  # sorted by name; those at odd places (first, third, …) are the training half, the others the test half
+    "agentic_coding_neon", "agentic_coding_weka", "azure_code_2023", "azure_conv_2023", "lengths_apex_mix",
+    "lengths_arxiv_summarization", "lengths_sharegpt_8k", "mooncake_conversation", "mooncake_synthetic",
+    "servegen_deepseek_r1", "servegen_m_large", "servegen_m_mid", "servegen_m_small", "servegen_mm_image",
+)  # fmt: skip
+HALVES: Mapping[str, tuple[str, ...]] = {"train": TRACES[0::2], "test": TRACES[1::2], "all": TRACES}
+REPLICAS: Mapping[str, tuple[str, str, int]] = {  # card, model, GPUs
+    "8B": ("h100", "llama-3.1-8b", 1),
+    "70B": ("h100", "llama-3.1-70b", 4),
+    "MoE": ("h100", "qwen3-30b-a3b", 2),
+}
+MEMORIES = ("ample", "squeezed")
+LOADS = (0.5, 0.7, 0.9, 1.1)
+REQUESTS = 4_000
+FEWER = 1_500  # of those with long prompts in prefix caches, whose requests take several times as long
+LONG = ("agentic_coding_neon", "agentic_coding_weka", "mooncake_conversation", "mooncake_synthetic")
+SLO = Slo(ttft_seconds=2.0, tpot_seconds=0.1)  # what `headway compare` asks for by default
+SERVED_SHARE = 0.75  # of the requests that have to fit a replica's context, or the trace is left out there
+SQUEEZE = 0.5  # of the KV tokens held on average at saturation
+LARGEST_MARGIN = 1.25  # but room for the largest request, and some
+SEED = 0
+
+READS_NO_LENGTHS = frozenset({
+    "fcfs", "shortest-prompt-first", "shortest-uncached-prefill-first", "highest-response-ratio", "ewsjf",
+    "ewsjf-published", "ewsjf-authors", "longest-prefix-match", "random",
+})  # fmt: skip
+"""Orders whose days do not depend on the predictor; a cheap one will do."""
+
+
+def _tenants(trace: Trace) -> bool:
+    return trace.tenant is not None and len(np.unique(trace.tenant)) > 1
+
+
+HAS: Mapping[str, Callable[[Trace], bool]] = {
+    "earliest-deadline-first": lambda trace: trace.deadline_seconds is not None,
+    "goodput-first": lambda trace: trace.deadline_seconds is not None,
+    "priority": lambda trace: trace.priority is not None,
+    "fair-share": _tenants,
+    "longest-prefix-match": lambda trace: trace.prefix_ids is not None,
+}
+"""What an order needs from a trace; else it is FCFS by its own definition (goodput-first: shortest job)."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What of the table to measure: traces and replicas by name, loads, so many first requests of each trace."""
+
+    traces: Sequence[str] = TRACES
+    replicas: Sequence[str] = tuple(REPLICAS)
+    loads: Sequence[float] = LOADS
+    requests: int | None = None  # None: REQUESTS, of LONG traces FEWER
+    orders: Sequence[str] | None = None  # None: every order that has something to read
+
+    def requests_of(self, trace: str) -> int:
+        if self.requests is not None:
+            return self.requests
+        return FEWER if trace in LONG else REQUESTS
+
+    def pairs(self) -> list[tuple[str, str]]:
+        return [(trace, name) for trace in self.traces for name in self.replicas]
+
+
+def measure(wanted: Wanted, folder: Path, *, again: Sequence[str] = (), jobs: int | None, on_done: Any) -> None:
+    """Fill the folder with every row that is wanted and not there; rows of the orders `again` are taken anew.
+
+    Raises:
+        UserMistake: the folder was made with other numbers of requests, or a trace cannot be found.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for trace, name in wanted.pairs():
+        for memory in MEMORIES:
+            found = read(folder, trace, name, memory)
+            asked = wanted.requests_of(trace)
+            if found is not None and found["asked_requests"] != asked:
+                raise UserMistake(
+                    f"--out {folder}: it holds days of {found['asked_requests']:,} requests of {trace} and {asked:,} "
+                    "are asked for; name another folder"
+                )
+            if found is not None and again:
+                found["rows"] = [row for row in found["rows"] if row["order"] not in again]
+                write(folder, found)
+    spread(lambda pair: _measure_pair(wanted, folder, *pair), wanted.pairs(), jobs=jobs, on_done=on_done)
+
+
+def read(folder: Path, trace: str, name: str, memory: str) -> dict[str, Any] | None:
+    """A setting as it was written; None before."""
+    path = _path(folder, trace, name, memory)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def read_all(wanted: Wanted, folder: Path) -> list[dict[str, Any]]:
+    """The settings that are there, in the order of the table."""
+    found = (read(folder, trace, name, memory) for trace, name in wanted.pairs() for memory in MEMORIES)
+    return [one for one in found if one is not None]
+
+
+def write(folder: Path, setting: Mapping[str, Any]) -> None:
+    """All of it or nothing: a command that is stopped leaves no half file."""
+    path = _path(folder, setting["trace"], setting["replica"], setting["memory"])
+    draft = path.with_suffix(".part")
+    draft.write_text(json.dumps(setting, indent=1) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def orders_for(trace: Trace, names: Sequence[str] | None = None) -> list[Bundle]:
+    """The orders that find in this trace what they read; greedy admission, lengths learned, never the truth."""
+    chosen = ORDERING if names is None else names
+    told = [name for name in chosen if name not in HAS or HAS[name](trace)]
+    return [Bundle(name, name, prediction="running-mean" if name in READS_NO_LENGTHS else "histogram") for name in told]
+
+
+def _path(folder: Path, trace: str, name: str, memory: str) -> Path:
+    return folder / f"{trace}-{name}-{memory}.json"
+
+
+def _measure_pair(wanted: Wanted, folder: Path, trace_name: str, replica_name: str) -> None:
+    trace = head(load_trace(trace_name).trace, wanted.requests_of(trace_name))
+    card, model, gpus = REPLICAS[replica_name]
+    ample = replica(card, model, tp=gpus, prefix_caching=trace.prefix_ids is not None)
+    fits = trace.prompt_tokens + trace.output_tokens <= ample.rules.context_tokens
+    if fits.mean() < SERVED_SHARE:
+        why = f"only {100 * fits.mean():.0f} % of its requests fit a context of {ample.rules.context_tokens:,} tokens"
+        for memory in MEMORIES:
+            _keep(folder, _setting(wanted, trace_name, replica_name, memory) | {"left_out": why})
+        return
+    first = _settled(wanted, folder, trace_name, replica_name, "ample", trace, ample)
+    largest = int((trace.prompt_tokens + trace.output_tokens)[fits].max())
+    kv_tokens = max(int(SQUEEZE * first["held_tokens"]), int(LARGEST_MARGIN * largest))
+    squeezed = replica(card, model, tp=gpus, prefix_caching=trace.prefix_ids is not None, kv_tokens=kv_tokens)
+    if squeezed.rules.kv_blocks >= ample.rules.kv_blocks:
+        why = f"its largest request needs {largest:,} of {ample.rules.kv_blocks * 16:,} KV tokens, so none can be taken"
+        _keep(folder, _setting(wanted, trace_name, replica_name, "squeezed") | {"left_out": why})
+        return
+    second = _settled(wanted, folder, trace_name, replica_name, "squeezed", trace, squeezed)
+    for setting, server in ((first, ample), (second, squeezed)):
+        _fill(wanted, folder, setting, trace, server)
+
+
+def _setting(wanted: Wanted, trace: str, name: str, memory: str) -> dict[str, Any]:
+    told = {"trace": trace, "replica": name, "memory": memory, "asked_requests": wanted.requests_of(trace)}
+    return told | {"left_out": None, "bounds": {}, "rows": []}
+
+
+def _keep(folder: Path, setting: dict[str, Any]) -> dict[str, Any]:
+    write(folder, setting)
+    return setting
+
+
+def _settled(
+    wanted: Wanted, folder: Path, trace_name: str, replica_name: str, memory: str, trace: Trace, server: Replica
+) -> dict[str, Any]:
+    """The setting as it is known, its saturation measured once."""
+    known = read(folder, trace_name, replica_name, memory)
+    if known is not None:
+        return known
+    held: list[float] = []
+
+    def fcfs(one: Trace) -> DayOutcome:
+        outcome = simulate_bundle(one, server, Bundle("fcfs"), SEED)
+        held.append(_held_blocks(outcome) * server.rules.block_tokens)
+        return outcome
+
+    saturation = measure_saturation(trace, fcfs, jobs=1)
+    facts = {
+        "requests": len(trace),
+        "kv_tokens": server.rules.kv_blocks * server.rules.block_tokens,
+        "held_tokens": max(held),
+        "saturation": saturation.requests_per_second,
+        "closed_loop": saturation.closed_loop,
+    }
+    return _keep(folder, _setting(wanted, trace_name, replica_name, memory) | facts)
+
+
+def _held_blocks(outcome: DayOutcome) -> float:
+    """KV blocks held on average until the last request is admitted."""
+    last = int(outcome.admitted_ps.max())
+    moments, blocks = np.array(outcome.curve_ps), np.array(outcome.curve_blocks)
+    inside = moments < last
+    spans = np.diff(np.append(moments[inside], last))
+    return float((blocks[inside] * spans).sum() / spans.sum()) if spans.sum() > 0 else float(blocks.max())
+
+
+def _fill(wanted: Wanted, folder: Path, setting: dict[str, Any], trace: Trace, server: Replica) -> None:
+    """Every row that is wanted of this setting and missing, written after each load."""
+    for load in wanted.loads:
+        there = {row["order"] for row in setting["rows"] if row["load"] == load}
+        missing = [one for one in orders_for(trace, wanted.orders) if one.label not in there]
+        if not missing:
+            continue
+        day = at_rate(trace, load * setting["saturation"])
+        if str(load) not in setting["bounds"]:
+            setting["bounds"][str(load)] = lower_bounds(day, server.rules, server.step_time).mean_e2e_seconds
+        setting["rows"] += [{"load": load, "order": one.label} | _numbers(day, server, one) for one in missing]
+        setting["rows"].sort(key=lambda row: (row["load"], row["order"]))
+        write(folder, setting)
+
+
+def _numbers(day: Trace, server: Replica, order: Bundle) -> dict[str, float | int | None]:
+    told = summarise(day, simulate_bundle(day, server, order, SEED), SLO, None, kv_blocks=server.rules.kv_blocks)
+    return {
+        "ttft_mean": told.ttft_seconds.mean,
+        "ttft_p99": told.ttft_seconds.p99,
+        "normalised_mean": told.normalised_latency_seconds_per_token.mean,
+        "goodput": told.goodput,
+        "e2e_mean": told.e2e_seconds.mean,
+        "completed": told.completed,
+        "refused": told.refused,
+        "preemptions": told.preemptions,
+    }
+
+
+def cells_of(settings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], float, dict[str, Any]]]:
+    """(setting, load, rows by order) of everything that was measured."""
+    for setting in settings:
+        for load in dict.fromkeys(row["load"] for row in setting["rows"]):
+            yield setting, load, {row["order"]: row for row in setting["rows"] if row["load"] == load}

@@ -1,0 +1,114 @@
+"""The regret table judges as its page says, keeps what was measured, and is written from what it kept."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headway.bench.errors import UserMistake
+
+FOLDER = str(Path(__file__).parents[3] / "benchmarks")
+sys.path.insert(0, FOLDER)
+try:  # scripts beside each other import each other by their bare names
+    cells, judging, page, picture = (
+        import_module(name) for name in ("regret_cells", "regret_judging", "regret_page", "regret_picture")
+    )
+finally:
+    sys.path.remove(FOLDER)
+
+OURS, OTHER, HRRN = "ewsjf", "fcfs", "highest-response-ratio"
+
+
+def row(order: str, ttft: float, p99: float, goodput: float, load: float = 0.9) -> dict[str, Any]:
+    return {
+        "load": load, "order": order, "ttft_mean": ttft, "ttft_p99": p99, "normalised_mean": ttft, "goodput": goodput,
+        "e2e_mean": 2 * ttft, "completed": 10, "refused": 0, "preemptions": 0,
+    }  # fmt: skip
+
+
+def setting(*rows: dict[str, Any], trace: str = "azure_code_2023") -> dict[str, Any]:
+    return {
+        "trace": trace, "replica": "8B", "memory": "ample", "asked_requests": 10, "requests": 10, "left_out": None,
+        "kv_tokens": 1_000, "saturation": 2.0, "bounds": {"0.9": 1.0}, "rows": list(rows),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def cell() -> Any:
+    told = setting(row(OURS, 1.04, 2.0, 0.8), row(OTHER, 2.0, 1.0, 0.1), row(HRRN, 1.0, 2.5, 0.9))
+    return judging.judged([told], OURS)[0]
+
+
+def test_halves_are_every_other_trace_by_name() -> None:
+    assert list(cells.TRACES) == sorted(cells.TRACES)
+    assert cells.HALVES["train"] == cells.TRACES[::2]
+    assert sorted(cells.HALVES["train"] + cells.HALVES["test"]) == list(cells.TRACES)
+
+
+def test_behind_is_worse_when_larger_whatever_the_metric(cell: Any) -> None:
+    assert cell.behind(OURS, "ttft_mean") == pytest.approx(1.04)
+    assert cell.behind(OURS, "ttft_p99") == pytest.approx(2.0)
+    assert cell.behind(OURS, "goodput") == pytest.approx(0.9 / 0.8)
+    assert cell.best("goodput") == HRRN
+    assert cell.behind_in_the_worst(OURS) == pytest.approx(2.0)
+    assert cell.all_rounder == HRRN
+    assert not judging.beats_hrrn(cell)
+
+
+def test_no_goodput_at_all_is_behind_nobody_but_those_with_some() -> None:
+    lost = judging.judged([setting(row(OURS, 1, 1, 0.0), row(HRRN, 2, 2, 0.0))], OURS)[0]
+    assert lost.behind(OURS, "goodput") == 1.0
+    worse = judging.judged([setting(row(OURS, 1, 1, 0.0), row(HRRN, 2, 2, 0.5))], OURS)[0]
+    assert worse.behind(OURS, "goodput") == float("inf")
+
+
+def test_a_cell_is_calm_when_no_order_of_the_catalogue_matters() -> None:
+    rows = [row(OTHER, 1.0, 1.0, 1.0), row(HRRN, 1.04, 3.0, 0.5)]
+    assert judging.judged([setting(*rows, row(OURS, 9.0, 9.0, 0.1))], OURS)[0].calm
+    rows[0]["ttft_mean"] = 1.1
+    assert not judging.judged([setting(*rows, row(OURS, 1.0, 1.0, 1.0))], OURS)[0].calm
+
+
+def test_the_page_holds_every_cell_and_keeps_what_the_real_engine_said(tmp_path: Path, cell: Any) -> None:
+    old = tmp_path / "page.md"
+    old.write_text(f"before\n{page.KEPT[0]}\n| a real row |\n{page.KEPT[1]}\nafter", encoding="utf-8")
+    told = page.page([cell.setting], [cell], old)
+    assert "| a real row |" in told
+    assert "before" not in told
+    assert "| azure_code_2023, 8B, ample, load 0.9 | HRRN 1 · 1.04 | FCFS 1 · 2.00 |" in told
+    assert "| better than HRRN in mean and p99 TTFT | 0 (0 %) |" in told
+    assert picture.picture([cell]).startswith("<svg")
+
+
+@pytest.fixture
+def small() -> Any:
+    return cells.Wanted(traces=("chat",), replicas=("8B",), loads=(1.1,), requests=60, orders=(OTHER, HRRN))
+
+
+def test_what_was_measured_is_kept_and_taken_anew_only_when_asked(tmp_path: Path, small: Any) -> None:
+    def measure(again: tuple[str, ...] = ()) -> None:
+        cells.measure(small, tmp_path, again=again, jobs=1, on_done=lambda: None)
+
+    measure()
+    path = tmp_path / "chat-8B-ample.json"
+    first = json.loads(path.read_text(encoding="utf-8"))
+    assert [one["order"] for one in first["rows"]] == [OTHER, HRRN]
+    marked = json.loads(path.read_text(encoding="utf-8"))
+    for one in marked["rows"]:
+        one["ttft_mean"] = -1.0
+    cells.write(tmp_path, marked)
+    measure(again=(HRRN,))
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert found["rows"][0]["ttft_mean"] == -1.0
+    assert found["rows"][1] == first["rows"][1]
+
+
+def test_a_folder_of_other_days_is_refused(tmp_path: Path, small: Any) -> None:
+    cells.write(tmp_path, setting(trace="chat") | {"asked_requests": 50})
+    with pytest.raises(UserMistake, match="50 requests of chat and 60"):
+        cells.measure(small, tmp_path, jobs=1, on_done=lambda: None)
