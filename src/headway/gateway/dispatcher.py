@@ -12,7 +12,7 @@ from typing import Protocol
 
 from headway.gateway.counts import Counts, Outcome
 from headway.gateway.exchange import Exchange, Stage
-from headway.gateway.line import Line, LineKey
+from headway.gateway.line import Line, LineKey, Prepare
 from headway.gateway.outages import Outages, lives
 from headway.gateway.queued_request import QueuedRequest
 from headway.gateway.replica import Replica
@@ -41,8 +41,16 @@ class Watcher(Protocol):
 class Dispatcher:
     """One per process. `clock` gives seconds; everything is called from the event loop's one thread."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], float], watchers: Sequence[Watcher] = ()) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], float],
+        watchers: Sequence[Watcher] = (),
+        prepare: Prepare = lambda key, chosen, policies: (),
+    ) -> None:
+        """`prepare` is shown every queue's fresh policies, see `Line`."""
         self.settings = settings
+        self._prepare = prepare
         self.counts = Counts()
         self.replicas: list[Replica] = []
         self.lines: dict[LineKey, Line] = {}
@@ -133,7 +141,7 @@ class Dispatcher:
         key = LineKey(exchange.model if known else "", kind)  # unknown names share one line, so that there are few
         line = self.lines.get(key)
         if line is None:
-            line = self.lines[key] = Line(key, self.settings.policies)
+            line = self.lines[key] = Line(key, self.settings.policies, self._prepare)
         return line
 
     def _misses_deadline(self, exchange: Exchange, now: float) -> bool:
@@ -326,7 +334,8 @@ class Dispatcher:
 
     def replace(self, settings: Settings, replicas: Iterable[Replica], now: float) -> None:
         """Other settings, from now on; nobody is lost. Requests on replicas that go are finished there."""
-        changed = settings.policies != self.settings.policies
+        before = self.settings
+        changed = (settings.policies, settings.tuning) != (before.policies, before.tuning)
         self.settings = settings
         self.replicas = list(replicas)
         if changed:

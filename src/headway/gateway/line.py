@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from headway.domain.estimate import LengthEstimate, PointEstimate
 from headway.domain.event import Event, Listener
@@ -25,6 +26,9 @@ class LineKey(NamedTuple):
 
     model: str
     kind: str
+
+
+Prepare: TypeAlias = Callable[[LineKey, PolicySettings, Policies], tuple[Listener, ...]]
 
 
 @dataclass(slots=True)
@@ -57,9 +61,11 @@ class HintedPrediction:
 class Line:
     """One queue. Its laws are the scheduler's; here are the sums of those who wait."""
 
-    def __init__(self, key: LineKey, settings: PolicySettings, listeners: tuple[Listener, ...] = ()) -> None:
+    def __init__(self, key: LineKey, settings: PolicySettings, prepare: Prepare) -> None:
+        """`prepare` is shown the fresh policies before they see a request, and says who else hears their events."""
         self.key = key
-        self.scheduler = _scheduler(settings, listeners)
+        self._prepare = prepare
+        self.scheduler = self._scheduler(settings)
         self.forecast = WaitForecast()
         self.waiting_work = 0.0
         self.waiting_tokens = 0
@@ -110,10 +116,16 @@ class Line:
     def moved_to(self, settings: PolicySettings, now: float) -> None:
         """Everybody who waits goes over to a scheduler with other policies, in order of arrival."""
         waiting = sorted(self.scheduler.queue, key=lambda request: request.arrived_at)
-        fresh = _scheduler(settings, ())
+        fresh = self._scheduler(settings)
         for request in waiting:
             fresh.arrive(request, now)
         self.scheduler = fresh
+
+    def _scheduler(self, settings: PolicySettings) -> Scheduler:
+        made = _policies(settings)
+        listeners = self._prepare(self.key, settings, made)
+        hinted = Policies(made.ordering, made.admission, made.preemption, HintedPrediction(made.prediction))
+        return Scheduler(hinted, listeners=listeners)
 
     def _add(self, request: QueuedRequest, sign: int, now: float) -> None:
         self.waiting_work = self.waiting_work + sign * request.work if len(self) else 0.0
@@ -144,9 +156,9 @@ class Line:
         return f"waited {waited:.2f} s for {ahead}" + (f" and {later} that came later but rank sooner" if later else "")
 
 
-def _scheduler(settings: PolicySettings, listeners: tuple[Listener, ...]) -> Scheduler:
+def _policies(settings: PolicySettings) -> Policies:
     options = {kind: table for kind, table in settings.options.items() if kind != "routing"}
-    made = bundle(
+    return bundle(
         ordering=settings.ordering,
         admission=settings.admission,
         preemption=settings.preemption,
@@ -155,5 +167,3 @@ def _scheduler(settings: PolicySettings, listeners: tuple[Listener, ...]) -> Sch
         costs=settings.costs,
         seed=settings.seed,
     )
-    hinted = Policies(made.ordering, made.admission, made.preemption, HintedPrediction(made.prediction))
-    return Scheduler(hinted, listeners=listeners)

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headway.gateway.dispatcher import Dispatcher, Watcher
+from headway.gateway.learned import Learned
+from headway.gateway.live_tuning import check_tuning
 from headway.gateway.metrics import GatewayMetrics
 from headway.gateway.recording import Recorder
 from headway.gateway.replica import Health, Replica
 from headway.gateway.settings import Settings, host_and_port
 from headway.gateway.site import AdminSite, Gatekeeper
 from headway.gateway.tenants import Tenants
+from headway.gateway.token_ratio import TokenRatio
 from headway.gateway.watching import watch
 from headway.gateway.wire.client_connection import ClientConnection, Site
 
@@ -38,7 +41,7 @@ class Gateway:
     """One gateway on a running event loop: `start`, then `drain` (or `stop` at once)."""
 
     def __init__(self, settings: Settings, watchers: Sequence[Watcher] = ()) -> None:
-        """Raises ValueError, one sentence, where a key cannot be read, and OSError where the record cannot."""
+        """Raises ValueError, one sentence, where the settings cannot be carried out, and OSError for the record."""
         self.settings = settings
         self._clock = time.monotonic
         self._tenants = Tenants(settings.tenant)
@@ -47,7 +50,11 @@ class Gateway:
         told: list[Watcher] = [self._metrics, *watchers]
         if self._recorder is not None:
             told.append(self._recorder)
-        self.dispatcher = Dispatcher(settings, time.monotonic, told)
+        ratio = TokenRatio()
+        check_tuning(settings)
+        self._learned = Learned(settings, ratio, log.warning)
+        self._saved_at = time.monotonic()
+        self.dispatcher = Dispatcher(settings, time.monotonic, told, self._learned.prepare)
         # Metrics and the page tell of everybody's traffic: with keys they have an address of their own or none.
         shows_inside = settings.admin_listen is None and not settings.tenant
         self.site = Gatekeeper(
@@ -55,6 +62,8 @@ class Gateway:
             self._tenants,
             self._metrics,
             self._recorder,
+            ratio,
+            self._learned,
             shows_inside=shows_inside,
             id_prefix=f"hw-{secrets.token_hex(4)}",
         )
@@ -109,12 +118,13 @@ class Gateway:
         self.dispatcher.replace(settings, [watched.replica for watched in wanted], self._clock())
 
     def reload(self, settings: Settings) -> None:
-        """Other settings from now on, no request lost. Addresses, TLS, wire limits and record stay as they were.
+        """Other settings from now on, no request lost. Addresses, TLS, wire limits, record and state file stay.
 
         Raises ValueError, one sentence, if a key cannot be read; then nothing changes.
         """
         tenants = Tenants(settings.tenant)
-        self.settings = settings
+        check_tuning(settings)
+        self.settings = self._learned.settings = settings
         self.site.tenants = tenants
         self._take_replicas(settings)
 
@@ -134,6 +144,10 @@ class Gateway:
                 replica.pool.close()
             if self._recorder is not None:
                 self._recorder.flush()
+            self._learned.tell_trials()
+            if now - self._saved_at >= self.settings.state.save_seconds:
+                self._saved_at = now
+                self._learned.save_soon()
 
     async def drain(self) -> bool:
         """Take nothing more, finish what is inside, then stop; False if some had to be cut off."""
@@ -164,6 +178,7 @@ class Gateway:
         for replica in [*(watched.replica for watched in self._watched), *self._leaving]:
             replica.pool.close()
         await asyncio.sleep(0)
+        await self._learned.save()
         if self._recorder is not None:
             self._recorder.close()
 

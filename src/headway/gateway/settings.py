@@ -7,24 +7,20 @@ from __future__ import annotations
 
 import os
 import tomllib
-import types
-import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from headway.domain.costs import ServiceCosts
+from headway.gateway.toml_tables import read_table
 from headway.gateway.wire.limits import WireLimits
 from headway.policies.catalog import ALL_KINDS, build, nearest
-from headway.policies.options import type_in_words
 from headway.scheduling.bundle import bundle
 
 HINTS = ("priority", "deadline", "fairness-id", "session", "output-tokens")
 """What a client may say of its own request, if its key allows it. `session` is believed of everybody."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,32 +145,105 @@ class TenantSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class StateSettings:
+    """Where what was learned outlives a restart.
+
+    Attributes:
+        path: the file; without one nothing is kept. It names tenants, never sessions, and holds no text.
+        save_seconds: between two savings; it is saved when the gateway drains, too.
+    """
+
+    path: str | None = None
+    save_seconds: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class TuningSettings:
+    """The live tuner: parameters of the ordering are tried on the traffic itself, one set a window.
+
+    Attributes:
+        on: whether it runs; the ordering must declare tunable options (`headway explain` lists them).
+        window_seconds: length of a trial.
+        trials: after so many the best is kept, until the workload changes.
+        harm: a trial is cut short when its p99 wait is this many times that of first come, first served.
+        ttft_seconds: a first token later than this is a miss.
+        starved_seconds: one later than this is starved.
+    """
+
+    on: bool = False
+    window_seconds: float = 600.0
+    trials: int = 8
+    harm: float = 1.25
+    ttft_seconds: float = 2.0
+    starved_seconds: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class TracingSettings:
+    """OpenTelemetry traces (the extra `otel`).
+
+    Attributes:
+        endpoint: where spans are sent, OTLP over HTTP, for example http://127.0.0.1:4318/v1/traces; None sends none.
+        service_name: what we are called there.
+        sample_share: of the requests that come without a decision of their caller's, so many are traced.
+    """
+
+    endpoint: str | None = None
+    service_name: str = "headway"
+    sample_share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class EmbeddedSettings:
-    """The simulated engines that stand in where there is no replica."""
+    """The simulated engines that stand in where there is no replica.
+
+    Attributes:
+        replicas: how many.
+        hardware, model: names or files, as for `headway compare`.
+        max_num_seqs, kv_tokens: seats and KV memory; the engine's own by default.
+        prefix_caching: prompts that begin alike share their memory, and are not computed twice.
+    """
 
     replicas: int = 1
     hardware: str = "h100"
     model: str = "llama-3.1-8b"
     max_num_seqs: int | None = None
     kv_tokens: int | None = None
+    prefix_caching: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything. Addresses are host:port."""
+    """Everything.
+
+    Attributes:
+        listen: host:port of the public address.
+        admin_listen: host:port of metrics and page; with tenants they are nowhere else.
+        tls_certificate, tls_key: PEM files; both or neither.
+        record: a file for lengths and times of every answered request, a trace for `headway compare`; never text.
+        tokenizers: model -> its tokenizer.json, to count prompts with (the extra `tokenizer`); other models' prompts
+            are estimated from bytes.
+    """
 
     listen: str = "127.0.0.1:8000"
     admin_listen: str | None = None
     tls_certificate: str | None = None
     tls_key: str | None = None
     record: str | None = None
+    tokenizers: Mapping[str, str] = field(default_factory=dict)
     policies: PolicySettings = field(default_factory=PolicySettings)
     queue: QueueSettings = field(default_factory=QueueSettings)
     health: HealthSettings = field(default_factory=HealthSettings)
     wire: WireLimits = field(default_factory=WireLimits)
+    state: StateSettings = field(default_factory=StateSettings)
+    tuning: TuningSettings = field(default_factory=TuningSettings)
+    tracing: TracingSettings = field(default_factory=TracingSettings)
     embedded: EmbeddedSettings = field(default_factory=EmbeddedSettings)
     replica: Sequence[ReplicaSettings] = ()
     tenant: Sequence[TenantSettings] = ()
+
+
+_MAY_BE_0 = ("seed", "on", "prefix_caching", "sample_share")
 
 
 def read_settings(path: Path) -> Settings:
@@ -192,7 +261,7 @@ def read_settings(path: Path) -> Settings:
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: it is not valid TOML: {error}") from None
     try:
-        settings = _read(Settings, content, "")
+        settings = read_table(Settings, content)
         check(settings)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -256,11 +325,11 @@ def _check_policies(chosen: PolicySettings) -> None:
 
 
 def _check_numbers(settings: Settings) -> None:
-    for name in ("policies", "queue", "health", "wire", "embedded"):
+    for name in ("policies", "queue", "health", "wire", "state", "tuning", "tracing", "embedded"):
         part = getattr(settings, name)
         for one in fields(part):
             value = getattr(part, one.name)
-            if isinstance(value, int | float) and one.name != "seed" and not value > 0:
+            if isinstance(value, int | float) and one.name not in _MAY_BE_0 and not value > 0:
                 raise ValueError(f"{name}.{one.name} must be above 0, got {value}")
     for replica in settings.replica:
         for key in ("max_requests", "prefill_tokens", "kv_tokens"):
@@ -286,40 +355,3 @@ def _check_tenant(tenant: TenantSettings) -> None:
             raise ValueError(f"tenant {tenant.name!r}: unknown hint {hint!r} in may{nearest(hint, HINTS)}")
     if tenant.priority_min > tenant.priority_max:
         raise ValueError(f"tenant {tenant.name!r}: priority_min is above priority_max; swap them")
-
-
-def _read(kind: type[T], content: Mapping[str, Any], where: str) -> T:
-    """A value of a settings class out of a TOML table."""
-    declared = typing.get_type_hints(kind)
-    known = {one.name: one for one in fields(kind)}  # type: ignore[arg-type]
-    for key in content:
-        if key not in known:
-            raise ValueError(f"unknown key {where}{key}{nearest(key, known)}")
-    for name, one in known.items():
-        if one.default is MISSING and one.default_factory is MISSING and name not in content:
-            raise ValueError(f"{where}{name} is missing")
-    return kind(**{key: _value(value, declared[key], f"{where}{key}") for key, value in content.items()})
-
-
-def _value(value: Any, declared: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(declared), typing.get_args(declared)
-    if isinstance(declared, type) and hasattr(declared, "__dataclass_fields__"):
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{where} must be a table")
-        return _read(declared, value, f"{where}.")
-    if origin is not None and origin not in (types.UnionType, typing.Union, Literal):
-        if origin.__name__ == "Mapping":
-            if isinstance(value, Mapping):
-                return {key: _value(entry, arguments[1], f"{where}.{key}") for key, entry in value.items()}
-            raise ValueError(f"{where} must be a table")
-        if isinstance(value, list):
-            return tuple(_value(entry, arguments[0], f"{where}[{number}]") for number, entry in enumerate(value))
-        raise ValueError(f"{where} must be a list" + (f"; write [[{where}]]" if where in ("replica", "tenant") else ""))
-    options = arguments if origin in (types.UnionType, typing.Union) else (declared,)
-    if declared is Any or (origin is Literal and value in arguments):
-        return value
-    if float in options and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if origin is not Literal and any(type(value) is option for option in options):
-        return value
-    raise ValueError(f"{where} must be {type_in_words(declared)}, got {value!r}")

@@ -13,6 +13,7 @@ from headway.gateway.counts import Outcome
 from headway.gateway.dispatcher import Dispatcher
 from headway.gateway.exchange import Exchange
 from headway.gateway.hints import read_hints
+from headway.gateway.learned import Learned
 from headway.gateway.metrics import GatewayMetrics
 from headway.gateway.page import page_response, state_of
 from headway.gateway.queued_request import QueuedRequest
@@ -45,6 +46,8 @@ class Gatekeeper:
         tenants: Tenants,
         metrics: GatewayMetrics,
         recorder: Recorder | None,
+        ratio: TokenRatio,
+        learned: Learned,
         *,
         shows_inside: bool,
         id_prefix: str,
@@ -55,7 +58,8 @@ class Gatekeeper:
         self._metrics = metrics
         self._recorder = recorder
         self._shows_inside = shows_inside
-        self._ratio = TokenRatio()
+        self._ratio = ratio
+        self.learned = learned
         self._id_prefix = id_prefix
         self._number = 0
 
@@ -182,7 +186,7 @@ def inside(request: HttpRequest, path: str, site: Gatekeeper) -> Response | None
     if path == "/metrics":
         return Response(200, site.metrics_text(), b"text/plain; version=0.0.4; charset=utf-8")
     if path == "/headway/state":
-        state = state_of(site.dispatcher, site.fairness(), list(site.stories)[-50:])
+        state = state_of(site.dispatcher, site.fairness(), list(site.stories)[-50:], site.learned.tuned)
         return Response(200, json.dumps(state).encode(), headers=((b"cache-control", b"no-store"),))
     if path == "/headway/why":
         wanted = request.target.partition(b"?id=")[2].decode("latin-1")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 _START = 4.0  # bytes a token: the usual rule of thumb for English in JSON
 _LEARNING = 0.05
 _MODELS_MAX = 1_000
@@ -28,3 +31,14 @@ class TokenRatio:
         # Ratios are averaged in logarithms, by large prompts more than by small ones: those are mostly template.
         weight = _LEARNING if prompt_tokens >= 64 else _LEARNING / 5
         self._ratios[model] = ratio if known is None else known * (ratio / known) ** weight
+
+    def state(self) -> dict[str, float]:
+        """Bytes per token by model."""
+        return dict(self._ratios)
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        """Take back what `state` gave. Raises ValueError when it is something else."""
+        for model, ratio in state.items():
+            if not isinstance(model, str) or not isinstance(ratio, int | float) or not 0 < ratio < math.inf:
+                raise ValueError(f"{ratio!r} bytes per token of {model!r}")
+        self._ratios = dict(list(state.items())[:_MODELS_MAX])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 
 from headway.gateway.dispatcher import Dispatcher
-from headway.gateway.line import Line
+from headway.gateway.line import Line, LineKey
 from headway.gateway.replica import Replica
 from headway.gateway.wire.messages import Response
 
@@ -35,8 +35,13 @@ def page_response(path: str) -> Response | None:
     return Response(200, files(__package__).joinpath(found[0]).read_bytes(), found[1], _SAFE)
 
 
-def state_of(dispatcher: Dispatcher, fairness: float | None, stories: Sequence[dict[str, object]]) -> dict[str, object]:
-    """What the page shows, as JSON."""
+def state_of(
+    dispatcher: Dispatcher,
+    fairness: float | None,
+    stories: Sequence[dict[str, object]],
+    tuned: Callable[[LineKey], Mapping[str, float] | None],
+) -> dict[str, object]:
+    """What the page shows, as JSON. `tuned` gives a queue's tuned values, None where nothing is tuned."""
     counts = dispatcher.counts
     return {
         "draining": dispatcher.is_draining,
@@ -51,7 +56,7 @@ def state_of(dispatcher: Dispatcher, fairness: float | None, stories: Sequence[d
             **{str(outcome): number for outcome, number in counts.ended.items()},
         },
         "reasons": {str(reason): number for reason, number in counts.reasons.items()},
-        "lines": [_line(line) for line in dispatcher.lines.values()],
+        "lines": [_line(line) | {"tuned": tuned(line.key)} for line in dispatcher.lines.values()],
         "replicas": [_replica(replica) for replica in dispatcher.replicas],
         "fairness": fairness,
         "stories": list(stories),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from operator import mul
+from typing import Any, cast
 
 from headway.domain.event import Completed, Event
 from headway.domain.piecewise_estimate import PiecewiseEstimate
@@ -81,6 +82,26 @@ class Histogram:
                 self._counts.move_to_end(kind)
             counts.add(bin_of(event.output_tokens), cut_off, self._growth)
 
+    def state(self) -> dict[str, object]:
+        """What it has learned, as plain values that JSON can hold; conversations are left out, they end by themselves.
+
+        `kinds` lists [[tenant, …], {bin: [ended, left]}], the least recently learnt of first; the newest completion of
+        a kind weighs 1.
+        """
+        kept = [(list(cast(Sequence[object], kind)), counts.state()) for kind, counts in self._counts.items()]
+        return {"edges": len(EDGES), "kinds": [[kind, counts] for kind, counts in kept if kind[1:2] != ["session"]]}
+
+    def restore(self, state: Mapping[str, object]) -> None:
+        """Go on from what `state` gave, all of it or nothing. Raises ValueError when it is something else."""
+        if state.get("edges") != len(EDGES):
+            raise ValueError(f"it was counted in {state.get('edges')!r} bins, not in {len(EDGES)}")
+        try:
+            told: Any = state["kinds"]
+            listed = [(_kind(kind), _Counts.of(counts)) for kind, counts in told]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"a kind is missing or not written as it should be: {error}") from error
+        self._counts = OrderedDict(listed[-int(self._kinds_max) :])
+
 
 def kinds_of(request: RequestView) -> list[Hashable]:
     """The kinds a request belongs to, from the coarsest to the finest."""
@@ -90,6 +111,15 @@ def kinds_of(request: RequestView) -> list[Hashable]:
     if request.session is not None:
         kinds.append((tenant, "session", request.session))
     return kinds
+
+
+def _kind(listed: Any) -> Hashable:
+    """A kind as `kinds_of` makes it, from its JSON."""
+    fits = isinstance(listed, list) and len(listed) in (0, 1, 3)
+    fits = fits and all(isinstance(one, str) for one in listed[:1])
+    if not fits or not all(one is None or isinstance(one, int) for one in listed[1:]):
+        raise ValueError(f"{listed!r} is no kind")
+    return tuple(listed) if listed else ""
 
 
 def bin_of(output_tokens: int) -> int:
@@ -138,6 +168,22 @@ class _Counts:
         self._left[position] += self._weight
         if not cut_off:
             self._ended[position] += self._weight
+
+    def state(self) -> dict[str, list[float]]:
+        """Bins with anybody in them, bin → [ended, left], where the newest completion weighs 1."""
+        pairs = enumerate(zip(self._ended, self._left, strict=True))
+        return {str(n): [ended / self._weight, left / self._weight] for n, (ended, left) in pairs if left}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Sequence[float]]) -> _Counts:
+        """What `state` gave. Raises ValueError, TypeError or AttributeError when it is something else."""
+        counts = cls()
+        for position, (ended, left) in state.items():
+            place = int(position)
+            if not (0 <= place < len(EDGES) - 1 and 0 <= ended <= left < math.inf):
+                raise ValueError(f"bin {position} holds {ended!r} of {left!r}")
+            counts._ended[place], counts._left[place] = float(ended), float(left)
+        return counts
 
     def hazards(self, parent: Sequence[float], parent_requests: float) -> list[float]:
         """Hazard of each bin, leaning on the parent's."""

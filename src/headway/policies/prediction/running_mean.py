@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from headway.domain.estimate import GeometricEstimate
 from headway.domain.event import Completed, Event
@@ -49,3 +50,16 @@ class RunningMean:
         if isinstance(event, Completed):
             self._weight = self._weight * self._keep + 1
             self._weighted_tokens = self._weighted_tokens * self._keep + event.output_tokens
+
+    def state(self) -> dict[str, object]:
+        """What it has learned, as plain values that JSON can hold."""
+        return {"weight": self._weight, "weighted_tokens": self._weighted_tokens}
+
+    def restore(self, state: Mapping[str, object]) -> None:
+        """Go on from what `state` gave. Raises ValueError when it is something else."""
+        weight, tokens = state.get("weight"), state.get("weighted_tokens")
+        if not (isinstance(weight, int | float) and isinstance(tokens, int | float)):
+            raise ValueError("it lacks weight or weighted_tokens, or one is no number")
+        if not (0 < weight < math.inf and 0 <= tokens < math.inf):
+            raise ValueError(f"weight must be above 0 and weighted_tokens not below, got {weight:g} and {tokens:g}")
+        self._weight, self._weighted_tokens = float(weight), float(tokens)
