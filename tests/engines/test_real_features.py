@@ -1,0 +1,79 @@
+"""vLLM's features under our queue on a real vLLM on the CPU: LoRA, grammars, n > 1, sleep, drafts, remote KV, two engines.
+
+Takes minutes, so it wants to be asked for: HEADWAY_VLLM_PYTHON names an interpreter that has vLLM, and
+HEADWAY_REAL_ENGINE is 1. Four engine starts, one at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+SOURCE = HERE.parents[1] / "src"
+PYTHON = os.environ.get("HEADWAY_VLLM_PYTHON", "")
+WANTED = os.environ.get("HEADWAY_REAL_ENGINE", "") == "1"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PYTHON, reason="HEADWAY_VLLM_PYTHON does not name a Python interpreter that has vLLM"),
+    pytest.mark.skipif(not WANTED, reason="HEADWAY_REAL_ENGINE is not 1: starting vLLM takes minutes and both cores"),
+    pytest.mark.xdist_group("real-engine"),
+]
+ENGINES = {
+    "adapters": (
+        "several_answers",
+        "grammars",
+        "late_grammar_keeps_its_place",
+        "adapters_at_their_limit",
+        "sleeps_while_requests_wait",
+        "prefix_reset_with_everybody_running",
+        "priorities_of_clients",
+    ),
+    "n-gram": ("drafts_by_n_gram", "aborts_while_drafting"),
+    "connector": ("remote_kv_keeps_its_place", "aborts_while_kv_comes"),
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the model and the distributions' names."""
+    folder = tmp_path_factory.mktemp("real-features")
+    run([PYTHON, str(HERE / "real_model.py"), str(folder)], dict(os.environ))
+    return folder
+
+
+def environment(place: Path, **more: str) -> dict[str, str]:
+    paths = os.pathsep.join(map(str, (SOURCE, HERE, place / "distributions")))
+    one_thread = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # more spin when others compute too
+    return {**os.environ, "PYTHONPATH": paths, "VLLM_CPU_KVCACHE_SPACE": "1", **one_thread, **more}
+
+
+def run(command: list[str], env: dict[str, str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr[-3_000:]
+    return done.stdout
+
+
+@cache
+def findings(place: Path, engine: str) -> dict[str, Any]:
+    env = environment(place, VLLM_ENABLE_V1_MULTIPROCESSING="0")
+    out = run([PYTHON, str(HERE / "real_features.py"), str(place / "model"), str(place / engine), engine], env)
+    return dict(json.loads(out.splitlines()[-1])["checks"])
+
+
+def test_every_check_is_asked_for() -> None:
+    written = re.findall(r"^def (\w+)\(engine: FeatureEngine\)", (HERE / "real_features.py").read_text(), re.MULTILINE)
+    assert sorted(written) == sorted(name for checks in ENGINES.values() for name in checks)
+
+
+@pytest.mark.parametrize(("engine", "check"), [(engine, check) for engine, names in ENGINES.items() for check in names])
+def test_nothing_fails(engine: str, check: str, place: Path) -> None:
+    assert findings(place, engine)[check]["failures"] == []
