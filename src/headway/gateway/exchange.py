@@ -196,7 +196,7 @@ class Exchange:
 
     # From the replica
 
-    def upstream_head(self, status: int, headers: Headers, length: int | None) -> None:
+    def upstream_head(self, status: int, headers: Headers, length: int | None, more: bool) -> None:
         """Of `Sink`."""
         replica, connection = self.replica, self._connection
         assert replica is not None
@@ -226,7 +226,7 @@ class Exchange:
             and name not in _NOT_RETURNED
             and not (name == LOAD_HEADER and asks_for_load(self, replica))
         ]
-        self.client.start(status, [*forwarded, *self._our_headers(replica)], length)
+        self.client.start(status, [*forwarded, *self._our_headers(replica)], length, more=more)
 
     def _our_headers(self, replica: Replica) -> Headers:
         waited = ((self.dispatched_at or self.arrived_at) - self.arrived_at) * 1000
@@ -248,14 +248,14 @@ class Exchange:
                 return
         self.client.write(body)
 
-    def upstream_end(self) -> None:
+    def upstream_end(self, body: bytes) -> None:
         """Of `Sink`."""
         self._connection = None
-        if self._watch is not None:
-            rest = self._watch.rest()
-            self.usage = self._watch.usage
-            if rest:
-                self.client.write(rest)
+        watch = self._watch
+        if watch is not None:
+            body = (watch.pass_on(body) if body else body) + watch.rest()
+            self.usage = watch.usage
+        self.client.write_last(body)
         if self.first_byte_at is None:
             self._first_byte()
         self.stage = Stage.ENDED

@@ -62,7 +62,7 @@ def test_hints_go_only_where_they_are_read() -> None:
     assert "vllm_xargs" not in sent(one, replica(hints="never"))[1]
     assert "vllm_xargs" in sent(one, replica(hints="always"))[1]
     embedding = exchange({"input": "x"})
-    embedding.http.target = b"/v1/embeddings"
+    embedding.http = HttpRequest(b"POST", b"/v1/embeddings", [], embedding.http.body)
     assert sent(embedding, knows)[1] == {"input": "x"}
 
 

@@ -142,7 +142,7 @@ class _Answer:
         self._last_ps = 0
         self._events = 0
 
-    def upstream_head(self, status: int, headers: Headers, length: int | None) -> None:
+    def upstream_head(self, status: int, headers: Headers, length: int | None, more: bool) -> None:
         self._status = status
         self._reason = dict(headers).get(REASON_HEADER, b"").decode("latin-1")
 
@@ -165,7 +165,9 @@ class _Answer:
         if b'"error"' in body:
             self._error += body[:2_000]
 
-    def upstream_end(self) -> None:
+    def upstream_end(self, body: bytes) -> None:
+        if body:
+            self.upstream_data(body)
         sender, row, usage = self._sender, self._row, self._watch.usage
         if self._status != 200 or self._error:
             sender.ended(row, self._reason or f"status {self._status}: {_message(bytes(self._error))}")

@@ -57,9 +57,11 @@ class ClientConnection(asyncio.Protocol):
         "_head_bytes",
         "_head_done",
         "_headers",
+        "_held",
         "_limits",
         "_looping",
         "_opened",
+        "_parsed",
         "_parser",
         "_pending",
         "_reading_paused",
@@ -86,6 +88,7 @@ class ClientConnection(asyncio.Protocol):
         self._request: HttpRequest | None = None  # being answered
         self._answering: Answering | None = None
         self._chunked = False
+        self._held = b""  # the head of an answer whose body follows at once: one write for both
         self._closing = False
         self._looping = False
         self.writable = True
@@ -96,6 +99,7 @@ class ClientConnection(asyncio.Protocol):
         """Forget the request that was parsed last."""
         self._target = b""
         self._headers: Headers = []
+        self._parsed: HttpRequest | None = None  # its head, once it was judged
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._head_bytes = 0
@@ -189,9 +193,11 @@ class ClientConnection(asyncio.Protocol):
         if self._refusal is not None:
             return
         version = self._parser.get_http_version()
-        request = HttpRequest(self._parser.get_method(), self._target, self._headers)
+        request = self._parsed = HttpRequest(self._parser.get_method(), self._target, self._headers)
+        request.speaks_chunked = version == "1.1"
         self._refusal = _judge(request, version, self._limits) or self._site.refuse_head(request)
-        waits = (request.header(b"expect") or b"").lower() == b"100-continue"
+        expects = request.header(b"expect")
+        waits = expects is not None and expects.lower() == b"100-continue"
         if waits and self._refusal is None and self._request is None and not self._pending:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -208,17 +214,11 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Of httptools: one request is whole."""
-        if self._refusal is None:
-            self._pending.append(
-                HttpRequest(
-                    self._parser.get_method(),
-                    self._target,
-                    self._headers,
-                    self._body[0] if len(self._body) == 1 else b"".join(self._body),
-                    self._parser.should_keep_alive(),
-                    self._parser.get_http_version() == "1.1",
-                )
-            )
+        request = self._parsed
+        if self._refusal is None and request is not None:
+            request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+            request.keep_alive = self._parser.should_keep_alive()
+            self._pending.append(request)
         self._begin()
 
     # Answering
@@ -252,13 +252,20 @@ class ClientConnection(asyncio.Protocol):
     def respond(self, response: Response) -> None:
         """A whole answer at once."""
         head = [(b"content-type", response.content_type), *response.headers]
-        self.start(response.status, head, len(response.body))
-        if response.body and not (self._request is not None and self._request.method == b"HEAD"):
-            self._transport.write(response.body)
+        self.start(response.status, head, len(response.body), more=True)
+        headless = self._request is not None and self._request.method == b"HEAD"
+        self.write_last(b"" if headless else response.body)
         self.finish()
 
-    def start(self, status: int, headers: Headers, length: int | None) -> None:
-        """The head of an answer; `length` of its body, None if only its end will tell. Connection headers are ours."""
+    def start(self, status: int, headers: Headers, length: int | None, *, more: bool = False) -> None:
+        """The head of an answer. Connection headers are ours.
+
+        Args:
+            status: of the answer.
+            headers: of the answer, none of them about the connection or the length.
+            length: of its body; None if only its end will tell.
+            more: some of the body follows at once, and the head leaves with it.
+        """
         request = self._request
         keep_alive = request is not None and request.keep_alive
         if length is not None:
@@ -270,18 +277,35 @@ class ClientConnection(asyncio.Protocol):
             if request is not None:
                 request.keep_alive = False
         ending = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
-        self._transport.write(b"".join([status_line(status), header_lines(headers), framing, ending]))
+        head = b"".join([status_line(status), header_lines(headers), framing, ending])
+        if more:
+            self._held = head
+        else:
+            self._transport.write(head)
 
     def write(self, body: bytes) -> None:
         """Some of the answer's body (not empty), sent at once."""
-        self._transport.write(b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body)
+        if self._chunked:
+            body = b"%x\r\n%b\r\n" % (len(body), body)
+        if self._held:
+            body, self._held = self._held + body, b""
+        self._transport.write(body)
+
+    def write_last(self, body: bytes) -> None:
+        """The rest of the answer's body, perhaps nothing; `finish` follows."""
+        if self._chunked:
+            self._chunked = False
+            body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"
+        if self._held:
+            body, self._held = self._held + body, b""
+        if body:
+            self._transport.write(body)
 
     def finish(self) -> None:
         """The answer is whole."""
+        if self._chunked or self._held:
+            self.write_last(b"")
         request, self._request, self._answering = self._request, None, None
-        if self._chunked:
-            self._chunked = False
-            self._transport.write(b"0\r\n\r\n")
         if request is None or not request.keep_alive:
             self.close()
             return
@@ -346,14 +370,17 @@ def _judge(request: HttpRequest, version: str, limits: WireLimits) -> Response |
         return _malformed(505, f"HTTP/{version} is not spoken here; use HTTP/1.1")
     if len(names) > limits.headers:
         return _malformed(431, f"there are more than {limits.headers} headers")
-    if sum(len(name) + len(value) + 4 for name, value in request.headers) + len(request.target) > limits.head_bytes:
+    if sum([len(name) + len(value) + 4 for name, value in request.headers]) + len(request.target) > limits.head_bytes:
         return _malformed(431, f"the headers are longer than {limits.head_bytes} bytes")
-    encodings = [value for name, value in request.headers if name == b"transfer-encoding"]
+    encodings = []
+    if b"transfer-encoding" in names:
+        encodings = [value for name, value in request.headers if name == b"transfer-encoding"]
     if encodings and (version == "1.0" or encodings[0].lower() != b"chunked" or len(encodings) > 1):
         return _malformed(400, "transfer-encoding may only be chunked, once, and in HTTP/1.1")
     if names.count(b"content-length") + len(encodings) > 1:
         return _malformed(400, "the length of the body is given twice")
-    if names.count(b"host") != 1 and (version == "1.1" or names.count(b"host") > 1):
+    hosts = names.count(b"host")
+    if hosts != 1 and (version == "1.1" or hosts > 1):
         return _malformed(400, "there must be one host header")
     length = request.header(b"content-length")
     if length is not None and int(length) > limits.body_bytes:

@@ -18,14 +18,15 @@ class _Collecting:
         self._status = 0
         self._body = bytearray()
 
-    def upstream_head(self, status: int, headers: Headers, length: int | None) -> None:
+    def upstream_head(self, status: int, headers: Headers, length: int | None, more: bool) -> None:
         self._status = status
 
     def upstream_data(self, body: bytes) -> None:
         if len(self._body) < _BYTES_MAX:
             self._body += body
 
-    def upstream_end(self) -> None:
+    def upstream_end(self, body: bytes) -> None:
+        self.upstream_data(body)
         if not self.done.done():
             self.done.set_result((self._status, bytes(self._body)))
 

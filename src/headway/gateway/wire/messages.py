@@ -40,16 +40,19 @@ class HttpRequest:
     body: bytes = b""
     keep_alive: bool = True
     speaks_chunked: bool = True  # HTTP/1.1; to 1.0 a body of unknown length ends with the connection
+    path: str = field(init=False)
+    """The target without its query; "" where it is no path."""
 
-    @property
-    def path(self) -> str:
-        """The target without its query; "" where it is no path."""
+    def __post_init__(self) -> None:
         path = self.target.partition(b"?")[0]
-        return path.decode("latin-1") if path.startswith(b"/") else ""
+        self.path = path.decode("latin-1") if path.startswith(b"/") else ""
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, by its lower-case name."""
-        return next((value for key, value in self.headers if key == name), None)
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
 
 
 @dataclass(frozen=True, slots=True)
