@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,13 @@ READS_NO_LENGTHS = frozenset({
     "ewsjf-published", "ewsjf-authors", "longest-prefix-match", "random",
 })  # fmt: skip
 """Orders whose days do not depend on the predictor; a cheap one will do."""
+
+GATED_REPLICA, GATED_MEMORY, GATED_LOADS = "8B", "squeezed", (0.9, 1.1)
+GATED_ORDERS = frozenset({
+    "fcfs", "shortest-prompt-first", "highest-response-ratio", "ewsjf", "smallest-volume-first", "priced-work",
+})  # fmt: skip
+GATE = Bundle("gate", admission="overflow-probability", preemption="smallest-remaining-benefit", prediction="histogram")
+"""What some orders are measured with once more, where memory is scarce: an admission policy and a choice of victims."""
 
 
 def _tenants(trace: Trace) -> bool:
@@ -107,7 +114,8 @@ def measure(wanted: Wanted, folder: Path, *, again: Sequence[str] = (), jobs: in
                     "are asked for; name another folder"
                 )
             if found is not None and again:
-                found["rows"] = [row for row in found["rows"] if row["order"] not in again]
+                for kind in ("rows", "gated"):
+                    found[kind] = [row for row in found[kind] if row["order"] not in again]
                 write(folder, found)
     spread(lambda pair: _measure_pair(wanted, folder, *pair), wanted.pairs(), jobs=jobs, on_done=on_done)
 
@@ -139,6 +147,14 @@ def orders_for(trace: Trace, names: Sequence[str] | None = None) -> list[Bundle]
     return [Bundle(name, name, prediction="running-mean" if name in READS_NO_LENGTHS else "histogram") for name in told]
 
 
+def gated_for(setting: Mapping[str, Any], load: float, names: Sequence[str] | None = None) -> list[Bundle]:
+    """The orders that get an admission policy too, in the settings where that is measured."""
+    if (setting["replica"], setting["memory"]) != (GATED_REPLICA, GATED_MEMORY) or load not in GATED_LOADS:
+        return []
+    chosen = ORDERING if names is None else names
+    return [replace(GATE, label=name, ordering=name) for name in chosen if name in GATED_ORDERS]
+
+
 def _path(folder: Path, trace: str, name: str, memory: str) -> Path:
     return folder / f"{trace}-{name}-{memory}.json"
 
@@ -168,7 +184,7 @@ def _measure_pair(wanted: Wanted, folder: Path, trace_name: str, replica_name: s
 
 def _setting(wanted: Wanted, trace: str, name: str, memory: str) -> dict[str, Any]:
     told = {"trace": trace, "replica": name, "memory": memory, "asked_requests": wanted.requests_of(trace)}
-    return told | {"left_out": None, "bounds": {}, "rows": []}
+    return told | {"left_out": None, "bounds": {}, "rows": [], "gated": []}
 
 
 def _keep(folder: Path, setting: dict[str, Any]) -> dict[str, Any]:
@@ -213,15 +229,17 @@ def _held_blocks(outcome: DayOutcome) -> float:
 def _fill(wanted: Wanted, folder: Path, setting: dict[str, Any], trace: Trace, server: Replica) -> None:
     """Every row that is wanted of this setting and missing, written after each load."""
     for load in wanted.loads:
-        there = {row["order"] for row in setting["rows"] if row["load"] == load}
-        missing = [one for one in orders_for(trace, wanted.orders) if one.label not in there]
+        there = {kind: {row["order"] for row in setting[kind] if row["load"] == load} for kind in ("rows", "gated")}
+        asked = {"rows": orders_for(trace, wanted.orders), "gated": gated_for(setting, load, wanted.orders)}
+        missing = [(kind, one) for kind in asked for one in asked[kind] if one.label not in there[kind]]
         if not missing:
             continue
         day = at_rate(trace, load * setting["saturation"])
         if str(load) not in setting["bounds"]:
             setting["bounds"][str(load)] = lower_bounds(day, server.rules, server.step_time).mean_e2e_seconds
-        setting["rows"] += [{"load": load, "order": one.label} | _numbers(day, server, one) for one in missing]
-        setting["rows"].sort(key=lambda row: (row["load"], row["order"]))
+        for kind, one in missing:
+            setting[kind].append({"load": load, "order": one.label} | _numbers(day, server, one))
+            setting[kind].sort(key=lambda row: (row["load"], row["order"]))
         write(folder, setting)
 
 
@@ -239,8 +257,10 @@ def _numbers(day: Trace, server: Replica, order: Bundle) -> dict[str, float | in
     }
 
 
-def cells_of(settings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], float, dict[str, Any]]]:
-    """(setting, load, rows by order) of everything that was measured."""
+def cells_of(
+    settings: Sequence[Mapping[str, Any]], kind: str = "rows"
+) -> Iterator[tuple[Mapping[str, Any], float, dict[str, Any]]]:
+    """(setting, load, rows by order) of everything that was measured; `kind` "gated" with an admission policy."""
     for setting in settings:
-        for load in dict.fromkeys(row["load"] for row in setting["rows"]):
-            yield setting, load, {row["order"]: row for row in setting["rows"] if row["load"] == load}
+        for load in dict.fromkeys(row["load"] for row in setting[kind]):
+            yield setting, load, {row["order"]: row for row in setting[kind] if row["load"] == load}

@@ -114,9 +114,9 @@ class Verdict:
         )
 
 
-def judged(settings: Sequence[Mapping[str, Any]], ours: str) -> list[Cell]:
+def judged(settings: Sequence[Mapping[str, Any]], ours: str, kind: str = "rows") -> list[Cell]:
     """Every cell in which `ours` and HRRN were measured, in the table's order."""
-    cells = [Cell(setting, load, rows, ours) for setting, load, rows in cells_of(settings)]
+    cells = [Cell(setting, load, rows, ours) for setting, load, rows in cells_of(settings, kind)]
     return [cell for cell in cells if {ours, HRRN} <= cell.rows.keys()]
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 from regret_cells import (
     FEWER,
+    GATE,
+    GATED_LOADS,
+    GATED_MEMORY,
+    GATED_ORDERS,
+    GATED_REPLICA,
     HALVES,
     LARGEST_MARGIN,
     LOADS,
@@ -22,7 +28,7 @@ from regret_cells import (
     SQUEEZE,
     TRACES,
 )
-from regret_judging import ALL_FOUR, CALM, CLOSE, METRICS, Cell, Verdict, beats_hrrn
+from regret_judging import ALL_FOUR, CALM, CLOSE, METRICS, Cell, Verdict, beats_hrrn, judged
 
 KEPT = ("<!-- real engine -->", "<!-- end of real engine -->")
 WIDTH = 118  # of a line of prose
@@ -38,7 +44,16 @@ SHORT: Mapping[str, str] = {
 
 def page(settings: Sequence[Mapping[str, Any]], cells: Sequence[Cell], old: Path) -> str:
     """The whole page; what stands between the marks of the real engine is kept from the old one."""
-    parts = [opening(cells), *summary(cells), "", *bound_section(cells), "", *real_engine(old), ""]
+    parts = [
+        opening(cells),
+        *summary(cells),
+        "",
+        *bound_section(cells),
+        "",
+        *gated_section(settings, cells),
+        *real_engine(old),
+        "",
+    ]
     return "\n".join([*parts, *settings_section(settings), "", *cell_section(cells), ""])
 
 
@@ -217,8 +232,8 @@ def bound_section(cells: Sequence[Cell]) -> list[str]:
             group = [cell for cell in cells if (cell.setting["memory"], cell.load) == (memory, load)]
             told = [times for cell in group if (times := bounds_of(cell)) is not None]
             if told:
-                middles = [sorted(column)[len(column) // 2] for column in zip(*told, strict=True)]
-                lines.append(row([f"{memory}, {load:g}", str(len(told)), *(f"{middle:.2f}" for middle in middles)]))
+                columns = [f"{middle(column):.2f}" for column in zip(*told, strict=True)]
+                lines.append(row([f"{memory}, {load:g}", str(len(told)), *columns]))
     return lines
 
 
@@ -227,6 +242,45 @@ def bounds_of(cell: Cell) -> tuple[float, float, float] | None:
     best = cell.best("e2e_mean")
     found = [cell.times_bound(order) for order in (cell.ours, best, "fcfs")]
     return None if None in found else tuple(found)  # type: ignore[return-value]
+
+
+def gated_section(settings: Sequence[Mapping[str, Any]], cells: Sequence[Cell]) -> list[str]:
+    """What an admission policy adds, to ours and to the best of some orders."""
+    ours = cells[0].ours
+    greedy = {(cell.setting["trace"], cell.load): cell for cell in cells if cell.setting["replica"] == GATED_REPLICA
+              and cell.setting["memory"] == GATED_MEMORY}  # fmt: skip
+    pairs = [(cell, greedy[cell.setting["trace"], cell.load]) for cell in judged(settings, ours, "gated")]
+    pairs = [(gated, bare) for gated, bare in pairs if not bare.calm]
+    if not pairs:
+        return []
+    gate = f"admission `{GATE.admission}`, preemption `{GATE.preemption}`, prediction `{GATE.prediction}`"
+    words = (
+        f"The queueing cells of {GATED_REPLICA} with {GATED_MEMORY} KV at loads "
+        f"{' and '.join(f'{load:g}' for load in GATED_LOADS)} once more, all under {gate}. Orders: "
+        f"{', '.join(sorted(GATED_ORDERS & {*pairs[0][0].rows}))}. Ratios are medians; below 1 is better."
+    )
+    lines = ["## With an admission policy", "", fill(words, WIDTH), ""]
+    lines += head(["metric", "cells", "ours at most 5 % behind the best of these", "ours behind", "ours with ÷ without",
+                   "the best with ÷ without"])  # fmt: skip
+    for metric, named in METRICS.items():
+        verdict = Verdict.of([gated for gated, _ in pairs], ours, metric)
+        own = [change(gated, ours, bare, ours, metric) for gated, bare in pairs]
+        best = [change(gated, gated.best(metric), bare, bare.best(metric), metric) for gated, bare in pairs]
+        told = [f"{verdict.close} ({percent(verdict.close / verdict.cells)})", f"{verdict.median:.2f}"]
+        lines.append(row([named, str(len(pairs)), *told, *(f"{middle(column):.2f}" for column in (own, best))]))
+    return [*lines, ""]
+
+
+def change(gated: Cell, with_gate: str, bare: Cell, without: str, metric: str) -> float:
+    """An order's value with the gate ÷ another's without; goodput upside down, so that below 1 is better."""
+    mine, theirs = gated.value(with_gate, metric), bare.value(without, metric)
+    if metric == "goodput":
+        mine, theirs = theirs, mine
+    return 1.0 if mine == theirs else mine / theirs if theirs > 0 else inf
+
+
+def middle(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
 
 
 def real_engine(old: Path) -> list[str]:

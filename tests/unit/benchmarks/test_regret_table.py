@@ -34,7 +34,7 @@ def row(order: str, ttft: float, p99: float, goodput: float, load: float = 0.9) 
 def setting(*rows: dict[str, Any], trace: str = "azure_code_2023") -> dict[str, Any]:
     return {
         "trace": trace, "replica": "8B", "memory": "ample", "asked_requests": 10, "requests": 10, "left_out": None,
-        "kv_tokens": 1_000, "saturation": 2.0, "bounds": {"0.9": 1.0}, "rows": list(rows),
+        "kv_tokens": 1_000, "saturation": 2.0, "bounds": {"0.9": 1.0}, "rows": list(rows), "gated": [],
     }  # fmt: skip
 
 
