@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
@@ -9,8 +10,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 HEADWAY = (sys.executable, "-c", "from headway.cli import main; main()")
@@ -48,3 +49,14 @@ def fetched(url: str, body: object = None) -> str:
     except urllib.error.HTTPError as error:
         with error:
             return error.read().decode()
+
+
+@asynccontextmanager
+async def serving_beside(*arguments: str | Path) -> AsyncIterator[tuple[subprocess.Popen[str], str]]:
+    """The same for tests whose replicas live in their own loop, which must go on meanwhile."""
+    context = serving(*arguments)
+    found = await asyncio.to_thread(context.__enter__)
+    try:
+        yield found
+    finally:
+        await asyncio.to_thread(context.__exit__, None, None, None)
