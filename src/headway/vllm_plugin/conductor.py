@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from headway.domain.request import uncached_prefill_tokens
 from headway.scheduling.scheduler import Policies
 from headway.vllm_plugin.config import PluginConfig
 from headway.vllm_plugin.engine_seam import EngineSeam
@@ -65,6 +66,8 @@ class Conductor:
         self._clocks = WaitClocks()
         self._arrivals = 0
         self._preempted = 0  # in this step
+        self._lost_tokens = 0  # by preemptions since the knobs were turned
+        self._computed_tokens = 0  # in the step before
         self._reordered = False
         self._back_until = 0.0
         self._second_ends = float("-inf")
@@ -84,7 +87,6 @@ class Conductor:
             admitted=self._admitted,
             timer=time.perf_counter,
         )
-        self.queue.short_limit = max(1, engine.token_budget // 2)
 
     # around vLLM's calls --------------------------------------------------------------------------------------------
 
@@ -109,6 +111,7 @@ class Conductor:
         """After vLLM scanned and gave out so many tokens."""
         began = time.perf_counter()
         now = self.queue.now
+        self._computed_tokens = tokens
         self.queue.end_scan()
         self.charge.end_step()
         self._clocks.scanned(self._why_nobody_more(tokens), now)
@@ -141,6 +144,7 @@ class Conductor:
     def preempting(self, request: EngineRequest) -> None:
         """Before vLLM takes a running request's blocks."""
         self._preempted += 1
+        self._lost_tokens += request.num_computed_tokens
         self._young.pop(request.request_id, None)
         self.metrics.count("preemptions")
         self.metrics.count("recomputed_tokens", request.num_computed_tokens)
@@ -277,22 +281,34 @@ class Conductor:
             engine.set_threshold(engine.own_threshold)
             engine.set_cap(engine.seats)
             return
-        prefilling = sum([1 for e in self._young.values() if e.request.num_computed_tokens < e.request.num_tokens])
+        left = [e.request.num_tokens - e.request.num_computed_tokens for e in self._young.values()]
+        prefill_left = [tokens for tokens in left if tokens > 0]
         knobs = self._tuned.step(
             StepFacts(
                 token_budget=engine.token_budget,
-                decoding=running - prefilling,
-                prefilling=prefilling,
-                short_tokens=self.queue.short_tokens,
+                decoding=running - len(prefill_left),
+                prefill_left=prefill_left,
+                next_tokens=self._next_short_tokens(),
                 seats_free=engine.cap - running,
                 waiting=len(self.queue),
                 preempted=self._preempted,
+                lost_tokens=self._lost_tokens,
+                computed_tokens=self._computed_tokens,
             )
         )
+        self._lost_tokens = 0
         engine.set_threshold(knobs.long_prefill_threshold)
         engine.set_cap(knobs.active_cap)
         self.metrics.show("long_prefill_threshold", knobs.long_prefill_threshold)
         self.metrics.show("active_cap", knobs.active_cap)
+
+    def _next_short_tokens(self) -> int:
+        """What the next in the order has to compute; 0 unless that is at most half a step and its blocks are free."""
+        view = self.charge.head(self.queue.now)
+        work = 0 if view is None else uncached_prefill_tokens(view)
+        memory = self._engine.memory()
+        fits = -(-work // memory.block_tokens) <= memory.blocks_free
+        return work if fits and work <= self._engine.token_budget // 2 else 0
 
     def _why_nobody_more(self, tokens: int) -> str:
         if not self.queue.queued():

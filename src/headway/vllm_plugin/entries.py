@@ -59,7 +59,6 @@ class Entry:
         "produced_at_admission",
         "request",
         "resumed",
-        "short_tokens",
         "view",
         "waited_by_reason",
         "work",
@@ -76,7 +75,6 @@ class Entry:
         self.first_token_came = False
         self.produced_at_admission = 0
         self.work = 0  # prefill tokens when it came, as the live FCFS estimate counts them
-        self.short_tokens = 0  # what it adds to the queue's sum of short work
         self.looked_up_at = float("-inf")  # when the prefix cache was last asked
         self.passed_over_before = 0  # admissions before it came
         self.waited_by_reason: tuple[float, ...] = ()  # the waits' clock when it began to wait

@@ -70,8 +70,6 @@ class PolicyQueue:
         self._refreshed = 0
         self.now = 0.0
         self.held = False  # whether admission held the head in this scan
-        self.short_tokens = 0  # uncached tokens of queued requests no larger than `short_limit`
-        self.short_limit = 0
 
     # what vLLM calls ------------------------------------------------------------------------------------------------
 
@@ -87,7 +85,6 @@ class PolicyQueue:
         if entry is None or entry.place is Place.ENDED:
             entry = self._newcomer(request)
             self._charge.arrive(entry.view, self.now)
-            self._count(entry)
         if self._blocked(request):
             self._park(entry)
         self._head = None
@@ -116,7 +113,6 @@ class PolicyQueue:
         entry.refresh()
         entry.resumed, entry.place = True, Place.QUEUED
         self._charge.preempted(entry.view, self.now)
-        self._count(entry)
         self._head = None
 
     def prepend_requests(self, requests: Iterable[EngineRequest]) -> None:
@@ -147,7 +143,6 @@ class PolicyQueue:
                 continue
             if entry.place is Place.QUEUED:
                 self._charge.withdraw(entry.view.id)
-                self._uncount(entry)
             elif entry.place is Place.PARKED:
                 del self._parked[request.request_id]
             elif entry.place is Place.DEFERRED:
@@ -250,7 +245,6 @@ class PolicyQueue:
         if not self._refresh(entry, self.now):
             return False
         self._refreshed += 1
-        self._uncount(entry)
         self._charge.withdraw(entry.view.id)
         self._requeue(entry)
         return True
@@ -276,7 +270,6 @@ class PolicyQueue:
         if entry is None:
             return
         self._popped = None
-        self._uncount(entry)
         if self._runs(entry.request):
             self._join(entry)
         else:
@@ -296,25 +289,12 @@ class PolicyQueue:
     def _park(self, entry: Entry) -> None:
         if entry.place is Place.QUEUED:
             self._charge.withdraw(entry.view.id)
-            self._uncount(entry)
         self._parked[entry.request.request_id], entry.place = entry, Place.PARKED
 
     def _requeue(self, entry: Entry) -> None:
         """Into our order again; who holds KV blocks in front: behind a head that does not fit it would block it."""
         entry.place = Place.QUEUED
         self._charge.put_back(entry.view, entry.resumed or entry.request.num_computed_tokens > 0)
-        self._count(entry)
-
-    def _count(self, entry: Entry) -> None:
-        """Keep the sum of short work that waits."""
-        view = entry.view
-        work = view.prompt_tokens + view.produced_tokens - view.cached_prompt_tokens
-        entry.short_tokens = work if work <= self.short_limit else 0
-        self.short_tokens += entry.short_tokens
-
-    def _uncount(self, entry: Entry) -> None:
-        self.short_tokens -= entry.short_tokens
-        entry.short_tokens = 0
 
 
 def _arrival(entry: Entry) -> int:

@@ -34,8 +34,8 @@ class Engine(PolicyScheduling, StubEngine):
             assert steps_max, "the engine does not end"
         return self.admitted
 
-    def books(self) -> tuple[int, int, int, int]:
-        return len(self.waiting), len(self.headway.entries), self.headway.batch.size, self.headway.queue.short_tokens
+    def books(self) -> tuple[int, int, int]:
+        return len(self.waiting), len(self.headway.entries), self.headway.batch.size
 
 
 class Tight(Engine):
@@ -55,7 +55,7 @@ def test_the_order_is_the_policys() -> None:
     engine = Engine(headway={"ordering": "shortest-prompt-first"})
     fill(engine, requests(800, 30, 700, 40, 600, 20, 500, 10))
     assert engine.serve() == ["r10", "r20", "r30", "r40", "r500", "r600", "r700", "r800"]
-    assert engine.books() == (0, 0, 0, 0)
+    assert engine.books() == (0, 0, 0)
 
 
 def test_without_configuration_the_order_is_safe_and_adaptive() -> None:
@@ -104,7 +104,7 @@ def test_aborts_at_every_stage() -> None:
     engine.finish_requests(["r1"], Status.FINISHED_ABORTED)
     engine.serve()
     assert sorted(engine.ended) == ["r1", "r2", "r3", "r4", "r5", "r6"]
-    assert engine.books() == (0, 0, 0, 0)
+    assert engine.books() == (0, 0, 0)
 
 
 def test_a_blocked_request_holds_nobody_up_and_is_not_offered_until_it_may_be_ready() -> None:
@@ -159,7 +159,7 @@ def test_whom_the_engine_steps_over_is_offered_again() -> None:
     some[0].step_over = False
     engine.serve()
     assert engine.admitted[2] == "r1"
-    assert engine.books() == (0, 0, 0, 0)
+    assert engine.books() == (0, 0, 0)
 
 
 def test_a_preempted_request_comes_back_in_front() -> None:
@@ -184,7 +184,7 @@ def test_the_victim_is_the_policys() -> None:
         fill(engine, [StubRequest("small", 5, output=30), StubRequest("large", 40, output=15)])
         engine.serve()
         admitted_again[policy] = engine.admitted[2:]
-        assert engine.books() == (0, 0, 0, 0)
+        assert engine.books() == (0, 0, 0)
     assert admitted_again["latest-admitted"][0] == "large"
     assert admitted_again["least-sunk-work"][0] == "small"
 
@@ -300,7 +300,7 @@ def test_self_tuning_leaves_room_for_the_short_and_puts_the_knobs_back() -> None
     long.num_computed_tokens = 10_000  # a chunk of it
     fill(engine, requests(100, 200))
     engine.headway.before_schedule()
-    assert engine.scheduler_config.long_prefill_token_threshold == 10_000 - 300
+    assert engine.scheduler_config.long_prefill_token_threshold == 10_000 - 100
     engine.headway.charge.step_back(True)
     engine.headway.before_schedule()
     assert engine.scheduler_config.long_prefill_token_threshold == 0
@@ -343,5 +343,5 @@ def test_chaos_loses_nobody(seed: int) -> None:
             waiting.structured_output_request.grammar = object()
     engine.serve()
     assert sorted(engine.ended) == sorted(names)
-    assert engine.books() == (0, 0, 0, 0)
+    assert engine.books() == (0, 0, 0)
     assert not engine.headway.charge.put_aside
