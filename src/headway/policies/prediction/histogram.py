@@ -58,13 +58,15 @@ class Histogram:
 
     def predict(self, request: RequestView) -> PiecewiseEstimate:
         """The survival curve of its kind, cut off at its bound."""
-        hazards = self._prior
+        bound = request.max_output_tokens
+        edges = EDGES if bound is None else EDGES[: bisect_left(EDGES, bound) + 2]  # nothing beyond is looked at
+        hazards: Sequence[float] = self._prior[: len(edges) - 1]
         for kind in kinds_of(request):
             counts = self._counts.get(kind)
             if counts is not None:
                 hazards = counts.hazards(hazards, self._parent_requests)
         survival = list(accumulate([1.0 - hazard for hazard in hazards], mul, initial=1.0))
-        return PiecewiseEstimate(EDGES, survival, "histogram", request.max_output_tokens)
+        return PiecewiseEstimate(edges, survival, "histogram", bound)
 
     def observe(self, event: Event) -> None:
         """Learn from a completion."""
@@ -186,8 +188,8 @@ class _Counts:
         return counts
 
     def hazards(self, parent: Sequence[float], parent_requests: float) -> list[float]:
-        """Hazard of each bin, leaning on the parent's."""
+        """Hazard of each bin that the parent has, leaning on the parent's."""
         lean = parent_requests * self._weight
         reached = list(accumulate(reversed(self._left)))
         reached.reverse()
-        return [(e + lean * h) / (r + lean) for e, h, r in zip(self._ended, parent, reached, strict=True)]
+        return [(e + lean * h) / (r + lean) for e, h, r in zip(self._ended, parent, reached, strict=False)]
