@@ -133,7 +133,7 @@ def test_the_live_tuner_tries_values_on_the_traffic_and_says_so(
     play: Play, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr("headway.gateway.serving.log.warning", told.append)
+    monkeypatch.setattr("headway.gateway.serving.log.info", told.append)
     path = tmp_path / "state.json"
 
     async def scene(stage: Stage) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from headway.gateway.settings import ReplicaSettings
 from headway.vllm_plugin.hints import read_hints
 from headway.vllm_plugin.metrics import Metrics
 
-from .conftest import Play, Stage
+from .conftest import Play, RawClient, Stage, completion, post
 from .scripted_replica import Call, text
 
 
@@ -62,3 +65,24 @@ def test_an_engine_with_our_plug_in_is_told_what_we_know(play: Play) -> None:
             assert hints.expected_tokens is not None
 
     play(scene, metrics="vllm:num_requests_waiting 0\n" + Metrics("priority", "0").text())
+
+
+def test_a_long_prompt_is_counted_before_it_queues_and_its_client_may_leave_meanwhile(
+    play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    monkeypatch.setattr("headway.gateway.prompt_count.WAIT_SECONDS", 30.0)
+
+    async def scene(stage: Stage) -> None:
+        assert (await stage.ask(completion(prompt="a b c " * 1_000))).status == 200
+        assert stage.gateway.site.stories[-1]["prompt_tokens"] == 3_000
+        async with RawClient(stage.port) as client:
+            await client.send(post(completion(prompt="a b c " * 100_000)))
+            await stage.until(lambda: stage.brain.counts.inside == 1)
+        await stage.until(lambda: not stage.brain.counts.inside)
+        assert stage.brain.counts.ended["cancelled"] + stage.brain.counts.ended["completed"] == 2
+        await asyncio.sleep(0.3)  # the thread ends, and finds nobody
+
+    play(scene, tokenizers={"m": str(tmp_path / "tokenizer.json")})

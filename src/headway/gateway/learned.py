@@ -44,7 +44,7 @@ class Learned:
         Args:
             settings: of the gateway.
             ratio: bytes per token, restored and saved with the rest.
-            say: is told in one sentence what could not be used, and of every trial of the tuner.
+            say: is told in one sentence what could not be used or written.
 
         Raises:
             ValueError: the file's folder does not exist, or the ordering cannot be tuned; one sentence.
@@ -83,13 +83,16 @@ class Learned:
         live = self._live.get(key)
         return None if live is None or live.tuner is None else live.tuner.best()
 
-    def tell_trials(self) -> None:
-        """Say which trials of the tuner have ended since the last time."""
+    def trials_ended(self) -> list[str]:
+        """A sentence on each trial of the tuner that has ended since the last time."""
+        sentences = []
         for key, live in self._live.items():
             for trial in live.tuner.trials[self._told[key] :] if live.tuner is not None else ():
                 values = ", ".join(f"{name} {value:.4g}" for name, value in trial.values.items())
-                self._say(f"tuning {key.model or 'any model'}: {values} was worth {trial.reward:.3f}, {trial.ended}")
+                worth = f"{values} was worth {trial.reward:.3f}, {trial.ended}"
+                sentences.append(f"tuning {key.model or 'any model'}: {worth}")
                 self._told[key] += 1
+        return sentences
 
     def save_soon(self) -> None:
         """Write the file in a thread, unless one is being written."""

@@ -16,6 +16,7 @@ from headway.gateway.dispatcher import Dispatcher, Watcher
 from headway.gateway.learned import Learned
 from headway.gateway.live_tuning import check_tuning
 from headway.gateway.metrics import GatewayMetrics
+from headway.gateway.prompt_count import PromptCount
 from headway.gateway.recording import Recorder
 from headway.gateway.replica import Health, Replica
 from headway.gateway.settings import Settings, host_and_port
@@ -53,6 +54,7 @@ class Gateway:
         ratio = TokenRatio()
         check_tuning(settings)
         self._learned = Learned(settings, ratio, log.warning)
+        self._prompt_count = PromptCount(settings.tokenizers, ratio)
         self._saved_at = time.monotonic()
         self.dispatcher = Dispatcher(settings, time.monotonic, told, self._learned.prepare)
         # Metrics and the page tell of everybody's traffic: with keys they have an address of their own or none.
@@ -62,7 +64,7 @@ class Gateway:
             self._tenants,
             self._metrics,
             self._recorder,
-            ratio,
+            self._prompt_count,
             self._learned,
             shows_inside=shows_inside,
             id_prefix=f"hw-{secrets.token_hex(4)}",
@@ -144,7 +146,8 @@ class Gateway:
                 replica.pool.close()
             if self._recorder is not None:
                 self._recorder.flush()
-            self._learned.tell_trials()
+            for sentence in self._learned.trials_ended():
+                log.info(sentence)
             if now - self._saved_at >= self.settings.state.save_seconds:
                 self._saved_at = now
                 self._learned.save_soon()
@@ -178,6 +181,7 @@ class Gateway:
         for replica in [*(watched.replica for watched in self._watched), *self._leaving]:
             replica.pool.close()
         await asyncio.sleep(0)
+        self._prompt_count.close()
         await self._learned.save()
         if self._recorder is not None:
             self._recorder.close()

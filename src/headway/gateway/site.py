@@ -11,16 +11,16 @@ from headway import __version__
 from headway.gateway.body import Body, prefix_hashes, read_body
 from headway.gateway.counts import Outcome
 from headway.gateway.dispatcher import Dispatcher
-from headway.gateway.exchange import Exchange
+from headway.gateway.exchange import Exchange, Stage
 from headway.gateway.hints import read_hints
 from headway.gateway.learned import Learned
 from headway.gateway.metrics import GatewayMetrics
 from headway.gateway.page import page_response, state_of
+from headway.gateway.prompt_count import Counted, PromptCount
 from headway.gateway.queued_request import QueuedRequest
 from headway.gateway.recording import Recorder
 from headway.gateway.settings import TenantSettings
 from headway.gateway.tenants import Tenants
-from headway.gateway.token_ratio import TokenRatio
 from headway.gateway.wire.client_connection import Answering, ClientConnection
 from headway.gateway.wire.errors import Reason, error_response
 from headway.gateway.wire.messages import HttpRequest, Response
@@ -46,7 +46,7 @@ class Gatekeeper:
         tenants: Tenants,
         metrics: GatewayMetrics,
         recorder: Recorder | None,
-        ratio: TokenRatio,
+        prompt_count: PromptCount,
         learned: Learned,
         *,
         shows_inside: bool,
@@ -58,7 +58,7 @@ class Gatekeeper:
         self._metrics = metrics
         self._recorder = recorder
         self._shows_inside = shows_inside
-        self._ratio = ratio
+        self._prompt_count = prompt_count
         self.learned = learned
         self._id_prefix = id_prefix
         self._number = 0
@@ -137,8 +137,20 @@ class Gatekeeper:
         if self._recorder is not None:
             self._recorder.arrived(exchange)
         self.dispatcher.announce(exchange)
-        self.dispatcher.arrive(exchange)
+        if body is not None and self._prompt_count.takes_long(body, exchange.request.counted):
+            self._prompt_count.later(body, lambda counted: self._arrive(exchange, counted))
+        else:
+            self.dispatcher.arrive(exchange)
         return exchange
+
+    def _arrive(self, exchange: Exchange, counted: Counted | None) -> None:
+        """Its prompt was counted, or that took too long; its client may have left meanwhile."""
+        if exchange.stage is Stage.ENDED:
+            return
+        if counted is not None:
+            exchange.request.counted = counted
+            exchange.request.prompt_tokens = self._prompt_count.total(exchange.model, counted)
+        self.dispatcher.arrive(exchange)
 
     def _exchange(
         self, http: HttpRequest, client: ClientConnection, body: Body | None, tenant: TenantSettings
@@ -150,10 +162,11 @@ class Gatekeeper:
         hints = read_hints(http, body, tenant)
         now = self.dispatcher.now()
         prompt = body.prompt_bytes if body is not None else b""
+        prompt_tokens, counted = self._prompt_count.at_once(body, len(http.body))
         request = QueuedRequest(
             self._number,
             now,
-            self._ratio.tokens(body.model if body is not None else "", len(prompt) or len(http.body)),
+            prompt_tokens,
             tenant="/".join(filter(None, [tenant.name, hints.fairness_id])),
             session=hints.session,
             max_output_tokens=body.output_tokens_max if body is not None else None,
@@ -165,6 +178,7 @@ class Gatekeeper:
         request.body_bytes = len(http.body)
         request.payer = tenant.name or request.tenant
         request.rank = 0
+        request.counted = counted
         exchange = Exchange(self.dispatcher, client, http, body, request, request_id)
         request.exchange = exchange
         return exchange
@@ -177,7 +191,7 @@ class Gatekeeper:
     def ended(self, exchange: Exchange, outcome: Outcome, reason: Reason | None, now: float) -> None:
         """Learn from it, and keep its story for whoever asks why."""
         if exchange.usage is not None and exchange.body is not None:
-            self._ratio.learn(exchange.model, len(exchange.body.prompt_bytes), exchange.usage.prompt_tokens)
+            self._prompt_count.learn(exchange.body, exchange.request.counted, exchange.usage.prompt_tokens)
         self.stories.append(_story(exchange, outcome, reason, now))
 
 
