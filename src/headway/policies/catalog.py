@@ -31,6 +31,7 @@ from headway.policies.ordering.fcfs import Fcfs
 from headway.policies.ordering.goodput_first import GoodputFirst
 from headway.policies.ordering.highest_response_ratio import HighestResponseRatio
 from headway.policies.ordering.longest_prefix_match import LongestPrefixMatch
+from headway.policies.ordering.priced_work import PricedWork
 from headway.policies.ordering.priority import Priority
 from headway.policies.ordering.random import Random
 from headway.policies.ordering.shortest_job_first import ShortestJobFirst
@@ -69,6 +70,7 @@ ORDERING: dict[str, type[OrderingPolicy]] = {
     "shortest-uncached-prefill-first": ShortestUncachedPrefillFirst,
     "shortest-job-first": ShortestJobFirst,
     "shortest-job-first-aging": ShortestJobFirstAging,
+    "priced-work": PricedWork,
     "highest-response-ratio": HighestResponseRatio,
     "ewsjf": Ewsjf,
     "ewsjf-published": EwsjfPublished,
