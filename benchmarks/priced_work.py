@@ -24,8 +24,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from regret_cells import HALVES, Wanted, measure, read_all
 from regret_judging import judged
-from regret_page import page, summary
+from regret_page import page
 from regret_picture import picture
+from regret_tables import summary
 
 from headway.bench.errors import UserMistake
 from headway.cli.progress import progress

@@ -24,8 +24,9 @@ from headway.bench.traces.loading import load_trace
 from headway.bench.traces.reshaping import head
 from headway.bounds.lower import lower_bounds
 from headway.policies.catalog import ORDERING
-from headway.simulator.outcome import DayOutcome
+from headway.simulator.outcome import NEVER, DayOutcome
 from headway.simulator.replica import Replica, replica
+from headway.simulator.step_time import PS_PER_SECOND
 from headway.simulator.trace import Trace
 
 TRACES = (  # sorted by name; those at odd places (first, third, …) are the training half, the others the test half
@@ -244,10 +245,14 @@ def _fill(wanted: Wanted, folder: Path, setting: dict[str, Any], trace: Trace, s
 
 
 def _numbers(day: Trace, server: Replica, order: Bundle) -> dict[str, float | int | None]:
-    told = summarise(day, simulate_bundle(day, server, order, SEED), SLO, None, kv_blocks=server.rules.kv_blocks)
+    outcome = simulate_bundle(day, server, order, SEED)
+    told = summarise(day, outcome, SLO, None, kv_blocks=server.rules.kv_blocks)
+    waits = (outcome.first_token_ps - outcome.arrived_ps)[outcome.first_token_ps != NEVER]
     return {
         "ttft_mean": told.ttft_seconds.mean,
         "ttft_p99": told.ttft_seconds.p99,
+        "ttft_longest": float(waits.max()) / PS_PER_SECOND,
+        "ttft_large_prompts": told.ttft_longest_5pct_seconds.mean,
         "normalised_mean": told.normalised_latency_seconds_per_token.mean,
         "goodput": told.goodput,
         "e2e_mean": told.e2e_seconds.mean,

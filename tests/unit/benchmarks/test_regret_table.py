@@ -27,7 +27,8 @@ OURS, OTHER, HRRN = "ewsjf", "fcfs", "highest-response-ratio"
 def row(order: str, ttft: float, p99: float, goodput: float, load: float = 0.9) -> dict[str, Any]:
     return {
         "load": load, "order": order, "ttft_mean": ttft, "ttft_p99": p99, "normalised_mean": ttft, "goodput": goodput,
-        "e2e_mean": 2 * ttft, "completed": 10, "refused": 0, "preemptions": 0,
+        "ttft_longest": 2 * p99, "ttft_large_prompts": None, "e2e_mean": 2 * ttft, "completed": 10,
+        "refused": 0, "preemptions": 0,
     }  # fmt: skip
 
 
@@ -82,6 +83,7 @@ def test_the_page_holds_every_cell_and_keeps_what_the_real_engine_said(tmp_path:
     assert "before" not in told
     assert "| azure_code_2023, 8B, ample, load 0.9 | HRRN 1 · 1.04 | FCFS 1 · 2.00 |" in told
     assert "| better than HRRN in mean and p99 TTFT | 0 (0 %) |" in told
+    assert f"| {HRRN} | 0.80 (0.8) | – | 0.80 (0.8) | 1.04 (1.04) |" in told
     assert picture.picture([cell]).startswith("<svg")
 
 
