@@ -9,17 +9,25 @@ import typer
 
 
 def check_config(file: Annotated[Path, typer.Argument(help="A TOML file for `headway serve --config`.")]) -> None:
-    """Read a configuration and its keys, and say the first thing that is wrong with it, if anything is."""
+    """Read a configuration, its keys and tokenizers, and say the first thing that is wrong, if anything is."""
     from headway.bench.errors import UserMistake
     from headway.cli.gateway_extra import require_gateway
 
     require_gateway()
+    from headway.gateway.live_tuning import check_tuning
+    from headway.gateway.prompt_count import PromptCount
     from headway.gateway.settings import read_settings
     from headway.gateway.tenants import Tenants
+    from headway.gateway.token_ratio import TokenRatio
+    from headway.gateway.tracing import check_tracing
 
     try:
         settings = read_settings(file)
         Tenants(settings.tenant)
+        check_tuning(settings)
+        PromptCount(settings.tokenizers, TokenRatio())
+        if settings.tracing.endpoint is not None:
+            check_tracing(settings.tracing)
     except ValueError as error:
         raise UserMistake(str(error)) from error
     engines = f"{len(settings.replica)} replicas" if settings.replica else "no replica: simulated engines stand in"

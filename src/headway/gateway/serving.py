@@ -23,6 +23,7 @@ from headway.gateway.settings import Settings, host_and_port
 from headway.gateway.site import AdminSite, Gatekeeper
 from headway.gateway.tenants import Tenants
 from headway.gateway.token_ratio import TokenRatio
+from headway.gateway.tracing import Tracing
 from headway.gateway.watching import watch
 from headway.gateway.wire.client_connection import ClientConnection, Site
 
@@ -49,8 +50,9 @@ class Gateway:
         self._metrics = GatewayMetrics()
         self._recorder = Recorder(Path(settings.record), time.monotonic()) if settings.record is not None else None
         told: list[Watcher] = [self._metrics, *watchers]
-        if self._recorder is not None:
-            told.append(self._recorder)
+        self._tracing = Tracing(settings.tracing, self._clock) if settings.tracing.endpoint is not None else None
+        keeping = [one for one in (self._recorder, self._tracing) if one is not None]
+        told += keeping
         ratio = TokenRatio()
         check_tuning(settings)
         self._learned = Learned(settings, ratio, log.warning)
@@ -63,7 +65,7 @@ class Gateway:
             self.dispatcher,
             self._tenants,
             self._metrics,
-            self._recorder,
+            [one.arrived for one in keeping],
             self._prompt_count,
             self._learned,
             shows_inside=shows_inside,
@@ -120,7 +122,9 @@ class Gateway:
         self.dispatcher.replace(settings, [watched.replica for watched in wanted], self._clock())
 
     def reload(self, settings: Settings) -> None:
-        """Other settings from now on, no request lost. Addresses, TLS, wire limits, record and state file stay.
+        """Other settings from now on, no request lost.
+
+        Addresses, TLS, wire limits, record, state file, tokenizers and tracing stay as they were.
 
         Raises ValueError, one sentence, if a key cannot be read; then nothing changes.
         """
@@ -183,6 +187,8 @@ class Gateway:
         await asyncio.sleep(0)
         self._prompt_count.close()
         await self._learned.save()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
         if self._recorder is not None:
             self._recorder.close()
 

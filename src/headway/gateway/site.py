@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Protocol
 
@@ -18,7 +19,6 @@ from headway.gateway.metrics import GatewayMetrics
 from headway.gateway.page import page_response, state_of
 from headway.gateway.prompt_count import Counted, PromptCount
 from headway.gateway.queued_request import QueuedRequest
-from headway.gateway.recording import Recorder
 from headway.gateway.settings import TenantSettings
 from headway.gateway.tenants import Tenants
 from headway.gateway.wire.client_connection import Answering, ClientConnection
@@ -45,7 +45,7 @@ class Gatekeeper:
         dispatcher: Dispatcher,
         tenants: Tenants,
         metrics: GatewayMetrics,
-        recorder: Recorder | None,
+        on_arrival: Sequence[Callable[[Exchange], None]],
         prompt_count: PromptCount,
         learned: Learned,
         *,
@@ -56,7 +56,7 @@ class Gatekeeper:
         self.tenants = tenants
         self.stories: deque[dict[str, object]] = deque(maxlen=_STORIES)
         self._metrics = metrics
-        self._recorder = recorder
+        self._on_arrival = on_arrival
         self._shows_inside = shows_inside
         self._prompt_count = prompt_count
         self.learned = learned
@@ -134,8 +134,8 @@ class Gatekeeper:
             client.respond(error_response(400, message, Reason.MALFORMED))
             return None
         exchange = self._exchange(http, client, body, tenant)
-        if self._recorder is not None:
-            self._recorder.arrived(exchange)
+        for told in self._on_arrival:
+            told(exchange)
         self.dispatcher.announce(exchange)
         if body is not None and self._prompt_count.takes_long(body, exchange.request.counted):
             self._prompt_count.later(body, lambda counted: self._arrive(exchange, counted))
