@@ -1,4 +1,4 @@
-"""`headway explain NAME`: all that is said of one policy."""
+"""`headway explain NAME`: all that is said of one policy; or, of a server that runs, why a request waited."""
 
 from __future__ import annotations
 
@@ -15,16 +15,33 @@ if TYPE_CHECKING:
 
 
 def explain(
-    name: Annotated[str, typer.Argument(help="A policy, as `headway policies` lists it.")],
+    name: Annotated[
+        str, typer.Argument(help="A policy, as `headway policies` lists it; with --live the id of a request.")
+    ],
     state: Annotated[
         Path | None,
         typer.Option("--state", metavar="FILE", help="Draw what it has learned, from a file `headway tune` wrote."),
     ] = None,
+    live: Annotated[
+        str | None,
+        typer.Option("--live", metavar="URL", help="Ask the server there why the request of that id waited."),
+    ] = None,
 ) -> None:
     """Tell a policy's idea, source, what it reads, when it wins and when it loses, its options and its file.
 
-    With --state, draw the lanes it has learned over the histogram of sizes instead.
+    With --state, draw the lanes it has learned over the histogram of sizes instead. With --live, ask a gateway of
+    `headway serve`, or a vLLM with the plug-in (`why_listen`), why a request waited.
     """
+    if live is not None:
+        if state is not None:
+            raise UserMistake(
+                "--live asks a server of a request, --state reads what a policy learned: give one of them"
+            )
+        from headway.cli.explain_live import live_lines
+
+        for line in live_lines(live, name):
+            print(line)
+        return
     if state is not None:
         _find(name)
         for line in _learned(name, state):

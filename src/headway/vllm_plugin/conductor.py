@@ -23,9 +23,9 @@ from headway.vllm_plugin.prefix_hits import PrefixHits
 from headway.vllm_plugin.publishing import Publisher
 from headway.vllm_plugin.queue import PolicyQueue
 from headway.vllm_plugin.shadow import HarmJudge, ShadowFcfs
+from headway.vllm_plugin.stories import Stories
 from headway.vllm_plugin.tuning import SelfTuned, StepFacts
 from headway.vllm_plugin.victims import blocks_wanted, with_victims_last
-from headway.vllm_plugin.waits import WaitClocks, in_words
 
 logger = logging.getLogger("vllm.headway")  # below vLLM's own, so that its handlers and levels hold
 
@@ -63,7 +63,7 @@ class Conductor:
         self._shadow = ShadowFcfs()
         self._judge = HarmJudge(config.guard.harm_ratio, config.guard.harm_slack_seconds, config.guard.harm_seconds)
         self._tuned = SelfTuned(engine.seats, engine.own_threshold) if config.tuning == "self-tuned" else None
-        self._clocks = WaitClocks()
+        self.stories = Stories(self.entries, self._order, self._now)
         self._arrivals = 0
         self._preempted = 0  # in this step
         self._lost_tokens = 0  # by preemptions since the knobs were turned
@@ -114,7 +114,7 @@ class Conductor:
         self._computed_tokens = tokens
         self.queue.end_scan()
         self.charge.end_step()
-        self._clocks.scanned(self._why_nobody_more(tokens), now)
+        self.stories.clocks.scanned(self._why_nobody_more(tokens), now)
         self.metrics.count("steps")
         if self.queue.held:
             self.metrics.count("admissions_held")
@@ -200,15 +200,14 @@ class Conductor:
             self._hits.arrive(entry, now)
         view = entry.view
         entry.work = max(0, view.prompt_tokens - view.cached_prompt_tokens)
-        entry.passed_over_before = self._clocks.admissions
-        entry.waited_by_reason = self._clocks.reading(now)
+        entry.began = self.stories.clocks.reading(now)
         self._shadow.arrive(entry.arrival, now, entry.work)
         return entry
 
     def _admitted(self, entry: Entry) -> None:
         now, view = self.queue.now, entry.view
         first = entry.admission < 0
-        entry.admission = self._clocks.admit(entry.arrival)
+        entry.admission = self.stories.clocks.admit(entry.arrival)
         entry.produced_at_admission = entry.request.num_output_tokens
         self._young[entry.request.request_id] = entry
         if not first:
@@ -216,29 +215,21 @@ class Conductor:
         waited = now - view.arrived_at
         self._shadow.admit(entry.arrival, view.arrived_at, now, entry.work)
         self.metrics.waited(self._length_class(view.prompt_tokens), waited)
-        if self._publisher.logs_decisions or waited >= self.config.explain_above_seconds:
-            self._explain(entry, waited)
+        story = self.stories.admitted(entry, now)
+        explained = waited >= self.config.explain_above_seconds and self._explained < _EXPLAINED_PER_SECOND
+        if explained or self._publisher.logs_decisions:
+            facts = self.stories.facts(story)
+            if explained:
+                self._explained += 1
+                logger.info("headway: request %s %s", story.request_id, facts["why"])
+            if self._publisher.logs_decisions:
+                self._publisher.decision(json.dumps(facts))
 
-    def _explain(self, entry: Entry, waited: float) -> None:
-        now, view = self.queue.now, entry.view
-        wait = self._clocks.wait(entry.waited_by_reason, view.arrived_at, entry.arrival, entry.passed_over_before, now)
-        order = "fcfs" if self.charge.put_aside or self.charge.stepped_back else self.config.ordering
-        if waited >= self.config.explain_above_seconds and self._explained < _EXPLAINED_PER_SECOND:
-            self._explained += 1
-            size = f"{view.prompt_tokens} prompt tokens, {view.cached_prompt_tokens} cached"
-            logger.info("headway: request %s (%s; order %s) %s", view.id, size, order, in_words(wait))
-        if self._publisher.logs_decisions:
-            line = {
-                "request": view.id,
-                "admitted_at": now,
-                "waited_seconds": round(waited, 6),
-                "by_reason_seconds": {name: round(seconds, 6) for name, seconds in wait.by_reason.items()},
-                "overtaken_by": wait.overtaken_by,
-                "order": order,
-                "prompt_tokens": view.prompt_tokens,
-                "cached_prompt_tokens": view.cached_prompt_tokens,
-            }
-            self._publisher.decision(json.dumps(line))
+    def _now(self) -> float:
+        return self.clock()  # whichever it is then
+
+    def _order(self) -> str:
+        return "fcfs" if self.charge.put_aside or self.charge.stepped_back else self.config.ordering
 
     def _looks_up(self) -> bool:
         return self.config.prefix_hits and self._engine.caches_prefixes

@@ -60,6 +60,8 @@ class PluginConfig:
         metrics_dir: folder for the metrics file; None chooses one by the engine's instance id, "" writes none.
         metrics_seconds: how often the file is written.
         decision_log: file for one JSON line per admission; "" writes none.
+        why_listen: host and port on which the engine answers why a request waited; None answers nobody. A further
+            engine of the same server takes the port plus its index.
         explain_above_seconds: waits longer than this are explained in vLLM's log.
         length_class_tokens: upper prompt lengths of the classes short and medium in the metrics.
     """
@@ -78,6 +80,7 @@ class PluginConfig:
     metrics_dir: str | None = None
     metrics_seconds: float = 1.0
     decision_log: str = ""
+    why_listen: tuple[str, int] | None = None
     explain_above_seconds: float = 10.0
     length_class_tokens: tuple[int, int] = (512, 4096)
 
@@ -171,6 +174,17 @@ def _text(at: str, value: object) -> str:
     return value
 
 
+def _address(at: str, value: object) -> tuple[str, int] | None:
+    if value == "":
+        return None
+    host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise ValueError(
+            f'{at} must be "host:port", such as "127.0.0.1:9901", or an empty text for none, got {value!r}'
+        )
+    return host.strip("[]"), int(port)
+
+
 def _tuning(at: str, value: object) -> str:
     if value not in ("off", "self-tuned"):
         raise ValueError(f'{at} must be "off" or "self-tuned", got {value!r}')
@@ -225,6 +239,7 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "metrics_dir": _text,
     "metrics_seconds": lambda at, value: _number(at, value, least=0.05, unit=" of seconds"),
     "decision_log": _text,
+    "why_listen": _address,
     "explain_above_seconds": lambda at, value: _number(at, value, least=0.0, unit=" of seconds"),
     "length_class_tokens": _classes,
 }

@@ -11,6 +11,9 @@ from typing import Any, Protocol
 
 from headway.domain.request import Request
 from headway.vllm_plugin.hints import Hints
+from headway.vllm_plugin.waits import Reading
+
+NOWHERE = Reading(0.0, (), 0)
 
 
 class EngineRequest(Protocol):
@@ -51,16 +54,15 @@ class Entry:
     __slots__ = (
         "admission",
         "arrival",
+        "began",
         "first_token_came",
         "hints",
         "looked_up_at",
-        "passed_over_before",
         "place",
         "produced_at_admission",
         "request",
         "resumed",
         "view",
-        "waited_by_reason",
         "work",
     )
 
@@ -76,8 +78,7 @@ class Entry:
         self.produced_at_admission = 0
         self.work = 0  # prefill tokens when it came, as the live FCFS estimate counts them
         self.looked_up_at = float("-inf")  # when the prefix cache was last asked
-        self.passed_over_before = 0  # admissions before it came
-        self.waited_by_reason: tuple[float, ...] = ()  # the waits' clock when it began to wait
+        self.began = NOWHERE  # the waits' clocks when it came
 
     def refresh(self) -> Request:
         """The view with the tokens that came since."""

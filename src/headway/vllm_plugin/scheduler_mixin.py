@@ -12,6 +12,7 @@ from headway.vllm_plugin.engine_seam import EngineSeam
 from headway.vllm_plugin.entries import EngineRequest
 from headway.vllm_plugin.publishing import Publisher, logger, metrics_folder
 from headway.vllm_plugin.queue import PolicyQueue
+from headway.vllm_plugin.why_endpoint import WhyEndpoint
 
 
 class PolicyScheduling:
@@ -28,11 +29,15 @@ class PolicyScheduling:
         folder = metrics_folder(config.metrics_dir, str(getattr(vllm_config, "instance_id", "") or ""))
         publisher = Publisher(
             None if folder is None else folder / f"engine-{engine_name}.prom",
-            Path(config.decision_log) if config.decision_log else None,
+            _own_file(config.decision_log, engine_name) if config.decision_log else None,
             own_folder=config.metrics_dir is None,
         )
         self._publisher = publisher
         self.headway = Conductor(config, EngineSeam(self), publisher, engine_name, _with_base(self.queue_base))
+        self._why = None
+        if config.why_listen is not None:
+            host, port = config.why_listen
+            self._why = WhyEndpoint(host, port + int(engine_name), self.headway.stories.told)
         this.waiting = self.headway.queue
         if hasattr(self, "skipped_waiting"):  # 0.20 to 0.28 keep those who cannot run yet in a second queue
             this.skipped_waiting = _with_base(self.queue_base, SideDoor)(self.headway.queue)
@@ -78,6 +83,8 @@ class PolicyScheduling:
         """The engine ends."""
         self.headway.publish()
         self._publisher.close()
+        if self._why is not None:
+            self._why.close()
         super().shutdown()  # type: ignore[misc]
 
 
@@ -128,6 +135,12 @@ class SideDoor:
 def _with_base(base: type, kind: type = PolicyQueue) -> type:
     """Our queue as a subclass of vLLM's `RequestQueue`."""
     return kind if base is object else type(kind.__name__, (kind, base), {})
+
+
+def _own_file(path: str, engine_name: str) -> Path:
+    """The file of one engine: several of one server must not write into the same."""
+    given = Path(path)
+    return given if engine_name == "0" else given.with_name(f"{given.stem}-{engine_name}{given.suffix}")
 
 
 def _engine_name(vllm_config: Any) -> str:

@@ -48,6 +48,12 @@ class HeadwayStatLogger(StatLoggerBase):  # type: ignore[misc]
         wanted = str(getattr(vllm_config.scheduler_config, "scheduler_cls", "") or "")
         if "headway" not in wanted:
             return
+        if getattr(vllm_config.parallel_config, "_api_process_count", 1) > 1:
+            logger.warning(
+                "headway: with several API servers vLLM's /metrics cannot carry the engines' numbers: set metrics_dir "
+                "and scrape the files in it, or start with --api-server-count 1"
+            )
+            return
         config = read_config(getattr(vllm_config, "additional_config", None))
         folder = metrics_folder(config.metrics_dir, str(getattr(vllm_config, "instance_id", "") or ""))
         if folder is not None and folder not in self._registered:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import NamedTuple
 
 REASONS = ("seats", "tokens", "blocks", "held", "preempting", "paused", "idle")
@@ -11,6 +12,14 @@ admission policy held it; vLLM preempted somebody, which ends admission for the 
 did (the request came while the step ran)."""
 
 _ADMISSIONS_REMEMBERED = 65_536
+
+
+class Reading(NamedTuple):
+    """All clocks at one instant: seconds a reason, and the admissions so far."""
+
+    at: float
+    seconds: tuple[float, ...]
+    admissions: int
 
 
 class Wait(NamedTuple):
@@ -25,23 +34,24 @@ class WaitClocks:
     """Adds up time by the reason that holds since the last scan; remembers who was admitted in which order."""
 
     def __init__(self) -> None:
-        self._seconds = dict.fromkeys(REASONS, 0.0)
-        self._reason = "idle"
+        self._seconds = (0.0,) * len(REASONS)
+        self._reason = REASONS.index("idle")
         self._read_at: float | None = None
         self._admitted: deque[int] = deque(maxlen=_ADMISSIONS_REMEMBERED)
         self.admissions = 0
 
-    def reading(self, now: float) -> tuple[float, ...]:
-        """All clocks now."""
-        if self._read_at is not None:
-            self._seconds[self._reason] += max(0.0, now - self._read_at)
-        self._read_at = now
-        return tuple(self._seconds.values())
+    def reading(self, now: float) -> Reading:
+        """All clocks now. Changes nothing, so that another thread may ask too."""
+        seconds, read_at, reason = self._seconds, self._read_at, self._reason
+        if read_at is not None:
+            passed = seconds[reason] + max(0.0, now - read_at)
+            seconds = (*seconds[:reason], passed, *seconds[reason + 1 :])
+        return Reading(now, seconds, self.admissions)
 
     def scanned(self, reason: str, now: float) -> None:
         """A scan has ended; until the next one everybody who waits does so for this reason."""
-        self.reading(now)
-        self._reason = reason
+        self._seconds = self.reading(now).seconds
+        self._read_at, self._reason = now, REASONS.index(reason)
 
     def admit(self, arrival: int) -> int:
         """Note an admission; which one it is, counted from 0."""
@@ -49,13 +59,13 @@ class WaitClocks:
         self.admissions += 1
         return self.admissions - 1
 
-    def wait(self, started: tuple[float, ...], arrived_at: float, arrival: int, before: int, now: float) -> Wait:
-        """The wait of one that came when the clocks read `started` and `before` had been admitted."""
-        passed = [b - a for a, b in zip(started, self.reading(now), strict=True)]
-        since = min(self.admissions - before, len(self._admitted))
-        overtaking = sum([1 for _, one in zip(range(since), reversed(self._admitted), strict=False) if one > arrival])
+    def wait(self, arrival: int, began: Reading, ended: Reading) -> Wait:
+        """The wait, between two readings, of the request that was the `arrival`-th to come."""
+        passed = [b - a for a, b in zip(began.seconds, ended.seconds, strict=True)]
+        since, until = self.admissions - ended.admissions, self.admissions - began.admissions
+        overtaking = sum([1 for one in islice(reversed(self._admitted), since, until) if one > arrival])
         by_reason = {name: seconds for name, seconds in zip(REASONS, passed, strict=True) if seconds >= 0.0005}
-        return Wait(now - arrived_at, by_reason, overtaking)
+        return Wait(ended.at - began.at, by_reason, overtaking)
 
 
 def in_words(wait: Wait) -> str:

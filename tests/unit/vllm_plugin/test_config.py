@@ -27,6 +27,7 @@ def test_names_options_and_settings() -> None:
         "costs": {"prefill_seconds_per_token": 1e-5, "decode_seconds_per_token": 0.01},
         "length_class_tokens": [100, 200],
         "metrics_seconds": 2,
+        "why_listen": "[::1]:9901",
     }
     config = read_config({"headway": given}, {})
     assert (config.admission, config.tuning, config.guard.budget_ms, config.guard.strikes) == (
@@ -37,6 +38,7 @@ def test_names_options_and_settings() -> None:
     )
     assert config.options["ordering"] == {"lane_width": 1.5}
     assert config.length_class_tokens == (100, 200)
+    assert config.why_listen == ("::1", 9901)
     assert config.costs.decode_seconds_per_token == 0.01
 
 
@@ -63,6 +65,8 @@ MISTAKES = {
     "seconds": ({"metrics_seconds": 0}, "metrics_seconds must be a number of seconds of at least 0.05, got 0"),
     "never": ({"explain_above_seconds": float("inf")}, "explain_above_seconds must be a number of seconds"),
     "text": ({"metrics_dir": 5}, "metrics_dir must be a path"),
+    "an address": ({"why_listen": 9901}, 'why_listen must be "host:port" such as "127.0.0.1:9901", or an empty text'),
+    "a port": ({"why_listen": "localhost:70000"}, "why_listen must be"),
     "guard": ({"guard": {"budget": 5}}, "guard: unknown key 'budget': did you mean 'budget_ms'?"),
     "guard number": ({"guard": {"harm_ratio": 0.5}}, "guard.harm_ratio must be a number of at least 1, got 0.5"),
     "guard strikes": ({"guard": {"strikes": 1.5}}, "guard.strikes must be a whole number of at least 1, got 1.5"),

@@ -1,0 +1,74 @@
+"""`/headway/why?id=…` on an address of its own, in the engine's process: lengths and times, never text.
+
+vLLM's HTTP server lives in another process and takes routes from plug-ins only where the operator names all of them.
+The answer has the shape of the gateway's, so `headway explain --live` asks both alike.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+Told = Callable[[str], dict[str, object] | None]
+"""The story of a request, None if it is unknown. Called by the endpoint's threads."""
+
+NOT_AMONG_THE_LATEST = "no such request among the latest"
+
+
+class WhyEndpoint:
+    """A server in threads of its own. Raises ValueError, one sentence, where the address cannot be had."""
+
+    def __init__(self, host: str, port: int, told: Told) -> None:
+        try:
+            self._server = _Server((host, port), _Handler)
+        except OSError as error:
+            raise ValueError(
+                f"headway: why_listen {host}:{port} cannot be had: {error.strerror or error}; name another address"
+            ) from error
+        self._server.told = told
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, name="headway-why", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Answer nobody any more."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(timeout=2.0)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    told: Told
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    timeout = 10  # seconds for a client to say what it wants
+
+    def do_GET(self) -> None:
+        """The one question there is."""
+        asked = urlsplit(self.path)
+        if asked.path != "/headway/why":
+            self._answer(404, _error(f"there is nothing at {asked.path}: ask /headway/why?id=REQUEST_ID"))
+            return
+        told = self.server.told(parse_qs(asked.query).get("id", [""])[0])
+        self._answer(404, _error(NOT_AMONG_THE_LATEST)) if told is None else self._answer(200, told)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Questions are not logged."""
+
+    def _answer(self, status: int, content: object) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def _error(message: str) -> dict[str, object]:
+    return {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}
