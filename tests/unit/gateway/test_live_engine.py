@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import time
 
-from headway.gateway.embedded.live_engine import LiveEngine
+from headway.gateway.embedded.live_engine import LiveEngine, prompt_blocks
+from headway.gateway.embedded.starting import EmbeddedEngine
+from headway.gateway.settings import EmbeddedSettings
 from headway.simulator.replica import replica
 
 
@@ -48,3 +52,64 @@ def test_what_can_never_fit_is_said() -> None:
         assert "KV memory of 1600 tokens" in str(engine.why_never(1_600, 100))
 
     asyncio.run(ask())
+
+
+def test_prompts_that_begin_alike_are_computed_once() -> None:
+    """As in the simulator: whole blocks from the start, never the last token, and what was aborted stays findable."""
+
+    async def day() -> None:
+        engine = LiveEngine(replica("h100", "llama-3.1-8b", kv_tokens=8_000, prefix_caching=True), time.monotonic)
+        running = asyncio.create_task(engine.live())
+        found: list[int] = []
+
+        async def serve(content: bytes) -> int:
+            tokens: list[bool] = []
+            number = 0
+
+            def note(is_last: bool) -> None:
+                tokens.append(is_last)
+                found.append(engine.cached_tokens(number))
+
+            blocks = prompt_blocks(content, 16)
+            number = engine.submit(len(content), 3, 3, note, blocks)
+            async with asyncio.timeout(30):
+                while not tokens or not tokens[-1]:
+                    await asyncio.sleep(0.002)
+            return found[-2]
+
+        first = bytes(range(256)) * 4  # a byte a token: 64 blocks
+        assert await serve(first) == 0
+        assert await serve(first) == 1_008  # the last block would leave nothing to compute
+        assert await serve(first[:640] + b"x" * 300) == 640
+        assert await serve(b"y" + first[1:]) == 0
+        assert await serve(first[:645] + b"x" * 300) == 640
+        assert engine.kv_share == 0.0
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(day())
+
+
+def test_the_wire_tells_what_was_cached() -> None:
+    async def ask(port: int, prompt: object) -> int:
+        body = json.dumps({"model": "m", "prompt": prompt, "max_tokens": 2, "ignore_eos": True}).encode()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        length = int(re.search(r"content-length: (\d+)", head)[1])  # type: ignore[index]
+        usage = json.loads(await reader.readexactly(length))["usage"]
+        writer.close()
+        return int(usage["prompt_tokens_details"]["cached_tokens"])
+
+    async def day(prefix_caching: bool) -> list[int]:
+        engine = EmbeddedEngine(EmbeddedSettings(prefix_caching=prefix_caching))
+        settings = await engine.start(0)
+        port = int(settings.url.rpartition(":")[2])
+        prompts: list[object] = [list(range(100)), [*range(64), 2**70, -1], "a" * 400, "a" * 400]
+        told = [await ask(port, prompt) for prompt in prompts]
+        await engine.stop()
+        await asyncio.sleep(0.02)
+        return told
+
+    assert asyncio.run(day(True)) == [0, 64, 0, 96]
+    assert asyncio.run(day(False)) == [0, 0, 0, 0]

@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import math
 import time
+from array import array
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
 
 import msgspec
 
-from headway.gateway.embedded.live_engine import LiveEngine
+from headway.gateway.embedded.live_engine import LiveEngine, prompt_blocks
 from headway.gateway.wire.client_connection import Answering, ClientConnection
 from headway.gateway.wire.errors import Reason, error_response
 from headway.gateway.wire.messages import HttpRequest, Response
@@ -26,6 +28,7 @@ SIMULATED_BY = "headway-simulated"
 _NOTICE = "This text comes from Headway's simulated engine: no model ran, only its timing is modelled."
 WORDS = tuple(_NOTICE.split())
 _BYTES_PER_TOKEN = 4
+_ID_MASK = (1 << 64) - 1
 _TYPICAL_OUTPUT_TOKENS = 200
 
 
@@ -87,7 +90,7 @@ class EngineSite:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             client.respond(error_response(400, f"the body cannot be read: {error}", Reason.MALFORMED))
             return None
-        prompt_tokens = _prompt_tokens(body, is_chat)
+        content, prompt_tokens, token_bytes = _prompt(body, is_chat)
         bound = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
         if prompt_tokens < 1 or (bound is not None and bound < 1):
             client.respond(error_response(400, "the prompt is empty or max_tokens below 1", Reason.MALFORMED))
@@ -97,7 +100,8 @@ class EngineSite:
         if reason is not None:
             client.respond(error_response(400, reason, Reason.MALFORMED))
             return None
-        return _Answer(self._engine, client, body, is_chat, prompt_tokens, output_tokens, bound)
+        blocks = prompt_blocks(content, token_bytes * self._engine.block_tokens) if self._engine.shares_prefixes else ()
+        return _Answer(self._engine, client, body, is_chat, prompt_tokens, output_tokens, bound, blocks)
 
 
 class _Answer:
@@ -112,20 +116,18 @@ class _Answer:
         prompt_tokens: int,
         output_tokens: int,
         bound: int | None,
+        blocks: Sequence[int],
     ) -> None:
         self._engine = engine
         self._client = client
         self._is_chat = is_chat
         self._is_stream = bool(body.stream)
         self._shows_usage = bool(body.stream_options and body.stream_options.get("include_usage"))
-        self._usage = {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": output_tokens,
-            "total_tokens": prompt_tokens + output_tokens,
-        }
+        self._lengths = (prompt_tokens, output_tokens)
         self._finish = "length" if bound is not None and output_tokens >= bound else "stop"
         self._produced = 0
-        self._number = engine.submit(prompt_tokens, output_tokens, bound, self._token)
+        self._cached_tokens = 0
+        self._number = engine.submit(prompt_tokens, output_tokens, bound, self._token, blocks)
         kind = "chat.completion" if is_chat else "text_completion"
         self._head: dict[str, object] = {
             "id": f"sim-{self._number}",
@@ -136,11 +138,13 @@ class _Answer:
 
     def _token(self, is_last: bool) -> None:
         self._produced += 1
+        if self._produced == 1:
+            self._cached_tokens = self._engine.cached_tokens(self._number)
         if not self._is_stream:
             if is_last:
                 text = " ".join(_word(number).strip() for number in range(self._produced))
                 choice = self._choice(text, self._finish, whole=True)
-                self._client.respond(_json(200, {**self._head, "choices": [choice], "usage": self._usage}))
+                self._client.respond(_json(200, {**self._head, "choices": [choice], "usage": self._usage()}))
             return
         if self._produced == 1:
             self._client.start(200, [(b"content-type", b"text/event-stream; charset=utf-8")], None)
@@ -148,9 +152,18 @@ class _Answer:
         self._event({"choices": [self._choice(text, self._finish if is_last else None, whole=False)]})
         if is_last:
             if self._shows_usage:
-                self._event({"choices": [], "usage": self._usage})
+                self._event({"choices": [], "usage": self._usage()})
             self._client.write(b"data: [DONE]\n\n")
             self._client.finish()
+
+    def _usage(self) -> dict[str, object]:
+        prompt_tokens, output_tokens = self._lengths
+        return {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": output_tokens,
+            "total_tokens": prompt_tokens + output_tokens,
+            "prompt_tokens_details": {"cached_tokens": self._cached_tokens},
+        }
 
     def _choice(self, text: str, finish: str | None, *, whole: bool) -> dict[str, object]:
         if not self._is_chat:
@@ -183,15 +196,18 @@ def _json(status: int, content: dict[str, object]) -> Response:
     return Response(status, json.dumps(content).encode())
 
 
-def _prompt_tokens(body: _Body, is_chat: bool) -> int:
-    """Ids are counted; text is four bytes a token."""
-    if is_chat:
-        return math.ceil(len(bytes(body.messages)) / _BYTES_PER_TOKEN)
+def _prompt(body: _Body, is_chat: bool) -> tuple[bytes, int, int]:
+    """Its content, its tokens, and bytes of the content to a token: ids are counted, text is four bytes a token."""
     prompt = body.prompt
-    if isinstance(prompt, list) and prompt and all(isinstance(token, int) for token in prompt):
-        return len(prompt)
-    text = "".join(map(str, prompt)) if isinstance(prompt, list) else str(prompt or "")
-    return math.ceil(len(text.encode()) / _BYTES_PER_TOKEN)
+    if not is_chat and isinstance(prompt, list) and prompt and all(isinstance(token, int) for token in prompt):
+        ids = array("Q", [token & _ID_MASK for token in prompt])
+        return ids.tobytes(), len(prompt), ids.itemsize
+    if is_chat:
+        content = bytes(body.messages)
+    else:
+        text = "".join(map(str, prompt)) if isinstance(prompt, list) else str(prompt or "")
+        content = text.encode()
+    return content, math.ceil(len(content) / _BYTES_PER_TOKEN), _BYTES_PER_TOKEN
 
 
 def _output_tokens(body: _Body, bound: int | None) -> int:

@@ -7,7 +7,7 @@ the machine cannot keep up, modelled time is let slip and never runs ahead.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from headway.scheduling.bundle import bundle
 from headway.simulator.arrivals import why_never
 from headway.simulator.reference import SECONDS_PER_PS, ReferenceEngine
+from headway.simulator.reference_blocks import BlockMemory, ContentKey, ContentKeys
 from headway.simulator.reference_day import EngineRequest, Ledger
 from headway.simulator.replica import Replica
 from headway.simulator.step_time import PS_PER_SECOND
@@ -25,11 +26,31 @@ _SLIP_SECONDS = 0.05
 
 @dataclass(slots=True)
 class Generation:
-    """One request inside: `on_token(is_last)` is called for every token, in the event loop."""
+    """One request inside.
+
+    Attributes:
+        request: as the engine keeps it.
+        output_tokens: its true length.
+        on_token: called with `is_last` for every token, in the event loop.
+        prompt_blocks: what the full blocks of its prompt hold, see `prompt_blocks`.
+        cached_tokens: prompt tokens that were found in memory when it was first admitted; None before that.
+    """
 
     request: EngineRequest
     output_tokens: int
     on_token: Callable[[bool], None]
+    prompt_blocks: Sequence[int]
+    cached_tokens: int | None = None
+
+
+def prompt_blocks(content: bytes, bytes_per_block: int) -> list[int]:
+    """What each full block of a prompt holds, as a hash over everything up to its end: equal means an equal prefix."""
+    hashes: list[int] = []
+    chain = 0
+    for start in range(0, len(content) - bytes_per_block + 1, bytes_per_block):
+        chain = hash((chain, content[start : start + bytes_per_block]))
+        hashes.append(chain)
+    return hashes
 
 
 class LiveEngine(ReferenceEngine):
@@ -41,6 +62,9 @@ class LiveEngine(ReferenceEngine):
         super().__init__(empty, replica.rules, replica.step_time, policies, observer=None, listeners=())
         self._book = _LiveBook(empty)
         self._ledger = self._book
+        if replica.rules.prefix_caching:
+            keys = _LiveKeys(empty, replica.rules.block_tokens, self._book)
+            self._memory = BlockMemory(replica.rules.kv_blocks, replica.rules.block_tokens, keys)
         self._clock = clock
         self._began = clock()
         self._news = asyncio.Event()
@@ -66,22 +90,41 @@ class LiveEngine(ReferenceEngine):
         """Tokens in a block."""
         return self._rules.block_tokens
 
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether prompts that begin alike share their memory."""
+        return self._rules.prefix_caching
+
     def why_never(self, prompt_tokens: int, output_tokens: int) -> str | None:
         """Why a request of these lengths can never be served; None if it can."""
         return why_never(self._rules, prompt_tokens, output_tokens)
 
     def submit(
-        self, prompt_tokens: int, output_tokens: int, bound: int | None, on_token: Callable[[bool], None]
+        self,
+        prompt_tokens: int,
+        output_tokens: int,
+        bound: int | None,
+        on_token: Callable[[bool], None],
+        blocks: Sequence[int] = (),
     ) -> int:
-        """A request comes in; returns its number, for `abort`. It must fit (`why_never`)."""
+        """A request comes in; returns its number, for `abort`. It must fit (`why_never`).
+
+        `blocks` is what `prompt_blocks` tells of its prompt; without it nobody shares its memory.
+        """
         self._numbers += 1
         now = self._clock() - self._began
         request = EngineRequest(0, _trace(prompt_tokens, output_tokens, bound), now)
         request.id = request.row = self._numbers
-        self._book.inside[self._numbers] = Generation(request, output_tokens, on_token)
+        self._book.inside[self._numbers] = Generation(request, output_tokens, on_token, blocks)
+        request.cached_prompt_tokens = len(self._memory.find(request)) * self._rules.block_tokens
         self._scheduler.arrive(request, now)
         self._news.set()
         return self._numbers
+
+    def cached_tokens(self, number: int) -> int:
+        """Prompt tokens of one inside that did not have to be computed."""
+        generation = self._book.inside.get(number)
+        return 0 if generation is None else generation.cached_tokens or 0
 
     def abort(self, number: int) -> None:
         """Its client left: its memory is free for the next step."""
@@ -147,7 +190,10 @@ class _LiveBook(Ledger):
         return self.inside[row].output_tokens
 
     def admit(self, request: EngineRequest, at_ps: int, cached_tokens: int) -> None:
-        """Not kept."""
+        """Only what was cached is kept, of the first time: a preempted request finds its own."""
+        generation = self.inside.get(request.row)
+        if generation is not None and generation.cached_tokens is None:
+            generation.cached_tokens = cached_tokens
 
     def computed(self, request: EngineRequest, before: int, new: int) -> None:
         """Not kept."""
@@ -160,6 +206,21 @@ class _LiveBook(Ledger):
 
     def end(self, request: EngineRequest, at_ps: int) -> None:
         """Not kept."""
+
+
+class _LiveKeys(ContentKeys):
+    """Who shares what among those inside: blocks of prompts by their content, all others by their request."""
+
+    def __init__(self, empty: Trace, block_tokens: int, book: _LiveBook) -> None:
+        super().__init__(empty, block_tokens)
+        self._book = book
+
+    def key(self, row: int, position: int) -> ContentKey:
+        """Key of block number `position` of this request."""
+        generation = self._book.inside.get(row)
+        if generation is not None and position < len(generation.prompt_blocks):
+            return generation.prompt_blocks[position], position
+        return ("row", row), position
 
 
 def _trace(prompt_tokens: int, output_tokens: int, bound: int | None) -> Trace:

@@ -21,7 +21,11 @@ class EmbeddedEngine:
     def __init__(self, settings: EmbeddedSettings) -> None:
         """Raises ValueError, one sentence, if there is no such hardware or model."""
         self._shape = replica(
-            settings.hardware, settings.model, max_num_seqs=settings.max_num_seqs, kv_tokens=settings.kv_tokens
+            settings.hardware,
+            settings.model,
+            max_num_seqs=settings.max_num_seqs,
+            kv_tokens=settings.kv_tokens,
+            prefix_caching=settings.prefix_caching,
         )
         self._clients: set[ClientConnection] = set()
         self._tasks: list[asyncio.Task[None]] = []
