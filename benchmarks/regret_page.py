@@ -24,7 +24,7 @@ from regret_cells import (
 from regret_judging import CALM, METRICS, Cell
 from regret_tables import SHORT, WIDTH, bound_section, bounds_of, gated_section, head, number, percent, row, summary
 
-KEPT = ("<!-- real engine -->", "<!-- end of real engine -->")
+KEPT = ("<!-- table mixed -->", "<!-- end -->")  # written by vllm_real_engine.py
 
 
 def page(settings: Sequence[Mapping[str, Any]], cells: Sequence[Cell], old: Path) -> str:
@@ -90,9 +90,15 @@ def terms() -> list[str]:
 
 
 def real_engine(old: Path) -> list[str]:
+    """What the page held of the real engine."""
     text = old.read_text(encoding="utf-8") if old.exists() else ""
     kept = text.partition(KEPT[0])[2].partition(KEPT[1])[0].strip("\n")
-    return ["## On real vLLM", "", KEPT[0], kept, KEPT[1]]
+    words = (
+        "The plug-in inside vLLM with a tiny model on one core of a CPU: ratios to stock vLLM of the same repeat, "
+        "median (least–most). Measured by `benchmarks/vllm_real_engine.py --traffic mixed --json RUNS.json`, put here "
+        "by the same with `--tables --write` and this page; what it measures and how is in [vllm.md](vllm.md)."
+    )
+    return ["## On real vLLM", "", fill(words, WIDTH, break_on_hyphens=False), "", KEPT[0], kept, KEPT[1]]
 
 
 def settings_section(settings: Sequence[Mapping[str, Any]]) -> list[str]:
