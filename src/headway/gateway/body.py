@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
@@ -48,6 +49,7 @@ class Body(msgspec.Struct):
 _DECODER = msgspec.json.Decoder(Body)
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ANYTHING = msgspec.json.Decoder()
+_FIRST_NAME = re.compile(rb'\s*\{\s*"')
 
 
 def read_body(body: bytes) -> Body | None:
@@ -60,6 +62,11 @@ def read_body(body: bytes) -> Body | None:
 
 def with_fields(body: bytes, changes: Mapping[str, object]) -> bytes:
     """The body with some top-level fields set; the others keep their bytes and their order."""
+    if not any(_mentions(body, b'"%b"' % name.encode()) for name in changes):
+        # None of the names is in it, not even in disguise: they are written behind the rest, which is not read again.
+        whole = body.rstrip(b" \t\r\n")
+        ours = msgspec.json.encode(changes)
+        return whole[:-1] + (b"," if _FIRST_NAME.match(whole) else b"") + ours[1:]
     fields: dict[str, Any] = _FIELDS.decode(body)
     fields.update(changes)
     return msgspec.json.encode(fields)
@@ -67,14 +74,19 @@ def with_fields(body: bytes, changes: Mapping[str, object]) -> bytes:
 
 def with_usage_asked(body: bytes) -> dict[str, object]:
     """The change to `with_fields` that asks for a stream's usage, other stream options kept."""
-    given = _FIELDS.decode(body).get("stream_options")
+    given = _FIELDS.decode(body).get("stream_options") if _mentions(body, b'"stream_options"') else None
     options = _ANYTHING.decode(given) if given is not None else None
     return {"stream_options": {**(options if isinstance(options, dict) else {}), "include_usage": True}}
 
 
+def _mentions(body: bytes, quoted_name: bytes) -> bool:
+    """Whether a field of that name may be there; only \\u can write a letter of a name otherwise than it is."""
+    return quoted_name in body or b"\\u" in body
+
+
 def extra_arguments(body: bytes) -> dict[str, Any]:
     """`vllm_xargs`, {} if there is none or it is no object."""
-    given = _FIELDS.decode(body).get("vllm_xargs")
+    given = _FIELDS.decode(body).get("vllm_xargs") if _mentions(body, b'"vllm_xargs"') else None
     told = _ANYTHING.decode(given) if given is not None else None
     return told if isinstance(told, dict) else {}
 

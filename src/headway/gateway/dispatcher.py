@@ -60,6 +60,7 @@ class Dispatcher:
         self._watchers = watchers
         self._chance = random.Random(settings.policies.seed)
         self._routing = _routing(settings)
+        self._routed = getattr(self._routing, "routed", None)
         self._outages = Outages()
         self._is_pumping = False
         self._pump_again = False
@@ -111,14 +112,16 @@ class Dispatcher:
 
     def _full(self, exchange: Exchange) -> tuple[int, str, Reason, float | None] | None:
         bounds, request = self.settings.queue, exchange.request
-        lines = self.lines.values()
+        lines = [line for line in self.lines.values() if len(line)]
+        if not lines:
+            return None
         sums = (
             (sum(map(len, lines)) + 1, bounds.max_requests, "requests"),
             (sum(line.waiting_tokens for line in lines) + request.prompt_tokens, bounds.max_tokens, "prompt tokens"),
             (sum(line.waiting_bytes for line in lines) + request.body_bytes, bounds.max_bytes, "bytes"),
         )
         for amount, most, what in sums:
-            if amount > most and any(map(len, lines)):
+            if amount > most:
                 retry = self._drain_seconds(exchange)
                 return 429, f"the queue is full ({most:,} {what})", Reason.QUEUE_FULL, retry
         held = [line.held[request.payer] for line in lines if request.payer in line.held]
@@ -198,11 +201,11 @@ class Dispatcher:
                 # Only the replica that failed it is left: it must not keep those behind it waiting.
                 self._strand(head.exchange, f"replica {head.exchange.avoid.name} failed, and no other is up")
                 continue
-            views = [replica.ledger for replica in candidates]
-            chosen = self._routing.choose(head, head.prefix, views, now)
+            views = {id(replica.ledger): replica for replica in candidates}
+            chosen = self._routing.choose(head, head.prefix, [replica.ledger for replica in candidates], now)
             if chosen is None:
                 return
-            self._dispatch(line, next(r for r in candidates if r.ledger is chosen), now)
+            self._dispatch(line, views[id(chosen)], now)
 
     def _candidates(self, request: QueuedRequest) -> list[Replica]:
         exchange = request.exchange
@@ -221,8 +224,8 @@ class Dispatcher:
         exchange.is_queued = False
         exchange.scheduler = line.scheduler
         replica.ledger.enter(request)
-        if hasattr(self._routing, "routed"):
-            self._routing.routed(request, request.prefix, replica.ledger)
+        if self._routed is not None:
+            self._routed(request, request.prefix, replica.ledger)
         exchange.dispatch(replica)
         for watcher in self._watchers:
             watcher.dispatched(exchange, now)
@@ -340,6 +343,7 @@ class Dispatcher:
         self.replicas = list(replicas)
         if changed:
             self._routing = _routing(settings)
+            self._routed = getattr(self._routing, "routed", None)
             for line in self.lines.values():
                 line.moved_to(settings.policies, now)
         self.pump()

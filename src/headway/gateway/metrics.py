@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from headway.gateway.counts import Outcome
 from headway.gateway.dispatcher import Dispatcher
 from headway.gateway.exchange import Exchange
+from headway.gateway.spreads import Spreads, Tallies
 from headway.gateway.wire.errors import Reason
 
 LABEL_VALUES_MAX = 1_000
 OTHER = "other"
-_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 _FAIR_OVER = 1_000  # latest requests that the fairness index looks at
 
 
@@ -36,16 +35,6 @@ class Bounded:
         return value
 
 
-class _Series(NamedTuple):
-    """What is counted for one model and tenant."""
-
-    queue: Histogram
-    ttft: Histogram
-    duration: Histogram
-    input: Counter
-    output: Counter
-
-
 class GatewayMetrics:
     """Counts and spreads, fed at the end of every request; gauges are read when somebody asks."""
 
@@ -53,26 +42,24 @@ class GatewayMetrics:
         self._registry = CollectorRegistry()
         self._model, self._tenant = Bounded(), Bounded()
         labels = ["model_name", "fairness_id"]
-        self._requests = Counter(
-            "headway_flow_control_requests",
-            "Requests ended, by outcome and reason",
-            [*labels, "outcome", "reason"],
-            registry=self._registry,
-        )
-        self._queue = self._spread("headway_flow_control_request_queue_duration_seconds", "In the queue", labels)
-        self._ttft = self._spread("headway_request_ttft_seconds", "Arrival to first event of a stream", labels)
-        self._duration = self._spread("headway_request_duration_seconds", "Arrival to the end", labels)
-        self._forecast = self._spread("headway_wait_forecast_error_seconds", "|predicted wait - wait|", [])
-        self._tokens = Counter("headway_tokens", "Tokens", [*labels, "type"], registry=self._registry)
-        self._series: dict[tuple[str, str], _Series] = {}
+        ended = [*labels, "outcome", "reason"]
+        self._requests = Tallies("headway_flow_control_requests", "Requests ended, by outcome and reason", ended)
+        self._queue = Spreads("headway_flow_control_request_queue_duration_seconds", "In the queue", labels)
+        self._ttft = Spreads("headway_request_ttft_seconds", "Arrival to first event of a stream", labels)
+        self._duration = Spreads("headway_request_duration_seconds", "Arrival to the end", labels)
+        self._forecast = Spreads("headway_wait_forecast_error_seconds", "|predicted wait - wait|", [])
+        self._tokens = Tallies("headway_tokens", "Tokens", [*labels, "type"])
+        self._registry.register(self)
         self._recent: deque[tuple[str, float]] = deque(maxlen=_FAIR_OVER)
-
-    def _spread(self, name: str, what: str, labels: list[str]) -> Histogram:
-        return Histogram(name, what, labels, buckets=_SECONDS, registry=self._registry)
 
     def watch(self, dispatcher: Dispatcher) -> None:
         """Read the gauges from this dispatcher."""
         self._registry.register(_Gauges(dispatcher, self))
+
+    def collect(self) -> Iterator[Metric]:
+        """Of prometheus_client."""
+        for fed in (self._requests, self._queue, self._ttft, self._duration, self._forecast, self._tokens):
+            yield from fed.collect()
 
     def text(self) -> bytes:
         """In Prometheus's text format."""
@@ -90,38 +77,24 @@ class GatewayMetrics:
     def dispatched(self, exchange: Exchange, now: float) -> None:
         """Of `Watcher`."""
         waited = now - exchange.arrived_at
-        self._series_of(self._labels(exchange)).queue.observe(waited)
+        self._queue[self._labels(exchange)].observe(waited)
         if exchange.predicted_wait_seconds is not None:
-            self._forecast.observe(abs(exchange.predicted_wait_seconds - waited))
+            self._forecast[()].observe(abs(exchange.predicted_wait_seconds - waited))
 
     def ended(self, exchange: Exchange, outcome: Outcome, reason: Reason | None, now: float) -> None:
         """Of `Watcher`."""
         labels = self._labels(exchange)
-        series = self._series_of(labels)
-        self._requests.labels(*labels, str(outcome), str(reason or "")).inc()
+        self._requests[*labels, str(outcome), str(reason or "")] += 1
         if outcome is not Outcome.COMPLETED or exchange.status != 200:
             return
-        series.duration.observe(now - exchange.arrived_at)
+        self._duration[labels].observe(now - exchange.arrived_at)
         if exchange.streams and exchange.first_byte_at is not None:
             ttft = exchange.first_byte_at - exchange.arrived_at
-            series.ttft.observe(ttft)
+            self._ttft[labels].observe(ttft)
             self._recent.append((labels[1], ttft))
         if exchange.usage is not None:
-            series.input.inc(exchange.usage.prompt_tokens)
-            series.output.inc(exchange.usage.output_tokens)
-
-    def _series_of(self, labels: tuple[str, str]) -> _Series:
-        """The series of these labels; looking each up by its labels costs more than adding to it."""
-        found = self._series.get(labels)
-        if found is None:
-            found = self._series[labels] = _Series(
-                self._queue.labels(*labels),
-                self._ttft.labels(*labels),
-                self._duration.labels(*labels),
-                self._tokens.labels(*labels, "input"),
-                self._tokens.labels(*labels, "output"),
-            )
-        return found
+            self._tokens[*labels, "input"] += exchange.usage.prompt_tokens
+            self._tokens[*labels, "output"] += exchange.usage.output_tokens
 
     def _labels(self, exchange: Exchange) -> tuple[str, str]:
         # A name that no replica lists is the client's invention: it must not fill the label.
