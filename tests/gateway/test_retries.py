@@ -44,9 +44,7 @@ async def async_stream(url: str) -> str:
 def test_a_429_is_obeyed_and_its_client_served(play: Play, ask: Ask) -> None:
     async def scene(stage: Stage) -> None:
         gate = asyncio.Event()
-        usual = (
-            echoes(1) if ask is async_stream else answers(200, {**WHOLE, **usage(1, 1), "choices": WHOLE["choices"]})
-        )
+        usual = echoes(1) if ask is async_stream else answers(200, WHOLE)
         stage.replicas[0].usual = waits_for(gate, usual)
         inside = [asyncio.ensure_future(stage.ask(completion())) for _ in range(2)]
         await stage.until(lambda: stage.brain.counts.inside == 2)  # one runs, one waits: it is full
