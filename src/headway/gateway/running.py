@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import uvloop
 
@@ -36,7 +35,8 @@ def serve(settings: Settings, reread: Callable[[], Settings] | None, *, log_requ
         OSError: an address or the record cannot be had.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines())
+    plain = _Plain("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+    handler.setFormatter(plain if sys.stderr.isatty() else _JsonLines())
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -120,6 +120,14 @@ class RequestLog:
         log.info("request", extra={"fields": fields})
 
 
+class _Plain(logging.Formatter):
+    """For whoever sits in front of it: the message, and its fields behind it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = getattr(record, "fields", {})
+        return "  ".join([super().format(record), *(f"{name}={value}" for name, value in fields.items())])
+
+
 class _JsonLines(logging.Formatter):
     """One JSON object a line."""
 
@@ -128,8 +136,3 @@ class _JsonLines(logging.Formatter):
         if record.exc_info:
             told["trace"] = self.formatException(record.exc_info)
         return json.dumps(told | getattr(record, "fields", {}))
-
-
-def settings_reader(path: Path, read: Callable[[Path], Settings]) -> Callable[[], Settings]:
-    """Reads this file again, by this reader."""
-    return lambda: read(path)

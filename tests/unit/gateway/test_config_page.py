@@ -1,0 +1,62 @@
+"""The page of the configuration names every key, with the default that the code has."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+
+from headway.gateway import settings
+from headway.gateway.wire.limits import WireLimits
+
+PAGE = Path(__file__).parents[3] / "docs" / "gateway-config.md"
+SECTIONS: dict[str, Any] = {
+    "Top level": settings.Settings,
+    "`[policies]`": settings.PolicySettings,
+    "`[queue]`": settings.QueueSettings,
+    "`[health]`": settings.HealthSettings,
+    "`[[replica]]`": settings.ReplicaSettings,
+    "`[[tenant]]`": settings.TenantSettings,
+    "`[state]`": settings.StateSettings,
+    "`[tuning]`": settings.TuningSettings,
+    "`[tracing]`": settings.TracingSettings,
+    "`[embedded]`": settings.EmbeddedSettings,
+    "`[wire]`": WireLimits,
+}
+TABLES = {"replica", "tenant"}
+
+
+def rows() -> dict[str, dict[str, str]]:
+    """Section -> key -> its default as written."""
+    found: dict[str, dict[str, str]] = {}
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
+        if line.startswith("## "):
+            section = found[line[3:]] = {}
+        elif row := re.match(r"\| `([a-z_]+)` \| (.*?) \| .+ \|$", line):
+            section[row[1]] = row[2]
+    return found
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_key_is_there_with_its_default(section: str) -> None:
+    written = rows()[section]
+    kinds = get_type_hints(SECTIONS[section])
+    keys = [one for one in fields(SECTIONS[section]) if not is_dataclass(kinds[one.name]) and one.name not in TABLES]
+    assert list(written) == [one.name for one in keys]
+    for one in keys:
+        default = one.default_factory() if one.default_factory is not MISSING else one.default
+        if default is MISSING or default is None:
+            assert written[one.name] == ("**needed**" if default is MISSING else "none")
+        else:
+            told = tomllib.loads(f"x = {written[one.name].strip('`')}")["x"]
+            assert told == (list(default) if isinstance(default, tuple) else default), one.name
+
+
+def test_no_section_is_left_out() -> None:
+    assert list(rows()) == list(SECTIONS)
+    nested = {name for name, kind in get_type_hints(settings.Settings).items() if is_dataclass(kind)} | TABLES
+    assert nested == {section.strip("`[]") for section in SECTIONS} - {"Top level"}
