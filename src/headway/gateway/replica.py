@@ -62,7 +62,7 @@ class Replica:
         self.ledger = Ledger(self.name)
         self.limit = ConcurrencyLimit(fixed=settings.max_requests)
         self.pool = UpstreamPool(settings.url, connect_seconds=health.connect_seconds, clock=clock)
-        self._health = health
+        self.health = health
         self._clock = clock
         key = os.environ.get(settings.api_key_env, "") if settings.api_key_env else ""
         self.authorization = f"Bearer {key}".encode() if key else None
@@ -115,7 +115,7 @@ class Replica:
         state = self.state
         state.failures += 1
         state.last_failure = why
-        if state.health is Health.UP and (at_once or state.failures >= self._health.failures_to_eject):
+        if state.health is Health.UP and (at_once or state.failures >= self.health.failures_to_eject):
             self._eject()
 
     def refused(self) -> None:
@@ -181,7 +181,7 @@ class Replica:
         return sum([request.prompt_tokens + request.produced_tokens for request in self.ledger.running()])
 
     def _is_fresh(self, figure: str) -> bool:
-        return self._clock() - self.state.said_at.get(figure, -math.inf) <= self._health.stale_seconds
+        return self._clock() - self.state.said_at.get(figure, -math.inf) <= self.health.stale_seconds
 
     def _seats(self) -> None:
         """Seats that are ours: the limit less what others than we have there, by its latest report."""
@@ -191,6 +191,6 @@ class Replica:
     def _eject(self) -> None:
         state = self.state
         state.health = Health.EJECTED
-        wait = min(self._health.eject_seconds_max, self._health.eject_seconds * 2.0**state.ejections)
+        wait = min(self.health.eject_seconds_max, self.health.eject_seconds * 2.0**state.ejections)
         state.ejections = min(state.ejections + 1, 30)
         state.probe_at = self._clock() + wait

@@ -109,8 +109,11 @@ class Gateway:
         wanted: list[_Watched] = []
         for one in settings.replica:
             watched = kept.pop(one, None)
-            if watched is None:
-                replica = Replica(one, settings.health, self._clock)
+            replica = Replica(one, settings.health, self._clock) if watched is None else watched.replica
+            if watched is None or replica.health != settings.health:
+                if watched is not None:
+                    watched.task.cancel()
+                    replica.health = settings.health
                 task = asyncio.create_task(watch(replica, settings.health, self._clock, self.dispatcher.pump))
                 watched = _Watched(replica, task)
             wanted.append(watched)
