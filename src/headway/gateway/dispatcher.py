@@ -56,7 +56,7 @@ class Dispatcher:
         self.lines: dict[LineKey, Line] = {}
         self.exchanges: set[Exchange] = set()  # every one that has not ended
         self.is_draining = False
-        self._clock = clock
+        self.now = clock  # an attribute, because it is asked many times a request
         self._watchers = watchers
         self._chance = random.Random(settings.policies.seed)
         self._routing = _routing(settings)
@@ -65,10 +65,6 @@ class Dispatcher:
         self._is_pumping = False
         self._pump_again = False
         self._turn = 0
-
-    def now(self) -> float:
-        """The clock, seconds."""
-        return self._clock()
 
     # Coming in
 
@@ -281,6 +277,7 @@ class Dispatcher:
             replica.ledger.leave(request)
         for watcher in self._watchers:
             watcher.ended(exchange, outcome, reason, now)
+        del request.exchange  # they name each other: what nobody needs is freed now, not when garbage is collected
         self.pump()
 
     def _told_end(self, exchange: Exchange, outcome: Outcome, now: float) -> None:

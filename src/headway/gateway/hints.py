@@ -6,7 +6,7 @@ Laws: nothing a key is not allowed to say is heard; what is heard is clamped; wh
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from headway.gateway.body import Body, agent_hints
 from headway.gateway.settings import TenantSettings
@@ -18,12 +18,12 @@ _SESSIONS = (b"x-claude-code-session-id", b"x-session-affinity", b"session-id", 
 _LOWER_FIRST = (b"x-request-priority",)
 _HIGHER_FIRST = (b"x-dynamo-request-priority",)
 _OUTPUT = (b"x-headway-output-tokens",)
+_HEARD = frozenset([*_DEADLINES, *_FAIRNESS, *_SESSIONS, *_LOWER_FIRST, *_HIGHER_FIRST, *_OUTPUT])
 _NAME_CHARACTERS_MAX = 128
 _DEADLINE_SECONDS_MAX = 86_400.0
 
 
-@dataclass(frozen=True, slots=True)
-class Hints:
+class Hints(NamedTuple):
     """What was said and may be believed. `deadline_seconds` is from arrival to first token."""
 
     priority: int = 0
@@ -35,7 +35,11 @@ class Hints:
 
 def read_hints(request: HttpRequest, body: Body | None, tenant: TenantSettings) -> Hints:
     """The hints of a request, as far as its tenant's key allows them."""
-    headers = {name.replace(b"_", b"-"): value for name, value in reversed(request.headers)}
+    headers: dict[bytes, bytes] = {}
+    for name, value in request.headers:
+        dashed = name.replace(b"_", b"-")
+        if dashed in _HEARD:
+            headers.setdefault(dashed, value)
     wants_nested = body is not None and not {"priority", "output-tokens"}.isdisjoint(tenant.may)
     nested = agent_hints(body) if body is not None and wants_nested else {}
     return Hints(

@@ -67,6 +67,7 @@ class Line:
         self._prepare = prepare
         self.scheduler = self._scheduler(settings)
         self.forecast = WaitForecast()
+        self._waiting = 0
         self.waiting_work = 0.0
         self.waiting_tokens = 0
         self.waiting_bytes = 0
@@ -75,7 +76,7 @@ class Line:
         self._dispatched = 0
 
     def __len__(self) -> int:
-        return len(self.scheduler.queue)
+        return self._waiting
 
     def arrive(self, exchange: Exchange, now: float) -> None:
         """It joins the queue."""
@@ -85,7 +86,7 @@ class Line:
         exchange.predicted_wait_seconds = self.forecast.wait_seconds(request, self.waiting_work)
         exchange.drain_seconds = self.forecast.drain_seconds(self.waiting_work)
         exchange.dispatches_at_arrival = self._dispatched
-        exchange.waiting_at_arrival = len(self) - 1
+        exchange.waiting_at_arrival = self._waiting
         self._add(request, 1, now)
 
     def back(self, request: QueuedRequest, now: float) -> None:
@@ -128,7 +129,8 @@ class Line:
         return Scheduler(hinted, listeners=listeners)
 
     def _add(self, request: QueuedRequest, sign: int, now: float) -> None:
-        self.waiting_work = self.waiting_work + sign * request.work if len(self) else 0.0
+        self._waiting += sign
+        self.waiting_work = self.waiting_work + sign * request.work if self._waiting else 0.0
         self.waiting_tokens += sign * request.prompt_tokens
         self.waiting_bytes += sign * request.body_bytes
         held = self.held.get(request.payer)
@@ -139,7 +141,7 @@ class Line:
         held.bytes += sign * request.body_bytes
         if not held.requests:
             del self.held[request.payer]
-        self.forecast.backlog(len(self) > 0, now)
+        self.forecast.backlog(self._waiting > 0, now)
 
     def _story(self, exchange: Exchange, now: float) -> str:
         """Why it waited, in words."""

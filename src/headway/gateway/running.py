@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import signal
@@ -52,6 +53,8 @@ async def _serve(settings: Settings, reread: Callable[[], Settings] | None, log_
         log.info("no replica was named: simulated engines stand in", extra={"fields": {"replicas": len(engines)}})
     gateway = Gateway(_with(settings, embedded), [RequestLog()] if log_requests else [])
     await gateway.start()
+    gc.collect()
+    gc.freeze()  # what is here now stays: it is not looked through again
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

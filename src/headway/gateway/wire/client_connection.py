@@ -118,6 +118,7 @@ class ClientConnection(asyncio.Protocol):
         """The client left, or we closed."""
         self._opened.discard(self)
         self._closing = True
+        del self._parser  # they name each other
         self._pending.clear()
         answering, self._answering = self._answering, None
         if answering is not None:

@@ -134,6 +134,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone; an answer without a length ends so."""
         self.is_lost = True
+        del self._parser  # they name each other
         self._on_lost(self)
         sink, self._sink = self._sink, None
         if sink is None:
