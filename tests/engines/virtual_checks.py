@@ -17,16 +17,13 @@ from typing import Any
 import faulty_policies
 import virtual_engine as engine
 import vllm
+from expected_order import expected_order
 
-from headway.domain.costs import ServiceCosts
 from headway.domain.request import Request
 from headway.policies.catalog import ADMISSION, ORDERING, PREEMPTION
-from headway.scheduling.bundle import bundle
-from headway.scheduling.scheduler import Scheduler as Brain
 from headway.vllm_plugin import Scheduler
 
 Rows = list[dict[str, Any]]
-COSTS = ServiceCosts(1e-4, 2e-2)
 
 
 def ours(asynchronous: bool, config: dict[str, Any] | None = None, **options: Any) -> Any:
@@ -120,6 +117,12 @@ def default_without_queue_is_stock() -> dict[str, Any]:
     return {"failures": failures}
 
 
+def view_of(row: dict[str, Any]) -> Request:
+    """What a policy may see of a row that arrives at 0."""
+    tenant = row["hints"]["headway_tenant"]
+    return Request(row["id"], 0.0, row["prompt"], tenant=tenant, max_output_tokens=4096, priority=row["priority"])
+
+
 def order_of_every_policy() -> dict[str, Any]:
     """One seat, 40 requests at once: vLLM admits whom our own scheduler names, for every ordering of the catalogue."""
     failures, checked = [], []
@@ -129,33 +132,15 @@ def order_of_every_policy() -> dict[str, Any]:
             rows = [{**row, "at": 0.0} for row in mixed(40, 1.0, seed=3)]
             day = engine.Day(ours(asynchronous, {"ordering": ordering}, seats=1), depth=depth(asynchronous)).run(rows)
             admitted = [request_id for _, request_id in day.admissions]
-            expected = expected_order(ordering, rows, day)
+            admitted_at = [now for now, _ in day.admissions]
+            expected = expected_order(
+                ordering, [view_of(row) for row in rows], admitted_at, day.first_token, day.ended, day.true_length
+            )
             if admitted != expected:
                 failures.append(f"{name} {ordering}: admitted {admitted[:6]}…, expected {expected[:6]}…")
             failures += conserved(day, rows, 4096)
         checked.append(ordering)
     return {"failures": failures, "numbers": {"orderings": len(checked)}}
-
-
-def expected_order(ordering: str, rows: Rows, day: engine.Day) -> list[str]:
-    """The order that the policy gives when asked at the instants at which vLLM admitted somebody."""
-    brain = Brain(bundle(ordering=ordering, costs=COSTS, seed=0))
-    for row in rows:
-        request = Request(
-            row["id"], 0.0, row["prompt"], tenant=row["hints"]["headway_tenant"], max_output_tokens=4096,
-            priority=row["priority"],
-        )  # fmt: skip
-        brain.arrive(request, 0.0)
-    order: list[str] = []
-    before: Request | None = None
-    for now, _ in day.admissions:
-        if before is not None:
-            before.produced_tokens = day.true_length[str(before.id)]
-            brain.first_token(before, day.first_token[str(before.id)])
-            brain.complete(before, day.ended[str(before.id)])
-        before = brain.admit(now)
-        order.append(str(before.id))
-    return order
 
 
 def chaos() -> dict[str, Any]:
@@ -417,17 +402,18 @@ CHECKS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
-def main() -> None:
+def run(checks: dict[str, Callable[[], dict[str, Any]]]) -> None:
+    """Those named on the command line, or all; the findings on the last line."""
+    sys.stdout = sys.stderr  # whatever a library prints must not get into the answer
     faulty_policies.register()
     findings: dict[str, Any] = {"vllm": vllm.__version__, "checks": {}}
-    for name in sys.argv[1:] or CHECKS:
+    for name in sys.argv[1:] or checks:
         try:
-            findings["checks"][name] = CHECKS[name]()
+            findings["checks"][name] = checks[name]()
         except Exception:
             findings["checks"][name] = {"failures": [traceback.format_exc()[-1500:]]}
     print("\n" + json.dumps(findings), file=sys.__stdout__)  # the last line: some versions log to stdout
 
 
 if __name__ == "__main__":
-    sys.stdout = sys.stderr  # whatever a library prints must not get into the answer
-    main()
+    run(CHECKS)

@@ -1,0 +1,47 @@
+"""Whom our own scheduler names, asked at the instants at which vLLM admitted somebody: the order vLLM has to show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from headway.domain.costs import ServiceCosts
+from headway.domain.request import Request
+from headway.scheduling.bundle import bundle
+from headway.scheduling.scheduler import Scheduler
+
+COSTS = ServiceCosts(1e-4, 2e-2)
+
+
+def expected_order(
+    ordering: str,
+    requests: Sequence[Request],
+    admitted_at: Sequence[float],
+    first_token: Mapping[str, float],
+    ended: Mapping[str, float],
+    produced: Mapping[str, int],
+) -> list[str]:
+    """Ids in the order of admission, where one runs at a time.
+
+    Args:
+        ordering: of the catalogue; all other policies are vLLM's own ways.
+        requests: by arrival; those who came before an admission may be named by it.
+        admitted_at: when somebody was admitted, one by one.
+        first_token: id → when its first token came.
+        ended: id → when its last token came.
+        produced: id → its output tokens.
+    """
+    brain = Scheduler(bundle(ordering=ordering, costs=COSTS, seed=0))
+    coming, order = list(requests), list[str]()
+    before: Request | None = None
+    for now in admitted_at:
+        while coming and coming[0].arrived_at <= now:
+            request = coming.pop(0)
+            brain.arrive(request, request.arrived_at)
+        if before is not None:
+            id_ = str(before.id)
+            before.produced_tokens = produced[id_]
+            brain.first_token(before, first_token[id_])
+            brain.complete(before, ended[id_])
+        before = brain.admit(now)
+        order.append(str(before.id))
+    return order
