@@ -60,3 +60,11 @@ def test_no_section_is_left_out() -> None:
     assert list(rows()) == list(SECTIONS)
     nested = {name for name, kind in get_type_hints(settings.Settings).items() if is_dataclass(kind)} | TABLES
     assert nested == {section.strip("`[]") for section in SECTIONS} - {"Top level"}
+
+
+def test_the_example_in_the_guide_is_a_configuration(tmp_path: Path) -> None:
+    guide = (PAGE.parent / "serve.md").read_text(encoding="utf-8")
+    file = tmp_path / "gateway.toml"
+    file.write_text(guide.split("```toml\n")[1].split("```")[0], encoding="utf-8")
+    read = settings.read_settings(file)
+    assert (read.state.path, read.tracing.sample_share, len(read.replica)) == ("headway-state.json", 0.1, 1)
