@@ -43,8 +43,14 @@ REPLICAS: Mapping[str, tuple[str, str, int]] = {  # card, model, GPUs
 MEMORIES = ("ample", "squeezed")
 LOADS = (0.5, 0.7, 0.9, 1.1)
 REQUESTS = 4_000
-FEWER = 1_500  # of those with long prompts in prefix caches, whose requests take several times as long
-LONG = ("agentic_coding_neon", "agentic_coding_weka", "mooncake_conversation", "mooncake_synthetic")
+FEWER = 1_500  # of those with the longest prompts or answers, whose requests take several times as long to simulate
+LONG = (
+    "agentic_coding_neon",
+    "agentic_coding_weka",
+    "mooncake_conversation",
+    "mooncake_synthetic",
+    "servegen_deepseek_r1",
+)
 SLO = Slo(ttft_seconds=2.0, tpot_seconds=0.1)  # what `headway compare` asks for by default
 SERVED_SHARE = 0.75  # of the requests that have to fit a replica's context, or the trace is left out there
 SQUEEZE = 0.5  # of the KV tokens held on average at saturation
@@ -220,8 +226,8 @@ def _settled(
 
 def _held_blocks(outcome: DayOutcome) -> float:
     """KV blocks held on average until the last request is admitted."""
-    last = int(outcome.admitted_ps.max())
-    moments, blocks = np.array(outcome.curve_ps), np.array(outcome.curve_blocks)
+    last = float(outcome.admitted_ps.max())  # in floats, for block-picoseconds of a long day overflow 64 bits
+    moments, blocks = np.array(outcome.curve_ps, float), np.array(outcome.curve_blocks, float)
     inside = moments < last
     spans = np.diff(np.append(moments[inside], last))
     return float((blocks[inside] * spans).sum() / spans.sum()) if spans.sum() > 0 else float(blocks.max())

@@ -6,8 +6,10 @@ import json
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from headway.bench.errors import UserMistake
@@ -100,6 +102,7 @@ def test_what_was_measured_is_kept_and_taken_anew_only_when_asked(tmp_path: Path
     path = tmp_path / "chat-8B-ample.json"
     first = json.loads(path.read_text(encoding="utf-8"))
     assert [one["order"] for one in first["rows"]] == [OTHER, HRRN]
+    assert 0 < first["held_tokens"] <= first["kv_tokens"]
     marked = json.loads(path.read_text(encoding="utf-8"))
     for one in marked["rows"]:
         one["ttft_mean"] = -1.0
@@ -114,3 +117,11 @@ def test_a_folder_of_other_days_is_refused(tmp_path: Path, small: Any) -> None:
     cells.write(tmp_path, setting(trace="chat") | {"asked_requests": 50})
     with pytest.raises(UserMistake, match="50 requests of chat and 60"):
         cells.measure(small, tmp_path, jobs=1, on_done=lambda: None)
+
+
+def test_what_a_long_day_holds_does_not_overflow() -> None:
+    hours = 3_600 * 10**12
+    day = SimpleNamespace(
+        admitted_ps=np.array([0, 40 * hours]), curve_ps=[0, 10 * hours, 40 * hours], curve_blocks=[0, 50_000, 10]
+    )
+    assert cells._held_blocks(day) == pytest.approx(37_500)
