@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from headway.gateway.settings import ReplicaSettings
+from headway.gateway.settings import PolicySettings, ReplicaSettings
 from headway.vllm_plugin.hints import read_hints
 from headway.vllm_plugin.metrics import Metrics
 
 from .conftest import Play, RawClient, Stage, completion, post
-from .scripted_replica import Call, text
+from .scripted_replica import Call, answers, text, waits_for
 
 
 def telling(value: str) -> object:
@@ -86,3 +86,27 @@ def test_a_long_prompt_is_counted_before_it_queues_and_its_client_may_leave_mean
         await asyncio.sleep(0.3)  # the thread ends, and finds nobody
 
     play(scene, tokenizers={"m": str(tmp_path / "tokenizer.json")})
+
+
+def test_a_long_prompt_that_is_mostly_cached_does_not_wait_as_a_long_one(play: Play) -> None:
+    """The turn of a session whose cache was confirmed goes before a shorter prompt that has to be computed whole."""
+
+    async def scene(stage: Stage) -> None:
+        cached = {"prompt_tokens": 1_000, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 995}}
+        stage.replicas[0].usual = answers(200, {"choices": [], "usage": cached})
+        for _ in range(40):
+            await stage.ask(completion(prompt="s" * 4_000, stream=False), headers="x-session-id: s\r\n")
+        gate = asyncio.Event()
+        stage.replicas[0].usual = waits_for(gate, answers())
+        asking = [asyncio.ensure_future(stage.ask(completion(prompt="first", stream=False)))]
+        await stage.until(lambda: stage.brain.counts.inside == 1)
+        asking.append(asyncio.ensure_future(stage.ask(completion(prompt="m" * 2_000, stream=False))))
+        await stage.until(lambda: stage.brain.counts.inside == 2)
+        turn = completion(prompt="s" * 4_000, stream=False)
+        asking.append(asyncio.ensure_future(stage.ask(turn, headers="x-session-id: s\r\n")))
+        await stage.until(lambda: stage.brain.counts.inside == 3)
+        gate.set()
+        await asyncio.gather(*asking)
+        assert [str(call.json()["prompt"])[0] for call in stage.replicas[0].calls[-2:]] == ["s", "m"]
+
+    play(scene, seats=1, policies=PolicySettings(ordering="shortest-uncached-prefill-first"))

@@ -240,7 +240,8 @@ class Dispatcher:
 
     def _measure(self, exchange: Exchange, replica: Replica, now: float, output_tokens: int) -> None:
         costs, began = self.settings.policies.costs, exchange.dispatched_at or now
-        expected = _FIRST_BYTE_FLOOR_SECONDS + exchange.request.prompt_tokens * costs.prefill_seconds_per_token
+        uncached = exchange.request.prompt_tokens - exchange.request.cached_prompt_tokens
+        expected = _FIRST_BYTE_FLOOR_SECONDS + uncached * costs.prefill_seconds_per_token
         replica.answered(now - began, expected + output_tokens * costs.decode_seconds_per_token)
 
     def retry(self, exchange: Exchange, why: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from headway import __version__
 from headway.gateway.body import Body, prefix_hashes, read_body
+from headway.gateway.cached_guess import CachedGuess
 from headway.gateway.counts import Outcome
 from headway.gateway.dispatcher import Dispatcher
 from headway.gateway.exchange import Exchange, Stage
@@ -60,6 +61,7 @@ class Gatekeeper:
         self._shows_inside = shows_inside
         self._prompt_count = prompt_count
         self.learned = learned
+        self._cached_guess = CachedGuess()
         self._id_prefix = id_prefix
         self._number = 0
 
@@ -150,6 +152,7 @@ class Gatekeeper:
         if counted is not None:
             exchange.request.counted = counted
             exchange.request.prompt_tokens = self._prompt_count.total(exchange.model, counted)
+            self._believe_cached(exchange)
         self.dispatcher.arrive(exchange)
 
     def _exchange(
@@ -181,7 +184,14 @@ class Gatekeeper:
         request.counted = counted
         exchange = Exchange(self.dispatcher, client, http, body, request, request_id)
         request.exchange = exchange
+        self._believe_cached(exchange)
         return exchange
+
+    def _believe_cached(self, exchange: Exchange) -> None:
+        request = exchange.request
+        request.cached_prompt_tokens = self._cached_guess.tokens(
+            exchange.model, request.payer, request.session, request.prompt_tokens
+        )
 
     # Of `Watcher`
 
@@ -191,7 +201,9 @@ class Gatekeeper:
     def ended(self, exchange: Exchange, outcome: Outcome, reason: Reason | None, now: float) -> None:
         """Learn from it, and keep its story for whoever asks why."""
         if exchange.usage is not None and exchange.body is not None:
-            self._prompt_count.learn(exchange.body, exchange.request.counted, exchange.usage.prompt_tokens)
+            request, usage = exchange.request, exchange.usage
+            self._prompt_count.learn(exchange.body, request.counted, usage.prompt_tokens)
+            self._cached_guess.learn(exchange.model, request.payer, request.session, usage)
         self.stories.append(_story(exchange, outcome, reason, now))
 
 

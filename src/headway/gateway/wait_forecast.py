@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from headway.domain.request import Request, expected_output_tokens
+from headway.domain.request import Request, expected_output_tokens, uncached_prefill_tokens
 
 _HALF_LIFE_SECONDS = 30.0
 _CREDIBLE_SECONDS = 3.0  # of backlog seen before the rate is believed
@@ -18,7 +18,7 @@ _OUTPUT_WEIGHT = 2.0  # tokens: an output token costs about twice a prompt token
 
 def work_of(request: Request) -> float:
     """Expected work, in weighted tokens."""
-    return request.prompt_tokens + _OUTPUT_WEIGHT * expected_output_tokens(request)
+    return uncached_prefill_tokens(request) + _OUTPUT_WEIGHT * expected_output_tokens(request)
 
 
 class WaitForecast:
