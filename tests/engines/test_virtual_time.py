@@ -1,4 +1,4 @@
-"""The plug-in on vLLM's real scheduler in virtual time: what `virtual_checks` finds, in one process."""
+"""The plug-in on vLLM's real scheduler in virtual time: what `virtual_features` finds, in one process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ import pytest
 HERE = Path(__file__).parent
 SOURCE = HERE.parents[1] / "src"
 PYTHON = os.environ.get("HEADWAY_VLLM_PYTHON", "")
-CHECKS = re.findall(r"^def (\w+)\(\) -> dict\[str, Any\]:$", (HERE / "virtual_checks.py").read_text(), re.MULTILINE)
+CHECKS = [
+    name
+    for file in ("virtual_checks.py", "virtual_features.py")
+    for name in re.findall(r"^def (\w+)\(\) -> dict\[str, Any\]:$", (HERE / file).read_text(), re.MULTILINE)
+]
 
 pytestmark = [
     pytest.mark.slow,
@@ -26,7 +30,7 @@ pytestmark = [
 @cache
 def findings() -> dict[str, Any]:
     done = subprocess.run(
-        [PYTHON, str(HERE / "virtual_checks.py")],
+        [PYTHON, str(HERE / "virtual_features.py")],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(SOURCE)},

@@ -55,7 +55,7 @@ def check(python: str, version: str, folder: Path) -> tuple[str, int]:
         return f"| {version} | could not be downloaded | {str(error)[:120]} |", 1
     side = side_packages(python, folder)
     done = subprocess.run(
-        [python, str(HERE / "virtual_checks.py")],
+        [python, str(HERE / "virtual_features.py")],
         capture_output=True,
         text=True,
         env={

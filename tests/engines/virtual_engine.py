@@ -163,6 +163,7 @@ class Day:
             arrival_time=row["at"],
             priority=row.get("priority", 0),
             block_hasher=self.hasher,
+            resumable=row.get("resumable", False),
         )
 
     def run(self, rows: list[dict[str, Any]], steps_max: int = 100_000) -> Day:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from headway.domain.request import uncached_prefill_tokens
+from headway.policies.contracts import BackfillingAdmission
 from headway.scheduling.scheduler import Policies
 from headway.vllm_plugin.config import PluginConfig
 from headway.vllm_plugin.engine_seam import EngineSeam
@@ -49,8 +50,13 @@ class Conductor:
         self._engine = engine
         self._publisher = publisher
         self.metrics = Metrics(config.ordering, engine_name)
-        self._watch = Watch(config.guard, time.perf_counter, time.thread_time)
         policies = config.policies()
+        if isinstance(policies.admission, BackfillingAdmission) and not engine.full_attention:
+            raise ValueError(
+                f"headway: admission {config.admission} has to know whose blocks fit, and this model has several "
+                "kinds of KV blocks, or drops some on the way: choose another admission policy"
+            )
+        self._watch = Watch(config.guard, time.perf_counter, time.thread_time)
         self._hinted: HintedLengths | None = None
         if config.hints:
             self._hinted = HintedLengths(policies.prediction)
@@ -81,6 +87,7 @@ class Conductor:
             blocked=engine.blocked,
             ready=engine.ready,
             runs=engine.runs,
+            fits=engine.fits,
             running=engine.running_count,
             memory=engine.memory,
             refresh=self._refresh,
@@ -149,6 +156,21 @@ class Conductor:
         self.metrics.count("preemptions")
         self.metrics.count("recomputed_tokens", request.num_computed_tokens)
 
+    def turn_ended(self, request: EngineRequest) -> None:
+        """A streaming session has answered, and its next input is awaited."""
+        entry = self.entries.get(request.request_id)
+        if entry is not None and entry.place is Place.RUNNING:
+            self.tick()
+            self._young.pop(request.request_id, None)
+            self.queue.end_turn(entry)
+
+    def next_turn(self, request: EngineRequest) -> None:
+        """A streaming session has got its next input."""
+        entry = self.entries.get(request.request_id)
+        if entry is not None and entry.turn_over:
+            self.tick()
+            self.queue.next_turn(request)
+
     def ended(self, request: EngineRequest) -> None:
         """A request finished or its client left; its status says which."""
         entry = self.entries.get(request.request_id)
@@ -160,6 +182,8 @@ class Conductor:
         self._young.pop(request.request_id, None)
         del self.entries[request.request_id]
         entry.place = Place.ENDED
+        if entry.turn_over:
+            return
         if entry.admission < 0:
             self._shadow.leave(entry.arrival, now, entry.work)
         view = entry.refresh()
@@ -174,6 +198,7 @@ class Conductor:
         metrics.show("waiting", self.queue.queued(), 'state="queued"')
         metrics.show("waiting", self.queue.parked, 'state="parked"')
         metrics.show("lanes", self.charge.lanes)
+        metrics.counters["backfilled", ""] = self.queue.passed
         metrics.show("stepped_back", float(self.charge.stepped_back or self.charge.put_aside))
         for kind, seconds in self._watch.total_seconds.items():
             metrics.counters["policy_seconds", f'kind="{kind}"'] = seconds

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from headway.domain.replica import MemoryView
-from headway.vllm_plugin.entries import EngineRequest
+from headway.vllm_plugin.entries import EngineRequest, Entry
 
 _NEEDED = ("waiting", "running", "requests", "kv_cache_manager", "scheduler_config", "max_num_scheduled_tokens")
 
@@ -69,6 +69,27 @@ class EngineSeam:
     def memory(self) -> MemoryView:
         """KV blocks now."""
         return MemoryView(self._pool.get_num_free_blocks(), self._blocks_total, self.block_tokens)
+
+    @property
+    def full_attention(self) -> bool:
+        """Whether a request holds a block for every so many tokens, and nothing else."""
+        groups = getattr(getattr(self._scheduler, "kv_cache_config", None), "kv_cache_groups", None)
+        if groups is None:
+            return True
+        kinds = [one.__name__ for group in groups for one in type(group.kv_cache_spec).__mro__]
+        return len(groups) == 1 and "FullAttentionSpec" in kinds
+
+    def fits(self, entry: Entry) -> bool:
+        """Whether vLLM may find blocks for it now; no only where that is sure.
+
+        vLLM wants blocks for the whole prompt, or for the next chunk of it where the operator says so, and keeps its
+        watermark free. What the prefix cache holds may be in use already, so it is not counted.
+        """
+        tokens = entry.request.num_tokens - entry.view.cached_prompt_tokens
+        if not getattr(self._scheduler, "scheduler_reserve_full_isl", False):
+            tokens = min(tokens, self.token_budget)
+        kept = int(getattr(self._scheduler.kv_cache_manager, "watermark_blocks", 0))
+        return -(-tokens // self.block_tokens) + kept <= int(self._pool.get_num_free_blocks())
 
     @property
     def caches_prefixes(self) -> bool:

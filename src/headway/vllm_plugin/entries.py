@@ -62,6 +62,7 @@ class Entry:
         "produced_at_admission",
         "request",
         "resumed",
+        "turn_over",
         "view",
         "work",
     )
@@ -73,6 +74,7 @@ class Entry:
         self.arrival = arrival  # which one it was, counted from 0
         self.place = Place.QUEUED
         self.resumed = False  # it was preempted and waits again
+        self.turn_over = False  # a session's: it waits for its client's next input, with its blocks
         self.admission = -1  # which admission was its latest, counted from 0
         self.first_token_came = False
         self.produced_at_admission = 0

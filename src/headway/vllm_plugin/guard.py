@@ -16,6 +16,7 @@ from headway.domain.replica import BatchView, MemoryView
 from headway.domain.request import RequestView
 from headway.policies.contracts import (
     AdmissionPolicy,
+    BackfillingAdmission,
     LanedOrdering,
     LaneId,
     LengthPredictor,
@@ -118,10 +119,16 @@ def guarded(policies: Policies, watch: Watch) -> Policies:
         checked = _CheckedRanked(ordering, watch)
     return Policies(
         checked,
-        _CheckedAdmission(policies.admission, watch),
+        _checked_admission(policies.admission, watch),
         _CheckedPreemption(policies.preemption, watch),
         _CheckedPrediction(policies.prediction, watch),
     )
+
+
+def _checked_admission(admission: AdmissionPolicy, watch: Watch) -> AdmissionPolicy:
+    if isinstance(admission, BackfillingAdmission):
+        return _CheckedBackfilling(admission, watch)
+    return _CheckedAdmission(admission, watch)
 
 
 class Ears:
@@ -206,6 +213,27 @@ class _CheckedAdmission:
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
             raise PolicyFault("admission", "nonsense", f"held request {request.id!r} for {steps!r} steps")
         return steps
+
+
+class _CheckedBackfilling(_CheckedAdmission):
+    def __init__(self, inner: BackfillingAdmission, watch: Watch) -> None:
+        super().__init__(inner, watch)
+        self._backfilling = inner
+
+    @property
+    def look_ahead(self) -> int:
+        return self._backfilling.look_ahead
+
+    def may_pass(
+        self, request: RequestView, head: RequestView, batch: BatchView, memory: MemoryView, now: float
+    ) -> bool:
+        may = self._watch.ask("admission", True, self._backfilling.may_pass, request, head, batch, memory, now)
+        if not isinstance(may, bool):
+            raise PolicyFault("admission", "nonsense", f"said {may!r} when asked who may pass {head.id!r}")
+        return may
+
+    def passed(self, head: RequestView) -> None:
+        self._watch.ask("admission", True, self._backfilling.passed, head)
 
 
 class _CheckedPreemption:

@@ -74,6 +74,20 @@ class InCharge:
         self._waiting.pop(request_id, None)
         self._guard(lambda: self._brain.take(request_id, now))
 
+    @property
+    def backfills(self) -> bool:
+        """Whether somebody may pass a head that does not fit."""
+        return self._brain.backfills
+
+    def candidate(self, refused: Sequence[Request], batch: BatchView, memory: MemoryView, now: float) -> Request | None:
+        """Who may come in although those did not fit, the head the first of them; None for nobody."""
+        return self._guard(lambda: self._brain.candidate(refused, batch, memory, now))
+
+    def take_past(self, request: Request, head: Request, now: float) -> None:
+        """Somebody joins the batch past the head."""
+        self._waiting.pop(request.id, None)
+        self._guard(lambda: self._brain.admit_past(request, head, now))
+
     def hold_steps(self, request: Request, batch: BatchView, memory: MemoryView, now: float) -> int:
         """Steps for which the head should not come in; 0 if it may."""
         return self._guard(lambda: self._brain.hold_steps(request, batch, memory, now))

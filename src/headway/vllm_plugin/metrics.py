@@ -93,6 +93,7 @@ class Metrics:
 DESCRIPTIONS = {
     "admissions_held": "Steps in which the admission policy held the head of the queue.",
     "preemptions": "Running requests that lost their KV blocks.",
+    "backfilled": "Requests that came in past a head of the queue that did not fit.",
     "recomputed_tokens": "Tokens computed before a preemption and to be computed again.",
     "steps": "Calls of schedule().",
     "step_backs": "Times the do-no-harm guard went back to first come, first served.",

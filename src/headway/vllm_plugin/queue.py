@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 from headway.domain.replica import MemoryView
+from headway.domain.request import Request
 from headway.vllm_plugin.entries import EngineBatch, EngineRequest, Entry, Place
 from headway.vllm_plugin.in_charge import InCharge
 
@@ -30,6 +31,7 @@ class PolicyQueue:
         blocked: whether a status means "cannot run yet".
         ready: whether a blocked request may have become runnable.
         runs: whether vLLM has put a popped request into its running list.
+        fits: whether vLLM may find blocks for a request now; asked only where others may pass one that does not fit.
         running: how many run, by vLLM's own count.
         memory: free and total blocks now.
         refresh: asks the prefix cache about a head; true if its prefill work changed much.
@@ -47,6 +49,7 @@ class PolicyQueue:
         blocked: Callable[[EngineRequest], bool],
         ready: Callable[[EngineRequest], bool],
         runs: Callable[[EngineRequest], bool],
+        fits: Callable[[Entry], bool],
         running: Callable[[], int],
         memory: Callable[[], MemoryView],
         refresh: Callable[[Entry, float], bool],
@@ -58,6 +61,7 @@ class PolicyQueue:
         self._entries = entries
         self._newcomer = newcomer
         self._blocked, self._ready, self._runs, self._running = blocked, ready, runs, running
+        self._fits = fits
         self._memory, self._refresh, self._admitted = memory, refresh, admitted
         self._timer = timer
         self.seconds = 0.0  # spent while vLLM scanned, since somebody set it to 0
@@ -65,10 +69,13 @@ class PolicyQueue:
         self._deferred: dict[str, Entry] = {}
         self._elsewhere: dict[str, Entry] = {}
         self._popped: Entry | None = None
+        self._popped_past: Request | None = None  # the head that it passed
         self._head: Entry | None = None  # what the last look found; None: look again
+        self._passes: Request | None = None  # the head of the order, where what was found passes it
         self._held_until: tuple[str, int, int] | None = None  # request, batch version, step: the refusal stands
         self._refreshed = 0
         self.now = 0.0
+        self.passed = 0  # requests that came in past a head that did not fit, ever
         self.held = False  # whether admission held the head in this scan
 
     # what vLLM calls ------------------------------------------------------------------------------------------------
@@ -76,18 +83,19 @@ class PolicyQueue:
     def add_request(self, request: EngineRequest) -> None:
         """Somebody new, or a streaming session's next turn."""
         self._settle()
+        self._head = None
         entry = self._entries.get(request.request_id)
-        if entry is not None and entry.place in (Place.RUNNING, Place.ELSEWHERE):  # a turn of a session ended
-            self._elsewhere.pop(request.request_id, None)
-            self._batch.leave(request.request_id)
-            self._charge.complete(entry.refresh(), self.now)
-            entry = None
-        if entry is None or entry.place is Place.ENDED:
+        if entry is not None and entry.place is Place.RUNNING:
+            self.end_turn(entry)
+        if entry is not None and entry.place is Place.ELSEWHERE:
+            del self._elsewhere[request.request_id]
+            if not entry.turn_over:
+                self._requeue(entry)
+        if entry is None or entry.place is Place.ENDED or (entry.turn_over and not self._blocked(request)):
             entry = self._newcomer(request)
             self._charge.arrive(entry.view, self.now)
         if self._blocked(request):
             self._park(entry)
-        self._head = None
 
     def peek_request(self) -> EngineRequest:
         """Who is next. Raises IndexError when nobody can be offered."""
@@ -100,7 +108,7 @@ class PolicyQueue:
         """Hand over whom the last peek showed; whether it joins the batch shows afterwards."""
         began = self._timer()
         entry = self._offer()
-        self._popped, self._head = entry, None
+        self._popped, self._popped_past, self._head = entry, self._passes, None
         self.seconds += self._timer() - began
         return entry.request
 
@@ -159,7 +167,7 @@ class PolicyQueue:
         began = self._timer()
         self._settle()
         entry = self._look()
-        admits = entry is not None and not self._hold(entry)
+        admits = entry is not None and (self._passes is not None or not self._hold(entry))
         self.seconds += self._timer() - began
         return admits
 
@@ -182,10 +190,6 @@ class PolicyQueue:
         """Before `schedule()`: time stands still until the scan ends; who became ready is back in our order."""
         self._settle()
         self.now, self.held, self._head, self._refreshed = now, False, None, 0
-        for entry in list(self._elsewhere.values()):
-            if self._runs(entry.request):
-                del self._elsewhere[entry.request.request_id]
-                self._join(entry)
         for request_id in list(self._deferred)[:_DEFERRED_PER_SCAN]:
             entry = self._deferred.pop(request_id)
             self._requeue(entry)
@@ -198,8 +202,29 @@ class PolicyQueue:
                 self._parked[request_id] = self._parked.pop(request_id)
 
     def end_scan(self) -> None:
-        """After `schedule()`: learn whether the last one popped runs."""
+        """After `schedule()`: learn whether the last one popped runs, and who came in from a queue of vLLM's own."""
         self._settle()
+        for entry in list(self._elsewhere.values()):
+            if self._runs(entry.request):
+                del self._elsewhere[entry.request.request_id]
+                self._join(entry)
+
+    def end_turn(self, entry: Entry) -> None:
+        """A running session has answered; it waits for its next input, in a queue of vLLM's own."""
+        self._batch.leave(entry.request.request_id)
+        self._charge.complete(entry.refresh(), self.now)
+        self._elsewhere[entry.request.request_id], entry.place = entry, Place.ELSEWHERE
+        entry.turn_over = True
+
+    def next_turn(self, request: EngineRequest) -> None:
+        """A session whose turn was over has got its next input: from now on that waits."""
+        before = self._entries[request.request_id]
+        entry = self._newcomer(request)
+        entry.view.cached_prompt_tokens = max(entry.view.cached_prompt_tokens, request.num_computed_tokens)
+        self._charge.arrive(entry.view, self.now)
+        self._charge.withdraw(entry.view.id)
+        entry.place = before.place
+        (self._parked if before.place is Place.PARKED else self._elsewhere)[request.request_id] = entry
 
     def forget(self, request: EngineRequest) -> None:
         """The request ended; wherever it is, it waits no longer."""
@@ -230,15 +255,39 @@ class PolicyQueue:
 
     def _look(self) -> Entry | None:
         """Whom to offer: the head of the order, its cached tokens up to date."""
-        if self._head is not None:
-            return self._head
+        if self._head is None:
+            self._passes = None
+            self._head = self._first()
+            if self._head is not None and self._charge.backfills and self._batch.size and self._running():
+                self._head = self._backfill(self._head)
+        return self._head
+
+    def _first(self) -> Entry | None:
+        """The head of the order, its cached tokens up to date."""
         while (view := self._charge.head(self.now)) is not None:
             entry = self._entries[str(view.id)]
             if self._refreshed < _REFRESHED_PER_SCAN and self._refresh_head(entry):
                 continue
-            self._head = entry
             return entry
         return None
+
+    def _backfill(self, head: Entry) -> Entry:
+        """Who comes in instead of a head that does not fit or is held; the head itself where nobody may.
+
+        vLLM ends its scan at the first that does not fit, so whoever fits has to be shown to it first. Where we take
+        one for fitting that does not, the scan ends as it would have.
+        """
+        refused: list[Request] = []
+        entry = head
+        while not self._fits(entry) or self._hold(entry):
+            refused.append(entry.view)
+            view = self._charge.candidate(refused, self._batch, self._memory(), self.now)
+            if view is None:
+                return head
+            entry = self._entries[str(view.id)]
+        self.held = False
+        self._passes = head.view if refused else None
+        return entry
 
     def _refresh_head(self, entry: Entry) -> bool:
         """Ask the cache about a head; queue it again if its work changed much, and look for the head again."""
@@ -254,7 +303,7 @@ class PolicyQueue:
         if not self._charge.holds or self._batch.size == 0 or self._running() == 0:
             return False
         batch, request_id = self._batch, entry.request.request_id
-        if self._held_until is not None:
+        if self._held_until is not None and not self._charge.backfills:  # else a refusal stands for one step
             held, version, step = self._held_until
             if held == request_id and version == batch.version and batch.decode_steps < step:
                 self.held = True
@@ -271,16 +320,20 @@ class PolicyQueue:
             return
         self._popped = None
         if self._runs(entry.request):
-            self._join(entry)
+            self._join(entry, self._popped_past)
         else:
             self._charge.withdraw(entry.view.id)
             self._elsewhere[entry.request.request_id] = entry
             entry.place = Place.ELSEWHERE  # until `prepend_requests` brings it back, here or to a queue of vLLM's own
 
-    def _join(self, entry: Entry) -> None:
+    def _join(self, entry: Entry, past: Request | None = None) -> None:
         if entry.place is not Place.QUEUED:
             self._charge.put_back(entry.view, entry.resumed)
-        self._charge.take(entry.view.id, self.now)
+        if past is not None and self._charge.backfills:
+            self._charge.take_past(entry.view, past, self.now)
+            self.passed += 1
+        else:
+            self._charge.take(entry.view.id, self.now)
         entry.place = Place.RUNNING
         self._batch.join(entry)
         self._admitted(entry)

@@ -70,6 +70,19 @@ class PolicyScheduling:
         self.headway.after_update()
         return outputs
 
+    def _handle_stopped_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        """A request stopped; a streaming session goes on with its next input."""
+        self.headway.tick()
+        stopped = super()._handle_stopped_request(request, *args, **kwargs)  # type: ignore[misc]
+        if not stopped:
+            self.headway.turn_ended(request)
+        return stopped
+
+    def _update_request_as_session(self, session: Any, *args: Any, **kwargs: Any) -> None:
+        self.headway.turn_ended(session)
+        super()._update_request_as_session(session, *args, **kwargs)  # type: ignore[misc]
+        self.headway.next_turn(session)
+
     def _preempt_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         self.headway.preempting(request)
         return super()._preempt_request(request, *args, **kwargs)  # type: ignore[misc]
