@@ -1,0 +1,39 @@
+"""A crowd is let in by handfuls, in order; few are let in at once."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from headway.gateway.arrivals import HANDFUL, SPELL_SECONDS, Arrivals
+
+
+def test_a_crowd_enters_in_order_and_by_handfuls() -> None:
+    async def run() -> None:
+        entered: list[int] = []
+        arrivals = Arrivals(lambda: 0.0)
+        for number in range(3 * HANDFUL + 1):
+            arrivals.come(partial(entered.append, number))
+        assert entered == list(range(HANDFUL))
+        for turn in range(2, 4):
+            await asyncio.sleep(0)
+            assert entered == list(range(turn * HANDFUL))
+            arrivals.come(partial(entered.append, 100 + turn))
+        while len(entered) < 3 * HANDFUL + 3:
+            await asyncio.sleep(0)
+        assert entered == [*range(3 * HANDFUL + 1), 102, 103]
+
+    asyncio.run(run())
+
+
+def test_who_comes_when_few_do_waits_for_nothing() -> None:
+    async def run() -> None:
+        entered: list[int] = []
+        now = 0.0
+        arrivals = Arrivals(lambda: now)
+        for number in range(5 * HANDFUL):
+            arrivals.come(partial(entered.append, number))
+            now += SPELL_SECONDS / HANDFUL * 1.001
+            assert entered[-1] == number
+
+    asyncio.run(run())
