@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import blake2b
 from typing import Protocol
 
 from headway import __version__
+from headway.gateway.arrivals import Arrivals
 from headway.gateway.body import Body, prefix_hashes, read_body
 from headway.gateway.cached_guess import CachedGuess
 from headway.gateway.counts import Outcome
@@ -63,6 +65,7 @@ class Gatekeeper:
         self.learned = learned
         self._cached_guess = CachedGuess()
         self._id_prefix = id_prefix
+        self._arrivals = Arrivals(dispatcher.now)
         self._number = 0
 
     # Of `Site`
@@ -142,11 +145,11 @@ class Gatekeeper:
         if body is not None and self._prompt_count.takes_long(body, exchange.request.counted):
             self._prompt_count.later(body, lambda counted: self._arrive(exchange, counted))
         else:
-            self.dispatcher.arrive(exchange)
+            self._arrivals.come(partial(self._arrive, exchange, None))
         return exchange
 
     def _arrive(self, exchange: Exchange, counted: Counted | None) -> None:
-        """Its prompt was counted, or that took too long; its client may have left meanwhile."""
+        """It is its turn; its client may have left meanwhile. `counted` is what a thread found in its prompt."""
         if exchange.stage is Stage.ENDED:
             return
         if counted is not None:
