@@ -122,9 +122,9 @@ class Source(asyncio.Protocol):
 class Load(asyncio.Protocol):
     """One client: a stream after the other until `until`."""
 
-    def __init__(self, chunks: int, until: float, requests: int | None, found: Found) -> None:
+    def __init__(self, chunks: int, until: float, requests: int | None, found: Found, gap: float) -> None:
         self.body = json.dumps(
-            {"model": "m", "prompt": "hello " * 20, "max_tokens": chunks, "stream": True, "gap": GAP_SECONDS}
+            {"model": "m", "prompt": "hello " * 20, "max_tokens": chunks, "stream": True, "gap": gap}
         ).encode()
         self.until, self.requests, self.found = until, requests, found
 
@@ -175,14 +175,16 @@ class Found:
         self.chunks = self.requests = self.errors = self.open = 0
 
 
-async def load(port: int, streams: int, chunks: int, seconds: float, requests: int | None = None) -> Found:
+async def load(
+    port: int, streams: int, chunks: int, seconds: float, requests: int | None = None, gap: float = GAP_SECONDS
+) -> Found:
     found = Found()
     loop = asyncio.get_running_loop()
     until = time.monotonic() + seconds
     for _ in range(streams):
         found.open += 1
-        await loop.create_connection(lambda: Load(chunks, until, requests, found), "127.0.0.1", port)
-    limit = until + chunks * GAP_SECONDS + 10
+        await loop.create_connection(lambda: Load(chunks, until, requests, found, gap), "127.0.0.1", port)
+    limit = time.monotonic() + seconds + chunks * gap + 30
     while found.open and time.monotonic() < limit:
         await asyncio.sleep(0.01)
     found.errors += found.open
