@@ -1,6 +1,6 @@
-"""Lower bounds on the mean end-to-end latency of any policy on one replica, in O(n log n). Proofs: `docs/bounds.md`.
+"""Lower bounds on mean latency and TTFT of any policy on one replica, in O(n log n). Proofs: `docs/bounds.md`.
 
-Two things keep every policy from being faster.
+Two things keep every policy from being faster at any single completion.
 
     alone     A request takes a step for each of its tokens, and steps follow each other; a step takes at least what
               it would with this request alone in it. So it ends no earlier than it would on an idle replica.
@@ -9,7 +9,8 @@ Two things keep every policy from being faster.
               its share of the seats. Then the replica is one machine on which each request needs a known time, and
               nobody beats shortest remaining work first there.
 
-Both bound the k-th completion, for every k; the combined bound takes for each k the larger one.
+Both bound the k-th completion, for every k; the combined bound takes for each k the larger one. Two more bounds
+(`bounds.apart`, `bounds.crowding`) are on the sum of all latencies only, and stand beside that.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from headway.bounds.apart import first_tokens, steps_and_work
 from headway.bounds.chains import Chains, Floats, Ints, chains
+from headway.bounds.charges import alone, context, further_token
+from headway.bounds.crowding import crowded
 from headway.bounds.machine import earliest_completions
 from headway.bounds.needs import Needs, needs
 from headway.simulator.rules import EngineRules
@@ -47,13 +51,15 @@ class LowerBounds:
     Attributes:
         requests: that get served; refused ones, the same under every policy, have no latency.
         parts: each bound by itself, none of them above `mean_e2e_seconds`.
-        mean_e2e_seconds: the best of them, or better: the largest for each k-th completion; None without requests.
+        mean_e2e_seconds: the largest of them; None without requests.
+        mean_ttft_seconds: of mean time to first token; None without requests.
         completions_ps: rising; the k-th last-of-its-session completion comes no earlier.
     """
 
     requests: int
     parts: tuple[Part, ...]
     mean_e2e_seconds: float | None
+    mean_ttft_seconds: float | None
     completions_ps: tuple[int, ...]
 
 
@@ -62,12 +68,15 @@ WORDS = {
     "prefill compute": "one machine that computes uncached prompt tokens at the best rate there is, shortest first",
     "kv volume": "one machine that hands out block-steps at the fastest step there is, smallest volume first",
     "work": "one machine that computing, reading, memory and seats pay for together, least work first",
+    "each completion": "for every k, the k-th completion is as late as the latest of those above has it",
+    "steps and work": "the fixed cost of its own steps for everybody, and one machine for computing and reading",
+    "crowding": "who decodes beside others sits through what all of them read, and there is little time to do without",
 }
 """What each part of the bounds stands on."""
 
 
 def lower_bounds(trace: Trace, rules: EngineRules, step_time: StepTime) -> LowerBounds:
-    """Bounds on the mean end-to-end latency of this trace on a replica with these rules, under any policy.
+    """Bounds on mean end-to-end latency and mean TTFT of this trace on a replica with these rules, under any policy.
 
     Prefix-cache hits, where the rules have a cache, are credited as luckily as they could fall. Follow-up turns of
     sessions arrive when the policy lets them; the bound holds for that too (`bounds.chains`).
@@ -77,21 +86,28 @@ def lower_bounds(trace: Trace, rules: EngineRules, step_time: StepTime) -> Lower
     """
     found = chains(trace, rules)
     if not len(found):
-        return LowerBounds(0, (), None, ())
+        return LowerBounds(0, (), None, None, ())
     needed = needs(trace, rules, found)
     floors = step_floors(step_time, rules)
-    alone = np.sort(found.arrived_ps + found.think_ps + found.sums(_alone(needed, floors, rules)).astype(np.int64))
-    machines = {
-        name: [_completions(found, needed, _by_chain(found, needed, split)) for split in splits]
-        for name, splits in _splits(found, needed, floors, rules).items()
-    }
+    by_itself = found.sums(alone(needed, floors, rules)) * _SAFETY
     known = np.sort(found.arrived_ps + found.think_ps)
-    ends = {"alone": alone} | {name: np.maximum.reduce(ways) for name, ways in machines.items()}
+    ends = {"alone": np.sort(found.arrived_ps + found.think_ps + by_itself.astype(np.int64))}
+    for name, splits in _splits(found, needed, floors, rules).items():
+        ways = [_completions(found, needed, _by_chain(found, needed, split)) for split in splits]
+        ends[name] = np.maximum.reduce(ways)
     best = np.maximum.reduce(list(ends.values()))
+    totals = {
+        "steps and work": steps_and_work(found, needed, floors, rules),
+        "crowding": crowded(found, needed, floors, rules, by_itself),
+    }
+    means = {name: _mean(end, known, found) for name, end in ends.items()}
+    means["each completion"] = _mean(best, known, found)
+    means |= {name: _of_total(max(0.0, total), found) for name, total in totals.items()}
     return LowerBounds(
         requests=len(found.rows),
-        parts=tuple(Part(name, _mean(end, known, found), WORDS[name]) for name, end in ends.items()),
-        mean_e2e_seconds=_mean(best, known, found),
+        parts=tuple(Part(name, mean, WORDS[name]) for name, mean in means.items()),
+        mean_e2e_seconds=max(means.values()),
+        mean_ttft_seconds=_of_total(first_tokens(found, needed, floors, rules), found),
         completions_ps=tuple(best.tolist()),
     )
 
@@ -164,39 +180,10 @@ def _work(floor: StepFloor, rules: EngineRules, memory_share: float) -> _Split:
         prompt_token=floor.prompt_token,
         pair=floor.pair,
         output=floor.sample + fixed * (1 - memory_share) / rules.max_num_seqs,
-        further_output=_further_token(floor),
-        context=_context(floor, rules),
+        further_output=further_token(floor),
+        context=context(floor, rules),
         block_step=fixed * memory_share / rules.kv_blocks,
     )
-
-
-def _further_token(floor: StepFloor) -> float:
-    """An output token after the first comes of a decode, or after a preemption of a chunk."""
-    return min(floor.decode_token, floor.prompt_token)
-
-
-def _context(floor: StepFloor, rules: EngineRules) -> float:
-    """A token of context that a decode reads; what a preempted request's chunk costs instead may be less.
-
-    Without a prefix cache the chunk computes the whole context anew. With one it may be a single token after cached
-    ones, which the chunk reads and pairs with, or any mixture of the two.
-    """
-    if not rules.prefix_caching:
-        return min(floor.context, floor.prompt_token)
-    return min(floor.context, floor.prompt_token, floor.chunk_context + 2 * floor.pair)
-
-
-def _alone(needed: Needs, floors: Sequence[StepFloor], rules: EngineRules) -> Floats:
-    """Picoseconds from arrival to the last token, at least, for each request."""
-    prefill, decode = np.zeros_like(needed.outputs), np.zeros_like(needed.outputs)
-    first_token = max(floor.sampled_fixed + floor.sample for floor in floors)
-    chunks = np.ceil(needed.own_tokens / rules.max_num_batched_tokens)
-    for floor in floors:
-        computing = floor.fixed * chunks + floor.prompt_token * needed.own_tokens + floor.pair * needed.own_pairs
-        prefill = np.maximum(prefill, computing)
-        step = floor.fixed + floor.sampled_fixed + floor.sample + _further_token(floor)
-        decode = np.maximum(decode, step * (needed.outputs - 1) + _context(floor, rules) * needed.contexts)
-    return np.asarray((prefill + first_token + decode) * _SAFETY)
 
 
 def _by_chain(found: Chains, needed: Needs, split: _Split) -> Floats:
@@ -211,3 +198,8 @@ def _mean(ends: Ints, known: Ints, found: Chains) -> float:
     """Seconds of mean latency that these completions mean; never below 0, where a machine knew less than arrivals."""
     gained = np.maximum(ends - known, 0)
     return float(gained.astype(np.float64).sum()) / PS_PER_SECOND / len(found.rows)
+
+
+def _of_total(total_ps: float, found: Chains) -> float:
+    """Seconds a request, of a total in picoseconds that floating point may have rounded up."""
+    return total_ps * _SAFETY / PS_PER_SECOND / len(found.rows)

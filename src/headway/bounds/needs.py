@@ -26,6 +26,7 @@ class Needs:
     """Columns by request, in the order of `Chains.rows`.
 
     Attributes:
+        prompts: prompt tokens.
         outputs: output tokens, each of which takes a step of its own.
         contexts: KV tokens that its decode steps read, over all of them.
         share_tokens: prompt tokens to compute, its share.
@@ -36,6 +37,7 @@ class Needs:
         released_ps: by chain, when the first of those arrives who may begin with its prompt.
     """
 
+    prompts: Floats
     outputs: Floats
     contexts: Floats
     share_tokens: Floats
@@ -56,6 +58,7 @@ def needs(trace: Trace, rules: EngineRules, found: Chains) -> Needs:
     outputs = trace.output_tokens[found.rows].astype(np.float64)
     further = outputs - 1
     needed = Needs(
+        prompts=prompts,
         outputs=outputs,
         contexts=further * prompts + further * (further - 1) / 2,  # p, p + 1, … p + o - 2
         share_tokens=prompts.copy(),

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headway.bench.saturation import at_rate
+from headway.bench.workloads import WORKLOADS
 from headway.bounds.chains import chains
+from headway.bounds.crowding import capped_ramp
 from headway.bounds.lower import LowerBounds, lower_bounds
 from headway.simulator.outcome import NEVER, DayOutcome
 from headway.simulator.replica import replica
@@ -21,6 +24,15 @@ from headway.testing.strategies import Bundle, bundles, engine_rules, step_times
 Make = Callable[..., Trace]
 
 
+PROFILES = (
+    ("l4", "llama-3.1-8b"),
+    ("h100", "qwen3-30b-a3b"),
+    ("rtx-4090", "llama-3.1-8b"),
+    ("a100", "llama-2-13b"),
+    ("h200", "llama-3.1-70b"),
+)
+
+
 class Unfloored:
     """A step time that tells nothing of itself."""
 
@@ -30,7 +42,7 @@ class Unfloored:
     def decode_step(self, requests: int) -> tuple[int, int]:
         return self._inner.decode_step(requests)
 
-    def mixed_step(self, decodes: int, context_tokens: int, chunks: list[Chunk], sampled: int) -> int:
+    def mixed_step(self, decodes: int, context_tokens: int, chunks: Sequence[Chunk], sampled: int) -> int:
         return self._inner.mixed_step(decodes, context_tokens, chunks, sampled)
 
 
@@ -50,6 +62,9 @@ def check(trace: Trace, rules: EngineRules, step_time: StepTime, day: DayOutcome
     assert (last >= np.array(bounds.completions_ps)).all(), (last, bounds.completions_ps)
     for part in bounds.parts:
         assert 0 <= part.mean_e2e_seconds <= bounds.mean_e2e_seconds
+    first = float((day.first_token_ps - day.arrived_ps)[completed].astype(np.float64).mean()) / PS_PER_SECOND
+    assert bounds.mean_ttft_seconds is not None
+    assert 0 < bounds.mean_ttft_seconds <= first * (1 + 1e-12)
     return bounds
 
 
@@ -84,7 +99,7 @@ def test_nor_where_memory_is_so_short_that_requests_are_preempted(
     trace=traces(),
     rules=engine_rules(),
     bundle=bundles(),
-    profile=st.sampled_from([("l4", "llama-3.1-8b"), ("h100", "qwen3-30b-a3b"), ("rtx-4090", "llama-3.1-8b")]),
+    profile=st.sampled_from(PROFILES),
 )
 def test_nor_under_the_built_in_step_times(
     trace: Trace, rules: EngineRules, bundle: Bundle, profile: tuple[str, str]
@@ -95,6 +110,70 @@ def test_nor_under_the_built_in_step_times(
     if bounds.mean_e2e_seconds is not None:
         assert silent.mean_e2e_seconds is not None
         assert silent.mean_e2e_seconds <= bounds.mean_e2e_seconds * (1 + 1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["shortest-prompt-first", "random"])
+@pytest.mark.parametrize(
+    ("workload", "requests", "rate"),
+    [("chat", 300, 12), ("chat", 300, 40), ("reasoning", 120, 1), ("coding-agents", 150, 2), ("bursts", 200, 20)],
+)
+def test_nor_on_days_crowded_enough_for_every_bound_to_count(
+    workload: str, requests: int, rate: float, order: str
+) -> None:
+    """Drawn days are too short for a steady crowd; these are of the built-in workloads, on two cards."""
+    for card in ("h100", "rtx-4090"):
+        server = replica(card, "llama-3.1-8b", tp=None)
+        trace = at_rate(WORKLOADS[workload].generate(requests, seed=3), rate)
+        rules = replace(server.rules, prefix_caching=trace.prefix_ids is not None)
+        make = Bundle(order, "greedy", "latest-admitted", "oracle").make
+        for one in (rules, replace(rules, async_scheduling=False, max_num_seqs=64)):
+            check(trace, one, server.step_time, simulate(trace, one, server.step_time, make(trace)))
+
+
+def test_crowding_says_most_where_many_decode_side_by_side() -> None:
+    """Thirty a second that need half a second each by themselves: two thirds of the time go to what they read."""
+    count, outputs = 3_000, 50
+    trace = Trace("steady", np.arange(count) / 30, np.full(count, 1_000), np.full(count, outputs))
+    rules = EngineRules(kv_blocks=1_000_000)
+    step_time = LinearStepTime(fixed_ps=10**10, ps_per_token=10**6, ps_per_context_token=4 * 10**5)
+    day = simulate(trace, rules, step_time, Bundle("fcfs", "greedy", "latest-admitted", "oracle").make(trace))
+    bounds = check(trace, rules, step_time, day)
+    parts = {part.name: part.mean_e2e_seconds for part in bounds.parts}
+    assert parts["crowding"] == bounds.mean_e2e_seconds
+    assert parts["crowding"] > 1.8 * max(seconds for name, seconds in parts.items() if name != "crowding")
+    decoding = 49 * (1_024 * 4e-7 + 1e-6)  # seconds a request takes of everybody's time, besides its prompt
+    crowd = 30 * 49 * 0.01 / (1 - 30 * (decoding + 1_000 * 1e-6))  # who must decode at once, or there are too few steps
+    assert parts["crowding"] == pytest.approx(50 * 0.01 + crowd * decoding, rel=0.05)  # and a day has ends
+
+
+@given(
+    start=st.floats(0, 50),
+    slope=st.sampled_from([0.0, 0.25, 1.0, 7.0]),
+    first=st.integers(1, 40),
+    count=st.integers(0, 30),
+    cap=st.floats(0.5, 80),
+)
+def test_a_capped_ramp_is_the_sum_it_says(start: float, slope: float, first: int, count: int, cap: float) -> None:
+    whole = sum(min(start + slope * (first + k), cap) for k in range(count))
+    assert capped_ramp(start, slope, np.array([first]), np.array([count]), cap)[0] == pytest.approx(whole, abs=1e-9)
+
+
+def test_fixed_costs_and_the_wait_for_the_machine_add_up() -> None:
+    """Two at once, two tokens each: both sit through two steps of 1 s; one machine of 3 and 5 s of work beside."""
+    rules = EngineRules(kv_blocks=100)
+    trace = Trace("two", np.zeros(2), np.array([2, 4]), np.array([2, 2]))
+    parts = {
+        part.name: part.mean_e2e_seconds for part in lower_bounds(trace, rules, LinearStepTime(10**12, 10**12, 0)).parts
+    }
+    assert parts["steps and work"] == pytest.approx(2 + (3 + (3 + 5)) / 2)
+
+
+def test_the_first_tokens_of_a_burst_wait_for_the_prompts_before_them() -> None:
+    """The same two: a step of 1 s each, and 2 and 4 s of prompt on one machine."""
+    trace = Trace("two", np.zeros(2), np.array([2, 4]), np.array([2, 2]))
+    bounds = lower_bounds(trace, EngineRules(kv_blocks=100), LinearStepTime(10**12, 10**12, 0))
+    assert bounds.mean_ttft_seconds == pytest.approx(1 + (2 + (2 + 4)) / 2)
 
 
 def test_a_request_alone_is_as_fast_as_its_bound() -> None:
