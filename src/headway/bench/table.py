@@ -16,6 +16,7 @@ from headway.bench.calibration import INTERVALS
 from headway.bench.columns import Cell, CellColumn, cell_columns, significant
 from headway.bench.comparison import Comparison, Json, Run
 from headway.bench.headline import headline
+from headway.bench.measured.figures import Agreement
 from headway.bench.metrics import DEFINITIONS
 
 BEST = "*"
@@ -34,6 +35,9 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console.print(Text(sentence))
     for sentence in (*describe_predictions(comparison), *describe_recorded(comparison)):
         console.print(Text(sentence))
+    for run in comparison.runs:
+        if run.recorded is not None:
+            console.print(_recorded_figures(run.recorded), highlight=False)
     console.print()
     console.print(definitions(comparison), highlight=False)
 
@@ -99,6 +103,17 @@ def describe_recorded(comparison: Comparison) -> Iterator[str]:
                 f"Recorded day: the trace has measured times; simulated {run.policy} against them: "
                 f"{run.recorded.sentence()}. Bear this error in mind with every figure above."
             )
+
+
+def _recorded_figures(recorded: Agreement) -> Table:
+    """Each figure as it was measured, as simulated, and the error."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("recorded day", no_wrap=True)
+    for title in ("measured", "simulated", "error"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in recorded.rows():
+        table.add_row(*map(Text, row))
+    return table
 
 
 def definitions(comparison: Comparison) -> RenderableType:

@@ -39,13 +39,14 @@ def day(tmp_path: Path) -> str:
 def test_a_calibration_is_written_and_compare_stands_on_it(
     day: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, numbers = tmp_path / "c.toml", tmp_path / "o.json"
+    out, numbers, report = tmp_path / "c.toml", tmp_path / "o.json", tmp_path / "o.html"
     assert run(["calibrate", day, *PROFILE, *LIMITS, "--out", str(out), "--name", "my engine"]) == 0
     told = capsys.readouterr().out
     assert "held out, profile alone" in told
     assert "my engine: 60 requests of day, fitted to the first 42" in told
     policies = ["--policy", "fcfs", "--policy", "shortest-prompt-first"]
-    assert run(["compare", day, "--calibration", str(out), *policies, "--json", str(numbers)]) == 0
+    files = ["--json", str(numbers), "--report", str(report)]
+    assert run(["compare", day, "--calibration", str(out), *policies, *files]) == 0
     table = capsys.readouterr().out
     assert "calibrated to 60 requests of day" in table
     assert "Recorded day: the trace has measured times; simulated fcfs against them" in table
@@ -53,6 +54,18 @@ def test_a_calibration_is_written_and_compare_stands_on_it(
     fcfs, shortest = result["runs"]
     assert abs(fcfs["recorded"]["e2e_mean"]["simulated"] / fcfs["recorded"]["e2e_mean"]["measured"] - 1) < 0.02
     assert shortest["recorded"] is None
+    page = report.read_text(encoding="utf-8")
+    for name, title in (
+        ("ttft_mean", "TTFT mean, s"),
+        ("e2e_p99", "end to end p99, s"),
+        ("throughput", "output tokens/s"),
+    ):
+        told = fcfs["recorded"][name]
+        assert told["error_percent"] == pytest.approx(100 * (told["simulated"] / told["measured"] - 1))
+        shown = f"{told['error_percent']:+.1f} %"
+        assert next(line for line in table.splitlines() if line.startswith(title) and "%" in line).endswith(shown)
+        assert f'<th scope="row">{title}</th>' in page
+        assert f"<td>{shown}</td>" in page
     assert "held out" in result["replica"]["profile"]["error"]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+
+_TITLES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "end to end", "throughput": "output tokens/s"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +41,21 @@ class Agreement:
 
     def to_json(self) -> dict[str, object]:
         """`recorded` of a run."""
-        told = {name: [one.measured, one.predicted] for name, one in self.figures.items()}
-        figures = {
-            name: dict(zip(("measured", "simulated"), map(_number, both), strict=True)) for name, both in told.items()
-        }
+        told = {name: (one.measured, one.predicted, 100 * one.error) for name, one in self.figures.items()}
+        keys = ("measured", "simulated", "error_percent")
+        figures = {name: dict(zip(keys, map(_number, values), strict=True)) for name, values in told.items()}
         return {
             "requests": self.requests,
             **{f"{name.replace(' ', '_')}": both for name, both in figures.items()},
             "e2e_mean_absolute_percentage_error": 100 * self.e2e_mape,
         }
+
+    def rows(self) -> Iterator[tuple[str, str, str, str]]:
+        """(figure and its unit, measured, simulated, error) of each, as tables and reports print them."""
+        for name, one in self.figures.items():
+            kind, _, part = name.partition(" ")
+            title = f"{_TITLES[kind]} {part}, s" if part else _TITLES[kind]
+            yield title, _shown(one.measured), _shown(one.predicted), percent(one.error)
 
     def sentence(self) -> str:
         """The errors in one line, as tables and reports print it."""
@@ -59,6 +67,13 @@ class Agreement:
 def percent(share: float) -> str:
     """`+4.1 %`; a dash where there is nothing."""
     return f"{100 * share:+.1f} %" if math.isfinite(share) else "–"
+
+
+def _shown(value: float) -> str:
+    """Three digits; a dash where there is nothing."""
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.3g}"
 
 
 def _number(value: float) -> float | None:

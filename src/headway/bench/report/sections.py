@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from headway.bench.columns import NOTHING, Cell, CellColumn, cell_columns, significant
 from headway.bench.comparison import Comparison, Json, Run
 from headway.bench.headline import headline
+from headway.bench.measured.figures import Agreement
 from headway.bench.metrics import DEFINITIONS
 from headway.bench.report.figures import run_name
 from headway.bench.report.markup import Markup, join, tag
@@ -102,7 +103,8 @@ def facts(comparison: Comparison) -> Markup:
         pieces += [tag("h3", "How honest predictions were"), tag("ul", *predictions)]
     recorded = [tag("li", sentence) for sentence in describe_recorded(comparison)]
     if recorded:
-        pieces += [tag("h3", "Against what was measured"), tag("ul", *recorded)]
+        tables = [_recorded_figures(run.recorded) for run in comparison.runs if run.recorded is not None]
+        pieces += [tag("h3", "Against what was measured"), tag("ul", *recorded), *tables]
     refusals = [
         tag("li", f"{run_name(comparison, run)}{_at_load(run)}: {count:,} refused, {reason}")
         for run in comparison.runs
@@ -182,6 +184,18 @@ def _chosen(value: Json) -> str:
     pairs = options.items() if isinstance(options, Mapping) else ()
     told = ", ".join(f"{key} = {_plain(option)}" for key, option in pairs)
     return f"{value.get('name')}{f' ({told})' if told else ''}"
+
+
+def _recorded_figures(recorded: Agreement) -> Markup:
+    """Each figure as it was measured, as simulated, and the error."""
+    head = tag("tr", *(tag("th", title, scope="col") for title in ("figure", "measured", "simulated", "error")))
+    rows = [
+        tag("tr", tag("th", title, scope="row"), *(tag("td", value) for value in values))
+        for title, *values in recorded.rows()
+    ]
+    caption = "The recorded day"
+    table = tag("table", tag("caption", caption), tag("thead", head), tag("tbody", *rows))
+    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=caption)
 
 
 def _fact_list(values: Mapping[str, Json]) -> Markup:
