@@ -3,15 +3,14 @@
     PYTHONPATH=src PYTHON_WITH_VLLM benchmarks/vllm_queue_cost.py [--waiting 100 1000 10000 100000] [--running 256]
 
 Virtual time: no worker. For each number of waiting requests all schedulers are built at once and measured in turn, step
-by step, so that a disturbance of the machine hits all of them. Steps are timed in CPU seconds of the thread, the rest
-on the wall. Medians; `add` is a mean over all.
+by step, so that a disturbance of the machine hits all of them. Steps and adding are timed in CPU seconds of the thread,
+pop and abort on the wall. Medians; `add` is a mean over all.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import json
 import random
 import statistics
 import sys
@@ -23,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "engines"))
 
 import virtual_engine as engine
 import vllm
+from page_tables import show
 from vllm.sampling_params import SamplingParams
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
@@ -31,12 +31,13 @@ from headway.vllm_plugin import Scheduler
 
 PARAMS = SamplingParams(max_tokens=4096, temperature=0.0)
 PARAMS.update_from_generation_config({}, engine.STOP)
+STOCK = "stock fcfs"
 STEPS, ADMITTING, POPS, ABORTS = 60, 30, 50, 50
 
 
 def kinds(orderings: list[str]) -> dict[str, dict[str, Any]]:
     ours = {f"ours: {name}": {"kind": Scheduler, "additional": config(name)} for name in orderings}
-    return {"stock fcfs": {}, "stock priority": {"policy": "priority"}, **ours}
+    return {STOCK: {}, "stock priority": {"policy": "priority"}, **ours}
 
 
 def config(ordering: str) -> dict[str, Any]:
@@ -62,10 +63,10 @@ class Bench:
             )
             for index in range(waiting + running)
         ]
-        began = time.perf_counter()
+        began = time.thread_time()
         for request in requests:
             self.scheduler.add_request(request)
-        self.add_us = 1e6 * (time.perf_counter() - began) / len(requests)
+        self.add_us = 1e6 * (time.thread_time() - began) / len(requests)
         self.full: list[float] = []
         self.whole: list[float] = []
         self.admitting: list[float] = []
@@ -124,7 +125,7 @@ class Bench:
             "add_us": round(self.add_us, 2),
             "schedule_ms": round(1e3 * statistics.median(self.full), 3),
             "whole_step_ms": round(1e3 * statistics.median(self.whole), 3),
-            "schedule_admitting_one_ms": round(1e3 * statistics.median(self.admitting), 3),
+            "admitting_ms": round(1e3 * statistics.median(self.admitting), 3),
             "pop_us": round(1e6 * statistics.median(self.pops), 2),
             "abort_us": round(1e6 * statistics.median(self.aborts), 2),
         }
@@ -157,21 +158,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--waiting", type=int, nargs="*", default=[100, 1_000, 10_000, 100_000])
     parser.add_argument("--running", type=int, default=256)
-    parser.add_argument("--ordering", nargs="*", default=["highest-response-ratio", "shortest-prompt-first"])
-    parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--ordering", nargs="*", default=["highest-response-ratio", "shortest-prompt-first", "priced-work"]
+    )
+    parser.add_argument("--write", type=Path, help="the page with a place for the table `cost`; else it is printed")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    print(f"vLLM {vllm.__version__}, {arguments.running} running", flush=True)
     for waiting in arguments.waiting:
         found = measure(waiting, arguments.running, arguments.ordering)
         rows += found
-        stock = found[0]
         for row in found:
-            ratio = row["whole_step_ms"] / stock["whole_step_ms"]
-            print(*(f"{key}={value}" for key, value in row.items()), f"whole_step_to_stock={ratio:.3f}", flush=True)
+            print(*(f"{key}={value}" for key, value in row.items()), file=sys.stderr, flush=True)
         gc.collect()
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    show({"cost": f"vLLM {vllm.__version__}, {arguments.running} running.\n\n{table(rows)}"}, arguments.write)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A row a scheduler and number of waiting; whole steps as ratios to stock FCFS too."""
+    heads = ("waiting", "scheduler", "schedule(), ms", "whole step, ms", "to stock fcfs", "admitting one, ms")
+    lines = ["| " + " | ".join((*heads, "add, µs", "pop, µs", "abort, µs")) + " |", "|---:|---|" + "---:|" * 7]
+    stock = {row["waiting"]: row["whole_step_ms"] for row in rows if row["scheduler"] == STOCK}
+    for row in rows:
+        ratio = row["whole_step_ms"] / stock[row["waiting"]]
+        times = f"{row['schedule_ms']:.2f} | {row['whole_step_ms']:.2f} | {ratio:.3f} | {row['admitting_ms']:.2f}"
+        calls = f"{row['add_us']:.1f} | {row['pop_us']:.1f} | {row['abort_us']:,.1f}"
+        lines.append(f"| {row['waiting']:,} | {row['scheduler']} | {times} | {calls} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

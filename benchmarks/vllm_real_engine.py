@@ -19,13 +19,13 @@ import argparse
 import dataclasses
 import json
 import os
-import re
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from page_tables import show
 from vllm_real_tables import table
 from vllm_real_traffic import TRAFFIC, Row
 
@@ -121,18 +121,6 @@ def tables(results: Results) -> dict[str, str]:
     return texts
 
 
-def write(texts: dict[str, str], page: Path | None) -> None:
-    if page is None:
-        print("\n\n".join(f"## {name}\n\n{text}" for name, text in texts.items()))
-        return
-    for name, text in texts.items():
-        old = page.read_text(encoding="utf-8")
-        pattern = rf"(<!-- table {name} -->\n).*?(<!-- end -->)"
-        new, count = re.subn(pattern, lambda m, t=text: f"{m[1]}{t}\n{m[2]}", old, flags=re.DOTALL)  # type: ignore[misc]
-        assert count == 1, f"{page} has {count} places for table {name}"
-        page.write_text(new, encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--traffic", choices=list(TRAFFIC), default="mixed")
@@ -145,7 +133,7 @@ def main() -> None:
     arguments = parser.parse_args()
     results = Results(arguments.json)
     if arguments.tables:
-        write(tables(results), arguments.write)
+        show(tables(results), arguments.write)
     else:
         measure(arguments, results)
 

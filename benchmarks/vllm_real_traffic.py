@@ -14,6 +14,7 @@ import random
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class Traffic:
     told: str
 
 
-def mixed(repeat: int, count: int = 150) -> list[Row]:
+def mixed(repeat: int, count: int) -> list[Row]:
     """80 % prompts of 32–128 tokens with 8–24 out, 20 % of 1,000–3,000 with 16–48 out; Poisson."""
     chance, at, rows = random.Random(repeat + 1), 0.0, []
     for _ in range(count):
@@ -115,10 +116,13 @@ _SMALL_KV = {"num_gpu_blocks_override": 64, "block_size": 128, "enable_prefix_ca
 _SHARED_KV = {"num_gpu_blocks_override": 2048, "block_size": 32, "enable_prefix_caching": True}
 TRAFFIC = {
     "mixed": Traffic(
-        mixed,
+        partial(mixed, count=150),
         _SMALL_KV,
         "150 requests, Poisson; 80 % with 32–128 prompt tokens (short) and 8–24 out, 20 % with 1,000–3,000 (long) and "
         "16–48 out. 63 KV blocks of 128 tokens, prefix cache off.",
+    ),
+    "mixed-longer": Traffic(
+        partial(mixed, count=300), _SMALL_KV, "The same for twice as long: 300 requests. The queue grows all the while."
     ),
     "servegen_m_small": Traffic(
         sliced("servegen_m_small", 1, 0, 400),
