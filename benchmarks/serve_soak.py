@@ -34,7 +34,7 @@ ROWS = 4_000  # of the workload; sent again and again
 SAMPLE_SECONDS = 10.0
 LEAVES = 1 / 12
 LEAVES_WITHIN_SECONDS = 20.0
-SETTLED_SECONDS = 120.0  # caches, buckets and the queue have their size by then
+SETTLED_SECONDS = 240.0  # queue, caches and what the allocator keeps have their size by then
 CONFIG = '[queue]\nmax_requests = 500\ntimeout_seconds = 30\n[policies]\nordering = "highest-response-ratio"\n'
 
 
@@ -129,7 +129,7 @@ def report(soak: Soak) -> bool:
     late = [one for one in samples if one["seconds"] >= SETTLED_SECONDS and one["seconds"] < soak.seconds]
     if len(late) > 2:
         slope = 60 * np.polyfit([one["seconds"] for one in late], [one["mib"] for one in late], 1)[0]
-        print(f"\nAfter minute two memory moves by {slope:+.3f} MiB a minute (least squares).")
+        print(f"\nAfter minute four memory moves by {slope:+.3f} MiB a minute (least squares).")
     told = soak.gate.state()
     counts, reasons = Counter(told["counts"]), told["reasons"]
     print("\nAs the clients counted:", dict(sorted(soak.outcomes.items())))
