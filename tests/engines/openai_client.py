@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import sys
 
@@ -58,30 +59,37 @@ async def storm(client: AsyncOpenAI) -> dict[str, int]:
     """A hundred and twenty at once; a hundred leave, some before and some within their answers."""
     chance = random.Random(0)
 
-    async def ask(tokens: int, leaves_after: float | None) -> int:
+    async def ask(tokens: int, leaves_after: float) -> str | None:
         stream = await client.completions.create(
-            model="tiny", prompt="in this text each word has its turn", max_tokens=tokens, stream=True,
+            model="tiny", prompt="in this text each word has its turn", max_tokens=tokens, stream=True, temperature=0,
             extra_body={"ignore_eos": True},
         )  # fmt: skip
-        pieces = 0
+        text, pieces = "", 0
         async for piece in stream:
             pieces += 1
-            if leaves_after is not None and pieces > leaves_after:
+            if pieces > leaves_after:
                 await stream.close()
-                return -1
+                return None
+            text += piece.choices[0].text if piece.choices else ""
             if piece.choices and piece.choices[0].finish_reason:
-                return 1
-        return 0
+                return text
+        return None
 
-    async def leaving() -> int:
+    async def leaving() -> str | None:
         try:
             return await asyncio.wait_for(ask(2_000, chance.choice([0, 1, 5])), chance.uniform(0.05, 2.0))
         except TimeoutError:
-            return -1
+            return None
 
-    staying = [ask(6, None) for _ in range(20)]
+    alone = await ask(6, math.inf)
+    staying = [ask(6, math.inf) for _ in range(20)]
     done = await asyncio.gather(*staying, *[leaving() for _ in range(100)])
-    return {"stayed": len(staying), "answers": done[:20].count(1), "left": done.count(-1)}
+    return {
+        "stayed": len(staying),
+        "answers": sum(text is not None for text in done[:20]),
+        "as_alone": sum(text == alone for text in done[:20]),
+        "left": done.count(None),
+    }
 
 
 async def main() -> None:
