@@ -63,9 +63,8 @@ class Engine:
         """Other policies, on the engine that runs."""
         assert not self.scheduler.requests, "only between two days"
         read = read_config({"headway": {"metrics_dir": "", **config}}, {})
-        conductor = Conductor(
-            read, EngineSeam(self.scheduler), Publisher(None, None), "0", type(self.scheduler.waiting)
-        )
+        seam, queue = EngineSeam(self.scheduler), type(self.scheduler.waiting)
+        conductor = Conductor(read, seam, Publisher(None, None), "0", queue_class=queue)
         self.scheduler.headway, self.scheduler.waiting = conductor, conductor.queue
         return conductor
 
