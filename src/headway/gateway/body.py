@@ -91,13 +91,14 @@ def extra_arguments(body: bytes) -> dict[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
-def agent_hints(body: Body) -> dict[str, Any]:
-    """`nvext.agent_hints` (Dynamo), {} if there is none."""
+def agent_tables(body: Body) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`agent_hints` and `agent_context` of `nvext` (Dynamo), each {} if there is none."""
     if not bytes(body.nvext):
-        return {}
+        return {}, {}
     told = _ANYTHING.decode(body.nvext)
-    hints = told.get("agent_hints") if isinstance(told, dict) else None
-    return hints if isinstance(hints, dict) else {}
+    tables = [told.get(name) if isinstance(told, dict) else None for name in ("agent_hints", "agent_context")]
+    hints, context = (table if isinstance(table, dict) else {} for table in tables)
+    return hints, context
 
 
 def prefix_hashes(model: str, prompt: bytes) -> list[int]:

@@ -6,19 +6,30 @@ Laws: nothing a key is not allowed to say is heard; what is heard is clamped; wh
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
-from headway.gateway.body import Body, agent_hints
+from headway.gateway.body import Body, agent_tables
 from headway.gateway.settings import TenantSettings
 from headway.gateway.wire.messages import HttpRequest
 
+NO_OBJECTIVES: Mapping[str, int] = MappingProxyType({})
 _DEADLINES = (b"x-llm-d-slo-ttft-ms", b"x-slo-ttft-ms", b"x-dynamo-slo-ttft-ms")
 _FAIRNESS = (b"x-llm-d-inference-fairness-id", b"x-gateway-inference-fairness-id")
-_SESSIONS = (b"x-claude-code-session-id", b"x-session-affinity", b"session-id", b"x-session-id")
+_SESSIONS = (
+    b"x-claude-code-session-id",
+    b"x-session-affinity",
+    b"session-id",
+    b"x-session-id",
+    b"x-dynamo-session-id",
+)
+_CONTEXT = ("trajectory_id", "session_id")  # of Dynamo's agent context: one chain of turns, else the whole run
 _LOWER_FIRST = (b"x-request-priority",)
 _HIGHER_FIRST = (b"x-dynamo-request-priority",)
+_OBJECTIVES = (b"x-llm-d-inference-objective", b"x-gateway-inference-objective")
 _OUTPUT = (b"x-headway-output-tokens",)
-_HEARD = frozenset([*_DEADLINES, *_FAIRNESS, *_SESSIONS, *_LOWER_FIRST, *_HIGHER_FIRST, *_OUTPUT])
+_HEARD = frozenset([*_DEADLINES, *_FAIRNESS, *_SESSIONS, *_LOWER_FIRST, *_HIGHER_FIRST, *_OBJECTIVES, *_OUTPUT])
 _NAME_CHARACTERS_MAX = 128
 _DEADLINE_SECONDS_MAX = 86_400.0
 
@@ -33,25 +44,35 @@ class Hints(NamedTuple):
     output_tokens: int | None = None
 
 
-def read_hints(request: HttpRequest, body: Body | None, tenant: TenantSettings) -> Hints:
-    """The hints of a request, as far as its tenant's key allows them."""
+def read_hints(
+    request: HttpRequest, body: Body | None, tenant: TenantSettings, objectives: Mapping[str, int] = NO_OBJECTIVES
+) -> Hints:
+    """The hints of a request, as far as its tenant's key allows them.
+
+    `objectives` gives the priority of each objective that a client may name, higher sooner.
+    """
     headers: dict[bytes, bytes] = {}
     for name, value in request.headers:
         dashed = name.replace(b"_", b"-")
         if dashed in _HEARD:
             headers.setdefault(dashed, value)
-    wants_nested = body is not None and not {"priority", "output-tokens"}.isdisjoint(tenant.may)
-    nested = agent_hints(body) if body is not None and wants_nested else {}
+    nested, context = agent_tables(body) if body is not None and tenant.may else ({}, {})
     return Hints(
-        priority=_priority(headers, body, nested, tenant) if "priority" in tenant.may else 0,
+        priority=_priority(headers, body, nested, tenant, objectives) if "priority" in tenant.may else 0,
         deadline_seconds=_deadline(headers, tenant) if "deadline" in tenant.may else None,
         fairness_id=_name(headers, _FAIRNESS) if "fairness-id" in tenant.may else None,
-        session=_name(headers, _SESSIONS) if "session" in tenant.may else None,
+        session=(_name(headers, _SESSIONS) or _text(context)) if "session" in tenant.may else None,
         output_tokens=_output_tokens(headers, nested) if "output-tokens" in tenant.may else None,
     )
 
 
-def _priority(headers: dict[bytes, bytes], body: Body | None, nested: dict[str, object], tenant: TenantSettings) -> int:
+def _priority(
+    headers: dict[bytes, bytes],
+    body: Body | None,
+    nested: dict[str, object],
+    tenant: TenantSettings,
+    objectives: Mapping[str, int],
+) -> int:
     """In vLLM's sign, lower sooner, within the key's clamps."""
     said: float | None = None if body is None else body.priority
     if said is None:
@@ -60,6 +81,8 @@ def _priority(headers: dict[bytes, bytes], body: Body | None, nested: dict[str, 
         higher = _number(headers, _HIGHER_FIRST)
         if higher is None and isinstance(nested.get("priority"), int):
             higher = float(nested["priority"])  # type: ignore[arg-type]
+        if higher is None and objectives:
+            higher = objectives.get(_name(headers, _OBJECTIVES) or "")
         said = None if higher is None else -higher
     return max(tenant.priority_min, min(tenant.priority_max, int(said or 0)))
 
@@ -95,3 +118,8 @@ def _name(headers: dict[bytes, bytes], names: tuple[bytes, ...]) -> str | None:
         if headers.get(name):
             return headers[name].decode("latin-1")[:_NAME_CHARACTERS_MAX]
     return None
+
+
+def _text(context: dict[str, object]) -> str | None:
+    named = [context.get(name) for name in _CONTEXT]
+    return next((name[:_NAME_CHARACTERS_MAX] for name in named if isinstance(name, str) and name), None)

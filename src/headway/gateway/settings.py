@@ -223,6 +223,8 @@ class Settings:
         record: a file for lengths and times of every answered request, a trace for `headway compare`; never text.
         tokenizers: model -> its tokenizer.json, to count prompts with (the extra `tokenizer`); other models' prompts
             are estimated from bytes.
+        objectives: name -> priority of the objectives that `x-llm-d-inference-objective` may name, higher sooner as in
+            the InferenceObjective of Kubernetes' inference gateway; heard of keys that may set a priority.
     """
 
     listen: str = "127.0.0.1:8000"
@@ -231,6 +233,7 @@ class Settings:
     tls_key: str | None = None
     record: str | None = None
     tokenizers: Mapping[str, str] = field(default_factory=dict)
+    objectives: Mapping[str, int] = field(default_factory=dict)
     policies: PolicySettings = field(default_factory=PolicySettings)
     queue: QueueSettings = field(default_factory=QueueSettings)
     health: HealthSettings = field(default_factory=HealthSettings)

@@ -165,7 +165,7 @@ class Gatekeeper:
         given = http.header(b"x-request-id")
         request_id = given if given and len(given) <= _REQUEST_ID_BYTES_MAX else b""
         request_id = request_id or f"{self._id_prefix}-{self._number}".encode()
-        hints = read_hints(http, body, tenant)
+        hints = read_hints(http, body, tenant, self.dispatcher.settings.objectives)
         now = self.dispatcher.now()
         prompt = body.prompt_bytes if body is not None else b""
         prompt_tokens, counted = self._prompt_count.at_once(body, len(http.body))

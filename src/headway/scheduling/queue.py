@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import Counter
 from collections.abc import Iterator
 from itertools import count
 from typing import Literal, TypeAlias
@@ -54,6 +55,10 @@ class WaitingQueue:
         yield from self._front.values()
         for lane in self._lanes.values():
             yield from (entry[3] for entry in lane if entry[2] not in self._dead)
+
+    def lane_sizes(self) -> dict[LaneId, int]:
+        """How many wait in each lane, the preempted apart; under a ranked ordering in the lane None. O(waiting)."""
+        return dict(Counter([lane for lane, _ in self._where.values()]))
 
     def add(self, request: Request) -> None:
         """Put a request in. Raises ValueError if its id is waiting already."""

@@ -153,6 +153,24 @@ def test_hints_by_their_other_names_and_signs() -> None:
     assert hints({}, {"priority": 5}, may=ALL).priority == 5
 
 
+def test_sessions_and_objectives_by_their_other_names() -> None:
+    context = {"nvext": {"agent_context": {"session_id": "run", "trajectory_id": "run:coder"}}}
+    assert hints({}, context, may=ALL).session == "run:coder"
+    assert hints({"x-dynamo-session-id": "d"}, context, may=ALL).session == "d"
+    assert hints({}, {"nvext": {"agent_context": {"session_id": "run"}}}, may=("session",)).session == "run"
+    assert hints({}, context, may=("priority",)).session is None
+    for odd in (5, [1], {"agent_context": 3, "agent_hints": "x"}, {"agent_context": {"session_id": 4}}):
+        assert hints({}, {"nvext": odd}, may=ALL) == Hints()
+
+    def objective(name: str, *may: str) -> int:
+        tenant = TenantSettings(name="t", key_env="X", may=may, priority_min=-5)
+        request = HttpRequest(b"POST", b"/", [(b"x-llm-d-inference-objective", name.encode())])
+        return read_hints(request, None, tenant, {"chat": 3, "batch": -50, "root": 99}).priority
+
+    assert [objective(name, "priority") for name in ("chat", "batch", "root", "other", "")] == [-3, 50, -5, 0, 0]
+    assert objective("chat", "session") == 0
+
+
 @given(st.dictionaries(st.sampled_from(sorted(SAID)), st.text(st.characters(codec="latin-1"), max_size=300)))
 def test_nonsense_is_as_if_unsaid(headers: dict[str, str]) -> None:
     lines = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]

@@ -10,6 +10,8 @@ import pytest
 
 from headway.domain.request import Request, RequestView
 from headway.policies.contracts import LaneId
+from headway.policies.ordering.fair_share import FairShare
+from headway.policies.ordering.fcfs import Fcfs
 from headway.scheduling.queue import WaitingQueue
 from headway.testing import laws
 
@@ -179,3 +181,14 @@ def test_lanes_without_anybody_are_forgotten() -> None:
     assert not queue._lanes
     assert not queue._heads
     assert not queue._dead
+
+
+def test_lane_sizes_are_of_those_who_wait() -> None:
+    queue = WaitingQueue(FairShare())
+    for number, tenant in enumerate("aab"):
+        queue.add(Request(number, float(number), 10, tenant=tenant))
+    assert queue.lane_sizes() == {("a", None): 2, ("b", None): 1}
+    queue.remove(0)
+    queue.remove(2)
+    assert queue.lane_sizes() == {("a", None): 1}
+    assert WaitingQueue(Fcfs()).lane_sizes() == {}

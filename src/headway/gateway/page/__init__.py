@@ -10,6 +10,7 @@ from headway.gateway.dispatcher import Dispatcher
 from headway.gateway.line import Line, LineKey
 from headway.gateway.replica import Replica
 from headway.gateway.wire.messages import Response
+from headway.policies.contracts import LaneId
 
 _FILES = {
     "/headway": ("live.html", b"text/html; charset=utf-8"),
@@ -17,6 +18,7 @@ _FILES = {
     "/headway/live.css": ("live.css", b"text/css; charset=utf-8"),
     "/headway/live.js": ("live.js", b"text/javascript; charset=utf-8"),
 }
+_SHOWN = 10  # of lanes and tenants, the fullest
 _SAFE = (
     (
         b"content-security-policy",
@@ -64,15 +66,23 @@ def state_of(
 
 
 def _line(line: Line) -> dict[str, object]:
-    most = heapq.nlargest(10, line.held.items(), key=lambda one: one[1].requests)
+    most = heapq.nlargest(_SHOWN, line.held.items(), key=lambda one: one[1].requests)
+    lanes = heapq.nlargest(_SHOWN, line.scheduler.queue.lane_sizes().items(), key=lambda one: one[1])
     return {
         "model": line.key.model or "any",
         "kind": line.key.kind,
         "waiting": len(line),
         "waiting_tokens": line.waiting_tokens,
         "drain_seconds": line.forecast.drain_seconds(line.waiting_work),
+        "lanes": {_lane_name(lane): requests for lane, requests in lanes},
         "tenants": {payer: held.requests for payer, held in most},
     }
+
+
+def _lane_name(lane: LaneId) -> str:
+    """A lane of lanes is a tenant's; the only lane of a ranked ordering has no name."""
+    parts = lane if isinstance(lane, tuple) else (lane,)
+    return " / ".join(str(part) for part in parts if part is not None) or "one"
 
 
 def _replica(replica: Replica) -> dict[str, object]:

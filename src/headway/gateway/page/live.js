@@ -61,7 +61,7 @@ function show(state) {
   draw();
   rows("lines", state.lines.map((l) => [l.model, l.kind, number(l.waiting), number(l.waiting_tokens),
     l.waiting ? seconds(l.drain_seconds) : "–",
-    Object.entries(l.tenants).map(([t, n]) => `${t || "(no name)"}: ${n}`).join(", ")]), "nobody has come yet");
+    Object.entries(l.lanes).map(([t, n]) => `${t}: ${n}`).join(", "), Object.entries(l.tenants).map(([t, n]) => `${t || "(no name)"}: ${n}`).join(", ")]), "nobody has come yet");
   rows("replicas", state.replicas.map((r) => [r.name,
     r.health === "up" ? "up" : { text: `${r.health}: ${r.last_failure || "not asked yet"}`, bad: true },
     `${r.requests} / ${r.requests_max}`, `${number(r.kv_tokens)} / ${number(r.kv_tokens_max)}`,

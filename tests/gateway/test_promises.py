@@ -1,0 +1,82 @@
+"""Single sentences of the guide that need a whole gateway to hold."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from headway.gateway.settings import PolicySettings, QueueSettings
+
+from .conftest import Play, RawClient, Stage, completion, post
+from .processes import fetched, serving
+from .scripted_replica import streams, waits_for
+
+
+@pytest.mark.parametrize("ordering", ["fcfs", "priced-work", "shortest-prompt-first", "fair-share/ewsjf", "random"])
+def test_with_an_empty_queue_the_order_is_that_of_arrival_and_nobody_waits(play: Play, ordering: str) -> None:
+    async def scene(stage: Stage) -> None:
+        gate = asyncio.Event()
+        stage.replicas[0].usual = waits_for(gate, streams())
+        asking = []
+        for number in range(20):
+            prompt = f"{number} " + "x" * (4_000 - 190 * number)  # ever shorter: any other order would turn them round
+            asking.append(asyncio.ensure_future(stage.ask(completion(prompt=prompt))))
+            await stage.until(lambda: len(stage.replicas[0].calls) == number + 1)  # noqa: B023
+        gate.set()
+        await asyncio.gather(*asking)
+        assert [str(call.json()["prompt"]).split()[0] for call in stage.replicas[0].calls] == [*map(str, range(20))]
+
+    play(scene, seats=32, policies=PolicySettings(ordering=ordering))
+
+
+def test_who_is_turned_away_together_does_not_come_back_together(play: Play) -> None:
+    """The time to come back is the queue's drain, spread by a fifth to either side, and at most two minutes."""
+
+    async def scene(stage: Stage) -> None:
+        gate = asyncio.Event()
+        stage.replicas[0].usual = waits_for(gate, streams())
+        asking = [asyncio.ensure_future(stage.ask()) for _ in range(3)]
+        await stage.until(lambda: stage.brain.counts.inside == 3)
+        line = next(iter(stage.brain.lines.values()))
+
+        async def told_ms(drain_seconds: float) -> list[int]:
+            line.forecast._work, line.forecast._seconds = line.waiting_work * 10.0 / drain_seconds, 10.0
+            found = [await stage.ask() for _ in range(12)]
+            assert {answer.reason for answer in found} == {"queue-full"}
+            return [int(answer.headers["retry-after-ms"]) for answer in found]
+
+        ten = await told_ms(10.0)
+        assert len(set(ten)) > 6
+        assert 7_900 <= min(ten) < max(ten) < 120_000
+        assert set(await told_ms(1_000.0)) == {120_000}
+        gate.set()
+        await asyncio.gather(*asking)
+
+    play(scene, seats=1, queue=QueueSettings(max_requests=2))
+
+
+def test_no_secret_and_no_text_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEAM_KEY", "the-secret-key-1")
+    config = tmp_path / "gateway.toml"
+    config.write_text('admin_listen = "127.0.0.1:0"\n[[tenant]]\nname = "team"\nkey_env = "TEAM_KEY"\n')
+
+    async def ask(port: int, key: str) -> int:
+        async with RawClient(port) as client:
+            body = {"model": "llama-3.1-8b", "prompt": "a private prompt", "max_tokens": 2, "ignore_eos": True}
+            await client.send(post(body, headers=f"authorization: Bearer {key}\r\n"))
+            return (await client.answer()).status
+
+    with serving("--config", config, "--log-requests") as (process, url):
+        port = int(url.rpartition(":")[2])
+        assert asyncio.run(ask(port, "a-wrong-secret-2")) == 401
+        assert asyncio.run(ask(port, "the-secret-key-1")) == 200
+        assert json.loads(fetched(url + "/metrics"))["error"]["code"] == "malformed", "metrics are not for the public"
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=20)
+    assert '"tenant": "team"' in told
+    assert "secret" not in told
+    assert "private" not in told
