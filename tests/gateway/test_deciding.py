@@ -31,7 +31,14 @@ async def in_order(stage: Stage, prompts: list[str], **headers: str) -> list[str
 
 
 @pytest.mark.parametrize(
-    ("ordering", "order"), [("fcfs", "cab"), ("shortest-prompt-first", "abc"), ("smallest-volume-first", "abc")]
+    ("ordering", "order"),
+    [
+        ("fcfs", "cab"),
+        ("shortest-prompt-first", "abc"),
+        ("smallest-volume-first", "abc"),
+        ("priced-work", "abc"),
+        ("fair-share/priced-work", "abc"),
+    ],
 )
 def test_the_order_is_the_policys(play: Play, ordering: str, order: str) -> None:
     async def scene(stage: Stage) -> None:

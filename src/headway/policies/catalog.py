@@ -33,6 +33,7 @@ from headway.policies.ordering.highest_response_ratio import HighestResponseRati
 from headway.policies.ordering.longest_prefix_match import LongestPrefixMatch
 from headway.policies.ordering.priced_work import PricedWork
 from headway.policies.ordering.priority import Priority
+from headway.policies.ordering.priority_aging import PriorityAging
 from headway.policies.ordering.random import Random
 from headway.policies.ordering.shortest_job_first import ShortestJobFirst
 from headway.policies.ordering.shortest_job_first_aging import ShortestJobFirstAging
@@ -81,6 +82,7 @@ ORDERING: dict[str, type[OrderingPolicy]] = {
     "goodput-first": GoodputFirst,
     "fair-share": FairShare,
     "priority": Priority,
+    "priority-aging": PriorityAging,
     "longest-prefix-match": LongestPrefixMatch,
     "random": Random,
 }

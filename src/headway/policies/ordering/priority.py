@@ -12,7 +12,8 @@ class Priority:
     Source: vLLM's `--scheduling-policy priority`, whose key is (priority, arrival time).
     Reads: the priority, then the arrival time.
     Wins when: somebody who knows the traffic sets the classes, and the top class is a small share of the load.
-    Loses when: the higher classes alone fill the replica: the lowest class then starves without bound.
+    Loses when: the higher classes alone fill the replica: the lowest class then starves without bound;
+        priority-aging bounds it.
     """
 
     def rank(self, request: RequestView) -> float:
