@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 from headway.gateway.settings import Settings
-from headway.policies.catalog import find, own_options
-from headway.policies.tunable import Retunable
 from headway.tuning.live import LiveSettings, LiveTuner
 from headway.tuning.rewards import Objective
-from headway.tuning.search import SearchBox
+from headway.tuning.tuned_ordering import tuner_of
 
 
 def live_tuner(settings: Settings, ordering: object, tuned: Mapping[str, float]) -> LiveTuner:
@@ -19,26 +16,23 @@ def live_tuner(settings: Settings, ordering: object, tuned: Mapping[str, float])
     Raises:
         ValueError: the ordering declares nothing that could be tuned while requests wait, or Optuna is not installed.
     """
-    name, terms = settings.policies.ordering, settings.tuning
-    if "/" in name or not hasattr(find("ordering", name), "retune"):
-        raise ValueError(f"tuning.on: {name} has no options that can be tuned while requests wait; set it to false")
-    policy = find("ordering", name)
-    box = SearchBox.of(policy, name)
-    defaults = {option: parameter.default for option, parameter in own_options(policy).items()}
-    start = {**defaults, **settings.policies.options.get("ordering", {}), **tuned}
-    return LiveTuner(
-        cast(Retunable, ordering),
-        box,
-        {option: float(start[option]) for option in box.names()},
-        seed=settings.policies.seed,
-        settings=LiveSettings(
-            window_seconds=terms.window_seconds,
-            trials=terms.trials,
-            harm=terms.harm,
-            objective=Objective(terms.ttft_seconds, terms.starved_seconds),
-        ),
-        sampler="tpe",  # it asks in milliseconds; the event loop waits for it once a window
-    )
+    chosen, terms = settings.policies, settings.tuning
+    try:
+        return tuner_of(
+            chosen.ordering,
+            ordering,
+            chosen.options.get("ordering", {}),
+            tuned,
+            seed=chosen.seed,
+            settings=LiveSettings(
+                window_seconds=terms.window_seconds,
+                trials=terms.trials,
+                harm=terms.harm,
+                objective=Objective(terms.ttft_seconds, terms.starved_seconds),
+            ),
+        )
+    except ValueError as error:
+        raise ValueError(f"tuning.on: {error}; set it to false") from None
 
 
 def check_tuning(settings: Settings) -> None:

@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from headway.domain.request import uncached_prefill_tokens
 from headway.policies.contracts import BackfillingAdmission
@@ -19,6 +20,7 @@ from headway.vllm_plugin.entries import EngineBatch, EngineRequest, Entry, Place
 from headway.vllm_plugin.guard import PolicyFault, Watch
 from headway.vllm_plugin.hints import NO_HINTS, HintedLengths, read_hints
 from headway.vllm_plugin.in_charge import InCharge
+from headway.vllm_plugin.learning import Learning
 from headway.vllm_plugin.metrics import Metrics
 from headway.vllm_plugin.prefix_hits import PrefixHits
 from headway.vllm_plugin.publishing import Publisher
@@ -44,6 +46,7 @@ class Conductor:
         publisher: Publisher,
         engine_name: str,
         queue_class: type[PolicyQueue] = PolicyQueue,
+        state_file: Path | None = None,
     ) -> None:
         self.config = config
         self.clock: Callable[[], float] = time.monotonic
@@ -57,11 +60,12 @@ class Conductor:
                 "kinds of KV blocks, or drops some on the way: choose another admission policy"
             )
         self._watch = Watch(config.guard, time.perf_counter, time.thread_time)
+        self.learning = Learning(config, policies, state_file)
         self._hinted: HintedLengths | None = None
         if config.hints:
             self._hinted = HintedLengths(policies.prediction)
             policies = Policies(policies.ordering, policies.admission, policies.preemption, self._hinted)
-        self.charge = InCharge(policies, self._watch, self._put_aside)
+        self.charge = InCharge(policies, self._watch, self._put_aside, self.learning.listeners)
         self.batch = EngineBatch()
         self.entries: dict[str, Entry] = {}
         self._young: dict[str, Entry] = {}  # admitted, and no token came since
@@ -109,6 +113,8 @@ class Conductor:
         if self._hits is not None:
             self._hits.begin_step()
         self.queue.begin_scan(now)
+        if (values := self.learning.wanted()) is not None:
+            self.charge.retune(values)
         self._turn_knobs()
         self._preempted = 0
         self._order_victims(now)
@@ -121,6 +127,7 @@ class Conductor:
         self._computed_tokens = tokens
         self.queue.end_scan()
         self.charge.end_step()
+        self.learning.stepped(now)
         self.stories.clocks.scanned(self._why_nobody_more(tokens), now)
         self.metrics.count("steps")
         if self.queue.held:

@@ -14,6 +14,7 @@ from headway.domain.costs import ServiceCosts
 from headway.policies.catalog import KINDS, nearest
 from headway.scheduling.bundle import bundle, name_and_options
 from headway.scheduling.scheduler import Policies
+from headway.vllm_plugin.learning import TuningTerms
 
 VARIABLE = "HEADWAY_CONFIG"
 DEFAULT_ORDERING = "highest-response-ratio"
@@ -52,6 +53,9 @@ class PluginConfig:
         ordering, admission, preemption, prediction: names of the catalogue.
         options: kind → option → value.
         tuning: "off", or "self-tuned": long-prefill threshold and active-request cap move by themselves.
+        live_tuning: terms of the tuner that tries parameters of the ordering on the traffic; None for none.
+        state_file: what the policies learn is kept there over restarts; "" keeps nothing. A further engine of the same
+            server has a file of its own, with its index in the name.
         prefix_hits: look the prompt up in the prefix cache before ordering.
         hints: read `headway_…` hints from `vllm_xargs`; off makes every client alike.
         seed: for policies that draw lots.
@@ -72,6 +76,8 @@ class PluginConfig:
     prediction: str = "running-mean"
     options: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     tuning: str = "off"
+    live_tuning: TuningTerms | None = None
+    state_file: str = ""
     prefix_hits: bool = True
     hints: bool = True
     seed: int = 0
@@ -217,6 +223,22 @@ def _costs(at: str, value: object) -> ServiceCosts:
     return ServiceCosts(*(_number(f"{at}.{name}", table[name], least=1e-12) for name in ServiceCosts._fields))
 
 
+def _live_tuning(at: str, value: object) -> TuningTerms | None:
+    if value == "off":
+        return None
+    if not isinstance(value, Mapping):
+        raise ValueError(f'{at} must be "off", or a table such as {{"window_seconds": 600}}, got {value!r}')
+    table = _table(at, value, tuple(one.name for one in fields(TuningTerms)))
+    least = {"window_seconds": 1.0, "harm": 1.0}
+    read: dict[str, Any] = {}
+    for name, entry in table.items():
+        if name == "trials":
+            read[name] = _whole(f"{at}.{name}", entry, 1)
+        else:
+            read[name] = _number(f"{at}.{name}", entry, least=least.get(name, 0.0))
+    return TuningTerms(**read)
+
+
 def _guard(at: str, value: object) -> GuardLimits:
     least = {"budget_ms": 0.01, "strikes": 1, "harm_ratio": 1.0}
     table = _table(at, value, tuple(one.name for one in fields(GuardLimits)))
@@ -231,6 +253,8 @@ def _guard(at: str, value: object) -> GuardLimits:
 
 _READERS: dict[str, Callable[[str, object], object]] = {
     "tuning": _tuning,
+    "live_tuning": _live_tuning,
+    "state_file": _text,
     "prefix_hits": _truth,
     "hints": _truth,
     "seed": lambda at, value: _whole(at, value, 0),

@@ -6,10 +6,11 @@ while and they go on listening; whoever waits still waits after either, and afte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from headway.domain.event import Listener
 from headway.domain.replica import BatchView, MemoryView
 from headway.domain.request import Request, RequestId
 from headway.policies.admission.greedy import Greedy
@@ -25,7 +26,16 @@ Answer = TypeVar("Answer")
 class InCharge:
     """The waiting queue under policies that may fail. `on_fault` hears of the one fault that puts them aside."""
 
-    def __init__(self, policies: Policies, watch: Watch, on_fault: Callable[[PolicyFault], None]) -> None:
+    def __init__(
+        self,
+        policies: Policies,
+        watch: Watch,
+        on_fault: Callable[[PolicyFault], None],
+        listeners: Sequence[Listener] = (),
+    ) -> None:
+        """`listeners` hear every event after the policies, as long as those rule or have stepped back."""
+        self._listeners = listeners
+        self._retune = getattr(policies.ordering, "retune", None)
         self._watch = watch
         self._on_fault = on_fault
         self._guarded = guarded(policies, watch)
@@ -108,6 +118,11 @@ class InCharge:
         """A client left; the request is not in the queue any more."""
         self._guard(lambda: self._brain.left(request, now))
 
+    def retune(self, values: Mapping[str, float]) -> None:
+        """Give the ordering other parameters, while requests wait."""
+        if self._retune is not None and not self.put_aside:
+            self._guard(lambda: self._retuned(values))
+
     def end_step(self) -> None:
         """Let the watch judge the step's choices."""
         try:
@@ -157,10 +172,15 @@ class InCharge:
         policies = self._guarded
         if self.stepped_back:
             policies = replace(policies, ordering=Fcfs(), admission=Greedy(), preemption=LatestAdmitted())
-        return Scheduler(policies, listeners=[self._ears])
+        return Scheduler(policies, listeners=[self._ears, *self._listeners])
 
     def _stock(self) -> Scheduler:
         return Scheduler(Policies(Fcfs(), Greedy(), LatestAdmitted(), RunningMean()))
+
+    def _retuned(self, values: Mapping[str, float]) -> None:
+        if not self.put_aside:  # asked again after a fault
+            self._watch.ask("ordering", False, self._retune, values)
+            self._reconsider()
 
     def _reconsider(self) -> None:
         self._brain.queue.reconsider()

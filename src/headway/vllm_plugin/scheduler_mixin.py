@@ -33,7 +33,10 @@ class PolicyScheduling:
             own_folder=config.metrics_dir is None,
         )
         self._publisher = publisher
-        self.headway = Conductor(config, EngineSeam(self), publisher, engine_name, _with_base(self.queue_base))
+        state_file = _own_file(config.state_file, engine_name) if config.state_file else None
+        self.headway = Conductor(
+            config, EngineSeam(self), publisher, engine_name, _with_base(self.queue_base), state_file
+        )
         self._why = None
         if config.why_listen is not None:
             host, port = config.why_listen
@@ -96,6 +99,7 @@ class PolicyScheduling:
         """The engine ends."""
         self.headway.publish()
         self._publisher.close()
+        self.headway.learning.close()
         if self._why is not None:
             self._why.close()
         super().shutdown()  # type: ignore[misc]
