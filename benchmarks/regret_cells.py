@@ -51,6 +51,7 @@ LONG = (
     "mooncake_synthetic",
     "servegen_deepseek_r1",
 )
+HALF = ("70B", "MoE")  # replicas on which half as many are taken
 SLO = Slo(ttft_seconds=2.0, tpot_seconds=0.1)  # what `headway compare` asks for by default
 SERVED_SHARE = 0.75  # of the requests that have to fit a replica's context, or the trace is left out there
 SQUEEZE = 0.5  # of the KV tokens held on average at saturation
@@ -79,6 +80,7 @@ HAS: Mapping[str, Callable[[Trace], bool]] = {
     "earliest-deadline-first": lambda trace: trace.deadline_seconds is not None,
     "goodput-first": lambda trace: trace.deadline_seconds is not None,
     "priority": lambda trace: trace.priority is not None,
+    "priority-aging": lambda trace: trace.priority is not None,
     "fair-share": _tenants,
     "longest-prefix-match": lambda trace: trace.prefix_ids is not None,
 }
@@ -92,13 +94,13 @@ class Wanted:
     traces: Sequence[str] = TRACES
     replicas: Sequence[str] = tuple(REPLICAS)
     loads: Sequence[float] = LOADS
-    requests: int | None = None  # None: REQUESTS, of LONG traces FEWER
+    requests: int | None = None  # None: REQUESTS, of LONG traces FEWER, on HALF the replicas half of that
     orders: Sequence[str] | None = None  # None: every order that has something to read
 
-    def requests_of(self, trace: str) -> int:
+    def requests_of(self, trace: str, replica: str) -> int:
         if self.requests is not None:
             return self.requests
-        return FEWER if trace in LONG else REQUESTS
+        return (FEWER if trace in LONG else REQUESTS) // (2 if replica in HALF else 1)
 
     def pairs(self) -> list[tuple[str, str]]:
         return [(trace, name) for trace in self.traces for name in self.replicas]
@@ -114,7 +116,7 @@ def measure(wanted: Wanted, folder: Path, *, again: Sequence[str] = (), jobs: in
     for trace, name in wanted.pairs():
         for memory in MEMORIES:
             found = read(folder, trace, name, memory)
-            asked = wanted.requests_of(trace)
+            asked = wanted.requests_of(trace, name)
             if found is not None and found["asked_requests"] != asked:
                 raise UserMistake(
                     f"--out {folder}: it holds days of {found['asked_requests']:,} requests of {trace} and {asked:,} "
@@ -167,7 +169,7 @@ def _path(folder: Path, trace: str, name: str, memory: str) -> Path:
 
 
 def _measure_pair(wanted: Wanted, folder: Path, trace_name: str, replica_name: str) -> None:
-    trace = head(load_trace(trace_name).trace, wanted.requests_of(trace_name))
+    trace = head(load_trace(trace_name).trace, wanted.requests_of(trace_name, replica_name))
     card, model, gpus = REPLICAS[replica_name]
     ample = replica(card, model, tp=gpus, prefix_caching=trace.prefix_ids is not None)
     fits = trace.prompt_tokens + trace.output_tokens <= ample.rules.context_tokens
@@ -190,7 +192,7 @@ def _measure_pair(wanted: Wanted, folder: Path, trace_name: str, replica_name: s
 
 
 def _setting(wanted: Wanted, trace: str, name: str, memory: str) -> dict[str, Any]:
-    told = {"trace": trace, "replica": name, "memory": memory, "asked_requests": wanted.requests_of(trace)}
+    told = {"trace": trace, "replica": name, "memory": memory, "asked_requests": wanted.requests_of(trace, name)}
     return told | {"left_out": None, "bounds": {}, "rows": [], "gated": []}
 
 
@@ -239,11 +241,13 @@ def _fill(wanted: Wanted, folder: Path, setting: dict[str, Any], trace: Trace, s
         there = {kind: {row["order"] for row in setting[kind] if row["load"] == load} for kind in ("rows", "gated")}
         asked = {"rows": orders_for(trace, wanted.orders), "gated": gated_for(setting, load, wanted.orders)}
         missing = [(kind, one) for kind in asked for one in asked[kind] if one.label not in there[kind]]
-        if not missing:
+        if not missing and str(load) in setting["bounds"]:
             continue
         day = at_rate(trace, load * setting["saturation"])
         if str(load) not in setting["bounds"]:
-            setting["bounds"][str(load)] = lower_bounds(day, server.rules, server.step_time).mean_e2e_seconds
+            bounds = lower_bounds(day, server.rules, server.step_time)
+            told = {"e2e_mean": bounds.mean_e2e_seconds, "ttft_mean": bounds.mean_ttft_seconds}
+            setting["bounds"][str(load)] = told
         for kind, one in missing:
             setting[kind].append({"load": load, "order": one.label} | _numbers(day, server, one))
             setting[kind].sort(key=lambda row: (row["load"], row["order"]))

@@ -81,10 +81,10 @@ class Cell:
     def against_hrrn(self, metric: str) -> float:
         return self.behind(self.ours, metric, HRRN)
 
-    def times_bound(self, order: str) -> float | None:
-        """Mean end-to-end seconds ÷ what no policy goes below."""
-        bound = self.setting["bounds"].get(str(self.load))
-        return self.value(order, "e2e_mean") / bound if bound else None
+    def times_bound(self, order: str, metric: str) -> float | None:
+        """Mean end-to-end seconds, or mean TTFT, ÷ what no policy goes below."""
+        bound = self.setting["bounds"].get(str(self.load), {}).get(metric)
+        return self.value(order, metric) / bound if bound else None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from regret_cells import (
     FEWER,
+    HALF,
     HALVES,
     LARGEST_MARGIN,
     LOADS,
@@ -56,7 +57,8 @@ def opening(cells: Sequence[Cell]) -> str:
         "on this page but those of the real engine is from that run. How the order works is in [its own "
         f"page](../policies/{ours}.md).",
         "![Share of cells in which an order is at most so many times behind the best](priced-work.svg)",
-        f"**What is measured.** {len(TRACES)} public traces, the first {REQUESTS:,} requests of each ({fewer}; all, "
+        f"**What is measured.** {len(TRACES)} public traces, the first {REQUESTS:,} requests of each ({fewer}; half "
+        f"of that on {' and '.join(HALF)}; all, "
         "where there are fewer): contiguous slices, in the traces' own order and rhythm, with time stretched "
         f"to the load. Sessions are replayed in a closed loop. {replicas}; vLLM's defaults, prefix cache where the "
         f"trace tells which prompts share. KV memory is *ample* (what the card leaves) or *squeezed*: {SQUEEZE:g} "
@@ -141,6 +143,6 @@ def cell_row(cell: Cell) -> str:
         value = number(cell.value(best, metric), metric)
         told.append(f"{SHORT.get(best, best)} {value} · {cell.behind(cell.ours, metric):.2f}")
     ratios = " · ".join(f"{cell.against_hrrn(metric):.2f}" for metric in ("ttft_mean", "ttft_p99"))
-    bounds = bounds_of(cell)
-    written = "–" if bounds is None else f"{bounds[0]:.2f} · {bounds[1]:.2f}"
+    bounds = bounds_of(cell, "e2e_mean")[:2]
+    written = " · ".join("–" if bound is None else f"{bound:.2f}" for bound in bounds)
     return row([f"*{cell.name}*" if cell.calm else cell.name, *told, ratios, written])

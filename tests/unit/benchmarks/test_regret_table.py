@@ -37,7 +37,8 @@ def row(order: str, ttft: float, p99: float, goodput: float, load: float = 0.9) 
 def setting(*rows: dict[str, Any], trace: str = "azure_code_2023") -> dict[str, Any]:
     return {
         "trace": trace, "replica": "8B", "memory": "ample", "asked_requests": 10, "requests": 10, "left_out": None,
-        "kv_tokens": 1_000, "saturation": 2.0, "bounds": {"0.9": 1.0}, "rows": list(rows), "gated": [],
+        "kv_tokens": 1_000, "saturation": 2.0, "bounds": {"0.9": {"e2e_mean": 1.0, "ttft_mean": 0.5}},
+        "rows": list(rows), "gated": [],
     }  # fmt: skip
 
 
@@ -86,6 +87,7 @@ def test_the_page_holds_every_cell_and_keeps_what_the_real_engine_said(tmp_path:
     assert "| azure_code_2023, 8B, ample, load 0.9 | HRRN 1 · 1.04 | FCFS 1 · 2.00 |" in told
     assert "| better than HRRN in mean and p99 TTFT | 0 (0 %) |" in told
     assert f"| {HRRN} | 0.80 (0.8) | – | 0.80 (0.8) | 1.04 (1.04) |" in told
+    assert "| ample, 0.9 | 1 | 2.08 | 2.00 | 4.00 | 2.08 | 2.00 | 4.00 |" in told
     assert picture.picture([cell]).startswith("<svg")
 
 
