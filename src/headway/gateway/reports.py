@@ -6,14 +6,20 @@ import json
 import re
 from dataclasses import dataclass
 
-_WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "trtllm_num_requests_waiting")
-_RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs", "trtllm_num_requests_running")
+_WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "trtllm_num_requests_waiting", "triton waiting")
+_RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs", "trtllm_num_requests_running", "triton running")
 _KV_SHARE = (
     "vllm:kv_cache_usage_perc",
     "vllm:gpu_cache_usage_perc",
     "sglang:token_usage",
     "trtllm_kv_cache_utilization",
+    "triton kv",
 )
+_BY_LABEL = {  # Triton's TensorRT-LLM back end: one name for many figures
+    ("nv_trt_llm_request_metrics", "request_type", "waiting"): "triton waiting",
+    ("nv_trt_llm_request_metrics", "request_type", "scheduled"): "triton running",
+    ("nv_trt_llm_kv_cache_block_metrics", "kv_cache_block_type", "fraction"): "triton kv",
+}
 _CONFIG = "vllm:cache_config_info"
 _SGLANG_TOKENS = "sglang:max_total_num_tokens"
 _PLUGIN = "headway_steps_total"  # of Headway's plug-in, in vLLM's own metrics
@@ -39,15 +45,17 @@ def read_metrics(text: str) -> LoadReport:
     blocks = 0
     wanted = {*_WAITING, *_RUNNING, *_KV_SHARE, _SGLANG_TOKENS}
     for line in text.splitlines():
-        if not line.startswith(("vllm:", "sglang:", "trtllm_")):
+        if not line.startswith(("vllm:", "sglang:", "trtllm_", "nv_trt_llm_")):
             continue
         match = _LINE.match(line)
         if match is None:
             continue
-        name = match[1]
+        name, labels = match[1], _LABEL.findall(match[2] or "")
+        if name.startswith("nv_"):
+            name = next((_BY_LABEL[name, *label] for label in labels if (name, *label) in _BY_LABEL), name)
         if name == _CONFIG:
-            labels = dict(_LABEL.findall(match[2] or ""))
-            blocks += _whole(labels.get("num_gpu_blocks")) * _whole(labels.get("block_size"))
+            config = dict(labels)
+            blocks += _whole(config.get("num_gpu_blocks")) * _whole(config.get("block_size"))
         elif name in wanted:
             try:
                 value = float(match[3])

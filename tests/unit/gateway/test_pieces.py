@@ -199,6 +199,14 @@ def test_metrics_of_every_engine_are_read() -> None:
     assert read_metrics(sglang) == LoadReport(2, 9, 0.5, 800)
     trtllm = "trtllm_num_requests_waiting 1\ntrtllm_num_requests_running 2\ntrtllm_kv_cache_utilization 0.75\n"
     assert read_metrics(trtllm) == LoadReport(1, 2, 0.75, None)
+    triton = (
+        'nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="waiting",version="1"} 3\n'
+        'nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="scheduled",version="1"} 4\n'
+        'nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="max",version="1"} 512\n'
+        'nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="fraction",model="tensorrt_llm",version="1"} 0.5\n'
+        'nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="used",model="tensorrt_llm",version="1"} 900\n'
+    )
+    assert read_metrics(triton) == LoadReport(3, 4, 0.5, None)
     assert read_metrics("vllm:num_requests_waiting NaN\nvllm:num_requests_running x\nother 1") == LoadReport()
 
 
