@@ -40,13 +40,17 @@ RECORDED = {day.name: day for day in parity_days.recorded_days(Path(TRACES))} if
 @cache
 def vllm_answers(kind: str) -> dict[str, Any]:
     """All days of one kind in one process: importing vLLM takes longer than a day."""
-    days = [day.as_json() for day in (GENERATED if kind == "generated" else RECORDED).values()]
+    return ask_vllm([*(GENERATED if kind == "generated" else RECORDED).values()])
+
+
+def ask_vllm(days: Sequence[parity_days.ParityDay], *packages: Path) -> dict[str, Any]:
+    """vLLM's answer to each day, by name; `packages` are folders whose vLLM goes before the interpreter's own."""
     done = subprocess.run(
         [PYTHON, str(HERE / "vllm_driver.py")],
-        input=json.dumps(days),
+        input=json.dumps([day.as_json() for day in days]),
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (*packages, SOURCE)))},
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3_000:]
@@ -95,12 +99,14 @@ def compare(day: parity_days.ParityDay, answer: dict[str, Any]) -> None:
 
 
 @needs_vllm
+@pytest.mark.xdist_group("parity-generated")
 @pytest.mark.parametrize("name", GENERATED if PYTHON else ["all"])
 def test_generated_day_equals_vllm(name: str) -> None:
     compare(GENERATED[name], vllm_answers("generated")[name])
 
 
 @needs_vllm
+@pytest.mark.xdist_group("parity-recorded")
 @pytest.mark.parametrize("name", RECORDED or ["all"])
 @pytest.mark.skipif(not TRACES, reason="HEADWAY_TRACES does not name the folder of recorded traces")
 def test_recorded_day_equals_vllm(name: str) -> None:
