@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from headway.gateway.settings import PolicySettings, QueueSettings
+from headway.gateway.settings import PolicySettings, QueueSettings, TenantSettings
 
 from .conftest import Play, RawClient, Stage, completion, post
 from .processes import fetched, serving
@@ -80,3 +80,26 @@ def test_no_secret_and_no_text_is_logged(tmp_path: Path, monkeypatch: pytest.Mon
     assert '"tenant": "team"' in told
     assert "secret" not in told
     assert "private" not in told
+
+
+def test_a_deadline_that_passes_in_the_queue_costs_the_replica_nothing(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody could foretell it: nothing was known yet of how fast the queue moves."""
+    monkeypatch.setenv("TEAM_KEY", "team-key-1")
+
+    async def scene(stage: Stage) -> None:
+        gate = asyncio.Event()
+        stage.replicas[0].usual = waits_for(gate, streams())
+        key = "authorization: Bearer team-key-1\r\n"
+        running = asyncio.ensure_future(stage.ask(headers=key + "x-llm-d-slo-ttft-ms: 200\r\n"))
+        await stage.until(lambda: stage.replicas[0].inside == 1)
+        late = await stage.ask(headers=key + "x-llm-d-slo-ttft-ms: 200\r\n")
+        assert (late.status, late.reason) == (429, "deadline-unmeetable")
+        assert "was wanted within 0.20 s" in late.json()["error"]["message"]
+        gate.set()
+        assert (await running).status == 200, "who was sent is served"
+        assert len(stage.replicas[0].calls) == 1
+
+    tenant = TenantSettings(name="team", key_env="TEAM_KEY", may=("deadline",))
+    play(scene, seats=1, tenant=(tenant,))

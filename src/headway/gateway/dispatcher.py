@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from headway.gateway.counts import Counts, Outcome
+from headway.gateway.deadlines import Deadlines
 from headway.gateway.exchange import Exchange, Stage
 from headway.gateway.line import Line, LineKey, Prepare
 from headway.gateway.outages import Outages, lives
@@ -62,6 +63,7 @@ class Dispatcher:
         self._routing = _routing(settings)
         self._routed = getattr(self._routing, "routed", None)
         self._outages = Outages()
+        self._deadlines = Deadlines()
         self._is_pumping = False
         self._pump_again = False
         self._turn = 0
@@ -85,6 +87,7 @@ class Dispatcher:
         line = exchange.line = self._line(exchange)
         line.arrive(exchange, now)
         exchange.is_queued = True
+        self._deadlines.queued(exchange)
         if self._misses_deadline(exchange, now):
             wait = exchange.predicted_wait_seconds or 0.0
             bound = (exchange.request.deadline or now) - now
@@ -298,6 +301,7 @@ class Dispatcher:
     def sweep(self, now: float) -> None:
         """Turn away who waited too long, give up on replicas that are silent, and keep the books fresh."""
         self._give_up_stranded(now)
+        self._give_up_late(now)
         limit = self.settings.queue.timeout_seconds
         for exchange in list(self.exchanges):
             if exchange.is_queued and now - exchange.arrived_at >= limit:
@@ -312,6 +316,12 @@ class Dispatcher:
             replica.ledger.refresh()
             replica.pool.sweep(now)
         self.pump()
+
+    def _give_up_late(self, now: float) -> None:
+        for exchange in self._deadlines.passed(now):
+            bound = (exchange.request.deadline or now) - exchange.arrived_at
+            message = f"the first token was wanted within {bound:.2f} s, which have passed in the queue"
+            self._turn_away(exchange, message, Reason.DEADLINE_UNMEETABLE, self._line_drain(exchange))
 
     def _give_up_stranded(self, now: float) -> None:
         grace = self.settings.health.no_replica_seconds
