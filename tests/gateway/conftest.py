@@ -192,7 +192,7 @@ def play() -> Play:
             assert not troubles, troubles  # an exception in a callback ends no test by itself
 
         async def bounded() -> None:
-            async with asyncio.timeout(40):
+            async with asyncio.timeout(120):
                 await whole()
 
         asyncio.run(bounded())
