@@ -103,3 +103,28 @@ def test_a_deadline_that_passes_in_the_queue_costs_the_replica_nothing(
 
     tenant = TenantSettings(name="team", key_env="TEAM_KEY", may=("deadline",))
     play(scene, seats=1, tenant=(tenant,))
+
+
+def test_the_why_of_a_wait_is_told(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        gate = asyncio.Event()
+        stage.replicas[0].usual = waits_for(gate, streams())
+        asking = []
+        for name, size in (("first", 10), ("long", 4_000), ("short", 10), ("brief", 12), ("late", 5_000)):
+            body, inside = completion(prompt="x" * size), stage.brain.counts.inside
+            asking.append(asyncio.ensure_future(stage.ask(body, headers=f"x-request-id: {name}\r\n")))
+            await stage.until(lambda: stage.brain.counts.inside == inside + 1)  # noqa: B023
+        gate.set()
+        await asyncio.gather(*asking)
+
+        async def why(name: str) -> str:
+            told = await stage.get(f"/headway/why?id={name}")
+            return str(told.json()["why"])
+
+        assert await why("first") == "did not wait"
+        assert (await why("long")).endswith("s for 2 that came later but rank sooner by shortest-prompt-first")
+        assert (await why("late")).endswith("s for 3 that came before it")
+        assert (await why("short")).endswith("s for room at a replica")
+        assert (await stage.get("/headway/why?id=nobody")).status == 404
+
+    play(scene, seats=1, policies=PolicySettings(ordering="shortest-prompt-first"))

@@ -124,6 +124,7 @@ class Line:
 
     def _scheduler(self, settings: PolicySettings) -> Scheduler:
         made = _policies(settings)
+        self._ordering = settings.ordering
         listeners = self._prepare(self.key, settings, made)
         hinted = Policies(made.ordering, made.admission, made.preemption, HintedPrediction(made.prediction))
         return Scheduler(hinted, listeners=listeners)
@@ -154,8 +155,12 @@ class Line:
             if number <= exchange.dispatches_at_arrival:
                 break
             later += arrived_at > exchange.arrived_at
-        ahead = f"{since - later} that came before it"
-        return f"waited {waited:.2f} s for {ahead}" + (f" and {later} that came later but rank sooner" if later else "")
+        named = (
+            (since - later, "that came before it"),
+            (later, f"that came later but rank sooner by {self._ordering}"),
+        )
+        ahead = " and ".join(f"{number} {who}" for number, who in named if number)
+        return f"waited {waited:.2f} s for {ahead or 'room at a replica'}"
 
 
 def _policies(settings: PolicySettings) -> Policies:
