@@ -283,6 +283,8 @@ def check(settings: Settings) -> None:
     _check_numbers(settings)
     for number, replica in enumerate(settings.replica):
         _check_url(f"replica[{number}].url", replica.url)
+        if replica.api_key_env is not None and not os.environ.get(replica.api_key_env):
+            raise ValueError(f"replica[{number}].api_key_env: the environment variable {replica.api_key_env} is empty")
     names = [replica.name or urlsplit(replica.url).netloc for replica in settings.replica]
     for names_of, what in ((names, "replica"), ([tenant.name for tenant in settings.tenant], "tenant")):
         twice = next((name for name in names_of if names_of.count(name) > 1), None)

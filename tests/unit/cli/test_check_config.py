@@ -1,0 +1,50 @@
+"""`headway check-config` says what `headway serve` would stumble over, in one sentence, before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .conftest import Said
+
+Headway = Callable[..., Said]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[queue]\nmax_request = 5", "unknown key queue.max_request: did you mean 'max_requests'?"),
+        ("[queue]\ntenant_max_tokens = 0", "queue.tenant_max_tokens must be above 0, got 0"),
+        ('[[replica]]\nurl = "http://a:1"\nhints = "yes"', "replica[0].hints must be"),
+        ('[[replica]]\nurl = "http://a:1"\napi_key_env = "HEADWAY_TEST_NO_KEY"', "HEADWAY_TEST_NO_KEY is empty"),
+        ('[[tenant]]\nname = "t"\nkey_env = "HEADWAY_TEST_NO_KEY"', "HEADWAY_TEST_NO_KEY holds no key"),
+        ('policies = {ordering = "priced-wrok"}', "did you mean 'priced-work'?"),
+        ('policies = {ordering = "priority-aging", options = {ordering = {seconds_per_class = 0}}}', "must be above 0"),
+        ("tuning = {on = true}", "highest-response-ratio has no options that can be tuned while requests wait"),
+        ('tokenizers = {m = "no/such/tokenizer.json"}', "tokenizers.m: there is no file 'no/such/tokenizer.json'"),
+        ('tracing = {endpoint = "collector:4317"}', "tracing.endpoint must be like http://127.0.0.1:4318/v1/traces"),
+        ('tracing = {endpoint = "http://c", sample_share = 2}', "tracing.sample_share must be from 0 to 1"),
+        ('objectives = {chat = "high"}', "objectives.chat must be"),
+    ],
+)
+def test_mistakes(headway: Headway, tmp_path: Path, text: str, sentence: str) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text(text)
+    said = headway("check-config", file)
+    assert (said.status, said.out) == (2, "")
+    assert sentence in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_a_good_one_is_summed_up(headway: Headway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEAM_KEY", "team-key-1")
+    file = tmp_path / "gateway.toml"
+    file.write_text(
+        'policies = {ordering = "fair-share/priced-work"}\nobjectives = {chat = 2}\n'
+        '[[replica]]\nurl = "http://a:1"\n[[tenant]]\nname = "t"\nkey_env = "TEAM_KEY"\n'
+    )
+    said = headway("check-config", file)
+    assert (said.status, said.err) == (0, "")
+    assert "fine; 1 replicas, 1 tenants, fair-share/priced-work" in said.out
