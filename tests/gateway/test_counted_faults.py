@@ -239,7 +239,7 @@ def test_overflow_refuses_exactly_those_who_do_not_fit(play: Play) -> None:
         stage.replicas[0].usual = waits_for(gate, echoes())
         books = Books(stage)
         asking = [asyncio.ensure_future(books.ask()) for _ in range(60)]
-        await stage.until(lambda: stage.brain.counts.arrived == 60)
+        await stage.until(lambda: (stage.brain.counts.arrived, stage.brain.counts.inside) == (60, 12))
         gate.set()
         await asyncio.gather(*asking)
         books.agree()

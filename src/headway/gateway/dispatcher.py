@@ -7,14 +7,16 @@ nobody waiting a request is sent at once; who is refused is told when to come ba
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 from typing import Protocol
 
 from headway.gateway.counts import Counts, Outcome
 from headway.gateway.deadlines import Deadlines
 from headway.gateway.exchange import Exchange, Stage
 from headway.gateway.line import Line, LineKey, Prepare
-from headway.gateway.outages import Outages, lives
+from headway.gateway.outages import Kind, Outages, kind_of, lives
 from headway.gateway.queued_request import QueuedRequest
 from headway.gateway.replica import Replica
 from headway.gateway.settings import Settings
@@ -55,7 +57,9 @@ class Dispatcher:
         self.counts = Counts()
         self.replicas: list[Replica] = []
         self.lines: dict[LineKey, Line] = {}
-        self.exchanges: set[Exchange] = set()  # every one that has not ended
+        self.exchanges: dict[Exchange, None] = {}  # every one that has not ended, in order of arrival
+        self._sent: dict[Exchange, None] = {}  # those at a replica
+        self._waiting: Counter[Kind] = Counter()  # those in a queue
         self.is_draining = False
         self.now = clock  # an attribute, because it is asked many times a request
         self._watchers = watchers
@@ -73,7 +77,7 @@ class Dispatcher:
     def announce(self, exchange: Exchange) -> None:
         """A request came: it counts from now on. `arrive` follows, at once or when its prompt has been counted."""
         self.counts.arrive()
-        self.exchanges.add(exchange)
+        self.exchanges[exchange] = None
 
     def arrive(self, exchange: Exchange) -> None:
         """An announced request is refused now, sent now, or waits."""
@@ -86,7 +90,7 @@ class Dispatcher:
             return
         line = exchange.line = self._line(exchange)
         line.arrive(exchange, now)
-        exchange.is_queued = True
+        self._queue(exchange)
         self._deadlines.queued(exchange)
         if self._misses_deadline(exchange, now):
             wait = exchange.predicted_wait_seconds or 0.0
@@ -104,7 +108,7 @@ class Dispatcher:
         serving = [replica for replica in self.replicas if replica.serves(exchange.model)]
         if self.replicas and not serving:
             return 404, f"the model {exchange.model!r} does not exist here", Reason.UNKNOWN_MODEL, None
-        if not lives(exchange, serving):
+        if not lives(kind_of(exchange), serving):
             retry = self._jittered(self._seconds_to_next_probe())
             return 503, "no replica that could answer this is up", Reason.NO_REPLICA, retry
         return self._full(exchange)
@@ -195,7 +199,7 @@ class Dispatcher:
                 or not line.scheduler.hold_steps(head, replica.ledger, replica.memory(), now)
             ]
             if not candidates:
-                if head.exchange.avoid is None or lives(head.exchange, self.replicas):
+                if head.exchange.avoid is None or lives(kind_of(head.exchange), self.replicas):
                     return
                 # Only the replica that failed it is left: it must not keep those behind it waiting.
                 self._strand(head.exchange, f"replica {head.exchange.avoid.name} failed, and no other is up")
@@ -220,7 +224,8 @@ class Dispatcher:
     def _dispatch(self, line: Line, replica: Replica, now: float) -> None:
         request = line.admit(now)
         exchange = request.exchange
-        exchange.is_queued = False
+        self._unqueue(exchange)
+        self._sent[exchange] = None
         exchange.scheduler = line.scheduler
         replica.ledger.enter(request)
         if self._routed is not None:
@@ -261,7 +266,8 @@ class Dispatcher:
             if exchange.scheduler is not None:
                 exchange.scheduler.left(exchange.request, now)
             line.arrive(exchange, now)
-        exchange.is_queued = True
+        del self._sent[exchange]
+        self._queue(exchange)
         self.counts.retried += 1
         self.pump()
         return True
@@ -269,10 +275,11 @@ class Dispatcher:
     def ended(self, exchange: Exchange, outcome: Outcome, reason: Reason | None) -> None:
         """Of `Dispatching`."""
         now, request, replica = self.now(), exchange.request, exchange.replica
-        self.exchanges.discard(exchange)
+        self.exchanges.pop(exchange, None)
+        self._sent.pop(exchange, None)
         self.counts.end(outcome, reason)
         if exchange.is_queued:
-            exchange.is_queued = False
+            self._unqueue(exchange)
             assert exchange.line is not None
             exchange.line.cancel(request, now)
         elif replica is not None:
@@ -303,12 +310,13 @@ class Dispatcher:
         self._give_up_stranded(now)
         self._give_up_late(now)
         limit = self.settings.queue.timeout_seconds
-        for exchange in list(self.exchanges):
-            if exchange.is_queued and now - exchange.arrived_at >= limit:
+        # Only the oldest are looked at: with a hundred thousand waiting a look at all would hold up every stream.
+        for exchange in list(takewhile(lambda one: now - one.arrived_at >= limit, self.exchanges)):
+            if exchange.is_queued:
                 message = f"it waited {now - exchange.arrived_at:.0f} s in the queue, the longest allowed"
                 self._turn_away(exchange, message, Reason.QUEUE_TIMEOUT, self._line_drain(exchange))
-            elif not exchange.is_queued:
-                self._check_silence(exchange, now)
+        for exchange in list(self._sent):
+            self._check_silence(exchange, now)
         for replica in self.replicas:
             for request in replica.ledger.running():
                 assert isinstance(request, QueuedRequest)
@@ -325,9 +333,21 @@ class Dispatcher:
 
     def _give_up_stranded(self, now: float) -> None:
         grace = self.settings.health.no_replica_seconds
-        waiting = (exchange for exchange in self.exchanges if exchange.is_queued)
-        for exchange in self._outages.given_up(waiting, self.replicas, now, grace):
-            self._strand(exchange, f"no replica that could answer this has been up for {grace:g} s")
+        kinds = self._outages.given_up(self._waiting, self.replicas, now, grace)
+        if kinds:
+            for exchange in [one for one in self.exchanges if one.is_queued and kind_of(one) in kinds]:
+                self._strand(exchange, f"no replica that could answer this has been up for {grace:g} s")
+
+    def _queue(self, exchange: Exchange) -> None:
+        exchange.is_queued = True
+        self._waiting[kind_of(exchange)] += 1
+
+    def _unqueue(self, exchange: Exchange) -> None:
+        exchange.is_queued = False
+        kind = kind_of(exchange)
+        self._waiting[kind] -= 1
+        if not self._waiting[kind]:
+            del self._waiting[kind]
 
     def _check_silence(self, exchange: Exchange, now: float) -> None:
         health, began = self.settings.health, exchange.dispatched_at or now

@@ -211,8 +211,9 @@ class Exchange:
             return
         self.status = status
         self.stage = Stage.ANSWERING
-        kind = dict(headers).get(b"content-type", b"").partition(b";")[0].strip().lower()
-        encoded = b"content-encoding" in dict(headers)
+        named = dict(headers)
+        kind = named.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        encoded = b"content-encoding" in named
         self._is_stream = kind == b"text/event-stream" and not encoded
         if self._is_stream:
             self._watch = StreamWatch(hide_usage=hides_usage(self, replica))

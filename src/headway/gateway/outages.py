@@ -8,15 +8,20 @@ from typing import TypeAlias
 from headway.gateway.exchange import Exchange
 from headway.gateway.replica import Health, Replica
 
-_Kind: TypeAlias = tuple[str, Replica | None]  # the model wanted, and the replica that has failed it already
+Kind: TypeAlias = tuple[str, Replica | None]
+"""The model wanted, and the replica that has failed already: who is alike in both is served by the same replicas."""
 
 
-def lives(exchange: Exchange, replicas: Sequence[Replica]) -> bool:
-    """Whether some replica, full or not, could take it; one that was not asked yet is believed to live."""
+def kind_of(exchange: Exchange) -> Kind:
+    """What decides who could serve it."""
+    return exchange.model, exchange.avoid
+
+
+def lives(kind: Kind, replicas: Sequence[Replica]) -> bool:
+    """Whether some replica, full or not, could take such a request; one that was not asked yet is believed to live."""
+    model, avoid = kind
     return any(
-        replica.state.health in (Health.UP, Health.UNKNOWN)
-        and replica is not exchange.avoid
-        and replica.serves(exchange.model)
+        replica.state.health in (Health.UP, Health.UNKNOWN) and replica is not avoid and replica.serves(model)
         for replica in replicas
     )
 
@@ -25,20 +30,11 @@ class Outages:
     """Remembers from one look to the next since when nobody lives for those who wait."""
 
     def __init__(self) -> None:
-        self._since: dict[_Kind, float] = {}
+        self._since: dict[Kind, float] = {}
 
     def given_up(
-        self, waiting: Iterable[Exchange], replicas: Sequence[Replica], now: float, grace_seconds: float
-    ) -> list[Exchange]:
+        self, waiting: Iterable[Kind], replicas: Sequence[Replica], now: float, grace_seconds: float
+    ) -> set[Kind]:
         """Those of `waiting` for whom nobody has lived for `grace_seconds`, as far as the looks tell."""
-        since: dict[_Kind, float | None] = {}
-        found = []
-        for exchange in waiting:
-            kind = exchange.model, exchange.avoid
-            if kind not in since:
-                since[kind] = None if lives(exchange, replicas) else self._since.get(kind, now)
-            began = since[kind]
-            if began is not None and now - began >= grace_seconds:
-                found.append(exchange)
-        self._since = {kind: at for kind, at in since.items() if at is not None}
-        return found
+        self._since = {kind: self._since.get(kind, now) for kind in waiting if not lives(kind, replicas)}
+        return {kind for kind, began in self._since.items() if now - began >= grace_seconds}

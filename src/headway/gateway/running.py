@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -16,10 +16,12 @@ import uvloop
 from headway.gateway.counts import Outcome
 from headway.gateway.embedded.starting import EmbeddedEngine
 from headway.gateway.exchange import Exchange
+from headway.gateway.garbage import collect_when_quiet
 from headway.gateway.serving import Gateway
 from headway.gateway.settings import ReplicaSettings, Settings
 from headway.gateway.wire.errors import Reason
 
+_DESCRIPTORS_MAX = 1 << 20
 log = logging.getLogger("headway.gateway")
 
 
@@ -40,6 +42,7 @@ def serve(settings: Settings, reread: Callable[[], Settings] | None, *, log_requ
     handler.setFormatter(plain if sys.stderr.isatty() else _JsonLines())
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(settings, reread, log_requests))
 
@@ -53,8 +56,7 @@ async def _serve(settings: Settings, reread: Callable[[], Settings] | None, log_
         log.info("no replica was named: simulated engines stand in", extra={"fields": {"replicas": len(engines)}})
     gateway = Gateway(_with(settings, embedded), [RequestLog()] if log_requests else [])
     await gateway.start()
-    gc.collect()
-    gc.freeze()  # what is here now stays: it is not looked through again
+    tidying = asyncio.create_task(collect_when_quiet(lambda: gateway.dispatcher.counts.inside))
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -67,6 +69,7 @@ async def _serve(settings: Settings, reread: Callable[[], Settings] | None, log_
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(number)  # the second one ends the process
     log.info("draining", extra={"fields": {"inside": gateway.dispatcher.counts.inside}})
+    tidying.cancel()
     whole = await gateway.drain()
     for engine in engines:
         await engine.stop()
@@ -74,6 +77,14 @@ async def _serve(settings: Settings, reread: Callable[[], Settings] | None, log_
     ended = {str(outcome): number for outcome, number in counts.ended.items()}
     log.info("stopped", extra={"fields": {"arrived": counts.arrived, **ended, "cut_off": counts.inside}})
     return whole
+
+
+def _raise_descriptor_limit() -> None:
+    """A stream takes two descriptors, and what systems give at first is often 1,024: take what we may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _with(settings: Settings, embedded: list[ReplicaSettings]) -> Settings:

@@ -15,7 +15,7 @@ import httptools
 
 from headway.gateway.wire.errors import Reason, error_response
 from headway.gateway.wire.limits import WireLimits
-from headway.gateway.wire.messages import Headers, HttpRequest, Response, header_lines, status_line
+from headway.gateway.wire.messages import COMMON_NAMES, Headers, HttpRequest, Response, header_lines, status_line
 
 
 class Answering(Protocol):
@@ -185,7 +185,8 @@ class ClientConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Of httptools. Trailers come here too, after the body, and are dropped."""
         if not self._head_done:
-            self._headers.append((name.lower(), value))
+            name = name.lower()
+            self._headers.append((COMMON_NAMES.get(name, name), value))
 
     def on_headers_complete(self) -> None:
         """Of httptools: judge the head before a byte of the body is kept."""

@@ -115,15 +115,16 @@ class UpstreamConnection(asyncio.Protocol):
             if not self._complete:
                 self._fail(f"its answer is not valid HTTP/1.1: {error}")
                 return
-        if self._head_ready and not 200 <= self._status <= 599:
-            self._fail(f"its answer has the status {self._status:03}, which is none")
-            return
         if self._head_ready:
+            if not 200 <= self._status <= 599:
+                self._fail(f"its answer has the status {self._status:03}, which is none")
+                return
             self._tell_head()
+        pieces = self._pieces
         if self._complete:
             self._end()
-        elif self._pieces:
-            body = self._body()
+        elif pieces:
+            body = pieces.pop() if len(pieces) == 1 else self._body()
             if self._sink is not None:
                 self._sink.upstream_data(body)
 

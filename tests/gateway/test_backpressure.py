@@ -1,0 +1,94 @@
+"""Who is slow holds back who sends, in both directions, and what is held for them meanwhile is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+
+from headway.gateway.settings import ReplicaSettings
+from headway.gateway.wire.limits import WireLimits
+
+from .conftest import Play, RawClient, Stage, completion, post
+from .scripted_replica import Call
+
+READ_BYTES = 262_144  # the most that one read of the loop takes
+
+
+def test_a_slow_client_stops_the_reading_of_its_replica_within_a_bound(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        sent = 0
+
+        async def floods(call: Call) -> None:
+            nonlocal sent
+            await call.head()
+            for _ in range(300):
+                await call.chunk(b"data: " + b"x" * 100_000 + b"\n\n")
+                sent += 1
+            await call.send(b"0\r\n\r\n")
+
+        stage.replicas[0].next.append(floods)
+        async with RawClient(stage.port) as client:
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await client.send(post(completion()))
+            await stage.until(lambda: any(not one.writable for one in stage.gateway._clients))
+            (slow,) = [one for one in stage.gateway._clients if not one.writable]
+            held = sent
+            for _ in range(20):
+                await asyncio.sleep(0.01)
+                assert slow._transport.get_write_buffer_size() <= WireLimits().buffer_bytes + READ_BYTES + 64
+            assert sent <= held + 80, "its replica is read on"  # what fits into the sockets
+            assert sent < 300
+            client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+            answer = await client.answer()
+            assert answer.whole
+            assert len(answer.body) == 300 * 100_008
+
+    play(scene)
+
+
+def test_a_replica_that_does_not_read_stops_the_reading_of_its_client(play: Play) -> None:
+    """A body is taken whole, since its prompt decides when it is sent; what comes behind it waits at the client."""
+    gate = asyncio.Event()
+    bodies: list[int] = []
+    writers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                told = b'{"data":[{"id":"m"}]}'
+                if head.startswith(b"post"):
+                    await gate.wait()
+                    length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+                    bodies.append(len(await reader.readexactly(length)))
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(told), told))
+
+    async def scene(stage: Stage) -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        stage.gateway.reload(
+            replace(stage.settings, replica=(ReplicaSettings(url=url, name="slow", learn_usage=False),))
+        )
+        await stage.until(lambda: stage.brain.replicas[0].is_up)
+        large = post(completion(prompt="x" * 24_000_000))
+        async with RawClient(stage.port) as client:
+            client.writer.write(large + large)
+            transport = client.writer.transport
+            await stage.until(lambda: transport.get_write_buffer_size() < len(large))
+            await asyncio.sleep(0.3)
+            unsent = transport.get_write_buffer_size()
+            assert unsent > len(large) // 2, "the second body was read while the first could not be sent"
+            assert stage.brain.counts.arrived == 1
+            assert (await stage.get("/health")).status == 200
+            gate.set()
+            for _ in range(2):
+                assert (await client.answer()).status == 200
+        assert bodies == [len(large.partition(b"\r\n\r\n")[2])] * 2
+        server.close()
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.sleep(0.02)
+
+    play(scene)
