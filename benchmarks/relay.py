@@ -184,7 +184,7 @@ async def load(
     for _ in range(streams):
         found.open += 1
         await loop.create_connection(lambda: Load(chunks, until, requests, found, gap), "127.0.0.1", port)
-    limit = time.monotonic() + seconds + chunks * gap + 30
+    limit = time.monotonic() + seconds + 2 * chunks * gap + 10
     while found.open and time.monotonic() < limit:
         await asyncio.sleep(0.01)
     found.errors += found.open
@@ -290,7 +290,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def rss_mib(pid: int) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    pages = int(Path(f"/proc/{pid or 'self'}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 
 
@@ -32,12 +34,13 @@ class PiecewiseEstimate:
         if len(edges) != len(survival) or len(edges) < 2 or edges[0] != 0 or survival[0] != 1:
             raise ValueError("a survival curve needs two points or more, the first at 0 tokens with probability 1")
         self.made_by = made_by
-        self._edges = list(edges)
-        self._gone = [1.0 - left for left in survival]  # P(L ≤ edge), ascending
+        # Every waiting request has one of these: edges are shared where they can be, floats are packed.
+        self._edges = tuple(edges)
+        self._gone = array("d", [1.0 - left for left in survival])  # P(L ≤ edge), ascending
         if self._gone[-1] < 1.0:
-            self._edges.append(2 * self._edges[-1])
+            self._edges = _with_the_end(self._edges)
             self._gone.append(1.0)
-        self._areas: list[float] | None = None
+        self._areas: array[float] | None = None
         if at_most_tokens is not None and at_most_tokens < self._edges[-1]:
             self._cut_off(max(1, at_most_tokens))
 
@@ -108,13 +111,19 @@ class PiecewiseEstimate:
     def _cut_off(self, at_most_tokens: int) -> None:
         just_before = 1.0 - self.survival(at_most_tokens - 1)
         keep = bisect_left(self._edges, at_most_tokens - 1)
-        self._edges[keep:] = [at_most_tokens - 1, at_most_tokens]
-        self._gone[keep:] = [just_before, 1.0]
+        self._edges = (*self._edges[:keep], at_most_tokens - 1, at_most_tokens)
+        self._gone[keep:] = array("d", [just_before, 1.0])
 
-    def _areas_right_of_edges(self) -> list[float]:
+    def _areas_right_of_edges(self) -> array[float]:
         edges, gone = self._edges, self._gone
         pieces = [(edges[i + 1] - edges[i]) * (1.0 - (gone[i] + gone[i + 1]) / 2) for i in range(len(edges) - 1)]
-        return [*reversed(list(accumulate(reversed(pieces)))), 0.0]
+        return array("d", [*reversed(list(accumulate(reversed(pieces)))), 0.0])
 
     def __repr__(self) -> str:
         return f"PiecewiseEstimate(median {self.remaining_quantile(0.5, 0)}, {self.made_by!r})"
+
+
+@lru_cache(maxsize=64)
+def _with_the_end(edges: tuple[int, ...]) -> tuple[int, ...]:
+    """The edges, and one more where what is left at the last one has ended."""
+    return (*edges, 2 * edges[-1])
