@@ -120,8 +120,7 @@ class InCharge:
 
     def retune(self, values: Mapping[str, float]) -> None:
         """Give the ordering other parameters, while requests wait."""
-        if self._retune is not None and not self.put_aside:
-            self._guard(lambda: self._retuned(values))
+        self._guard(lambda: self._retuned(values))
 
     def end_step(self) -> None:
         """Let the watch judge the step's choices."""
@@ -178,7 +177,7 @@ class InCharge:
         return Scheduler(Policies(Fcfs(), Greedy(), LatestAdmitted(), RunningMean()))
 
     def _retuned(self, values: Mapping[str, float]) -> None:
-        if not self.put_aside:  # asked again after a fault
+        if self._retune is not None and not self.put_aside:  # asked again after a fault
             self._watch.ask("ordering", False, self._retune, values)
             self._reconsider()
 
