@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from page_tables import show
-from vllm_real_tables import table
+from vllm_real_tables import table, targets
 from vllm_real_traffic import TRAFFIC, Row
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "engines"))
@@ -118,7 +118,9 @@ def tables(results: Results) -> dict[str, str]:
         texts[name] = f"{traffic.told} Load 1 is {capacity:.1f} requests/s.\n\n" + table(
             runs, kept["orders"], kept["orders"][0], named
         )
-    return texts
+    judged = [order for order in kept["orders"] if order == kept["default"] or order.startswith("priced-work")]
+    measured = {name: results.of(name) for name in texts}
+    return {"targets": targets(measured, judged, kept["orders"][0], named), **texts}
 
 
 def main() -> None:

@@ -42,8 +42,37 @@ def table(runs: list[Run], orders: list[str], stock: str, named: Callable[[str],
     return "\n".join(lines)
 
 
+TARGETS = (("short_ttft_mean", "≤", 0.12), ("long_ttft_p99", "≤", 1.5), ("tokens_per_second", "≥", 0.98))
+TARGET_LOAD = 1.2
+
+
+def targets(runs_of: dict[str, list[Run]], orders: list[str], stock: str, named: Callable[[str], str]) -> str:
+    """What was wanted of an order in overload, in the median over the repeats, beside what came.
+
+    Args:
+        runs_of: traffic → its runs.
+        orders: those that are judged.
+        stock, named: as in `table`.
+    """
+    heads = " | ".join(f"{RATIOS[metric]} {sign} {wanted}" for metric, sign, wanted in TARGETS)
+    lines = [f"| traffic, load {TARGET_LOAD} | order | {heads} |", "|---|---|" + "---:|" * len(TARGETS)]
+    for traffic, runs in runs_of.items():
+        at_load = [run for run in runs if run["load"] == TARGET_LOAD]
+        beside = {run["repeat"]: run for run in at_load if run["order"] == stock}
+        for order in orders:
+            mine = [run for run in at_load if run["order"] == order]
+            cells = []
+            for metric, sign, wanted in TARGETS:
+                got = statistics.median([run[metric] / beside[run["repeat"]][metric] for run in mine])
+                met = round(got, 2) <= wanted if sign == "≤" else round(got, 2) >= wanted
+                cells.append(f"{got:.2f} {'met' if met else '**missed**'}")
+            lines.append(f"| {traffic} | {named(order)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def _cell(mine: list[Run], beside: dict[int, Run], metric: str, absolute: bool) -> str:
     if absolute:
-        return f"{statistics.median([run[metric] for run in mine]):.3g}" + (" s" if "per_second" not in metric else "")
+        middle = statistics.median([run[metric] for run in mine])
+        return f"{middle:,.0f}" if metric == "tokens_per_second" else f"{middle:.3g} s"
     ratios = sorted(run[metric] / beside[run["repeat"]][metric] for run in mine)
     return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
