@@ -1,0 +1,199 @@
+"""The gateway in front of two real vLLM servers on the CPU: the openai package and `vllm bench serve` through it.
+
+Takes minutes, so it wants to be asked for: HEADWAY_VLLM_PYTHON names an interpreter that has vLLM, and
+HEADWAY_REAL_ENGINE is 1. Stock vLLM, one thread each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+HERE = Path(__file__).parent
+PYTHON = os.environ.get("HEADWAY_VLLM_PYTHON", "")
+WANTED = os.environ.get("HEADWAY_REAL_ENGINE", "") == "1"
+SEATS, START_SECONDS = 4, 600
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PYTHON, reason="HEADWAY_VLLM_PYTHON does not name a Python interpreter that has vLLM"),
+    pytest.mark.skipif(not WANTED, reason="HEADWAY_REAL_ENGINE is not 1: starting vLLM takes minutes and both cores"),
+    pytest.mark.xdist_group("real-engine"),
+]
+
+
+def until(fact: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
+    end = time.monotonic() + START_SECONDS
+    while not fact():
+        assert process.poll() is None, "it ended"
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def fetched(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return json.loads(answer.read() or b"null")
+
+
+def is_there(url: str) -> bool:
+    try:
+        fetched(url)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def running(command: list[str], env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process for the time of the block, its words in a file; ended with all that it started."""
+    with log.open("wb") as said:
+        process = subprocess.Popen(command, env=env, stdout=said, stderr=said, start_new_session=True)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the model, and with the name that vLLM's command looks itself up by."""
+    folder = tmp_path_factory.mktemp("gateway-on-vllm")
+    subprocess.run([PYTHON, str(HERE / "real_model.py"), str(folder)], check=True, capture_output=True)
+    for ours in (folder / "distributions").glob("headway-*"):
+        shutil.rmtree(ours)  # nothing of ours is in these engines
+    return folder
+
+
+def environment(place: Path) -> dict[str, str]:
+    one_thread = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    return {**os.environ, "PYTHONPATH": str(place / "distributions"), **one_thread}
+
+
+@pytest.fixture(scope="module")
+def gateway(place: Path) -> Iterator[str]:
+    """`headway serve` in front of both, all up; gives its URL."""
+    options = "--dtype float32 --enforce-eager --max-model-len 4096 --host 127.0.0.1 --served-model-name tiny"
+    line = [str(Path(PYTHON).with_name("vllm")), "serve", str(place / "model"), *options.split(" ")]
+    with ExitStack() as stack:
+        servers = []
+        for number in range(2):
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            command = [*line, "--max-num-seqs", str(SEATS), "--port", str(port)]
+            log = place / f"vllm-{number}.log"
+            servers.append((port, stack.enter_context(running(command, environment(place), log))))
+        for port, server in servers:
+            until(lambda port=port: is_there(f"http://127.0.0.1:{port}/health"), server)  # type: ignore[misc]
+        replicas = [text for port, _ in servers for text in ("--replica", f"http://127.0.0.1:{port}")]
+        serve = [sys.executable, "-c", "from headway.cli import main; main()", "serve", "--listen", "127.0.0.1:0"]
+        said = place / "gateway.log"
+        process = stack.enter_context(running([*serve, *replicas], dict(os.environ), said))
+        until(lambda: '"listening"' in said.read_text(), process)
+        found = re.search(r'"url": "(http[^"]+)"', said.read_text())
+        assert found is not None
+        until(lambda: is_there(found[1] + "/ready"), process)
+        until(lambda: fetched(found[1] + "/ready")["replicas_up"] == 2, process)
+        yield found[1]
+
+
+def test_the_openai_package_gets_what_vllm_says(gateway: str) -> None:
+    with openai.OpenAI(base_url=gateway + "/v1", api_key="any") as client:
+        assert [model.id for model in client.models.list()] == ["tiny"]
+        asked = {"model": "tiny", "prompt": "each word has its turn", "max_tokens": 12, "temperature": 0}
+        whole = client.completions.create(**asked)
+        pieces = list(client.completions.create(**asked, stream=True))
+        assert "".join(piece.choices[0].text for piece in pieces) == whole.choices[0].text
+        assert all(piece.usage is None for piece in pieces)  # asked for by the gateway, and taken out again
+        assert whole.usage is not None
+        messages = [{"role": "user", "content": "no word is longer"}]
+        told = list(
+            client.chat.completions.create(
+                model="tiny", messages=messages, max_tokens=8, stream=True, stream_options={"include_usage": True},
+                extra_body={"ignore_eos": True},
+            )  # type: ignore[call-overload]
+        )  # fmt: skip
+        assert told[-1].usage.completion_tokens == 8
+        with pytest.raises(openai.BadRequestError, match="maximum context length"):
+            client.completions.create(model="tiny", prompt="word " * 9_000, max_tokens=1)
+    stories = fetched(gateway + "/headway/state")["stories"]
+    completion, stream = (one for one in stories if one["prompt_tokens"] and one["output_tokens"] == 12)
+    assert completion["replica"].startswith("127.0.0.1:")
+    assert stream["outcome"] == "completed"
+
+
+def test_many_at_once_are_spread_and_the_engines_reports_are_read(gateway: str) -> None:
+    with openai.OpenAI(base_url=gateway + "/v1", api_key="any") as client:
+
+        def asks(number: int) -> tuple[str, int]:
+            raw = client.completions.with_raw_response.create(
+                model="tiny", prompt=f"word {number}", max_tokens=16, extra_body={"ignore_eos": True}
+            )
+            told = raw.parse()
+            assert told.usage is not None
+            return raw.headers["x-headway-replica"], told.usage.completion_tokens
+
+        with ThreadPoolExecutor(24) as pool:
+            found = list(pool.map(asks, range(48)))
+    assert {tokens for _, tokens in found} == {16}
+    assert len(Counter(replica for replica, _ in found)) == 2
+    state = fetched(gateway + "/headway/state")
+    for replica in state["replicas"]:
+        assert replica["says_running"] is not None
+        assert replica["kv_tokens_max"] > 0
+        assert replica["requests"] == 0
+    assert state["counts"]["inside"] == 0
+
+
+def test_a_client_that_leaves_frees_the_engine(gateway: str) -> None:
+    with openai.OpenAI(base_url=gateway + "/v1", api_key="any") as client:
+        stream = client.completions.create(
+            model="tiny", prompt="word", max_tokens=3_000, stream=True, extra_body={"ignore_eos": True}
+        )
+        next(iter(stream))
+        stream.close()
+    end = time.monotonic() + 60
+    while any(one["says_running"] or one["requests"] for one in fetched(gateway + "/headway/state")["replicas"]):
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    assert fetched(gateway + "/headway/state")["counts"]["cancelled"] == 1
+
+
+def test_vllm_bench_serve_runs_through_it(gateway: str, place: Path) -> None:
+    result, port = place / "bench.json", gateway.rpartition(":")[2]
+    before = fetched(gateway + "/headway/state")["counts"]["completed"]
+    subprocess.run(
+        [
+            str(Path(PYTHON).with_name("vllm")), "bench", "serve", "--model", "tiny",
+            "--tokenizer", str(place / "model"), "--host", "127.0.0.1", "--port", port,
+            "--dataset-name", "random", "--random-input-len", "60", "--random-output-len", "8", "--num-prompts", "30",
+            "--request-rate", "20", "--ignore-eos", "--save-result", "--result-filename", str(result),
+        ],
+        env=environment(place), check=True, capture_output=True,
+    )  # fmt: skip
+    found = json.loads(result.read_text())
+    assert found["completed"] == 30
+    assert found["total_output_tokens"] == 240
+    assert fetched(gateway + "/headway/state")["counts"]["completed"] >= before + 30
