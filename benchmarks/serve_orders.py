@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import uvloop
+from quiet_machine import Watch
 from real_engine_orders import BLOCK_TOKENS, BLOCKS, BUDGET, CONTEXT, SEATS, calibrate
 from real_engine_orders import traffic as designed
 from serve_stage import gateway, simulated, vllms
@@ -158,9 +159,10 @@ def cells(one: Replica, seconds: float) -> Iterator[Cell]:
 # Measuring
 
 
-async def sent(url: str, model: str, trace: Trace, *, is_simulated: bool) -> tuple[Trace, DayOutcome]:
-    """The trace through the gateway, as clients see it."""
-    prompts = Prompts(trace, model, 0, simulated=is_simulated)
+async def sent(url: str, model: str, trace: Trace, seed: int, *, is_simulated: bool) -> tuple[Trace, DayOutcome]:
+    """The trace through the gateway, as clients see it. A seed a run, or a run would find the prompts of the last one
+    in the engines' prefix caches."""
+    prompts = Prompts(trace, model, seed, simulated=is_simulated)
     return await Sender(url, trace, prompts, authorization=None, on_end=lambda: None).run()
 
 
@@ -194,15 +196,16 @@ def measure(kind: str, folder: Path, urls: Sequence[str], model: str, one: Repli
                 if time.monotonic() + 1.5 * typed.seconds > until:
                     return
                 with gateway(urls, variant.policies, variant.replicas) as gate, _loop() as runner:
-                    began = gate.cpu_seconds()
-                    trace, outcome = runner.run(sent(gate.url, model, cell.trace, is_simulated=kind == "simulated"))
+                    watch = Watch([os.getpid()])
+                    sending = sent(gate.url, model, cell.trace, len(done), is_simulated=kind == "simulated")
+                    trace, outcome = runner.run(sending)
+                    others = watch.others_share()
                     seats = [one["requests_max"] for one in gate.state()["replicas"]]
-                    used = gate.cpu_seconds() - began
                 found = counted(cell, trace, outcome, SLOS[kind])
-                facts = {"rate": cell.rate, "seats": seats, "gateway_cpu_seconds": used, "metrics": found.to_json()}
+                facts = {"rate": cell.rate, "seats": seats, "others_share": others, "metrics": found.to_json()}
                 done.append(key | facts)
                 file.write_text(json.dumps(done))
-                print(key, round(found.ttft_seconds.mean or 0, 3), seats, found.refused_reasons, flush=True)
+                print(key, f"{found.ttft_seconds.mean:.3f} s, others {100 * others:.0f} %", seats, flush=True)
 
 
 def _loop() -> asyncio.Runner:
@@ -298,6 +301,8 @@ def report(kind: str, folder: Path, one: Replica, seconds: float) -> None:
             errors.append(abs(np.log(said / real)))
             print(f"\n{VARIANTS[at].name}: {real:.2f} × FCFS measured, {said:.2f} × foreseen.")
             same += (real < 1) == (said < 1)
+    shares = [100 * run["others_share"] for run in done]
+    print(f"\nOthers used {min(shares):.0f} to {max(shares):.0f} % of the machine during a run.")
     if errors:
         typical = np.exp(float(np.mean(errors)))
         print(f"\nBoth agree in {same} of {len(errors)} cases on who is faster than FCFS.")
