@@ -11,16 +11,18 @@ from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event,
 from headway.domain.request import RequestId, RequestView, uncached_prefill_tokens
 from headway.policies.contracts import LaneId
 
-PATIENCE = 2.0
-"""A request is overdue once it has waited this many times what it would have waited in order of arrival."""
-SPARE_PATIENCE = 20.0
+PATIENCE = 1.5
+"""A request is overdue once it has waited this many times what it would have waited in order of arrival, at least."""
+SPARE_PATIENCE = 50.0
 """The same for those that make way for all others."""
 SPARE_SHARE = 0.009
 """Requests that may make way, as a share of all: just less than the hundredth that no p99 looks at."""
-_MEMORY = 2_000  # requests whose works are remembered, and in which the share of the spared is kept
+TAIL = 0.99
+"""Nobody is overdue before it has waited longer than this share of the others would have in order of arrival."""
+_MEMORY = 2_000  # requests whose works and waits are remembered, and in which the share of the spared is kept
 _GAIN = 200.0  # requests over which what is left of the share may be spent
 _LEAST_KNOWN = 20  # works seen before anybody can be told to be among the largest
-_LANES_PER_E = 1 / math.log(1.3)  # works of one lane differ by less than 30 %
+_LANES_PER_E = 1 / math.log(1.5)  # works of one lane differ by less than half
 _QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
 _ROUNDING = 1 + 1e-9  # sums of works in two orders may differ by this much
 
@@ -29,30 +31,32 @@ class PricedWork:
     """Least work first, work being prefill and KV volume alike; nobody waits far beyond its turn by arrival.
 
     Idea: a replica hands out prefill and KV memory. A request's work is the geometric mean of what it takes of both,
-        so that neither needs a unit nor a measured price. The least work goes first. A shadow queue in order of
-        arrival, served as much work as the real one, tells what everybody would have waited there; who has waited
-        twice that goes before all others, oldest first. Where a rush makes somebody wait too long whatever is done,
-        let it be few and large: of the largest works at most one request in 111 makes way and is overdue only after
-        20 times. docs/priced-work.md has the linear program this follows, the bound and its proof.
-    Source: ours. Volume: SVF, arXiv 2606.22327v2. That least work first up to a cap on waiting is the optimum for the
-        mean under a bound on the tail is a fluid argument of ours.
+        so that neither needs a unit or a measured price. The least work goes first until the tail is at stake: a
+        shadow queue in order of arrival, given as much work as the real one, tells what everybody would have waited
+        there. Who has waited half as long again, and longer than 99 of 100 would have there, goes before all others,
+        oldest first. Where a rush makes somebody wait too long whatever is done, it is few and large: of the largest
+        works at most nine in a thousand requests make way, and are overdue only after 50 times their shadow's wait.
+        docs/priced-work.md has the linear programs this follows, the bound and its proof.
+    Source: ours. Volume: SVF, arXiv 2606.22327v2. That nobody or somebody for as long as is allowed should wait, and
+        nothing in between, is the optimum of a fluid program under Kleinrock's conservation law (1965).
     Reads: prompt length, cached prompt tokens at entry, the length estimate's quantiles, arrivals and admissions.
     Wins when: load comes in rushes or exceeds what can be served, whatever is scarce, and lengths differ.
-    Loses when: the very longest wait matters and not the 99th percentile: those that make way wait long. Against
-        fcfs, whose p99 nothing that helps the short can reach where all requests are alike; against the order of the
-        one size that matters where it is known in advance and the tail does not count.
+    Loses when: the longest wait matters and not the 99th percentile, since those that make way wait long. Against the
+        least prefill first in the mean, where the tail does not count; against fcfs at p99 in a long overload of
+        requests that are all alike.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[RequestId, _Place] = {}
         self._shadow: deque[_Place] = deque()  # in order of arrival: who would still wait there
         self._ahead = 0.0  # work admitted that the shadow has not let in yet
-        self._works: deque[float] = deque()
-        self._by_size: list[float] = []
+        self._works = _Recent()
+        self._shadow_waits = _Recent()
+        self._tail = 0.0  # seconds that TAIL of the last would have waited in order of arrival at most
         self._credit = 0.0  # requests that may still be made to make way
 
     def lane(self, request: RequestView) -> tuple[bool, int]:
-        """Whether it makes way, then which power of 1.3 its work falls under."""
+        """Whether it makes way, then which power of 1.5 its work falls under."""
         size = work(request)
         return self._makes_way(size), math.floor(math.log(size) * _LANES_PER_E)
 
@@ -65,7 +69,7 @@ class PricedWork:
         oldest, lane = math.inf, None
         for number, head in heads.items():
             place = self._waiting.get(head.id)
-            if place is not None and place.due <= now:
+            if place is not None and self._due(place) <= now:
                 arrived_at = head.arrived_at
                 if arrived_at < oldest or (arrived_at == oldest and number < lane):  # type: ignore[operator]
                     oldest, lane = arrived_at, number
@@ -74,7 +78,8 @@ class PricedWork:
     def next_change(self, heads: Mapping[LaneId, RequestView], now: float) -> float:
         """When the next head is overdue."""
         places = [self._waiting.get(head.id) for head in heads.values()]
-        return min([place.due for place in places if place is not None and place.due > now], default=math.inf)
+        dues = [self._due(place) for place in places if place is not None]
+        return min([due for due in dues if due > now], default=math.inf)
 
     def observe(self, event: Event) -> None:
         """Keep the shadow queue, the works seen and the account of who made way."""
@@ -84,7 +89,7 @@ class PricedWork:
             case Admitted(request=request, at=at):
                 self._leave(request.id, at, admitted=True)
             case Preempted(request=request, at=at):  # it had its turn: where it waits by rank it is overdue at once
-                self._waiting[request.id] = _Place(request.id, 0.0, request.arrived_at, False, at)
+                self._waiting[request.id] = _Place(0.0, -math.inf, False, at)
             case Cancelled(request=request, at=at) | Completed(request=request, at=at):
                 self._leave(request.id, at, admitted=False)
             case _:
@@ -92,36 +97,31 @@ class PricedWork:
 
     def _makes_way(self, size: float) -> bool:
         """Whether it is among the largest, as many of them as the account allows at present."""
-        known = len(self._by_size)
-        if known < _LEAST_KNOWN:
+        if self._credit <= 0 or len(self._works) < _LEAST_KNOWN:
             return False
-        beyond = max(0.0, self._credit / _GAIN)
-        return size > self._by_size[min(known - 1, int((1 - beyond) * known))]
+        return size > self._works.quantile(1 - self._credit / _GAIN)
 
     def _enter(self, request: RequestView) -> None:
         size = work(request)
         spared = self._makes_way(size)
         self._credit = min(SPARE_SHARE * _MEMORY, self._credit + SPARE_SHARE) - spared
-        place = _Place(request.id, size, request.arrived_at, spared)
+        place = _Place(size, request.arrived_at, spared)
         self._waiting[request.id] = place
         self._shadow.append(place)
-        self._works.append(size)
-        insort(self._by_size, size)
-        if len(self._works) > _MEMORY:
-            del self._by_size[bisect_left(self._by_size, self._works.popleft())]
+        self._works.add(size)
+
+    def _due(self, place: _Place) -> float:
+        """When it is overdue, as things are: not before it has waited as long as the tail by arrival."""
+        return max(place.due, place.arrived_at + self._tail)
 
     def _leave(self, request_id: RequestId, at: float, *, admitted: bool) -> None:
         place = self._waiting.pop(request_id, None)
         if place is None:
             return
-        if place.spared and admitted and not self._late(place, at):
+        if place.spared and admitted and at <= max(place.due_unspared, place.arrived_at + self._tail):
             self._credit += 1  # it made way for nobody's sake
         self._ahead += place.work
         self._advance(at)
-
-    def _late(self, place: _Place, at: float) -> bool:
-        """Whether it would have been overdue if it had not made way."""
-        return at > place.arrived_at + PATIENCE * (place.turn_at - place.arrived_at)
 
     def _advance(self, at: float) -> None:
         """Let in the shadow queue whoever the work admitted so far pays for."""
@@ -129,25 +129,48 @@ class PricedWork:
         while shadow and (not self._waiting or shadow[0].work <= self._ahead * _ROUNDING):
             place = shadow.popleft()
             self._ahead -= place.work
-            patience = SPARE_PATIENCE if place.spared else PATIENCE
-            place.turn_at = at
-            place.due = place.arrived_at + patience * (at - place.arrived_at)
+            waited = at - place.arrived_at
+            self._shadow_waits.add(waited)
+            place.due_unspared = place.arrived_at + PATIENCE * waited
+            place.due = place.arrived_at + (SPARE_PATIENCE if place.spared else PATIENCE) * waited
+            self._tail = self._shadow_waits.quantile(TAIL)
         if not shadow:
             self._ahead = 0.0
 
 
 class _Place:
-    """Where a waiting request stands: its work, when arrival order would have let it in, when it is overdue."""
+    """Where a waiting request stands: its work, and when its patience ends, as it is and if it did not make way."""
 
-    __slots__ = ("arrived_at", "due", "id", "spared", "turn_at", "work")
+    __slots__ = ("arrived_at", "due", "due_unspared", "spared", "work")
 
-    def __init__(self, id: RequestId, work: float, arrived_at: float, spared: bool, due: float = math.inf) -> None:
-        self.id = id
+    def __init__(self, work: float, arrived_at: float, spared: bool, due: float = math.inf) -> None:
         self.work = work
         self.arrived_at = arrived_at
         self.spared = spared
         self.due = due
-        self.turn_at = math.inf
+        self.due_unspared = due
+
+
+class _Recent:
+    """The last values of something, by size."""
+
+    def __init__(self) -> None:
+        self._by_age: deque[float] = deque()
+        self._by_size: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self._by_size)
+
+    def add(self, value: float) -> None:
+        """Take one in; the oldest goes when there are too many."""
+        self._by_age.append(value)
+        insort(self._by_size, value)
+        if len(self._by_age) > _MEMORY:
+            del self._by_size[bisect_left(self._by_size, self._by_age.popleft())]
+
+    def quantile(self, share: float) -> float:
+        """The value that this share of them is below; there must be one."""
+        return self._by_size[min(len(self._by_size) - 1, int(share * len(self._by_size)))]
 
 
 def work(request: RequestView) -> float:
