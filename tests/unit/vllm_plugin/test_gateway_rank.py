@@ -1,0 +1,58 @@
+"""A gateway's order and a client's priority mean the same to the plug-in as to the gateway: lower runs sooner."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from engine_stub import StubEngine, StubRequest
+
+from headway.domain.estimate import PointEstimate
+from headway.gateway.body import read_body
+from headway.gateway.forwarding import upstream_request
+from headway.gateway.queued_request import QueuedRequest
+from headway.gateway.replica import Replica
+from headway.gateway.settings import HealthSettings, ReplicaSettings
+from headway.gateway.wire.messages import HttpRequest
+from headway.vllm_plugin.scheduler_mixin import PolicyScheduling
+
+
+class Engine(PolicyScheduling, StubEngine):
+    """One seat."""
+
+    seats = 1
+
+
+def forwarded(name: str, rank: int, priority: int, settings: dict[str, Any]) -> StubRequest:
+    """The request as vLLM hands it to the scheduler, read from the bytes that the gateway sends."""
+    content = json.dumps({"prompt": "x", "priority": priority}).encode()
+    request = QueuedRequest(rank, 0.0, 50, priority=priority)
+    request.estimate, request.rank = PointEstimate(10, "test"), rank
+    exchange: Any = SimpleNamespace(
+        http=HttpRequest(b"POST", b"/v1/completions", [], content), body=read_body(content), request=request,
+        request_id=name.encode(), arrived_at=0.0, dispatched_at=1.0, traceparent=None,
+    )  # fmt: skip
+    replica = Replica(ReplicaSettings(url="http://127.0.0.1:1", hints="always", **settings), HealthSettings(), float)
+    sent = json.loads(upstream_request(exchange, replica).partition(b"\r\n\r\n")[2])
+    return StubRequest(name, 50, 1, sent["priority"], **sent["vllm_xargs"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "order"),
+    [
+        ({}, ["runs", "first", "second", "third"]),  # the gateway's order of dispatch, sent as a rank
+        ({"priority": "lower-first"}, ["runs", "third", "first", "second"]),  # the clients' priorities, as they are
+    ],
+)
+def test_the_plug_in_serves_in_the_order_that_the_gateway_means(settings: dict[str, Any], order: list[str]) -> None:
+    engine = Engine(headway={"ordering": "priority"})
+    engine.add_request(StubRequest("runs", 50, 3))
+    engine.schedule()
+    for name, rank, priority in (("third", 30, -5), ("second", 20, 4), ("first", 10, 3)):
+        engine.add_request(forwarded(name, rank, priority, settings))
+    while engine.requests:
+        engine.update_from_output()
+        engine.schedule()
+    assert engine.admitted == order
