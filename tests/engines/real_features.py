@@ -8,9 +8,11 @@ Run by an interpreter that has vLLM. ENGINE is `adapters` (LoRA, grammars, n > 1
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -226,6 +228,32 @@ def priorities_of_clients(engine: FeatureEngine) -> dict[str, Any]:
     return {"failures": failures + engine.leftovers()}
 
 
+def learned_state_outlives_the_engine(engine: FeatureEngine) -> dict[str, Any]:
+    """Lanes and lengths are on disk when the scheduler ends and back in the next; a tuner without Optuna is refused."""
+    rows: Rows = [{"id": f"e{index}", "tokens": prompt(index, 10 + 7 * index), "output": 3} for index in range(12)]
+    failures = []
+    with tempfile.TemporaryDirectory() as folder:
+        config = {"ordering": "ewsjf", "prediction": "histogram", "state_file": f"{folder}/state.json"}
+        seen = []
+        for _ in range(2):
+            scheduler = engine.rule(**config)
+            engine.serve(rows)
+            failures += engine.leftovers()
+            scheduler.headway.learning.close()
+            kept = json.loads(Path(config["state_file"]).read_text())["learned"]
+            seen.append(kept["ordering"]["state"]["seen"])
+        if seen != [12, 24]:
+            failures.append(f"requests seen, by the state kept: {seen}")
+    if importlib.util.find_spec("optuna") is None:
+        try:
+            engine.rule(ordering="ewsjf", live_tuning={})
+            failures.append("a tuner without Optuna was started")
+        except ValueError as error:
+            if "live_tuning: tuning needs Optuna, which is not installed: pip install" not in str(error):
+                failures.append(str(error))
+    return {"failures": failures, "numbers": {"seen": seen}}
+
+
 def drafts_by_n_gram(engine: FeatureEngine) -> dict[str, Any]:
     """Speculative decoding: tokens as stock's under every order, and drafts are accepted where a grammar repeats."""
     forced = {"structured_outputs": StructuredOutputsParams(regex="(ab){12}"), "ignore_eos": False, "detokenize": True}
@@ -341,6 +369,7 @@ ENGINES: dict[str, tuple[dict[str, Any], tuple[Check, ...]]] = {
             sleeps_while_requests_wait,
             prefix_reset_with_everybody_running,
             priorities_of_clients,
+            learned_state_outlives_the_engine,
         ),
     ),
     "n-gram": (

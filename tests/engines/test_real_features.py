@@ -36,6 +36,7 @@ ENGINES = {
         "sleeps_while_requests_wait",
         "prefix_reset_with_everybody_running",
         "priorities_of_clients",
+        "learned_state_outlives_the_engine",
     ),
     "n-gram": ("drafts_by_n_gram", "aborts_while_drafting"),
     "connector": ("remote_kv_keeps_its_place", "aborts_while_kv_comes"),
