@@ -53,19 +53,9 @@ class Conductor:
         self._engine = engine
         self._publisher = publisher
         self.metrics = Metrics(config.ordering, engine_name)
-        policies = config.policies()
-        if isinstance(policies.admission, BackfillingAdmission) and not engine.full_attention:
-            raise ValueError(
-                f"headway: admission {config.admission} has to know whose blocks fit, and this model has several "
-                "kinds of KV blocks, or drops some on the way: choose another admission policy"
-            )
         self._watch = Watch(config.guard, time.perf_counter, time.thread_time)
-        self.learning = Learning(config, policies, state_file)
         self._hinted: HintedLengths | None = None
-        if config.hints:
-            self._hinted = HintedLengths(policies.prediction)
-            policies = Policies(policies.ordering, policies.admission, policies.preemption, self._hinted)
-        self.charge = InCharge(policies, self._watch, self._put_aside, self.learning.listeners)
+        self.charge = self._in_charge(config.policies(), state_file)
         self.batch = EngineBatch()
         self.entries: dict[str, Entry] = {}
         self._young: dict[str, Entry] = {}  # admitted, and no token came since
@@ -83,21 +73,7 @@ class Conductor:
         self._second_ends = float("-inf")
         self._explained = 0
         self._published_at = float("-inf")
-        self.queue = queue_class(
-            charge=self.charge,
-            batch=self.batch,
-            entries=self.entries,
-            newcomer=self._newcomer,
-            blocked=engine.blocked,
-            ready=engine.ready,
-            runs=engine.runs,
-            fits=engine.fits,
-            running=engine.running_count,
-            memory=engine.memory,
-            refresh=self._refresh,
-            admitted=self._admitted,
-            timer=time.perf_counter,
-        )
+        self.queue = self._waiting(queue_class)
 
     # around vLLM's calls --------------------------------------------------------------------------------------------
 
@@ -215,6 +191,38 @@ class Conductor:
         self._publisher.metrics(metrics.text())
 
     # ----------------------------------------------------------------------------------------------------------------
+
+    def _in_charge(self, policies: Policies, state_file: Path | None) -> InCharge:
+        """The policies under guard, with what they had learned and who listens to hints."""
+        config = self.config
+        if isinstance(policies.admission, BackfillingAdmission) and not self._engine.full_attention:
+            raise ValueError(
+                f"headway: admission {config.admission} has to know whose blocks fit, and this model has several "
+                "kinds of KV blocks, or drops some on the way: choose another admission policy"
+            )
+        self.learning = Learning(config, policies, state_file)
+        if config.hints:
+            self._hinted = HintedLengths(policies.prediction)
+            policies = Policies(policies.ordering, policies.admission, policies.preemption, self._hinted)
+        return InCharge(policies, self._watch, self._put_aside, self.learning.listeners)
+
+    def _waiting(self, queue_class: type[PolicyQueue]) -> PolicyQueue:
+        engine = self._engine
+        return queue_class(
+            charge=self.charge,
+            batch=self.batch,
+            entries=self.entries,
+            newcomer=self._newcomer,
+            blocked=engine.blocked,
+            ready=engine.ready,
+            runs=engine.runs,
+            fits=engine.fits,
+            running=engine.running_count,
+            memory=engine.memory,
+            refresh=self._refresh,
+            admitted=self._admitted,
+            timer=time.perf_counter,
+        )
 
     def _newcomer(self, request: EngineRequest) -> Entry:
         now = self.queue.now
