@@ -11,7 +11,7 @@ from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event,
 from headway.domain.request import RequestId, RequestView, uncached_prefill_tokens
 from headway.policies.contracts import LaneId
 
-PATIENCE = 1.5
+PATIENCE = 2.0
 """A request is overdue once it has waited this many times what it would have waited in order of arrival, at least."""
 SPARE_PATIENCE = 50.0
 """The same for those that make way for all others."""
@@ -33,7 +33,7 @@ class PricedWork:
     Idea: a replica hands out prefill and KV memory. A request's work is the geometric mean of what it takes of both,
         so that neither needs a unit or a measured price. The least work goes first until the tail is at stake: a
         shadow queue in order of arrival, given as much work as the real one, tells what everybody would have waited
-        there. Who has waited half as long again, and longer than 99 of 100 would have there, goes before all others,
+        there. Who has waited twice that, and longer than 99 of 100 would have there, goes before all others,
         oldest first. Where a rush makes somebody wait too long whatever is done, it is few and large: of the largest
         works at most nine in a thousand requests make way, and are overdue only after 50 times their shadow's wait.
         docs/priced-work.md has the linear programs this follows, the bound and its proof.

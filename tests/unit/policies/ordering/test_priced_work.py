@@ -101,7 +101,7 @@ def test_least_work_first_and_first_come_among_equals() -> None:
 
 
 def test_overdue_goes_first() -> None:
-    """Its turn by arrival comes once as much work as its own was admitted; half as long again is allowed."""
+    """Its turn by arrival comes once as much work as its own was admitted; twice that wait is allowed."""
     door = Door()
     door.arrive(request(0, 0.0, 1_000))
     for number in range(1, 4):
