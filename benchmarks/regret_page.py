@@ -31,7 +31,7 @@ KEPT = ("<!-- table mixed -->", "<!-- end -->")  # written by vllm_real_engine.p
 def page(settings: Sequence[Mapping[str, Any]], cells: Sequence[Cell], old: Path) -> str:
     """The whole page; what stands between the marks of the real engine is kept from the old one."""
     parts = [
-        opening(cells),
+        opening(settings, cells),
         *summary(cells),
         "",
         *bound_section(cells),
@@ -43,7 +43,7 @@ def page(settings: Sequence[Mapping[str, Any]], cells: Sequence[Cell], old: Path
     return "\n".join([*parts, *settings_section(settings), "", *cell_section(cells), ""])
 
 
-def opening(cells: Sequence[Cell]) -> str:
+def opening(settings: Sequence[Mapping[str, Any]], cells: Sequence[Cell]) -> str:
     ours = cells[0].ours
     replicas = "; ".join(
         f"{name} is {model} on {gpus} × {card.upper()}" for name, (card, model, gpus) in REPLICAS.items()
@@ -74,8 +74,22 @@ def opening(cells: Sequence[Cell]) -> str:
         "are orders that find nothing to read in a trace and are FCFS or shortest-job-first by definition "
         "(deadlines, priorities, tenants, prefixes).",
         *terms(),
+        *owed(settings, cells),
     ]
     return "\n\n".join(fill(paragraph, WIDTH, break_on_hyphens=False) for paragraph in paragraphs) + "\n"
+
+
+def owed(settings: Sequence[Mapping[str, Any]], cells: Sequence[Cell]) -> list[str]:
+    """What of the table has not been measured, if anything."""
+    there = {(cell.setting["trace"], cell.setting["replica"], cell.setting["memory"], cell.load) for cell in cells}
+    wanted = len(LOADS) * sum(not setting["left_out"] for setting in settings)
+    if len(there) >= wanted:
+        return []
+    whole = [f"{name} {sum(one[1] == name for one in there)}" for name in REPLICAS]
+    return [
+        f"**Not finished.** Of {wanted} cells {len(there)} hold `{cells[0].ours}` ({', '.join(whole)}); the same "
+        "command with the same CELLS measures the rest. Everything below is of those cells only."
+    ]
 
 
 def terms() -> list[str]:

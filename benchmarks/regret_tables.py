@@ -25,6 +25,7 @@ SHORT: Mapping[str, str] = {
 def summary(cells: Sequence[Cell]) -> list[str]:
     """What holds of the targets, where it loses, and what every other order would have lost."""
     parts = [
+        short_section(cells),
         target_section(cells),
         spread_section(cells),
         worst_section(cells),
@@ -32,6 +33,36 @@ def summary(cells: Sequence[Cell]) -> list[str]:
         orders_section(cells),
     ]
     return [line for part in parts for line in [*part, ""]][:-1]
+
+
+def short_section(cells: Sequence[Cell]) -> list[str]:
+    """The targets in words, each met or missed by what was measured."""
+    queue = [cell for cell in cells if not cell.calm]
+    ours = cells[0].ours
+    verdicts = {metric: Verdict.of(queue, ours, metric) for metric in [*METRICS, ALL_FOUR]}
+    never = all(verdicts[metric].close == len(queue) for metric in METRICS)
+    half = all(2 * verdicts[metric].better >= len(queue) for metric in METRICS)
+    hrrn = sum(map(beats_hrrn, queue))
+    close = ", ".join(f"{words} {percent(verdicts[m].close / len(queue))}" for m, words in METRICS.items())
+    better = ", ".join(f"{words} {percent(verdicts[m].better / len(queue))}" for m, words in METRICS.items())
+    others = {order: Verdict.of(queue, order, ALL_FOUR) for order in queue[0].catalogue}
+    least = min((one for one in others if others[one].cells == len(queue)), key=lambda one: others[one].median)
+    sentences = [
+        f"Of {len(queue)} queueing cells it is at most 5 % behind the best order of the cell for {close}: asked for "
+        f"was always, {met(never)}.",
+        f"It is better than the best for {better}: asked for was half of the cells, {met(half)}.",
+        f"It is better than HRRN in mean and p99 TTFT in {percent(hrrn / len(queue))} of them: asked for was nine in "
+        f"ten, {met(10 * hrrn >= 9 * len(queue))}.",
+        f"In the worst of its four metrics it is {verdicts[ALL_FOUR].median:.2f} behind in the median cell and "
+        f"{verdicts[ALL_FOUR].worst:.3g} in the worst; of single orders of the catalogue {least} comes next to that "
+        f"with {others[least].median:.2f} and {others[least].worst:.3g}.",
+    ]
+    told = (fill("- " + one, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for one in sentences)
+    return ["## In short", "", *told]
+
+
+def met(holds: bool) -> str:
+    return "**met**" if holds else "**missed**"
 
 
 def groups(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
