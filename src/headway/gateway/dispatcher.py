@@ -74,10 +74,14 @@ class Dispatcher:
 
     # Coming in
 
-    def announce(self, exchange: Exchange) -> None:
-        """A request came: it counts from now on. `arrive` follows, at once or when its prompt has been counted."""
+    def announce(self, exchange: Exchange) -> bool:
+        """A request came and counts from now on; False if it was told that we are going. Else `arrive` follows."""
         self.counts.arrive()
         self.exchanges[exchange] = None
+        if self.is_draining:
+            retry = self._jittered(_RETRY_NO_REPLICA_SECONDS)
+            exchange.answer_error(503, "this gateway is shutting down", Reason.DRAINING, Outcome.REFUSED, retry)
+        return not self.is_draining
 
     def arrive(self, exchange: Exchange) -> None:
         """An announced request is refused now, sent now, or waits."""
@@ -102,9 +106,6 @@ class Dispatcher:
 
     def _refusal(self, exchange: Exchange) -> tuple[int, str, Reason, float | None] | None:
         """(status, message, reason, seconds until a retry), or None to let it in."""
-        if self.is_draining:
-            retry = self._jittered(_RETRY_NO_REPLICA_SECONDS)
-            return 503, "this gateway is shutting down", Reason.DRAINING, retry
         serving = [replica for replica in self.replicas if replica.serves(exchange.model)]
         if self.replicas and not serving:
             return 404, f"the model {exchange.model!r} does not exist here", Reason.UNKNOWN_MODEL, None

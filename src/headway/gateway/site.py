@@ -141,7 +141,8 @@ class Gatekeeper:
         exchange = self._exchange(http, client, body, tenant)
         for told in self._on_arrival:
             told(exchange)
-        self.dispatcher.announce(exchange)
+        if not self.dispatcher.announce(exchange):
+            return exchange
         if body is not None and self._prompt_count.takes_long(body, exchange.request.counted):
             self._prompt_count.later(body, lambda counted: self._arrive(exchange, counted))
         else:
