@@ -25,7 +25,7 @@ from regret_cells import (
 from regret_judging import CALM, METRICS, Cell
 from regret_tables import SHORT, WIDTH, bound_section, bounds_of, gated_section, head, number, percent, row, summary
 
-KEPT = ("<!-- table mixed -->", "<!-- end -->")  # written by vllm_real_engine.py
+KEPT = ("<!-- real engine -->", "<!-- end of real engine -->")
 
 
 def page(settings: Sequence[Mapping[str, Any]], cells: Sequence[Cell], old: Path) -> str:
@@ -111,8 +111,9 @@ def real_engine(old: Path) -> list[str]:
     kept = text.partition(KEPT[0])[2].partition(KEPT[1])[0].strip("\n")
     words = (
         "The plug-in inside vLLM with a tiny model on one core of a CPU: ratios to stock vLLM of the same repeat, "
-        "median (least–most). Measured by `benchmarks/vllm_real_engine.py --traffic mixed --json RUNS.json`, put here "
-        "by the same with `--tables --write` and this page; what it measures and how is in [vllm.md](vllm.md)."
+        "median (least–most). Measured by `benchmarks/vllm_real_engine.py --traffic mixed --json RUNS.json` and "
+        "printed by the same with `--tables`; what it measures and how is in [vllm.md](vllm.md). This section is kept as it is "
+        "when the page is written anew."
     )
     return ["## On real vLLM", "", fill(words, WIDTH, break_on_hyphens=False), "", KEPT[0], kept, KEPT[1]]
 
