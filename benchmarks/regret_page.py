@@ -112,8 +112,8 @@ def real_engine(old: Path) -> list[str]:
     words = (
         "The plug-in inside vLLM with a tiny model on one core of a CPU: ratios to stock vLLM of the same repeat, "
         "median (least–most). Measured by `benchmarks/vllm_real_engine.py --traffic mixed --json RUNS.json` and "
-        "printed by the same with `--tables`; what it measures and how is in [vllm.md](vllm.md). This section is kept as it is "
-        "when the page is written anew."
+        "printed by the same with `--tables`; what it measures and how is in [vllm.md](vllm.md). This section is "
+        "kept as it is when the page is written anew."
     )
     return ["## On real vLLM", "", fill(words, WIDTH, break_on_hyphens=False), "", KEPT[0], kept, KEPT[1]]
 
