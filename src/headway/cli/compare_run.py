@@ -40,6 +40,7 @@ DEFAULT_POLICIES = (
     "shortest-job-first-aging",
     "highest-response-ratio",
     "smallest-volume-first",
+    "priced-work",
     "random",
 )
 BLOCK_TOKENS = EngineRules(kv_blocks=1).block_tokens
