@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +57,10 @@ COUNTED_FROM = 0.25  # of a run's requests
 SLOS = {"simulated": Slo.parse("ttft=500ms,tpot=50ms"), "vllm": Slo.parse("ttft=1s,tpot=100ms")}
 EVERYTHING_THROUGH = "max_requests = 100000\nprefill_tokens = 1000000000\nkv_tokens = 1000000000\n"
 LONGEST_PROMPT, LONGEST_OUTPUT = 3_000, 256
-HEAD = "| | TTFT, s | short half, s | longest 5 %, s | goodput, % | Jain | refused |\n|---|---|---|---|---|---|---|"
+HEAD = (
+    "| traffic, load | order | TTFT, s | short half, s | longest 5 %, s | goodput, % | Jain | refused |\n"
+    "|---|---|---|---|---|---|---|---|"
+)
 FIGURES = ("ttft_seconds", "ttft_short_half_seconds", "ttft_longest_5pct_seconds")
 
 
@@ -279,44 +283,45 @@ def foreseen(cell: Cell, variant: Variant, slo: Slo) -> RunMetrics:
 
 
 def report(kind: str, folder: Path, one: Replica, seconds: float) -> None:
-    """A table for each traffic and load, and how far off the prediction was."""
+    """One table, and how far off the prediction was."""
     done = json.loads((folder / f"{kind}.json").read_text())
     errors, same = [], 0
+    print(f"\n{HEAD}")
     for cell in cells(one, seconds):
-        offered = f"{cell.rate:.1f} requests a second, {len(cell.trace):,} sent"
-        print(f"\n**{cell.trace.name}, load {cell.load:g}** ({offered})\n\n{HEAD}")
-        means: dict[str, list[float]] = {"measured": [], "foreseen": []}
+        place = f"{cell.traffic}, {cell.load:g} ({cell.rate:.1f}/s)"
+        ttft: list[tuple[float, float]] = []
         for variant in VARIANTS:
             key = {"traffic": cell.traffic, "load": cell.load, "variant": variant.name}
             runs = [run["metrics"] for run in done if key.items() <= run.items()]
-            told = foreseen(cell, variant, SLOS[kind]).to_json()
             if not runs:
                 continue
-            for label, rows in ((variant.name, runs), ("– as `compare` foresees it", [told])):
-                print(f"| {label} | {' | '.join(_figures(rows))} |")
-            means["measured"].append(float(np.mean([run["ttft_seconds"]["mean"] for run in runs])))
-            means["foreseen"].append(told["ttft_seconds"]["mean"])  # type: ignore[index]
-        for at in range(1, len(means["measured"])):
-            real, said = (means[which][at] / means[which][0] for which in ("measured", "foreseen"))
-            errors.append(abs(np.log(said / real)))
-            print(f"\n{VARIANTS[at].name}: {real:.2f} × FCFS measured, {said:.2f} × foreseen.")
-            same += (real < 1) == (said < 1)
+            told = foreseen(cell, variant, SLOS[kind]).to_json()
+            print(f"| {place} | {variant.name} | {' | '.join(_figures(runs, told))} |")
+            ttft.append((_mean(runs, "ttft_seconds"), _mean([told], "ttft_seconds")))
+        for real, said in ttft[1:]:
+            ratios = real / ttft[0][0], said / ttft[0][1]
+            errors.append(abs(np.log(ratios[1] / ratios[0])))
+            same += (ratios[0] < 1) == (ratios[1] < 1)
     shares = [100 * run["others_share"] for run in done]
     print(f"\nOthers used {min(shares):.0f} to {max(shares):.0f} % of the machine during a run.")
     if errors:
         typical = np.exp(float(np.mean(errors)))
-        print(f"\nBoth agree in {same} of {len(errors)} cases on who is faster than FCFS.")
+        print(f"Both agree in {same} of {len(errors)} cases on who is faster than FCFS.")
         print(f"The ratio to FCFS is off by a factor of {typical:.2f} (geometric mean).")
 
 
-def _figures(rows: Sequence[dict[str, object]]) -> Iterator[str]:
-    for name in FIGURES:
-        values = [row[name]["mean"] for row in rows]  # type: ignore[index]
-        spread = f" ({min(values):.3g} – {max(values):.3g})" if len(values) > 1 else ""
-        yield f"{np.mean(values):.3g}{spread}"
-    yield f"{100 * float(np.mean([row['goodput'] for row in rows])):.1f}"  # type: ignore[arg-type]
-    yield f"{float(np.mean([row['jain_index'] for row in rows])):.2f}"  # type: ignore[arg-type]
-    yield f"{sum(row['refused'] for row in rows)}"  # type: ignore[misc]
+def _mean(rows: Sequence[Any], name: str) -> float:
+    return float(np.mean([row[name]["mean"] if isinstance(row[name], dict) else row[name] for row in rows]))
+
+
+def _figures(runs: Sequence[Any], told: Any) -> Iterator[str]:
+    """Measured, of several repeats the least and the most, and in brackets as foreseen."""
+    for name, times in (*((name, 1) for name in FIGURES), ("goodput", 100), ("jain_index", 1)):
+        own = sorted(times * _mean([run], name) for run in runs)
+        yield " – ".join(f"{one:.3g}" for one in ([own[0], own[-1]] if len(own) > 1 else own)) + (
+            f" ({times * _mean([told], name):.3g})"
+        )
+    yield str(sum(run["refused"] for run in runs))
 
 
 def main() -> int:
