@@ -48,6 +48,14 @@ class Call:
         await self.send(head.encode() + body)
 
 
+def is_utf8(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def text(token: str) -> dict[str, object]:
     return {"id": "c", "object": "text_completion", "choices": [{"index": 0, "text": token, "finish_reason": None}]}
 
@@ -186,6 +194,8 @@ class ScriptedReplica:
             await call.whole(200, {})
         elif path == "/metrics":
             await call.whole(200 if self.metrics else 404, {}) if not self.metrics else await self._tell(call)
+        elif not is_utf8(body):  # refused as engines refuse it
+            await call.whole(400, {"error": {"message": "the body is not UTF-8", "type": "BadRequestError"}})
         else:
             await self._run(call, reader)
 
