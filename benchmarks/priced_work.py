@@ -4,7 +4,8 @@
 
 Every public trace × three replicas × KV memory ample and squeezed × four loads, under every order of the catalogue
 that finds in the trace what it reads. CELLS is a folder that keeps what was measured: a command that was stopped goes
-on where it was, and after a change of an order `--again NAME` takes that order's days anew. A quarter of an hour on two cores.
+on where it was, and after a change of an order `--again NAME` takes that order's days anew. A quarter of an hour
+on two cores.
 
     … --out CELLS --traces train --policies priced-work --again priced-work     # a new try, against what CELLS holds
     … --out OTHER --quick                                                       # 1,000 requests, 8B, two loads
