@@ -163,7 +163,7 @@ def payers_section(cells: Sequence[Cell]) -> list[str]:
         "What the four metrics do not see, in the queueing cells: ours ÷ another order, median and (worst). The "
         "longest TTFT is that of a single request; large prompts are the 5 % of requests with the longest.",
         "",
-        *head(["ours ÷", "longest TTFT", "mean TTFT of large prompts", "p99 TTFT", "mean TTFT"]),
+        *head(["ours ÷", "cells", "longest TTFT", "mean TTFT of large prompts", "p99 TTFT", "mean TTFT"]),
     ]
     for other in PAYERS:
         told = []
@@ -171,7 +171,8 @@ def payers_section(cells: Sequence[Cell]) -> list[str]:
             pairs = [(cell.rows[cell.ours][metric], cell.rows[other][metric]) for cell in queue if other in cell.rows]
             ratios = [mine / theirs for mine, theirs in pairs if mine and theirs]
             told.append(f"{middle(ratios):.2f} ({max(ratios):.3g})" if ratios else "–")
-        lines.append(row([other, *told]))
+        known = sum(bool(cell.rows[other]["ttft_longest"]) for cell in queue if other in cell.rows)
+        lines.append(row([other, str(known), *told]))
     return lines
 
 
