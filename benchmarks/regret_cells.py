@@ -29,12 +29,12 @@ from headway.simulator.replica import Replica, replica
 from headway.simulator.step_time import PS_PER_SECOND
 from headway.simulator.trace import Trace
 
-TRACES = (  # sorted by name; those at odd places (first, third, …) are the training half, the others the test half
+TRACES = (  # sorted by name; those at even places (second, fourth, …) are the training half, the others the test half
     "agentic_coding_neon", "agentic_coding_weka", "azure_code_2023", "azure_conv_2023", "lengths_apex_mix",
     "lengths_arxiv_summarization", "lengths_sharegpt_8k", "mooncake_conversation", "mooncake_synthetic",
     "servegen_deepseek_r1", "servegen_m_large", "servegen_m_mid", "servegen_m_small", "servegen_mm_image",
 )  # fmt: skip
-HALVES: Mapping[str, tuple[str, ...]] = {"train": TRACES[0::2], "test": TRACES[1::2], "all": TRACES}
+HALVES: Mapping[str, tuple[str, ...]] = {"train": TRACES[1::2], "test": TRACES[0::2], "all": TRACES}
 REPLICAS: Mapping[str, tuple[str, str, int]] = {  # card, model, GPUs
     "8B": ("h100", "llama-3.1-8b", 1),
     "70B": ("h100", "llama-3.1-70b", 4),

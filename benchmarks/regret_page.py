@@ -100,7 +100,7 @@ def terms() -> list[str]:
         "is better than all. A cell is **calm** when the mean TTFT of all orders of the catalogue lies within "
         f"{percent(CALM - 1)}: nothing queues there and no order can matter. All other cells **queue**. Shares are "
         "of the queueing cells unless said otherwise.",
-        "**Halves.** Traces sorted by name; those at odd places are the *training* half, on which the constants of "
+        "**Halves.** Traces sorted by name; those at even places are the *training* half, on which the constants of "
         f"the order were fixed, the others the *test* half. Training: {train}. Test: {test}.",
     ]
 
