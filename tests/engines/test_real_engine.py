@@ -29,7 +29,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not PYTHON, reason="HEADWAY_VLLM_PYTHON does not name a Python interpreter that has vLLM"),
     pytest.mark.skipif(not WANTED, reason="HEADWAY_REAL_ENGINE is not 1: starting vLLM takes minutes and both cores"),
-    pytest.mark.xdist_group("real-engine"),
 ]
 LONGEST_SECONDS = 900  # an engine that hangs fails its tests; it does not hang those who wait for them
 CHECKS = ("order_of_every_policy", "tokens_are_stocks", "ten_thousand_wait")

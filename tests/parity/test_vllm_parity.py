@@ -99,14 +99,12 @@ def compare(day: parity_days.ParityDay, answer: dict[str, Any]) -> None:
 
 
 @needs_vllm
-@pytest.mark.xdist_group("parity-generated")
 @pytest.mark.parametrize("name", GENERATED if PYTHON else ["all"])
 def test_generated_day_equals_vllm(name: str) -> None:
     compare(GENERATED[name], vllm_answers("generated")[name])
 
 
 @needs_vllm
-@pytest.mark.xdist_group("parity-recorded")
 @pytest.mark.parametrize("name", RECORDED or ["all"])
 @pytest.mark.skipif(not TRACES, reason="HEADWAY_TRACES does not name the folder of recorded traces")
 def test_recorded_day_equals_vllm(name: str) -> None:
