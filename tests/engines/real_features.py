@@ -21,6 +21,7 @@ from typing import Any
 
 import feature_engine
 from feature_engine import FeatureEngine, Rows, differing, prompt
+from real_drafts import aborts_while_drafting, drafts_by_n_gram
 from vllm import __version__ as vllm_version
 from vllm.sampling_params import StructuredOutputsParams
 
@@ -252,55 +253,6 @@ def learned_state_outlives_the_engine(engine: FeatureEngine) -> dict[str, Any]:
             if "live_tuning: tuning needs Optuna, which is not installed: pip install" not in str(error):
                 failures.append(str(error))
     return {"failures": failures, "numbers": {"seen": seen}}
-
-
-def drafts_by_n_gram(engine: FeatureEngine) -> dict[str, Any]:
-    """Speculative decoding: tokens as stock's under every order, and drafts are accepted where a grammar repeats."""
-    forced = {"structured_outputs": StructuredOutputsParams(regex="(ab){12}"), "ignore_eos": False, "detokenize": True}
-    rows: Rows = [
-        {
-            "id": f"d{index}",
-            "tokens": (prompt(index % 3, 12) * 30)[: 60 + 40 * index],
-            "output": 24,
-            "sampling": forced if index % 2 else {},
-        }
-        for index in range(8)
-    ]
-    engine.rule_stock()
-    stock = engine.serve(rows)
-    failures, numbers = [], {}
-    for ordering in ("fcfs", "shortest-prompt-first", "smallest-volume-first"):
-        scheduler = engine.rule(ordering=ordering)
-        accepted, before = 0, {}
-
-        def meddle(step: int, scheduler: Any = scheduler) -> None:
-            nonlocal accepted, before
-            after = {r.request_id: r.num_output_tokens for r in scheduler.running}
-            accepted += sum(max(0, tokens - before.get(id_, 0) - 1) for id_, tokens in after.items())
-            before = after
-
-        mine = engine.serve(rows, meddle)
-        numbers[ordering] = {"drafts_accepted": accepted}
-        failures += [f"{ordering}: {one}" for one in differing(stock, mine, [row["id"] for row in rows])]
-        failures += [f"{ordering}: {one}" for one in engine.leftovers()]
-        failures += [] if accepted else [f"{ordering}: no draft was accepted"]
-    return {"failures": failures, "numbers": numbers}
-
-
-def aborts_while_drafting(engine: FeatureEngine) -> dict[str, Any]:
-    """Clients leave at every step while drafts are out: the others have stock's tokens."""
-    rows: Rows = [{"id": f"a{index}", "tokens": (prompt(index, 10) * 9)[:80], "output": 24} for index in range(12)]
-    engine.rule_stock()
-    stock = engine.serve(rows)
-    engine.rule()
-    gone = [row["id"] for row in rows[::3]]
-
-    def meddle(step: int) -> None:
-        if step % 5 == 2 and step // 5 < len(gone):
-            engine.engine.abort_request([gone[step // 5]])
-
-    mine = engine.serve(rows, meddle)
-    return {"failures": differing(stock, mine, [r["id"] for r in rows if r["id"] not in gone]) + engine.leftovers()}
 
 
 def remote_kv_keeps_its_place(engine: FeatureEngine) -> dict[str, Any]:

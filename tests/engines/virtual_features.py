@@ -11,7 +11,7 @@ from typing import Any
 
 import virtual_checks
 import virtual_engine as engine
-from virtual_checks import Rows, both, conserved, depth, mixed, ours
+from virtual_days import Rows, both, conserved, depth, mixed, ours
 
 from headway.vllm_plugin.waits import REASONS
 
