@@ -89,8 +89,7 @@ class Dispatcher:
         refusal = self._refusal(exchange)
         if refusal is not None:
             status, message, reason, retry_seconds = refusal
-            outcome = Outcome.REFUSED
-            exchange.answer_error(status, message, reason, outcome, retry_seconds)
+            exchange.answer_error(status, message, reason, Outcome.REFUSED, retry_seconds)
             return
         line = exchange.line = self._line(exchange)
         line.arrive(exchange, now)
@@ -103,6 +102,7 @@ class Dispatcher:
             self._turn_away(exchange, message, Reason.DEADLINE_UNMEETABLE, wait - bound)
             return
         self.pump()
+        exchange.has_waited = exchange.is_queued
 
     def _refusal(self, exchange: Exchange) -> tuple[int, str, Reason, float | None] | None:
         """(status, message, reason, seconds until a retry), or None to let it in."""

@@ -76,6 +76,7 @@ class Exchange:
         "dispatches_at_arrival",
         "drain_seconds",
         "first_byte_at",
+        "has_waited",
         "http",
         "is_queued",
         "line",
@@ -132,6 +133,7 @@ class Exchange:
         self.waiting_at_arrival = 0
         self.dispatches_at_arrival = 0
         self.is_queued = False
+        self.has_waited = False  # it was not sent in the moment in which it came
         self.line: Line | None = None
         self.scheduler: Scheduler | None = None  # the one that admitted it, told of its end
         self._watch: StreamWatch | JsonWatch | None = None

@@ -146,9 +146,9 @@ class Line:
 
     def _story(self, exchange: Exchange, now: float) -> str:
         """Why it waited, in words."""
-        waited = now - exchange.arrived_at
-        if waited < 0.001:
+        if not exchange.has_waited and not exchange.tries:
             return "did not wait"
+        waited = now - exchange.arrived_at
         since = self._dispatched - exchange.dispatches_at_arrival
         later = 0
         for number, arrived_at in reversed(self._dispatches):
