@@ -73,7 +73,7 @@ def _number(value: object, least: float, most: float) -> float | None:
             value = float(value)
         except ValueError:
             return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
         return None
     return min(max(value, least), most)
 

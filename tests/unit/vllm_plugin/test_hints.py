@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from headway.domain.estimate import PointEstimate
 from headway.domain.event import Cancelled, Completed
 from headway.domain.request import Request, RequestView
-from headway.vllm_plugin.hints import MAX_DEADLINE_MS, MAX_EXPECTED_TOKENS, NAMES, NO_HINTS, HintedLengths, read_hints
+from headway.vllm_plugin.hints import (
+    MAX_DEADLINE_MS,
+    MAX_EXPECTED_TOKENS,
+    MAX_RANK,
+    NAMES,
+    NO_HINTS,
+    HintedLengths,
+    read_hints,
+)
 
 
 class Five:
@@ -41,6 +49,7 @@ def test_out_of_bounds_is_forced_in() -> None:
     assert (hints.expected_tokens, hints.deadline_seconds) == (MAX_EXPECTED_TOKENS, MAX_DEADLINE_MS / 1000)
     assert hints.tenant == "x" * 64
     assert read_hints({"headway_expected_tokens": -5}).expected_tokens == 1
+    assert read_hints({"headway_rank": -(10**400)}).rank == -MAX_RANK, "no float holds it"
 
 
 anything = st.recursive(
