@@ -96,7 +96,7 @@ class InCharge:
     def take_past(self, request: Request, head: Request, now: float) -> None:
         """Somebody joins the batch past the head."""
         self._waiting.pop(request.id, None)
-        self._guard(lambda: self._brain.admit_past(request, head, now))
+        self._guard(lambda: self._joined_past(request, head, now))
 
     def hold_steps(self, request: Request, batch: BatchView, memory: MemoryView, now: float) -> int:
         """Steps for which the head should not come in; 0 if it may."""
@@ -166,6 +166,12 @@ class InCharge:
             self._brain.queue.resume(request)
         else:
             self._brain.queue.add(request)
+
+    def _joined_past(self, request: Request, head: Request, now: float) -> None:
+        if self.put_aside:  # asked again after a fault: stock policies let nobody past
+            self._brain.take(request.id, now)
+        else:
+            self._brain.admit_past(request, head, now)
 
     def _ours(self) -> Scheduler:
         policies = self._guarded

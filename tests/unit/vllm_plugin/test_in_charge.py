@@ -269,3 +269,27 @@ def test_other_kinds_are_checked_too() -> None:
     arrive(charge, 3)
     assert [fault.kind for fault in faults] == ["prediction"]
     assert drain(charge) == ["r3"]
+
+
+def test_a_fault_while_somebody_passes_the_head_is_no_end_of_the_engine() -> None:
+    """The policy that let it pass is put aside within the very call: the request still joins the batch."""
+
+    class Passes(Greedy):
+        look_ahead = 8
+
+        def may_pass(self, *asked: Any) -> bool:
+            return True
+
+        def passed(self, head: Any) -> None:
+            fail()
+
+    charge, faults, _ = build(admission=Passes())
+    arrive(charge, 10, 20, 30)
+    head = charge.head(1.0)
+    assert head is not None
+    batch, memory = ScriptedBatch([Request("runs", 0.0, 1)]), MemoryView(10, 10, 16)
+    passing = charge.candidate([head], batch, memory, 1.0)
+    assert passing is not None
+    charge.take_past(passing, head, 1.0)
+    assert [fault.reason for fault in faults] == ["raised"]
+    assert str(passing.id) not in drain(charge)
