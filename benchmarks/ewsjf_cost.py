@@ -12,14 +12,16 @@ from __future__ import annotations
 import argparse
 import gc
 import heapq
-import time
-from collections.abc import Callable
+import sys
+from pathlib import Path
 
 import numpy as np
 
-from headway.domain.costs import ServiceCosts
+sys.path.insert(0, str(Path(__file__).parent))
+
+from decision_cost import COSTS, filled, sizes, timed
+
 from headway.domain.request import Request
-from headway.policies.admission.greedy import Greedy
 from headway.policies.contracts import OrderingPolicy
 from headway.policies.lanes.partition import refine_and_prune
 from headway.policies.ordering.ewsjf import Ewsjf
@@ -29,36 +31,15 @@ from headway.policies.ordering.fcfs import Fcfs
 from headway.policies.ordering.highest_response_ratio import HighestResponseRatio
 from headway.policies.ordering.priority import Priority
 from headway.policies.prediction.declared_max import DeclaredMax
-from headway.policies.preemption.latest_admitted import LatestAdmitted
-from headway.scheduling.scheduler import Policies, Scheduler
+from headway.scheduling.scheduler import Scheduler
 
-COSTS = ServiceCosts(prefill_seconds_per_token=3e-5, decode_seconds_per_token=0.01)
 LANES = 50
-
-
-def sizes(count: int, seed: int) -> list[int]:
-    """Lengths over the whole range, so that 50 lanes are all filled."""
-    return np.exp(np.random.default_rng(seed).uniform(np.log(16), np.log(120_000), count)).astype(int).tolist()  # type: ignore[no-any-return]
-
-
-def filled(ordering: OrderingPolicy, waiting: int) -> Scheduler:
-    """A scheduler with so many waiting, a millisecond between arrivals."""
-    scheduler = Scheduler(Policies(ordering, Greedy(), LatestAdmitted(), DeclaredMax()))
-    for number, size in enumerate(sizes(waiting, 0)):
-        scheduler.arrive(Request(number, number * 1e-3, size, max_output_tokens=100), number * 1e-3)
-    return scheduler
 
 
 def microseconds(calls: list[float]) -> str:
     """Median of all, and the least p99 of three thirds: what else runs on the machine only ever adds."""
     thirds = np.array_split(np.array(calls) * 1e6, 3)
     return f"{np.median(np.concatenate(thirds)):>9.1f} {min(np.percentile(third, 99) for third in thirds):>9.1f}"
-
-
-def timed(call: Callable[[], object]) -> float:
-    began = time.thread_time()
-    call()
-    return time.thread_time() - began
 
 
 def measure(name: str, scheduler: Scheduler, decisions: int) -> None:
@@ -108,7 +89,7 @@ def main() -> None:
     print(f"{'':<36}{'choose':>10}{'p99':>9}{'admit':>11}{'p99':>9}{'arrive':>10}{'p99':>10}")
     measure_heap(arguments.waiting, arguments.decisions)
     for name, ordering in orderings.items():
-        scheduler = filled(ordering, arguments.waiting)
+        scheduler = filled(ordering, DeclaredMax(), arguments.waiting)
         lanes = len(scheduler.queue._heads)
         measure(f"{name} ({lanes} lane{'s' if lanes != 1 else ''})", scheduler, arguments.decisions)
         if name == "ewsjf":
