@@ -1,15 +1,15 @@
-"""The search for the instance on which a policy does worst against the optimum.
+"""The search for the instance on which a policy does worst against the optimum, or against whatever it is rated by.
 
 Three searches take turns, all from one seeded generator: hill climbing from random instances, evolution of a population
-by crossing and changing, and restarts from the worst instances found. An instance is only solved exactly when the
-policy's cost over the lower bound says that it could beat the worst one so far.
+by crossing and changing, and restarts from the worst instances found (`climb`). In the discrete model (`search`) an
+instance is only solved when the policy's cost over the lower bound says that it could beat the worst one so far.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,39 @@ Cost: TypeAlias = Callable[[Instance], int]
 
 _POPULATION = 12
 _STATES_MOST = 1_500
+
+Kind = TypeVar("Kind", bound=Hashable)
+Kind_co = TypeVar("Kind_co", bound=Hashable, covariant=True)
+
+
+class Rated(Protocol[Kind_co]):
+    """An instance of some kind, and how bad it is."""
+
+    @property
+    def instance(self) -> Kind_co:
+        """What was rated; equal instances are rated equally."""
+
+    @property
+    def value(self) -> float:
+        """Higher is worse for the policy."""
+
+
+AnyRated = TypeVar("AnyRated", bound=Rated[Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Hunting(Generic[Kind, AnyRated]):
+    """How to move among instances of a kind.
+
+    Attributes:
+        worse_than: the instance rated, if its value is above the number; None if it is not or cannot be told.
+        change: a neighbour of an instance.
+        cross: something of each of two.
+    """
+
+    worse_than: Callable[[Kind, float], AnyRated | None]
+    change: Callable[[Kind, np.random.Generator], Kind]
+    cross: Callable[[Kind, Kind, np.random.Generator], Kind]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,23 +124,41 @@ def search(cost: Cost, regime: Regime, rng: np.random.Generator, *, draws: int, 
         raise ValueError(f"no instance of regime {regime.name!r} could be solved")
     mean = float(np.mean([ratio.value for ratio in population]))
     drawn = len(population)
+    hunting = Hunting(
+        hunt.worse_than,
+        lambda instance, chance: change(instance, regime, chance),
+        lambda one, other, chance: cross(one, other, regime, chance),
+    )
+    worst = climb(population, hunting, rng, steps=steps)
+    return Found(worst, mean, drawn, hunt.tried, hunt.solved)
+
+
+def climb(
+    population: Sequence[AnyRated], hunting: Hunting[Kind, AnyRated], rng: np.random.Generator, *, steps: int
+) -> AnyRated:
+    """The worst that so many steps of climbing and of evolution in turn make of a population, which must not be empty.
+
+    Raises:
+        ValueError: the population is empty.
+    """
+    if not population:
+        raise ValueError("there is nothing to start from: draw more instances")
     population = _fittest(population)
     climber = population[0]
     for step in range(steps):
         if step % 2:
             one, other = (population[int(rng.integers(len(population)))].instance for _ in range(2))
-            child = change(cross(one, other, regime, rng), regime, rng)
-            born = hunt.worse_than(child, population[-1].value)
+            child = hunting.change(hunting.cross(one, other, rng), rng)
+            born = hunting.worse_than(child, population[-1].value)
             if born is not None:
                 population = _fittest([*population, born])
         else:
-            higher = hunt.worse_than(change(climber.instance, regime, rng), climber.value)
-            climber = higher or climber
+            higher = hunting.worse_than(hunting.change(climber.instance, rng), climber.value)
+            climber = climber if higher is None else higher
             if step % 200 == 0:  # on a hilltop it is time to climb elsewhere
                 population = _fittest([*population, climber])
                 climber = population[int(rng.integers(len(population)))]
-    worst = _fittest([*population, climber])[0]
-    return Found(worst, mean, drawn, hunt.tried, hunt.solved)
+    return _fittest([*population, climber])[0]
 
 
 def draw(regime: Regime, rng: np.random.Generator) -> Instance:
@@ -179,10 +230,10 @@ class _Hunt:
         return None if best is None else Ratio(instance, cost, best)
 
 
-def _fittest(ratios: Sequence[Ratio]) -> list[Ratio]:
+def _fittest(population: Sequence[AnyRated]) -> list[AnyRated]:
     """The worst different instances, worst first."""
-    different = {ratio.instance: ratio for ratio in ratios}
-    return sorted(different.values(), key=lambda ratio: -ratio.value)[:_POPULATION]
+    different = {rated.instance: rated for rated in population}
+    return sorted(different.values(), key=lambda rated: -rated.value)[:_POPULATION]
 
 
 def _belongs(request: DiscreteRequest, regime: Regime) -> bool:
