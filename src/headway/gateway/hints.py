@@ -32,6 +32,7 @@ _OUTPUT = (b"x-headway-output-tokens",)
 _HEARD = frozenset([*_DEADLINES, *_FAIRNESS, *_SESSIONS, *_LOWER_FIRST, *_HIGHER_FIRST, *_OBJECTIVES, *_OUTPUT])
 _NAME_CHARACTERS_MAX = 128
 _DEADLINE_SECONDS_MAX = 86_400.0
+_NUMBER_MAX = 1e12
 
 
 class Hints(NamedTuple):
@@ -79,8 +80,8 @@ def _priority(
         said = _number(headers, _LOWER_FIRST)
     if said is None:
         higher = _number(headers, _HIGHER_FIRST)
-        if higher is None and isinstance(nested.get("priority"), int):
-            higher = float(nested["priority"])  # type: ignore[arg-type]
+        if higher is None:
+            higher = _within_reason(nested.get("priority"))
         if higher is None and objectives:
             higher = objectives.get(_name(headers, _OBJECTIVES) or "")
         said = None if higher is None else -higher
@@ -96,8 +97,8 @@ def _deadline(headers: dict[bytes, bytes], tenant: TenantSettings) -> float | No
 
 def _output_tokens(headers: dict[bytes, bytes], nested: dict[str, object]) -> int | None:
     said = _number(headers, _OUTPUT)
-    if said is None and isinstance(nested.get("osl"), int):
-        said = float(nested["osl"])  # type: ignore[arg-type]
+    if said is None:
+        said = _within_reason(nested.get("osl"))
     return int(said) if said is not None and 1 <= said <= 1e7 else None
 
 
@@ -108,9 +109,14 @@ def _number(headers: dict[bytes, bytes], names: tuple[bytes, ...]) -> float | No
                 number = float(headers[name])
             except ValueError:
                 continue
-            if math.isfinite(number) and abs(number) < 1e12:
+            if math.isfinite(number) and abs(number) < _NUMBER_MAX:
                 return number
     return None
+
+
+def _within_reason(said: object) -> float | None:
+    """A whole number of a body, however many digits were written."""
+    return float(said) if isinstance(said, int) and abs(said) < _NUMBER_MAX else None
 
 
 def _name(headers: dict[bytes, bytes], names: tuple[bytes, ...]) -> str | None:

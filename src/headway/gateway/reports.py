@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 _WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "trtllm_num_requests_waiting", "triton waiting")
@@ -61,7 +63,7 @@ def read_metrics(text: str) -> LoadReport:
                 value = float(match[3])
             except ValueError:
                 continue
-            if value >= 0:  # also drops NaN
+            if 0 <= value < math.inf:  # also drops NaN
                 sums[name] = sums.get(name, 0.0) + value
                 counts[name] = counts.get(name, 0) + 1
     shares = [sums[name] / counts[name] for name in _KV_SHARE if name in sums]
@@ -78,27 +80,34 @@ def read_metrics(text: str) -> LoadReport:
 def read_load_header(value: bytes) -> LoadReport | None:
     """ORCA's `endpoint-load-metrics` as vLLM sends it, JSON or text; None if it says nothing we know."""
     text = value.decode("latin-1").strip()
-    named: dict[str, float] = {}
     if text.startswith("JSON"):
         text = text[4:].strip()
     if text.startswith("{"):
         try:
             told = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         metrics = told.get("named_metrics") if isinstance(told, dict) else None
-        if isinstance(metrics, dict):
-            named = {key: float(number) for key, number in metrics.items() if isinstance(number, int | float)}
+        named = _figures(metrics) if isinstance(metrics, dict) else {}
     else:
-        for key, number in re.findall(r"named_metrics\.(\w+)=([0-9.eE+-]+)", text):
-            try:
-                named[key] = float(number)
-            except ValueError:
-                continue
+        named = _figures(dict(re.findall(r"named_metrics\.(\w+)=([0-9.eE+-]+)", text)))
     waiting, share = named.get("num_requests_waiting"), named.get("kv_cache_usage_perc")
     if waiting is None and share is None:
         return None
     return LoadReport(waiting=None if waiting is None else int(waiting), kv_share=share)
+
+
+def _figures(said: Mapping[str, object]) -> dict[str, float]:
+    """Those of what was said that are figures: neither negative nor beyond all bounds."""
+    found = {}
+    for name, value in said.items():
+        try:
+            number = float(value) if isinstance(value, int | float | str) else -1.0
+        except (ValueError, OverflowError):
+            continue
+        if 0 <= number < math.inf:
+            found[name] = number
+    return found
 
 
 def _first(sums: dict[str, float], names: tuple[str, ...]) -> int | None:

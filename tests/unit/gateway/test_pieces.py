@@ -153,6 +153,12 @@ def test_hints_by_their_other_names_and_signs() -> None:
     assert hints({}, {"priority": 5}, may=ALL).priority == 5
 
 
+def test_numbers_of_any_length_are_heard_or_not_and_never_raise() -> None:
+    endless = 10**400
+    assert hints({}, {"nvext": {"agent_hints": {"priority": endless, "osl": endless}}}, may=ALL) == Hints()
+    assert hints({}, {"priority": endless}, may=ALL).priority == 100
+
+
 def test_sessions_and_objectives_by_their_other_names() -> None:
     context = {"nvext": {"agent_context": {"session_id": "run", "trajectory_id": "run:coder"}}}
     assert hints({}, context, may=ALL).session == "run:coder"
@@ -208,6 +214,7 @@ def test_metrics_of_every_engine_are_read() -> None:
     )
     assert read_metrics(triton) == LoadReport(3, 4, 0.5, None)
     assert read_metrics("vllm:num_requests_waiting NaN\nvllm:num_requests_running x\nother 1") == LoadReport()
+    assert read_metrics("vllm:num_requests_waiting +Inf\nsglang:max_total_num_tokens Inf") == LoadReport()
 
 
 @pytest.mark.parametrize(
@@ -220,6 +227,12 @@ def test_metrics_of_every_engine_are_read() -> None:
         ),
         (b"JSON {", None),
         (b"JSON []", None),
+        (b'JSON {"named_metrics":{"num_requests_waiting":1e999,"kv_cache_usage_perc":0.4}}', LoadReport(kv_share=0.4)),
+        (b'JSON {"named_metrics":{"num_requests_waiting":NaN}}', None),
+        (b'JSON {"named_metrics":{"num_requests_waiting":1' + b"0" * 400 + b"}}", None),
+        (b"JSON " + b"[" * 100_000, None),
+        (b"TEXT named_metrics.num_requests_waiting=1e999", None),
+        (b"TEXT named_metrics.num_requests_waiting=-3", None),
         (b"cpu_utilization=0.1", None),
     ],
 )
