@@ -183,6 +183,9 @@ class Transport(asyncio.Transport):
     def write_eof(self) -> None:
         self.is_over = True
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def is_closing(self) -> bool:
         return False
 

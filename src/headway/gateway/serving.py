@@ -167,11 +167,15 @@ class Gateway:
         for client in list(self._clients):
             client.close_when_idle()
         until = self._clock() + self.settings.health.drain_seconds
-        while self.dispatcher.counts.inside and self._clock() < until:
+        while self._is_busy() and self._clock() < until:
             await asyncio.sleep(0.02)
-        whole = not self.dispatcher.counts.inside
+        whole = not self._is_busy()
         await self.stop()
         return whole
+
+    def _is_busy(self) -> bool:
+        """Whether somebody is inside, or has not read all of an answer that is done."""
+        return bool(self.dispatcher.counts.inside) or any(client.has_unsent for client in self._clients)
 
     async def stop(self) -> None:
         """Stop at once; whatever is inside is cut off."""

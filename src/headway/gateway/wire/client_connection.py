@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 import httptools
 
-from headway.gateway.wire.errors import Reason, error_response
+from headway.gateway.wire.head_rules import judge_head, malformed
 from headway.gateway.wire.limits import WireLimits
 from headway.gateway.wire.messages import COMMON_NAMES, Headers, HttpRequest, Response, header_lines, status_line
 
@@ -139,6 +139,10 @@ class ClientConnection(asyncio.Protocol):
         """The client has read on."""
         self.writable = True
         self._deadline = None
+        if self._closing:
+            self._deadline = self._gone_by()
+        elif self._request is None:  # its answer was whole before it had read it
+            self._deadline = self._clock() + self._limits.idle_seconds
         if self._answering is not None:
             self._answering.client_ready()
 
@@ -169,9 +173,9 @@ class ClientConnection(asyncio.Protocol):
             for request in self._pending:
                 request.keep_alive = False
         except httptools.HttpParserError as error:
-            self._refusal = self._refusal or _malformed(400, f"the request is not valid HTTP/1.1: {error}")
+            self._refusal = self._refusal or malformed(400, f"the request is not valid HTTP/1.1: {error}")
         if self._refusal is None and not self._head_done and self._head_bytes > self._limits.head_bytes:
-            self._refusal = _malformed(431, f"the headers are longer than {self._limits.head_bytes} bytes")
+            self._refusal = malformed(431, f"the headers are longer than {self._limits.head_bytes} bytes")
         self._serve()
 
     def on_message_begin(self) -> None:
@@ -197,9 +201,9 @@ class ClientConnection(asyncio.Protocol):
         version = self._parser.get_http_version()
         request = self._parsed = HttpRequest(self._parser.get_method(), self._target, self._headers)
         request.speaks_chunked = version == "1.1"
-        self._refusal = _judge(request, version, self._limits) or self._site.refuse_head(request)
+        self._refusal = judge_head(request, version, self._limits) or self._site.refuse_head(request)
         expects = request.header(b"expect")
-        waits = expects is not None and expects.lower() == b"100-continue"
+        waits = expects is not None and expects.lower() == b"100-continue" and version == "1.1"
         if waits and self._refusal is None and self._request is None and not self._pending:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -209,7 +213,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._body_bytes += len(body)
         if self._body_bytes > self._limits.body_bytes:
-            self._refusal = _malformed(413, f"the body is longer than {self._limits.body_bytes} bytes")
+            self._refusal = malformed(413, f"the body is longer than {self._limits.body_bytes} bytes")
             self._body.clear()
             return
         self._body.append(body)
@@ -279,6 +283,8 @@ class ClientConnection(asyncio.Protocol):
             if request is not None:
                 request.keep_alive = False
         ending = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
+        if request is not None and keep_alive and not request.speaks_chunked:
+            ending = b"connection: keep-alive\r\n\r\n"  # HTTP/1.0 waits for the connection's end unless told
         head = b"".join([status_line(status), header_lines(headers), framing, ending])
         if more:
             self._held = head
@@ -323,11 +329,21 @@ class ClientConnection(asyncio.Protocol):
     def close(self) -> None:
         """Send what is waiting, then end; what still comes in is read for a while, or the client might lose it all."""
         self._closing = True
-        self._deadline = self._clock() + self._limits.linger_seconds
+        self._deadline = self._gone_by()
         if self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
         else:
             self._transport.close()
+
+    def _gone_by(self) -> float:
+        """When a connection that is closing ends, come what may: an answer may be left unread for as long as ever."""
+        seconds = self._limits.stalled_seconds if self.has_unsent else self._limits.linger_seconds
+        return self._clock() + seconds
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether some of an answer waits here for the client to read on."""
+        return self._transport.get_write_buffer_size() > 0
 
     def close_when_idle(self) -> None:
         """The server is going: take no further request."""
@@ -357,40 +373,9 @@ class ClientConnection(asyncio.Protocol):
             self.close()
         else:
             what = "body" if self._head_done else "headers"
-            self._refuse(_malformed(408, f"the {what} of the request took too long to come"))
+            self._refuse(malformed(408, f"the {what} of the request took too long to come"))
 
     def _refuse(self, response: Response) -> None:
         self._refusal = None
         self._request = HttpRequest(b"", b"", [], keep_alive=False)
         self.respond(response)
-
-
-def _judge(request: HttpRequest, version: str, limits: WireLimits) -> Response | None:
-    """What is wrong with a head. llhttp has refused most of what is ambiguous already; this refuses the rest."""
-    names = [name for name, _ in request.headers]
-    if version not in ("1.0", "1.1"):
-        return _malformed(505, f"HTTP/{version} is not spoken here; use HTTP/1.1")
-    if len(names) > limits.headers:
-        return _malformed(431, f"there are more than {limits.headers} headers")
-    if sum([len(name) + len(value) + 4 for name, value in request.headers]) + len(request.target) > limits.head_bytes:
-        return _malformed(431, f"the headers are longer than {limits.head_bytes} bytes")
-    encodings = []
-    if b"transfer-encoding" in names:
-        encodings = [value for name, value in request.headers if name == b"transfer-encoding"]
-    if encodings and (version == "1.0" or encodings[0].lower() != b"chunked" or len(encodings) > 1):
-        return _malformed(400, "transfer-encoding may only be chunked, once, and in HTTP/1.1")
-    if names.count(b"content-length") + len(encodings) > 1:
-        return _malformed(400, "the length of the body is given twice")
-    hosts = names.count(b"host")
-    if hosts != 1 and (version == "1.1" or hosts > 1):
-        return _malformed(400, "there must be one host header")
-    length = request.header(b"content-length")
-    if length is not None and int(length) > limits.body_bytes:
-        return _malformed(413, f"the body is longer than {limits.body_bytes} bytes")
-    if request.method == b"CONNECT" or not request.target.startswith(b"/"):
-        return _malformed(400, "the request target must be a path")
-    return None
-
-
-def _malformed(status: int, message: str) -> Response:
-    return error_response(status, message, Reason.MALFORMED)
