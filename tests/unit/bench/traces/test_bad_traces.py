@@ -41,6 +41,7 @@ BAD_LINES = [
     (request(9), "`timestamp` is before the line above (it is 9); sort the lines by `timestamp`"),
     (request("soon"), "`timestamp` must be a number or a date with time (it is 'soon')"),
     (request(True), "`timestamp` must be a number (it is True)"),
+    (request(10**400), "`timestamp` is past 3,000 years"),
     (request(1e300), "`timestamp` is past 3,000 years (it is 1e+300); name its unit"),
     (request(20, 0), "`input_length` must be a whole number from 1 to 100,000,000 (it is 0)"),
     (request(20, -5), "`input_length` must be a whole number from 1 to 100,000,000 (it is -5)"),
