@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
@@ -27,6 +28,7 @@ from headway.bench.traces.comma_separated import header_of
 from headway.bench.traces.loading import load_trace
 from headway.bench.traces.opening import TraceFile, bare_name, find_file
 from headway.bench.traces.reshaping import Rows, head
+from headway.bench.traces.values import TOKENS_MAX, Fault, shown, span, whole
 from headway.simulator.trace import Trace
 
 Seconds = npt.NDArray[np.float64]
@@ -102,12 +104,13 @@ def tokens_per_second(trace: Trace, e2e: Seconds) -> float:
     return float(trace.output_tokens[known].sum()) / seconds if seconds > 0 else 0.0
 
 
-def read_recording(text: str, *, columns: str | None = None) -> Recording:
+def read_recording(text: str, *, columns: str | None = None, skip_bad_lines: bool = False) -> Recording:
     """Read a recording.
 
     Args:
         text: a path, or a name in the folder HEADWAY_TRACES.
         columns: which field is what, for a trace of no known layout; see `load_trace`.
+        skip_bad_lines: leave bad lines of a trace out; see `load_trace`.
 
     Raises:
         UserMistake: one sentence: there is no such file, its layout is unknown, it measured nothing, a value is wrong.
@@ -121,7 +124,7 @@ def read_recording(text: str, *, columns: str | None = None) -> Recording:
             header, sign = header_of(file)
             if set(header) >= _ENGINE_LOG:
                 return _engine_log(path, csv.DictReader((line for _, line in file.lines()), delimiter=sign))
-    found = of_trace(load_trace(text, columns=columns).trace, str(path))
+    found = of_trace(load_trace(text, columns=columns, skip_bad_lines=skip_bad_lines).trace, str(path))
     if found is None:
         raise UserMistake(
             f"{path}: nothing was measured in it; give each line ttft_ms and e2e_ms, milliseconds from arrival to the "
@@ -148,10 +151,12 @@ def _engine_log(path: Path, rows: csv.DictReader[str]) -> Recording:
             prefix = [int(block) for block in (row.get("prompt_blocks") or "").split()]
         except (TypeError, ValueError):
             raise UserMistake(f"{path}: line {rows.line_num}: a time or a length is not a number; correct it") from None
+        if not all(map(math.isfinite, times)):
+            raise UserMistake(f"{path}: line {rows.line_num}: a time is not finite; correct it")
         if not times[0] <= times[1] <= times[2]:
             raise UserMistake(f"{path}: line {rows.line_num}: queued, first and last token are not in this order")
-        if min(tokens) < 1:
-            raise UserMistake(f"{path}: line {rows.line_num}: prompt and output must have at least one token")
+        if min(tokens) < 1 or max(tokens) > TOKENS_MAX:
+            raise UserMistake(f"{path}: line {rows.line_num}: prompt and output must have 1 to {TOKENS_MAX:,} tokens")
         found.append((*times, *tokens, prefix))
     found.sort(key=itemgetter(0))
     _some(path, len(found))
@@ -187,13 +192,27 @@ def _served_benchmark(path: Path, text: str) -> Recording:
     columns: list[list[Any]] = [result[name] for name in _BENCH_LISTS]
     if len({len(column) for column in columns}) > 1:
         raise UserMistake(f"{path}: its lists have different lengths; the file was cut or mended")
-    done = [row for row in zip(*columns, strict=True) if row[1] and row[2] and row[2] > 0]
+    done = []
+    for number, row in enumerate(zip(*columns, strict=True)):
+        if row[1] and row[2]:  # it failed else
+            try:
+                done.append(_served(*row))
+            except Fault as fault:
+                raise UserMistake(f"{path}: request {number}: {fault.rule} ({fault.detail}); record it anew") from None
     done.sort(key=itemgetter(4))
     _some(path, len(done))
     prompt, output, ttft, gaps, start = zip(*done, strict=True)
-    sent = np.array(start, float) - start[0]
-    e2e = np.array(ttft) + np.array([sum(one) for one in gaps])
-    return Recording(_trace(path, sent.tolist(), prompt, output, None), np.array(ttft, float), e2e, str(path))
+    e2e = np.array(ttft) + np.array(gaps)
+    return Recording(_trace(path, start, prompt, output, None), np.array(ttft), e2e, str(path))
+
+
+def _served(prompt: object, output: object, ttft: object, gaps: object, start: object) -> tuple[Any, ...]:
+    """One request's columns in `_BENCH_LISTS`' order, the gaps summed up. Raises Fault."""
+    if not isinstance(gaps, list):
+        raise Fault("`itls` must be a list of lists", shown(gaps))
+    prompt_tokens, output_tokens = whole("input_lens", 1)(prompt), whole("output_lens", 1)(output)
+    between = [span("itls", 1.0)(gap) for gap in gaps]
+    return prompt_tokens, output_tokens, span("ttfts", 1.0)(ttft), sum(between), span("start_times", 1.0)(start)
 
 
 def _some(path: Path, requests: int) -> None:

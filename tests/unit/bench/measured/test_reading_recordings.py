@@ -24,6 +24,12 @@ ENGINE_LOG = (
 )
 
 
+def served(**wrong: list[object]) -> str:
+    """One request as `vllm bench serve --save-detailed` writes it, over several lines, with something wrong."""
+    right = {"input_lens": [10], "output_lens": [3], "ttfts": [0.5], "itls": [[0.1, 0.2]], "start_times": [101.0]}
+    return json.dumps({**right, **wrong})
+
+
 def test_a_written_recording_comes_back(tmp_path: Path) -> None:
     day = recorded(traffic(30))
     file = tmp_path / "day.jsonl.gz"
@@ -95,6 +101,16 @@ def test_requests_that_were_not_measured_are_nan(tmp_path: Path) -> None:
         ("e.csv", ENGINE_LOG.replace("0.75", "0.4"), "not in this order"),
         ("f.csv", ENGINE_LOG.replace(",40,", ",x,"), "not a number"),
         ("g.csv", ENGINE_LOG.partition("\n")[0] + "\n", "no request in it was completed"),
+        ("h.csv", ENGINE_LOG.replace("1.25", "inf"), "line 2: a time is not finite"),
+        ("i.csv", ENGINE_LOG.replace(",40,", f",{10**30},"), "1 to 100,000,000 tokens"),
+        ("j.json", served(input_lens=["many"]), "request 0: `input_lens` must be a whole number"),
+        ("k.json", served(input_lens=[0]), "request 0: `input_lens` must be a whole number"),
+        ("l.json", served(output_lens=[10**30]), "request 0: `output_lens` must be a whole number"),
+        ("m.json", served(ttfts=["soon"]), "request 0: `ttfts` must be a number"),
+        ("n.json", served(ttfts=[float("nan")]), "request 0: `ttfts` must be finite"),
+        ("o.json", served(itls=[0.1]), "request 0: `itls` must be a list of lists"),
+        ("p.json", served(itls=[[-0.1, 0.1]]), "request 0: `itls` must not be negative"),
+        ("q.json", served(start_times=[None]), "request 0: `start_times` must be a number"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, name: str, text: str, said: str) -> None:
