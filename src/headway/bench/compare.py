@@ -16,7 +16,7 @@ from headway.bench.calibration import CalibrationListener
 from headway.bench.comparison import Comparison, Json, Run, replica_facts, trace_facts
 from headway.bench.curves import curves
 from headway.bench.errors import UserMistake
-from headway.bench.measured.agreement import agreement, times_of
+from headway.bench.measured.agreement import agreement, in_both, times_of
 from headway.bench.measured.figures import Agreement
 from headway.bench.measured.recording import of_trace
 from headway.bench.metrics import Slo, summarise
@@ -168,7 +168,10 @@ def _against_recording(cell: _Cell, outcome: DayOutcome) -> Agreement | None:
     """How far from what was measured, where the run repeats the recorded day: its arrivals, first come first served."""
     repeats = cell.load is None and (cell.bundle.ordering, cell.bundle.admission) == ("fcfs", "greedy")
     recording = of_trace(cell.trace, cell.trace.name) if repeats else None
-    return None if recording is None else agreement(recording, *times_of(outcome), int(outcome.preemptions.sum()))
+    ttft, e2e = times_of(outcome)
+    if recording is None or not in_both(recording, e2e).any():  # nothing was measured, or the replica serves nobody
+        return None
+    return agreement(recording, ttft, e2e, int(outcome.preemptions.sum()))
 
 
 def traffic_facts(trace: Trace) -> dict[str, Json]:

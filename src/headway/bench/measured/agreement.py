@@ -38,13 +38,18 @@ def times_of(outcome: DayOutcome) -> tuple[Seconds, Seconds]:
     return first, last
 
 
+def in_both(recording: Recording, e2e: Seconds) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Which requests were measured (a latency of nothing is none) and simulated to their ends."""
+    return (recording.e2e_seconds > 0) & np.isfinite(e2e)
+
+
 def agreement(recording: Recording, ttft: Seconds, e2e: Seconds, preemptions: int = 0) -> Agreement:
     """Put simulated times (as `times_of`) beside the measured ones.
 
     Raises:
         ValueError: no request has both.
     """
-    both = np.isfinite(recording.e2e_seconds) & np.isfinite(e2e)
+    both = in_both(recording, e2e)
     if not both.any():
         raise ValueError(f"{recording.label}: no request was both measured and simulated to its end")
     figures = {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headway.bench.errors import UserMistake
+from headway.bench.errors import UserMistake, as_mistakes
 from headway.bench.measured.agreement import compare_with
 from headway.bench.measured.figures import Agreement
 from headway.bench.measured.linear import fit_linear
@@ -48,9 +48,9 @@ def calibrate_profile(
     `profile_names` are card and model as the calibration file is to name them: packaged names, or TOML files.
 
     Raises:
-        UserMistake: too few requests were measured.
+        UserMistake: too few requests were measured, or could have been served under these rules.
     """
-    early, late = _parts(recording)
+    early, late = _parts(recording, server.rules)
     profile = server.step_time
     assert isinstance(profile, FlooredStepTime), "profiles are rooflines"
     scalars = fit_scalars(early, replaying(early, server.rules, profile), names)
@@ -63,19 +63,29 @@ def calibrate_linear(recording: Recording, rules: EngineRules, name: str) -> Cal
     """Fit a linear model, where no profile is at hand.
 
     Raises:
-        UserMistake: too few requests were measured.
+        UserMistake: too few requests were measured, or could have been served under these rules.
     """
-    early, late = _parts(recording)
-    found = fit_linear(early, rules)
+    early, late = _parts(recording, rules)
+    with as_mistakes():
+        found = fit_linear(early, rules)
     return _judged(early, late, found, found, rules, name, None)
 
 
-def _parts(recording: Recording) -> tuple[Recording, Recording]:
+def _parts(recording: Recording, rules: EngineRules) -> tuple[Recording, Recording]:
     """The measured requests in two: the earlier ones to fit, the later ones to judge by. All are replayed each time."""
-    rows = np.flatnonzero(np.isfinite(recording.e2e_seconds))
+    trace = recording.trace
+    measured = recording.e2e_seconds > 0
+    rows = np.flatnonzero(measured & (trace.prompt_tokens + trace.output_tokens <= rules.context_tokens))
     if len(rows) < _FEWEST:
+        too_long = int(measured.sum()) - len(rows)
+        why = (
+            f", another {too_long} are longer than the {rules.context_tokens:,} tokens that it takes"
+            if too_long
+            else ""
+        )
         raise UserMistake(
-            f"{recording.label}: {len(rows)} requests were measured; a calibration needs at least {_FEWEST}"
+            f"{recording.label}: {len(rows)} requests were measured on such an engine{why}; a calibration needs at "
+            f"least {_FEWEST}"
         )
     cut = int(FITTED_SHARE * len(rows))
     return recording.measured_only(rows[:cut]), recording.measured_only(rows[cut:])

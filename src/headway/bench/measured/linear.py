@@ -62,7 +62,10 @@ def first_guess(recording: Recording) -> Floats:
     known = np.isfinite(recording.ttft_seconds) & np.isfinite(recording.tpot_seconds)
     known &= (np.nan_to_num(recording.ttft_seconds) > 0) & (np.nan_to_num(recording.tpot_seconds) > 0)
     if not known.any():
-        raise ValueError(f"{recording.label}: no request of two tokens or more has both its times measured")
+        raise ValueError(
+            f"{recording.label}: no request of two tokens or more has both its times measured; "
+            "record some, or fit scalars over a profile with --hardware"
+        )
     decode_ps = float(np.percentile(recording.tpot_seconds[known], 5)) * PS_PER_SECOND
     token_ps = float(np.percentile(recording.ttft_seconds[known] / trace.prompt_tokens[known], 5)) * PS_PER_SECOND
     prompt, output = float(trace.prompt_tokens.mean()), float(trace.output_tokens.mean())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from recorded_days import ENGINE, RULES, recorded, traffic
@@ -72,3 +74,23 @@ def _ratio(day: object, step_time: object) -> np.ndarray:
 def test_a_handful_of_requests_is_no_calibration() -> None:
     with pytest.raises(UserMistake, match="at least 20"):
         calibrate_linear(recorded(traffic(10)), RULES, "mine")
+
+
+def test_an_engine_that_could_serve_nobody_is_a_mistake() -> None:
+    """Not a failure of ours: the limits were named wrongly."""
+    short = replace(RULES, max_model_tokens=5)
+    with pytest.raises(UserMistake, match="another 30 are longer than the 5 tokens"):
+        calibrate_linear(recorded(traffic(30)), short, "mine")
+
+
+def test_single_tokens_say_nothing_of_steps() -> None:
+    day = recorded(replace(traffic(30), output_tokens=np.ones(30, np.int64), max_output_tokens=None))
+    with pytest.raises(UserMistake, match="no request of two tokens or more"):
+        calibrate_linear(day, RULES, "mine")
+
+
+def test_a_latency_of_nothing_was_not_measured() -> None:
+    day = recorded(traffic(40))
+    half = replace(day, e2e_seconds=np.where(np.arange(40) < 25, day.e2e_seconds, 0.0))
+    assert compare_with(half, RULES, ENGINE).requests == 25
+    assert compare_with(half, RULES, ENGINE).e2e_mape == 0
