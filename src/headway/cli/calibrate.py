@@ -36,6 +36,7 @@ class CalibrateOptions:
     requests: int
     seed: int
     columns: str | None
+    skip_bad_lines: bool
 
 
 def calibrate(
@@ -86,6 +87,7 @@ def calibrate(
     requests: Annotated[int, typer.Option(min=50, metavar="N", help="Of a live server: requests to send.")] = 300,
     seed: options.Seed = 0,
     columns: options.Columns = None,
+    skip_bad_lines: options.SkipBadLines = False,
 ) -> None:
     """Fit step times to an engine, and print how far off they are on requests that the fit did not see.
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
-from headway.bench.errors import UserMistake
+from headway.bench.errors import UserMistake, as_mistakes
 from headway.bench.measured.calibrating import Calibrated, calibrate_linear, calibrate_profile
 from headway.bench.measured.figures import Agreement, percent
 from headway.bench.measured.recording import Recording, read_recording
@@ -12,7 +12,7 @@ from headway.bench.measured.scalars import SCALARS, ScalarName
 from headway.bench.output_files import check_writable, replacing
 from headway.bench.traces.writing import write_jsonl
 from headway.cli.calibrate import CalibrateOptions
-from headway.cli.compare_options import DEFAULT_MODEL
+from headway.cli.compare_options import DEFAULT_MODEL, Precision
 from headway.cli.progress import say
 from headway.simulator.calibrated import Scalars
 from headway.simulator.calibration import calibration_text
@@ -34,9 +34,10 @@ def run_calibration(options: CalibrateOptions) -> None:
         check_writable(options.record, "--record")
     names = _scalars(options.fit)
     is_live = options.source.startswith(("http://", "https://"))
+    _check_heeded(options, is_live)
     server = _profile_replica(options) if options.hardware is not None else None
     rules = _rules(options, server)
-    recording = _measured(options, rules) if is_live else read_recording(options.source, columns=options.columns)
+    recording = _measured(options, rules) if is_live else _recorded(options)
     if rules.prefix_caching and recording.trace.prefix_ids is None:
         raise UserMistake(f"--prefix-caching: {recording.label} does not say which prompts share blocks; leave it out")
     if options.record is not None:
@@ -57,6 +58,31 @@ def run_calibration(options: CalibrateOptions) -> None:
     say(f"calibration: {options.out}; give it to headway compare with --calibration")
 
 
+def _check_heeded(options: CalibrateOptions, is_live: bool) -> None:
+    """An option that would change nothing is a mistake, told before any work."""
+    without_profile = {
+        "--model": options.model is not None,
+        "--tp": options.tp is not None,
+        "--precision": options.precision is not Precision.bf16,
+        "--fit": options.fit != "step_scale",
+    }
+    for option, given in without_profile.items():
+        if given and options.hardware is None:
+            raise UserMistake(f"{option} is about a profile; name its card with --hardware, or leave {option} out")
+    if options.served_model is not None and not is_live:
+        raise UserMistake("--served-model is for a live server; give its address, or leave --served-model out")
+    for option, given in {"--columns": options.columns is not None, "--skip-bad-lines": options.skip_bad_lines}.items():
+        if given and is_live:
+            raise UserMistake(f"{option} is for a recording; leave it out with a live server")
+
+
+def _recorded(options: CalibrateOptions) -> Recording:
+    recording = read_recording(options.source, columns=options.columns, skip_bad_lines=options.skip_bad_lines)
+    for note in recording.notes:
+        say(note)
+    return recording
+
+
 def _scalars(text: str) -> list[ScalarName]:
     names: list[ScalarName] = []
     for part in text.split(","):
@@ -69,8 +95,8 @@ def _scalars(text: str) -> list[ScalarName]:
 
 def _profile_replica(options: CalibrateOptions) -> Replica:
     assert options.hardware is not None
-    try:
-        return replica(
+    with as_mistakes():
+        server = replica(
             options.hardware,
             options.model or DEFAULT_MODEL,
             tp=options.tp,
@@ -82,8 +108,9 @@ def _profile_replica(options: CalibrateOptions) -> Replica:
             async_scheduling=options.async_scheduling,
             prefix_caching=options.prefix_caching,
         )
-    except ValueError as error:
-        raise UserMistake(str(error)) from error
+        tokens = options.kv_tokens or server.rules.kv_blocks * server.rules.block_tokens
+        blocks = max(1, tokens // options.block_tokens)
+        return replace(server, rules=replace(server.rules, kv_blocks=blocks, block_tokens=options.block_tokens))
 
 
 def _rules(options: CalibrateOptions, server: Replica | None) -> EngineRules:

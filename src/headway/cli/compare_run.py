@@ -22,7 +22,14 @@ from headway.bench.saturation import is_closed_loop, open_loop
 from headway.bench.traces.loading import load_trace
 from headway.bench.traces.reshaping import check_context, head
 from headway.bench.workloads import WORKLOADS
-from headway.cli.compare_options import DEFAULT_HARDWARE, DEFAULT_MODEL, CompareOptions, PrefixCaching, parse_loads
+from headway.cli.compare_options import (
+    DEFAULT_HARDWARE,
+    DEFAULT_MODEL,
+    CompareOptions,
+    Precision,
+    PrefixCaching,
+    parse_loads,
+)
 from headway.cli.printing import print_rich
 from headway.cli.progress import progress, say
 from headway.simulator.calibration import calibrated_replica, read_calibration
@@ -150,8 +157,11 @@ def _server(options: CompareOptions, caches_prefixes: bool) -> Replica:
 def _calibrated(options: CompareOptions, caches_prefixes: bool) -> Replica:
     """The engine of the calibration file, under its limits but for those that the command line names."""
     assert options.calibration is not None
-    if (options.hardware, options.model, options.tp) != (DEFAULT_HARDWARE, DEFAULT_MODEL, None):
-        raise UserMistake("--calibration says which card and model were measured; leave --hardware, --model, --tp out")
+    named = (options.hardware, options.model, options.tp, options.precision)
+    if named != (DEFAULT_HARDWARE, DEFAULT_MODEL, None, Precision.bf16):
+        raise UserMistake(
+            "--calibration says which card and model were measured; leave --hardware, --model, --tp, --precision out"
+        )
     server = calibrated_replica(read_calibration(options.calibration))
     asked = {
         "kv_blocks": options.kv_tokens and max(1, options.kv_tokens // server.rules.block_tokens),

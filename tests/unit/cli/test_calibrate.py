@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,11 @@ def test_a_calibration_is_written_and_compare_stands_on_it(
         ([*PROFILE, "--fit", "speed"], "'speed' is no scalar"),
         ([*PROFILE, "--prefix-caching"], "does not say which prompts share blocks"),
         (["--hardware", "rtx-4091"], "unknown hardware"),
+        ([*LIMITS, "--model", "llama-3.1-70b"], "--model is about a profile; name its card with --hardware"),
+        ([*LIMITS, "--fit", "kv_scale"], "--fit is about a profile"),
+        ([*LIMITS, "--precision", "fp8"], "--precision is about a profile"),
+        ([*LIMITS, "--tp", "2"], "--tp is about a profile"),
+        ([*LIMITS, "--served-model", "m"], "--served-model is for a live server"),
     ],
 )
 def test_mistakes_are_said(
@@ -91,6 +97,8 @@ def test_a_calibration_says_itself_what_was_measured(
     missing = str(tmp_path / "none.toml")
     assert run(["compare", day, "--calibration", missing, "--hardware", "a100"]) == 2
     assert "leave --hardware" in capsys.readouterr().err
+    assert run(["compare", day, "--calibration", missing, "--precision", "fp8"]) == 2
+    assert "--precision" in capsys.readouterr().err
     assert run(["compare", day, "--calibration", missing]) == 2
     assert "cannot be read" in capsys.readouterr().err
 
@@ -108,3 +116,22 @@ def test_a_recorded_day_of_which_nothing_can_be_compared_is_still_compared_on(
     assert run(["compare", str(file), "--policy", "fcfs", *memory, "--json", str(numbers)]) == 0
     assert json.loads(numbers.read_text())["runs"][0]["recorded"] is None
     assert "Recorded day" not in capsys.readouterr().out
+
+
+def test_blocks_are_as_large_as_the_engine_has_them(day: str, tmp_path: Path) -> None:
+    out = tmp_path / "c.toml"
+    assert run(["calibrate", day, *PROFILE, *LIMITS, "--block-tokens", "64", "--out", str(out)]) == 0
+    engine = tomllib.loads(out.read_text())["engine"]
+    assert (engine["block_tokens"], engine["kv_blocks"]) == (64, 40_000 // 64)
+
+
+def test_bad_lines_are_left_out_when_asked(day: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "c.toml")]
+    with Path(day).open("a") as file:
+        file.write("{\n")
+    assert run(["calibrate", day, *PROFILE, *LIMITS, *out]) == 2
+    assert "leave such lines out with --skip-bad-lines" in capsys.readouterr().err
+    assert run(["calibrate", day, *PROFILE, *LIMITS, *out, "--skip-bad-lines"]) == 0
+    told = capsys.readouterr()
+    assert "1 of 61 lines skipped" in told.err
+    assert "60 requests of day" in told.out

@@ -84,8 +84,7 @@ def _parts(recording: Recording, rules: EngineRules) -> tuple[Recording, Recordi
             else ""
         )
         raise UserMistake(
-            f"{recording.label}: {len(rows)} requests were measured on such an engine{why}; a calibration needs at "
-            f"least {_FEWEST}"
+            f"{recording.label}: {len(rows)} requests were measured{why}; a calibration needs at least {_FEWEST}"
         )
     cut = int(FITTED_SHARE * len(rows))
     return recording.measured_only(rows[:cut]), recording.measured_only(rows[cut:])

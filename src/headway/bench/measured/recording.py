@@ -47,12 +47,14 @@ class Recording:
         ttft_seconds: measured, arrival to first token; NaN where it was not measured.
         e2e_seconds: measured, arrival to last token; likewise.
         label: where it comes from.
+        notes: what the user should know of how it was read, a sentence each.
     """
 
     trace: Trace
     ttft_seconds: Seconds
     e2e_seconds: Seconds
     label: str
+    notes: Sequence[str] = ()
 
     @property
     def tpot_seconds(self) -> Seconds:
@@ -124,13 +126,14 @@ def read_recording(text: str, *, columns: str | None = None, skip_bad_lines: boo
             header, sign = header_of(file)
             if set(header) >= _ENGINE_LOG:
                 return _engine_log(path, csv.DictReader((line for _, line in file.lines()), delimiter=sign))
-    found = of_trace(load_trace(text, columns=columns, skip_bad_lines=skip_bad_lines).trace, str(path))
+    loaded = load_trace(text, columns=columns, skip_bad_lines=skip_bad_lines)
+    found = of_trace(loaded.trace, str(path))
     if found is None:
         raise UserMistake(
             f"{path}: nothing was measured in it; give each line ttft_ms and e2e_ms, milliseconds from arrival to the "
             "first and to the last token"
         )
-    return found
+    return replace(found, notes=loaded.notes)
 
 
 def of_trace(trace: Trace, label: str) -> Recording | None:
