@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from headway.cli import compare_options as options
 from headway.cli.compare_options import DEFAULT_SLO
 
 _REQUESTS = 500
@@ -29,6 +30,8 @@ def load(
     ] = None,
     label: Annotated[str, typer.Option(metavar="TEXT", help="What to call the run in the table.")] = "live",
     seed: Annotated[int, typer.Option(min=0, help="Seed of workload and prompts.")] = 0,
+    skip_bad_lines: options.SkipBadLines = False,
+    columns: options.Columns = None,
     json: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the numbers as JSON too.")] = None,
 ) -> None:
     """Send traffic on the wall clock and measure it as the client sees it, in the numbers of `compare`.
@@ -62,7 +65,13 @@ def load(
     key = os.environ.get(api_key_env) if api_key_env is not None else None
     if api_key_env is not None and not key:
         raise UserMistake(f"--api-key-env: the environment variable {api_key_env} is empty")
-    loaded = load_trace(trace or workload or "chat-and-documents", requests=requests, seed=seed)
+    loaded = load_trace(
+        trace or workload or "chat-and-documents",
+        skip_bad_lines=skip_bad_lines,
+        columns=columns,
+        requests=requests,
+        seed=seed,
+    )
     for note in loaded.notes:
         say(note)
     traffic = head(loaded.trace, requests)

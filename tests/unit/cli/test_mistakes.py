@@ -141,3 +141,14 @@ def test_a_failure_of_ours_is_status_1_with_a_sentence(
     assert said.err.startswith("headway: the sky fell")
     assert "Traceback" not in said.err
     assert "Traceback" in headway("compare", small_trace, "--debug").err
+
+
+def test_load_takes_the_advice_that_it_gives_about_a_trace(headway: Headway, tmp_path: Path) -> None:
+    bad, unknown = tmp_path / "bad.jsonl", tmp_path / "unknown.csv"
+    bad.write_text(GOOD + "{\n")
+    unknown.write_text("a,b,c\n1,2,3\n")
+    to = ("load", "http://127.0.0.1:1", "--trace")
+    assert "--skip-bad-lines" in told(headway(*to, str(bad)))
+    assert "cannot be reached" in headway(*to, str(bad), "--skip-bad-lines").err
+    assert "--columns arrival=" in told(headway(*to, str(unknown)))
+    assert "cannot be reached" in headway(*to, str(unknown), "--columns", "arrival_s=a,prompt=b,output=c").err
