@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import ssl
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ def test_answers_and_refusals_come_through_tls(play: Play, tmp_path: Path) -> No
     subprocess.run([*line, *names], check=True, capture_output=True)
 
     async def scene(stage: Stage) -> None:
+        assert stage.gateway.urls == [f"https://127.0.0.1:{stage.port}"]
         trusts = ssl.create_default_context(cafile=str(certificate))
         client = RawClient(stage.port)
         for data, status in ((post(completion()), 200), (b"nonsense\r\n\r\n", 400)):
@@ -31,3 +34,19 @@ def test_answers_and_refusals_come_through_tls(play: Play, tmp_path: Path) -> No
             await client.writer.wait_closed()
 
     play(scene, tls_certificate=str(certificate), tls_key=str(key))
+
+
+def speaks_ipv6() -> bool:
+    with suppress(OSError), socket.socket(socket.AF_INET6) as one:
+        one.bind(("::1", 0))
+        return True
+    return False
+
+
+@pytest.mark.skipif(not speaks_ipv6(), reason="this machine has no ::1")
+def test_the_address_that_is_told_can_be_opened(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        public, admin = stage.gateway.addresses
+        assert stage.gateway.urls == [f"http://[::1]:{public[1]}", f"http://127.0.0.1:{admin[1]}"]
+
+    play(scene, listen="[::1]:0", admin_listen="127.0.0.1:0")

@@ -9,13 +9,16 @@ import typer
 
 
 def check_config(file: Annotated[Path, typer.Argument(help="A TOML file for `headway serve --config`.")]) -> None:
-    """Read a configuration, its keys and tokenizers, and say the first thing that is wrong, if anything is."""
+    """Read a configuration and the files that it names, and say the first thing that is wrong, if anything is."""
     from headway.bench.errors import UserMistake
     from headway.cli.gateway_extra import require_gateway
 
     require_gateway()
+    from headway.gateway.embedded.starting import EmbeddedEngine
+    from headway.gateway.learned import check_folder
     from headway.gateway.live_tuning import check_tuning
     from headway.gateway.prompt_count import PromptCount
+    from headway.gateway.serving import tls_context
     from headway.gateway.settings import read_settings
     from headway.gateway.tenants import Tenants
     from headway.gateway.token_ratio import TokenRatio
@@ -26,8 +29,13 @@ def check_config(file: Annotated[Path, typer.Argument(help="A TOML file for `hea
         Tenants(settings.tenant)
         check_tuning(settings)
         PromptCount(settings.tokenizers, TokenRatio())
+        tls_context(settings)
+        check_folder("record", settings.record)
+        check_folder("state.path", settings.state.path)
         if settings.tracing.endpoint is not None:
             check_tracing(settings.tracing)
+        if not settings.replica:
+            EmbeddedEngine(settings.embedded)
     except ValueError as error:
         raise UserMistake(str(error)) from error
     engines = f"{len(settings.replica)} replicas" if settings.replica else "no replica: simulated engines stand in"

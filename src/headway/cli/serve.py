@@ -54,7 +54,7 @@ def serve(
     }
 
     def read() -> Settings:
-        return _settings(config, {key: value for key, value in given.items() if value})
+        return _settings(config, {key: value for key, value in given.items() if value not in (None, [])})
 
     try:
         whole = run(read(), read if config is not None else None, log_requests=log_requests)

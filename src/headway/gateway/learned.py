@@ -58,8 +58,7 @@ class Learned:
         self._told: dict[LineKey, int] = {}  # trials told of
         self._saving: asyncio.Task[None] | None = None
         if self._path is not None:
-            if not self._path.parent.is_dir():
-                raise ValueError(f"state.path: there is no folder {os.fspath(self._path.parent)!r}; make it first")
+            check_folder("state.path", settings.state.path)
             self._read(self._path)
 
     def prepare(self, key: LineKey, chosen: PolicySettings, policies: Policies) -> tuple[Listener, ...]:
@@ -145,6 +144,16 @@ class Learned:
             write_state(path, content)
         except OSError as error:
             self._say(f"{path}: what was learned cannot be written: {error.strerror or error}")
+
+
+def check_folder(key: str, name: str | None) -> None:
+    """Raise ValueError, one sentence, if the file of this key (None for none) cannot be made where it is to be."""
+    if name is None:
+        return
+    if not Path(name).parent.is_dir():
+        raise ValueError(f"{key}: there is no folder {os.fspath(Path(name).parent)!r}; make it first")
+    if Path(name).is_dir():
+        raise ValueError(f"{key}: {name!r} is a folder; name a file in it")
 
 
 def _part(live: _Live) -> dict[str, Any]:

@@ -22,11 +22,13 @@ class Recorder:
     """Writes the trace format of `headway trace`; a line waits until all that arrived before it have ended."""
 
     def __init__(self, path: Path, began: float) -> None:
-        """Open a new file. Raises ValueError, one sentence, if it is there already, and OSError."""
+        """Open a new file. Raises ValueError, one sentence, if it is there already or cannot be written."""
         try:
             self._file: TextIO = path.open("x", encoding="utf-8")
         except FileExistsError:
             raise ValueError(f"record: {path} is there already, and a trace is one run; name another file") from None
+        except OSError as error:
+            raise ValueError(f"record: {path} cannot be written: {error.strerror or error}; check the path") from None
         self._began = began
         self._open: deque[Exchange] = deque()
         self._lines: dict[Exchange, str] = {}  # of those that have ended; "" for one that is left out

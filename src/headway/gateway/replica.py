@@ -7,7 +7,6 @@ soon, then ever more seldom, and comes back with the first answer.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -18,7 +17,7 @@ from headway.domain.request import Request, uncached_prefill_tokens
 from headway.gateway.concurrency_limit import ConcurrencyLimit
 from headway.gateway.ledger import Ledger
 from headway.gateway.reports import LoadReport
-from headway.gateway.settings import HealthSettings, ReplicaSettings
+from headway.gateway.settings import HealthSettings, ReplicaSettings, replica_key
 from headway.gateway.wire.upstream_pool import UpstreamPool
 
 FIGURES = ("waiting", "running", "kv_share", "kv_tokens_max")
@@ -64,7 +63,7 @@ class Replica:
         self.pool = UpstreamPool(settings.url, connect_seconds=health.connect_seconds, clock=clock)
         self.health = health
         self._clock = clock
-        key = os.environ.get(settings.api_key_env, "") if settings.api_key_env else ""
+        key = replica_key(settings)
         self.authorization = f"Bearer {key}".encode() if key else None
         self.ledger.kv_tokens_max = settings.kv_tokens
         self.ledger.requests_max = self.limit.requests_max

@@ -62,8 +62,7 @@ async def _serve(settings: Settings, reread: Callable[[], Settings] | None, log_
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
     loop.add_signal_handler(signal.SIGHUP, lambda: _reload(gateway, reread, embedded))
-    host, port = gateway.addresses[0]
-    fields = {"url": f"http://{host}:{port}", "page": _page(gateway)}
+    fields = {"url": gateway.urls[0], "page": _page(gateway)}
     log.info("listening", extra={"fields": fields})
     await ending.wait()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -95,8 +94,7 @@ def _page(gateway: Gateway) -> str | None:
     settings = gateway.settings
     if settings.admin_listen is None and settings.tenant:
         return None
-    host, port = gateway.addresses[-1]
-    return f"http://{host}:{port}/headway/"
+    return f"{gateway.urls[-1]}/headway/"
 
 
 def _reload(gateway: Gateway, reread: Callable[[], Settings] | None, embedded: list[ReplicaSettings]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 import ssl
 import time
@@ -84,10 +83,17 @@ class Gateway:
         """(host, port) of the public address, then of the admin's if there is one."""
         return [server.sockets[0].getsockname()[:2] for server in self._servers]
 
+    @property
+    def urls(self) -> list[str]:
+        """The same as they are written for a browser."""
+        hosts = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.addresses]
+        schemes = ["http" if self.settings.tls_certificate is None else "https", "http"]
+        return [f"{scheme}://{host}" for scheme, host in zip(schemes, hosts, strict=False)]
+
     async def start(self) -> None:
         """Listen and begin to watch the replicas. Raises OSError if an address cannot be had."""
         settings = self.settings
-        await self._listen(settings.listen, "listen", self.site, _tls(settings))
+        await self._listen(settings.listen, "listen", self.site, tls_context(settings))
         if settings.admin_listen is not None:
             await self._listen(settings.admin_listen, "admin_listen", AdminSite(self.site), None)
         self._take_replicas(settings)
@@ -101,7 +107,10 @@ class Gateway:
             return ClientConnection(site, limits, self._clients, self._clock)
 
         loop = asyncio.get_running_loop()
-        self._servers.append(await loop.create_server(connect, host, port, backlog=_BACKLOG, ssl=tls))
+        try:
+            self._servers.append(await loop.create_server(connect, host, port, backlog=_BACKLOG, ssl=tls))
+        except (OSError, UnicodeError) as error:
+            raise OSError(f"{key} {address!r} cannot be had: {getattr(error, 'strerror', None) or error}") from None
 
     def _take_replicas(self, settings: Settings) -> None:
         """Keep those whose settings stayed, begin with the new, let the others finish what they have."""
@@ -200,9 +209,14 @@ class Gateway:
             self._recorder.close()
 
 
-def _tls(settings: Settings) -> ssl.SSLContext | None:
+def tls_context(settings: Settings) -> ssl.SSLContext | None:
+    """What the public address proves itself with, None for plain HTTP. Raises ValueError, one sentence."""
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(os.fspath(settings.tls_certificate), os.fspath(settings.tls_key))
+    try:
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key, password="")  # nobody is there to be asked
+    except OSError as error:
+        files = f"tls_certificate {settings.tls_certificate!r} and tls_key {settings.tls_key!r}"
+        raise ValueError(f"{files} cannot be used: {error.strerror or error}; name two PEM files that match") from None
     return context

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -277,14 +278,15 @@ def check(settings: Settings) -> None:
         address = getattr(settings, key)
         if address is not None:
             host_and_port(address, key)
+    for key in ("tls_certificate", "tls_key", "record"):
+        if getattr(settings, key) == "":
+            raise ValueError(f"{key} must name a file; leave it out to have none")
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise ValueError("tls_certificate and tls_key belong together: give both or neither")
     _check_policies(settings.policies)
     _check_numbers(settings)
     for number, replica in enumerate(settings.replica):
-        _check_url(f"replica[{number}].url", replica.url)
-        if replica.api_key_env is not None and not os.environ.get(replica.api_key_env):
-            raise ValueError(f"replica[{number}].api_key_env: the environment variable {replica.api_key_env} is empty")
+        _check_replica(f"replica[{number}]", replica)
     names = [replica.name or urlsplit(replica.url).netloc for replica in settings.replica]
     for names_of, what in ((names, "replica"), ([tenant.name for tenant in settings.tenant], "tenant")):
         twice = next((name for name in names_of if names_of.count(name) > 1), None)
@@ -318,6 +320,11 @@ def tenant_key(tenant: TenantSettings) -> str:
     return key
 
 
+def replica_key(replica: ReplicaSettings) -> str:
+    """The key that a replica wants, "" for none."""
+    return os.environ.get(replica.api_key_env, "").strip() if replica.api_key_env is not None else ""
+
+
 def _check_policies(chosen: PolicySettings) -> None:
     for kind in chosen.options:
         if kind not in ALL_KINDS:
@@ -336,23 +343,47 @@ def _check_numbers(settings: Settings) -> None:
             value = getattr(part, one.name)
             if isinstance(value, int | float) and one.name not in _MAY_BE_0 and not value > 0:
                 raise ValueError(f"{name}.{one.name} must be above 0, got {value}")
+            if value == math.inf:
+                raise ValueError(f"{name}.{one.name} must be a finite number, got {value}")
     for replica in settings.replica:
         for key in ("max_requests", "prefill_tokens", "kv_tokens"):
             if getattr(replica, key) is not None and getattr(replica, key) < 1:
                 raise ValueError(f"replica.{key} must be at least 1, got {getattr(replica, key)}")
 
 
-def _check_url(key: str, url: str) -> None:
-    parts = urlsplit(url)
+def _check_replica(where: str, replica: ReplicaSettings) -> None:
+    url = replica.url
     try:
-        fits = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) > 0
-    except ValueError:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        (parts.hostname or "").encode("idna")
+        parts.path.encode("ascii")
+    except ValueError:  # of the port, brackets, or letters that no name and no path may hold
         fits = False
     if not fits or parts.query or parts.fragment or parts.username or parts.path.rstrip("/") == "/v1":
-        raise ValueError(f"{key} must be like http://127.0.0.1:8001 (without /v1), got {url!r}")
+        raise ValueError(f"{where}.url must be like http://127.0.0.1:8001 (without /v1), got {url!r}")
+    if not url.isprintable() or " " in url:
+        raise ValueError(f"{where}.url holds a space or a line break: {url!r}; take it out")
+    _check_name(f"{where}.name", replica.name)
+    key = replica_key(replica)
+    if replica.api_key_env is not None and not key:
+        raise ValueError(f"{where}.api_key_env: the environment variable {replica.api_key_env} is empty")
+    if not key.isprintable() or not key.isascii():
+        raise ValueError(f"{where}.api_key_env: {replica.api_key_env} holds what no header may hold; set the key alone")
+
+
+def _check_name(where: str, name: str) -> None:
+    if not name.isprintable():
+        raise ValueError(f"{where} holds a line break or another unprintable character: {name!r}; take it out")
 
 
 def _check_tenant(tenant: TenantSettings) -> None:
+    if not tenant.name:
+        raise ValueError("tenant.name is empty; give each tenant a name")
+    _check_name("tenant.name", tenant.name)
+    if not 0 < tenant.deadline_seconds_min < math.inf:
+        seconds = f"{tenant.deadline_seconds_min:g}"
+        raise ValueError(f"tenant {tenant.name!r}: deadline_seconds_min must be above 0 and finite, got {seconds}")
     if (tenant.key_env is None) == (tenant.key_file is None):
         raise ValueError(f"tenant {tenant.name!r}: give key_env or key_file, one of them")
     for hint in tenant.may:

@@ -27,6 +27,16 @@ Headway = Callable[..., Said]
         ('tracing = {endpoint = "collector:4317"}', "tracing.endpoint must be like http://127.0.0.1:4318/v1/traces"),
         ('tracing = {endpoint = "http://c", sample_share = 2}', "tracing.sample_share must be from 0 to 1"),
         ('objectives = {chat = "high"}', "objectives.chat must be"),
+        ('record = ""', "record must name a file"),
+        ('record = "no/such/folder/night.jsonl"', "record: there is no folder 'no/such/folder'; make it first"),
+        ('state = {path = "no/such/state.json"}', "state.path: there is no folder 'no/such'"),
+        ('state = {path = "/"}', "state.path: '/' is a folder; name a file in it"),
+        (
+            'tls_certificate = "no.pem"\ntls_key = "no.key"',
+            "'no.pem' and tls_key 'no.key' cannot be used",
+        ),
+        ('embedded = {hardware = "h1000"}', "unknown hardware 'h1000': did you mean 'h100'?"),
+        ("embedded = {kv_tokens = 5}", "kv_tokens must be at least one block of 16, got 5"),
     ],
 )
 def test_mistakes(headway: Headway, tmp_path: Path, text: str, sentence: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headway.gateway.settings import ReplicaSettings, read_settings
+from headway.gateway.settings import ReplicaSettings, read_settings, replica_key
 
 WHOLE = """
 listen = "0.0.0.0:9000"
@@ -66,6 +66,15 @@ def test_everything_is_read(tmp_path: Path) -> None:
         ("[[replica]]\nurl = 'http://x:99999'", "replica[0].url must be like"),
         ("[[replica]]\nurl = 'http://x'\npriority = 'high'", "replica[0].priority must be one of"),
         ("[[replica]]\nurl = 'http://x'\n[[replica]]\nurl = 'http://x'", "'x' is there twice"),
+        ("[[replica]]\nurl = 'http://x:0'", "replica[0].url must be like"),
+        ("[[replica]]\nurl = 'http://a..b:8000'", "replica[0].url must be like"),
+        ("[[replica]]\nurl = 'http://[::1'", "replica[0].url must be like"),
+        ("[[replica]]\nurl = 'http://x/a b'", "replica[0].url holds a space or a line break: 'http://x/a b'"),
+        ('[[replica]]\nurl = "http://x/\\r\\ny: z"', "replica[0].url holds a space or a line break"),
+        ('[[replica]]\nurl = "http://x"\nname = "a\\nb"', "replica[0].name holds a line break"),
+        ("[queue]\ntimeout_seconds = inf", "queue.timeout_seconds must be a finite number, got inf"),
+        ("[[tenant]]\nname = ''\nkey_env = 'X'", "tenant.name is empty"),
+        ("[[tenant]]\nname = 'a'\nkey_env = 'X'\ndeadline_seconds_min = nan", "deadline_seconds_min must be above 0"),
         ("[[tenant]]\nname = 'a'", "give key_env or key_file"),
         ("[[tenant]]\nname = 'a'\nkey_env = 'X'\nmay = ['priorty']", "did you mean 'priority'?"),
         ("[[tenant]]\nname = 'a'\nkey_env = 'X'\npriority_min = 200", "priority_min is above priority_max"),
@@ -80,6 +89,16 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> 
         read_settings(path)
     assert sentence in str(told.value)
     assert "\n" not in str(told.value)
+
+
+def test_a_key_is_what_it_is_without_the_line_break_behind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text("[[replica]]\nurl = 'http://x'\napi_key_env = 'ENGINE_KEY'")
+    monkeypatch.setenv("ENGINE_KEY", "secret\n")
+    assert replica_key(read_settings(path).replica[0]) == "secret"
+    monkeypatch.setenv("ENGINE_KEY", "secret\nx-more: 1")
+    with pytest.raises(ValueError, match="ENGINE_KEY holds what no header may hold; set the key alone"):
+        read_settings(path)
 
 
 def test_the_example_of_the_page_is_a_configuration(tmp_path: Path) -> None:

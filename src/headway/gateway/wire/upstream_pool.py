@@ -48,10 +48,13 @@ class UpstreamPool:
         """
         loop = asyncio.get_running_loop()
         on_free = UpstreamConnection.close if once else self._free
-        async with asyncio.timeout(self._connect_seconds):
-            _, connection = await loop.create_connection(
-                lambda: UpstreamConnection(on_free, self._lost), self.host, self.port, ssl=self._ssl
-            )
+        try:
+            async with asyncio.timeout(self._connect_seconds):
+                _, connection = await loop.create_connection(
+                    lambda: UpstreamConnection(on_free, self._lost), self.host, self.port, ssl=self._ssl
+                )
+        except UnicodeError as error:  # of the name's encoding
+            raise OSError(f"{self.host!r} is no host name: {error}") from None
         self._all.add(connection)
         return connection
 
