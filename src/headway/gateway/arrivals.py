@@ -40,7 +40,9 @@ class Arrivals:
             asyncio.get_running_loop().call_soon(self._let_in)
 
     def _let_in(self) -> None:
-        for _ in range(min(HANDFUL, len(self._crowd))):
-            self._crowd.popleft()()
-        if self._crowd:
-            asyncio.get_running_loop().call_soon(self._let_in)
+        try:
+            for _ in range(min(HANDFUL, len(self._crowd))):
+                self._crowd.popleft()()
+        finally:  # whoever fails must not shut the door on those behind it
+            if self._crowd:
+                asyncio.get_running_loop().call_soon(self._let_in)

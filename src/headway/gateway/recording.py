@@ -1,13 +1,17 @@
 """Last night's traffic as a trace: lengths and times only, never text, for `headway compare`.
 
 Laws: lines are in order of arrival; a session is a number, not the name the client gave it; who was refused is not in
-it (nobody knows how long its answer would have been), and the log says how many those were.
+it (nobody knows how long its answer would have been), and the log says how many those were; a file that cannot be
+written any more ends the recording, is told of once, and holds up no request.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections import OrderedDict, deque
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -16,6 +20,7 @@ from headway.gateway.exchange import Exchange
 from headway.gateway.wire.errors import Reason
 
 _SESSIONS_MAX = 100_000
+log = logging.getLogger("headway.gateway")
 
 
 class Recorder:
@@ -24,11 +29,12 @@ class Recorder:
     def __init__(self, path: Path, began: float) -> None:
         """Open a new file. Raises ValueError, one sentence, if it is there already or cannot be written."""
         try:
-            self._file: TextIO = path.open("x", encoding="utf-8")
+            self._file: TextIO | None = path.open("x", encoding="utf-8")
         except FileExistsError:
             raise ValueError(f"record: {path} is there already, and a trace is one run; name another file") from None
         except OSError as error:
             raise ValueError(f"record: {path} cannot be written: {error.strerror or error}; check the path") from None
+        self._path = path
         self._began = began
         self._open: deque[Exchange] = deque()
         self._lines: dict[Exchange, str] = {}  # of those that have ended; "" for one that is left out
@@ -37,29 +43,49 @@ class Recorder:
 
     def arrived(self, exchange: Exchange) -> None:
         """A request came."""
-        self._open.append(exchange)
+        if self._file is not None:
+            self._open.append(exchange)
 
     def dispatched(self, exchange: Exchange, now: float) -> None:
         """Of `Watcher`; nothing to note."""
 
     def ended(self, exchange: Exchange, outcome: Outcome, reason: Reason | None, now: float) -> None:
         """Of `Watcher`."""
+        if self._file is None:
+            return
         self._lines[exchange] = self._line(exchange, now)
         while self._open and self._open[0] in self._lines:
-            line = self._lines.pop(self._open.popleft())
-            if line:
-                self._file.write(line)
+            self._write(self._lines.pop(self._open.popleft()))
 
     def flush(self) -> None:
         """Give what there is to the operating system."""
-        self._file.flush()
+        if self._file is not None:
+            self._unless_full(self._file.flush)
 
     def close(self) -> None:
         """Write whatever has ended and close."""
-        for exchange in self._open:
-            self._file.write(self._lines.pop(exchange, ""))
+        for exchange in list(self._open):
+            self._write(self._lines.pop(exchange, ""))
         self._open.clear()
-        self._file.close()
+        if self._file is not None:
+            self._unless_full(self._file.close)
+
+    def _write(self, line: str) -> None:
+        file = self._file
+        if line and file is not None:
+            self._unless_full(lambda: file.write(line))
+
+    def _unless_full(self, put: Callable[[], object]) -> None:
+        try:
+            put()
+        except OSError as error:
+            log.error("record: %s cannot be written any more: %s; it ends here", self._path, error.strerror or error)
+            file, self._file = self._file, None
+            self._open.clear()
+            self._lines.clear()
+            if file is not None:
+                with suppress(OSError):  # told of already
+                    file.close()
 
     def _line(self, exchange: Exchange, now: float) -> str:
         request = exchange.request

@@ -151,22 +151,28 @@ class Gateway:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             rounds += 1
-            now = self._clock()
-            for client in list(self._clients):
-                client.sweep(now)
-            if rounds % _ROUNDS_A_SECOND:
-                continue
-            self.dispatcher.sweep(now)
-            for replica in [one for one in self._leaving if not one.ledger.requests]:
-                self._leaving.remove(replica)
-                replica.pool.close()
-            if self._recorder is not None:
-                self._recorder.flush()
-            for sentence in self._learned.trials_ended():
-                log.info(sentence)
-            if now - self._saved_at >= self.settings.state.save_seconds:
-                self._saved_at = now
-                self._learned.save_soon()
+            try:
+                self._round(is_whole=rounds % _ROUNDS_A_SECOND == 0)
+            except Exception:  # a fault in one round must not be the end of all deadlines
+                log.exception("a sweep failed; the next one follows")
+
+    def _round(self, *, is_whole: bool) -> None:
+        now = self._clock()
+        for client in list(self._clients):
+            client.sweep(now)
+        if not is_whole:
+            return
+        self.dispatcher.sweep(now)
+        for replica in [one for one in self._leaving if not one.ledger.requests]:
+            self._leaving.remove(replica)
+            replica.pool.close()
+        if self._recorder is not None:
+            self._recorder.flush()
+        for sentence in self._learned.trials_ended():
+            log.info(sentence)
+        if now - self._saved_at >= self.settings.state.save_seconds:
+            self._saved_at = now
+            self._learned.save_soon()
 
     async def drain(self) -> bool:
         """Take nothing more, finish what is inside, then stop; False if some had to be cut off."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
 
 from headway.gateway.replica import Health, Replica
@@ -13,6 +14,7 @@ from headway.gateway.wire.fetching import fetch
 
 _MODELS_SECONDS = 30.0
 _PROBE_SECONDS = 5.0
+log = logging.getLogger("headway.gateway")
 
 
 async def watch(
@@ -22,15 +24,18 @@ async def watch(
     models_at, scrapes = clock(), replica.settings.metrics
     while True:
         now = clock()
-        if replica.state.health is not Health.UP:
-            if now >= replica.state.probe_at:
+        try:
+            if replica.state.health is not Health.UP:
+                if now >= replica.state.probe_at:
+                    await _probe(replica)
+                    models_at = clock()
+            elif now - models_at >= _MODELS_SECONDS:
+                models_at = now
                 await _probe(replica)
-                models_at = clock()
-        elif now - models_at >= _MODELS_SECONDS:
-            models_at = now
-            await _probe(replica)
-        elif scrapes:
-            scrapes = await _scrape(replica, health)
+            elif scrapes:
+                scrapes = await _scrape(replica, health)
+        except Exception:  # a fault over one answer must not leave the replica unwatched for ever
+            log.exception("replica %s said what we cannot read", replica.name)
         on_news()
         await asyncio.sleep(health.scrape_seconds if replica.is_up else min(0.25, health.scrape_seconds))
 
@@ -71,5 +76,5 @@ def _models(body: bytes) -> dict[str, dict[str, object]] | None:
     try:
         listed = json.loads(body)["data"]
         return {entry["id"]: entry for entry in listed if isinstance(entry["id"], str)}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None

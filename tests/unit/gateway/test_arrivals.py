@@ -37,3 +37,20 @@ def test_who_comes_when_few_do_waits_for_nothing() -> None:
             assert entered[-1] == number
 
     asyncio.run(run())
+
+
+def test_one_that_fails_does_not_shut_the_door_on_those_behind_it() -> None:
+    async def run() -> None:
+        failed: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, trouble: failed.append(trouble["exception"]))
+        entered: list[int] = []
+        arrivals = Arrivals(lambda: 0.0)
+        for number in range(HANDFUL):
+            arrivals.come(partial(entered.append, number))
+        arrivals.come(partial([].pop, 0))
+        arrivals.come(partial(entered.append, 9))
+        while 9 not in entered:
+            await asyncio.sleep(0)
+        assert [type(one) for one in failed] == [IndexError]
+
+    asyncio.run(run())

@@ -1,0 +1,65 @@
+"""What must not end the gateway's own watch: a full disk, a replica that talks nonsense, a fault in one round."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+from headway.gateway.wire.limits import WireLimits
+
+from .conftest import Play, RawClient, Stage
+from .scripted_replica import answers
+
+ASKED = {"model": "m", "prompt": "x"}
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this machine has no /dev/full")
+def test_a_full_disk_ends_the_recording_and_nothing_else(
+    play: Play, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene(stage: Stage) -> None:
+        stage.replicas[0].usual = answers()
+        recorder = stage.gateway._recorder
+        assert recorder is not None
+        recorder._file.close()  # type: ignore[union-attr]
+        recorder._file = FULL.open("w", encoding="utf-8")
+        for _ in range(200):  # more than is buffered
+            assert (await stage.ask(ASKED)).status == 200
+        await stage.until(lambda: "cannot be written any more" in caplog.text)
+        assert (await stage.ask(ASKED)).status == 200
+        async with RawClient(stage.port) as slow:  # deadlines are still kept
+            await slow.send(b"GET /health HTTP/1.1\r\n")
+            assert (await slow.answer()).status == 408
+
+    with caplog.at_level(logging.ERROR, "headway.gateway"):
+        play(scene, record=str(tmp_path / "night.jsonl"), wire=WireLimits(head_seconds=0.3))
+    assert caplog.text.count("cannot be written any more: No space left on device") == 1
+
+
+def test_a_fault_in_one_round_is_told_and_the_next_round_comes(play: Play, caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(stage: Stage) -> None:
+        rounds = 0
+
+        def fails(now: float) -> None:
+            nonlocal rounds
+            rounds += 1
+            raise RuntimeError("a fault of ours")
+
+        stage.brain.sweep = fails
+        await stage.until(lambda: rounds == 2)
+
+    play(scene)
+    assert "a fault of ours" in caplog.text
+
+
+def test_a_replica_whose_figures_have_no_bound_is_watched_on(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        await asyncio.sleep(0.2)  # some scrapes
+        stage.replicas[0].metrics = "vllm:num_requests_waiting 3\n"
+        await stage.until(lambda: stage.brain.replicas[0].state.report.waiting == 3)
+
+    play(scene, metrics="vllm:num_requests_waiting +Inf\nvllm:num_requests_running 0\n")
