@@ -6,8 +6,10 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
+from http.client import HTTPException
 from typing import Any
 
+from headway.bench.addresses import http_address
 from headway.bench.errors import UserMistake
 
 _SECONDS = 10.0
@@ -20,7 +22,7 @@ def live_lines(url: str, request_id: str) -> list[str]:
         UserMistake: nothing answers there, the server has no such endpoint, or it does not know the request.
     """
     base = url if "://" in url else f"http://{url}"
-    if urllib.parse.urlsplit(base).scheme not in ("http", "https"):
+    if http_address(base) is None:
         raise UserMistake(f"--live {url}: it must be an address such as http://127.0.0.1:8000")
     address = f"{base.rstrip('/')}/headway/why?id={urllib.parse.quote(request_id, safe='')}"
     try:
@@ -28,7 +30,7 @@ def live_lines(url: str, request_id: str) -> list[str]:
             story = json.load(answer)
     except urllib.error.HTTPError as refusal:
         raise UserMistake(_refused(url, request_id, refusal)) from None
-    except ValueError:
+    except (ValueError, HTTPException):
         raise UserMistake(f"--live {url}: its answer is not JSON; is it a server of Headway's?") from None
     except OSError as error:
         why = getattr(error, "reason", error)

@@ -7,11 +7,11 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from urllib.parse import urlsplit
 
 import uvloop
 
 from headway import __version__
+from headway.bench.addresses import http_address
 from headway.bench.comparison import Comparison, Json, Run, trace_facts
 from headway.bench.curves import curves
 from headway.bench.errors import UserMistake
@@ -82,8 +82,8 @@ def measure(run: LiveRun, *, on_end: Callable[[], None] = lambda: None, command:
 
 def check_url(url: str) -> None:
     """Raise UserMistake if the URL is not an endpoint's."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.rstrip("/").endswith("/v1"):
+    parts = http_address(url)
+    if parts is None or parts.path.rstrip("/").endswith("/v1"):
         raise UserMistake(f"{url!r} is no endpoint: write it like http://127.0.0.1:8000, without /v1")
 
 

@@ -10,11 +10,12 @@ import asyncio
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
+from headway.bench.addresses import http_address
 from headway.bench.errors import UserMistake
 
 _LIMIT_BYTES = 1 << 22  # of one line of an answer
@@ -40,8 +41,8 @@ class Server:
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        parts = http_address(url)
+        if parts is None or parts.hostname is None:
             raise UserMistake(f"{url}: is no address of a server; write http://HOST:PORT")
         self._url = url
         self._host = parts.hostname
@@ -51,14 +52,15 @@ class Server:
 
     async def first_model(self) -> str:
         """The name of the first model that the server lists."""
-        reader, writer = await self._ask("GET", "/models", None)
-        try:
-            body = b"".join([part async for part in _body(reader)])
-            return str(json.loads(body)["data"][0]["id"])
-        except (ValueError, LookupError, TypeError):
-            raise UserMistake(f"{self._url}: does not list its models; name one with --served-model") from None
-        finally:
-            writer.close()
+        with self._understood():
+            reader, writer = await self._ask("GET", "/models", None)
+            try:
+                body = b"".join([part async for part in _body(reader)])
+                return str(json.loads(body)["data"][0]["id"])
+            except (ValueError, LookupError, TypeError):
+                raise UserMistake(f"{self._url}: does not list its models; name one with --served-model") from None
+            finally:
+                writer.close()
 
     async def complete(self, model: str, prompt: list[int], output_tokens: int, priority: int | None = None) -> Served:
         """One streamed completion of a prompt given as token ids."""
@@ -74,22 +76,44 @@ class Server:
         if priority is not None:
             fields["priority"] = priority
         sent_at = time.perf_counter()
-        reader, writer = await self._ask("POST", "/completions", fields)
+        with self._understood():
+            reader, writer = await self._ask("POST", "/completions", fields)
+            try:
+                first, last, usage = await self._streamed(reader)
+            finally:
+                writer.close()
+            if not first or not usage:
+                raise UserMistake(f"{self._url}: the answer ended without a token or without its usage; is it healthy?")
+            tokens = [int(usage[name]) for name in ("prompt_tokens", "completion_tokens")]
+            if min(tokens) < 1:
+                raise UserMistake(f"{self._url}: its usage counts no tokens; is it healthy?")
+        return Served(sent_at, first, last, *tokens)
+
+    async def _streamed(self, reader: asyncio.StreamReader) -> tuple[float, float, dict[str, Any]]:
+        """When the first and the last token came, and the usage; 0 and empty where they did not."""
         first = last = 0.0
         usage: dict[str, Any] = {}
+        async for event in _events(reader):
+            if "error" in event:
+                raise UserMistake(f"{self._url}: answered with an error: {str(event['error'])[:200]}")
+            if event.get("choices"):
+                last = time.perf_counter()
+                first = first or last
+            usage = event.get("usage") or usage
+        return first, last, usage
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        """Whatever else an answer turns out to be is told in one sentence."""
         try:
-            async for event in _events(reader):
-                if "error" in event:
-                    raise UserMistake(f"{self._url}: answered with an error: {str(event['error'])[:200]}")
-                if event.get("choices"):
-                    last = time.perf_counter()
-                    first = first or last
-                usage = event.get("usage") or usage
-        finally:
-            writer.close()
-        if not first or not usage:
-            raise UserMistake(f"{self._url}: the answer ended without a token or without its usage; is it healthy?")
-        return Served(sent_at, first, last, int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
+            yield
+        except UserMistake:
+            raise
+        except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as fault:
+            told = f"{type(fault).__name__}: {fault}"
+            raise UserMistake(
+                f"{self._url}: its answer broke off or is no completion ({told}); is it healthy?"
+            ) from fault
 
     async def _ask(
         self, method: str, path: str, fields: dict[str, Any] | None
@@ -110,7 +134,8 @@ class Server:
         try:
             status = (await reader.readline()).split(b" ", 2)
             if len(status) < 2 or status[1] != b"200":
-                said = b"".join([part async for part in _body(reader)]).decode(errors="replace").strip()
+                said = b"".join([part async for part in _body(reader)]).decode(errors="replace")
+                said = " ".join(said.split())
                 raise UserMistake(f"{self._url}: answered {b' '.join(status[1:]).decode().strip()}: {said[:200]}")
         except BaseException:
             writer.close()

@@ -12,8 +12,10 @@ import pytest
 from recorded_days import RULES, traffic
 
 from headway.bench.errors import UserMistake
+from headway.bench.live.measure import check_url
 from headway.bench.measured.live import designed_lengths, levels, measure, replay_on
 from headway.bench.measured.openai_stream import Server
+from headway.cli.explain_live import live_lines
 
 Answer = Callable[[dict[str, object]], AsyncIterator[bytes]]
 
@@ -112,9 +114,33 @@ async def failing(body: dict[str, object]) -> AsyncIterator[bytes]:
     yield event({"error": {"message": "out of memory"}})
 
 
+async def garbled(body: dict[str, object]) -> AsyncIterator[bytes]:
+    yield b"data: {broken\n\n"
+
+
+async def listed(body: dict[str, object]) -> AsyncIterator[bytes]:
+    yield b"data: [1]\n\n"
+
+
+async def uncounted(body: dict[str, object]) -> AsyncIterator[bytes]:
+    yield event({"choices": [{"text": "w"}], "usage": {"total_tokens": 3}})
+
+
+async def none_counted(body: dict[str, object]) -> AsyncIterator[bytes]:
+    yield event({"choices": [{"text": "w"}], "usage": {"prompt_tokens": 0, "completion_tokens": 0}})
+
+
 @pytest.mark.parametrize(
     ("answer", "model", "said"),
-    [(cut_short, "tiny", "without its usage"), (failing, "tiny", "out of memory"), (answered, "huge", "no such model")],
+    [
+        (garbled, "tiny", "is no completion .JSONDecodeError"),
+        (listed, "tiny", "is no completion .AttributeError"),
+        (uncounted, "tiny", "is no completion .KeyError: 'prompt_tokens'"),
+        (none_counted, "tiny", "counts no tokens"),
+        (cut_short, "tiny", "without its usage"),
+        (failing, "tiny", "out of memory"),
+        (answered, "huge", "no such model"),
+    ],
 )
 def test_a_server_that_does_not_serve_is_named(answer: Answer, model: str, said: str) -> None:
     with pytest.raises(UserMistake, match=said):
@@ -126,3 +152,32 @@ def test_an_address_without_a_server_is_named() -> None:
         asyncio.run(Server("http://127.0.0.1:1").complete("tiny", [1], 1))
     with pytest.raises(UserMistake, match="no address"):
         Server("localhost")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:99999", "http://[::1", "http://127.0.0.1:abc", "http://a b", "http://"]
+)
+def test_an_address_that_cannot_be_is_named(url: str) -> None:
+    with pytest.raises(UserMistake, match="no address"):
+        Server(url)
+    with pytest.raises(UserMistake, match="no endpoint"):
+        check_url(url)
+    with pytest.raises(UserMistake, match="must be an address"):
+        live_lines(url, "r1")
+
+
+def test_a_server_of_something_else_is_named() -> None:
+    async def ask(*, then_asks: Callable[[str], object]) -> object:
+        async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readline()
+            writer.write(b"SSH-2.0-x\r\n" + b"y" * 100)
+            writer.close()
+
+        listening = await asyncio.start_server(greet, "127.0.0.1", 0)
+        async with listening:
+            return await asyncio.to_thread(then_asks, f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
+
+    with pytest.raises(UserMistake, match="not JSON"):
+        asyncio.run(ask(then_asks=lambda url: live_lines(url, "r1")))
+    with pytest.raises(UserMistake, match="answered"):
+        asyncio.run(ask(then_asks=lambda url: asyncio.run(Server(url).first_model())))
