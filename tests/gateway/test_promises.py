@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -13,7 +15,7 @@ from headway.gateway.settings import PolicySettings, QueueSettings, TenantSettin
 
 from .conftest import Play, RawClient, Stage, completion, post
 from .processes import fetched, serving
-from .scripted_replica import streams, waits_for
+from .scripted_replica import answers, streams, waits_for
 
 
 @pytest.mark.parametrize("ordering", ["fcfs", "priced-work", "shortest-prompt-first", "fair-share/ewsjf", "random"])
@@ -103,6 +105,44 @@ def test_a_deadline_that_passes_in_the_queue_costs_the_replica_nothing(
 
     tenant = TenantSettings(name="team", key_env="TEAM_KEY", may=("deadline",))
     play(scene, seats=1, tenant=(tenant,))
+
+
+def test_the_why_is_found_by_any_id_a_client_may_choose(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        for name in ("Root=1-67;a/b:c+d", "with space", "käse", "50%25"):
+            await stage.ask(headers=f"x-request-id: {name}\r\n")
+            told = (await stage.get(f"/headway/why?id={quote(name, safe='')}")).json()
+            assert (told["id"], told["outcome"]) == (name, "completed")
+
+    play(scene)
+
+
+def test_one_model_is_told_of_from_all_replicas_lists(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        stage.replicas[1].models = ("org/other",)
+        stage.gateway.reload(replace(stage.settings, replica=stage.settings.replica[:1]))
+        stage.gateway.reload(stage.settings)
+        await stage.until(lambda: all(one.is_up for one in stage.brain.replicas))
+        for name in ("m", "org/other", "org%2Fother"):
+            assert (await stage.get(f"/v1/models/{name}")).json()["id"] == name.replace("%2F", "/")
+        missing = await stage.get("/v1/models/none")
+        assert (missing.status, missing.json()["error"]["code"]) == (404, "model_not_found")
+        assert not stage.replicas[0].calls
+
+    play(scene, replicas=2)
+
+
+def test_what_is_no_post_needs_no_body(play: Play) -> None:
+    """A browser asks for permission (CORS) before it sends anything; whether it gets it is the replica's to say."""
+
+    async def scene(stage: Stage) -> None:
+        stage.replicas[0].usual = answers(204, {})
+        async with RawClient(stage.port) as client:
+            await client.send(b"OPTIONS /v1/chat/completions HTTP/1.1\r\nhost: x\r\norigin: http://a\r\n\r\n")
+            assert (await client.head())[0] == 204
+        assert [call.method for call in stage.replicas[0].calls] == ["OPTIONS"]
+
+    play(scene)
 
 
 def test_the_why_of_a_wait_is_told(play: Play) -> None:

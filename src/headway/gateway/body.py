@@ -46,7 +46,7 @@ class Body(msgspec.Struct):
         return bound if bound is not None and bound >= 1 else None
 
 
-_DECODER = msgspec.json.Decoder(Body)
+_DECODER = msgspec.json.Decoder(Body, strict=False)  # as lenient as engines are: "100" and 100.0 are whole numbers
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ANYTHING = msgspec.json.Decoder()
 _FIRST_NAME = re.compile(rb'\s*\{\s*"')
@@ -58,6 +58,19 @@ def read_body(body: bytes) -> Body | None:
         return _DECODER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def why_unreadable(body: bytes) -> str:
+    """What is wrong with a body that `read_body` does not read: which field, and what it should be."""
+    if not body:
+        return "there is no body; send a JSON object"
+    try:
+        _DECODER.decode(body)
+    except RecursionError:
+        return "the body is nested too deeply"
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return f"the body is not a JSON object that can be read: {error}"
+    return "the body cannot be read"
 
 
 def with_fields(body: bytes, changes: Mapping[str, object]) -> bytes:

@@ -118,7 +118,7 @@ class RequestLog:
     def ended(self, exchange: Exchange, outcome: Outcome, reason: Reason | None, now: float) -> None:
         """Of `Watcher`."""
         fields = {
-            "request": exchange.request_id.decode("latin-1"),
+            "request": exchange.request_id.decode("utf-8", "replace"),
             "tenant": exchange.request.tenant,
             "outcome": str(outcome),
             "reason": reason and str(reason),

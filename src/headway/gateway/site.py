@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import blake2b
 from typing import Protocol
+from urllib.parse import unquote, unquote_to_bytes
 
 from headway import __version__
 from headway.gateway.arrivals import Arrivals
-from headway.gateway.body import Body, prefix_hashes, read_body
+from headway.gateway.body import Body, prefix_hashes, read_body, why_unreadable
 from headway.gateway.cached_guess import CachedGuess
 from headway.gateway.counts import Outcome
 from headway.gateway.dispatcher import Dispatcher
@@ -29,6 +30,7 @@ from headway.gateway.wire.errors import Reason, error_response
 from headway.gateway.wire.messages import HttpRequest, Response
 
 _JSON_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+_ONE_MODEL = "/v1/models/"
 _STORIES = 1_000
 _REQUEST_ID_BYTES_MAX = 128
 
@@ -80,7 +82,9 @@ class Gatekeeper:
         """Ours at once, or through the queue."""
         path = request.path
         if path == "/v1/models" and request.method in (b"GET", b"HEAD"):
-            client.respond(self._models())
+            client.respond(_json({"object": "list", "data": list(self._models().values())}))
+        elif path.startswith(_ONE_MODEL) and request.method in (b"GET", b"HEAD") and self._all_list_models():
+            client.respond(self._model(unquote(path.removeprefix(_ONE_MODEL))))
         elif path.startswith("/v1/"):
             return self._proxy(request, client)
         else:
@@ -106,14 +110,24 @@ class Gatekeeper:
         body = json.dumps({"ready": fits, "replicas_up": up, "draining": self.dispatcher.is_draining}).encode()
         return Response(200 if fits else 503, body)
 
-    def _models(self) -> Response:
+    def _models(self) -> dict[str, dict[str, object]]:
         """The models of all that are up, each once."""
         merged: dict[str, dict[str, object]] = {}
         for replica in self.dispatcher.replicas:
             if replica.is_up:
                 for name, entry in (replica.state.models or {}).items():
                     merged.setdefault(name, entry)
-        return Response(200, json.dumps({"object": "list", "data": list(merged.values())}).encode())
+        return merged
+
+    def _all_list_models(self) -> bool:
+        """Whether nobody who lists none could know of another model."""
+        return all(replica.state.models for replica in self.dispatcher.replicas if replica.is_up)
+
+    def _model(self, name: str) -> Response:
+        entry = self._models().get(name)
+        if entry is None:
+            return error_response(404, f"the model {name[:100]!r} does not exist here", Reason.UNKNOWN_MODEL)
+        return _json(entry)
 
     def metrics_text(self) -> bytes:
         """For Prometheus."""
@@ -134,9 +148,8 @@ class Gatekeeper:
             client.respond(error_response(405, "HEAD is not passed on", Reason.MALFORMED))
             return None
         body = read_body(http.body) if http.body else None
-        if body is None and http.path in _JSON_PATHS:
-            message = "the body is not a JSON object with fields of the right types"
-            client.respond(error_response(400, message, Reason.MALFORMED))
+        if body is None and http.path in _JSON_PATHS and http.method == b"POST":
+            client.respond(error_response(400, why_unreadable(http.body), Reason.MALFORMED))
             return None
         exchange = self._exchange(http, client, body, tenant)
         for told in self._on_arrival:
@@ -211,6 +224,10 @@ class Gatekeeper:
         self.stories.append(_story(exchange, outcome, reason, now))
 
 
+def _json(content: object) -> Response:
+    return Response(200, json.dumps(content).encode())
+
+
 def inside(request: HttpRequest, path: str, site: Gatekeeper) -> Response | None:
     """Metrics and the page; None if the path is neither."""
     if path == "/metrics":
@@ -219,7 +236,7 @@ def inside(request: HttpRequest, path: str, site: Gatekeeper) -> Response | None
         state = state_of(site.dispatcher, site.fairness(), list(site.stories)[-50:], site.learned.tuned)
         return Response(200, json.dumps(state).encode(), headers=((b"cache-control", b"no-store"),))
     if path == "/headway/why":
-        wanted = request.target.partition(b"?id=")[2].decode("latin-1")
+        wanted = _id_text(unquote_to_bytes(request.target.partition(b"?id=")[2]))
         told = next((story for story in reversed(site.stories) if story["id"] == wanted), None)
         if told is None:
             return error_response(404, "no such request among the latest", Reason.MALFORMED)
@@ -252,7 +269,7 @@ def _story(exchange: Exchange, outcome: Outcome, reason: Reason | None, now: flo
     request = exchange.request
     first = None if exchange.first_byte_at is None else exchange.first_byte_at - exchange.arrived_at
     return {
-        "id": exchange.request_id.decode("latin-1"),
+        "id": _id_text(exchange.request_id),
         "tenant": _shown(request.tenant),
         "model": exchange.model[:100],
         "prompt_tokens": request.prompt_tokens,
@@ -269,6 +286,10 @@ def _story(exchange: Exchange, outcome: Outcome, reason: Reason | None, now: flo
         "seconds": now - exchange.arrived_at,
         "why": exchange.story if reason is None else f"{reason}: {exchange.story or 'not sent to a replica'}",
     }
+
+
+def _id_text(request_id: bytes) -> str:
+    return request_id.decode("utf-8", "replace")
 
 
 def _shown(name: str) -> str:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from headway.domain.estimate import PointEstimate
 from headway.domain.request import Request
-from headway.gateway.body import prefix_hashes, read_body, with_fields, with_usage_asked
+from headway.gateway.body import prefix_hashes, read_body, why_unreadable, with_fields, with_usage_asked
 from headway.gateway.concurrency_limit import ConcurrencyLimit
 from headway.gateway.counts import Counts, Outcome
 from headway.gateway.hints import Hints, read_hints
@@ -106,6 +106,15 @@ def test_bodies_are_read_or_refused() -> None:
     assert (body.output_tokens_max, body.prompt_bytes) == (7, b"[1, 2]")
     for bad in (b"[1]", b"{", b'{"model":1}', b'{"stream":"yes"}', b"\xff", b'{"max_tokens":1.5}', b"[" * 100_000):
         assert read_body(bad) is None
+        assert why_unreadable(bad).startswith(
+            ("the body is not a JSON object that can be read: ", "the body is nested")
+        )
+    assert why_unreadable(b'{"max_tokens":1.5}').endswith("Expected `int | null`, got `float` - at `$.max_tokens`")
+    lenient = read_body(
+        b'{"model":"m","max_tokens":"100","n":2.0,"stream":"true","stream_options":{"include_usage":1}}'
+    )
+    assert lenient is not None
+    assert (lenient.output_tokens_max, lenient.stream) == (100, True)
     assert with_usage_asked(b'{"stream_options":{"a":1}}') == {"stream_options": {"a": 1, "include_usage": True}}
 
 
