@@ -1,4 +1,7 @@
-"""What was learned, on disk: written whole or not at all, with a version, and never a reason not to start."""
+"""What was learned, on disk: written whole or not at all, with a version, and never a reason not to start.
+
+What stood there and is not such a file (somebody named another file by mistake) is set aside as NAME.before.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from typing import Any
 from headway.tuning.offline import Tried
 
 FORMAT, VERSION = "headway-state", 1
+_BEGINS = f'{{"format": "{FORMAT}"'.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,8 @@ def write_state(path: Path, state: SavedState) -> None:
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
+        if not _is_ours(path):
+            path.replace(path.with_name(f"{path.name}.before"))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -110,6 +116,15 @@ def restore(policy: object, saved: SavedState, path: Path) -> Unreadable | None:
     except ValueError as error:
         return _unreadable(path, str(error))
     return None
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file may be written over: one of ours, or nothing at all."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_BEGINS)) in (_BEGINS, b"")
+    except FileNotFoundError:
+        return True
 
 
 def _unreadable(path: Path, why: str) -> Unreadable:

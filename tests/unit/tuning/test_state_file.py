@@ -91,6 +91,16 @@ def test_a_file_of_another_kind_is_told_in_a_sentence(tmp_path: Path, change: di
     assert found.reason.endswith("; starting afresh")
 
 
+def test_a_file_of_somebody_else_is_never_lost(tmp_path: Path) -> None:
+    path = tmp_path / "day.jsonl"
+    path.write_text("a trace, say\n")
+    for _ in range(2):
+        write_state(path, SavedState("ewsjf", taught().state()))
+    assert isinstance(read_state(path, "ewsjf"), SavedState)
+    assert (tmp_path / "day.jsonl.before").read_text() == "a trace, say\n"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_policy_that_will_not_have_it_stays_fresh(tmp_path: Path) -> None:
     path = tmp_path / "s"
     other = Ewsjf(costs=COSTS, feature="prompt-tokens")
