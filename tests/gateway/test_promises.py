@@ -107,6 +107,33 @@ def test_a_deadline_that_passes_in_the_queue_costs_the_replica_nothing(
     play(scene, seats=1, tenant=(tenant,))
 
 
+@pytest.mark.parametrize("over_seconds", [0.0, 1.5])
+def test_a_deadline_holds_for_who_waits_a_second_time(
+    play: Play, monkeypatch: pytest.MonkeyPatch, over_seconds: float
+) -> None:
+    monkeypatch.setenv("TEAM_KEY", "team-key-1")
+
+    async def scene(stage: Stage) -> None:
+        gate, never, headers = asyncio.Event(), asyncio.Event(), "authorization: Bearer team-key-1\r\n"
+        for one in stage.replicas:
+            one.usual = waits_for(never, streams())
+        stage.replicas[0].next.append(waits_for(gate, answers(500, {})))
+        tight = asyncio.ensure_future(stage.ask(headers=headers + "x-llm-d-slo-ttft-ms: 300\r\n"))
+        await stage.until(lambda: stage.replicas[0].inside == 1)
+        other = asyncio.ensure_future(stage.ask(headers=headers))
+        await stage.until(lambda: stage.replicas[1].inside == 1)
+        await asyncio.sleep(over_seconds)
+        gate.set()  # the first one fails, and has to wait for the place that the other one holds
+        late = await tight
+        assert (late.status, late.reason) == (429, "deadline-unmeetable")
+        never.set()
+        assert (await other).status == 200
+
+    tenant = TenantSettings(name="team", key_env="TEAM_KEY", may=("deadline",))
+    routing = PolicySettings(ordering="fcfs", routing="round-robin")
+    play(scene, replicas=2, seats=1, tenant=(tenant,), policies=routing)
+
+
 def test_the_why_is_found_by_any_id_a_client_may_choose(play: Play) -> None:
     async def scene(stage: Stage) -> None:
         for name in ("Root=1-67;a/b:c+d", "with space", "käse", "50%25"):
@@ -136,10 +163,10 @@ def test_what_is_no_post_needs_no_body(play: Play) -> None:
     """A browser asks for permission (CORS) before it sends anything; whether it gets it is the replica's to say."""
 
     async def scene(stage: Stage) -> None:
-        stage.replicas[0].usual = answers(204, {})
+        stage.replicas[0].usual = answers(200, {})
         async with RawClient(stage.port) as client:
             await client.send(b"OPTIONS /v1/chat/completions HTTP/1.1\r\nhost: x\r\norigin: http://a\r\n\r\n")
-            assert (await client.head())[0] == 204
+            assert (await client.head())[0] == 200
         assert [call.method for call in stage.replicas[0].calls] == ["OPTIONS"]
 
     play(scene)

@@ -30,9 +30,9 @@ class Deadlines:
 
     def passed(self, now: float) -> list[Exchange]:
         """Those still in a queue whose deadline has passed since the last time, the earliest first."""
-        found = []
+        found: dict[int, Exchange] = {}  # who came back to the queue is there twice
         while self._heap and self._heap[0][0] <= now:
             exchange = heapq.heappop(self._heap)[2]
             if exchange.is_queued:
-                found.append(exchange)
-        return found
+                found[id(exchange)] = exchange
+        return list(found.values())

@@ -94,7 +94,6 @@ class Dispatcher:
         line = exchange.line = self._line(exchange)
         line.arrive(exchange, now)
         self._queue(exchange)
-        self._deadlines.queued(exchange)
         if self._misses_deadline(exchange, now):
             wait = exchange.predicted_wait_seconds or 0.0
             bound = (exchange.request.deadline or now) - now
@@ -342,6 +341,7 @@ class Dispatcher:
     def _queue(self, exchange: Exchange) -> None:
         exchange.is_queued = True
         self._waiting[kind_of(exchange)] += 1
+        self._deadlines.queued(exchange)
 
     def _unqueue(self, exchange: Exchange) -> None:
         exchange.is_queued = False
