@@ -50,9 +50,9 @@ def test_a_429_is_obeyed_and_its_client_served(play: Play, ask: Ask) -> None:
         await stage.until(lambda: stage.brain.counts.inside == 2)  # one runs, one waits: it is full
         refused = await stage.ask()
         told = int(refused.headers["retry-after-ms"]) / 1000
+        began = time.monotonic()
         asking = asyncio.ensure_future(ask(f"http://127.0.0.1:{stage.port}/v1"))
         await stage.until(lambda: stage.brain.counts.ended[Outcome.REFUSED] == 2)
-        began = time.monotonic()
         gate.set()
         await stage.until(lambda: stage.brain.counts.arrived == 5)
         # Its own first backoff is half a second at most; the gateway, which knows no rate yet, says 1 s ± 20 %.
