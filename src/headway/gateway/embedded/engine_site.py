@@ -44,7 +44,7 @@ class _Body(msgspec.Struct):
     vllm_xargs: dict[str, Any] | None = None
 
 
-_DECODER = msgspec.json.Decoder(_Body)
+_DECODER = msgspec.json.Decoder(_Body, strict=False)
 
 
 class EngineSite:
