@@ -90,7 +90,7 @@ class Browser:
             message["sessionId"] = self._session
         answer = self._asked[self._numbers] = asyncio.get_running_loop().create_future()
         self._commands.write(json.dumps(message).encode() + b"\0")
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             return await answer
 
     async def value(self, script: str) -> Any:
@@ -99,7 +99,7 @@ class Browser:
         assert "exceptionDetails" not in told, told["exceptionDetails"]
         return told["result"].get("value")
 
-    async def until(self, script: str, seconds: float = 30.0) -> Any:
+    async def until(self, script: str, seconds: float = 120.0) -> Any:
         """Its value once it is true."""
         async with asyncio.timeout(seconds):
             while not (found := await self.value(script)):

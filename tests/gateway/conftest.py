@@ -121,7 +121,7 @@ class Stage:
             await client.send(f"GET {path} HTTP/1.1\r\nhost: x\r\n{headers}\r\n".encode())
             return await client.answer()
 
-    async def until(self, fact: Callable[[], object], seconds: float = 10.0) -> None:
+    async def until(self, fact: Callable[[], object], seconds: float = 60.0) -> None:
         async with asyncio.timeout(seconds):
             while not fact():
                 await asyncio.sleep(0.005)
@@ -192,7 +192,7 @@ def play() -> Play:
             assert not troubles, troubles  # an exception in a callback ends no test by itself
 
         async def bounded() -> None:
-            async with asyncio.timeout(120):
+            async with asyncio.timeout(300):
                 await whole()
 
         asyncio.run(bounded())

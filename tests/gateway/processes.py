@@ -44,7 +44,7 @@ def serving(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], str
 def fetched(url: str, body: object = None) -> str:
     data = None if body is None else json.dumps(body).encode()
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=30) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=120) as answer:
             return str(answer.read().decode())
     except urllib.error.HTTPError as error:
         with error:

@@ -110,7 +110,7 @@ def test_the_first_run_needs_nothing_and_ends_on_sigterm(tmp_path: Path) -> None
         assert answer["choices"][0]["text"].startswith("This text comes from Headway's simulated")
         assert answer["usage"]["completion_tokens"] == 6
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=20)
+        _, told = process.communicate(timeout=120)
         assert process.returncode == 0
     lines = [json.loads(line) for line in told.splitlines()]
     assert lines[-1] == lines[-1] | {"message": "stopped", "arrived": 1, "completed": 1, "cut_off": 0}

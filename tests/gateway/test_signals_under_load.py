@@ -41,7 +41,7 @@ def written(file: Path, url: str, **values: object) -> Path:
 
 async def until_running(url: str) -> dict[str, Any]:
     """The state once somebody runs and somebody waits."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while True:
             state = dict(json.loads(await asyncio.to_thread(fetched, url + "/headway/state")))
             if state["counts"]["inside"] and state["replicas"][0]["requests"]:
@@ -57,18 +57,18 @@ def test_sigterm_under_load_finishes_everybody_it_took_and_says_how_many(tmp_pat
         async with serving_beside("--config", config) as (process, url):
             port = int(url.rpartition(":")[2])
             asking = [asyncio.ensure_future(asks(port, number)) for number in range(ALL)]
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(120):
                 while (await until_running(url))["counts"]["arrived"] < ALL:
                     await asyncio.sleep(0.02)
             process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(120):
                 while await asks_nothing(port):
                     await asyncio.sleep(0.02)
             gate.set()
             found = Counter(await asyncio.gather(*asking))
             assert found == {"whole": ALL}
             assert await asks(port, ALL) == "not taken"
-            _, told = await asyncio.to_thread(process.communicate, timeout=20)
+            _, told = await asyncio.to_thread(process.communicate, timeout=120)
             assert process.returncode == 0
         last = json.loads(told.splitlines()[-1])
         assert last == last | {"message": "stopped", "arrived": ALL, "completed": ALL, "cut_off": 0}
@@ -124,7 +124,7 @@ def test_the_second_sigterm_ends_it_at_once(tmp_path: Path) -> None:
             asking = asyncio.ensure_future(asks(port, 0))
             await until_running(url)
             process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(120):
                 while await asks_nothing(port):
                     await asyncio.sleep(0.02)
             process.send_signal(signal.SIGTERM)
@@ -144,7 +144,7 @@ def test_a_client_that_leaves_while_the_gateway_drains_does_not_hold_it(tmp_path
             await until_running(url)
             process.send_signal(signal.SIGTERM)
             asking.cancel()
-            _, told = await asyncio.to_thread(process.communicate, timeout=20)
+            _, told = await asyncio.to_thread(process.communicate, timeout=120)
             assert process.returncode == 0
         last = json.loads(told.splitlines()[-1])
         assert last == last | {"message": "stopped", "arrived": 1, "cancelled": 1, "cut_off": 0}

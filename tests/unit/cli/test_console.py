@@ -79,7 +79,7 @@ def test_an_interrupt_is_clean(tmp_path: Path, jobs: str) -> None:
         if jobs == "2":
             _wait_until(lambda: len(_children(process.pid)) == 2)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert err == "headway: interrupted\n"
     assert out == ""
