@@ -82,6 +82,18 @@ def test_a_wrong_key_is_refused_before_the_body(play: Play, keys: tuple[TenantSe
     play(scene, tenant=keys)
 
 
+def test_a_key_of_ours_goes_no_further_and_any_other_does(play: Play, keys: tuple[TenantSettings, ...]) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.ask(headers=A)
+        stage.gateway.reload(replace(stage.settings, tenant=()))
+        await stage.ask(headers="authorization: Bearer of-the-engine\r\n")
+        ours, theirs = stage.replicas[0].calls
+        assert "authorization" not in ours.headers
+        assert theirs.headers["authorization"] == "Bearer of-the-engine"
+
+    play(scene, tenant=keys)
+
+
 def test_hints_are_heard_of_those_who_may_and_clamped(play: Play, keys: tuple[TenantSettings, ...]) -> None:
     async def scene(stage: Stage) -> None:
         stage.brain.replicas[0].settings = replace(stage.brain.replicas[0].settings, priority="higher-first")
