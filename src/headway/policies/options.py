@@ -8,6 +8,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, Union
 
+_MOST = 10**15  # of whole numbers: whatever is counted or measured here is less, and floats hold it exactly
+
 
 def constructor_keywords(policy: type[Any]) -> dict[str, inspect.Parameter]:
     """The keyword-only parameters of a policy's constructor, by name, in order."""
@@ -46,6 +48,8 @@ def type_in_words(declared: Any) -> str:
 
 
 def _checked(what: str, value: object, declared: Any) -> object:
+    if isinstance(value, int) and abs(value) > _MOST:
+        raise ValueError(f"{what} must be {type_in_words(declared)} of at most {_MOST:,}, got one of more")
     fits, result = _fit(value, declared)
     if not fits:
         raise ValueError(f"{what} must be {type_in_words(declared)}, got {value!r}")
@@ -62,7 +66,7 @@ def _fit(value: object, declared: Any) -> tuple[bool, object]:
         return value in arguments, value
     if origin in (Mapping, dict):
         return _fit_table(value, arguments[1])
-    if declared is float and isinstance(value, int) and not isinstance(value, bool):
+    if declared is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _MOST:
         return True, float(value)
     if declared is int:
         return isinstance(value, int) and not isinstance(value, bool), value

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
+import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -157,7 +157,7 @@ def _named(at: str, value: object) -> tuple[str, Mapping[str, object]]:
 
 
 def _number(at: str, value: object, *, least: float, unit: str = "") -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= sys.float_info.max:
         raise ValueError(f"{at} must be a number{unit} of at least {least:g}, got {value!r}")
     return float(value)
 

@@ -57,6 +57,11 @@ MISTAKES = {
         "unknown option 'x': the ordering policy fcfs has no options",
     ),
     "an oracle": ({"prediction": "oracle"}, "the oracle predictor works in the simulator only"),
+    "a number that no float holds": ({"explain_above_seconds": 10**400}, "explain_above_seconds must be a number"),
+    "an option that no float holds": (
+        {"ordering": {"name": "ewsjf", "options": {"b_u": 10**400}}},
+        "option 'b_u' of ewsjf must be a number of at most 1,000,000,000,000,000",
+    ),
     "not a name": ({"ordering": 3}, "ordering must be a name, or"),
     "too much beside the name": ({"ordering": {"name": "fcfs", "more": 1}}, "ordering must be a name, or"),
     "tuning": ({"tuning": "yes"}, 'tuning must be "off" or "self-tuned", got \'yes\''),
