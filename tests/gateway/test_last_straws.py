@@ -56,6 +56,20 @@ def test_a_fault_in_one_round_is_told_and_the_next_round_comes(play: Play, caplo
     assert "a fault of ours" in caplog.text
 
 
+def test_a_replica_that_cannot_do_what_is_asked_is_not_ill(play: Play) -> None:
+    """vLLM answers 501 to what a model cannot do, embeddings of a chat model for one."""
+
+    async def scene(stage: Stage) -> None:
+        stage.replicas[0].usual = answers(501, {"error": {"message": "no embeddings here"}})
+        for _ in range(5):
+            answer = await stage.ask({"model": "m", "input": "x"}, "/v1/embeddings")
+            assert (answer.status, answer.json()["error"]["message"]) == (501, "no embeddings here")
+        assert stage.brain.replicas[0].is_up
+        assert stage.brain.replicas[0].state.failures == 0
+
+    play(scene)
+
+
 def test_a_replica_whose_figures_have_no_bound_is_watched_on(play: Play) -> None:
     async def scene(stage: Stage) -> None:
         await asyncio.sleep(0.2)  # some scrapes

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 TRIES_MAX = 2
 _TRY_ELSEWHERE = frozenset([429, 500, 502, 503, 504, 529])
 _FULL = frozenset([429, 503, 529])
+_UNABLE = frozenset([501, 505])  # of what was asked, which says nothing of its health
 _NOT_RETURNED = frozenset([b"content-length", b"x-request-id", REASON_HEADER])
 
 
@@ -205,7 +206,7 @@ class Exchange:
         self._note_load(replica, headers)
         if status in _FULL:
             replica.refused()
-        elif status >= 500:
+        elif status >= 500 and status not in _UNABLE:
             replica.failed(f"it answered with status {status}")
         if status in _TRY_ELSEWHERE and self.tries < TRIES_MAX and self._try_elsewhere(f"status {status}"):
             if connection is not None:
