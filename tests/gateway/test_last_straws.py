@@ -70,6 +70,18 @@ def test_a_replica_that_cannot_do_what_is_asked_is_not_ill(play: Play) -> None:
     play(scene)
 
 
+def test_failures_with_whole_answers_between_are_not_in_a_row(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        stage.replicas[0].usual = answers(200, {"data": []})
+        for _ in range(4):
+            stage.replicas[0].next.append(answers(500, {}))
+            for status in (500, 200):
+                assert (await stage.ask({"model": "m", "input": "x"}, "/v1/embeddings")).status == status
+        assert stage.brain.replicas[0].is_up
+
+    play(scene)
+
+
 def test_a_replica_whose_figures_have_no_bound_is_watched_on(play: Play) -> None:
     async def scene(stage: Stage) -> None:
         await asyncio.sleep(0.2)  # some scrapes

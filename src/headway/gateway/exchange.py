@@ -260,6 +260,8 @@ class Exchange:
             body = (watch.pass_on(body) if body else body) + watch.rest()
             self.usage = watch.usage
         self.client.write_last(body)
+        if self.replica is not None and self.status < 500:
+            self.replica.worked()
         if self.first_byte_at is None:
             self._first_byte()
         self.stage = Stage.ENDED

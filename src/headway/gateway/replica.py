@@ -109,6 +109,10 @@ class Replica:
         self.limit.answered(self.ledger.requests, normalised, now)
         self._seats()
 
+    def worked(self) -> None:
+        """It answered a request whole: failures before it and after it are not in a row."""
+        self.state.failures = 0
+
     def failed(self, why: str, *, at_once: bool = False) -> None:
         """It did not answer a request, or not properly; `at_once` if there can be no doubt (connection refused)."""
         state = self.state
