@@ -261,7 +261,7 @@ class Exchange:
             self.usage = watch.usage
         self.client.write_last(body)
         if self.replica is not None and self.status < 500:
-            self.replica.worked()
+            self.replica.worked(is_generation=self.is_generation)
         if self.first_byte_at is None:
             self._first_byte()
         self.stage = Stage.ENDED

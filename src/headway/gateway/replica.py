@@ -109,9 +109,16 @@ class Replica:
         self.limit.answered(self.ledger.requests, normalised, now)
         self._seats()
 
-    def worked(self) -> None:
-        """It answered a request whole: failures before it and after it are not in a row."""
+    def worked(self, *, is_generation: bool) -> None:
+        """It answered a request whole: failures before it and after it are not in a row.
+
+        How long an embedding or an image takes is not known to us, so that of those only its own queue and its refusals
+        tell that there were too many; of generation `answered` hears more.
+        """
         self.state.failures = 0
+        if not is_generation:
+            self.limit.answered(self.ledger.requests, None, self._clock())
+            self._seats()
 
     def failed(self, why: str, *, at_once: bool = False) -> None:
         """It did not answer a request, or not properly; `at_once` if there can be no doubt (connection refused)."""

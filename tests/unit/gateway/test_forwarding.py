@@ -141,3 +141,19 @@ def test_memory_that_others_hold_is_not_given_away() -> None:
     assert not one.has_room(request(2))
     now[0] = 106.0
     assert one.has_room(request(2))
+
+
+def test_a_limit_that_refusals_cut_down_grows_again_on_embeddings_alone() -> None:
+    now = [100.0]
+    one = Replica(ReplicaSettings(url="http://127.0.0.1:1"), HealthSettings(), lambda: now[0])
+    for _ in range(40):
+        one.refused()
+        now[0] += 1.0
+    assert one.ledger.requests_max == 1
+    for number in range(60):
+        while one.ledger.requests < one.ledger.requests_max:
+            made = QueuedRequest(1_000 * number + one.ledger.requests, 0.0, 200)
+            made.estimate = PointEstimate(1, "test")
+            one.ledger.enter(made)
+        one.worked(is_generation=False)
+    assert one.ledger.requests_max >= 8
