@@ -87,8 +87,10 @@ class Learning:
             self._saved_at = now
         if now - self._saved_at >= _SAVE_SECONDS and (self._writer is None or not self._writer.is_alive()):
             self._saved_at = now
-            self._writer = threading.Thread(target=self._write, args=(self._file, self._content()), daemon=True)
-            self._writer.start()
+            content = self._content()
+            if content is not None:
+                self._writer = threading.Thread(target=self._write, args=(self._file, content), daemon=True)
+                self._writer.start()
 
     def close(self) -> None:
         """End the tuner and write what was learned."""
@@ -97,7 +99,9 @@ class Learning:
         if self._file is not None:
             if self._writer is not None:
                 self._writer.join()
-            self._write(self._file, self._content())
+            content = self._content()
+            if content is not None:
+                self._write(self._file, content)
 
     def _check(self, file: Path) -> None:
         if not any(hasattr(getattr(self._policies, kind), "state") for kind in _KEPT):
@@ -127,12 +131,20 @@ class Learning:
         same = isinstance(of, Mapping) and of.get("name") == self._names["ordering"]
         return tuned if same and isinstance(tuned, Mapping) else {}
 
-    def _content(self) -> dict[str, Any]:
-        """Plain values, taken by the engine's thread, so that nothing of it changes while it is written."""
+    def _content(self) -> dict[str, Any] | None:
+        """Plain values, taken by the engine's thread, so that nothing of it changes while it is written.
+
+        None, and the file is left as it is from then on, where a policy fails to say what it has learned.
+        """
         kept = {}
         for kind in _KEPT:
             state = getattr(getattr(self._policies, kind), "state", None)
-            kept[kind] = {"name": self._names[kind], "state": None if state is None else state()}
+            try:
+                kept[kind] = {"name": self._names[kind], "state": None if state is None else state()}
+            except Exception:
+                logger.exception("headway: %s cannot say what it has learned; nothing is kept", self._names[kind])
+                self._file = None
+                return None
         return {**kept, "tuned": None if self._tuner is None else dict(self._tuner.best())}
 
     def _write(self, file: Path, content: dict[str, Any]) -> None:
@@ -140,7 +152,7 @@ class Learning:
 
         try:
             write_state(file, SavedState(_OWNER, content))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             logger.warning("headway: %s: what was learned cannot be written: %s", file, error)
 
 
