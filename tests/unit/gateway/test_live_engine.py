@@ -7,6 +7,8 @@ import json
 import re
 import time
 
+import pytest
+
 from headway.gateway.embedded.live_engine import LiveEngine, prompt_blocks
 from headway.gateway.embedded.starting import EmbeddedEngine
 from headway.gateway.settings import EmbeddedSettings
@@ -113,3 +115,23 @@ def test_the_wire_tells_what_was_cached() -> None:
 
     assert asyncio.run(day(True)) == [0, 64, 0, 96]
     assert asyncio.run(day(False)) == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("fields", [{"n": 2}, {"prompt": ["one", "two"]}, {"prompt": [[1, 2], [3]]}])
+def test_what_it_cannot_do_is_said(fields: dict[str, object]) -> None:
+    async def day() -> bytes:
+        engine = EmbeddedEngine(EmbeddedSettings())
+        settings = await engine.start(0)
+        body = json.dumps({"model": "m", "prompt": "x", "max_tokens": 2, **fields}).encode()
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(settings.url.rpartition(":")[2]))
+        head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+        writer.write(head % len(body) + body)
+        told = await reader.read()
+        writer.close()
+        await engine.stop()
+        await asyncio.sleep(0.02)
+        return told
+
+    told = asyncio.run(day())
+    assert told.startswith(b"HTTP/1.1 400 ")
+    assert b"send a single prompt and leave n at 1" in told

@@ -39,6 +39,7 @@ class _Body(msgspec.Struct):
     stream: bool | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
+    n: int | None = None
     ignore_eos: bool | None = None
     stream_options: dict[str, Any] | None = None
     vllm_xargs: dict[str, Any] | None = None
@@ -94,6 +95,10 @@ class EngineSite:
         bound = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
         if prompt_tokens < 1 or (bound is not None and bound < 1):
             client.respond(error_response(400, "the prompt is empty or max_tokens below 1", Reason.MALFORMED))
+            return None
+        if (body.n or 1) > 1 or _is_batch(body.prompt):
+            told = "the simulated engine answers one prompt, once: send a single prompt and leave n at 1"
+            client.respond(error_response(400, told, Reason.MALFORMED))
             return None
         output_tokens = _output_tokens(body, bound)
         reason = self._engine.why_never(prompt_tokens, output_tokens)
@@ -194,6 +199,11 @@ def _word(number: int) -> str:
 
 def _json(status: int, content: dict[str, object]) -> Response:
     return Response(status, json.dumps(content).encode())
+
+
+def _is_batch(prompt: object) -> bool:
+    """Whether there are several prompts; a list of token ids is one."""
+    return isinstance(prompt, list) and len(prompt) > 1 and not all(isinstance(one, int) for one in prompt)
 
 
 def _prompt(body: _Body, is_chat: bool) -> tuple[bytes, int, int]:
