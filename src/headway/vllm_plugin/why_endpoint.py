@@ -7,6 +7,7 @@ The answer has the shape of the gateway's, so `headway explain --live` asks both
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,11 +24,10 @@ class WhyEndpoint:
 
     def __init__(self, host: str, port: int, told: Told) -> None:
         try:
-            self._server = _Server((host, port), _Handler)
-        except OSError as error:
-            raise ValueError(
-                f"headway: why_listen {host}:{port} cannot be had: {error.strerror or error}; name another address"
-            ) from error
+            self._server = _Server(host, port)
+        except (OSError, OverflowError, UnicodeError) as error:  # of a port past 65,535, of a name that is none
+            why = getattr(error, "strerror", None) or error
+            raise ValueError(f"headway: why_listen {host}:{port} cannot be had: {why}; name another address") from error
         self._server.told = told
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="headway-why", daemon=True)
@@ -43,6 +43,10 @@ class WhyEndpoint:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     told: Told
+
+    def __init__(self, host: str, port: int) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), _Handler)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -14,6 +14,7 @@ from headway.bench.errors import UserMistake
 from headway.cli.explain_live import live_lines
 from headway.vllm_plugin import stories
 from headway.vllm_plugin.scheduler_mixin import PolicyScheduling
+from headway.vllm_plugin.why_endpoint import WhyEndpoint
 
 
 class Engine(PolicyScheduling, StubEngine):
@@ -126,3 +127,24 @@ def test_servers_that_cannot_tell_are_named_in_one_sentence() -> None:
         live_lines(url, "r0")
     with pytest.raises(UserMistake, match=r"must be an address such as"):
         live_lines("ftp://x", "r0")
+
+
+def test_addresses_of_either_family_are_listened_on() -> None:
+    if not socket.has_ipv6:
+        pytest.skip("this machine has no IPv6")
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6 loopback address")
+    endpoint = WhyEndpoint("::1", 0, lambda request_id: {"request": request_id, "why": "it did not"})
+    try:
+        assert live_lines(f"http://[::1]:{endpoint.port}", "r1")[0] == "r1: it did not"
+    finally:
+        endpoint.close()
+
+
+@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 65_536), ("a" * 70, 9901)])
+def test_an_address_that_cannot_be_had_is_one_sentence(host: str, port: int) -> None:
+    with pytest.raises(ValueError, match=r"^headway: why_listen .* cannot be had: .*; name another address$"):
+        WhyEndpoint(host, port, lambda request_id: None)
