@@ -11,7 +11,7 @@ import pytest
 from headway.gateway.wire.limits import WireLimits
 
 from .conftest import Play, RawClient, Stage
-from .scripted_replica import answers
+from .scripted_replica import answers, dies_at_once, waits_for
 
 ASKED = {"model": "m", "prompt": "x"}
 FULL = Path("/dev/full")
@@ -89,3 +89,20 @@ def test_a_replica_whose_figures_have_no_bound_is_watched_on(play: Play) -> None
         await stage.until(lambda: stage.brain.replicas[0].state.report.waiting == 3)
 
     play(scene, metrics="vllm:num_requests_waiting +Inf\nvllm:num_requests_running 0\n")
+
+
+def test_a_request_that_no_kept_connection_survives_is_not_sent_on_each_of_them(play: Play) -> None:
+    """That a replica had closed a kept connection says nothing of the request, but only once."""
+
+    async def scene(stage: Stage) -> None:
+        gate, replica = asyncio.Event(), stage.replicas[0]
+        replica.usual = waits_for(gate, answers())
+        asking = [asyncio.ensure_future(stage.ask(ASKED)) for _ in range(6)]
+        await stage.until(lambda: replica.inside == 6)
+        gate.set()
+        await asyncio.gather(*asking)
+        replica.usual = dies_at_once
+        assert (await stage.ask(ASKED)).status == 502
+        assert len(replica.calls) == 6 + 2
+
+    play(scene)

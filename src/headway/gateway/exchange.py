@@ -169,9 +169,10 @@ class Exchange:
         self.dispatched_at = self.brain.now()
         self._send()
 
-    def _send(self) -> None:
+    def _send(self, *, anew: bool = False) -> None:
+        """On a kept connection if there is one; `anew` on none that was used before."""
         assert self.replica is not None
-        connection = self.replica.pool.take()
+        connection = None if anew else self.replica.pool.take()
         if connection is not None:
             self._was_kept = True
             self._write(connection)
@@ -274,7 +275,7 @@ class Exchange:
         replica = self.replica
         assert replica is not None
         if self.stage is Stage.SENT and self._was_kept and connection is not None and connection.answered:
-            self._send()  # it had closed a kept connection at that moment, which says nothing of its health
+            self._send(anew=True)  # it had closed a kept connection at that moment, which says nothing of its health
             return
         replica.failed(why)
         self._failed(f"replica {replica.name} failed: {why}")
