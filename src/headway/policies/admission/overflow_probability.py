@@ -34,7 +34,8 @@ class OverflowProbability:
     Wins when: memory is the bottleneck, lengths are known as a distribution and preemption is dear.
     Loses when: the estimates' errors go together (all of a burst longer than foretold), which a sum of independent
         lengths does not foresee; z rises then, but late. With few running requests and heavy tails the sum is not
-        normal either.
+        normal either. Beside latest-admitted, where a few requests hold much of the memory: one of them lost keeps z
+        up for hundreds of completions; choose the victim by smallest-remaining-benefit.
     """
 
     def __init__(
