@@ -43,7 +43,8 @@ class PricedWork:
     Wins when: load comes in rushes or exceeds what can be served, whatever is scarce, and lengths differ.
     Loses when: the longest wait matters and not the 99th percentile, since those that make way wait long. Against the
         least prefill first in the mean, where the tail does not count; against fcfs at p99 in a long overload of
-        requests that are all alike.
+        requests that are all alike. Where work is not time: short prompts with very long answers, beside a stream of
+        long prompts with short ones that fills a replica with memory to spare, wait many times as long as under fcfs.
     """
 
     def __init__(self) -> None:
