@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import resource
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from headway.gateway.wire.limits import WireLimits
 
-from .conftest import Play, RawClient, Stage
+from .conftest import Play, RawClient, Stage, post
 from .scripted_replica import answers, dies_at_once, waits_for
 
 ASKED = {"model": "m", "prompt": "x"}
@@ -106,3 +109,29 @@ def test_a_request_that_no_kept_connection_survives_is_not_sent_on_each_of_them(
         assert len(replica.calls) == 6 + 2
 
     play(scene)
+
+
+def test_a_replica_is_not_blamed_for_our_own_lack_of_descriptors(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        stage.replicas[0].usual = answers()
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        taken: list[int] = []
+        async with RawClient(stage.port) as client:
+            await stage.until(lambda: stage.gateway._clients)
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (min(before[0], 256), before[1]))
+                with suppress(OSError):
+                    while True:
+                        taken.append(os.open(os.devnull, os.O_RDONLY))
+                await client.send(post(ASKED))
+                assert (await client.answer()).status == 502
+                await asyncio.sleep(0.2)  # some looks at it fail, too
+            finally:
+                for one in taken:
+                    os.close(one)
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            assert stage.brain.replicas[0].is_up
+            await client.send(post(ASKED))
+            assert (await client.answer()).status == 200
+
+    play(scene, metrics="vllm:num_requests_waiting 0\n")

@@ -20,6 +20,7 @@ from headway.gateway.wire.client_connection import ClientConnection
 from headway.gateway.wire.errors import REASON_HEADER, Reason, error_event, error_response
 from headway.gateway.wire.messages import HOP_BY_HOP, Headers, HttpRequest
 from headway.gateway.wire.upstream_connection import UpstreamConnection
+from headway.gateway.wire.upstream_pool import is_ours
 from headway.gateway.wire.usage_tail import JsonWatch, StreamWatch, Usage
 from headway.scheduling.scheduler import Scheduler
 
@@ -186,7 +187,8 @@ class Exchange:
             connection = await replica.pool.open()
         except (OSError, TimeoutError) as error:
             self._connecting = None
-            replica.failed(f"it cannot be reached: {error or 'no answer in time'}", at_once=True)
+            if not is_ours(error):
+                replica.failed(f"it cannot be reached: {error or 'no answer in time'}", at_once=True)
             self._failed(f"replica {replica.name} cannot be reached")
             return
         self._connecting = None

@@ -11,6 +11,7 @@ from headway.gateway.replica import Health, Replica
 from headway.gateway.reports import read_metrics
 from headway.gateway.settings import HealthSettings
 from headway.gateway.wire.fetching import fetch
+from headway.gateway.wire.upstream_pool import is_ours
 
 _MODELS_SECONDS = 30.0
 _PROBE_SECONDS = 5.0
@@ -49,7 +50,8 @@ async def _probe(replica: Replica) -> None:
         else:
             status, _ = await _get(replica, "/health")
     except (OSError, TimeoutError) as error:
-        replica.probed(False, f"it cannot be reached: {error or 'no answer in time'}")
+        if not is_ours(error):
+            replica.probed(False, f"it cannot be reached: {error or 'no answer in time'}")
         return
     replica.probed(status == 200, f"it answered its probe with status {status}")
 
@@ -59,7 +61,8 @@ async def _scrape(replica: Replica, health: HealthSettings) -> bool:
     try:
         status, body = await _get(replica, "/metrics")
     except (OSError, TimeoutError) as error:
-        replica.probed(False, f"it cannot be reached: {error or 'no answer in time'}")
+        if not is_ours(error):
+            replica.probed(False, f"it cannot be reached: {error or 'no answer in time'}")
         return True
     if status == 200:
         report = read_metrics(body.decode("utf-8", "replace"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -11,6 +12,14 @@ from headway.gateway.wire.upstream_connection import UpstreamConnection
 
 KEPT_SECONDS = 4.0
 """Engines behind uvicorn close idle connections after 5 s (its `--timeout-keep-alive`); we let go before them."""
+
+
+_OURS = frozenset([errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL])
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether a connection could not be opened for lack of descriptors, memory or ports here: no replica's fault."""
+    return isinstance(error, OSError) and error.errno in _OURS
 
 
 class UpstreamPool:
