@@ -20,8 +20,9 @@ class SlowClient(RawClient):
     """Takes a few kilobytes, and no more until it reads."""
 
     async def __aenter__(self) -> SlowClient:
-        connection = socket.create_connection(("127.0.0.1", self.port))
+        connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        connection.connect(("127.0.0.1", self.port))
         self.reader, self.writer = await asyncio.open_connection(sock=connection)
         self.writer.transport.pause_reading()  # type: ignore[attr-defined]
         return self
