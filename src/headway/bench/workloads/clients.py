@@ -30,7 +30,7 @@ class Client:
         prompts: quantiles of its prompt lengths.
         outputs: quantiles of its output lengths.
         family: distribution of its gaps.
-        deadline_seconds: wanted time to first token; NaN for none.
+        deadline_seconds: wanted time to first token; None if none is.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Client:
     prompts: Quantiles
     outputs: Quantiles
     family: Literal["gamma", "weibull"] = "gamma"
-    deadline_seconds: float = np.nan
+    deadline_seconds: float | None = None
 
 
 def mix_clients(name: str, clients: Sequence[Client], rate: float, requests: int, seed: int) -> Trace:
@@ -53,7 +53,7 @@ def mix_clients(name: str, clients: Sequence[Client], rate: float, requests: int
         count = int(mine.sum())
         prompts[mine] = _lengths(stream(seed, name, client.name, "prompts"), client.prompts, count)
         outputs[mine] = _lengths(stream(seed, name, client.name, "outputs"), client.outputs, count)
-    deadlines = np.array([client.deadline_seconds for client in clients])
+    deadlines = np.array([client.deadline_seconds for client in clients], dtype=np.float64)  # None becomes NaN
     present, tenant = np.unique(senders, return_inverse=True)  # a light client may have sent nothing yet
     return Trace(
         name=name,
