@@ -13,14 +13,15 @@ from collections.abc import Callable
 EVERY_SECONDS = 60.0
 INSIDE_MAX = 1_000
 """With more requests inside there is no look at everything."""
-_YOUNG, _MIDDLE, _NEVER = 700, 10, 1 << 30
+_NEVER = 1 << 30
 
 
 async def collect_when_quiet(inside: Callable[[], int]) -> None:
     """Until cancelled; `inside` tells how many requests there are. Sets how the whole process collects."""
     gc.collect()
     gc.freeze()  # what is here now stays, and is not looked through again
-    gc.set_threshold(_YOUNG, _MIDDLE, _NEVER)
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, _NEVER)
     while True:
         await asyncio.sleep(EVERY_SECONDS)
         if inside() <= INSIDE_MAX:
