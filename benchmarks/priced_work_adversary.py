@@ -1,8 +1,8 @@
 """Days made to hurt `priced-work`: where a search finds it furthest behind another order, and its bound on each.
 
-    python benchmarks/priced_work_adversary.py                              # lengths known, ample memory: three minutes
+    python benchmarks/priced_work_adversary.py                              # lengths known, ample memory: two minutes
     python benchmarks/priced_work_adversary.py --prediction histogram       # lengths learned on the day itself
-    python benchmarks/priced_work_adversary.py --kv-tokens 49152            # memory squeezed
+    python benchmarks/priced_work_adversary.py --kv-tokens 49152 --steps 200  # memory squeezed
     … --write docs/priced-work.md --table hurtful                           # into the place of that name
 
 Llama-3.1-8B on one H100, vLLM's defaults, the simulator and the predictors as they are. Days are of 30 to 200 requests
@@ -41,7 +41,7 @@ from headway.simulator.step_time import PS_PER_SECOND
 from headway.simulator.trace import Trace
 
 OURS = "priced-work"
-DRAWS, STEPS = 60, 1_500
+DRAWS, STEPS = 60, 1_000
 KEPT_SHARE = 0.9  # of how far a ratio is above 1, while its day is made smaller
 TIMES = 10  # the day so often one after the other, to tell what lasts from what a small day makes of it
 
