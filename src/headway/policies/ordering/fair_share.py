@@ -30,7 +30,9 @@ class FairShare:
         inner ordering reads.
     Wins when: one tenant floods the queue and others should not pay for it: two tenants that both keep requests
         waiting differ in service by at most the largest single charge, plus the errors of estimates still running.
-    Loses when: there is one tenant (it is the inner ordering then), or one person poses as many tenants.
+    Loses when: there is one tenant (it is the inner ordering then), or one person poses as many tenants; and while
+        lengths are overestimated: who comes back is lifted to charges of which those running get a part back at their
+        end, and waits until they have used it up.
     """
 
     def __init__(
