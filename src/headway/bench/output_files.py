@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +24,22 @@ def check_writable(path: Path, option: str) -> None:
         raise UserMistake(f"{option} {path}: that is a folder; name a file in it")
     if not os.access(folder, os.W_OK):
         raise UserMistake(f"{option} {path}: the folder {folder} may not be written to; name another")
+
+
+def check_files(outputs: Mapping[str, Path | None], inputs: Iterable[str] = ()) -> None:
+    """`check_writable` for every option that names a file; and no file is written twice, or over one that is read.
+
+    Raises:
+        UserMistake: likewise.
+    """
+    taken = {Path(name).resolve(): "is read" for name in inputs}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        check_writable(path, option)
+        if (use := taken.get(path.resolve())) is not None:
+            raise UserMistake(f"{option} {path}: that very file {use}, and would be lost; name another")
+        taken[path.resolve()] = f"is written by {option}"
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from headway.bench.measured.calibrating import Calibrated, calibrate_linear, cal
 from headway.bench.measured.figures import Agreement, percent
 from headway.bench.measured.recording import Recording, read_recording
 from headway.bench.measured.scalars import SCALARS, ScalarName
-from headway.bench.output_files import check_writable, replacing
+from headway.bench.output_files import check_files, replacing
 from headway.bench.traces.writing import write_jsonl
 from headway.cli.calibrate import CalibrateOptions
 from headway.cli.compare_options import DEFAULT_MODEL, Precision
@@ -29,9 +29,7 @@ def run_calibration(options: CalibrateOptions) -> None:
     Raises:
         UserMistake: an option or the recording is wrong; before any load is put on a server, wherever it can be known.
     """
-    check_writable(options.out, "--out")
-    if options.record is not None:
-        check_writable(options.record, "--record")
+    check_files({"--out": options.out, "--record": options.record}, [options.source])
     names = _scalars(options.fit)
     is_live = options.source.startswith(("http://", "https://"))
     _check_heeded(options, is_live)

@@ -17,7 +17,7 @@ from headway.bench.compare import compare as run_experiment
 from headway.bench.comparison import SCHEMA, Comparison
 from headway.bench.errors import UserMistake, as_mistakes
 from headway.bench.metrics import Slo
-from headway.bench.output_files import check_writable, replacing
+from headway.bench.output_files import check_files, replacing
 from headway.bench.saturation import is_closed_loop, open_loop
 from headway.bench.traces.loading import load_trace
 from headway.bench.traces.reshaping import check_context, head
@@ -85,12 +85,10 @@ def command_line() -> str:
 
 def check_outputs(options: CompareOptions) -> None:
     """Find out now whether the files can be written, not after the work."""
-    if options.json not in (None, "-"):
-        check_writable(Path(options.json), "--json")
-    if options.report is not None:
-        check_writable(options.report, "--report")
-        if len(options.traces or []) > 1:
-            raise UserMistake("--report holds one trace; give one trace, or run once for each")
+    numbers = None if options.json in (None, "-") else Path(options.json)
+    check_files({"--json": numbers, "--report": options.report}, options.traces or [])
+    if options.report is not None and len(options.traces or []) > 1:
+        raise UserMistake("--report holds one trace; give one trace, or run once for each")
 
 
 def chosen_bundles(options: CompareOptions) -> list[Bundle]:

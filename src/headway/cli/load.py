@@ -48,7 +48,7 @@ def load(
     from headway.bench.comparison import json_text
     from headway.bench.live.measure import LiveRun, check_url, measure
     from headway.bench.metrics import Slo
-    from headway.bench.output_files import check_writable, replacing
+    from headway.bench.output_files import check_files, replacing
     from headway.bench.saturation import at_rate
     from headway.bench.traces.loading import load_trace
     from headway.bench.traces.reshaping import head
@@ -60,8 +60,7 @@ def load(
         raise UserMistake("give --workload or --trace, not both")
     if rate is not None and not 0 < rate < 1e6:
         raise UserMistake(f"--rate: {rate:g} is no rate; write requests a second, for example 5")
-    if json is not None:
-        check_writable(Path(json), "--json")
+    check_files({"--json": None if json is None else Path(json)}, [] if trace is None else [trace])
     key = os.environ.get(api_key_env) if api_key_env is not None else None
     if api_key_env is not None and not key:
         raise UserMistake(f"--api-key-env: the environment variable {api_key_env} is empty")

@@ -13,7 +13,7 @@ from headway.bench.compare import simulate_bundle
 from headway.bench.comparison import Json
 from headway.bench.errors import UserMistake, as_mistakes
 from headway.bench.metrics import Slo
-from headway.bench.output_files import check_writable, replacing
+from headway.bench.output_files import check_files, replacing
 from headway.bench.saturation import at_rate, measure_saturation
 from headway.bench.workloads import WORKLOADS
 from headway.cli.compare_options import CompareOptions, parse_loads
@@ -50,9 +50,7 @@ def run_tuning(options: TuneOptions) -> None:
     Raises:
         UserMistake: an option, a name or a trace is wrong; before anything was simulated, wherever it can be known.
     """
-    for path, option in ((options.out, "--out"), (options.state, "--state")):
-        if path is not None:
-            check_writable(path, option)
+    check_files({"--out": options.out, "--state": options.state}, options.compared.traces or [])
     problem, box = _problem(options)
     known = _known(options, problem)
     with progress("tuning", options.trials) as on_trial, as_mistakes():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from headway.bench.errors import UserMistake
-from headway.bench.output_files import check_writable, replacing
+from headway.bench.output_files import check_files, check_writable, replacing
 
 
 def test_the_whole_text_takes_the_place_of_the_old(tmp_path: Path) -> None:
@@ -60,3 +60,12 @@ def test_a_folder_that_may_not_be_written_to(tmp_path: Path) -> None:
     with pytest.raises(UserMistake, match="may not be written to"):
         check_writable(tmp_path / "out.json", "--json")
     tmp_path.chmod(0o700)
+
+
+def test_what_is_read_is_not_written_over_and_nothing_is_written_twice(tmp_path: Path) -> None:
+    day, other = tmp_path / "day.jsonl", tmp_path / "other"
+    check_files({"--json": other, "--report": None}, [str(day), "chat"])
+    with pytest.raises(UserMistake, match=r"--json .*/day.jsonl: that very file is read, and would be lost; name"):
+        check_files({"--json": tmp_path / "." / "day.jsonl"}, [str(day)])
+    with pytest.raises(UserMistake, match=r"--report .*/other: that very file is written by --json"):
+        check_files({"--json": other, "--report": other}, [str(day)])
