@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -126,6 +127,9 @@ def served(place: Path) -> Iterator[Served]:
     server = Served(place)
     yield server
     server.stop()
+    told = re.search(r"/metrics carries what engines write to (\S+)", server.log())
+    assert told is not None
+    assert not Path(told[1]).exists(), "the folder of a server that is gone"
 
 
 def test_the_openai_client_is_served_with_hints(served: Served) -> None:

@@ -6,6 +6,8 @@ is found by vLLM's instance id. vLLM loads this through the entry point `vllm.st
 
 from __future__ import annotations
 
+import atexit
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,8 @@ class HeadwayStatLogger(StatLoggerBase):  # type: ignore[misc]
         if folder is not None and folder not in self._registered:
             self._registered.add(folder)
             REGISTRY.register(EngineFiles(folder))
+            if config.metrics_dir is None:  # ours to remove; `vllm serve` kills engines before they could
+                atexit.register(shutil.rmtree, folder, ignore_errors=True)
             logger.info("headway: /metrics carries what engines write to %s", folder)
 
     def record(self, *args: Any, **kwargs: Any) -> None:
