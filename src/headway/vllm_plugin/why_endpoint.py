@@ -55,7 +55,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """The one question there is."""
-        asked = urlsplit(self.path)
+        try:
+            asked = urlsplit(self.path)
+        except ValueError:
+            self._answer(400, _error("that is no address: ask /headway/why?id=REQUEST_ID"))
+            return
         if asked.path != "/headway/why":
             self._answer(404, _error(f"there is nothing at {asked.path}: ask /headway/why?id=REQUEST_ID"))
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -148,3 +149,15 @@ def test_addresses_of_either_family_are_listened_on() -> None:
 def test_an_address_that_cannot_be_had_is_one_sentence(host: str, port: int) -> None:
     with pytest.raises(ValueError, match=r"^headway: why_listen .* cannot be had: .*; name another address$"):
         WhyEndpoint(host, port, lambda request_id: None)
+
+
+def test_an_address_that_cannot_be_read_is_answered() -> None:
+    endpoint = WhyEndpoint("127.0.0.1", 0, lambda request_id: None)
+    try:
+        asking = HTTPConnection("127.0.0.1", endpoint.port, timeout=30)
+        asking.putrequest("GET", "http://[/headway/why", skip_host=True)
+        asking.endheaders()
+        assert asking.getresponse().status == 400
+        asking.close()
+    finally:
+        endpoint.close()
