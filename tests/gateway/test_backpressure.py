@@ -92,3 +92,23 @@ def test_a_replica_that_does_not_read_stops_the_reading_of_its_client(play: Play
         await asyncio.sleep(0.02)
 
     play(scene)
+
+
+def test_who_asks_on_and_never_reads_is_not_answered_into_memory(play: Play) -> None:
+    """Small questions with large answers, one behind the other: the next is taken up when the client has read."""
+
+    async def scene(stage: Stage) -> None:
+        ask, asked = b"GET /headway/live.js HTTP/1.1\r\nhost: x\r\n\r\n", 4_000
+        async with RawClient(stage.port) as client:
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            client.writer.write(ask * asked)
+            await stage.until(lambda: any(not one.writable for one in stage.gateway._clients))
+            (slow,) = stage.gateway._clients
+            for _ in range(20):
+                await asyncio.sleep(0.01)
+                assert slow._transport.get_write_buffer_size() <= WireLimits().buffer_bytes + READ_BYTES
+            client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+            for _ in range(asked):
+                assert (await client.answer()).status == 200
+
+    play(scene)

@@ -145,6 +145,7 @@ class ClientConnection(asyncio.Protocol):
             self._deadline = self._clock() + self._limits.idle_seconds
         if self._answering is not None:
             self._answering.client_ready()
+        self._serve()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request, or of the next one."""
@@ -230,11 +231,11 @@ class ClientConnection(asyncio.Protocol):
     # Answering
 
     def _serve(self) -> None:
-        """Answer what is pending, one after the other, until one takes its time."""
+        """Answer what is pending, one after the other, until one takes its time or is not read."""
         if self._looping:
             return
         self._looping = True
-        while not self._closing and self._request is None:
+        while not self._closing and self._request is None and self.writable:
             if self._pending:
                 self._request = self._pending.pop(0)
                 self._deadline = None
@@ -317,7 +318,8 @@ class ClientConnection(asyncio.Protocol):
         if request is None or not request.keep_alive:
             self.close()
             return
-        self._deadline = self._clock() + self._limits.idle_seconds
+        limits = self._limits
+        self._deadline = self._clock() + (limits.idle_seconds if self.writable else limits.stalled_seconds)
         self._serve()
 
     def abort(self) -> None:
