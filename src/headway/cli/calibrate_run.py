@@ -12,7 +12,7 @@ from headway.bench.measured.scalars import SCALARS, ScalarName
 from headway.bench.output_files import check_files, replacing
 from headway.bench.traces.writing import write_jsonl
 from headway.cli.calibrate import CalibrateOptions
-from headway.cli.compare_options import DEFAULT_MODEL, Precision
+from headway.cli.compare_options import DEFAULT_MODEL, Precision, whole_blocks
 from headway.cli.progress import say
 from headway.simulator.calibrated import Scalars
 from headway.simulator.calibration import calibration_text
@@ -107,7 +107,7 @@ def _profile_replica(options: CalibrateOptions) -> Replica:
             prefix_caching=options.prefix_caching,
         )
         tokens = options.kv_tokens or server.rules.kv_blocks * server.rules.block_tokens
-        blocks = max(1, tokens // options.block_tokens)
+        blocks = whole_blocks(tokens, options.block_tokens)
         return replace(server, rules=replace(server.rules, kv_blocks=blocks, block_tokens=options.block_tokens))
 
 
@@ -124,7 +124,7 @@ def _rules(options: CalibrateOptions, server: Replica | None) -> EngineRules:
     assert options.max_num_batched_tokens is not None
     try:
         return EngineRules(
-            kv_blocks=max(1, options.kv_tokens // options.block_tokens),
+            kv_blocks=whole_blocks(options.kv_tokens, options.block_tokens),
             block_tokens=options.block_tokens,
             max_model_tokens=options.max_model_len or EngineRules(kv_blocks=1).max_model_tokens,
             max_num_seqs=options.max_num_seqs,

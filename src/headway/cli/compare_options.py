@@ -180,6 +180,13 @@ class CompareOptions:
     calibration: Path | None = None
 
 
+def whole_blocks(kv_tokens: int, block_tokens: int) -> int:
+    """KV blocks in so many tokens. Raises UserMistake where that is not one."""
+    if kv_tokens < block_tokens:
+        raise UserMistake(f"--kv-tokens must be at least one block of {block_tokens}, got {kv_tokens}")
+    return kv_tokens // block_tokens
+
+
 def parse_loads(load: str | None, loads: str | None) -> tuple[float | None, ...]:
     """The loads asked for, in order; (None,) for the trace's own times.
 

@@ -29,6 +29,7 @@ from headway.cli.compare_options import (
     Precision,
     PrefixCaching,
     parse_loads,
+    whole_blocks,
 )
 from headway.cli.printing import print_rich
 from headway.cli.progress import progress, say
@@ -162,7 +163,7 @@ def _calibrated(options: CompareOptions, caches_prefixes: bool) -> Replica:
         )
     server = calibrated_replica(read_calibration(options.calibration))
     asked = {
-        "kv_blocks": options.kv_tokens and max(1, options.kv_tokens // server.rules.block_tokens),
+        "kv_blocks": options.kv_tokens and whole_blocks(options.kv_tokens, server.rules.block_tokens),
         "max_num_seqs": options.max_num_seqs,
         "max_num_batched_tokens": options.max_num_batched_tokens,
         "async_scheduling": options.async_scheduling,

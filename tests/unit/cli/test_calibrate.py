@@ -47,6 +47,8 @@ def test_a_calibration_is_written_and_compare_stands_on_it(
     assert "my engine: 60 requests of day, fitted to the first 42" in told
     policies = ["--policy", "fcfs", "--policy", "shortest-prompt-first"]
     files = ["--json", str(numbers), "--report", str(report)]
+    assert run(["compare", day, "--calibration", str(out), "--kv-tokens", "5"]) == 2
+    assert "--kv-tokens must be at least one block of 16" in capsys.readouterr().err
     assert run(["compare", day, "--calibration", str(out), *policies, *files]) == 0
     table = capsys.readouterr().out
     assert "calibrated to 60 requests of day" in table
@@ -74,6 +76,8 @@ def test_a_calibration_is_written_and_compare_stands_on_it(
     ("more", "said"),
     [
         (["--kv-tokens", "40000"], "--max-num-seqs is missing"),
+        ([*LIMITS, "--kv-tokens", "5"], "--kv-tokens must be at least one block of 16, got 5"),
+        ([*PROFILE, "--kv-tokens", "40", "--block-tokens", "64"], "--kv-tokens must be at least one block of 64"),
         ([*PROFILE, "--fit", "speed"], "'speed' is no scalar"),
         ([*PROFILE, "--prefix-caching"], "does not say which prompts share blocks"),
         (["--hardware", "rtx-4091"], "unknown hardware"),
