@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import math
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from headway.domain.costs import ServiceCosts
 from headway.domain.estimate import PointEstimate
 from headway.domain.request import Request
 from headway.policies import catalog
-from headway.policies.catalog import ALL_KINDS, ROOMS, Kind, build, find, names
+from headway.policies.catalog import ALL_KINDS, ROOMS, Kind, build, find, names, own_options
 from headway.policies.contracts import LanedOrdering, RankedOrdering
 
 COSTS = ServiceCosts(1e-4, 1e-2)
@@ -129,6 +131,22 @@ def test_mistyped_options_get_the_nearest_and_the_list() -> None:
 )
 def test_bad_values_get_one_sentence(kind: Kind, name: str, options: dict[str, object], expected: str) -> None:
     assert expected in sentence(kind, name, options)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_number_without_an_order_gets_in(value: float) -> None:
+    told = 0
+    for kind, name in EVERY:
+        policy = find(kind, name)
+        for option in own_options(policy):
+            if "float" not in str(typing.get_type_hints(policy.__init__)[option]):
+                continue
+            if (name, option, value) == ("ewsjf", "spread_max", math.inf):
+                continue  # no lane is too wide then
+            given = {"a": value} if option == "tenant_weights" else value
+            assert option in sentence(kind, name, {option: given})
+            told += 1
+    assert told > 20
 
 
 @pytest.mark.parametrize("name", ["oracle", "oracle-noisy"])

@@ -47,8 +47,8 @@ class GoodputFirst:
             raise ValueError(f"guard_seconds must be at least 0, got {guard_seconds:g}")
         if not 0 < lane_seconds < math.inf:
             raise ValueError(f"lane_seconds must be above 0, got {lane_seconds:g}")
-        if tpot_seconds is not None and not tpot_seconds > 0:
-            raise ValueError(f"tpot_seconds must be above 0, got {tpot_seconds:g}")
+        if tpot_seconds is not None and not 0 < tpot_seconds < math.inf:
+            raise ValueError(f"tpot_seconds must be above 0 and finite, got {tpot_seconds:g}")
         self._costs = costs
         self._quantile = quantile
         self._guard_seconds = guard_seconds

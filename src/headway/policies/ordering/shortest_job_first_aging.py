@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 from headway.domain.costs import ServiceCosts
@@ -29,9 +30,9 @@ class ShortestJobFirstAging:
     TUNABLE: ClassVar[tuple[Tunable, ...]] = (Tunable("service_seconds_per_second_waited", 0.001, 10.0, "log"),)
 
     def __init__(self, *, costs: ServiceCosts, service_seconds_per_second_waited: float = 0.1) -> None:
-        if service_seconds_per_second_waited <= 0:
+        if not 0 < service_seconds_per_second_waited < math.inf:
             raise ValueError(
-                "service_seconds_per_second_waited must be above 0 (for no ageing use shortest-job-first), "
+                "service_seconds_per_second_waited must be above 0 and finite (for no ageing use shortest-job-first), "
                 f"got {service_seconds_per_second_waited:g}"
             )
         self._costs = costs

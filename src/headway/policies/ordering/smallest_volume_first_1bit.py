@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from headway.domain.request import RequestView, expected_output_tokens
@@ -27,11 +28,11 @@ class SmallestVolumeFirst1bit:
     def __init__(
         self, *, threshold_tokens: float = 256.0, short_tokens: float = 16.0, long_tokens: float = 4096.0
     ) -> None:
-        if threshold_tokens <= 0:
-            raise ValueError(f"threshold_tokens must be above 0, got {threshold_tokens:g}")
-        if not 0 < short_tokens < long_tokens:
+        if not 0 < threshold_tokens < math.inf:
+            raise ValueError(f"threshold_tokens must be above 0 and finite, got {threshold_tokens:g}")
+        if not 0 < short_tokens < long_tokens < math.inf:
             raise ValueError(
-                f"short_tokens must be above 0 and below long_tokens, got {short_tokens:g} and {long_tokens:g}"
+                f"short_tokens must be above 0 and below long_tokens, both finite, got {short_tokens:g} and {long_tokens:g}"
             )
         self._threshold_tokens = threshold_tokens
         self._short_tokens = short_tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from headway.domain.costs import ServiceCosts
@@ -25,8 +26,8 @@ class LeastWork:
     """
 
     def __init__(self, *, costs: ServiceCosts, kv_barrier_seconds: float = 0.15) -> None:
-        if kv_barrier_seconds < 0:
-            raise ValueError(f"kv_barrier_seconds must be at least 0, got {kv_barrier_seconds:g}")
+        if not 0 <= kv_barrier_seconds < math.inf:
+            raise ValueError(f"kv_barrier_seconds must be at least 0 and finite, got {kv_barrier_seconds:g}")
         self._costs = costs
         self._kv_barrier_seconds = kv_barrier_seconds
 
