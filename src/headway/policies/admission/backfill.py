@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from headway.domain.event import Admitted, Cancelled, Event, Listener
+from headway.domain.event import Admitted, Cancelled, Completed, Event, Listener
 from headway.domain.replica import BatchView, MemoryView
 from headway.domain.request import RequestId, RequestView
 from headway.policies.admission.greedy import Greedy
@@ -76,7 +76,7 @@ class Backfill:
 
     def observe(self, event: Event) -> None:
         """Forget the count of who is no longer waiting; pass the event on."""
-        if isinstance(event, (Admitted, Cancelled)):
+        if isinstance(event, (Admitted, Cancelled, Completed)):
             self._skips.pop(event.request.id, None)
         if self._hears is not None:
             self._hears.observe(event)

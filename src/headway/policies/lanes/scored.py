@@ -26,6 +26,8 @@ Fill: TypeAlias = Literal["lane-and-neighbours", "lane", "score"]
 ScoreOf: TypeAlias = Callable[[int, float, int, float], Line]
 """(size, mean size of the lane, q = lanes − index, arrived_at) -> the head's line."""
 
+_COMPACT_ABOVE = 64  # entries of who left; below that a rebuild is not worth its call
+
 
 class ScoredLanes:
     """Router, learner, cost fit, guard and score put together; a `LanedOrdering` but for the names of its options.
@@ -86,7 +88,11 @@ class ScoredLanes:
         ticket = next(self._ticket)
         self._placed[request.id] = _Place(lane, size, uncached_prefill_tokens(request), request.arrived_at, ticket)
         if self.guard is not None:
-            heapq.heappush(self._oldest, (request.arrived_at, ticket, request.id))
+            if len(self._oldest) > 2 * len(self._placed) + _COMPACT_ABOVE:  # many left without an admission
+                self._oldest = [(at.arrived_at, at.ticket, waits) for waits, at in self._placed.items()]
+                heapq.heapify(self._oldest)
+            else:
+                heapq.heappush(self._oldest, (request.arrived_at, ticket, request.id))
         return lane.number
 
     def choose(self, heads: Mapping[LaneId, RequestView], now: float) -> LaneId:
@@ -189,7 +195,12 @@ class ScoredLanes:
 
     def _left(self, request_id: RequestId) -> None:
         place = self._placed.pop(request_id, None)
-        if place is not None and self.router.knows(place.lane):
+        if place is None:
+            return
+        entry = self._lines.get(place.lane.number)
+        if entry is not None and entry[0].id == request_id:
+            del self._lines[place.lane.number]  # it may come back with more work; and nobody else keeps it
+        if self.router.knows(place.lane):
             self.router.leave(place.lane)
 
     def _tokens(self, request: RequestView) -> int:

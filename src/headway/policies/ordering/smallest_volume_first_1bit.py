@@ -32,7 +32,8 @@ class SmallestVolumeFirst1bit:
             raise ValueError(f"threshold_tokens must be above 0 and finite, got {threshold_tokens:g}")
         if not 0 < short_tokens < long_tokens < math.inf:
             raise ValueError(
-                f"short_tokens must be above 0 and below long_tokens, both finite, got {short_tokens:g} and {long_tokens:g}"
+                "short_tokens must be above 0 and below long_tokens, both finite, "
+                f"got {short_tokens:g} and {long_tokens:g}"
             )
         self._threshold_tokens = threshold_tokens
         self._short_tokens = short_tokens
