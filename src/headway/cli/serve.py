@@ -28,7 +28,11 @@ def serve(
     hardware: Annotated[str | None, typer.Option(metavar="NAME", help="Of the simulated engines.")] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="Of the simulated engines.")] = None,
     record: Annotated[
-        str | None, typer.Option(metavar="FILE.jsonl", help="Record lengths and times, never text, as a trace.")
+        str | None,
+        typer.Option(
+            metavar="FILE.jsonl",
+            help="Record lengths and times, never text, as a trace; %Y, %m, %d … in the name are now.",
+        ),
     ] = None,
     log_requests: Annotated[bool, typer.Option("--log-requests", help="Log a line for every request.")] = False,
 ) -> None:

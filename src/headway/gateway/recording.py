@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,11 +28,18 @@ class Recorder:
     """Writes the trace format of `headway trace`; a line waits until all that arrived before it have ended."""
 
     def __init__(self, path: Path, began: float) -> None:
-        """Open a new file. Raises ValueError, one sentence, if it is there already or cannot be written."""
+        """Open a new file, %Y, %m, %d, %H, %M and %S in its name being those of now.
+
+        Raises ValueError, one sentence, if it is there already or cannot be written.
+        """
+        path = path.with_name(time.strftime(path.name))
         try:
             self._file: TextIO | None = path.open("x", encoding="utf-8")
         except FileExistsError:
-            raise ValueError(f"record: {path} is there already, and a trace is one run; name another file") from None
+            raise ValueError(
+                f"record: {path} is there already, and a trace is one run; name another file, or put the time of the "
+                "start into the name: night-%Y%m%d-%H%M%S.jsonl"
+            ) from None
         except OSError as error:
             raise ValueError(f"record: {path} cannot be written: {error.strerror or error}; check the path") from None
         self._path = path
