@@ -6,6 +6,7 @@ What stood there and is not such a file (somebody named another file by mistake)
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -81,7 +82,7 @@ def read_state(path: Path, policy: str) -> SavedState | Unreadable | None:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return _unreadable(path, f"it cannot be read ({error})")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         return _unreadable(path, "it is not a state file of Headway")
@@ -99,9 +100,11 @@ def read_state(path: Path, policy: str) -> SavedState | Unreadable | None:
             )
             for trial in content["trials"]
         ]
+        if not all(map(math.isfinite, [n for t in trials for n in (*t.values.values(), t.reward, t.ttft_p99_seconds)])):
+            raise ValueError("a number of a trial is not finite")
         learned = dict(content["learned"])
         problem = str(content["problem"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         return _unreadable(path, f"a part is missing or of another kind ({error!r})")
     return SavedState(policy, learned, trials, problem)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -78,6 +79,8 @@ def test_no_bytes_make_it_raise(content: bytes) -> None:
         ({"policy": "fair-share"}, "belongs to the policy 'fair-share'"),
         ({"trials": [{"values": {}}]}, "a part is missing"),
         ({"trials": 3}, "a part is missing"),
+        ({"trials": [{"values": {"a": 10**400}, "reward": 1, "ttft_p99_seconds": 1, "fenced": 0}]}, "another kind"),
+        ({"trials": [{"values": {}, "reward": math.nan, "ttft_p99_seconds": 1, "fenced": 0}]}, "not finite"),
         ({"learned": 7}, "a part is missing"),
     ],
 )
@@ -89,6 +92,14 @@ def test_a_file_of_another_kind_is_told_in_a_sentence(tmp_path: Path, change: di
     assert isinstance(found, Unreadable)
     assert said in found.reason
     assert found.reason.endswith("; starting afresh")
+
+
+def test_a_file_nested_without_end_is_told_in_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.write_text('{"format": "headway-state", "learned": ' + "[" * 200_000)
+    found = read_state(path, "ewsjf")
+    assert isinstance(found, Unreadable)
+    assert "cannot be read" in found.reason
 
 
 def test_a_file_of_somebody_else_is_never_lost(tmp_path: Path) -> None:

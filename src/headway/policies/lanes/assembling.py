@@ -19,6 +19,8 @@ from headway.policies.lanes.scoring import Line, density_weighted
 
 _VOLUME_TOKENS = 1_024  # a request of this size costs, by volume, as much as prefilling as many tokens
 
+_LARGEST = 2**53  # of sizes taken back: a float holds it exactly
+
 
 @dataclass(slots=True)
 class Parameters:
@@ -139,7 +141,7 @@ def restore_lanes(parameters: Parameters, lanes: ScoredLanes, state: Mapping[str
     try:
         spans = _spans(state["lanes"])
         window, seen = state["window"], state["seen"]
-        if not (isinstance(window, list) and all(isinstance(size, int) and size >= 0 for size in window)):
+        if not (isinstance(window, list) and all(isinstance(size, int) and 0 <= size <= _LARGEST for size in window)):
             raise ValueError("the window must be a list of sizes")
         if not (isinstance(seen, int) and seen >= 0):
             raise ValueError("the count of requests seen must be a whole number")
@@ -160,6 +162,6 @@ def _spans(listed: object) -> tuple[Span, ...]:
     for span, following in pairwise(spans):
         if span.high >= following.low:
             raise ValueError(f"the lanes {span.low}–{span.high} and {following.low}–{following.high} overlap")
-    if not all(0 <= span.low <= span.mean <= span.high and span.requests >= 0 for span in spans):
+    if not all(0 <= span.low <= span.mean <= span.high <= _LARGEST and span.requests >= 0 for span in spans):
         raise ValueError("a lane's mean must lie in its range")
     return spans

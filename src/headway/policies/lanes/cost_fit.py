@@ -19,6 +19,7 @@ from headway.domain.event import Admitted, Cancelled, Completed, Event, FirstTok
 from headway.domain.request import RequestId, uncached_prefill_tokens
 
 EXPONENT_MIN, EXPONENT_MAX = 0.5, 3.0
+COEFFICIENT_MIN, COEFFICIENT_MAX = 1e-30, 1e30  # of a law taken back: no replica is out there
 POINTS_KEPT, POINTS_MIN, POINTS_COMPARED, REFIT_EVERY = 500, 10, 80, 200
 _LEVER = 2.0  # long prefills must be this many times the short ones to show overhead and power apart
 _MEMBERS_MAX = 256  # prefills in one observation; beyond that the replica is saturated and a new one is begun
@@ -170,11 +171,19 @@ class CostFit:
         return {"law": list(self.law), "points": [list(point) for point in self.points]}
 
     def restore(self, state: Mapping[str, object]) -> None:
-        """Take back what `state` gave. Raises ValueError, TypeError or KeyError when it is something else."""
+        """Take back what `state` gave, all of it or nothing.
+
+        Raises ValueError, TypeError, KeyError or OverflowError when it is something else.
+        """
         law, points = state["law"], state["points"]
         if not (isinstance(law, list) and isinstance(points, list) and len(law) == 4):
             raise ValueError("the cost fit must have a law of four numbers and a list of points")
-        self.law = PowerLaw(*(float(number) for number in law))
-        if not (self.law.coefficient > 0 and EXPONENT_MIN <= self.law.exponent <= EXPONENT_MAX):
-            raise ValueError(f"the cost fit {self.law} is out of range")
-        self.points = deque((PrefillPoint(int(t), float(s)) for t, s in points), maxlen=POINTS_KEPT)
+        fitted = PowerLaw(*(float(number) for number in law))
+        sound = COEFFICIENT_MIN <= fitted.coefficient <= COEFFICIENT_MAX
+        sound = sound and EXPONENT_MIN <= fitted.exponent <= EXPONENT_MAX
+        if not (sound and 0 <= fitted.floor_seconds < math.inf and 1 <= fitted.linear_below < math.inf):
+            raise ValueError(f"the cost fit {fitted} is out of range")
+        kept = [PrefillPoint(int(tokens), float(seconds)) for tokens, seconds in points]
+        if not all(tokens >= 1 and 0 < seconds < math.inf for tokens, seconds in kept):
+            raise ValueError("the cost fit was made from prefills without tokens or without an end")
+        self.law, self.points = fitted, deque(kept, maxlen=POINTS_KEPT)

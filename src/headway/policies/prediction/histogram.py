@@ -100,7 +100,7 @@ class Histogram:
         try:
             told: Any = state["kinds"]
             listed = [(_kind(kind), _Counts.of(counts)) for kind, counts in told]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(f"a kind is missing or not written as it should be: {error}") from error
         self._counts = OrderedDict(listed[-int(self._kinds_max) :])
 
@@ -182,7 +182,7 @@ class _Counts:
         counts = cls()
         for position, (ended, left) in state.items():
             place = int(position)
-            if not (0 <= place < len(EDGES) - 1 and 0 <= ended <= left < math.inf):
+            if not (0 <= place < len(EDGES) - 1 and 0 <= ended <= left <= _HEAVIEST):
                 raise ValueError(f"bin {position} holds {ended!r} of {left!r}")
             counts._ended[place], counts._left[place] = float(ended), float(left)
         return counts

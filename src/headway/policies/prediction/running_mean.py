@@ -60,6 +60,9 @@ class RunningMean:
         weight, tokens = state.get("weight"), state.get("weighted_tokens")
         if not (isinstance(weight, int | float) and isinstance(tokens, int | float)):
             raise ValueError("it lacks weight or weighted_tokens, or one is no number")
-        if not (0 < weight < math.inf and 0 <= tokens < math.inf):
-            raise ValueError(f"weight must be above 0 and weighted_tokens not below, got {weight:g} and {tokens:g}")
+        if not (1 <= weight <= _MOST and 0 <= tokens <= _MOST):
+            raise ValueError(f"weight must be at least 1, weighted_tokens at least 0 and neither above {_MOST:g}")
         self._weight, self._weighted_tokens = float(weight), float(tokens)
+
+
+_MOST = 1e18  # of what is taken back: no server has completed as much

@@ -198,6 +198,14 @@ def test_state_survives_a_restart_and_a_wrong_one_is_refused_whole() -> None:
         {"window": "x"},
         {"costs": 3},
         {"lanes": [1]},
+        {"lanes": [[0, 10**400, 1.0, 1]]},
+        {"window": [10**400]},
+        {"costs": {"law": [-1.0, 1.0, 0.0, 1.0], "points": []}},
+        {"costs": {"law": [2e-4, 1.0, math.inf, 1.0], "points": []}},
+        {"costs": {"law": [2e-4, 1.0, 0.0, math.nan], "points": []}},
+        {"costs": {"law": [1e-320, 1.0, 0.0, 1.0], "points": []}},
+        {"costs": {"law": [2e-4, 1.0, 0.0, 1.0], "points": [[100, "x"]]}},
+        {"costs": {"law": [2e-4, 1.0, 0.0, 1.0], "points": [[100, math.inf]]}},
     ):
         fresh = Ewsjf(costs=COSTS)
         with pytest.raises(ValueError, match=r"\S"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -67,9 +68,14 @@ def test_conversations_are_not_written_down() -> None:
         {"edges": 69, "kinds": [[["a"], {"999": [1, 1]}]]},
         {"edges": 69, "kinds": [[["a"], {"1": [2, 1]}]]},
         {"edges": 69, "kinds": [[["a"], {"1": "x"}]]},
+        {"edges": 69, "kinds": [[["a"], {"1": [1, 10**400]}]]},
+        {"edges": 69, "kinds": [[["a"], {"1": [1, 1e308], "2": [1, 1e308]}]]},
         {"weight": 0, "weighted_tokens": 1},
         {"weight": "a", "weighted_tokens": 1},
         {"weight": 1, "weighted_tokens": -1},
+        {"weight": 10**400, "weighted_tokens": 1},
+        {"weight": 1e-320, "weighted_tokens": 1},
+        {"weight": 1, "weighted_tokens": math.nan},
     ],
 )
 def test_what_is_no_state_is_refused_and_changes_nothing(state: dict[str, object]) -> None:
