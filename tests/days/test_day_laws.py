@@ -22,6 +22,7 @@ from headway.testing.strategies import Bundle, bundles, engine_rules, step_times
 
 Simulate = Callable[..., DayOutcome]
 ENGINES = pytest.mark.parametrize("engine", [simulate, simulate_reference])
+FCFS = Bundle("fcfs", "greedy", "latest-admitted", "running-mean")
 
 
 def live(engine: Simulate, trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: Bundle) -> Day:
@@ -106,3 +107,29 @@ def test_fcfs_admits_in_order_of_arrival(
     assume(not day.outcome.preemptions.any())
     admitted = [row for step in day.steps for row in step.admitted]
     assert admitted == sorted(admitted, key=lambda row: (day.outcome.arrived_ps[row], row))
+
+
+def test_both_engines_live_the_same_day_two_months_after_the_first_request() -> None:
+    """Somebody arrives while another one decodes, 60 days in: a run of steps has to stop for that."""
+    rules = EngineRules(kv_blocks=1_000, max_num_seqs=4)
+    arrived = np.array([0.0, 60 * 86_400.0, 60 * 86_400.0 + 0.5])
+    trace = Trace("late", arrived, np.full(3, 100), np.full(3, 100))
+    days = [live(engine, trace, rules, LinearStepTime(10**10, 0, 0), FCFS) for engine in (simulate, simulate_reference)]
+    same_day(days[0], days[1])
+    assert days[0].outcome.admitted_ps[2] - days[0].outcome.arrived_ps[2] <= 2 * 10**10
+
+
+def test_a_day_longer_than_the_clock_is_refused() -> None:
+    rules = EngineRules(kv_blocks=1_000)
+    day = Trace("long", np.array([0.0, 116 * 86_400.0]), np.full(2, 100), np.full(2, 10))
+    with pytest.raises(ValueError, match=r"long: lasts 116\.0 days; the simulator's clock holds 100"):
+        live(simulate, day, rules, LinearStepTime(10**10, 0, 0), FCFS)
+    pauses = replace(
+        day,
+        arrived_seconds=np.zeros(2),
+        session=np.zeros(2, np.int64),
+        turn=np.array([0, 1]),
+        think_seconds=np.array([0.0, 101 * 86_400.0]),
+    )
+    with pytest.raises(ValueError, match=r"long: lasts 101\.0 days, pauses included"):
+        live(simulate, pauses, rules, LinearStepTime(10**10, 0, 0), FCFS)

@@ -16,10 +16,11 @@ from headway.bench.bundles import Bundle
 from headway.bench.columns import significant
 from headway.bench.compare import Progress, facts_of_replica, simulate_bundle, traffic_facts
 from headway.bench.comparison import Json, trace_facts
-from headway.bench.errors import UserMistake
+from headway.bench.errors import UserMistake, as_mistakes
 from headway.bench.saturation import Saturation, at_rate, measure_saturation
 from headway.bench.small_optimum import SmallOptimum
 from headway.bounds.lower import LowerBounds, lower_bounds
+from headway.simulator.arrivals import check_clock
 from headway.simulator.replica import Replica
 from headway.simulator.trace import Trace
 
@@ -73,7 +74,7 @@ def bound(
     Saturation, the unit of a load, is measured only when one is asked for.
 
     Raises:
-        UserMistake: there is no request, or no rate that could be scaled.
+        UserMistake: there is no request, no rate that could be scaled, or more days than the simulator's clock holds.
     """
     if len(trace) == 0:
         raise UserMistake(f"{trace.name}: there is no request in it to bound")
@@ -91,6 +92,8 @@ def bound(
             scaled = trace
             if load is not None and saturation is not None:
                 scaled = at_rate(trace, load * saturation.requests_per_second)
+            with as_mistakes():
+                check_clock(scaled)
             found[load] = lower_bounds(scaled, replica.rules, replica.step_time)
             on_done()
     return Bounded(

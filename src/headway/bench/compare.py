@@ -15,7 +15,7 @@ from headway.bench.bundles import Bundle
 from headway.bench.calibration import CalibrationListener
 from headway.bench.comparison import Comparison, Json, Run, replica_facts, trace_facts
 from headway.bench.curves import curves
-from headway.bench.errors import UserMistake
+from headway.bench.errors import UserMistake, as_mistakes
 from headway.bench.measured.agreement import agreement, in_both, times_of
 from headway.bench.measured.figures import Agreement
 from headway.bench.measured.recording import of_trace
@@ -25,6 +25,7 @@ from headway.bench.saturation import Saturation, at_rate, is_closed_loop, measur
 from headway.bench.unloaded import unloaded_seconds
 from headway.bounds.lower import lower_bounds
 from headway.domain.event import Listener
+from headway.simulator.arrivals import check_clock
 from headway.simulator.outcome import DayOutcome
 from headway.simulator.replica import Replica
 from headway.simulator.skipping import simulate
@@ -80,12 +81,15 @@ def compare(
     The result does not depend on `jobs`, but for `wall_seconds`. Saturation is measured only when a load is asked for.
 
     Raises:
-        UserMistake: the trace has no rate that could be scaled.
+        UserMistake: the trace has no rate that could be scaled, or lasts longer than the simulator's clock.
         RunFailed: a run failed; the message names policy and load and says why.
     """
     report = progress or (lambda what, total: nullcontext(lambda: None))
     saturation = _saturation(experiment, jobs, report)
     traffic = {load: _at_load(experiment.trace, load, saturation) for load in experiment.loads}
+    with as_mistakes():
+        for replayed in traffic.values():
+            check_clock(replayed)
     alone = unloaded_seconds(experiment.trace, experiment.replica.rules, experiment.replica.step_time)
     cells = [_Cell(load, traffic[load], bundle) for load in experiment.loads for bundle in experiment.bundles]
     with report("bounding", len(traffic)) as on_done:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from headway.bench.errors import UserMistake
+from headway.bench.errors import UserMistake, as_mistakes
 from headway.bench.metrics import Mask, completed_rows
 from headway.bench.parallel import spread
+from headway.simulator.arrivals import check_clock
 from headway.simulator.outcome import DayOutcome
 from headway.simulator.step_time import PS_PER_SECOND
 from headway.simulator.trace import Trace
@@ -56,11 +57,14 @@ def measure_saturation(
     One simulation of the trace, four for one with sessions.
 
     Raises:
-        UserMistake: fewer than two requests complete, so that there is no rate.
+        UserMistake: fewer than two requests complete, so that there is no rate; sessions outlast the simulator's clock.
     """
     closed = is_closed_loop(trace)
     densities = _DENSITIES if closed else _DENSITIES[-1:]
     denser = [_all_at_once(trace) if density == float("inf") else scaled(trace, density) for density in densities]
+    with as_mistakes():
+        for one in denser:
+            check_clock(one)
     rate = completed_rate if closed else served_rate
     rates = spread(lambda one: rate(simulate_fcfs(one)), denser, jobs=jobs)
     return Saturation(max(rates), CLOSED_LOOP if closed else OPEN_LOOP, closed)

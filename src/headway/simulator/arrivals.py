@@ -12,8 +12,12 @@ from headway.simulator.step_time import PS_PER_SECOND
 from headway.simulator.trace import Trace
 from headway.simulator.tracked import TrackedRequest
 
-FOREVER = 1 << 62
-"""Later than anything, picoseconds."""
+FOREVER = 1 << 63
+"""Later than anything that a day's columns of 64 bits can hold, picoseconds."""
+LONGEST_DAYS = 100
+"""Of arrivals and pauses; it leaves the replica the last week of those columns to finish."""
+
+_SECONDS_PER_DAY = 86_400
 
 
 class Arrivals:
@@ -24,6 +28,7 @@ class Arrivals:
     """
 
     def __init__(self, trace: Trace) -> None:
+        check_clock(trace)
         times_ps = np.rint(trace.arrived_seconds * PS_PER_SECOND).astype(np.int64)
         self._next_turn = _next_turns(trace)
         think_seconds = np.zeros(len(trace)) if trace.think_seconds is None else trace.think_seconds
@@ -98,6 +103,25 @@ class Newcomers:
             None if math.isnan(within) else arrived_at + within,
             self._priorities[row],
             output == limit or prompt + output == self._max_model_tokens,
+        )
+
+
+def check_clock(trace: Trace) -> None:
+    """Refuse what would run over the end of the clock.
+
+    Raises:
+        ValueError: arrivals, or the pauses of a session after them, last longer than `LONGEST_DAYS`.
+    """
+    seconds = float(trace.arrived_seconds.max(initial=0.0))
+    pauses = 0.0
+    if trace.session is not None and trace.turn is not None and trace.think_seconds is not None:
+        inside = trace.session >= 0
+        pauses = float(np.bincount(trace.session[inside], trace.think_seconds[inside], 1).max())
+    days = (seconds + pauses) / _SECONDS_PER_DAY
+    if days > LONGEST_DAYS:
+        raise ValueError(
+            f"{trace.name}: lasts {days:,.1f} days{', pauses included' if pauses else ''}; the simulator's clock holds "
+            f"{LONGEST_DAYS}, so replay a shorter part of it, or squeeze its arrivals"
         )
 
 

@@ -112,6 +112,18 @@ def test_all_at_one_moment_has_no_load(headway: Headway, tmp_path: Path) -> None
     assert "all requests arrive at one moment" in told(headway("compare", path, "--policy", "fcfs", "--load", "1"))
 
 
+def test_a_trace_longer_than_the_clock(headway: Headway, tmp_path: Path) -> None:
+    path = tmp_path / "months.jsonl"
+    days = [0, 1, 2, 116]
+    path.write_text("".join(GOOD.replace(": 0,", f": {86_400_000 * day},") for day in days))
+    fcfs = ("--policy", "fcfs")
+    assert "lasts 116.0 days" in told(headway("compare", path, *fcfs))
+    assert "lasts 116.0 days" in told(headway("bound", path))
+    assert headway("compare", path, *fcfs, "--load", "0.5").status == 0
+    assert "the simulator's clock holds 100" in told(headway("compare", path, *fcfs, "--load", "0.0000000001"))
+    assert headway("compare", path, *fcfs, "--requests", "3").status == 0
+
+
 def test_bad_lines_are_skipped_when_asked_and_counted(headway: Headway, tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text(GOOD + "{not json}\n" + GOOD)
