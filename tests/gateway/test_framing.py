@@ -208,6 +208,9 @@ class Echo:
     def refuse_head(self, request: HttpRequest) -> Response | None:
         return None
 
+    def refused(self, response: Response) -> None:
+        pass
+
     def answer(self, request: HttpRequest, client: ClientConnection) -> Answering | None:
         self.seen.append((request.method, request.target, request.body))
         client.respond(Response(200, request.body))

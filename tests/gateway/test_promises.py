@@ -195,3 +195,24 @@ def test_the_why_of_a_wait_is_told(play: Play) -> None:
         assert (await stage.get("/headway/why?id=nobody")).status == 404
 
     play(scene, seats=1, policies=PolicySettings(ordering="shortest-prompt-first"))
+
+
+def test_whoever_is_not_let_in_is_counted_by_status(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEAM_KEY", "team-key-1")
+
+    async def scene(stage: Stage) -> None:
+        key = "authorization: Bearer team-key-1\r\n"
+        assert (await stage.ask(headers="authorization: Bearer guessed\r\n")).status == 401
+        async with RawClient(stage.port) as client:
+            await client.send(post(b"{", "/v1/completions", key))
+            assert (await client.answer()).status == 400
+        async with RawClient(stage.port) as client:
+            await client.send(b"GET /health HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n")
+            assert (await client.answer()).status == 400
+        assert (await stage.ask(headers=key)).status == 200
+        metrics = stage.gateway._metrics.text().decode()
+        assert 'headway_rejected_requests_total{status="401"} 1.0' in metrics
+        assert 'headway_rejected_requests_total{status="400"} 2.0' in metrics
+        assert stage.brain.counts.arrived == 1
+
+    play(scene, tenant=(TenantSettings(name="team", key_env="TEAM_KEY"),))

@@ -44,6 +44,7 @@ class GatewayMetrics:
         labels = ["model_name", "fairness_id"]
         ended = [*labels, "outcome", "reason"]
         self._requests = Tallies("headway_flow_control_requests", "Requests ended, by outcome and reason", ended)
+        self._rejected = Tallies("headway_rejected_requests", "Answered with an error and not let in", ["status"])
         self._queue = Spreads("headway_flow_control_request_queue_duration_seconds", "In the queue", labels)
         self._ttft = Spreads("headway_request_ttft_seconds", "Arrival to first event of a stream", labels)
         self._duration = Spreads("headway_request_duration_seconds", "Arrival to the end", labels)
@@ -58,8 +59,14 @@ class GatewayMetrics:
 
     def collect(self) -> Iterator[Metric]:
         """Of prometheus_client."""
-        for fed in (self._requests, self._queue, self._ttft, self._duration, self._forecast, self._tokens):
-            yield from fed.collect()
+        for tallies in (self._requests, self._rejected, self._tokens):
+            yield from tallies.collect()
+        for spreads in (self._queue, self._ttft, self._duration, self._forecast):
+            yield from spreads.collect()
+
+    def rejected(self, status: int) -> None:
+        """A request without a valid key, or that is none."""
+        self._rejected[str(status),] += 1
 
     def text(self) -> bytes:
         """In Prometheus's text format."""

@@ -31,6 +31,7 @@ from headway.gateway.wire.messages import HttpRequest, Response
 
 _JSON_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 _ONE_MODEL = "/v1/models/"
+_BAD_KEY = "the API key is missing or unknown"
 _STORIES = 1_000
 _REQUEST_ID_BYTES_MAX = 128
 
@@ -75,8 +76,12 @@ class Gatekeeper:
     def refuse_head(self, request: HttpRequest) -> Response | None:
         """A wrong key is told before the body is read."""
         if request.path.startswith("/v1/") and self.tenants.who(request.header(b"authorization")) is None:
-            return error_response(401, "the API key is missing or unknown", Reason.UNAUTHORISED)
+            return error_response(401, _BAD_KEY, Reason.UNAUTHORISED)
         return None
+
+    def refused(self, response: Response) -> None:
+        """It is in no queue and no story: only its number remains."""
+        self._metrics.rejected(response.status)
 
     def answer(self, request: HttpRequest, client: ClientConnection) -> Answering | None:
         """Ours at once, or through the queue."""
@@ -142,15 +147,12 @@ class Gatekeeper:
     def _proxy(self, http: HttpRequest, client: ClientConnection) -> Answering | None:
         tenant = self.tenants.who(http.header(b"authorization"))
         if tenant is None:  # the keys were changed between head and body
-            client.respond(error_response(401, "the API key is missing or unknown", Reason.UNAUTHORISED))
-            return None
+            return self._reject(client, error_response(401, _BAD_KEY, Reason.UNAUTHORISED))
         if http.method == b"HEAD":
-            client.respond(error_response(405, "HEAD is not passed on", Reason.MALFORMED))
-            return None
+            return self._reject(client, error_response(405, "HEAD is not passed on", Reason.MALFORMED))
         body = read_body(http.body) if http.body else None
         if body is None and http.path in _JSON_PATHS and http.method == b"POST":
-            client.respond(error_response(400, why_unreadable(http.body), Reason.MALFORMED))
-            return None
+            return self._reject(client, error_response(400, why_unreadable(http.body), Reason.MALFORMED))
         if tenant.name:  # the key was meant for us: no replica sees it
             http.headers = [pair for pair in http.headers if pair[0] != b"authorization"]
         exchange = self._exchange(http, client, body, tenant)
@@ -163,6 +165,10 @@ class Gatekeeper:
         else:
             self._arrivals.come(partial(self._arrive, exchange, None))
         return exchange
+
+    def _reject(self, client: ClientConnection, response: Response) -> None:
+        self.refused(response)
+        client.respond(response)
 
     def _arrive(self, exchange: Exchange, counted: Counted | None) -> None:
         """It is its turn; its client may have left meanwhile. `counted` is what a thread found in its prompt."""
@@ -255,6 +261,9 @@ class AdminSite:
     def refuse_head(self, request: HttpRequest) -> Response | None:
         """Nothing is refused by its head."""
         return None
+
+    def refused(self, response: Response) -> None:
+        """Of `Site`; nobody counts."""
 
     def answer(self, request: HttpRequest, client: ClientConnection) -> Answering | None:
         """Metrics, the page, health."""

@@ -59,6 +59,9 @@ class EngineSite:
         """Nothing is refused by its head."""
         return None
 
+    def refused(self, response: Response) -> None:
+        """Of `Site`; nobody counts."""
+
     def answer(self, request: HttpRequest, client: ClientConnection) -> Answering | None:
         """Of `Site`."""
         path = request.path

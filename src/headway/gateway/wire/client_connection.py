@@ -37,6 +37,9 @@ class Site(Protocol):
     def refuse_head(self, request: HttpRequest) -> Response | None:
         """An answer that needs no body (a wrong key, say); None to read on."""
 
+    def refused(self, response: Response) -> None:
+        """A client was told this instead of its request being taken."""
+
     def answer(self, request: HttpRequest, client: ClientConnection) -> Answering | None:
         """Take a whole request. None if it was answered at once."""
 
@@ -380,4 +383,5 @@ class ClientConnection(asyncio.Protocol):
     def _refuse(self, response: Response) -> None:
         self._refusal = None
         self._request = HttpRequest(b"", b"", [], keep_alive=False)
+        self._site.refused(response)
         self.respond(response)
