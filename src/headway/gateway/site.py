@@ -147,12 +147,15 @@ class Gatekeeper:
     def _proxy(self, http: HttpRequest, client: ClientConnection) -> Answering | None:
         tenant = self.tenants.who(http.header(b"authorization"))
         if tenant is None:  # the keys were changed between head and body
-            return self._reject(client, error_response(401, _BAD_KEY, Reason.UNAUTHORISED))
+            self._reject(client, error_response(401, _BAD_KEY, Reason.UNAUTHORISED))
+            return None
         if http.method == b"HEAD":
-            return self._reject(client, error_response(405, "HEAD is not passed on", Reason.MALFORMED))
+            self._reject(client, error_response(405, "HEAD is not passed on", Reason.MALFORMED))
+            return None
         body = read_body(http.body) if http.body else None
         if body is None and http.path in _JSON_PATHS and http.method == b"POST":
-            return self._reject(client, error_response(400, why_unreadable(http.body), Reason.MALFORMED))
+            self._reject(client, error_response(400, why_unreadable(http.body), Reason.MALFORMED))
+            return None
         if tenant.name:  # the key was meant for us: no replica sees it
             http.headers = [pair for pair in http.headers if pair[0] != b"authorization"]
         exchange = self._exchange(http, client, body, tenant)
