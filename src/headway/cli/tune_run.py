@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,8 +111,12 @@ def _problem(options: TuneOptions) -> tuple[Problem, SearchBox]:
     fixed = dict(_assignment(text) for text in options.fixed)
     others = {"admission": compared.admission, "preemption": compared.preemption, "prediction": compared.prediction}
     Bundle(options.policy, options.policy, **others, options={"ordering": fixed}).check()
+    ranges = dict(_range(text) for text in options.ranges)
+    both = next((name for name in ranges if name in fixed), None)
+    if both is not None:
+        raise UserMistake(f"{both} is kept by --set and searched by --range; give one of them")
     with as_mistakes():
-        box = SearchBox.of(find("ordering", options.policy), options.policy, dict(_range(r) for r in options.ranges))
+        box = SearchBox.of(find("ordering", options.policy), options.policy, ranges, fixed)
     assert compared.traces is not None, "one trace is always given"
     server, trace = prepare(compared.traces[0], compared, slo)
     objective = Objective(slo.ttft_seconds, STARVED_AFTER * slo.ttft_seconds)
@@ -165,8 +170,24 @@ def _in_words(problem: Problem) -> str:
     span = float(trace.arrived_seconds[-1])
     return (
         f"{trace.name}, {len(trace)} requests in {span:.3f} s, {problem.rules.kv_blocks} KV blocks, "
-        f"{problem.reward} reward, {tuple(problem.objective)}, {dict(problem.fixed)}, {dict(problem.others)}"
+        f"{problem.reward} reward, {tuple(problem.objective)}, {dict(problem.fixed)}, {dict(problem.others)}, "
+        f"replica and traffic {_fingerprint(problem)}"
     )
+
+
+def _fingerprint(problem: Problem) -> str:
+    """Twelve digits that differ where another engine, or other requests, would make trials worth something else."""
+    trace = problem.trace
+    digest = hashlib.sha256(f"{problem.rules} {problem.costs}".encode())
+    columns = (
+        *(trace.arrived_seconds, trace.prompt_tokens, trace.output_tokens, trace.max_output_tokens),
+        *(trace.tenant, trace.deadline_seconds, trace.priority),
+    )
+    for column in columns:
+        digest.update(b"-" if column is None else column.tobytes())
+    for ids in trace.prefix_ids or ():
+        digest.update(repr(list(ids)).encode())
+    return digest.hexdigest()[:12]
 
 
 def _range(text: str) -> tuple[str, tuple[float, float]]:

@@ -102,7 +102,7 @@ def tune(
         ValueError: the trace is too short to be cut in two, or the reward does not suit the policy.
     """
     search, check = _cut(problem.trace)
-    optimiser = Optimiser(box, seed=problem.seed)
+    optimiser = Optimiser(box, seed=problem.seed + len(known or []))  # what goes on draws other points than before
     defaults = default_values(problem, box)
     usual = [_day(problem, search, "fcfs", {})[0], _day(problem, search, problem.policy, defaults)[0]]
     limit = harm * max(_p99(_ttft(search, day)) for day in usual)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,11 +21,18 @@ class SearchBox:
     dimensions: tuple[Tunable, ...]
 
     @classmethod
-    def of(cls, policy: type[Any], name: str, ranges: Mapping[str, tuple[float, float]] | None = None) -> SearchBox:
-        """A policy's own box, with `ranges` instead of its own where given; options given a range alone are searched.
+    def of(
+        cls,
+        policy: type[Any],
+        name: str,
+        ranges: Mapping[str, tuple[float, float]] | None = None,
+        kept: Collection[str] = (),
+    ) -> SearchBox:
+        """A policy's own box, with `ranges` instead of its own where given, and without the options that are `kept`.
 
         Raises:
-            ValueError: the policy declares nothing, an option is not tunable, or a range is not one.
+            ValueError: the policy declares nothing or all of it is kept, an option is not tunable, or a range is not
+                one.
         """
         declared = {tunable.name: tunable for tunable in tunables(policy)}
         if not declared:
@@ -38,7 +45,10 @@ class SearchBox:
             if declared[option].scale == "log" and low <= 0:
                 raise ValueError(f"the range of {option} must be above 0, got {low:g}")
             declared[option] = declared[option]._replace(low=low, high=high)
-        return cls(tuple(declared.values()))
+        searched = tuple(tunable for tunable in declared.values() if tunable.name not in kept)
+        if not searched:
+            raise ValueError(f"every tunable option of {name} is kept at a value, so nothing is left to search")
+        return cls(searched)
 
     def names(self) -> list[str]:
         """The options."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,51 @@ def test_the_same_seed_is_the_same_search_and_a_state_goes_on(headway: Headway, 
 
 
 @pytest.mark.parametrize(
+    "changed", [("--max-num-seqs", 8), ("--sync",), ("--hardware", "a100"), ("--prefix-caching", "off")]
+)
+def test_trials_on_another_replica_do_not_count(
+    headway: Headway, small_trace: Path, tmp_path: Path, changed: tuple[object, ...]
+) -> None:
+    lines = [json.loads(line) | {"hash_ids": [1]} for line in small_trace.read_text().splitlines()]
+    trace, state = tmp_path / "shared.jsonl", tmp_path / "s"
+    trace.write_text("".join(json.dumps(line | {"input_length": 400}) + "\n" for line in lines))
+    line = ("tune", trace, "--trials", 1, "--kv-tokens", 200_000)
+    assert headway(*line, "--state", state).status == 0
+    assert "going on from 1 trials" in headway(*line, "--state", state).err
+    assert "of another problem" in headway(*line, *changed, "--state", state).err
+
+
+def test_trials_on_other_traffic_of_the_same_name_do_not_count(
+    headway: Headway, small_trace: Path, tmp_path: Path
+) -> None:
+    line = ("tune", small_trace, "--trials", 1, "--state", tmp_path / "s")
+    assert headway(*line).status == 0
+    small_trace.write_text(small_trace.read_text().replace('"input_length": 6000', '"input_length": 9000'))
+    assert "of another problem" in headway(*line).err
+
+
+def test_what_is_set_is_not_searched(headway: Headway, small_trace: Path) -> None:
+    said = headway("tune", small_trace, "--trials", 3, "--set", "b_u=3", "--set", "lanes_max=5")
+    assert said.status == 0, said.err
+    values = [line for line in said.out.splitlines() if line.startswith(("    1", "    2", "best:"))]
+    assert len(values) == 3
+    assert not any("b_u" in line for line in values)
+    assert all("a_u" in line for line in values)
+    only = ("tune", small_trace, "--policy", "shortest-job-first-aging", "--trials", 1)
+    all_set = headway(*only, "--set", "service_seconds_per_second_waited=0.2")
+    assert all_set.status == 2
+    assert "nothing is left to search" in all_set.err
+
+
+def test_a_search_that_goes_on_does_not_try_the_same_points_again(headway: Headway, tmp_path: Path) -> None:
+    state = tmp_path / "s"
+    headway("tune", *SMALL, "--state", state)
+    more = headway("tune", *SMALL, "--state", state).out.splitlines()[2:7]
+    values = [line.split("s  ", 1)[1] for line in more]
+    assert len(set(values)) == len(values) == 5
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("--policy", "fcfs"), "fcfs declares no tunable options"),
@@ -62,6 +108,7 @@ def test_the_same_seed_is_the_same_search_and_a_state_goes_on(headway: Headway, 
         (("--range", "b_u"), "write OPTION=LOW:HIGH"),
         (("--range", "nope=1:2"), "no tunable option 'nope'"),
         (("--range", "b_u=2:1"), "must rise"),
+        (("--set", "b_u=1", "--range", "b_u=0.5:2"), "b_u is kept by --set and searched by --range"),
         (("--set", "lanes_max"), "write OPTION=VALUE"),
         (("--set", "lanes_max=many"), "must be a whole number"),
         (("--set", "feature=colour"), "must be one of"),
