@@ -17,7 +17,11 @@ def check_writable(path: Path, option: str) -> None:
     Raises:
         UserMistake: the folder is missing or may not be written to, or `path` is a folder.
     """
-    folder = path.parent
+    if _is_special(path):
+        if not os.access(path, os.W_OK):
+            raise UserMistake(f"{option} {path}: it may not be written to; name another")
+        return
+    folder = _target(path).parent
     if not folder.is_dir():
         raise UserMistake(f"{option} {path}: the folder {folder} does not exist; create it or name another")
     if path.is_dir():
@@ -46,10 +50,24 @@ def check_files(outputs: Mapping[str, Path | None], inputs: Iterable[str] = ()) 
 def replacing(path: Path, option: str) -> Iterator[Path]:
     """A temporary file beside `path` to write to; takes its place when the block ends well, else vanishes.
 
+    A link stays, and what it names is replaced; a pipe or a device is itself what is written to.
+
     Raises:
         UserMistake: as `check_writable`, or the disk is full.
     """
     check_writable(path, option)
+    try:
+        if _is_special(path):
+            yield path
+        else:
+            with _taking_the_place_of(_target(path)) as temporary:
+                yield temporary
+    except OSError as error:
+        raise UserMistake(f"{option} {path}: it cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def _taking_the_place_of(path: Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
@@ -57,10 +75,17 @@ def replacing(path: Path, option: str) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # mkstemp's 0600 would keep colleagues out
         temporary.replace(path)
-    except OSError as error:
-        raise UserMistake(f"{option} {path}: it cannot be written: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_special(path: Path) -> bool:
+    """A pipe or a device, such as /dev/null: to be written to and never replaced."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _target(path: Path) -> Path:
+    return path.resolve() if path.is_symlink() else path
 
 
 def _umask() -> int:

@@ -34,6 +34,42 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["out.json"]
 
 
+def test_a_pipe_is_written_into_and_not_replaced(tmp_path: Path) -> None:
+    """So is a device: whoever may write to /dev must not lose /dev/null by naming it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with replacing(pipe, "--json") as to:
+            to.write_text("new")
+        assert os.read(reader, 100) == b"new"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_a_link_stays_and_what_it_names_is_written(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    link = tmp_path / "link.json"
+    link.symlink_to(tmp_path / "folder" / "real.json")
+    with replacing(link, "--json") as temporary:
+        temporary.write_text("new")
+    assert link.is_symlink()
+    assert (tmp_path / "folder" / "real.json").read_text() == "new"
+
+
+def test_a_folder_that_takes_no_files_is_the_users_to_put_right() -> None:
+    """Where even root may not: the sentence, not a failure of ours."""
+    if not Path("/proc/self").is_dir():
+        pytest.skip("no /proc here")
+    with (
+        pytest.raises(UserMistake, match=r"--json /proc/numbers.json: it cannot be written"),
+        replacing(Path("/proc/numbers.json"), "--json"),
+    ):
+        pass
+
+
 def test_colleagues_may_read_what_was_written(tmp_path: Path) -> None:
     old = os.umask(0o022)
     try:
