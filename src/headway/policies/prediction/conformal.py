@@ -107,19 +107,24 @@ class CorrectedEstimate:
         return sum(quantiles) / 9
 
     def remaining_quantile(self, probability: float, produced_tokens: int) -> int:
-        """The inner quantile at the score that this share of the recent ones did not exceed."""
-        gone = self._share_at_most(produced_tokens) if produced_tokens else 0.0
-        wanted = gone + probability * (1.0 - gone)
-        total = self._length_at(self._score_at(wanted))
-        if self._at_most_tokens is not None:
-            total = min(total, self._at_most_tokens)
-        if total > produced_tokens:
-            return total - produced_tokens
-        return 1 if self._at_most_tokens is not None else self.inner.remaining_quantile(probability, produced_tokens)
+        """The inner quantile at the score that this share of the recent ones did not exceed; at most to the bound.
 
-    def _share_at_most(self, tokens: int) -> float:
-        """Share of recent scores up to that of a length, kept below 1."""
-        return bisect_right(self._scores, score(self.inner, tokens)) / (len(self._scores) + 1)
+        Of a request that outlives all that the window knows the inner law says what it always does.
+        """
+        outlived = bisect_right(self._scores, score(self.inner, produced_tokens)) if produced_tokens else 0
+        if outlived == len(self._scores):
+            remaining = self.inner.remaining_quantile(probability, produced_tokens)
+        else:
+            gone = outlived / (len(self._scores) + 1)
+            total = self._length_at(self._score_at(gone + probability * (1.0 - gone)))
+            remaining = max(1, total - produced_tokens)
+        bound = self._at_most_tokens
+        return remaining if bound is None else max(1, min(remaining, bound - produced_tokens))
+
+    @property
+    def law_moves(self) -> bool:
+        """Whether the inner law moves with every completion."""
+        return bool(getattr(self.inner, "law_moves", False))
 
     def _score_at(self, probability: float) -> float:
         place = math.ceil(probability * (len(self._scores) + 1)) - 1

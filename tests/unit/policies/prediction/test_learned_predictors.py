@@ -180,6 +180,29 @@ class TestConformal:
         teach(predictor, [10])
         assert isinstance(predictor.predict(request()), CorrectedEstimate)
 
+    @pytest.mark.parametrize("bound", [None, 4_096])
+    def test_who_outlives_the_window_goes_on_as_the_inner_law_says_up_to_the_bound(self, bound: int | None) -> None:
+        predictor = Conformal()
+        teach(predictor, [50 + number % 100 for number in range(400)], max_output_tokens=bound)
+        estimate = predictor.predict(request(max_output_tokens=bound))
+        assert isinstance(estimate, CorrectedEstimate)
+        for produced in (155, 600, 2_000):
+            for probability in (0.1, 0.5, 0.9):
+                inner = estimate.inner.remaining_quantile(probability, produced)
+                assert estimate.remaining_quantile(probability, produced) == inner
+        assert estimate.remaining_mean(600) > 100
+        if bound is not None:
+            assert estimate.remaining_quantile(0.99, 4_000) <= 96
+            assert estimate.remaining_quantile(0.99, 4_096) == 1
+
+    def test_over_a_law_that_moves_the_corrected_one_moves(self) -> None:
+        still, moving = Conformal(), Conformal(inner=PastFuture())
+        for predictor, moves in ((still, False), (moving, True)):
+            teach(predictor, [10] * 40)
+            estimate = predictor.predict(request())
+            assert isinstance(estimate, CorrectedEstimate)
+            assert estimate.law_moves is moves
+
     def test_the_score_rises_with_the_length_and_is_even_under_the_true_law(self) -> None:
         estimate = RunningMean(prior_tokens=300).predict(request())
         scores = [score(estimate, length) for length in range(1, 5_000, 7)]
