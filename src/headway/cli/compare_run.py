@@ -20,6 +20,7 @@ from headway.bench.metrics import Slo
 from headway.bench.output_files import check_files, replacing
 from headway.bench.saturation import is_closed_loop, open_loop
 from headway.bench.traces.loading import load_trace
+from headway.bench.traces.opening import find_file
 from headway.bench.traces.reshaping import check_context, head
 from headway.bench.workloads import WORKLOADS
 from headway.cli.compare_options import (
@@ -85,11 +86,22 @@ def command_line() -> str:
 
 
 def check_outputs(options: CompareOptions) -> None:
-    """Find out now whether the files can be written, not after the work."""
+    """Find out now whether the traces are there and the files can be written, not after the work."""
     numbers = None if options.json in (None, "-") else Path(options.json)
-    check_files({"--json": numbers, "--report": options.report}, options.traces or [])
+    check_files({"--json": numbers, "--report": options.report}, files_read(options))
     if options.report is not None and len(options.traces or []) > 1:
         raise UserMistake("--report holds one trace; give one trace, or run once for each")
+
+
+def files_read(options: CompareOptions) -> list[str]:
+    """Every file that the command line names to be read.
+
+    Raises:
+        UserMistake: a trace is not there.
+    """
+    traces = [find_file(name, tuple(WORKLOADS)) for name in options.traces or [] if name not in WORKLOADS]
+    profiles = [name for name in (options.hardware, options.model) if name.endswith(".toml")]
+    return [str(name) for name in (*traces, *profiles, options.bundles, options.calibration) if name is not None]
 
 
 def chosen_bundles(options: CompareOptions) -> list[Bundle]:

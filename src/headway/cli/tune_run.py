@@ -18,7 +18,7 @@ from headway.bench.output_files import check_files, replacing
 from headway.bench.saturation import at_rate, measure_saturation
 from headway.bench.workloads import WORKLOADS
 from headway.cli.compare_options import CompareOptions, parse_loads
-from headway.cli.compare_run import WORKLOAD_LOADS, command_line, prepare
+from headway.cli.compare_run import WORKLOAD_LOADS, command_line, files_read, prepare
 from headway.cli.progress import progress, say
 from headway.policies.catalog import find
 from headway.simulator.replica import Replica
@@ -51,7 +51,7 @@ def run_tuning(options: TuneOptions) -> None:
     Raises:
         UserMistake: an option, a name or a trace is wrong; before anything was simulated, wherever it can be known.
     """
-    check_files({"--out": options.out, "--state": options.state}, options.compared.traces or [])
+    check_files({"--out": options.out, "--state": options.state}, files_read(options.compared))
     problem, box = _problem(options)
     known = _known(options, problem)
     with progress("tuning", options.trials) as on_trial, as_mistakes():

@@ -105,6 +105,33 @@ def test_a_file_that_is_not_there(headway: Headway, tmp_path: Path) -> None:
     assert "there is no such file" in told(headway("compare", tmp_path / "none.jsonl"))
 
 
+def test_every_trace_is_looked_for_before_the_first_is_replayed(
+    headway: Headway, small_trace: Path, tmp_path: Path
+) -> None:
+    fcfs = ("--policy", "fcfs")
+    for verb in (("compare", *fcfs), ("bound",)):
+        assert "there is no such file" in told(headway(*verb, small_trace, tmp_path / "none.jsonl"))
+
+
+@pytest.mark.parametrize("option", ["--bundles", "--calibration", "--hardware", "--model"])
+def test_no_file_that_an_option_names_is_written_over(
+    headway: Headway, small_trace: Path, tmp_path: Path, option: str
+) -> None:
+    read = tmp_path / "read.toml"
+    read.write_text("not yet read")
+    for verb in ("compare", "bound") if option != "--bundles" else ("compare",):
+        assert "that very file is read" in told(headway(verb, small_trace, option, read, "--json", read))
+    assert read.read_text() == "not yet read"
+
+
+def test_a_trace_in_the_folder_of_traces_is_not_written_over(
+    headway: Headway, small_trace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADWAY_TRACES", str(small_trace.parent))
+    assert "that very file is read" in told(headway("compare", "small", "--json", small_trace))
+    assert "that very file is read" in told(headway("tune", "small", "--out", small_trace))
+
+
 def test_all_at_one_moment_has_no_load(headway: Headway, tmp_path: Path) -> None:
     path = tmp_path / "burst.jsonl"
     path.write_text(GOOD * 5)
