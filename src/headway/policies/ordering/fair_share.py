@@ -12,6 +12,7 @@ from headway.policies.contracts import LanedOrdering, LaneId, OrderingPolicy, Ra
 from headway.policies.ordering.fcfs import Fcfs
 
 _SWEEP_ABOVE = 64  # tenants remembered before the first sweep for those that can be forgotten
+_IDLE_MAX = 20_000  # tenants that neither wait nor run but are ahead of the others, remembered after a sweep
 
 
 class FairShare:
@@ -25,7 +26,8 @@ class FairShare:
         overrun is charged at completion, not token by token; the length comes from the predictor in use, not from a
         moving average per client; recomputing after a preemption is the operator's fault and is not charged; a
         cancelled request gets back what it did not receive; idle tenants are forgotten once the others have caught up
-        with them; shares may be weighted (`tenant_weights`, 1 unless given; 2 is entitled to twice the service).
+        with them, and of more than 20,000 those least ahead; shares may be weighted (`tenant_weights`, 1 unless given;
+        2 is entitled to twice the service).
     Reads: the tenant, prompt length, cached prompt tokens, the length estimate, every admission and end, and what the
         inner ordering reads.
     Wins when: one tenant floods the queue and others should not pay for it: two tenants that both keep requests
@@ -97,11 +99,7 @@ class FairShare:
         lanes = cast(Mapping[tuple[str, LaneId], RequestView], heads)
         service = self._ledger.service
         given = {tenant: service(tenant) for tenant in dict.fromkeys([lane[0] for lane in lanes])}
-        least = min(given.values())
-        equals = [tenant for tenant, amount in given.items() if amount == least]
-        if len(equals) == 1:
-            return equals[0]
-        return min([(head.arrived_at, head.tenant) for head in heads.values() if head.tenant in equals])[1]
+        return min([(given[lane[0]], head.arrived_at, lane[0]) for lane, head in lanes.items()])[2]
 
 
 def _inner_heads(heads: Mapping[LaneId, RequestView], tenant: str) -> dict[LaneId, RequestView]:
@@ -224,4 +222,15 @@ class _Ledger:
             idle = account.waiting == 0 and account.running == 0
             if idle and account.service <= level and account is not self._last_departed:
                 del self._accounts[tenant]
+        self._forget_the_least_ahead()
         self._sweep_above = max(_SWEEP_ABOVE, 2 * len(self._accounts))
+
+    def _forget_the_least_ahead(self) -> None:
+        """Of idle tenants still ahead, keep at most `_IDLE_MAX`: whoever would gain least by coming back anew goes."""
+        ahead = [
+            (account.service, tenant)
+            for tenant, account in self._accounts.items()
+            if account.waiting == 0 and account.running == 0 and account is not self._last_departed
+        ]
+        for _, tenant in sorted(ahead)[: max(0, len(ahead) - _IDLE_MAX)]:
+            del self._accounts[tenant]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from headway.domain.estimate import PointEstimate
 from headway.domain.event import Admitted, Arrived, Cancelled, Completed, FirstToken, Preempted, Refused
 from headway.domain.request import Request
+from headway.policies.ordering import fair_share
 from headway.policies.ordering.fair_share import FairShare
 from headway.policies.ordering.fcfs import Fcfs
 from headway.policies.ordering.highest_response_ratio import HighestResponseRatio
@@ -252,6 +253,45 @@ def test_tenants_who_left_are_forgotten_without_changing_what_they_are_owed() ->
     level = desk.policy.service("tenant 9999")
     desk.arrive(request("tenant 0"), request("stranger"))
     assert desk.policy.service("tenant 0") == desk.policy.service("stranger") == level
+
+
+def test_among_many_with_equal_service_each_is_looked_at_once() -> None:
+    compared = 0
+
+    class Name(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+    desk = Desk(FairShare())
+    for i in range(400):
+        desk.arrive(request(Name(f"tenant {i:03d}"), at=1.0 - i / 1_000))
+    compared = 0
+    assert desk.admit(2.0).tenant == "tenant 399"
+    assert compared < 4_000
+
+
+def test_a_stream_of_new_tenants_behind_a_backlog_is_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Newcomers keep the level where it is, so that nobody served is ever at it again."""
+    monkeypatch.setattr(fair_share, "_IDLE_MAX", 300)
+    desk = Desk(FairShare())
+    desk.arrive(*[request(f"first {i}") for i in range(20)])
+    for i in range(3_000):
+        desk.arrive(request(f"tenant {i}", prompt_tokens=100 + i % 7))
+        desk.complete(desk.admit(), 10)
+    assert len(desk.policy._ledger._accounts) <= 2 * (300 + 20) + 1
+    greedy = request("greedy", prompt_tokens=90_000)
+    desk.arrive(greedy)
+    while desk.admit() is not greedy:
+        pass
+    for i in range(3_000, 5_000):
+        desk.arrive(request(f"tenant {i}"))
+        desk.complete(desk.admit(), 10)
+    assert desk.policy.service("greedy") > desk.policy._ledger._level() + 80_000, "who took most is remembered longest"
 
 
 @pytest.mark.parametrize(
