@@ -101,17 +101,16 @@ class LiveTuner:
                 self._queued.discard(request.id)
                 if request.arrived_at >= self._began_at:
                     self._live_waits.append(at - request.arrived_at)
-                let_in = self._shadow.admitted(uncached_prefill_tokens(request))
-                self._shadow_waits += [at - arrived_at for arrived_at in let_in if arrived_at >= self._began_at]
+                self._let_in_on_paper(self._shadow.admitted(uncached_prefill_tokens(request)), at)
             case FirstToken(request=request, at=at):
                 arrived_at = self._waiting.pop(request.id, None)
                 if arrived_at is not None and arrived_at >= self._began_at:
                     self._ttfts.append(at - arrived_at)
-            case Cancelled(request=request):
+            case Cancelled(request=request, at=at):
                 self._waiting.pop(request.id, None)
                 if request.id in self._queued:
                     self._queued.discard(request.id)
-                    self._shadow.left(request.id)
+                    self._let_in_on_paper(self._shadow.left(request.id), at)
             case Completed() | Preempted() | _:
                 pass
         self._act(event, drifted)
@@ -137,6 +136,9 @@ class LiveTuner:
             self._end_trial(event.at, "cut short")
             self._policy.retune(self.best())
             self._start_trial(event.at)
+
+    def _let_in_on_paper(self, arrived_at: list[float], at: float) -> None:
+        self._shadow_waits += [at - came for came in arrived_at if came >= self._began_at]
 
     def _begin(self, start: Mapping[str, float]) -> Optimiser:
         self._start = dict(start)

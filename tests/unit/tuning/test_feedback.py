@@ -62,6 +62,26 @@ def test_who_gave_up_is_not_let_in_on_paper() -> None:
     assert shadow.waiting() == [2.0]
 
 
+@given(works, st.randoms(use_true_random=False))
+def test_when_nobody_waits_live_nobody_waits_on_paper(tokens: list[int], random: object) -> None:
+    """Whoever is let in on paper and gives up live was paid for by others: they are not left behind for ever."""
+    shadow, waits = ShadowFcfs(), []
+    for day in range(3):
+        waiting = list(enumerate(tokens))
+        for number, work in waiting:
+            shadow.arrived((day, number), float(number), work)  # type: ignore[arg-type]
+        random.shuffle(waiting)  # type: ignore[attr-defined]
+        gave_up = 0
+        for place, (number, work) in enumerate(waiting):
+            if place % 2:
+                gave_up += 1
+                waits += shadow.left((day, number))  # type: ignore[arg-type]
+            else:
+                waits += shadow.admitted(work // 2)  # the cache held more by then
+        assert shadow.waiting() == []
+        assert len(waits) >= (day + 1) * (len(tokens) - gave_up)
+
+
 def test_the_distance_of_two_samples_by_hand() -> None:
     assert ks_distance(np.array([1.0, 2.0]), np.array([1.0, 2.0])) == 0
     assert ks_distance(np.array([1.0, 2.0]), np.array([3.0, 4.0])) == 1
