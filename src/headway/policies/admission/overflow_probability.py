@@ -88,8 +88,10 @@ class OverflowProbability:
         """Learn from what was lost and what was not."""
         if isinstance(event, Preempted):
             request = event.request
-            lost = max(0, request.prompt_tokens + request.produced_tokens - request.cached_prompt_tokens)
-            self._z = min(_HIGHEST_Z, self._z + self._rate * lost / self._mean_tokens)
+            held = max(1, request.prompt_tokens + request.produced_tokens)
+            lost = max(0, held - request.cached_prompt_tokens)
+            mean = self._mean_tokens if self._completions else held  # nothing else is known of sizes yet
+            self._z = min(_HIGHEST_Z, self._z + self._rate * lost / mean)
         elif isinstance(event, Completed):
             self._completions += 1
             tokens = event.request.prompt_tokens + event.output_tokens

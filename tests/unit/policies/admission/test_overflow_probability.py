@@ -118,6 +118,14 @@ def test_what_is_lost_raises_z_and_what_is_done_lowers_it() -> None:
     assert policy.z == 8.0
 
 
+def test_before_anybody_completed_a_request_lost_counts_as_one_and_no_more() -> None:
+    policy = OverflowProbability(z_start=1.0, learning_rate=0.5)
+    policy.observe(Preempted(Request(0, 0.0, 3_000, produced_tokens=100), 0.0))
+    assert policy.z == 1.5
+    policy.observe(Preempted(Request(1, 0.0, 1_900, produced_tokens=100, cached_prompt_tokens=1_000), 0.0))
+    assert policy.z == 1.75
+
+
 def test_blocks_shared_by_those_who_run_are_counted_once() -> None:
     requests = running(10, 100.0, random.Random(1))
     for request in requests:
