@@ -55,4 +55,7 @@ class LaneLearner:
         """Go on from a window and a count that were saved."""
         self._window.extend(sizes)
         self.seen = seen
-        self._next = seen + (min(seen, self._relearn) or FIRST_REQUESTS) if self._relearn or not seen else 0
+        if seen < FIRST_REQUESTS:
+            self._next = FIRST_REQUESTS  # saved before there were lanes
+        else:
+            self._next = seen + min(seen, self._relearn) if self._relearn else 0

@@ -213,6 +213,23 @@ def test_state_survives_a_restart_and_a_wrong_one_is_refused_whole() -> None:
         assert fresh.state() == Ewsjf(costs=COSTS).state()
 
 
+@pytest.mark.parametrize(("seen", "relearn", "lanes_at"), [(0, 0, 250), (100, 0, 250), (100, 40, 250), (300, 100, 400)])
+def test_who_was_saved_before_there_were_lanes_learns_them_when_a_fresh_one_would(
+    seen: int, relearn: int, lanes_at: int
+) -> None:
+    saved, again = (Ewsjf(costs=COSTS, relearn_requests=relearn) for _ in range(2))
+    for number, size in enumerate(sizes(lanes_at)):
+        if number == seen:
+            again.restore(saved.state())
+        policy = saved if number < seen else again
+        request = Request(number, 0.0, size)
+        policy.lane(request)
+        before = policy.redrawn
+        policy.observe(Arrived(request, 0.0))
+        if number >= seen:
+            assert (policy.redrawn > before) == (number + 1 == lanes_at), f"at request {number + 1}"
+
+
 # Nobody starves
 
 
