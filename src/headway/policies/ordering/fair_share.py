@@ -12,6 +12,7 @@ from headway.policies.contracts import LanedOrdering, LaneId, OrderingPolicy, Ra
 from headway.policies.ordering.fcfs import Fcfs
 
 _SWEEP_ABOVE = 64  # tenants remembered before the first sweep for those that can be forgotten
+_LONGEST_TOKENS = 2.0**24  # of an output: a larger charge would leave a float no room for the small ones
 _IDLE_MAX = 20_000  # tenants that neither wait nor run but are ahead of the others, remembered after a sweep
 
 
@@ -195,7 +196,7 @@ class _Ledger:
         return 0.0 if self._last_departed is None else self._last_departed.service
 
     def _charge(self, account: _Account, request: RequestView) -> None:
-        expected = expected_output_tokens(request)
+        expected = min(_LONGEST_TOKENS, expected_output_tokens(request))
         self._expected[request.id] = expected
         prompt = max(0, request.prompt_tokens - request.cached_prompt_tokens)
         account.service += (self._prompt_weight * prompt + self._output_weight * expected) / account.weight

@@ -255,6 +255,19 @@ def test_tenants_who_left_are_forgotten_without_changing_what_they_are_owed() ->
     assert desk.policy.service("tenant 0") == desk.policy.service("stranger") == level
 
 
+def test_a_bound_beyond_reason_taken_at_its_word_does_not_drown_all_later_charges() -> None:
+    """A float that holds 2^62 tokens tells no two requests apart any more; and whoever comes is lifted to it."""
+    desk = Desk(FairShare())
+    desk.arrive(request("absurd", expected=2**62))
+    absurd = desk.admit()
+    desk.arrive(request("a"), request("b"))
+    desk.admit()
+    desk.complete(absurd, 10)
+    before = desk.policy.service("b")
+    desk.admit()
+    assert desk.policy.service("b") - before == 100 + 2 * 10
+
+
 def test_among_many_with_equal_service_each_is_looked_at_once() -> None:
     compared = 0
 
