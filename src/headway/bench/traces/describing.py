@@ -162,8 +162,13 @@ def _gap_cv(arrived: Numbers) -> float | None:
 
 def _dispersion(arrived: Numbers) -> float | None:
     places = ((arrived - arrived[0]) // IDC_BIN_SECONDS).astype(np.int64)
-    counts = np.bincount(places)[:-1]  # the last bin is cut short by the trace's end
-    return float(counts.var() / counts.mean()) if len(counts) > 1 else None
+    bins = int(places[-1])  # without the last one, which is cut short by the trace's end
+    if bins < 2:
+        return None
+    # Only bins that hold somebody are stored: one wrong timestamp may put years between two requests.
+    counts = np.unique(places[places < bins], return_counts=True)[1].astype(np.float64)
+    mean = float(counts.sum()) / bins
+    return (float((counts**2).sum()) / bins - mean**2) / mean
 
 
 def _work(arrived: Numbers, tokens: npt.NDArray[np.int64]) -> PrefillWork:

@@ -47,6 +47,14 @@ def test_by_hand() -> None:
     assert found.sessions is None
 
 
+def test_years_between_two_requests_take_no_memory_of_their_own() -> None:
+    """A clock that was wrong in the first line: 53 years of bins of 10 s would be gigabytes."""
+    times = np.array([0.0, 1_700_000_000.0, 1_700_000_001.0, 1_700_000_011.0])
+    ones = np.ones(4, dtype=np.int64)
+    found = describe(Trace("w", times, ones, ones))
+    assert found.arrival_idc == pytest.approx((1 + 4) / 3)  # Σ n² over Σ n; the square of a mean near 0 is nothing
+
+
 def test_waits_of_one_server() -> None:
     """A long request, then two short ones while it is served: both orders serve it first, then differ."""
     trace = Trace("w", np.array([0.0, 1.0, 2.0, 100.0]), np.array([60, 10, 5, 5]), np.ones(4, dtype=np.int64))
