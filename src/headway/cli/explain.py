@@ -43,14 +43,15 @@ def explain(
             print(line)
         return
     if state is not None:
-        _find(name)
+        _find(name)  # a name that nothing has is told before the file is looked for
         for line in _learned(name, state):
             print(line)
         return
-    for number, part in enumerate(name.split("/")):  # fair-share/smallest-volume-first is two
+    pages = [found for part in name.split("/") for found in _find(part)]  # fair-share/smallest-volume-first is two
+    for number, found in enumerate(pages):
         if number:
             print()
-        for line in _lines(_find(part)):
+        for line in _lines(found):
             print(line)
 
 
@@ -77,13 +78,18 @@ def _learned(name: str, path: Path) -> list[str]:
     return [*lines, cost_line(law), *tuned]
 
 
-def _find(name: str) -> PolicyPage:
+def _find(name: str) -> list[PolicyPage]:
+    """The pages of a name: two where policies of two kinds share it, as past-future's do.
+
+    Raises:
+        UserMistake: no policy is called so.
+    """
     from headway.policies.catalog import ALL_KINDS, names, nearest
     from headway.policies.pages import page
 
-    for kind in ALL_KINDS:
-        if name in names(kind):
-            return page(kind, name)
+    found = [page(kind, name) for kind in ALL_KINDS if name in names(kind)]
+    if found:
+        return found
     everyone = [one for kind in ALL_KINDS for one in names(kind)]
     raise UserMistake(f"unknown policy {name!r}{nearest(name, everyone)}")
 

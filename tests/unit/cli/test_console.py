@@ -110,6 +110,7 @@ def test_policies_lists_the_whole_catalogue_and_explain_knows_each(headway: Head
             assert f"  {name}" in listed.out
             page = headway("explain", name)
             assert page.status == 0
+            assert f"{name} ({kind})" in page.out
             for part in ("idea", "source", "reads", "wins when", "loses when", "file"):
                 assert f"\n{part}" in page.out
 
