@@ -42,20 +42,22 @@ class Conformal:
         self._least_requests = least_requests
         self._by_age: deque[float] = deque(maxlen=window_requests)
         self._scores: list[float] = []
+        self._said: LengthEstimate | None = None  # the last answer
         self._inside: OrderedDict[RequestId, LengthEstimate] = OrderedDict()  # what the inner law said at entry
 
     def predict(self, request: RequestView) -> LengthEstimate:
         """The inner estimate, corrected by the scores of the window as it is now."""
-        inner = self._inner.predict(request)
-        if len(self._scores) < self._least_requests:
-            return inner
-        return CorrectedEstimate(inner, tuple(self._scores), request.max_output_tokens)
+        said = self._inner.predict(request)
+        if len(self._scores) >= self._least_requests:
+            said = CorrectedEstimate(said, tuple(self._scores), request.max_output_tokens)
+        self._said = said
+        return said
 
     def observe(self, event: Event) -> None:
         """Score a completion by the law that stood at its entry; then let the inner predictor learn."""
         if isinstance(event, Arrived):
             estimate = event.request.estimate
-            if estimate is not None:
+            if estimate is not None and estimate is self._said:  # and no client's own word, taken instead of ours
                 self._inside[event.request.id] = estimate.inner if isinstance(estimate, CorrectedEstimate) else estimate
         elif isinstance(event, (Cancelled, Refused)):
             self._inside.pop(event.request.id, None)

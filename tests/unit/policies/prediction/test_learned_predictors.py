@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from headway.domain.estimate import PointEstimate
 from headway.domain.event import Arrived, Completed
 from headway.domain.request import Request
 from headway.policies.contracts import LengthPredictor
@@ -194,6 +195,15 @@ class TestConformal:
         if bound is not None:
             assert estimate.remaining_quantile(0.99, 4_000) <= 96
             assert estimate.remaining_quantile(0.99, 4_096) == 1
+
+    def test_what_somebody_else_foretold_is_not_held_against_the_inner_law(self) -> None:
+        predictor = Conformal(inner=External())
+        for number in range(40):
+            one = request(number)
+            one.estimate = PointEstimate(1_000_000, "a client")
+            predictor.observe(Arrived(one, 0.0))
+            predictor.observe(Completed(one, 0.0, 10))
+        assert not isinstance(predictor.predict(request()), CorrectedEstimate)
 
     def test_over_a_law_that_moves_the_corrected_one_moves(self) -> None:
         still, moving = Conformal(), Conformal(inner=PastFuture())
