@@ -116,6 +116,7 @@ class QuantileBoosting:
 
 _LONGEST_LOGARITHM = math.log(2**24)
 _SESSIONS_MAX = 20_000
+_TENANTS_MAX = 20_000
 
 
 class _Rows(NamedTuple):
@@ -131,7 +132,7 @@ class _Features:
     """What can be seen of a request, as numbers; unknown is NaN."""
 
     def __init__(self) -> None:
-        self._tenants: dict[str, float] = {}
+        self._tenants: OrderedDict[str, float] = OrderedDict()  # its number, the least recently seen first
         self._sessions: OrderedDict[tuple[str, str], tuple[int, float, float]] = OrderedDict()  # turns, sum, last
 
     def of(self, request: RequestView) -> tuple[float, ...]:
@@ -143,11 +144,20 @@ class _Features:
             math.log(request.prompt_tokens),
             request.cached_prompt_tokens / request.prompt_tokens,
             math.nan if bound is None else math.log(bound),
-            self._tenants.setdefault(request.tenant, float(len(self._tenants))),
+            self._number(request.tenant),
             float(turns),
             total / turns if turns else math.nan,
             last,
         )
+
+    def _number(self, tenant: str) -> float:
+        """The tenant's; of too many, one not seen for long gives its own to a new one."""
+        number = self._tenants.pop(tenant, None)
+        if number is None:
+            full = len(self._tenants) == _TENANTS_MAX
+            number = self._tenants.popitem(last=False)[1] if full else float(len(self._tenants))
+        self._tenants[tenant] = number
+        return number
 
     def learn(self, request: RequestView, output_tokens: int) -> None:
         """A turn of a session is known now."""

@@ -93,3 +93,20 @@ def test_without_the_extra_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(quantile_boosting, "import_module", missing)
     with pytest.raises(ValueError, match=r"^it needs LightGBM: pip install 'headway\[ml\]'$"):
         QuantileBoosting()
+
+
+def test_tenants_keep_their_numbers_while_they_come_and_the_forgotten_give_theirs_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(quantile_boosting, "_TENANTS_MAX", 10)
+    features = quantile_boosting._Features()
+
+    def number(tenant: str) -> float:
+        return features.of(Request(0, 0.0, 10, tenant=tenant))[quantile_boosting.FEATURES.index("tenant")]
+
+    regular = number("regular")
+    for stranger in range(1_000):
+        assert 0 <= number(f"stranger {stranger}") < 10
+        assert number("regular") == regular
+    assert len(features._tenants) == 10
+    assert len(set(features._tenants.values())) == 10
