@@ -39,7 +39,7 @@ class External:
         answer = self._ask(request)
         try:
             return _estimate(answer, request.max_output_tokens)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"{self._name} answered {answer!r}; it must return output tokens, at least 1, as a number or as a "
                 "mapping of probability to tokens that rises with the probability"

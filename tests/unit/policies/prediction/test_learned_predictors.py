@@ -230,6 +230,10 @@ def nonsense(asked: Request) -> float:
     return math.nan
 
 
+def endless(asked: Request) -> dict[float, float]:
+    return {0.5: 100.0, 0.9: math.inf}
+
+
 class TestExternal:
     def test_a_number_is_a_point_and_quantiles_are_a_law(self) -> None:
         assert External().predict(request(prompt_tokens=77)).remaining_quantile(0.5, 0) == 77
@@ -251,3 +255,5 @@ class TestExternal:
     def test_an_answer_that_is_no_length_is_said(self) -> None:
         with pytest.raises(ValueError, match="answered nan; it must return output tokens"):
             External(function=f"{__name__}:nonsense").predict(request())
+        with pytest.raises(ValueError, match=r"inf\}; it must return output tokens"):
+            External(function=f"{__name__}:endless").predict(request())
