@@ -132,8 +132,8 @@ class RunMetrics:
 DEFINITIONS: Mapping[str, str] = {
     "requests": "requests offered: all of the trace, whatever became of them",
     "completed": "requests that produced their last token",
-    "refused": "requests turned away, by reason in refused_reasons",
-    "unfinished": "neither completed nor refused, such as follow-up turns of a session whose earlier turn was refused",
+    "refused": "requests turned away, by reason in refused_reasons; so are all later turns of their session",
+    "unfinished": "neither completed nor refused: none, unless the day was cut off before its end",
     "refused_reasons": "how many requests were refused for each reason",
     "ttft_seconds": "time to first token: from arrival to the end of the step that yields the first output token",
     "ttft_short_half_seconds": "TTFT of the requests whose whole prompt is at most the trace's median prompt",

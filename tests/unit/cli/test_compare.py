@@ -158,6 +158,19 @@ def test_sessions_run_in_a_closed_loop_unless_told(headway: Headway, tmp_path: P
     assert closed["runs"][0]["makespan_seconds"] > 15 > opened["runs"][0]["makespan_seconds"]
 
 
+def test_the_later_turns_of_a_refused_one_are_refused_too(headway: Headway, tmp_path: Path) -> None:
+    path = tmp_path / "sessions.jsonl"
+    calls = [
+        {"timestamp": 10 * turn, "input_length": 200_000 if turn == 1 else 100, "output_length": 20, "session_id": "a"}
+        | ({"think_time_ms": 5000} if turn else {})
+        for turn in range(4)
+    ]
+    path.write_text("".join(json.dumps(call) + "\n" for call in calls))
+    said = headway("compare", path, "--policy", "fcfs", "--over-context", "refuse", "--json", "-")
+    (run,) = json.loads(said.out)["runs"]
+    assert (run["completed"], run["refused"], run["unfinished"]) == (1, 3, 0)
+
+
 def test_earliest_deadline_first_has_deadlines_to_read(headway: Headway, small_trace: Path) -> None:
     """Everybody has the same allowance, the TTFT SLO, so the order is that of arrival."""
     said = headway(
