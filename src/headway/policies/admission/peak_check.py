@@ -10,6 +10,7 @@ from itertools import accumulate
 from headway.domain.replica import BatchView, MemoryView
 from headway.domain.request import RequestView
 
+_OFTEN = 64  # who outlived a belief of one token more as often is believed to go on by so much at a time
 _LANE_BITS = 24  # a forecast counts up to 16 million requests
 _LANE_MASK = (1 << _LANE_BITS) - 1
 
@@ -73,9 +74,10 @@ class PeakCheck:
         believed = 0
         while believed <= produced:
             if self._quantile is None:
-                believed += math.ceil(estimate.remaining_mean(believed))
+                more = math.ceil(estimate.remaining_mean(believed))
             else:
-                believed += estimate.remaining_quantile(self._quantile, believed)
+                more = estimate.remaining_quantile(self._quantile, believed)
+            believed += max(more, believed // _OFTEN)
         bound = request.max_output_tokens
         return believed - produced if bound is None else max(1, min(believed, bound) - produced)
 

@@ -12,6 +12,7 @@ from headway.domain.estimate import PointEstimate
 from headway.domain.replica import MemoryView
 from headway.domain.request import Request
 from headway.policies.admission.peak_check import PeakCheck
+from headway.policies.prediction.past_future import EmpiricalLaw, Window
 from headway.testing.scripted import ScriptedBatch
 from headway.testing.strategies import requests
 
@@ -136,3 +137,33 @@ def test_a_bad_reserve_is_refused(reserve: float) -> None:
 def test_a_bad_quantile_is_refused(quantile: float) -> None:
     with pytest.raises(ValueError, match="quantile must be between 0 and 1, got"):
         PeakCheck(quantile=quantile)
+
+
+@pytest.mark.parametrize("quantile", [None, 0.9])
+def test_who_is_far_beyond_all_that_is_known_is_asked_about_a_few_hundred_times(quantile: float | None) -> None:
+    """Past-Future's law says one token more to whoever outlived its window, for ever."""
+
+    class OneMore(EmpiricalLaw):
+        asked = 0
+
+        def remaining_mean(self, produced_tokens: int) -> float:
+            OneMore.asked += 1
+            return super().remaining_mean(produced_tokens)
+
+        def remaining_quantile(self, probability: float, produced_tokens: int) -> int:
+            OneMore.asked += 1
+            return super().remaining_quantile(probability, produced_tokens)
+
+    endless = Request(0, 0.0, 10, produced_tokens=100_000)
+    endless.estimate = OneMore(Window(10, [100] * 10), 100)
+    newcomer, batch, memory = running(1, 40, 10), ScriptedBatch([endless]), MemoryView(0, 100_030, 1)
+    policy = PeakCheck(quantile=quantile)
+    assert policy.hold_steps(newcomer, batch, memory, 0.0) > 0
+    assert OneMore.asked < 600
+    told = OneMore.asked
+    for _ in range(50):
+        batch.decode()
+        assert policy.hold_steps(newcomer, batch, memory, 0.0) == PeakCheck(quantile=quantile).hold_steps(
+            newcomer, batch, memory, 0.0
+        )
+    assert OneMore.asked < 60 * told
