@@ -81,8 +81,8 @@ def run_comparisons(options: CompareOptions) -> None:
 
 
 def command_line() -> str:
-    """What was typed, as one would type it again."""
-    return shlex.join(["headway", *sys.argv[1:]])
+    """What was typed, as one would type it again; bytes that are not UTF-8 are told by `?`."""
+    return shlex.join(["headway", *sys.argv[1:]]).encode("utf-8", "replace").decode()
 
 
 def check_outputs(options: CompareOptions) -> None:

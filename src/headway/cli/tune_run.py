@@ -92,7 +92,7 @@ def bundle_text(tuned: Tuned, problem: Problem, command: str) -> str:
     inline = ", ".join(f"{name} = {_toml(value)}" for name, value in options.items())
     others = "".join(f'{kind} = "{name}"\n' for kind, name in problem.others.items())
     return (
-        f"# Written by: {command}\n"
+        f"# Written by: {' '.join(command.split())}\n"
         f"# {problem.reward} reward on the held-out 30 %: {tuned.held_out['best']:.4f}, "
         f"with the defaults {tuned.held_out['defaults']:.4f}\n"
         f"[bundle.{problem.policy}-tuned]\n"

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,6 +171,20 @@ def test_the_later_turns_of_a_refused_one_are_refused_too(headway: Headway, tmp_
     said = headway("compare", path, "--policy", "fcfs", "--over-context", "refuse", "--json", "-")
     (run,) = json.loads(said.out)["runs"]
     assert (run["completed"], run["refused"], run["unfinished"]) == (1, 3, 0)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="the file system there has no names that are not UTF-8")
+def test_a_trace_whose_name_is_not_utf8_has_numbers_and_a_report(
+    headway: Headway, small_trace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = small_trace.rename(small_trace.parent / os.fsdecode(b"day-\xff.jsonl"))
+    numbers, page = odd.parent / "n.json", odd.parent / "r.html"
+    line = ("compare", str(odd), "--policy", "fcfs", "--json", str(numbers), "--report", str(page))
+    monkeypatch.setattr("sys.argv", ["headway", *line])
+    said = headway(*line)
+    assert said.status == 0, said.err
+    assert json.loads(numbers.read_text(encoding="utf-8"))["trace"]["name"] == "day-?"
+    assert "day-?" in page.read_text(encoding="utf-8")
 
 
 def test_earliest_deadline_first_has_deadlines_to_read(headway: Headway, small_trace: Path) -> None:

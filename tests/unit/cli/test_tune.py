@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,16 @@ def test_trials_on_other_traffic_of_the_same_name_do_not_count(
     assert headway(*line).status == 0
     small_trace.write_text(small_trace.read_text().replace('"input_length": 6000', '"input_length": 9000'))
     assert "of another problem" in headway(*line).err
+
+
+def test_the_bundle_can_be_read_whatever_was_typed(
+    headway: Headway, small_trace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd, bundle = small_trace.rename(small_trace.parent / "one\ntwo.jsonl"), small_trace.parent / "tuned.toml"
+    line = ("tune", str(odd), "--trials", "1", "--out", str(bundle))
+    monkeypatch.setattr("sys.argv", ["headway", *line])
+    assert headway(*line).status == 0
+    assert "ewsjf-tuned" in tomllib.loads(bundle.read_text())["bundle"]
 
 
 def test_what_is_set_is_not_searched(headway: Headway, small_trace: Path) -> None:

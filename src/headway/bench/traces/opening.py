@@ -34,8 +34,8 @@ def trace_folder() -> Path | None:
 
 
 def bare_name(path: Path) -> str:
-    """What to call the trace of a file: its name without packing and format."""
-    name = path.name
+    """What to call the trace of a file: its name without packing and format, `?` for bytes that are not UTF-8."""
+    name = path.name.encode("utf-8", "replace").decode()
     for suffix in (".gz", ".zst", ".jsonl", ".json", ".ndjson", ".csv"):
         name = name.removesuffix(suffix)
     return name or path.name
