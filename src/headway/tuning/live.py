@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, FirstToken, Preempted
+from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, FirstToken
 from headway.domain.request import RequestId, uncached_prefill_tokens
 from headway.policies.tunable import Retunable
 from headway.tuning.drift import DriftTest
@@ -102,7 +102,7 @@ class LiveTuner:
                 if request.arrived_at >= self._began_at:
                     self._live_waits.append(at - request.arrived_at)
                 self._let_in_on_paper(self._shadow.admitted(uncached_prefill_tokens(request)), at)
-            case FirstToken(request=request, at=at):
+            case FirstToken(request=request, at=at) | Completed(request=request, at=at):
                 arrived_at = self._waiting.pop(request.id, None)
                 if arrived_at is not None and arrived_at >= self._began_at:
                     self._ttfts.append(at - arrived_at)
@@ -111,7 +111,7 @@ class LiveTuner:
                 if request.id in self._queued:
                     self._queued.discard(request.id)
                     self._let_in_on_paper(self._shadow.left(request.id), at)
-            case Completed() | Preempted() | _:
+            case _:
                 pass
         self._act(event, drifted)
 

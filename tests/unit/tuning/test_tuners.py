@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from headway.domain.event import Admitted, Arrived, FirstToken
+from headway.domain.event import Admitted, Arrived, Completed, FirstToken
 from headway.domain.request import Request
 from headway.policies.tunable import Tunable
 from headway.scheduling.bundle import bundle
@@ -145,6 +145,20 @@ def test_a_trial_that_does_harm_is_cut_short_and_fenced_off() -> None:
         assert (later.at - earlier.at < 490) == (later.ended == "cut short")
     assert tuner.best()["knob"] <= 0.5
     assert dial.knob <= 0.5
+
+
+def test_an_answer_of_one_token_that_is_told_of_as_completed_only_counts_and_is_forgotten() -> None:
+    """An engine that ends such a request within the step may not tell of its first token apart."""
+    dial = Dial()
+    settings = LiveSettings(window_seconds=100.0, trials=3)
+    tuner = LiveTuner(dial, DIAL, {"knob": 0.1}, seed=2, settings=settings, sampler="tpe")
+    for number in range(400):
+        request = Request(number, float(number), 100)
+        tuner.observe(Arrived(request, float(number)))
+        tuner.observe(Admitted(request, number + 0.1))
+        tuner.observe(Completed(request, number + 0.2, 1))
+    assert not tuner._waiting
+    assert [trial.reward for trial in tuner.trials] == pytest.approx([1.0 + 0.01 / 1.1] * 3)
 
 
 def test_a_change_of_workload_restarts_the_search_from_the_best_known() -> None:
