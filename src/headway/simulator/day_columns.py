@@ -9,6 +9,7 @@ import numpy as np
 from headway.simulator.outcome import NEVER, DayOutcome
 
 _CURVE_POINTS = 4_096
+_GOLDEN = 0.6180339887498949
 
 
 class DayColumns:
@@ -26,8 +27,6 @@ class DayColumns:
         self.gap_columns = (array("q"), array("q"), array("q"), array("q"))
         self._curves = (array("q"), array("q"), array("q"), array("q"))
         self._blocks_peak = 0
-        self._stride = 1
-        self._skipped = 0
 
     def gap(self, first_ps: int, growth_ps: int, steps: int, tokens: int) -> None:
         """Note inter-token gaps, see `TokenGaps`."""
@@ -44,20 +43,31 @@ class DayColumns:
             self.cached_tokens[row] = cached_tokens
 
     def sample(self, at_ps: int, waiting: int, running: int, blocks: int) -> None:
-        """Note a point of the curves; every second one is dropped whenever they grow too long to draw."""
+        """Note a point of the curves, which are thinned whenever they grow too long to draw."""
         self._blocks_peak = max(self._blocks_peak, blocks)
-        self._skipped += 1
-        if self._skipped < self._stride:
-            return
-        self._skipped = 0
         at_curve, waiting_curve, running_curve, blocks_curve = self._curves
         at_curve.append(at_ps)
         waiting_curve.append(waiting)
         running_curve.append(running)
         blocks_curve.append(blocks)
         if len(at_curve) >= 2 * _CURVE_POINTS:
-            self._stride *= 2
-            self._curves = tuple(curve[::2] for curve in self._curves)  # type: ignore[assignment]
+            self._thin()
+
+    def _thin(self) -> None:
+        """Cut the day so far into equal spans; of each keep what the curves show at one moment inside, and the latest.
+
+        By time and not every second point: busy and idle points come by turns, and one kind would be dropped. The
+        moments are scattered (multiples of the golden ratio), for traffic may be regular too.
+        """
+        at = np.array(self._curves[0])
+        span = (float(at[-1]) - float(at[0])) / _CURVE_POINTS
+        places = np.arange(_CURVE_POINTS)
+        starts = (at[0] + places * span).astype(np.int64)
+        moments = at[0] + (places + places * _GOLDEN % 1.0) * span
+        kept = np.append(np.searchsorted(at, moments, side="right") - 1, len(at) - 1)
+        times = np.append(starts, at[-1]).tolist()
+        values = (array("q", np.array(curve)[kept].tolist()) for curve in self._curves[1:])
+        self._curves = (array("q", times), *values)  # type: ignore[assignment]
 
     def outcome(self, steps: int) -> DayOutcome:
         """Close the day."""

@@ -143,6 +143,7 @@ class ReferenceEngine:
         if self._victims and len(self._scheduler.queue):
             return True  # the composition only made room; the next one, at the same instant, uses it
         if self._expected.next_ps is not None:
+            self._ledger.idle(self._now_ps)
             self._now_ps = max(self._now_ps, self._expected.next_ps)
             return True
         assert not len(self._scheduler.queue), "alone on the replica, every request that was not refused fits"

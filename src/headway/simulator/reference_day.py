@@ -190,6 +190,10 @@ class Ledger:
         self._blocks_peak = max(self._blocks_peak, blocks_used)
         self._curve.append((at_ps, waiting, running, blocks_used))
 
+    def idle(self, at_ps: int) -> None:
+        """From `at_ps` on nobody is there."""
+        self._curve.append((at_ps, 0, 0, 0))
+
     def first_token(self, request: EngineRequest, at_ps: int) -> None:
         """The first token came out."""
         self._first_token[request.row] = at_ps

@@ -112,6 +112,7 @@ class SkippingEngine:
             elif arrivals.next_ps == FOREVER:
                 return self.columns.outcome(self._step - self._empty_steps)
             else:
+                self.columns.sample(self.now_ps, 0, 0, 0)  # idle until then
                 self.now_ps = arrivals.next_ps
 
     def token_on_its_way(self, victim: TrackedRequest) -> None:

@@ -204,9 +204,9 @@ class TestArrivals:
         _, day = play(requests((2, 1), (2, 1), at=[0, 7.25]), RULES)
         assert seconds(day.admitted_ps) == [0, 7.25]
         assert seconds(day.ended_ps) == [1, 8.25]
-        assert day.curve_ps == [0, 7_250_000_000_000]
-        assert day.curve_running == [1, 1]
-        assert day.curve_blocks == [1, 1]
+        assert day.curve_ps == [0, 1_000_000_000_000, 7_250_000_000_000]
+        assert day.curve_running == [1, 0, 1]
+        assert day.curve_blocks == [1, 0, 1]
 
     def test_an_empty_trace_is_an_empty_day(self) -> None:
         steps, day = play(requests(), RULES)
