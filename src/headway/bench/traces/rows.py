@@ -97,7 +97,8 @@ class Rows:
 
     def _missing(self, column: str, record: Mapping[str, object]) -> Fault:
         field = self._columns.fields[column]
-        near = difflib.get_close_matches(field, [str(key) for key in record], n=1, cutoff=0.7)
+        free = [str(key) for key in record if key not in self._readers]  # what is another column is not meant
+        near = difflib.get_close_matches(field, free, n=1, cutoff=0.7)
         if near and near[0] != field:
             return Fault(f"`{field}` is missing", fix=f"if `{near[0]}` is meant, give --columns {column}={near[0]}")
         return Fault(f"`{field}` is missing")

@@ -50,6 +50,7 @@ BAD_LINES = [
     (request(20, 10**30), "`input_length` must be a whole number from 1 to 100,000,000"),
     (request(20, 5, 0), "`output_length` must be a whole number from 1 to 100,000,000 (it is 0)"),
     (request(20, 5, None), "`output_length` is missing"),
+    ('{"timestamp": 20, "input_length": 5}', "`output_length` is missing; correct the line"),
     ('{"timestamp": 20, "input_length": 5, "output_lenght": 5}', "if `output_lenght` is meant, give --columns output="),
     ('{"timestamp": NaN, "input_length": 5, "output_length": 5}', "a number is not finite (it is NaN)"),
     ('{"timestamp": 20, "input_length": Infinity, "output_length": 5}', "a number is not finite (it is Infinity)"),
