@@ -127,9 +127,12 @@ class Conductor:
             if entry.request.num_output_tokens > entry.produced_at_admission:
                 del self._young[request_id]
                 self.batch.version += 1
-                if not entry.first_token_came:
-                    entry.first_token_came = True
-                    self.charge.first_token(entry.refresh(), self.queue.now)
+                self._tell_first_token(entry)
+
+    def _tell_first_token(self, entry: Entry) -> None:
+        if not entry.first_token_came and entry.request.num_output_tokens:
+            entry.first_token_came = True
+            self.charge.first_token(entry.refresh(), self.queue.now)
 
     def preempting(self, request: EngineRequest) -> None:
         """Before vLLM takes a running request's blocks."""
@@ -169,6 +172,7 @@ class Conductor:
             return
         if entry.admission < 0:
             self._shadow.leave(entry.arrival, now, entry.work)
+        self._tell_first_token(entry)  # vLLM frees who ends in its first step before the step's tokens are told of
         view = entry.refresh()
         if request.status.name == "FINISHED_ABORTED":
             self.charge.left(view, now)

@@ -107,6 +107,23 @@ def test_aborts_at_every_stage() -> None:
     assert engine.books() == (0, 0, 0)
 
 
+def test_who_ends_in_its_first_step_had_a_first_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine()
+    told: list[tuple[str, object]] = []
+    for name in ("first_token", "complete"):
+        tell = getattr(engine.headway.charge, name)
+
+        def heard(view: Any, now: float, name: str = name, tell: Any = tell) -> None:
+            told.append((name, view.id))
+            tell(view, now)
+
+        monkeypatch.setattr(engine.headway.charge, name, heard)
+    fill(engine, [StubRequest("one", 10, output=1), StubRequest("two", 20, output=2)])
+    engine.serve()
+    assert [name for name, id_ in told if id_ == "one"] == ["first_token", "complete"]
+    assert [name for name, id_ in told if id_ == "two"] == ["first_token", "complete"]
+
+
 def test_a_blocked_request_holds_nobody_up_and_is_not_offered_until_it_may_be_ready() -> None:
     engine = Engine(headway={"ordering": "shortest-prompt-first"})
     blocked = StubRequest("blocked", 1)
