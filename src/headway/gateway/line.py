@@ -116,7 +116,7 @@ class Line:
 
     def moved_to(self, settings: PolicySettings, now: float) -> None:
         """Everybody who waits goes over to a scheduler with other policies, in order of arrival."""
-        waiting = sorted(self.scheduler.queue, key=lambda request: request.arrived_at)
+        waiting = sorted(self.scheduler.queue, key=lambda request: (request.arrived_at, request.id))
         fresh = self._scheduler(settings)
         for request in waiting:
             fresh.arrive(request, now)
