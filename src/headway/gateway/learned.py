@@ -87,9 +87,7 @@ class Learned:
         sentences = []
         for key, live in self._live.items():
             for trial in live.tuner.trials[self._told[key] :] if live.tuner is not None else ():
-                values = ", ".join(f"{name} {value:.4g}" for name, value in trial.values.items())
-                worth = f"{values} was worth {trial.reward:.3f}, {trial.ended}"
-                sentences.append(f"tuning {key.model or 'any model'}: {worth}")
+                sentences.append(f"tuning {key.model or 'any model'}: {trial}")
                 self._told[key] += 1
         return sentences
 

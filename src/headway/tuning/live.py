@@ -35,6 +35,10 @@ class Trial:
     ended: Literal["in time", "cut short", "drift"]
     at: float
 
+    def __str__(self) -> str:
+        values = ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
+        return f"{values} was worth {self.reward:.3f}, {self.ended}"
+
 
 @dataclass(frozen=True, slots=True)
 class LiveSettings:

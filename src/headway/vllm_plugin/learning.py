@@ -209,5 +209,4 @@ class TunerThread:
             for trial in self._tuner.trials[told:]:
                 told += 1
                 self._best = self._tuner.best()
-                values = ", ".join(f"{name} {value:.4g}" for name, value in trial.values.items())
-                logger.info("headway: tuning: %s was worth %.3f, %s", values, trial.reward, trial.ended)
+                logger.info("headway: tuning: %s", trial)
