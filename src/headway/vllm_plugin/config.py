@@ -228,27 +228,25 @@ def _live_tuning(at: str, value: object) -> TuningTerms | None:
         return None
     if not isinstance(value, Mapping):
         raise ValueError(f'{at} must be "off", or a table such as {{"window_seconds": 600}}, got {value!r}')
-    table = _table(at, value, tuple(one.name for one in fields(TuningTerms)))
-    least = {"window_seconds": 1.0, "harm": 1.0}
-    read: dict[str, Any] = {}
-    for name, entry in table.items():
-        if name == "trials":
-            read[name] = _whole(f"{at}.{name}", entry, 1)
-        else:
-            read[name] = _number(f"{at}.{name}", entry, least=least.get(name, 0.0))
-    return TuningTerms(**read)
+    known = tuple(one.name for one in fields(TuningTerms))
+    return TuningTerms(**_amounts(at, value, known, "trials", {"window_seconds": 1.0, "harm": 1.0}))
 
 
 def _guard(at: str, value: object) -> GuardLimits:
-    least = {"budget_ms": 0.01, "strikes": 1, "harm_ratio": 1.0}
-    table = _table(at, value, tuple(one.name for one in fields(GuardLimits)))
-    read: dict[str, Any] = {}
-    for name, entry in table.items():
-        if name == "strikes":
-            read[name] = _whole(f"{at}.{name}", entry, 1)
-        else:
-            read[name] = _number(f"{at}.{name}", entry, least=least.get(name, 0.0))
-    return GuardLimits(**read)
+    known = tuple(one.name for one in fields(GuardLimits))
+    return GuardLimits(**_amounts(at, value, known, "strikes", {"budget_ms": 0.01, "harm_ratio": 1.0}))
+
+
+def _amounts(
+    at: str, value: object, known: tuple[str, ...], counted: str, least: Mapping[str, float]
+) -> dict[str, Any]:
+    """A table of numbers, one of which (`counted`) is whole and at least 1; `least` is 0 where it is not given."""
+    return {
+        name: _whole(f"{at}.{name}", entry, 1)
+        if name == counted
+        else _number(f"{at}.{name}", entry, least=least.get(name, 0.0))
+        for name, entry in _table(at, value, known).items()
+    }
 
 
 _READERS: dict[str, Callable[[str, object], object]] = {
