@@ -50,8 +50,7 @@ async def _probe(replica: Replica) -> None:
         else:
             status, _ = await _get(replica, "/health")
     except (OSError, TimeoutError) as error:
-        if not is_ours(error):
-            replica.probed(False, f"it cannot be reached: {error or 'no answer in time'}")
+        _unreachable(replica, error)
         return
     replica.probed(status == 200, f"it answered its probe with status {status}")
 
@@ -61,14 +60,18 @@ async def _scrape(replica: Replica, health: HealthSettings) -> bool:
     try:
         status, body = await _get(replica, "/metrics")
     except (OSError, TimeoutError) as error:
-        if not is_ours(error):
-            replica.probed(False, f"it cannot be reached: {error or 'no answer in time'}")
+        _unreachable(replica, error)
         return True
     if status == 200:
         report = read_metrics(body.decode("utf-8", "replace"))
         if report.waiting is not None or report.kv_share is not None:
             replica.reported(report)
     return status != 404
+
+
+def _unreachable(replica: Replica, error: OSError) -> None:
+    if not is_ours(error):
+        replica.probed(False, f"it cannot be reached: {error or 'no answer in time'}")
 
 
 async def _get(replica: Replica, path: str) -> tuple[int, bytes]:
