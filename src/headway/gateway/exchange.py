@@ -367,3 +367,8 @@ class Exchange:
     def produced(self) -> int:
         """Output tokens so far, as far as events tell."""
         return self._watch.events if self._watch is not None else 0
+
+
+def id_text(request_id: bytes) -> str:
+    """A request's id where people read it."""
+    return request_id.decode("utf-8", "replace")

@@ -15,7 +15,7 @@ import uvloop
 
 from headway.gateway.counts import Outcome
 from headway.gateway.embedded.starting import EmbeddedEngine
-from headway.gateway.exchange import Exchange
+from headway.gateway.exchange import Exchange, id_text
 from headway.gateway.garbage import collect_when_quiet
 from headway.gateway.serving import Gateway
 from headway.gateway.settings import ReplicaSettings, Settings
@@ -118,7 +118,7 @@ class RequestLog:
     def ended(self, exchange: Exchange, outcome: Outcome, reason: Reason | None, now: float) -> None:
         """Of `Watcher`."""
         fields = {
-            "request": exchange.request_id.decode("utf-8", "replace"),
+            "request": id_text(exchange.request_id),
             "tenant": exchange.request.tenant,
             "outcome": str(outcome),
             "reason": reason and str(reason),

@@ -16,7 +16,7 @@ from headway.gateway.body import Body, prefix_hashes, read_body, why_unreadable
 from headway.gateway.cached_guess import CachedGuess
 from headway.gateway.counts import Outcome
 from headway.gateway.dispatcher import Dispatcher
-from headway.gateway.exchange import Exchange, Stage
+from headway.gateway.exchange import Exchange, Stage, id_text
 from headway.gateway.hints import read_hints
 from headway.gateway.learned import Learned
 from headway.gateway.metrics import GatewayMetrics
@@ -247,7 +247,7 @@ def inside(request: HttpRequest, path: str, site: Gatekeeper) -> Response | None
         state = state_of(site.dispatcher, site.fairness(), list(site.stories)[-50:], site.learned.tuned)
         return Response(200, json.dumps(state).encode(), headers=((b"cache-control", b"no-store"),))
     if path == "/headway/why":
-        wanted = _id_text(unquote_to_bytes(request.target.partition(b"?id=")[2]))
+        wanted = id_text(unquote_to_bytes(request.target.partition(b"?id=")[2]))
         told = next((story for story in reversed(site.stories) if story["id"] == wanted), None)
         if told is None:
             return error_response(404, "no such request among the latest", Reason.MALFORMED)
@@ -283,7 +283,7 @@ def _story(exchange: Exchange, outcome: Outcome, reason: Reason | None, now: flo
     request = exchange.request
     first = None if exchange.first_byte_at is None else exchange.first_byte_at - exchange.arrived_at
     return {
-        "id": _id_text(exchange.request_id),
+        "id": id_text(exchange.request_id),
         "tenant": _shown(request.tenant),
         "model": exchange.model[:100],
         "prompt_tokens": request.prompt_tokens,
@@ -300,10 +300,6 @@ def _story(exchange: Exchange, outcome: Outcome, reason: Reason | None, now: flo
         "seconds": now - exchange.arrived_at,
         "why": exchange.story if reason is None else f"{reason}: {exchange.story or 'not sent to a replica'}",
     }
-
-
-def _id_text(request_id: bytes) -> str:
-    return request_id.decode("utf-8", "replace")
 
 
 def _shown(name: str) -> str:
