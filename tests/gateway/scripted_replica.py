@@ -84,6 +84,21 @@ def streams(tokens: int = 3, *, gap: float = 0.0, started: asyncio.Event | None 
     return script
 
 
+class Flood:
+    """So many chunks of 100,000 bytes as fast as they are taken; `sent` tells how many were."""
+
+    def __init__(self, chunks: int) -> None:
+        self.chunks = chunks
+        self.sent = 0
+
+    async def __call__(self, call: Call) -> None:
+        await call.head()
+        for _ in range(self.chunks):
+            await call.chunk(b"data: " + b"x" * 100_000 + b"\n\n")
+            self.sent += 1
+        await call.send(b"0\r\n\r\n")
+
+
 def echoes(tokens: int = TOKENS, gap: float = 0.0, gate: asyncio.Event | None = None) -> Script:
     """Streams tokens that name the prompt and their number; after the first one it waits for `gate`."""
 

@@ -10,35 +10,26 @@ from headway.gateway.settings import ReplicaSettings
 from headway.gateway.wire.limits import WireLimits
 
 from .conftest import Play, RawClient, Stage, completion, post
-from .scripted_replica import Call
+from .scripted_replica import Flood
 
 READ_BYTES = 262_144  # the most that one read of the loop takes
 
 
 def test_a_slow_client_stops_the_reading_of_its_replica_within_a_bound(play: Play) -> None:
     async def scene(stage: Stage) -> None:
-        sent = 0
-
-        async def floods(call: Call) -> None:
-            nonlocal sent
-            await call.head()
-            for _ in range(300):
-                await call.chunk(b"data: " + b"x" * 100_000 + b"\n\n")
-                sent += 1
-            await call.send(b"0\r\n\r\n")
-
-        stage.replicas[0].next.append(floods)
+        flood = Flood(300)
+        stage.replicas[0].next.append(flood)
         async with RawClient(stage.port) as client:
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]
             await client.send(post(completion()))
             await stage.until(lambda: any(not one.writable for one in stage.gateway._clients))
             (slow,) = [one for one in stage.gateway._clients if not one.writable]
-            held = sent
+            held = flood.sent
             for _ in range(20):
                 await asyncio.sleep(0.01)
                 assert slow._transport.get_write_buffer_size() <= WireLimits().buffer_bytes + READ_BYTES + 64
-            assert sent <= held + 80, "its replica is read on"  # what fits into the sockets
-            assert sent < 300
+            assert flood.sent <= held + 80, "its replica is read on"  # what fits into the sockets
+            assert flood.sent < 300
             client.writer.transport.resume_reading()  # type: ignore[attr-defined]
             answer = await client.answer()
             assert answer.whole

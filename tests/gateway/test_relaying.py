@@ -6,7 +6,7 @@ import asyncio
 import json
 
 from .conftest import Play, RawClient, Stage, completion, post
-from .scripted_replica import Call, answers, streams, text, usage
+from .scripted_replica import Call, Flood, answers, streams, text, usage
 
 
 def test_a_stream_arrives_whole_and_the_usage_nobody_asked_for_is_hidden(play: Play) -> None:
@@ -168,28 +168,19 @@ def test_http_1_0_gets_a_body_that_ends_with_the_connection(play: Play) -> None:
 
 def test_a_slow_reader_holds_back_its_replica_and_not_our_memory(play: Play) -> None:
     async def scene(stage: Stage) -> None:
-        sent = 0
-
-        async def floods(call: Call) -> None:
-            nonlocal sent
-            await call.head()
-            for _ in range(400):
-                await call.chunk(b"data: " + b"x" * 100_000 + b"\n\n")
-                sent += 1
-            await call.send(b"0\r\n\r\n")
-
-        stage.replicas[0].next.append(floods)
+        flood = Flood(400)
+        stage.replicas[0].next.append(flood)
         async with RawClient(stage.port) as client:
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]
             await client.send(post(completion()))
             await asyncio.sleep(0.6)
-            held = sent
+            held = flood.sent
             assert held < 300, "the replica was read although its client does not read"
             client.writer.transport.resume_reading()  # type: ignore[attr-defined]
             answer = await client.answer()
             assert answer.whole
             assert len(answer.body) == 400 * 100_008
-        assert sent == 400
+        assert flood.sent == 400
 
     play(scene)
 
