@@ -12,7 +12,7 @@ import time
 
 from headway.domain.costs import ServiceCosts
 from headway.domain.event import Completed
-from headway.domain.replica import MemoryView
+from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request
 from headway.policies.catalog import build
 from headway.policies.prediction.histogram import Histogram

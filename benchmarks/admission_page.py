@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from headway.bench.calibration import PredictionCalibration
-from headway.bench.metrics import RunMetrics, Slo
+from headway.bench.metrics.prediction_quality import PredictionCalibration
+from headway.bench.metrics.run_metrics import RunMetrics, Slo
 
 RECOMPUTED_TARGET = 0.01
 GOODPUT_TARGET = 0.03

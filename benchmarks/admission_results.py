@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from admission_page import Point, Study, page
 
-from headway.bench.calibration import CalibrationListener, PredictionCalibration, Verdict, summary
-from headway.bench.metrics import Slo, summarise
-from headway.bench.parallel import spread
-from headway.bench.saturation import at_rate, measure_saturation, open_loop
+from headway.bench.experiment.parallel import spread
+from headway.bench.experiment.saturation import at_rate, measure_saturation, open_loop
+from headway.bench.metrics.prediction_quality import CalibrationListener, PredictionCalibration, Verdict, summary
+from headway.bench.metrics.run_metrics import Slo, summarise
 from headway.bench.traces.loading import load_trace
 from headway.bench.traces.reshaping import head
 from headway.scheduling.bundle import bundle

@@ -15,13 +15,13 @@ from functools import partial
 
 import numpy as np
 
-from headway.bench.bundles import Bundle
-from headway.bench.compare import simulate_bundle
-from headway.bench.measured.agreement import times_of
-from headway.bench.saturation import at_rate, is_closed_loop, measure_saturation
+from headway.bench.calibration.agreement import times_of
+from headway.bench.experiment.bundles import Bundle
+from headway.bench.experiment.experiment import simulate_bundle
+from headway.bench.experiment.saturation import at_rate, is_closed_loop, measure_saturation
 from headway.bench.traces.loading import load_trace
 from headway.bench.traces.reshaping import check_context, head
-from headway.bounds.lower import LowerBounds, lower_bounds
+from headway.bounds.lower_bounds import LowerBounds, lower_bounds
 from headway.simulator.replica import Replica, replica
 from headway.simulator.trace import Trace
 

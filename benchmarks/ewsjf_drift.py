@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from ewsjf_situations import ewsjf, lanes_of, saturation, seconds, table
 
-from headway.bench.bundles import Bundle
-from headway.bench.saturation import at_rate
+from headway.bench.experiment.bundles import Bundle
+from headway.bench.experiment.saturation import at_rate
 from headway.policies.lanes.partition import refine_and_prune
 from headway.scheduling.scheduler import Policies
 from headway.simulator.replica import Replica, replica

@@ -33,10 +33,10 @@ from ewsjf_situations import (
     table,
 )  # fmt: skip
 
-from headway.bench.bundles import Bundle
-from headway.bench.compare import simulate_bundle
-from headway.bench.saturation import at_rate
-from headway.policies.lanes.routing import Lane
+from headway.bench.experiment.bundles import Bundle
+from headway.bench.experiment.experiment import simulate_bundle
+from headway.bench.experiment.saturation import at_rate
+from headway.policies.lanes.lane_assignment import Lane
 from headway.scheduling.scheduler import Policies
 from headway.simulator.replica import Replica
 from headway.simulator.skipping import simulate

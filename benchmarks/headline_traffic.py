@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from headway.bench.bundles import Bundle
+from headway.bench.experiment.bundles import Bundle
 from headway.bench.traces.loading import load_trace
 from headway.simulator.outcome import StepRecord
 from headway.simulator.replica import Replica

@@ -17,13 +17,13 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from headway.bench.bundles import Bundle
-from headway.bench.measured.agreement import times_of
-from headway.simulator.calibrated import Scalars, ScaledStepTime
+from headway.bench.calibration.agreement import times_of
+from headway.bench.experiment.bundles import Bundle
 from headway.simulator.outcome import DayOutcome, StepRecord
 from headway.simulator.reference import simulate_reference
 from headway.simulator.replica import Replica
 from headway.simulator.roofline import Roofline, _experts_touched, _interpolated
+from headway.simulator.scaled_step_time import Scalars, ScaledStepTime
 from headway.simulator.step_time import Chunk
 from headway.simulator.trace import Trace
 

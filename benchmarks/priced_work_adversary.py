@@ -30,7 +30,7 @@ from bound_witness import Verdict, Witness
 from hurtful_days import HurtfulDay, as_trace, change, cross, draw, requests, simpler, told
 from page_tables import show
 
-from headway.bench.bundles import Bundle
+from headway.bench.experiment.bundles import Bundle
 from headway.bounds.adversary import Hunting, climb
 from headway.cli.progress import progress
 from headway.policies.ordering.priced_work import PricedWork

@@ -7,7 +7,7 @@ from importlib.resources import files
 
 from regret_judging import HRRN, METRICS, Cell
 
-from headway.bench.report.charts import Axes, Line, chart, vertical_mark, x_span, y_span
+from headway.bench.report.charts import Axes, Curve, chart, vertical_mark, x_span, y_span
 from headway.bench.report.markup import Markup, escape, tag
 from headway.bench.report.scales import Scale, share_label
 
@@ -50,7 +50,7 @@ def panel(queue: Sequence[Cell], orders: Sequence[str], metric: str, words: str)
         ratios = sorted(cell.behind(order, metric) for cell in queue if order in cell.rows)
         xs = [x.low] + [ratio for ratio in ratios for _ in (0, 1)]
         ys = [0.0] + [(index + step) / len(ratios) for index in range(len(ratios)) for step in (0, 1)]
-        lines.append(Line(order, number, xs, ys))
+        lines.append(Curve(order, number, xs, ys))
     title = tag("text", words, x=x.start, y=2, class_="title")
     told = "Share of the cells in which an order is at most so many times behind the best order of the cell."
     drawing = chart(words, told, axes, lines, vertical_mark(axes, 1.05, "5 % behind"))

@@ -20,8 +20,8 @@ from pathlib import Path
 import relay
 import uvloop
 
-from headway.gateway.replica import Health
-from headway.gateway.serving import Gateway
+from headway.gateway.gateway import Gateway
+from headway.gateway.replicas.upstream_replica import Health
 from headway.gateway.settings import PolicySettings, QueueSettings, ReplicaSettings, Settings
 from headway.gateway.wire.client_connection import ClientConnection
 from headway.gateway.wire.upstream_connection import UpstreamConnection

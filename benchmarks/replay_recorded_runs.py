@@ -19,16 +19,16 @@ from pathlib import Path
 import numpy as np
 from lockstep_experts import replay_in_lockstep
 
-from headway.bench.bundles import Bundle
-from headway.bench.compare import simulate_bundle
-from headway.bench.measured.agreement import agreement, compare_with, replay, times_of
-from headway.bench.measured.calibrating import calibrate_linear
-from headway.bench.measured.figures import Agreement, percent
-from headway.bench.measured.recording import Recording, Seconds, read_recording
-from headway.bench.measured.scalars import SCALARS, ScalarName, fit_scalars, replaying
+from headway.bench.calibration.agreement import agreement, compare_with, replay, times_of
+from headway.bench.calibration.fitting import calibrate_linear
+from headway.bench.calibration.measured_figures import Agreement, percent
+from headway.bench.calibration.recording import Recording, Seconds, read_recording
+from headway.bench.calibration.scalars import SCALARS, ScalarName, fit_scalars, replaying
+from headway.bench.experiment.bundles import Bundle
+from headway.bench.experiment.experiment import simulate_bundle
 from headway.bench.traces.reshaping import Rows
-from headway.simulator.calibrated import Scalars, ScaledStepTime
 from headway.simulator.replica import Replica, replica
+from headway.simulator.scaled_step_time import Scalars, ScaledStepTime
 from headway.simulator.trace import Trace
 
 NEUTRAL = Scalars()

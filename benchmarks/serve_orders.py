@@ -33,18 +33,18 @@ from real_engine_orders import BLOCK_TOKENS, BLOCKS, BUDGET, CONTEXT, SEATS, cal
 from real_engine_orders import traffic as designed
 from serve_stage import gateway, simulated, vllms
 
-from headway.bench.bundles import Bundle
-from headway.bench.compare import simulate_bundle
-from headway.bench.live.prompts import Prompts
-from headway.bench.live.sending import Sender
-from headway.bench.measured.live import replay_on
-from headway.bench.measured.openai_stream import Server
-from headway.bench.metrics import RunMetrics, Slo, summarise
-from headway.bench.saturation import at_rate, measure_saturation, open_loop
+from headway.bench.calibration.openai_stream import Server
+from headway.bench.calibration.probe_load import replay_on
+from headway.bench.experiment.bundles import Bundle
+from headway.bench.experiment.experiment import simulate_bundle
+from headway.bench.experiment.saturation import at_rate, measure_saturation, open_loop
+from headway.bench.experiment.unloaded import unloaded_seconds
+from headway.bench.load_test.prompts import Prompts
+from headway.bench.load_test.sending import Sender
+from headway.bench.metrics.run_metrics import RunMetrics, Slo, summarise
 from headway.bench.traces.loading import load_trace
 from headway.bench.traces.reshaping import head
 from headway.bench.traces.writing import write_jsonl
-from headway.bench.unloaded import unloaded_seconds
 from headway.simulator.calibration import calibrated_replica, read_calibration
 from headway.simulator.outcome import DayOutcome
 from headway.simulator.replica import Replica, replica

@@ -21,10 +21,10 @@ import numpy as np
 import uvloop
 from serve_stage import Gate, gateway, simulated
 
-from headway.bench.bundles import Bundle
-from headway.bench.compare import simulate_bundle
-from headway.bench.live.prompts import Prompts
-from headway.bench.saturation import measure_saturation
+from headway.bench.experiment.bundles import Bundle
+from headway.bench.experiment.experiment import simulate_bundle
+from headway.bench.experiment.saturation import measure_saturation
+from headway.bench.load_test.prompts import Prompts
 from headway.bench.traces.loading import load_trace
 from headway.simulator.replica import replica
 from headway.simulator.trace import Trace

@@ -22,7 +22,7 @@ from typing import Any
 
 import uvloop
 
-from headway.gateway.embedded.starting import EmbeddedEngine
+from headway.gateway.embedded.embedded_engine import EmbeddedEngine
 from headway.gateway.settings import EmbeddedSettings
 
 HERE = Path(__file__).parent

@@ -53,7 +53,7 @@ def traffic(requests: int, rate: float):
 
 
 def ours(engine: str, ordering: str, requests: int, rate: float) -> dict[str, float]:
-    from headway.bench.metrics import Slo, summarise
+    from headway.bench.metrics.run_metrics import Slo, summarise
     from headway.scheduling.bundle import bundle
     from headway.simulator.reference import simulate_reference
     from headway.simulator.replica import replica

@@ -22,17 +22,17 @@ from headway.simulator.rules import EngineRules
 from headway.simulator.skipping import simulate
 from headway.simulator.step_time import LinearStepTime
 from headway.simulator.trace import Trace
-from headway.testing.day_laws import Day, StepLog, check_day, same_day
-from headway.testing.lifecycle import LifecycleChecker
-from headway.testing.strategies import Bundle, bundles, engine_rules, step_times, traces
+from headway.testing.day_laws import Day, StepRecords, check_day, same_day
+from headway.testing.lifecycle_checker import LifecycleChecker
+from headway.testing.strategies import PolicyNames, bundles, engine_rules, step_times, traces
 
 Simulate = Callable[..., DayOutcome]
 ADMISSIONS = ["backfill/greedy", "backfill/peak-check", "backfill/overflow-probability", "backfill/past-future"]
 COSTS = ServiceCosts(1e-4, 1e-2)
 
 
-def live(engine: Simulate, trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: Bundle) -> Day:
-    log, life = StepLog(), LifecycleChecker()
+def live(engine: Simulate, trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: PolicyNames) -> Day:
+    log, life = StepRecords(), LifecycleChecker()
     outcome = engine(trace, rules, step_time, bundle.make(trace), observer=log, listeners=[life])
     life.finish()
     return Day(trace, rules, outcome, log.steps, greedy=False)
@@ -47,7 +47,7 @@ def live(engine: Simulate, trace: Trace, rules: EngineRules, step_time: LinearSt
     bundle=st.sampled_from(ADMISSIONS).flatmap(lambda admission: bundles(admission=admission)),
 )
 def test_both_engines_live_the_same_day_with_backfilling(
-    trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: Bundle
+    trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: PolicyNames
 ) -> None:
     fast = live(simulate, trace, rules, step_time, bundle)
     check_day(fast)

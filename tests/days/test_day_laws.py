@@ -16,17 +16,17 @@ from headway.simulator.rules import EngineRules
 from headway.simulator.skipping import simulate
 from headway.simulator.step_time import LinearStepTime
 from headway.simulator.trace import Trace
-from headway.testing.day_laws import Day, StepLog, check_day, same_day, same_until_somebody_ends
-from headway.testing.lifecycle import LifecycleChecker
-from headway.testing.strategies import Bundle, bundles, engine_rules, step_times, traces
+from headway.testing.day_laws import Day, StepRecords, check_day, same_day, same_until_somebody_ends
+from headway.testing.lifecycle_checker import LifecycleChecker
+from headway.testing.strategies import PolicyNames, bundles, engine_rules, step_times, traces
 
 Simulate = Callable[..., DayOutcome]
 ENGINES = pytest.mark.parametrize("engine", [simulate, simulate_reference])
-FCFS = Bundle("fcfs", "greedy", "latest-admitted", "running-mean")
+FCFS = PolicyNames("fcfs", "greedy", "latest-admitted", "running-mean")
 
 
-def live(engine: Simulate, trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: Bundle) -> Day:
-    log, life = StepLog(), LifecycleChecker()
+def live(engine: Simulate, trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: PolicyNames) -> Day:
+    log, life = StepRecords(), LifecycleChecker()
     outcome = engine(trace, rules, step_time, bundle.make(trace), observer=log, listeners=[life])
     life.finish()
     return Day(trace, rules, outcome, log.steps, greedy=bundle.admission == "greedy")
@@ -36,7 +36,7 @@ def live(engine: Simulate, trace: Trace, rules: EngineRules, step_time: LinearSt
 @settings(deadline=None, max_examples=250)
 @given(trace=traces(), rules=engine_rules(), step_time=step_times(), bundle=bundles())
 def test_laws_of_a_day(
-    engine: Simulate, trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: Bundle
+    engine: Simulate, trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: PolicyNames
 ) -> None:
     check_day(live(engine, trace, rules, step_time, bundle))
 
@@ -45,7 +45,7 @@ def test_laws_of_a_day(
 @settings(deadline=None, max_examples=60)
 @given(trace=traces(), rules=engine_rules(), step_time=step_times(), bundle=bundles())
 def test_same_policies_same_day(
-    engine: Simulate, trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: Bundle
+    engine: Simulate, trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: PolicyNames
 ) -> None:
     same_day(live(engine, trace, rules, step_time, bundle), live(engine, trace, rules, step_time, bundle))
 
@@ -53,7 +53,7 @@ def test_same_policies_same_day(
 @settings(deadline=None, max_examples=250)
 @given(trace=traces(), rules=engine_rules(), step_time=step_times(), bundle=bundles())
 def test_both_engines_live_the_same_day(
-    trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: Bundle
+    trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: PolicyNames
 ) -> None:
     same_day(live(simulate, trace, rules, step_time, bundle), live(simulate_reference, trace, rules, step_time, bundle))
 
@@ -67,7 +67,7 @@ def test_both_engines_live_the_same_day(
     data=st.data(),
 )
 def test_without_an_oracle_lengths_show_only_at_the_end(
-    trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: Bundle, data: st.DataObject
+    trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: PolicyNames, data: st.DataObject
 ) -> None:
     outputs = np.array(data.draw(st.permutations(trace.output_tokens.tolist())), dtype=np.int64)
     rules = replace(rules, kv_blocks=max(rules.kv_blocks, -(-100 // rules.block_tokens)))  # nobody is refused
@@ -88,7 +88,7 @@ def test_without_an_oracle_lengths_show_only_at_the_end(
     bundle=bundles(admission="peak-check", prediction="oracle"),
 )
 def test_peak_check_with_an_oracle_never_preempts(
-    trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: Bundle
+    trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: PolicyNames
 ) -> None:
     """As long as a prompt takes one step, as the forecast has it."""
     wide = replace(rules, max_num_batched_tokens=100_000, long_prefill_token_threshold=0)
@@ -101,7 +101,7 @@ def test_peak_check_with_an_oracle_never_preempts(
     trace=traces(), rules=engine_rules(), step_time=step_times(), bundle=bundles(ordering="fcfs", admission="greedy")
 )
 def test_fcfs_admits_in_order_of_arrival(
-    trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: Bundle
+    trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: PolicyNames
 ) -> None:
     day = live(simulate, trace, rules, step_time, bundle)
     assume(not day.outcome.preemptions.any())

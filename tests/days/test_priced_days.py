@@ -15,8 +15,8 @@ from headway.simulator.rules import EngineRules
 from headway.simulator.skipping import simulate
 from headway.simulator.step_time import LinearStepTime
 from headway.simulator.trace import Trace
-from headway.testing.day_laws import Day, StepLog, check_day, same_day
-from headway.testing.strategies import Bundle, bundles, engine_rules, step_times, traces
+from headway.testing.day_laws import Day, StepRecords, check_day, same_day
+from headway.testing.strategies import PolicyNames, bundles, engine_rules, step_times, traces
 
 RULES = EngineRules(kv_blocks=2_000, max_num_seqs=64, max_num_batched_tokens=2_048, max_model_tokens=8_192)
 STEP_TIME = LinearStepTime(8 * 10**9, 10**8, 10**3, 10**6)
@@ -36,7 +36,7 @@ def rush(requests: int) -> Trace:
 
 
 def live(engine: Callable[..., DayOutcome], trace: Trace, ordering: str) -> Day:
-    log = StepLog()
+    log = StepRecords()
     truth = trace.output_tokens.tolist().__getitem__
     policies = bundle(ordering=ordering, prediction="histogram", costs=ServiceCosts(1e-4, 1e-2), seed=0, truth=truth)
     outcome = engine(trace, RULES, STEP_TIME, policies, observer=log)
@@ -54,11 +54,11 @@ def test_both_engines_live_the_same_rush() -> None:
 @settings(deadline=None, max_examples=60)
 @given(trace=traces(), rules=engine_rules(), step_time=step_times(), bundle=bundles(ordering="priced-work"))
 def test_both_engines_live_the_same_day(
-    trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: Bundle
+    trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: PolicyNames
 ) -> None:
     days = []
     for engine in (simulate, simulate_reference):
-        log = StepLog()
+        log = StepRecords()
         days.append(Day(trace, rules, engine(trace, rules, step_time, bundle.make(trace), observer=log), log.steps))
     same_day(*days)
 

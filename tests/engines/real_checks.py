@@ -29,10 +29,10 @@ from vllm import __version__ as vllm_version
 
 from headway.domain.request import Request
 from headway.policies.catalog import ORDERING
-from headway.vllm_plugin.conductor import Conductor
 from headway.vllm_plugin.config import read_config
-from headway.vllm_plugin.engine_seam import EngineSeam
 from headway.vllm_plugin.publishing import Publisher
+from headway.vllm_plugin.scheduler_hooks import SchedulerHooks
+from headway.vllm_plugin.vllm_adapter import VllmAdapter
 
 TIGHT_BLOCKS, BLOCK_TOKENS, SEATS = 36, 32, 8  # room for one request of the longest kind, and a little
 LENGTHS = (300, 30, 280, 40, 260, 20, 240, 10, 35, 220, 15, 200, 25, 180, 160, 45)
@@ -59,12 +59,12 @@ class Engine:
         self.engine = self.llm.llm_engine
         self.scheduler: Any = self.engine.engine_core.engine_core.scheduler
 
-    def rule(self, **config: Any) -> Conductor:
+    def rule(self, **config: Any) -> SchedulerHooks:
         """Other policies, on the engine that runs."""
         assert not self.scheduler.requests, "only between two days"
         read = read_config({"headway": {"metrics_dir": "", **config}}, {})
-        seam, queue = EngineSeam(self.scheduler), type(self.scheduler.waiting)
-        conductor = Conductor(read, seam, Publisher(None, None), "0", queue_class=queue)
+        seam, queue = VllmAdapter(self.scheduler), type(self.scheduler.waiting)
+        conductor = SchedulerHooks(read, seam, Publisher(None, None), "0", queue_class=queue)
         self.scheduler.headway, self.scheduler.waiting = conductor, conductor.queue
         return conductor
 
@@ -149,7 +149,7 @@ def rows_for_one_seat() -> list[dict[str, Any]]:
     ]
 
 
-def one_at_a_time(engine: Engine, conductor: Conductor, rows: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
+def one_at_a_time(engine: Engine, conductor: SchedulerHooks, rows: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
     """Ids as the engine admitted them, and as our own scheduler names them; a step takes a hundredth of a second."""
     now, scheduler = 0.0, engine.scheduler
     admissions: list[tuple[float, str]] = []

@@ -13,7 +13,7 @@ import virtual_checks
 import virtual_engine as engine
 from virtual_days import Rows, both, conserved, depth, mixed, ours
 
-from headway.vllm_plugin.waits import REASONS
+from headway.vllm_plugin.wait_clocks import REASONS
 
 SESSIONS = 6
 

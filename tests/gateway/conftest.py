@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from headway.gateway.serving import Gateway
+from headway.gateway.gateway import Gateway
 from headway.gateway.settings import HealthSettings, PolicySettings, QueueSettings, ReplicaSettings, Settings
 
 from .scripted_replica import ScriptedReplica

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import uvloop
 
-from headway.gateway.serving import Gateway
+from headway.gateway.gateway import Gateway
 from headway.gateway.settings import PolicySettings, ReplicaSettings, Settings
 from headway.gateway.wire.limits import WireLimits
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from headway.gateway.counts import Outcome
+from headway.gateway.queueing.counts import Outcome
 from headway.gateway.settings import QueueSettings
 
 from .conftest import QUICK, Play, RawClient, Stage, completion, post

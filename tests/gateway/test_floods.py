@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from contextlib import AsyncExitStack
 
-from headway.gateway.counts import Outcome
+from headway.gateway.queueing.counts import Outcome
 from headway.gateway.wire.limits import WireLimits
 
 from .conftest import Play, RawClient, Stage, completion, post

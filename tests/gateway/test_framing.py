@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headway.gateway.wire.client_connection import Answering, ClientConnection
+from headway.gateway.wire.client_connection import ClientConnection, PendingAnswer
 from headway.gateway.wire.limits import WireLimits
 from headway.gateway.wire.messages import HttpRequest, Response, header_lines
 
@@ -211,7 +211,7 @@ class Echo:
     def refused(self, response: Response) -> None:
         pass
 
-    def answer(self, request: HttpRequest, client: ClientConnection) -> Answering | None:
+    def answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
         self.seen.append((request.method, request.target, request.body))
         client.respond(Response(200, request.body))
         return None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 
-from headway.gateway.exchange import Exchange
-from headway.gateway.garbage import collect_when_quiet
+from headway.gateway.gc_tuning import collect_when_quiet
+from headway.gateway.relay.exchange import Exchange
 
 from .conftest import Play, RawClient, Stage, completion, post
 from .scripted_replica import answers, dies_mid_stream, hangs

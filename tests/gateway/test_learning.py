@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from headway.gateway.line import LineKey
-from headway.gateway.live_tuning import check_tuning
-from headway.gateway.serving import Gateway
+from headway.gateway.gateway import Gateway
+from headway.gateway.learned.queue_tuning import check_tuning
+from headway.gateway.queueing.model_queue import QueueKey
 from headway.gateway.settings import PolicySettings, Settings, StateSettings, TuningSettings, check
 
 from .conftest import Play, Stage, completion
 from .scripted_replica import streams
 
 LEARNING = PolicySettings(ordering="ewsjf", prediction="histogram", options={"ordering": {"relearn_requests": 20}})
-LINE = LineKey("m", "generation")
+LINE = QueueKey("m", "generation")
 
 
 def prediction(stage: Stage) -> float:
@@ -65,7 +65,7 @@ def test_learned_state_outlives_a_restart(play: Play, tmp_path: Path) -> None:
     play(second, policies=LEARNING, state=kept)
     told: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("headway.gateway.serving.log.warning", told.append)
+        patch.setattr("headway.gateway.gateway.log.warning", told.append)
         play(other_policies, policies=replace(LEARNING, ordering="fcfs", options={}), state=kept)
 
 
@@ -100,7 +100,7 @@ def test_a_bad_file_is_told_of_once_and_not_a_reason_not_to_start(
     path = tmp_path / "state.json"
     path.write_text(content)
     told: list[str] = []
-    monkeypatch.setattr("headway.gateway.serving.log.warning", told.append)
+    monkeypatch.setattr("headway.gateway.gateway.log.warning", told.append)
 
     async def scene(stage: Stage) -> None:
         assert (await stage.ask()).status == 200
@@ -133,7 +133,7 @@ def test_the_live_tuner_tries_values_on_the_traffic_and_says_so(
     play: Play, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr("headway.gateway.serving.log.info", told.append)
+    monkeypatch.setattr("headway.gateway.gateway.log.info", told.append)
     path = tmp_path / "state.json"
 
     async def scene(stage: Stage) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from headway.gateway.counts import Outcome
+from headway.gateway.queueing.counts import Outcome
 
 from .conftest import Play, RawClient, Stage, completion, post
 from .scripted_replica import echoes, waits_for

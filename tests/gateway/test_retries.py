@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import openai
 import pytest
 
-from headway.gateway.counts import Outcome
+from headway.gateway.queueing.counts import Outcome
 from headway.gateway.settings import QueueSettings
 
 from .conftest import Play, Stage, completion

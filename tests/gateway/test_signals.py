@@ -10,8 +10,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from headway.gateway.settings import PolicySettings, ReplicaSettings
-from headway.vllm_plugin.hints import read_hints
-from headway.vllm_plugin.metrics import Metrics
+from headway.vllm_plugin.plugin_metrics import PluginMetrics
+from headway.vllm_plugin.xargs_hints import read_hints
 
 from .conftest import Play, RawClient, Stage, completion, post
 from .scripted_replica import Call, answers, text, waits_for
@@ -64,7 +64,7 @@ def test_an_engine_with_our_plug_in_is_told_what_we_know(play: Play) -> None:
             assert (hints.rank, hints.session, hints.ignored) == (number, "s1", ())
             assert hints.expected_tokens is not None
 
-    play(scene, metrics="vllm:num_requests_waiting 0\n" + Metrics("priority", "0").text())
+    play(scene, metrics="vllm:num_requests_waiting 0\n" + PluginMetrics("priority", "0").text())
 
 
 def test_a_long_prompt_is_counted_before_it_queues_and_its_client_may_leave_meanwhile(
@@ -73,7 +73,7 @@ def test_a_long_prompt_is_counted_before_it_queues_and_its_client_may_leave_mean
     tokenizer = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    monkeypatch.setattr("headway.gateway.prompt_count.WAIT_SECONDS", 30.0)
+    monkeypatch.setattr("headway.gateway.openai.prompt_count.WAIT_SECONDS", 30.0)
 
     async def scene(stage: Stage) -> None:
         assert (await stage.ask(completion(prompt="a b c " * 1_000))).status == 200

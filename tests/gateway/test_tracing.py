@@ -11,8 +11,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from headway.gateway.observing.tracing import check_tracing
 from headway.gateway.settings import TracingSettings
-from headway.gateway.tracing import check_tracing
 
 from .conftest import Play, RawClient, Stage, completion, post
 from .scripted_replica import dies_at_once, hangs, streams, waits_for
@@ -24,7 +24,7 @@ CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{}"
 @pytest.fixture
 def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
     exporter = InMemorySpanExporter()
-    monkeypatch.setattr("headway.gateway.tracing._sending", lambda settings: SimpleSpanProcessor(exporter))
+    monkeypatch.setattr("headway.gateway.observing.tracing._sending", lambda settings: SimpleSpanProcessor(exporter))
     yield exporter
     exporter.shutdown()
 

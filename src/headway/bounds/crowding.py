@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from headway.bounds.chains import Chains, Floats
-from headway.bounds.charges import context, decode_work, fixed_of_steps, further_token, prompt_work
-from headway.bounds.needs import Needs
+from headway.bounds.resource_needs import Needs
+from headway.bounds.step_cost import context, decode_work, fixed_of_steps, further_token, prompt_work
 from headway.simulator.rules import EngineRules
 from headway.simulator.step_time import StepFloor
 

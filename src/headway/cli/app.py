@@ -15,7 +15,8 @@ import typer
 
 from headway import __version__
 from headway.bench.errors import UserMistake
-from headway.cli import bound, calibrate, check_config, compare, explain, load, policies, serve, trace, tune, workloads
+from headway.cli import bound, calibrate, check_config, compare, explain, load, policies, serve, tune, workloads
+from headway.cli import trace_verbs as trace
 
 OURS, THEIRS, INTERRUPTED, NO_READER = 1, 2, 130, 141
 

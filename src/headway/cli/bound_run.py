@@ -7,11 +7,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from headway.bench.bounding import SCHEMA, Bounded, print_bounded
-from headway.bench.bounding import bound as run_bound
-from headway.bench.metrics import Slo
+from headway.bench.experiment.bounding import SCHEMA, BoundResult, print_bounded
+from headway.bench.experiment.bounding import bound as run_bound
+from headway.bench.experiment.small_optimum import SmallOptimum, small_optimum
+from headway.bench.metrics.run_metrics import Slo
 from headway.bench.output_files import replacing
-from headway.bench.small_optimum import SmallOptimum, small_optimum
 from headway.bench.workloads import WORKLOADS
 from headway.bounds.optimum import to_terminal
 from headway.cli.compare_options import CompareOptions, parse_loads
@@ -55,11 +55,11 @@ def _optimum(trace: Trace, server: Replica, seconds: float) -> SmallOptimum:
     return found
 
 
-def _show(bounded: Bounded) -> None:
+def _show(bounded: BoundResult) -> None:
     print_rich(lambda console: print_bounded(bounded, console))
 
 
-def _write(name: str, found: list[Bounded]) -> None:
+def _write(name: str, found: list[BoundResult]) -> None:
     """One object, or a list of them under `traces` for several."""
     several = {"schema": SCHEMA, "traces": [bounded.to_json() for bounded in found]}
     content = found[0].to_json() if len(found) == 1 else several

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
+from headway.bench.calibration.fitting import Calibrated, calibrate_linear, calibrate_profile
+from headway.bench.calibration.measured_figures import Agreement, percent
+from headway.bench.calibration.recording import Recording, read_recording
+from headway.bench.calibration.scalars import SCALARS, ScalarName
 from headway.bench.errors import UserMistake, as_mistakes
-from headway.bench.measured.calibrating import Calibrated, calibrate_linear, calibrate_profile
-from headway.bench.measured.figures import Agreement, percent
-from headway.bench.measured.recording import Recording, read_recording
-from headway.bench.measured.scalars import SCALARS, ScalarName
 from headway.bench.output_files import check_files, replacing
 from headway.bench.traces.writing import write_jsonl
 from headway.cli.calibrate import CalibrateOptions
 from headway.cli.compare_options import DEFAULT_MODEL, Precision, whole_blocks
 from headway.cli.progress import say
-from headway.simulator.calibrated import Scalars
 from headway.simulator.calibration import calibration_text
 from headway.simulator.replica import Replica, replica
 from headway.simulator.rules import EngineRules
+from headway.simulator.scaled_step_time import Scalars
 from headway.simulator.step_time import LinearStepTime
 
 _NEEDED = ("kv_tokens", "max_num_seqs", "max_num_batched_tokens")
@@ -137,7 +137,7 @@ def _rules(options: CalibrateOptions, server: Replica | None) -> EngineRules:
 
 
 def _measured(options: CalibrateOptions, rules: EngineRules) -> Recording:
-    from headway.bench.measured.live import measure
+    from headway.bench.calibration.probe_load import measure
 
     say(f"putting {options.requests} requests on {options.source}; nobody else should use it now")
     return measure(options.source, rules, requests=options.requests, seed=options.seed, model=options.served_model)

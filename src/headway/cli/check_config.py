@@ -14,19 +14,19 @@ def check_config(file: Annotated[Path, typer.Argument(help="A TOML file for `hea
     from headway.cli.gateway_extra import require_gateway
 
     require_gateway()
-    from headway.gateway.embedded.starting import EmbeddedEngine
-    from headway.gateway.learned import check_folder
-    from headway.gateway.live_tuning import check_tuning
-    from headway.gateway.prompt_count import PromptCount
-    from headway.gateway.serving import tls_context
+    from headway.gateway.api_keys import ApiKeys
+    from headway.gateway.embedded.embedded_engine import EmbeddedEngine
+    from headway.gateway.gateway import tls_context
+    from headway.gateway.learned.learned_state import check_folder
+    from headway.gateway.learned.queue_tuning import check_tuning
+    from headway.gateway.observing.tracing import check_tracing
+    from headway.gateway.openai.prompt_count import PromptCount
+    from headway.gateway.openai.token_ratio import TokenRatio
     from headway.gateway.settings import read_settings
-    from headway.gateway.tenants import Tenants
-    from headway.gateway.token_ratio import TokenRatio
-    from headway.gateway.tracing import check_tracing
 
     try:
         settings = read_settings(file)
-        Tenants(settings.tenant)
+        ApiKeys(settings.tenant)
         check_tuning(settings)
         PromptCount(settings.tokenizers, TokenRatio())
         tls_context(settings)

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from headway.bench.bundles import Bundle, named_bundles, read_bundles
-from headway.bench.compare import Experiment
-from headway.bench.compare import compare as run_experiment
-from headway.bench.comparison import SCHEMA, Comparison
 from headway.bench.errors import UserMistake, as_mistakes
-from headway.bench.metrics import Slo
+from headway.bench.experiment.bundles import Bundle, named_bundles, read_bundles
+from headway.bench.experiment.comparison import SCHEMA, Comparison
+from headway.bench.experiment.experiment import Experiment
+from headway.bench.experiment.experiment import compare as run_experiment
+from headway.bench.experiment.saturation import is_closed_loop, open_loop
+from headway.bench.metrics.run_metrics import Slo
 from headway.bench.output_files import check_files, replacing
-from headway.bench.saturation import is_closed_loop, open_loop
 from headway.bench.traces.loading import load_trace
 from headway.bench.traces.opening import find_file
 from headway.bench.traces.reshaping import check_context, head
@@ -213,7 +213,7 @@ def with_deadlines(trace: Trace, slo: Slo) -> Trace:
 
 def show(comparison: Comparison) -> None:
     """The table on stdout; the same bytes for the same seed."""
-    from headway.bench.table import print_comparison
+    from headway.bench.report.terminal_table import print_comparison
 
     print_rich(lambda console: print_comparison(comparison, console))
 

@@ -56,7 +56,7 @@ def explain(
 
 
 def _learned(name: str, path: Path) -> list[str]:
-    from headway.bench.lanes_picture import cost_line, lanes_picture
+    from headway.bench.report.lanes_picture import cost_line, lanes_picture
     from headway.policies.lanes.cost_fit import PowerLaw
     from headway.policies.lanes.partition import Span
     from headway.tuning.state_file import Unreadable, read_state

@@ -45,11 +45,11 @@ def load(
     from headway.cli.gateway_extra import require_gateway
 
     require_gateway()
-    from headway.bench.comparison import json_text
-    from headway.bench.live.measure import LiveRun, check_url, measure
-    from headway.bench.metrics import Slo
+    from headway.bench.experiment.comparison import json_text
+    from headway.bench.experiment.saturation import at_rate
+    from headway.bench.load_test.measure import LiveRun, check_url, measure
+    from headway.bench.metrics.run_metrics import Slo
     from headway.bench.output_files import check_files, replacing
-    from headway.bench.saturation import at_rate
     from headway.bench.traces.loading import load_trace
     from headway.bench.traces.reshaping import head
     from headway.cli.compare_run import show

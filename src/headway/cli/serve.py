@@ -44,7 +44,7 @@ def serve(
     from headway.cli.gateway_extra import require_gateway
 
     require_gateway()
-    from headway.gateway.running import serve as run
+    from headway.gateway.process import serve as run
 
     given = {
         "replica": replica,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from headway.domain.replica import ReplicaView
+from headway.domain.replica_view import ReplicaView
 
 
 def within_bound(replicas: Sequence[ReplicaView], factor: float) -> list[ReplicaView]:

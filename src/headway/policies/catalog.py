@@ -16,7 +16,7 @@ from headway.domain.request import RequestId
 from headway.policies.admission.backfill import Backfill
 from headway.policies.admission.greedy import Greedy
 from headway.policies.admission.overflow_probability import OverflowProbability
-from headway.policies.admission.past_future import PastFuture as PastFutureAdmission
+from headway.policies.admission.past_future_admission import PastFutureAdmission
 from headway.policies.admission.past_future_common_draws import PastFutureCommonDraws
 from headway.policies.admission.peak_check import PeakCheck
 from headway.policies.admission.reserve_max import ReserveMax
@@ -48,7 +48,7 @@ from headway.policies.prediction.histogram import Histogram
 from headway.policies.prediction.one_bit import OneBit
 from headway.policies.prediction.oracle import Oracle
 from headway.policies.prediction.oracle_noisy import OracleNoisy
-from headway.policies.prediction.past_future import PastFuture
+from headway.policies.prediction.past_future_prediction import PastFuturePrediction
 from headway.policies.prediction.running_mean import RunningMean
 from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.policies.preemption.least_sunk_work import LeastSunkWork
@@ -105,7 +105,7 @@ PREDICTION: dict[str, type[LengthPredictor]] = {
     "running-mean": RunningMean,
     "declared-max": DeclaredMax,
     "histogram": Histogram,
-    "past-future": PastFuture,
+    "past-future": PastFuturePrediction,
     "one-bit": OneBit,
     "conformal": Conformal,
     "external": External,

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from headway.domain.estimate import LengthEstimate
-from headway.domain.replica import BatchView, MemoryView, ReplicaView
+from headway.domain.replica_view import BatchView, MemoryView, ReplicaView
 from headway.domain.request import RequestView
 
 LaneId: TypeAlias = Hashable

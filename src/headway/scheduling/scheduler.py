@@ -21,7 +21,7 @@ from headway.domain.event import (
     Preempted,
     Refused,
 )
-from headway.domain.replica import BatchView, MemoryView
+from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import Request, RequestId
 from headway.policies.contracts import (
     AdmissionPolicy,

@@ -35,11 +35,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from headway.simulator.calibrated import Scalars, ScaledStepTime
 from headway.simulator.hardware import Precision
 from headway.simulator.profile_file import ProfileTable
 from headway.simulator.replica import Replica, replica, service_costs
 from headway.simulator.rules import EngineRules
+from headway.simulator.scaled_step_time import Scalars, ScaledStepTime
 from headway.simulator.step_time import FlooredStepTime, LinearStepTime
 
 _PS_PER_US = 1e6

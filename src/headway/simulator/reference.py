@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from headway.domain.event import Listener
-from headway.domain.replica import MemoryView
+from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request, RequestView
 from headway.scheduling.scheduler import Policies, Scheduler
 from headway.simulator.arrivals import why_never
 from headway.simulator.outcome import DayOutcome, StepObserver, StepRecord, TokenGaps
-from headway.simulator.reference_blocks import BlockMemory, ContentKeys
-from headway.simulator.reference_day import EngineRequest, ExpectedArrivals, Ledger
+from headway.simulator.reference_blocks import ContentKeys, ReferenceBlockMemory
+from headway.simulator.reference_day import DayRecord, ExpectedArrivals, ReferenceRequest
 from headway.simulator.rules import EngineRules
 from headway.simulator.step_time import StepTime
 from headway.simulator.trace import Trace
@@ -57,10 +57,10 @@ def simulate_reference(
 
 
 @dataclass(slots=True)
-class _Share:
+class _StepShare:
     """What one request gets of a step."""
 
-    request: EngineRequest
+    request: ReferenceRequest
     tokens: int
     samples: bool  # a token comes out for it at the end of the step
     preemptions: int  # how often it had been preempted when the step was composed
@@ -71,7 +71,7 @@ class _Step:
     """A composed batch on its way through the GPU."""
 
     ends_ps: int
-    shares: list[_Share]
+    shares: list[_StepShare]
 
 
 @dataclass(slots=True)
@@ -80,9 +80,9 @@ class _Draft:
 
     budget: int
     long_prompt_tokens: int  # most tokens of one prompt in this step, 0 for no limit
-    tokens: dict[EngineRequest, int] = field(default_factory=dict)  # in the order in which they were given
-    preempted: list[EngineRequest] = field(default_factory=list)
-    admitted: list[EngineRequest] = field(default_factory=list)
+    tokens: dict[ReferenceRequest, int] = field(default_factory=dict)  # in the order in which they were given
+    preempted: list[ReferenceRequest] = field(default_factory=list)
+    admitted: list[ReferenceRequest] = field(default_factory=list)
 
     def capped(self, tokens: int) -> int:
         """`tokens`, at most what one prompt may have of this step."""
@@ -109,14 +109,14 @@ class ReferenceEngine:
         self._observer = observer
         self._scheduler = Scheduler(policies, resumed=rules.resumed, listeners=listeners)
         keys = ContentKeys(trace, rules.block_tokens) if rules.prefix_caching else None
-        self._memory = BlockMemory(rules.kv_blocks, rules.block_tokens, keys)
+        self._memory = ReferenceBlockMemory(rules.kv_blocks, rules.block_tokens, keys)
         # vLLM takes the fraction of all blocks, its null block included (`KVCacheManager.__init__`).
         self._watermark_blocks = int(rules.watermark * (rules.kv_blocks + 1))
-        self._running: list[EngineRequest] = []  # in order of admission
+        self._running: list[ReferenceRequest] = []  # in order of admission
         self._in_flight: deque[_Step] = deque()  # the oldest first
         self._victims: list[int] = []  # rows preempted since the last step with tokens
         self._expected = ExpectedArrivals(trace)
-        self._ledger = Ledger(trace)
+        self._ledger = DayRecord(trace)
         self._now_ps = 0
 
     # ------------------------------------------------------------------ time
@@ -207,7 +207,7 @@ class ReferenceEngine:
             draft.budget -= new
             place = self._running.index(request) + 1  # a victim in front of it moved it forward
 
-    def _grow(self, request: EngineRequest, new: int, draft: _Draft) -> bool:
+    def _grow(self, request: ReferenceRequest, new: int, draft: _Draft) -> bool:
         """Find blocks for `new` more tokens, preempting until there are enough. False if it gave way itself."""
         while not self._memory.extend(request, request.computed_tokens + new):
             chosen = self._scheduler.victim(self._running, self._now)
@@ -220,7 +220,7 @@ class ReferenceEngine:
                 return False
         return True
 
-    def _preempt(self, victim: EngineRequest) -> None:
+    def _preempt(self, victim: ReferenceRequest) -> None:
         """Take a request's memory; it waits again and will be computed anew (`_preempt_request`).
 
         Tokens of it that are in flight are still delivered (see `_take_output`).
@@ -235,7 +235,7 @@ class ReferenceEngine:
         self.version += 1
         self._scheduler.preempted(victim, self._now)
 
-    def _end_is_foreseen(self, request: EngineRequest) -> bool:
+    def _end_is_foreseen(self, request: ReferenceRequest) -> bool:
         """Whether the tokens on their way already reach the client's bound, so that no further step is needed."""
         if request.placeholders == 0:
             return False
@@ -252,11 +252,11 @@ class ReferenceEngine:
             request = self._scheduler.candidate(refused, self, self._memory_view(), self._now)
             if request is None:
                 return
-            assert isinstance(request, EngineRequest)
+            assert isinstance(request, ReferenceRequest)
             if not self._admit_one(request, refused, draft):
                 refused.append(request)
 
-    def _admit_one(self, request: EngineRequest, refused: list[Request], draft: _Draft) -> bool:
+    def _admit_one(self, request: ReferenceRequest, refused: list[Request], draft: _Draft) -> bool:
         """Let one in; False if budget, memory or policy say no."""
         found = self._memory.find(request)
         cached = len(found) * self._rules.block_tokens
@@ -297,7 +297,7 @@ class ReferenceEngine:
         (`_update_after_schedule`; with asynchronous scheduling every token to come is counted as a placeholder,
         `AsyncScheduler._update_after_schedule`.)
         """
-        shares: list[_Share] = []
+        shares: list[_StepShare] = []
         chunks: list[tuple[int, int, int]] = []
         decodes = context_tokens = 0
         for request, new in draft.tokens.items():
@@ -314,7 +314,7 @@ class ReferenceEngine:
                 self.version += request.is_prefilling
                 request.is_prefilling = False
                 request.placeholders += self._rules.async_scheduling
-            shares.append(_Share(request, new, samples, request.preemptions))
+            shares.append(_StepShare(request, new, samples, request.preemptions))
         duration_ps = self._step_time.mixed_step(
             decodes, context_tokens, [chunk[1:] for chunk in chunks], sum(share.samples for share in shares)
         )
@@ -360,7 +360,7 @@ class ReferenceEngine:
             self._deliver_token(request, gaps)
         self._ledger.gaps += [TokenGaps(gap, 0, 1, tokens) for gap, tokens in gaps.items()]
 
-    def _deliver_token(self, request: EngineRequest, gaps: Counter[int]) -> None:
+    def _deliver_token(self, request: ReferenceRequest, gaps: Counter[int]) -> None:
         request.produced_tokens += 1
         if request.is_running and self._rules.async_scheduling:
             # Outputs become known only now, so blocks they fill are named only now
@@ -375,7 +375,7 @@ class ReferenceEngine:
         if request.produced_tokens == self._ledger.output_tokens(request.row):
             self._end(request)
 
-    def _end(self, request: EngineRequest) -> None:
+    def _end(self, request: ReferenceRequest) -> None:
         request.has_ended = True
         if request.is_running:
             self._running.remove(request)

@@ -64,7 +64,7 @@ class ContentKeys:
         return ("row", row), position
 
 
-class BlockMemory:
+class ReferenceBlockMemory:
     """All KV blocks of one replica (the null block of vLLM is not among them)."""
 
     def __init__(self, blocks: int, block_tokens: int, keys: ContentKeys | None) -> None:

@@ -15,7 +15,7 @@ from headway.simulator.step_time import PS_PER_SECOND
 from headway.simulator.trace import Trace
 
 
-class EngineRequest(Request):
+class ReferenceRequest(Request):
     """A request inside the engine. How long its output really is stands in the ledger, not here.
 
     Attributes:
@@ -141,7 +141,7 @@ def _picoseconds(seconds: float) -> int:
     return int(np.rint(seconds * PS_PER_SECOND))
 
 
-class Ledger:
+class DayRecord:
     """Everything that `DayOutcome` tells, written down as it happens; and the true output lengths."""
 
     def __init__(self, trace: Trace) -> None:
@@ -164,23 +164,23 @@ class Ledger:
         """How many tokens the request gives before it stops."""
         return int(self._trace.output_tokens[row])
 
-    def arrive(self, row: int, at_ps: int) -> EngineRequest:
+    def arrive(self, row: int, at_ps: int) -> ReferenceRequest:
         """A request comes in."""
         self._arrived[row] = at_ps
-        return EngineRequest(row, self._trace, at_ps * 1e-12)
+        return ReferenceRequest(row, self._trace, at_ps * 1e-12)
 
     def refuse(self, row: int, reason: str) -> None:
         """A request is turned away, or never comes because an earlier turn of its session was."""
         self._refused[row] = reason
 
-    def admit(self, request: EngineRequest, at_ps: int, cached_tokens: int) -> None:
+    def admit(self, request: ReferenceRequest, at_ps: int, cached_tokens: int) -> None:
         """A request gets a seat; its first time counts."""
         if self._admitted[request.row] == NEVER:
             self._admitted[request.row] = at_ps
             self._cached[request.row] = cached_tokens
         self._preemptions[request.row] = request.preemptions
 
-    def computed(self, request: EngineRequest, before: int, new: int) -> None:
+    def computed(self, request: ReferenceRequest, before: int, new: int) -> None:
         """A chunk is computed; what was computed once already counts as recomputed."""
         self._recomputed[request.row] += max(0, min(request.high_water_tokens, before + new) - before)
 
@@ -194,11 +194,11 @@ class Ledger:
         """From `at_ps` on nobody is there."""
         self._curve.append((at_ps, 0, 0, 0))
 
-    def first_token(self, request: EngineRequest, at_ps: int) -> None:
+    def first_token(self, request: ReferenceRequest, at_ps: int) -> None:
         """The first token came out."""
         self._first_token[request.row] = at_ps
 
-    def end(self, request: EngineRequest, at_ps: int) -> None:
+    def end(self, request: ReferenceRequest, at_ps: int) -> None:
         """The last token came out."""
         self._ended[request.row] = at_ps
         self._preemptions[request.row] = request.preemptions

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from headway.simulator.hardware import Gemm, Hardware, Precision
-from headway.simulator.minorants import supporting_lines
+from headway.simulator.linear_lower_bounds import supporting_lines
 from headway.simulator.models import ModelShape
 from headway.simulator.step_time import PS_PER_SECOND, Chunk, StepFloor
 

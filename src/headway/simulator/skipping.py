@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from headway.domain.event import Listener
-from headway.domain.replica import MemoryView
+from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request
 from headway.scheduling.scheduler import Policies, Scheduler
 from headway.simulator.arrivals import FOREVER, Arrivals, Newcomers, why_never
 from headway.simulator.batch import NO_LIMIT, Batch, Chunks
 from headway.simulator.blocks import BlockMemory, CountedBlocks
-from headway.simulator.crowded import schedule_one_by_one
+from headway.simulator.constrained_step import schedule_one_by_one
 from headway.simulator.day_columns import DayColumns
 from headway.simulator.decoding import least_steps, run_duration
 from headway.simulator.outcome import NEVER, DayOutcome, StepObserver

@@ -29,7 +29,7 @@ class Day(NamedTuple):
     greedy: bool = False
 
 
-class StepLog:
+class StepRecords:
     """A `StepObserver` that keeps all steps."""
 
     def __init__(self) -> None:

@@ -187,7 +187,7 @@ def step_times() -> st.SearchStrategy[LinearStepTime]:
     )
 
 
-class Bundle(NamedTuple):
+class PolicyNames(NamedTuple):
     """Four names of the catalogue."""
 
     ordering: str
@@ -201,10 +201,10 @@ class Bundle(NamedTuple):
         return bundle(**self._asdict(), costs=COSTS, seed=0, truth=lambda request_id: lengths[int(request_id)])
 
 
-def bundles(**fixed: str) -> st.SearchStrategy[Bundle]:
+def bundles(**fixed: str) -> st.SearchStrategy[PolicyNames]:
     """Any four policies that the catalogue lists, one ordering inside another where it takes one; `fixed` by kind."""
     named = {kind: st.just(fixed[kind]) if kind in fixed else _names(kind) for kind in catalog.KINDS}
-    return st.builds(Bundle, **named)
+    return st.builds(PolicyNames, **named)
 
 
 def _names(kind: catalog.Kind) -> st.SearchStrategy[str]:

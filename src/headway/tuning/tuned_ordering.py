@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from headway.policies.catalog import find, own_options
 from headway.policies.tunable import Retunable
-from headway.tuning.live import LiveSettings, LiveTuner
+from headway.tuning.live_tuner import LiveSettings, LiveTuner
 from headway.tuning.search import SearchBox
 
 

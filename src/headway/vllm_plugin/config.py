@@ -14,7 +14,7 @@ from headway.domain.costs import ServiceCosts
 from headway.policies.catalog import KINDS, nearest
 from headway.scheduling.bundle import bundle, name_and_options
 from headway.scheduling.scheduler import Policies
-from headway.vllm_plugin.learning import TuningTerms
+from headway.vllm_plugin.policy_state import TuningTerms
 
 VARIABLE = "HEADWAY_CONFIG"
 DEFAULT_ORDERING = "highest-response-ratio"

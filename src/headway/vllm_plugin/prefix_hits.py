@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from headway.vllm_plugin.entries import EngineRequest, Entry
+from headway.vllm_plugin.request_entries import Entry, VllmRequest
 
 Lookup: TypeAlias = Callable[[Sequence[Any], int], int]
 """(block hashes, tokens at most) → tokens cached."""
@@ -55,7 +55,7 @@ class PrefixHits:
         return abs(_work(entry) - before) > _MOVED * max(1, before) and view.prompt_tokens > 0
 
     def _ask(self, entry: Entry, now: float) -> None:
-        request: EngineRequest = entry.request
+        request: VllmRequest = entry.request
         hashes = request.block_hashes
         if not hashes or self._left_seconds <= 0 or getattr(request, "skip_reading_prefix_cache", False):
             return

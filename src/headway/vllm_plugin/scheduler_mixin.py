@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from headway.vllm_plugin.conductor import Conductor
 from headway.vllm_plugin.config import read_config
-from headway.vllm_plugin.engine_seam import EngineSeam
-from headway.vllm_plugin.entries import EngineRequest
+from headway.vllm_plugin.explain_endpoint import WhyEndpoint
+from headway.vllm_plugin.policy_queue import PolicyQueue
 from headway.vllm_plugin.publishing import Publisher, logger, metrics_folder
-from headway.vllm_plugin.queue import PolicyQueue
-from headway.vllm_plugin.why_endpoint import WhyEndpoint
+from headway.vllm_plugin.request_entries import VllmRequest
+from headway.vllm_plugin.scheduler_hooks import SchedulerHooks
+from headway.vllm_plugin.vllm_adapter import VllmAdapter
 
 
 class PolicyScheduling:
@@ -34,8 +34,8 @@ class PolicyScheduling:
         )
         self._publisher = publisher
         state_file = _own_file(config.state_file, engine_name) if config.state_file else None
-        self.headway = Conductor(
-            config, EngineSeam(self), publisher, engine_name, _with_base(self.queue_base), state_file
+        self.headway = SchedulerHooks(
+            config, VllmAdapter(self), publisher, engine_name, _with_base(self.queue_base), state_file
         )
         self._why = None
         if config.why_listen is not None:
@@ -111,31 +111,31 @@ class SideDoor:
     def __init__(self, queue: PolicyQueue) -> None:
         self._queue = queue
 
-    def add_request(self, request: EngineRequest) -> None:
+    def add_request(self, request: VllmRequest) -> None:
         """Somebody who is blocked on arrival."""
         self._queue.add_request(request)
 
-    def prepend_request(self, request: EngineRequest) -> None:
+    def prepend_request(self, request: VllmRequest) -> None:
         """Somebody who was stepped over."""
         self._queue.prepend_requests((request,))
 
-    def prepend_requests(self, requests: Iterable[EngineRequest]) -> None:
+    def prepend_requests(self, requests: Iterable[VllmRequest]) -> None:
         """Those who were stepped over."""
         self._queue.prepend_requests(requests)
 
-    def peek_request(self) -> EngineRequest:
+    def peek_request(self) -> VllmRequest:
         """Never asked: it is always empty."""
         raise IndexError("nobody waits here")
 
-    def pop_request(self) -> EngineRequest:
+    def pop_request(self) -> VllmRequest:
         """Never asked: it is always empty."""
         raise IndexError("nobody waits here")
 
-    def remove_request(self, request: EngineRequest) -> None:
+    def remove_request(self, request: VllmRequest) -> None:
         """They wait in the other queue, from which vLLM removes them too."""
         self._queue.remove_requests((request,))
 
-    def remove_requests(self, requests: Iterable[EngineRequest]) -> None:
+    def remove_requests(self, requests: Iterable[VllmRequest]) -> None:
         """As `remove_request`."""
         self._queue.remove_requests(requests)
 
@@ -145,7 +145,7 @@ class SideDoor:
     def __len__(self) -> int:
         return 0  # counted in the other queue
 
-    def __iter__(self) -> Iterator[EngineRequest]:
+    def __iter__(self) -> Iterator[VllmRequest]:
         return self._queue.parked_requests()
 
 

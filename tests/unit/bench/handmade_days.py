@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from headway.bench.comparison import Comparison, Run, replica_facts, trace_facts
-from headway.bench.curves import curves
-from headway.bench.metrics import Slo, summarise
+from headway.bench.experiment.comparison import Comparison, Run, replica_facts, trace_facts
+from headway.bench.metrics.curves import curves
+from headway.bench.metrics.run_metrics import Slo, summarise
 from headway.simulator.outcome import NEVER, DayOutcome, TokenGaps
 from headway.simulator.step_time import PS_PER_SECOND
 from headway.simulator.trace import Trace

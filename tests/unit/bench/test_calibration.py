@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headway.bench.calibration import CalibrationListener, PredictionCalibration
+from headway.bench.metrics.prediction_quality import CalibrationListener, PredictionCalibration
 from headway.domain.estimate import GeometricEstimate, LengthEstimate, PointEstimate
 from headway.domain.event import Arrived, Completed
 from headway.domain.request import Request

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from handmade_days import KV_BLOCKS, demo_trace, make_day, make_trace, ps, queue_day
 
-from headway.bench.bundles import Bundle
-from headway.bench.curves import CDF_POINTS, TIMELINE_POINTS, curves
+from headway.bench.experiment.bundles import Bundle
+from headway.bench.metrics.curves import CDF_POINTS, TIMELINE_POINTS, curves
 from headway.domain.costs import ServiceCosts
 from headway.simulator.day_columns import DayColumns
 from headway.simulator.outcome import DayOutcome

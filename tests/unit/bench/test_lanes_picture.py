@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.bench.lanes_picture import HEIGHT, WIDTH, cost_line, lanes_picture
+from headway.bench.report.lanes_picture import HEIGHT, WIDTH, cost_line, lanes_picture
 from headway.policies.lanes.cost_fit import PowerLaw
 from headway.policies.lanes.partition import Span, refine_and_prune
 

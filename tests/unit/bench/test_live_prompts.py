@@ -11,7 +11,7 @@ from headway.simulator.trace import Trace
 
 pytest.importorskip("msgspec")
 
-from headway.bench.live.prompts import Prompts
+from headway.bench.load_test.prompts import Prompts
 
 
 def trace(**more: object) -> Trace:

@@ -7,7 +7,7 @@ import pytest
 from handmade_days import KV_BLOCKS, demo_trace, make_day, make_trace, queue_day
 
 from headway.bench.errors import UserMistake
-from headway.bench.metrics import DEFINITIONS, RunMetrics, Slo, Spread, jain, length_classes, summarise
+from headway.bench.metrics.run_metrics import DEFINITIONS, RunMetrics, Slo, Summary, jain, length_classes, summarise
 from headway.simulator.outcome import DayOutcome, TokenGaps
 from headway.simulator.trace import Trace
 
@@ -30,7 +30,7 @@ def test_every_number_of_a_day_done_by_hand() -> None:
     )
     m = numbers(trace, day, alone=[1.0, 1.0, 2.0, 7.0])
     assert (m.requests, m.completed, m.refused, m.unfinished) == (4, 4, 0, 0)
-    assert m.ttft_seconds == Spread(4.25, 3.0, pytest.approx(8.2), pytest.approx(9.82))  # of 1, 2, 4, 10
+    assert m.ttft_seconds == Summary(4.25, 3.0, pytest.approx(8.2), pytest.approx(9.82))  # of 1, 2, 4, 10
     assert m.ttft_short_half_seconds.mean == 1.5  # median prompt is 25
     assert m.ttft_longest_5pct_seconds.p50 == 10.0
     assert m.tpot_seconds.mean == pytest.approx(0.1)  # 1/10, 2/20, 4/40; the one-token request has none
@@ -38,7 +38,7 @@ def test_every_number_of_a_day_done_by_hand() -> None:
     assert m.e2e_seconds.mean == 6.0  # 1, 3, 6, 14
     assert m.normalised_latency_seconds_per_token.mean == pytest.approx((1 + 3 / 11 + 6 / 21 + 14 / 41) / 4)
     assert m.slowdown.mean == pytest.approx((1 + 3 + 3 + 2) / 4)
-    assert m.itl_seconds == Spread(*[pytest.approx(0.1)] * 4)
+    assert m.itl_seconds == Summary(*[pytest.approx(0.1)] * 4)
     assert m.throughput_tokens_per_second == pytest.approx((1 + 11 + 21 + 41) / 20)
     assert (m.preemptions, m.recomputed_tokens, m.kv_peak_share, m.makespan_seconds) == (3, 48, 0.25, 20.0)
 
@@ -74,7 +74,7 @@ def test_empty_classes_are_none_and_never_zero() -> None:
     trace = make_trace([5, 5], [1, 1])
     m = numbers(trace, make_day([None, None], [None, None], refused={0: "a", 1: "b"}))
     for spread in (m.ttft_seconds, m.ttft_short_half_seconds, m.tpot_seconds, m.itl_seconds, m.e2e_seconds, m.slowdown):
-        assert spread == Spread(None, None, None, None)
+        assert spread == Summary(None, None, None, None)
     assert m.goodput == 0.0
     assert m.throughput_tokens_per_second == 0.0
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from headway.bench.parallel import RunFailed, cores, spread
+from headway.bench.experiment.parallel import RunFailed, cores, spread
 
 
 def test_results_come_in_the_order_of_the_tasks_whoever_is_first() -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from handmade_days import KV_BLOCKS, demo_comparison, make_day, make_trace
 
-from headway.bench.columns import cell_columns
-from headway.bench.comparison import Comparison
-from headway.bench.curves import curves
 from headway.bench.errors import UserMistake
-from headway.bench.metrics import summarise
+from headway.bench.experiment.comparison import Comparison
+from headway.bench.metrics.columns import cell_columns
+from headway.bench.metrics.curves import curves
+from headway.bench.metrics.run_metrics import summarise
 from headway.bench.report import report_html, write_report
 from headway.bench.report.markup import tag
 from headway.bench.report.scales import Scale, linear, logarithmic

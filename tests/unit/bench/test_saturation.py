@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from headway.bench.bundles import Bundle
-from headway.bench.compare import simulate_bundle
 from headway.bench.errors import UserMistake
-from headway.bench.saturation import (
+from headway.bench.experiment.bundles import Bundle
+from headway.bench.experiment.experiment import simulate_bundle
+from headway.bench.experiment.saturation import (
     at_rate,
     completed_rate,
     is_closed_loop,

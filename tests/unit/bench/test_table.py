@@ -7,11 +7,11 @@ import pytest
 from handmade_days import POLICIES, demo_comparison
 from rich.console import Console
 
-from headway.bench.columns import cell_columns, ratio_text, seconds_text, significant
-from headway.bench.comparison import Comparison
-from headway.bench.headline import headline
-from headway.bench.metrics import DEFINITIONS, Slo, Spread
-from headway.bench.table import print_comparison
+from headway.bench.experiment.comparison import Comparison
+from headway.bench.metrics.columns import cell_columns, ratio_text, seconds_text, significant
+from headway.bench.metrics.run_metrics import DEFINITIONS, Slo, Summary
+from headway.bench.report.headline import headline
+from headway.bench.report.terminal_table import print_comparison
 
 
 def printed(comparison: Comparison, width: int, *, terminal: bool = False) -> str:
@@ -66,7 +66,7 @@ def test_every_column_is_defined_under_the_table_and_the_slo_is_told() -> None:
 def test_equal_as_printed_is_equal_best_and_all_equal_is_no_best() -> None:
     comparison = demo_comparison()
     for row, mean in enumerate([1.0004, 1.0001, 2.0, 3.0]):
-        comparison = with_metrics(comparison, row, ttft_seconds=Spread(mean, 1.0, 1.0, 1.0))
+        comparison = with_metrics(comparison, row, ttft_seconds=Summary(mean, 1.0, 1.0, 1.0))
     mean, p50 = cell_columns(comparison)[:2]
     assert [cell.is_best for cell in mean.cells] == [True, True, False, False]
     assert not any(cell.is_best for cell in p50.cells)
@@ -82,7 +82,7 @@ def test_each_load_has_its_own_best_and_its_own_baseline() -> None:
 def test_who_drops_requests_is_never_best_and_completed_is_shown() -> None:
     comparison = demo_comparison()
     assert cell_columns(comparison)[0].column.key == "ttft_seconds"
-    tiny = Spread(0.001, 0.001, 0.001, 0.001)
+    tiny = Summary(0.001, 0.001, 0.001, 0.001)
     dropping = with_metrics(comparison, 3, completed=97, refused=303, ttft_seconds=tiny)
     columns = cell_columns(dropping)
     assert columns[0].column.key == "completed"
@@ -100,7 +100,7 @@ def test_higher_is_better_where_it_is() -> None:
 def test_what_does_not_exist_is_a_dash_and_no_ratio() -> None:
     comparison = demo_comparison()
     for row in range(len(POLICIES)):
-        comparison = with_metrics(comparison, row, tpot_seconds=Spread(), jain_index=None)
+        comparison = with_metrics(comparison, row, tpot_seconds=Summary(), jain_index=None)
     tpot = next(column for column in cell_columns(comparison) if column.column.key == "tpot_seconds")
     assert {(cell.text, cell.ratio, cell.is_best) for cell in tpot.cells} == {("–", "", False)}
 
@@ -137,7 +137,7 @@ def test_the_headline_names_winner_baseline_and_price() -> None:
     comparison = demo_comparison()
     means = [(10.0, 20.0), (4.0, 60.0), (2.0, 40.0), (9.0, 20.0)]
     for row, (mean, p99) in enumerate(means):
-        comparison = with_metrics(comparison, row, ttft_seconds=Spread(mean, mean, p99, p99))
+        comparison = with_metrics(comparison, row, ttft_seconds=Summary(mean, mean, p99, p99))
     first, price, *_ = headline(comparison)
     assert first == (
         "At load 1.1, smallest-volume-first cut the mean time to first token from 10.0 s under fcfs to 2.00 s (0.20×)."
@@ -148,13 +148,13 @@ def test_the_headline_names_winner_baseline_and_price() -> None:
 def test_the_headline_claims_nothing_where_nothing_was_shown() -> None:
     comparison = demo_comparison()
     for row in range(4):
-        comparison = with_metrics(comparison, row, ttft_seconds=Spread(1 + row / 1000, 1, 1, 1))
+        comparison = with_metrics(comparison, row, ttft_seconds=Summary(1 + row / 1000, 1, 1, 1))
     assert "the order hardly mattered" in headline(comparison)[0]
-    slower = with_metrics(comparison, 1, ttft_seconds=Spread(5.0, 1, 1, 1))
+    slower = with_metrics(comparison, 1, ttft_seconds=Summary(5.0, 1, 1, 1))
     assert "no policy had a mean time to first token clearly below fcfs's 1.00 s" in headline(slower)[0]
     nobody = comparison
     for row in range(4):
-        nobody = with_metrics(nobody, row, ttft_seconds=Spread(), completed=0, refused=400)
+        nobody = with_metrics(nobody, row, ttft_seconds=Summary(), completed=0, refused=400)
     assert headline(nobody)[0] == "No request got a first token."
 
 

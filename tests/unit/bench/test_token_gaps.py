@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.bench.token_gaps import gap_spread
+from headway.bench.metrics.token_gaps import gap_spread
 from headway.simulator.outcome import TokenGaps
 
 SHARES = (0.0, 0.25, 0.5, 0.9, 0.99, 1.0)

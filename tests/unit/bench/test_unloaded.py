@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headway.bench.unloaded import unloaded_seconds
+from headway.bench.experiment.unloaded import unloaded_seconds
 from headway.simulator.rules import EngineRules
 from headway.simulator.step_time import PS_PER_SECOND, LinearStepTime
 from headway.simulator.trace import Trace

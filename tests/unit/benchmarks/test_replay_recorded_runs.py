@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from headway.simulator.calibrated import Scalars
+from headway.simulator.scaled_step_time import Scalars
 
 FOLDER = Path(__file__).parents[3] / "benchmarks"
 

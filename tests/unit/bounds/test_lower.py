@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headway.bench.saturation import at_rate
+from headway.bench.experiment.saturation import at_rate
 from headway.bench.workloads import WORKLOADS
 from headway.bounds.chains import chains
 from headway.bounds.crowding import capped_ramp
-from headway.bounds.lower import LowerBounds, lower_bounds
+from headway.bounds.lower_bounds import LowerBounds, lower_bounds
 from headway.simulator.outcome import NEVER, DayOutcome
 from headway.simulator.replica import replica
 from headway.simulator.rules import EngineRules
 from headway.simulator.skipping import simulate
 from headway.simulator.step_time import PS_PER_SECOND, Chunk, LinearStepTime, StepTime
 from headway.simulator.trace import Trace
-from headway.testing.strategies import Bundle, bundles, engine_rules, step_times, traces
+from headway.testing.strategies import PolicyNames, bundles, engine_rules, step_times, traces
 
 Make = Callable[..., Trace]
 
@@ -72,7 +72,7 @@ def check(trace: Trace, rules: EngineRules, step_time: StepTime, day: DayOutcome
 @settings(deadline=None, max_examples=500)
 @given(trace=traces(), rules=engine_rules(), step_time=step_times(), bundle=bundles())
 def test_no_policy_is_below_the_bound(
-    trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: Bundle
+    trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: PolicyNames
 ) -> None:
     check(trace, rules, step_time, simulate(trace, rules, step_time, bundle.make(trace)))
 
@@ -87,7 +87,7 @@ def test_no_policy_is_below_the_bound(
     blocks=st.integers(8, 14),
 )
 def test_nor_where_memory_is_so_short_that_requests_are_preempted(
-    trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: Bundle, blocks: int
+    trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: PolicyNames, blocks: int
 ) -> None:
     rules = replace(rules, kv_blocks=blocks, reserve_full_prompt=False, watermark=0.0)
     check(trace, rules, step_time, simulate(trace, rules, step_time, bundle.make(trace)))
@@ -102,7 +102,7 @@ def test_nor_where_memory_is_so_short_that_requests_are_preempted(
     profile=st.sampled_from(PROFILES),
 )
 def test_nor_under_the_built_in_step_times(
-    trace: Trace, rules: EngineRules, bundle: Bundle, profile: tuple[str, str]
+    trace: Trace, rules: EngineRules, bundle: PolicyNames, profile: tuple[str, str]
 ) -> None:
     step_time = replica(*profile, tp=None).step_time
     bounds = check(trace, rules, step_time, simulate(trace, rules, step_time, bundle.make(trace)))
@@ -126,7 +126,7 @@ def test_nor_on_days_crowded_enough_for_every_bound_to_count(
         server = replica(card, "llama-3.1-8b", tp=None)
         trace = at_rate(WORKLOADS[workload].generate(requests, seed=3), rate)
         rules = replace(server.rules, prefix_caching=trace.prefix_ids is not None)
-        make = Bundle(order, "greedy", "latest-admitted", "oracle").make
+        make = PolicyNames(order, "greedy", "latest-admitted", "oracle").make
         for one in (rules, replace(rules, async_scheduling=False, max_num_seqs=64)):
             check(trace, one, server.step_time, simulate(trace, one, server.step_time, make(trace)))
 
@@ -137,7 +137,7 @@ def test_crowding_says_most_where_many_decode_side_by_side() -> None:
     trace = Trace("steady", np.arange(count) / 30, np.full(count, 1_000), np.full(count, outputs))
     rules = EngineRules(kv_blocks=1_000_000)
     step_time = LinearStepTime(fixed_ps=10**10, ps_per_token=10**6, ps_per_context_token=4 * 10**5)
-    day = simulate(trace, rules, step_time, Bundle("fcfs", "greedy", "latest-admitted", "oracle").make(trace))
+    day = simulate(trace, rules, step_time, PolicyNames("fcfs", "greedy", "latest-admitted", "oracle").make(trace))
     bounds = check(trace, rules, step_time, day)
     parts = {part.name: part.mean_e2e_seconds for part in bounds.parts}
     assert parts["crowding"] == bounds.mean_e2e_seconds
@@ -181,7 +181,7 @@ def test_a_request_alone_is_as_fast_as_its_bound() -> None:
     rules = EngineRules(kv_blocks=1_000, async_scheduling=False, max_num_seqs=1)
     step_time = LinearStepTime(5 * 10**9, 10**7, 10**4)
     trace = Trace("one", np.array([3.0]), np.array([700]), np.array([90]))
-    day = simulate(trace, rules, step_time, Bundle("fcfs", "greedy", "latest-admitted", "oracle").make(trace))
+    day = simulate(trace, rules, step_time, PolicyNames("fcfs", "greedy", "latest-admitted", "oracle").make(trace))
     bounds = check(trace, rules, step_time, day)
     took = (day.ended_ps[0] - day.arrived_ps[0]) / PS_PER_SECOND
     assert bounds.mean_e2e_seconds == pytest.approx(took, rel=1e-6)

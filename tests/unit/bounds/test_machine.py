@@ -5,7 +5,7 @@ from itertools import permutations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.bounds.machine import earliest_completions
+from headway.bounds.srpt import earliest_completions
 
 JOBS = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 6)), max_size=5)
 

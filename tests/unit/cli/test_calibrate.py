@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headway.bench.measured.agreement import replay
-from headway.bench.measured.recording import Recording
+from headway.bench.calibration.agreement import replay
+from headway.bench.calibration.recording import Recording
 from headway.bench.traces.writing import write_jsonl
 from headway.cli.app import run
-from headway.simulator.calibrated import Scalars, ScaledStepTime
 from headway.simulator.replica import replica
+from headway.simulator.scaled_step_time import Scalars, ScaledStepTime
 from headway.simulator.trace import Trace
 
 LIMITS = ["--kv-tokens", "40000", "--max-num-seqs", "32", "--max-num-batched-tokens", "2048"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from headway.gateway.arrivals import HANDFUL, SPELL_SECONDS, Arrivals
+from headway.gateway.queueing.arrival_pacing import HANDFUL, SPELL_SECONDS, ArrivalPacer
 
 
 def test_a_crowd_enters_in_order_and_by_handfuls() -> None:
     async def run() -> None:
         entered: list[int] = []
-        arrivals = Arrivals(lambda: 0.0)
+        arrivals = ArrivalPacer(lambda: 0.0)
         for number in range(3 * HANDFUL + 1):
             arrivals.come(partial(entered.append, number))
         assert entered == list(range(HANDFUL))
@@ -30,7 +30,7 @@ def test_who_comes_when_few_do_waits_for_nothing() -> None:
     async def run() -> None:
         entered: list[int] = []
         now = 0.0
-        arrivals = Arrivals(lambda: now)
+        arrivals = ArrivalPacer(lambda: now)
         for number in range(5 * HANDFUL):
             arrivals.come(partial(entered.append, number))
             now += SPELL_SECONDS / HANDFUL * 1.001
@@ -44,7 +44,7 @@ def test_one_that_fails_does_not_shut_the_door_on_those_behind_it() -> None:
         failed: list[object] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, trouble: failed.append(trouble["exception"]))
         entered: list[int] = []
-        arrivals = Arrivals(lambda: 0.0)
+        arrivals = ArrivalPacer(lambda: 0.0)
         for number in range(HANDFUL):
             arrivals.come(partial(entered.append, number))
         arrivals.come(partial([].pop, 0))

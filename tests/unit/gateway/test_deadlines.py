@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from headway.gateway.deadlines import Deadlines
+from headway.gateway.queueing.deadlines import Deadlines
 
 
 def exchange(deadline: float | None, is_queued: bool = True) -> Any:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.gateway.body import with_fields, with_usage_asked
-from headway.gateway.spreads import SECONDS, Spreads, Tallies
+from headway.gateway.observing.histograms import SECONDS, BucketHistograms, Counters
+from headway.gateway.openai.request_body import with_fields, with_usage_asked
 
 NAMES = st.sampled_from(["model", "priority", "stream_options", "prompt", "é"])
 VALUES = st.none() | st.integers() | st.text() | st.lists(st.integers()) | st.dictionaries(NAMES, st.integers())
@@ -44,7 +44,7 @@ def test_stream_options_are_kept_beside_ours() -> None:
 
 @given(st.lists(st.floats(0, 1000) | st.sampled_from(SECONDS)))
 def test_buckets_hold_whoever_is_at_most_their_bound(seconds: list[float]) -> None:
-    spreads = Spreads("x_seconds", "X", ["who"])
+    spreads = BucketHistograms("x_seconds", "X", ["who"])
     for one in seconds:
         spreads["me",].observe(one)
     samples = [sample for family in spreads.collect() for sample in family.samples]
@@ -56,7 +56,7 @@ def test_buckets_hold_whoever_is_at_most_their_bound(seconds: list[float]) -> No
 
 
 def test_a_tally_counts_by_labels() -> None:
-    tallies = Tallies("things", "Things", ["kind"])
+    tallies = Counters("things", "Things", ["kind"])
     tallies["a",] += 2
     tallies["b",] += 1
     found = {sample.labels["kind"]: sample.value for family in tallies.collect() for sample in family.samples}

@@ -7,15 +7,15 @@ from types import SimpleNamespace
 from typing import Any
 
 from headway.domain.estimate import PointEstimate
-from headway.gateway.body import read_body
-from headway.gateway.forwarding import engine_hints, upstream_request
-from headway.gateway.queued_request import QueuedRequest
-from headway.gateway.replica import Replica
-from headway.gateway.reports import LoadReport, read_metrics
+from headway.gateway.openai.request_body import read_body
+from headway.gateway.openai.upstream_request import engine_hints, upstream_request
+from headway.gateway.queueing.queued_request import QueuedRequest
+from headway.gateway.replicas.load_report import LoadReport, read_metrics
+from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import HealthSettings, ReplicaSettings
 from headway.gateway.wire.messages import HttpRequest
-from headway.vllm_plugin.hints import MAX_RANK, Hints, read_hints
-from headway.vllm_plugin.metrics import Metrics
+from headway.vllm_plugin.plugin_metrics import PluginMetrics
+from headway.vllm_plugin.xargs_hints import MAX_RANK, XargsHints, read_hints
 
 
 def exchange(body: object, headers: list[tuple[bytes, bytes]] | None = None, **of_request: Any) -> Any:
@@ -35,22 +35,22 @@ def exchange(body: object, headers: list[tuple[bytes, bytes]] | None = None, **o
     )
 
 
-def replica(**settings: Any) -> Replica:
-    return Replica(ReplicaSettings(url="http://127.0.0.1:1", **settings), HealthSettings(), lambda: 0.0)
+def replica(**settings: Any) -> UpstreamReplica:
+    return UpstreamReplica(ReplicaSettings(url="http://127.0.0.1:1", **settings), HealthSettings(), lambda: 0.0)
 
 
-def sent(one: Any, to: Replica) -> tuple[bytes, Any]:
+def sent(one: Any, to: UpstreamReplica) -> tuple[bytes, Any]:
     head, _, body = upstream_request(one, to).partition(b"\r\n\r\n")
     return head, json.loads(body)
 
 
 def test_the_plug_in_reads_what_we_write() -> None:
     one = exchange({"prompt": "x"}, tenant="team", session="s" * 200, deadline=112.5, priority=3)
-    assert read_hints(engine_hints(one, rank=True)) == Hints(321, 2.5, "team", "s" * 64, 12)
+    assert read_hints(engine_hints(one, rank=True)) == XargsHints(321, 2.5, "team", "s" * 64, 12)
     one.request.rank = 10**12
     assert read_hints(engine_hints(one, rank=True)).rank == MAX_RANK
     one.request.deadline, one.request.tenant, one.request.session = 50.0, "bad\x00name", None
-    assert read_hints(engine_hints(one, rank=False)) == Hints(321, 0.0)
+    assert read_hints(engine_hints(one, rank=False)) == XargsHints(321, 0.0)
 
 
 def test_hints_go_only_where_they_are_read() -> None:
@@ -71,7 +71,7 @@ def test_a_client_cannot_write_hints_past_its_key() -> None:
     one = exchange({"prompt": "x", "priority": -100, "vllm_xargs": smuggled}, tenant="team")
     body = sent(one, replica(hints="always"))[1]
     assert body["vllm_xargs"].pop("mine") == [1]
-    assert read_hints(body["vllm_xargs"]) == Hints(321, None, "team", None, 12)
+    assert read_hints(body["vllm_xargs"]) == XargsHints(321, None, "team", None, 12)
     assert body["priority"] == 0
     odd = exchange({"prompt": "x", "vllm_xargs": "no object"})
     assert read_hints(sent(odd, replica(hints="always"))[1]["vllm_xargs"]).rank == 12
@@ -87,7 +87,7 @@ def test_a_priority_scheduler_gets_the_priority_with_its_sign_and_no_rank_beside
 
 
 def test_the_plug_ins_metrics_tell_that_it_is_there() -> None:
-    text = "vllm:num_requests_waiting 0\n" + Metrics("fcfs", "0").text()
+    text = "vllm:num_requests_waiting 0\n" + PluginMetrics("fcfs", "0").text()
     assert read_metrics(text) == LoadReport(waiting=0, reads_hints=True)
     assert not read_metrics("vllm:num_requests_waiting 0\n# headway_steps_total is not here").reads_hints
 
@@ -112,7 +112,7 @@ def test_our_span_takes_the_place_of_the_clients() -> None:
 
 def test_every_figure_has_an_age_of_its_own_and_old_ones_decide_nothing() -> None:
     now = [100.0]
-    one = Replica(ReplicaSettings(url="http://127.0.0.1:1"), HealthSettings(stale_seconds=5.0), lambda: now[0])
+    one = UpstreamReplica(ReplicaSettings(url="http://127.0.0.1:1"), HealthSettings(stale_seconds=5.0), lambda: now[0])
     one.reported(LoadReport(waiting=0, running=30, kv_share=0.5, kv_tokens_max=1_000))
     assert one.ledger.requests_max == 2  # 32 to begin with, less 30 of others
     now[0] = 104.0
@@ -126,7 +126,7 @@ def test_every_figure_has_an_age_of_its_own_and_old_ones_decide_nothing() -> Non
 
 def test_memory_that_others_hold_is_not_given_away() -> None:
     now = [100.0]
-    one = Replica(ReplicaSettings(url="http://127.0.0.1:1"), HealthSettings(stale_seconds=5.0), lambda: now[0])
+    one = UpstreamReplica(ReplicaSettings(url="http://127.0.0.1:1"), HealthSettings(stale_seconds=5.0), lambda: now[0])
 
     def request(number: int) -> QueuedRequest:
         made = QueuedRequest(number, 0.0, 200)
@@ -145,7 +145,7 @@ def test_memory_that_others_hold_is_not_given_away() -> None:
 
 def test_a_limit_that_refusals_cut_down_grows_again_on_embeddings_alone() -> None:
     now = [100.0]
-    one = Replica(ReplicaSettings(url="http://127.0.0.1:1"), HealthSettings(), lambda: now[0])
+    one = UpstreamReplica(ReplicaSettings(url="http://127.0.0.1:1"), HealthSettings(), lambda: now[0])
     for _ in range(40):
         one.refused()
         now[0] += 1.0

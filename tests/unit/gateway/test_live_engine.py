@@ -9,8 +9,8 @@ import time
 
 import pytest
 
+from headway.gateway.embedded.embedded_engine import EmbeddedEngine
 from headway.gateway.embedded.live_engine import LiveEngine, prompt_blocks
-from headway.gateway.embedded.starting import EmbeddedEngine
 from headway.gateway.settings import EmbeddedSettings
 from headway.simulator.replica import replica
 

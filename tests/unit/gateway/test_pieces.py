@@ -12,20 +12,20 @@ from hypothesis import strategies as st
 
 from headway.domain.estimate import PointEstimate
 from headway.domain.request import Request
-from headway.gateway.body import prefix_hashes, read_body, why_unreadable, with_fields, with_usage_asked
-from headway.gateway.concurrency_limit import ConcurrencyLimit
-from headway.gateway.counts import Counts, Outcome
-from headway.gateway.hints import Hints, read_hints
-from headway.gateway.ledger import Ledger
-from headway.gateway.metrics import LABEL_VALUES_MAX, Bounded
-from headway.gateway.reports import LoadReport, read_load_header, read_metrics
+from headway.gateway.api_keys import ApiKeys
+from headway.gateway.observing.gateway_metrics import LABEL_VALUES_MAX, BoundedLabels
+from headway.gateway.openai.client_hints import ClientHints, read_hints
+from headway.gateway.openai.error_responses import Reason, error_response, retry_headers
+from headway.gateway.openai.request_body import prefix_hashes, read_body, why_unreadable, with_fields, with_usage_asked
+from headway.gateway.openai.token_ratio import TokenRatio
+from headway.gateway.openai.usage import JsonUsageReader, StreamUsageReader, Usage
+from headway.gateway.queueing.counts import Counts, Outcome
+from headway.gateway.queueing.wait_forecast import WaitForecast
+from headway.gateway.replicas.concurrency_limit import ConcurrencyLimit
+from headway.gateway.replicas.in_flight import InFlight
+from headway.gateway.replicas.load_report import LoadReport, read_load_header, read_metrics
 from headway.gateway.settings import TenantSettings
-from headway.gateway.tenants import Tenants
-from headway.gateway.token_ratio import TokenRatio
-from headway.gateway.wait_forecast import WaitForecast
-from headway.gateway.wire.errors import Reason, error_response, retry_headers
 from headway.gateway.wire.messages import HttpRequest
-from headway.gateway.wire.usage_tail import JsonWatch, StreamWatch, Usage
 
 
 def request(number: int, prompt: int = 100, output: int = 10) -> Request:
@@ -55,7 +55,7 @@ def test_only_the_usage_chunk_is_taken_out_however_the_stream_is_cut(
 ) -> None:
     stream = b"".join(events) + LAST + DONE
     places = sorted({cut % (len(stream) + 1) for cut in cuts} | {0, len(stream)})
-    watch = StreamWatch(hide_usage=hide)
+    watch = StreamUsageReader(hide_usage=hide)
     pieces = [stream[a:b] for a, b in pairwise(places)]
     passed = b"".join(watch.pass_on(piece) for piece in pieces) + watch.rest()
     assert passed == b"".join(events) + (b"" if hide else LAST) + DONE
@@ -63,18 +63,18 @@ def test_only_the_usage_chunk_is_taken_out_however_the_stream_is_cut(
 
 
 def test_an_event_without_end_is_not_kept_for_ever() -> None:
-    watch = StreamWatch(hide_usage=True)
+    watch = StreamUsageReader(hide_usage=True)
     passed = sum(len(watch.pass_on(b'"usage":' + b"x" * 100_000)) for _ in range(20))
     assert passed + len(watch.rest()) == 20 * 100_008
     assert passed > 10 * 100_008
 
 
 def test_json_usage_is_read_at_the_end_unless_too_long() -> None:
-    watch = JsonWatch()
+    watch = JsonUsageReader()
     body = json.dumps({"choices": [1], "usage": {"prompt_tokens": 5, "completion_tokens": 6}}).encode()
     assert watch.pass_on(body[:10]) + watch.pass_on(body[10:]) + watch.rest() == body
     assert watch.usage == Usage(5, 6, 0)
-    long = JsonWatch()
+    long = JsonUsageReader()
     for _ in range(50):
         long.pass_on(b"x" * 100_000)
     long.rest()
@@ -131,7 +131,7 @@ def test_prefixes_hash_alike_as_far_as_they_are_alike() -> None:
 # Hints
 
 
-def hints(headers: dict[str, str], body: object = None, **may: object) -> Hints:
+def hints(headers: dict[str, str], body: object = None, **may: object) -> ClientHints:
     lines = [(name.encode(), value.encode()) for name, value in headers.items()]
     read = read_body(json.dumps(body).encode()) if body is not None else None
     tenant = TenantSettings(name="t", key_env="X", **may)  # type: ignore[arg-type]
@@ -149,14 +149,14 @@ SAID = {
 
 
 def test_hints_are_heard_only_as_far_as_the_key_allows() -> None:
-    assert hints(SAID, may=()) == Hints()
-    assert hints(SAID, may=ALL, priority_min=-3) == Hints(-3, 0.25, "team", "s1", 40)
-    assert hints(SAID, may=("deadline",), deadline_seconds_min=1.0) == Hints(deadline_seconds=1.0)
+    assert hints(SAID, may=()) == ClientHints()
+    assert hints(SAID, may=ALL, priority_min=-3) == ClientHints(-3, 0.25, "team", "s1", 40)
+    assert hints(SAID, may=("deadline",), deadline_seconds_min=1.0) == ClientHints(deadline_seconds=1.0)
 
 
 def test_hints_by_their_other_names_and_signs() -> None:
     nested = {"nvext": {"agent_hints": {"priority": 4, "osl": 90}}}
-    assert hints({}, nested, may=ALL, priority_min=-9) == Hints(priority=-4, output_tokens=90)
+    assert hints({}, nested, may=ALL, priority_min=-9) == ClientHints(priority=-4, output_tokens=90)
     assert hints({"x-dynamo-request-priority": "-2"}, may=ALL).priority == 2
     assert hints({"x-claude-code-session-id": "c", "session-id": "s"}, may=ALL).session == "c"
     assert hints({}, {"priority": 5}, may=ALL).priority == 5
@@ -164,7 +164,7 @@ def test_hints_by_their_other_names_and_signs() -> None:
 
 def test_numbers_of_any_length_are_heard_or_not_and_never_raise() -> None:
     endless = 10**400
-    assert hints({}, {"nvext": {"agent_hints": {"priority": endless, "osl": endless}}}, may=ALL) == Hints()
+    assert hints({}, {"nvext": {"agent_hints": {"priority": endless, "osl": endless}}}, may=ALL) == ClientHints()
     assert hints({}, {"priority": endless}, may=ALL).priority == 100
 
 
@@ -175,7 +175,7 @@ def test_sessions_and_objectives_by_their_other_names() -> None:
     assert hints({}, {"nvext": {"agent_context": {"session_id": "run"}}}, may=("session",)).session == "run"
     assert hints({}, context, may=("priority",)).session is None
     for odd in (5, [1], {"agent_context": 3, "agent_hints": "x"}, {"agent_context": {"session_id": 4}}):
-        assert hints({}, {"nvext": odd}, may=ALL) == Hints()
+        assert hints({}, {"nvext": odd}, may=ALL) == ClientHints()
 
     def objective(name: str, *may: str) -> int:
         tenant = TenantSettings(name="t", key_env="X", may=may, priority_min=-5)
@@ -260,7 +260,7 @@ def test_reports_never_raise(text: str) -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("efrl"), st.integers(0, 5)), max_size=40))
 def test_the_ledgers_sums_are_those_of_who_is_inside(steps: list[tuple[str, int]]) -> None:
-    ledger, inside, first = Ledger("r"), {}, set()  # type: ignore[var-annotated]
+    ledger, inside, first = InFlight("r"), {}, set()  # type: ignore[var-annotated]
     for what, number in steps:
         if what == "e" and number not in inside:
             inside[number] = request(number, 100 + number, 10)
@@ -358,7 +358,7 @@ def test_counts_end_everybody_once() -> None:
 
 
 def test_label_values_are_bounded() -> None:
-    bounded = Bounded()
+    bounded = BoundedLabels()
     assert {bounded(str(n)) for n in range(LABEL_VALUES_MAX + 50)} == {*map(str, range(LABEL_VALUES_MAX)), "other"}
 
 
@@ -382,14 +382,14 @@ def test_keys_tell_tenants_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: obje
     monkeypatch.setenv("ONE", "first-key-1")
     monkeypatch.setenv("TWO", "second-key-2")
     one, two = TenantSettings(name="one", key_env="ONE"), TenantSettings(name="two", key_env="TWO")
-    tenants = Tenants([one, two])
+    tenants = ApiKeys([one, two])
     assert tenants.who(b"Bearer second-key-2") is two
     assert tenants.who(b"bearer  first-key-1 ") is one
     for wrong in (None, b"", b"Bearer", b"Bearer first", b"Basic first-key-1", b"first-key-1"):
         assert tenants.who(wrong) is None
     with pytest.raises(ValueError, match="'one' and 'again' have the same key"):
-        Tenants([one, TenantSettings(name="again", key_env="ONE")])
+        ApiKeys([one, TenantSettings(name="again", key_env="ONE")])
     monkeypatch.setenv("ONE", "short")
     with pytest.raises(ValueError, match="no key of 8 characters") as told:
-        Tenants([one])
+        ApiKeys([one])
     assert "short" not in str(told.value)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from headway.gateway import prompt_count
-from headway.gateway.body import Body, read_body
-from headway.gateway.prompt_count import Counted, PromptCount
-from headway.gateway.token_ratio import TokenRatio
+from headway.gateway.openai import prompt_count
+from headway.gateway.openai.prompt_count import Counted, PromptCount
+from headway.gateway.openai.request_body import Body, read_body
+from headway.gateway.openai.token_ratio import TokenRatio
 
 
 @pytest.fixture

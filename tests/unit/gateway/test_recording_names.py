@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from headway.gateway.recording import Recorder
+from headway.gateway.observing.trace_recorder import TraceRecorder
 
 
 def test_a_recording_never_writes_into_a_file_that_is_there(tmp_path: Path) -> None:
     path = tmp_path / "night.jsonl"
-    Recorder(path, 0.0).close()
+    TraceRecorder(path, 0.0).close()
     with pytest.raises(ValueError, match=r"record: .*night\.jsonl is there already.*night-%Y%m%d-%H%M%S\.jsonl"):
-        Recorder(path, 0.0)
+        TraceRecorder(path, 0.0)
 
 
 def test_the_time_of_the_start_makes_a_name_new(tmp_path: Path) -> None:
-    Recorder(tmp_path / "night-%Y%m%d-%H%M%S.jsonl", 0.0).close()
+    TraceRecorder(tmp_path / "night-%Y%m%d-%H%M%S.jsonl", 0.0).close()
     (written,) = tmp_path.iterdir()
     assert re.fullmatch(r"night-\d{8}-\d{6}\.jsonl", written.name)

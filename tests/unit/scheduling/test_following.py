@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from headway.domain.replica import BatchView, MemoryView
+from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import Request, RequestView
 from headway.policies.admission.greedy import Greedy
 from headway.policies.ordering.fcfs import Fcfs

@@ -8,13 +8,13 @@ import pytest
 
 from headway.domain.estimate import PointEstimate
 from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, FirstToken, Preempted, Refused
-from headway.domain.replica import MemoryView
+from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request, RequestView
 from headway.policies.admission.greedy import Greedy
 from headway.policies.contracts import LaneId
 from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.scheduling.scheduler import Policies, Scheduler
-from headway.testing.lifecycle import LifecycleChecker
+from headway.testing.lifecycle_checker import LifecycleChecker
 from headway.testing.scripted import ScriptedBatch
 
 

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.simulator.calibrated import Scalars, ScaledStepTime
 from headway.simulator.calibration import (
     Calibration,
     ProfileUnderScalars,
@@ -18,6 +17,7 @@ from headway.simulator.calibration import (
 )
 from headway.simulator.replica import replica
 from headway.simulator.rules import EngineRules
+from headway.simulator.scaled_step_time import Scalars, ScaledStepTime
 from headway.simulator.step_time import FlooredStepTime, LinearStepTime
 
 PROFILE = replica("rtx-4090", "llama-3.1-8b").step_time

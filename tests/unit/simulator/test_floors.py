@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from headway.simulator.minorants import supporting_lines
+from headway.simulator.linear_lower_bounds import supporting_lines
 from headway.simulator.replica import replica
 from headway.simulator.step_time import Chunk, FlooredStepTime, StepFloor
 from headway.testing.strategies import step_times

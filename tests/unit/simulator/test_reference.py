@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from paper_days import ASYNC, ONE_SECOND, RULES, TIGHT_DAY, Watcher, play, requests, seconds
 
-from headway.domain.replica import BatchView, MemoryView
+from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import RequestView
 from headway.policies.admission.greedy import Greedy
 from headway.policies.ordering.priority import Priority

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import Phase, settings
 
 from headway.domain.estimate import PointEstimate
-from headway.domain.replica import BatchView, MemoryView
+from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import Request, RequestView
 from headway.policies.contracts import UNTIL_THE_BATCH_CHANGES, LaneId
 from headway.simulator.reference import simulate_reference
@@ -21,7 +21,7 @@ from headway.simulator.rules import EngineRules
 from headway.simulator.step_time import LinearStepTime
 from headway.simulator.trace import Trace
 from headway.testing import day_laws, laws
-from headway.testing.strategies import Bundle
+from headway.testing.strategies import PolicyNames
 
 
 class NotANumber:
@@ -182,8 +182,8 @@ def a_day(**rules: Any) -> day_laws.Day:
     """Three requests over two seats, with memory for both; the last has to wait."""
     trace = Trace("three", np.array([0.0, 0.0, 0.5]), np.array([20, 5, 9]), np.array([4, 3, 2]))
     limits = EngineRules(**{"kv_blocks": 4, "max_num_seqs": 2, "async_scheduling": False, **rules})
-    log = day_laws.StepLog()
-    policies = Bundle("fcfs", "greedy", "latest-admitted", "running-mean").make(trace)
+    log = day_laws.StepRecords()
+    policies = PolicyNames("fcfs", "greedy", "latest-admitted", "running-mean").make(trace)
     outcome = simulate_reference(trace, limits, LinearStepTime(10**12, 0, 0), policies, observer=log)
     return day_laws.Day(trace, limits, outcome, log.steps, greedy=True)
 

@@ -7,7 +7,7 @@ import pytest
 from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, FirstToken, Preempted, Refused
 from headway.domain.request import Request
 from headway.scheduling.lifecycle import LIFE, Stage, after
-from headway.testing.lifecycle import LifecycleChecker
+from headway.testing.lifecycle_checker import LifecycleChecker
 
 ONE = Request("one", 0.0, 3, produced_tokens=2)
 TWO = Request("two", 0.0, 3, produced_tokens=2)

@@ -17,7 +17,7 @@ from headway.simulator.replica import replica
 from headway.simulator.skipping import simulate
 from headway.simulator.trace import Trace
 from headway.tuning.drift import DriftTest
-from headway.tuning.live import LiveSettings, LiveTuner
+from headway.tuning.live_tuner import LiveSettings, LiveTuner
 from headway.tuning.offline import Problem, Tuned, tune
 from headway.tuning.rewards import Objective
 from headway.tuning.search import SearchBox

@@ -10,12 +10,12 @@ import pytest
 from engine_stub import StubRequest
 
 from headway.domain.request import Request
-from headway.vllm_plugin.entries import EngineBatch, Entry
-from headway.vllm_plugin.hints import NO_HINTS
-from headway.vllm_plugin.metrics import DESCRIPTIONS, Metrics
+from headway.vllm_plugin.plugin_metrics import DESCRIPTIONS, PluginMetrics
 from headway.vllm_plugin.prefix_hits import PrefixHits
 from headway.vllm_plugin.publishing import Publisher, metrics_folder
-from headway.vllm_plugin.waits import WaitClocks, in_words
+from headway.vllm_plugin.request_entries import EngineBatch, Entry
+from headway.vllm_plugin.wait_clocks import WaitClocks, in_words
+from headway.vllm_plugin.xargs_hints import NO_HINTS
 
 
 def entry(prompt: int = 100, hashes: int = 3) -> Entry:
@@ -50,7 +50,7 @@ def test_those_who_overtook_are_counted() -> None:
 
 
 def test_metrics_are_what_a_scraper_reads() -> None:
-    metrics = Metrics("fcfs", "0")
+    metrics = PluginMetrics("fcfs", "0")
     metrics.count("preemptions", 2)
     metrics.show("waiting", 7, 'state="queued"')
     for seconds in (0.005, 0.2, 1_000.0):
@@ -70,7 +70,7 @@ def test_metrics_are_what_a_scraper_reads() -> None:
 
 
 def test_every_metric_is_described() -> None:
-    metrics = Metrics("fcfs", "0")
+    metrics = PluginMetrics("fcfs", "0")
     for name in DESCRIPTIONS:
         if not name.endswith("_seconds") or name == "policy_seconds":
             metrics.count(name)

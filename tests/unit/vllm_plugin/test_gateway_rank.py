@@ -10,10 +10,10 @@ import pytest
 from engine_stub import StubEngine, StubRequest
 
 from headway.domain.estimate import PointEstimate
-from headway.gateway.body import read_body
-from headway.gateway.forwarding import upstream_request
-from headway.gateway.queued_request import QueuedRequest
-from headway.gateway.replica import Replica
+from headway.gateway.openai.request_body import read_body
+from headway.gateway.openai.upstream_request import upstream_request
+from headway.gateway.queueing.queued_request import QueuedRequest
+from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import HealthSettings, ReplicaSettings
 from headway.gateway.wire.messages import HttpRequest
 from headway.vllm_plugin.scheduler_mixin import PolicyScheduling
@@ -34,7 +34,8 @@ def forwarded(name: str, rank: int, priority: int, settings: dict[str, Any]) -> 
         http=HttpRequest(b"POST", b"/v1/completions", [], content), body=read_body(content), request=request,
         request_id=name.encode(), arrived_at=0.0, dispatched_at=1.0, traceparent=None,
     )  # fmt: skip
-    replica = Replica(ReplicaSettings(url="http://127.0.0.1:1", hints="always", **settings), HealthSettings(), float)
+    health = HealthSettings()
+    replica = UpstreamReplica(ReplicaSettings(url="http://127.0.0.1:1", hints="always", **settings), health, float)
     sent = json.loads(upstream_request(exchange, replica).partition(b"\r\n\r\n")[2])
     return StubRequest(name, 50, 1, sent["priority"], **sent["vllm_xargs"])
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from headway.domain.estimate import PointEstimate
 from headway.domain.event import Cancelled, Completed
 from headway.domain.request import Request, RequestView
-from headway.vllm_plugin.hints import (
+from headway.vllm_plugin.xargs_hints import (
     MAX_DEADLINE_MS,
     MAX_EXPECTED_TOKENS,
     MAX_RANK,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from headway.domain.estimate import PointEstimate
-from headway.domain.replica import MemoryView
+from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request
 from headway.policies.admission.greedy import Greedy
 from headway.policies.ordering.shortest_prompt_first import ShortestPromptFirst
@@ -17,8 +17,8 @@ from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.scheduling.scheduler import Policies
 from headway.testing.scripted import ScriptedBatch
 from headway.vllm_plugin.config import GuardLimits
-from headway.vllm_plugin.guard import PolicyFault, Watch
-from headway.vllm_plugin.in_charge import InCharge
+from headway.vllm_plugin.fallback import FallbackScheduler
+from headway.vllm_plugin.policy_guard import PolicyFault, PolicyTimer
 
 
 class Clock:
@@ -74,7 +74,7 @@ WRONG = {
 }
 
 
-def build(ordering: Any = None, cpu: Any = None, **others: Any) -> tuple[InCharge, list[PolicyFault], Clock]:
+def build(ordering: Any = None, cpu: Any = None, **others: Any) -> tuple[FallbackScheduler, list[PolicyFault], Clock]:
     clock, faults = Clock(), list[PolicyFault]()
     policies = Policies(
         ordering or ShortestPromptFirst(),
@@ -83,15 +83,15 @@ def build(ordering: Any = None, cpu: Any = None, **others: Any) -> tuple[InCharg
         others.get("prediction", RunningMean()),
     )
     limits = GuardLimits(budget_ms=10, strikes=3, strike_seconds=5)
-    return InCharge(policies, Watch(limits, clock, cpu or clock), faults.append), faults, clock
+    return FallbackScheduler(policies, PolicyTimer(limits, clock, cpu or clock), faults.append), faults, clock
 
 
-def arrive(charge: InCharge, *prompts: int) -> None:
+def arrive(charge: FallbackScheduler, *prompts: int) -> None:
     for prompt in prompts:
         charge.arrive(Request(f"r{prompt}", -prompt / 1e6, prompt), 0.0)
 
 
-def drain(charge: InCharge) -> list[str]:
+def drain(charge: FallbackScheduler) -> list[str]:
     order, now = [], 1.0
     while charge.head(now) is not None:
         head = charge.head(now + 0.5)  # asked again later, as an engine does that had no room

@@ -13,9 +13,9 @@ from engine_stub import StubEngine, StubRequest
 
 from headway.bench.errors import UserMistake
 from headway.cli.explain_live import live_lines
-from headway.vllm_plugin import stories
+from headway.vllm_plugin import wait_explanations as stories
+from headway.vllm_plugin.explain_endpoint import WhyEndpoint
 from headway.vllm_plugin.scheduler_mixin import PolicyScheduling
-from headway.vllm_plugin.why_endpoint import WhyEndpoint
 
 
 class Engine(PolicyScheduling, StubEngine):

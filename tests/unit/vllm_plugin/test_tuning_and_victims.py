@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.vllm_plugin.tuning import SelfTuned, StepFacts
+from headway.vllm_plugin.self_tuned_knobs import SelfTuned, StepFacts
 from headway.vllm_plugin.victims import blocks_wanted, with_victims_last
 
 QUIET = StepFacts(

@@ -8,8 +8,8 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from headway.bench.comparison import Comparison
 from headway.bench.errors import UserMistake
+from headway.bench.experiment.comparison import Comparison
 from headway.bench.report import figures, sections
 from headway.bench.report.markup import Markup, join, tag
 

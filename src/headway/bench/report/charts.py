@@ -14,7 +14,7 @@ _UNSEEN = 0.4  # pixels by which a drawn line may miss a point it leaves out
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Curve:
     """One policy's line. `series` picks colour and dashes; `marks` puts a dot on every point, `area` fills below."""
 
     name: str
@@ -47,7 +47,7 @@ def y_span(height: float) -> tuple[float, float]:
     return height - BOTTOM, TOP
 
 
-def chart(title: str, description: str, axes: Axes, lines: Sequence[Line], *extra: Markup) -> Markup:
+def chart(title: str, description: str, axes: Axes, lines: Sequence[Curve], *extra: Markup) -> Markup:
     """A chart whose size follows from the spans of its axes; `extra` is drawn below the lines."""
     width, height = axes.x.end + RIGHT, axes.y.start + BOTTOM
     return tag(
@@ -116,7 +116,7 @@ def _text(text: str, x: float, y: float, anchor: str) -> Markup:
     return tag("text", text, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor)
 
 
-def _draw(axes: Axes, line: Line) -> Markup:
+def _draw(axes: Axes, line: Curve) -> Markup:
     places = _thinned([(axes.x.place(x), axes.y.place(y)) for x, y in zip(line.xs, line.ys, strict=True)])
     if not places:
         return Markup("")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from headway.bench.columns import seconds_text
-from headway.bench.comparison import Comparison, Run
-from headway.bench.curves import Cdf, Curves
-from headway.bench.metrics import RunMetrics
-from headway.bench.report.charts import Axes, Line, chart, vertical_mark, x_span, y_span
+from headway.bench.experiment.comparison import Comparison, Run
+from headway.bench.metrics.columns import seconds_text
+from headway.bench.metrics.curves import Cdf, Curves
+from headway.bench.metrics.run_metrics import RunMetrics
+from headway.bench.report.charts import Axes, Curve, chart, vertical_mark, x_span, y_span
 from headway.bench.report.markup import Markup, join, tag
 from headway.bench.report.scales import (
     Label,
@@ -145,10 +145,10 @@ def _figure(heading: str, drawing: Markup) -> Markup:
     return tag("figure", tag("figcaption", heading), drawing)
 
 
-def _cdf_line(comparison: Comparison, run: Run, cdf: Cdf) -> Line:
+def _cdf_line(comparison: Comparison, run: Run, cdf: Cdf) -> Curve:
     """Starts on the axis, so that the fastest request shows."""
     start = cdf.seconds[:1]
-    return Line(
+    return Curve(
         run_name(comparison, run),
         series_of(comparison)[run.policy],
         (*start, *cdf.seconds),
@@ -181,15 +181,15 @@ def _over_time_row(
     return tag("div", tag("h4", name), tag("div", *figures, class_="panels"), class_=f"row of-s{number}")
 
 
-def _timeline(name: str, number: int, curves: Curves, values: Sequence[float], *, area: bool) -> Line:
+def _timeline(name: str, number: int, curves: Curves, values: Sequence[float], *, area: bool) -> Curve:
     """Neighbouring spans joined until no more than can be drawn are left."""
     per_point = -(-len(values) // _TIMELINE_POINTS) or 1
     starts = range(0, len(values), per_point)
     xs = [_mean(curves.seconds[start : start + per_point]) for start in starts]
-    return Line(name, number, xs, [_mean(values[start : start + per_point]) for start in starts], area=area)
+    return Curve(name, number, xs, [_mean(values[start : start + per_point]) for start in starts], area=area)
 
 
-def _load_lines(comparison: Comparison, read: Callable[[RunMetrics], float | None]) -> list[Line]:
+def _load_lines(comparison: Comparison, read: Callable[[RunMetrics], float | None]) -> list[Curve]:
     lines = []
     names: Mapping[tuple[str, int], None] = dict.fromkeys((run.policy, run.seed) for run in comparison.runs)
     for policy, seed in names:
@@ -202,7 +202,7 @@ def _load_lines(comparison: Comparison, read: Callable[[RunMetrics], float | Non
         )
         name = mine[0][2] if mine else policy
         xs, ys = [load for load, _, _ in mine], [value for _, value, _ in mine]
-        lines.append(Line(name, series_of(comparison)[policy], xs, ys, marks=True))
+        lines.append(Curve(name, series_of(comparison)[policy], xs, ys, marks=True))
     return lines
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from headway.bench.columns import NOTHING, Cell, CellColumn, cell_columns, significant
-from headway.bench.comparison import Comparison, Json, Run
-from headway.bench.headline import headline
-from headway.bench.measured.figures import Agreement
-from headway.bench.metrics import DEFINITIONS
+from headway.bench.calibration.measured_figures import Agreement
+from headway.bench.experiment.comparison import Comparison, Json, Run
+from headway.bench.metrics.columns import NOTHING, Cell, CellColumn, cell_columns, significant
+from headway.bench.metrics.run_metrics import DEFINITIONS
 from headway.bench.report.figures import run_name
+from headway.bench.report.headline import headline
 from headway.bench.report.markup import Markup, join, tag
-from headway.bench.table import describe_predictions, describe_recorded, describe_saturation
+from headway.bench.report.terminal_table import describe_predictions, describe_recorded, describe_saturation
 
 _GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Time to first token", ("completed", "ttft_seconds", "ttft_short_half_seconds", "ttft_longest_5pct_seconds")),

@@ -19,7 +19,7 @@ Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class ValueRange:
     """Mean and quantiles of one quantity."""
 
     mean: float
@@ -68,8 +68,8 @@ class Sessions:
     """Closed-loop sessions: how many, how long, and the client's pause before a follow-up."""
 
     sessions: int
-    turns: Spread
-    pause_seconds: Spread | None
+    turns: ValueRange
+    pause_seconds: ValueRange | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +99,8 @@ class TraceDescription:
     requests_per_second: float
     arrival_cv: float | None
     arrival_idc: float | None
-    prompt_tokens: Spread
-    output_tokens: Spread
+    prompt_tokens: ValueRange
+    output_tokens: ValueRange
     prefill: PrefillWork
     prefix_hit: float | None
     uncached_prefill: PrefillWork | None
@@ -150,9 +150,9 @@ def prefix_hits(trace: Trace) -> npt.NDArray[np.int64]:
     return hits
 
 
-def _spread(values: npt.NDArray[Any]) -> Spread:
+def _spread(values: npt.NDArray[Any]) -> ValueRange:
     p50, p90, p99 = np.percentile(values, [50, 90, 99]).tolist()
-    return Spread(float(values.mean()), p50, p90, p99, float(values.max()))
+    return ValueRange(float(values.mean()), p50, p90, p99, float(values.max()))
 
 
 def _gap_cv(arrived: Numbers) -> float | None:

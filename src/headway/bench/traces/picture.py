@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from headway.bench.traces.describing import PrefillWork, Spread, TraceDescription
+from headway.bench.traces.describing import PrefillWork, TraceDescription, ValueRange
 from headway.simulator.trace import Trace
 
 WIDTH = 48
@@ -144,6 +144,6 @@ def _client_rows(described: TraceDescription) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _quantiles(spread: Spread, digits: int = 0) -> str:
+def _quantiles(spread: ValueRange, digits: int = 0) -> str:
     values = (spread.mean, spread.p50, spread.p90, spread.p99, spread.max)
     return " · ".join(f"{value:,.{digits}f}" for value in values)

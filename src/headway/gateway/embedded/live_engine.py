@@ -15,8 +15,8 @@ import numpy as np
 from headway.scheduling.bundle import bundle
 from headway.simulator.arrivals import why_never
 from headway.simulator.reference import SECONDS_PER_PS, ReferenceEngine
-from headway.simulator.reference_blocks import BlockMemory, ContentKey, ContentKeys
-from headway.simulator.reference_day import EngineRequest, Ledger
+from headway.simulator.reference_blocks import ContentKey, ContentKeys, ReferenceBlockMemory
+from headway.simulator.reference_day import DayRecord, ReferenceRequest
 from headway.simulator.replica import Replica
 from headway.simulator.step_time import PS_PER_SECOND
 from headway.simulator.trace import Trace
@@ -36,7 +36,7 @@ class Generation:
         cached_tokens: prompt tokens that were found in memory when it was first admitted; None before that.
     """
 
-    request: EngineRequest
+    request: ReferenceRequest
     output_tokens: int
     on_token: Callable[[bool], None]
     prompt_blocks: Sequence[int]
@@ -64,7 +64,7 @@ class LiveEngine(ReferenceEngine):
         self._ledger = self._book
         if replica.rules.prefix_caching:
             keys = _LiveKeys(empty, replica.rules.block_tokens, self._book)
-            self._memory = BlockMemory(replica.rules.kv_blocks, replica.rules.block_tokens, keys)
+            self._memory = ReferenceBlockMemory(replica.rules.kv_blocks, replica.rules.block_tokens, keys)
         self._clock = clock
         self._began = clock()
         self._news = asyncio.Event()
@@ -113,7 +113,7 @@ class LiveEngine(ReferenceEngine):
         """
         self._numbers += 1
         now = self._clock() - self._began
-        request = EngineRequest(0, _trace(prompt_tokens, output_tokens, bound), now)
+        request = ReferenceRequest(0, _trace(prompt_tokens, output_tokens, bound), now)
         request.id = request.row = self._numbers
         self._book.inside[self._numbers] = Generation(request, output_tokens, on_token, blocks)
         request.cached_prompt_tokens = len(self._memory.find(request)) * self._rules.block_tokens
@@ -167,18 +167,18 @@ class LiveEngine(ReferenceEngine):
             self._began -= left  # behind: modelled time waits for the machine
         await asyncio.sleep(max(0.0, left))
 
-    def _deliver_token(self, request: EngineRequest, gaps: object) -> None:
+    def _deliver_token(self, request: ReferenceRequest, gaps: object) -> None:
         generation = self._book.inside.get(request.row)
         super()._deliver_token(request, gaps)  # type: ignore[arg-type]
         if generation is not None:
             generation.on_token(request.has_ended)
 
-    def _end(self, request: EngineRequest) -> None:
+    def _end(self, request: ReferenceRequest) -> None:
         super()._end(request)
         self._book.inside.pop(request.row, None)
 
 
-class _LiveBook(Ledger):
+class _LiveBook(DayRecord):
     """Keeps who is inside and forgets who is not; a live engine has no day to sum up."""
 
     def __init__(self, empty: Trace) -> None:
@@ -189,22 +189,22 @@ class _LiveBook(Ledger):
         """The true length of one inside."""
         return self.inside[row].output_tokens
 
-    def admit(self, request: EngineRequest, at_ps: int, cached_tokens: int) -> None:
+    def admit(self, request: ReferenceRequest, at_ps: int, cached_tokens: int) -> None:
         """Only what was cached is kept, of the first time: a preempted request finds its own."""
         generation = self.inside.get(request.row)
         if generation is not None and generation.cached_tokens is None:
             generation.cached_tokens = cached_tokens
 
-    def computed(self, request: EngineRequest, before: int, new: int) -> None:
+    def computed(self, request: ReferenceRequest, before: int, new: int) -> None:
         """Not kept."""
 
     def step(self, at_ps: int, *, waiting: int, running: int, blocks_used: int) -> None:
         """Not kept."""
 
-    def first_token(self, request: EngineRequest, at_ps: int) -> None:
+    def first_token(self, request: ReferenceRequest, at_ps: int) -> None:
         """Not kept."""
 
-    def end(self, request: EngineRequest, at_ps: int) -> None:
+    def end(self, request: ReferenceRequest, at_ps: int) -> None:
         """Not kept."""
 
 

@@ -18,7 +18,7 @@ from headway.gateway.wire.limits import WireLimits
 from headway.gateway.wire.messages import COMMON_NAMES, Headers, HttpRequest, Response, header_lines, status_line
 
 
-class Answering(Protocol):
+class PendingAnswer(Protocol):
     """Whoever answers a request."""
 
     def client_left(self) -> None:
@@ -31,7 +31,7 @@ class Answering(Protocol):
         """The client has caught up: go on."""
 
 
-class Site(Protocol):
+class RequestHandler(Protocol):
     """What stands behind the connections."""
 
     def refuse_head(self, request: HttpRequest) -> Response | None:
@@ -40,7 +40,7 @@ class Site(Protocol):
     def refused(self, response: Response) -> None:
         """A client was told this instead of its request being taken."""
 
-    def answer(self, request: HttpRequest, client: ClientConnection) -> Answering | None:
+    def answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
         """Take a whole request. None if it was answered at once."""
 
 
@@ -77,7 +77,7 @@ class ClientConnection(asyncio.Protocol):
     )
 
     def __init__(
-        self, site: Site, limits: WireLimits, opened: set[ClientConnection], clock: Callable[[], float]
+        self, site: RequestHandler, limits: WireLimits, opened: set[ClientConnection], clock: Callable[[], float]
     ) -> None:
         self._site = site
         self._limits = limits
@@ -89,7 +89,7 @@ class ClientConnection(asyncio.Protocol):
         self._reading_paused = False
         self._refusal: Response | None = None
         self._request: HttpRequest | None = None  # being answered
-        self._answering: Answering | None = None
+        self._answering: PendingAnswer | None = None
         self._chunked = False
         self._held = b""  # the head of an answer whose body follows at once: one write for both
         self._closing = False

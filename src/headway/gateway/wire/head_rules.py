@@ -5,7 +5,7 @@ llhttp has refused most of what is ambiguous already; these rules refuse the res
 
 from __future__ import annotations
 
-from headway.gateway.wire.errors import Reason, error_response
+from headway.gateway.openai.error_responses import Reason, error_response
 from headway.gateway.wire.limits import WireLimits
 from headway.gateway.wire.messages import HttpRequest, Response
 

@@ -15,7 +15,7 @@ import httptools
 from headway.gateway.wire.messages import Headers
 
 
-class Sink(Protocol):
+class ResponseSink(Protocol):
     """Whoever takes an answer. After `upstream_end` or `upstream_failed` nothing more comes."""
 
     def upstream_head(self, status: int, headers: Headers, length: int | None, more: bool) -> None:
@@ -46,7 +46,7 @@ class UpstreamConnection(asyncio.Protocol):
     ) -> None:
         self._on_free = on_free
         self._on_lost = on_lost
-        self._sink: Sink | None = None
+        self._sink: ResponseSink | None = None
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # of httptools; a C function, so that a token costs no Python call here
         self._parser = httptools.HttpResponseParser(self)
@@ -67,7 +67,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._keeps_alive = False
         self._messages = 0
 
-    def send(self, request: bytes, sink: Sink) -> None:
+    def send(self, request: bytes, sink: ResponseSink) -> None:
         """Write one whole request; its answer goes to `sink`."""
         assert self._sink is None, "a connection carries one request at a time"
         self._sink = sink

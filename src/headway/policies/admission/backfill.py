@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from headway.domain.event import Admitted, Cancelled, Completed, Event, Listener
-from headway.domain.replica import BatchView, MemoryView
+from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import RequestId, RequestView
 from headway.policies.admission.greedy import Greedy
 from headway.policies.contracts import AdmissionPolicy

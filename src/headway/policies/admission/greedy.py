@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headway.domain.replica import BatchView, MemoryView
+from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import RequestView
 
 

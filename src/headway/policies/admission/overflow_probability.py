@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from headway.domain.estimate import LengthEstimate, remaining_survivals
 from headway.domain.event import Completed, Event, Preempted
-from headway.domain.replica import BatchView, MemoryView
+from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import RequestId, RequestView
 
 
@@ -59,9 +59,9 @@ class OverflowProbability:
         self._z = z_start
         self._steps_between = steps_between
         self._mean_tokens = 1.0  # of a completed request, prompt and output
-        self._forecasts: dict[int, _Forecast] = {}  # by id() of the batch, one batch a replica
+        self._forecasts: dict[int, _OverflowForecast] = {}  # by id() of the batch, one batch a replica
         self._completions = 0
-        self._candidate: tuple[RequestView, int, int, LengthEstimate | None, int, _Share] | None = None
+        self._candidate: tuple[RequestView, int, int, LengthEstimate | None, int, _MemoryShare] | None = None
 
     @property
     def z(self) -> float:
@@ -74,7 +74,7 @@ class OverflowProbability:
             return 0
         forecast = self._forecasts.get(id(batch))
         if forecast is None or forecast.batch is not batch or forecast.block_tokens != memory.block_tokens:
-            forecast = self._forecasts[id(batch)] = _Forecast(batch, memory.block_tokens)
+            forecast = self._forecasts[id(batch)] = _OverflowForecast(batch, memory.block_tokens)
         forecast.follow(self._completions)
         share = self._share_of(request, memory.block_tokens)
         if forecast.cautious_blocks + share.cautious_blocks <= memory.blocks_total:
@@ -98,7 +98,7 @@ class OverflowProbability:
             self._mean_tokens += (tokens - self._mean_tokens) / min(self._completions, _MEMORY)
             self._z = max(_LOWEST_Z, self._z - self._rate * self._target * tokens / self._mean_tokens)
 
-    def _share_of(self, request: RequestView, block_tokens: int) -> _Share:
+    def _share_of(self, request: RequestView, block_tokens: int) -> _MemoryShare:
         """What the head would add; kept, since it is asked for again and again."""
         kept = self._candidate
         produced, estimate = request.produced_tokens, request.estimate
@@ -128,7 +128,7 @@ _BEFORE = tuple(instant - 1 for instant in _INSTANTS)  # it is there at t if mor
 _UNITS = 256  # of a token: sums are kept in whole numbers, so that they come out the same in any order
 
 
-class _Share(NamedTuple):
+class _MemoryShare(NamedTuple):
     """What one request adds to the forecast while its age is in one bucket."""
 
     before_tokens: int  # produced tokens at which it enters the next bucket
@@ -142,7 +142,7 @@ class _Share(NamedTuple):
     variances: list[int]  # by instant, tokens²
 
 
-def _share(request: RequestView, block_tokens: int) -> _Share:
+def _share(request: RequestView, block_tokens: int) -> _MemoryShare:
     estimate, produced = request.estimate, request.produced_tokens
     if estimate is None:
         raise ValueError(
@@ -162,7 +162,7 @@ def _share(request: RequestView, block_tokens: int) -> _Share:
     means = [int(there * size * _UNITS) for there, size in zip(still_there, sizes, strict=True)]
     variances = [int(there * (1.0 - there) * size * size) for there, size in zip(still_there, sizes, strict=True)]
     longest = age + min(left, estimate.remaining_quantile(_CAUTIOUS, age))
-    return _Share(
+    return _MemoryShare(
         before_tokens=age + width,
         from_tokens=age,
         request=request,
@@ -179,7 +179,7 @@ _FAR = 1 << 62
 _LEAST_WIDTH_BITS = 4  # ages are told apart by 16 tokens, and above 128 by a quarter to an eighth
 
 
-class _Forecast:
+class _OverflowForecast:
     """Sums over the running requests of one batch, kept up to date by difference."""
 
     __slots__ = (
@@ -203,7 +203,7 @@ class _Forecast:
         self.cautious_blocks = 0
         self.held_blocks = 0
         self.cached_tokens = 0
-        self._shares: dict[RequestId, _Share] = {}
+        self._shares: dict[RequestId, _MemoryShare] = {}
         self._means = [0] * len(_INSTANTS)
         self._variances = [0] * len(_INSTANTS)
         self._until: list[int] = []  # by place in the batch: produced tokens at which its share has to be renewed
@@ -248,7 +248,7 @@ class _Forecast:
                 share = self._renew(request)
             self._until.append(share[0])
 
-    def _renew(self, request: RequestView) -> _Share:
+    def _renew(self, request: RequestView) -> _MemoryShare:
         """Replace what is known of a request by what holds at its age."""
         old = self._shares.get(request.id)
         if old is not None:
@@ -257,7 +257,7 @@ class _Forecast:
         self._add(share, 1)
         return share
 
-    def fits(self, share: _Share, memory: MemoryView, z: float) -> bool:
+    def fits(self, share: _MemoryShare, memory: MemoryView, z: float) -> bool:
         """Whether mean and z deviations of the use stay within memory at every instant, the newcomer among them."""
         room = memory.blocks_total * self.block_tokens
         used_blocks = memory.blocks_total - memory.blocks_free
@@ -271,7 +271,7 @@ class _Forecast:
                 return False
         return True
 
-    def _add(self, share: _Share, sign: int) -> None:
+    def _add(self, share: _MemoryShare, sign: int) -> None:
         self.cautious_blocks += sign * share.cautious_blocks
         self.held_blocks += sign * share.held_blocks
         self.cached_tokens += sign * share.cached_tokens

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from headway.domain.replica import BatchView, MemoryView
+from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import RequestView
-from headway.policies.admission.past_future import peak_tokens
+from headway.policies.admission.past_future_admission import peak_tokens
 
 
 class PastFutureCommonDraws:

@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 from functools import lru_cache
 from itertools import accumulate
 
-from headway.domain.replica import BatchView, MemoryView
+from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import RequestView
 
 _OFTEN = 64  # who outlived a belief of one token more as often is believed to go on by so much at a time
@@ -39,7 +39,7 @@ class PeakCheck:
             raise ValueError(f"quantile must be between 0 and 1, got {quantile}")
         self._reserve = reserve
         self._quantile = quantile
-        self._forecasts: dict[int, _Forecast] = {}  # by id() of the batch, one batch a replica
+        self._forecasts: dict[int, _PeakForecast] = {}  # by id() of the batch, one batch a replica
 
     def hold_steps(self, request: RequestView, batch: BatchView, memory: MemoryView, now: float) -> int:
         """0 if the peak fits; else the steps until it would, or until somebody who runs is believed to end."""
@@ -50,7 +50,7 @@ class PeakCheck:
         if forecast is None or not forecast.stands(batch, block_tokens):
             running = batch.running()
             lives = [(self._remaining(r), r.prompt_tokens + r.produced_tokens) for r in running]
-            forecast = self._forecasts[id(batch)] = _Forecast(batch, lives, block_tokens)
+            forecast = self._forecasts[id(batch)] = _PeakForecast(batch, lives, block_tokens)
         remaining = self._remaining(request)
         held = request.prompt_tokens + request.produced_tokens
         # The small addend undoes the rounding of 1 - reserve: a tenth of 10 blocks held back leaves 9.
@@ -82,7 +82,7 @@ class PeakCheck:
         return believed - produced if bound is None else max(1, min(believed, bound) - produced)
 
 
-class _Forecast:
+class _PeakForecast:
     """Memory in blocks over the steps to come, if nobody joins; good until somebody joins, leaves or outlives.
 
     `lives` has (tokens to come, tokens held) per running request. Time t counts steps from the making; a request that

@@ -10,12 +10,12 @@ from itertools import pairwise
 from headway.domain.costs import ServiceCosts
 from headway.policies.lanes.cost_fit import CostFit, PowerLaw, fit_beyond_overhead, fit_power_law
 from headway.policies.lanes.features import SIZE_OF, Feature
-from headway.policies.lanes.guard import Guard
-from headway.policies.lanes.learning import LaneLearner
+from headway.policies.lanes.lane_assignment import LaneAssigner
+from headway.policies.lanes.lane_learner import LaneLearner
 from headway.policies.lanes.partition import Merge, Span, refine_and_prune
-from headway.policies.lanes.routing import Router
 from headway.policies.lanes.scored import Fill, ScoredLanes
-from headway.policies.lanes.scoring import Line, density_weighted
+from headway.policies.lanes.scoring import ScoreLine, density_weighted
+from headway.policies.lanes.starvation_guard import StarvationGuard
 
 _VOLUME_TOKENS = 1_024  # a request of this size costs, by volume, as much as prefilling as many tokens
 
@@ -87,7 +87,7 @@ def learned_lanes(
     costs: ServiceCosts,
     *,
     fill: Fill,
-    guard: Guard | None,
+    guard: StarvationGuard | None,
     window_requests: int,
     relearn_requests: int,
 ) -> ScoredLanes:
@@ -96,7 +96,7 @@ def learned_lanes(
     fit = CostFit(PowerLaw(per_token), fit_power_law if parameters.by_queue else fit_beyond_overhead)
     by_volume = PowerLaw(per_token / _VOLUME_TOKENS, 2.0)
 
-    def score(size: int, mean: float, queue_index: int, arrived_at: float) -> Line:
+    def score(size: int, mean: float, queue_index: int, arrived_at: float) -> ScoreLine:
         law = by_volume if parameters.feature == "kv-volume" else fit.law
         factor = queue_index / (size + 1) if parameters.by_queue else 1.0
         return density_weighted(parameters, size, mean, law.seconds(size), arrived_at, queue_factor=factor)
@@ -104,7 +104,7 @@ def learned_lanes(
     learner = LaneLearner(parameters.partition, window_requests=window_requests, relearn_requests=relearn_requests)
     return ScoredLanes(
         size_of=SIZE_OF[parameters.feature],
-        router=Router(),
+        router=LaneAssigner(),
         score_of=score,
         fill=fill,
         learner=learner,

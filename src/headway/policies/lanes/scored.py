@@ -16,14 +16,14 @@ from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event
 from headway.domain.request import RequestId, RequestView, uncached_prefill_tokens
 from headway.policies.contracts import LaneId
 from headway.policies.lanes.cost_fit import CostFit
-from headway.policies.lanes.guard import Guard
-from headway.policies.lanes.learning import LaneLearner
+from headway.policies.lanes.lane_assignment import Lane, LaneAssigner
+from headway.policies.lanes.lane_learner import LaneLearner
 from headway.policies.lanes.partition import Span
-from headway.policies.lanes.routing import Lane, Router
-from headway.policies.lanes.scoring import Line, overtaken_at
+from headway.policies.lanes.scoring import ScoreLine, overtaken_at
+from headway.policies.lanes.starvation_guard import StarvationGuard
 
 Fill: TypeAlias = Literal["lane-and-neighbours", "lane", "score"]
-ScoreOf: TypeAlias = Callable[[int, float, int, float], Line]
+ScoreOf: TypeAlias = Callable[[int, float, int, float], ScoreLine]
 """(size, mean size of the lane, q = lanes − index, arrived_at) -> the head's line."""
 
 _COMPACT_ABOVE = 64  # entries of who left; below that a rebuild is not worth its call
@@ -42,12 +42,12 @@ class ScoredLanes:
         self,
         *,
         size_of: Callable[[RequestView], int],
-        router: Router,
+        router: LaneAssigner,
         score_of: ScoreOf,
         fill: Fill,
         learner: LaneLearner | None = None,
         costs: CostFit | None = None,
-        guard: Guard | None = None,
+        guard: StarvationGuard | None = None,
         index_matters: bool = False,
         means_matter: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -62,10 +62,10 @@ class ScoredLanes:
         self._fill = fill
         self._index_matters = index_matters
         self._means_matter = means_matter
-        self._placed: dict[RequestId, _Place] = {}
+        self._placed: dict[RequestId, _LanePlace] = {}
         self._oldest: list[tuple[float, int, RequestId]] = []  # a heap; entries of who left are dropped as they surface
         self._ticket = count()
-        self._lines: dict[LaneId, tuple[RequestView, Line]] = {}
+        self._lines: dict[LaneId, tuple[RequestView, ScoreLine]] = {}
         self._drawn = router.version
         self._indices: dict[int, tuple[int, Lane]] = {}
         self._round_at: float | None = None
@@ -86,7 +86,7 @@ class ScoredLanes:
         lane = self.router.route(size)
         self.router.enter(lane)
         ticket = next(self._ticket)
-        self._placed[request.id] = _Place(lane, size, uncached_prefill_tokens(request), request.arrived_at, ticket)
+        self._placed[request.id] = _LanePlace(lane, size, uncached_prefill_tokens(request), request.arrived_at, ticket)
         if self.guard is not None:
             if len(self._oldest) > 2 * len(self._placed) + _COMPACT_ABOVE:  # many left without an admission
                 self._oldest = [(at.arrived_at, at.ticket, waits) for waits, at in self._placed.items()]
@@ -219,10 +219,10 @@ class ScoredLanes:
                 self._lines.clear()
         return self._indices
 
-    def _lines_of(self, heads: Mapping[LaneId, RequestView]) -> dict[LaneId, Line]:
+    def _lines_of(self, heads: Mapping[LaneId, RequestView]) -> dict[LaneId, ScoreLine]:
         places = self._places()
         known = self._lines
-        lines: dict[LaneId, Line] = {}
+        lines: dict[LaneId, ScoreLine] = {}
         for number, head in heads.items():
             entry = known.get(number)
             if entry is None or entry[0] is not head:
@@ -235,7 +235,7 @@ class ScoredLanes:
         return lines
 
 
-class _Place:
+class _LanePlace:
     """Where a waiting request stands."""
 
     __slots__ = ("arrived_at", "lane", "size", "ticket", "tokens")

@@ -28,7 +28,7 @@ class Weights(Protocol):
     b_f: float
 
 
-class Line(NamedTuple):
+class ScoreLine(NamedTuple):
     """A head's score at time t: `base + slope·(t − arrived_at)`, slope ≥ 0 per second."""
 
     base: float
@@ -42,7 +42,7 @@ class Line(NamedTuple):
 
 def density_weighted(
     weights: Weights, size: int, mean_size: float, cost_seconds: float, arrived_at: float, *, queue_factor: float
-) -> Line:
+) -> ScoreLine:
     """The published score; `queue_factor` is qf, 1 for the bounded variant.
 
     w_fair is never below 0; w_urg never below 1e-3 in the bounded variant, 0 in the published.
@@ -50,16 +50,16 @@ def density_weighted(
     fairness = max(0.0, weights.a_f * mean_size + weights.b_f)
     urgency = max(1e-3 if queue_factor == 1 else 0.0, weights.a_u * mean_size + weights.b_u)
     base = weights.w_base + fairness * math.log(size + 1)
-    return Line(queue_factor * base, queue_factor * urgency / cost_seconds, arrived_at)
+    return ScoreLine(queue_factor * base, queue_factor * urgency / cost_seconds, arrived_at)
 
 
-def authors(size: int, step: int, arrived_at: float) -> Line:
+def authors(size: int, step: int, arrived_at: float) -> ScoreLine:
     """The authors' code: W·(1 + 0.5·ln(b + 1))·step/(⌊b/step⌋ + 1); the last factor is 1 where step is 0."""
     factor = step / (size // step + 1) if step else 1.0
-    return Line(0.0, (1 + 0.5 * math.log(size + 1)) * factor, arrived_at)
+    return ScoreLine(0.0, (1 + 0.5 * math.log(size + 1)) * factor, arrived_at)
 
 
-def overtaken_at(leader: Line, others: Iterable[Line], now: float) -> float:
+def overtaken_at(leader: ScoreLine, others: Iterable[ScoreLine], now: float) -> float:
     """The earliest time from `now` on at which another line may lead; `math.inf` if none ever does.
 
     Early by what rounding may do to scores and crossings; `now` where two lines cannot be told apart.

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 from headway.domain.costs import ServiceCosts
 from headway.policies.lanes.assembling import Parameters, learned_lanes
 from headway.policies.lanes.features import Feature
-from headway.policies.lanes.guard import Guard
 from headway.policies.lanes.learned_ordering import LearnedLanesOrdering
+from headway.policies.lanes.starvation_guard import StarvationGuard
 from headway.policies.tunable import Tunable
 
 
@@ -68,7 +68,7 @@ class Ewsjf(LearnedLanesOrdering):
             parameters,
             costs,
             fill=fill,
-            guard=Guard(overdue_seconds=overdue_seconds, overdue_share=overdue_share),
+            guard=StarvationGuard(overdue_seconds=overdue_seconds, overdue_share=overdue_share),
             window_requests=window_requests,
             relearn_requests=relearn_requests,
         )

@@ -9,10 +9,10 @@ from headway.domain.event import Event
 from headway.domain.request import RequestView
 from headway.policies.contracts import LaneId
 from headway.policies.lanes.features import prompt_tokens
+from headway.policies.lanes.lane_assignment import LaneAssigner
 from headway.policies.lanes.partition import Span
-from headway.policies.lanes.routing import Router
 from headway.policies.lanes.scored import ScoredLanes
-from headway.policies.lanes.scoring import Line, authors
+from headway.policies.lanes.scoring import ScoreLine, authors
 
 
 class EwsjfAuthors:
@@ -38,10 +38,10 @@ class EwsjfAuthors:
         width = lane_tokens
         spans = [Span(i * width, (i + 1) * width - 1, (i + 0.5) * width, 0) for i in range(lanes)]
 
-        def score(size: int, mean: float, queue_index: int, arrived_at: float) -> Line:
+        def score(size: int, mean: float, queue_index: int, arrived_at: float) -> ScoreLine:
             return authors(size, step, arrived_at)
 
-        router = Router(spans, tolerant=False)
+        router = LaneAssigner(spans, tolerant=False)
         self._lanes = ScoredLanes(size_of=prompt_tokens, router=router, score_of=score, fill="lane")
 
     def lane(self, request: RequestView) -> int:

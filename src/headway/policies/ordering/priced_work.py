@@ -48,8 +48,8 @@ class PricedWork:
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[RequestId, _Place] = {}
-        self._shadow: deque[_Place] = deque()  # in order of arrival: who would still wait there
+        self._waiting: dict[RequestId, _QueuePlace] = {}
+        self._shadow: deque[_QueuePlace] = deque()  # in order of arrival: who would still wait there
         self._ahead = 0.0  # work admitted that the shadow has not let in yet
         self._works = _Recent()
         self._shadow_waits = _Recent()
@@ -90,7 +90,7 @@ class PricedWork:
             case Admitted(request=request, at=at):
                 self._leave(request.id, at, admitted=True)
             case Preempted(request=request, at=at):  # it had its turn: where it waits by rank it is overdue at once
-                self._waiting[request.id] = _Place(0.0, -math.inf, False, at)
+                self._waiting[request.id] = _QueuePlace(0.0, -math.inf, False, at)
             case Cancelled(request=request, at=at) | Completed(request=request, at=at):
                 self._leave(request.id, at, admitted=False)
             case _:
@@ -106,12 +106,12 @@ class PricedWork:
         size = work(request)
         spared = self._makes_way(size)
         self._credit = min(SPARE_SHARE * _MEMORY, self._credit + SPARE_SHARE) - spared
-        place = _Place(size, request.arrived_at, spared)
+        place = _QueuePlace(size, request.arrived_at, spared)
         self._waiting[request.id] = place
         self._shadow.append(place)
         self._works.add(size)
 
-    def _due(self, place: _Place) -> float:
+    def _due(self, place: _QueuePlace) -> float:
         """When it is overdue, as things are: not before it has waited as long as the tail by arrival."""
         return max(place.due, place.arrived_at + self._tail)
 
@@ -139,7 +139,7 @@ class PricedWork:
             self._ahead = 0.0
 
 
-class _Place:
+class _QueuePlace:
     """Where a waiting request stands: its work, and when its patience ends, as it is and if it did not make way."""
 
     __slots__ = ("arrived_at", "due", "due_unspared", "spared", "work")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from headway.domain.costs import ServiceCosts
-from headway.domain.replica import ReplicaView
+from headway.domain.replica_view import ReplicaView
 from headway.domain.request import RequestView
 
 _TYPICAL_BATCH = 64  # requests that share a decode step; what `ServiceCosts.decode_seconds_per_token` is measured at

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from headway.domain.costs import ServiceCosts
-from headway.domain.replica import ReplicaView
+from headway.domain.replica_view import ReplicaView
 from headway.domain.request import RequestView
 from headway.policies.bounded_load import checked_factor, within_bound
 from headway.policies.routing.least_work import LeastWork

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headway.domain.replica import ReplicaView
+from headway.domain.replica_view import ReplicaView
 from headway.domain.request import RequestView
 
 

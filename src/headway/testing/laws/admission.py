@@ -8,7 +8,7 @@ from copy import copy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headway.domain.replica import MemoryView
+from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request
 from headway.policies.contracts import UNTIL_THE_BATCH_CHANGES, AdmissionPolicy
 from headway.testing.scripted import ScriptedBatch

@@ -17,7 +17,7 @@ from headway.policies.contracts import LanedOrdering, OrderingPolicy
 from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.scheduling.queue import Resumed, WaitingQueue
 from headway.scheduling.scheduler import Policies, Scheduler
-from headway.testing.lifecycle import LifecycleChecker
+from headway.testing.lifecycle_checker import LifecycleChecker
 from headway.testing.naive import NaiveQueue, NaiveScheduler
 from headway.testing.scripted import StampedPrediction
 from headway.testing.strategies import GAPS_SECONDS, request_lists, requests

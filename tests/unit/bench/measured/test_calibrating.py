@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from recorded_days import ENGINE, RULES, recorded, traffic
 
+from headway.bench.calibration.agreement import compare_with
+from headway.bench.calibration.fitting import calibrate_linear, calibrate_profile
+from headway.bench.calibration.scalars import SCALARS, ScalarName, fit_scalars, replaying
 from headway.bench.errors import UserMistake
-from headway.bench.measured.agreement import compare_with
-from headway.bench.measured.calibrating import calibrate_linear, calibrate_profile
-from headway.bench.measured.scalars import SCALARS, ScalarName, fit_scalars, replaying
-from headway.simulator.calibrated import Scalars, ScaledStepTime
 from headway.simulator.replica import replica
+from headway.simulator.scaled_step_time import Scalars, ScaledStepTime
 
 TRUE = {"step_scale": 1.3, "kv_scale": 1.8, "prompt_step_scale": 1.4, "step_us": 4_000.0}
 
@@ -66,7 +66,7 @@ def test_agreement_counts_a_slower_engine_as_slower() -> None:
 
 
 def _ratio(day: object, step_time: object) -> np.ndarray:
-    from headway.bench.measured.agreement import replay
+    from headway.bench.calibration.agreement import replay
 
     return replay(day, RULES, step_time)[1] / day.e2e_seconds  # type: ignore[arg-type, attr-defined]
 

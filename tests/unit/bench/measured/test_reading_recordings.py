@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from recorded_days import recorded, traffic
 
+from headway.bench.calibration.recording import read_recording
 from headway.bench.errors import UserMistake
-from headway.bench.measured.recording import read_recording
 from headway.bench.traces.loading import load_trace
 from headway.bench.traces.reshaping import check_context, head, scale_arrivals
 from headway.bench.traces.writing import write_jsonl

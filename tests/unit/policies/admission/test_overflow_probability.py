@@ -12,7 +12,7 @@ import pytest
 from headway.domain.costs import ServiceCosts
 from headway.domain.estimate import GeometricEstimate, PointEstimate
 from headway.domain.event import Completed, Preempted
-from headway.domain.replica import MemoryView
+from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request
 from headway.policies.admission.overflow_probability import OverflowProbability
 from headway.scheduling.bundle import bundle

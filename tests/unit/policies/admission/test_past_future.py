@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from headway.domain.estimate import PointEstimate
-from headway.domain.replica import MemoryView
+from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request
-from headway.policies.admission.past_future import PastFuture, draws, lot, peak_tokens
+from headway.policies.admission.past_future_admission import PastFutureAdmission, draws, lot, peak_tokens
 from headway.policies.admission.past_future_common_draws import PastFutureCommonDraws
-from headway.policies.prediction.past_future import EmpiricalLaw, Window
+from headway.policies.prediction.past_future_prediction import EmpiricalLaw, Window
 from headway.testing.scripted import ScriptedBatch
 
 BLOCK = 16
@@ -48,7 +48,7 @@ def test_lots_are_even_and_repeat_themselves() -> None:
     assert max(lots) < 1
 
 
-def luck(policy: PastFuture | PastFutureCommonDraws, rounds: int) -> bool:
+def luck(policy: PastFutureAdmission | PastFutureCommonDraws, rounds: int) -> bool:
     """Whether a head gets in within so many attempts; history 70 % × 50 and 30 % × 2,000, room for the short only."""
     batch = ScriptedBatch([known(0, 10, 0, 100_000)])
     head = Request(1, 0.0, 10)
@@ -68,16 +68,16 @@ def test_asking_again_wins_in_the_end_as_published_and_never_with_common_draws()
     """The documented defect: 0.7^5 = 0.17 at the first attempt, nearly sure after twenty; ours stays at 0.17."""
     seeds = range(150)
 
-    def share(make: type[PastFuture] | type[PastFutureCommonDraws], rounds: int) -> float:
+    def share(make: type[PastFutureAdmission] | type[PastFutureCommonDraws], rounds: int) -> float:
         return sum(luck(make(seed=seed), rounds) for seed in seeds) / len(seeds)
 
-    assert share(PastFuture, 1) == pytest.approx(0.17, abs=0.1)
-    assert share(PastFuture, 20) > 0.9
+    assert share(PastFutureAdmission, 1) == pytest.approx(0.17, abs=0.1)
+    assert share(PastFutureAdmission, 20) > 0.9
     assert share(PastFutureCommonDraws, 1) == share(PastFutureCommonDraws, 20) == pytest.approx(0.17, abs=0.1)
 
 
 def test_between_attempts_nobody_is_asked() -> None:
-    policy = PastFuture(seed=0, steps_between=5)
+    policy = PastFutureAdmission(seed=0, steps_between=5)
     batch = ScriptedBatch([known(0, 10, 0, 20)])
     batch.decode_steps = 3
     assert policy.hold_steps(known(1, 10, 0, 20), batch, MemoryView(99, 99, BLOCK), 0.0) == 2

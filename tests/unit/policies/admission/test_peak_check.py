@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headway.domain.estimate import PointEstimate
-from headway.domain.replica import MemoryView
+from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request
 from headway.policies.admission.peak_check import PeakCheck
-from headway.policies.prediction.past_future import EmpiricalLaw, Window
+from headway.policies.prediction.past_future_prediction import EmpiricalLaw, Window
 from headway.testing.scripted import ScriptedBatch
 from headway.testing.strategies import requests
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headway.domain.replica import MemoryView
+from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request
 from headway.policies.admission.greedy import Greedy
 from headway.policies.admission.reserve_max import ReserveMax

@@ -7,18 +7,18 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headway.policies.lanes.lane_assignment import LaneAssigner
 from headway.policies.lanes.partition import Span, refine_and_prune
-from headway.policies.lanes.routing import Router
 
 SPANS = (Span(100, 200, 150.0, 10), Span(1_000, 2_000, 1_500.0, 10))
 
 
-def ranges(router: Router) -> list[tuple[int, int]]:
+def ranges(router: LaneAssigner) -> list[tuple[int, int]]:
     return [(lane.low, lane.high) for lane in router.lanes]
 
 
 def test_inside_a_range_and_within_the_tolerances_no_lane_is_opened() -> None:
-    router = Router(SPANS)
+    router = LaneAssigner(SPANS)
     short, long = router.lanes
     for size, lane in (
         (100, short),
@@ -34,14 +34,14 @@ def test_inside_a_range_and_within_the_tolerances_no_lane_is_opened() -> None:
 
 
 def test_between_two_lanes_the_relatively_nearer_takes_it() -> None:
-    router = Router((Span(1, 100, 50.0, 9), Span(112, 300, 200.0, 9)))
+    router = LaneAssigner((Span(1, 100, 50.0, 9), Span(112, 300, 200.0, 9)))
     short, long = router.lanes
     assert router.route(105) is short  # 5 % above 100, and 112 is 6.7 % above it
     assert router.route(107) is long  # 7 % above 100, 112 is 4.7 % above it
 
 
 def test_what_fits_nowhere_opens_a_bubble_around_it() -> None:
-    router = Router(SPANS)
+    router = LaneAssigner(SPANS)
     bubble = router.route(500)
     assert bubble.bubble
     assert (bubble.low, bubble.high) == (450, 550)  # 0.2 · 500 wide
@@ -53,24 +53,24 @@ def test_what_fits_nowhere_opens_a_bubble_around_it() -> None:
 
 
 def test_a_bubble_is_clipped_by_its_neighbours() -> None:
-    router = Router((Span(1_000, 1_000, 1_000.0, 1), Span(1_400, 1_400, 1_400.0, 1)))
+    router = LaneAssigner((Span(1_000, 1_000, 1_000.0, 1), Span(1_400, 1_400, 1_400.0, 1)))
     bubble = router.route(1_150)
     assert bubble.low > 1_000
     assert bubble.high < 1_400
 
 
 def test_the_authors_bubble_is_as_wide_as_the_lane_before_and_has_no_tolerance() -> None:
-    router = Router((Span(0, 99, 50.0, 0), Span(100, 199, 150.0, 0)), tolerant=False)
+    router = LaneAssigner((Span(0, 99, 50.0, 0), Span(100, 199, 150.0, 0)), tolerant=False)
     bubble = router.route(205)
     assert (bubble.low, bubble.high) == (200, 299)
     far = router.route(1_000)
     assert (far.low, far.high) == (951, 1_050)  # 1000 − 99 // 2, and 99 more
-    lonely = Router((Span(1_000, 1_099, 1_050.0, 0),), tolerant=False).route(500)
+    lonely = LaneAssigner((Span(1_000, 1_099, 1_050.0, 0),), tolerant=False).route(500)
     assert (lonely.low, lonely.high) == (0, 500)  # their (0, 100) would not hold it
 
 
 def test_an_empty_bubble_goes_after_its_rounds_and_not_before() -> None:
-    router = Router(SPANS, empty_rounds=3)
+    router = LaneAssigner(SPANS, empty_rounds=3)
     bubble = router.route(500)
     router.enter(bubble)
     for _ in range(10):
@@ -87,7 +87,7 @@ def test_an_empty_bubble_goes_after_its_rounds_and_not_before() -> None:
 
 
 def test_adjusting_widens_to_what_tolerance_let_in_and_moves_the_mean() -> None:
-    router = Router(SPANS)
+    router = LaneAssigner(SPANS)
     router.adjust([95, 210, 210, 210, 210, 600])
     short = router.lanes[0]
     assert (short.low, short.high) == (95, 210)
@@ -98,7 +98,7 @@ def test_adjusting_widens_to_what_tolerance_let_in_and_moves_the_mean() -> None:
 @given(st.lists(st.integers(0, 20_000), min_size=1, max_size=60), st.lists(st.integers(0, 20_000), max_size=60))
 def test_every_size_has_a_lane_that_is_for_it_and_lanes_never_overlap(seen: list[int], sizes: list[int]) -> None:
     for tolerant in (True, False):
-        router = Router(refine_and_prune(seen, requests_min=1), tolerant=tolerant)
+        router = LaneAssigner(refine_and_prune(seen, requests_min=1), tolerant=tolerant)
         for place, size in enumerate(sizes):
             lane = router.route(size)
             assert lane in router.lanes
@@ -113,7 +113,7 @@ def test_every_size_has_a_lane_that_is_for_it_and_lanes_never_overlap(seen: list
 @given(st.lists(st.integers(0, 1_000_000), max_size=400))
 def test_bubbles_stay_few_whatever_comes(sizes: list[int]) -> None:
     """With bubbles 20 % wide and 10 % tolerance on both sides, a million sizes cannot open more than this."""
-    router = Router()
+    router = LaneAssigner()
     for size in sizes:
         router.route(size)
     assert len(router.lanes) <= 120

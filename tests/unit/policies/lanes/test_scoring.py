@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.policies.lanes.scoring import Line, authors, density_weighted, overtaken_at
+from headway.policies.lanes.scoring import ScoreLine, authors, density_weighted, overtaken_at
 
 
 @dataclass
@@ -48,11 +48,11 @@ def test_urgency_is_never_switched_off_in_the_bounded_score_and_may_be_in_the_pu
     weights = Weights(a_u=-1.0, b_u=0.0, a_f=-1.0, b_f=0.0)
     assert density_weighted(weights, 100, 100.0, 1.0, 0.0, queue_factor=1).slope == pytest.approx(1e-3)
     published = density_weighted(weights, 100, 100.0, 1.0, 0.0, queue_factor=0.5)
-    assert published == Line(0.5, 0.0, 0.0)
+    assert published == ScoreLine(0.5, 0.0, 0.0)
 
 
 lines = st.builds(
-    Line,
+    ScoreLine,
     st.sampled_from([0.0, 0.0, 1.0, 1.3, 10.0]),
     st.sampled_from([0.0, 0.5, 1.0, 1 / 3, 100.0]) | st.floats(0, 1_000),
     st.sampled_from([0.0, 1.0, 2.5, 1 / 3]),
@@ -60,8 +60,8 @@ lines = st.builds(
 
 
 @given(st.lists(lines, min_size=1, max_size=6), st.floats(3, 1e6), st.floats(0, 1, exclude_max=True))
-def test_nobody_overtakes_before_it_is_foretold(drawn: list[Line], now: float, share: float) -> None:
-    def leader(time: float) -> Line:
+def test_nobody_overtakes_before_it_is_foretold(drawn: list[ScoreLine], now: float, share: float) -> None:
+    def leader(time: float) -> ScoreLine:
         return max(drawn, key=lambda line: (line.at(time), -line.arrived_at, -drawn.index(line)))
 
     first = leader(now)
@@ -74,6 +74,6 @@ def test_nobody_overtakes_before_it_is_foretold(drawn: list[Line], now: float, s
 
 
 def test_it_is_not_foretold_much_too_early() -> None:
-    leader, other = Line(1.0, 1.0, 0.0), Line(0.0, 2.0, 0.0)  # 1 + t = 2 t at t = 1
+    leader, other = ScoreLine(1.0, 1.0, 0.0), ScoreLine(0.0, 2.0, 0.0)  # 1 + t = 2 t at t = 1
     assert overtaken_at(leader, [leader, other], 0.5) == pytest.approx(1.0, abs=1e-9)
-    assert overtaken_at(leader, [Line(0.5, 1.0, 0.0), Line(0.0, 0.3, 0.0)], 0.5) == math.inf
+    assert overtaken_at(leader, [ScoreLine(0.5, 1.0, 0.0), ScoreLine(0.0, 0.3, 0.0)], 0.5) == math.inf

@@ -136,8 +136,8 @@ def test_laws_with_other_options(law: object, options: dict[str, object]) -> Non
 @pytest.mark.parametrize("law", laws.ORDERING)
 def test_laws_when_lanes_are_redrawn_all_the_time(law: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """A partition every second arrival, so that moves of a few requests meet many."""
-    monkeypatch.setattr("headway.policies.lanes.learning.FIRST_REQUESTS", 2)
-    monkeypatch.setattr("headway.policies.lanes.learning.ADJUST_REQUESTS", 1)
+    monkeypatch.setattr("headway.policies.lanes.lane_learner.FIRST_REQUESTS", 2)
+    monkeypatch.setattr("headway.policies.lanes.lane_learner.ADJUST_REQUESTS", 1)
     law(lambda: Ewsjf(costs=COSTS, window_requests=5, relearn_requests=2))  # type: ignore[operator]
 
 

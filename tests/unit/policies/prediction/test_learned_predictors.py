@@ -15,7 +15,7 @@ from headway.policies.prediction.conformal import Conformal, CorrectedEstimate, 
 from headway.policies.prediction.external import External
 from headway.policies.prediction.histogram import EDGES, Histogram, bin_of
 from headway.policies.prediction.one_bit import OneBit
-from headway.policies.prediction.past_future import EmpiricalLaw, PastFuture, Window
+from headway.policies.prediction.past_future_prediction import EmpiricalLaw, PastFuturePrediction, Window
 from headway.policies.prediction.running_mean import RunningMean
 
 
@@ -104,7 +104,7 @@ class TestHistogram:
 
 class TestPastFuture:
     def test_the_window_starts_half_full_of_the_longest(self) -> None:
-        predictor = PastFuture(window_requests=10, default_max_tokens=100)
+        predictor = PastFuturePrediction(window_requests=10, default_max_tokens=100)
         assert predictor._window.by_size == [100] * 5
         teach(predictor, [7] * 8)
         assert predictor._window.by_size == [7] * 8 + [100] * 2
@@ -130,7 +130,7 @@ class TestPastFuture:
         assert law.remaining_mean(60) == 1
 
     def test_the_law_moves_with_the_window(self) -> None:
-        predictor = PastFuture(window_requests=4, default_max_tokens=100)
+        predictor = PastFuturePrediction(window_requests=4, default_max_tokens=100)
         estimate = predictor.predict(request())
         before = estimate.remaining_quantile(0.5, 0)
         teach(predictor, [3] * 4)
@@ -206,7 +206,7 @@ class TestConformal:
         assert not isinstance(predictor.predict(request()), CorrectedEstimate)
 
     def test_over_a_law_that_moves_the_corrected_one_moves(self) -> None:
-        still, moving = Conformal(), Conformal(inner=PastFuture())
+        still, moving = Conformal(), Conformal(inner=PastFuturePrediction())
         for predictor, moves in ((still, False), (moving, True)):
             teach(predictor, [10] * 40)
             estimate = predictor.predict(request())

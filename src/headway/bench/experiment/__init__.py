@@ -1,0 +1,1 @@
+"""Experiments in the simulator: one trace under several policies at several loads."""

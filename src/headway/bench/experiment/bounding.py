@@ -1,0 +1,154 @@
+"""What `headway bound` tells: how fast a replica could serve a trace under the best policy there is, at most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from headway import __version__
+from headway.bench.errors import UserMistake, as_mistakes
+from headway.bench.experiment.bundles import Bundle
+from headway.bench.experiment.comparison import Json, trace_facts
+from headway.bench.experiment.experiment import Progress, facts_of_replica, simulate_bundle, traffic_facts
+from headway.bench.experiment.saturation import Saturation, at_rate, measure_saturation
+from headway.bench.experiment.small_optimum import SmallOptimum
+from headway.bench.metrics.columns import significant
+from headway.bounds.lower_bounds import LowerBounds, lower_bounds
+from headway.simulator.arrivals import check_clock
+from headway.simulator.replica import Replica
+from headway.simulator.trace import Trace
+
+SCHEMA = 1
+BEST = "best"
+
+
+@dataclass(frozen=True, slots=True)
+class BoundResult:
+    """Bounds of one trace on one replica, at one load or several.
+
+    Attributes:
+        trace, replica, command: as in `Comparison`.
+        saturation: what a load of 1 is; None when arrivals were kept.
+        at_loads: by load, None for the trace's own arrivals.
+        optimum: of the trace at its own arrivals, in the papers' model; None where it was not asked for.
+    """
+
+    trace: Mapping[str, Json]
+    replica: Mapping[str, Json]
+    saturation: Saturation | None
+    at_loads: Mapping[float | None, LowerBounds]
+    command: str
+    optimum: SmallOptimum | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """The object that `docs/bounds.md` describes."""
+        return {
+            "schema": SCHEMA,
+            "headway": __version__,
+            "command": self.command,
+            "trace": self.trace,
+            "replica": self.replica,
+            "saturation": None if self.saturation is None else self.saturation.to_json(),
+            "bounds": [{"load": load, **_told(bounds)} for load, bounds in self.at_loads.items()],
+            "optimum": None if self.optimum is None else self.optimum.to_json(),
+        }
+
+
+def bound(
+    trace: Trace,
+    replica: Replica,
+    *,
+    loads: Sequence[float | None] = (None,),
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    command: str = "",
+) -> BoundResult:
+    """Lower bounds on the trace's mean end-to-end latency and time to first token, at each load.
+
+    Saturation, the unit of a load, is measured only when one is asked for.
+
+    Raises:
+        UserMistake: there is no request, no rate that could be scaled, or more days than the simulator's clock holds.
+    """
+    if len(trace) == 0:
+        raise UserMistake(f"{trace.name}: there is no request in it to bound")
+    report = progress or (lambda what, total: nullcontext(lambda: None))
+    saturation = None
+    if any(load is not None for load in loads):
+        with report("measuring saturation", 1) as on_done:
+            saturation = measure_saturation(
+                trace, lambda one: simulate_bundle(one, replica, Bundle("fcfs"), seed=0), jobs=jobs
+            )
+            on_done()
+    found: dict[float | None, LowerBounds] = {}
+    with report("bounding", len(loads)) as on_done:
+        for load in loads:
+            scaled = trace
+            if load is not None and saturation is not None:
+                scaled = at_rate(trace, load * saturation.requests_per_second)
+            with as_mistakes():
+                check_clock(scaled)
+            found[load] = lower_bounds(scaled, replica.rules, replica.step_time)
+            on_done()
+    return BoundResult(
+        trace=trace_facts(trace) | traffic_facts(trace),
+        replica=facts_of_replica(replica),
+        saturation=saturation,
+        at_loads=found,
+        command=command,
+    )
+
+
+def print_bounded(bounded: BoundResult, console: Console) -> None:
+    """A table a load, the best bound last."""
+    told = bounded.replica
+    console.print(f"trace    {bounded.trace['name']}: {bounded.trace['requests']:,} requests", highlight=False)
+    console.print(f"replica  {told['model']} on {told['hardware']}, {told['kv_tokens']:,} KV tokens", highlight=False)
+    for load, bounds in bounded.at_loads.items():
+        console.print()
+        if load is not None and bounded.saturation is not None:
+            rate = significant(load * bounded.saturation.requests_per_second)
+            console.print(f"at load {load:g}, {rate} requests/s", highlight=False)
+        console.print(_table(bounds), highlight=False)
+        if bounds.mean_ttft_seconds is not None:
+            console.print(f"no policy's mean TTFT is below {significant(bounds.mean_ttft_seconds)} s", highlight=False)
+    if bounded.optimum is not None:
+        console.print()
+        console.print(Text(bounded.optimum.sentence()))
+
+
+def _table(bounds: LowerBounds) -> Table | Text:
+    if bounds.mean_e2e_seconds is None:
+        return Text("No request of it can be served on this replica, so there is nothing to bound.")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("no policy's mean end to end is below", no_wrap=True)
+    table.add_column("s", justify="right", no_wrap=True)
+    table.add_column("which is", overflow="fold")
+    for name, seconds, words in _rows(bounds):
+        style = "bold" if name == BEST else ""
+        table.add_row(Text(name, style=style), Text(significant(seconds), style=style), Text(words))
+    return table
+
+
+def _rows(bounds: LowerBounds) -> Iterator[tuple[str, float, str]]:
+    yield from bounds.parts
+    assert bounds.mean_e2e_seconds is not None, "asked only where somebody is served"
+    yield BEST, bounds.mean_e2e_seconds, "the largest of these"
+
+
+def _told(bounds: LowerBounds) -> dict[str, object]:
+    return {
+        "requests": bounds.requests,
+        "mean_e2e_seconds": bounds.mean_e2e_seconds,
+        "mean_ttft_seconds": bounds.mean_ttft_seconds,
+        "parts": [
+            {"name": part.name, "mean_e2e_seconds": part.mean_e2e_seconds, "meaning": part.words}
+            for part in bounds.parts
+        ],
+    }

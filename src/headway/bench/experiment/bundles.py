@@ -1,0 +1,137 @@
+"""Bundles: one choice of the four policies under a label, from names on a command line or from a TOML file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from headway.bench.errors import UserMistake
+from headway.bench.experiment.comparison import Json
+from headway.domain.costs import ServiceCosts
+from headway.domain.request import RequestId
+from headway.policies.catalog import KINDS, names, nearest
+from headway.scheduling.bundle import bundle, name_and_options
+from headway.scheduling.scheduler import Policies
+
+EXAMPLE = """\
+[bundle.svf-peak]                  # the label in the table
+ordering = "smallest-volume-first"
+admission = {name = "peak-check", options = {reserve = 0.1}}
+prediction = "running-mean"        # what is left out is as on the command line
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """The four policies of one row of the table; `options` by kind. Holds names only: `build` makes them afresh."""
+
+    label: str
+    ordering: str = "fcfs"
+    admission: str = "greedy"
+    preemption: str = "latest-admitted"
+    prediction: str = "running-mean"
+    options: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
+
+    def build(self, *, costs: ServiceCosts, seed: int, truth: Callable[[RequestId], int]) -> Policies:
+        """Fresh policies for one run.
+
+        Args:
+            costs: the replica's seconds per token.
+            seed: for policies that draw lots.
+            truth: a request's true output tokens; only oracles are handed it.
+
+        Raises:
+            UserMistake: an unknown name, or an option that is unknown or wrong.
+        """
+        try:
+            return bundle(
+                ordering=self.ordering,
+                admission=self.admission,
+                preemption=self.preemption,
+                prediction=self.prediction,
+                options=self.options,
+                costs=costs,
+                seed=seed,
+                truth=truth,
+            )
+        except ValueError as error:
+            raise UserMistake(str(error)) from error
+
+    def check(self) -> None:
+        """Raise now the UserMistake that `build` would raise later."""
+        self.build(costs=ServiceCosts(1e-4, 1e-2), seed=0, truth=lambda _: 1)
+
+    def to_json(self) -> dict[str, Json]:
+        """Each kind's name and options."""
+        return {kind: {"name": getattr(self, kind), "options": dict(self.options.get(kind, {}))} for kind in KINDS}
+
+
+def named_bundles(orderings: Sequence[str], template: Bundle) -> list[Bundle]:
+    """A bundle for each ordering, labelled by its name, else as `template`; `all` is every ordering of the catalogue.
+
+    Raises:
+        UserMistake: a name is unknown, or there twice.
+    """
+    wanted: list[str] = []
+    for name in orderings:
+        if name == "all":
+            wanted += [one for one in names("ordering") if one not in wanted]
+        elif name in wanted and "all" not in orderings:
+            raise UserMistake(f"--policy {name} is there twice; name each policy once")
+        elif name not in wanted:
+            wanted.append(name)
+    found = [replace(template, label=name, ordering=name) for name in wanted]
+    for one in found:
+        one.check()
+    return found
+
+
+def read_bundles(path: Path, template: Bundle) -> list[Bundle]:
+    """The bundles of a TOML file (`EXAMPLE`), in its order; what a bundle leaves out is as in `template`.
+
+    Raises:
+        UserMistake: one sentence that names the file, the bundle and the fix.
+    """
+    label = f"--bundles {path}"
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserMistake(f"{label}: it cannot be read: {error.strerror}; check the path") from None
+    except UnicodeDecodeError:
+        raise UserMistake(f"{label}: it is not UTF-8 text; name a TOML file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserMistake(f"{label}: it is not valid TOML: {error}") from None
+    tables = content.pop("bundle", None)
+    if content:
+        raise UserMistake(f"{label}: {next(iter(content))!r} means nothing here; write tables [bundle.NAME]")
+    if not isinstance(tables, dict) or not tables:
+        raise UserMistake(f'{label}: there is no table [bundle.NAME] in it; write one, with ordering = "…" in it')
+    return [_read_bundle(f"{label}: bundle.{name}", name, table, template) for name, table in tables.items()]
+
+
+def _read_bundle(where: str, name: str, table: object, template: Bundle) -> Bundle:
+    if not isinstance(table, dict):
+        raise UserMistake(f'{where} must be a table with ordering = "…" in it')
+    for key in table:
+        if key not in KINDS:
+            raise UserMistake(f"{where}: unknown key {key!r}{nearest(key, KINDS)}")
+    chosen: dict[str, str] = {kind: getattr(template, kind) for kind in KINDS}
+    options: dict[str, Mapping[str, Json]] = {}
+    for kind in KINDS:
+        if kind in table:
+            chosen[kind], options[kind] = _read_policy(f"{where}.{kind}", table[kind])
+    found = Bundle(name, chosen["ordering"], chosen["admission"], chosen["preemption"], chosen["prediction"], options)
+    try:
+        found.check()
+    except UserMistake as mistake:
+        raise UserMistake(f"{where}: {mistake}") from None
+    return found
+
+
+def _read_policy(where: str, value: object) -> tuple[str, Mapping[str, Json]]:
+    named = name_and_options(value)
+    if named is None:
+        raise UserMistake(f'{where} must be a name, or {{name = "…", options = {{…}}}}')
+    return named

@@ -1,0 +1,181 @@
+"""A comparison: the same traffic on the same replica under several policies, and its JSON for scripts.
+
+The JSON is described key by key in `docs/json.md`. It is deterministic but for `wall_seconds`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from headway.bench.calibration.measured_figures import Agreement
+from headway.bench.metrics.curves import Curves
+from headway.bench.metrics.prediction_quality import PredictionCalibration
+from headway.bench.metrics.run_metrics import RunMetrics, Slo, Summary
+from headway.simulator.trace import Tokens, Trace
+
+Json: TypeAlias = bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None
+
+SCHEMA = 1
+BASELINE = "fcfs"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One policy over the trace at one load.
+
+    Attributes:
+        policy: label of the row, unique per load and seed.
+        bundle: `ordering`, `admission`, `prediction`, `preemption`, each `{"name": …, "options": {…}}`.
+        load: share of the replica's saturation throughput, None when the trace's own arrivals were kept.
+        seed: of the run's random streams.
+        metrics: its numbers.
+        curves: what to draw; not in the JSON.
+        wall_seconds: how long the simulation took here, the one number that is not deterministic.
+        prediction_calibration: how honest the predictor's estimates were; None where nothing completed.
+        recorded: how far this run is from the measured times of the trace, where it has some and the run repeats
+            what was recorded: first come first served at the recorded arrivals. Else None.
+    """
+
+    policy: str
+    bundle: Mapping[str, Json]
+    load: float | None
+    seed: int
+    metrics: RunMetrics
+    curves: Curves
+    wall_seconds: float
+    prediction_calibration: PredictionCalibration | None = None
+    recorded: Agreement | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """One entry of `runs`."""
+        head: dict[str, object] = {
+            "policy": self.policy,
+            "bundle": self.bundle,
+            "load": self.load,
+            "seed": self.seed,
+        }
+        calibration = None if self.prediction_calibration is None else self.prediction_calibration.to_json()
+        tail = {
+            "prediction_calibration": calibration,
+            "recorded": None if self.recorded is None else self.recorded.to_json(),
+            "wall_seconds": self.wall_seconds,
+        }
+        return head | self.metrics.to_json() | tail
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All runs and what they stood on.
+
+    Attributes:
+        trace: from `trace_facts`.
+        replica: from `replica_facts`.
+        slo: bounds of goodput.
+        saturation: how the load's unit was measured, `requests_per_second` and whatever else is known of it; None
+            when arrivals were not scaled.
+        runs: in the order they are to be shown.
+        command: the command line that repeats it.
+        version: of headway.
+    """
+
+    trace: Mapping[str, Json]
+    replica: Mapping[str, Json]
+    slo: Slo
+    saturation: Mapping[str, Json] | None
+    runs: tuple[Run, ...]
+    command: str
+    version: str
+
+    def loads(self) -> tuple[float | None, ...]:
+        """Each load once, in the order of the runs."""
+        return tuple(dict.fromkeys(run.load for run in self.runs))
+
+    def at_load(self, load: float | None) -> tuple[Run, ...]:
+        """The runs at one load, in order."""
+        return tuple(run for run in self.runs if run.load == load)
+
+    def baseline_label(self) -> str:
+        """Whom ratios refer to: `fcfs`, or the first run's label where no run is called so; "" without runs."""
+        labels = [run.policy for run in self.runs]
+        return BASELINE if BASELINE in labels or not labels else labels[0]
+
+    def baseline_of(self, run: Run) -> Run | None:
+        """The baseline at the same load and seed; None where there is none."""
+        label = self.baseline_label()
+        return next((o for o in self.runs if (o.policy, o.load, o.seed) == (label, run.load, run.seed)), None)
+
+    def to_json(self) -> dict[str, object]:
+        """The documented object; `json_text` writes it."""
+        return {
+            "schema": SCHEMA,
+            "headway": self.version,
+            "command": self.command,
+            "trace": self.trace,
+            "replica": self.replica,
+            "slo": self.slo.to_json(),
+            "saturation": self.saturation,
+            "runs": [run.to_json() for run in self.runs],
+        }
+
+
+def json_text(comparison: Comparison) -> str:
+    """The JSON file's text: keys in a fixed order, numbers in full precision, a newline at the end."""
+    return json.dumps(comparison.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def trace_facts(trace: Trace) -> dict[str, Json]:
+    """What a reader has to know of a trace as it was replayed."""
+    span = float(trace.arrived_seconds[-1] - trace.arrived_seconds[0]) if len(trace) else 0.0
+    return {
+        "name": trace.name,
+        "requests": len(trace),
+        "span_seconds": span,
+        "prompt_tokens": _token_facts(trace.prompt_tokens),
+        "output_tokens": _token_facts(trace.output_tokens),
+        "tenants": len(trace.tenants),
+        "sessions": 0 if trace.session is None else len(np.unique(trace.session[trace.session >= 0])),
+        "has_prefix_ids": trace.prefix_ids is not None,
+    }
+
+
+def replica_facts(
+    *,
+    hardware: str,
+    model: str,
+    tensor_parallel: int,
+    kv_blocks: int,
+    block_tokens: int,
+    rules: Mapping[str, Json],
+    profile: Mapping[str, Json],
+) -> dict[str, Json]:
+    """What a reader has to know of the modelled replica.
+
+    Args:
+        hardware: name of the accelerator.
+        model: name of the model.
+        tensor_parallel: accelerators the model is spread over.
+        kv_blocks: usable KV blocks.
+        block_tokens: tokens in one.
+        rules: the engine's limits and switches, by their names in `EngineRules`.
+        profile: where the step times come from: `source` (words, with a version), `error` (words: what was compared
+            with what, and the error found), and anything else worth printing.
+    """
+    return {
+        "hardware": hardware,
+        "model": model,
+        "tensor_parallel": tensor_parallel,
+        "kv_blocks": kv_blocks,
+        "kv_tokens": kv_blocks * block_tokens,
+        "rules": dict(rules),
+        "profile": dict(profile),
+    }
+
+
+def _token_facts(tokens: Tokens) -> dict[str, Json]:
+    spread = Summary.of(tokens.astype(np.float64))
+    return {**spread.to_json(), "max": int(tokens.max()) if len(tokens) else None}

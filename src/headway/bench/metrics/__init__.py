@@ -1,0 +1,1 @@
+"""What a simulated day is worth: its numbers, their columns and curves."""

@@ -1,0 +1,239 @@
+"""The columns people read: which number, in which unit, which end is better, and how it is written.
+
+Terminal table and HTML report take their cells from here, so that both always say the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from headway.bench.experiment.comparison import Comparison, Run
+from headway.bench.metrics.run_metrics import RunMetrics
+
+Kind: TypeAlias = Literal["seconds", "seconds per token", "per second", "share", "count", "index", "factor"]
+
+COMPARABLE_SHARE = 0.99
+"""A run whose completed requests are fewer than this share of the most at its load is out of the race for best:
+percentiles over survivors flatter whoever drops the hard ones."""
+
+NOTHING = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column.
+
+    Attributes:
+        key: of the metric in `metrics.DEFINITIONS`.
+        title: what is measured, for the first line of the header.
+        part: which part of its distribution, for the second line; may be empty.
+        kind: how it is written.
+        better: which end is better; None where neither is, and no best is marked.
+        ratio: whether the ratio to the baseline says something.
+        value: reads it.
+    """
+
+    key: str
+    title: str
+    part: str
+    kind: Kind
+    better: Literal["low", "high"] | None
+    ratio: bool
+    value: Callable[[RunMetrics], float | None]
+
+
+def _float(count: int | None) -> float | None:
+    return None if count is None else float(count)
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("ttft_seconds", "TTFT", "mean", "seconds", "low", True, lambda m: m.ttft_seconds.mean),
+    Column("ttft_seconds", "TTFT", "p50", "seconds", "low", True, lambda m: m.ttft_seconds.p50),
+    Column("ttft_seconds", "TTFT", "p99", "seconds", "low", True, lambda m: m.ttft_seconds.p99),
+    Column(
+        "ttft_short_half_seconds",
+        "TTFT short half",
+        "mean",
+        "seconds",
+        "low",
+        True,
+        lambda m: m.ttft_short_half_seconds.mean,
+    ),
+    Column(
+        "ttft_longest_5pct_seconds",
+        "TTFT longest 5%",
+        "mean",
+        "seconds",
+        "low",
+        True,
+        lambda m: m.ttft_longest_5pct_seconds.mean,
+    ),
+    Column("tpot_seconds", "TPOT", "mean", "seconds", "low", True, lambda m: m.tpot_seconds.mean),
+    Column("e2e_seconds", "end to end", "mean", "seconds", "low", True, lambda m: m.e2e_seconds.mean),
+    Column("e2e_seconds", "end to end", "p99", "seconds", "low", True, lambda m: m.e2e_seconds.p99),
+    Column("times_lower_bound", "× lower bound", "", "factor", "low", False, lambda m: m.times_lower_bound),
+    Column(
+        "normalised_latency_seconds_per_token",
+        "norm. latency",
+        "mean",
+        "seconds per token",
+        "low",
+        True,
+        lambda m: m.normalised_latency_seconds_per_token.mean,
+    ),
+    Column("slowdown", "slowdown", "p99", "factor", "low", True, lambda m: m.slowdown.p99),
+    Column("goodput", "goodput", "", "share", "high", True, lambda m: m.goodput),
+    Column(
+        "throughput_tokens_per_second",
+        "throughput",
+        "",
+        "per second",
+        "high",
+        True,
+        lambda m: m.throughput_tokens_per_second,
+    ),
+    Column("preemptions", "preemptions", "", "count", "low", True, lambda m: _float(m.preemptions)),
+    Column("recomputed_tokens", "recomputed", "", "count", "low", True, lambda m: _float(m.recomputed_tokens)),
+    Column("kv_peak_share", "peak KV", "", "share", None, False, lambda m: m.kv_peak_share),
+    Column("jain_index", "Jain index", "", "index", "high", False, lambda m: m.jain_index),
+)
+
+COMPLETED = Column("completed", "completed", "", "count", None, False, lambda m: float(m.completed))
+"""Shown in front of the others as soon as one run did not complete everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One value as it is written. `ratio` is empty at the baseline itself and where it would say nothing."""
+
+    text: str
+    ratio: str
+    is_best: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CellColumn:
+    """One column written out: `cells[i]` belongs to `comparison.runs[i]`."""
+
+    column: Column
+    unit: str
+    cells: tuple[Cell, ...]
+
+
+def cell_columns(comparison: Comparison) -> tuple[CellColumn, ...]:
+    """Every column of the comparison; `completed` leads when not all runs completed everything."""
+    everything = all(run.metrics.completed == run.metrics.requests for run in comparison.runs)
+    shown = COLUMNS if everything else (COMPLETED, *COLUMNS)
+    return tuple(_write(comparison, column) for column in shown)
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Rounded to `digits` significant digits, integer digits all shown, no exponent, thousands parted by commas."""
+    if value == 0:
+        return "0"
+    exponent = int(f"{abs(value):.{digits - 1}e}".partition("e")[2])
+    return f"{value:,.{max(digits - 1 - exponent, 0)}f}"
+
+
+def ratio_text(value: float | None, baseline: float | None) -> str:
+    """`0.31×`; empty where there is nothing to divide."""
+    if value is None or not baseline:
+        return ""
+    ratio = value / baseline
+    if 0 < ratio < 0.01:
+        return "<0.01×"
+    return f"{ratio:.2f}×" if ratio < 10 else f"{significant(ratio)}×"
+
+
+def seconds_text(seconds: float | None) -> str:
+    """One duration for a sentence, with its unit."""
+    if seconds is None:
+        return NOTHING
+    return f"{significant(seconds * 1000)} ms" if seconds < 1 else f"{significant(seconds)} s"
+
+
+def incomparable(comparison: Comparison, run: Run) -> bool:
+    """Whether the run completed too few requests to be called best at its load; see `COMPARABLE_SHARE`."""
+    most = max(other.metrics.completed for other in comparison.at_load(run.load))
+    return run.metrics.completed < COMPARABLE_SHARE * most
+
+
+def _write(comparison: Comparison, column: Column) -> CellColumn:
+    values = [column.value(run.metrics) for run in comparison.runs]
+    unit, scale = _unit(column, _largest(comparison, column))
+    texts = [_text(column.kind, value, scale) for value in values]
+    return CellColumn(
+        column,
+        unit,
+        tuple(
+            Cell(text, _ratio(comparison, run, column), text in best)
+            for run, text, best in zip(
+                comparison.runs, texts, _best_texts(comparison, column, values, texts), strict=True
+            )
+        ),
+    )
+
+
+def _largest(comparison: Comparison, column: Column) -> float:
+    """Largest value of the column and of those that measure the same thing, which share its unit."""
+    family = column.key.partition("_")[0]
+    same = [other for other in COLUMNS if other.key.partition("_")[0] == family and other.kind == column.kind]
+    values = (other.value(run.metrics) for other in same for run in comparison.runs)
+    return max((value for value in values if value is not None), default=0.0)
+
+
+def _unit(column: Column, largest: float) -> tuple[str, float]:
+    """(unit, factor) of a whole column: one unit, so that the eye can compare."""
+    match column.kind:
+        case "seconds":
+            return ("ms", 1000.0) if largest < 1 else ("s", 1.0)
+        case "seconds per token":
+            return ("ms/token", 1000.0) if largest < 1 else ("s/token", 1.0)
+        case "share":
+            return "%", 100.0
+        case "per second":
+            return "tokens/s", 1.0
+        case "factor":
+            return "×", 1.0
+        case "count":
+            return ("tokens" if column.key.endswith("tokens") else "", 1.0)
+        case "index":
+            return "", 1.0
+
+
+def _text(kind: Kind, value: float | None, scale: float) -> str:
+    if value is None:
+        return NOTHING
+    if kind == "count":
+        return f"{value:,.0f}"
+    if kind == "share":
+        return f"{value * scale:.1f}"
+    if kind == "index":
+        return f"{value:.3f}"
+    return significant(value * scale)
+
+
+def _best_texts(
+    comparison: Comparison, column: Column, values: Sequence[float | None], texts: Sequence[str]
+) -> list[frozenset[str]]:
+    """Per run the texts that count as best at its load: equal as written is equal, and no best where all are equal."""
+    best: dict[float | None, frozenset[str]] = {}
+    for load in comparison.loads():
+        race = [
+            (value, text)
+            for run, value, text in zip(comparison.runs, values, texts, strict=True)
+            if run.load == load and value is not None and not incomparable(comparison, run)
+        ]
+        pick = max if column.better == "high" else min
+        winner = {pick(race)[1]} if column.better and len({text for _, text in race}) > 1 else set()
+        best[load] = frozenset(winner)
+    return [frozenset() if incomparable(comparison, run) else best[run.load] for run in comparison.runs]
+
+
+def _ratio(comparison: Comparison, run: Run, column: Column) -> str:
+    baseline = comparison.baseline_of(run)
+    if not column.ratio or baseline is None or baseline is run:
+        return ""
+    return ratio_text(column.value(run.metrics), column.value(baseline.metrics))

@@ -1,0 +1,134 @@
+"""What a comparison showed, in plain words and no better than it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from headway.bench.experiment.comparison import Comparison, Run
+from headway.bench.metrics.columns import incomparable, ratio_text, seconds_text
+
+NOISE_SHARE = 0.02
+"""Differences of mean TTFT below this are called none: one trace and one seed carry no more."""
+
+
+def headline(comparison: Comparison) -> tuple[str, ...]:
+    """Sentences, the most important first: who won at the highest load, at whose cost, and what to doubt."""
+    runs = comparison.at_load(_highest_load(comparison))
+    baseline = next((run for run in runs if run.policy == comparison.baseline_label()), None)
+    racing = [run for run in runs if run.metrics.ttft_seconds.mean is not None and not incomparable(comparison, run)]
+    if not racing:
+        return ("No request got a first token.", *_losses(runs))
+    best = min(racing, key=lambda run: (_mean_ttft(run), run is not baseline))
+    sentences = [_winner(best, baseline, racing)]
+    if baseline is not None and best is not baseline and _mean_ttft(best) < (1 - NOISE_SHARE) * _mean_ttft(baseline):
+        sentences += _price(best, baseline)
+    return (*sentences, *_goodput(comparison, runs, baseline), *_twins(runs), *_losses(runs), *_doubts(runs))
+
+
+def _highest_load(comparison: Comparison) -> float | None:
+    return max(comparison.loads(), key=lambda load: -1.0 if load is None else load, default=None)
+
+
+def _mean_ttft(run: Run) -> float:
+    mean = run.metrics.ttft_seconds.mean
+    assert mean is not None, "asked only of runs with a first token"
+    return mean
+
+
+def _winner(best: Run, baseline: Run | None, racing: list[Run]) -> str:
+    at = "On this trace, " if best.load is None else f"At load {best.load:g}, "
+    mean, slowest = _mean_ttft(best), max(racing, key=_mean_ttft)
+    if len(racing) == 1:
+        return f"{at}{best.policy} had a mean time to first token of {seconds_text(mean)}."
+    if mean >= (1 - NOISE_SHARE) * _mean_ttft(slowest):
+        return (
+            f"{at}the order hardly mattered: all mean times to first token lie between {seconds_text(mean)} and "
+            f"{seconds_text(_mean_ttft(slowest))}."
+        )
+    if baseline is None or baseline not in racing:
+        return f"{at}{best.policy} had the shortest mean time to first token, {seconds_text(mean)}."
+    if mean >= (1 - NOISE_SHARE) * _mean_ttft(baseline):
+        return (
+            f"{at}no policy had a mean time to first token clearly below {baseline.policy}'s "
+            f"{seconds_text(_mean_ttft(baseline))}."
+        )
+    return (
+        f"{at}{best.policy} cut the mean time to first token from {seconds_text(_mean_ttft(baseline))} under "
+        f"{baseline.policy} to {seconds_text(mean)} ({ratio_text(mean, _mean_ttft(baseline))})."
+    )
+
+
+def _price(best: Run, baseline: Run) -> list[str]:
+    """Whoever got worse by it, of those a reader would ask after; said also when nobody did."""
+    asked = (
+        ("the 99th percentile of TTFT", best.metrics.ttft_seconds.p99, baseline.metrics.ttft_seconds.p99),
+        (
+            "the mean TTFT of the longest 5 % of prompts",
+            best.metrics.ttft_longest_5pct_seconds.mean,
+            baseline.metrics.ttft_longest_5pct_seconds.mean,
+        ),
+        ("the mean time per output token", best.metrics.tpot_seconds.mean, baseline.metrics.tpot_seconds.mean),
+        ("the 99th percentile end to end", best.metrics.e2e_seconds.p99, baseline.metrics.e2e_seconds.p99),
+    )
+    worse = [
+        f"{name} went from {seconds_text(before)} to {seconds_text(now)} ({ratio_text(now, before)})"
+        for name, now, before in asked
+        if now is not None and before is not None and now > (1 + NOISE_SHARE) * before
+    ]
+    if not worse:
+        return [
+            "It made none of these worse by more than 2 %: TTFT p99, TTFT of the longest 5 %, TPOT, end-to-end p99."
+        ]
+    return [f"The price: {'; '.join(worse)}."]
+
+
+def _goodput(comparison: Comparison, runs: tuple[Run, ...], baseline: Run | None) -> list[str]:
+    slo = str(comparison.slo)
+    if not slo or len(runs) == 1:
+        return []
+    best = max(runs, key=lambda run: (run.metrics.goodput, run is baseline))
+    told = f"The most requests within {slo}: {best.metrics.goodput:.1%} of those offered, under {best.policy}"
+    if baseline is None or baseline is best:
+        return [f"{told}."]
+    return [f"{told}; {baseline.metrics.goodput:.1%} under {baseline.policy}."]
+
+
+def _losses(runs: tuple[Run, ...]) -> list[str]:
+    short = [run for run in runs if run.metrics.completed < run.metrics.requests]
+    if not short:
+        return []
+    told = "; ".join(f"{r.policy} {r.metrics.completed:,} of {r.metrics.requests:,}" for r in short)
+    return [f"Not all requests were completed ({told}): latencies are of those that got there, goodput is of all."]
+
+
+def _twins(runs: tuple[Run, ...]) -> list[str]:
+    """Runs that cannot be told apart; a reader should not take one for a confirmation of the other."""
+    alike: list[list[Run]] = []
+    for run in runs:
+        group = next((group for group in alike if group[0].metrics == run.metrics), None)
+        if group is None:
+            alike.append([run])
+        else:
+            group.append(run)
+    return [
+        f"{', '.join(run.policy for run in group[:-1])} and {group[-1].policy} gave the very same numbers: on this "
+        "traffic, with these predictions, they chose alike."
+        for group in alike
+        if len(group) > 1
+    ]
+
+
+def _doubts(runs: tuple[Run, ...]) -> list[str]:
+    oracles = sorted({name for run in runs if (name := _prediction(run)).startswith("oracle")})
+    if not oracles:
+        return []
+    return [
+        f"Output lengths came from {' and '.join(oracles)}, which reads the true ones: with a real predictor, policies "
+        "that use lengths gain less."
+    ]
+
+
+def _prediction(run: Run) -> str:
+    chosen = run.bundle.get("prediction")
+    name = chosen.get("name") if isinstance(chosen, Mapping) else chosen
+    return str(name or "")

@@ -1,0 +1,233 @@
+"""A comparison on a terminal: a row a policy, nothing cut at any width, and what each number means underneath.
+
+The text depends on the comparison and the width alone; `wall_seconds` is never shown, so two runs print the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from headway.bench.calibration.measured_figures import Agreement
+from headway.bench.experiment.comparison import Comparison, Json, Run
+from headway.bench.metrics.columns import Cell, CellColumn, cell_columns, significant
+from headway.bench.metrics.prediction_quality import INTERVALS
+from headway.bench.metrics.run_metrics import DEFINITIONS
+from headway.bench.report.headline import headline
+
+BEST = "*"
+BEST_STYLE = "bold green"
+
+_GAP = 2  # blanks between two columns, one of them rich's own divider
+_FEWEST_COLUMNS = 2  # a table of fewer values than this reads worse than blocks
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Facts, table, headline and definitions at the console's width; plain text where it is not a terminal."""
+    console.print(facts(comparison), highlight=False)
+    console.print()
+    console.print(results(comparison, console.width), highlight=False)
+    for sentence in headline(comparison):
+        console.print(Text(sentence))
+    for sentence in (*describe_predictions(comparison), *describe_recorded(comparison)):
+        console.print(Text(sentence))
+    for run in comparison.runs:
+        if run.recorded is not None:
+            console.print(_recorded_figures(run.recorded), highlight=False)
+    console.print()
+    console.print(definitions(comparison), highlight=False)
+
+
+def results(comparison: Comparison, width: int) -> RenderableType:
+    """The numbers within `width` characters: one table, several where it is too narrow, blocks where even that is."""
+    columns = cell_columns(comparison)
+    heads = _row_heads(comparison)
+    head_width = sum(max(map(len, head)) + _GAP for head in heads)
+    parts = _pack(columns, width - head_width)
+    if not all(len(part) >= _FEWEST_COLUMNS for part in parts[:-1]) or not _fits(columns, width - head_width):
+        return Group(*_blocks(comparison, columns))
+    return Group(*(piece for part in parts for piece in (_table(comparison, heads, part), Text())))
+
+
+def facts(comparison: Comparison) -> RenderableType:
+    """What was replayed on what, how good the model of it is, and what load 1 means."""
+    trace, replica = comparison.trace, comparison.replica
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row("trace", Text(f"{trace.get('name')}: {_number(trace.get('requests'))} requests"))
+    accelerators = f"{_accelerators(replica.get('tensor_parallel'))}{replica.get('hardware')}"
+    memory = f", {_number(replica.get('kv_tokens'))} KV tokens" if "kv_tokens" in replica else ""
+    grid.add_row("replica", Text(f"{replica.get('model')} on {accelerators}{memory}"))
+    profile = replica.get("profile")
+    if isinstance(profile, Mapping):
+        grid.add_row("step times", Text(f"{profile.get('source')}; error: {profile.get('error')}"))
+    if comparison.saturation is not None:
+        grid.add_row("load 1", Text(describe_saturation(comparison)))
+    return grid
+
+
+def describe_saturation(comparison: Comparison) -> str:
+    """What a load of 1 is, in words."""
+    saturation = comparison.saturation or {}
+    rate, definition = saturation.get("requests_per_second"), saturation.get("definition")
+    said = f"{significant(rate)} requests/s" if isinstance(rate, int | float) else "a measured rate"
+    return f"{said}, measured on this replica{f': {definition}' if definition else ''}"
+
+
+def describe_predictions(comparison: Comparison) -> Iterator[str]:
+    """How honest each predictor was, a sentence each at each load, from the first run that has it."""
+    seen = set()
+    for run in comparison.runs:
+        told = run.prediction_calibration
+        predictor = (str(run.bundle.get("prediction")), run.load)
+        if told is None or predictor in seen:
+            continue
+        seen.add(predictor)
+        held = ", ".join(f"{100 * told.coverage[name]:.0f} % in its {name} % interval" for name in INTERVALS)
+        yield (
+            f"Prediction {told.made_by}{'' if run.load is None else f' at load {run.load:g}'}: of {told.completions:,} "
+            f"output lengths {held}; CRPS {told.crps_tokens:.0f} tokens, mean output {told.output_tokens:.0f}."
+        )
+
+
+def describe_recorded(comparison: Comparison) -> Iterator[str]:
+    """How far the simulation is from what was measured when the trace was recorded, a sentence for each run."""
+    for run in comparison.runs:
+        if run.recorded is not None:
+            yield (
+                f"Recorded day: the trace has measured times; simulated {run.policy} against them: "
+                f"{run.recorded.sentence()}. Bear this error in mind with every figure above."
+            )
+
+
+def _recorded_figures(recorded: Agreement) -> Table:
+    """Each figure as it was measured, as simulated, and the error."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("recorded day", no_wrap=True)
+    for title in ("measured", "simulated", "error"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in recorded.rows():
+        table.add_row(*map(Text, row))
+    return table
+
+
+def definitions(comparison: Comparison) -> RenderableType:
+    """How to read the marks and what each column means."""
+    several = len(comparison.loads()) > 1
+    baseline = comparison.baseline_label()
+    slo = str(comparison.slo) or "none given, so goodput is the share completed"
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(BEST, f"best of its column{' at its load' if several else ''}; values equal as printed share it")
+    grid.add_row("0.31×", Text(f"ratio to {baseline}{' at the same load' if several else ''}"))
+    shown = dict.fromkeys((column.column.title, column.column.key) for column in cell_columns(comparison))
+    for title, key in shown:
+        grid.add_row(title, Text(DEFINITIONS[key] + (f". SLO: {slo}" if key == "goodput" else "")))
+    return grid
+
+
+def _row_heads(comparison: Comparison) -> list[list[str]]:
+    """The leading columns, header first: policy, then load and seed where they differ between runs."""
+    heads = [["policy", *(run.policy for run in comparison.runs)]]
+    if any(run.load is not None for run in comparison.runs):
+        heads.append(["load", *("own" if run.load is None else f"{run.load:g}" for run in comparison.runs)])
+    if len({run.seed for run in comparison.runs}) > 1:
+        heads.append(["seed", *(str(run.seed) for run in comparison.runs)])
+    return heads
+
+
+def _pack(columns: Sequence[CellColumn], width: int) -> list[list[CellColumn]]:
+    """Columns in order, as few parts as possible, of about equal width."""
+    total = sum(_width(column) + _GAP for column in columns)
+    parts_min = max(1, -(-total // max(width, 1)))
+    for parts in range(parts_min, len(columns) + 1):
+        packed = _greedy(columns, max(-(-total // parts) + max(map(_width, columns)) // 2, 1), width)
+        if len(packed) <= parts:
+            return packed
+    return _greedy(columns, width, width)
+
+
+def _greedy(columns: Sequence[CellColumn], wanted: int, width: int) -> list[list[CellColumn]]:
+    parts: list[list[CellColumn]] = [[]]
+    used = 0
+    for column in columns:
+        need = _width(column) + _GAP
+        if parts[-1] and used + need > min(wanted, width):
+            parts.append([])
+            used = 0
+        parts[-1].append(column)
+        used += need
+    return parts
+
+
+def _fits(columns: Sequence[CellColumn], width: int) -> bool:
+    return all(_width(column) + _GAP <= width for column in columns)
+
+
+def _header(column: CellColumn) -> tuple[str, str]:
+    return column.column.title, ", ".join(part for part in (column.column.part, column.unit) if part)
+
+
+def _width(column: CellColumn) -> int:
+    return max(*(len(line) for line in _header(column)), _value_width(column) + len(BEST) + _ratio_width(column))
+
+
+def _value_width(column: CellColumn) -> int:
+    return max((len(cell.text) for cell in column.cells), default=0)
+
+
+def _ratio_width(column: CellColumn) -> int:
+    """With the blank in front of it; 0 where no cell has a ratio."""
+    widest = max((len(cell.ratio) for cell in column.cells), default=0)
+    return widest + 1 if widest else 0
+
+
+def _table(comparison: Comparison, heads: Sequence[Sequence[str]], columns: Sequence[CellColumn]) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _GAP - 1, 0, 0), show_edge=False, collapse_padding=True
+    )
+    for head in heads:
+        table.add_column(f"\n{head[0]}", no_wrap=True, justify="left" if head[0] == "policy" else "right")
+    for column in columns:
+        table.add_column("\n".join(_header(column)), no_wrap=True, justify="right")
+    for row, run in enumerate(comparison.runs):
+        last_of_load = row + 1 < len(comparison.runs) and comparison.runs[row + 1].load != run.load
+        values = (_padded(column, column.cells[row]) for column in columns)
+        table.add_row(*(Text(head[row + 1]) for head in heads), *values, end_section=last_of_load)
+    return table
+
+
+def _padded(column: CellColumn, cell: Cell) -> Text:
+    """Value, mark and ratio under those of the other rows."""
+    value = cell.text.rjust(_value_width(column)) + (BEST if cell.is_best else " ")
+    text = Text(value, style=BEST_STYLE if cell.is_best else "")
+    return text.append(cell.ratio.rjust(_ratio_width(column)), style="not bold default")
+
+
+def _blocks(comparison: Comparison, columns: Sequence[CellColumn]) -> Iterator[RenderableType]:
+    """One block a run, a line a number: for terminals too narrow for any table."""
+    for row, run in enumerate(comparison.runs):
+        yield Text(f"\n{_run_name(run)}", style="bold")
+        for column in columns:
+            cell = column.cells[row]
+            line = Text(f"  {', '.join(filter(None, (column.column.title, column.column.part)))}\n    ")
+            shown = f"{cell.text} {column.unit}".rstrip() + (f" {BEST}" if cell.is_best else "")
+            yield line.append(shown, style=BEST_STYLE if cell.is_best else "").append(f" {cell.ratio}".rstrip())
+
+
+def _run_name(run: Run) -> str:
+    return run.policy if run.load is None else f"{run.policy} at load {run.load:g}"
+
+
+def _accelerators(count: Json) -> str:
+    return f"{count} × " if isinstance(count, int) and count > 1 else ""
+
+
+def _number(value: Json) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)

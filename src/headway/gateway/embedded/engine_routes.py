@@ -1,0 +1,235 @@
+"""The embedded engine's wire: OpenAI's completions and chat, streamed at the modelled speed, and vLLM's metric names.
+
+What it writes says plainly what it is. How long an answer is: `vllm_xargs.headway_output_tokens` if it is given (a load
+generator knows what the real model said), else the client's bound with `ignore_eos`, else a length drawn from a hash of
+the prompt, the same for the same prompt.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from array import array
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from headway.gateway.embedded.live_engine import LiveEngine, prompt_blocks
+from headway.gateway.openai.error_responses import Reason, error_response
+from headway.gateway.wire.client_connection import ClientConnection, PendingAnswer
+from headway.gateway.wire.messages import HttpRequest, Response
+
+SIMULATED_BY = "headway-simulated"
+"""`owned_by` of the embedded engine's model: who sees it knows that no model runs."""
+
+_NOTICE = "This text comes from Headway's simulated engine: no model ran, only its timing is modelled."
+WORDS = tuple(_NOTICE.split())
+_BYTES_PER_TOKEN = 4
+_ID_MASK = (1 << 64) - 1
+_TYPICAL_OUTPUT_TOKENS = 200
+
+
+class _Body(msgspec.Struct):
+    model: str = ""
+    prompt: Any = None
+    messages: msgspec.Raw = msgspec.Raw(b"")
+    stream: bool | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    n: int | None = None
+    ignore_eos: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    vllm_xargs: dict[str, Any] | None = None
+
+
+_DECODER = msgspec.json.Decoder(_Body, strict=False)
+
+
+class EngineRoutes:
+    """What stands behind the embedded engine's connections."""
+
+    def __init__(self, engine: LiveEngine, model: str) -> None:
+        self._engine = engine
+        self._model = model
+
+    def refuse_head(self, request: HttpRequest) -> Response | None:
+        """Nothing is refused by its head."""
+        return None
+
+    def refused(self, response: Response) -> None:
+        """Of `Site`; nobody counts."""
+
+    def answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
+        """Of `Site`."""
+        path = request.path
+        if path == "/v1/models":
+            entry = {"id": self._model, "object": "model", "created": 0, "owned_by": SIMULATED_BY}
+            client.respond(_json(200, {"object": "list", "data": [entry]}))
+        elif path == "/health":
+            client.respond(Response(200, b""))
+        elif path == "/metrics":
+            client.respond(Response(200, self._metrics(), b"text/plain; version=0.0.4"))
+        elif path in ("/v1/completions", "/v1/chat/completions") and request.method == b"POST":
+            return self._generate(request, client, is_chat=path.endswith("chat/completions"))
+        else:
+            client.respond(error_response(404, f"the simulated engine has nothing at {path}", Reason.MALFORMED))
+        return None
+
+    def _metrics(self) -> bytes:
+        engine = self._engine
+        blocks = f'block_size="{engine.block_tokens}",num_gpu_blocks="{engine.kv_blocks}"'
+        return (
+            f"vllm:num_requests_running {engine.size}\n"
+            f"vllm:num_requests_waiting {engine.waiting}\n"
+            f"vllm:kv_cache_usage_perc {engine.kv_share:.6f}\n"
+            f"vllm:cache_config_info{{{blocks}}} 1\n"
+        ).encode()
+
+    def _generate(self, request: HttpRequest, client: ClientConnection, *, is_chat: bool) -> PendingAnswer | None:
+        try:
+            body = _DECODER.decode(request.body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            client.respond(error_response(400, f"the body cannot be read: {error}", Reason.MALFORMED))
+            return None
+        content, prompt_tokens, token_bytes = _prompt(body, is_chat)
+        bound = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+        if prompt_tokens < 1 or (bound is not None and bound < 1):
+            client.respond(error_response(400, "the prompt is empty or max_tokens below 1", Reason.MALFORMED))
+            return None
+        if (body.n or 1) > 1 or _is_batch(body.prompt):
+            told = "the simulated engine answers one prompt, once: send a single prompt and leave n at 1"
+            client.respond(error_response(400, told, Reason.MALFORMED))
+            return None
+        output_tokens = _output_tokens(body, bound)
+        reason = self._engine.why_never(prompt_tokens, output_tokens)
+        if reason is not None:
+            client.respond(error_response(400, reason, Reason.MALFORMED))
+            return None
+        blocks = prompt_blocks(content, token_bytes * self._engine.block_tokens) if self._engine.shares_prefixes else ()
+        return _EngineAnswer(self._engine, client, body, is_chat, prompt_tokens, output_tokens, bound, blocks)
+
+
+class _EngineAnswer:
+    """One generation on its way to its client."""
+
+    def __init__(
+        self,
+        engine: LiveEngine,
+        client: ClientConnection,
+        body: _Body,
+        is_chat: bool,
+        prompt_tokens: int,
+        output_tokens: int,
+        bound: int | None,
+        blocks: Sequence[int],
+    ) -> None:
+        self._engine = engine
+        self._client = client
+        self._is_chat = is_chat
+        self._is_stream = bool(body.stream)
+        self._shows_usage = bool(body.stream_options and body.stream_options.get("include_usage"))
+        self._lengths = (prompt_tokens, output_tokens)
+        self._finish = "length" if bound is not None and output_tokens >= bound else "stop"
+        self._produced = 0
+        self._cached_tokens = 0
+        self._number = engine.submit(prompt_tokens, output_tokens, bound, self._token, blocks)
+        kind = "chat.completion" if is_chat else "text_completion"
+        self._head: dict[str, object] = {
+            "id": f"sim-{self._number}",
+            "object": kind + (".chunk" if is_chat and self._is_stream else ""),
+            "created": int(time.time()),
+            "model": body.model,
+        }
+
+    def _token(self, is_last: bool) -> None:
+        self._produced += 1
+        if self._produced == 1:
+            self._cached_tokens = self._engine.cached_tokens(self._number)
+        if not self._is_stream:
+            if is_last:
+                text = " ".join(_word(number).strip() for number in range(self._produced))
+                choice = self._choice(text, self._finish, whole=True)
+                self._client.respond(_json(200, {**self._head, "choices": [choice], "usage": self._usage()}))
+            return
+        if self._produced == 1:
+            self._client.start(200, [(b"content-type", b"text/event-stream; charset=utf-8")], None)
+        text = _word(self._produced - 1)
+        self._event({"choices": [self._choice(text, self._finish if is_last else None, whole=False)]})
+        if is_last:
+            if self._shows_usage:
+                self._event({"choices": [], "usage": self._usage()})
+            self._client.write(b"data: [DONE]\n\n")
+            self._client.finish()
+
+    def _usage(self) -> dict[str, object]:
+        prompt_tokens, output_tokens = self._lengths
+        return {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": output_tokens,
+            "total_tokens": prompt_tokens + output_tokens,
+            "prompt_tokens_details": {"cached_tokens": self._cached_tokens},
+        }
+
+    def _choice(self, text: str, finish: str | None, *, whole: bool) -> dict[str, object]:
+        if not self._is_chat:
+            content: dict[str, object] = {"text": text}
+        elif whole:
+            content = {"message": {"role": "assistant", "content": text}}
+        else:
+            content = {"delta": {"content": text} | ({"role": "assistant"} if self._produced == 1 else {})}
+        return {"index": 0, **content, "logprobs": None, "finish_reason": finish}
+
+    def _event(self, fields: dict[str, object]) -> None:
+        self._client.write(b"data: %b\n\n" % msgspec.json.encode({**self._head, **fields}))
+
+    def client_left(self) -> None:
+        """Of `PendingAnswer`: the engine stops at once."""
+        self._engine.abort(self._number)
+
+    def client_full(self) -> None:
+        """Of `PendingAnswer`: an engine computes on; what is not read waits in memory, as in vLLM."""
+
+    def client_ready(self) -> None:
+        """Of `PendingAnswer`."""
+
+
+def _word(number: int) -> str:
+    return WORDS[number % len(WORDS)] + " "
+
+
+def _json(status: int, content: dict[str, object]) -> Response:
+    return Response(status, json.dumps(content).encode())
+
+
+def _is_batch(prompt: object) -> bool:
+    """Whether there are several prompts; a list of token ids is one."""
+    return isinstance(prompt, list) and len(prompt) > 1 and not all(isinstance(one, int) for one in prompt)
+
+
+def _prompt(body: _Body, is_chat: bool) -> tuple[bytes, int, int]:
+    """Its content, its tokens, and bytes of the content to a token: ids are counted, text is four bytes a token."""
+    prompt = body.prompt
+    if not is_chat and isinstance(prompt, list) and prompt and all(isinstance(token, int) for token in prompt):
+        ids = array("Q", [token & _ID_MASK for token in prompt])
+        return ids.tobytes(), len(prompt), ids.itemsize
+    if is_chat:
+        content = bytes(body.messages)
+    else:
+        text = "".join(map(str, prompt)) if isinstance(prompt, list) else str(prompt or "")
+        content = text.encode()
+    return content, math.ceil(len(content) / _BYTES_PER_TOKEN), _BYTES_PER_TOKEN
+
+
+def _output_tokens(body: _Body, bound: int | None) -> int:
+    told = (body.vllm_xargs or {}).get("headway_output_tokens")
+    if isinstance(told, int) and told >= 1:
+        return told if bound is None else min(told, bound)
+    if bound is not None and body.ignore_eos:
+        return bound
+    digest = blake2b(bytes(body.messages) + repr(body.prompt).encode(), digest_size=8).digest()
+    lot = (int.from_bytes(digest, "big") + 1) / 2.0**64
+    drawn = max(1, min(4_000, round(-_TYPICAL_OUTPUT_TOKENS * math.log(lot))))
+    return drawn if bound is None else min(drawn, bound)

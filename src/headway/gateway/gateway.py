@@ -1,0 +1,228 @@
+"""The gateway's life: it listens, watches replicas, takes new settings while it runs, and goes losing nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import ssl
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from headway.gateway.api_keys import ApiKeys
+from headway.gateway.learned.learned_state import LearnedState
+from headway.gateway.learned.queue_tuning import check_tuning
+from headway.gateway.observing.gateway_metrics import GatewayMetrics
+from headway.gateway.observing.trace_recorder import TraceRecorder
+from headway.gateway.observing.tracing import Tracing
+from headway.gateway.openai.prompt_count import PromptCount
+from headway.gateway.openai.token_ratio import TokenRatio
+from headway.gateway.queueing.dispatcher import Dispatcher, RequestObserver
+from headway.gateway.replicas.probing import watch
+from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
+from headway.gateway.routes import AdminRoutes, PublicRoutes
+from headway.gateway.settings import Settings, host_and_port
+from headway.gateway.wire.client_connection import ClientConnection, RequestHandler
+
+SWEEP_SECONDS = 0.25
+_ROUNDS_A_SECOND = 4
+_BACKLOG = 4_096
+log = logging.getLogger("headway.gateway")
+
+
+@dataclass(slots=True)
+class _Watched:
+    replica: UpstreamReplica
+    task: asyncio.Task[None]
+
+
+class Gateway:
+    """One gateway on a running event loop: `start`, then `drain` (or `stop` at once)."""
+
+    def __init__(self, settings: Settings, watchers: Sequence[RequestObserver] = ()) -> None:
+        """Raises ValueError, one sentence, where the settings cannot be carried out, and OSError for the record."""
+        self.settings = settings
+        self._clock = time.monotonic
+        self._tenants = ApiKeys(settings.tenant)
+        self._metrics = GatewayMetrics()
+        self._recorder = TraceRecorder(Path(settings.record), time.monotonic()) if settings.record is not None else None
+        told: list[RequestObserver] = [self._metrics, *watchers]
+        self._tracing = Tracing(settings.tracing, self._clock) if settings.tracing.endpoint is not None else None
+        keeping = [one for one in (self._recorder, self._tracing) if one is not None]
+        told += keeping
+        ratio = TokenRatio()
+        check_tuning(settings)
+        self._learned = LearnedState(settings, ratio, log.warning)
+        self._prompt_count = PromptCount(settings.tokenizers, ratio)
+        self._saved_at = time.monotonic()
+        self.dispatcher = Dispatcher(settings, time.monotonic, told, self._learned.prepare)
+        # Metrics and the page tell of everybody's traffic: with keys they have an address of their own or none.
+        shows_inside = settings.admin_listen is None and not settings.tenant
+        self.site = PublicRoutes(
+            self.dispatcher,
+            self._tenants,
+            self._metrics,
+            [one.arrived for one in keeping],
+            self._prompt_count,
+            self._learned,
+            shows_inside=shows_inside,
+            id_prefix=f"hw-{secrets.token_hex(4)}",
+        )
+        told.append(self.site)
+        self._metrics.watch(self.dispatcher)
+        self._clients: set[ClientConnection] = set()
+        self._servers: list[asyncio.Server] = []
+        self._watched: list[_Watched] = []
+        self._leaving: list[UpstreamReplica] = []
+        self._sweeping: asyncio.Task[None] | None = None
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """(host, port) of the public address, then of the admin's if there is one."""
+        return [server.sockets[0].getsockname()[:2] for server in self._servers]
+
+    @property
+    def urls(self) -> list[str]:
+        """The same as they are written for a browser."""
+        hosts = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.addresses]
+        schemes = ["http" if self.settings.tls_certificate is None else "https", "http"]
+        return [f"{scheme}://{host}" for scheme, host in zip(schemes, hosts, strict=False)]
+
+    async def start(self) -> None:
+        """Listen and begin to watch the replicas. Raises OSError if an address cannot be had."""
+        settings = self.settings
+        await self._listen(settings.listen, "listen", self.site, tls_context(settings))
+        if settings.admin_listen is not None:
+            await self._listen(settings.admin_listen, "admin_listen", AdminRoutes(self.site), None)
+        self._take_replicas(settings)
+        self._sweeping = asyncio.create_task(self._sweep())
+
+    async def _listen(self, address: str, key: str, site: RequestHandler, tls: ssl.SSLContext | None) -> None:
+        host, port = host_and_port(address, key)
+        limits = self.settings.wire
+
+        def connect() -> ClientConnection:
+            return ClientConnection(site, limits, self._clients, self._clock)
+
+        loop = asyncio.get_running_loop()
+        try:
+            self._servers.append(await loop.create_server(connect, host, port, backlog=_BACKLOG, ssl=tls))
+        except (OSError, UnicodeError) as error:
+            raise OSError(f"{key} {address!r} cannot be had: {getattr(error, 'strerror', None) or error}") from None
+
+    def _take_replicas(self, settings: Settings) -> None:
+        """Keep those whose settings stayed, begin with the new, let the others finish what they have."""
+        kept = {watched.replica.settings: watched for watched in self._watched}
+        wanted: list[_Watched] = []
+        for one in settings.replica:
+            watched = kept.pop(one, None)
+            replica = UpstreamReplica(one, settings.health, self._clock) if watched is None else watched.replica
+            if watched is None or replica.health != settings.health:
+                if watched is not None:
+                    watched.task.cancel()
+                    replica.health = settings.health
+                task = asyncio.create_task(watch(replica, settings.health, self._clock, self.dispatcher.pump))
+                watched = _Watched(replica, task)
+            wanted.append(watched)
+        for gone in kept.values():
+            gone.task.cancel()
+            gone.replica.state.health = Health.LEAVING
+            self._leaving.append(gone.replica)
+        self._watched = wanted
+        self.dispatcher.replace(settings, [watched.replica for watched in wanted], self._clock())
+
+    def reload(self, settings: Settings) -> None:
+        """Other settings from now on, no request lost.
+
+        Addresses, TLS, wire limits, record, state file, tokenizers and tracing stay as they were.
+
+        Raises ValueError, one sentence, if a key cannot be read; then nothing changes.
+        """
+        tenants = ApiKeys(settings.tenant)
+        check_tuning(settings)
+        self.settings = self._learned.settings = settings
+        self.site.tenants = tenants
+        self._take_replicas(settings)
+
+    async def _sweep(self) -> None:
+        rounds = 0
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            rounds += 1
+            try:
+                self._round(is_whole=rounds % _ROUNDS_A_SECOND == 0)
+            except Exception:  # a fault in one round must not be the end of all deadlines
+                log.exception("a sweep failed; the next one follows")
+
+    def _round(self, *, is_whole: bool) -> None:
+        now = self._clock()
+        for client in list(self._clients):
+            client.sweep(now)
+        if not is_whole:
+            return
+        self.dispatcher.sweep(now)
+        for replica in [one for one in self._leaving if not one.ledger.requests]:
+            self._leaving.remove(replica)
+            replica.pool.close()
+        if self._recorder is not None:
+            self._recorder.flush()
+        for sentence in self._learned.trials_ended():
+            log.info(sentence)
+        if now - self._saved_at >= self.settings.state.save_seconds:
+            self._saved_at = now
+            self._learned.save_soon()
+
+    async def drain(self) -> bool:
+        """Take nothing more, finish what is inside, then stop; False if some had to be cut off."""
+        self.dispatcher.is_draining = True
+        for server in self._servers[:1]:
+            server.close()
+        for client in list(self._clients):
+            client.close_when_idle()
+        until = self._clock() + self.settings.health.drain_seconds
+        while self._is_busy() and self._clock() < until:
+            await asyncio.sleep(0.02)
+        whole = not self._is_busy()
+        await self.stop()
+        return whole
+
+    def _is_busy(self) -> bool:
+        """Whether somebody is inside, or has not read all of an answer that is done."""
+        return bool(self.dispatcher.counts.inside) or any(client.has_unsent for client in self._clients)
+
+    async def stop(self) -> None:
+        """Stop at once; whatever is inside is cut off."""
+        for server in self._servers:
+            server.close()
+        tasks = [watched.task for watched in self._watched]
+        if self._sweeping is not None:
+            tasks.append(self._sweeping)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for client in list(self._clients):
+            client.hang_up()
+        for replica in [*(watched.replica for watched in self._watched), *self._leaving]:
+            replica.pool.close()
+        await asyncio.sleep(0)
+        self._prompt_count.close()
+        await self._learned.save()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
+        if self._recorder is not None:
+            self._recorder.close()
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext | None:
+    """What the public address proves itself with, None for plain HTTP. Raises ValueError, one sentence."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key, password="")  # nobody is there to be asked
+    except OSError as error:
+        files = f"tls_certificate {settings.tls_certificate!r} and tls_key {settings.tls_key!r}"
+        raise ValueError(f"{files} cannot be used: {error.strerror or error}; name two PEM files that match") from None
+    return context

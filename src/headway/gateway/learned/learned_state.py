@@ -1,0 +1,165 @@
+"""What a gateway learns, kept over restarts and reloads: what its policies define as their state, and what was tuned.
+
+Laws: a file that cannot be used is never a reason not to start, and is told of in one sentence; a file is written whole
+or not at all; what a line had learned under a policy goes on under the same policy, after a reload as after a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headway.domain.event import Listener
+from headway.gateway.learned.queue_tuning import live_tuner
+from headway.gateway.openai.token_ratio import TokenRatio
+from headway.gateway.queueing.model_queue import QueueKey
+from headway.gateway.settings import PolicySettings, Settings
+from headway.scheduling.scheduler import Policies
+from headway.tuning.live_tuner import LiveTuner
+from headway.tuning.state_file import SavedState, Unreadable, read_state, restore, write_state
+
+_OWNER = "gateway"
+_KEPT = ("ordering", "prediction")
+
+
+@dataclass(slots=True)
+class _Live:
+    """One line's policies, by the names they were chosen by."""
+
+    chosen: PolicySettings
+    policies: Policies
+    tuner: LiveTuner | None
+
+
+class LearnedState:
+    """Give it every line's fresh policies (`prepare`) before they see a request; `save` writes what they know."""
+
+    def __init__(self, settings: Settings, ratio: TokenRatio, say: Callable[[str], None]) -> None:
+        """Reads the file if there is one.
+
+        Args:
+            settings: of the gateway.
+            ratio: bytes per token, restored and saved with the rest.
+            say: is told in one sentence what could not be used or written.
+
+        Raises:
+            ValueError: the file's folder does not exist, or the ordering cannot be tuned; one sentence.
+        """
+        self.settings = settings
+        self._ratio = ratio
+        self._say = say
+        self._path = None if settings.state.path is None else Path(settings.state.path)
+        self._parts: dict[QueueKey, Mapping[str, Any]] = {}
+        self._live: dict[QueueKey, _Live] = {}
+        self._told: dict[QueueKey, int] = {}  # trials told of
+        self._saving: asyncio.Task[None] | None = None
+        if self._path is not None:
+            check_folder("state.path", settings.state.path)
+            self._read(self._path)
+
+    def prepare(self, key: QueueKey, chosen: PolicySettings, policies: Policies) -> tuple[Listener, ...]:
+        """Hand a line's fresh policies what they had learned; who else has to hear its events."""
+        part = self._parts.pop(key, None)
+        if key in self._live:
+            part = _part(self._live[key])
+        tuned: Mapping[str, float] = {}
+        if part is not None:
+            for kind in _KEPT:
+                self._give_back(key, kind, part, chosen, policies)
+            if part.get("ordering", {}).get("name") == chosen.ordering:
+                tuned = part.get("tuned") or {}
+        tuner = live_tuner(self.settings, policies.ordering, tuned) if self.settings.tuning.on else None
+        self._live[key] = _Live(chosen, policies, tuner)
+        self._told[key] = 0
+        return () if tuner is None else (tuner,)
+
+    def tuned(self, key: QueueKey) -> Mapping[str, float] | None:
+        """The best values known of a line's tuned options; None where nothing is tuned."""
+        live = self._live.get(key)
+        return None if live is None or live.tuner is None else live.tuner.best()
+
+    def trials_ended(self) -> list[str]:
+        """A sentence on each trial of the tuner that has ended since the last time."""
+        sentences = []
+        for key, live in self._live.items():
+            for trial in live.tuner.trials[self._told[key] :] if live.tuner is not None else ():
+                sentences.append(f"tuning {key.model or 'any model'}: {trial}")
+                self._told[key] += 1
+        return sentences
+
+    def save_soon(self) -> None:
+        """Write the file in a thread, unless one is being written."""
+        if self._path is not None and (self._saving is None or self._saving.done()):
+            self._saving = asyncio.create_task(asyncio.to_thread(self._write, self._path, self._content()))
+
+    async def save(self) -> None:
+        """Write the file, and return when it is written."""
+        if self._saving is not None:
+            await self._saving
+        if self._path is not None:
+            await asyncio.to_thread(self._write, self._path, self._content())
+
+    def _read(self, path: Path) -> None:
+        saved = read_state(path, _OWNER)
+        if isinstance(saved, Unreadable):
+            self._say(saved.reason)
+        elif saved is not None:
+            try:
+                lines: list[Mapping[str, Any]] = [dict(part) for part in saved.learned["lines"]]
+                parts = {QueueKey(str(part["model"]), str(part["kind"])): part for part in lines}
+                self._ratio.restore(saved.learned["bytes_per_token"])
+            except (KeyError, TypeError, ValueError) as error:
+                self._say(f"{path}: a part is missing or of another kind ({error!r}); starting afresh")
+            else:
+                self._parts = parts
+
+    def _give_back(
+        self, key: QueueKey, kind: str, part: Mapping[str, Any], chosen: PolicySettings, policies: Policies
+    ) -> None:
+        kept, name = part.get(kind), getattr(chosen, kind)
+        if not isinstance(kept, Mapping) or kept.get("state") is None:
+            return
+        of = f"what was learned as {kind} of {key.model or 'any model'}"
+        if kept.get("name") != name:
+            self._say(f"{of} belongs to {kept.get('name')!r}, not to {name!r}, which starts afresh")
+            return
+        refused = restore(getattr(policies, kind), SavedState(name, kept["state"]), self._path or Path("before"))
+        if refused is not None:
+            self._say(f"{of}: {refused.reason}")
+
+    def _content(self) -> SavedState:
+        parts: dict[QueueKey, Mapping[str, Any]] = dict(self._parts)  # of models that nobody has asked for since
+        parts |= {key: _part(live) for key, live in self._live.items()}
+        lines = [{"model": key.model, "kind": key.kind, **part} for key, part in parts.items()]
+        return SavedState(_OWNER, {"lines": lines, "bytes_per_token": self._ratio.state()})
+
+    def _write(self, path: Path, content: SavedState) -> None:
+        try:
+            write_state(path, content)
+        except OSError as error:
+            self._say(f"{path}: what was learned cannot be written: {error.strerror or error}")
+
+
+def check_folder(key: str, name: str | None) -> None:
+    """Raise ValueError, one sentence, if the file of this key (None for none) cannot be made where it is to be."""
+    if name is None:
+        return
+    if not Path(name).parent.is_dir():
+        raise ValueError(f"{key}: there is no folder {os.fspath(Path(name).parent)!r}; make it first")
+    if Path(name).is_dir():
+        raise ValueError(f"{key}: {name!r} is a folder; name a file in it")
+
+
+def _part(live: _Live) -> dict[str, Any]:
+    kept = {kind: {"name": getattr(live.chosen, kind), "state": _state(getattr(live.policies, kind))} for kind in _KEPT}
+    return {**kept, "tuned": None if live.tuner is None else dict(live.tuner.best())}
+
+
+def _state(policy: object) -> object:
+    """What a policy defines as its state; None for one that defines none."""
+    told = getattr(policy, "state", None)
+    return told() if callable(told) else None

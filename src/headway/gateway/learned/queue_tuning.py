@@ -1,0 +1,41 @@
+"""The live tuner of one queue: which options of its ordering are moved, from where, and on which terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from headway.gateway.settings import Settings
+from headway.tuning.live_tuner import LiveSettings, LiveTuner
+from headway.tuning.rewards import Objective
+from headway.tuning.tuned_ordering import tuner_of
+
+
+def live_tuner(settings: Settings, ordering: object, tuned: Mapping[str, float]) -> LiveTuner:
+    """A tuner of this ordering that begins with `tuned`, else with the options as configured.
+
+    Raises:
+        ValueError: the ordering declares nothing that could be tuned while requests wait, or Optuna is not installed.
+    """
+    chosen, terms = settings.policies, settings.tuning
+    try:
+        return tuner_of(
+            chosen.ordering,
+            ordering,
+            chosen.options.get("ordering", {}),
+            tuned,
+            seed=chosen.seed,
+            settings=LiveSettings(
+                window_seconds=terms.window_seconds,
+                trials=terms.trials,
+                harm=terms.harm,
+                objective=Objective(terms.ttft_seconds, terms.starved_seconds),
+            ),
+        )
+    except ValueError as error:
+        raise ValueError(f"tuning.on: {error}; set it to false") from None
+
+
+def check_tuning(settings: Settings) -> None:
+    """Raise ValueError, one sentence, if the tuner is on and could not run."""
+    if settings.tuning.on:
+        live_tuner(settings, object(), {})

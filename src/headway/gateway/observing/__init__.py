@@ -1,0 +1,1 @@
+"""What operators see: metrics, traces, recordings and the live page."""

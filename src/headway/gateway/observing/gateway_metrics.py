@@ -1,0 +1,156 @@
+"""What Prometheus sees. Names follow llm-d's flow control under our prefix; label values are bounded."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from headway.gateway.observing.histograms import BucketHistograms, Counters
+from headway.gateway.openai.error_responses import Reason
+from headway.gateway.queueing.counts import Outcome
+from headway.gateway.queueing.dispatcher import Dispatcher
+from headway.gateway.relay.exchange import Exchange
+
+LABEL_VALUES_MAX = 1_000
+OTHER = "other"
+_FAIR_OVER = 1_000  # latest requests that the fairness index looks at
+
+
+class BoundedLabels:
+    """At most so many values of a label; later ones are "other"."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def __call__(self, value: str) -> str:
+        """The value, or "other" """
+        if value in self._known:
+            return value
+        if len(self._known) >= LABEL_VALUES_MAX:
+            return OTHER
+        self._known.add(value)
+        return value
+
+
+class GatewayMetrics:
+    """Counts and spreads, fed at the end of every request; gauges are read when somebody asks."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._model, self._tenant = BoundedLabels(), BoundedLabels()
+        labels = ["model_name", "fairness_id"]
+        ended = [*labels, "outcome", "reason"]
+        self._requests = Counters("headway_flow_control_requests", "Requests ended, by outcome and reason", ended)
+        self._rejected = Counters("headway_rejected_requests", "Answered with an error and not let in", ["status"])
+        self._queue = BucketHistograms("headway_flow_control_request_queue_duration_seconds", "In the queue", labels)
+        self._ttft = BucketHistograms("headway_request_ttft_seconds", "Arrival to first event of a stream", labels)
+        self._duration = BucketHistograms("headway_request_duration_seconds", "Arrival to the end", labels)
+        self._forecast = BucketHistograms("headway_wait_forecast_error_seconds", "|predicted wait - wait|", [])
+        self._tokens = Counters("headway_tokens", "Tokens", [*labels, "type"])
+        self._registry.register(self)
+        self._recent: deque[tuple[str, float]] = deque(maxlen=_FAIR_OVER)
+
+    def watch(self, dispatcher: Dispatcher) -> None:
+        """Read the gauges from this dispatcher."""
+        self._registry.register(_Gauges(dispatcher, self))
+
+    def collect(self) -> Iterator[Metric]:
+        """Of prometheus_client."""
+        for tallies in (self._requests, self._rejected, self._tokens):
+            yield from tallies.collect()
+        for spreads in (self._queue, self._ttft, self._duration, self._forecast):
+            yield from spreads.collect()
+
+    def rejected(self, status: int) -> None:
+        """A request without a valid key, or that is none."""
+        self._rejected[str(status),] += 1
+
+    def text(self) -> bytes:
+        """In Prometheus's text format."""
+        return generate_latest(self._registry)
+
+    def fairness(self) -> float | None:
+        """Jain's index over tenants of their mean speed (1 / seconds to the first event) lately; None without any."""
+        speeds: dict[str, list[float]] = {}
+        for tenant, seconds in self._recent:
+            speeds.setdefault(tenant, []).append(1.0 / max(seconds, 1e-3))
+        means = [sum(values) / len(values) for values in speeds.values()]
+        squares = sum(mean * mean for mean in means)
+        return sum(means) ** 2 / (len(means) * squares) if squares else None
+
+    def dispatched(self, exchange: Exchange, now: float) -> None:
+        """Of `Watcher`."""
+        waited = now - exchange.arrived_at
+        self._queue[self._labels(exchange)].observe(waited)
+        if exchange.predicted_wait_seconds is not None:
+            self._forecast[()].observe(abs(exchange.predicted_wait_seconds - waited))
+
+    def ended(self, exchange: Exchange, outcome: Outcome, reason: Reason | None, now: float) -> None:
+        """Of `Watcher`."""
+        labels = self._labels(exchange)
+        self._requests[*labels, str(outcome), str(reason or "")] += 1
+        if outcome is not Outcome.COMPLETED or exchange.status != 200:
+            return
+        self._duration[labels].observe(now - exchange.arrived_at)
+        if exchange.streams and exchange.first_byte_at is not None:
+            ttft = exchange.first_byte_at - exchange.arrived_at
+            self._ttft[labels].observe(ttft)
+            self._recent.append((labels[1], ttft))
+        if exchange.usage is not None:
+            self._tokens[*labels, "input"] += exchange.usage.prompt_tokens
+            self._tokens[*labels, "output"] += exchange.usage.output_tokens
+
+    def _labels(self, exchange: Exchange) -> tuple[str, str]:
+        # A name that no replica lists is the client's invention: it must not fill the label.
+        model = exchange.line.key.model if exchange.line is not None else ""
+        return self._model(model), self._tenant(exchange.request.tenant)
+
+
+class _Gauges:
+    """Read when Prometheus asks."""
+
+    def __init__(self, dispatcher: Dispatcher, metrics: GatewayMetrics) -> None:
+        self._dispatcher = dispatcher
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        """Of prometheus_client."""
+        yield from self._queues()
+        yield from self._replicas()
+        fairness = self._metrics.fairness()
+        if fairness is not None:
+            yield GaugeMetricFamily("headway_jains_fairness_index", "Over tenants' mean speed, lately", fairness)
+        yield GaugeMetricFamily("headway_requests_inside", "Waiting or running", self._dispatcher.counts.inside)
+
+    def _queues(self) -> Iterator[Metric]:
+        size = GaugeMetricFamily("headway_flow_control_queue_size", "Requests waiting", labels=["model_name", "kind"])
+        held = GaugeMetricFamily("headway_flow_control_queue_bytes", "Bytes waiting", labels=["model_name", "kind"])
+        drain = GaugeMetricFamily("headway_queue_drain_seconds", "Predicted", labels=["model_name", "kind"])
+        for key, line in self._dispatcher.lines.items():
+            size.add_metric(list(key), len(line))
+            held.add_metric(list(key), line.waiting_bytes)
+            seconds = line.forecast.drain_seconds(line.waiting_work)
+            if seconds is not None:
+                drain.add_metric(list(key), seconds)
+        yield from (size, held, drain)
+
+    def _replicas(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("headway_replica_up", "1 if requests may be sent to it", labels=["replica"])
+        running = GaugeMetricFamily("headway_replica_requests", "Dispatched and not ended", labels=["replica"])
+        most = GaugeMetricFamily("headway_replica_requests_max", "Limit found or set", labels=["replica"])
+        labels = ["replica", "signal"]
+        stale = GaugeMetricFamily("headway_replica_report_age_seconds", "Since it said so", labels=labels)
+        saturation = GaugeMetricFamily("headway_flow_control_pool_saturation", "Mean share of seats taken")
+        seats = [(r.ledger.requests, r.ledger.requests_max) for r in self._dispatcher.replicas if r.is_up]
+        for replica in self._dispatcher.replicas:
+            up.add_metric([replica.name], float(replica.is_up))
+            running.add_metric([replica.name], replica.ledger.requests)
+            most.add_metric([replica.name], replica.ledger.requests_max)
+            for signal, seconds in replica.ages_seconds().items():
+                stale.add_metric([replica.name, signal], seconds)
+        if seats:
+            saturation.add_metric([], sum(used / limit for used, limit in seats) / len(seats))
+        yield from (up, running, most, stale, saturation)

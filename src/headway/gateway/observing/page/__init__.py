@@ -1,0 +1,102 @@
+"""The live page at /headway/: what waits, what runs, who was refused and why. One HTML file, no build, no network."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+
+from headway.gateway.queueing.dispatcher import Dispatcher
+from headway.gateway.queueing.model_queue import ModelQueue, QueueKey
+from headway.gateway.replicas.upstream_replica import UpstreamReplica
+from headway.gateway.wire.messages import Response
+from headway.policies.contracts import LaneId
+
+_FILES = {
+    "/headway": ("live.html", b"text/html; charset=utf-8"),
+    "/headway/": ("live.html", b"text/html; charset=utf-8"),
+    "/headway/live.css": ("live.css", b"text/css; charset=utf-8"),
+    "/headway/live.js": ("live.js", b"text/javascript; charset=utf-8"),
+}
+_SHOWN = 10  # of lanes and tenants, the fullest
+_SAFE = (
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+
+
+def page_response(path: str) -> Response | None:
+    """A file of the page; None if the path is none."""
+    found = _FILES.get(path)
+    if found is None:
+        return None
+    return Response(200, files(__package__).joinpath(found[0]).read_bytes(), found[1], _SAFE)
+
+
+def state_of(
+    dispatcher: Dispatcher,
+    fairness: float | None,
+    stories: Sequence[dict[str, object]],
+    tuned: Callable[[QueueKey], Mapping[str, float] | None],
+) -> dict[str, object]:
+    """What the page shows, as JSON. `tuned` gives a queue's tuned values, None where nothing is tuned."""
+    counts = dispatcher.counts
+    return {
+        "draining": dispatcher.is_draining,
+        "policies": {
+            kind: getattr(dispatcher.settings.policies, kind)
+            for kind in ("ordering", "admission", "prediction", "routing")
+        },
+        "counts": {
+            "arrived": counts.arrived,
+            "inside": counts.inside,
+            "retried": counts.retried,
+            **{str(outcome): number for outcome, number in counts.ended.items()},
+        },
+        "reasons": {str(reason): number for reason, number in counts.reasons.items()},
+        "lines": [_line(line) | {"tuned": tuned(line.key)} for line in dispatcher.lines.values()],
+        "replicas": [_replica(replica) for replica in dispatcher.replicas],
+        "fairness": fairness,
+        "stories": list(stories),
+    }
+
+
+def _line(line: ModelQueue) -> dict[str, object]:
+    most = heapq.nlargest(_SHOWN, line.held.items(), key=lambda one: one[1].requests)
+    lanes = heapq.nlargest(_SHOWN, line.scheduler.queue.lane_sizes().items(), key=lambda one: one[1])
+    return {
+        "model": line.key.model or "any",
+        "kind": line.key.kind,
+        "waiting": len(line),
+        "waiting_tokens": line.waiting_tokens,
+        "drain_seconds": line.forecast.drain_seconds(line.waiting_work),
+        "lanes": {_lane_name(lane): requests for lane, requests in lanes},
+        "tenants": {payer: held.requests for payer, held in most},
+    }
+
+
+def _lane_name(lane: LaneId) -> str:
+    """A lane of lanes is a tenant's; the only lane of a ranked ordering has no name."""
+    parts = lane if isinstance(lane, tuple) else (lane,)
+    return " / ".join(str(part) for part in parts if part is not None) or "one"
+
+
+def _replica(replica: UpstreamReplica) -> dict[str, object]:
+    ledger, report, ages = replica.ledger, replica.state.report, replica.ages_seconds()
+    return {
+        "name": replica.name,
+        "health": str(replica.state.health),
+        "requests": ledger.requests,
+        "requests_max": ledger.requests_max,
+        "kv_tokens": ledger.kv_tokens,
+        "kv_tokens_max": ledger.kv_tokens_max,
+        "says_waiting": report.waiting,
+        "says_running": report.running,
+        "says_kv_share": report.kv_share,
+        "report_age_seconds": ages,
+        "last_failure": replica.state.last_failure,
+    }

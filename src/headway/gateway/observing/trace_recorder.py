@@ -1,0 +1,133 @@
+"""Last night's traffic as a trace: lengths and times only, never text, for `headway compare`.
+
+Laws: lines are in order of arrival; a session is a number, not the name the client gave it; who was refused is not in
+it (nobody knows how long its answer would have been), and the log says how many those were; a file that cannot be
+written any more ends the recording, is told of once, and holds up no request.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TextIO
+
+from headway.gateway.openai.error_responses import Reason
+from headway.gateway.queueing.counts import Outcome
+from headway.gateway.relay.exchange import Exchange
+
+_SESSIONS_MAX = 100_000
+log = logging.getLogger("headway.gateway")
+
+
+class TraceRecorder:
+    """Writes the trace format of `headway trace`; a line waits until all that arrived before it have ended."""
+
+    def __init__(self, path: Path, began: float) -> None:
+        """Open a new file, %Y, %m, %d, %H, %M and %S in its name being those of now.
+
+        Raises ValueError, one sentence, if it is there already or cannot be written.
+        """
+        path = path.with_name(time.strftime(path.name))
+        try:
+            self._file: TextIO | None = path.open("x", encoding="utf-8")
+        except FileExistsError:
+            raise ValueError(
+                f"record: {path} is there already, and a trace is one run; name another file, or put the time of the "
+                "start into the name: night-%Y%m%d-%H%M%S.jsonl"
+            ) from None
+        except OSError as error:
+            raise ValueError(f"record: {path} cannot be written: {error.strerror or error}; check the path") from None
+        self._path = path
+        self._began = began
+        self._open: deque[Exchange] = deque()
+        self._lines: dict[Exchange, str] = {}  # of those that have ended; "" for one that is left out
+        self._sessions: OrderedDict[str, tuple[int, int, float]] = OrderedDict()  # number, turns, end of the last
+        self._numbers = 0
+
+    def arrived(self, exchange: Exchange) -> None:
+        """A request came."""
+        if self._file is not None:
+            self._open.append(exchange)
+
+    def dispatched(self, exchange: Exchange, now: float) -> None:
+        """Of `Watcher`; nothing to note."""
+
+    def ended(self, exchange: Exchange, outcome: Outcome, reason: Reason | None, now: float) -> None:
+        """Of `Watcher`."""
+        if self._file is None:
+            return
+        self._lines[exchange] = self._line(exchange, now)
+        while self._open and self._open[0] in self._lines:
+            self._write(self._lines.pop(self._open.popleft()))
+
+    def flush(self) -> None:
+        """Give what there is to the operating system."""
+        if self._file is not None:
+            self._unless_full(self._file.flush)
+
+    def close(self) -> None:
+        """Write whatever has ended and close."""
+        for exchange in list(self._open):
+            self._write(self._lines.pop(exchange, ""))
+        self._open.clear()
+        if self._file is not None:
+            self._unless_full(self._file.close)
+
+    def _write(self, line: str) -> None:
+        file = self._file
+        if line and file is not None:
+            self._unless_full(lambda: file.write(line))
+
+    def _unless_full(self, put: Callable[[], object]) -> None:
+        try:
+            put()
+        except OSError as error:
+            log.error("record: %s cannot be written any more: %s; it ends here", self._path, error.strerror or error)
+            file, self._file = self._file, None
+            self._open.clear()
+            self._lines.clear()
+            if file is not None:
+                with suppress(OSError):  # told of already
+                    file.close()
+
+    def _line(self, exchange: Exchange, now: float) -> str:
+        request = exchange.request
+        output = exchange.output_tokens
+        if output < 1 or exchange.status != 200 or not exchange.is_generation:
+            return ""
+        prompt = exchange.usage.prompt_tokens if exchange.usage is not None else request.prompt_tokens
+        record: dict[str, object] = {
+            "timestamp": round((exchange.arrived_at - self._began) * 1000),
+            "input_length": max(1, prompt),
+            "output_length": output,
+        }
+        if request.max_output_tokens is not None and request.max_output_tokens >= output:
+            record["max_tokens"] = request.max_output_tokens
+        if request.tenant:
+            record["user_id"] = request.tenant
+        if request.session is not None:
+            record |= self._place(request.session, exchange.arrived_at, now)
+        if request.deadline is not None:
+            record["deadline_ms"] = round((request.deadline - exchange.arrived_at) * 1000)
+        if request.priority:
+            record["priority"] = request.priority
+        return json.dumps(record, separators=(",", ":")) + "\n"
+
+    def _place(self, session: str, arrived_at: float, now: float) -> dict[str, object]:
+        known = self._sessions.get(session)
+        if known is None:
+            self._numbers += 1
+        number, turn, ended_at = known or (self._numbers, 0, arrived_at)
+        self._sessions[session] = (number, turn + 1, now)
+        self._sessions.move_to_end(session)
+        if len(self._sessions) > _SESSIONS_MAX:
+            self._sessions.popitem(last=False)
+        place: dict[str, object] = {"session_id": f"s{number}", "turn": turn}
+        if turn:
+            place["think_time_ms"] = max(0, round((arrived_at - ended_at) * 1000))
+        return place

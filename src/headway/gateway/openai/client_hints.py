@@ -1,0 +1,131 @@
+"""What clients say of their own requests: priority, deadline, fairness id, session, expected length. Untrusted.
+
+Laws: nothing a key is not allowed to say is heard; what is heard is clamped; what cannot be read is as if unsaid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from headway.gateway.openai.request_body import Body, agent_tables
+from headway.gateway.settings import TenantSettings
+from headway.gateway.wire.messages import HttpRequest
+
+NO_OBJECTIVES: Mapping[str, int] = MappingProxyType({})
+_DEADLINES = (b"x-llm-d-slo-ttft-ms", b"x-slo-ttft-ms", b"x-dynamo-slo-ttft-ms")
+_FAIRNESS = (b"x-llm-d-inference-fairness-id", b"x-gateway-inference-fairness-id")
+_SESSIONS = (
+    b"x-claude-code-session-id",
+    b"x-session-affinity",
+    b"session-id",
+    b"x-session-id",
+    b"x-dynamo-session-id",
+)
+_CONTEXT = ("trajectory_id", "session_id")  # of Dynamo's agent context: one chain of turns, else the whole run
+_LOWER_FIRST = (b"x-request-priority",)
+_HIGHER_FIRST = (b"x-dynamo-request-priority",)
+_OBJECTIVES = (b"x-llm-d-inference-objective", b"x-gateway-inference-objective")
+_OUTPUT = (b"x-headway-output-tokens",)
+_HEARD = frozenset([*_DEADLINES, *_FAIRNESS, *_SESSIONS, *_LOWER_FIRST, *_HIGHER_FIRST, *_OBJECTIVES, *_OUTPUT])
+_NAME_CHARACTERS_MAX = 128
+_DEADLINE_SECONDS_MAX = 86_400.0
+_NUMBER_MAX = 1e12
+
+
+class ClientHints(NamedTuple):
+    """What was said and may be believed. `deadline_seconds` is from arrival to first token."""
+
+    priority: int = 0
+    deadline_seconds: float | None = None
+    fairness_id: str | None = None
+    session: str | None = None
+    output_tokens: int | None = None
+
+
+def read_hints(
+    request: HttpRequest, body: Body | None, tenant: TenantSettings, objectives: Mapping[str, int] = NO_OBJECTIVES
+) -> ClientHints:
+    """The hints of a request, as far as its tenant's key allows them.
+
+    `objectives` gives the priority of each objective that a client may name, higher sooner.
+    """
+    headers: dict[bytes, bytes] = {}
+    for name, value in request.headers:
+        dashed = name.replace(b"_", b"-")
+        if dashed in _HEARD:
+            headers.setdefault(dashed, value)
+    nested, context = agent_tables(body) if body is not None and tenant.may else ({}, {})
+    return ClientHints(
+        priority=_priority(headers, body, nested, tenant, objectives) if "priority" in tenant.may else 0,
+        deadline_seconds=_deadline(headers, tenant) if "deadline" in tenant.may else None,
+        fairness_id=_name(headers, _FAIRNESS) if "fairness-id" in tenant.may else None,
+        session=(_name(headers, _SESSIONS) or _text(context)) if "session" in tenant.may else None,
+        output_tokens=_output_tokens(headers, nested) if "output-tokens" in tenant.may else None,
+    )
+
+
+def _priority(
+    headers: dict[bytes, bytes],
+    body: Body | None,
+    nested: dict[str, object],
+    tenant: TenantSettings,
+    objectives: Mapping[str, int],
+) -> int:
+    """In vLLM's sign, lower sooner, within the key's clamps."""
+    said: float | None = None if body is None else body.priority
+    if said is None:
+        said = _number(headers, _LOWER_FIRST)
+    if said is None:
+        higher = _number(headers, _HIGHER_FIRST)
+        if higher is None:
+            higher = _within_reason(nested.get("priority"))
+        if higher is None and objectives:
+            higher = objectives.get(_name(headers, _OBJECTIVES) or "")
+        said = None if higher is None else -higher
+    return max(tenant.priority_min, min(tenant.priority_max, int(said or 0)))
+
+
+def _deadline(headers: dict[bytes, bytes], tenant: TenantSettings) -> float | None:
+    milliseconds = _number(headers, _DEADLINES)
+    if milliseconds is None or milliseconds <= 0:
+        return None
+    return max(tenant.deadline_seconds_min, min(_DEADLINE_SECONDS_MAX, milliseconds / 1000))
+
+
+def _output_tokens(headers: dict[bytes, bytes], nested: dict[str, object]) -> int | None:
+    said = _number(headers, _OUTPUT)
+    if said is None:
+        said = _within_reason(nested.get("osl"))
+    return int(said) if said is not None and 1 <= said <= 1e7 else None
+
+
+def _number(headers: dict[bytes, bytes], names: tuple[bytes, ...]) -> float | None:
+    for name in names:
+        if name in headers:
+            try:
+                number = float(headers[name])
+            except ValueError:
+                continue
+            if math.isfinite(number) and abs(number) < _NUMBER_MAX:
+                return number
+    return None
+
+
+def _within_reason(said: object) -> float | None:
+    """A whole number of a body, however many digits were written."""
+    return float(said) if isinstance(said, int) and abs(said) < _NUMBER_MAX else None
+
+
+def _name(headers: dict[bytes, bytes], names: tuple[bytes, ...]) -> str | None:
+    for name in names:
+        if headers.get(name):
+            return headers[name].decode("latin-1")[:_NAME_CHARACTERS_MAX]
+    return None
+
+
+def _text(context: dict[str, object]) -> str | None:
+    named = [context.get(name) for name in _CONTEXT]
+    return next((name[:_NAME_CHARACTERS_MAX] for name in named if isinstance(name, str) and name), None)

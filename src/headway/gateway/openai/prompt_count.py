@@ -1,0 +1,148 @@
+"""How many tokens a prompt has: counted where it can be, else estimated from bytes.
+
+Laws: token ids are counted as they are; text is counted by the model's tokenizer where one is configured, at once if it
+is short, else in a thread, for which its request waits a bounded time; everything else is the calibrated ratio's.
+A chat's template is not in the tokenizer: what it adds to a message is learnt from the usage that replicas return.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, cast
+
+import msgspec
+
+from headway.gateway.openai.request_body import Body
+from headway.gateway.openai.token_ratio import TokenRatio
+
+WAIT_SECONDS = 0.05
+_AT_ONCE_BYTES = 2_048
+_IDS = re.compile(rb"\[[\s\[]*\d")
+_TEMPLATE_TOKENS = 5.0  # a message, before anything was learnt
+_TEMPLATE_TOKENS_MAX = 64.0
+_LEARNING = 0.05
+log = logging.getLogger("headway.gateway")
+_ANYTHING = msgspec.json.Decoder()
+
+
+class Tokenizer(Protocol):
+    """Of the package `tokenizers`, as far as it is used."""
+
+    def encode(self, sequence: str, *, add_special_tokens: bool = True) -> Sequence[object]:
+        """Its length is the number of tokens."""
+
+
+class Counted(NamedTuple):
+    """Tokens found in a prompt's text or ids; `messages` of a chat, each of which its template adds to; else 0."""
+
+    tokens: int
+    messages: int
+
+
+class PromptCount:
+    """Counts prompts; `ratio` answers for those that it does not count."""
+
+    def __init__(self, files: Mapping[str, str], ratio: TokenRatio) -> None:
+        """Load every model's tokenizer.json. Raises ValueError, one sentence, where that cannot be done."""
+        self._ratio = ratio
+        self._tokenizers = {model: _load(model, Path(file)) for model, file in files.items()}
+        self._template: dict[str, float] = {}  # model -> tokens its chat template adds to a message
+        self._threads = ThreadPoolExecutor(1, "headway-tokenizer") if files else None
+
+    def at_once(self, body: Body | None, body_bytes: int) -> tuple[int, Counted | None]:
+        """Prompt tokens without waiting, and what was counted of them: None where they are an estimate."""
+        if body is None:
+            return self._ratio.tokens("", body_bytes), None
+        prompt = body.prompt_bytes
+        if _IDS.match(prompt):
+            counted: Counted | None = Counted(prompt.count(b",") + 1, 0)
+        elif body.model in self._tokenizers and len(prompt) <= _AT_ONCE_BYTES:
+            counted = _count(self._tokenizers[body.model], body)
+        else:
+            counted = None
+        if counted is None:
+            return self._ratio.tokens(body.model, len(prompt) or body_bytes), None
+        return self.total(body.model, counted), counted
+
+    def takes_long(self, body: Body | None, counted: Counted | None) -> bool:
+        """Whether there is a tokenizer for what was not counted at once."""
+        return counted is None and body is not None and body.model in self._tokenizers and bool(body.prompt_bytes)
+
+    def later(self, body: Body, then: Callable[[Counted | None], None]) -> None:
+        """Count in a thread; `then` hears the result in the event loop, or None if it took too long."""
+        assert self._threads is not None, "only asked where there is a tokenizer"
+        loop = asyncio.get_running_loop()
+        counting = loop.run_in_executor(self._threads, _count, self._tokenizers[body.model], body)
+        late = loop.call_later(WAIT_SECONDS, counting.cancel)
+
+        def end(done: asyncio.Future[Counted | None]) -> None:
+            late.cancel()
+            failed = None if done.cancelled() else done.exception()
+            if failed is not None:
+                log.error("tokenizers.%s: it cannot count a prompt: %s", body.model, failed)
+            then(None if done.cancelled() or failed is not None else done.result())
+
+        counting.add_done_callback(end)
+
+    def total(self, model: str, counted: Counted) -> int:
+        """Prompt tokens, the chat template's included."""
+        added = counted.messages * self._template.get(model, _TEMPLATE_TOKENS)
+        return max(1, counted.tokens + round(added))
+
+    def learn(self, body: Body, counted: Counted | None, prompt_tokens: int) -> None:
+        """A replica counted the prompt: calibrate the ratio, or what the template adds."""
+        if counted is None:
+            self._ratio.learn(body.model, len(body.prompt_bytes), prompt_tokens)
+        elif counted.messages:
+            added = min(_TEMPLATE_TOKENS_MAX, max(0.0, (prompt_tokens - counted.tokens) / counted.messages))
+            known = self._template.get(body.model)
+            self._template[body.model] = added if known is None else known + _LEARNING * (added - known)
+
+    def close(self) -> None:
+        """Stop counting."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _load(model: str, file: Path) -> Tokenizer:
+    try:
+        import tokenizers  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise ValueError("tokenizers: this needs the package tokenizers: pip install 'headway[tokenizer]'") from None
+    if not file.is_file():
+        raise ValueError(f"tokenizers.{model}: there is no file {str(file)!r}; name the model's tokenizer.json")
+    try:
+        loaded = tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the package raises plain Exception
+        raise ValueError(f"tokenizers.{model}: {file} is no tokenizer.json: {error}") from None
+    loaded.no_truncation()
+    loaded.no_padding()
+    return cast(Tokenizer, loaded)
+
+
+def _count(tokenizer: Tokenizer, body: Body) -> Counted | None:
+    """None where there is nothing that could be counted."""
+    try:
+        messages = _ANYTHING.decode(body.messages) if bytes(body.messages) else None
+        if messages is not None:
+            texts = [text for message in messages for text in _texts(message)]
+            return Counted(sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts), len(messages))
+        prompt = _ANYTHING.decode(bytes(body.prompt) or bytes(body.input))
+        texts = [one for one in (prompt if isinstance(prompt, list) else [prompt]) if isinstance(one, str)]
+    except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
+        return None  # the replica will say what is wrong with it
+    return Counted(sum(len(tokenizer.encode(text)) for text in texts), 0) if texts else None
+
+
+def _texts(message: Any) -> list[str]:
+    """The texts of a chat message: its content, or the text parts of it."""
+    content = message.get("content") if isinstance(message, dict) else None
+    if isinstance(content, str):
+        return [content]
+    parts = [part.get("text") for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    return [text for text in parts if isinstance(text, str)]

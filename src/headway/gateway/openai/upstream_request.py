@@ -1,0 +1,102 @@
+"""What a replica is sent: the client's request, byte for byte but for what this replica is known to understand.
+
+Fields are written only where the replica's settings ask for it or its own metrics show that it reads them: a stream's
+usage, the priority with the engine's sign, and the hints of Headway's vLLM plug-in, in whose reader's words they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from headway.domain.request import expected_output_tokens
+from headway.gateway.openai.request_body import extra_arguments, with_fields, with_usage_asked
+from headway.gateway.wire.messages import HOP_BY_HOP, Headers, header_lines
+from headway.vllm_plugin import xargs_hints as hints
+
+if TYPE_CHECKING:
+    from headway.gateway.relay.exchange import Exchange
+    from headway.gateway.replicas.upstream_replica import UpstreamReplica
+
+GENERATION_PATHS = ("/v1/chat/completions", "/v1/completions")
+LOAD_HEADER = b"endpoint-load-metrics"
+LOAD_FORMAT_HEADER = b"endpoint-load-metrics-format"
+TRACE_HEADER = b"traceparent"
+_NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect", b"x-request-id"}
+_SIGNS = {"lower-first": 1, "higher-first": -1}
+
+
+def upstream_request(exchange: Exchange, replica: UpstreamReplica) -> bytes:
+    """The whole request as this replica gets it."""
+    http = exchange.http
+    body = _body(exchange, replica)
+    connection_only = http.header(b"connection") or b""
+    dropped = {name.strip().lower() for name in connection_only.split(b",")}
+    if replica.authorization is not None:
+        dropped.add(b"authorization")
+    if exchange.traceparent is not None:
+        dropped.add(TRACE_HEADER)
+    headers: Headers = [
+        (name, value) for name, value in http.headers if name not in _NOT_FORWARDED and name not in dropped
+    ]
+    if replica.authorization is not None:
+        headers.append((b"authorization", replica.authorization))
+    if exchange.traceparent is not None:
+        headers.append((TRACE_HEADER, exchange.traceparent))
+    if asks_for_load(exchange, replica):
+        headers.append((LOAD_FORMAT_HEADER, b"json"))
+    headers += [(b"host", replica.pool.host_header), (b"x-request-id", exchange.request_id)]
+    if body or http.method not in (b"GET", b"DELETE", b"OPTIONS"):
+        headers.append((b"content-length", b"%d" % len(body)))
+    line = b"%b %b%b HTTP/1.1\r\n" % (http.method, replica.pool.prefix, http.target)
+    return b"".join([line, header_lines(headers), b"\r\n", body])
+
+
+def hides_usage(exchange: Exchange, replica: UpstreamReplica) -> bool:
+    """Whether a usage chunk is asked for that the client did not ask for."""
+    body = exchange.body
+    if body is None or not body.stream or not replica.settings.learn_usage:
+        return False
+    asked = body.stream_options is not None and body.stream_options.include_usage
+    return not asked and exchange.http.path in GENERATION_PATHS
+
+
+def asks_for_load(exchange: Exchange, replica: UpstreamReplica) -> bool:
+    """Whether we ask for the load header, and take it out again: the client did not ask for it."""
+    return replica.settings.load_header and exchange.http.header(LOAD_FORMAT_HEADER) is None
+
+
+def engine_hints(exchange: Exchange, *, rank: bool) -> dict[str, object]:
+    """What the plug-in may know of a request, as `vllm_plugin.hints.read_hints` reads it.
+
+    Its rank is its number in our order of dispatch: an engine that serves by it keeps our order.
+    """
+    request, now = exchange.request, exchange.dispatched_at or exchange.arrived_at
+    said: dict[str, object] = {hints.EXPECTED_TOKENS: max(1, round(expected_output_tokens(request)))}
+    if rank:
+        said[hints.RANK] = min(request.rank, hints.MAX_RANK)
+    if request.deadline is not None:
+        said[hints.DEADLINE_MS] = max(0, round((request.deadline - now) * 1000))
+    for name, text in ((hints.TENANT, request.tenant), (hints.SESSION, request.session)):
+        if text and text.isprintable():
+            said[name] = text[: hints.MAX_TEXT]
+    return said
+
+
+def _body(exchange: Exchange, replica: UpstreamReplica) -> bytes:
+    """The client's bytes, unless a field has to be set for this replica."""
+    body, content = exchange.body, exchange.http.body
+    if body is None:
+        return content
+    changes: dict[str, object] = {}
+    if hides_usage(exchange, replica):
+        changes |= with_usage_asked(content)
+    sign = _SIGNS.get(replica.settings.priority)
+    if sign is not None:
+        changes["priority"] = sign * exchange.request.priority
+    if replica.reads_hints and exchange.http.path in GENERATION_PATHS:
+        # Whatever the client wrote there itself is replaced: it is heard through its key's permissions, or not.
+        own = {key: value for key, value in extra_arguments(content).items() if key not in hints.NAMES}
+        changes["vllm_xargs"] = own | engine_hints(exchange, rank=sign is None)
+        if sign is None and body.priority:
+            changes["priority"] = 0
+    return with_fields(content, changes) if changes else content

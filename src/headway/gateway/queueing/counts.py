@@ -1,0 +1,45 @@
+"""The conservation law of the gateway: every request that arrives ends once, in one outcome, or is still inside."""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import StrEnum
+
+from headway.gateway.openai.error_responses import Reason
+
+
+class Outcome(StrEnum):
+    """How a request ended."""
+
+    COMPLETED = "completed"
+    REFUSED = "refused"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+class Counts:
+    """Requests by what became of them; `reasons` of those refused or failed."""
+
+    def __init__(self) -> None:
+        self.arrived = 0
+        self.inside = 0
+        self.retried = 0
+        self.ended: Counter[Outcome] = Counter()
+        self.reasons: Counter[Reason] = Counter()
+
+    def arrive(self) -> None:
+        """One more came."""
+        self.arrived += 1
+        self.inside += 1
+
+    def end(self, outcome: Outcome, reason: Reason | None = None) -> None:
+        """One ended."""
+        self.inside -= 1
+        self.ended[outcome] += 1
+        if reason is not None:
+            self.reasons[reason] += 1
+        assert self.inside >= 0, "a request ended twice"
+
+    def is_conserved(self) -> bool:
+        """Whether arrived = completed + refused + cancelled + failed + inside."""
+        return self.arrived == self.inside + sum(self.ended.values())

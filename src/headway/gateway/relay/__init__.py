@@ -1,0 +1,1 @@
+"""One request at a replica: connect, send, pass the answer on, end."""

@@ -1,0 +1,88 @@
+"""What one replica was given and has not finished: the account of our own dispatches, never stale.
+
+Laws: whoever enters leaves once; all sums are those of the requests inside. Satisfies `ReplicaView` and `BatchView`, so
+that routing and admission policies read the same book.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from headway.domain.request import Request, RequestId, expected_output_tokens, uncached_prefill_tokens
+
+
+class InFlight:
+    """One replica's book. Times are seconds on the shell's clock."""
+
+    def __init__(self, replica_id: str) -> None:
+        self.id = replica_id
+        self.requests_max = 1
+        self.kv_tokens_max: int | None = None
+        self.as_of = -math.inf
+        self.version = 0
+        self.decode_steps = 0
+        self.prefill_tokens = 0
+        self.decode_tokens = 0.0
+        self.kv_tokens = 0
+        self._inside: dict[RequestId, tuple[Request, int, float, int]] = {}  # prefill, decode and KV tokens as booked
+
+    @property
+    def requests(self) -> int:
+        """Requests dispatched and not ended."""
+        return len(self._inside)
+
+    @property
+    def size(self) -> int:
+        """Of `BatchView`."""
+        return len(self._inside)
+
+    def running(self) -> Sequence[Request]:
+        """Of `BatchView`: in order of dispatch."""
+        return [entry[0] for entry in self._inside.values()]
+
+    def enter(self, request: Request) -> None:
+        """A request was dispatched."""
+        assert request.id not in self._inside, f"{request!r} was dispatched twice"
+        self._book(request, uncached_prefill_tokens(request))
+        self.version += 1
+
+    def first_token(self, request: Request) -> None:
+        """Its prompt is computed."""
+        entry = self._inside.get(request.id)
+        if entry is not None and entry[1]:
+            self.prefill_tokens -= entry[1]
+            self._inside[request.id] = (entry[0], 0, entry[2], entry[3])
+            self.version += 1
+
+    def leave(self, request: Request) -> None:
+        """It is over, however it ended."""
+        self._unbook(request.id)
+        self.version += 1
+        if not self._inside:
+            self.decode_tokens, self.kv_tokens, self.prefill_tokens = 0.0, 0, 0  # no rounding is carried along
+
+    def refresh(self) -> None:
+        """Book everybody anew at the tokens produced by now. O(requests); about once a second."""
+        for request, prefill, _, _ in list(self._inside.values()):
+            self._unbook(request.id)
+            self._book(request, prefill)
+        self.decode_steps += 1
+
+    def kv_need(self, request: Request) -> int:
+        """KV tokens it holds on average over the rest of its life: what it has, and half of what is to come."""
+        return request.prompt_tokens + request.produced_tokens + math.ceil(expected_output_tokens(request) / 2)
+
+    def _book(self, request: Request, prefill: int) -> None:
+        decode = expected_output_tokens(request)
+        kv = request.prompt_tokens + request.produced_tokens + math.ceil(decode / 2)  # as `kv_need`
+        self._inside[request.id] = (request, prefill, decode, kv)
+        self.prefill_tokens += prefill
+        self.decode_tokens += decode
+        self.kv_tokens += kv
+
+    def _unbook(self, request_id: RequestId) -> None:
+        _, prefill, decode, kv = self._inside.pop(request_id)
+        self.prefill_tokens -= prefill
+        self.decode_tokens = max(0.0, self.decode_tokens - decode)
+        self.kv_tokens -= kv

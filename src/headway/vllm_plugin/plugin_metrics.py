@@ -1,0 +1,113 @@
+"""The scheduler's own numbers, in Prometheus' text format. Every name begins with `headway_`."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+
+WAIT_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+DECISION_BUCKETS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+
+
+class SecondsHistogram:
+    """Counts by upper bound; `sum` in the unit observed."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    @property
+    def count(self) -> int:
+        """Values observed."""
+        return sum(self.counts)
+
+
+class PluginMetrics:
+    """Counters, gauges and histograms by name and label."""
+
+    def __init__(self, ordering: str, engine: str) -> None:
+        self._common = {"engine": engine, "ordering": ordering}
+        self.counters: dict[tuple[str, str], float] = {}
+        self.gauges: dict[tuple[str, str], float] = {}
+        self.waits: dict[str, SecondsHistogram] = {}
+        self.decisions = SecondsHistogram(DECISION_BUCKETS)
+        for name in ("admissions_held", "preemptions", "recomputed_tokens", "steps", "step_backs"):
+            self.count(name, 0)
+        for reason in ("raised", "stalled", "nonsense"):
+            self.count("fallbacks", 0, f'reason="{reason}"')
+
+    def count(self, name: str, by: float = 1, label: str = "") -> None:
+        """Add to a counter."""
+        self.counters[name, label] = self.counters.get((name, label), 0) + by
+
+    def show(self, name: str, value: float, label: str = "") -> None:
+        """Set a gauge."""
+        self.gauges[name, label] = value
+
+    def waited(self, length_class: str, seconds: float) -> None:
+        """A request was let in for the first time."""
+        self.waits.setdefault(length_class, SecondsHistogram(WAIT_BUCKETS)).observe(seconds)
+
+    def text(self) -> str:
+        """Everything, as a scraper reads it."""
+        lines: list[str] = []
+        lines += self._plain(self.counters, "counter", "_total")
+        lines += self._plain(self.gauges, "gauge", "")
+        lines += self._histograms("headway_wait_seconds", [(f'length="{n}"', h) for n, h in self.waits.items()])
+        lines += self._histograms("headway_decision_seconds", [("", self.decisions)])
+        return "\n".join(lines) + "\n"
+
+    def _plain(self, values: dict[tuple[str, str], float], kind: str, end: str) -> Iterable[str]:
+        described: set[str] = set()
+        for (name, label), value in sorted(values.items()):
+            full = f"headway_{name}{end}"
+            if name not in described:
+                described.add(name)
+                yield f"# HELP {full} {DESCRIPTIONS[name]}"
+                yield f"# TYPE {full} {kind}"
+            yield f"{full}{self._labels(label)} {value:.10g}"
+
+    def _histograms(self, full: str, histograms: Iterable[tuple[str, SecondsHistogram]]) -> Iterable[str]:
+        yield f"# HELP {full} {DESCRIPTIONS[full.removeprefix('headway_')]}"
+        yield f"# TYPE {full} histogram"
+        for label, histogram in histograms:
+            below = 0
+            for bound, count in zip((*histogram.bounds, "+Inf"), histogram.counts, strict=True):
+                below += count
+                edge = f'le="{bound}"'
+                yield f"{full}_bucket{self._labels(f'{label},{edge}' if label else edge)} {below}"
+            yield f"{full}_sum{self._labels(label)} {histogram.sum:.10g}"
+            yield f"{full}_count{self._labels(label)} {below}"
+
+    def _labels(self, label: str) -> str:
+        common = ",".join(f'{name}="{value}"' for name, value in self._common.items())
+        return "{" + (f"{common},{label}" if label else common) + "}"
+
+
+DESCRIPTIONS = {
+    "admissions_held": "Steps in which the admission policy held the head of the queue.",
+    "preemptions": "Running requests that lost their KV blocks.",
+    "backfilled": "Requests that came in past a head of the queue that did not fit.",
+    "recomputed_tokens": "Tokens computed before a preemption and to be computed again.",
+    "steps": "Calls of schedule().",
+    "step_backs": "Times the do-no-harm guard went back to first come, first served.",
+    "fallbacks": "Policy faults that put the policies aside for good, by reason.",
+    "policy_seconds": "Time spent in policies, by kind.",
+    "hints_ignored": "Hints of clients that made no sense, by name.",
+    "prefix_lookups": "Prompts looked up in the prefix cache before ordering.",
+    "prefix_hit_tokens": "Tokens that those lookups found.",
+    "waiting": "Requests that wait, by state: queued, or parked because they cannot run yet.",
+    "lanes": "Lanes compared in the last choice.",
+    "stepped_back": "1 while the order is first come, first served: after a fault, or by the do-no-harm guard.",
+    "long_prefill_threshold": "Tokens that one prefill may take of a step; 0 is no limit.",
+    "active_cap": "Requests that may run at once.",
+    "p99_wait_seconds": "p99 wait of the last 1,000 requests: ours, and the live estimate of FCFS's.",
+    "wait_seconds": "From arrival in the engine to the first admission, by prompt length.",
+    "decision_seconds": "Time of one step spent in this plug-in: choosing, gates, books.",
+}

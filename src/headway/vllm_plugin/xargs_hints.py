@@ -1,0 +1,132 @@
+"""What a client may say of its request in `vllm_xargs`, bounded and never trusted; and lengths hinted, corrected.
+
+A hint that is not what it should be is ignored and counted, never an error: a client's slip must not cost an answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple, cast
+
+from headway.domain.estimate import GeometricEstimate, LengthEstimate
+from headway.domain.event import Cancelled, Completed, Event, Listener
+from headway.domain.request import RequestId, RequestView
+from headway.policies.contracts import LengthPredictor
+
+EXPECTED_TOKENS = "headway_expected_tokens"
+DEADLINE_MS = "headway_deadline_ms"
+TENANT = "headway_tenant"
+SESSION = "headway_session"
+RANK = "headway_rank"
+NAMES = (EXPECTED_TOKENS, DEADLINE_MS, TENANT, SESSION, RANK)
+
+MAX_DEADLINE_MS = 3_600_000  # an hour: whoever has more time has no deadline
+MAX_TEXT = 64
+MAX_EXPECTED_TOKENS = 1_000_000
+MAX_RANK = 1_000_000_000
+_CORRECTION_BOUND = 16.0
+_TENANTS_REMEMBERED = 1024
+_KEEP = 0.5 ** (1 / 50)  # the weight of an observation halves with each further 50 of its tenant
+
+
+class XargsHints(NamedTuple):
+    """What was said, within bounds. `ignored`: names of the hints that made no sense."""
+
+    expected_tokens: int | None = None
+    deadline_seconds: float | None = None
+    tenant: str = ""
+    session: str | None = None
+    rank: int | None = None
+    ignored: tuple[str, ...] = ()
+
+
+NO_HINTS = XargsHints()
+
+
+def read_hints(arguments: object) -> XargsHints:
+    """The hints in vLLM's `sampling_params.extra_args`; never raises."""
+    if not isinstance(arguments, Mapping):
+        return NO_HINTS
+    given = {name: arguments[name] for name in NAMES if name in arguments}
+    if not given:
+        return NO_HINTS
+    expected = _number(given.get(EXPECTED_TOKENS), 1, MAX_EXPECTED_TOKENS)
+    deadline = _number(given.get(DEADLINE_MS), 0, MAX_DEADLINE_MS)
+    rank = _number(given.get(RANK), -MAX_RANK, MAX_RANK)
+    tenant, session = _text(given.get(TENANT)), _text(given.get(SESSION))
+    read = {EXPECTED_TOKENS: expected, DEADLINE_MS: deadline, RANK: rank, TENANT: tenant, SESSION: session}
+    return XargsHints(
+        None if expected is None else round(expected),
+        None if deadline is None else deadline / 1000,
+        tenant or "",
+        session,
+        None if rank is None else round(rank),
+        tuple(name for name in given if read[name] is None),
+    )
+
+
+def _number(value: object, least: float, most: float) -> float | None:
+    """A number forced into its bounds; a text that reads as one will do, as proxies turn numbers into texts."""
+    if isinstance(value, str) and len(value) <= MAX_TEXT:
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
+        return None
+    return min(max(value, least), most)
+
+
+def _text(value: object) -> str | None:
+    if not isinstance(value, str) or not value or not value.isprintable():
+        return None
+    return value[:MAX_TEXT]
+
+
+class HintedLengths:
+    """A predictor that listens to hinted lengths as far as they came true, and else asks `inner`.
+
+    Per tenant it keeps the decayed ratio of output tokens that came to those that were hinted, and multiplies the next
+    hint by it (within 1/16 … 16): whoever always says 1 is soon believed to mean what it uses. The estimate is
+    geometric around the corrected hint, so that a hint is an expectation and never a promise.
+    """
+
+    def __init__(self, inner: LengthPredictor) -> None:
+        self._inner = inner
+        self._inner_listener = cast(Listener, inner) if hasattr(inner, "observe") else None
+        self._hinted: dict[RequestId, int] = {}
+        self._ratios: dict[str, tuple[float, float]] = {}  # tenant → decayed (tokens that came, tokens hinted)
+
+    def hint(self, request_id: RequestId, expected_tokens: int) -> None:
+        """Note what a request's client expects, before `predict` is asked."""
+        self._hinted[request_id] = expected_tokens
+
+    def predict(self, request: RequestView) -> LengthEstimate:
+        """The corrected hint, or the inner predictor's estimate where there is none."""
+        hinted = self._hinted.get(request.id)
+        if hinted is None:
+            return self._inner.predict(request)
+        mean_tokens = max(1.0, hinted * self.correction(request.tenant))
+        return GeometricEstimate(mean_tokens, request.max_output_tokens, "hint")
+
+    def correction(self, tenant: str) -> float:
+        """What a tenant's hints are multiplied by; 1 until it is known better."""
+        came, hinted = self._ratios.get(tenant, (0.0, 0.0))
+        ratio = (came + 100.0) / (hinted + 100.0)  # a hundred tokens' worth of doubt: one short answer proves little
+        return min(max(ratio, 1 / _CORRECTION_BOUND), _CORRECTION_BOUND)
+
+    def observe(self, event: Event) -> None:
+        """Compare hints with what came; forget whoever left. The inner predictor learns from everybody."""
+        if self._inner_listener is not None:
+            self._inner_listener.observe(event)
+        if isinstance(event, Completed):
+            hinted = self._hinted.pop(event.request.id, None)
+            if hinted is not None:
+                came_before, hinted_before = self._ratios.pop(event.request.tenant, (0.0, 0.0))
+                if len(self._ratios) >= _TENANTS_REMEMBERED:
+                    del self._ratios[next(iter(self._ratios))]
+                came = came_before * _KEEP + event.output_tokens
+                self._ratios[event.request.tenant] = (came, hinted_before * _KEEP + hinted)
+        elif isinstance(event, Cancelled):
+            self._hinted.pop(event.request.id, None)
