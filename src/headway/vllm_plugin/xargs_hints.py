@@ -9,22 +9,23 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple, cast
 
+from headway.domain.engine_hints import (
+    DEADLINE_MS,
+    EXPECTED_TOKENS,
+    MAX_DEADLINE_MS,
+    MAX_EXPECTED_TOKENS,
+    MAX_RANK,
+    MAX_TEXT,
+    NAMES,
+    RANK,
+    SESSION,
+    TENANT,
+)
 from headway.domain.estimate import GeometricEstimate, LengthEstimate
 from headway.domain.event import Cancelled, Completed, Event, Listener
 from headway.domain.request import RequestId, RequestView
 from headway.policies.contracts import LengthPredictor
 
-EXPECTED_TOKENS = "headway_expected_tokens"
-DEADLINE_MS = "headway_deadline_ms"
-TENANT = "headway_tenant"
-SESSION = "headway_session"
-RANK = "headway_rank"
-NAMES = (EXPECTED_TOKENS, DEADLINE_MS, TENANT, SESSION, RANK)
-
-MAX_DEADLINE_MS = 3_600_000  # an hour: whoever has more time has no deadline
-MAX_TEXT = 64
-MAX_EXPECTED_TOKENS = 1_000_000
-MAX_RANK = 1_000_000_000
 _CORRECTION_BOUND = 16.0
 _TENANTS_REMEMBERED = 1024
 _KEEP = 0.5 ** (1 / 50)  # the weight of an observation halves with each further 50 of its tenant

@@ -6,6 +6,7 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
+from headway.domain.engine_hints import MAX_RANK
 from headway.domain.estimate import PointEstimate
 from headway.gateway.openai.request_body import read_body
 from headway.gateway.openai.upstream_request import engine_hints, upstream_request
@@ -15,7 +16,7 @@ from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import HealthSettings, ReplicaSettings
 from headway.gateway.wire.messages import HttpRequest
 from headway.vllm_plugin.plugin_metrics import PluginMetrics
-from headway.vllm_plugin.xargs_hints import MAX_RANK, XargsHints, read_hints
+from headway.vllm_plugin.xargs_hints import XargsHints, read_hints
 
 
 def exchange(body: object, headers: list[tuple[bytes, bytes]] | None = None, **of_request: Any) -> Any:

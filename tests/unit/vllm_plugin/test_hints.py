@@ -6,18 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headway.domain.engine_hints import MAX_DEADLINE_MS, MAX_EXPECTED_TOKENS, MAX_RANK, NAMES
 from headway.domain.estimate import PointEstimate
 from headway.domain.event import Cancelled, Completed
 from headway.domain.request import Request, RequestView
-from headway.vllm_plugin.xargs_hints import (
-    MAX_DEADLINE_MS,
-    MAX_EXPECTED_TOKENS,
-    MAX_RANK,
-    NAMES,
-    NO_HINTS,
-    HintedLengths,
-    read_hints,
-)
+from headway.vllm_plugin.xargs_hints import NO_HINTS, HintedLengths, read_hints
 
 
 class Five:

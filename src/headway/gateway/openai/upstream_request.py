@@ -1,17 +1,17 @@
 """What a replica is sent: the client's request, byte for byte but for what this replica is known to understand.
 
 Fields are written only where the replica's settings ask for it or its own metrics show that it reads them: a stream's
-usage, the priority with the engine's sign, and the hints of Headway's vLLM plug-in, in whose reader's words they are.
+usage, the priority with the engine's sign, and hints for Headway's vLLM plug-in (named in `domain/engine_hints.py`).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from headway.domain import engine_hints as hints
 from headway.domain.request import expected_output_tokens
 from headway.gateway.openai.request_body import extra_arguments, with_fields, with_usage_asked
 from headway.gateway.wire.messages import HOP_BY_HOP, Headers, header_lines
-from headway.vllm_plugin import xargs_hints as hints
 
 if TYPE_CHECKING:
     from headway.gateway.relay.exchange import Exchange
@@ -66,7 +66,7 @@ def asks_for_load(exchange: Exchange, replica: UpstreamReplica) -> bool:
 
 
 def engine_hints(exchange: Exchange, *, rank: bool) -> dict[str, object]:
-    """What the plug-in may know of a request, as `vllm_plugin.hints.read_hints` reads it.
+    """Hints about one request for the vLLM plug-in, which reads them from `vllm_xargs`.
 
     Its rank is its number in our order of dispatch: an engine that serves by it keeps our order.
     """
