@@ -1,13 +1,47 @@
-"""A request's life as a table: which event may follow which. What is not in the table is a fault of the shell."""
+"""A request's life as a table: which event may follow which. An event that is not in it is a bug in the shell.
+
+`LIFE` is the life that policies hear of. A shell with finer stages writes a `StageTable` of its own and moves its
+requests through `StageTable.after`, so that an illegal move fails where it happens.
+"""
 
 from __future__ import annotations
 
-from enum import Enum
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Generic, TypeVar
 
 from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, FirstToken, Preempted, Refused
+from headway.domain.request import RequestId
+
+S = TypeVar("S", bound=StrEnum)
+M = TypeVar("M")
 
 
-class Stage(Enum):
+class StageTable(Generic[S, M]):
+    """(stage, move) -> the next stage.
+
+    Stages are of a `StrEnum`, whose members hash as fast as strings. Moves are event classes, or of a `StrEnum` of past
+    participles: "request 7 is ended and cannot be queued".
+    """
+
+    __slots__ = ("moves",)
+
+    def __init__(self, moves: Mapping[tuple[S, M], S]) -> None:
+        self.moves: Mapping[tuple[S, M], S] = dict(moves)
+
+    def after(self, stage: S, move: M, request_id: RequestId) -> S:
+        """The stage that `move` leads to; one dictionary look-up. Raises ValueError if it is not in the table."""
+        following = self.moves.get((stage, move))
+        if following is None:
+            allowed = [_name(known) for at, known in self.moves if at == stage]
+            raise ValueError(
+                f"request {request_id!r} is {stage} and cannot be {_name(move)} "
+                f"({' or '.join(allowed) or 'nothing'} may follow)"
+            )
+        return following
+
+
+class Stage(StrEnum):
     """Where a request stands between two events."""
 
     OUTSIDE = "outside"
@@ -19,38 +53,37 @@ class Stage(Enum):
     ENDED = "ended"
 
 
-LIFE: dict[tuple[Stage, type[Event]], Stage] = {
-    (Stage.OUTSIDE, Refused): Stage.ENDED,
-    (Stage.OUTSIDE, Arrived): Stage.WAITING,
-    (Stage.WAITING, Admitted): Stage.PREFILLING,
-    (Stage.WAITING, Cancelled): Stage.ENDED,
-    (Stage.PREFILLING, FirstToken): Stage.DECODING,
-    (Stage.PREFILLING, Preempted): Stage.EVICTED,
-    (Stage.PREFILLING, Cancelled): Stage.ENDED,
-    (Stage.DECODING, Completed): Stage.ENDED,
-    (Stage.DECODING, Preempted): Stage.PAUSED,
-    (Stage.DECODING, Cancelled): Stage.ENDED,
-    (Stage.EVICTED, Admitted): Stage.PREFILLING,
-    (Stage.EVICTED, FirstToken): Stage.PAUSED,
-    (Stage.EVICTED, Cancelled): Stage.ENDED,
-    (Stage.PAUSED, Admitted): Stage.DECODING,  # what it had is computed again; its first token came out long ago
-    (Stage.PAUSED, Completed): Stage.ENDED,
-    (Stage.PAUSED, Cancelled): Stage.ENDED,
-}
-"""(stage, event) -> stage. A request of one token gets `FirstToken` and `Completed` at the same time.
+LIFE: StageTable[Stage, type[Event]] = StageTable(
+    {
+        (Stage.OUTSIDE, Refused): Stage.ENDED,
+        (Stage.OUTSIDE, Arrived): Stage.WAITING,
+        (Stage.WAITING, Admitted): Stage.PREFILLING,
+        (Stage.WAITING, Cancelled): Stage.ENDED,
+        (Stage.PREFILLING, FirstToken): Stage.DECODING,
+        (Stage.PREFILLING, Preempted): Stage.EVICTED,
+        (Stage.PREFILLING, Cancelled): Stage.ENDED,
+        (Stage.DECODING, Completed): Stage.ENDED,
+        (Stage.DECODING, Preempted): Stage.PAUSED,
+        (Stage.DECODING, Cancelled): Stage.ENDED,
+        (Stage.EVICTED, Admitted): Stage.PREFILLING,
+        (Stage.EVICTED, FirstToken): Stage.PAUSED,
+        (Stage.EVICTED, Cancelled): Stage.ENDED,
+        (Stage.PAUSED, Admitted): Stage.DECODING,  # what it had is computed again; its first token came out long ago
+        (Stage.PAUSED, Completed): Stage.ENDED,
+        (Stage.PAUSED, Cancelled): Stage.ENDED,
+    }
+)
+"""A request of one token gets `FirstToken` and `Completed` at the same time.
 
-A token that was on its way when its request was preempted still comes out (asynchronous scheduling composes a step
-before it knows what the last one brought): so who waits may get a first token, or the last and be done.
+An engine with asynchronous scheduling plans a step before it knows what the last step produced. A token that was on its
+way when its request was preempted still comes out: a waiting request may get its first token, or its last.
 """
 
 
 def after(stage: Stage, event: Event) -> Stage:
-    """The stage that `event` leads to. Raises ValueError if it may not happen now."""
-    following = LIFE.get((stage, type(event)))
-    if following is None:
-        allowed = [kind.__name__ for at, kind in LIFE if at is stage]
-        raise ValueError(
-            f"request {event.request.id!r} is {stage.value} and cannot be {type(event).__name__} "
-            f"({' or '.join(allowed) or 'nothing'} may follow)"
-        )
-    return following
+    """The stage of `LIFE` that `event` leads to. Raises ValueError if it may not happen now."""
+    return LIFE.after(stage, type(event), event.request.id)
+
+
+def _name(move: object) -> str:
+    return move.__name__ if isinstance(move, type) else str(move)

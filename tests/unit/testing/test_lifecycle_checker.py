@@ -23,9 +23,9 @@ def observe(*events: Event) -> LifecycleChecker:
 def test_every_stage_but_the_last_leads_to_the_end() -> None:
     reachable = {Stage.ENDED}
     for _ in Stage:
-        reachable |= {stage for (stage, _), following in LIFE.items() if following in reachable}
+        reachable |= {stage for (stage, _), following in LIFE.moves.items() if following in reachable}
     assert reachable == set(Stage)
-    assert not [stage for stage, _ in LIFE if stage is Stage.ENDED]
+    assert not [stage for stage, _ in LIFE.moves if stage is Stage.ENDED]
 
 
 def test_a_lawful_life_passes() -> None:
