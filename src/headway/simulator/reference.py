@@ -20,10 +20,8 @@ from headway.simulator.outcome import DayOutcome, StepObserver, StepRecord, Toke
 from headway.simulator.reference_blocks import ContentKeys, ReferenceBlockMemory
 from headway.simulator.reference_day import DayRecord, ExpectedArrivals, ReferenceRequest
 from headway.simulator.rules import EngineRules
-from headway.simulator.step_time import StepTime
+from headway.simulator.step_time import SECONDS_PER_PS, StepTime
 from headway.simulator.trace import Trace
-
-SECONDS_PER_PS = 1e-12
 
 
 def simulate_reference(

@@ -11,7 +11,7 @@ import numpy as np
 from headway.domain.request import Request
 from headway.simulator.outcome import NEVER, DayOutcome, TokenGaps
 from headway.simulator.reference_blocks import Block
-from headway.simulator.step_time import PS_PER_SECOND
+from headway.simulator.step_time import PS_PER_SECOND, SECONDS_PER_PS
 from headway.simulator.trace import Trace
 
 
@@ -167,7 +167,7 @@ class DayRecord:
     def arrive(self, row: int, at_ps: int) -> ReferenceRequest:
         """A request comes in."""
         self._arrived[row] = at_ps
-        return ReferenceRequest(row, self._trace, at_ps * 1e-12)
+        return ReferenceRequest(row, self._trace, at_ps * SECONDS_PER_PS)
 
     def refuse(self, row: int, reason: str) -> None:
         """A request is turned away, or never comes because an earlier turn of its session was."""

@@ -14,11 +14,11 @@ import numpy as np
 
 from headway.scheduling.bundle import bundle
 from headway.simulator.arrivals import why_never
-from headway.simulator.reference import SECONDS_PER_PS, ReferenceEngine
+from headway.simulator.reference import ReferenceEngine
 from headway.simulator.reference_blocks import ContentKey, ContentKeys, ReferenceBlockMemory
 from headway.simulator.reference_day import DayRecord, ReferenceRequest
 from headway.simulator.replica import Replica
-from headway.simulator.step_time import PS_PER_SECOND
+from headway.simulator.step_time import PS_PER_SECOND, SECONDS_PER_PS
 from headway.simulator.trace import Trace
 
 _SLIP_SECONDS = 0.05
