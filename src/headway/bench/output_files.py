@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from headway.bench.errors import UserMistake
+from headway.config.atomic_file import replaced
 
 
 def check_writable(path: Path, option: str) -> None:
@@ -60,23 +60,11 @@ def replacing(path: Path, option: str) -> Iterator[Path]:
         if _is_special(path):
             yield path
         else:
-            with _taking_the_place_of(_target(path)) as temporary:
+            with replaced(_target(path)) as temporary:
                 yield temporary
+                temporary.chmod(0o666 & ~_umask())  # colleagues may read it, as any file that one writes
     except OSError as error:
         raise UserMistake(f"{option} {path}: it cannot be written: {error.strerror}") from error
-
-
-@contextmanager
-def _taking_the_place_of(path: Path) -> Iterator[Path]:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp's 0600 would keep colleagues out
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _is_special(path: Path) -> bool:

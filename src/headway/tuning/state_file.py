@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headway.config.atomic_file import replaced
 from headway.tuning.offline import Tried
 
 FORMAT, VERSION = "headway-state", 1
@@ -45,7 +44,7 @@ class Unreadable:
 
 
 def write_state(path: Path, state: SavedState) -> None:
-    """Write it beside `path` and rename it into place: a crash leaves the old file or the new one, never half of one.
+    """Write it to `path`, whole or not at all; only its owner may read it.
 
     Raises:
         OSError: the folder is missing, full or may not be written to.
@@ -62,18 +61,10 @@ def write_state(path: Path, state: SavedState) -> None:
         ],
     }
     text = json.dumps(content, allow_nan=False)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+    with replaced(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
         if not _is_ours(path):
             path.replace(path.with_name(f"{path.name}.before"))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_state(path: Path, policy: str) -> SavedState | Unreadable | None:

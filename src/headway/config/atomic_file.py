@@ -1,0 +1,30 @@
+"""Atomic replacement of a file: after a crash it holds the old content or the new one, never half of one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` to write to. It takes the place of `path` if the block ends well, else vanishes.
+
+    Only its owner may read it (mode 0600), unless the block changes that.
+
+    Raises:
+        OSError: the folder is missing, full, or may not be written to.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # on the disk before its name is, or a power cut leaves an empty file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
