@@ -15,10 +15,10 @@ from functools import partial
 
 import numpy as np
 
-from headway.bench.calibration.agreement import times_of
 from headway.bench.experiment.bundles import Bundle
-from headway.bench.experiment.experiment import simulate_bundle
 from headway.bench.experiment.saturation import at_rate, is_closed_loop, measure_saturation
+from headway.bench.experiment.simulated_runs import simulate_bundle
+from headway.bench.metrics.agreement import times_of
 from headway.bench.traces.loading import load_trace
 from headway.bench.traces.reshaping import check_context, head
 from headway.bounds.lower_bounds import LowerBounds, lower_bounds

@@ -34,8 +34,8 @@ from ewsjf_situations import (
 )  # fmt: skip
 
 from headway.bench.experiment.bundles import Bundle
-from headway.bench.experiment.experiment import simulate_bundle
 from headway.bench.experiment.saturation import at_rate
+from headway.bench.experiment.simulated_runs import simulate_bundle
 from headway.policies.lanes.lane_assignment import Lane
 from headway.scheduling.scheduler import Policies
 from headway.simulator.replica import Replica

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headway.bench.experiment.bundles import Bundle
-from headway.bench.experiment.experiment import simulate_bundle
 from headway.bench.experiment.parallel import spread
 from headway.bench.experiment.saturation import measure_saturation
+from headway.bench.experiment.simulated_runs import simulate_bundle
 from headway.bench.traces.loading import load_trace
 from headway.bench.traces.reshaping import check_context, head
 from headway.scheduling.scheduler import Policies

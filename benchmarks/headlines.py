@@ -17,9 +17,9 @@ import headline_traffic as traffic
 import numpy as np
 import numpy.typing as npt
 
-from headway.bench.calibration.agreement import times_of
 from headway.bench.experiment.bundles import Bundle
-from headway.bench.experiment.experiment import simulate_bundle
+from headway.bench.experiment.simulated_runs import simulate_bundle
+from headway.bench.metrics.agreement import times_of
 from headway.bench.metrics.token_gaps import gap_spread
 from headway.simulator.outcome import DayOutcome
 from headway.simulator.replica import Replica, replica

@@ -17,8 +17,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from headway.bench.calibration.agreement import times_of
 from headway.bench.experiment.bundles import Bundle
+from headway.bench.metrics.agreement import times_of
 from headway.simulator.outcome import DayOutcome, StepRecord
 from headway.simulator.reference import simulate_reference
 from headway.simulator.replica import Replica

@@ -29,7 +29,7 @@ from regret_page import page
 from regret_picture import picture
 from regret_tables import summary
 
-from headway.bench.errors import UserMistake
+from headway.bench.user_mistake import UserMistake
 from headway.cli.progress import progress
 from headway.policies.catalog import ORDERING
 

@@ -29,12 +29,12 @@ from pathlib import Path
 import numpy as np
 from quiet_machine import Watch, wait_for_quiet
 
-from headway.bench.calibration.agreement import compare_with
-from headway.bench.calibration.measured_figures import Agreement
 from headway.bench.calibration.openai_stream import Server
 from headway.bench.calibration.probe_load import replay_on
-from headway.bench.calibration.recording import Recording
+from headway.bench.calibration.replay import compare_with
 from headway.bench.experiment.bundles import Bundle
+from headway.bench.metrics.agreement import Agreement
+from headway.bench.metrics.recording import Recording
 from headway.bench.traces.writing import write_jsonl
 from headway.simulator.calibration import Calibration, calibrated_replica, read_calibration
 from headway.simulator.trace import Trace

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from headway.bench.errors import UserMistake
 from headway.bench.experiment.bundles import Bundle
-from headway.bench.experiment.experiment import simulate_bundle
 from headway.bench.experiment.parallel import spread
 from headway.bench.experiment.saturation import at_rate, measure_saturation
+from headway.bench.experiment.simulated_runs import simulate_bundle
 from headway.bench.metrics.run_metrics import Slo, summarise
 from headway.bench.traces.loading import load_trace
 from headway.bench.traces.reshaping import head
+from headway.bench.user_mistake import UserMistake
 from headway.bounds.lower_bounds import lower_bounds
 from headway.policies.catalog import ORDERING
 from headway.simulator.outcome import NEVER, DayOutcome

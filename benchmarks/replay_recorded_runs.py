@@ -19,13 +19,14 @@ from pathlib import Path
 import numpy as np
 from lockstep_experts import replay_in_lockstep
 
-from headway.bench.calibration.agreement import agreement, compare_with, replay, times_of
 from headway.bench.calibration.fitting import calibrate_linear
-from headway.bench.calibration.measured_figures import Agreement, percent
-from headway.bench.calibration.recording import Recording, Seconds, read_recording
+from headway.bench.calibration.recording_files import read_recording
+from headway.bench.calibration.replay import compare_with, replay
 from headway.bench.calibration.scalars import SCALARS, ScalarName, fit_scalars, replaying
 from headway.bench.experiment.bundles import Bundle
-from headway.bench.experiment.experiment import simulate_bundle
+from headway.bench.experiment.simulated_runs import simulate_bundle
+from headway.bench.metrics.agreement import Agreement, agreement, percent, times_of
+from headway.bench.metrics.recording import Recording, Seconds
 from headway.bench.traces.reshaping import Rows
 from headway.simulator.replica import Replica, replica
 from headway.simulator.scaled_step_time import Scalars, ScaledStepTime

@@ -36,8 +36,8 @@ from serve_stage import gateway, simulated, vllms
 from headway.bench.calibration.openai_stream import Server
 from headway.bench.calibration.probe_load import replay_on
 from headway.bench.experiment.bundles import Bundle
-from headway.bench.experiment.experiment import simulate_bundle
 from headway.bench.experiment.saturation import at_rate, measure_saturation, open_loop
+from headway.bench.experiment.simulated_runs import simulate_bundle
 from headway.bench.experiment.unloaded import unloaded_seconds
 from headway.bench.load_test.prompts import Prompts
 from headway.bench.load_test.sending import Sender

@@ -22,8 +22,8 @@ import uvloop
 from serve_stage import Gate, gateway, simulated
 
 from headway.bench.experiment.bundles import Bundle
-from headway.bench.experiment.experiment import simulate_bundle
 from headway.bench.experiment.saturation import measure_saturation
+from headway.bench.experiment.simulated_runs import simulate_bundle
 from headway.bench.load_test.prompts import Prompts
 from headway.bench.traces.loading import load_trace
 from headway.simulator.replica import replica

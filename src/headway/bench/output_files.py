@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from headway.bench.errors import UserMistake
+from headway.bench.user_mistake import UserMistake
 from headway.config.atomic_file import replaced
 
 

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from headway import __version__
-from headway.bench.errors import UserMistake
+from headway.bench.user_mistake import UserMistake
 from headway.cli import bound, calibrate, check_config, compare, explain, load, policies, serve, tune, workloads
 from headway.cli import trace_verbs as trace
 

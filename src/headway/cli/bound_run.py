@@ -7,11 +7,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from headway.bench.experiment.bounding import SCHEMA, BoundResult, print_bounded
+from headway.bench.experiment.bounding import SCHEMA, BoundResult
 from headway.bench.experiment.bounding import bound as run_bound
 from headway.bench.experiment.small_optimum import SmallOptimum, small_optimum
 from headway.bench.metrics.run_metrics import Slo
 from headway.bench.output_files import replacing
+from headway.bench.report.bound_table import print_bounded
 from headway.bench.workloads import WORKLOADS
 from headway.bounds.optimum import to_terminal
 from headway.cli.compare_options import CompareOptions, parse_loads

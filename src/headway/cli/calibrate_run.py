@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 from headway.bench.calibration.fitting import Calibrated, calibrate_linear, calibrate_profile
-from headway.bench.calibration.measured_figures import Agreement, percent
-from headway.bench.calibration.recording import Recording, read_recording
+from headway.bench.calibration.recording_files import read_recording
 from headway.bench.calibration.scalars import SCALARS, ScalarName
-from headway.bench.errors import UserMistake, as_mistakes
+from headway.bench.metrics.agreement import Agreement, percent
+from headway.bench.metrics.recording import Recording
 from headway.bench.output_files import check_files, replacing
 from headway.bench.traces.writing import write_jsonl
+from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.cli.calibrate import CalibrateOptions
 from headway.cli.compare_options import DEFAULT_MODEL, Precision, whole_blocks
 from headway.cli.progress import say

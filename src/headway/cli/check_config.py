@@ -10,7 +10,7 @@ import typer
 
 def check_config(file: Annotated[Path, typer.Argument(help="A TOML file for `headway serve --config`.")]) -> None:
     """Read a configuration and the files that it names, and say the first thing that is wrong, if anything is."""
-    from headway.bench.errors import UserMistake
+    from headway.bench.user_mistake import UserMistake
     from headway.cli.gateway_extra import require_gateway
 
     require_gateway()

@@ -10,7 +10,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from headway.bench.errors import UserMistake
+from headway.bench.user_mistake import UserMistake
 
 DEFAULT_SLO = "ttft=2s,tpot=100ms"
 DEFAULT_HARDWARE, DEFAULT_MODEL = "h100", "llama-3.1-8b"

@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from headway.bench.errors import UserMistake, as_mistakes
 from headway.bench.experiment.bundles import Bundle, named_bundles, read_bundles
 from headway.bench.experiment.comparison import SCHEMA, Comparison
-from headway.bench.experiment.experiment import Experiment
-from headway.bench.experiment.experiment import compare as run_experiment
 from headway.bench.experiment.saturation import is_closed_loop, open_loop
+from headway.bench.experiment.simulated_runs import Experiment
+from headway.bench.experiment.simulated_runs import compare as run_experiment
 from headway.bench.metrics.run_metrics import Slo
 from headway.bench.output_files import check_files, replacing
 from headway.bench.traces.loading import load_trace
 from headway.bench.traces.opening import find_file
 from headway.bench.traces.reshaping import check_context, head
+from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.bench.workloads import WORKLOADS
 from headway.cli.compare_options import (
     DEFAULT_HARDWARE,
@@ -232,7 +232,7 @@ def write_outputs(options: CompareOptions, comparisons: list[Comparison]) -> Non
                 temporary.write_text(text, encoding="utf-8")
             say(f"numbers: {options.json}")
     if options.report is not None:
-        from headway.bench.report import write_report
+        from headway.bench.report.html_report import write_report
 
         with replacing(options.report, "--report") as temporary:
             write_report(comparisons[0], temporary)

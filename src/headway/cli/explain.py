@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headway.bench.errors import UserMistake
+from headway.bench.user_mistake import UserMistake
 
 if TYPE_CHECKING:
     from headway.policies.pages import PolicyPage

@@ -9,8 +9,8 @@ import urllib.request
 from http.client import HTTPException
 from typing import Any
 
-from headway.bench.errors import UserMistake
 from headway.bench.load_test.addresses import http_address
+from headway.bench.user_mistake import UserMistake
 
 _SECONDS = 10.0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from headway.bench.errors import UserMistake
+from headway.bench.user_mistake import UserMistake
 
 _PACKAGES = ("uvloop", "httptools", "msgspec", "prometheus_client")
 

@@ -41,7 +41,7 @@ def load(
     """
     import os
 
-    from headway.bench.errors import UserMistake
+    from headway.bench.user_mistake import UserMistake
     from headway.cli.gateway_extra import require_gateway
 
     require_gateway()

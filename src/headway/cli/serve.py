@@ -40,7 +40,7 @@ def serve(
 
     Runs until SIGTERM or Ctrl-C, then takes nothing more, finishes what is inside, and reports.
     """
-    from headway.bench.errors import UserMistake
+    from headway.bench.user_mistake import UserMistake
     from headway.cli.gateway_extra import require_gateway
 
     require_gateway()

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from headway.bench.errors import UserMistake, as_mistakes
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.comparison import Json
-from headway.bench.experiment.experiment import simulate_bundle
 from headway.bench.experiment.saturation import at_rate, measure_saturation
+from headway.bench.experiment.simulated_runs import simulate_bundle
 from headway.bench.metrics.run_metrics import Slo
 from headway.bench.output_files import check_files, replacing
+from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.bench.workloads import WORKLOADS
 from headway.cli.compare_options import CompareOptions, parse_loads
 from headway.cli.compare_run import WORKLOAD_LOADS, command_line, files_read, prepare

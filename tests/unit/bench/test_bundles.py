@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from headway.bench.errors import UserMistake
 from headway.bench.experiment.bundles import EXAMPLE, Bundle, named_bundles, read_bundles
+from headway.bench.user_mistake import UserMistake
 from headway.domain.costs import ServiceCosts
 from headway.policies.admission.peak_check import PeakCheck
 from headway.policies.catalog import names

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from headway.bench.errors import UserMistake
 from headway.bench.experiment.bundles import Bundle, named_bundles
 from headway.bench.experiment.comparison import Comparison, json_text
-from headway.bench.experiment.experiment import Experiment, compare
 from headway.bench.experiment.parallel import RunFailed
+from headway.bench.experiment.simulated_runs import Experiment, compare
 from headway.bench.metrics.run_metrics import Slo
+from headway.bench.user_mistake import UserMistake
 from headway.policies import catalog
 from headway.policies.ordering.fcfs import Fcfs
 from headway.simulator.replica import replica

@@ -10,7 +10,7 @@ from handmade_days import demo_comparison, demo_run, demo_trace
 
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.comparison import Comparison, json_text, trace_facts
-from headway.bench.experiment.experiment import Experiment, compare
+from headway.bench.experiment.simulated_runs import Experiment, compare
 from headway.simulator.replica import replica
 from headway.simulator.rules import EngineRules
 

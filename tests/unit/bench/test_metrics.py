@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from handmade_days import KV_BLOCKS, demo_trace, make_day, make_trace, queue_day
 
-from headway.bench.errors import UserMistake
 from headway.bench.metrics.run_metrics import DEFINITIONS, RunMetrics, Slo, Summary, jain, length_classes, summarise
+from headway.bench.user_mistake import UserMistake
 from headway.simulator.outcome import DayOutcome, TokenGaps
 from headway.simulator.trace import Trace
 

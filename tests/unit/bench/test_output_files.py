@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from headway.bench.errors import UserMistake
 from headway.bench.output_files import check_files, check_writable, replacing
+from headway.bench.user_mistake import UserMistake
 
 
 def test_the_whole_text_takes_the_place_of_the_old(tmp_path: Path) -> None:

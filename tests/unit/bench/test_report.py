@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from handmade_days import KV_BLOCKS, demo_comparison, make_day, make_trace
 
-from headway.bench.errors import UserMistake
 from headway.bench.experiment.comparison import Comparison
-from headway.bench.metrics.columns import cell_columns
 from headway.bench.metrics.curves import curves
 from headway.bench.metrics.run_metrics import summarise
-from headway.bench.report import report_html, write_report
+from headway.bench.report.html_report import report_html, write_report
 from headway.bench.report.markup import tag
 from headway.bench.report.scales import Scale, linear, logarithmic
+from headway.bench.report.table_columns import cell_columns
+from headway.bench.user_mistake import UserMistake
 
 
 def parsed(text: str) -> ET.Element:

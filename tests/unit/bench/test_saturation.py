@@ -6,9 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from headway.bench.errors import UserMistake
 from headway.bench.experiment.bundles import Bundle
-from headway.bench.experiment.experiment import simulate_bundle
 from headway.bench.experiment.saturation import (
     at_rate,
     completed_rate,
@@ -19,6 +17,8 @@ from headway.bench.experiment.saturation import (
     scaled,
     served_rate,
 )
+from headway.bench.experiment.simulated_runs import simulate_bundle
+from headway.bench.user_mistake import UserMistake
 from headway.simulator.outcome import DayOutcome
 from headway.simulator.replica import replica
 from headway.simulator.trace import Trace

@@ -8,9 +8,9 @@ from handmade_days import POLICIES, demo_comparison
 from rich.console import Console
 
 from headway.bench.experiment.comparison import Comparison
-from headway.bench.metrics.columns import cell_columns, ratio_text, seconds_text, significant
 from headway.bench.metrics.run_metrics import DEFINITIONS, Slo, Summary
 from headway.bench.report.headline import headline
+from headway.bench.report.table_columns import cell_columns, ratio_text, seconds_text, significant
 from headway.bench.report.terminal_table import print_comparison
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headway.bench.errors import UserMistake
+from headway.bench.user_mistake import UserMistake
 
 FOLDER = str(Path(__file__).parents[3] / "benchmarks")
 sys.path.insert(0, FOLDER)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headway.bench.calibration.agreement import replay
-from headway.bench.calibration.recording import Recording
+from headway.bench.calibration.replay import replay
+from headway.bench.metrics.recording import Recording
 from headway.bench.traces.writing import write_jsonl
 from headway.cli.app import run
 from headway.simulator.replica import replica

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from engine_stub import StubEngine, StubRequest
 
-from headway.bench.errors import UserMistake
+from headway.bench.user_mistake import UserMistake
 from headway.cli.explain_live import live_lines
 from headway.vllm_plugin import wait_explanations as stories
 from headway.vllm_plugin.explain_endpoint import WhyEndpoint

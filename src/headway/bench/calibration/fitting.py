@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headway.bench.calibration.agreement import compare_with
 from headway.bench.calibration.linear_fit import fit_linear
-from headway.bench.calibration.measured_figures import Agreement
-from headway.bench.calibration.recording import Recording
+from headway.bench.calibration.replay import compare_with
 from headway.bench.calibration.scalars import ScalarName, fit_scalars, replaying
-from headway.bench.errors import UserMistake, as_mistakes
+from headway.bench.metrics.agreement import Agreement
+from headway.bench.metrics.recording import Recording
+from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.simulator.calibration import Calibration, ProfileUnderScalars
 from headway.simulator.replica import Replica
 from headway.simulator.rules import EngineRules

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from headway.bench.calibration.agreement import replay
-from headway.bench.calibration.recording import Recording, Seconds
+from headway.bench.calibration.replay import replay
+from headway.bench.metrics.recording import Recording, Seconds
 from headway.simulator.rules import EngineRules
 from headway.simulator.step_time import PS_PER_SECOND, LinearStepTime
 

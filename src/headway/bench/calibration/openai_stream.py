@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from headway.bench.errors import UserMistake
 from headway.bench.load_test.addresses import http_address
+from headway.bench.user_mistake import UserMistake
 
 _LIMIT_BYTES = 1 << 22  # of one line of an answer
 _CONNECT_SECONDS = 10.0

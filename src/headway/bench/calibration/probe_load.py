@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 import numpy as np
 
 from headway.bench.calibration.openai_stream import Served, Server
-from headway.bench.calibration.recording import Recording
+from headway.bench.metrics.recording import Recording
 from headway.simulator.rules import EngineRules
 from headway.simulator.trace import Trace
 

@@ -9,8 +9,8 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
-from headway.bench.calibration.agreement import replay
-from headway.bench.calibration.recording import Recording, Seconds, seconds_per_token
+from headway.bench.calibration.replay import replay
+from headway.bench.metrics.recording import Recording, Seconds, seconds_per_token
 from headway.simulator.rules import EngineRules
 from headway.simulator.scaled_step_time import Scalars, ScaledStepTime
 from headway.simulator.step_time import FlooredStepTime

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from headway import __version__
-from headway.bench.errors import UserMistake, as_mistakes
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.comparison import Json, trace_facts
-from headway.bench.experiment.experiment import Progress, facts_of_replica, simulate_bundle, traffic_facts
 from headway.bench.experiment.saturation import Saturation, at_rate, measure_saturation
+from headway.bench.experiment.simulated_runs import Progress, facts_of_replica, simulate_bundle, traffic_facts
 from headway.bench.experiment.small_optimum import SmallOptimum
-from headway.bench.metrics.columns import significant
+from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.bounds.lower_bounds import LowerBounds, lower_bounds
 from headway.simulator.arrivals import check_clock
 from headway.simulator.replica import Replica
 from headway.simulator.trace import Trace
 
 SCHEMA = 1
-BEST = "best"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,43 +96,6 @@ def bound(
         at_loads=found,
         command=command,
     )
-
-
-def print_bounded(bounded: BoundResult, console: Console) -> None:
-    """A table a load, the best bound last."""
-    told = bounded.replica
-    console.print(f"trace    {bounded.trace['name']}: {bounded.trace['requests']:,} requests", highlight=False)
-    console.print(f"replica  {told['model']} on {told['hardware']}, {told['kv_tokens']:,} KV tokens", highlight=False)
-    for load, bounds in bounded.at_loads.items():
-        console.print()
-        if load is not None and bounded.saturation is not None:
-            rate = significant(load * bounded.saturation.requests_per_second)
-            console.print(f"at load {load:g}, {rate} requests/s", highlight=False)
-        console.print(_table(bounds), highlight=False)
-        if bounds.mean_ttft_seconds is not None:
-            console.print(f"no policy's mean TTFT is below {significant(bounds.mean_ttft_seconds)} s", highlight=False)
-    if bounded.optimum is not None:
-        console.print()
-        console.print(Text(bounded.optimum.sentence()))
-
-
-def _table(bounds: LowerBounds) -> Table | Text:
-    if bounds.mean_e2e_seconds is None:
-        return Text("No request of it can be served on this replica, so there is nothing to bound.")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("no policy's mean end to end is below", no_wrap=True)
-    table.add_column("s", justify="right", no_wrap=True)
-    table.add_column("which is", overflow="fold")
-    for name, seconds, words in _rows(bounds):
-        style = "bold" if name == BEST else ""
-        table.add_row(Text(name, style=style), Text(significant(seconds), style=style), Text(words))
-    return table
-
-
-def _rows(bounds: LowerBounds) -> Iterator[tuple[str, float, str]]:
-    yield from bounds.parts
-    assert bounds.mean_e2e_seconds is not None, "asked only where somebody is served"
-    yield BEST, bounds.mean_e2e_seconds, "the largest of these"
 
 
 def _told(bounds: LowerBounds) -> dict[str, object]:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from headway.bench.errors import UserMistake
 from headway.bench.experiment.comparison import Json
+from headway.bench.user_mistake import UserMistake
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestId
 from headway.policies.catalog import KINDS, names, nearest

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from headway.bench.calibration.measured_figures import Agreement
+from headway.bench.metrics.agreement import Agreement
 from headway.bench.metrics.curves import Curves
 from headway.bench.metrics.prediction_quality import PredictionCalibration
 from headway.bench.metrics.run_metrics import RunMetrics, Slo, Summary

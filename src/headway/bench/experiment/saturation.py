@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from headway.bench.errors import UserMistake, as_mistakes
 from headway.bench.experiment.parallel import spread
 from headway.bench.metrics.run_metrics import Mask, completed_rows
+from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.simulator.arrivals import check_clock
 from headway.simulator.outcome import DayOutcome
 from headway.simulator.step_time import PS_PER_SECOND

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headway.bench.errors import UserMistake
 from headway.bench.experiment.saturation import is_closed_loop
+from headway.bench.user_mistake import UserMistake
 from headway.bounds.discrete import DiscreteRequest, Instance
 from headway.bounds.optimum import Optimum, Progress, TooLarge, optimum
 from headway.simulator.replica import Replica

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 import uvloop
 
 from headway import __version__
-from headway.bench.errors import UserMistake
 from headway.bench.experiment.comparison import Comparison, Json, Run, trace_facts
 from headway.bench.experiment.saturation import is_closed_loop, offered_rate
 from headway.bench.load_test.addresses import http_address
@@ -19,6 +18,7 @@ from headway.bench.load_test.prompts import Prompts
 from headway.bench.load_test.sending import Sender
 from headway.bench.metrics.curves import curves
 from headway.bench.metrics.run_metrics import Slo, summarise
+from headway.bench.user_mistake import UserMistake
 from headway.gateway.embedded.engine_routes import SIMULATED_BY
 from headway.gateway.wire.http_fetch import fetch
 from headway.gateway.wire.upstream_pool import UpstreamPool

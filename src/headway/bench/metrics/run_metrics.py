@@ -17,8 +17,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from headway.bench.errors import UserMistake
 from headway.bench.metrics.token_gaps import gap_spread
+from headway.bench.user_mistake import UserMistake
 from headway.simulator.outcome import NEVER, DayOutcome
 from headway.simulator.step_time import PS_PER_SECOND
 from headway.simulator.trace import Trace

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from headway.bench.experiment.comparison import Comparison, Run
-from headway.bench.metrics.columns import seconds_text
 from headway.bench.metrics.curves import Cdf, Curves
 from headway.bench.metrics.run_metrics import RunMetrics
 from headway.bench.report.charts import Axes, Curve, chart, vertical_mark, x_span, y_span
@@ -20,6 +19,7 @@ from headway.bench.report.scales import (
     logarithmic,
     share_label,
 )
+from headway.bench.report.table_columns import seconds_text
 
 CDF_SIZE = (372, 270)
 TIMELINE_SIZE = (372, 150)

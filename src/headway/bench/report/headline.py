@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from headway.bench.experiment.comparison import Comparison, Run
-from headway.bench.metrics.columns import incomparable, ratio_text, seconds_text
+from headway.bench.report.table_columns import incomparable, ratio_text, seconds_text
 
 NOISE_SHARE = 0.02
 """Differences of mean TTFT below this are called none: one trace and one seed carry no more."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from headway.bench.metrics.columns import significant
+from headway.bench.report.table_columns import significant
 
 
 @dataclass(frozen=True, slots=True)

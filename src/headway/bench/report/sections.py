@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from headway.bench.calibration.measured_figures import Agreement
 from headway.bench.experiment.comparison import Comparison, Json, Run
-from headway.bench.metrics.columns import NOTHING, Cell, CellColumn, cell_columns, significant
+from headway.bench.metrics.agreement import Agreement
 from headway.bench.metrics.run_metrics import DEFINITIONS
 from headway.bench.report.figures import run_name
 from headway.bench.report.headline import headline
 from headway.bench.report.markup import Markup, join, tag
+from headway.bench.report.table_columns import NOTHING, Cell, CellColumn, cell_columns, significant
 from headway.bench.report.terminal_table import describe_predictions, describe_recorded, describe_saturation
 
 _GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (

@@ -12,12 +12,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from headway.bench.calibration.measured_figures import Agreement
 from headway.bench.experiment.comparison import Comparison, Json, Run
-from headway.bench.metrics.columns import Cell, CellColumn, cell_columns, significant
+from headway.bench.metrics.agreement import Agreement
 from headway.bench.metrics.prediction_quality import INTERVALS
 from headway.bench.metrics.run_metrics import DEFINITIONS
 from headway.bench.report.headline import headline
+from headway.bench.report.table_columns import Cell, CellColumn, cell_columns, significant
 
 BEST = "*"
 BEST_STYLE = "bold green"

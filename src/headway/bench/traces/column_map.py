@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from headway.bench.errors import UserMistake
+from headway.bench.user_mistake import UserMistake
 
 _UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _TIMES = ("arrival", "think", "deadline", "ttft", "e2e")

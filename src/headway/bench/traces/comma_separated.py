@@ -6,11 +6,11 @@ import csv
 import difflib
 from collections.abc import Iterator
 
-from headway.bench.errors import UserMistake
 from headway.bench.traces.column_map import AZURE, BURSTGPT, EXAMPLE, REQUIRED, ColumnMap
 from headway.bench.traces.opening import TraceFile
 from headway.bench.traces.rows import Rows
 from headway.bench.traces.values import Fault, number_of_cell, shown
+from headway.bench.user_mistake import UserMistake
 
 _TEXT = {"tenant", "session"}  # never to be taken for numbers: 007 is not 7
 

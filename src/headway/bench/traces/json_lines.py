@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import NoReturn
 
-from headway.bench.errors import UserMistake
 from headway.bench.traces.column_map import BAILIAN, MOONCAKE, ColumnMap
 from headway.bench.traces.opening import TraceFile
 from headway.bench.traces.rows import Rows
 from headway.bench.traces.values import Fault, shown
+from headway.bench.user_mistake import UserMistake
 
 
 def layout_of(file: TraceFile) -> ColumnMap:

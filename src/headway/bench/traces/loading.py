@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from headway.bench.errors import UserMistake
 from headway.bench.traces import comma_separated, json_lines
 from headway.bench.traces.column_map import EXAMPLE, ColumnMap, parse_columns, with_columns
 from headway.bench.traces.opening import TraceFile, bare_name, find_file
 from headway.bench.traces.rows import Rows
+from headway.bench.user_mistake import UserMistake
 from headway.bench.workloads import WORKLOADS
 from headway.simulator.trace import Tokens, Trace
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import zstandard
 
-from headway.bench.errors import UserMistake
+from headway.bench.user_mistake import UserMistake
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

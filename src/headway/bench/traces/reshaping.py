@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from headway.bench.errors import UserMistake
-from headway.bench.traces.block_ids import BlockIds
+from headway.bench.user_mistake import UserMistake
+from headway.simulator.block_ids import BlockIds
 from headway.simulator.trace import Trace
 
 Rows = npt.NDArray[np.int64]

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headway.bench.errors import UserMistake
-from headway.bench.traces.block_ids import BlockIds
 from headway.bench.traces.column_map import REQUIRED, ColumnMap
 from headway.bench.traces.values import Fault, Moments, Reader, block_ids, label, shown, span, whole
+from headway.bench.user_mistake import UserMistake
+from headway.simulator.block_ids import BlockIds
 from headway.simulator.trace import Trace
 
 _DEFAULTS: dict[str, tuple[str, float]] = {

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 import zstandard
 
-from headway.bench.errors import UserMistake
+from headway.bench.user_mistake import UserMistake
 from headway.simulator.trace import Trace
 
 

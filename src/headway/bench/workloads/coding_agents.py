@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from headway.bench.traces.block_ids import BlockIds
 from headway.bench.workloads.workload import Curve, Workload, draw_from_quantiles, stream
+from headway.simulator.block_ids import BlockIds
 from headway.simulator.trace import Trace
 
 # Percent -> value, measured on the 426 recorded sessions (24,984 calls) named in the docstring of `coding_agents`;

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from headway.bench.errors import UserMistake
+from headway.bench.user_mistake import UserMistake
 from headway.simulator.trace import Seconds, Tokens, Trace
 
 Curve: TypeAlias = Mapping[int, float] | Mapping[float, float]

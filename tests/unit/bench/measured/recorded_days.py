@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from headway.bench.calibration.agreement import replay
-from headway.bench.calibration.recording import Recording
+from headway.bench.calibration.replay import replay
 from headway.bench.experiment.bundles import Bundle
+from headway.bench.metrics.recording import Recording
 from headway.simulator.rules import EngineRules
 from headway.simulator.step_time import LinearStepTime, StepTime
 from headway.simulator.trace import Trace

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from recorded_days import ENGINE, RULES, recorded, traffic
 
-from headway.bench.calibration.agreement import compare_with
 from headway.bench.calibration.fitting import calibrate_linear, calibrate_profile
+from headway.bench.calibration.replay import compare_with
 from headway.bench.calibration.scalars import SCALARS, ScalarName, fit_scalars, replaying
-from headway.bench.errors import UserMistake
+from headway.bench.user_mistake import UserMistake
 from headway.simulator.replica import replica
 from headway.simulator.scaled_step_time import Scalars, ScaledStepTime
 
@@ -66,7 +66,7 @@ def test_agreement_counts_a_slower_engine_as_slower() -> None:
 
 
 def _ratio(day: object, step_time: object) -> np.ndarray:
-    from headway.bench.calibration.agreement import replay
+    from headway.bench.calibration.replay import replay
 
     return replay(day, RULES, step_time)[1] / day.e2e_seconds  # type: ignore[arg-type, attr-defined]
 

@@ -13,8 +13,8 @@ from recorded_days import RULES, traffic
 
 from headway.bench.calibration.openai_stream import Server
 from headway.bench.calibration.probe_load import designed_lengths, levels, measure, replay_on
-from headway.bench.errors import UserMistake
 from headway.bench.load_test.measure import check_url
+from headway.bench.user_mistake import UserMistake
 from headway.cli.explain_live import live_lines
 
 Answer = Callable[[dict[str, object]], AsyncIterator[bytes]]

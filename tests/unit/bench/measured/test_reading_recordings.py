@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from recorded_days import recorded, traffic
 
-from headway.bench.calibration.recording import read_recording
-from headway.bench.errors import UserMistake
+from headway.bench.calibration.recording_files import read_recording
 from headway.bench.traces.loading import load_trace
 from headway.bench.traces.reshaping import check_context, head, scale_arrivals
 from headway.bench.traces.writing import write_jsonl
+from headway.bench.user_mistake import UserMistake
 
 ENGINE_LOG = (
     "request,prompt_tokens,output_tokens,queued_s,first_token_s,last_token_s,prompt_blocks\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from headway.bench.traces.block_ids import BlockIds
+from headway.simulator.block_ids import BlockIds
 from headway.simulator.trace import Trace
 
 COLUMNS = (

@@ -13,8 +13,8 @@ from alike import lines_file, request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headway.bench.errors import UserMistake
 from headway.bench.traces.loading import load_trace
+from headway.bench.user_mistake import UserMistake
 from headway.simulator.trace import Trace
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from alike import block_rows, lines_file, request, tenant_names
 
-from headway.bench.errors import UserMistake
 from headway.bench.traces.loading import load_trace
+from headway.bench.user_mistake import UserMistake
 
 
 def test_mooncake_times_are_milliseconds_and_start_at_zero(tmp_path: Path) -> None:

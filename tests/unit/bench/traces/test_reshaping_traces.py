@@ -10,10 +10,10 @@ from alike import assert_alike, block_rows, tenant_names, traces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headway.bench.errors import UserMistake
-from headway.bench.traces.block_ids import BlockIds
 from headway.bench.traces.reshaping import check_context, head, merge, scale_arrivals
+from headway.bench.user_mistake import UserMistake
 from headway.bench.workloads import WORKLOADS
+from headway.simulator.block_ids import BlockIds
 from headway.simulator.trace import Trace
 
 quick = settings(max_examples=100, deadline=None)

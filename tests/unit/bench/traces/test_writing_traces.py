@@ -8,9 +8,9 @@ import pytest
 from alike import assert_alike, lines_file, request, traces
 from hypothesis import HealthCheck, given, settings
 
-from headway.bench.errors import UserMistake
 from headway.bench.traces.loading import load_trace
 from headway.bench.traces.writing import write_jsonl
+from headway.bench.user_mistake import UserMistake
 from headway.bench.workloads import WORKLOADS
 from headway.simulator.trace import Trace
 

@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from headway.bench.errors import UserMistake
 from headway.bench.traces.describing import TraceDescription, describe
+from headway.bench.user_mistake import UserMistake
 from headway.bench.workloads import WORKLOADS
 from headway.bench.workloads.client_mixes import population
 from headway.bench.workloads.coding_agents import PROMPT_MAX, SYSTEM_TOKENS

@@ -11,18 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from headway import __version__
-from headway.bench.calibration.agreement import agreement, in_both, times_of
-from headway.bench.calibration.measured_figures import Agreement
-from headway.bench.calibration.recording import of_trace
-from headway.bench.errors import UserMistake, as_mistakes
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.comparison import Comparison, Json, Run, replica_facts, trace_facts
 from headway.bench.experiment.parallel import RunFailed, spread
 from headway.bench.experiment.saturation import Saturation, at_rate, is_closed_loop, measure_saturation, offered_rate
 from headway.bench.experiment.unloaded import unloaded_seconds
+from headway.bench.metrics.agreement import Agreement, agreement, in_both, times_of
 from headway.bench.metrics.curves import curves
 from headway.bench.metrics.prediction_quality import CalibrationListener
+from headway.bench.metrics.recording import of_trace
 from headway.bench.metrics.run_metrics import Slo, summarise
+from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.bounds.lower_bounds import lower_bounds
 from headway.domain.event import Listener
 from headway.simulator.arrivals import check_clock

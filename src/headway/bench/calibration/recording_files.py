@@ -1,4 +1,4 @@
-"""A recording: requests as a real engine served them, with the times that it measured.
+"""Reads recordings: requests as a real engine served them, with the times that it measured.
 
 Three layouts are read, plain or packed as .gz or .zst:
 
@@ -15,7 +15,7 @@ import csv
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headway.bench.errors import UserMistake
+from headway.bench.metrics.recording import Recording, of_trace
 from headway.bench.traces.comma_separated import header_of
 from headway.bench.traces.loading import load_trace
 from headway.bench.traces.opening import TraceFile, bare_name, find_file
-from headway.bench.traces.reshaping import Rows, head
 from headway.bench.traces.values import TOKENS_MAX, Fault, shown, span, whole
+from headway.bench.user_mistake import UserMistake
 from headway.simulator.trace import Trace
 
 Seconds = npt.NDArray[np.float64]
@@ -36,74 +36,6 @@ Seconds = npt.NDArray[np.float64]
 _ENGINE_LOG = {"queued_s", "first_token_s", "last_token_s", "prompt_tokens", "output_tokens"}
 _ENGINE_LOG_BLOCK_TOKENS = 16
 _BENCH_LISTS = ("input_lens", "output_lens", "ttfts", "itls", "start_times")
-
-
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """What one engine did to one trace.
-
-    Attributes:
-        trace: the requests.
-        ttft_seconds: measured, arrival to first token; NaN where it was not measured.
-        e2e_seconds: measured, arrival to last token; likewise.
-        label: where it comes from.
-        notes: what the user should know of how it was read, a sentence each.
-    """
-
-    trace: Trace
-    ttft_seconds: Seconds
-    e2e_seconds: Seconds
-    label: str
-    notes: Sequence[str] = ()
-
-    @property
-    def tpot_seconds(self) -> Seconds:
-        """Measured seconds per token after the first; NaN for a single token."""
-        return seconds_per_token(self.trace, self.ttft_seconds, self.e2e_seconds)
-
-    @property
-    def output_tokens_per_second(self) -> float:
-        """Output tokens of the measured requests over the time from the first arrival to the last token."""
-        return tokens_per_second(self.trace, self.e2e_seconds)
-
-    def as_trace(self) -> Trace:
-        """The trace with the measured times in it, to write to a file."""
-        return replace(self.trace, measured_ttft_seconds=self.ttft_seconds, measured_e2e_seconds=self.e2e_seconds)
-
-    def measured_only(self, rows: Rows) -> Recording:
-        """The same day, its times known of these rows only: what a fit may see while others are held out."""
-        seen = np.zeros(len(self.trace), bool)
-        seen[rows] = True
-        return replace(
-            self,
-            ttft_seconds=np.where(seen, self.ttft_seconds, np.nan),
-            e2e_seconds=np.where(seen, self.e2e_seconds, np.nan),
-        )
-
-    def first(self, requests: int) -> Recording:
-        """The first `requests` of it, all where there are fewer."""
-        count = min(requests, len(self.trace))
-        return replace(
-            self,
-            trace=head(self.trace, count),
-            ttft_seconds=self.ttft_seconds[:count],
-            e2e_seconds=self.e2e_seconds[:count],
-        )
-
-
-def seconds_per_token(trace: Trace, ttft: Seconds, e2e: Seconds) -> Seconds:
-    """(e2e - TTFT) / (output - 1), NaN where the output is one token."""
-    gaps = trace.output_tokens - 1
-    return np.where(gaps > 0, (e2e - ttft) / np.maximum(gaps, 1), np.nan)
-
-
-def tokens_per_second(trace: Trace, e2e: Seconds) -> float:
-    """Output tokens of whoever has an end over the seconds from the first arrival to the last end; 0 for nobody."""
-    known = np.isfinite(e2e)
-    if not known.any():
-        return 0.0
-    seconds = float((trace.arrived_seconds + e2e)[known].max() - trace.arrived_seconds[known].min())
-    return float(trace.output_tokens[known].sum()) / seconds if seconds > 0 else 0.0
 
 
 def read_recording(text: str, *, columns: str | None = None, skip_bad_lines: bool = False) -> Recording:
@@ -134,14 +66,6 @@ def read_recording(text: str, *, columns: str | None = None, skip_bad_lines: boo
             "first and to the last token"
         )
     return replace(found, notes=loaded.notes)
-
-
-def of_trace(trace: Trace, label: str) -> Recording | None:
-    """The recording that a trace brings along; None where nothing was measured."""
-    ttft, e2e = trace.measured_ttft_seconds, trace.measured_e2e_seconds
-    if ttft is None or e2e is None or not np.isfinite(e2e).any():
-        return None
-    return Recording(trace, ttft, e2e, label)
 
 
 def _engine_log(path: Path, rows: csv.DictReader[str]) -> Recording:

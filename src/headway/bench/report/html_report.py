@@ -1,0 +1,103 @@
+"""A comparison as one HTML file that needs nothing else: no network, no scripts to be understood, no colour to be read.
+
+The bytes depend on the comparison alone (`wall_seconds` is not shown).
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from headway.bench.experiment.comparison import Comparison
+from headway.bench.report import figures, sections
+from headway.bench.report.markup import Markup, join, tag
+from headway.bench.user_mistake import UserMistake
+
+_NO_NETWORK = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+def write_report(comparison: Comparison, path: Path) -> None:
+    """Write the report to `path`, replacing what is there.
+
+    Raises:
+        UserMistake: the file cannot be written.
+    """
+    text = report_html(comparison)
+    try:
+        path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UserMistake(f"report: cannot write {path} ({error.strerror}); name a file that can be written") from error
+
+
+def report_html(comparison: Comparison) -> str:
+    """The document, well-formed as XML behind its doctype.
+
+    Raises:
+        ValueError: there are no runs.
+    """
+    if not comparison.runs:
+        raise ValueError("a report needs at least one run")
+    title = f"headway compare: {comparison.trace.get('name')}"
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_NO_NETWORK),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", title),
+        tag("style", _file("style.css")),
+    )
+    body = tag("body", tag("main", *_parts(comparison)), tag("script", _file("switches.js")))
+    return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _parts(comparison: Comparison) -> list[Markup]:
+    parts = [sections.heading(comparison)]
+    sweep = figures.against_load(comparison)
+    if sweep:
+        parts.append(_section("Latency against load", figures.legend(comparison), sweep))
+    parts.append(_section("Numbers", sections.tables(comparison)))
+    loads = sorted(comparison.loads(), key=lambda load: -1.0 if load is None else -load)
+    parts += [_pictures(comparison, load, first=number == 0) for number, load in enumerate(loads)]
+    return [
+        *parts,
+        _section("What the numbers mean", sections.definitions(comparison)),
+        _section("What was run", sections.facts(comparison)),
+        _section("Repeat it", sections.repeat(comparison)),
+    ]
+
+
+def _pictures(comparison: Comparison, load: float | None, *, first: bool) -> Markup:
+    """The charts of one load. With several loads the others are folded until asked for, or until printed."""
+    runs = comparison.at_load(load)
+    charts = (
+        tag("h3", "Time to first token by length of prompt"),
+        tag(
+            "p",
+            "Further left is sooner; higher is more of the requests offered. Same time axis in all.",
+            class_="quiet",
+        ),
+        figures.legend(comparison),
+        figures.ttft_by_length(comparison, runs),
+        tag("h3", "The replica over time"),
+        tag(
+            "p",
+            f"A row a policy, the same axes down each column; the thin line is {comparison.baseline_label()}.",
+            class_="quiet",
+        ),
+        figures.over_time(comparison, runs),
+    )
+    if load is None or len(comparison.loads()) == 1:
+        return _section("Pictures", *charts)
+    opened = {"open": "open"} if first else {}
+    folded = tag("details", tag("summary", tag("h2", f"Pictures at load {load:g}")), *charts, **opened)
+    return tag("section", folded)
+
+
+def _section(title: str, *children: Markup) -> Markup:
+    return tag("section", tag("h2", title), join(*children))
+
+
+def _file(name: str) -> Markup:
+    """A file of this package; it holds neither `<` nor `&`, so it stands in XML as it is."""
+    return Markup(files("headway.bench.report").joinpath(name).read_text(encoding="utf-8"))
