@@ -16,6 +16,7 @@ from headway.gateway.learned.learned_state import LearnedState
 from headway.gateway.observing.gateway_metrics import GatewayMetrics
 from headway.gateway.observing.page import page_response, state_of
 from headway.gateway.openai.client_hints import read_hints
+from headway.gateway.openai.endpoints import endpoint_of
 from headway.gateway.openai.error_responses import Reason, error_response
 from headway.gateway.openai.prompt_count import Counted, PromptCount
 from headway.gateway.openai.request_body import Body, prefix_hashes, read_body, why_unreadable
@@ -29,7 +30,6 @@ from headway.gateway.settings import TenantSettings
 from headway.gateway.wire.client_connection import ClientConnection, PendingAnswer
 from headway.gateway.wire.messages import HttpRequest, Response
 
-_JSON_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 _ONE_MODEL = "/v1/models/"
 _BAD_KEY = "the API key is missing or unknown"
 _STORIES = 1_000
@@ -152,9 +152,10 @@ class PublicRoutes:
         if http.method == b"HEAD":
             self._reject(client, error_response(405, "HEAD is not passed on", Reason.MALFORMED))
             return None
-        body = read_body(http.body) if http.body else None
-        if body is None and http.path in _JSON_PATHS and http.method == b"POST":
-            self._reject(client, error_response(400, why_unreadable(http.body), Reason.MALFORMED))
+        endpoint = endpoint_of(http.path)
+        body = read_body(http.body, endpoint) if http.body else None
+        if body is None and endpoint.needs_json and http.method == b"POST":
+            self._reject(client, error_response(400, why_unreadable(http.body, endpoint), Reason.MALFORMED))
             return None
         if tenant.name:  # the key was meant for us: no replica sees it
             http.headers = [pair for pair in http.headers if pair[0] != b"authorization"]

@@ -8,6 +8,7 @@ from typing import Any
 
 from headway.domain.engine_hints import MAX_RANK
 from headway.domain.estimate import PointEstimate
+from headway.gateway.openai.endpoints import COMPLETIONS, EMBEDDINGS
 from headway.gateway.openai.request_body import read_body
 from headway.gateway.openai.upstream_request import engine_hints, upstream_request
 from headway.gateway.queueing.queued_request import QueuedRequest
@@ -28,6 +29,7 @@ def exchange(body: object, headers: list[tuple[bytes, bytes]] | None = None, **o
     return SimpleNamespace(
         http=HttpRequest(b"POST", b"/v1/completions", headers or [], content),
         body=read_body(content),
+        endpoint=COMPLETIONS,
         request=request,
         request_id=b"id-1",
         arrived_at=100.0,
@@ -64,6 +66,7 @@ def test_hints_go_only_where_they_are_read() -> None:
     assert "vllm_xargs" in sent(one, replica(hints="always"))[1]
     embedding = exchange({"input": "x"})
     embedding.http = HttpRequest(b"POST", b"/v1/embeddings", [], embedding.http.body)
+    embedding.endpoint = EMBEDDINGS
     assert sent(embedding, knows)[1] == {"input": "x"}
 
 

@@ -10,6 +10,7 @@ import pytest
 from engine_stub import StubEngine, StubRequest
 
 from headway.domain.estimate import PointEstimate
+from headway.gateway.openai.endpoints import COMPLETIONS
 from headway.gateway.openai.request_body import read_body
 from headway.gateway.openai.upstream_request import upstream_request
 from headway.gateway.queueing.queued_request import QueuedRequest
@@ -32,7 +33,7 @@ def forwarded(name: str, rank: int, priority: int, settings: dict[str, Any]) -> 
     request.estimate, request.rank = PointEstimate(10, "test"), rank
     exchange: Any = SimpleNamespace(
         http=HttpRequest(b"POST", b"/v1/completions", [], content), body=read_body(content), request=request,
-        request_id=name.encode(), arrived_at=0.0, dispatched_at=1.0, traceparent=None,
+        endpoint=COMPLETIONS, request_id=name.encode(), arrived_at=0.0, dispatched_at=1.0, traceparent=None,
     )  # fmt: skip
     health = HealthSettings()
     replica = UpstreamReplica(ReplicaSettings(url="http://127.0.0.1:1", hints="always", **settings), health, float)

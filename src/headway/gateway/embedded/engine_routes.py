@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from headway.gateway.embedded.live_engine import LiveEngine, prompt_blocks
+from headway.gateway.openai.endpoints import CHAT, COMPLETIONS, endpoint_of
 from headway.gateway.openai.error_responses import Reason, error_response
 from headway.gateway.wire.client_connection import ClientConnection, PendingAnswer
 from headway.gateway.wire.messages import HttpRequest, Response
@@ -72,8 +73,8 @@ class EngineRoutes:
             client.respond(Response(200, b""))
         elif path == "/metrics":
             client.respond(Response(200, self._metrics(), b"text/plain; version=0.0.4"))
-        elif path in ("/v1/completions", "/v1/chat/completions") and request.method == b"POST":
-            return self._generate(request, client, is_chat=path.endswith("chat/completions"))
+        elif (endpoint := endpoint_of(path)) in (CHAT, COMPLETIONS) and request.method == b"POST":
+            return self._generate(request, client, is_chat=endpoint is CHAT)
         else:
             client.respond(error_response(404, f"the simulated engine has nothing at {path}", Reason.MALFORMED))
         return None

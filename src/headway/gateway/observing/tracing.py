@@ -24,11 +24,6 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
     from opentelemetry.trace import Span
 
-_OPERATIONS = {
-    "/v1/chat/completions": "chat",
-    "/v1/completions": "text_completion",
-    "/v1/embeddings": "embeddings",
-}
 _PARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _NAME_CHARACTERS_MAX = 64
 _NANOSECONDS = 1_000_000_000
@@ -68,11 +63,12 @@ class Tracing:
         wanted = int(parent[3], 16) & 1 if parent is not None else self._chance.random() < self._share
         if not wanted:
             return
-        operation = _OPERATIONS.get(exchange.http.path, "other")
         context = self._context(parent) if parent is not None else None
         offset = time.time() - self._clock()
         began = _nanoseconds(exchange.arrived_at + offset)
-        span = self._tracer.start_span(operation, context, self._trace.SpanKind.SERVER, start_time=began)
+        span = self._tracer.start_span(
+            exchange.endpoint.span_name, context, self._trace.SpanKind.SERVER, start_time=began
+        )
         own = span.get_span_context()
         exchange.traceparent = f"00-{own.trace_id:032x}-{own.span_id:016x}-01".encode()
         self._open[exchange] = _Open(span, offset)

@@ -128,12 +128,12 @@ def _load(model: str, file: Path) -> Tokenizer:
 def _count(tokenizer: Tokenizer, body: Body) -> Counted | None:
     """None where there is nothing that could be counted."""
     try:
-        messages = _ANYTHING.decode(body.messages) if bytes(body.messages) else None
-        if messages is not None:
-            texts = [text for message in messages for text in _texts(message)]
-            return Counted(sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts), len(messages))
-        prompt = _ANYTHING.decode(bytes(body.prompt) or bytes(body.input))
-        texts = [one for one in (prompt if isinstance(prompt, list) else [prompt]) if isinstance(one, str)]
+        prompt = _ANYTHING.decode(body.prompt_bytes)
+        parts = prompt if isinstance(prompt, list) else [prompt]
+        if any(isinstance(part, dict) for part in parts):  # a chat's messages
+            texts = [text for message in parts for text in _texts(message)]
+            return Counted(sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts), len(parts))
+        texts = [part for part in parts if isinstance(part, str)]
     except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
         return None  # the replica will say what is wrong with it
     return Counted(sum(len(tokenizer.encode(text)) for text in texts), 0) if texts else None

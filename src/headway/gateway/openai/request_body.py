@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from hashlib import blake2b
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import msgspec
+
+from headway.gateway.openai.endpoints import UNLISTED, Endpoint
 
 _PREFIX_BLOCK_BYTES = 1_024
 _PREFIX_BLOCKS_MAX = 32
@@ -20,56 +23,66 @@ class StreamOptions(msgspec.Struct):
 
 
 class Body(msgspec.Struct):
-    """The fields that are read; everything else is left alone, unread."""
+    """The fields that are read; everything else is left alone, unread. Its decoder adds the fields of an endpoint."""
 
+    endpoint: ClassVar[Endpoint]
     model: str = ""
     stream: bool | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
     n: int | None = None
     priority: int | None = None
     stream_options: StreamOptions | None = None
-    nvext: msgspec.Raw = msgspec.Raw(b"")
-    messages: msgspec.Raw = msgspec.Raw(b"")
-    prompt: msgspec.Raw = msgspec.Raw(b"")
-    input: msgspec.Raw = msgspec.Raw(b"")
 
     @property
     def prompt_bytes(self) -> bytes:
-        """The prompt as it stands in the JSON."""
-        return bytes(self.messages) or bytes(self.prompt) or bytes(self.input)
+        """The prompt as it stands in the JSON; empty if there is none."""
+        return next(filter(None, (bytes(getattr(self, name)) for name in self.endpoint.prompt_fields)), b"")
 
     @property
     def output_tokens_max(self) -> int | None:
-        """The client's own bound on the output, if it is one."""
-        bound = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+        """The client's own bound on the output, if it is at least 1."""
+        bounds = (getattr(self, name) for name in self.endpoint.output_bound_fields)
+        bound: int | None = next((bound for bound in bounds if bound is not None), None)
         return bound if bound is not None and bound >= 1 else None
 
+    @property
+    def agent_bytes(self) -> bytes:
+        """Dynamo's tables as they stand in the JSON; empty if there are none."""
+        return bytes(getattr(self, self.endpoint.agent_field))
 
-_DECODER = msgspec.json.Decoder(Body, strict=False)  # as lenient as engines are: "100" and 100.0 are whole numbers
+
+@cache
+def _decoder(endpoint: Endpoint) -> msgspec.json.Decoder[Body]:
+    """As lenient as engines are: "100" and 100.0 are whole numbers."""
+    raw = [(name, msgspec.Raw, msgspec.Raw(b"")) for name in (*endpoint.prompt_fields, endpoint.agent_field)]
+    bounds = [(name, int | None, None) for name in endpoint.output_bound_fields]
+    fields = cast(Any, [*raw, *bounds])  # the stub knows pairs and triples of one type only
+    body = msgspec.defstruct("Body", fields, bases=(Body,), namespace={"endpoint": endpoint})
+    return cast("msgspec.json.Decoder[Body]", msgspec.json.Decoder(body, strict=False))
+
+
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ANYTHING = msgspec.json.Decoder()
 _FIRST_NAME = re.compile(rb'\s*\{\s*"')
 
 
-def read_body(body: bytes) -> Body | None:
+def read_body(content: bytes, endpoint: Endpoint = UNLISTED) -> Body | None:
     """The fields of a JSON body; None if it is not a JSON object or a field we read has a wrong type."""
     try:
-        return _DECODER.decode(body)
+        return _decoder(endpoint).decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
-def why_unreadable(body: bytes) -> str:
+def why_unreadable(content: bytes, endpoint: Endpoint = UNLISTED) -> str:
     """What is wrong with a body that `read_body` does not read: which field, and what it should be."""
-    if not body:
-        return "there is no body; send a JSON object"
+    if not content:
+        return "the request has no body; send a JSON object"
     try:
-        _DECODER.decode(body)
+        _decoder(endpoint).decode(content)
     except RecursionError:
-        return "the body is nested too deeply"
+        return "the body is nested too deeply; send a flatter JSON object"
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return f"the body is not a JSON object that can be read: {error}"
+        return f"the body is not a valid JSON object: {error}"
     return "the body cannot be read"
 
 
@@ -105,11 +118,12 @@ def extra_arguments(body: bytes) -> dict[str, Any]:
 
 
 def agent_tables(body: Body) -> tuple[dict[str, Any], dict[str, Any]]:
-    """`agent_hints` and `agent_context` of `nvext` (Dynamo), each {} if there is none."""
-    if not bytes(body.nvext):
+    """Dynamo's `agent_hints` and `agent_context`, each {} if there is none."""
+    content = body.agent_bytes
+    if not content:
         return {}, {}
-    told = _ANYTHING.decode(body.nvext)
-    tables = [told.get(name) if isinstance(told, dict) else None for name in ("agent_hints", "agent_context")]
+    given = _ANYTHING.decode(content)
+    tables = [given.get(name) if isinstance(given, dict) else None for name in ("agent_hints", "agent_context")]
     hints, context = (table if isinstance(table, dict) else {} for table in tables)
     return hints, context
 

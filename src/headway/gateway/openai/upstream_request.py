@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from headway.gateway.relay.exchange import Exchange
     from headway.gateway.replicas.upstream_replica import UpstreamReplica
 
-GENERATION_PATHS = ("/v1/chat/completions", "/v1/completions")
 LOAD_HEADER = b"endpoint-load-metrics"
 LOAD_FORMAT_HEADER = b"endpoint-load-metrics-format"
 TRACE_HEADER = b"traceparent"
@@ -57,7 +56,7 @@ def hides_usage(exchange: Exchange, replica: UpstreamReplica) -> bool:
     if body is None or not body.stream or not replica.settings.learn_usage:
         return False
     asked = body.stream_options is not None and body.stream_options.include_usage
-    return not asked and exchange.http.path in GENERATION_PATHS
+    return not asked and exchange.endpoint.usage_on_request
 
 
 def asks_for_load(exchange: Exchange, replica: UpstreamReplica) -> bool:
@@ -93,7 +92,7 @@ def _body(exchange: Exchange, replica: UpstreamReplica) -> bytes:
     sign = _SIGNS.get(replica.settings.priority)
     if sign is not None:
         changes["priority"] = sign * exchange.request.priority
-    if replica.reads_hints and exchange.http.path in GENERATION_PATHS:
+    if replica.reads_hints and exchange.endpoint.takes_engine_hints:
         # Whatever the client wrote there itself is replaced: it is heard through its key's permissions, or not.
         own = {key: value for key, value in extra_arguments(content).items() if key not in hints.NAMES}
         changes["vllm_xargs"] = own | engine_hints(exchange, rank=sign is None)

@@ -1,13 +1,14 @@
-"""Learning how long an answer was without changing what the client sees.
+"""Readers of token usage in answers, without changing what the client sees.
 
-We ask the replica for a usage chunk at a stream's end (`stream_options.include_usage`) and take it out again where the
-client did not ask. Law: what passes differs from what came by that one event, or not at all; only events that mention
-usage are parsed, and bytes are held back only while an event that begins so is not whole.
+The replica is asked for a usage chunk at a stream's end (`stream_options.include_usage`); it is taken out again where
+the client did not ask. Law: what passes differs from what came by that one event, or not at all. Only events that
+mention usage are parsed. Bytes are held back only while the event that they begin is not whole.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -24,28 +25,71 @@ class Usage(NamedTuple):
     cached_tokens: int
 
 
+class UsageFields(NamedTuple):
+    """Where an answer holds its token counts: names of the fields of `usage`."""
+
+    prompt: str
+    output: str
+    prompt_details: str
+    stream_envelope: str | None = None
+    """Field of a stream's event that holds the answer with its `usage`; None where the event is the answer."""
+
+
+COMPLETION_USAGE = UsageFields("prompt_tokens", "completion_tokens", "prompt_tokens_details")
+
+
 class _Details(msgspec.Struct):
     cached_tokens: int | None = 0
 
 
-class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = 0
-    completion_tokens: int | None = 0
-    prompt_tokens_details: _Details | None = None
+class _Reader:
+    """Finds the usage in JSON. msgspec decodes into classes made for the names of these fields."""
+
+    def __init__(self, fields: UsageFields) -> None:
+        counts: Any = [("prompt", int | None, 0), ("output", int | None, 0), ("details", _Details | None, None)]
+        names = {"prompt": fields.prompt, "output": fields.output, "details": fields.prompt_details}
+        usage = msgspec.defstruct("Usage", counts, rename=names)
+        parts: Any = [("usage", usage | None, None), ("choices", list[msgspec.Raw] | None, None)]
+        answer = msgspec.defstruct("Answer", parts)
+        self._answer: msgspec.json.Decoder[Any] = msgspec.json.Decoder(answer)
+        self._envelope: msgspec.json.Decoder[Any] | None = None
+        if fields.stream_envelope is not None:
+            inside: Any = [("answer", answer | None, None)]
+            self._envelope = msgspec.json.Decoder(
+                msgspec.defstruct("Envelope", inside, rename={"answer": fields.stream_envelope})
+            )
+
+    def of_answer(self, content: bytes) -> Usage | None:
+        """The usage of a whole JSON answer."""
+        return self._read(content, self._answer)[0]
+
+    def of_event(self, content: bytes) -> tuple[Usage | None, bool]:
+        """The usage of a stream's event, and whether the event holds nothing else."""
+        return self._read(content, self._envelope or self._answer)
+
+    def _read(self, content: bytes, decoder: msgspec.json.Decoder[Any]) -> tuple[Usage | None, bool]:
+        try:
+            answer = decoder.decode(content)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None, False
+        if decoder is self._envelope:
+            answer = answer.answer
+        if answer is None or answer.usage is None:
+            return None, False
+        usage = answer.usage
+        cached = (usage.details.cached_tokens or 0) if usage.details is not None else 0
+        counted = Usage(max(0, usage.prompt or 0), max(0, usage.output or 0), max(0, cached))
+        return counted, answer.choices == []
 
 
-class _Event(msgspec.Struct):
-    usage: _Usage | None = None
-    choices: list[msgspec.Raw] | None = None
-
-
-_DECODER = msgspec.json.Decoder(_Event)
+_reader = cache(_Reader)
 
 
 class StreamUsageReader:
-    """Looks at a stream of server-sent events as it passes."""
+    """Reads the usage in a stream of server-sent events as it passes."""
 
-    def __init__(self, *, hide_usage: bool) -> None:
+    def __init__(self, *, hide_usage: bool, fields: UsageFields = COMPLETION_USAGE) -> None:
+        self._reader = _reader(fields)
         self._hide_usage = hide_usage
         self._held = b""
         self._gave_up = False
@@ -85,18 +129,17 @@ class StreamUsageReader:
 
     def _is_usage_alone(self, event: bytes) -> bool:
         """Whether the event is the usage chunk (no choices in it); notes the usage whichever it is."""
-        content = _data_of(event)
-        told = _decode(content)
-        if told is None or told.usage is None:
-            return False
-        self.usage = _read(told.usage)
-        return told.choices == []
+        usage, is_alone = self._reader.of_event(_data_of(event))
+        if usage is not None:
+            self.usage = usage
+        return is_alone
 
 
 class JsonUsageReader:
     """Keeps a copy of a JSON answer, within bounds, to read its usage at the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, fields: UsageFields = COMPLETION_USAGE) -> None:
+        self._reader = _reader(fields)
         self._pieces: list[bytes] = []
         self._bytes = 0
         self.events = 0
@@ -112,9 +155,7 @@ class JsonUsageReader:
     def rest(self) -> bytes:
         """Nothing was held; the usage is read now."""
         if self._bytes <= _JSON_BYTES_MAX:
-            told = _decode(b"".join(self._pieces))
-            if told is not None and told.usage is not None:
-                self.usage = _read(told.usage)
+            self.usage = self._reader.of_answer(b"".join(self._pieces))
         self._pieces.clear()
         return b""
 
@@ -122,16 +163,3 @@ class JsonUsageReader:
 def _data_of(event: bytes) -> bytes:
     lines = [line[5:].lstrip(b" ") for line in event.splitlines() if line.startswith(b"data:")]
     return b"\n".join(lines)
-
-
-def _decode(content: bytes) -> _Event | None:
-    try:
-        return _DECODER.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-
-
-def _read(usage: _Usage) -> Usage:
-    details = usage.prompt_tokens_details
-    cached = (details.cached_tokens or 0) if details is not None else 0
-    return Usage(max(0, usage.prompt_tokens or 0), max(0, usage.completion_tokens or 0), max(0, cached))

@@ -10,10 +10,10 @@ import asyncio
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol
 
-from headway.gateway.openai.error_responses import REASON_HEADER, Reason, error_event, error_response
+from headway.gateway.openai.endpoints import endpoint_of
+from headway.gateway.openai.error_responses import REASON_HEADER, Reason, error_response
 from headway.gateway.openai.request_body import Body
 from headway.gateway.openai.upstream_request import (
-    GENERATION_PATHS,
     LOAD_HEADER,
     asks_for_load,
     hides_usage,
@@ -83,6 +83,7 @@ class Exchange:
         "dispatched_at",
         "dispatches_at_arrival",
         "drain_seconds",
+        "endpoint",
         "first_byte_at",
         "has_waited",
         "http",
@@ -118,6 +119,7 @@ class Exchange:
         self.brain = brain
         self.client = client
         self.http = http
+        self.endpoint = endpoint_of(http.path)
         self.body = body
         self.request = request
         self.request_id = request_id
@@ -158,7 +160,7 @@ class Exchange:
     @property
     def is_generation(self) -> bool:
         """Whether output tokens are what it is about; embeddings and the rest have queues of their own."""
-        return self.http.path in GENERATION_PATHS
+        return self.endpoint.is_generation
 
     @property
     def output_tokens(self) -> int:
@@ -228,10 +230,10 @@ class Exchange:
         encoded = b"content-encoding" in named
         self._is_stream = kind == b"text/event-stream" and not encoded
         if self._is_stream:
-            self._watch = StreamUsageReader(hide_usage=hides_usage(self, replica))
+            self._watch = StreamUsageReader(hide_usage=hides_usage(self, replica), fields=self.endpoint.usage)
             length = None
         elif kind == b"application/json" and not encoded:
-            self._watch = JsonUsageReader()
+            self._watch = JsonUsageReader(self.endpoint.usage)
         forwarded = [
             (name, value)
             for name, value in headers
@@ -311,7 +313,7 @@ class Exchange:
         self.stage = ExchangeStage.ENDED
         self.brain.ended(self, Outcome.FAILED, reason)
         if self._is_stream:
-            self.client.write(error_event(why, reason))
+            self.client.write(self.endpoint.stream_error(why, reason))
             self.client.finish()
         else:
             self.client.abort()

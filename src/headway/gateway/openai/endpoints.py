@@ -1,0 +1,82 @@
+"""Endpoints of the OpenAI API, one row per HTTP path: what it is, and where its body and its answer hold what we read.
+
+A new endpoint is a new row. The same on every path: the model, `stream`, `n` and `priority` stand in fields of these
+names, and a session may be named by a header (`client_hints.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from headway.gateway.openai.error_responses import Reason, error_event
+from headway.gateway.openai.usage import COMPLETION_USAGE, UsageFields
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Endpoint:
+    """One path under `/v1`.
+
+    Attributes:
+        kind: "generation" produces output tokens; each kind has queues of its own.
+        span_name: of its OpenTelemetry span, an operation name of the GenAI conventions where they have one.
+        prompt_fields: body fields that may hold the prompt; the first that is there is read.
+        output_bound_fields: body fields that may bound the output tokens; the first that is set counts.
+        agent_field: body field with Dynamo's tables: session, priority and expected output tokens.
+        needs_json: a POST whose body is no readable JSON object is answered with 400.
+        usage: names of the token counts in its answer.
+        usage_on_request: a stream ends with its usage only if `stream_options.include_usage` asks for it.
+        takes_engine_hints: Headway's vLLM plug-in reads its hints in `vllm_xargs`.
+        stream_error: the event that ends a stream with an error.
+    """
+
+    kind: Literal["generation", "other"] = "other"
+    span_name: str = "other"
+    prompt_fields: tuple[str, ...] = ("messages", "prompt", "input")
+    output_bound_fields: tuple[str, ...] = ("max_completion_tokens", "max_tokens")
+    agent_field: str = "nvext"
+    needs_json: bool = False
+    usage: UsageFields = COMPLETION_USAGE
+    usage_on_request: bool = False
+    takes_engine_hints: bool = False
+    stream_error: Callable[[str, Reason], bytes] = error_event
+
+    @property
+    def is_generation(self) -> bool:
+        """Whether its answer is output tokens."""
+        return self.kind == "generation"
+
+
+CHAT = Endpoint(
+    kind="generation",
+    span_name="chat",
+    prompt_fields=("messages",),
+    needs_json=True,
+    usage_on_request=True,
+    takes_engine_hints=True,
+)
+COMPLETIONS = Endpoint(
+    kind="generation",
+    span_name="text_completion",
+    prompt_fields=("prompt",),
+    needs_json=True,
+    usage_on_request=True,
+    takes_engine_hints=True,
+)
+EMBEDDINGS = Endpoint(
+    span_name="embeddings", prompt_fields=("messages", "input"), output_bound_fields=(), needs_json=True
+)
+UNLISTED = Endpoint()
+"""Every other path: forwarded as it came, and read by the usual names where its body is JSON."""
+
+ENDPOINTS = {
+    "/v1/chat/completions": CHAT,
+    "/v1/completions": COMPLETIONS,
+    "/v1/embeddings": EMBEDDINGS,
+}
+
+
+def endpoint_of(path: str) -> Endpoint:
+    """The row of a path."""
+    return ENDPOINTS.get(path, UNLISTED)
