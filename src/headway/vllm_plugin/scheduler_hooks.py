@@ -24,7 +24,7 @@ from headway.vllm_plugin.policy_state import PolicyState
 from headway.vllm_plugin.prefix_hits import PrefixHits
 from headway.vllm_plugin.publishing import Publisher
 from headway.vllm_plugin.request_entries import EngineBatch, Entry, Place, VllmRequest, view_of
-from headway.vllm_plugin.self_tuned_knobs import SelfTuned, StepFacts
+from headway.vllm_plugin.self_tuned_limits import SelfTunedLimits, StepFacts
 from headway.vllm_plugin.victims import blocks_wanted, with_victims_last
 from headway.vllm_plugin.vllm_adapter import VllmAdapter
 from headway.vllm_plugin.wait_explanations import WaitExplanations
@@ -62,7 +62,7 @@ class SchedulerHooks:
         self._hits = PrefixHits(engine.cached_tokens, time.perf_counter) if self._looks_up() else None
         self._shadow = LiveShadowFcfs()
         self._judge = HarmJudge(config.guard.harm_ratio, config.guard.harm_slack_seconds, config.guard.harm_seconds)
-        self._tuned = SelfTuned(engine.seats, engine.own_threshold) if config.tuning == "self-tuned" else None
+        self._tuned = SelfTunedLimits(engine.seats, engine.own_threshold) if config.tuning == "self-tuned" else None
         self.stories = WaitExplanations(self.entries, self._order, self._now)
         self._arrivals = 0
         self._preempted = 0  # in this step

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.vllm_plugin.self_tuned_knobs import SelfTuned, StepFacts
+from headway.vllm_plugin.self_tuned_limits import SelfTunedLimits, StepFacts
 from headway.vllm_plugin.victims import blocks_wanted, with_victims_last
 
 QUIET = StepFacts(
@@ -15,7 +15,7 @@ QUIET = StepFacts(
 
 
 def test_nothing_is_kept_free_for_nobody() -> None:
-    tuned = SelfTuned(seats=256)
+    tuned = SelfTunedLimits(seats=256)
     assert tuned.step(QUIET).long_prefill_threshold == 0
     assert tuned.step(QUIET._replace(next_tokens=50, seats_free=0)).long_prefill_threshold == 0
     assert tuned.step(QUIET._replace(next_tokens=50, prefill_left=[])).long_prefill_threshold == 0
@@ -23,27 +23,27 @@ def test_nothing_is_kept_free_for_nobody() -> None:
 
 
 def test_long_prefills_leave_the_tokens_that_the_next_one_needs() -> None:
-    tuned = SelfTuned(seats=256)
+    tuned = SelfTunedLimits(seats=256)
     assert tuned.step(QUIET._replace(next_tokens=50)).long_prefill_threshold == 850
     assert tuned.step(QUIET._replace(next_tokens=50, prefill_left=[5_000] * 2)).long_prefill_threshold == 425
     assert tuned.step(QUIET._replace(next_tokens=9_999)).long_prefill_threshold == 450, "half at most"
 
 
 def test_prefills_share_like_water() -> None:
-    tuned = SelfTuned(seats=256)
+    tuned = SelfTunedLimits(seats=256)
     knobs = tuned.step(QUIET._replace(next_tokens=50, prefill_left=[100, 5_000, 150, 4_000]))
     assert knobs.long_prefill_threshold == 300, "100 and 150 are served whole, and 600 of 850 are left for two"
 
 
 def test_the_operators_own_threshold_is_never_exceeded() -> None:
-    tuned = SelfTuned(seats=256, own_threshold=300)
+    tuned = SelfTunedLimits(seats=256, own_threshold=300)
     assert tuned.step(QUIET).long_prefill_threshold == 300
     assert tuned.step(QUIET._replace(next_tokens=50)).long_prefill_threshold == 300
     assert tuned.step(QUIET._replace(next_tokens=50, prefill_left=[5_000] * 4)).long_prefill_threshold == 212
 
 
 def test_the_cap_falls_when_much_is_thrown_away_and_rises_slowly() -> None:
-    tuned = SelfTuned(seats=200)
+    tuned = SelfTunedLimits(seats=200)
     busy = QUIET._replace(decoding=99, waiting=5)
     assert tuned.step(busy._replace(preempted=1, lost_tokens=200)).active_cap == 200, "a fifth: no reason to fall"
     assert tuned.step(busy._replace(preempted=1, lost_tokens=900)).active_cap == 100, "never below those who run"
@@ -55,7 +55,7 @@ def test_the_cap_falls_when_much_is_thrown_away_and_rises_slowly() -> None:
 
 
 def test_the_cap_comes_back_to_all_seats_and_no_further() -> None:
-    tuned = SelfTuned(seats=8)
+    tuned = SelfTunedLimits(seats=8)
     busy = QUIET._replace(decoding=3, waiting=5)
     assert tuned.step(busy._replace(preempted=2, lost_tokens=900)).active_cap == 5
     caps = [tuned.step(busy).active_cap for _ in range(600)]
@@ -78,7 +78,7 @@ def test_the_cap_comes_back_to_all_seats_and_no_further() -> None:
     )
 )
 def test_settings_are_always_possible_ones(facts: StepFacts) -> None:
-    knobs = SelfTuned(seats=300).step(facts)
+    knobs = SelfTunedLimits(seats=300).step(facts)
     assert knobs.long_prefill_threshold >= 0
     assert knobs.active_cap >= max(1, facts.decoding + len(facts.prefill_left))
 
@@ -86,7 +86,7 @@ def test_settings_are_always_possible_ones(facts: StepFacts) -> None:
 @given(st.lists(st.integers(1, 5_000), min_size=1, max_size=8), st.integers(1, 400), st.integers(50, 2_000))
 def test_no_token_of_a_step_is_left_over(prefill_left: list[int], next_tokens: int, budget: int) -> None:
     facts = QUIET._replace(token_budget=budget, decoding=0, prefill_left=prefill_left, next_tokens=next_tokens)
-    threshold = SelfTuned(seats=300).step(facts).long_prefill_threshold
+    threshold = SelfTunedLimits(seats=300).step(facts).long_prefill_threshold
     taken = sum(min(one, threshold or one) for one in prefill_left)
     if threshold:
         kept = min(next_tokens, budget // 2)

@@ -40,14 +40,14 @@ class StepFacts(NamedTuple):
     computed_tokens: int
 
 
-class Knobs(NamedTuple):
+class StepLimits(NamedTuple):
     """Settings for the next step. `long_prefill_threshold`: tokens one prefill may take, 0 for no limit."""
 
     long_prefill_threshold: int
     active_cap: int
 
 
-class SelfTuned:
+class SelfTunedLimits:
     """Both knobs, moved before every step.
 
     Threshold: vLLM serves running requests first, so one long prefill eats whole budgets while a short request waits
@@ -68,9 +68,9 @@ class SelfTuned:
         self._steps_since_change = _CALM_STEPS
         self._lost = self._computed = 0.0  # decayed sums of tokens
 
-    def step(self, facts: StepFacts) -> Knobs:
+    def step(self, facts: StepFacts) -> StepLimits:
         """The settings for the step that these facts lead to."""
-        return Knobs(self._threshold(facts), self._active_cap(facts))
+        return StepLimits(self._threshold(facts), self._active_cap(facts))
 
     def _threshold(self, facts: StepFacts) -> int:
         left = max(0, facts.token_budget - facts.decoding)
