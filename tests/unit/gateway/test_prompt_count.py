@@ -91,8 +91,9 @@ def test_a_long_prompt_is_counted_in_a_thread_and_not_waited_for_too_long(
         count.later(long, heard.put_nowait)
         found = [await heard.get()]
         monkeypatch.setattr(prompt_count, "WAIT_SECONDS", 0.0)
+        longer = body(prompt="word " * 200_000)
         for _ in range(3):
-            count.later(body(prompt="word " * 200_000), heard.put_nowait)
+            count.later(longer, heard.put_nowait)
         found += [await heard.get() for _ in range(3)]
         count.close()
         return found

@@ -129,11 +129,10 @@ def _count(tokenizer: Tokenizer, body: Body) -> Counted | None:
     """None where there is nothing that could be counted."""
     try:
         prompt = _ANYTHING.decode(body.prompt_bytes)
-        parts = prompt if isinstance(prompt, list) else [prompt]
-        if any(isinstance(part, dict) for part in parts):  # a chat's messages
-            texts = [text for message in parts for text in _texts(message)]
-            return Counted(sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts), len(parts))
-        texts = [part for part in parts if isinstance(part, str)]
+        if isinstance(prompt, list) and any(isinstance(part, dict) for part in prompt):  # the messages of a chat
+            texts = [text for message in prompt for text in _texts(message)]
+            return Counted(sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts), len(prompt))
+        texts = [text for text in (prompt if isinstance(prompt, list) else [prompt]) if isinstance(text, str)]
     except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
         return None  # the replica will say what is wrong with it
     return Counted(sum(len(tokenizer.encode(text)) for text in texts), 0) if texts else None
