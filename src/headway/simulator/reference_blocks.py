@@ -7,13 +7,16 @@ use it. Free blocks stand in one line; the next one to be handed out stands in f
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol, TypeAlias
 
 from headway.simulator.trace import Trace
 
 ContentKey: TypeAlias = tuple[Hashable, int]
 """What a full block holds: (whose content, position of the block in its request)."""
+
+ContentKeyOf: TypeAlias = Callable[[int, int], ContentKey]
+"""(row of a request, position of a block in it) → what that block holds once it is full."""
 
 
 class Block:
@@ -27,7 +30,7 @@ class Block:
 
 
 class Holder(Protocol):
-    """What the memory has to know of a request."""
+    """What the memory reads and writes of a request."""
 
     row: int
     blocks: list[Block]  # in order of position
@@ -39,12 +42,12 @@ class Holder(Protocol):
 
 
 class ContentKeys:
-    """Who shares what: the content key of any full block of any request of one trace.
+    """The content key of any full block of any request of one trace: equal keys, equal content.
 
     An engine block that lies wholly inside the part of the prompt that `Trace.prefix_ids` covers is named by the id of
     the trace block that holds its last token. An equal id means an equal prefix up to there, so this plays the part of
     vLLM's chain hash (`kv_cache_utils.hash_block_tokens`). Every other block (the rest of the prompt, outputs) is named
-    by its row: nobody else will find it, the request itself will, after a preemption.
+    by its row: no other request will find it, the request itself will, after a preemption.
     """
 
     def __init__(self, trace: Trace, block_tokens: int) -> None:
@@ -61,23 +64,28 @@ class ContentKeys:
             covered = min(int(self._prompt_tokens[row]), len(ids) * self._prefix_block_tokens)
             if end <= covered:
                 return int(ids[(end - 1) // self._prefix_block_tokens]), position
-        return ("row", row), position
+        return unshared_key(row, position)
+
+
+def unshared_key(row: int, position: int) -> ContentKey:
+    """Key of a block whose content no other request has."""
+    return ("row", row), position
 
 
 class ReferenceBlockMemory:
     """All KV blocks of one replica (the null block of vLLM is not among them)."""
 
-    def __init__(self, blocks: int, block_tokens: int, keys: ContentKeys | None) -> None:
-        """`keys` is None without prefix caching."""
+    def __init__(self, blocks: int, block_tokens: int, content_key: ContentKeyOf | None) -> None:
+        """`content_key` is None without prefix caching."""
         self.blocks = blocks
         self.block_tokens = block_tokens
-        self._keys = keys
+        self._content_key = content_key
         self._line: OrderedDict[Block, None] = OrderedDict((Block(), None) for _ in range(blocks))
         self._copies: dict[ContentKey, list[Block]] = {}  # blocks that hold a content, oldest copy first
 
     @property
     def free(self) -> int:
-        """Blocks nobody uses, whether or not their content could still be found."""
+        """Blocks that no request uses, whether or not their content could still be found."""
         return len(self._line)
 
     def find(self, request: Holder) -> list[Block]:
@@ -88,10 +96,10 @@ class ReferenceBlockMemory:
         (`BlockHashToBlockMap.get_one_block`).
         """
         found: list[Block] = []
-        if self._keys is None:
+        if self._content_key is None:
             return found
         for position in range((request.total_tokens - 1) // self.block_tokens):
-            copies = self._copies.get(self._keys.key(request.row, position))
+            copies = self._copies.get(self._content_key(request.row, position))
             if copies is None:
                 break
             found.append(copies[0])
@@ -100,7 +108,7 @@ class ReferenceBlockMemory:
     def needed(self, tokens: int, found: Sequence[Block]) -> int:
         """Free blocks that a waiting request takes to hold `tokens`, of which `found` are cached.
 
-        A cached block that nobody uses stands in the line of free blocks, so reviving it takes a free block too
+        A cached block without users stands in the line of free blocks, so reviving it takes a free block too
         (`SingleTypeKVCacheManager.get_num_blocks_to_allocate`).
         """
         revived = sum(1 for block in found if block.users == 0)
@@ -138,12 +146,12 @@ class ReferenceBlockMemory:
         vLLM does so as soon as the blocks are handed out, before their content is computed, so a later request of the
         same step finds them already. A second copy of a content is kept beside the first, not merged with it.
         """
-        if self._keys is None:
+        if self._content_key is None:
             return
         full = tokens // self.block_tokens
         for position in range(request.named_blocks, full):
             block = request.blocks[position]
-            block.key = self._keys.key(request.row, position)
+            block.key = self._content_key(request.row, position)
             self._copies.setdefault(block.key, []).append(block)
         request.named_blocks = max(request.named_blocks, full)
 

@@ -34,7 +34,7 @@ def test_tokens_come_to_everybody_and_memory_is_free_in_the_end() -> None:
         await asyncio.sleep(0.1)
         assert [len(tokens) for tokens in came.values()] == [5, 6, 7, 8, 9, 10]
         assert all(tokens[-1] and not any(tokens[:-1]) for tokens in came.values())
-        assert (engine.size, engine.waiting, engine.kv_share) == (0, 0, 0.0)
+        assert (engine.running, engine.waiting, engine.kv_share) == (0, 0, 0.0)
         again: list[bool] = []
         engine.submit(1_500, 1, 1, again.append)
         async with asyncio.timeout(120):

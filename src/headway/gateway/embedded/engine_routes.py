@@ -83,7 +83,7 @@ class EngineRoutes:
         engine = self._engine
         blocks = f'block_size="{engine.block_tokens}",num_gpu_blocks="{engine.kv_blocks}"'
         return (
-            f"vllm:num_requests_running {engine.size}\n"
+            f"vllm:num_requests_running {engine.running}\n"
             f"vllm:num_requests_waiting {engine.waiting}\n"
             f"vllm:kv_cache_usage_perc {engine.kv_share:.6f}\n"
             f"vllm:cache_config_info{{{blocks}}} 1\n"

@@ -1,7 +1,7 @@
-"""The reference engine on the wall clock: steps take as long as the model says, requests come when they come.
+"""The embedded engine's model of a replica: the reference engine in real time, under live requests.
 
-Law: the rules are those of `simulator.reference`, step for step; only arrivals, true lengths and time are live. Where
-the machine cannot keep up, modelled time is let slip and never runs ahead.
+The rules are those of `simulator.reference_engine`, step for step. Here arrivals, true lengths and time are live. Where
+the machine cannot keep up, modelled time falls behind the clock; it never runs ahead.
 """
 
 from __future__ import annotations
@@ -10,41 +10,34 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from headway.scheduling.bundle import bundle
 from headway.simulator.arrivals import why_never
-from headway.simulator.reference import ReferenceEngine
-from headway.simulator.reference_blocks import ContentKey, ContentKeys, ReferenceBlockMemory
-from headway.simulator.reference_day import DayRecord, ReferenceRequest
+from headway.simulator.reference_blocks import ContentKey, unshared_key
+from headway.simulator.reference_engine import ReferenceEngine
+from headway.simulator.reference_request import ReferenceRequest
 from headway.simulator.replica import Replica
 from headway.simulator.step_time import PS_PER_SECOND, SECONDS_PER_PS
-from headway.simulator.trace import Trace
 
 _SLIP_SECONDS = 0.05
 
 
 @dataclass(slots=True)
 class Generation:
-    """One request inside.
+    """One request that waits or runs.
 
     Attributes:
-        request: as the engine keeps it.
-        output_tokens: its true length.
+        request: the request as the engine keeps it.
         on_token: called with `is_last` for every token, in the event loop.
         prompt_blocks: what the full blocks of its prompt hold, see `prompt_blocks`.
-        cached_tokens: prompt tokens that were found in memory when it was first admitted; None before that.
     """
 
     request: ReferenceRequest
-    output_tokens: int
     on_token: Callable[[bool], None]
     prompt_blocks: Sequence[int]
-    cached_tokens: int | None = None
 
 
 def prompt_blocks(content: bytes, bytes_per_block: int) -> list[int]:
-    """What each full block of a prompt holds, as a hash over everything up to its end: equal means an equal prefix."""
+    """Hash of the prompt up to the end of each full block: an equal hash means an equal prefix."""
     hashes: list[int] = []
     chain = 0
     for start in range(0, len(content) - bytes_per_block + 1, bytes_per_block):
@@ -53,36 +46,38 @@ def prompt_blocks(content: bytes, bytes_per_block: int) -> list[int]:
     return hashes
 
 
-class LiveEngine(ReferenceEngine):
+class LiveEngine:
     """One replica in real time. `live` runs for as long as the engine lives."""
 
     def __init__(self, replica: Replica, clock: Callable[[], float]) -> None:
+        self._rules = replica.rules
         policies = bundle(prediction="declared-max", costs=replica.costs, seed=0)
-        empty = _trace(0, 0, None)
-        super().__init__(empty, replica.rules, replica.step_time, policies, observer=None, listeners=())
-        self._book = _LiveBook(empty)
-        self._ledger = self._book
-        if replica.rules.prefix_caching:
-            keys = _LiveKeys(empty, replica.rules.block_tokens, self._book)
-            self._memory = ReferenceBlockMemory(replica.rules.kv_blocks, replica.rules.block_tokens, keys)
+        self._engine = ReferenceEngine(replica.rules, replica.step_time, policies, self._content_key)
+        self._generations: dict[int, Generation] = {}  # by number, until they end
         self._clock = clock
         self._began = clock()
-        self._news = asyncio.Event()
+        self._submitted = asyncio.Event()
         self._numbers = 0
+
+    @property
+    def running(self) -> int:
+        """Requests in the batch."""
+        return self._engine.size
 
     @property
     def waiting(self) -> int:
         """Requests in the engine's own queue."""
-        return len(self._scheduler.queue)
+        return self._engine.waiting
 
     @property
     def kv_share(self) -> float:
         """KV blocks in use, as a share of all."""
-        return 1.0 - self._memory.free / self._memory.blocks
+        memory = self._engine.memory
+        return 1.0 - memory.blocks_free / memory.blocks_total
 
     @property
     def kv_blocks(self) -> int:
-        """KV blocks there are."""
+        """KV blocks in all."""
         return self._rules.kv_blocks
 
     @property
@@ -107,129 +102,63 @@ class LiveEngine(ReferenceEngine):
         on_token: Callable[[bool], None],
         blocks: Sequence[int] = (),
     ) -> int:
-        """A request comes in; returns its number, for `abort`. It must fit (`why_never`).
+        """Queue a request; returns its number, for `abort`. It must fit (`why_never`).
 
-        `blocks` is what `prompt_blocks` tells of its prompt; without it nobody shares its memory.
+        `blocks` are the `prompt_blocks` of its prompt; without them it shares no memory.
         """
         self._numbers += 1
-        now = self._clock() - self._began
-        request = ReferenceRequest(0, _trace(prompt_tokens, output_tokens, bound), now)
-        request.id = request.row = self._numbers
-        self._book.inside[self._numbers] = Generation(request, output_tokens, on_token, blocks)
-        request.cached_prompt_tokens = len(self._memory.find(request)) * self._rules.block_tokens
-        self._scheduler.arrive(request, now)
-        self._news.set()
+        request = ReferenceRequest(self._numbers, self._seconds(), prompt_tokens, max_output_tokens=bound)
+        self._generations[self._numbers] = Generation(request, on_token, blocks)
+        self._engine.submit(request, output_tokens)
+        self._submitted.set()
         return self._numbers
 
     def cached_tokens(self, number: int) -> int:
-        """Prompt tokens of one inside that did not have to be computed."""
-        generation = self._book.inside.get(number)
-        return 0 if generation is None else generation.cached_tokens or 0
+        """Prompt tokens of a request that its first admission found in memory; 0 before that or after its end."""
+        generation = self._generations.get(number)
+        return 0 if generation is None else generation.request.cached_tokens
 
     def abort(self, number: int) -> None:
-        """Its client left: its memory is free for the next step."""
-        generation = self._book.inside.pop(number, None)
-        if generation is None:
-            return
-        request = generation.request
-        request.has_ended = True
-        if request.is_running:
-            self._running.remove(request)
-            self._memory.release(request)
-            self.version += 1
-            self._scheduler.left(request, self._now)
-        else:
-            self._scheduler.cancel(request.id, self._now)
+        """Drop a request whose client left: its memory is free for the next step. Unknown numbers are ignored."""
+        generation = self._generations.pop(number, None)
+        if generation is not None:
+            self._engine.cancel(generation.request)
 
     async def live(self) -> None:
-        """Step after step; sleeps while nobody is there."""
-        depth = 2 if self._rules.async_scheduling else 1
+        """Take step after step; sleep while no request is inside."""
         while True:
-            step = self._compose()
-            if step is not None:
-                self._in_flight.append(step)
-                if len(self._in_flight) < depth:
-                    continue
-            if self._in_flight:
-                finished = self._in_flight.popleft()
-                await self._until(finished.ends_ps)
-                self._now_ps = finished.ends_ps
-                self._take_output(finished)
-                self._book.gaps.clear()
-            elif not (self._victims and self.waiting):
-                self._news.clear()
-                await self._news.wait()
-                self._now_ps = max(self._now_ps, int((self._clock() - self._began) * PS_PER_SECOND))
+            ends_ps = self._engine.compose()
+            if ends_ps is None:
+                self._submitted.clear()
+                await self._submitted.wait()
+                self._engine.idle_until(int(self._seconds() * PS_PER_SECOND))
+            else:
+                await self._until(ends_ps)
+                self._finish_step()
 
     async def _until(self, at_ps: int) -> None:
-        left = at_ps * SECONDS_PER_PS - (self._clock() - self._began)
+        left = at_ps * SECONDS_PER_PS - self._seconds()
         if left < -_SLIP_SECONDS:
             self._began -= left  # behind: modelled time waits for the machine
         await asyncio.sleep(max(0.0, left))
 
-    def _deliver_token(self, request: ReferenceRequest, gaps: object) -> None:
-        generation = self._book.inside.get(request.row)
-        super()._deliver_token(request, gaps)  # type: ignore[arg-type]
-        if generation is not None:
-            generation.on_token(request.has_ended)
+    def _finish_step(self) -> None:
+        for token in self._engine.finish_step():
+            number = token.request.row
+            generation = self._generations.get(number)
+            if generation is None:
+                continue  # aborted while the tokens before it in this step were delivered
+            generation.on_token(token.is_last)
+            if token.is_last:
+                self._generations.pop(number, None)
 
-    def _end(self, request: ReferenceRequest) -> None:
-        super()._end(request)
-        self._book.inside.pop(request.row, None)
+    def _seconds(self) -> float:
+        """Seconds since the engine began."""
+        return self._clock() - self._began
 
-
-class _LiveBook(DayRecord):
-    """Keeps who is inside and forgets who is not; a live engine has no day to sum up."""
-
-    def __init__(self, empty: Trace) -> None:
-        super().__init__(empty)
-        self.inside: dict[int, Generation] = {}
-
-    def output_tokens(self, row: int) -> int:
-        """The true length of one inside."""
-        return self.inside[row].output_tokens
-
-    def admit(self, request: ReferenceRequest, at_ps: int, cached_tokens: int) -> None:
-        """Only what was cached is kept, of the first time: a preempted request finds its own."""
-        generation = self.inside.get(request.row)
-        if generation is not None and generation.cached_tokens is None:
-            generation.cached_tokens = cached_tokens
-
-    def computed(self, request: ReferenceRequest, before: int, new: int) -> None:
-        """Not kept."""
-
-    def step(self, at_ps: int, *, waiting: int, running: int, blocks_used: int) -> None:
-        """Not kept."""
-
-    def first_token(self, request: ReferenceRequest, at_ps: int) -> None:
-        """Not kept."""
-
-    def end(self, request: ReferenceRequest, at_ps: int) -> None:
-        """Not kept."""
-
-
-class _LiveKeys(ContentKeys):
-    """Who shares what among those inside: blocks of prompts by their content, all others by their request."""
-
-    def __init__(self, empty: Trace, block_tokens: int, book: _LiveBook) -> None:
-        super().__init__(empty, block_tokens)
-        self._book = book
-
-    def key(self, row: int, position: int) -> ContentKey:
-        """Key of block number `position` of this request."""
-        generation = self._book.inside.get(row)
+    def _content_key(self, number: int, position: int) -> ContentKey:
+        """Key of a full block: blocks of prompts by their content, all others by their request."""
+        generation = self._generations.get(number)
         if generation is not None and position < len(generation.prompt_blocks):
             return generation.prompt_blocks[position], position
-        return ("row", row), position
-
-
-def _trace(prompt_tokens: int, output_tokens: int, bound: int | None) -> Trace:
-    """A trace of one request, or of none where the prompt is 0."""
-    rows = 1 if prompt_tokens else 0
-    return Trace(
-        "live",
-        np.zeros(rows),
-        np.full(rows, prompt_tokens, np.int64),
-        np.full(rows, output_tokens, np.int64),
-        None if bound is None else np.full(rows, bound, np.int64),
-    )
+        return unshared_key(number, position)
