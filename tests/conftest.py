@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
+
+pytest.register_assert_rewrite("tests.support")
 
 settings.register_profile("headway", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)

@@ -144,7 +144,10 @@ def register() -> None:
 
 
 def Scheduler(*args: Any, **kwargs: Any) -> Any:  # noqa: N802 - it stands where vLLM expects a class
-    """`--scheduler-cls faulty_policies.Scheduler`: ours, in a process whose catalogue has the faulty policies."""
+    """Our scheduler in a process whose catalogue has the faulty policies.
+
+    The option: `--scheduler-cls tests.engines.faulty_policies.Scheduler`.
+    """
     from headway.vllm_plugin import Scheduler as Ours
 
     register()

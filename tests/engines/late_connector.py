@@ -26,7 +26,7 @@ def transfer_config(folder: Path) -> KVTransferConfig:
     """What `vllm.LLM(kv_transfer_config=…)` takes."""
     return KVTransferConfig(
         kv_connector="LateConnector",
-        kv_connector_module_path="late_connector",
+        kv_connector_module_path="tests.engines.late_connector",
         kv_role="kv_both",
         kv_connector_extra_config={"shared_storage_path": str(folder)},
     )

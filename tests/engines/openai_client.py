@@ -1,6 +1,6 @@
 """The `openai` client against a served model, run by an interpreter that has it: with hints, or as a storm that leaves.
 
-python openai_client.py PORT hints|storm
+python tests/engines/openai_client.py PORT hints|storm
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What must hold of the plug-in on the real engine: order, tokens, conservation, faults, 10,000 waiting.
 
-    VLLM_ENABLE_V1_MULTIPROCESSING=0 python real_checks.py MODEL > findings.json
+    VLLM_ENABLE_V1_MULTIPROCESSING=0 python -m tests.engines.real_checks MODEL > findings.json
 
 Run by an interpreter that has vLLM. Two engine starts: a stock one for the tokens, and ours, whose policies are changed
 between the checks (the engine lives in this process, so its scheduler can be reached).
@@ -22,8 +22,6 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_DISABLE_REQUEST_ID_RANDOMIZATION", "1")  # some orders draw lots by id
 
-import faulty_policies
-from expected_order import expected_order
 from vllm import LLM, SamplingParams
 from vllm import __version__ as vllm_version
 
@@ -33,6 +31,8 @@ from headway.vllm_plugin.config import read_config
 from headway.vllm_plugin.publishing import Publisher
 from headway.vllm_plugin.scheduler_hooks import SchedulerHooks
 from headway.vllm_plugin.vllm_adapter import VllmAdapter
+from tests.engines import faulty_policies
+from tests.engines.expected_order import expected_order
 
 TIGHT_BLOCKS, BLOCK_TOKENS, SEATS = 36, 32, 8  # room for one request of the longest kind, and a little
 LENGTHS = (300, 30, 280, 40, 260, 20, 240, 10, 35, 220, 15, 200, 25, 180, 160, 45)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from feature_engine import FeatureEngine, Rows, differing, prompt
 from vllm.sampling_params import StructuredOutputsParams
+
+from tests.engines.feature_engine import FeatureEngine, Rows, differing, prompt
 
 
 def drafts_by_n_gram(engine: FeatureEngine) -> dict[str, Any]:

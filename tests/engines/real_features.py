@@ -1,6 +1,6 @@
 """vLLM's features under our queue, on the real engine: each with the tokens that stock's scheduler gives.
 
-    VLLM_ENABLE_V1_MULTIPROCESSING=0 python real_features.py MODEL FOLDER ENGINE > findings.json
+    VLLM_ENABLE_V1_MULTIPROCESSING=0 python -m tests.engines.real_features MODEL FOLDER ENGINE > findings.json
 
 Run by an interpreter that has vLLM. ENGINE is `adapters` (LoRA, grammars, n > 1, sleep, prefix resets), `n-gram`
 (speculative decoding) or `connector` (KV that comes from outside, later).
@@ -19,11 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import feature_engine
-from feature_engine import FeatureEngine, Rows, differing, prompt
-from real_drafts import aborts_while_drafting, drafts_by_n_gram
 from vllm import __version__ as vllm_version
 from vllm.sampling_params import StructuredOutputsParams
+
+from tests.engines import feature_engine
+from tests.engines.feature_engine import FeatureEngine, Rows, differing, prompt
+from tests.engines.real_drafts import aborts_while_drafting, drafts_by_n_gram
 
 Check = Callable[[FeatureEngine], dict[str, Any]]
 ADAPTERS: list[Any] = []
@@ -341,7 +342,7 @@ def main() -> None:
     if kind == "adapters":
         ADAPTERS.extend(feature_engine.write_adapters(model, folder, 3))
     if kind == "connector":
-        from late_connector import transfer_config
+        from tests.engines.late_connector import transfer_config
 
         options = {**options, "kv_transfer_config": transfer_config(folder)}
     findings: dict[str, Any] = {"vllm": vllm_version, "checks": {}}

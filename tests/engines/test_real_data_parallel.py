@@ -21,8 +21,9 @@ from typing import Any
 
 import pytest
 
-HERE = Path(__file__).parent
-SOURCE = HERE.parents[1] / "src"
+ROOT = Path(__file__).parents[2]
+MODEL_WRITER = str(ROOT / "tests" / "support" / "real_model.py")
+SOURCE = ROOT / "src"
 PYTHON = os.environ.get("HEADWAY_VLLM_PYTHON", "")
 WANTED = os.environ.get("HEADWAY_REAL_ENGINE", "") == "1"
 REQUESTS = 40
@@ -39,7 +40,7 @@ class TwoEngines:
     """A server of two engines that has answered forty requests."""
 
     def __init__(self, folder: Path) -> None:
-        subprocess.run([PYTHON, str(HERE / "real_model.py"), str(folder)], check=True, capture_output=True)
+        subprocess.run([PYTHON, MODEL_WRITER, str(folder)], check=True, capture_output=True)
         self.port, *self.why_ports = free_ports(3)
         self.folder = folder
         headway = {
@@ -48,7 +49,7 @@ class TwoEngines:
             "metrics_dir": str(folder / "metrics"),
             "why_listen": f"127.0.0.1:{self.why_ports[0]}",
         }
-        paths = os.pathsep.join(map(str, (SOURCE, HERE, folder / "distributions")))
+        paths = os.pathsep.join(map(str, (SOURCE, ROOT, folder / "distributions")))
         one_thread = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         with (folder / "server.log").open("w") as output:
             self.process = subprocess.Popen(

@@ -22,7 +22,9 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-SOURCE = HERE.parents[1] / "src"
+ROOT = HERE.parents[1]
+MODEL_WRITER = str(ROOT / "tests" / "support" / "real_model.py")
+SOURCE = ROOT / "src"
 PYTHON = os.environ.get("HEADWAY_VLLM_PYTHON", "")
 WANTED = os.environ.get("HEADWAY_REAL_ENGINE", "") == "1"
 
@@ -39,12 +41,12 @@ CHECKS = ("order_of_every_policy", "tokens_are_stocks", "ten_thousand_wait")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the model and the distributions' names."""
     folder = tmp_path_factory.mktemp("real-engine")
-    run([PYTHON, str(HERE / "real_model.py"), str(folder)], {})
+    run([PYTHON, MODEL_WRITER, str(folder)], {})
     return folder
 
 
 def environment(place: Path, **more: str) -> dict[str, str]:
-    paths = os.pathsep.join(map(str, (SOURCE, HERE, place / "distributions")))
+    paths = os.pathsep.join(map(str, (SOURCE, ROOT, place / "distributions")))
     one_thread = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # more spin when others compute too
     vllm = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "INFO"}
     return {**os.environ, "PYTHONPATH": paths, **vllm, **one_thread, **more}
@@ -61,7 +63,7 @@ def run(command: list[str], env: dict[str, str]) -> str:
 @cache
 def findings(place: Path) -> dict[str, Any]:
     env = environment(place, VLLM_ENABLE_V1_MULTIPROCESSING="0")
-    out = run([PYTHON, str(HERE / "real_checks.py"), str(place / "model")], env)
+    out = run([PYTHON, "-m", "tests.engines.real_checks", str(place / "model")], env)
     return dict(json.loads(out.splitlines()[-1])["checks"])
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-SOURCE = HERE.parents[1] / "src"
+ROOT = HERE.parents[1]
+SOURCE = ROOT / "src"
 PYTHON = os.environ.get("HEADWAY_VLLM_PYTHON", "")
 CHECKS = [
     name
@@ -30,10 +31,10 @@ pytestmark = [
 @cache
 def findings() -> dict[str, Any]:
     done = subprocess.run(
-        [PYTHON, str(HERE / "virtual_features.py")],
+        [PYTHON, "-m", "tests.engines.virtual_features"],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (SOURCE, ROOT)))},
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3_000:]

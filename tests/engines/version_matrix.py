@@ -1,6 +1,6 @@
 """The plug-in on several versions of vLLM side by side, in virtual time: one command, one table.
 
-    python tests/engines/version_matrix.py --python PYTHON_WITH_VLLM [--folder .vllm-versions] [--version 0.28.0 …]
+    python -m tests.engines.version_matrix --python PYTHON_WITH_VLLM [--folder .vllm-versions] [--version 0.28.0 …]
 
 The scheduler is pure Python, so no old version is installed: a wheel is downloaded without its dependencies, its `.py`
 files are unpacked, and their folder goes in front of the newest version's environment. Run it with an environment that
@@ -19,8 +19,8 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-HERE = Path(__file__).parent
-SOURCE = HERE.parents[1] / "src"
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src"
 VERSIONS = ("0.20.0", "0.22.0", "0.24.0", "0.26.0", "0.28.0", "0.30.0", "0.31.0", "0.32.0", "0.33.0")
 SIDE_PACKAGES = ("gguf", "diskcache")  # pure Python; vLLM up to 0.20 imports them
 BUILD_PACKAGES = ("setuptools-rust", "setuptools-scm", "semantic_version", "vcs-versioning")  # for a source archive
@@ -55,12 +55,12 @@ def check(python: str, version: str, folder: Path) -> tuple[str, int]:
         return f"| {version} | could not be downloaded | {str(error)[:120]} |", 1
     side = side_packages(python, folder)
     done = subprocess.run(
-        [python, str(HERE / "virtual_features.py")],
+        [python, "-m", "tests.engines.virtual_features"],
         capture_output=True,
         text=True,
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(map(str, (unpacked, SOURCE, side))),
+            "PYTHONPATH": os.pathsep.join(map(str, (unpacked, SOURCE, ROOT, side))),
             "VLLM_TARGET_DEVICE": "cpu",
         },
         check=False,

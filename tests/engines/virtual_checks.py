@@ -1,6 +1,6 @@
 """What must hold of the plug-in on any vLLM, checked on the real scheduler in virtual time.
 
-    python virtual_checks.py [CHECK ...] > findings.json
+    python -m tests.engines.virtual_checks [CHECK ...] > findings.json
 
 Run by an interpreter that has vLLM. Each check answers with what failed, one sentence each, and with numbers.
 """
@@ -14,14 +14,14 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import faulty_policies
-import virtual_engine as engine
 import vllm
-from expected_order import expected_order
-from virtual_days import both, conserved, depth, mixed, ours
 
 from headway.domain.request import Request
 from headway.policies.catalog import ADMISSION, ORDERING, PREEMPTION
+from tests.engines import faulty_policies
+from tests.engines.expected_order import expected_order
+from tests.engines.virtual_days import both, conserved, depth, mixed, ours
+from tests.support import virtual_engine as engine
 
 # the checks -----------------------------------------------------------------------------------------------------------
 

@@ -6,9 +6,8 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-import virtual_engine as engine
-
 from headway.vllm_plugin import Scheduler
+from tests.support import virtual_engine as engine
 
 Rows = list[dict[str, Any]]
 

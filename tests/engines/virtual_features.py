@@ -1,6 +1,6 @@
 """vLLM's features under our queue on the real scheduler in virtual time, beside all that `virtual_checks` checks.
 
-    python virtual_features.py [CHECK ...] > findings.json
+    python -m tests.engines.virtual_features [CHECK ...] > findings.json
 
 Run by an interpreter that has vLLM. What needs a worker is in `real_features`.
 """
@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import virtual_checks
-import virtual_engine as engine
-from virtual_days import Rows, both, conserved, depth, mixed, ours
-
 from headway.vllm_plugin.wait_clocks import REASONS
+from tests.engines import virtual_checks
+from tests.engines.virtual_days import Rows, both, conserved, depth, mixed, ours
+from tests.support import virtual_engine as engine
 
 SESSIONS = 6
 

@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import parity_days
 import pytest
 
 from headway.policies.admission.greedy import Greedy
@@ -22,9 +21,10 @@ from headway.policies.preemption.lowest_priority import LowestPriority
 from headway.scheduling.scheduler import Policies
 from headway.simulator.outcome import DayOutcome, StepRecord
 from headway.simulator.reference import simulate_reference
+from tests.parity import parity_days
 
-HERE = Path(__file__).parent
-SOURCE = HERE.parents[1] / "src"
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src"
 PYTHON = os.environ.get("HEADWAY_VLLM_PYTHON", "")
 TRACES = os.environ.get("HEADWAY_TRACES", "")
 
@@ -46,11 +46,11 @@ def vllm_answers(kind: str) -> dict[str, Any]:
 def ask_vllm(days: Sequence[parity_days.ParityDay], *packages: Path) -> dict[str, Any]:
     """vLLM's answer to each day, by name; `packages` are folders whose vLLM goes before the interpreter's own."""
     done = subprocess.run(
-        [PYTHON, str(HERE / "vllm_driver.py")],
+        [PYTHON, "-m", "tests.parity.vllm_driver"],
         input=json.dumps([day.as_json() for day in days]),
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (*packages, SOURCE)))},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (*packages, SOURCE, ROOT)))},
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3_000:]

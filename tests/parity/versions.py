@@ -1,6 +1,6 @@
 """The comparison with vLLM's scheduler, on other versions of it: one command, a line a version.
 
-    HEADWAY_VLLM_PYTHON=PYTHON_WITH_VLLM python tests/parity/versions.py [--folder DIR] [--every N] [--version 0.28.0 …]
+    HEADWAY_VLLM_PYTHON=PYTHON_WITH_VLLM python -m tests.parity.versions [--folder DIR] [--every N] [--version 0.28.0 …]
 
 Nothing is installed: see `tests/engines/version_matrix.py`, which unpacks the versions. Days are the generated ones, or
 every N-th of them; for each that differs the first step that does is printed.
@@ -12,10 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
-
-import test_vllm_parity as parity
-import version_matrix
+from tests.engines import version_matrix
+from tests.parity import test_vllm_parity as parity
 
 
 def main() -> int:

@@ -2,7 +2,7 @@
 
 Run by an interpreter that has vLLM, with headway's `src` on PYTHONPATH for the step-time model:
 
-    python vllm_driver.py < days.json > answers.json
+    python -m tests.parity.vllm_driver < days.json > answers.json
 
 In: a list of days (see `days.py`); out: the vLLM version, and per day every step and every request's times. Nothing of
 headway's engines is used here: the loop is the one of `vllm.v1.engine.core.EngineCore` (`step`, and

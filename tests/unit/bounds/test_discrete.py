@@ -24,8 +24,7 @@ from headway.bounds.reference_policies import (
     svf,
     svf_one_bit,
 )
-
-from .instances import instances
+from tests.support.bound_instances import instances
 
 POLICIES = {
     "svf": svf,

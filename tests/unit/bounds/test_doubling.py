@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 
 from headway.bounds.discrete import Attempt, DiscreteRequest, Instance, lower_bound, replay
 from headway.bounds.doubling import peak_of_staggered, rect, response, route, staggered_most
-
-from .instances import instances
+from tests.support.bound_instances import instances
 
 
 @given(instances())

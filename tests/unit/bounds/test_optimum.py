@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from headway.bounds.discrete import Attempt, DiscreteRequest, Instance, lower_bound, replay, serve
 from headway.bounds.doubling import route
 from headway.bounds.exact_search import least_total_latency
-
-from .instances import instances
-from .test_discrete import POLICIES
+from tests.support.bound_instances import instances
+from tests.unit.bounds.test_discrete import POLICIES
 
 pytest.importorskip("highspy", reason="the optimum needs highspy: pip install headway[opt]")
 

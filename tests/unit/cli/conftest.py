@@ -1,21 +1,15 @@
+"""Fixtures of the command line: one that runs it in this process, and a small trace."""
+
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from headway.cli.app import run
-
-
-class Said(NamedTuple):
-    """What one command line came to."""
-
-    status: int
-    out: str
-    err: str
+from tests.support.command_line import Said
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Said
+from tests.support.command_line import Said
 
 Headway = Callable[..., Said]
 

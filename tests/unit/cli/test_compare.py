@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Said
+from tests.support.command_line import Said
 
 Headway = Callable[..., Said]
 

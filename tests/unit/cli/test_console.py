@@ -15,8 +15,7 @@ import pytest
 
 from headway import __version__
 from headway.policies.catalog import ALL_KINDS, names
-
-from .conftest import Said
+from tests.support.command_line import Said
 
 Headway = Callable[..., Said]
 COMMAND = [sys.executable, "-c", "from headway.cli import main; main()"]

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from headway.cli import compare_run
-
-from .conftest import Said
+from tests.support.command_line import Said
 
 Headway = Callable[..., Said]
 

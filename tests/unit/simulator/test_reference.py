@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from paper_days import ASYNC, ONE_SECOND, RULES, TIGHT_DAY, Watcher, play, requests, seconds
 
 from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import RequestView
@@ -24,11 +23,12 @@ from headway.simulator.outcome import NEVER, TokenGaps
 from headway.simulator.reference import simulate_reference
 from headway.simulator.rules import EngineRules
 from headway.simulator.step_time import PS_PER_SECOND
+from tests.support.paper_days import ASYNC, ONE_SECOND, RULES, TIGHT_DAY, StepWords, requests, run_day, seconds
 
 
 class TestBudget:
     def test_a_prompt_longer_than_the_budget_is_computed_in_chunks_and_its_token_comes_with_the_last(self) -> None:
-        steps, day = play(requests((10, 3)), replace(RULES, kv_blocks=10, max_num_batched_tokens=4))
+        steps, day = run_day(requests((10, 3)), replace(RULES, kv_blocks=10, max_num_batched_tokens=4))
         assert steps == [
             "prefill 0:4@0; free 8",
             "prefill 0:4@4; free 6",
@@ -43,7 +43,7 @@ class TestBudget:
         assert day.kv_blocks_peak == 6
 
     def test_running_requests_are_served_before_anybody_is_admitted(self) -> None:
-        steps, _ = play(requests((4, 3), (8, 1), (2, 1)), replace(RULES, max_num_batched_tokens=6))
+        steps, _ = run_day(requests((4, 3), (8, 1), (2, 1)), replace(RULES, max_num_batched_tokens=6))
         assert steps == [
             "prefill 0:4@0 1:2@0; free 97",
             "prefill 1:5@2; decode 1 over 4; free 93",  # the half-done prompt takes all that is left
@@ -51,7 +51,7 @@ class TestBudget:
         ]
 
     def test_the_threshold_caps_every_prompt_unless_it_is_alone(self) -> None:
-        steps, _ = play(requests((9, 1), (3, 1)), replace(RULES, long_prefill_token_threshold=2))
+        steps, _ = run_day(requests((9, 1), (3, 1)), replace(RULES, long_prefill_token_threshold=2))
         assert steps == [
             "prefill 0:2@0 1:2@0; free 98",
             "prefill 0:2@2 1:1@2; free 96",
@@ -60,17 +60,17 @@ class TestBudget:
 
     def test_without_chunks_admission_stops_at_the_first_prompt_larger_than_the_rest_of_the_budget(self) -> None:
         rules = replace(RULES, chunked_prefill=False, max_model_tokens=8, max_num_batched_tokens=8)
-        steps, _ = play(requests((5, 1), (4, 1), (1, 1)), rules)
+        steps, _ = run_day(requests((5, 1), (4, 1), (1, 1)), rules)
         assert steps == ["prefill 0:5@0; free 97", "prefill 1:4@0 2:1@0; free 97"]
 
     def test_seats_limit_who_runs(self) -> None:
-        steps, _ = play(requests((2, 1), (2, 1), (2, 1)), replace(RULES, max_num_seqs=2))
+        steps, _ = run_day(requests((2, 1), (2, 1), (2, 1)), replace(RULES, max_num_seqs=2))
         assert steps == ["prefill 0:2@0 1:2@0; free 98", "prefill 2:2@0; free 99"]
 
 
 class TestPreemption:
     def test_the_newest_gives_way_waits_in_front_and_is_computed_anew(self) -> None:
-        steps, day = play(TIGHT_DAY, replace(RULES, kv_blocks=5))
+        steps, day = run_day(TIGHT_DAY, replace(RULES, kv_blocks=5))
         assert steps == [
             "prefill 0:4@0 1:4@0; free 1",
             "decode 1 over 4; preempt 1; free 2",  # row 2 would fit, but a step that preempts admits nobody
@@ -93,7 +93,7 @@ class TestPreemption:
     def test_a_victim_that_was_served_in_this_step_gives_its_tokens_back(self) -> None:
         trace = requests((2, 9), (2, 9), (12, 1), priority=[9, 1, 5])
         rules = replace(RULES, kv_blocks=7, max_num_batched_tokens=4, max_num_seqs=3, reserve_full_prompt=False)
-        steps, _ = play(trace, replace(rules, resumed="by-rank"), by_priority=True)
+        steps, _ = run_day(trace, replace(rules, resumed="by-rank"), by_priority=True)
         assert steps[:4] == [
             "prefill 0:2@0 1:2@0; free 5",
             "prefill 2:2@0; decode 2 over 4; free 2",
@@ -104,7 +104,7 @@ class TestPreemption:
 
     def test_who_gives_way_itself_ends_the_round_of_the_running(self) -> None:
         trace = requests((4, 9), (4, 9), (4, 9), priority=[1, 9, 1])
-        steps, _ = play(trace, replace(RULES, kv_blocks=7), by_priority=True)
+        steps, _ = run_day(trace, replace(RULES, kv_blocks=7), by_priority=True)
         assert steps[:3] == [
             "prefill 0:4@0 1:4@0 2:4@0; free 1",
             "decode 1 over 4; preempt 1; free 2",  # row 2 is not served any more
@@ -113,7 +113,7 @@ class TestPreemption:
 
     def test_a_composition_that_only_preempts_takes_no_time(self) -> None:
         trace = requests((4, 3), (4, 2), priority=[9, 1])
-        steps, day = play(trace, replace(RULES, kv_blocks=4), by_priority=True)
+        steps, day = run_day(trace, replace(RULES, kv_blocks=4), by_priority=True)
         assert steps == [
             "prefill 0:4@0 1:4@0; free 0",
             "decode 1 over 4; preempt 0; free 1",
@@ -126,15 +126,15 @@ class TestPreemption:
     def test_by_rank_a_victim_goes_behind_who_is_more_urgent(self) -> None:
         trace = replace(TIGHT_DAY, priority=np.array([0, 2, 1]))
         policies = Policies(Priority(), Greedy(), LowestPriority(), RunningMean())
-        watcher = Watcher()
+        step_words = StepWords()
         rules = replace(RULES, kv_blocks=5, resumed="by-rank")
-        simulate_reference(trace, rules, ONE_SECOND, policies, observer=watcher)
-        assert watcher.steps[1:3] == ["decode 1 over 4; preempt 1; free 2", "prefill 2:2@0; decode 1 over 5; free 1"]
+        simulate_reference(trace, rules, ONE_SECOND, policies, observer=step_words)
+        assert step_words.steps[1:3] == ["decode 1 over 4; preempt 1; free 2", "prefill 2:2@0; decode 1 over 5; free 1"]
 
 
 class TestAsynchronousScheduling:
     def test_an_end_by_stop_token_is_seen_one_step_late(self) -> None:
-        steps, day = play(requests((2, 3)), ASYNC)
+        steps, day = run_day(requests((2, 3)), ASYNC)
         assert steps == [
             "prefill 0:2@0; free 99",
             "decode 1 over 2; free 98",
@@ -147,22 +147,22 @@ class TestAsynchronousScheduling:
         ("rules", "columns"), [(ASYNC, {"max_output_tokens": [3]}), (replace(ASYNC, max_model_tokens=5), {})]
     )
     def test_an_end_by_count_is_foreseen(self, rules: EngineRules, columns: dict[str, Any]) -> None:
-        steps, day = play(requests((2, 3), **columns), rules)
+        steps, day = run_day(requests((2, 3), **columns), rules)
         assert steps == ["prefill 0:2@0; free 99", "decode 1 over 2; free 98", "decode 1 over 3; free 98"]
         assert seconds(day.ended_ps) == [3]
 
     def test_an_arrival_waits_for_the_step_that_is_composed_already(self) -> None:
         trace = requests((2, 9), (2, 1), at=[0, 0.5], max_output_tokens=[9, 1])
-        assert seconds(play(trace, RULES)[1].first_token_ps) == [1, 2]
-        day = play(trace, ASYNC)[1]
+        assert seconds(run_day(trace, RULES)[1].first_token_ps) == [1, 2]
+        day = run_day(trace, ASYNC)[1]
         assert seconds(day.first_token_ps) == [1, 3]
         assert seconds(day.admitted_ps) == [0, 1]
 
     def test_freed_blocks_serve_the_step_after_the_next(self) -> None:
         trace = requests((2, 3), (2, 1), (2, 1), max_output_tokens=[3, 1, 1])
         rules = replace(RULES, kv_blocks=3, max_num_seqs=2)
-        assert seconds(play(trace, rules)[1].ended_ps) == [3, 1, 2]
-        steps, day = play(trace, replace(rules, async_scheduling=True))
+        assert seconds(run_day(trace, rules)[1].ended_ps) == [3, 1, 2]
+        steps, day = run_day(trace, replace(rules, async_scheduling=True))
         assert steps == [
             "prefill 0:2@0 1:2@0; free 1",
             "decode 1 over 2; free 0",
@@ -172,7 +172,7 @@ class TestAsynchronousScheduling:
 
     def test_a_token_in_flight_reaches_a_victim_and_may_be_its_last(self) -> None:
         trace = requests((2, 5), (2, 1), (2, 1), max_output_tokens=[5, 1, 1])
-        steps, day = play(trace, replace(ASYNC, kv_blocks=3, max_num_seqs=2))
+        steps, day = run_day(trace, replace(ASYNC, kv_blocks=3, max_num_seqs=2))
         assert steps == [
             "prefill 0:2@0 1:2@0; free 1",
             "decode 1 over 2; free 0",
@@ -187,13 +187,13 @@ class TestAsynchronousScheduling:
 class TestArrivals:
     def test_a_session_is_a_closed_loop(self) -> None:
         trace = requests((2, 1), (2, 1), at=[0, 0], session=[0, 0], turn=[0, 1], think_seconds=[0, 2])
-        _, day = play(trace, RULES)
+        _, day = run_day(trace, RULES)
         assert seconds(day.arrived_ps) == [0, 3]
         assert seconds(day.ended_ps) == [1, 4]
 
     def test_a_refused_turn_ends_its_session(self) -> None:
         trace = requests((2, 1), (60, 9), (2, 1), session=[0, 0, 0], turn=[0, 1, 2], think_seconds=[0, 1, 1])
-        _, day = play(trace, RULES)
+        _, day = run_day(trace, RULES)
         assert list(day.refused) == [1, 2]
         assert "69 tokens" in day.refused[1]
         assert day.refused[1] in day.refused[2]
@@ -201,7 +201,7 @@ class TestArrivals:
         assert seconds(day.ended_ps) == [1, NEVER, NEVER]
 
     def test_an_idle_engine_waits_for_the_next_arrival(self) -> None:
-        _, day = play(requests((2, 1), (2, 1), at=[0, 7.25]), RULES)
+        _, day = run_day(requests((2, 1), (2, 1), at=[0, 7.25]), RULES)
         assert seconds(day.admitted_ps) == [0, 7.25]
         assert seconds(day.ended_ps) == [1, 8.25]
         assert day.curve_ps == [0, 1_000_000_000_000, 7_250_000_000_000]
@@ -209,7 +209,7 @@ class TestArrivals:
         assert day.curve_blocks == [1, 0, 1]
 
     def test_an_empty_trace_is_an_empty_day(self) -> None:
-        steps, day = play(requests(), RULES)
+        steps, day = run_day(requests(), RULES)
         assert steps == []
         assert day.makespan_ps == 0
 
@@ -229,7 +229,7 @@ class OneAtATime:
 class TestAdmissionPolicy:
     def test_it_is_asked_after_the_engines_gates_and_only_while_somebody_runs(self) -> None:
         policy = OneAtATime()
-        steps, _ = play(requests((2, 3), (4, 1)), replace(RULES, kv_blocks=3), admission=policy)
+        steps, _ = run_day(requests((2, 3), (4, 1)), replace(RULES, kv_blocks=3), admission=policy)
         assert steps == [
             "prefill 0:2@0; free 2",
             "decode 1 over 2; free 1",  # memory says no before the policy is asked

@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from engine_stub import StubEngine, StubRequest
 
 from headway.vllm_plugin.scheduler_mixin import PolicyScheduling
+from tests.support.vllm_stub import StubEngine, StubRequest
 
 
 class Tight(PolicyScheduling, StubEngine):

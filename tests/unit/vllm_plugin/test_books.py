@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_stub import StubRequest
 
 from headway.domain.request import Request
 from headway.vllm_plugin.plugin_metrics import DESCRIPTIONS, PluginMetrics
@@ -16,6 +15,7 @@ from headway.vllm_plugin.publishing import Publisher, metrics_folder
 from headway.vllm_plugin.request_entries import EngineBatch, Entry
 from headway.vllm_plugin.wait_clocks import WaitClocks, in_words
 from headway.vllm_plugin.xargs_hints import NO_HINTS
+from tests.support.vllm_stub import StubRequest
 
 
 def entry(prompt: int = 100, hashes: int = 3) -> Entry:

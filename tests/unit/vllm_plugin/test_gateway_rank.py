@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from engine_stub import StubEngine, StubRequest
 
 from headway.domain.estimate import PointEstimate
 from headway.gateway.openai.endpoints import COMPLETIONS
@@ -18,6 +17,7 @@ from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import HealthSettings, ReplicaSettings
 from headway.gateway.wire.messages import HttpRequest
 from headway.vllm_plugin.scheduler_mixin import PolicyScheduling
+from tests.support.vllm_stub import StubEngine, StubRequest
 
 
 class Engine(PolicyScheduling, StubEngine):

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from engine_stub import Status, StubEngine, StubRequest
 
 from headway.vllm_plugin.scheduler_mixin import PolicyScheduling
+from tests.support.vllm_stub import Status, StubEngine, StubRequest
 
 
 class Engine(PolicyScheduling, StubEngine):

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from alike import lines_file, request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headway.bench.traces.loading import load_trace
 from headway.bench.user_mistake import UserMistake
 from headway.simulator.trace import Trace
+from tests.support.trace_samples import lines_file, request
 
 
 def sentence(text: str, **options: str) -> str:

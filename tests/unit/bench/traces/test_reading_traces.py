@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from alike import block_rows, lines_file, request, tenant_names
 
 from headway.bench.traces.loading import load_trace
 from headway.bench.user_mistake import UserMistake
+from tests.support.trace_samples import block_rows, lines_file, request, tenant_names
 
 
 def test_mooncake_times_are_milliseconds_and_start_at_zero(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from alike import assert_alike, block_rows, tenant_names, traces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from headway.bench.user_mistake import UserMistake
 from headway.bench.workloads import WORKLOADS
 from headway.simulator.block_ids import BlockIds
 from headway.simulator.trace import Trace
+from tests.support.trace_samples import assert_alike, block_rows, tenant_names, traces
 
 quick = settings(max_examples=100, deadline=None)
 

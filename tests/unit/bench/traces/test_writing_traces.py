@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from alike import assert_alike, lines_file, request, traces
 from hypothesis import HealthCheck, given, settings
 
 from headway.bench.traces.loading import load_trace
@@ -13,6 +12,7 @@ from headway.bench.traces.writing import write_jsonl
 from headway.bench.user_mistake import UserMistake
 from headway.bench.workloads import WORKLOADS
 from headway.simulator.trace import Trace
+from tests.support.trace_samples import assert_alike, lines_file, request, traces
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

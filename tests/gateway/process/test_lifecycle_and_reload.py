@@ -1,0 +1,176 @@
+"""The gateway's life: other settings while it runs, going without losing anybody, and the process around it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from headway.gateway.settings import PolicySettings, ReplicaSettings, TenantSettings
+from tests.support.gateway_setup import RawClient, RunGateway, Setup, completion, post
+from tests.support.scripted_replica import ScriptedReplica, hangs, streams, waits_for
+from tests.support.serve_process import HEADWAY, fetched, serving
+
+
+def test_draining_finishes_what_is_inside_and_takes_nothing_more(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        gate = asyncio.Event()
+        setup.replicas[0].usual = waits_for(gate, streams())
+        async with RawClient(setup.port) as idle, RawClient(setup.port) as busy:
+            await idle.send(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+            await idle.answer()
+            await busy.send(post(completion()))
+            queued = asyncio.ensure_future(setup.ask())
+            await setup.until(lambda: setup.dispatcher.counts.inside == 2)
+            draining = asyncio.ensure_future(setup.gateway.drain())
+            assert await idle.closes()
+            with pytest.raises(ConnectionError):
+                await setup.get("/health")
+            gate.set()
+            assert (await busy.answer()).texts == "t0 t1 t2 "
+            assert (await queued).status == 200
+            assert await draining
+
+    run_gateway(scenario, seats=1)
+
+
+def test_draining_cuts_off_what_takes_too_long_and_says_so(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        setup.replicas[0].usual = hangs
+        async with RawClient(setup.port) as client:
+            await client.send(post(completion()))
+            await setup.until(lambda: setup.dispatcher.counts.inside == 1)
+            setup.gateway.settings = replace(setup.settings, health=replace(setup.settings.health, drain_seconds=0.2))
+            assert not await setup.gateway.drain()
+
+    run_gateway(scenario)
+
+
+def test_reloading_under_load_loses_nobody(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        for one in setup.replicas:
+            one.usual = streams(6, gap=0.005)
+        third = await ScriptedReplica(streams(6, gap=0.005)).start()
+        first, second = setup.settings.replica
+        asking = [asyncio.ensure_future(setup.ask(completion(prompt="x" * (10 * n)))) for n in range(80)]
+        orders = ("smallest-volume-first", "fair-share", "highest-response-ratio", "ewsjf", "fcfs")
+        sets = ((first,), (first, second), (second, ReplicaSettings(url=third.url, max_requests=4)), (first, second))
+        for ordering, replicas in zip(orders, (*sets, sets[0]), strict=True):
+            await asyncio.sleep(0.03)
+            setup.gateway.reload(replace(setup.settings, replica=replicas, policies=PolicySettings(ordering=ordering)))
+        found = await asyncio.gather(*asking)
+        assert {(answer.status, answer.texts.count("t")) for answer in found} == {(200, 6)}
+        assert setup.dispatcher.counts.arrived == 80
+        await setup.until(lambda: not setup.gateway._leaving)
+        await third.stop()
+
+    run_gateway(scenario, replicas=2, seats=3)
+
+
+def test_a_reload_with_an_unreadable_key_changes_nothing(
+    run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(setup: Setup) -> None:
+        bad = replace(setup.settings, replica=(), tenant=(TenantSettings(name="t", key_env="NO_SUCH_VARIABLE"),))
+        with pytest.raises(ValueError, match="NO_SUCH_VARIABLE holds no key"):
+            setup.gateway.reload(bad)
+        assert (await setup.ask()).status == 200
+
+    monkeypatch.delenv("NO_SUCH_VARIABLE", raising=False)
+    run_gateway(scenario)
+
+
+def test_the_inside_has_an_address_of_its_own(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        assert (await setup.get("/metrics")).status == 404
+        setup.port = setup.gateway.addresses[1][1]
+        assert (await setup.get("/metrics")).status == 200
+        assert (await setup.get("/headway/state")).status == 200
+        assert (await setup.get("/v1/models")).status == 404
+        assert (await setup.ask()).status == 404
+
+    run_gateway(scenario, admin_listen="127.0.0.1:0")
+
+
+# The process
+
+
+def test_the_first_run_needs_nothing_and_ends_on_sigterm(tmp_path: Path) -> None:
+    record = tmp_path / "night.jsonl"
+    with serving("--record", record, "--log-requests") as (process, url):
+        model = json.loads(fetched(url + "/v1/models"))["data"][0]
+        assert model["owned_by"] == "headway-simulated"
+        body = {"model": model["id"], "prompt": "hello", "max_tokens": 6, "ignore_eos": True}
+        answer = json.loads(fetched(url + "/v1/completions", body))
+        assert answer["choices"][0]["text"].startswith("This text comes from Headway's simulated")
+        assert answer["usage"]["completion_tokens"] == 6
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=120)
+        assert process.returncode == 0
+    lines = [json.loads(line) for line in told.splitlines()]
+    assert lines[-1] == lines[-1] | {"message": "stopped", "arrived": 1, "completed": 1, "cut_off": 0}
+    assert "hello" not in told
+    assert json.loads(record.read_text())["output_length"] == 6
+
+
+def test_sighup_reads_the_file_again_and_keeps_the_old_where_it_is_wrong(tmp_path: Path) -> None:
+    config = tmp_path / "gateway.toml"
+    config.write_text('[policies]\nordering = "fcfs"\n')
+    with serving("--config", config) as (process, url):
+        assert process.stderr is not None
+
+        def ordering() -> str:
+            return str(json.loads(fetched(url + "/headway/state"))["policies"]["ordering"])
+
+        assert ordering() == "fcfs"
+        config.write_text('[policies]\nordering = "smalest-volume-first"\n')
+        process.send_signal(signal.SIGHUP)
+        assert "did you mean 'smallest-volume-first'?" in process.stderr.readline()
+        assert ordering() == "fcfs"
+        config.write_text('[policies]\nordering = "smallest-volume-first"\n')
+        process.send_signal(signal.SIGHUP)
+        assert "in force" in process.stderr.readline()
+        assert ordering() == "smallest-volume-first"
+
+
+def test_load_prints_the_table_of_compare(tmp_path: Path) -> None:
+    numbers = tmp_path / "numbers.json"
+    with serving("--embedded-replicas", "2") as (_, url):
+        line = [*HEADWAY, "load", url, "--workload", "chat-and-documents"]
+        options = ["--requests", "12", "--rate", "40", "--label", "live", "--json", str(numbers)]
+        done = subprocess.run([*line, *options], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "TTFT" in done.stdout
+    assert re.search(r"^live ", done.stdout, re.MULTILINE)
+    run = json.loads(numbers.read_text())["runs"][0]
+    assert (run["requests"], run["completed"], run["refused"], run["preemptions"]) == (12, 12, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (("serve", "--policy", "fcsf"), "did you mean 'fcfs'?"),
+        (("serve", "--replica", "localhost:8000"), "replica[0].url must be like http://127.0.0.1:8001"),
+        (("serve", "--replica", "http://127.0.0.1:1/v1"), "(without /v1)"),
+        (("serve", "--listen", "8000"), 'listen must be host:port, for example "127.0.0.1:8000"'),
+        (("serve", "--config", "none.toml"), "none.toml: it cannot be read"),
+        (("serve", "--hardware", "h1000"), "unknown hardware"),
+        (("load", "127.0.0.1:8000"), "is no endpoint"),
+        (("load", "http://127.0.0.1:9"), "cannot be reached"),
+        (("load", "http://127.0.0.1:9", "--rate", "0"), "--rate: 0 is no rate"),
+        (("load", "http://127.0.0.1:9", "--workload", "chat", "--trace", "x"), "not both"),
+        (("check-config", "none.toml"), "none.toml: it cannot be read"),
+    ],
+)
+def test_a_mistake_is_one_sentence(line: tuple[str, ...], sentence: str) -> None:
+    done = subprocess.run([*HEADWAY, *line], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2, done
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not done.stdout

@@ -1,0 +1,56 @@
+"""What a reload changes, it changes at once: keys, bounds, health; and the replicas that stay keep their books."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+from headway.gateway.settings import QueueSettings, TenantSettings
+from tests.support.gateway_setup import RunGateway, Setup
+from tests.support.scripted_replica import hangs, streams, waits_for
+
+
+def test_a_key_that_was_changed_in_its_file_is_the_key_after_a_reload(run_gateway: RunGateway, tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("first-key-1\n")
+    tenant = TenantSettings(name="team", key_file=str(file))
+
+    async def scenario(setup: Setup) -> None:
+        async def status(key: str) -> int:
+            return (await setup.ask(headers=f"authorization: Bearer {key}\r\n")).status
+
+        gate = asyncio.Event()
+        setup.replicas[0].usual = waits_for(gate, streams())
+        under_way = [asyncio.ensure_future(status("first-key-1")) for _ in range(2)]
+        await setup.until(lambda: setup.dispatcher.counts.inside == 2)
+        file.write_text("second-key-2\n")
+        assert await status("second-key-2") == 401
+        setup.gateway.reload(setup.settings)
+        assert await status("first-key-1") == 401
+        late = asyncio.ensure_future(status("second-key-2"))
+        gate.set()
+        assert await asyncio.gather(late, *under_way) == [200, 200, 200], "who was let in is served"
+
+    run_gateway(scenario, seats=1, tenant=(tenant,))
+
+
+def test_bounds_and_health_change_at_once_and_the_replicas_books_stay(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        setup.replicas[0].usual = hangs
+        replica = setup.dispatcher.replicas[0]
+        running = asyncio.ensure_future(setup.ask())
+        await setup.until(lambda: setup.replicas[0].inside == 1)
+        waiting = asyncio.ensure_future(setup.ask())
+        await setup.until(lambda: setup.dispatcher.counts.inside == 2)
+        health = replace(setup.settings.health, first_byte_seconds=0.2, failures_to_eject=1)
+        setup.gateway.reload(replace(setup.settings, health=health, queue=QueueSettings(max_requests=1)))
+        assert setup.dispatcher.replicas == [replica]
+        assert (replica.health, replica.ledger.requests) == (health, 1)
+        assert (await setup.ask()).reason == "queue-full"
+        assert (await running).reason == "replica-timeout"
+        answer = await waiting
+        assert answer.status in (502, 503, 504)
+        await setup.until(lambda: replica.is_up)
+
+    run_gateway(scenario, seats=1)

@@ -1,0 +1,148 @@
+"""Floods of clients that dawdle, half-close and do not read, beside good ones: these are served, those are cut."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import AsyncExitStack
+
+from headway.gateway.queueing.counts import Outcome
+from headway.gateway.wire.limits import WireLimits
+from tests.support.gateway_setup import RawClient, RunGateway, Setup, completion, post
+from tests.support.scripted_replica import Call, echoes
+
+EACH = 60
+LIMITS = WireLimits(
+    head_seconds=0.6, body_seconds=0.6, idle_seconds=0.6, stalled_seconds=0.6, linger_seconds=0.3, buffer_bytes=65_536
+)
+HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\n"
+
+
+async def serves(call: Call) -> None:
+    """Tokens that name the prompt; to who asked for a flood more than any buffer between us holds; else nothing."""
+    prompt = call.json()["prompt"]
+    if prompt == "never":
+        await call.left.wait()
+    elif prompt == "flood":
+        await call.head()
+        while not call.left.is_set():
+            await call.chunk(b"data: " + b"x" * 100_000 + b"\n\n")
+    else:
+        await echoes(gap=0.002)(call)
+
+
+async def drips(client: RawClient, data: bytes, gap: float = 0.1) -> str:
+    """Sends a byte now and then, for ever; how it was shown the door."""
+    reading = asyncio.ensure_future(client.answer())
+    for byte in data:
+        if reading.done():
+            break
+        try:
+            await client.send(bytes([byte]))
+        except ConnectionError:
+            break
+        await asyncio.wait([reading], timeout=gap)
+    try:
+        return str((await reading).status)
+    except (ConnectionError, asyncio.IncompleteReadError):
+        return "closed"
+
+
+async def slow_header(client: RawClient) -> str:
+    return await drips(client, b"GET /health HTTP/1.1\r\nhost: x\r\nx-slow: " + b"z" * 500)
+
+
+async def slow_body(client: RawClient) -> str:
+    await client.send(HEAD + b"content-length: 500\r\n\r\n")
+    return await drips(client, b"x" * 500)
+
+
+async def silent(client: RawClient) -> str:
+    return "closed" if await client.closes() else "answered"
+
+
+async def half_closed(client: RawClient) -> str:
+    await client.send(post(completion(prompt="never")))
+    client.writer.write_eof()
+    return "closed" if await client.closes() else "answered"
+
+
+async def half_closed_early(client: RawClient) -> str:
+    await client.send(HEAD + b"content-length: 10\r\n\r\nabc")
+    client.writer.write_eof()
+    return "closed" if await client.closes() else "answered"
+
+
+async def reads_nothing(client: RawClient) -> str:
+    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await client.send(post(completion(prompt="flood")))
+    return "cut"  # the gateway's own books tell whether it was
+
+
+async def good(setup: Setup, number: int, requests: int) -> int:
+    """Asks again and again on one connection; how many answers were whole and its own."""
+    whole = 0
+    async with RawClient(setup.port) as client:
+        for turn in range(requests):
+            mark = f"g{number}x{turn}"
+            await client.send(post(completion(prompt=mark)))
+            whole += (await client.answer()).texts.split() == [f"{mark}.{token}" for token in range(8)]
+    return whole
+
+
+def test_a_flood_of_bad_clients_harms_no_good_one_and_all_are_counted(run_gateway: RunGateway) -> None:
+    bad = (slow_header, slow_body, silent, half_closed, half_closed_early, reads_nothing)
+
+    async def scenario(setup: Setup) -> None:
+        for one in setup.replicas:
+            one.usual = serves
+        found: Counter[tuple[str, str]] = Counter()
+
+        async def misbehaves(client: RawClient, how: int) -> None:
+            found[bad[how].__name__, await bad[how](client)] += 1
+
+        async with AsyncExitStack() as stack:
+            kinds = [how for how, kind in enumerate(bad) for _ in range(EACH if kind is not reads_nothing else 10)]
+            crowd = [(how, await stack.enter_async_context(RawClient(setup.port))) for how in kinds]
+            flood = [asyncio.ensure_future(misbehaves(client, how)) for how, client in crowd]
+            served = await asyncio.gather(*(good(setup, number, 15) for number in range(20)))
+            assert served == [15] * 20
+            await asyncio.gather(*flood)
+            # Who does not read is cut by the gateway, not by its own end: its connection is still open here.
+            await setup.until(lambda: not setup.dispatcher.counts.inside)
+            await setup.until(lambda: len(setup.gateway._clients) == 0)
+        assert found == {
+            ("slow_header", "408"): EACH,
+            ("slow_body", "408"): EACH,
+            ("silent", "closed"): EACH,
+            ("half_closed", "closed"): EACH,
+            ("half_closed_early", "closed"): EACH,
+            ("reads_nothing", "cut"): 10,
+        }
+        counts = setup.dispatcher.counts
+        assert counts.arrived == 300 + EACH + 10
+        assert counts.ended == {Outcome.COMPLETED: 300, Outcome.CANCELLED: EACH + 10}
+        assert not any(one.inside for one in setup.replicas)
+
+    run_gateway(scenario, replicas=2, seats=60, wire=LIMITS)
+
+
+def test_a_flood_of_connections_that_come_and_go_leaves_nothing_behind(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        for one in setup.replicas:
+            one.usual = serves
+
+        async def knocks(number: int) -> None:
+            async with RawClient(setup.port) as client:
+                if number % 3 == 1:
+                    await client.send(HEAD)
+                elif number % 3 == 2:
+                    await client.send(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+                    assert (await client.answer()).status == 200
+
+        for _ in range(5):
+            await asyncio.gather(*(knocks(number) for number in range(300)), good(setup, 0, 3))
+        await setup.until(lambda: len(setup.gateway._clients) == 0)
+        assert setup.dispatcher.counts.ended == {Outcome.COMPLETED: 15}
+
+    run_gateway(scenario)

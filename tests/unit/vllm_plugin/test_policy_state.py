@@ -1,0 +1,179 @@
+"""What an engine's policies learn: kept over restarts, and tuned in a thread while requests are served."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headway.domain.event import Arrived
+from headway.domain.request import Request
+from headway.vllm_plugin.scheduler_mixin import PolicyScheduling
+from tests.support.vllm_stub import StubEngine, StubRequest
+
+
+class Engine(PolicyScheduling, StubEngine):
+    """A stub whose clock is the test's."""
+
+    seats = 4
+
+    def serve(self, count: int, start: float = 0.0, prefix: str = "r") -> float:
+        """So many requests of two sizes, one a second; the time at the end."""
+        now = [start]
+        self.headway.clock = lambda: now[0]
+        for index in range(count):
+            self.add_request(StubRequest(f"{prefix}{index}", 900 if index % 5 == 0 else 20 + index % 7, 2))
+            self.schedule()
+            now[0] += 1.0
+            self.update_from_output()
+        while self.requests:
+            self.schedule()
+            now[0] += 1.0
+            self.update_from_output()
+        return now[0]
+
+
+def learned(file: Path) -> dict[str, Any]:
+    return dict(json.loads(file.read_text())["learned"])
+
+
+def test_what_was_learned_is_there_after_a_restart(tmp_path: Path) -> None:
+    file = tmp_path / "state.json"
+    config = {"ordering": "ewsjf", "prediction": "histogram", "state_file": str(file)}
+    first = Engine(headway=config)
+    first.serve(300)
+    assert first.headway.learning._writer is not None, "written once a minute"
+    first.shutdown()
+    before = learned(file)
+    assert len(before["ordering"]["state"]["lanes"]) > 1
+    second = Engine(headway=config)
+    second.shutdown()
+    assert learned(file) == before, "taken back, and written again as it was"
+
+
+@pytest.mark.parametrize(("state", "said"), [(lambda: 1 / 0, "cannot say"), (object, "cannot be written")])
+def test_a_policy_that_fails_to_say_what_it_learned_stops_no_engine(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, state: Any, said: str
+) -> None:
+    file = tmp_path / "state.json"
+    engine = Engine(headway={"ordering": "ewsjf", "state_file": str(file)})
+    engine.headway.learning._policies.ordering.state = state  # type: ignore[attr-defined]
+    with caplog.at_level(logging.WARNING):
+        engine.serve(150)
+        engine.shutdown()
+    assert len(engine.admitted) == 150
+    assert said in caplog.text
+    assert not file.exists()
+
+
+def test_another_ordering_starts_afresh_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "state.json"
+    engine = Engine(headway={"ordering": "ewsjf", "state_file": str(file)})
+    engine.serve(300)
+    engine.shutdown()
+    with caplog.at_level(logging.WARNING):
+        Engine(headway={"ordering": "ewsjf-published", "state_file": str(file)}).shutdown()
+    assert "its ordering is 'ewsjf', not 'ewsjf-published', which starts afresh" in caplog.text
+    file.write_text("{")
+    with caplog.at_level(logging.WARNING):
+        Engine(headway={"ordering": "ewsjf", "state_file": str(file)}).shutdown()
+    assert "it cannot be read" in caplog.text
+    assert "starting afresh" in caplog.text
+    assert learned(file)["ordering"]["name"] == "ewsjf"
+
+
+def test_several_engines_have_files_of_their_own(tmp_path: Path) -> None:
+    class Ranked(StubEngine):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.vllm_config.parallel_config.data_parallel_index = 1
+
+    class Second(PolicyScheduling, Ranked):
+        pass
+
+    names = {"state_file": "state.json", "decision_log": "log.jsonl"}
+    Second(headway={"ordering": "ewsjf", **{key: str(tmp_path / name) for key, name in names.items()}}).shutdown()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["log-1.jsonl", "state-1.json"]
+
+
+REFUSED = {
+    "nothing learns": (
+        {"ordering": "fcfs", "prediction": "declared-max", "state_file": "x.json"},
+        "headway: state_file: neither fcfs nor declared-max learns what could be kept: leave it out",
+    ),
+    "no folder": (
+        {"ordering": "ewsjf", "state_file": "/not/there/x.json"},
+        "headway: state_file: there is no folder '/not/there'; make it first",
+    ),
+    "not tunable": (
+        {"ordering": "priority", "live_tuning": {}},
+        "headway: live_tuning: priority has no options that can be tuned while requests wait; or leave live_tuning out",
+    ),
+    "inside another": (
+        {"ordering": "fair-share/smallest-volume-first", "live_tuning": {}},
+        "fair-share/smallest-volume-first has no options that can be tuned while requests wait",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", REFUSED)
+def test_what_cannot_learn_is_refused_in_one_sentence(mistake: str) -> None:
+    config, sentence = REFUSED[mistake]
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        Engine(headway=config)
+
+
+def until(reached: Any, seconds: float = 30.0) -> None:
+    limit = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < limit, "it never came"
+        time.sleep(0.01)
+
+
+def test_the_tuner_tries_values_and_the_engines_thread_sets_them(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    file = tmp_path / "state.json"
+    config = {
+        "ordering": "ewsjf",
+        "live_tuning": {"window_seconds": 20, "trials": 3, "ttft_seconds": 30},
+        "state_file": str(file),
+    }
+    engine = Engine(headway=config)
+    thread = engine.headway.learning._tuner
+    assert thread is not None
+    set_values: list[dict[str, float]] = []
+    plain = engine.headway.charge.retune
+    engine.headway.charge.retune = lambda values: (set_values.append(dict(values)), plain(values))[1]  # type: ignore
+    now = 0.0
+    for turn in range(6):
+        now = engine.serve(25, now, prefix=f"t{turn}-")
+        until(thread._heard.empty)  # what a busy machine may do late
+    until(lambda: len(thread._tuner.trials) >= 3)
+    assert len({tuple(sorted(values.items())) for values in set_values}) >= 2, "several sets were tried"
+    assert not engine.headway.charge.put_aside
+    engine.shutdown()
+    assert not thread._thread.is_alive()
+    best = learned(file)["tuned"]
+    assert best == pytest.approx(dict(thread.best()))
+    again = Engine(headway=config)
+    again.shutdown()
+    assert learned(file)["tuned"] == pytest.approx(best), "the search begins with what was best"
+
+
+def test_a_tuner_that_fails_stops_and_nobody_waits_for_it(caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("optuna")
+    engine = Engine(headway={"ordering": "ewsjf", "live_tuning": {}})
+    thread = engine.headway.learning._tuner
+    assert thread is not None
+    with caplog.at_level(logging.ERROR):
+        thread.observe(Arrived(Request("a", 0.0, 5), "now"))  # type: ignore[arg-type]
+        until(lambda: not thread._thread.is_alive())
+    assert "the live tuner failed; the ordering keeps the values it has" in caplog.text
+    engine.serve(20)
+    assert not engine.headway.charge.put_aside
+    engine.shutdown()

@@ -1,0 +1,163 @@
+"""Why a request waited, asked over HTTP while an engine runs in another thread's time."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from headway.bench.user_mistake import UserMistake
+from headway.cli.explain_live import live_lines
+from headway.vllm_plugin import wait_explanations as stories
+from headway.vllm_plugin.explain_endpoint import WhyEndpoint
+from headway.vllm_plugin.scheduler_mixin import PolicyScheduling
+from tests.support.vllm_stub import StubEngine, StubRequest
+
+
+class Engine(PolicyScheduling, StubEngine):
+    """One seat."""
+
+    seats = 1
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture
+def asked() -> Iterator[tuple[Engine, str]]:
+    """An engine that answers, and where."""
+    port = free_port()
+    engine = Engine(headway={"ordering": "shortest-prompt-first", "why_listen": f"127.0.0.1:{port}"})
+    now = [0.0]
+    engine.headway.clock = lambda: now[0]
+    engine.now = now  # type: ignore[attr-defined]
+    yield engine, f"http://127.0.0.1:{port}"
+    engine.shutdown()
+
+
+def step(engine: Engine, seconds: float = 1.0) -> None:
+    engine.schedule()
+    engine.now[0] += seconds  # type: ignore[attr-defined]
+    engine.update_from_output()
+
+
+def test_one_that_waits_and_one_that_was_let_in_are_told(asked: tuple[Engine, str]) -> None:
+    engine, url = asked
+    engine.add_request(StubRequest("cmpl-first-0-ab12", 500, output=3))
+    step(engine)
+    engine.add_request(StubRequest("cmpl-long-0-cd34", 900))
+    engine.add_request(StubRequest("cmpl-short-0-ef56", 20, output=2))
+    for _ in range(4):
+        step(engine)
+    waiting = live_lines(url, "long")
+    assert waiting[0] == (
+        "cmpl-long-0-cd34: (900 prompt tokens, 0 cached; order shortest-prompt-first) "
+        "waited 4.00 s (4.00 s seats); 1 later ones came in before it"
+    ), "its client's own id is enough"
+    assert "state                 waiting" in waiting
+    short = live_lines(url, "cmpl-short-0-ef56")
+    assert "waited 2.00 s (2.00 s seats); nobody overtook it" in short[0]
+    assert "state                 admitted" in short
+
+
+def test_the_longest_of_several_answers_is_told(asked: tuple[Engine, str]) -> None:
+    engine, url = asked
+    for part in range(3):
+        engine.add_request(StubRequest(f"{part}_chatcmpl-many-9f", 10, output=2))
+    for _ in range(5):
+        step(engine)
+    lines = live_lines(url, "chatcmpl-many")
+    assert lines[0].startswith("2_chatcmpl-many-9f: ")
+    assert "parts                 3" in lines
+
+
+def test_nobody_is_remembered_for_ever(asked: tuple[Engine, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, url = asked
+    monkeypatch.setattr(engine.headway.stories, "_latest", type(engine.headway.stories._latest)(maxlen=2))
+    for index in range(3):
+        engine.add_request(StubRequest(f"r{index}", 10, output=1))
+        step(engine)
+    assert live_lines(url, "r2")
+    with pytest.raises(UserMistake, match=r"does not know 'r0': it tells of those inside and of the latest that were"):
+        live_lines(url, "r0")
+    assert stories.REMEMBERED <= 10_000
+
+
+def test_a_port_that_is_taken_is_one_sentence() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=rf"headway: why_listen 127.0.0.1:{port} cannot be had: .*; name another"):
+            Engine(headway={"why_listen": f"127.0.0.1:{port}"})
+
+
+class Foreign(BaseHTTPRequestHandler):
+    """A server of somebody else."""
+
+    def do_GET(self) -> None:
+        status, body = (404, b"not here") if self.path.startswith("/headway") else (200, b"<html>")
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_servers_that_cannot_tell_are_named_in_one_sentence() -> None:
+    server = HTTPServer(("127.0.0.1", 0), Foreign)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        with pytest.raises(UserMistake, match=r"has no /headway/why; name a gateway of `headway serve`, or the addr"):
+            live_lines(url, "r0")
+        with pytest.raises(UserMistake, match=r"its answer is not JSON"):
+            live_lines(url + "/other", "r0")
+    finally:
+        server.shutdown()
+        server.server_close()
+    with pytest.raises(UserMistake, match=r"nothing answers there"):
+        live_lines(url, "r0")
+    with pytest.raises(UserMistake, match=r"must be an address such as"):
+        live_lines("ftp://x", "r0")
+
+
+def test_addresses_of_either_family_are_listened_on() -> None:
+    if not socket.has_ipv6:
+        pytest.skip("this machine has no IPv6")
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6 loopback address")
+    endpoint = WhyEndpoint("::1", 0, lambda request_id: {"request": request_id, "why": "it did not"})
+    try:
+        assert live_lines(f"http://[::1]:{endpoint.port}", "r1")[0] == "r1: it did not"
+    finally:
+        endpoint.close()
+
+
+@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 65_536), ("a" * 70, 9901)])
+def test_an_address_that_cannot_be_had_is_one_sentence(host: str, port: int) -> None:
+    with pytest.raises(ValueError, match=r"^headway: why_listen .* cannot be had: .*; name another address$"):
+        WhyEndpoint(host, port, lambda request_id: None)
+
+
+def test_an_address_that_cannot_be_read_is_answered() -> None:
+    endpoint = WhyEndpoint("127.0.0.1", 0, lambda request_id: None)
+    try:
+        asking = HTTPConnection("127.0.0.1", endpoint.port, timeout=30)
+        asking.putrequest("GET", "http://[/headway/why", skip_host=True)
+        asking.endheaders()
+        assert asking.getresponse().status == 400
+        asking.close()
+    finally:
+        endpoint.close()
