@@ -21,6 +21,7 @@ from headway.cli.compare_options import CompareOptions, parse_loads
 from headway.cli.compare_run import WORKLOAD_LOADS, command_line, files_read, prepare
 from headway.cli.progress import progress, say
 from headway.policies.catalog import find
+from headway.policies.contracts import Stateful
 from headway.simulator.replica import Replica
 from headway.simulator.trace import Trace
 from headway.tuning.offline import Problem, RewardName, Tried, Tuned, tune
@@ -63,7 +64,7 @@ def run_tuning(options: TuneOptions) -> None:
             temporary.write_text(bundle_text(tuned, problem, command_line()), encoding="utf-8")
         say(f"bundle: headway compare … --bundles {options.out}")
     if options.state is not None:
-        learned: dict[str, object] = getattr(tuned.policy, "state", dict)()
+        learned = tuned.policy.state() if isinstance(tuned.policy, Stateful) else {}
         write_state(options.state, SavedState(options.policy, learned, tuned.tried, _in_words(problem)))
         say(f"state: headway explain {options.policy} --state {options.state}")
 

@@ -1,10 +1,10 @@
-"""How long a request will still be: what is known of it, as a distribution."""
+"""Length estimates: how many output tokens a request will still produce, as a distribution."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, TypeGuard
 
 
 class LengthEstimate(Protocol):
@@ -25,15 +25,50 @@ class LengthEstimate(Protocol):
         """Least n ≥ 1 such that at most n tokens are still to come with at least this probability (0 < p < 1)."""
 
 
+class SurvivalEstimate(LengthEstimate, Protocol):
+    """Optional power of an estimate: the survival probability in closed form, as all of ours have it."""
+
+    def remaining_survival(self, tokens: int, produced_tokens: int) -> float:
+        """P(more than `tokens` are still to come), given that `produced_tokens` came and the end did not."""
+
+
+class SurvivalCurveEstimate(LengthEstimate, Protocol):
+    """Optional power of an estimate: many survival probabilities in one call, for speed only."""
+
+    def remaining_survivals(self, tokens: Sequence[int], produced_tokens: int) -> Sequence[float]:
+        """`remaining_survival` at several ascending numbers of tokens."""
+
+
+class MovingEstimate(LengthEstimate, Protocol):
+    """Optional power of an estimate: it may change after it was stamped, because it reads what is learned since."""
+
+    @property
+    def law_moves(self) -> bool:
+        """Whether it may change with every completion; what was derived from it must then be derived again."""
+
+
+def has_survival(estimate: LengthEstimate) -> TypeGuard[SurvivalEstimate]:
+    """Whether it is a `SurvivalEstimate`. For hot paths: `isinstance` with a protocol is 100 times slower."""
+    return hasattr(estimate, "remaining_survival")
+
+
+def has_survival_curve(estimate: LengthEstimate) -> TypeGuard[SurvivalCurveEstimate]:
+    """Whether it is a `SurvivalCurveEstimate`."""
+    return hasattr(estimate, "remaining_survivals")
+
+
+def law_moves(estimate: LengthEstimate) -> bool:
+    """Whether the estimate may change with every completion."""
+    return hasattr(estimate, "law_moves") and bool(estimate.law_moves)
+
+
 def remaining_survival(estimate: LengthEstimate, tokens: int, produced_tokens: int) -> float:
     """P(more than `tokens` are still to come), given that `produced_tokens` came and the end did not.
 
-    Asked of the estimate where it has `remaining_survival(tokens, produced_tokens)`, as all of ours do; else found from
-    its quantiles to within 2^-12.
+    Found from its quantiles to within 2^-12 where the estimate is no `SurvivalEstimate`.
     """
-    ask: Callable[[int, int], float] | None = getattr(estimate, "remaining_survival", None)
-    if ask is not None:
-        return ask(tokens, produced_tokens)
+    if has_survival(estimate):
+        return estimate.remaining_survival(tokens, produced_tokens)
     if tokens < 1:
         return 1.0
     low, high = 0.0, 1.0  # the probability of at most `tokens`
@@ -48,9 +83,8 @@ def remaining_survival(estimate: LengthEstimate, tokens: int, produced_tokens: i
 
 def remaining_survivals(estimate: LengthEstimate, tokens: Sequence[int], produced_tokens: int) -> Sequence[float]:
     """`remaining_survival` at several ascending numbers of tokens; in one go where the estimate can."""
-    ask: Callable[[Sequence[int], int], Sequence[float]] | None = getattr(estimate, "remaining_survivals", None)
-    if ask is not None:
-        return ask(tokens, produced_tokens)
+    if has_survival_curve(estimate):
+        return estimate.remaining_survivals(tokens, produced_tokens)
     return [remaining_survival(estimate, number, produced_tokens) for number in tokens]
 
 

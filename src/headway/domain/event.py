@@ -6,7 +6,7 @@ preempted any number of times, in turn. Times are seconds on the shell's clock.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from headway.domain.request import RequestView
 
@@ -65,8 +65,9 @@ class Cancelled(NamedTuple):
 Event: TypeAlias = Arrived | Refused | Admitted | Preempted | FirstToken | Completed | Cancelled
 
 
+@runtime_checkable
 class Listener(Protocol):
-    """Whoever wants the facts: predictors, adaptive policies, recorders."""
+    """Receives lifecycle events: predictors, adaptive policies, recorders."""
 
     def observe(self, event: Event) -> None:
-        """Take note of one event; must not raise and must not keep the request beyond its end."""
+        """Take note of one event. Must not raise, and must not keep the request beyond its end."""

@@ -1,17 +1,35 @@
-"""The questions a policy answers, one per contract.
+"""The contracts of policies: the one question each kind answers, and the optional powers a policy may add.
 
-A policy is a plain object with the methods of its contract; nothing is inherited. Whatever else it needs it takes in
-its constructor. A policy that also has `observe(event)` (see `headway.domain.event.Listener`) is told every event.
+A policy is a plain object with the methods of its contract. It inherits nothing. What else it needs it takes as
+keyword-only arguments of its constructor. The five contracts are `RankedOrdering` or `LanedOrdering`,
+`AdmissionPolicy`, `PreemptionPolicy`, `LengthPredictor` and `RoutingPolicy`.
+
+A policy gains an optional power by having its methods; nothing is registered:
+
+| power                | members                       | effect                                                        |
+|----------------------|-------------------------------|---------------------------------------------------------------|
+| `Listener`           | `observe`                     | any policy: receives every event (`headway.domain.event`)     |
+| `RedrawnOrdering`    | `redrawn`                     | ordering: moves waiting requests to other lanes               |
+| `BackfillingAdmission` | `look_ahead`, `may_pass`, `passed` | admission: lets requests pass a head that does not fit |
+| `DispatchListener`   | `routed`                      | routing: receives every dispatch                              |
+| `Stateful`           | `state`, `restore`            | ordering, prediction: what was learned survives a restart     |
+| `DeclaresTunables`   | `TUNABLE`                     | any policy class: options that `headway tune` may search      |
+| `Retunable`          | `retune`                      | ordering: new option values while requests wait               |
+
+An estimate has optional powers too: `SurvivalEstimate`, `SurvivalCurveEstimate` and `MovingEstimate` in
+`headway.domain.estimate`. Powers are looked up once, when a scheduler is built: add no method later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from headway.domain.estimate import LengthEstimate
+from headway.domain.event import Listener
 from headway.domain.replica_view import BatchView, MemoryView, ReplicaView
 from headway.domain.request import RequestView
+from headway.policies.tunable import Tunable
 
 LaneId: TypeAlias = Hashable
 Rank: TypeAlias = float | tuple[float, ...]
@@ -19,27 +37,47 @@ Rank: TypeAlias = float | tuple[float, ...]
 UNTIL_THE_BATCH_CHANGES = 1 << 62
 """For `AdmissionPolicy.hold_steps`: no number of steps helps while the same requests run."""
 
+__all__ = [
+    "UNTIL_THE_BATCH_CHANGES",
+    "AdmissionPolicy",
+    "BackfillingAdmission",
+    "DeclaresTunables",
+    "DispatchListener",
+    "LaneId",
+    "LanedOrdering",
+    "LengthPredictor",
+    "Listener",
+    "OrderingPolicy",
+    "PreemptionPolicy",
+    "Rank",
+    "RankedOrdering",
+    "RedrawnOrdering",
+    "Retunable",
+    "RoutingPolicy",
+    "Stateful",
+]
+
 
 @runtime_checkable
 class RankedOrdering(Protocol):
-    """Who goes next, when the answer is fixed as a request enters: a number each, lower sooner."""
+    """Which request runs next, when the answer is fixed at entry: a rank for each request, lower sooner."""
 
     def rank(self, request: RequestView) -> Rank:
-        """Asked once at entry, and again when a preempted request comes back. Ties go to the earlier arrival."""
+        """The request's rank. Asked at entry, and again when a preempted request returns. Ties: earlier arrival."""
 
 
 @runtime_checkable
 class LanedOrdering(Protocol):
-    """Who goes next, when the answer moves with time: a few lanes, each in a fixed order; only heads are compared."""
+    """Which request runs next, when the answer moves with time: a few lanes, of which only the heads are compared."""
 
     def lane(self, request: RequestView) -> LaneId:
-        """Which lane it joins; asked once at entry, before `rank`."""
+        """The lane the request joins. Asked once at entry, before `rank`."""
 
     def rank(self, request: RequestView) -> Rank:
-        """Its place inside the lane, lower sooner; ties go to the earlier arrival. Return 0 for first-come."""
+        """The request's place inside its lane, lower sooner. Ties: earlier arrival. Return 0 for FCFS in the lane."""
 
     def choose(self, heads: Mapping[LaneId, RequestView], now: float) -> LaneId:
-        """The lane to serve now, of those with somebody waiting (never empty). Must not change the policy."""
+        """The lane to serve now: a key of `heads`, which is never empty. Must not change the policy."""
 
     def next_change(self, heads: Mapping[LaneId, RequestView], now: float) -> float:
         """Earliest time after `now` at which `choose` might answer otherwise for the same heads; `math.inf` if never.
@@ -50,14 +88,14 @@ class LanedOrdering(Protocol):
 
 @runtime_checkable
 class RedrawnOrdering(LanedOrdering, Protocol):
-    """A laned ordering that learns its lanes: now and then everybody waiting belongs elsewhere."""
+    """Optional power of a laned ordering that learns its lanes: it may move all waiting requests to other lanes."""
 
     @property
     def redrawn(self) -> int:
-        """How often the lanes were redrawn; it may change in `observe` and nowhere else that the queue is not told of.
+        """How often the lanes were redrawn. May change in `observe` and `retune` only.
 
-        When it has changed, everybody waiting is asked for `lane` and `rank` again, in order of arrival, before the
-        next choice. Who was preempted and waits in front of all lanes is not.
+        After a change the queue asks every waiting request's `lane` and `rank` again, in order of arrival, before the
+        next choice. Preempted requests, which wait in front of all lanes, are not asked about.
         """
 
 
@@ -71,7 +109,7 @@ class AdmissionPolicy(Protocol):
     """
 
     def hold_steps(self, request: RequestView, batch: BatchView, memory: MemoryView, now: float) -> int:
-        """0 admits. n ≥ 1 refuses, and says that while the same batch runs the answer stays no for n steps.
+        """0 admits. n ≥ 1 refuses: while the same batch runs, the answer stays no for n steps.
 
         1 is always a right refusal; more lets the caller skip. An empty batch must be answered with 0, or nothing
         would ever run.
@@ -80,52 +118,102 @@ class AdmissionPolicy(Protocol):
 
 @runtime_checkable
 class BackfillingAdmission(AdmissionPolicy, Protocol):
-    """An admission policy under which others may pass a head that does not fit."""
+    """Optional power of an admission policy: other requests may pass a head that does not fit."""
 
     @property
     def look_ahead(self) -> int:
-        """How many requests behind the head are looked at."""
+        """How many requests behind the head are considered."""
 
     def may_pass(
         self, request: RequestView, head: RequestView, batch: BatchView, memory: MemoryView, now: float
     ) -> bool:
-        """Whether `request` may be served before `head`, which was refused by the engine or by `hold_steps`.
+        """Whether `request` may be served before `head`, which the engine or `hold_steps` refused.
 
-        It still has to get through both itself. The batch is not empty.
+        `request` still has to pass both checks itself. The batch is not empty.
         """
 
     def passed(self, head: RequestView) -> None:
-        """Somebody has passed `head` and runs."""
+        """Record that a request passed `head` and runs."""
 
 
 class PreemptionPolicy(Protocol):
-    """Who gives way when a running request needs a block and none is free?"""
+    """Which running request is preempted when another needs a KV block and none is free?"""
 
     def victim(self, running: Sequence[RequestView], now: float) -> RequestView:
         """One of `running` (never empty, in order of admission). All its KV is lost and recomputed later."""
 
 
 class LengthPredictor(Protocol):
-    """How long will it be? Stamps an estimate on each request at entry; learns by `observe` if it has it."""
+    """How many output tokens will a request produce? The answer is stamped on each request at entry.
+
+    A predictor learns by being a `Listener`.
+    """
 
     def predict(self, request: RequestView) -> LengthEstimate:
-        """The estimate for a request that has produced nothing yet."""
+        """The estimate for a request that has produced nothing yet. Asking must not change the predictor."""
 
 
 class RoutingPolicy(Protocol):
-    """Where does a request run, when several replicas have room for it?
+    """On which replica does a request run, when several have room for it?
 
-    A policy that also has `routed(request, prefix, replica)` is told of every dispatch; nothing else may change it.
+    Only `routed` (see `DispatchListener`) may change the policy.
     """
 
     def choose(
         self, request: RequestView, prefix: Sequence[int], replicas: Sequence[ReplicaView], now: float
     ) -> ReplicaView | None:
-        """One of `replicas` (never empty: those alive with room, in a fixed order), or None to let the request wait.
+        """One of `replicas`, or None to let the request wait.
 
         Args:
-            request: who is to run.
+            request: the request to place.
             prefix: hashes of ever longer prefixes of its prompt, the shortest first; empty where unknown.
-            replicas: whom it may run on.
+            replicas: the healthy replicas with room, in a fixed order; never empty.
             now: seconds on the shell's clock.
         """
+
+
+@runtime_checkable
+class DispatchListener(Protocol):
+    """Optional power of a routing policy: it receives every dispatch."""
+
+    def routed(self, request: RequestView, prefix: Sequence[int], replica: ReplicaView) -> None:
+        """Record that `request` was sent to `replica`. `prefix` is what `choose` was given."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Optional power of an ordering or a predictor: what it learned survives a restart."""
+
+    def state(self) -> Mapping[str, object]:
+        """What was learned, as plain values that JSON can hold."""
+
+    def restore(self, state: Mapping[str, object]) -> None:
+        """Continue from what `state` returned; called before the first request.
+
+        Raises:
+            ValueError: the state does not fit this policy. The policy must then be as new. One sentence.
+        """
+
+
+@runtime_checkable
+class DeclaresTunables(Protocol):
+    """Optional power of a policy class: it names the options that a tuner may search over."""
+
+    TUNABLE: ClassVar[tuple[Tunable, ...]]
+
+
+@runtime_checkable
+class Retunable(Protocol):
+    """Optional power of an ordering: its options may change while requests wait."""
+
+    def retune(self, values: Mapping[str, float]) -> None:
+        """Take new values of the options named; the next choice uses them.
+
+        Raises:
+            ValueError: an option cannot be changed, or a value is out of range. Nothing was changed then.
+        """
+
+
+def tunables(policy: type) -> tuple[Tunable, ...]:
+    """The options that a policy class declares in `TUNABLE`; () if it declares none."""
+    return policy.TUNABLE if isinstance(policy, DeclaresTunables) else ()

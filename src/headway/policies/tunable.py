@@ -1,10 +1,9 @@
-"""What of a policy a tuner may move: a class attribute `TUNABLE`, a tuple of these."""
+"""One option of a policy that a tuner may search over: name, range and scale."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 
 class Tunable(NamedTuple):
@@ -40,16 +39,3 @@ class Tunable(NamedTuple):
         if self.scale == "log":
             return math.log(inside / self.low) / math.log(self.high / self.low)
         return (inside - self.low) / (self.high - self.low)
-
-
-class Retunable(Protocol):
-    """A policy whose parameters may be changed while requests wait."""
-
-    def retune(self, values: Mapping[str, float]) -> None:
-        """Take new values of its tunable options, those named; the next choice is made with them."""
-
-
-def tunables(policy: type[Any]) -> tuple[Tunable, ...]:
-    """What a policy class declares; () for one that declares nothing."""
-    declared: tuple[Tunable, ...] = getattr(policy, "TUNABLE", ())
-    return declared

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from headway.domain.event import (
     Admitted,
@@ -30,17 +29,22 @@ from headway.policies.contracts import (
     OrderingPolicy,
     PreemptionPolicy,
 )
+from headway.policies.event_fanout import EventFanout
 from headway.scheduling.queue import Resumed, WaitingQueue
 
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """The four answers that make up one policy bundle. Instances hold state: make fresh ones for every run."""
+    """The four policies that make up one bundle. They hold state: make fresh ones for every run."""
 
     ordering: OrderingPolicy
     admission: AdmissionPolicy
     preemption: PreemptionPolicy
     prediction: LengthPredictor
+
+    def fanout(self) -> EventFanout:
+        """The delivery of events to those that listen. The predictor comes first: others may read its estimates."""
+        return EventFanout(self.prediction, self.ordering, self.admission, self.preemption)
 
 
 class Scheduler:
@@ -51,11 +55,9 @@ class Scheduler:
         self._policies = policies
         admission = policies.admission
         self._backfilling = admission if isinstance(admission, BackfillingAdmission) else None
-        own = (policies.prediction, policies.ordering, policies.admission, policies.preemption)
-        # One object may answer several questions; it hears each event once, predictors first.
-        hears = {id(policy): cast(Listener, policy) for policy in own if hasattr(policy, "observe")}
-        self._listeners: list[Listener] = [*hears.values(), *listeners]
-        self._ordering_hears = id(policies.ordering) in hears
+        fanout = policies.fanout()
+        self._listeners: list[Listener] = [*fanout.listeners, *listeners]
+        self._ordering_listens = policies.ordering in fanout
 
     def arrive(self, request: Request, now: float) -> None:
         """A request came in: estimate its length, queue it."""
@@ -161,5 +163,5 @@ class Scheduler:
     def _tell(self, event: Event) -> None:
         for listener in self._listeners:
             listener.observe(event)
-        if self._ordering_hears:
+        if self._ordering_listens:
             self.queue.reconsider()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import count
 
-from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, FirstToken, Preempted
+from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, FirstToken, Listener, Preempted
 from headway.domain.request import Request, RequestId
 from headway.policies.contracts import LanedOrdering, LaneId, LengthPredictor, OrderingPolicy, Rank, RedrawnOrdering
 from headway.scheduling.queue import Resumed
@@ -131,7 +131,6 @@ class NaiveScheduler:
     def _tell(self, event: Event) -> None:
         both = {id(policy): policy for policy in (self._prediction, self._ordering)}
         for policy in both.values():
-            observe = getattr(policy, "observe", None)
-            if observe is not None:
-                observe(event)
+            if isinstance(policy, Listener):  # not by `EventFanout`: the model shares no code with what it checks
+                policy.observe(event)
         self.queue.reconsider()

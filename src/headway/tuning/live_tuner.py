@@ -15,7 +15,7 @@ import numpy as np
 
 from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, FirstToken
 from headway.domain.request import RequestId, uncached_prefill_tokens
-from headway.policies.tunable import Retunable
+from headway.policies.contracts import Retunable
 from headway.tuning.drift import DriftTest
 from headway.tuning.optimiser import Optimiser, Sampler
 from headway.tuning.rewards import Objective, plain_reward

@@ -10,7 +10,7 @@ import numpy as np
 
 from headway.domain.costs import ServiceCosts
 from headway.policies.catalog import build, find
-from headway.policies.contracts import OrderingPolicy
+from headway.policies.contracts import OrderingPolicy, Stateful
 from headway.policies.lanes.partition import Span
 from headway.policies.options import constructor_keywords
 from headway.scheduling.bundle import bundle
@@ -160,10 +160,9 @@ def _reward(problem: Problem, trace: Trace, outcome: DayOutcome, ordering: Order
     if problem.reward == "plain":
         weights = None if trace.priority is None else np.exp2(-trace.priority.astype(np.float64))
         return plain_reward(ttft, problem.objective, weights)
-    state = getattr(ordering, "state", None)
-    if state is None:
+    if not isinstance(ordering, Stateful):
         raise ValueError(f"the published reward is about learned lanes and {problem.policy} has none: use plain")
-    learned: dict[str, Any] = state()
+    learned: Mapping[str, Any] = ordering.state()
     waits = np.where(outcome.admitted_ps == NEVER, np.nan, (outcome.admitted_ps - outcome.arrived_ps) / PS_PER_SECOND)
     lanes_max = constructor_keywords(find("ordering", problem.policy))["lanes_max"].default
     lanes_max = int(cast(int, problem.fixed.get("lanes_max", lanes_max)))

@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from headway.policies.tunable import Tunable, tunables
+from headway.policies.contracts import tunables
+from headway.policies.tunable import Tunable
 
 Shares = dict[str, float]
 """A point of the unit cube, a coordinate an option. Searching there and not in the options' own units is what lets an

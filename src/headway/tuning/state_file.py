@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from headway.config.atomic_file import replaced
+from headway.policies.contracts import Stateful
 from headway.tuning.offline import Tried
 
 FORMAT, VERSION = "headway-state", 1
@@ -102,11 +103,10 @@ def read_state(path: Path, policy: str) -> SavedState | Unreadable | None:
 
 def restore(policy: object, saved: SavedState, path: Path) -> Unreadable | None:
     """Hand a fresh policy what it had learned; a reason, and the policy left fresh, where it will not have it."""
-    take = getattr(policy, "restore", None)
-    if take is None:
+    if not isinstance(policy, Stateful):
         return _unreadable(path, f"{saved.policy} learns nothing that could be taken back")
     try:
-        take(saved.learned)
+        policy.restore(saved.learned)
     except ValueError as error:
         return _unreadable(path, str(error))
     return None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from headway.policies.catalog import find, own_options
-from headway.policies.tunable import Retunable
+from headway.policies.contracts import Retunable
 from headway.tuning.live_tuner import LiveSettings, LiveTuner
 from headway.tuning.search import SearchBox
 
@@ -27,7 +27,7 @@ def tuner_of(
     Raises:
         ValueError: the ordering declares nothing that could be tuned while requests wait, or Optuna is not installed.
     """
-    if "/" in name or not hasattr(find("ordering", name), "retune"):
+    if "/" in name or not issubclass(find("ordering", name), Retunable):
         raise ValueError(f"{name} has no options that can be tuned while requests wait")
     policy = find("ordering", name)
     box = SearchBox.of(policy, name)

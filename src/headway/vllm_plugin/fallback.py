@@ -14,11 +14,12 @@ from headway.domain.event import Listener
 from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import Request, RequestId
 from headway.policies.admission.greedy import Greedy
+from headway.policies.contracts import Retunable
 from headway.policies.ordering.fcfs import Fcfs
 from headway.policies.prediction.running_mean import RunningMean
 from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.scheduling.scheduler import Policies, Scheduler
-from headway.vllm_plugin.policy_guard import EventFanout, PolicyFault, PolicyTimer, guarded
+from headway.vllm_plugin.policy_guard import PolicyFault, PolicyTimer, TimedEvents, guarded
 
 Answer = TypeVar("Answer")
 
@@ -35,11 +36,11 @@ class FallbackScheduler:
     ) -> None:
         """`listeners` hear every event after the policies, as long as those rule or have stepped back."""
         self._listeners = listeners
-        self._retune = getattr(policies.ordering, "retune", None)
+        self._retune = policies.ordering.retune if isinstance(policies.ordering, Retunable) else None
         self._watch = watch
         self._on_fault = on_fault
         self._guarded = guarded(policies, watch)
-        self._ears = EventFanout(policies, watch, self._reconsider)
+        self._events = TimedEvents(policies, watch, self._reconsider)
         self._waiting: dict[RequestId, tuple[Request, bool]] = {}  # and whether it was preempted
         self.put_aside = False
         self.stepped_back = False
@@ -177,7 +178,7 @@ class FallbackScheduler:
         policies = self._guarded
         if self.stepped_back:
             policies = replace(policies, ordering=Fcfs(), admission=Greedy(), preemption=LatestAdmitted())
-        return Scheduler(policies, listeners=[self._ears, *self._listeners])
+        return Scheduler(policies, listeners=[self._events, *self._listeners])
 
     def _stock(self) -> Scheduler:
         return Scheduler(Policies(Fcfs(), Greedy(), LatestAdmitted(), RunningMean()))

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from headway.domain.estimate import LengthEstimate
-from headway.domain.event import Event, Listener
+from headway.domain.event import Event
 from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import RequestView
 from headway.policies.contracts import (
@@ -24,6 +24,7 @@ from headway.policies.contracts import (
     PreemptionPolicy,
     Rank,
     RankedOrdering,
+    RedrawnOrdering,
 )
 from headway.scheduling.scheduler import Policies
 from headway.vllm_plugin.config import GuardLimits
@@ -110,11 +111,13 @@ class PolicyTimer:
 
 
 def guarded(policies: Policies, watch: PolicyTimer) -> Policies:
-    """The same policies, every answer timed and checked. Their `observe` is `EventFanout`'s to call."""
+    """The same policies, every answer timed and checked. Their `observe` is `TimedEvents`' to call."""
     ordering = policies.ordering
     checked: OrderingPolicy
-    if isinstance(ordering, LanedOrdering):
-        checked = _CheckedRedrawn(ordering, watch) if hasattr(ordering, "redrawn") else _CheckedLaned(ordering, watch)
+    if isinstance(ordering, RedrawnOrdering):
+        checked = _CheckedRedrawn(ordering, watch)
+    elif isinstance(ordering, LanedOrdering):
+        checked = _CheckedLaned(ordering, watch)
     else:
         checked = _CheckedRanked(ordering, watch)
     return Policies(
@@ -131,25 +134,27 @@ def _checked_admission(admission: AdmissionPolicy, watch: PolicyTimer) -> Admiss
     return _CheckedAdmission(admission, watch)
 
 
-class EventFanout:
-    """Tells events to the policies that listen, each once, predictors first; `heard` is called when an ordering did."""
+class TimedEvents:
+    """Delivers events to the policies that listen, each answer timed; `heard` is called when an ordering listens."""
 
     def __init__(self, policies: Policies, watch: PolicyTimer, heard: Callable[[], None]) -> None:
         self._watch = watch
         self._heard = heard
-        listeners: dict[int, tuple[str, Listener]] = {}
-        for kind in ("prediction", "ordering", "admission", "preemption"):
-            policy = getattr(policies, kind)
-            if hasattr(policy, "observe"):
-                listeners.setdefault(id(policy), (kind, cast(Listener, policy)))
-        self._listeners = list(listeners.values())
-        self._ordering_hears = id(policies.ordering) in listeners
+        fanout = policies.fanout()
+        kinds = {
+            id(policies.preemption): "preemption",
+            id(policies.admission): "admission",
+            id(policies.ordering): "ordering",
+            id(policies.prediction): "prediction",  # of one object that answers several questions the first kind counts
+        }
+        self._listeners = [(kinds[id(listener)], listener) for listener in fanout.listeners]
+        self._ordering_listens = policies.ordering in fanout
 
     def observe(self, event: Event) -> None:
         """Pass one event on."""
         for kind, listener in self._listeners:
             self._watch.ask(kind, False, listener.observe, event)
-        if self._ordering_hears:
+        if self._ordering_listens:
             self._heard()
 
 
@@ -198,9 +203,13 @@ class _CheckedLaned(_CheckedRanked):
 
 
 class _CheckedRedrawn(_CheckedLaned):
+    def __init__(self, inner: RedrawnOrdering, watch: PolicyTimer) -> None:
+        super().__init__(inner, watch)
+        self._redrawn = inner
+
     @property
     def redrawn(self) -> int:
-        return int(cast(Any, self._laned).redrawn)
+        return self._redrawn.redrawn
 
 
 class _CheckedAdmission:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headway.domain.event import Event
+from headway.policies.contracts import Stateful
 from headway.scheduling.scheduler import Policies
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class PolicyState:
                 self._write(self._file, content)
 
     def _check(self, file: Path) -> None:
-        if not any(hasattr(getattr(self._policies, kind), "state") for kind in _KEPT):
+        if not any(isinstance(getattr(self._policies, kind), Stateful) for kind in _KEPT):
             neither = " nor ".join(self._names.values())
             raise ValueError(f"headway: state_file: neither {neither} learns what could be kept: leave it out")
         if not file.parent.is_dir():
@@ -138,13 +139,14 @@ class PolicyState:
         """
         kept = {}
         for kind in _KEPT:
-            state = getattr(getattr(self._policies, kind), "state", None)
+            policy = getattr(self._policies, kind)
             try:
-                kept[kind] = {"name": self._names[kind], "state": None if state is None else state()}
+                state = policy.state() if isinstance(policy, Stateful) else None
             except Exception:
                 logger.exception("headway: %s cannot say what it has learned; nothing is kept", self._names[kind])
                 self._file = None
                 return None
+            kept[kind] = {"name": self._names[kind], "state": state}
         return {**kept, "tuned": None if self._tuner is None else dict(self._tuner.best())}
 
     def _write(self, file: Path, content: dict[str, Any]) -> None:

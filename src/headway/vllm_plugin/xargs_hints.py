@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from headway.domain.engine_hints import (
     DEADLINE_MS,
@@ -22,9 +22,10 @@ from headway.domain.engine_hints import (
     TENANT,
 )
 from headway.domain.estimate import GeometricEstimate, LengthEstimate
-from headway.domain.event import Cancelled, Completed, Event, Listener
+from headway.domain.event import Cancelled, Completed, Event
 from headway.domain.request import RequestId, RequestView
 from headway.policies.contracts import LengthPredictor
+from headway.policies.event_fanout import EventFanout
 
 _CORRECTION_BOUND = 16.0
 _TENANTS_REMEMBERED = 1024
@@ -95,7 +96,7 @@ class HintedLengths:
 
     def __init__(self, inner: LengthPredictor) -> None:
         self._inner = inner
-        self._inner_listener = cast(Listener, inner) if hasattr(inner, "observe") else None
+        self._inner_listeners = EventFanout(inner).listeners
         self._hinted: dict[RequestId, int] = {}
         self._ratios: dict[str, tuple[float, float]] = {}  # tenant → decayed (tokens that came, tokens hinted)
 
@@ -119,8 +120,8 @@ class HintedLengths:
 
     def observe(self, event: Event) -> None:
         """Compare hints with what came; forget whoever left. The inner predictor learns from everybody."""
-        if self._inner_listener is not None:
-            self._inner_listener.observe(event)
+        for listener in self._inner_listeners:
+            listener.observe(event)
         if isinstance(event, Completed):
             hinted = self._hinted.pop(event.request.id, None)
             if hinted is not None:

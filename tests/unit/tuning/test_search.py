@@ -34,8 +34,8 @@ def test_a_log_range_is_halved_at_its_geometric_mean() -> None:
 
 def test_every_declared_option_is_one_and_has_its_default_in_the_box() -> None:
     from headway.policies.catalog import ORDERING
+    from headway.policies.contracts import tunables
     from headway.policies.options import constructor_keywords
-    from headway.policies.tunable import tunables
 
     tunable = {name: tunables(policy) for name, policy in ORDERING.items() if tunables(policy)}
     assert set(tunable) >= {"ewsjf", "ewsjf-published"}

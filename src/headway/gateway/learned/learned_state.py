@@ -18,6 +18,7 @@ from headway.gateway.learned.queue_tuning import live_tuner
 from headway.gateway.openai.token_ratio import TokenRatio
 from headway.gateway.queueing.model_queue import QueueKey
 from headway.gateway.settings import PolicySettings, Settings
+from headway.policies.contracts import Stateful
 from headway.scheduling.scheduler import Policies
 from headway.tuning.live_tuner import LiveTuner
 from headway.tuning.state_file import SavedState, Unreadable, read_state, restore, write_state
@@ -161,5 +162,4 @@ def _part(live: _Live) -> dict[str, Any]:
 
 def _state(policy: object) -> object:
     """What a policy defines as its state; None for one that defines none."""
-    told = getattr(policy, "state", None)
-    return told() if callable(told) else None
+    return policy.state() if isinstance(policy, Stateful) else None

@@ -22,7 +22,7 @@ from headway.gateway.relay.exchange import Exchange, ExchangeStage
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import Settings
 from headway.policies.catalog import build
-from headway.policies.contracts import RoutingPolicy
+from headway.policies.contracts import DispatchListener, RoutingPolicy
 
 _JITTER = 0.2  # Retry-After is drawn within ± this share, so that those turned away together do not return together
 _RETRY_UNKNOWN_SECONDS = 1.0
@@ -65,7 +65,7 @@ class Dispatcher:
         self._watchers = watchers
         self._chance = random.Random(settings.policies.seed)
         self._routing = _routing(settings)
-        self._routed = getattr(self._routing, "routed", None)
+        self._dispatch_listener = _dispatch_listener(self._routing)
         self._outages = Outages()
         self._deadlines = Deadlines()
         self._is_pumping = False
@@ -228,8 +228,8 @@ class Dispatcher:
         self._sent[exchange] = None
         exchange.scheduler = line.scheduler
         replica.ledger.enter(request)
-        if self._routed is not None:
-            self._routed(request, request.prefix, replica.ledger)
+        if self._dispatch_listener is not None:
+            self._dispatch_listener.routed(request, request.prefix, replica.ledger)
         exchange.dispatch(replica)
         for watcher in self._watchers:
             watcher.dispatched(exchange, now)
@@ -372,7 +372,7 @@ class Dispatcher:
         self.replicas = list(replicas)
         if changed:
             self._routing = _routing(settings)
-            self._routed = getattr(self._routing, "routed", None)
+            self._dispatch_listener = _dispatch_listener(self._routing)
             for line in self.lines.values():
                 line.moved_to(settings.policies, now)
         self.pump()
@@ -393,6 +393,10 @@ class Dispatcher:
 
     def _jittered(self, seconds: float) -> float:
         return min(RETRY_SECONDS_MAX, max(0.05, seconds) * self._chance.uniform(1 - _JITTER, 1 + _JITTER))
+
+
+def _dispatch_listener(routing: RoutingPolicy) -> DispatchListener | None:
+    return routing if isinstance(routing, DispatchListener) else None
 
 
 def _routing(settings: Settings) -> RoutingPolicy:

@@ -15,6 +15,7 @@ from headway.gateway.queueing.wait_forecast import WaitForecast, work_of
 from headway.gateway.relay.exchange import Exchange
 from headway.gateway.settings import PolicySettings
 from headway.policies.contracts import LengthPredictor
+from headway.policies.event_fanout import EventFanout
 from headway.scheduling.bundle import bundle
 from headway.scheduling.scheduler import Policies, Scheduler
 
@@ -45,17 +46,17 @@ class HintedPrediction:
 
     def __init__(self, inner: LengthPredictor) -> None:
         self._inner = inner
-        self._hears = getattr(inner, "observe", None)
+        self._inner_listeners = EventFanout(inner).listeners
 
     def predict(self, request: RequestView) -> LengthEstimate:
         """The client's word where it is believed."""
-        hinted = getattr(request, "hinted_output_tokens", None)
+        hinted = request.hinted_output_tokens if isinstance(request, QueuedRequest) else None
         return PointEstimate(hinted, "client") if hinted is not None else self._inner.predict(request)
 
     def observe(self, event: Event) -> None:
         """Pass it on."""
-        if self._hears is not None:
-            self._hears(event)
+        for listener in self._inner_listeners:
+            listener.observe(event)
 
 
 class ModelQueue:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import cast
-
-from headway.domain.event import Admitted, Cancelled, Completed, Event, Listener
+from headway.domain.event import Admitted, Cancelled, Completed, Event
 from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import RequestId, RequestView
 from headway.policies.admission.greedy import Greedy
 from headway.policies.contracts import AdmissionPolicy
+from headway.policies.event_fanout import EventFanout
 
 
 class Backfill:
@@ -42,7 +41,7 @@ class Backfill:
         if not 0 < quantile < 1:
             raise ValueError(f"quantile must be between 0 and 1, got {quantile:g}")
         self._inner: AdmissionPolicy = Greedy() if inner is None else inner
-        self._hears = cast(Listener, self._inner) if hasattr(self._inner, "observe") else None
+        self._inner_listeners = EventFanout(self._inner).listeners
         self._skips_max = skips_max
         self._look_ahead = look_ahead
         self._quantile = quantile
@@ -78,8 +77,8 @@ class Backfill:
         """Forget the count of who is no longer waiting; pass the event on."""
         if isinstance(event, (Admitted, Cancelled, Completed)):
             self._skips.pop(event.request.id, None)
-        if self._hears is not None:
-            self._hears.observe(event)
+        for listener in self._inner_listeners:
+            listener.observe(event)
 
     def _reservation(self, head: RequestView, batch: BatchView, memory: MemoryView) -> tuple[int, int]:
         """(steps until the head is expected to fit, blocks free beside it then); (0, 0) if nobody's end makes room."""

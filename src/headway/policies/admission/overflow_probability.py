@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from headway.domain.estimate import LengthEstimate, remaining_survivals
+from headway.domain.estimate import LengthEstimate, law_moves, remaining_survivals
 from headway.domain.event import Completed, Event, Preempted
 from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import RequestId, RequestView
@@ -166,7 +166,7 @@ def _share(request: RequestView, block_tokens: int) -> _MemoryShare:
         before_tokens=age + width,
         from_tokens=age,
         request=request,
-        law_moves=getattr(estimate, "law_moves", False),
+        law_moves=law_moves(estimate),
         cautious_blocks=-(-(request.prompt_tokens + max(longest, age + width)) // block_tokens),
         held_blocks=-(-(request.prompt_tokens + age + width // 2) // block_tokens),
         cached_tokens=request.cached_prompt_tokens,

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import cast
 
-from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, Listener, Preempted
+from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, Preempted
 from headway.domain.request import RequestId, RequestView, expected_output_tokens
 from headway.policies.contracts import LanedOrdering, LaneId, OrderingPolicy, Rank, RedrawnOrdering
+from headway.policies.event_fanout import EventFanout
 from headway.policies.ordering.fcfs import Fcfs
 
 _SWEEP_ABOVE = 64  # tenants remembered before the first sweep for those that can be forgotten
@@ -57,7 +58,7 @@ class FairShare:
         self._inner: OrderingPolicy = Fcfs() if inner is None else inner
         self._laned = self._inner if isinstance(self._inner, LanedOrdering) else None
         self._redrawn = self._inner if isinstance(self._inner, RedrawnOrdering) else None
-        self._inner_listener = cast(Listener, self._inner) if hasattr(self._inner, "observe") else None
+        self._inner_listeners = EventFanout(self._inner).listeners
         self._ledger = _Ledger(prompt_weight, output_weight, dict(tenant_weights or {}))
 
     @property
@@ -89,8 +90,8 @@ class FairShare:
     def observe(self, event: Event) -> None:
         """Keep the accounts; pass every event on to the inner ordering."""
         self._ledger.observe(event)
-        if self._inner_listener is not None:
-            self._inner_listener.observe(event)
+        for listener in self._inner_listeners:
+            listener.observe(event)
 
     def service(self, tenant: str) -> float:
         """The tenant's counter, weighted tokens over its weight; counts from where it was last lifted to."""

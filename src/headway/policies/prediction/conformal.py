@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict, deque
-from typing import cast
 
-from headway.domain.estimate import LengthEstimate, remaining_survival
-from headway.domain.event import Arrived, Cancelled, Completed, Event, Listener, Refused
+from headway.domain.estimate import LengthEstimate, law_moves, remaining_survival
+from headway.domain.event import Arrived, Cancelled, Completed, Event, Refused
 from headway.domain.request import RequestId, RequestView
 from headway.policies.contracts import LengthPredictor
+from headway.policies.event_fanout import EventFanout
 from headway.policies.prediction.histogram import Histogram
 
 
@@ -38,7 +38,7 @@ class Conformal:
                 f"least_requests must be from 2 to window_requests, got {least_requests} and {window_requests}"
             )
         self._inner: LengthPredictor = Histogram() if inner is None else inner
-        self._hears = cast(Listener, self._inner) if hasattr(self._inner, "observe") else None
+        self._inner_listeners = EventFanout(self._inner).listeners
         self._least_requests = least_requests
         self._by_age: deque[float] = deque(maxlen=window_requests)
         self._scores: list[float] = []
@@ -65,8 +65,8 @@ class Conformal:
             inner = self._inside.pop(event.request.id, None)
             if inner is not None and event.output_tokens >= 1:
                 self._record(score(inner, event.output_tokens))
-        if self._hears is not None:
-            self._hears.observe(event)
+        for listener in self._inner_listeners:
+            listener.observe(event)
 
     def _record(self, value: float) -> None:
         if len(self._by_age) == self._by_age.maxlen:
@@ -126,7 +126,7 @@ class CorrectedEstimate:
     @property
     def law_moves(self) -> bool:
         """Whether the inner law moves with every completion."""
-        return bool(getattr(self.inner, "law_moves", False))
+        return law_moves(self.inner)
 
     def _score_at(self, probability: float) -> float:
         place = math.ceil(probability * (len(self._scores) + 1)) - 1

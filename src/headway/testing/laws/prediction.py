@@ -8,7 +8,7 @@ from collections.abc import Callable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headway.domain.event import Admitted, Arrived, Completed, Event, FirstToken
+from headway.domain.event import Admitted, Arrived, Completed, FirstToken, Listener
 from headway.domain.request import Request
 from headway.policies.contracts import LengthPredictor
 from headway.testing.strategies import request_lists
@@ -66,15 +66,14 @@ def predictions_repeat_themselves(make: MakePrediction) -> None:
 
 def _live(predictor: LengthPredictor, request: Request, output_tokens: int) -> None:
     """Let the predictor hear the whole life of a request."""
-    observe: Callable[[Event], None] | None = getattr(predictor, "observe", None)
-    if observe is None:
+    if not isinstance(predictor, Listener):
         return
     at = request.arrived_at
     request.produced_tokens = 0
-    observe(Arrived(request, at))
-    observe(Admitted(request, at))
+    predictor.observe(Arrived(request, at))
+    predictor.observe(Admitted(request, at))
     request.produced_tokens = 1
-    observe(FirstToken(request, at))
+    predictor.observe(FirstToken(request, at))
     request.produced_tokens = output_tokens
-    observe(Completed(request, at, output_tokens))
+    predictor.observe(Completed(request, at, output_tokens))
     request.produced_tokens = 0

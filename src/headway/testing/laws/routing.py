@@ -9,8 +9,9 @@ from typing import NamedTuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headway.domain.replica_view import ReplicaView
 from headway.domain.request import Request
-from headway.policies.contracts import RoutingPolicy
+from headway.policies.contracts import DispatchListener, RoutingPolicy
 
 MakeRouting = Callable[[], RoutingPolicy]
 
@@ -69,8 +70,8 @@ class _Round(NamedTuple):
     replicas: list[OfferedReplica]
 
 
-def _route(policy: RoutingPolicy, request: Request, prefix: list[int], chosen: object) -> None:
-    if chosen is not None and hasattr(policy, "routed"):
+def _route(policy: RoutingPolicy, request: Request, prefix: list[int], chosen: ReplicaView | None) -> None:
+    if chosen is not None and isinstance(policy, DispatchListener):
         policy.routed(request, prefix, chosen)
 
 
