@@ -1,0 +1,85 @@
+"""Request bodies: read or refused, fields written into them, prefixes hashed."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headway.gateway.openai.request_body import prefix_hashes, read_body, why_unreadable, with_fields, with_usage_asked
+
+
+@given(st.dictionaries(st.text(max_size=8), st.recursive(st.none() | st.floats() | st.text(max_size=5), st.lists)))
+def test_setting_a_field_changes_no_other(content: dict[str, object]) -> None:
+    if any(isinstance(value, float) and not math.isfinite(value) for value in _leaves(content)):
+        return
+    before = json.dumps(content).encode()
+    after = json.loads(with_fields(before, {"priority": 3}))
+    assert after == {**json.loads(before), "priority": 3}
+
+
+def _leaves(value: object) -> list[object]:
+    if isinstance(value, dict | list):
+        return [leaf for one in (value.values() if isinstance(value, dict) else value) for leaf in _leaves(one)]
+    return [value]
+
+
+def test_bodies_are_read_or_refused() -> None:
+    body = read_body(b'{"model":"m","max_tokens":5,"max_completion_tokens":7,"messages":[1, 2],"odd":{"x":1}}')
+    assert body is not None
+    assert (body.output_tokens_max, body.prompt_bytes) == (7, b"[1, 2]")
+    for bad in (b"[1]", b"{", b'{"model":1}', b'{"stream":"yes"}', b"\xff", b'{"max_tokens":1.5}', b"[" * 100_000):
+        assert read_body(bad) is None
+        assert why_unreadable(bad).startswith(("the body is not a valid JSON object: ", "the body is nested"))
+    assert why_unreadable(b'{"max_tokens":1.5}').endswith("Expected `int | null`, got `float` - at `$.max_tokens`")
+    lenient = read_body(
+        b'{"model":"m","max_tokens":"100","n":2.0,"stream":"true","stream_options":{"include_usage":1}}'
+    )
+    assert lenient is not None
+    assert (lenient.output_tokens_max, lenient.stream) == (100, True)
+    assert with_usage_asked(b'{"stream_options":{"a":1}}') == {"stream_options": {"a": 1, "include_usage": True}}
+
+
+def test_prefixes_hash_alike_as_far_as_they_are_alike() -> None:
+    one, two = prefix_hashes("m", b"a" * 5_000), prefix_hashes("m", b"a" * 3_000 + b"b" * 2_000)
+    assert len(one) == 4
+    assert one[:2] == two[:2]
+    assert one[2] != two[2]
+    assert prefix_hashes("other", b"a" * 5_000)[0] != one[0]
+    assert prefix_hashes("m", b"short") == []
+    assert len(prefix_hashes("m", b"a" * 1_000_000)) == 32
+
+
+NAMES = st.sampled_from(["model", "priority", "stream_options", "prompt", "é"])
+
+
+VALUES = st.none() | st.integers() | st.text() | st.lists(st.integers()) | st.dictionaries(NAMES, st.integers())
+
+
+@given(st.dictionaries(NAMES, VALUES), st.dictionaries(NAMES, st.integers(), min_size=1), st.booleans(), st.booleans())
+def test_ours_win_and_the_rest_stays(
+    body: dict[str, object], changes: dict[str, object], escaped: bool, spaced: bool
+) -> None:
+    written = json.dumps(body, ensure_ascii=escaped, indent=1 if spaced else None).encode() + b" \n" * spaced
+    assert json.loads(with_fields(written, changes)) == {**body, **changes}
+
+
+def test_what_is_not_touched_keeps_its_bytes() -> None:
+    assert with_fields(b'{"a" : 1.0,\n"b":[ ]} ', {"c": 1}) == b'{"a" : 1.0,\n"b":[ ],"c":1}'
+    assert with_fields(b" { } ", {"c": 1}) == b' { "c":1}'
+
+
+@pytest.mark.parametrize("name", [b'"priority"', rb'"priorit\u0079"', rb'"\u0070riority"'])
+def test_a_name_in_disguise_is_replaced_too(name: bytes) -> None:
+    made = with_fields(b'{"prompt":"x",%b:-100}' % name, {"priority": 0})
+    assert json.loads(made, object_pairs_hook=list) == [("prompt", "x"), ("priority", 0)]
+
+
+def test_stream_options_are_kept_beside_ours() -> None:
+    written = rb'{"stream":true,"stream\u005foptions":{"chunk":1}}'
+    changed = with_fields(written, with_usage_asked(written))
+    assert json.loads(changed) == {"stream": True, "stream_options": {"chunk": 1, "include_usage": True}}
+    assert with_usage_asked(b'{"stream_options":null}') == {"stream_options": {"include_usage": True}}
