@@ -1,23 +1,27 @@
-"""Which path is answered how: what is ours at once, everything else under /v1 through the queue to a replica."""
+"""Paths of the gateway: its own are answered at once, all others under /v1 go through the queue to a replica.
+
+`HEALTH_PATHS` and `INSIDE_PATHS`, below, list its own paths; `openai/endpoints.py` lists those of the OpenAI API.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
-from typing import Protocol
+from types import MappingProxyType
+from typing import TypeAlias
 from urllib.parse import unquote, unquote_to_bytes
 
 from headway import __version__
 from headway.gateway.api_keys import ApiKeys
 from headway.gateway.learned.learned_state import LearnedState
 from headway.gateway.observing.gateway_metrics import GatewayMetrics
-from headway.gateway.observing.page import page_response, state_of
+from headway.gateway.observing.page import PAGE_PATHS, page_file, state_of
 from headway.gateway.openai.client_hints import read_hints
 from headway.gateway.openai.endpoints import endpoint_of
-from headway.gateway.openai.error_responses import Reason, error_response
+from headway.gateway.openai.error_responses import Reason, bad_request, error_response
 from headway.gateway.openai.prompt_count import Counted, PromptCount
 from headway.gateway.openai.request_body import Body, prefix_hashes, read_body, why_unreadable
 from headway.gateway.queueing.arrival_pacing import ArrivalPacer
@@ -31,20 +35,16 @@ from headway.gateway.wire.client_connection import ClientConnection, PendingAnsw
 from headway.gateway.wire.messages import HttpRequest, Response
 
 _ONE_MODEL = "/v1/models/"
-_BAD_KEY = "the API key is missing or unknown"
+_BAD_KEY = "the API key is missing or unknown; send one that this gateway is configured with"
 _STORIES = 1_000
+_STORIES_SHOWN = 50
 _REQUEST_ID_BYTES_MAX = 128
 
 
-class Journal(Protocol):
-    """Whoever writes a line for each request."""
-
-    def ended(self, exchange: Exchange, outcome: Outcome, reason: Reason | None, now: float) -> None:
-        """A request ended."""
-
-
 class PublicRoutes:
-    """The public site: OpenAI's wire, health, and (where they have no address of their own) metrics and the page."""
+    """The public address: the OpenAI API, health, and (without an address of their own) metrics and the live page."""
+
+    bad_request = staticmethod(bad_request)
 
     def __init__(
         self,
@@ -61,9 +61,9 @@ class PublicRoutes:
         self.dispatcher = dispatcher
         self.tenants = tenants
         self.stories: deque[dict[str, object]] = deque(maxlen=_STORIES)
-        self._metrics = metrics
+        self.metrics = metrics
         self._on_arrival = on_arrival
-        self._shows_inside = shows_inside
+        self._own_paths = {**HEALTH_PATHS, **(INSIDE_PATHS if shows_inside else {})}
         self._prompt_count = prompt_count
         self.learned = learned
         self._cached_guess = CachedTokens()
@@ -71,20 +71,18 @@ class PublicRoutes:
         self._arrivals = ArrivalPacer(dispatcher.now)
         self._number = 0
 
-    # Of `Site`
-
     def refuse_head(self, request: HttpRequest) -> Response | None:
-        """A wrong key is told before the body is read."""
+        """A request with a wrong key is answered before its body is read."""
         if request.path.startswith("/v1/") and self.tenants.who(request.header(b"authorization")) is None:
             return error_response(401, _BAD_KEY, Reason.UNAUTHORISED)
         return None
 
     def refused(self, response: Response) -> None:
-        """It is in no queue and no story: only its number remains."""
-        self._metrics.rejected(response.status)
+        """Count it: it entered no queue, and no explanation of it is kept."""
+        self.metrics.rejected(response.status)
 
     def answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
-        """Ours at once, or through the queue."""
+        """At once where the path is the gateway's own, else through the queue."""
         path = request.path
         if path == "/v1/models" and request.method in (b"GET", b"HEAD"):
             client.respond(_json({"object": "list", "data": list(self._models().values())}))
@@ -93,30 +91,11 @@ class PublicRoutes:
         elif path.startswith("/v1/"):
             return self._proxy(request, client)
         else:
-            client.respond(self._own(request, path))
+            client.respond(_own_answer(self, request, self._own_paths, "the API is under /v1/"))
         return None
 
-    def _own(self, request: HttpRequest, path: str) -> Response:
-        if path == "/health":
-            return Response(200, b'{"status":"ok"}')
-        if path == "/ready":
-            return self._ready()
-        if path == "/version":
-            return Response(200, json.dumps({"version": __version__}).encode())
-        if self._shows_inside:
-            found = inside(request, path, self)
-            if found is not None:
-                return found
-        return error_response(404, f"there is nothing at {path or 'this address'}", Reason.MALFORMED)
-
-    def _ready(self) -> Response:
-        up = sum(replica.is_up for replica in self.dispatcher.replicas)
-        fits = up > 0 and not self.dispatcher.is_draining
-        body = json.dumps({"ready": fits, "replicas_up": up, "draining": self.dispatcher.is_draining}).encode()
-        return Response(200 if fits else 503, body)
-
     def _models(self) -> dict[str, dict[str, object]]:
-        """The models of all that are up, each once."""
+        """The models of all replicas that are up, each once."""
         merged: dict[str, dict[str, object]] = {}
         for replica in self.dispatcher.replicas:
             if replica.is_up:
@@ -125,22 +104,18 @@ class PublicRoutes:
         return merged
 
     def _all_list_models(self) -> bool:
-        """Whether nobody who lists none could know of another model."""
+        """Whether every replica that is up lists its models; one that does not may serve others."""
         return all(replica.state.models for replica in self.dispatcher.replicas if replica.is_up)
 
     def _model(self, name: str) -> Response:
         entry = self._models().get(name)
         if entry is None:
-            return error_response(404, f"the model {name[:100]!r} does not exist here", Reason.UNKNOWN_MODEL)
+            return error_response(
+                404,
+                f"no replica serves the model {name[:100]!r}; GET /v1/models lists the models",
+                Reason.UNKNOWN_MODEL,
+            )
         return _json(entry)
-
-    def metrics_text(self) -> bytes:
-        """For Prometheus."""
-        return self._metrics.text()
-
-    def fairness(self) -> float | None:
-        """Jain's index over tenants, lately."""
-        return self._metrics.fairness()
 
     # Through the queue
 
@@ -150,7 +125,7 @@ class PublicRoutes:
             self._reject(client, error_response(401, _BAD_KEY, Reason.UNAUTHORISED))
             return None
         if http.method == b"HEAD":
-            self._reject(client, error_response(405, "HEAD is not passed on", Reason.MALFORMED))
+            self._reject(client, error_response(405, "HEAD requests are not forwarded; use GET", Reason.MALFORMED))
             return None
         endpoint = endpoint_of(http.path)
         body = read_body(http.body, endpoint) if http.body else None
@@ -240,42 +215,95 @@ def _json(content: object) -> Response:
     return Response(200, json.dumps(content).encode())
 
 
-def inside(request: HttpRequest, path: str, site: PublicRoutes) -> Response | None:
-    """Metrics and the page; None if the path is neither."""
-    if path == "/metrics":
-        return Response(200, site.metrics_text(), b"text/plain; version=0.0.4; charset=utf-8")
-    if path == "/headway/state":
-        state = state_of(site.dispatcher, site.fairness(), list(site.stories)[-50:], site.learned.tuned)
-        return Response(200, json.dumps(state).encode(), headers=((b"cache-control", b"no-store"),))
-    if path == "/headway/why":
-        wanted = id_text(unquote_to_bytes(request.target.partition(b"?id=")[2]))
-        told = next((story for story in reversed(site.stories) if story["id"] == wanted), None)
-        if told is None:
-            return error_response(404, "no such request among the latest", Reason.MALFORMED)
-        return Response(200, json.dumps(told).encode())
-    return page_response(path)
+OwnAnswer: TypeAlias = Callable[[PublicRoutes, HttpRequest], Response]
+
+
+def _own_answer(routes: PublicRoutes, request: HttpRequest, paths: Mapping[str, OwnAnswer], otherwise: str) -> Response:
+    answer = paths.get(request.path)
+    if answer is None:
+        return error_response(404, f"unknown path {request.path}; {otherwise}", Reason.MALFORMED)
+    return answer(routes, request)
+
+
+def _health(routes: PublicRoutes, request: HttpRequest) -> Response:
+    return Response(200, b'{"status":"ok"}')
+
+
+def _ready(routes: PublicRoutes, request: HttpRequest) -> Response:
+    dispatcher = routes.dispatcher
+    up = sum(replica.is_up for replica in dispatcher.replicas)
+    ready = up > 0 and not dispatcher.is_draining
+    body = json.dumps({"ready": ready, "replicas_up": up, "draining": dispatcher.is_draining}).encode()
+    return Response(200 if ready else 503, body)
+
+
+def _version(routes: PublicRoutes, request: HttpRequest) -> Response:
+    return _json({"version": __version__})
+
+
+def _metrics(routes: PublicRoutes, request: HttpRequest) -> Response:
+    return Response(200, routes.metrics.text(), b"text/plain; version=0.0.4; charset=utf-8")
+
+
+def _state(routes: PublicRoutes, request: HttpRequest) -> Response:
+    latest = list(routes.stories)[-_STORIES_SHOWN:]
+    state = state_of(routes.dispatcher, routes.metrics.fairness(), latest, routes.learned.tuned)
+    return Response(200, json.dumps(state).encode(), headers=((b"cache-control", b"no-store"),))
+
+
+def _why(routes: PublicRoutes, request: HttpRequest) -> Response:
+    wanted = id_text(unquote_to_bytes(request.target.partition(b"?id=")[2]))
+    story = next((story for story in reversed(routes.stories) if story["id"] == wanted), None)
+    if story is None:
+        return error_response(404, f"no such request among the latest {_STORIES:,}", Reason.MALFORMED)
+    return _json(story)
+
+
+def _page_file(routes: PublicRoutes, request: HttpRequest) -> Response:
+    return page_file(request.path)
+
+
+HEALTH_PATHS: Mapping[str, OwnAnswer] = MappingProxyType(
+    {
+        "/health": _health,  # the process answers
+        "/ready": _ready,  # and a replica is up
+        "/version": _version,
+    }
+)
+"""Answered on the public address, without a key."""
+
+INSIDE_PATHS: Mapping[str, OwnAnswer] = MappingProxyType(
+    {
+        "/metrics": _metrics,
+        "/headway/state": _state,  # what the live page shows
+        "/headway/why": _why,  # why one request waited
+        **dict.fromkeys(PAGE_PATHS, _page_file),
+    }
+)
+"""What shows all tenants' traffic: on the admin address, or on the public one where there is neither that nor a key."""
+
+ADMIN_PATHS: Mapping[str, OwnAnswer] = MappingProxyType({"/health": _health, **INSIDE_PATHS})
+"""Answered on the admin address."""
 
 
 class AdminRoutes:
-    """The site of the address of its own: metrics and the page, and nothing of the wire."""
+    """The admin address: metrics, the live page and health, and nothing of the API."""
+
+    bad_request = staticmethod(bad_request)
 
     def __init__(self, public: PublicRoutes) -> None:
         self._public = public
 
     def refuse_head(self, request: HttpRequest) -> Response | None:
-        """Nothing is refused by its head."""
+        """No request is refused by its head."""
         return None
 
     def refused(self, response: Response) -> None:
-        """Of `Site`; nobody counts."""
+        """Not counted: metrics count the public address only."""
 
     def answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
-        """Metrics, the page, health."""
-        path = request.path
-        found = inside(request, path, self._public)
-        if found is None and path == "/health":
-            found = Response(200, b'{"status":"ok"}')
-        client.respond(found or error_response(404, f"there is nothing at {path}", Reason.MALFORMED))
+        """Every path is answered at once."""
+        client.respond(_own_answer(self._public, request, ADMIN_PATHS, "the live page is at /headway/"))
         return None
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from headway.gateway.openai.error_responses import bad_request
 from headway.gateway.wire.client_connection import ClientConnection, PendingAnswer
 from headway.gateway.wire.limits import WireLimits
 from headway.gateway.wire.messages import HttpRequest, Response, header_lines
@@ -203,6 +204,8 @@ class Echo:
 
     def __init__(self) -> None:
         self.seen: list[tuple[bytes, bytes, bytes]] = []
+
+    bad_request = staticmethod(bad_request)
 
     def refuse_head(self, request: HttpRequest) -> Response | None:
         return None

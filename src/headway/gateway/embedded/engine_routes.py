@@ -19,7 +19,7 @@ import msgspec
 
 from headway.gateway.embedded.live_engine import LiveEngine, prompt_blocks
 from headway.gateway.openai.endpoints import CHAT, COMPLETIONS, endpoint_of
-from headway.gateway.openai.error_responses import Reason, error_response
+from headway.gateway.openai.error_responses import Reason, bad_request, error_response
 from headway.gateway.wire.client_connection import ClientConnection, PendingAnswer
 from headway.gateway.wire.messages import HttpRequest, Response
 
@@ -50,21 +50,23 @@ _DECODER = msgspec.json.Decoder(_Body, strict=False)
 
 
 class EngineRoutes:
-    """What stands behind the embedded engine's connections."""
+    """The embedded engine's address: models, health, metrics, and the two generation endpoints."""
+
+    bad_request = staticmethod(bad_request)
 
     def __init__(self, engine: LiveEngine, model: str) -> None:
         self._engine = engine
         self._model = model
 
     def refuse_head(self, request: HttpRequest) -> Response | None:
-        """Nothing is refused by its head."""
+        """No request is refused by its head."""
         return None
 
     def refused(self, response: Response) -> None:
-        """Of `Site`; nobody counts."""
+        """Not counted."""
 
     def answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
-        """Of `Site`."""
+        """At once, or token by token for a generation."""
         path = request.path
         if path == "/v1/models":
             entry = {"id": self._model, "object": "model", "created": 0, "owned_by": SIMULATED_BY}

@@ -68,6 +68,11 @@ def error_response(
     return Response(status, error_body(status, message, reason, param), headers=tuple(headers))
 
 
+def bad_request(status: int, message: str) -> Response:
+    """The response to a request that cannot be understood (`RequestHandler.bad_request`)."""
+    return error_response(status, message, Reason.MALFORMED)
+
+
 def retry_headers(seconds: float) -> list[tuple[bytes, bytes]]:
     """`Retry-After` in whole seconds, rounded up, and `retry-after-ms`, which openai-python reads first."""
     bounded = min(max(seconds, 0.001), RETRY_SECONDS_MAX)

@@ -1,8 +1,8 @@
-"""One client's connection: requests in, one at a time; answers out, framed by us.
+"""Connection of one client: requests in, one at a time; answers out, framed by us.
 
-Laws: an ambiguous or oversized request is answered with an error and the connection ends; answers leave in the order
-of the requests; a client that leaves, stalls or dawdles is noticed; what a replica sent never decides how our bytes
-are framed.
+Laws: an ambiguous or oversized request is answered with an error and the connection ends. Answers leave in the order
+of the requests. A client that leaves, stalls or sends too slowly is noticed. What a replica sent never decides how our
+bytes are framed.
 """
 
 from __future__ import annotations
@@ -13,39 +13,42 @@ from typing import Protocol, cast
 
 import httptools
 
-from headway.gateway.wire.head_rules import judge_head, malformed
+from headway.gateway.wire.head_rules import body_too_long, headers_too_long, judge_head
 from headway.gateway.wire.limits import WireLimits
 from headway.gateway.wire.messages import COMMON_NAMES, Headers, HttpRequest, Response, header_lines, status_line
 
 
 class PendingAnswer(Protocol):
-    """Whoever answers a request."""
+    """An answer that is still to come; hears what its client does meanwhile."""
 
     def client_left(self) -> None:
-        """The client is gone: what is being done for it is wasted."""
+        """The client is gone: stop the work for it."""
 
     def client_full(self) -> None:
-        """The client reads slower than it is sent to: stop sending."""
+        """The client reads more slowly than it is sent to: stop sending."""
 
     def client_ready(self) -> None:
-        """The client has caught up: go on."""
+        """The client has read on: send again."""
 
 
 class RequestHandler(Protocol):
-    """What stands behind the connections."""
+    """Answers the requests of all connections of one address."""
+
+    def bad_request(self, status: int, message: str) -> Response:
+        """The response to a request that is not valid HTTP, or beyond a limit of the connection."""
 
     def refuse_head(self, request: HttpRequest) -> Response | None:
-        """An answer that needs no body (a wrong key, say); None to read on."""
+        """A response that needs no body (to a wrong API key, say); None to read on."""
 
     def refused(self, response: Response) -> None:
-        """A client was told this instead of its request being taken."""
+        """A client is sent this response instead of its request being taken."""
 
     def answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
         """Take a whole request. None if it was answered at once."""
 
 
 class ClientConnection(asyncio.Protocol):
-    """The server's side of one connection; `site` answers."""
+    """The server's side of one connection; `handler` answers its requests."""
 
     __slots__ = (
         "_ahead",
@@ -57,6 +60,7 @@ class ClientConnection(asyncio.Protocol):
         "_clock",
         "_closing",
         "_deadline",
+        "_handler",
         "_head_bytes",
         "_head_done",
         "_headers",
@@ -70,16 +74,15 @@ class ClientConnection(asyncio.Protocol):
         "_reading_paused",
         "_refusal",
         "_request",
-        "_site",
         "_target",
         "_transport",
         "writable",
     )
 
     def __init__(
-        self, site: RequestHandler, limits: WireLimits, opened: set[ClientConnection], clock: Callable[[], float]
+        self, handler: RequestHandler, limits: WireLimits, opened: set[ClientConnection], clock: Callable[[], float]
     ) -> None:
-        self._site = site
+        self._handler = handler
         self._limits = limits
         self._opened = opened
         self._clock = clock
@@ -128,7 +131,7 @@ class ClientConnection(asyncio.Protocol):
             answering.client_left()
 
     def eof_received(self) -> bool:
-        """A client that closes its sending side has left; waiting for it would hold its place for nobody."""
+        """A client that closes its sending side has left; its place is free."""
         return False
 
     def pause_writing(self) -> None:
@@ -177,27 +180,29 @@ class ClientConnection(asyncio.Protocol):
             for request in self._pending:
                 request.keep_alive = False
         except httptools.HttpParserError as error:
-            self._refusal = self._refusal or malformed(400, f"the request is not valid HTTP/1.1: {error}")
+            self._refusal = self._refusal or self._handler.bad_request(
+                400, f"the request is not valid HTTP/1.1: {error}"
+            )
         if self._refusal is None and not self._head_done and self._head_bytes > self._limits.head_bytes:
-            self._refusal = malformed(431, f"the headers are longer than {self._limits.head_bytes} bytes")
+            self._refusal = self._handler.bad_request(*headers_too_long(self._limits))
         self._serve()
 
     def on_message_begin(self) -> None:
-        """Of httptools."""
+        """A request begins (httptools)."""
         self._begun = True
 
     def on_url(self, url: bytes) -> None:
-        """Of httptools; may come in pieces."""
+        """The request target, perhaps in pieces (httptools)."""
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Of httptools. Trailers come here too, after the body, and are dropped."""
+        """A header (httptools). Trailers come here too, after the body, and are dropped."""
         if not self._head_done:
             name = name.lower()
             self._headers.append((COMMON_NAMES.get(name, name), value))
 
     def on_headers_complete(self) -> None:
-        """Of httptools: judge the head before a byte of the body is kept."""
+        """The head is whole (httptools): judge it before a byte of the body is kept."""
         self._head_done = True
         self._deadline = self._clock() + self._limits.body_seconds
         if self._refusal is not None:
@@ -205,25 +210,28 @@ class ClientConnection(asyncio.Protocol):
         version = self._parser.get_http_version()
         request = self._parsed = HttpRequest(self._parser.get_method(), self._target, self._headers)
         request.speaks_chunked = version == "1.1"
-        self._refusal = judge_head(request, version, self._limits) or self._site.refuse_head(request)
+        refusal = judge_head(request, version, self._limits)
+        self._refusal = (
+            self._handler.bad_request(*refusal) if refusal is not None else self._handler.refuse_head(request)
+        )
         expects = request.header(b"expect")
         waits = expects is not None and expects.lower() == b"100-continue" and version == "1.1"
         if waits and self._refusal is None and self._request is None and not self._pending:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
-        """Of httptools."""
+        """Some of the body (httptools)."""
         if self._refusal is not None:
             return
         self._body_bytes += len(body)
         if self._body_bytes > self._limits.body_bytes:
-            self._refusal = malformed(413, f"the body is longer than {self._limits.body_bytes} bytes")
+            self._refusal = self._handler.bad_request(*body_too_long(self._limits))
             self._body.clear()
             return
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        """Of httptools: one request is whole."""
+        """The request is whole (httptools)."""
         request = self._parsed
         if self._refusal is None and request is not None:
             request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
@@ -242,7 +250,7 @@ class ClientConnection(asyncio.Protocol):
             if self._pending:
                 self._request = self._pending.pop(0)
                 self._deadline = None
-                answering = self._site.answer(self._request, self)
+                answering = self._handler.answer(self._request, self)
                 if self._request is not None:
                     self._answering = answering
             elif self._refusal is not None:
@@ -332,7 +340,7 @@ class ClientConnection(asyncio.Protocol):
         self._transport.abort()
 
     def close(self) -> None:
-        """Send what is waiting, then end; what still comes in is read for a while, or the client might lose it all."""
+        """Send what is waiting, then end. Input is still read for a while, or the client might lose the answer."""
         self._closing = True
         self._deadline = self._gone_by()
         if self._transport.can_write_eof() and not self._transport.is_closing():
@@ -341,7 +349,7 @@ class ClientConnection(asyncio.Protocol):
             self._transport.close()
 
     def _gone_by(self) -> float:
-        """When a connection that is closing ends, come what may: an answer may be left unread for as long as ever."""
+        """When a connection that is closing ends at the latest; an unread answer gets as long as any other."""
         seconds = self._limits.stalled_seconds if self.has_unsent else self._limits.linger_seconds
         return self._clock() + seconds
 
@@ -378,10 +386,10 @@ class ClientConnection(asyncio.Protocol):
             self.close()
         else:
             what = "body" if self._head_done else "headers"
-            self._refuse(malformed(408, f"the {what} of the request took too long to come"))
+            self._refuse(self._handler.bad_request(408, f"the {what} of the request did not arrive in time"))
 
     def _refuse(self, response: Response) -> None:
         self._refusal = None
         self._request = HttpRequest(b"", b"", [], keep_alive=False)
-        self._site.refused(response)
+        self._handler.refused(response)
         self.respond(response)

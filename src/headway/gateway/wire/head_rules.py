@@ -1,42 +1,57 @@
-"""Which request heads are refused: the ambiguous, the oversized, and what is no HTTP/1.1.
+"""Rules for request heads: what is ambiguous, too large or not HTTP/1.1 is refused.
 
-llhttp has refused most of what is ambiguous already; these rules refuse the rest.
+llhttp has refused most ambiguous heads already; these rules refuse the rest.
 """
 
 from __future__ import annotations
 
-from headway.gateway.openai.error_responses import Reason, error_response
+from typing import NamedTuple
+
 from headway.gateway.wire.limits import WireLimits
-from headway.gateway.wire.messages import HttpRequest, Response
+from headway.gateway.wire.messages import HttpRequest
 
 
-def judge_head(request: HttpRequest, version: str, limits: WireLimits) -> Response | None:
-    """What is wrong with a head, as the answer to it; None if nothing is. `version` is "1.1", as it was parsed."""
+class Refusal(NamedTuple):
+    """Why a request is not taken; the request handler makes the response."""
+
+    status: int
+    message: str
+
+
+def judge_head(request: HttpRequest, version: str, limits: WireLimits) -> Refusal | None:
+    """What is wrong with a head; None if nothing is. `version` is "1.1", as it was parsed."""
     names = [name for name, _ in request.headers]
     if version not in ("1.0", "1.1"):
-        return malformed(505, f"HTTP/{version} is not spoken here; use HTTP/1.1")
+        return Refusal(505, f"HTTP/{version} is not supported; use HTTP/1.1")
     if len(names) > limits.headers:
-        return malformed(431, f"there are more than {limits.headers} headers")
+        return Refusal(431, f"the request has more than {limits.headers} headers, which is the limit")
     if sum([len(name) + len(value) + 4 for name, value in request.headers]) + len(request.target) > limits.head_bytes:
-        return malformed(431, f"the headers are longer than {limits.head_bytes} bytes")
+        return headers_too_long(limits)
     encodings = []
     if b"transfer-encoding" in names:
         encodings = [value for name, value in request.headers if name == b"transfer-encoding"]
     if encodings and (version == "1.0" or encodings[0].lower() != b"chunked" or len(encodings) > 1):
-        return malformed(400, "transfer-encoding may only be chunked, once, and in HTTP/1.1")
+        return Refusal(400, "transfer-encoding must be chunked, once, and only in HTTP/1.1")
     if names.count(b"content-length") + len(encodings) > 1:
-        return malformed(400, "the length of the body is given twice")
+        return Refusal(
+            400, "the length of the body is given twice; send one content-length or transfer-encoding header"
+        )
     hosts = names.count(b"host")
     if hosts != 1 and (version == "1.1" or hosts > 1):
-        return malformed(400, "there must be one host header")
+        return Refusal(400, "the request must have exactly one host header")
     length = request.header(b"content-length")
     if length is not None and int(length) > limits.body_bytes:
-        return malformed(413, f"the body is longer than {limits.body_bytes} bytes")
+        return body_too_long(limits)
     if request.method == b"CONNECT" or not request.target.startswith(b"/"):
-        return malformed(400, "the request target must be a path")
+        return Refusal(400, "the request target must be a path")
     return None
 
 
-def malformed(status: int, message: str) -> Response:
-    """The answer to a request that cannot be understood."""
-    return error_response(status, message, Reason.MALFORMED)
+def headers_too_long(limits: WireLimits) -> Refusal:
+    """The request line and the headers are longer than allowed."""
+    return Refusal(431, f"the headers are longer than {limits.head_bytes} bytes, which is the limit")
+
+
+def body_too_long(limits: WireLimits) -> Refusal:
+    """The body is longer than allowed."""
+    return Refusal(413, f"the body is longer than {limits.body_bytes} bytes, which is the limit")

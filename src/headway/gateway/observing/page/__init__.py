@@ -29,12 +29,13 @@ _SAFE = (
 )
 
 
-def page_response(path: str) -> Response | None:
-    """A file of the page; None if the path is none."""
-    found = _FILES.get(path)
-    if found is None:
-        return None
-    return Response(200, files(__package__).joinpath(found[0]).read_bytes(), found[1], _SAFE)
+PAGE_PATHS = tuple(_FILES)
+
+
+def page_file(path: str) -> Response:
+    """A file of the page, by one of `PAGE_PATHS`."""
+    name, content_type = _FILES[path]
+    return Response(200, files(__package__).joinpath(name).read_bytes(), content_type, _SAFE)
 
 
 def state_of(
