@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -78,29 +79,44 @@ def test_what_a_template_adds_is_learnt(tokenizer_json: Path) -> None:
     assert count.at_once(chat, 0)[0] == 20
 
 
-def test_a_long_prompt_is_counted_in_a_thread_and_not_waited_for_too_long(
-    tokenizer_json: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def day() -> list[Counted | None]:
-        monkeypatch.setattr(prompt_count, "WAIT_SECONDS", 30.0)
+def test_a_long_prompt_is_counted_in_a_thread(tokenizer_json: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt_count, "WAIT_SECONDS", 30.0)
+
+    async def count_once() -> Counted | None:
         count = PromptCount({"m": str(tokenizer_json)}, TokenRatio())
         long = body(prompt="word " * 2_000)
         assert count.at_once(long, 0) == (2_500, None)
         assert count.takes_long(long, None)
         heard: asyncio.Queue[Counted | None] = asyncio.Queue()
         count.later(long, heard.put_nowait)
-        found = [await heard.get()]
-        monkeypatch.setattr(prompt_count, "WAIT_SECONDS", 0.0)
-        longer = body(prompt="word " * 200_000)
-        for _ in range(3):
-            count.later(longer, heard.put_nowait)
-        found += [await heard.get() for _ in range(3)]
+        counted = await heard.get()
         count.close()
-        return found
+        return counted
 
-    first, *others = asyncio.run(day())
-    assert first == Counted(2_001, 0)
-    assert others == [None] * 3
+    assert asyncio.run(count_once()) == Counted(2_001, 0)
+
+
+def test_a_count_that_takes_too_long_is_not_waited_for(tokenizer_json: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_count = threading.Event()
+    count_now = prompt_count._count
+
+    def count_when_allowed(tokenizer: prompt_count.Tokenizer, body: Body) -> Counted | None:
+        assert may_count.wait(60)
+        return count_now(tokenizer, body)
+
+    monkeypatch.setattr(prompt_count, "_count", count_when_allowed)
+
+    async def count_thrice() -> list[Counted | None]:
+        count = PromptCount({"m": str(tokenizer_json)}, TokenRatio())
+        heard: asyncio.Queue[Counted | None] = asyncio.Queue()
+        for _ in range(3):
+            count.later(body(prompt="word " * 2_000), heard.put_nowait)
+        answers = [await heard.get() for _ in range(3)]
+        may_count.set()
+        count.close()
+        return answers
+
+    assert asyncio.run(count_thrice()) == [None] * 3
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path) -> None:

@@ -1,0 +1,59 @@
+"""Prefix cache lookups stay within their budget of time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headway.domain.request import Request
+from headway.vllm_plugin.prefix_hits import PrefixHits
+from headway.vllm_plugin.request_entries import Entry
+from headway.vllm_plugin.xargs_hints import NO_HINTS
+from tests.support.vllm_stub import StubRequest
+
+
+def entry(prompt: int = 100, hashes: int = 3) -> Entry:
+    request: Any = StubRequest("r", prompt)
+    request.block_hashes = list(range(hashes))
+    return Entry(request, Request("r", 0.0, prompt), NO_HINTS, 0)
+
+
+class Ticks:
+    """A timer by which every lookup takes a millisecond."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 0.0005
+        return self.now
+
+
+def test_lookups_stop_when_the_budget_is_spent() -> None:
+    asked = []
+
+    def lookup(hashes: Any, most: int) -> int:
+        asked.append((len(hashes), most))
+        return 64
+
+    hits = PrefixHits(lookup, Ticks(), blocks_max=2, seconds_per_step=0.001)
+    some = [entry() for _ in range(5)]
+    for one in some:
+        hits.arrive(one, 0.0)
+    assert asked == [(2, 99), (2, 99)], "two blocks of three, two requests of five"
+    assert [one.view.cached_prompt_tokens for one in some] == [64, 64, 0, 0, 0]
+    hits.begin_step()
+    assert hits.refresh(some[4], 0.0), "whoever was not asked about is asked about as a head"
+    assert not hits.refresh(some[4], 0.5), "half a second old is young enough"
+    assert (hits.lookups, hits.hit_tokens) == (3, 192)
+
+
+def test_nothing_to_look_up() -> None:
+    def lookup(hashes: Any, most: int) -> int:
+        raise AssertionError("there is nothing to look up")
+
+    hits = PrefixHits(lookup, Ticks())
+    hits.arrive(entry(hashes=0), 0.0)
+    private = entry()
+    private.request.skip_reading_prefix_cache = True  # type: ignore[attr-defined]
+    hits.arrive(private, 0.0)
+    assert hits.lookups == 0
