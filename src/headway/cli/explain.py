@@ -84,7 +84,8 @@ def _find(name: str) -> list[PolicyPage]:
     Raises:
         UserMistake: no policy is called so.
     """
-    from headway.policies.catalog import ALL_KINDS, names, nearest
+    from headway.config.nearest_name import nearest
+    from headway.policies.catalog import ALL_KINDS, names
     from headway.policies.pages import page
 
     found = [page(kind, name) for kind in ALL_KINDS if name in names(kind)]

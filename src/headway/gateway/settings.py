@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import math
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from headway.config.nearest_name import nearest
+from headway.config.toml_file import read_toml
+from headway.config.typed_values import read_table
 from headway.domain.costs import ServiceCosts
-from headway.gateway.toml_tables import read_table
 from headway.gateway.wire.limits import WireLimits
-from headway.policies.catalog import ALL_KINDS, build, nearest
+from headway.policies.catalog import ALL_KINDS, build
 from headway.scheduling.bundle import bundle
 
 HINTS = ("priority", "deadline", "fairness-id", "session", "output-tokens")
@@ -256,14 +257,7 @@ def read_settings(path: Path) -> Settings:
     Raises:
         ValueError: one sentence that names the file, the key and the fix.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: it cannot be read: {error.strerror}; check the path") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: it is not UTF-8 text; name a TOML file") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: it is not valid TOML: {error}") from None
+    content = read_toml(path, str(path))
     try:
         settings = read_table(Settings, content)
         check(settings)

@@ -6,11 +6,11 @@ To add a policy: one file in its room, one line here. A package outside adds its
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeAlias, get_args, overload
 
+from headway.config.nearest_name import nearest
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestId
 from headway.policies.admission.backfill import Backfill
@@ -255,13 +255,6 @@ def build(
 def own_options(policy: type[Any]) -> dict[str, Any]:
     """The constructor keywords that are the user's to set, name → `inspect.Parameter`."""
     return {name: p for name, p in constructor_keywords(policy).items() if name not in _INJECTED}
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an unknown-name sentence: the nearest name, if one is near, and the list."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return (f": did you mean {close[0]!r}? " if close else ": ") + f"choose from {', '.join(known)}"
 
 
 def _outsiders(kind: Kind) -> dict[str, EntryPoint]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import types
 import typing
-from collections.abc import Mapping
-from typing import Any, Literal, Union
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from headway.config.typed_values import checked, type_in_words
 
 _MOST = 10**15  # of whole numbers: whatever is counted or measured here is less, and floats hold it exactly
 
@@ -29,52 +30,19 @@ def checked_options(policy_name: str, policy: type[Any], options: Mapping[str, o
         return {}
     declared = typing.get_type_hints(policy.__init__)
     return {
-        name: _checked(f"option {name!r} of {policy_name}", value, declared.get(name, object))
+        name: _checked_option(f"{policy_name}: {name}", value, declared.get(name, object))
         for name, value in options.items()
     }
 
 
-def type_in_words(declared: Any) -> str:
-    """A declared type as a user would say it: "a number", "a whole number". That it may be left out is not said."""
-    origin, arguments = typing.get_origin(declared), typing.get_args(declared)
-    if origin in (Union, types.UnionType):
-        return " or ".join(type_in_words(argument) for argument in arguments if argument is not type(None))
-    if origin is Literal:
-        return "one of " + ", ".join(repr(argument) for argument in arguments)
-    if origin in (Mapping, dict):
-        return f"a table of names, each with {type_in_words(arguments[1])}"
-    words = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
-    return words.get(declared, str(declared))
+def _checked_option(where: str, value: object, declared: Any) -> object:
+    if any(abs(number) > _MOST for number in _whole_numbers(value)):
+        raise ValueError(f"{where} must be {type_in_words(declared)} of at most {_MOST:,}, got one of more")
+    return checked(value, declared, where)
 
 
-def _checked(what: str, value: object, declared: Any) -> object:
-    if isinstance(value, int) and abs(value) > _MOST:
-        raise ValueError(f"{what} must be {type_in_words(declared)} of at most {_MOST:,}, got one of more")
-    fits, result = _fit(value, declared)
-    if not fits:
-        raise ValueError(f"{what} must be {type_in_words(declared)}, got {value!r}")
-    return result
-
-
-def _fit(value: object, declared: Any) -> tuple[bool, object]:
-    """Whether a value has the declared type, and the value as that type."""
-    origin, arguments = typing.get_origin(declared), typing.get_args(declared)
-    if origin in (Union, types.UnionType):
-        fits = [fit for fit in (_fit(value, argument) for argument in arguments) if fit[0]]
-        return fits[0] if fits else (False, value)
-    if origin is Literal:
-        return value in arguments, value
-    if origin in (Mapping, dict):
-        return _fit_table(value, arguments[1])
-    if declared is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _MOST:
-        return True, float(value)
-    if declared is int:
-        return isinstance(value, int) and not isinstance(value, bool), value
-    return isinstance(value, declared), value
-
-
-def _fit_table(value: object, declared: Any) -> tuple[bool, object]:
-    if not isinstance(value, Mapping):
-        return False, value
-    fits = {name: _fit(entry, declared) for name, entry in value.items()}
-    return all(isinstance(name, str) and ok for name, (ok, _) in fits.items()), {n: v for n, (_, v) in fits.items()}
+def _whole_numbers(value: object) -> Iterator[int]:
+    """The value itself, or those of a table."""
+    for entry in value.values() if isinstance(value, Mapping) else (value,):
+        if isinstance(entry, int):
+            yield entry

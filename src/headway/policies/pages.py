@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headway.config.typed_values import type_in_words
 from headway.policies.catalog import ALL_KINDS, ROOMS, Kind, find, own_options
-from headway.policies.options import type_in_words
 
 PARTS = ("Idea", "Source", "Reads", "Wins when", "Loses when")
 """The labelled parts of every policy's docstring, in their order, after a one-line summary."""

@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from headway.config.nearest_name import nearest
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestId
-from headway.policies.catalog import KINDS, build, nearest
+from headway.policies.catalog import KINDS, build
 from headway.scheduling.scheduler import Policies
 
 
-def name_and_options(value: object) -> tuple[str, Mapping[str, Any]] | None:
-    """How a policy is written in every configuration: its name, or a table of `name` and `options`; None if neither."""
+def name_and_options(value: object, where: str) -> tuple[str, Mapping[str, Any]]:
+    """A policy as every configuration writes it: its name, or a table of `name` and `options`.
+
+    Raises:
+        ValueError: it is neither; one sentence that begins with `where`.
+    """
     if isinstance(value, str):
         return value, {}
     if isinstance(value, Mapping) and isinstance(value.get("name"), str) and set(value) <= {"name", "options"}:
         options = value.get("options", {})
         if isinstance(options, Mapping):
             return value["name"], options
-    return None
+    raise ValueError(f'{where} must be a name, or {{name = "…", options = {{…}}}}, got {value!r}')
 
 
 def bundle(

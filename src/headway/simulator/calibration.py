@@ -30,13 +30,14 @@ kv_blocks = 63
 from __future__ import annotations
 
 import json
-import tomllib
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from headway.config.table_reader import TableReader
+from headway.config.toml_file import read_toml
+from headway.config.typed_values import read_table
 from headway.simulator.hardware import Precision
-from headway.simulator.profile_file import ProfileTable
 from headway.simulator.replica import Replica, replica, service_costs
 from headway.simulator.rules import EngineRules
 from headway.simulator.scaled_step_time import Scalars, ScaledStepTime
@@ -124,13 +125,7 @@ def read_calibration(path: Path) -> Calibration:
         ValueError: one sentence that names file, key and fix.
     """
     label = f"calibration {path}"
-    try:
-        table = ProfileTable(label, tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ValueError(f"{label} cannot be read: {reason}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{label} is not valid TOML: {error}") from None
+    table = TableReader(label, read_toml(path, label))
     scalars, linear = table.optional_table("scalars"), table.optional_table("linear")
     if (scalars is None) == (linear is None):
         raise ValueError(f"{label} must have one of the tables [scalars] and [linear]; run `headway calibrate` again")
@@ -147,7 +142,7 @@ def read_calibration(path: Path) -> Calibration:
     return found
 
 
-def _scaled(table: ProfileTable) -> ProfileUnderScalars:
+def _scaled(table: TableReader) -> ProfileUnderScalars:
     scalars = Scalars(*(table.number(one.name) for one in fields(Scalars)))
     precision = table.text("precision")
     if precision not in get_args(Precision):
@@ -157,7 +152,7 @@ def _scaled(table: ProfileTable) -> ProfileUnderScalars:
     return ProfileUnderScalars(hardware, model, tp, precision, scalars)  # type: ignore[arg-type]
 
 
-def _linear(table: ProfileTable) -> LinearStepTime:
+def _linear(table: TableReader) -> LinearStepTime:
     found = LinearStepTime(*(round(table.number(f"{name}_us") * _PS_PER_US) for name in _LINEAR))
     if found.fixed_ps < 1:
         raise table.fault("fixed_us", "must be above 0")
@@ -165,23 +160,8 @@ def _linear(table: ProfileTable) -> LinearStepTime:
     return found
 
 
-def _rules(label: str, table: ProfileTable) -> EngineRules:
-    known = {one.name: one for one in fields(EngineRules)}
-    values: dict[str, Any] = {}
-    for key in table.keys():  # noqa: SIM118 - a method, not a mapping
-        if key not in known:
-            continue
-        kind = str(known[key].type)
-        if kind == "bool":
-            values[key] = table.flag(key, default=False)
-        elif kind == "int":
-            values[key] = table.whole(key, least=0)
-        elif kind == "float":
-            values[key] = table.number(key)
-        else:
-            values[key] = table.text(key)
-    table.close()
+def _rules(label: str, table: TableReader) -> EngineRules:
     try:
-        return EngineRules(**values)
-    except (TypeError, ValueError) as error:
+        return read_table(EngineRules, table.values())
+    except ValueError as error:
         raise ValueError(f"{label}: engine: {error}") from None

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from headway.simulator.profile_file import ProfileTable, profile_names, read_profile
+from headway.config.table_reader import TableReader
+from headway.simulator.profile_file import profile_names, read_profile
 
 Precision: TypeAlias = Literal["bf16", "fp8"]
 
@@ -155,7 +156,7 @@ def hardware(name: str | Path) -> Hardware:
     return card
 
 
-def _gemm(table: ProfileTable) -> Mapping[str, Gemm]:
+def _gemm(table: TableReader) -> Mapping[str, Gemm]:
     found = {}
     for precision in ("bf16", "fp8"):
         one = table.table(precision) if precision == "bf16" else table.optional_table(precision)
@@ -165,7 +166,7 @@ def _gemm(table: ProfileTable) -> Mapping[str, Gemm]:
     return found
 
 
-def _products(table: ProfileTable, peak_tflops: float) -> Gemm:
+def _products(table: TableReader, peak_tflops: float) -> Gemm:
     found = Gemm(
         peak_tflops=peak_tflops,
         weight_efficiency=table.positive("weight_efficiency", most=1),
@@ -177,7 +178,7 @@ def _products(table: ProfileTable, peak_tflops: float) -> Gemm:
     return found
 
 
-def _attention(table: ProfileTable) -> Attention:
+def _attention(table: TableReader) -> Attention:
     found = Attention(
         decode_bandwidth_efficiency=table.positive("decode_bandwidth_efficiency", most=1),
         decode_call_us=table.number("decode_call_us"),
@@ -193,7 +194,7 @@ def _attention(table: ProfileTable) -> Attention:
     return found
 
 
-def _all_reduce(table: ProfileTable | None) -> Mapping[int, tuple[tuple[float, ...], tuple[float, ...]]]:
+def _all_reduce(table: TableReader | None) -> Mapping[int, tuple[tuple[float, ...], tuple[float, ...]]]:
     if table is None:
         return {}
     found = {}

@@ -130,7 +130,12 @@ def test_mistyped_options_get_the_nearest_and_the_list() -> None:
         ("ordering", "highest-response-ratio", {"lane_width": 1}, "highest-response-ratio: lane_width must be above 1"),
         ("prediction", "declared-max", {"default_tokens": 1.5}, "must be a whole number, got 1.5"),
         ("prediction", "declared-max", {"default_tokens": True}, "must be a whole number, got True"),
-        ("ordering", "fair-share", {"tenant_weights": {"a": "x"}}, "a table of names, each with a number"),
+        (
+            "ordering",
+            "fair-share",
+            {"tenant_weights": {"a": "x"}},
+            "tenant_weights.a must be a number, got 'x'",
+        ),
         ("ordering", "fair-share", {"tenant_weights": 3}, "a table of names, each with a number"),
         ("ordering", "fcfs/random", {}, "fcfs takes no other policy inside it"),
     ],

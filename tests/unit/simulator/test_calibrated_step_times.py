@@ -105,7 +105,7 @@ def test_a_calibration_comes_back(tmp_path: Path, step_times: LinearStepTime | P
         ("fixed_us = 5600.0", "fixed_us = -1", "fixed_us"),
         ("kv_blocks = 100", "kv_blocks = 0", "kv_blocks"),
         ("token_us", "toke_us", "token_us is missing"),
-        ("max_num_seqs", "max_num_seq", "max_num_seq is not a key"),
+        ("max_num_seqs", "max_num_seq", "unknown key max_num_seq: did you mean 'max_num_seqs'"),
         ('name = "mine"', "", "name is missing"),
         ("[engine]", "[engine", "not valid TOML"),
     ],

@@ -51,7 +51,7 @@ def test_a_file_says_the_same(tmp_path: Path) -> None:
 
 MISTAKES = {
     "a name that is not there": ({"ordering": "shortest-first"}, "unknown ordering policy 'shortest-first'"),
-    "a key that is not there": ({"order": "fcfs"}, "unknown key 'order': did you mean 'ordering'?"),
+    "a key that is not there": ({"order": "fcfs"}, "unknown key order: did you mean 'ordering'?"),
     "an option that is not there": (
         {"ordering": {"name": "fcfs", "options": {"x": 1}}},
         "unknown option 'x': the ordering policy fcfs has no options",
@@ -60,11 +60,16 @@ MISTAKES = {
     "a number that no float holds": ({"explain_above_seconds": 10**400}, "explain_above_seconds must be a number"),
     "an option that no float holds": (
         {"ordering": {"name": "ewsjf", "options": {"b_u": 10**400}}},
-        "option 'b_u' of ewsjf must be a number of at most 1,000,000,000,000,000",
+        "ewsjf: b_u must be a number of at most 1,000,000,000,000,000",
+    ),
+    "options beside the policies": ({"options": {}}, "options stand beside a name"),
+    "no price": (
+        {"costs": {"prefill_seconds_per_token": 0, "decode_seconds_per_token": 1}},
+        "costs: prefill_seconds_per_token must be a number above 0, got 0",
     ),
     "not a name": ({"ordering": 3}, "ordering must be a name, or"),
     "too much beside the name": ({"ordering": {"name": "fcfs", "more": 1}}, "ordering must be a name, or"),
-    "tuning": ({"tuning": "yes"}, 'tuning must be "off" or "self-tuned", got \'yes\''),
+    "tuning": ({"tuning": "yes"}, "tuning must be one of 'off', 'self-tuned', got 'yes'"),
     "truth": ({"hints": 1}, "hints must be true or false, got 1"),
     "seed": ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
     "seconds": ({"metrics_seconds": 0}, "metrics_seconds must be a number of seconds of at least 0.05, got 0"),
@@ -72,11 +77,11 @@ MISTAKES = {
     "text": ({"metrics_dir": 5}, "metrics_dir must be a path"),
     "an address": ({"why_listen": 9901}, 'why_listen must be "host:port", such as "127.0.0.1:9901", or an empty text'),
     "a port": ({"why_listen": "localhost:70000"}, "why_listen must be"),
-    "guard": ({"guard": {"budget": 5}}, "guard: unknown key 'budget': did you mean 'budget_ms'?"),
+    "guard": ({"guard": {"budget": 5}}, "unknown key guard.budget: did you mean 'budget_ms'?"),
     "guard number": ({"guard": {"harm_ratio": 0.5}}, "guard.harm_ratio must be a number of at least 1, got 0.5"),
     "guard strikes": ({"guard": {"strikes": 1.5}}, "guard.strikes must be a whole number of at least 1, got 1.5"),
     "guard kind": ({"guard": 5}, "guard must be a table of budget_ms"),
-    "half the costs": ({"costs": {"prefill_seconds_per_token": 1}}, "costs lacks decode_seconds_per_token"),
+    "half the costs": ({"costs": {"prefill_seconds_per_token": 1}}, "costs: decode_seconds_per_token is missing"),
     "classes": ({"length_class_tokens": [5, 5]}, "length_class_tokens must rise, such as [512, 4096], got [5, 5]"),
     "classes kind": ({"length_class_tokens": 5}, "length_class_tokens must be two prompt lengths"),
 }

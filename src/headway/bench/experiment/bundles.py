@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from headway.bench.experiment.comparison import Json
-from headway.bench.user_mistake import UserMistake
+from headway.bench.user_mistake import UserMistake, as_mistakes
+from headway.config.nearest_name import nearest
+from headway.config.toml_file import read_toml
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestId
-from headway.policies.catalog import KINDS, names, nearest
+from headway.policies.catalog import KINDS, names
 from headway.scheduling.bundle import bundle, name_and_options
 from headway.scheduling.scheduler import Policies
 
@@ -95,14 +96,8 @@ def read_bundles(path: Path, template: Bundle) -> list[Bundle]:
         UserMistake: one sentence that names the file, the bundle and the fix.
     """
     label = f"--bundles {path}"
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserMistake(f"{label}: it cannot be read: {error.strerror}; check the path") from None
-    except UnicodeDecodeError:
-        raise UserMistake(f"{label}: it is not UTF-8 text; name a TOML file") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserMistake(f"{label}: it is not valid TOML: {error}") from None
+    with as_mistakes():
+        content = read_toml(path, label)
     tables = content.pop("bundle", None)
     if content:
         raise UserMistake(f"{label}: {next(iter(content))!r} means nothing here; write tables [bundle.NAME]")
@@ -121,17 +116,11 @@ def _read_bundle(where: str, name: str, table: object, template: Bundle) -> Bund
     options: dict[str, Mapping[str, Json]] = {}
     for kind in KINDS:
         if kind in table:
-            chosen[kind], options[kind] = _read_policy(f"{where}.{kind}", table[kind])
+            with as_mistakes():
+                chosen[kind], options[kind] = name_and_options(table[kind], f"{where}.{kind}")
     found = Bundle(name, chosen["ordering"], chosen["admission"], chosen["preemption"], chosen["prediction"], options)
     try:
         found.check()
     except UserMistake as mistake:
         raise UserMistake(f"{where}: {mistake}") from None
     return found
-
-
-def _read_policy(where: str, value: object) -> tuple[str, Mapping[str, Json]]:
-    named = name_and_options(value)
-    if named is None:
-        raise UserMistake(f'{where} must be a name, or {{name = "…", options = {{…}}}}')
-    return named

@@ -1,0 +1,13 @@
+"""The end of a sentence about an unknown name: the nearest known one, and the list."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`": did you mean 'x'? choose from x, y"`, or the list alone where no name is near."""
+    known = list(known)
+    close = difflib.get_close_matches(name.lower(), known, n=1)
+    return (f": did you mean {close[0]!r}? " if close else ": ") + f"choose from {', '.join(known)}"
