@@ -135,7 +135,7 @@ def test_sighup_reads_the_file_again_and_keeps_the_old_where_it_is_wrong(tmp_pat
         assert ordering() == "fcfs"
         config.write_text('[policies]\nordering = "smallest-volume-first"\n')
         process.send_signal(signal.SIGHUP)
-        assert "in force" in process.stderr.readline()
+        assert "configuration reloaded" in process.stderr.readline()
         assert ordering() == "smallest-volume-first"
 
 
