@@ -1,4 +1,4 @@
-"""What Prometheus sees. Names follow llm-d's flow control under our prefix; label values are bounded."""
+"""Prometheus metrics of the gateway. Names follow llm-d's flow control under our prefix; label values are bounded."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from headway.gateway.relay.exchange import Exchange
 
 LABEL_VALUES_MAX = 1_000
 OTHER = "other"
-_FAIR_OVER = 1_000  # latest requests that the fairness index looks at
+_FAIRNESS_HELP = "Jain's index of the tenants' mean speed over the last 1,000 streams; 1 is fair"
+_FAIR_OVER = 1_000  # latest streams that the fairness index is computed over
 
 
 class BoundedLabels:
-    """At most so many values of a label; later ones are "other"."""
+    """The first `LABEL_VALUES_MAX` values of a label; later ones become "other"."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()
 
     def __call__(self, value: str) -> str:
-        """The value, or "other" """
+        """The value, or "other" beyond the limit."""
         if value in self._known:
             return value
         if len(self._known) >= LABEL_VALUES_MAX:
@@ -36,20 +37,36 @@ class BoundedLabels:
 
 
 class GatewayMetrics:
-    """Counts and spreads, fed at the end of every request; gauges are read when somebody asks."""
+    """Counters and histograms, updated at the end of each request; gauges are read at each scrape."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._model, self._tenant = BoundedLabels(), BoundedLabels()
         labels = ["model_name", "fairness_id"]
         ended = [*labels, "outcome", "reason"]
-        self._requests = Counters("headway_flow_control_requests", "Requests ended, by outcome and reason", ended)
-        self._rejected = Counters("headway_rejected_requests", "Answered with an error and not let in", ["status"])
-        self._queue = BucketHistograms("headway_flow_control_request_queue_duration_seconds", "In the queue", labels)
-        self._ttft = BucketHistograms("headway_request_ttft_seconds", "Arrival to first event of a stream", labels)
-        self._duration = BucketHistograms("headway_request_duration_seconds", "Arrival to the end", labels)
-        self._forecast = BucketHistograms("headway_wait_forecast_error_seconds", "|predicted wait - wait|", [])
-        self._tokens = Counters("headway_tokens", "Tokens", [*labels, "type"])
+        self._requests = Counters("headway_flow_control_requests", "Requests that ended, by outcome and reason", ended)
+        self._rejected = Counters(
+            "headway_rejected_requests",
+            "Requests rejected before the queue: malformed, or without a valid API key",
+            ["status"],
+        )
+        self._queue = BucketHistograms(
+            "headway_flow_control_request_queue_duration_seconds", "Seconds from arrival to dispatch", labels
+        )
+        self._ttft = BucketHistograms(
+            "headway_request_ttft_seconds", "Seconds from arrival to the first event of a stream (TTFT)", labels
+        )
+        self._duration = BucketHistograms(
+            "headway_request_duration_seconds", "Seconds from arrival to the end of the response", labels
+        )
+        self._forecast = BucketHistograms(
+            "headway_wait_forecast_error_seconds",
+            "Absolute difference of predicted and actual queue time, in seconds",
+            [],
+        )
+        self._tokens = Counters(
+            "headway_tokens", "Tokens as counted by the replicas, by type: input or output", [*labels, "type"]
+        )
         self._registry.register(self)
         self._recent: deque[tuple[str, float]] = deque(maxlen=_FAIR_OVER)
 
@@ -58,22 +75,25 @@ class GatewayMetrics:
         self._registry.register(_Gauges(dispatcher, self))
 
     def collect(self) -> Iterator[Metric]:
-        """Of prometheus_client."""
-        for tallies in (self._requests, self._rejected, self._tokens):
-            yield from tallies.collect()
-        for spreads in (self._queue, self._ttft, self._duration, self._forecast):
-            yield from spreads.collect()
+        """The metrics at this scrape (prometheus_client)."""
+        for counters in (self._requests, self._rejected, self._tokens):
+            yield from counters.collect()
+        for histograms in (self._queue, self._ttft, self._duration, self._forecast):
+            yield from histograms.collect()
 
     def rejected(self, status: int) -> None:
-        """A request without a valid key, or that is none."""
+        """Count a request that never entered the queue."""
         self._rejected[str(status),] += 1
 
     def text(self) -> bytes:
-        """In Prometheus's text format."""
+        """All metrics in Prometheus's text format."""
         return generate_latest(self._registry)
 
     def fairness(self) -> float | None:
-        """Jain's index over tenants of their mean speed (1 / seconds to the first event) lately; None without any."""
+        """Jain's index of the tenants' mean speed (1 / TTFT) over the latest streams; None without any.
+
+        Source: Jain, Chiu, Hawe, "A quantitative measure of fairness" (1984).
+        """
         speeds: dict[str, list[float]] = {}
         for tenant, seconds in self._recent:
             speeds.setdefault(tenant, []).append(1.0 / max(seconds, 1e-3))
@@ -82,14 +102,14 @@ class GatewayMetrics:
         return sum(means) ** 2 / (len(means) * squares) if squares else None
 
     def dispatched(self, exchange: Exchange, now: float) -> None:
-        """Of `Watcher`."""
+        """Observe its time in the queue and the error of its forecast."""
         waited = now - exchange.arrived_at
         self._queue[self._labels(exchange)].observe(waited)
         if exchange.predicted_wait_seconds is not None:
             self._forecast[()].observe(abs(exchange.predicted_wait_seconds - waited))
 
     def ended(self, exchange: Exchange, outcome: Outcome, reason: Reason | None, now: float) -> None:
-        """Of `Watcher`."""
+        """Count its end; observe times and tokens of a completed one."""
         labels = self._labels(exchange)
         self._requests[*labels, str(outcome), str(reason or "")] += 1
         if outcome is not Outcome.COMPLETED or exchange.status != 200:
@@ -104,53 +124,69 @@ class GatewayMetrics:
             self._tokens[*labels, "output"] += exchange.usage.output_tokens
 
     def _labels(self, exchange: Exchange) -> tuple[str, str]:
-        # A name that no replica lists is the client's invention: it must not fill the label.
+        # A client may invent model names: only those that a replica lists become values of the label.
         model = exchange.line.key.model if exchange.line is not None else ""
         return self._model(model), self._tenant(exchange.request.tenant)
 
 
 class _Gauges:
-    """Read when Prometheus asks."""
+    """Gauges, read from the dispatcher at each scrape."""
 
     def __init__(self, dispatcher: Dispatcher, metrics: GatewayMetrics) -> None:
         self._dispatcher = dispatcher
         self._metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
-        """Of prometheus_client."""
+        """The metrics at this scrape (prometheus_client)."""
         yield from self._queues()
         yield from self._replicas()
         fairness = self._metrics.fairness()
         if fairness is not None:
-            yield GaugeMetricFamily("headway_jains_fairness_index", "Over tenants' mean speed, lately", fairness)
-        yield GaugeMetricFamily("headway_requests_inside", "Waiting or running", self._dispatcher.counts.inside)
+            yield GaugeMetricFamily("headway_jains_fairness_index", _FAIRNESS_HELP, fairness)
+        yield GaugeMetricFamily("headway_requests_inside", "Requests queued or running", self._dispatcher.counts.inside)
 
     def _queues(self) -> Iterator[Metric]:
-        size = GaugeMetricFamily("headway_flow_control_queue_size", "Requests waiting", labels=["model_name", "kind"])
-        held = GaugeMetricFamily("headway_flow_control_queue_bytes", "Bytes waiting", labels=["model_name", "kind"])
-        drain = GaugeMetricFamily("headway_queue_drain_seconds", "Predicted", labels=["model_name", "kind"])
+        size = GaugeMetricFamily("headway_flow_control_queue_size", "Requests queued", labels=["model_name", "kind"])
+        bytes_ = GaugeMetricFamily(
+            "headway_flow_control_queue_bytes", "Bytes of queued request bodies", labels=["model_name", "kind"]
+        )
+        drain = GaugeMetricFamily(
+            "headway_queue_drain_seconds", "Predicted seconds until the queue is empty", labels=["model_name", "kind"]
+        )
         for key, line in self._dispatcher.lines.items():
             size.add_metric(list(key), len(line))
-            held.add_metric(list(key), line.waiting_bytes)
+            bytes_.add_metric(list(key), line.waiting_bytes)
             seconds = line.forecast.drain_seconds(line.waiting_work)
             if seconds is not None:
                 drain.add_metric(list(key), seconds)
-        yield from (size, held, drain)
+        yield from (size, bytes_, drain)
 
     def _replicas(self) -> Iterator[Metric]:
-        up = GaugeMetricFamily("headway_replica_up", "1 if requests may be sent to it", labels=["replica"])
-        running = GaugeMetricFamily("headway_replica_requests", "Dispatched and not ended", labels=["replica"])
-        most = GaugeMetricFamily("headway_replica_requests_max", "Limit found or set", labels=["replica"])
+        up = GaugeMetricFamily(
+            "headway_replica_up", "1 if the replica is healthy and may be sent requests, else 0", labels=["replica"]
+        )
+        running = GaugeMetricFamily(
+            "headway_replica_requests", "Requests dispatched to the replica and not ended", labels=["replica"]
+        )
+        limit = GaugeMetricFamily(
+            "headway_replica_requests_max",
+            "Limit of concurrent requests at the replica, adaptive or configured",
+            labels=["replica"],
+        )
         labels = ["replica", "signal"]
-        stale = GaugeMetricFamily("headway_replica_report_age_seconds", "Since it said so", labels=labels)
-        saturation = GaugeMetricFamily("headway_flow_control_pool_saturation", "Mean share of seats taken")
+        age = GaugeMetricFamily(
+            "headway_replica_report_age_seconds", "Seconds since the replica last reported this signal", labels=labels
+        )
+        saturation = GaugeMetricFamily(
+            "headway_flow_control_pool_saturation", "Mean over the replicas that are up of requests / limit of requests"
+        )
         seats = [(r.ledger.requests, r.ledger.requests_max) for r in self._dispatcher.replicas if r.is_up]
         for replica in self._dispatcher.replicas:
             up.add_metric([replica.name], float(replica.is_up))
             running.add_metric([replica.name], replica.ledger.requests)
-            most.add_metric([replica.name], replica.ledger.requests_max)
+            limit.add_metric([replica.name], replica.ledger.requests_max)
             for signal, seconds in replica.ages_seconds().items():
-                stale.add_metric([replica.name, signal], seconds)
+                age.add_metric([replica.name, signal], seconds)
         if seats:
-            saturation.add_metric([], sum(used / limit for used, limit in seats) / len(seats))
-        yield from (up, running, most, stale, saturation)
+            saturation.add_metric([], sum(used / most for used, most in seats) / len(seats))
+        yield from (up, running, limit, age, saturation)
