@@ -20,6 +20,7 @@ from headway.domain.costs import ServiceCosts
 from headway.gateway.wire.limits import WireLimits
 from headway.policies.catalog import ALL_KINDS, build
 from headway.scheduling.bundle import bundle
+from headway.tuning.tuning_settings import TuningSettings
 
 HINTS = ("priority", "deadline", "fairness-id", "session", "output-tokens")
 """What a client may say of its own request, if its key allows it. `session` is believed of everybody."""
@@ -157,27 +158,6 @@ class StateSettings:
 
     path: str | None = None
     save_seconds: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class TuningSettings:
-    """The live tuner: parameters of the ordering are tried on the traffic itself, one set a window.
-
-    Attributes:
-        on: whether it runs; the ordering must declare tunable options (`headway explain` lists them).
-        window_seconds: length of a trial.
-        trials: after so many the best is kept, until the workload changes.
-        harm: a trial is cut short when its p99 wait is this many times that of first come, first served.
-        ttft_seconds: a first token later than this is a miss.
-        starved_seconds: one later than this is starved.
-    """
-
-    on: bool = False
-    window_seconds: float = 600.0
-    trials: int = 8
-    harm: float = 1.25
-    ttft_seconds: float = 2.0
-    starved_seconds: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ that one which did harm does not spoil the next. A change of the workload restar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ from headway.tuning.optimiser import Optimiser, Sampler
 from headway.tuning.rewards import Objective, plain_reward
 from headway.tuning.search import Fences, SearchBox, Shares
 from headway.tuning.shadow import ShadowFcfs
+from headway.tuning.tuning_settings import TuningSettings
 
 _LEAST_WAITS = 100  # before a 99th percentile is spoken of
 _LOOK_EVERY = 25  # admissions between two looks at the harm done
@@ -40,23 +41,6 @@ class Trial:
         return f"{values} was worth {self.reward:.3f}, {self.ended}"
 
 
-@dataclass(frozen=True, slots=True)
-class LiveSettings:
-    """How the slow loop runs.
-
-    Attributes:
-        window_seconds: length of a trial; the paper has 10 to 15 minutes.
-        trials: after so many the best is kept, until the workload changes; the paper settles in 5 to 8.
-        harm: a trial is cut short when its p99 wait is this many times the shadow FCFS's, and above the TTFT promised.
-        objective: of the plain reward.
-    """
-
-    window_seconds: float = 600.0
-    trials: int = 8
-    harm: float = 1.25
-    objective: Objective = field(default_factory=Objective)
-
-
 class LiveTuner:
     """Tunes one policy on one scheduler; pass it as a listener, after the policy."""
 
@@ -67,11 +51,12 @@ class LiveTuner:
         start: Mapping[str, float],
         *,
         seed: int,
-        settings: LiveSettings | None = None,
+        settings: TuningSettings | None = None,
         sampler: Sampler | None = None,
         drift: DriftTest | None = None,
     ) -> None:
-        self.settings = settings or LiveSettings()
+        self.settings = settings or TuningSettings()
+        self._objective = Objective(self.settings.ttft_seconds, self.settings.starved_seconds)
         self.trials: list[Trial] = []
         self.notes: list[str] = []
         self._policy = policy
@@ -167,8 +152,8 @@ class LiveTuner:
         if self._number is None:
             return
         waited = [at - arrived_at for arrived_at in self._waiting.values() if arrived_at >= self._began_at]
-        late = [wait for wait in waited if wait > self.settings.objective.ttft_seconds]
-        reward = plain_reward(np.array([*self._ttfts, *late]), self.settings.objective)
+        late = [wait for wait in waited if wait > self.settings.ttft_seconds]
+        reward = plain_reward(np.array([*self._ttfts, *late]), self._objective)
         self.trials.append(Trial(self._values, reward, ended, at))
         if ended == "cut short":
             self._optimiser.fences.add(self._point())
@@ -184,7 +169,7 @@ class LiveTuner:
             return False
         live = self._p99(self._live_waits, [self._waiting[one] for one in self._queued], event.at)
         shadow = self._p99(self._shadow_waits, self._shadow.waiting(), event.at)
-        return live > self.settings.objective.ttft_seconds and live > self.settings.harm * shadow
+        return live > self.settings.ttft_seconds and live > self.settings.harm * shadow
 
     def _p99(self, waits: list[float], waiting: list[float], now: float) -> float:
         """Of those let in and, by their age, of those who wait: whoever arrived in this trial."""

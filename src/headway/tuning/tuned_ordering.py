@@ -7,8 +7,9 @@ from typing import Any, cast
 
 from headway.policies.catalog import find, own_options
 from headway.policies.contracts import Retunable
-from headway.tuning.live_tuner import LiveSettings, LiveTuner
+from headway.tuning.live_tuner import LiveTuner
 from headway.tuning.search import SearchBox
+from headway.tuning.tuning_settings import TuningSettings
 
 
 def tuner_of(
@@ -18,7 +19,7 @@ def tuner_of(
     tuned: Mapping[str, float],
     *,
     seed: int,
-    settings: LiveSettings,
+    settings: TuningSettings,
 ) -> LiveTuner:
     """A tuner of this ordering that begins with `tuned`, else with the options as configured.
 

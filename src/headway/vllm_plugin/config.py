@@ -15,7 +15,7 @@ from headway.domain.costs import ServiceCosts
 from headway.policies.catalog import KINDS
 from headway.scheduling.bundle import bundle, name_and_options
 from headway.scheduling.scheduler import Policies
-from headway.vllm_plugin.policy_state import TuningTerms
+from headway.tuning.tuning_settings import TuningSettings
 
 VARIABLE = "HEADWAY_CONFIG"
 DEFAULT_ORDERING = "highest-response-ratio"
@@ -57,7 +57,7 @@ class PluginConfig:
         ordering, admission, preemption, prediction: names of the catalogue.
         options: kind → option → value.
         tuning: "off", or "self-tuned": long-prefill threshold and active-request cap move by themselves.
-        live_tuning: terms of the tuner that tries parameters of the ordering on the traffic; None for none.
+        live_tuning: terms of the tuner that tries parameters of the ordering on the traffic.
         state_file: what the policies learn is kept there over restarts; "" keeps nothing. A further engine of the same
             server has a file of its own, with its index in the name.
         prefix_hits: look the prompt up in the prefix cache before ordering.
@@ -80,7 +80,7 @@ class PluginConfig:
     prediction: str = "running-mean"
     options: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     tuning: Literal["off", "self-tuned"] = "off"
-    live_tuning: TuningTerms | None = None
+    live_tuning: TuningSettings = field(default_factory=TuningSettings)
     state_file: _Path = ""
     prefix_hits: bool = True
     hints: bool = True
@@ -169,12 +169,15 @@ def _costs(value: object, where: str) -> ServiceCosts:
     return costs
 
 
-def _live_tuning(value: object, where: str) -> TuningTerms | None:
+def _live_tuning(value: object, where: str) -> TuningSettings:
     if value == "off":
-        return None
+        return TuningSettings()
     if not isinstance(value, Mapping):
         raise ValueError(f'{where} must be "off", or a table such as {{"window_seconds": 600}}, got {value!r}')
-    return read_table(TuningTerms, value, f"{where}.")
+    settings = read_table(TuningSettings, {"on": True, **value}, f"{where}.")
+    for name in ("window_seconds", "harm"):  # narrower than in the gateway
+        checked(getattr(settings, name), Annotated[float, Bounds(least=1)], f"{where}.{name}")
+    return settings
 
 
 _READERS = {

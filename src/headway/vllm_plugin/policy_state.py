@@ -12,7 +12,6 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,25 +27,6 @@ logger = logging.getLogger("vllm.headway")  # below vLLM's own, so that its hand
 _OWNER = "vllm-plugin"
 _KEPT = ("ordering", "prediction")
 _SAVE_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class TuningTerms:
-    """How the live tuner of the ordering works.
-
-    Attributes:
-        window_seconds: length of a trial.
-        trials: after so many the best is kept, until the workload changes.
-        harm: a trial is cut short when its p99 wait is this many times that of first come, first served.
-        ttft_seconds: a first token later than this is a miss.
-        starved_seconds: one later than this is starved.
-    """
-
-    window_seconds: float = 600.0
-    trials: int = 8
-    harm: float = 1.25
-    ttft_seconds: float = 2.0
-    starved_seconds: float = 60.0
 
 
 class PolicyState:
@@ -68,8 +48,8 @@ class PolicyState:
         if file is not None:
             self._check(file)
             tuned = self._read(file)
-        if config.live_tuning is not None:
-            self._tuner = TunerThread(config, config.live_tuning, tuned)
+        if config.live_tuning.on:
+            self._tuner = TunerThread(config, tuned)
 
     @property
     def listeners(self) -> tuple[TunerThread, ...]:
@@ -161,16 +141,12 @@ class PolicyState:
 class TunerThread:
     """The live tuner in a thread of its own: hears events late by what is before them, and wishes for values."""
 
-    def __init__(self, config: PluginConfig, terms: TuningTerms, tuned: Mapping[str, float]) -> None:
-        from headway.tuning.live_tuner import LiveSettings  # noqa: PLC0415 - numpy
-        from headway.tuning.rewards import Objective  # noqa: PLC0415 - numpy
+    def __init__(self, config: PluginConfig, tuned: Mapping[str, float]) -> None:
         from headway.tuning.tuned_ordering import tuner_of  # noqa: PLC0415 - numpy
 
-        objective = Objective(terms.ttft_seconds, terms.starved_seconds)
-        settings = LiveSettings(terms.window_seconds, terms.trials, terms.harm, objective)
         options = config.options.get("ordering", {})
         try:
-            self._tuner = tuner_of(config.ordering, self, options, tuned, seed=config.seed, settings=settings)
+            self._tuner = tuner_of(config.ordering, self, options, tuned, seed=config.seed, settings=config.live_tuning)
         except ValueError as error:
             raise ValueError(f"headway: live_tuning: {error}; or leave live_tuning out") from None
         self._wishes: deque[Mapping[str, float]] = deque(maxlen=1)

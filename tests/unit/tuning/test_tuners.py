@@ -17,10 +17,11 @@ from headway.simulator.replica import replica
 from headway.simulator.skipping import simulate
 from headway.simulator.trace import Trace
 from headway.tuning.drift import DriftTest
-from headway.tuning.live_tuner import LiveSettings, LiveTuner
+from headway.tuning.live_tuner import LiveTuner
 from headway.tuning.offline import Problem, Tuned, tune
 from headway.tuning.rewards import Objective
 from headway.tuning.search import SearchBox
+from headway.tuning.tuning_settings import TuningSettings
 
 pytest.importorskip("optuna", reason="tuning needs the extra 'tune'")
 
@@ -88,7 +89,7 @@ def test_live_in_the_simulator_it_runs_a_trial_a_window_and_settles_on_the_best(
     given = traffic(600, 4.0)
     policies = bundle(ordering="ewsjf", costs=SERVER.costs, seed=0)
     box = SearchBox.of(type(policies.ordering), "ewsjf")
-    settings = LiveSettings(window_seconds=15.0, trials=4, objective=Objective(1.0, 30.0))
+    settings = TuningSettings(window_seconds=15.0, trials=4, ttft_seconds=1.0, starved_seconds=30.0)
     tuner = LiveTuner(policies.ordering, box, {"b_u": 1.0}, seed=0, settings=settings, sampler="tpe")  # type: ignore[arg-type]
     outcome = simulate(given, SERVER.rules, SERVER.step_time, policies, listeners=[tuner])
     assert (outcome.ended_ps >= 0).all()
@@ -132,7 +133,7 @@ def serve(tuner: LiveTuner, dial: Dial, count: int, start: float, mean_tokens: i
 
 def test_a_trial_that_does_harm_is_cut_short_and_fenced_off() -> None:
     dial = Dial()
-    settings = LiveSettings(window_seconds=500.0, trials=12, objective=Objective(2.0, 60.0))
+    settings = TuningSettings(window_seconds=500.0, trials=12, ttft_seconds=2.0, starved_seconds=60.0)
     tuner = LiveTuner(dial, DIAL, {"knob": 0.1}, seed=2, settings=settings, sampler="tpe")
     serve(tuner, dial, 6_000, 0.0)
     cut = [trial for trial in tuner.trials if trial.ended == "cut short"]
@@ -150,7 +151,7 @@ def test_a_trial_that_does_harm_is_cut_short_and_fenced_off() -> None:
 def test_an_answer_of_one_token_that_is_told_of_as_completed_only_counts_and_is_forgotten() -> None:
     """An engine that ends such a request within the step may not tell of its first token apart."""
     dial = Dial()
-    settings = LiveSettings(window_seconds=100.0, trials=3)
+    settings = TuningSettings(window_seconds=100.0, trials=3)
     tuner = LiveTuner(dial, DIAL, {"knob": 0.1}, seed=2, settings=settings, sampler="tpe")
     for number in range(400):
         request = Request(number, float(number), 100)
@@ -163,7 +164,7 @@ def test_an_answer_of_one_token_that_is_told_of_as_completed_only_counts_and_is_
 
 def test_a_change_of_workload_restarts_the_search_from_the_best_known() -> None:
     dial = Dial()
-    settings = LiveSettings(window_seconds=100.0, trials=3)
+    settings = TuningSettings(window_seconds=100.0, trials=3)
     drift = DriftTest(sample=200, every=50)
     tuner = LiveTuner(dial, DIAL, {"knob": 0.2}, seed=1, settings=settings, sampler="tpe", drift=drift)
     serve(tuner, dial, 1_000, 0.0)

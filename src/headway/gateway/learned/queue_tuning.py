@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from headway.gateway.settings import Settings
-from headway.tuning.live_tuner import LiveSettings, LiveTuner
-from headway.tuning.rewards import Objective
+from headway.tuning.live_tuner import LiveTuner
 from headway.tuning.tuned_ordering import tuner_of
 
 
@@ -16,7 +15,7 @@ def live_tuner(settings: Settings, ordering: object, tuned: Mapping[str, float])
     Raises:
         ValueError: the ordering declares nothing that could be tuned while requests wait, or Optuna is not installed.
     """
-    chosen, terms = settings.policies, settings.tuning
+    chosen = settings.policies
     try:
         return tuner_of(
             chosen.ordering,
@@ -24,12 +23,7 @@ def live_tuner(settings: Settings, ordering: object, tuned: Mapping[str, float])
             chosen.options.get("ordering", {}),
             tuned,
             seed=chosen.seed,
-            settings=LiveSettings(
-                window_seconds=terms.window_seconds,
-                trials=terms.trials,
-                harm=terms.harm,
-                objective=Objective(terms.ttft_seconds, terms.starved_seconds),
-            ),
+            settings=settings.tuning,
         )
     except ValueError as error:
         raise ValueError(f"tuning.on: {error}; set it to false") from None
