@@ -24,10 +24,10 @@ from headway.policies.catalog import find
 from headway.policies.contracts import Stateful
 from headway.simulator.replica import Replica
 from headway.simulator.trace import Trace
-from headway.tuning.offline import Problem, RewardName, Tried, Tuned, tune
+from headway.tuning.offline import Problem, RewardName, Tuned, tune
 from headway.tuning.rewards import Objective
 from headway.tuning.search import SearchBox
-from headway.tuning.state_file import SavedState, Unreadable, read_state, write_state
+from headway.tuning.state_file import SavedState, Tried, Unreadable, read_state, write_state
 
 STARVED_AFTER = 30  # times the TTFT promised, a request counts as starved
 

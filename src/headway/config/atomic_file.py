@@ -9,6 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def check_folder(key: str, name: str | None) -> None:
+    """Raise ValueError, one sentence, if no file of this name can be made; None names none. `key` is its option."""
+    if name is None:
+        return
+    path = Path(name)
+    if not path.parent.is_dir():
+        raise ValueError(f"{key}: there is no folder {str(path.parent)!r}; make it first")
+    if path.is_dir():
+        raise ValueError(f"{key}: {str(path)!r} is a folder; name a file in it")
+
+
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` to write to. It takes the place of `path` if the block ends well, else vanishes.

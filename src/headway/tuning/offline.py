@@ -23,6 +23,7 @@ from headway.simulator.trace import Trace
 from headway.tuning.optimiser import Optimiser
 from headway.tuning.rewards import Floats, Objective, plain_reward, published_reward
 from headway.tuning.search import SearchBox
+from headway.tuning.state_file import Tried
 
 RewardName: TypeAlias = Literal["plain", "published"]
 
@@ -54,16 +55,6 @@ class Problem:
     reward: RewardName = "plain"
     objective: Objective = field(default_factory=Objective)
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Tried:
-    """One trial: values, reward, 99th percentile of TTFT; fenced where that was clearly worse than usual."""
-
-    values: Mapping[str, float]
-    reward: float
-    ttft_p99_seconds: float
-    fenced: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,19 @@ from typing import Any
 
 from headway.config.atomic_file import replaced
 from headway.policies.contracts import Stateful
-from headway.tuning.offline import Tried
 
 FORMAT, VERSION = "headway-state", 1
 _BEGINS = f'{{"format": "{FORMAT}"'.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One trial: values, reward, 99th percentile of TTFT; fenced where that was clearly worse than usual."""
+
+    values: Mapping[str, float]
+    reward: float
+    ttft_p99_seconds: float
+    fenced: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +110,24 @@ def read_state(path: Path, policy: str) -> SavedState | Unreadable | None:
     return SavedState(policy, learned, trials, problem)
 
 
-def restore(policy: object, saved: SavedState, path: Path) -> Unreadable | None:
-    """Hand a fresh policy what it had learned; a reason, and the policy left fresh, where it will not have it."""
-    if not isinstance(policy, Stateful):
-        return _unreadable(path, f"{saved.policy} learns nothing that could be taken back")
+def try_to_write(path: Path, state: SavedState) -> str | None:
+    """`write_state`; where that fails, why, as a sentence for the log of a process that goes on serving."""
     try:
-        policy.restore(saved.learned)
+        write_state(path, state)
+    except (OSError, ValueError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return f"{path}: what was learned cannot be written: {reason}"
+    return None
+
+
+def restore(policy: object, name: str, state: Mapping[str, Any]) -> str | None:
+    """Hand a fresh policy what it had learned. Where it refuses, why: it is then still fresh."""
+    if not isinstance(policy, Stateful):
+        return f"{name} learns nothing that could be taken back"
+    try:
+        policy.restore(state)
     except ValueError as error:
-        return _unreadable(path, str(error))
+        return str(error)
     return None
 
 

@@ -15,9 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headway.config.atomic_file import check_folder
 from headway.domain.event import Event
-from headway.policies.contracts import Stateful
 from headway.scheduling.scheduler import Policies
+from headway.tuning.learned_policies import LearnedPolicies
+from headway.tuning.state_file import SavedState, Unreadable, read_state, try_to_write
 
 if TYPE_CHECKING:
     from headway.vllm_plugin.config import PluginConfig
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("vllm.headway")  # below vLLM's own, so that its handlers and levels hold
 
 _OWNER = "vllm-plugin"
-_KEPT = ("ordering", "prediction")
 _SAVE_SECONDS = 60.0
 
 
@@ -38,8 +39,7 @@ class PolicyState:
         Raises:
             ValueError: one sentence: nothing here learns, the file's folder is not there, the ordering cannot be tuned.
         """
-        self._names = {"ordering": config.ordering, "prediction": config.prediction}
-        self._policies = policies
+        self._learned = LearnedPolicies(policies, config.ordering, config.prediction)
         self._file = file
         self._saved_at: float | None = None
         self._writer: threading.Thread | None = None
@@ -85,57 +85,38 @@ class PolicyState:
                 self._write(self._file, content)
 
     def _check(self, file: Path) -> None:
-        if not any(isinstance(getattr(self._policies, kind), Stateful) for kind in _KEPT):
-            neither = " nor ".join(self._names.values())
+        if not self._learned.can_learn():
+            neither = f"{self._learned.ordering} nor {self._learned.prediction}"
             raise ValueError(f"headway: state_file: neither {neither} learns what could be kept: leave it out")
-        if not file.parent.is_dir():
-            raise ValueError(f"headway: state_file: there is no folder {str(file.parent)!r}; make it first")
+        check_folder("headway: state_file", str(file))
 
     def _read(self, file: Path) -> Mapping[str, float]:
-        from headway.tuning.state_file import SavedState, Unreadable, read_state, restore  # noqa: PLC0415 - numpy
-
         saved = read_state(file, _OWNER)
         if isinstance(saved, Unreadable):
             logger.warning("headway: %s", saved.reason)
         if not isinstance(saved, SavedState):
             return {}
-        for kind in _KEPT:
-            part, name = saved.learned.get(kind), self._names[kind]
-            if not isinstance(part, Mapping) or part.get("state") is None:
-                continue
-            before = part.get("name")
-            if before != name:
-                logger.warning("headway: %s: its %s is %r, not %r, which starts afresh", file, kind, before, name)
-            elif refused := restore(getattr(self._policies, kind), SavedState(name, part["state"]), file):
-                logger.warning("headway: %s", refused.reason)
-        of, tuned = saved.learned.get("ordering"), saved.learned.get("tuned")
-        same = isinstance(of, Mapping) and of.get("name") == self._names["ordering"]
-        return tuned if same and isinstance(tuned, Mapping) else {}
+        tuned, problems = self._learned.restore(saved.learned, str(file))
+        for problem in problems:
+            logger.warning("headway: %s", problem)
+        return tuned
 
     def _content(self) -> dict[str, Any] | None:
         """Plain values, taken by the engine's thread, so that nothing of it changes while it is written.
 
-        None, and the file is left as it is from then on, where a policy fails to say what it has learned.
+        None, and the file is left as it is from then on, where a policy fails to report what it has learned.
         """
-        kept = {}
-        for kind in _KEPT:
-            policy = getattr(self._policies, kind)
-            try:
-                state = policy.state() if isinstance(policy, Stateful) else None
-            except Exception:
-                logger.exception("headway: %s cannot say what it has learned; nothing is kept", self._names[kind])
-                self._file = None
-                return None
-            kept[kind] = {"name": self._names[kind], "state": state}
-        return {**kept, "tuned": None if self._tuner is None else dict(self._tuner.best())}
+        try:
+            return self._learned.saved(None if self._tuner is None else self._tuner.best())
+        except RuntimeError as error:
+            logger.exception("headway: %s; nothing is kept", error)
+            self._file = None
+            return None
 
     def _write(self, file: Path, content: dict[str, Any]) -> None:
-        from headway.tuning.state_file import SavedState, write_state  # noqa: PLC0415 - numpy
-
-        try:
-            write_state(file, SavedState(_OWNER, content))
-        except (OSError, ValueError, TypeError) as error:
-            logger.warning("headway: %s: what was learned cannot be written: %s", file, error)
+        problem = try_to_write(file, SavedState(_OWNER, content))
+        if problem is not None:
+            logger.warning("headway: %s", problem)
 
 
 class TunerThread:

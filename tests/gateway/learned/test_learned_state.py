@@ -25,7 +25,7 @@ def prediction(setup: Setup) -> float:
     from headway.domain.request import Request
 
     live = setup.gateway._learned._live[LINE]
-    return float(live.policies.prediction.predict(Request(-1, 0.0, 3)).remaining_mean(0))
+    return float(live.learned.policies.prediction.predict(Request(-1, 0.0, 3)).remaining_mean(0))
 
 
 async def traffic(setup: Setup, requests: int = 30, tokens: int = 40) -> None:
@@ -52,12 +52,12 @@ def test_learned_state_outlives_a_restart(run_gateway: RunGateway, tmp_path: Pat
         setup.replicas[0].usual = streams(1)
         assert (await setup.ask()).status == 200
         assert prediction(setup) == pytest.approx(known[0], rel=0.2)
-        assert setup.gateway._learned._live[LINE].policies.ordering.state()["window"][:30] == sizes[0]
+        assert setup.gateway._learned._live[LINE].learned.policies.ordering.state()["window"][:30] == sizes[0]
 
     async def other_policies(setup: Setup) -> None:
         assert (await setup.ask()).status == 200
         assert prediction(setup) == pytest.approx(known[0], rel=0.2)
-        assert told == ["what was learned as ordering of m belongs to 'ewsjf', not to 'fcfs', which starts afresh"]
+        assert told == ["what was learned for m: its ordering is 'ewsjf', not 'fcfs', which starts afresh"]
 
     kept = StateSettings(path=str(path))
     run_gateway(first, policies=LEARNING, state=kept)

@@ -16,8 +16,7 @@ from headway.domain.event import Arrived
 from headway.domain.request import Request
 from headway.policies.ordering.ewsjf import Ewsjf
 from headway.policies.ordering.fcfs import Fcfs
-from headway.tuning.offline import Tried
-from headway.tuning.state_file import SavedState, Unreadable, read_state, restore, write_state
+from headway.tuning.state_file import SavedState, Tried, Unreadable, read_state, restore, write_state
 
 COSTS = ServiceCosts(1e-4, 1e-2)
 
@@ -41,7 +40,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert back.trials == saved.trials
     assert back.problem == "a problem"
     fresh = Ewsjf(costs=COSTS)
-    assert restore(fresh, back, path) is None
+    assert restore(fresh, "ewsjf", back.learned) is None
     assert fresh.state() == taught().state()
     assert [entry.name for entry in tmp_path.iterdir()] == ["ewsjf.state"]
 
@@ -112,13 +111,12 @@ def test_a_file_of_somebody_else_is_never_lost(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_policy_that_will_not_have_it_stays_fresh(tmp_path: Path) -> None:
-    path = tmp_path / "s"
+def test_a_policy_that_refuses_a_state_stays_fresh() -> None:
     other = Ewsjf(costs=COSTS, feature="prompt-tokens")
-    found = restore(other, SavedState("ewsjf", taught().state()), path)
+    found = restore(other, "ewsjf", taught().state())
     assert found is not None
-    assert "learned from 'uncached-tokens'" in found.reason
+    assert "learned from 'uncached-tokens'" in found
     assert other.state() == Ewsjf(costs=COSTS, feature="prompt-tokens").state()
-    nothing = restore(Fcfs(), SavedState("fcfs", {}), path)
+    nothing = restore(Fcfs(), "fcfs", {})
     assert nothing is not None
-    assert "learns nothing" in nothing.reason
+    assert "learns nothing" in nothing

@@ -56,13 +56,16 @@ def test_what_was_learned_is_there_after_a_restart(tmp_path: Path) -> None:
     assert learned(file) == before, "taken back, and written again as it was"
 
 
-@pytest.mark.parametrize(("state", "said"), [(lambda: 1 / 0, "cannot say"), (object, "cannot be written")])
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [(lambda: 1 / 0, "ewsjf cannot report its"), (object, "cannot be written")],
+)
 def test_a_policy_that_fails_to_say_what_it_learned_stops_no_engine(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, state: Any, said: str
 ) -> None:
     file = tmp_path / "state.json"
     engine = Engine(headway={"ordering": "ewsjf", "state_file": str(file)})
-    engine.headway.learning._policies.ordering.state = state  # type: ignore[attr-defined]
+    engine.headway.learning._learned.policies.ordering.state = state  # type: ignore[attr-defined]
     with caplog.at_level(logging.WARNING):
         engine.serve(150)
         engine.shutdown()

@@ -7,33 +7,35 @@ or not at all; what a line had learned under a policy goes on under the same pol
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headway.config.atomic_file import check_folder
 from headway.domain.event import Listener
 from headway.gateway.learned.queue_tuning import live_tuner
 from headway.gateway.openai.token_ratio import TokenRatio
 from headway.gateway.queueing.model_queue import QueueKey
 from headway.gateway.settings import PolicySettings, Settings
-from headway.policies.contracts import Stateful
 from headway.scheduling.scheduler import Policies
+from headway.tuning.learned_policies import LearnedPolicies
 from headway.tuning.live_tuner import LiveTuner
-from headway.tuning.state_file import SavedState, Unreadable, read_state, restore, write_state
+from headway.tuning.state_file import SavedState, Unreadable, read_state, try_to_write
 
 _OWNER = "gateway"
-_KEPT = ("ordering", "prediction")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Live:
-    """One line's policies, by the names they were chosen by."""
+    """What one queue may learn by."""
 
-    chosen: PolicySettings
-    policies: Policies
+    learned: LearnedPolicies
     tuner: LiveTuner | None
+
+    def saved(self) -> dict[str, Any]:
+        """As the state file keeps it."""
+        return self.learned.saved(None if self.tuner is None else self.tuner.best())
 
 
 class LearnedState:
@@ -64,17 +66,15 @@ class LearnedState:
 
     def prepare(self, key: QueueKey, chosen: PolicySettings, policies: Policies) -> tuple[Listener, ...]:
         """Hand a line's fresh policies what they had learned; who else has to hear its events."""
-        part = self._parts.pop(key, None)
+        saved = self._parts.pop(key, None)
         if key in self._live:
-            part = _part(self._live[key])
-        tuned: Mapping[str, float] = {}
-        if part is not None:
-            for kind in _KEPT:
-                self._give_back(key, kind, part, chosen, policies)
-            if part.get("ordering", {}).get("name") == chosen.ordering:
-                tuned = part.get("tuned") or {}
+            saved = self._live[key].saved()
+        learned = LearnedPolicies(policies, chosen.ordering, chosen.prediction)
+        tuned, problems = learned.restore(saved or {}, f"what was learned for {key.model or 'any model'}")
+        for problem in problems:
+            self._say(problem)
         tuner = live_tuner(self.settings, policies.ordering, tuned) if self.settings.tuning.on else None
-        self._live[key] = _Live(chosen, policies, tuner)
+        self._live[key] = _Live(learned, tuner)
         self._told[key] = 0
         return () if tuner is None else (tuner,)
 
@@ -118,48 +118,13 @@ class LearnedState:
             else:
                 self._parts = parts
 
-    def _give_back(
-        self, key: QueueKey, kind: str, part: Mapping[str, Any], chosen: PolicySettings, policies: Policies
-    ) -> None:
-        kept, name = part.get(kind), getattr(chosen, kind)
-        if not isinstance(kept, Mapping) or kept.get("state") is None:
-            return
-        of = f"what was learned as {kind} of {key.model or 'any model'}"
-        if kept.get("name") != name:
-            self._say(f"{of} belongs to {kept.get('name')!r}, not to {name!r}, which starts afresh")
-            return
-        refused = restore(getattr(policies, kind), SavedState(name, kept["state"]), self._path or Path("before"))
-        if refused is not None:
-            self._say(f"{of}: {refused.reason}")
-
     def _content(self) -> SavedState:
         parts: dict[QueueKey, Mapping[str, Any]] = dict(self._parts)  # of models that nobody has asked for since
-        parts |= {key: _part(live) for key, live in self._live.items()}
+        parts |= {key: live.saved() for key, live in self._live.items()}
         lines = [{"model": key.model, "kind": key.kind, **part} for key, part in parts.items()]
         return SavedState(_OWNER, {"lines": lines, "bytes_per_token": self._ratio.state()})
 
     def _write(self, path: Path, content: SavedState) -> None:
-        try:
-            write_state(path, content)
-        except OSError as error:
-            self._say(f"{path}: what was learned cannot be written: {error.strerror or error}")
-
-
-def check_folder(key: str, name: str | None) -> None:
-    """Raise ValueError, one sentence, if the file of this key (None for none) cannot be made where it is to be."""
-    if name is None:
-        return
-    if not Path(name).parent.is_dir():
-        raise ValueError(f"{key}: there is no folder {os.fspath(Path(name).parent)!r}; make it first")
-    if Path(name).is_dir():
-        raise ValueError(f"{key}: {name!r} is a folder; name a file in it")
-
-
-def _part(live: _Live) -> dict[str, Any]:
-    kept = {kind: {"name": getattr(live.chosen, kind), "state": _state(getattr(live.policies, kind))} for kind in _KEPT}
-    return {**kept, "tuned": None if live.tuner is None else dict(live.tuner.best())}
-
-
-def _state(policy: object) -> object:
-    """What a policy defines as its state; None for one that defines none."""
-    return policy.state() if isinstance(policy, Stateful) else None
+        problem = try_to_write(path, content)
+        if problem is not None:
+            self._say(problem)
