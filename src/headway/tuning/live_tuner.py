@@ -20,7 +20,7 @@ from headway.tuning.drift import DriftTest
 from headway.tuning.optimiser import Optimiser, Sampler
 from headway.tuning.rewards import Objective, plain_reward
 from headway.tuning.search import Fences, SearchBox, Shares
-from headway.tuning.shadow import ShadowFcfs
+from headway.tuning.shadow_fcfs import ShadowAdmission, ShadowFcfs
 from headway.tuning.tuning_settings import TuningSettings
 
 _LEAST_WAITS = 100  # before a 99th percentile is spoken of
@@ -65,7 +65,7 @@ class LiveTuner:
         self._sampler = sampler
         self._drift = drift or DriftTest()
         self._restarts = 0
-        self._shadow = ShadowFcfs()
+        self._shadow = ShadowFcfs(seats=False)
         self._waiting: dict[RequestId, float] = {}  # arrived at; without a first token
         self._queued: set[RequestId] = set()  # of those, not admitted yet
         self._optimiser = self._begin(start)
@@ -90,7 +90,7 @@ class LiveTuner:
                 self._queued.discard(request.id)
                 if request.arrived_at >= self._began_at:
                     self._live_waits.append(at - request.arrived_at)
-                self._let_in_on_paper(self._shadow.admitted(uncached_prefill_tokens(request)), at)
+                self._admitted_by_fcfs(self._shadow.admitted(uncached_prefill_tokens(request)), at)
             case FirstToken(request=request, at=at) | Completed(request=request, at=at):
                 arrived_at = self._waiting.pop(request.id, None)
                 if arrived_at is not None and arrived_at >= self._began_at:
@@ -99,7 +99,7 @@ class LiveTuner:
                 self._waiting.pop(request.id, None)
                 if request.id in self._queued:
                     self._queued.discard(request.id)
-                    self._let_in_on_paper(self._shadow.left(request.id), at)
+                    self._admitted_by_fcfs(self._shadow.left(request.id), at)
             case _:
                 pass
         self._act(event, drifted)
@@ -126,8 +126,8 @@ class LiveTuner:
             self._policy.retune(self.best())
             self._start_trial(event.at)
 
-    def _let_in_on_paper(self, arrived_at: list[float], at: float) -> None:
-        self._shadow_waits += [at - came for came in arrived_at if came >= self._began_at]
+    def _admitted_by_fcfs(self, admissions: list[ShadowAdmission], at: float) -> None:
+        self._shadow_waits += [at - one.arrived_at for one in admissions if one.arrived_at >= self._began_at]
 
     def _begin(self, start: Mapping[str, float]) -> Optimiser:
         self._start = dict(start)

@@ -1,11 +1,6 @@
-"""What first come, first served would have done with the very capacity that the engine had: a live estimate.
+"""Whether the policies do harm: the p99 wait of the live order against that of first come, first served (FCFS).
 
-Whatever limits the engine, prefill tokens or seats, is spent in some order; FCFS spends the same in order of arrival.
-So request i would have come in when as much work, and as many requests, had been let in as came before it. Of the two
-instants the later one counts: each is a bound that FCFS could not have beaten.
-
-Left out: outputs of other lengths would have freed seats at other instants, and prefix hits might have differed. So
-this is an estimate to notice lasting harm by, not a measurement.
+FCFS's waits are those of `ShadowFcfs`, with prefill tokens and seats as limits.
 """
 
 from __future__ import annotations
@@ -14,8 +9,11 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
-_POPULATION = 1_000  # requests that FCFS would have let in last
-_STARVING = 512  # of those that wait although FCFS would have let them in, how many are looked at
+from headway.domain.request import RequestId
+from headway.tuning.shadow_fcfs import ShadowAdmission, ShadowFcfs
+
+_POPULATION = 1_000  # requests that FCFS would have admitted last
+_STARVING = 512  # of the waiting requests that FCFS would have admitted, how many are looked at
 
 
 class Waits(NamedTuple):
@@ -26,68 +24,51 @@ class Waits(NamedTuple):
     requests: int
 
 
-class LiveShadowFcfs:
-    """Virtual FCFS beside the real order. Requests are known by their arrival number, counted from 0 and gapless."""
+class WaitComparison:
+    """The wait of each request in the live order beside its wait under FCFS."""
 
     def __init__(self) -> None:
-        self._queue: deque[tuple[int, float, int]] = deque()  # arrival, arrived_at, work of all before it
-        self._work_arrived = 0
-        self._work_admitted = 0
-        self._left = 0  # admitted, or gone before that
-        self._ours: dict[int, float] = {}  # waits known before FCFS would have let the request in
-        self._late: dict[int, tuple[float, float]] = {}  # FCFS would have let it in, we have not: arrived_at, its wait
-        self._gone: set[int] = set()
+        self._shadow = ShadowFcfs(seats=True)
+        self._ours: dict[RequestId, float] = {}  # waits known before FCFS would have admitted the request
+        self._late: dict[RequestId, tuple[float, float]] = {}  # waits live, not under FCFS: arrived_at, FCFS's wait
         self._pairs: deque[tuple[float, float]] = deque(maxlen=_POPULATION)
 
-    def arrive(self, arrival: int, now: float, work: int) -> None:
-        """A request came with so much prefill work, tokens."""
-        self._queue.append((arrival, now, self._work_arrived))
-        self._work_arrived += work
+    def arrive(self, request_id: RequestId, now: float, work: int) -> None:
+        """A request came with so much prefill work, in tokens."""
+        self._shadow.arrived(request_id, now, work)
 
-    def admit(self, arrival: int, arrived_at: float, now: float, work: int) -> None:
-        """A request was let in for the first time."""
-        self._work_admitted += work
-        self._left += 1
-        late = self._late.pop(arrival, None)
+    def admit(self, request_id: RequestId, arrived_at: float, now: float, work: int) -> None:
+        """A request was admitted for the first time."""
+        late = self._late.pop(request_id, None)
         if late is None:
-            self._ours[arrival] = now - arrived_at
+            self._ours[request_id] = now - arrived_at
         else:
             self._pairs.append((now - arrived_at, late[1]))
-        self._advance(now)
+        self._admitted_by_fcfs(self._shadow.admitted(work), now)
 
-    def leave(self, arrival: int, now: float, work: int) -> None:
-        """A request left before it was let in: everybody behind it moves up."""
-        self._work_admitted += work
-        self._left += 1
-        if self._late.pop(arrival, None) is None:
-            self._gone.add(arrival)
-        self._advance(now)
+    def leave(self, request_id: RequestId, now: float) -> None:
+        """A request was cancelled before it was admitted: all behind it move up."""
+        self._late.pop(request_id, None)
+        self._admitted_by_fcfs(self._shadow.left(request_id), now)
 
     def waits(self, now: float) -> Waits:
-        """p99s over the last requests that FCFS would have let in; whoever waits still counts with its wait so far."""
+        """p99s over the last requests that FCFS would have admitted; one that waits counts with its wait so far."""
         starving: Iterable[tuple[float, float]] = list(self._late.values())[:_STARVING]
         ours = [pair[0] for pair in self._pairs] + [now - arrived_at for arrived_at, _ in starving]
         fcfs = [pair[1] for pair in self._pairs] + [wait for _, wait in starving]
         return Waits(_p99(ours), _p99(fcfs), len(ours))
 
     def forget(self) -> None:
-        """Start the comparison afresh; who waits is kept."""
+        """Start the comparison afresh; the requests that wait are kept."""
         self._pairs.clear()
 
-    def _advance(self, now: float) -> None:
-        """Let in virtually whoever's turn has come."""
-        while self._queue:
-            arrival, arrived_at, before = self._queue[0]
-            if before > self._work_admitted or arrival >= self._left:
-                return
-            self._queue.popleft()
+    def _admitted_by_fcfs(self, admissions: list[ShadowAdmission], now: float) -> None:
+        for request_id, arrived_at in admissions:
             wait = now - arrived_at
-            if arrival in self._gone:
-                self._gone.remove(arrival)
-            elif arrival in self._ours:
-                self._pairs.append((self._ours.pop(arrival), wait))
+            if request_id in self._ours:
+                self._pairs.append((self._ours.pop(request_id), wait))
             else:
-                self._late[arrival] = (arrived_at, wait)
+                self._late[request_id] = (arrived_at, wait)
 
 
 class HarmJudge:

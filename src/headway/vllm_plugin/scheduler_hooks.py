@@ -16,7 +16,7 @@ from headway.policies.contracts import BackfillingAdmission
 from headway.scheduling.scheduler import Policies
 from headway.vllm_plugin.config import PluginConfig
 from headway.vllm_plugin.fallback import FallbackScheduler
-from headway.vllm_plugin.harm_judge import HarmJudge, LiveShadowFcfs
+from headway.vllm_plugin.harm_judge import HarmJudge, WaitComparison
 from headway.vllm_plugin.plugin_metrics import PluginMetrics
 from headway.vllm_plugin.policy_guard import PolicyFault, PolicyTimer
 from headway.vllm_plugin.policy_queue import PolicyQueue
@@ -60,7 +60,7 @@ class SchedulerHooks:
         self.entries: dict[str, Entry] = {}
         self._young: dict[str, Entry] = {}  # admitted, and no token came since
         self._hits = PrefixHits(engine.cached_tokens, time.perf_counter) if self._looks_up() else None
-        self._shadow = LiveShadowFcfs()
+        self._shadow = WaitComparison()
         self._judge = HarmJudge(config.guard.harm_ratio, config.guard.harm_slack_seconds, config.guard.harm_seconds)
         self._tuned = SelfTunedLimits(engine.seats, engine.own_threshold) if config.tuning == "self-tuned" else None
         self.stories = WaitExplanations(self.entries, self._order, self._now)
@@ -171,7 +171,7 @@ class SchedulerHooks:
         if entry.turn_over:
             return
         if entry.admission < 0:
-            self._shadow.leave(entry.arrival, now, entry.work)
+            self._shadow.leave(entry.arrival, now)
         self._tell_first_token(entry)  # vLLM frees who ends in its first step before the step's tokens are told of
         view = entry.refresh()
         if request.status.name == "FINISHED_ABORTED":

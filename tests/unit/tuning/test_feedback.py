@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from headway.policies.lanes.partition import Span
 from headway.tuning.drift import DriftTest, ks_distance, ks_threshold
 from headway.tuning.rewards import Emphasis, Objective, plain_reward, published_reward
-from headway.tuning.shadow import ShadowFcfs
+from headway.tuning.shadow_fcfs import ShadowFcfs
 
 works = st.lists(st.integers(1, 500), min_size=1, max_size=40)
 
 
-@given(works, st.randoms(use_true_random=False))
-def test_beside_a_live_fcfs_the_shadow_is_exact(tokens: list[int], random: object) -> None:
-    shadow, live, waits = ShadowFcfs(), [], []
+@given(works, st.booleans(), st.randoms(use_true_random=False))
+def test_beside_a_live_fcfs_the_shadow_is_exact(tokens: list[int], seats: bool, random: object) -> None:
+    shadow, live, waits = ShadowFcfs(seats=seats), [], []
     waiting: list[tuple[int, float, int]] = []
     now = 0.0
     todo = list(enumerate(tokens))
@@ -33,13 +33,13 @@ def test_beside_a_live_fcfs_the_shadow_is_exact(tokens: list[int], random: objec
             _, arrived_at, work = waiting.pop(0)
             live.append(arrived_at)
             waits += shadow.admitted(work)
-    assert waits == live
+    assert [wait.arrived_at for wait in waits] == live
     assert shadow.waiting() == []
 
 
 @given(works, st.randoms(use_true_random=False))
 def test_under_any_order_everybody_is_let_in_once_and_work_is_conserved(tokens: list[int], random: object) -> None:
-    shadow, waits = ShadowFcfs(), []
+    shadow, waits = ShadowFcfs(seats=False), []
     for number, work in enumerate(tokens):
         shadow.arrived(number, float(number), work)
     order = tokens.copy()
@@ -52,20 +52,30 @@ def test_under_any_order_everybody_is_let_in_once_and_work_is_conserved(tokens: 
     assert len(waits) == len(tokens)
 
 
+def test_where_seats_count_a_large_admission_pays_for_one_request_only() -> None:
+    admitted = []
+    for seats in (False, True):
+        shadow = ShadowFcfs(seats=seats)
+        for number, tokens in enumerate((10, 10, 100)):
+            shadow.arrived(number, 0.0, tokens)
+        admitted.append([one.request_id for one in shadow.admitted(100)])
+    assert admitted == [[0, 1, 2], [0]]
+
+
 def test_who_gave_up_is_not_let_in_on_paper() -> None:
-    shadow = ShadowFcfs()
+    shadow = ShadowFcfs(seats=False)
     for number in range(3):
         shadow.arrived(number, float(number), 10)
     shadow.left(0)
     assert shadow.waiting() == [1.0, 2.0]
-    assert shadow.admitted(10) == [1.0]
+    assert shadow.admitted(10) == [(1, 1.0)]
     assert shadow.waiting() == [2.0]
 
 
 @given(works, st.randoms(use_true_random=False))
 def test_when_nobody_waits_live_nobody_waits_on_paper(tokens: list[int], random: object) -> None:
     """Whoever is let in on paper and gives up live was paid for by others: they are not left behind for ever."""
-    shadow, waits = ShadowFcfs(), []
+    shadow, waits = ShadowFcfs(seats=False), []
     for day in range(3):
         waiting = list(enumerate(tokens))
         for number, work in waiting:

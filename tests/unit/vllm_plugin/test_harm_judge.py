@@ -7,12 +7,12 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.vllm_plugin.harm_judge import HarmJudge, LiveShadowFcfs, Waits
+from headway.vllm_plugin.harm_judge import HarmJudge, WaitComparison, Waits
 
 
-def serve(works: list[int], order: list[int]) -> LiveShadowFcfs:
+def serve(works: list[int], order: list[int]) -> WaitComparison:
     """All come at 0; the engine lets one in at a time, each takes its work in seconds before the next comes in."""
-    shadow, now = LiveShadowFcfs(), 0.0
+    shadow, now = WaitComparison(), 0.0
     for arrival, work in enumerate(works):
         shadow.arrive(arrival, 0.0, work)
     for arrival in order:
@@ -28,7 +28,7 @@ def test_under_fcfs_the_estimate_is_the_truth() -> None:
 
 
 def test_one_long_request_kept_waiting_is_seen_while_it_waits() -> None:
-    shadow, now = LiveShadowFcfs(), 0.0
+    shadow, now = WaitComparison(), 0.0
     shadow.arrive(0, 0.0, 100)
     for arrival in range(1, 60):
         shadow.arrive(arrival, now, 1)
@@ -51,16 +51,17 @@ def test_everybody_is_compared_once_whatever_the_order(works: list[int], chance:
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.booleans()), min_size=1, max_size=60))
 def test_those_who_leave_are_forgotten(requests: list[tuple[int, bool]]) -> None:
-    shadow = LiveShadowFcfs()
+    shadow = WaitComparison()
     for arrival, (work, _) in enumerate(requests):
         shadow.arrive(arrival, 0.0, work)
     for arrival, (work, leaves) in reversed(list(enumerate(requests))):
         if leaves:
-            shadow.leave(arrival, 1.0, work)
+            shadow.leave(arrival, 1.0)
         else:
             shadow.admit(arrival, 0.0, 1.0, work)
     assert shadow.waits(1.0).requests == sum(not leaves for _, leaves in requests)
-    assert not shadow._gone
+    assert not shadow._ours
+    assert not shadow._late
 
 
 def test_the_population_is_bounded_and_can_be_dropped() -> None:

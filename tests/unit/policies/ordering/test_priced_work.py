@@ -23,6 +23,7 @@ from headway.policies.ordering.priced_work import (
     work,
 )
 from headway.scheduling.queue import WaitingQueue
+from headway.tuning.shadow_fcfs import ShadowFcfs
 
 
 def request(number: int, at: float, prompt: int, output: int = 1) -> Request:
@@ -52,6 +53,25 @@ class Door:
         self.queue.reconsider()
         self.admitted.append((now, popped))
         return popped
+
+
+def test_a_turn_comes_later_than_an_admission_by_shadow_fcfs() -> None:
+    """They are two quantities: FCFS starts a request once all before it are paid for, a turn needs its own work too."""
+    door, shadow = Door(), ShadowFcfs(seats=False)
+    long = request(0, 0.0, 1_000)
+    short = [request(number, 0.0, 100) for number in range(1, 12)]
+    for arriving in (long, *short):
+        door.arrive(arriving)
+        shadow.arrived(arriving.id, 0.0, arriving.prompt_tokens)
+    lane = door.policy.lane(long)
+    admitted_at, turn_at = [], []
+    for second in range(1, 11):
+        assert door.admit(float(second)) in short
+        admitted_at += [float(second) for one in shadow.admitted(100) if one.request_id == long.id]
+        if door.policy.next_change({lane: long}, float(second)) < math.inf:
+            turn_at.append(float(second))
+    assert admitted_at == [1.0]
+    assert turn_at[0] > 1.0
 
 
 def test_it_is_a_laned_ordering() -> None:
