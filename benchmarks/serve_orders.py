@@ -41,6 +41,7 @@ from headway.bench.experiment.simulated_runs import simulate_bundle
 from headway.bench.experiment.unloaded import unloaded_seconds
 from headway.bench.load_test.prompts import Prompts
 from headway.bench.load_test.sending import Sender
+from headway.bench.load_test.stream_client import KEPT_SECONDS, StreamClient
 from headway.bench.metrics.run_metrics import RunMetrics, Slo, summarise
 from headway.bench.traces.loading import load_trace
 from headway.bench.traces.reshaping import head
@@ -167,7 +168,7 @@ async def sent(url: str, model: str, trace: Trace, seed: int, *, is_simulated: b
     """The trace through the gateway, as clients see it. A seed a run, or a run would find the prompts of the last one
     in the engines' prefix caches."""
     prompts = Prompts(trace, model, seed, simulated=is_simulated)
-    return await Sender(url, trace, prompts, authorization=None, on_end=lambda: None).run()
+    return await Sender(StreamClient(url, kept_seconds=KEPT_SECONDS), trace, prompts).run()
 
 
 def counted(cell: Cell, trace: Trace, outcome: DayOutcome, slo: Slo) -> RunMetrics:

@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import numpy as np
 
-from headway.bench.calibration.openai_stream import Served, Server
+from headway.bench.calibration.openai_stream import Server
+from headway.bench.load_test.stream_client import Served
 from headway.bench.metrics.recording import Recording
 from headway.simulator.rules import EngineRules
 from headway.simulator.trace import Trace

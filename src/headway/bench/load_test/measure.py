@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,12 +15,11 @@ from headway.bench.experiment.saturation import is_closed_loop, offered_rate
 from headway.bench.load_test.addresses import http_address
 from headway.bench.load_test.prompts import Prompts
 from headway.bench.load_test.sending import Sender
+from headway.bench.load_test.stream_client import KEPT_SECONDS, StreamClient, StreamFault
 from headway.bench.metrics.curves import curves
 from headway.bench.metrics.run_metrics import Slo, summarise
 from headway.bench.user_mistake import UserMistake
 from headway.gateway.embedded.engine_routes import SIMULATED_BY
-from headway.gateway.wire.http_fetch import fetch
-from headway.gateway.wire.upstream_pool import UpstreamPool
 from headway.simulator.outcome import DayOutcome
 from headway.simulator.trace import Trace
 
@@ -88,26 +86,21 @@ def check_url(url: str) -> None:
 
 
 async def _send(run: LiveRun, on_end: Callable[[], None]) -> tuple[_Endpoint, Trace, DayOutcome]:
-    authorization = f"Bearer {run.key}".encode() if run.key else None
-    endpoint = await _ask(run, authorization)
+    client = StreamClient(run.url, kept_seconds=KEPT_SECONDS, key=run.key)
+    endpoint = await _ask(client, run)
     prompts = Prompts(run.trace, endpoint.model, run.seed, simulated=endpoint.is_simulated)
-    trace, outcome = await Sender(run.url, run.trace, prompts, authorization=authorization, on_end=on_end).run()
+    trace, outcome = await Sender(client, run.trace, prompts, on_end=on_end).run()
     return endpoint, trace, outcome
 
 
-async def _ask(run: LiveRun, authorization: bytes | None) -> _Endpoint:
+async def _ask(client: StreamClient, run: LiveRun) -> _Endpoint:
     """Which model, and whether it is a simulated one."""
-    pool = UpstreamPool(run.url, connect_seconds=_ASK_SECONDS, clock=time.monotonic)
     try:
-        status, body = await fetch(pool, "/v1/models", seconds=_ASK_SECONDS, authorization=authorization)
-        listed = json.loads(body)["data"] if status == 200 else []
-        models = {entry["id"]: entry.get("owned_by") for entry in listed}
-    except (OSError, TimeoutError) as error:
-        raise UserMistake(f"{run.url} cannot be reached: {error or 'no answer'}; is it running?") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserMistake(f"{run.url}/v1/models is no list of models; is this an OpenAI endpoint?") from None
-    if status != 200:
-        raise UserMistake(f"{run.url}/v1/models answered with status {status}; is the key right?")
+        models = await asyncio.wait_for(client.models(), _ASK_SECONDS)
+    except TimeoutError:
+        raise UserMistake(f"{run.url}: it cannot be reached: no answer in {_ASK_SECONDS:g} s; is it running?") from None
+    except StreamFault as fault:
+        raise UserMistake(f"{run.url}: {fault}; is it an OpenAI endpoint that runs, and is the key right?") from None
     name = run.model or next(iter(models), "")
     if name not in models:
         raise UserMistake(f"{run.url} has no model {name!r}; it lists {', '.join(models) or 'none'}")
