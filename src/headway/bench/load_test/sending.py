@@ -1,7 +1,7 @@
-"""Sending a trace on the wall clock, and noting when what came back: times as the client sees them.
+"""Sends a trace on the wall clock and notes when its answers came: times as the client sees them.
 
-A turn of a session is sent after the one before it has ended and the client has thought. Nobody is retried: a refusal
-is a refusal, counted by the endpoint's own reason.
+A turn of a session is sent after the one before it has ended and the client has thought. A refused request is not
+sent again; it counts as refused, under the endpoint's own reason.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ class Sender:
         self.columns = DayColumns(len(trace))
         self.output_tokens = trace.output_tokens.copy()
         self.prompt_tokens = trace.prompt_tokens.copy()
-        self.failures: dict[str, int] = {}
         self._began = 0.0
 
     async def run(self) -> tuple[Trace, DayOutcome]:

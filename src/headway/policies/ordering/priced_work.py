@@ -49,10 +49,10 @@ class PricedWork:
 
     def __init__(self) -> None:
         self._waiting: dict[RequestId, _QueuePlace] = {}
-        self._turn_queue: deque[_QueuePlace] = deque()  # in order of arrival: who would still wait there
+        self._arrival_order: deque[_QueuePlace] = deque()  # in order of arrival: who would still wait there
         self._ahead = 0.0  # work admitted that the shadow has not let in yet
         self._works = _Recent()
-        self._turn_waits = _Recent()
+        self._arrival_order_waits = _Recent()
         self._tail = 0.0  # seconds that TAIL of the last would have waited in order of arrival at most
         self._credit = 0.0  # requests that may still be made to make way
 
@@ -108,7 +108,7 @@ class PricedWork:
         self._credit = min(SPARE_SHARE * _MEMORY, self._credit + SPARE_SHARE) - spared
         place = _QueuePlace(size, request.arrived_at, spared)
         self._waiting[request.id] = place
-        self._turn_queue.append(place)
+        self._arrival_order.append(place)
         self._works.add(size)
 
     def _due(self, place: _QueuePlace) -> float:
@@ -126,16 +126,16 @@ class PricedWork:
 
     def _advance(self, at: float) -> None:
         """Let in the shadow queue whoever the work admitted so far pays for."""
-        turns = self._turn_queue
-        while turns and (not self._waiting or turns[0].work <= self._ahead * _ROUNDING):
-            place = turns.popleft()
+        order = self._arrival_order
+        while order and (not self._waiting or order[0].work <= self._ahead * _ROUNDING):
+            place = order.popleft()
             self._ahead -= place.work
             waited = at - place.arrived_at
-            self._turn_waits.add(waited)
+            self._arrival_order_waits.add(waited)
             place.due_unspared = place.arrived_at + PATIENCE * waited
             place.due = place.arrived_at + (SPARE_PATIENCE if place.spared else PATIENCE) * waited
-            self._tail = self._turn_waits.quantile(TAIL)
-        if not turns:
+            self._tail = self._arrival_order_waits.quantile(TAIL)
+        if not order:
             self._ahead = 0.0
 
 
