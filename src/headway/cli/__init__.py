@@ -1,4 +1,4 @@
-"""The command line: one file a verb."""
+"""The command line `headway`: one file per verb, and one more for what a large verb runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def main() -> None:
     """The console script `headway`: run one verb and exit with its status."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that knows no × still gets its table
+            stream.reconfigure(errors="replace")  # a terminal without × still gets its table
     try:
         from headway.cli.app import run
 

@@ -1,6 +1,7 @@
-"""What every verb shares: how a command line is read, how it fails and with which status it ends.
+"""The verbs of the command line, and what they share: help, completion, errors and exit statuses.
 
-0 done · 1 a failure of ours · 2 a mistake of the user's · 130 interrupted · 141 the reader of our output left.
+0 done · 1 a fault of Headway's · 2 a mistake on the command line or in a file · 130 interrupted · 141 the reader of the
+output left.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from headway.bench.user_mistake import UserMistake
 from headway.cli import bound, calibrate, check_config, compare, explain, load, policies, serve, tune, workloads
 from headway.cli import trace_verbs as trace
 
-OURS, THEIRS, INTERRUPTED, NO_READER = 1, 2, 130, 141
+FAULT, MISTAKE, INTERRUPTED, NO_READER = 1, 2, 130, 141
+_COMPLETION_VARIABLE = "_HEADWAY_COMPLETE"  # set by the shell's completion script, as click and typer write it
 
 app = typer.Typer(
-    help="Which LLM request runs next, whether it may come in, and who gives way when memory is short.",
-    add_completion=False,
+    help="Decides which LLM request runs next, which is admitted, and which is preempted when memory is short.",
+    context_settings={"help_option_names": ["-h", "--help"]},
     invoke_without_command=True,
     rich_markup_mode=None,  # plain help needs no import of rich, which would double the start-up
     pretty_exceptions_enable=False,
@@ -54,33 +56,35 @@ def headway(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; returns the exit status and never raises what a user could see as a traceback.
+    """Run one command line; returns the exit status. No exception leaves it, so no user sees a traceback.
 
     `--debug`, anywhere on the line, shows the traceback behind a failure.
     """
     debug = "--debug" in arguments
     try:
         command = typer.main.get_command(app)
+        if _COMPLETION_VARIABLE in os.environ:  # a shell asks what may come next
+            command.main([], prog_name="headway")  # answers and exits
         with command.make_context("headway", [a for a in arguments if a != "--debug"]) as context:
             command.invoke(context)
         sys.stdout.flush()
     except typer.Exit as wanted:
         return _flushed(wanted.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        return _said("interrupted", INTERRUPTED, debug=False)
+        return _failed("interrupted", INTERRUPTED, debug=False)
     except BrokenPipeError:
         return _without_reader()
     except UserMistake as mistake:
-        return _said(str(mistake), THEIRS, debug)
+        return _failed(str(mistake), MISTAKE, debug)
     except Exception as failure:
         if _is_usage(failure):
-            return _said(failure.format_message(), THEIRS, debug)  # type: ignore[attr-defined]
-        return _said(f"{_sentence(failure)} (this is a fault of Headway's; --debug shows where)", OURS, debug)
+            return _failed(failure.format_message(), MISTAKE, debug)  # type: ignore[attr-defined]
+        return _failed(f"{_sentence(failure)} (this is a fault of Headway's; --debug shows where)", FAULT, debug)
     return 0
 
 
 def _is_usage(failure: Exception) -> bool:
-    """Whether the command line could not be read. By shape: click lies at different places in typer's versions."""
+    """Whether the command line is wrong. By shape, because typer's versions keep click in different places."""
     return hasattr(failure, "format_message") and hasattr(failure, "exit_code")
 
 
@@ -88,7 +92,7 @@ def _sentence(failure: Exception) -> str:
     return str(failure) or type(failure).__name__
 
 
-def _said(sentence: str, status: int, debug: bool) -> int:
+def _failed(sentence: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     print(f"headway: {sentence}", file=sys.stderr)
@@ -104,6 +108,6 @@ def _flushed(status: int) -> int:
 
 
 def _without_reader() -> int:
-    """Whoever read our output has left (`headway … | head`): end quietly, as other tools do on SIGPIPE."""
+    """End quietly when the reader of the output has left (`headway … | head`), as other tools do on SIGPIPE."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return NO_READER

@@ -1,73 +1,63 @@
-"""What `headway bound` does once its options are read: traffic in, bounds out."""
+"""Runs `headway bound`: traffic in, lower bounds out."""
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 from headway.bench.experiment.bounding import SCHEMA, BoundResult
 from headway.bench.experiment.bounding import bound as run_bound
 from headway.bench.experiment.small_optimum import SmallOptimum, small_optimum
 from headway.bench.metrics.run_metrics import Slo
-from headway.bench.output_files import replacing
+from headway.bench.output_files import check_files
 from headway.bench.report.bound_table import print_bounded
-from headway.bench.workloads import WORKLOADS
 from headway.bounds.optimum import to_terminal
-from headway.cli.compare_options import CompareOptions, parse_loads
-from headway.cli.compare_run import DEFAULT_WORKLOAD, WORKLOAD_LOADS, check_outputs, command_line, prepare
+from headway.cli.command_options import ReplicaOptions
+from headway.cli.modelled_replica import profile_files
 from headway.cli.printing import print_rich
 from headway.cli.progress import progress, say
+from headway.cli.result_files import STDOUT, command_line, json_file, write_json
+from headway.cli.traffic import Traffic
 from headway.simulator.replica import Replica
 from headway.simulator.trace import Trace
 
 
-def run_bounds(options: CompareOptions, optimum_seconds: float | None = None) -> None:
-    """Bound each trace in turn; print a table each and write one JSON file.
+def run_bounds(
+    traffic: Traffic, replica: ReplicaOptions, *, optimum_seconds: float | None, json: str | None, jobs: int | None
+) -> None:
+    """Bound each trace in turn; print a table for each and write one JSON file.
 
     Args:
-        options: traffic and replica.
+        traffic: what is replayed.
+        replica: what serves it.
         optimum_seconds: how long to look for the optimum of each; None not to.
+        json: the file, or - for stdout; None to write none.
+        jobs: processes to use; None for all cores.
 
     Raises:
         UserMistake: an option, a name or a trace is wrong.
     """
-    loads = parse_loads(options.load, options.loads)
-    check_outputs(options)
-    found = []
-    for name in options.traces or [DEFAULT_WORKLOAD]:
-        server, trace = prepare(name, options, Slo())
-        own = WORKLOAD_LOADS if name in WORKLOADS and loads == (None,) else loads
-        bounded = run_bound(trace, server, loads=own, jobs=options.jobs, progress=progress, command=command_line())
+    check_files({"--json": json_file(json)}, [*traffic.files(), *profile_files(replica)])
+    results = []
+    for name in traffic.names:
+        loads = traffic.loads_of(name)
+        server, trace = traffic.prepare(name, replica, Slo())
+        result = run_bound(trace, server, loads=loads, jobs=jobs, progress=progress, command=command_line())
         if optimum_seconds is not None:
-            bounded = replace(bounded, optimum=_optimum(trace, server, optimum_seconds))
-        found.append(bounded)
-        if options.json != "-":
-            _show(bounded)
-    if options.json is not None:
-        _write(options.json, found)
+            result = replace(result, optimum=_optimum(trace, server, optimum_seconds))
+        results.append(result)
+        if json != STDOUT:
+            _show(result)
+    if json is not None:
+        write_json(json, [result.to_json() for result in results], schema=SCHEMA, several="traces")
 
 
 def _optimum(trace: Trace, server: Replica, seconds: float) -> SmallOptimum:
-    found = small_optimum(trace, server, time_limit_seconds=seconds, progress=to_terminal)
+    optimum = small_optimum(trace, server, time_limit_seconds=seconds, progress=to_terminal)
     if sys.stderr.isatty():
         say("")  # behind the line of progress
-    return found
+    return optimum
 
 
-def _show(bounded: BoundResult) -> None:
-    print_rich(lambda console: print_bounded(bounded, console))
-
-
-def _write(name: str, found: list[BoundResult]) -> None:
-    """One object, or a list of them under `traces` for several."""
-    several = {"schema": SCHEMA, "traces": [bounded.to_json() for bounded in found]}
-    content = found[0].to_json() if len(found) == 1 else several
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    if name == "-":
-        sys.stdout.write(text)
-        return
-    with replacing(Path(name), "--json") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    say(f"numbers: {name}")
+def _show(result: BoundResult) -> None:
+    print_rich(lambda console: print_bounded(result, console))

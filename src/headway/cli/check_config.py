@@ -1,4 +1,4 @@
-"""`headway check-config FILE`: whether `headway serve --config FILE` would start."""
+"""`headway check-config FILE`: checks whether `headway serve --config FILE` would start."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import typer
 
 
 def check_config(file: Annotated[Path, typer.Argument(help="A TOML file for `headway serve --config`.")]) -> None:
-    """Read a configuration and the files that it names, and say the first thing that is wrong, if anything is."""
+    """Check a configuration file of `headway serve`.
+
+    It reads the file and the files named in it, and reports the first mistake.
+    """
     from headway.bench.user_mistake import UserMistake
     from headway.cli.gateway_extra import require_gateway
 
@@ -38,5 +41,5 @@ def check_config(file: Annotated[Path, typer.Argument(help="A TOML file for `hea
             EmbeddedEngine(settings.embedded)
     except ValueError as error:
         raise UserMistake(str(error)) from error
-    engines = f"{len(settings.replica)} replicas" if settings.replica else "no replica: simulated engines stand in"
+    engines = f"{len(settings.replica)} replicas" if settings.replica else "no replica, so engines are simulated"
     print(f"{file}: fine; {engines}, {len(settings.tenant)} tenants, {settings.policies.ordering}")

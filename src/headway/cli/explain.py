@@ -1,4 +1,4 @@
-"""`headway explain NAME`: all that is said of one policy; or, of a server that runs, why a request waited."""
+"""`headway explain NAME`: describes one policy; or asks a running server why a request waited."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headway.bench.user_mistake import UserMistake
+from headway.cli.name_completion import complete_policy
 
 if TYPE_CHECKING:
     from headway.policies.pages import PolicyPage
@@ -16,26 +17,33 @@ if TYPE_CHECKING:
 
 def explain(
     name: Annotated[
-        str, typer.Argument(help="A policy, as `headway policies` lists it; with --live the id of a request.")
+        str,
+        typer.Argument(
+            help="A policy (`headway policies`). With --live, the id of a request.",
+            autocompletion=complete_policy,
+        ),
     ],
     state: Annotated[
         Path | None,
-        typer.Option("--state", metavar="FILE", help="Draw what it has learned, from a file `headway tune` wrote."),
+        typer.Option(
+            "--state", metavar="FILE", help="Draw what it has learned, from a file written by `headway tune`."
+        ),
     ] = None,
     live: Annotated[
         str | None,
-        typer.Option("--live", metavar="URL", help="Ask the server there why the request of that id waited."),
+        typer.Option("--live", metavar="URL", help="Ask the server at this address why a request waited."),
     ] = None,
 ) -> None:
-    """Tell a policy's idea, source, what it reads, when it wins and when it loses, its options and its file.
+    """Describe a policy, or ask why a request waited.
 
-    With --state, draw the lanes it has learned over the histogram of sizes instead. With --live, ask a gateway of
-    `headway serve`, or a vLLM with the plug-in (`why_listen`), why a request waited.
+    It shows the policy's idea and source, what it reads, when it wins and loses, its options and its file. With
+    --state, it draws the learned lanes over the histogram of request sizes. With --live, it asks a server: a gateway
+    of `headway serve`, or vLLM with the plug-in (`why_listen`).
     """
     if live is not None:
         if state is not None:
             raise UserMistake(
-                "--live asks a server of a request, --state reads what a policy learned: give one of them"
+                "--live asks a server about a request, --state reads what a policy learned: give one of them"
             )
         from headway.cli.explain_live import live_lines
 
@@ -43,16 +51,12 @@ def explain(
             print(line)
         return
     if state is not None:
-        _find(name)  # a name that nothing has is told before the file is looked for
+        _pages(name)  # an unknown name is reported before a missing file
         for line in _learned(name, state):
             print(line)
         return
-    pages = [found for part in name.split("/") for found in _find(part)]  # fair-share/smallest-volume-first is two
-    for number, found in enumerate(pages):
-        if number:
-            print()
-        for line in _lines(found):
-            print(line)
+    pages = [page for part in name.split("/") for page in _pages(part)]  # fair-share/smallest-volume-first is two
+    print("\n\n".join("\n".join(_lines(page)) for page in pages))
 
 
 def _learned(name: str, path: Path) -> list[str]:
@@ -78,21 +82,21 @@ def _learned(name: str, path: Path) -> list[str]:
     return [*lines, cost_line(law), *tuned]
 
 
-def _find(name: str) -> list[PolicyPage]:
+def _pages(name: str) -> list[PolicyPage]:
     """The pages of a name: two where policies of two kinds share it, as past-future's do.
 
     Raises:
-        UserMistake: no policy is called so.
+        UserMistake: no policy has this name.
     """
     from headway.config.nearest_name import nearest
     from headway.policies.catalog import ALL_KINDS, names
     from headway.policies.pages import page
 
-    found = [page(kind, name) for kind in ALL_KINDS if name in names(kind)]
-    if found:
-        return found
-    everyone = [one for kind in ALL_KINDS for one in names(kind)]
-    raise UserMistake(f"unknown policy {name!r}{nearest(name, everyone)}")
+    pages = [page(kind, name) for kind in ALL_KINDS if name in names(kind)]
+    if not pages:
+        known = [policy for kind in ALL_KINDS for policy in names(kind)]
+        raise UserMistake(f"unknown policy {name!r}{nearest(name, known)}")
+    return pages
 
 
 def _lines(page: PolicyPage) -> list[str]:

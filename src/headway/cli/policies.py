@@ -1,4 +1,4 @@
-"""`headway policies`: the catalogue."""
+"""`headway policies`: lists the catalogue."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import textwrap
 
 
 def policies() -> None:
-    """List every policy: its name and what it does in one line."""
+    """List the policies, one line each."""
     from headway.policies.catalog import ALL_KINDS, names
     from headway.policies.pages import QUESTIONS, page
 
@@ -18,4 +18,4 @@ def policies() -> None:
             indent = " " * (width + 2)
             print(textwrap.fill(f"  {name.ljust(width)}{page(kind, name).summary}", 100, subsequent_indent=indent))
         print()
-    print("`headway explain NAME` says more; `headway compare --policy NAME` runs an ordering on your traffic.")
+    print("`headway explain NAME` says more. `headway compare --ordering NAME` runs an ordering on your traffic.")

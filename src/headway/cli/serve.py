@@ -1,92 +1,157 @@
-"""`headway serve`: one OpenAI endpoint with a real queue in front of any engines."""
+"""`headway serve`: runs one OpenAI endpoint with a real queue, in front of any engines."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
+
+from headway.bench.user_mistake import UserMistake
+from headway.cli.command_options import ORDERING
+from headway.cli.grouped_options import grouped
+from headway.cli.name_completion import complete_hardware, complete_model, policies_of
 
 if TYPE_CHECKING:
     from headway.gateway.settings import Settings
 
+Value = TypeVar("Value")
 
-def serve(
+
+@dataclass(frozen=True, slots=True)
+class AddressOptions:
+    """Where the gateway listens: as one address, or host and port apart."""
+
+    listen: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Address to listen on. Default: 127.0.0.1:8000.")
+    ] = None
+    host: Annotated[str | None, typer.Option(metavar="HOST", help="Only the host of --listen.")] = None
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, metavar="PORT", help="Only the port of --listen.")] = (
+        None
+    )
+
+    def address(self, default: str) -> str:
+        """The address to listen on; parts that are not given are those of `default`, an address itself.
+
+        Raises:
+            UserMistake: --listen says otherwise than --host or --port.
+            ValueError: an address is not HOST:PORT.
+        """
+        from headway.gateway.settings import host_and_port
+
+        if self.host is None and self.port is None:
+            return default if self.listen is None else self.listen
+        host, port = host_and_port(default if self.listen is None else self.listen, "listen")
+        wanted_host, wanted_port = _given(self.host, host).strip("[]"), _given(self.port, port)
+        if self.listen is not None and (wanted_host, wanted_port) != (host, port):
+            part = f"--host {self.host}" if wanted_host != host else f"--port {self.port}"
+            raise UserMistake(f"--listen {self.listen} and {part} contradict each other; give one of them")
+        return f"[{wanted_host}]:{wanted_port}" if ":" in wanted_host else f"{wanted_host}:{wanted_port}"
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayOptions:
+    """Settings on the command line; each replaces its key of the configuration file."""
+
     replica: Annotated[
         list[str] | None,
-        typer.Option(metavar="URL", help="An engine, without /v1; repeatable. Without any a simulated one stands in."),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="All settings; read again on SIGHUP. Options win over it.")
-    ] = None,
-    listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Default 127.0.0.1:8000.")] = None,
-    policy: Annotated[str | None, typer.Option(metavar="NAME", help="The order (`headway policies`).")] = None,
-    routing: Annotated[str | None, typer.Option(metavar="NAME", help="How a replica is chosen.")] = None,
-    embedded_replicas: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="How many simulated engines stand in.")
-    ] = None,
-    hardware: Annotated[str | None, typer.Option(metavar="NAME", help="Of the simulated engines.")] = None,
-    model: Annotated[str | None, typer.Option(metavar="NAME", help="Of the simulated engines.")] = None,
+        typer.Option(metavar="URL", help="An engine, without /v1; repeatable. Without any, engines are simulated."),
+    ] = None
+    ordering: Annotated[
+        str | None,
+        typer.Option(
+            *ORDERING,
+            metavar="NAME",
+            help="The order of the queue (`headway policies`).",
+            autocompletion=policies_of("ordering"),
+        ),
+    ] = None
+    routing: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="How a replica is chosen.", autocompletion=policies_of("routing")),
+    ] = None
+    embedded_replicas: Annotated[int | None, typer.Option(min=1, metavar="N", help="Number of simulated engines.")] = (
+        None
+    )
+    hardware: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="GPU of the simulated engines.", autocompletion=complete_hardware),
+    ] = None
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Model of the simulated engines.", autocompletion=complete_model),
+    ] = None
     record: Annotated[
         str | None,
         typer.Option(
             metavar="FILE.jsonl",
-            help="Record lengths and times, never text, as a trace; %Y, %m, %d … in the name are now.",
+            help="Record lengths and times, never text, as a trace. %Y, %m, %d … in the name stand for the date.",
         ),
-    ] = None,
-    log_requests: Annotated[bool, typer.Option("--log-requests", help="Log a line for every request.")] = False,
-) -> None:
-    """Take requests in OpenAI's wire, queue them by a policy, and send them to engines that have room.
+    ] = None
 
-    Runs until SIGTERM or Ctrl-C, then takes nothing more, finishes what is inside, and reports.
+
+@grouped
+def serve(
+    address: AddressOptions,
+    options: GatewayOptions,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.toml", help="All settings; reloaded on SIGHUP. Options on this line win over it."),
+    ] = None,
+    log_requests: Annotated[bool, typer.Option("--log-requests", help="Log one line for every request.")] = False,
+) -> None:
+    """Run one OpenAI endpoint with a queue, in front of engines.
+
+    It accepts OpenAI requests, queues them by a policy, and sends them to engines that have room. It runs until SIGTERM
+    or Ctrl-C. It then accepts no new request, finishes those it has, and prints a summary.
     """
-    from headway.bench.user_mistake import UserMistake
     from headway.cli.gateway_extra import require_gateway
 
     require_gateway()
     from headway.gateway.process import serve as run
 
-    given = {
-        "replica": replica,
-        "listen": listen,
-        "ordering": policy,
-        "routing": routing,
-        "replicas": embedded_replicas,
-        "hardware": hardware,
-        "model": model,
-        "record": record,
-    }
-
     def read() -> Settings:
-        return _settings(config, {key: value for key, value in given.items() if value not in (None, [])})
+        return _settings(config, address, options)
 
     try:
-        whole = run(read(), read if config is not None else None, log_requests=log_requests)
+        is_complete = run(read(), read if config is not None else None, log_requests=log_requests)
     except ValueError as error:
         raise UserMistake(str(error)) from error
     except OSError as error:
         raise UserMistake(f"it cannot start: {error.strerror or error}; check the addresses and files") from error
-    if not whole:
+    if not is_complete:
         raise typer.Exit(1)
 
 
-def _settings(config: Path | None, given: dict[str, object]) -> Settings:
-    """The file's settings, the command line's put over them. Raises ValueError."""
+def _settings(config: Path | None, address: AddressOptions, options: GatewayOptions) -> Settings:
+    """The settings of the file, with those of the command line in their place. Raises ValueError."""
     from dataclasses import replace
 
-    from headway.gateway import settings as gateway_settings
+    from headway.gateway.settings import ReplicaSettings, Settings, check, read_settings
 
-    found = gateway_settings.read_settings(config) if config is not None else gateway_settings.Settings()
-    urls = given.pop("replica", None)
-    if isinstance(urls, list):
-        given["replica"] = tuple(gateway_settings.ReplicaSettings(url=url) for url in urls)
-    policies = {key: given.pop(key) for key in ("ordering", "routing") if key in given}
-    embedded = {key: given.pop(key) for key in ("replicas", "hardware", "model") if key in given}
+    base = Settings() if config is None else read_settings(config)
+    replicas = tuple(ReplicaSettings(url=url) for url in options.replica or ())
     settings = replace(
-        found,
-        policies=replace(found.policies, **policies),  # type: ignore[arg-type]
-        embedded=replace(found.embedded, **embedded),  # type: ignore[arg-type]
-        **given,  # type: ignore[arg-type]
+        base,
+        listen=address.address(base.listen),
+        replica=replicas or base.replica,
+        record=_given(options.record, base.record),
+        policies=replace(
+            base.policies,
+            ordering=_given(options.ordering, base.policies.ordering),
+            routing=_given(options.routing, base.policies.routing),
+        ),
+        embedded=replace(
+            base.embedded,
+            replicas=_given(options.embedded_replicas, base.embedded.replicas),
+            hardware=_given(options.hardware, base.embedded.hardware),
+            model=_given(options.model, base.embedded.model),
+        ),
     )
-    gateway_settings.check(settings)
+    check(settings)
     return settings
+
+
+def _given(typed: Value | None, base: Value) -> Value:
+    return base if typed is None else typed

@@ -1,11 +1,10 @@
-"""What `headway tune` does once its options are read: traffic in, search, a table, a bundle and a state out."""
+"""Runs `headway tune`: traffic in, a search, a table, a bundle and a state file out."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -16,10 +15,12 @@ from headway.bench.experiment.simulated_runs import simulate_bundle
 from headway.bench.metrics.run_metrics import Slo
 from headway.bench.output_files import check_files, replacing
 from headway.bench.user_mistake import UserMistake, as_mistakes
-from headway.bench.workloads import WORKLOADS
-from headway.cli.compare_options import CompareOptions, parse_loads
-from headway.cli.compare_run import WORKLOAD_LOADS, command_line, files_read, prepare
+from headway.cli.command_options import OtherPolicies, ReplicaOptions
+from headway.cli.modelled_replica import profile_files
 from headway.cli.progress import progress, say
+from headway.cli.result_files import command_line
+from headway.cli.traffic import Traffic
+from headway.cli.tune_options import SearchOptions
 from headway.policies.catalog import find
 from headway.policies.contracts import Stateful
 from headway.simulator.replica import Replica
@@ -29,44 +30,32 @@ from headway.tuning.rewards import Objective
 from headway.tuning.search import SearchBox
 from headway.tuning.state_file import SavedState, Tried, Unreadable, read_state, write_state
 
-STARVED_AFTER = 30  # times the TTFT promised, a request counts as starved
+STARVED_AFTER = 30  # times the TTFT SLO; a request that waits longer counts as starved
 
 
-@dataclass(frozen=True, slots=True)
-class TuneOptions:
-    """One command line of `headway tune`; `compared` are the options it shares with `compare`."""
-
-    compared: CompareOptions
-    policy: str
-    trials: int
-    reward: str
-    ranges: list[str]
-    fixed: list[str]
-    out: Path | None
-    state: Path | None
-
-
-def run_tuning(options: TuneOptions) -> None:
+def run_tuning(
+    traffic: Traffic, replica: ReplicaOptions, search: SearchOptions, others: OtherPolicies, *, slo: str
+) -> None:
     """Search, print, write.
 
     Raises:
-        UserMistake: an option, a name or a trace is wrong; before anything was simulated, wherever it can be known.
+        UserMistake: an option, a name or a trace is wrong; wherever possible, before anything is simulated.
     """
-    check_files({"--out": options.out, "--state": options.state}, files_read(options.compared))
-    problem, box = _problem(options)
-    known = _known(options, problem)
-    with progress("tuning", options.trials) as on_trial, as_mistakes():
-        tuned = tune(problem, box, trials=options.trials, known=known, on_trial=on_trial)
+    check_files({"--out": search.out, "--state": search.state}, [*traffic.files(), *profile_files(replica)])
+    problem, box = _problem(traffic, replica, search, others, slo)
+    known = [] if search.state is None else _known(search.state, problem)
+    with progress("tuning", search.trials) as on_trial, as_mistakes():
+        tuned = tune(problem, box, trials=search.trials, known=known, on_trial=on_trial)
     for line in report(tuned, problem):
         print(line)
-    if options.out is not None:
-        with replacing(options.out, "--out") as temporary:
+    if search.out is not None:
+        with replacing(search.out, "--out") as temporary:
             temporary.write_text(bundle_text(tuned, problem, command_line()), encoding="utf-8")
-        say(f"bundle: headway compare … --bundles {options.out}")
-    if options.state is not None:
+        say(f"bundle: headway compare … --bundles {search.out}")
+    if search.state is not None:
         learned = tuned.policy.state() if isinstance(tuned.policy, Stateful) else {}
-        write_state(options.state, SavedState(options.policy, learned, tuned.tried, _in_words(problem)))
-        say(f"state: headway explain {options.policy} --state {options.state}")
+        write_state(search.state, SavedState(search.ordering, learned, tuned.tried, _in_words(problem)))
+        say(f"state: headway explain {search.ordering} --state {search.state}")
 
 
 def report(tuned: Tuned, problem: Problem) -> list[str]:
@@ -101,68 +90,65 @@ def bundle_text(tuned: Tuned, problem: Problem, command: str) -> str:
     )
 
 
-def _problem(options: TuneOptions) -> tuple[Problem, SearchBox]:
-    compared = options.compared
-    if options.reward not in get_args(RewardName):
-        raise UserMistake(f"--reward {options.reward}: choose from {', '.join(get_args(RewardName))}")
-    reward: RewardName = "published" if options.reward == "published" else "plain"
-    slo = Slo.parse(compared.slo)
-    if slo.ttft_seconds is None:
-        raise UserMistake(f"--slo {compared.slo}: tuning needs a bound on ttft, for example ttft=2s")
-    fixed = dict(_assignment(text) for text in options.fixed)
-    others = {"admission": compared.admission, "preemption": compared.preemption, "prediction": compared.prediction}
-    Bundle(options.policy, options.policy, **others, options={"ordering": fixed}).check()
-    ranges = dict(_range(text) for text in options.ranges)
+def _problem(
+    traffic: Traffic, replica: ReplicaOptions, search: SearchOptions, others: OtherPolicies, slo: str
+) -> tuple[Problem, SearchBox]:
+    if search.reward not in get_args(RewardName):
+        raise UserMistake(f"--reward {search.reward}: choose from {', '.join(get_args(RewardName))}")
+    reward: RewardName = "published" if search.reward == "published" else "plain"
+    bounds = Slo.parse(slo)
+    if bounds.ttft_seconds is None:
+        raise UserMistake(f"--slo {slo}: tuning needs a bound on ttft, for example ttft=2s")
+    fixed = dict(_assignment(text) for text in search.set_ or [])
+    other_names = {"admission": others.admission, "preemption": others.preemption, "prediction": others.prediction}
+    Bundle(search.ordering, search.ordering, **other_names, options={"ordering": fixed}).check()
+    ranges = dict(_range(text) for text in search.range_ or [])
     both = next((name for name in ranges if name in fixed), None)
     if both is not None:
         raise UserMistake(f"{both} is kept by --set and searched by --range; give one of them")
     with as_mistakes():
-        box = SearchBox.of(find("ordering", options.policy), options.policy, ranges, fixed)
-    assert compared.traces is not None, "one trace is always given"
-    server, trace = prepare(compared.traces[0], compared, slo)
-    objective = Objective(slo.ttft_seconds, STARVED_AFTER * slo.ttft_seconds)
+        box = SearchBox.of(find("ordering", search.ordering), search.ordering, ranges, fixed)
+    (name,) = traffic.names
+    server, trace = traffic.prepare(name, replica, bounds)
     return (
         Problem(
-            _at_load(trace, server, compared),
+            _at_load(trace, server, traffic),
             server.rules,
             server.step_time,
             server.costs,
-            options.policy,
-            others,
+            search.ordering,
+            other_names,
             fixed,
             reward,
-            objective,
-            compared.seed,
+            Objective(bounds.ttft_seconds, STARVED_AFTER * bounds.ttft_seconds),
+            traffic.reading.seed,
         ),
         box,
     )
 
 
-def _at_load(trace: Trace, server: Replica, compared: CompareOptions) -> Trace:
-    (load,) = parse_loads(compared.load, None)
-    if load is None and compared.traces is not None and compared.traces[0] in WORKLOADS:
-        (load,) = WORKLOAD_LOADS
+def _at_load(trace: Trace, server: Replica, traffic: Traffic) -> Trace:
+    (name,) = traffic.names
+    (load,) = traffic.loads_of(name)
     if load is None:
         return trace
-    fcfs = Bundle("fcfs")
-    measured = measure_saturation(trace, lambda day: simulate_bundle(day, server, fcfs, compared.seed), jobs=1)
+    fcfs, seed = Bundle("fcfs"), traffic.reading.seed
+    measured = measure_saturation(trace, lambda day: simulate_bundle(day, server, fcfs, seed), jobs=1)
     return at_rate(trace, load * measured.requests_per_second)
 
 
-def _known(options: TuneOptions, problem: Problem) -> list[Tried]:
-    """Trials of an earlier run on the very same problem; a sentence where there are none to be had."""
-    if options.state is None:
-        return []
-    saved = read_state(options.state, options.policy)
+def _known(state: Path, problem: Problem) -> list[Tried]:
+    """Trials of an earlier run on the same problem. Where they cannot be used, one sentence on stderr says why."""
+    saved = read_state(state, problem.policy)
     if saved is None:
         return []
     if isinstance(saved, Unreadable):
         say(saved.reason)
         return []
     if saved.problem != _in_words(problem):
-        say(f"{options.state}: its trials are of another problem ({saved.problem}); they are left out")
+        say(f"{state}: its trials are of another problem ({saved.problem}); they are left out")
         return []
-    say(f"{options.state}: going on from {len(saved.trials)} trials")
+    say(f"{state}: going on from {len(saved.trials)} trials")
     return saved.trials
 
 

@@ -1,4 +1,4 @@
-"""`headway workloads`: what traffic is built in."""
+"""`headway workloads`: lists the traffic that is built in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import textwrap
 
 
 def workloads() -> None:
-    """List the built-in workloads: what each is for and whose figures it is made from."""
+    """List the built-in workloads, and the source of each."""
     from headway.bench.workloads import WORKLOADS
 
     width = max(map(len, WORKLOADS)) + 2
@@ -15,4 +15,4 @@ def workloads() -> None:
         print(
             textwrap.fill(f"source: {workload.source}", 100, initial_indent=" " * width, subsequent_indent=" " * width)
         )
-    print("\n`headway compare NAME` replays one; --requests and --seed say how much of it and which.")
+    print("\n`headway compare NAME` replays one. --requests sets its length, --seed draws another.")

@@ -81,7 +81,7 @@ def test_a_calibration_is_written_and_compare_stands_on_it(
         ([*PROFILE, "--fit", "speed"], "'speed' is no scalar"),
         ([*PROFILE, "--prefix-caching"], "does not say which prompts share blocks"),
         (["--hardware", "rtx-4091"], "unknown hardware"),
-        ([*LIMITS, "--model", "llama-3.1-70b"], "--model is about a profile; name its card with --hardware"),
+        ([*LIMITS, "--model", "llama-3.1-70b"], "--model is about a profile; name its GPU with --hardware"),
         ([*LIMITS, "--fit", "kv_scale"], "--fit is about a profile"),
         ([*LIMITS, "--precision", "fp8"], "--precision is about a profile"),
         ([*LIMITS, "--tp", "2"], "--tp is about a profile"),

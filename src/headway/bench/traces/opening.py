@@ -33,6 +33,12 @@ def trace_folder() -> Path | None:
     return Path(named) if named else None
 
 
+def trace_names() -> list[str]:
+    """The names, without suffix, of the traces in the folder HEADWAY_TRACES."""
+    folder = trace_folder()
+    return [] if folder is None else sorted({bare_name(Path(name)) for name in _names_in(folder)})
+
+
 def bare_name(path: Path) -> str:
     """What to call the trace of a file: its name without packing and format, `?` for bytes that are not UTF-8."""
     name = path.name.encode("utf-8", "replace").decode()

@@ -1,0 +1,235 @@
+"""The options that several verbs share: each one's name, type, default and help, once.
+
+A verb takes them one by one, by the aliases, or as a group, by the dataclasses (see `grouped_options`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from headway.cli.name_completion import complete_hardware, complete_model, complete_trace, policies_of
+
+DEFAULT_SLO = "ttft=2s,tpot=100ms"
+DEFAULT_HARDWARE, DEFAULT_MODEL = "h100", "llama-3.1-8b"
+ORDERING = ("--ordering", "--policy")
+"""The option's name, as in every configuration file, and its synonym."""
+
+
+class OverContext(StrEnum):
+    """What to do with requests longer than the replica can hold."""
+
+    error = "error"
+    refuse = "refuse"
+    cut = "cut"
+
+
+class Precision(StrEnum):
+    """Number format of the weights."""
+
+    bf16 = "bf16"
+    fp8 = "fp8"
+
+
+class PrefixCaching(StrEnum):
+    """Whether the replica keeps the KV blocks of finished prompts."""
+
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
+# ── what traffic ──
+
+Traces: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="TRACE",
+        help="Trace files, or built-in workloads (`headway workloads`). Each is replayed in turn.",
+        show_default=False,
+        autocompletion=complete_trace,
+    ),
+]
+Seed: TypeAlias = Annotated[int, typer.Option(min=0, help="Seed of everything random: workloads, policies, noise.")]
+Requests: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Only the first N requests of each trace.", show_default=False)
+]
+SkipBadLines: TypeAlias = Annotated[
+    bool, typer.Option("--skip-bad-lines", help="Skip lines that cannot be read, and say how many.")
+]
+Columns: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MAP",
+        help="Which field holds what, for a file of unknown format: arrival_ms=t,prompt=in,output=out.",
+    ),
+]
+Load: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Scale arrivals to this share of the replica's saturation throughput, for example 0.9. By default a "
+        "trace keeps its own arrival times, and a built-in workload runs at 0.9.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class TraceOptions:
+    """How traces are read and workloads drawn."""
+
+    seed: Seed = 0
+    requests: Requests = None
+    skip_bad_lines: SkipBadLines = False
+    columns: Columns = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """At which loads the traffic is replayed."""
+
+    load: Load = None
+    loads: Annotated[
+        str | None, typer.Option(metavar="SHARE,…", help="Sweep over several loads, for example 0.5,0.7,0.9,1.1.")
+    ] = None
+    open_loop: Annotated[
+        bool,
+        typer.Option("--open-loop", help="Replay sessions at their recorded times, without waiting for answers."),
+    ] = False
+
+
+# ── which replica ──
+
+TensorParallel: TypeAlias = Annotated[
+    int | None, typer.Option("--tp", min=1, metavar="N", help="GPUs of one replica (tensor parallel).")
+]
+PrecisionOption: TypeAlias = Annotated[Precision, typer.Option(help="Number format of the weights.")]
+KvTokens: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="KV memory in tokens, instead of what fits the GPU.")
+]
+AsyncScheduling: TypeAlias = Annotated[
+    bool | None,
+    typer.Option("--async/--sync", help="Schedule the next step before this step's outputs are known (default)."),
+]
+MaxNumSeqs: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Most requests that run at once (as in vLLM).")
+]
+MaxNumBatchedTokens: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Token budget of one step (as in vLLM).")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaOptions:
+    """The simulated replica: hardware and model, memory, limits."""
+
+    hardware: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="GPU profile, or your own TOML file.", autocompletion=complete_hardware),
+    ] = DEFAULT_HARDWARE
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="Model profile, or your own TOML file.", autocompletion=complete_model)
+    ] = DEFAULT_MODEL
+    tp: TensorParallel = None
+    precision: PrecisionOption = Precision.bf16
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml",
+            help="Step times and limits measured by `headway calibrate`, instead of --hardware and --model.",
+            show_default=False,
+        ),
+    ] = None
+    kv_tokens: KvTokens = None
+    over_context: Annotated[
+        OverContext,
+        typer.Option(
+            help="Requests longer than the replica can hold: stop with an error, count them as refused, or cut them."
+        ),
+    ] = OverContext.error
+    prefix_caching: Annotated[
+        PrefixCaching, typer.Option(help="Prefix cache. auto: on if the trace says which prompts share blocks.")
+    ] = PrefixCaching.auto
+    async_scheduling: AsyncScheduling = None
+    max_num_seqs: MaxNumSeqs = None
+    max_num_batched_tokens: MaxNumBatchedTokens = None
+
+
+# ── which policies ──
+
+
+@dataclass(frozen=True, slots=True)
+class OtherPolicies:
+    """The policies beside the ordering, the same in all runs."""
+
+    admission: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Admission policy of all runs.", autocompletion=policies_of("admission")),
+    ] = "greedy"
+    prediction: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Output length predictor of all runs. `oracle` knows the true lengths: a bound, not for production.",
+            autocompletion=policies_of("prediction"),
+        ),
+    ] = "running-mean"
+    preemption: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Which request is preempted when memory is short.",
+            autocompletion=policies_of("preemption"),
+        ),
+    ] = "latest-admitted"
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedOrderings:
+    """The rows of a comparison."""
+
+    ordering: Annotated[
+        list[str] | None,
+        typer.Option(
+            *ORDERING,
+            metavar="NAME",
+            help="An ordering to compare (`headway policies`); repeatable. `all` for every one.",
+            autocompletion=policies_of("ordering", "all"),
+        ),
+    ] = None
+    bundles: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml", help="Bundles of policies with their options, one table [bundle.NAME] for each."
+        ),
+    ] = None
+
+
+SloOption: TypeAlias = Annotated[
+    str, typer.Option(metavar="BOUNDS", help="Bounds that goodput counts by: ttft, tpot, e2e, each in s or ms.")
+]
+
+# ── which outputs ──
+
+JsonFile: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--json", metavar="FILE", help="Write the numbers as JSON; - for stdout, without the table."),
+]
+Jobs: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Processes to use; all cores by default.", show_default=False)
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonOutputs:
+    """Where a comparison is written."""
+
+    json: JsonFile = None
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE.html", help="Write one self-contained HTML report with charts."),
+    ] = None
