@@ -32,7 +32,7 @@ def told(said: Said) -> str:
         (("--admission", "gredy"), "did you mean 'greedy'? choose from greedy, peak-check, reserve-max"),
         (("--prediction", "orakel"), "did you mean 'oracle'? choose from running-mean"),
         (("--preemption", "least-sunk"), "did you mean 'least-sunk-work'? choose from latest-admitted"),
-        (("--policy", "fcfs", "--policy", "fcfs"), "--policy fcfs is there twice"),
+        (("--policy", "fcfs", "--policy", "fcfs"), "--ordering fcfs is there twice"),
         (("--policy", "fcfs/random"), "takes no other policy inside it"),
         (("--load", "ninety"), "--load: 'ninety' is not a number; write a share of saturation, for example 0.9"),
         (("--load", "0"), "--load: 0 is not above 0"),

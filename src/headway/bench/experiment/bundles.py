@@ -80,7 +80,7 @@ def named_bundles(orderings: Sequence[str], template: Bundle) -> list[Bundle]:
         if name == "all":
             wanted += [one for one in names("ordering") if one not in wanted]
         elif name in wanted and "all" not in orderings:
-            raise UserMistake(f"--policy {name} is there twice; name each policy once")
+            raise UserMistake(f"--ordering {name} is there twice; name each ordering once")
         elif name not in wanted:
             wanted.append(name)
     found = [replace(template, label=name, ordering=name) for name in wanted]

@@ -54,7 +54,7 @@ def test_an_unknown_name_brings_the_nearest_and_the_list() -> None:
 
 
 def test_a_policy_named_twice() -> None:
-    with pytest.raises(UserMistake, match="--policy fcfs is there twice"):
+    with pytest.raises(UserMistake, match="--ordering fcfs is there twice"):
         named_bundles(["fcfs", "fcfs"], TEMPLATE)
 
 
