@@ -43,7 +43,7 @@ def complete_workload(incomplete: str) -> list[str]:
 
 def complete_trace(incomplete: str) -> list[str]:
     """Completes a workload's name, or a trace's in the folder HEADWAY_TRACES; the shell itself knows other files."""
-    from headway.bench.traces.opening import trace_names
+    from headway.bench.traces.finding import trace_names
     from headway.bench.workloads import WORKLOADS
 
     return _fitting([*WORKLOADS, *trace_names()], incomplete)

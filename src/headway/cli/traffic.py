@@ -9,8 +9,8 @@ import numpy as np
 
 from headway.bench.experiment.saturation import is_closed_loop, open_loop
 from headway.bench.metrics.run_metrics import Slo
+from headway.bench.traces.finding import find_file
 from headway.bench.traces.loading import LoadedTrace, load_trace
-from headway.bench.traces.opening import find_file
 from headway.bench.traces.reshaping import check_context, head
 from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.bench.workloads import WORKLOADS

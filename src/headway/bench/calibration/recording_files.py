@@ -25,8 +25,9 @@ import numpy.typing as npt
 
 from headway.bench.metrics.recording import Recording, of_trace
 from headway.bench.traces.comma_separated import header_of
+from headway.bench.traces.finding import bare_name, find_file
 from headway.bench.traces.loading import load_trace
-from headway.bench.traces.opening import TraceFile, bare_name, find_file
+from headway.bench.traces.opening import TraceFile
 from headway.bench.traces.values import TOKENS_MAX, Fault, shown, span, whole
 from headway.bench.user_mistake import UserMistake
 from headway.simulator.trace import Trace

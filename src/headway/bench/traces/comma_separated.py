@@ -1,4 +1,4 @@
-"""CSV: a header line, then a request a line. Azure's and BurstGPT's headers are known, others need `--columns`."""
+"""Reads CSV: a header, then one request per line. Azure's and BurstGPT's headers are known, others need `--columns`."""
 
 from __future__ import annotations
 
@@ -25,19 +25,27 @@ def header_of(file: TraceFile) -> tuple[list[str], str]:
         raise UserMistake(f"{file.label}: line 1: is not CSV ({fault}); save the file as CSV again") from None
 
 
-def layout_of(file: TraceFile) -> ColumnMap | None:
-    """The known layout with this header; None where there is none."""
-    names = set(header_of(file)[0])
-    return next((known for known in (AZURE, BURSTGPT) if set(known.fields.values()) <= names), None)
+def layout_of(file: TraceFile, names_columns: bool) -> ColumnMap:
+    """The known layout with this header; one without fields where there is none and the user names the columns.
+
+    Raises:
+        UserMistake: neither is known which field is which.
+    """
+    header, _ = header_of(file)
+    layout = next((known for known in (AZURE, BURSTGPT) if set(known.fields.values()) <= set(header)), None)
+    if layout is None and not names_columns:
+        raise UserMistake(_unclear(file, header))
+    return layout or ColumnMap({})
 
 
-def read(file: TraceFile, rows: Rows, columns: ColumnMap) -> None:
+def read(file: TraceFile, rows: Rows) -> None:
     """Every line after the header into `rows`.
 
     Raises:
         UserMistake: the header lacks a field.
     """
     header, sign = header_of(file)
+    columns = rows.columns
     _check_header(file.label, header, columns)
     wanted = {name: place for place, name in enumerate(header) if name in columns.fields.values()}
     texts = {columns.fields[column] for column in _TEXT & columns.fields.keys()}
@@ -83,3 +91,13 @@ def _check_header(label: str, header: list[str], columns: ColumnMap) -> None:
             raise UserMistake(f"{label}: the header has no field {field!r} for {column}; {hint}")
         if header.count(field) > 1:
             raise UserMistake(f"{label}: the header has {field!r} more than once; rename one of them")
+
+
+def _unclear(file: TraceFile, header: list[str]) -> str:
+    if len(header) < 3:
+        start = file.sample.strip().partition("\n")[0][:40]
+        return f"{file.label}: is neither JSON Lines nor CSV (it starts with {start!r}); see `headway trace sources`"
+    return (
+        f"{file.label}: its fields are {', '.join(header)[:120]}, which is no known format; "
+        f"name three of them with {EXAMPLE}"
+    )

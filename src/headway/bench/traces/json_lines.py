@@ -1,7 +1,8 @@
-"""JSON Lines: one object a line, one request an object."""
+"""Reads JSON Lines: one object per line, one request per object."""
 
 from __future__ import annotations
 
+import codecs
 import json
 from typing import NoReturn
 
@@ -12,8 +13,13 @@ from headway.bench.traces.values import Fault, shown
 from headway.bench.user_mistake import UserMistake
 
 
-def layout_of(file: TraceFile) -> ColumnMap:
-    """The known layout nearest to the file's first line.
+def recognises(start: bytes) -> bool:
+    """Whether a file begins with an object, an array, or nothing but blanks."""
+    return start.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"[", b"")
+
+
+def layout_of(file: TraceFile, names_columns: bool) -> ColumnMap:
+    """The known layout nearest to the file's first line; Mooncake's where none is.
 
     Raises:
         UserMistake: the file is one JSON document and not one object a line.

@@ -1,12 +1,13 @@
-"""From what the user typed to a trace: a file, a name in HEADWAY_TRACES, or a built-in workload."""
+"""Loads a trace by what the user typed: a file, a name in HEADWAY_TRACES, or a built-in workload."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from headway.bench.traces import comma_separated, json_lines
-from headway.bench.traces.column_map import EXAMPLE, ColumnMap, parse_columns, with_columns
-from headway.bench.traces.opening import TraceFile, bare_name, find_file
+from headway.bench.traces.column_map import parse_columns, with_columns
+from headway.bench.traces.finding import bare_name, find_file
+from headway.bench.traces.formats import format_of
+from headway.bench.traces.opening import TraceFile
 from headway.bench.traces.rows import Rows
 from headway.bench.user_mistake import UserMistake
 from headway.bench.workloads import WORKLOADS
@@ -65,27 +66,7 @@ def load_trace(
 
 
 def _read(file: TraceFile, pairs: dict[str, str], skip: bool) -> tuple[Trace, Tokens, list[str]]:
-    if file.sample.lstrip()[:1] in ("{", "[", ""):
-        layout: ColumnMap | None = json_lines.layout_of(file)
-    else:
-        layout = comma_separated.layout_of(file)
-        if layout is None and not pairs:
-            raise UserMistake(_unclear(file))
-    columns = with_columns(layout or ColumnMap({}), pairs)
-    rows = Rows(file.label, columns, skip)
-    if file.sample.lstrip()[:1] in ("{", "[", ""):
-        json_lines.read(file, rows)
-    else:
-        comma_separated.read(file, rows, columns)
+    known = format_of(file)
+    rows = Rows(file.label, with_columns(known.layout_of(file, bool(pairs)), pairs), skip)
+    known.read(file, rows)
     return rows.trace(bare_name(file.path))
-
-
-def _unclear(file: TraceFile) -> str:
-    header, _ = comma_separated.header_of(file)
-    if len(header) < 3:
-        start = file.sample.strip().partition("\n")[0][:40]
-        return f"{file.label}: is neither JSON Lines nor CSV (it starts with {start!r}); see `headway trace sources`"
-    return (
-        f"{file.label}: its fields are {', '.join(header)[:120]}, which is no known format; "
-        f"name three of them with {EXAMPLE}"
-    )

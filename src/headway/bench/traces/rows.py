@@ -42,7 +42,7 @@ class Rows:
 
     def __init__(self, file_label: str, columns: ColumnMap, skip_bad_lines: bool) -> None:
         self._file = file_label
-        self._columns = columns
+        self.columns = columns
         self._skip = skip_bad_lines
         self._readers = {field: (column, _reader(column, field, columns)) for column, field in columns.fields.items()}
         self._arrived, self._prompt, self._output, self._lines = array("d"), array("q"), array("q"), array("q")
@@ -85,18 +85,18 @@ class Rows:
             if column not in values:
                 raise self._missing(column, record)
         if self._arrived and values["arrival"] < self._arrived[-1]:  # type: ignore[operator]
-            field = self._columns.fields["arrival"]
+            field = self.columns.fields["arrival"]
             raise Fault(f"`{field}` is before the line above", shown(record[field]), f"sort the lines by `{field}`")
         if values.get("max_output", values["output"]) < values["output"]:  # type: ignore[operator]
-            limit, output = self._columns.fields["max_output"], self._columns.fields["output"]
+            limit, output = self.columns.fields["max_output"], self.columns.fields["output"]
             raise Fault(f"`{limit}` is below `{output}`", shown(record[limit]))
         if values.get("e2e", values.get("ttft", 0)) < values.get("ttft", 0):  # type: ignore[operator]
-            first, last = self._columns.fields["ttft"], self._columns.fields["e2e"]
+            first, last = self.columns.fields["ttft"], self.columns.fields["e2e"]
             raise Fault(f"`{last}` is below `{first}`", shown(record[last]))
         return values
 
     def _missing(self, column: str, record: Mapping[str, object]) -> Fault:
-        field = self._columns.fields[column]
+        field = self.columns.fields[column]
         free = [str(key) for key in record if key not in self._readers]  # what is another column is not meant
         near = difflib.get_close_matches(field, free, n=1, cutoff=0.7)
         if near and near[0] != field:
@@ -129,7 +129,7 @@ class Rows:
             self._block_ends.append(len(self._block_flat))
 
     def _place_in_session(self, values: dict[str, object]) -> None:
-        fields = self._columns.fields
+        fields = self.columns.fields
         if "session" not in values:
             raise Fault(f"`{fields['turn']}` is given without `{fields.get('session', 'session')}`")
         name = str(values["session"])
@@ -216,7 +216,7 @@ class Rows:
         if unknown.any():
             raise UserMistake(
                 f"{self._file}: line {lines[unknown.argmax()]}: a follow-up turn has no "
-                f"`{self._columns.fields['think']}`; give it in every follow-up, or in none for an open loop"
+                f"`{self.columns.fields['think']}`; give it in every follow-up, or in none for an open loop"
             )
         gaps = int(np.unique(session[(session >= 0) & (turn != optional["turn"])]).size)
         if gaps:
@@ -227,11 +227,11 @@ class Rows:
         self, prompt: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], lines: npt.NDArray[np.int64]
     ) -> int:
         """Tokens in a block: as told, or the size under which most prompts have exactly as many ids as they need."""
-        told = self._columns.prefix_block_tokens
+        told = self.columns.prefix_block_tokens
         some = counts > 0
         exact = {size: int((counts == -(-prompt // size))[some].sum()) for size in _BLOCK_TOKENS}
         size = told or max(exact, key=exact.__getitem__)
-        field = self._columns.fields["prefix"]
+        field = self.columns.fields["prefix"]
         if told is None and 2 * exact[size] < some.sum():
             raise UserMistake(
                 f"{self._file}: the lengths of `{field}` fit no block size; name it, as in --columns prefix_block=512"

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from headway.bench.traces.describing import describe, prefix_hits
+from headway.bench.traces.finding import trace_folder
 from headway.bench.traces.loading import load_trace
-from headway.bench.traces.opening import trace_folder
 from headway.bench.traces.picture import arrival_profile, description_view, length_histogram
 from headway.bench.traces.sources import SOURCES, sources_text
 from headway.bench.workloads import WORKLOADS

@@ -1,0 +1,61 @@
+"""The formats of trace files. To add one: a file that reads it, and a row in `FORMATS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from headway.bench.traces import comma_separated, json_lines
+from headway.bench.traces.column_map import ColumnMap
+from headway.bench.traces.opening import TraceFile
+from headway.bench.traces.rows import Rows
+
+PACKINGS = (".gz", ".zst")
+"""Endings of packed files; any format may be packed."""
+
+
+@dataclass(frozen=True, slots=True)
+class TraceFormat:
+    """One format of trace files.
+
+    Attributes:
+        name: as people call it.
+        suffixes: where a trace is named without its suffix, these are tried, in this order.
+        endings: what is no part of a trace's name.
+        recognises: whether a file begins as this format does, by its first bytes, unpacked.
+        layout_of: which of its fields is which column. The flag says that the user names columns, so that an unknown
+            layout is no mistake. Raises UserMistake.
+        read: adds every request of the file to the rows. Raises UserMistake.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    endings: tuple[str, ...]
+    recognises: Callable[[bytes], bool]
+    layout_of: Callable[[TraceFile, bool], ColumnMap]
+    read: Callable[[TraceFile, Rows], None]
+
+
+FORMATS = (
+    TraceFormat(
+        "JSON Lines",
+        (".jsonl.gz", ".jsonl", ".jsonl.zst"),
+        (".jsonl", ".json", ".ndjson"),
+        json_lines.recognises,
+        json_lines.layout_of,
+        json_lines.read,
+    ),
+    TraceFormat(
+        "CSV",
+        (".csv", ".csv.gz", ".csv.zst"),
+        (".csv",),
+        lambda start: True,  # the last row takes every other file, and says what is wrong with it
+        comma_separated.layout_of,
+        comma_separated.read,
+    ),
+)
+
+
+def format_of(file: TraceFile) -> TraceFormat:
+    """The first format that recognises the file."""
+    return next(known for known in FORMATS if known.recognises(file.start))
