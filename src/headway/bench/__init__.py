@@ -1,1 +1,1 @@
-"""Workloads, traces, experiments and reports around the simulator."""
+"""Experiments and load tests: traffic, metrics, comparisons, calibration and reports."""

@@ -1,4 +1,4 @@
-"""Files that Headway writes: whole or not at all, and refused before the work instead of after it."""
+"""Output files: written whole or not at all, and checked before the work instead of after it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headway.config.atomic_file import replaced
 
 
 def check_writable(path: Path, option: str) -> None:
-    """Say now what would fail after minutes of simulation.
+    """Check now what would fail after minutes of simulation.
 
     Raises:
         UserMistake: the folder is missing or may not be written to, or `path` is a folder.
@@ -31,10 +31,10 @@ def check_writable(path: Path, option: str) -> None:
 
 
 def check_files(outputs: Mapping[str, Path | None], inputs: Iterable[str] = ()) -> None:
-    """`check_writable` for every option that names a file; and no file is written twice, or over one that is read.
+    """Check every option that names a file. No file may be written twice, or over a file that is read.
 
     Raises:
-        UserMistake: likewise.
+        UserMistake: a file cannot be written, or would be lost.
     """
     taken = {Path(name).resolve(): "is read" for name in inputs}
     for option, path in outputs.items():
@@ -42,15 +42,15 @@ def check_files(outputs: Mapping[str, Path | None], inputs: Iterable[str] = ()) 
             continue
         check_writable(path, option)
         if (use := taken.get(path.resolve())) is not None:
-            raise UserMistake(f"{option} {path}: that very file {use}, and would be lost; name another")
+            raise UserMistake(f"{option} {path}: this file {use}, and would be lost; name another")
         taken[path.resolve()] = f"is written by {option}"
 
 
 @contextmanager
 def replacing(path: Path, option: str) -> Iterator[Path]:
-    """A temporary file beside `path` to write to; takes its place when the block ends well, else vanishes.
+    """A temporary file beside `path` to write to. It replaces `path` when the block succeeds, and is removed otherwise.
 
-    A link stays, and what it names is replaced; a pipe or a device is itself what is written to.
+    A link stays, and its target is replaced. A pipe or a device is written to directly.
 
     Raises:
         UserMistake: as `check_writable`, or the disk is full.
@@ -68,7 +68,7 @@ def replacing(path: Path, option: str) -> Iterator[Path]:
 
 
 def _is_special(path: Path) -> bool:
-    """A pipe or a device, such as /dev/null: to be written to and never replaced."""
+    """Whether it is a pipe or a device, such as /dev/null, which is written to and never replaced."""
     return path.exists() and not path.is_file() and not path.is_dir()
 
 

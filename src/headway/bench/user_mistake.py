@@ -1,4 +1,4 @@
-"""The user's mistakes, told in one sentence."""
+"""Mistakes that the user can correct, each in one sentence."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 
 class UserMistake(ValueError):
-    """Something the user can put right; the message names the field and the fix. The command line exits with 2."""
+    """A mistake that the user can correct; the message names the field and the fix. The command line exits with 2."""
 
 
 @contextmanager
 def as_mistakes() -> Iterator[None]:
-    """What the layers below call a bad value (a ValueError) is, at this place, something the user typed."""
+    """Turn a ValueError of the layers below into a `UserMistake`: here, a bad value is one that the user typed."""
     try:
         yield
     except UserMistake:

@@ -1,4 +1,4 @@
-"""Ask a server that runs why a request waited: a gateway of `headway serve`, or vLLM with the plug-in."""
+"""Asks a running server why a request waited: a gateway of `headway serve`, or vLLM with the plug-in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECONDS = 10.0
 
 
 def live_lines(url: str, request_id: str) -> list[str]:
-    """The story of one request, for printing.
+    """The explanation of one request's wait, for printing.
 
     Raises:
         UserMistake: nothing answers there, the server has no such endpoint, or it does not know the request.
@@ -31,12 +31,12 @@ def live_lines(url: str, request_id: str) -> list[str]:
     except urllib.error.HTTPError as refusal:
         raise UserMistake(_refused(url, request_id, refusal)) from None
     except (ValueError, HTTPException):
-        raise UserMistake(f"--live {url}: its answer is not JSON; is it a server of Headway's?") from None
+        raise UserMistake(f"--live {url}: its answer is not JSON; is this a Headway server?") from None
     except OSError as error:
         why = getattr(error, "reason", error)
         raise UserMistake(f"--live {url}: nothing answers there ({why}); check the address") from None
     if not isinstance(story, dict) or not isinstance(story.get("why"), str):
-        raise UserMistake(f"--live {url}: its answer tells no story of a request; is it a server of Headway's?")
+        raise UserMistake(f"--live {url}: its answer does not explain a request; is this a Headway server?")
     return _lines(story)
 
 
@@ -46,7 +46,9 @@ def _refused(url: str, request_id: str, refusal: urllib.error.HTTPError) -> str:
     except (ValueError, KeyError, TypeError, OSError):
         message = ""
     if refusal.code == 404 and message.startswith("no such request"):
-        return f"{url} does not know {request_id!r}: it tells of those inside and of the latest that were; check the id"
+        return (
+            f"{url} does not know {request_id!r}: it keeps the requests inside and the latest that left; check the id"
+        )
     if refusal.code == 404:
         return (
             f"--live {url}: that server has no /headway/why; name a gateway of `headway serve`, or the address in "
@@ -64,5 +66,5 @@ def _lines(story: dict[str, Any]) -> list[str]:
 
 def _plain(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(one)}" for key, one in value.items()) or "-"
+        return ", ".join(f"{key} {_plain(part)}" for key, part in value.items()) or "-"
     return f"{value:.6g}" if isinstance(value, float) else str(value)

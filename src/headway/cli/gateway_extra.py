@@ -1,4 +1,4 @@
-"""The gateway's packages are an extra: whoever lacks them is told how to get them."""
+"""Checks that the packages of the gateway, an extra, are installed."""
 
 from __future__ import annotations
 

@@ -82,12 +82,12 @@ def _calibrated(options: ReplicaOptions, prefix_caching: bool) -> Replica:
             "--calibration says which GPU and model were measured; leave --hardware, --model, --tp, --precision out"
         )
     server = calibrated_replica(read_calibration(options.calibration))
-    asked = {
+    limits = {
         "kv_blocks": options.kv_tokens and whole_blocks(options.kv_tokens, server.rules.block_tokens),
         "max_num_seqs": options.max_num_seqs,
         "max_num_batched_tokens": options.max_num_batched_tokens,
         "async_scheduling": options.async_scheduling,
         "prefix_caching": prefix_caching,
     }
-    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
     return replace(server, rules=replace(server.rules, **changes))

@@ -1,4 +1,4 @@
-"""Tables on stdout: as wide as the terminal, whole where there is none, quiet when the reader has left."""
+"""Prints tables on stdout: as wide as the terminal, in full width without one, silent when the reader has left."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-PLAIN_COLUMNS = 240  # where stdout is no terminal: a row stays one line, whatever reads it; COLUMNS says otherwise
+PLAIN_COLUMNS = 240  # where stdout is no terminal: a row stays one line. COLUMNS overrides it
 
 
 def print_rich(draw: Callable[[Console], None]) -> None:
-    """Write to stdout what `draw` prints on the console it is handed.
+    """Write to stdout what `draw` prints on the console that it gets.
 
     Raises:
         BrokenPipeError: the reader has left. (rich alone would end the process here, with status 1.)
@@ -30,5 +30,5 @@ def print_rich(draw: Callable[[Console], None]) -> None:
 
 
 def _plain_width() -> int:
-    asked = os.environ.get("COLUMNS", "")
-    return int(asked) if asked.isdecimal() and int(asked) > 0 else PLAIN_COLUMNS
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) if columns.isdecimal() and int(columns) > 0 else PLAIN_COLUMNS

@@ -1,4 +1,4 @@
-"""How far we are: on a terminal's stderr, and nowhere else."""
+"""Progress and notes on stderr; progress only on a terminal."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """A line that says what runs, how many of `total` are done and for how long; call what is yielded for each.
+    """Show one line: what runs, how many of `total` are done, and the time so far. Call the yielded function for each.
 
-    Nothing is shown, and rich not imported, when stderr is no terminal. The line vanishes at the end.
+    If stderr is no terminal, nothing is shown and rich is not imported. The line disappears at the end.
     """
     if not sys.stderr.isatty():
         yield lambda: None
@@ -28,5 +28,5 @@ def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
 
 
 def say(sentence: str) -> None:
-    """Talk to the person at the terminal; results go to stdout, talk does not."""
+    """Print a note on stderr; stdout is for results."""
     print(sentence, file=sys.stderr)

@@ -59,10 +59,10 @@ def run_tuning(
 
 
 def report(tuned: Tuned, problem: Problem) -> list[str]:
-    """Every trial and what came of it, in lines."""
+    """Every trial with its reward, then the best, in lines."""
     lines = [f"{'trial':>5}  {'reward':>8}  {'TTFT p99':>9}  values"]
     for number, trial in enumerate(tuned.tried):
-        end = "  fenced off: p99 clearly worse than under FCFS and the defaults" if trial.fenced else ""
+        end = "  excluded: p99 clearly worse than under FCFS and the defaults" if trial.fenced else ""
         values = "the defaults" if number == 0 else _listed(trial.values)
         lines.append(f"{number:>5}  {trial.reward:>8.4f}  {trial.ttft_p99_seconds:>7.2f} s  {values}{end}")
     held = tuned.held_out
@@ -70,7 +70,7 @@ def report(tuned: Tuned, problem: Problem) -> list[str]:
         *lines,
         "",
         f"best: {_listed(tuned.best)}",
-        f"on the 30 % of {problem.trace.name} that was not searched on, {problem.reward} reward: "
+        f"on the 30 % of {problem.trace.name} outside the search, {problem.reward} reward: "
         f"{held['best']:.4f} with it, {held['defaults']:.4f} with the defaults; "
         f"plain reward of fcfs {held['fcfs']:.4f}",
     ]
@@ -146,7 +146,7 @@ def _known(state: Path, problem: Problem) -> list[Tried]:
         say(saved.reason)
         return []
     if saved.problem != _in_words(problem):
-        say(f"{state}: its trials are of another problem ({saved.problem}); they are left out")
+        say(f"{state}: its trials are of another problem ({saved.problem}); they are ignored")
         return []
     say(f"{state}: going on from {len(saved.trials)} trials")
     return saved.trials
@@ -163,7 +163,7 @@ def _in_words(problem: Problem) -> str:
 
 
 def _fingerprint(problem: Problem) -> str:
-    """Twelve digits that differ where another engine, or other requests, would make trials worth something else."""
+    """Twelve digits that differ for another engine or other requests, whose trials are not comparable."""
     trace = problem.trace
     digest = hashlib.sha256(f"{problem.rules} {problem.costs}".encode())
     columns = (

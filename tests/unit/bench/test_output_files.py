@@ -101,7 +101,7 @@ def test_a_folder_that_may_not_be_written_to(tmp_path: Path) -> None:
 def test_what_is_read_is_not_written_over_and_nothing_is_written_twice(tmp_path: Path) -> None:
     day, other = tmp_path / "day.jsonl", tmp_path / "other"
     check_files({"--json": other, "--report": None}, [str(day), "chat"])
-    with pytest.raises(UserMistake, match=r"--json .*/day.jsonl: that very file is read, and would be lost; name"):
+    with pytest.raises(UserMistake, match=r"--json .*/day.jsonl: this file is read, and would be lost; name"):
         check_files({"--json": tmp_path / "." / "day.jsonl"}, [str(day)])
-    with pytest.raises(UserMistake, match=r"--report .*/other: that very file is written by --json"):
+    with pytest.raises(UserMistake, match=r"--report .*/other: this file is written by --json"):
         check_files({"--json": other, "--report": other}, [str(day)])

@@ -52,7 +52,7 @@ def test_a_calibration_is_written_and_compare_stands_on_it(
     assert run(["compare", day, "--calibration", str(out), *policies, *files]) == 0
     table = capsys.readouterr().out
     assert "calibrated to 60 requests of day" in table
-    assert "Recorded day: the trace has measured times; simulated fcfs against them" in table
+    assert "Recorded day: the trace has measured times. Simulated fcfs against them" in table
     result = json.loads(numbers.read_text())
     fcfs, shortest = result["runs"]
     assert abs(fcfs["recorded"]["e2e_mean"]["simulated"] / fcfs["recorded"]["e2e_mean"]["measured"] - 1) < 0.02

@@ -119,7 +119,7 @@ def test_no_file_that_an_option_names_is_written_over(
     read = tmp_path / "read.toml"
     read.write_text("not yet read")
     for verb in ("compare", "bound") if option != "--bundles" else ("compare",):
-        assert "that very file is read" in told(headway(verb, small_trace, option, read, "--json", read))
+        assert "this file is read" in told(headway(verb, small_trace, option, read, "--json", read))
     assert read.read_text() == "not yet read"
 
 
@@ -127,8 +127,8 @@ def test_a_trace_in_the_folder_of_traces_is_not_written_over(
     headway: Headway, small_trace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADWAY_TRACES", str(small_trace.parent))
-    assert "that very file is read" in told(headway("compare", "small", "--json", small_trace))
-    assert "that very file is read" in told(headway("tune", "small", "--out", small_trace))
+    assert "this file is read" in told(headway("compare", "small", "--json", small_trace))
+    assert "this file is read" in told(headway("tune", "small", "--out", small_trace))
 
 
 def test_all_at_one_moment_has_no_load(headway: Headway, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def test_a_search_writes_a_bundle_that_compare_reads_and_a_state_that_explain_dr
     lines = said.out.splitlines()
     assert [line.split()[0] for line in lines[:4]] == ["trial", "0", "1", "2"]
     assert "the defaults" in lines[1]
-    assert "not searched on" in lines[-1]
+    assert "outside the search" in lines[-1]
     text = bundle.read_text()
     assert "lanes_max = 12" in text
     compared = headway("compare", "chat-and-documents", "--requests", 100, "--bundles", bundle, "--policy", "ewsjf")

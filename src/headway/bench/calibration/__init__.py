@@ -1,1 +1,1 @@
-"""What a real engine measured, how far the simulator is from it, and which step times bring it near."""
+"""Calibration: measured times of a real engine, the simulator's error, and step times that make it small."""

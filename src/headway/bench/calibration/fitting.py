@@ -1,4 +1,4 @@
-"""From a recording to a calibration: fit on the first part of the day, judge on the rest, say both."""
+"""Fits a calibration to the first part of a recording, and judges it on the rest."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from headway.simulator.scaled_step_time import Scalars, ScaledStepTime
 from headway.simulator.step_time import FlooredStepTime, LinearStepTime
 
 FITTED_SHARE = 0.7
-_FEWEST = 20  # requests measured; fewer say more of chance than of the engine
+_FEWEST = 20  # measured requests; fewer show more of chance than of the engine
 
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """A calibration and what it was judged by.
+    """A calibration and its errors.
 
     Attributes:
-        calibration: what the file will hold.
+        calibration: the content of the file.
         fitted: its error on the requests that it was fitted to.
         held_out: its error on the later ones.
         before: the profile's own error on the later ones; None without a profile.
@@ -45,7 +45,7 @@ def calibrate_profile(
 ) -> Calibrated:
     """Fit scalars over the replica's own profile; its rules are those that the engine ran under.
 
-    `profile_names` are card and model as the calibration file is to name them: packaged names, or TOML files.
+    `profile_names` are GPU and model as the calibration file names them: packaged names, or TOML files.
 
     Raises:
         UserMistake: too few requests were measured, or could have been served under these rules.
@@ -54,25 +54,25 @@ def calibrate_profile(
     profile = server.step_time
     assert isinstance(profile, FlooredStepTime), "profiles are rooflines"
     scalars = fit_scalars(early, replaying(early, server.rules, profile), names)
-    found = ProfileUnderScalars(*profile_names, server.tp, server.precision, scalars)
+    fitted = ProfileUnderScalars(*profile_names, server.tp, server.precision, scalars)
     before = compare_with(late, server.rules, ScaledStepTime(profile, Scalars()))
-    return _judged(early, late, ScaledStepTime(profile, scalars), found, server.rules, name, before)
+    return _judged(early, late, ScaledStepTime(profile, scalars), fitted, server.rules, name, before)
 
 
 def calibrate_linear(recording: Recording, rules: EngineRules, name: str) -> Calibrated:
-    """Fit a linear model, where no profile is at hand.
+    """Fit a linear model, for an engine without a profile.
 
     Raises:
         UserMistake: too few requests were measured, or could have been served under these rules.
     """
     early, late = _parts(recording, rules)
     with as_mistakes():
-        found = fit_linear(early, rules)
-    return _judged(early, late, found, found, rules, name, None)
+        fitted = fit_linear(early, rules)
+    return _judged(early, late, fitted, fitted, rules, name, None)
 
 
 def _parts(recording: Recording, rules: EngineRules) -> tuple[Recording, Recording]:
-    """The measured requests in two: the earlier ones to fit, the later ones to judge by. All are replayed each time."""
+    """The measured requests in two parts: the earlier to fit, the later to judge. All are replayed each time."""
     trace = recording.trace
     measured = recording.e2e_seconds > 0
     rows = np.flatnonzero(measured & (trace.prompt_tokens + trace.output_tokens <= rules.context_tokens))
@@ -94,7 +94,7 @@ def _judged(
     early: Recording,
     late: Recording,
     step_time: FlooredStepTime,
-    found: ProfileUnderScalars | LinearStepTime,
+    step_times: ProfileUnderScalars | LinearStepTime,
     rules: EngineRules,
     name: str,
     before: Agreement | None,
@@ -106,7 +106,7 @@ def _judged(
         f"{fitted.requests:,}",
         error=f"held out, of the same recording: {held_out.sentence()}",
         error_before="" if before is None else before.sentence(),
-        step_times=found,
+        step_times=step_times,
         rules=rules,
     )
     return Calibrated(calibration, fitted, held_out, before)

@@ -1,7 +1,7 @@
-"""A linear step-time model fitted to a recording, where no profile of the card and model is at hand.
+"""Fits a linear step-time model to a recording, for a GPU and model without a profile.
 
-Every guess is simulated whole, so that queueing, chunking and preemption are the engine's own; what is fitted is the
-logarithm of each coefficient, to the logarithms of measured over simulated time to first token and time after it.
+Every guess is simulated as a whole day, with queueing, chunked prefill and preemption. The logarithm of each
+coefficient is fitted, to the logarithms of measured over simulated TTFT and of the time after it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def fit_linear(recording: Recording, rules: EngineRules) -> LinearStepTime:
 
 def model(place: Floats) -> LinearStepTime:
     """The model whose coefficients' logarithms (of picoseconds) are `place`: fixed, token, context, request, pair."""
-    fixed, token, context, request, pair = (max(1, round(float(one))) for one in np.exp(place))
+    fixed, token, context, request, pair = (max(1, round(float(ps))) for ps in np.exp(place))
     return LinearStepTime(fixed, token, context, request, pair)
 
 

@@ -1,4 +1,4 @@
-"""A load designed to tell step times apart, put on a live server, and what the server made of it.
+"""Sends a designed load to a live server, and records how the server handled it.
 
 Closed loops of 1, 2, 4, ... clients, up to one and a half times the seats, in two rounds of mixed order, so that early
 and late requests see every level; lengths drawn log-uniformly, so that fixed costs, tokens, context and prompt
@@ -29,7 +29,7 @@ _WARM_UP = ((200, 8), (16, 8), (1_000, 8))
 
 
 def measure(url: str, rules: EngineRules, *, requests: int, seed: int, model: str | None = None) -> Recording:
-    """Put the designed load on the server at `url` and record it.
+    """Send the designed load to the server at `url`, and record the times.
 
     Args:
         url: base address.
@@ -39,7 +39,7 @@ def measure(url: str, rules: EngineRules, *, requests: int, seed: int, model: st
         model: its name there; the first that the server lists where None.
 
     Raises:
-        UserMistake: the server does not answer as one.
+        UserMistake: the server does not answer as an OpenAI-compatible one.
     """
     generator = np.random.default_rng(seed)
     plans = designed_lengths(rules, requests, generator)
@@ -84,7 +84,7 @@ async def _measure(
     for level, start, stop in zip(clients, cuts, cuts[1:], strict=False):
         left = iter(plans[start:stop])
         results = await asyncio.gather(*(_client(send, left) for _ in range(level)))
-        answers += [answer for one in results for answer in one]
+        answers += [answer for of_client in results for answer in of_client]
     return recorded(answers, label)
 
 
@@ -98,11 +98,11 @@ async def replay_on(server: Server, model: str, trace: Trace, seed: int, label: 
     began = time.perf_counter() + 0.1
     lengths = list(zip(trace.prompt_tokens.tolist(), trace.output_tokens.tolist(), strict=True))
 
-    async def one(row: int) -> Served:
+    async def send_row(row: int) -> Served:
         await asyncio.sleep(max(0.0, began + float(trace.arrived_seconds[row]) - time.perf_counter()))
         return await send(lengths[row], None if trace.priority is None else int(trace.priority[row]))
 
-    return recorded(await asyncio.gather(*(one(row) for row in range(len(trace)))), label)
+    return recorded(await asyncio.gather(*(send_row(row) for row in range(len(trace)))), label)
 
 
 def _sender(
@@ -127,5 +127,5 @@ def recorded(answers: Sequence[Served], label: str) -> Recording:
         output_tokens=output,
         max_output_tokens=output,
     )
-    first, last = (np.array([getattr(one, name) for one in rows]) for name in ("first_token_at", "last_token_at"))
+    first, last = (np.array([getattr(answer, name) for answer in rows]) for name in ("first_token_at", "last_token_at"))
     return Recording(trace, first - sent, last - sent, label)

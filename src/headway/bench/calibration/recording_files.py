@@ -60,18 +60,18 @@ def read_recording(text: str, *, columns: str | None = None, skip_bad_lines: boo
             if set(header) >= _ENGINE_LOG:
                 return _engine_log(path, csv.DictReader((line for _, line in file.lines()), delimiter=sign))
     loaded = load_trace(text, columns=columns, skip_bad_lines=skip_bad_lines)
-    found = of_trace(loaded.trace, str(path))
-    if found is None:
+    recording = of_trace(loaded.trace, str(path))
+    if recording is None:
         raise UserMistake(
-            f"{path}: nothing was measured in it; give each line ttft_ms and e2e_ms, milliseconds from arrival to the "
+            f"{path}: it has no measured times; give each line ttft_ms and e2e_ms, milliseconds from arrival to the "
             "first and to the last token"
         )
-    return replace(found, notes=loaded.notes)
+    return replace(recording, notes=loaded.notes)
 
 
 def _engine_log(path: Path, rows: csv.DictReader[str]) -> Recording:
     """A CSV log of an engine core; requests arrive when the engine took them into its queue."""
-    found: list[tuple[Any, ...]] = []
+    requests: list[tuple[Any, ...]] = []
     for row in rows:
         try:
             times = [float(row[name]) for name in ("queued_s", "first_token_s", "last_token_s")]
@@ -85,12 +85,12 @@ def _engine_log(path: Path, rows: csv.DictReader[str]) -> Recording:
             raise UserMistake(f"{path}: line {rows.line_num}: queued, first and last token are not in this order")
         if min(tokens) < 1 or max(tokens) > TOKENS_MAX:
             raise UserMistake(f"{path}: line {rows.line_num}: prompt and output must have 1 to {TOKENS_MAX:,} tokens")
-        found.append((*times, *tokens, prefix))
-    found.sort(key=itemgetter(0))
-    _some(path, len(found))
-    queued, first, last, prompt, output = zip(*(row[:5] for row in found), strict=True)
+        requests.append((*times, *tokens, prefix))
+    requests.sort(key=itemgetter(0))
+    _check_some(path, len(requests))
+    queued, first, last, prompt, output = zip(*(row[:5] for row in requests), strict=True)
     blocks = (
-        _with_last_blocks(prompt, [row[5] for row in found]) if "prompt_blocks" in (rows.fieldnames or ()) else None
+        _with_last_blocks(prompt, [row[5] for row in requests]) if "prompt_blocks" in (rows.fieldnames or ()) else None
     )
     trace = _trace(path, queued, prompt, output, blocks)
     start = np.array(queued)
@@ -98,7 +98,7 @@ def _engine_log(path: Path, rows: csv.DictReader[str]) -> Recording:
 
 
 def _with_last_blocks(prompt: Sequence[int], full: list[list[int]]) -> list[list[int]]:
-    """The ids of full blocks, and for the rest of each prompt one of its own, for traces name every block."""
+    """The ids of full blocks, and one new id for the rest of each prompt, because a trace names every block."""
     fresh = max((block for row in full for block in row), default=-1) + 1
     return [
         [*blocks, fresh + row] if len(blocks) * _ENGINE_LOG_BLOCK_TOKENS < tokens else blocks
@@ -119,16 +119,16 @@ def _served_benchmark(path: Path, text: str) -> Recording:
         )
     columns: list[list[Any]] = [result[name] for name in _BENCH_LISTS]
     if len({len(column) for column in columns}) > 1:
-        raise UserMistake(f"{path}: its lists have different lengths; the file was cut or mended")
+        raise UserMistake(f"{path}: its lists have different lengths; the file was cut or edited")
     done = []
     for number, row in enumerate(zip(*columns, strict=True)):
-        if row[1] and row[2]:  # it failed else
+        if row[1] and row[2]:  # otherwise it failed
             try:
                 done.append(_served(*row))
             except Fault as fault:
-                raise UserMistake(f"{path}: request {number}: {fault.rule} ({fault.detail}); record it anew") from None
+                raise UserMistake(f"{path}: request {number}: {fault.rule} ({fault.detail}); record it again") from None
     done.sort(key=itemgetter(4))
-    _some(path, len(done))
+    _check_some(path, len(done))
     prompt, output, ttft, gaps, start = zip(*done, strict=True)
     e2e = np.array(ttft) + np.array(gaps)
     return Recording(_trace(path, start, prompt, output, None), np.array(ttft), e2e, str(path))
@@ -143,7 +143,7 @@ def _served(prompt: object, output: object, ttft: object, gaps: object, start: o
     return prompt_tokens, output_tokens, span("ttfts", 1.0)(ttft), sum(between), span("start_times", 1.0)(start)
 
 
-def _some(path: Path, requests: int) -> None:
+def _check_some(path: Path, requests: int) -> None:
     if not requests:
         raise UserMistake(f"{path}: no request in it was completed; record some")
 
@@ -151,7 +151,7 @@ def _some(path: Path, requests: int) -> None:
 def _trace(
     path: Path, arrived: Sequence[float], prompt: Sequence[int], output: Sequence[int], blocks: list[list[int]] | None
 ) -> Trace:
-    """Lengths were pinned in such runs, so that every request ends by its bound."""
+    """Output lengths were fixed in such runs, so every request ends at its bound."""
     return Trace(
         bare_name(path),
         np.array(arrived) - arrived[0],

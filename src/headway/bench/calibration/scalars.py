@@ -1,4 +1,4 @@
-"""Which scalars over a built-in profile bring a simulated day nearest to the recorded one."""
+"""Fits scalars over a built-in profile, so that the simulated day comes nearest to the recorded one."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def _one(scalars: Scalars, name: ScalarName, cost: Callable[[Scalars], float], w
     def at(place: float) -> Scalars:
         return replace(scalars, **{name: max(0.0, from_axis(place))})
 
-    found = at(_golden(lambda place: cost(at(place)), low, high))
-    return min((scalars, found), key=cost)
+    best = at(_golden(lambda place: cost(at(place)), low, high))
+    return min((scalars, best), key=cost)
 
 
 def _us_to_axis(us: float) -> float:

@@ -1,4 +1,4 @@
-"""What `headway bound` tells: how fast a replica could serve a trace under the best policy there is, at most."""
+"""Lower bounds for `headway bound`: how fast, at most, a replica could serve a trace under any policy."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class BoundResult:
             "trace": self.trace,
             "replica": self.replica,
             "saturation": None if self.saturation is None else self.saturation.to_json(),
-            "bounds": [{"load": load, **_told(bounds)} for load, bounds in self.at_loads.items()],
+            "bounds": [{"load": load, **_bounds_json(bounds)} for load, bounds in self.at_loads.items()],
             "optimum": None if self.optimum is None else self.optimum.to_json(),
         }
 
@@ -62,7 +62,7 @@ def bound(
     progress: Progress | None = None,
     command: str = "",
 ) -> BoundResult:
-    """Lower bounds on the trace's mean end-to-end latency and time to first token, at each load.
+    """Compute lower bounds on the trace's mean end-to-end latency and time to first token, at each load.
 
     Saturation, the unit of a load, is measured only when one is asked for.
 
@@ -70,16 +70,16 @@ def bound(
         UserMistake: there is no request, no rate that could be scaled, or more days than the simulator's clock holds.
     """
     if len(trace) == 0:
-        raise UserMistake(f"{trace.name}: there is no request in it to bound")
+        raise UserMistake(f"{trace.name}: it has no request to bound")
     report = progress or (lambda what, total: nullcontext(lambda: None))
     saturation = None
     if any(load is not None for load in loads):
         with report("measuring saturation", 1) as on_done:
             saturation = measure_saturation(
-                trace, lambda one: simulate_bundle(one, replica, Bundle("fcfs"), seed=0), jobs=jobs
+                trace, lambda day: simulate_bundle(day, replica, Bundle("fcfs"), seed=0), jobs=jobs
             )
             on_done()
-    found: dict[float | None, LowerBounds] = {}
+    at_loads: dict[float | None, LowerBounds] = {}
     with report("bounding", len(loads)) as on_done:
         for load in loads:
             scaled = trace
@@ -87,18 +87,18 @@ def bound(
                 scaled = at_rate(trace, load * saturation.requests_per_second)
             with as_mistakes():
                 check_clock(scaled)
-            found[load] = lower_bounds(scaled, replica.rules, replica.step_time)
+            at_loads[load] = lower_bounds(scaled, replica.rules, replica.step_time)
             on_done()
     return BoundResult(
         trace=trace_facts(trace) | traffic_facts(trace),
         replica=facts_of_replica(replica),
         saturation=saturation,
-        at_loads=found,
+        at_loads=at_loads,
         command=command,
     )
 
 
-def _told(bounds: LowerBounds) -> dict[str, object]:
+def _bounds_json(bounds: LowerBounds) -> dict[str, object]:
     return {
         "requests": bounds.requests,
         "mean_e2e_seconds": bounds.mean_e2e_seconds,

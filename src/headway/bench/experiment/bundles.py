@@ -1,4 +1,4 @@
-"""Bundles: one choice of the four policies under a label, from names on a command line or from a TOML file."""
+"""Bundles: one choice of the four policies under a label, from names or from a TOML file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ EXAMPLE = """\
 [bundle.svf-peak]                  # the label in the table
 ordering = "smallest-volume-first"
 admission = {name = "peak-check", options = {reserve = 0.1}}
-prediction = "running-mean"        # what is left out is as on the command line
+prediction = "running-mean"        # by default as on the command line
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """The four policies of one row of the table; `options` by kind. Holds names only: `build` makes them afresh."""
+    """The four policies of one row of the table, by name; `options` by kind. `build` makes new ones for each run."""
 
     label: str
     ordering: str = "fcfs"
@@ -36,12 +36,12 @@ class Bundle:
     options: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
 
     def build(self, *, costs: ServiceCosts, seed: int, truth: Callable[[RequestId], int]) -> Policies:
-        """Fresh policies for one run.
+        """Build new policies for one run.
 
         Args:
             costs: the replica's seconds per token.
-            seed: for policies that draw lots.
-            truth: a request's true output tokens; only oracles are handed it.
+            seed: for policies that use chance.
+            truth: a request's true output tokens; only oracles get it.
 
         Raises:
             UserMistake: an unknown name, or an option that is unknown or wrong.
@@ -61,7 +61,7 @@ class Bundle:
             raise UserMistake(str(error)) from error
 
     def check(self) -> None:
-        """Raise now the UserMistake that `build` would raise later."""
+        """Raise the UserMistake that `build` would raise later."""
         self.build(costs=ServiceCosts(1e-4, 1e-2), seed=0, truth=lambda _: 1)
 
     def to_json(self) -> dict[str, Json]:
@@ -70,27 +70,29 @@ class Bundle:
 
 
 def named_bundles(orderings: Sequence[str], template: Bundle) -> list[Bundle]:
-    """A bundle for each ordering, labelled by its name, else as `template`; `all` is every ordering of the catalogue.
+    """One bundle for each ordering, labelled by its name and otherwise like `template`.
+
+    `all` stands for every ordering of the catalogue.
 
     Raises:
-        UserMistake: a name is unknown, or there twice.
+        UserMistake: a name is unknown, or given twice.
     """
     wanted: list[str] = []
     for name in orderings:
         if name == "all":
-            wanted += [one for one in names("ordering") if one not in wanted]
+            wanted += [ordering for ordering in names("ordering") if ordering not in wanted]
         elif name in wanted and "all" not in orderings:
             raise UserMistake(f"--ordering {name} is there twice; name each ordering once")
         elif name not in wanted:
             wanted.append(name)
-    found = [replace(template, label=name, ordering=name) for name in wanted]
-    for one in found:
-        one.check()
-    return found
+    bundles = [replace(template, label=name, ordering=name) for name in wanted]
+    for bundle_of_name in bundles:
+        bundle_of_name.check()
+    return bundles
 
 
 def read_bundles(path: Path, template: Bundle) -> list[Bundle]:
-    """The bundles of a TOML file (`EXAMPLE`), in its order; what a bundle leaves out is as in `template`.
+    """The bundles of a TOML file (`EXAMPLE`), in its order; policies that a bundle leaves out are those of `template`.
 
     Raises:
         UserMistake: one sentence that names the file, the bundle and the fix.
@@ -100,9 +102,9 @@ def read_bundles(path: Path, template: Bundle) -> list[Bundle]:
         content = read_toml(path, label)
     tables = content.pop("bundle", None)
     if content:
-        raise UserMistake(f"{label}: {next(iter(content))!r} means nothing here; write tables [bundle.NAME]")
+        raise UserMistake(f"{label}: {next(iter(content))!r} is no key of a bundles file; write tables [bundle.NAME]")
     if not isinstance(tables, dict) or not tables:
-        raise UserMistake(f'{label}: there is no table [bundle.NAME] in it; write one, with ordering = "…" in it')
+        raise UserMistake(f'{label}: it has no table [bundle.NAME]; write one, with ordering = "…" in it')
     return [_read_bundle(f"{label}: bundle.{name}", name, table, template) for name, table in tables.items()]
 
 

@@ -1,4 +1,4 @@
-"""A comparison: the same traffic on the same replica under several policies, and its JSON for scripts.
+"""The result of a comparison: the same traffic on the same replica under several policies, and its JSON.
 
 The JSON is described key by key in `docs/json.md`. It is deterministic but for `wall_seconds`.
 """
@@ -36,7 +36,7 @@ class Run:
         metrics: its numbers.
         curves: what to draw; not in the JSON.
         wall_seconds: how long the simulation took here, the one number that is not deterministic.
-        prediction_calibration: how honest the predictor's estimates were; None where nothing completed.
+        prediction_calibration: how well the predictor's estimates were calibrated; None if no request completed.
         recorded: how far this run is from the measured times of the trace, where it has some and the run repeats
             what was recorded: first come first served at the recorded arrivals. Else None.
     """
@@ -100,7 +100,7 @@ class Comparison:
         return tuple(run for run in self.runs if run.load == load)
 
     def baseline_label(self) -> str:
-        """Whom ratios refer to: `fcfs`, or the first run's label where no run is called so; "" without runs."""
+        """The run that ratios refer to: `fcfs`, else the first run's label; "" without runs."""
         labels = [run.policy for run in self.runs]
         return BASELINE if BASELINE in labels or not labels else labels[0]
 

@@ -1,7 +1,7 @@
-"""Many independent runs on all cores, with the very results one core would give.
+"""Runs independent tasks on all cores, with the same results as on one core.
 
-Workers are forked, so that they share what is loaded already (a trace of a million requests) and nothing but a task's
-index goes in; results come back in the order of the tasks, whoever finishes first.
+Workers are forked: they share what is already loaded (a trace of a million requests), and receive only a task's index.
+Results come back in the order of the tasks, whichever finishes first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 class RunFailed(RuntimeError):
-    """One run failed; the message names it and says why. A failure of ours, not the user's."""
+    """One run failed; the message names it and the reason. A fault of Headway's, not a mistake of the user's."""
 
 
 def spread(
@@ -33,7 +33,7 @@ def spread(
     """`[work(task) for task in tasks]` over `jobs` processes (None: one for each core this process may use).
 
     `work` may close over anything, for workers are forked; its results must pickle. `on_done` is called here, once for
-    each task that ended. Where processes cannot fork (Windows) the tasks run one after the other.
+    each task that ends. Where processes cannot fork (Windows), the tasks run one after the other.
 
     Raises:
         ValueError: `jobs` is below 1.
@@ -88,7 +88,7 @@ def _collect(pool: ProcessPoolExecutor, tasks: int, on_done: Callable[[], None])
         for future in as_completed(futures):
             future.result()
             on_done()
-    except BaseException:  # an interrupt too: nobody wants the other results
+    except BaseException:  # an interrupt too: the other results are not needed
         pool.shutdown(wait=False, cancel_futures=True)
         for child in multiprocessing.active_children():
             if child not in others:
@@ -98,4 +98,4 @@ def _collect(pool: ProcessPoolExecutor, tasks: int, on_done: Callable[[], None])
 
 
 def _die_at_once_when_interrupted() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # in silence: the parent tells the user
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # silently: the parent reports it

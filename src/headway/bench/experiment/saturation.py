@@ -1,4 +1,4 @@
-"""How much traffic of a given kind one replica can take, measured by simulating it: the unit of `--load`."""
+"""Saturation throughput: how much traffic of a given kind one replica can serve. It is the unit of `--load`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _FEW = 20  # completions; below that, tenths say nothing and the whole span is t
 
 @dataclass(frozen=True, slots=True)
 class Saturation:
-    """The replica's throughput for a trace when there is always somebody waiting, requests/s, and what that means."""
+    """The replica's throughput for a trace when requests always wait, in requests/s, and its definition."""
 
     requests_per_second: float
     definition: str
@@ -52,7 +52,9 @@ class Saturation:
 def measure_saturation(
     trace: Trace, simulate_fcfs: Callable[[Trace], DayOutcome], *, jobs: int | None = None
 ) -> Saturation:
-    """Saturation throughput of whoever runs `simulate_fcfs` for this trace; see `OPEN_LOOP` and `CLOSED_LOOP`.
+    """Measure the saturation throughput for this trace, by simulating it under FCFS.
+
+    `OPEN_LOOP` and `CLOSED_LOOP` define it.
 
     One simulation of the trace, four for one with sessions.
 
@@ -63,20 +65,20 @@ def measure_saturation(
     densities = _DENSITIES if closed else _DENSITIES[-1:]
     denser = [_all_at_once(trace) if density == float("inf") else scaled(trace, density) for density in densities]
     with as_mistakes():
-        for one in denser:
-            check_clock(one)
+        for replayed in denser:
+            check_clock(replayed)
     rate = completed_rate if closed else served_rate
-    rates = spread(lambda one: rate(simulate_fcfs(one)), denser, jobs=jobs)
+    rates = spread(lambda replayed: rate(simulate_fcfs(replayed)), denser, jobs=jobs)
     return Saturation(max(rates), CLOSED_LOOP if closed else OPEN_LOOP, closed)
 
 
 def served_rate(outcome: DayOutcome) -> float:
-    """Requests served per second as long as somebody waits, on a day on which all arrive at its start.
+    """Requests served per second while requests wait, on a day on which all arrive at its start.
 
-    Of requests that still run when the last one is admitted the share counts that is done by then, in time. Counting
-    only the completed ones would overlook the long requests that are under way, and going on to the end would count
-    the hours in which a few long ones run alone. Where the last one is admitted in the first half of the day the trace
-    is too short to keep the replica full, and the rate is that of the whole day: less than the replica could do.
+    A request that still runs when the last one is admitted counts by the share of its service time that is over.
+    Counting completed requests alone would miss the long ones in service. Counting until the end would include the
+    hours in which a few long ones run alone. If the last request is admitted in the first half of the day, the trace
+    is too short to keep the replica full. The rate is then that of the whole day, less than the replica could do.
 
     Raises:
         UserMistake: fewer than two requests complete.
@@ -110,15 +112,15 @@ def is_closed_loop(trace: Trace) -> bool:
 
 
 def open_loop(trace: Trace) -> Trace:
-    """The same requests, each at its recorded time whatever became of the earlier turns of its session."""
+    """The same requests, each at its recorded time, without waiting for the earlier turns of its session."""
     return replace(trace, turn=None, think_seconds=None)
 
 
 def offered_rate(trace: Trace) -> float:
     """Requests per second that the trace offers; 0 for one that has no span (a single request, or all at once).
 
-    Over the span of arrivals; with sessions, all requests over the span of session starts, for follow-up turns come
-    when the system lets them. Sessions that last longer than that span make the rate of requests lower than this.
+    Requests over the span of arrivals. With sessions, all requests over the span of session starts, because follow-up
+    turns wait for answers. If sessions last longer than that span, the real rate of requests is lower.
     """
     starts = trace.arrived_seconds[_starts(trace)] if is_closed_loop(trace) else trace.arrived_seconds
     span = float(starts[-1] - starts[0]) if len(starts) else 0.0
@@ -126,7 +128,7 @@ def offered_rate(trace: Trace) -> float:
 
 
 def at_rate(trace: Trace, requests_per_second: float) -> Trace:
-    """The trace with its time stretched or squeezed so that `offered_rate` is this.
+    """Stretch or squeeze the arrivals of a trace so that `offered_rate` is this.
 
     Think times stay as they are: people do not think faster when there are more of them.
 
@@ -152,7 +154,7 @@ def _completed(outcome: DayOutcome) -> Mask:
     done = completed_rows(outcome)
     if done.sum() < 2:
         raise UserMistake(
-            f"saturation cannot be measured: {done.sum()} of the trace's requests complete; leave --load out, or take "
+            f"saturation cannot be measured: {done.sum()} of the trace's requests complete; leave --load out, or use "
             "more requests"
         )
     return done
@@ -163,7 +165,7 @@ def _all_at_once(trace: Trace) -> Trace:
 
 
 def _starts(trace: Trace) -> Mask:
-    """Which rows wait for nobody: the first turn of each session, and requests without one."""
+    """Which rows wait for no earlier answer: the first turn of each session, and requests without a session."""
     starts = np.ones(len(trace), np.bool_)
     if trace.session is not None and trace.turn is not None:
         order = np.lexsort((trace.turn, trace.session))

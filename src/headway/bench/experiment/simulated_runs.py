@@ -1,4 +1,4 @@
-"""The experiment: one trace, one replica, several bundles of policies at several loads, each simulated once."""
+"""Simulates one trace on one replica under several bundles of policies at several loads, each run once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from headway.simulator.skipping import simulate
 from headway.simulator.trace import Trace
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
-"""Called with what is being done and of how many parts; gives what to call after each part."""
+"""Called with the name of a task and its number of parts; gives a function to call after each part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         if len(self.trace) == 0:
-            raise UserMistake(f"{self.trace.name}: there is no request in it to replay")
+            raise UserMistake(f"{self.trace.name}: it has no request to replay")
         labels = [bundle.label for bundle in self.bundles]
         twice = next((label for label in labels if labels.count(label) > 1), None)
         if twice is not None:
@@ -65,7 +65,7 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
-    """One run to do: which traffic, which policies."""
+    """One run to simulate: its traffic and its policies."""
 
     load: float | None
     trace: Trace
@@ -75,7 +75,7 @@ class _Cell:
 def compare(
     experiment: Experiment, *, jobs: int | None = None, progress: Progress | None = None, command: str = ""
 ) -> Comparison:
-    """Run everything, over `jobs` processes (None: all cores), and put the numbers side by side.
+    """Simulate every bundle at every load, over `jobs` processes (None: all cores), and compare the numbers.
 
     The result does not depend on `jobs`, but for `wall_seconds`. Saturation is measured only when a load is asked for.
 
@@ -92,8 +92,8 @@ def compare(
     alone = unloaded_seconds(experiment.trace, experiment.replica.rules, experiment.replica.step_time)
     cells = [_Cell(load, traffic[load], bundle) for load in experiment.loads for bundle in experiment.bundles]
     with report("bounding", len(traffic)) as on_done:
-        found = spread(_bound_by(experiment.replica), [*traffic.values()], jobs=jobs, on_done=on_done)
-        bounds = dict(zip(traffic, found, strict=True))
+        by_load = spread(_bound_by(experiment.replica), [*traffic.values()], jobs=jobs, on_done=on_done)
+        bounds = dict(zip(traffic, by_load, strict=True))
     with report("simulating", len(cells)) as on_done:
         runs = spread(lambda cell: _run(experiment, cell, alone, bounds[cell.load]), cells, jobs=jobs, on_done=on_done)
     return Comparison(
@@ -110,7 +110,7 @@ def compare(
 def simulate_bundle(
     trace: Trace, replica: Replica, bundle: Bundle, seed: int, *, listeners: Sequence[Listener] = ()
 ) -> DayOutcome:
-    """One day of one bundle, made afresh from its names; `listeners` are told every event."""
+    """Simulate one day under one bundle, with new policies; `listeners` receive every event."""
     truth = trace.output_tokens.tolist()
     policies = bundle.build(costs=replica.costs, seed=seed, truth=truth.__getitem__)
     return simulate(trace, replica.rules, replica.step_time, policies, listeners=listeners)
@@ -136,7 +136,7 @@ def _at_load(trace: Trace, load: float | None, saturation: Saturation | None) ->
 
 
 def _bound_by(replica: Replica) -> Callable[[Trace], float | None]:
-    """Gives the lower bound on a trace's mean end-to-end seconds on this replica."""
+    """A function that bounds a trace's mean end-to-end seconds on this replica from below."""
     return lambda trace: lower_bounds(trace, replica.rules, replica.step_time).mean_e2e_seconds
 
 
@@ -168,35 +168,35 @@ def _run(experiment: Experiment, cell: _Cell, alone: npt.NDArray[np.float64], bo
 
 
 def _against_recording(cell: _Cell, outcome: DayOutcome) -> Agreement | None:
-    """How far from what was measured, where the run repeats the recorded day: its arrivals, first come first served."""
+    """How far the run is from the measured times, if it repeats the recorded day: FCFS at the recorded arrivals."""
     repeats = cell.load is None and (cell.bundle.ordering, cell.bundle.admission) == ("fcfs", "greedy")
     recording = of_trace(cell.trace, cell.trace.name) if repeats else None
     ttft, e2e = times_of(outcome)
-    if recording is None or not in_both(recording, e2e).any():  # nothing was measured, or the replica serves nobody
+    if recording is None or not in_both(recording, e2e).any():  # nothing was measured, or the replica serves no request
         return None
     return agreement(recording, ttft, e2e, int(outcome.preemptions.sum()))
 
 
 def traffic_facts(trace: Trace) -> dict[str, Json]:
-    """Of `Comparison.trace`: what is offered, and whether sessions wait for their answers."""
+    """The offered rate, and whether sessions wait for their answers; a part of `Comparison.trace`."""
     return {"requests_per_second": offered_rate(trace), "closed_loop": is_closed_loop(trace)}
 
 
 def facts_of_replica(replica: Replica) -> dict[str, Json]:
     """`Comparison.replica` for this replica."""
-    told = replica.describe()
+    described = replica.describe()
     profile: Mapping[str, Json] = {
-        "source": told["hardware_source"],
-        "error": told["step_time_error"],
-        "hardware_version": told["hardware_profile_version"],
-        "model_source": told["model_source"],
-        "model_version": told["model_profile_version"],
-        "precision": told["precision"],
+        "source": described["hardware_source"],
+        "error": described["step_time_error"],
+        "hardware_version": described["hardware_profile_version"],
+        "model_source": described["model_source"],
+        "model_version": described["model_profile_version"],
+        "precision": described["precision"],
     }
     return replica_facts(
-        hardware=told["hardware"],
-        model=told["model"],
-        tensor_parallel=told["tp"],
+        hardware=described["hardware"],
+        model=described["model"],
+        tensor_parallel=described["tp"],
         kv_blocks=replica.rules.kv_blocks,
         block_tokens=replica.rules.block_tokens,
         rules=asdict(replica.rules),

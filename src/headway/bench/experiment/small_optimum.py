@@ -1,4 +1,4 @@
-"""The hindsight optimum of a small trace, in the papers' model: the replica's memory, a token a step."""
+"""The hindsight optimum of a small trace, in the papers' model: the replica's memory, one token per step."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from headway.simulator.trace import Trace
 
 @dataclass(frozen=True, slots=True)
 class SmallOptimum:
-    """What was found, and the seconds that a step stands for (one request decoding alone)."""
+    """The optimum, or its bounds, and the seconds that a step stands for (one request decoding alone)."""
 
-    found: Optimum
+    optimum: Optimum
     step_seconds: float
     requests: int
 
@@ -27,37 +27,34 @@ class SmallOptimum:
         """The object under `optimum` in the JSON of `headway bound`."""
         return {
             "step_seconds": self.step_seconds,
-            "mean_latency_steps": self.found.total_latency / self.requests,
-            "bound_steps": self.found.bound / self.requests,
-            "gap": self.found.gap,
-            "starts": list(self.found.starts),
+            "mean_latency_steps": self.optimum.total_latency / self.requests,
+            "bound_steps": self.optimum.bound / self.requests,
+            "gap": self.optimum.gap,
+            "starts": list(self.optimum.starts),
         }
 
     def sentence(self) -> str:
         """One sentence for people."""
-        mean = self.found.total_latency / self.requests
-        standing = (
-            "proven"
-            if self.found.is_proven
-            else f"at least {self.found.bound / self.requests:.2f}, gap {self.found.gap:.1%}"
-        )
+        mean = self.optimum.total_latency / self.requests
+        bound = f"at least {self.optimum.bound / self.requests:.2f}, gap {self.optimum.gap:.1%}"
+        standing = "proven" if self.optimum.is_proven else bound
         return (
-            f"optimum in the papers' model (a token a step, prefill free): mean latency {mean:.2f} steps, {standing}; "
-            f"arrivals were put on steps of {1000 * self.step_seconds:.3g} ms"
+            f"optimum in the papers' model (one token per step, prefill free): mean latency {mean:.2f} steps, "
+            f"{standing}; arrivals were rounded to steps of {1000 * self.step_seconds:.3g} ms"
         )
 
 
 def small_optimum(
     trace: Trace, replica: Replica, *, time_limit_seconds: float, progress: Progress | None = None
 ) -> SmallOptimum:
-    """Solve the trace exactly in the discrete model, as far as time allows.
+    """Solve the trace exactly in the discrete model, within the time limit.
 
     Raises:
         UserMistake: the trace is too large, has closed-loop sessions or requests that do not fit; or no solver is
             installed.
     """
     if is_closed_loop(trace):
-        raise UserMistake(f"--optimum: {trace.name} has sessions that wait for their answers; give --open-loop as well")
+        raise UserMistake(f"--optimum: {trace.name} has sessions that wait for answers; give --open-loop too")
     fixed, _ = replica.step_time.decode_step(1)
     arrived = np.rint(trace.arrived_seconds * PS_PER_SECOND / fixed).astype(np.int64)
     columns = zip(trace.prompt_tokens.tolist(), trace.output_tokens.tolist(), arrived.tolist(), strict=True)
@@ -65,11 +62,11 @@ def small_optimum(
         instance = Instance(
             tuple(DiscreteRequest(*row) for row in columns), replica.rules.kv_blocks * replica.rules.block_tokens
         )
-        found = optimum(instance, time_limit_seconds=time_limit_seconds, progress=progress)
+        solved = optimum(instance, time_limit_seconds=time_limit_seconds, progress=progress)
     except TooLarge as error:
         raise UserMistake(f"--optimum: {error} (--requests takes the first ones only)") from error
     except ImportError:
         raise UserMistake("--optimum needs a solver: pip install 'headway[opt]'") from None
     except ValueError as error:
         raise UserMistake(f"--optimum: {error}") from error
-    return SmallOptimum(found, fixed / PS_PER_SECOND, len(trace))
+    return SmallOptimum(solved, fixed / PS_PER_SECOND, len(trace))

@@ -1,4 +1,4 @@
-"""How long each request would take with the replica to itself: the yardstick of slowdown and of fairness."""
+"""Unloaded latency: how long each request takes alone on the replica. Slowdown and fairness are relative to it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def unloaded_seconds(trace: Trace, rules: EngineRules, step_time: StepTime) -> n
     prefill = _prefill_ps([int(tokens) for tokens in prompts], chunk, step_time)
     further = trace.output_tokens - 1
     context = further * trace.prompt_tokens + further * (further - 1) // 2  # Σ of p, p + 1, … over the decode steps
-    # In float: ps · tokens² of a request of a million tokens would overflow 64 bits, and nobody compares these exactly.
+    # In float: ps · tokens² of a million tokens would overflow 64 bits, and no exact comparison needs them.
     decode = further.astype(np.float64) * fixed + context.astype(np.float64) * slope
     return (prefill[place] + decode) / PS_PER_SECOND
 

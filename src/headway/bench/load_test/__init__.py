@@ -1,1 +1,1 @@
-"""Traffic against a live endpoint: the same traces, the same numbers, on the wall clock."""
+"""Load tests of a live endpoint: the same traces and the same numbers, in real time."""

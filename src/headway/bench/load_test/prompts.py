@@ -1,4 +1,4 @@
-"""Requests of the lengths a trace asks for: prompts of token ids, which any engine counts alike; no text of anybody's.
+"""Makes request bodies of the lengths in a trace. Prompts are token ids, not text, so every engine counts them alike.
 
 Two prompts share a prefix exactly where the trace says so (`prefix_ids`), and nothing else.
 """

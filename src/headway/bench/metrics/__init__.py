@@ -1,1 +1,1 @@
-"""What a simulated day is worth: its numbers, their columns and curves."""
+"""Metrics of one run: its numbers, its curves, and how they agree with measured times."""

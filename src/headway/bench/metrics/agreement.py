@@ -47,10 +47,12 @@ class Agreement:
     preemptions: int
 
     def to_json(self) -> dict[str, object]:
-        """`recorded` of a run."""
-        told = {name: (one.measured, one.predicted, 100 * one.error) for name, one in self.figures.items()}
+        """The object `recorded` of a run, as docs/json.md describes it."""
         keys = ("measured", "simulated", "error_percent")
-        figures = {name: dict(zip(keys, map(_number, values), strict=True)) for name, values in told.items()}
+        figures = {
+            name: dict(zip(keys, map(_number, (figure.measured, figure.predicted, 100 * figure.error)), strict=True))
+            for name, figure in self.figures.items()
+        }
         return {
             "requests": self.requests,
             **{f"{name.replace(' ', '_')}": both for name, both in figures.items()},
@@ -59,10 +61,10 @@ class Agreement:
 
     def rows(self) -> Iterator[tuple[str, str, str, str]]:
         """(figure and its unit, measured, simulated, error) of each, as tables and reports print them."""
-        for name, one in self.figures.items():
+        for name, figure in self.figures.items():
             kind, _, part = name.partition(" ")
             title = f"{_TITLES[kind]} {part}, s" if part else _TITLES[kind]
-            yield title, _shown(one.measured), _shown(one.predicted), percent(one.error)
+            yield title, _shown(figure.measured), _shown(figure.predicted), percent(figure.error)
 
     def sentence(self) -> str:
         """The errors in one line, as tables and reports print it."""
@@ -81,7 +83,7 @@ def times_of(outcome: DayOutcome) -> tuple[Seconds, Seconds]:
 
 
 def in_both(recording: Recording, e2e: Seconds) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Which requests were measured (a latency of nothing is none) and simulated to their ends."""
+    """Which requests were measured (with a latency above 0) and simulated to their ends."""
     return (recording.e2e_seconds > 0) & np.isfinite(e2e)
 
 
@@ -103,9 +105,9 @@ def agreement(recording: Recording, ttft: Seconds, e2e: Seconds, preemptions: in
         ("e2e", recording.e2e_seconds, e2e),
     ):
         known = both & np.isfinite(measured) & np.isfinite(predicted)
-        real, said = measured[known], predicted[known]
-        means = (float(real.mean()), float(said.mean())) if known.any() else (float("nan"), float("nan"))
-        tails = [float(np.percentile(one, 99)) if known.any() else float("nan") for one in (real, said)]
+        real, simulated = measured[known], predicted[known]
+        means = (float(real.mean()), float(simulated.mean())) if known.any() else (float("nan"), float("nan"))
+        tails = [float(np.percentile(v, 99)) if known.any() else float("nan") for v in (real, simulated)]
         figures[f"{name} mean"], figures[f"{name} p99"] = Figure(*means), Figure(*tails)
     figures["throughput"] = Figure(_throughput(trace, recording.e2e_seconds, both), _throughput(trace, e2e, both))
     mape = float(np.mean(np.abs(e2e[both] / recording.e2e_seconds[both] - 1)))

@@ -1,4 +1,4 @@
-"""The curves of one run that a report draws, thinned to what an eye can see."""
+"""Curves of one run for a report: TTFT distributions and timelines, thinned to what an eye can see."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TIMELINE_POINTS = 400
 class Cdf:
     """TTFT of one length class: `shares[i]` of its OFFERED requests had a first token within `seconds[i]`.
 
-    The last share is below 1 when some never got one. Both are empty when nobody did.
+    The last share is below 1 when some requests never got one. Both are empty when none did.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""How honest a predictor's estimates are: what it said at entry against what came, over one run."""
+"""Calibration of a length predictor: its estimates at arrival against the true lengths, over one run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PredictionCalibration:
     Attributes:
         made_by: the predictor, as its first estimate names it.
         completions: how many requests the numbers are over: completed ones, every n-th of a long trace.
-        coverage: share of output lengths inside the central 50, 90 and 99 % interval; honest is 0.5, 0.9, 0.99.
+        coverage: share of output lengths inside the central 50, 90 and 99 % interval; calibrated: 0.5, 0.9, 0.99.
         pinball_loss_tokens: mean pinball loss of the 50, 90 and 99 % quantile.
         crps_tokens: mean continuous ranked probability score: twice the pinball loss, averaged over 20 even quantiles
             (Gneiting and Raftery, 2007). For a point it is the mean absolute error.
@@ -45,8 +45,8 @@ class PredictionCalibration:
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
-    """What an estimate said of one request at its entry."""
+class _Forecast:
+    """One estimate at arrival: its mean and the quantiles that are checked, in tokens."""
 
     mean: float
     bounds: dict[str, tuple[int, int]]
@@ -56,7 +56,7 @@ class _Said:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How one prediction did: inside each interval or not, and its losses in tokens."""
+    """How good one estimate was: inside each interval or not, and its losses in tokens."""
 
     arrived_at: float
     inside: Mapping[str, bool]
@@ -67,26 +67,26 @@ class Verdict:
 
 
 class CalibrationListener:
-    """Listens to a run; asks each estimate at entry what it expects, and judges it at completion."""
+    """Listens to a run: notes each estimate at arrival and judges it at completion."""
 
     def __init__(self, requests: int, sample: int = _SAMPLE) -> None:
         """`requests`: how many the run will have; at most about `sample` of them are judged, evenly chosen."""
         self._every = max(1, -(-requests // sample))
         self._arrivals = 0
         self._made_by = ""
-        self._said: dict[RequestId, _Said] = {}
+        self._forecasts: dict[RequestId, _Forecast] = {}
         self.verdicts: list[Verdict] = []
 
     def observe(self, event: Event) -> None:
-        """See `Listener`."""
+        """Note the estimate of an arrival, or judge the one of a completed request."""
         if isinstance(event, Arrived):
             if self._arrivals % self._every == 0:
                 self._note(event)
             self._arrivals += 1
         elif isinstance(event, Completed):
-            said = self._said.pop(event.request.id, None)
-            if said is not None:
-                self.verdicts.append(_judge(said, event.output_tokens, event.request.arrived_at))
+            forecast = self._forecasts.pop(event.request.id, None)
+            if forecast is not None:
+                self.verdicts.append(_judge(forecast, event.output_tokens, event.request.arrived_at))
 
     def result(self) -> PredictionCalibration | None:
         """The numbers so far; None before the first completion."""
@@ -101,7 +101,7 @@ class CalibrationListener:
         def quantile(probability: float) -> int:
             return estimate.remaining_quantile(probability, 0)
 
-        self._said[event.request.id] = _Said(
+        self._forecasts[event.request.id] = _Forecast(
             estimate.remaining_mean(0),
             {name: (quantile(low), quantile(high)) for name, (low, high) in INTERVALS.items()},
             {name: quantile(level) for name, level in PINBALL_LEVELS.items()},
@@ -110,7 +110,7 @@ class CalibrationListener:
 
 
 def summary(made_by: str, verdicts: list[Verdict]) -> PredictionCalibration | None:
-    """The means over some verdicts; None of none."""
+    """Means over some verdicts; None without any."""
     count = len(verdicts)
     if count == 0:
         return None
@@ -127,14 +127,16 @@ def summary(made_by: str, verdicts: list[Verdict]) -> PredictionCalibration | No
     )
 
 
-def _judge(said: _Said, output_tokens: int, arrived_at: float) -> Verdict:
-    losses = [_pinball(level, said_q, output_tokens) for level, said_q in zip(_CRPS_LEVELS, said.crps, strict=True)]
+def _judge(forecast: _Forecast, output_tokens: int, arrived_at: float) -> Verdict:
+    losses = [
+        _pinball(level, quantile, output_tokens) for level, quantile in zip(_CRPS_LEVELS, forecast.crps, strict=True)
+    ]
     return Verdict(
         arrived_at=arrived_at,
-        inside={name: low <= output_tokens <= high for name, (low, high) in said.bounds.items()},
-        pinball={name: _pinball(PINBALL_LEVELS[name], q, output_tokens) for name, q in said.pinball.items()},
+        inside={name: low <= output_tokens <= high for name, (low, high) in forecast.bounds.items()},
+        pinball={name: _pinball(PINBALL_LEVELS[name], q, output_tokens) for name, q in forecast.pinball.items()},
         crps=2 * sum(losses) / len(losses),
-        error=said.mean - output_tokens,
+        error=forecast.mean - output_tokens,
         output_tokens=output_tokens,
     )
 

@@ -23,7 +23,7 @@ class Recording:
         ttft_seconds: measured, arrival to first token; NaN where it was not measured.
         e2e_seconds: measured, arrival to last token; likewise.
         label: where it comes from.
-        notes: what the user should know of how it was read, a sentence each.
+        notes: what the user should know about how it was read, one sentence each.
     """
 
     trace: Trace
@@ -42,7 +42,7 @@ class Recording:
         return replace(self.trace, measured_ttft_seconds=self.ttft_seconds, measured_e2e_seconds=self.e2e_seconds)
 
     def measured_only(self, rows: Rows) -> Recording:
-        """The same day, its times known of these rows only: what a fit may see while others are held out."""
+        """The same day with the measured times of these rows only; the others are held out."""
         seen = np.zeros(len(self.trace), bool)
         seen[rows] = True
         return replace(
@@ -69,7 +69,7 @@ def seconds_per_token(trace: Trace, ttft: Seconds, e2e: Seconds) -> Seconds:
 
 
 def tokens_per_second(trace: Trace, e2e: Seconds) -> float:
-    """Output tokens of whoever has an end over the seconds from the first arrival to the last end; 0 for nobody."""
+    """Output tokens of the requests with an end, over the seconds from the first arrival to the last end; 0 if none."""
     known = np.isfinite(e2e)
     if not known.any():
         return 0.0
@@ -78,7 +78,7 @@ def tokens_per_second(trace: Trace, e2e: Seconds) -> float:
 
 
 def of_trace(trace: Trace, label: str) -> Recording | None:
-    """The recording that a trace brings along; None where nothing was measured."""
+    """The recording in a trace that has measured times; None without any."""
     ttft, e2e = trace.measured_ttft_seconds, trace.measured_e2e_seconds
     if ttft is None or e2e is None or not np.isfinite(e2e).any():
         return None

@@ -1,8 +1,8 @@
-"""What one simulated day is worth: every number of the table, each with one definition.
+"""Metrics of one run: every number of the table, each with one definition.
 
-Percentiles interpolate linearly between order statistics (numpy's default). A class of requests that is empty has no
-mean and no percentile: None, never 0. Latencies are of the requests that reached the point in question; who did not
-is told by `completed`, `refused` and `unfinished`, and is a miss in `goodput`.
+Percentiles interpolate linearly between order statistics (numpy's default). An empty class of requests has no mean and
+no percentile: None, never 0. A latency covers the requests that reached that point. The others are counted by
+`completed`, `refused` and `unfinished`, and are misses in `goodput`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SLO_EXAMPLE = "write it like ttft=2s,tpot=60ms"
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """Service-level objectives of one request, each an upper bound in seconds (met when equal); None where not asked.
+    """Service-level objectives of one request, each an upper bound in seconds (met when equal); None where not given.
 
     Names as in `vllm bench serve --goodput` (ttft, tpot, e2e), but the unit is written out.
     """
@@ -61,7 +61,7 @@ class Slo:
         return cls(**bounds)
 
     def to_json(self) -> dict[str, float | None]:
-        """Bounds in seconds, None where not asked."""
+        """Bounds in seconds, None where not given."""
         return {name: getattr(self, name) for name in _SLO_FIELDS.values()}
 
     def __str__(self) -> str:
@@ -81,7 +81,7 @@ class Summary:
 
     @classmethod
     def of(cls, values: Floats) -> Summary:
-        """Of finite values in any order."""
+        """Summarise finite values in any order."""
         if len(values) == 0:
             return cls()
         p50, p90, p99 = np.percentile(values, [50, 90, 99])
@@ -130,31 +130,31 @@ class RunMetrics:
 
 
 DEFINITIONS: Mapping[str, str] = {
-    "requests": "requests offered: all of the trace, whatever became of them",
+    "requests": "requests offered: all of the trace, also those refused or unfinished",
     "completed": "requests that produced their last token",
     "refused": "requests turned away, by reason in refused_reasons; so are all later turns of their session",
-    "unfinished": "neither completed nor refused: none, unless the day was cut off before its end",
+    "unfinished": "requests neither completed nor refused: 0, unless the run was cut off before its end",
     "refused_reasons": "how many requests were refused for each reason",
     "ttft_seconds": "time to first token: from arrival to the end of the step that yields the first output token",
     "ttft_short_half_seconds": "TTFT of the requests whose whole prompt is at most the trace's median prompt",
     "ttft_longest_5pct_seconds": "TTFT of the requests whose whole prompt is at least the trace's 95th percentile",
     "tpot_seconds": "time per output token of a request: (end - first token) / (output tokens - 1); the first token is "
     "left out, as in vLLM and DistServe, and so are requests of one token",
-    "itl_seconds": "inter-token latency: each single gap between two tokens of a request, over all tokens",
+    "itl_seconds": "inter-token latency: every gap between two tokens of a request, over all tokens",
     "e2e_seconds": "end to end: from arrival to the last token",
     "normalised_latency_seconds_per_token": "end-to-end seconds of a request divided by its output tokens (Orca, vLLM)",
-    "slowdown": "end-to-end seconds divided by the seconds the same request takes alone on an idle, cold replica",
+    "slowdown": "end-to-end seconds divided by the seconds that the request takes alone on an idle, cold replica",
     "goodput": "share of the OFFERED requests that complete and meet every SLO; refused and unfinished are misses",
     "throughput_tokens_per_second": "output tokens of completed requests divided by the makespan",
-    "preemptions": "times a running request lost its KV blocks and had to come back",
-    "recomputed_tokens": "KV tokens computed once more after preemptions",
-    "kv_peak_share": "most KV blocks held at once, as a share of all",
+    "preemptions": "times a running request lost its KV blocks and returned to the queue",
+    "recomputed_tokens": "KV tokens computed again after preemptions",
+    "kv_peak_share": "most KV blocks in use at once, as a share of all",
     "jain_index": "Jain's fairness index (Jain, Chiu, Hawe 1984) over tenants of their mean speed, a request's speed "
-    "being (seconds alone on an idle replica) / (end-to-end seconds), 0 when it did not complete; 1 is equal, 1/n is "
-    "one tenant of n gets all",
-    "makespan_seconds": "from the trace's start to the last event of the day",
+    "being (seconds alone on an idle replica) / (end-to-end seconds), 0 when it did not complete; 1 is equal, 1/n "
+    "means that one tenant of n gets all",
+    "makespan_seconds": "from the trace's start to the last event",
     "times_lower_bound": "mean end-to-end seconds divided by a lower bound on them that holds for every policy on this "
-    "trace and replica (docs/bounds.md); 1 could not be beaten, and the best possible may lie well above 1",
+    "trace and replica (docs/bounds.md); no policy is below 1, and the best possible may be well above it",
 }
 """What each number means, in the order of `RunMetrics`."""
 
@@ -172,11 +172,11 @@ def summarise(
 
     Args:
         trace: what was offered, n requests.
-        outcome: what became of it, row by row.
+        outcome: the result of each request, row by row.
         slo: bounds for goodput; without any, goodput is the share completed.
         unloaded_seconds: per row, end-to-end seconds of the request alone on an idle replica, > 0; None if unknown.
         kv_blocks: usable KV blocks of the replica (of all replicas together).
-        lower_bound_seconds: what no policy's mean end-to-end seconds are below, over the requests that completed;
+        lower_bound_seconds: a bound that no policy's mean end-to-end seconds are below, over the completed requests;
             None if unknown.
 
     Raises:
@@ -247,7 +247,7 @@ def meets(slo: Slo, ttft: Floats, tpot: Floats, e2e: Floats) -> Mask:
 
 
 def jain(shares: Floats) -> float | None:
-    """Jain's fairness index (Σx)² / (n·Σx²), in [1/n, 1]; None where nobody got anything.
+    """Jain's fairness index (Σx)² / (n·Σx²), in [1/n, 1]; None if every share is 0.
 
     Source: R. Jain, D. Chiu, W. Hawe, A Quantitative Measure of Fairness and Discrimination for Resource Allocation
     in Shared Computer Systems, DEC-TR-301, 1984.

@@ -1,4 +1,4 @@
-"""Percentiles of all inter-token gaps of a day, exactly, from runs of equal steps and without listing a gap."""
+"""Exact percentiles of all inter-token gaps of a run, from runs of equal steps, without listing every gap."""
 
 from __future__ import annotations
 

@@ -17,10 +17,12 @@ _BEST = "best"
 
 
 def print_bounded(bounded: BoundResult, console: Console) -> None:
-    """A table a load, the best bound last."""
-    told = bounded.replica
+    """One table per load, the best bound last."""
+    replica = bounded.replica
     console.print(f"trace    {bounded.trace['name']}: {bounded.trace['requests']:,} requests", highlight=False)
-    console.print(f"replica  {told['model']} on {told['hardware']}, {told['kv_tokens']:,} KV tokens", highlight=False)
+    console.print(
+        f"replica  {replica['model']} on {replica['hardware']}, {replica['kv_tokens']:,} KV tokens", highlight=False
+    )
     for load, bounds in bounded.at_loads.items():
         console.print()
         if load is not None and bounded.saturation is not None:
@@ -36,7 +38,7 @@ def print_bounded(bounded: BoundResult, console: Console) -> None:
 
 def _table(bounds: LowerBounds) -> Table | Text:
     if bounds.mean_e2e_seconds is None:
-        return Text("No request of it can be served on this replica, so there is nothing to bound.")
+        return Text("This replica can serve no request of the trace, so there is nothing to bound.")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("no policy's mean end to end is below", no_wrap=True)
     table.add_column("s", justify="right", no_wrap=True)
@@ -49,5 +51,5 @@ def _table(bounds: LowerBounds) -> Table | Text:
 
 def _rows(bounds: LowerBounds) -> Iterator[tuple[str, float, str]]:
     yield from bounds.parts
-    assert bounds.mean_e2e_seconds is not None, "asked only where somebody is served"
+    assert bounds.mean_e2e_seconds is not None, "called only where a request is served"
     yield _BEST, bounds.mean_e2e_seconds, "the largest of these"

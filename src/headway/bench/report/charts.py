@@ -1,4 +1,4 @@
-"""One small chart as inline SVG: axes, lines, and a name and a description for those who do not see it."""
+"""Charts as inline SVG: axes, lines, and a name and a description for screen readers."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _draw(axes: Axes, line: Curve) -> Markup:
 
 
 def _thinned(places: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Without the points nobody would miss (Ramer 1972; Douglas and Peucker 1973)."""
+    """Without the points that make no visible difference (Ramer 1972; Douglas and Peucker 1973)."""
     kept = {0, len(places) - 1}
     spans = [(0, len(places) - 1)]
     while spans:

@@ -1,4 +1,4 @@
-"""The pictures of a comparison: TTFT by length of prompt, the replica over time, latency against load."""
+"""Figures of a comparison: TTFT by prompt length, the replica over time, latency against load."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run_name(comparison: Comparison, run: Run) -> str:
 
 
 def legend(comparison: Comparison) -> Markup:
-    """Which line is whose. With scripts each is a switch; on paper it is a key."""
+    """The legend. With scripts, each entry switches its line on and off."""
     items = [
         tag(
             "label",
@@ -62,7 +62,7 @@ def legend(comparison: Comparison) -> Markup:
 
 
 def ttft_by_length(comparison: Comparison, runs: Sequence[Run]) -> Markup:
-    """One chart a length class, log time, the same axis in all."""
+    """One chart per length class, on the same logarithmic time axis."""
     values = [second for run in runs for cdf in run.curves.ttft for second in cdf.seconds]
     if not values:
         return tag("p", "No request got a first token.")
@@ -74,16 +74,16 @@ def ttft_by_length(comparison: Comparison, runs: Sequence[Run]) -> Markup:
     for index, first in enumerate(runs[0].curves.ttft):
         cdfs = [(run, run.curves.ttft[index]) for run in runs]
         lines = [_cdf_line(comparison, run, cdf) for run, cdf in cdfs]
-        told = f"Share of requests with a first token within a time. {_medians(cdfs)}"
+        description = f"Share of requests with a first token within a time. {_medians(cdfs)}"
         heading = f"{first.name}: {first.requests:,} {first.prompts}"
-        figures.append(_figure(heading, chart(f"TTFT, {heading}", told, axes, lines, mark)))
+        figures.append(_figure(heading, chart(f"TTFT, {heading}", description, axes, lines, mark)))
     return tag("div", *figures, class_="panels")
 
 
 def over_time(comparison: Comparison, runs: Sequence[Run]) -> Markup:
-    """A row a policy, three charts each; axes shared down a column, the baseline's line behind every other."""
+    """One row of three charts per policy; the charts of a column share their axes and show the baseline too."""
     if not any(run.curves.seconds for run in runs):
-        return tag("p", "The engine kept no curves of these runs.")
+        return tag("p", "These runs have no timelines.")
     baseline = next((run for run in runs if run.policy == comparison.baseline_label()), None)
     longest = max(second for run in runs for second in run.curves.seconds)
     x = linear([], *x_span(TIMELINE_SIZE[0]), high=longest)
@@ -103,7 +103,7 @@ def over_time(comparison: Comparison, runs: Sequence[Run]) -> Markup:
 
 
 def against_load(comparison: Comparison) -> Markup:
-    """Four numbers over the loads, a line a policy; nothing where there is only one load."""
+    """Four numbers over the loads, one line per policy; empty with fewer than two loads."""
     loads = sorted(load for load in comparison.loads() if load is not None)
     if len(loads) < 2:
         return Markup("")
@@ -157,11 +157,11 @@ def _cdf_line(comparison: Comparison, run: Run, cdf: Cdf) -> Curve:
 
 
 def _medians(cdfs: Iterable[tuple[Run, Cdf]]) -> str:
-    told = []
+    medians = []
     for run, cdf in cdfs:
         half = next((s for s, share in zip(cdf.seconds, cdf.shares, strict=True) if share >= 0.5), None)
-        told.append(f"{run.policy} {'never' if half is None else seconds_text(half)}")
-    return f"Half had one within: {'; '.join(told)}."
+        medians.append(f"{run.policy} {'never' if half is None else seconds_text(half)}")
+    return f"Half had one within: {'; '.join(medians)}."
 
 
 def _over_time_row(
@@ -182,7 +182,7 @@ def _over_time_row(
 
 
 def _timeline(name: str, number: int, curves: Curves, values: Sequence[float], *, area: bool) -> Curve:
-    """Neighbouring spans joined until no more than can be drawn are left."""
+    """Neighbouring spans joined until they can be drawn."""
     per_point = -(-len(values) // _TIMELINE_POINTS) or 1
     starts = range(0, len(values), per_point)
     xs = [_mean(curves.seconds[start : start + per_point]) for start in starts]

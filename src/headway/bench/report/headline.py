@@ -1,4 +1,4 @@
-"""What a comparison showed, in plain words and no better than it was."""
+"""The headline: what a comparison showed, in plain sentences, and what to doubt."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from headway.bench.experiment.comparison import Comparison, Run
 from headway.bench.report.table_columns import incomparable, ratio_text, seconds_text
 
 NOISE_SHARE = 0.02
-"""Differences of mean TTFT below this are called none: one trace and one seed carry no more."""
+"""Smaller differences of mean TTFT count as none: one trace and one seed do not support more."""
 
 
 def headline(comparison: Comparison) -> tuple[str, ...]:
-    """Sentences, the most important first: who won at the highest load, at whose cost, and what to doubt."""
+    """Sentences, the most important first: the best policy at the highest load, its price, and what to doubt."""
     runs = comparison.at_load(_highest_load(comparison))
     baseline = next((run for run in runs if run.policy == comparison.baseline_label()), None)
     racing = [run for run in runs if run.metrics.ttft_seconds.mean is not None and not incomparable(comparison, run)]
@@ -31,7 +31,7 @@ def _highest_load(comparison: Comparison) -> float | None:
 
 def _mean_ttft(run: Run) -> float:
     mean = run.metrics.ttft_seconds.mean
-    assert mean is not None, "asked only of runs with a first token"
+    assert mean is not None, "called only for runs with a first token"
     return mean
 
 
@@ -59,8 +59,8 @@ def _winner(best: Run, baseline: Run | None, racing: list[Run]) -> str:
 
 
 def _price(best: Run, baseline: Run) -> list[str]:
-    """Whoever got worse by it, of those a reader would ask after; said also when nobody did."""
-    asked = (
+    """What got worse under the best policy, of the numbers that a reader would ask for; also if none did."""
+    candidates = (
         ("the 99th percentile of TTFT", best.metrics.ttft_seconds.p99, baseline.metrics.ttft_seconds.p99),
         (
             "the mean TTFT of the longest 5 % of prompts",
@@ -72,13 +72,11 @@ def _price(best: Run, baseline: Run) -> list[str]:
     )
     worse = [
         f"{name} went from {seconds_text(before)} to {seconds_text(now)} ({ratio_text(now, before)})"
-        for name, now, before in asked
+        for name, now, before in candidates
         if now is not None and before is not None and now > (1 + NOISE_SHARE) * before
     ]
     if not worse:
-        return [
-            "It made none of these worse by more than 2 %: TTFT p99, TTFT of the longest 5 %, TPOT, end-to-end p99."
-        ]
+        return ["None of these got worse by more than 2 %: TTFT p99, TTFT of the longest 5 %, TPOT, end-to-end p99."]
     return [f"The price: {'; '.join(worse)}."]
 
 
@@ -87,22 +85,22 @@ def _goodput(comparison: Comparison, runs: tuple[Run, ...], baseline: Run | None
     if not slo or len(runs) == 1:
         return []
     best = max(runs, key=lambda run: (run.metrics.goodput, run is baseline))
-    told = f"The most requests within {slo}: {best.metrics.goodput:.1%} of those offered, under {best.policy}"
+    share = f"The most requests within {slo}: {best.metrics.goodput:.1%} of those offered, under {best.policy}"
     if baseline is None or baseline is best:
-        return [f"{told}."]
-    return [f"{told}; {baseline.metrics.goodput:.1%} under {baseline.policy}."]
+        return [f"{share}."]
+    return [f"{share}; {baseline.metrics.goodput:.1%} under {baseline.policy}."]
 
 
 def _losses(runs: tuple[Run, ...]) -> list[str]:
     short = [run for run in runs if run.metrics.completed < run.metrics.requests]
     if not short:
         return []
-    told = "; ".join(f"{r.policy} {r.metrics.completed:,} of {r.metrics.requests:,}" for r in short)
-    return [f"Not all requests were completed ({told}): latencies are of those that got there, goodput is of all."]
+    counts = "; ".join(f"{run.policy} {run.metrics.completed:,} of {run.metrics.requests:,}" for run in short)
+    return [f"Not all requests completed ({counts}): latencies cover the completed ones, goodput covers all."]
 
 
 def _twins(runs: tuple[Run, ...]) -> list[str]:
-    """Runs that cannot be told apart; a reader should not take one for a confirmation of the other."""
+    """Runs with equal numbers; a reader should not take one as a confirmation of the other."""
     alike: list[list[Run]] = []
     for run in runs:
         group = next((group for group in alike if group[0].metrics == run.metrics), None)
@@ -111,8 +109,8 @@ def _twins(runs: tuple[Run, ...]) -> list[str]:
         else:
             group.append(run)
     return [
-        f"{', '.join(run.policy for run in group[:-1])} and {group[-1].policy} gave the very same numbers: on this "
-        "traffic, with these predictions, they chose alike."
+        f"{', '.join(run.policy for run in group[:-1])} and {group[-1].policy} gave exactly the same numbers: on this "
+        "traffic, with these predictions, they made the same choices."
         for group in alike
         if len(group) > 1
     ]
@@ -123,7 +121,7 @@ def _doubts(runs: tuple[Run, ...]) -> list[str]:
     if not oracles:
         return []
     return [
-        f"Output lengths came from {' and '.join(oracles)}, which reads the true ones: with a real predictor, policies "
+        f"Output lengths came from {' and '.join(oracles)}, which knows the true ones. With a real predictor, policies "
         "that use lengths gain less."
     ]
 

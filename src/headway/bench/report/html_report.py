@@ -1,6 +1,6 @@
-"""A comparison as one HTML file that needs nothing else: no network, no scripts to be understood, no colour to be read.
+"""The HTML report: a comparison as one file that needs no network, no scripts and no colour to be read.
 
-The bytes depend on the comparison alone (`wall_seconds` is not shown).
+Its bytes depend on the comparison alone (`wall_seconds` is not shown).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _parts(comparison: Comparison) -> list[Markup]:
         parts.append(_section("Latency against load", figures.legend(comparison), sweep))
     parts.append(_section("Numbers", sections.tables(comparison)))
     loads = sorted(comparison.loads(), key=lambda load: -1.0 if load is None else -load)
-    parts += [_pictures(comparison, load, first=number == 0) for number, load in enumerate(loads)]
+    parts += [_charts(comparison, load, first=number == 0) for number, load in enumerate(loads)]
     return [
         *parts,
         _section("What the numbers mean", sections.definitions(comparison)),
@@ -67,14 +67,14 @@ def _parts(comparison: Comparison) -> list[Markup]:
     ]
 
 
-def _pictures(comparison: Comparison, load: float | None, *, first: bool) -> Markup:
-    """The charts of one load. With several loads the others are folded until asked for, or until printed."""
+def _charts(comparison: Comparison, load: float | None, *, first: bool) -> Markup:
+    """The charts of one load. With several loads, all but the first are folded until opened or printed."""
     runs = comparison.at_load(load)
     charts = (
         tag("h3", "Time to first token by length of prompt"),
         tag(
             "p",
-            "Further left is sooner; higher is more of the requests offered. Same time axis in all.",
+            "Further left is sooner. Higher is more of the offered requests. All charts have the same time axis.",
             class_="quiet",
         ),
         figures.legend(comparison),
@@ -82,15 +82,15 @@ def _pictures(comparison: Comparison, load: float | None, *, first: bool) -> Mar
         tag("h3", "The replica over time"),
         tag(
             "p",
-            f"A row a policy, the same axes down each column; the thin line is {comparison.baseline_label()}.",
+            f"One row per policy. The charts of a column share axes. The thin line is {comparison.baseline_label()}.",
             class_="quiet",
         ),
         figures.over_time(comparison, runs),
     )
     if load is None or len(comparison.loads()) == 1:
-        return _section("Pictures", *charts)
+        return _section("Charts", *charts)
     opened = {"open": "open"} if first else {}
-    folded = tag("details", tag("summary", tag("h2", f"Pictures at load {load:g}")), *charts, **opened)
+    folded = tag("details", tag("summary", tag("h2", f"Charts at load {load:g}")), *charts, **opened)
     return tag("section", folded)
 
 
@@ -99,5 +99,5 @@ def _section(title: str, *children: Markup) -> Markup:
 
 
 def _file(name: str) -> Markup:
-    """A file of this package; it holds neither `<` nor `&`, so it stands in XML as it is."""
+    """A file of this package. It has neither `<` nor `&`, so it is valid XML text."""
     return Markup(files("headway.bench.report").joinpath(name).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Learned lanes drawn over the histogram of the sizes they were learned from, for the terminal."""
+"""A drawing of learned lanes for the terminal, over the histogram of the request sizes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _LEVELS = " ▁▂▃▄▅▆▇█"
 
 
 def lanes_picture(sizes: Sequence[int], lanes: Sequence[Span], unit: str) -> list[str]:
-    """Lines: a histogram over log sizes, the lanes under it on the same axis, and a table of them.
+    """The lines: a histogram over log sizes, the lanes under it on the same axis, and a table of the lanes.
 
-    Two lanes closer than a column are drawn on lines of their own. No sizes, one sentence.
+    Lanes closer than a column are drawn on separate lines. Without sizes it is one sentence.
     """
     if not sizes:
-        return ["nothing has been learned yet: no request was seen"]
+        return ["nothing has been learned yet: no request has arrived"]
     axis = _Axis(min(sizes), max([*sizes, *(lane.high for lane in lanes)]))
     counts = [0] * WIDTH
     for size in sizes:
@@ -86,7 +86,7 @@ def _drawn(lanes: Sequence[Span], axis: _Axis) -> list[str]:
 
 def _table(lanes: Sequence[Span], requests: int) -> list[str]:
     if not lanes:
-        return ["no lanes yet: they are first learned after 250 requests; until then bubble lanes serve"]
+        return ["no lanes yet: they are first learned after 250 requests; until then bubble lanes are used"]
     lines = [f"{'lane':>4}  {'from':>9}  {'to':>9}  {'mean':>11}  {'requests':>8}  {'share':>6}"]
     for number, lane in enumerate(lanes):
         share = lane.requests / max(1, sum(other.requests for other in lanes))

@@ -1,4 +1,4 @@
-"""Text becomes HTML here and nowhere else: what is not markup already is escaped."""
+"""HTML from text: everything that is not `Markup` already is escaped here."""
 
 from __future__ import annotations
 

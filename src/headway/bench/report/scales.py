@@ -1,4 +1,4 @@
-"""From values to places on a drawing, and which values to write along an axis."""
+"""Scales of a chart: from values to places on the drawing, and the ticks of an axis."""
 
 from __future__ import annotations
 

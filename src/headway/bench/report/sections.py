@@ -1,4 +1,4 @@
-"""The written parts of the report: headline, tables, definitions, facts, and how to repeat it."""
+"""The text of the HTML report: headline, tables, definitions, facts, and how to repeat it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def heading(comparison: Comparison) -> Markup:
-    """Title, the sentences, and what the numbers stand on."""
+    """Title, headline sentences, and the source of the step times."""
     first, *others = headline(comparison)
     trace, replica = comparison.trace, comparison.replica
     profile = replica.get("profile")
@@ -64,11 +64,11 @@ def tables(comparison: Comparison) -> Markup:
         f"★ and bold: best of its column{' at its load' if several else ''}; values equal as printed share it. "
         f"The small number is the ratio to {baseline}{' at the same load' if several else ''}."
     )
-    made = [
+    groups = [
         _table(comparison, title, [column for column in columns if column.column.key in keys])
         for title, keys in _GROUPS
     ]
-    return join(*made, tag("p", legend, class_="quiet"))
+    return join(*groups, tag("p", legend, class_="quiet"))
 
 
 def definitions(comparison: Comparison) -> Markup:
@@ -88,7 +88,7 @@ def definitions(comparison: Comparison) -> Markup:
 
 
 def facts(comparison: Comparison) -> Markup:
-    """Trace, replica, load and policies, as they were."""
+    """Trace, replica, load, policies, and what to know about the runs."""
     pieces = [
         tag("h3", "Trace"),
         _fact_list(comparison.trace),
@@ -100,11 +100,11 @@ def facts(comparison: Comparison) -> Markup:
     pieces += [tag("h3", "Policies"), _bundles(comparison)]
     predictions = [tag("li", sentence) for sentence in describe_predictions(comparison)]
     if predictions:
-        pieces += [tag("h3", "How honest predictions were"), tag("ul", *predictions)]
+        pieces += [tag("h3", "Calibration of the predictions"), tag("ul", *predictions)]
     recorded = [tag("li", sentence) for sentence in describe_recorded(comparison)]
     if recorded:
         tables = [_recorded_figures(run.recorded) for run in comparison.runs if run.recorded is not None]
-        pieces += [tag("h3", "Against what was measured"), tag("ul", *recorded), *tables]
+        pieces += [tag("h3", "Simulated against measured"), tag("ul", *recorded), *tables]
     refusals = [
         tag("li", f"{run_name(comparison, run)}{_at_load(run)}: {count:,} refused, {reason}")
         for run in comparison.runs
@@ -182,12 +182,12 @@ def _chosen(value: Json) -> str:
         return NOTHING if value is None else str(value)
     options = value.get("options")
     pairs = options.items() if isinstance(options, Mapping) else ()
-    told = ", ".join(f"{key} = {_plain(option)}" for key, option in pairs)
-    return f"{value.get('name')}{f' ({told})' if told else ''}"
+    listed = ", ".join(f"{key} = {_plain(option)}" for key, option in pairs)
+    return f"{value.get('name')}{f' ({listed})' if listed else ''}"
 
 
 def _recorded_figures(recorded: Agreement) -> Markup:
-    """Each figure as it was measured, as simulated, and the error."""
+    """Each figure as measured, as simulated, and the error."""
     head = tag("tr", *(tag("th", title, scope="col") for title in ("figure", "measured", "simulated", "error")))
     rows = [
         tag("tr", tag("th", title, scope="row"), *(tag("td", value) for value in values))
@@ -199,7 +199,7 @@ def _recorded_figures(recorded: Agreement) -> Markup:
 
 
 def _fact_list(values: Mapping[str, Json]) -> Markup:
-    items = [tag("div", tag("dt", name), tag("dd", told)) for name, told in _flat(values)]
+    items = [tag("div", tag("dt", name), tag("dd", text)) for name, text in _flat(values)]
     return tag("dl", *items, class_="facts")
 
 
@@ -207,7 +207,7 @@ def _flat(values: Mapping[str, Json], inside: str = "") -> Iterator[tuple[str, s
     for key, value in values.items():
         name = f"{inside}{key.replace('_', ' ')}"
         if isinstance(value, Mapping):
-            yield name, "; ".join(f"{part} {told}" for part, told in _flat(value)) or NOTHING
+            yield name, "; ".join(f"{part} {text}" for part, text in _flat(value)) or NOTHING
         else:
             yield name, _plain(value)
 
@@ -225,7 +225,7 @@ def _plain(value: Json) -> str:
         return value
     if isinstance(value, Sequence):
         return ", ".join(_plain(item) for item in value)
-    return "; ".join(f"{part} {told}" for part, told in _flat(value))
+    return "; ".join(f"{part} {text}" for part, text in _flat(value))
 
 
 def _at_load(run: Run) -> str:

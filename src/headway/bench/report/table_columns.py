@@ -1,6 +1,6 @@
-"""The columns people read: which number, in which unit, which end is better, and how it is written.
+"""The columns of the results: which number, in which unit, which end is better, and how it is written.
 
-Terminal table and HTML report take their cells from here, so that both always say the same.
+The terminal table and the HTML report take their cells from here, so that both show the same.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from headway.bench.metrics.run_metrics import RunMetrics
 Kind: TypeAlias = Literal["seconds", "seconds per token", "per second", "share", "count", "index", "factor"]
 
 COMPARABLE_SHARE = 0.99
-"""A run whose completed requests are fewer than this share of the most at its load is out of the race for best:
-percentiles over survivors flatter whoever drops the hard ones."""
+"""A run with fewer completed requests than this share of the most at its load cannot be best:
+percentiles over the completed ones flatter a policy that drops the hard ones."""
 
 NOTHING = "–"
 
@@ -31,7 +31,7 @@ class Column:
         part: which part of its distribution, for the second line; may be empty.
         kind: how it is written.
         better: which end is better; None where neither is, and no best is marked.
-        ratio: whether the ratio to the baseline says something.
+        ratio: whether the ratio to the baseline means anything.
         value: reads it.
     """
 
@@ -101,12 +101,12 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 COMPLETED = Column("completed", "completed", "", "count", None, False, lambda m: float(m.completed))
-"""Shown in front of the others as soon as one run did not complete everything."""
+"""Shown in front of the others if one run did not complete everything."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One value as it is written. `ratio` is empty at the baseline itself and where it would say nothing."""
+    """One value as it is written. `ratio` is empty for the baseline itself and where it would mean nothing."""
 
     text: str
     ratio: str

@@ -1,6 +1,6 @@
-"""A comparison on a terminal: a row a policy, nothing cut at any width, and what each number means underneath.
+"""The terminal table of a comparison: one row per policy, nothing cut at any width, definitions underneath.
 
-The text depends on the comparison and the width alone; `wall_seconds` is never shown, so two runs print the same bytes.
+The text depends on the comparison and the width alone: `wall_seconds` is not shown, so two runs print the same bytes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 
 def results(comparison: Comparison, width: int) -> RenderableType:
-    """The numbers within `width` characters: one table, several where it is too narrow, blocks where even that is."""
+    """The numbers within `width` characters: one table, several if it is too narrow, else one block per run."""
     columns = cell_columns(comparison)
     heads = _row_heads(comparison)
     head_width = sum(max(map(len, head)) + _GAP for head in heads)
@@ -54,7 +54,7 @@ def results(comparison: Comparison, width: int) -> RenderableType:
 
 
 def facts(comparison: Comparison) -> RenderableType:
-    """What was replayed on what, how good the model of it is, and what load 1 means."""
+    """The trace, the replica, the error of its step times, and what load 1 means."""
     trace, replica = comparison.trace, comparison.replica
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
@@ -75,33 +75,34 @@ def describe_saturation(comparison: Comparison) -> str:
     """What a load of 1 is, in words."""
     saturation = comparison.saturation or {}
     rate, definition = saturation.get("requests_per_second"), saturation.get("definition")
-    said = f"{significant(rate)} requests/s" if isinstance(rate, int | float) else "a measured rate"
-    return f"{said}, measured on this replica{f': {definition}' if definition else ''}"
+    text = f"{significant(rate)} requests/s" if isinstance(rate, int | float) else "a measured rate"
+    return f"{text}, measured on this replica{f': {definition}' if definition else ''}"
 
 
 def describe_predictions(comparison: Comparison) -> Iterator[str]:
-    """How honest each predictor was, a sentence each at each load, from the first run that has it."""
+    """How well each predictor was calibrated: one sentence per load, from the first run that has it."""
     seen = set()
     for run in comparison.runs:
-        told = run.prediction_calibration
+        quality = run.prediction_calibration
         predictor = (str(run.bundle.get("prediction")), run.load)
-        if told is None or predictor in seen:
+        if quality is None or predictor in seen:
             continue
         seen.add(predictor)
-        held = ", ".join(f"{100 * told.coverage[name]:.0f} % in its {name} % interval" for name in INTERVALS)
+        held = ", ".join(f"{100 * quality.coverage[name]:.0f} % in its {name} % interval" for name in INTERVALS)
+        at = "" if run.load is None else f" at load {run.load:g}"
         yield (
-            f"Prediction {told.made_by}{'' if run.load is None else f' at load {run.load:g}'}: of {told.completions:,} "
-            f"output lengths {held}; CRPS {told.crps_tokens:.0f} tokens, mean output {told.output_tokens:.0f}."
+            f"Prediction {quality.made_by}{at}: of {quality.completions:,} output lengths {held};"
+            f" CRPS {quality.crps_tokens:.0f} tokens, mean output {quality.output_tokens:.0f}."
         )
 
 
 def describe_recorded(comparison: Comparison) -> Iterator[str]:
-    """How far the simulation is from what was measured when the trace was recorded, a sentence for each run."""
+    """How far the simulation is from the times measured when the trace was recorded; one sentence per run."""
     for run in comparison.runs:
         if run.recorded is not None:
             yield (
-                f"Recorded day: the trace has measured times; simulated {run.policy} against them: "
-                f"{run.recorded.sentence()}. Bear this error in mind with every figure above."
+                f"Recorded day: the trace has measured times. Simulated {run.policy} against them: "
+                f"{run.recorded.sentence()}. Every figure above has an error like this one."
             )
 
 

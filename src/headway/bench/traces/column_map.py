@@ -1,4 +1,4 @@
-"""Which field of a file holds which column of a trace, and in which unit; known layouts and the user's `--columns`."""
+"""Maps the fields of a file to the columns of a trace, with units: the known layouts, and the user's `--columns`."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class ColumnMap:
     Attributes:
         fields: our column -> the file's field.
         seconds_per_unit: of the time columns; `arrival` may also hold dates with time, which need no unit.
-        prefix_block_tokens: tokens in a block of `prefix`; None to find it out from the lengths.
-        layout: what the file's format is called.
-        unit_unsure: `arrival` with a fraction may be seconds or milliseconds, so such a file needs the user's word.
-        zero_output_hint: what to do about outputs of length 0, where the source is known to hold some.
+        prefix_block_tokens: tokens in a block of `prefix`; None to infer it from the lengths.
+        layout: name of the file's layout.
+        unit_unsure: `arrival` with a fraction may be seconds or milliseconds, so the user must name the unit.
+        zero_output_hint: what to do about outputs of length 0, if the source is known to have some.
     """
 
     fields: Mapping[str, str]
@@ -109,13 +109,13 @@ def with_columns(known: ColumnMap, pairs: Mapping[str, str]) -> ColumnMap:
         if column in _TIMES:
             units[column] = _UNITS[key[len(column) + 1 :] or "s"]
             unsure = unsure and column != "arrival"
-    said = {column: fields[column] for column in map(_column_of, pairs) if column in fields}
-    for column, name in said.items():
-        twin = next((other for other, its in said.items() if its == name and other != column), None)
+    named = {column: fields[column] for column in map(_column_of, pairs) if column in fields}
+    for column, name in named.items():
+        twin = next((other for other, field_name in named.items() if field_name == name and other != column), None)
         if twin is not None:
             raise UserMistake(f"--columns: {name!r} is given for {column} and {twin}; a field can be only one column")
-        # a known layout's own use of a field ends where the user says what it is
-        fields = {other: its for other, its in fields.items() if its != name or other == column}
+        # the user's meaning of a field replaces that of a known layout
+        fields = {other: held for other, held in fields.items() if held != name or other == column}
     return ColumnMap(fields, units, block, known.layout, unsure, known.zero_output_hint)
 
 

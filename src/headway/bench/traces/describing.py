@@ -1,4 +1,4 @@
-"""What a trace is like, in numbers: rate, burstiness, lengths, who sends it, what a prefix cache would find."""
+"""Statistics of a trace: rate, burstiness, lengths, tenants, sessions, and what a prefix cache would hit."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class ValueRange:
 
 @dataclass(frozen=True, slots=True)
 class PrefillWork:
-    """How unevenly prefill work is spread over requests, and what that costs a queue that does not look at it.
+    """How unevenly prefill work is spread over requests, and what that costs a queue that ignores it.
 
     Attributes:
         top_1_percent: share of all tokens in the 1 % of requests with the most; likewise 5 and 10.
         scv: squared coefficient of variation of the tokens of a request.
         fcfs_over_sjf: mean wait under first-come-first-served ÷ under shortest-job-first in one non-preemptive server
-            whose service time is proportional to the tokens, at 80 % load. It ranks traces by head-of-line blocking
-            and foretells nothing about an engine. 1 where nobody waits.
+            whose service time is proportional to the tokens, at 80 % load. It ranks traces by head-of-line blocking,
+            and predicts nothing about an engine. 1 if no request waits.
     """
 
     top_1_percent: float
@@ -50,7 +50,7 @@ class PrefillWork:
 
 @dataclass(frozen=True, slots=True)
 class TenantShares:
-    """Who sends it.
+    """How requests and tokens spread over tenants.
 
     Attributes:
         tenants: how many.
@@ -88,7 +88,7 @@ class TraceDescription:
         prefill: of whole prompts.
         prefix_hit: share of the prompt tokens that an unbounded prefix cache finds; None without prefix ids.
         uncached_prefill: of what that cache leaves to compute.
-        tenants: None where nobody is named.
+        tenants: None if the trace names none.
         sessions: None where there are none.
         deadlines: share of the requests with one.
     """
@@ -144,9 +144,9 @@ def prefix_hits(trace: Trace) -> npt.NDArray[np.int64]:
     size = trace.prefix_block_tokens
     for row, prompt in enumerate(trace.prompt_tokens.tolist()):
         ids = trace.prefix_ids[row]
-        found = next((place for place, block in enumerate(ids) if block not in seen), len(ids))
-        hits[row] = min(found * size, prompt)
-        seen.update(ids[found:])
+        cached = next((place for place, block in enumerate(ids) if block not in seen), len(ids))
+        hits[row] = min(cached * size, prompt)
+        seen.update(ids[cached:])
     return hits
 
 
@@ -165,7 +165,7 @@ def _dispersion(arrived: Numbers) -> float | None:
     bins = int(places[-1])  # without the last one, which is cut short by the trace's end
     if bins < 2:
         return None
-    # Only bins that hold somebody are stored: one wrong timestamp may put years between two requests.
+    # Only bins with arrivals are stored: one wrong timestamp may put years between two requests.
     counts = np.unique(places[places < bins], return_counts=True)[1].astype(np.float64)
     mean = float(counts.sum()) / bins
     return (float((counts**2).sum()) / bins - mean**2) / mean

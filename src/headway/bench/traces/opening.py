@@ -123,7 +123,7 @@ class _Gzip(gzip.GzipFile):
 
 
 class _Zstd(io.RawIOBase):
-    """Zstandard, any number of frames; unlike the library's own reader it notices a file cut short."""
+    """Zstandard with any number of frames. Unlike the library's own reader, it notices a file cut short."""
 
     def __init__(self, beneath: BinaryIO) -> None:
         self._beneath = beneath

@@ -1,4 +1,4 @@
-"""A description of a trace for the terminal: a table of its numbers and histograms of its lengths and arrivals."""
+"""A trace's description for the terminal: a table of its statistics, histograms of its lengths and arrivals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def description_view(trace: Trace, description: TraceDescription) -> Group:
     return Group(
         numbers_table(description),
         Text(),
-        Text("prompt tokens (requests in each doubling of length)", style="bold"),
+        Text("prompt tokens (requests per doubling of length)", style="bold"),
         Text(length_histogram(trace.prompt_tokens)),
         Text(),
         Text("output tokens", style="bold"),
@@ -33,7 +33,7 @@ def description_view(trace: Trace, description: TraceDescription) -> Group:
 
 
 def numbers_table(description: TraceDescription) -> Table:
-    """The numbers, one a row, with what they mean."""
+    """The statistics, one per row, with their meaning."""
     table = Table(title=description.name, title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
@@ -44,7 +44,7 @@ def numbers_table(description: TraceDescription) -> Table:
 
 
 def length_histogram(tokens: npt.NDArray[np.int64]) -> str:
-    """One line a doubling of length: its range, a bar, the share of the requests and of the tokens."""
+    """One line per doubling of length: its range, a bar, the share of the requests and of the tokens."""
     exponents = np.floor(np.log2(tokens)).astype(np.int64)
     low, high = int(exponents.min()), int(exponents.max())
     requests = np.bincount(exponents - low, minlength=high - low + 1)
@@ -59,7 +59,7 @@ def length_histogram(tokens: npt.NDArray[np.int64]) -> str:
 
 
 def arrival_profile(arrived: npt.NDArray[np.float64]) -> str:
-    """Requests a second over the trace, a character a slice of time."""
+    """Requests per second over the trace, one character per slice of time."""
     span = float(arrived[-1] - arrived[0])
     if not span:
         return f"all {len(arrived):,} at once"
@@ -75,7 +75,7 @@ def arrival_profile(arrived: npt.NDArray[np.float64]) -> str:
 def _bar(share: float) -> str:
     eighths = round(share * WIDTH * 8)
     if not eighths and share:
-        eighths = 1  # something is there
+        eighths = 1  # a small share stays visible
     return "█" * (eighths // 8) + (_EIGHTHS[eighths % 8] if eighths % 8 else "")
 
 

@@ -1,4 +1,4 @@
-"""A trace made shorter, faster, safe for a context window, or one of several."""
+"""Reshapes traces: cuts, scales, merges, and fits them into a context window."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _COLUMNS = (
     "arrived_seconds", "prompt_tokens", "output_tokens", "max_output_tokens", "tenant", "session", "turn",
     "think_seconds", "deadline_seconds", "priority",
 )  # fmt: skip
-_MEASURED = ("measured_ttft_seconds", "measured_e2e_seconds")  # true of the requests and arrivals that were served only
+_MEASURED = (
+    "measured_ttft_seconds",
+    "measured_e2e_seconds",
+)  # true only for the requests and arrivals that were served
 _NOT_MEASURED: dict[str, Any] = dict.fromkeys(_MEASURED)
 
 
@@ -99,7 +102,7 @@ def check_context(
     *,
     lines: Sequence[int] | Rows | None = None,
 ) -> tuple[Trace, list[str]]:
-    """Deal with requests whose prompt and output together are longer than the model's context.
+    """Handle requests whose prompt and output together are longer than the model's context.
 
     Args:
         trace: the requests.
@@ -109,7 +112,7 @@ def check_context(
         lines: the line in the file of each request, to name it by.
 
     Returns:
-        The trace to use, and what the user should know.
+        The trace to use, and notes for the user.
 
     Raises:
         UserMistake: over_context is "error" and a request is too long; names the first such request and the fix.
@@ -221,7 +224,7 @@ def _joined_blocks(traces: Sequence[Trace]) -> BlockIds | None:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, numbered where one comes twice."""
+    """The names, with a number where one occurs twice."""
     return [name if names.count(name) == 1 else f"{name}-{at + 1}" for at, name in enumerate(names)]
 
 

@@ -1,4 +1,4 @@
-"""Rows become columns: each row is checked whole before any of it is kept, so a bad line leaves no trace of itself."""
+"""Collects rows into the columns of a trace. A row is kept only if all of it is right."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Rows:
         """Keep one row.
 
         Raises:
-            UserMistake: it is bad, and bad lines are not to be skipped.
+            UserMistake: the row is bad, and bad lines are not skipped.
         """
         try:
             self._keep(line, self._checked(record))
@@ -77,9 +77,9 @@ class Rows:
     def _checked(self, record: Mapping[str, object]) -> dict[str, object]:
         values: dict[str, object] = {}
         for name, value in record.items():
-            found = self._readers.get(name)
-            if found is not None and value is not None:
-                column, read = found
+            column_and_reader = self._readers.get(name)
+            if column_and_reader is not None and value is not None:
+                column, read = column_and_reader
                 values[column] = read(value)
         for column in REQUIRED:
             if column not in values:
@@ -147,7 +147,7 @@ class Rows:
         self._last_turn[session] = turn  # type: ignore[assignment]
 
     def trace(self, name: str) -> tuple[Trace, npt.NDArray[np.int64], list[str]]:
-        """The trace, the line of each request, and what the user should know of the reading.
+        """The trace, the line of each request, and notes for the user.
 
         Raises:
             UserMistake: there is no good row; the rows do not fit together.
@@ -220,19 +220,19 @@ class Rows:
             )
         gaps = int(np.unique(session[(session >= 0) & (turn != optional["turn"])]).size)
         if gaps:
-            notes.append(f"{self._file}: {gaps} sessions lack some turns; theirs are numbered anew in order")
+            notes.append(f"{self._file}: {gaps} sessions lack some turns; their turns are renumbered in order")
         return {"turn": turn, "think": np.where(turn > 0, think, 0.0)}
 
     def _block_tokens(
         self, prompt: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], lines: npt.NDArray[np.int64]
     ) -> int:
-        """Tokens in a block: as told, or the size under which most prompts have exactly as many ids as they need."""
-        told = self.columns.prefix_block_tokens
+        """Tokens in a block: as given, or the size at which most prompts have exactly as many ids as they need."""
+        given = self.columns.prefix_block_tokens
         some = counts > 0
         exact = {size: int((counts == -(-prompt // size))[some].sum()) for size in _BLOCK_TOKENS}
-        size = told or max(exact, key=exact.__getitem__)
+        size = given or max(exact, key=exact.__getitem__)
         field = self.columns.fields["prefix"]
-        if told is None and 2 * exact[size] < some.sum():
+        if given is None and 2 * exact[size] < some.sum():
             raise UserMistake(
                 f"{self._file}: the lengths of `{field}` fit no block size; name it, as in --columns prefix_block=512"
             )
@@ -251,7 +251,7 @@ def _measured(optional: Mapping[str, Any]) -> dict[str, Any]:
     if "ttft" not in optional or "e2e" not in optional:
         return {}
     both = ~(np.isnan(optional["ttft"]) | np.isnan(optional["e2e"]))
-    return {f"measured_{one}_seconds": np.where(both, optional[one], np.nan) for one in ("ttft", "e2e")}
+    return {f"measured_{name}_seconds": np.where(both, optional[name], np.nan) for name in ("ttft", "e2e")}
 
 
 def _places(session: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:

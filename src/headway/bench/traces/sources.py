@@ -1,4 +1,4 @@
-"""The public request traces: what each holds, under which licence, and how to get it. Nothing is downloaded here."""
+"""Public request traces: what each holds, its licence, and how to get it. Nothing is downloaded here."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Source:
     Attributes:
         name: short name.
         holds: what is in it.
-        licence: its terms, with whom to name.
+        licence: its terms, with the authors to cite.
         address: where it is.
-        get: how to come by a file that `load_trace` reads.
+        get: how to get a file that `load_trace` reads.
     """
 
     name: str
@@ -80,7 +80,7 @@ SOURCES = (
         "vllm-timed-trace",
         "not a trace but the format of `vllm bench serve --dataset-name timed_trace`: timestamp, input_length, "
         "output_length, hash_ids",
-        "whatever its file is under",
+        "that of its file",
         "https://docs.vllm.ai/en/latest/benchmarking/cli/",
         "read as it is when timestamps are whole milliseconds; for seconds give --columns arrival_s=timestamp, for "
         "other names of fields --columns prompt=...,output=...,prefix=...,prefix_block=16",
@@ -89,7 +89,7 @@ SOURCES = (
 
 
 def sources_text() -> str:
-    """What `headway trace sources` prints: a paragraph a source, as plain text."""
+    """The text of `headway trace sources`: one paragraph per source."""
     return "\n\n".join(
         f"{source.name}\n  {source.holds}\n  licence: {source.licence}\n  where: {source.address}\n  get: {source.get}"
         for source in SOURCES

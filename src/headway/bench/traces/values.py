@@ -1,4 +1,4 @@
-"""What one value of a trace file may be: lengths, times, labels, block ids. A value that may not be is a `Fault`."""
+"""Checks the values of a trace file: lengths, times, labels, block ids. A wrong value raises `Fault`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Fault(Exception):
     """One thing wrong in one line.
 
     Args:
-        rule: what is wrong, true of every line with this fault, to count by: "`turn` is not a whole number".
-        shown: the value at hand, as it is shown; empty where there is none to show.
+        rule: what is wrong, the same for every such line, to count by: "`turn` is not a whole number".
+        shown: the value, as it is shown; empty if there is none to show.
         fix: what to do about it.
-        detail: said in place of the value.
+        detail: shown instead of the value.
     """
 
     def __init__(self, rule: str, shown: str = "", fix: str = "", *, detail: str = "") -> None:
@@ -36,7 +36,7 @@ class Fault(Exception):
 
 
 def shown(value: object) -> str:
-    """A value in a sentence, cut to a decent length."""
+    """A value for a sentence, cut to 40 characters."""
     text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 40 else text[:37] + "..."
 
@@ -105,7 +105,7 @@ class Moments:
             raise Fault(
                 f"`{name}` has a fraction, so it may be seconds or milliseconds",
                 shown(value),
-                f"say which with --columns arrival_s={name} or --columns arrival_ms={name}",
+                f"name the unit with --columns arrival_s={name} or --columns arrival_ms={name}",
             )
         return self._span(value)
 

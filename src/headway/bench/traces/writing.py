@@ -1,4 +1,4 @@
-"""A trace as JSON Lines: the fields of the Mooncake traces and a few of ours, as `load_trace` reads them back."""
+"""Writes a trace as JSON Lines: the fields of the Mooncake traces and a few more, as `load_trace` reads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bursts and silences: a code-completion service as its users come and go."""
+"""The workload `bursts`: bursts and silences, as in a code-completion service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chat, alone and beside long documents."""
+"""The workloads `chat` and `chat-and-documents`: chat, alone and beside long documents."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ CHAT = Workload(
 )
 CHAT_AND_DOCUMENTS = Workload(
     "chat-and-documents",
-    "nine chat turns to one question about a long document: head-of-line blocking as most people meet it",
+    "nine chat turns to one question about a long document: the everyday case of head-of-line blocking",
     "lengths of Azure's conversation trace of 2023 (Splitwise, ISCA 2024) and of Mooncake's (FAST 2025); shares ours",
     chat_and_documents,
 )

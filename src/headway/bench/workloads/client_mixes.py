@@ -1,4 +1,4 @@
-"""Traffic of many clients at once: reasoning, tenants with one heavy among them, and mixes drawn from a population."""
+"""The workloads `reasoning`, `tenants` and `client-mix`: traffic of many clients at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A mix of clients, each with its own rate, burstiness and lengths: how ServeGen found production traffic to be made.
+"""Mixes of clients, each with its own rate, burstiness and lengths, as ServeGen measured production traffic.
 
 Source: Xiang et al., ServeGen, arXiv 2505.09999: traffic is a sum of few heavy and many light clients whose gaps are
 Gamma or Weibull and whose lengths keep their own shape. Prompt and output lengths are independent within a client.
@@ -72,13 +72,13 @@ def _merged_arrivals(
     """Times and senders of the first `requests` arrivals: the horizon is doubled until it holds enough."""
     horizon = 1.2 * requests / float(rates.sum())
     while True:
-        found = [
+        by_client = [
             _arrivals_until(stream(seed, name, client.name, "arrivals"), client, rate, horizon)
             for client, rate in zip(clients, rates.tolist(), strict=True)
         ]
-        times = np.concatenate(found)
+        times = np.concatenate(by_client)
         if len(times) >= requests:
-            senders = np.repeat(np.arange(len(clients)), [len(part) for part in found])
+            senders = np.repeat(np.arange(len(clients)), [len(part) for part in by_client])
             order = np.argsort(times, kind="stable")[:requests]
             return times[order], senders[order]
         horizon *= 2

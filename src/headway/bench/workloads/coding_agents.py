@@ -1,4 +1,4 @@
-"""Coding agents: long sessions of calls with a tool's run or a person's thought between them, over a growing prompt."""
+"""The workload `coding-agents`: long sessions of calls over a growing prompt, with pauses for tools and people."""
 
 from __future__ import annotations
 

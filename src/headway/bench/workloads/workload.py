@@ -1,4 +1,4 @@
-"""What a built-in workload is, and the means to draw one: named random streams, quantile curves, renewal arrivals."""
+"""Built-in workloads and the parts to draw one: named random streams, quantile curves, renewal arrivals."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Workload:
 
     Attributes:
         name: what the user types.
-        summary: one line: what it is for.
-        source: whose published figures it is built from.
+        summary: what it is for, in one line.
+        source: the published figures that it is built from.
         make: draws that many requests from a seed.
     """
 

@@ -86,7 +86,7 @@ def test_requests_that_were_not_measured_are_nan(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("a.jsonl", '{"timestamp": 0, "input_length": 5, "output_length": 2}\n', "nothing was measured"),
+        ("a.jsonl", '{"timestamp": 0, "input_length": 5, "output_length": 2}\n', "it has no measured times"),
         (
             "b.jsonl",
             '{"timestamp": 0, "input_length": 5, "output_length": 2, "ttft_ms": 9, "e2e_ms": 8}\n',

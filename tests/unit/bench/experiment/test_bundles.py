@@ -63,7 +63,7 @@ def test_a_policy_named_twice() -> None:
     [
         ("[bundle.x", "not valid TOML"),
         ("", "no table \\[bundle.NAME\\]"),
-        ("[bundel.x]\nordering = 'fcfs'", "'bundel' means nothing here"),
+        ("[bundel.x]\nordering = 'fcfs'", "'bundel' is no key of a bundles file"),
         ("bundle = 3", "no table"),
         ("[bundle]\nx = 3", "bundle.x must be a table"),
         ("[bundle.x]\nodering = 'fcfs'", "bundle.x: unknown key 'odering': did you mean 'ordering'"),

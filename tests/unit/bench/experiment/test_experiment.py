@@ -100,5 +100,5 @@ def test_two_bundles_of_one_label_cannot_be_told_apart() -> None:
 
 
 def test_an_empty_trace_is_told() -> None:
-    with pytest.raises(UserMistake, match="no request in it"):
+    with pytest.raises(UserMistake, match="empty: it has no request to replay"):
         experiment(trace=Trace("empty", np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64)))

@@ -163,7 +163,7 @@ def test_the_headline_speaks_of_the_highest_load_and_admits_an_oracle() -> None:
     assert headline(comparison)[0].startswith("At load 1.1")
     oracle = {"prediction": {"name": "oracle", "options": {}}}
     runs = tuple(dataclasses.replace(run, bundle=oracle) for run in comparison.runs)
-    assert "oracle, which reads the true ones" in headline(dataclasses.replace(comparison, runs=runs))[-1]
+    assert "oracle, which knows the true ones" in headline(dataclasses.replace(comparison, runs=runs))[-1]
 
 
 def test_without_an_slo_the_table_says_what_goodput_is() -> None:
@@ -181,7 +181,7 @@ def test_runs_that_cannot_be_told_apart_are_named() -> None:
     twins = dataclasses.replace(
         comparison, runs=(*comparison.runs, dataclasses.replace(comparison.runs[1], policy="another"))
     )
-    told = [sentence for sentence in headline(twins) if "the very same numbers" in sentence]
+    told = [sentence for sentence in headline(twins) if "exactly the same numbers" in sentence]
     assert len(told) == 1
     assert told[0].startswith("random and another gave")
-    assert not any("the very same numbers" in sentence for sentence in headline(comparison))
+    assert not any("exactly the same numbers" in sentence for sentence in headline(comparison))

@@ -59,7 +59,7 @@ def test_sessions_keep_their_turns_and_pauses(tmp_path: Path) -> None:
     assert trace.session.tolist() == [0, 1, 0, -1]
     assert trace.turn.tolist() == [0, 0, 1, 0]
     assert trace.think_seconds.tolist() == [0.0, 0.0, 1.5, 0.0]
-    assert loaded.notes == [f"{path}: 1 sessions lack some turns; theirs are numbered anew in order"]
+    assert loaded.notes == [f"{path}: 1 sessions lack some turns; their turns are renumbered in order"]
 
 
 def test_sessions_without_pauses_are_replayed_at_their_own_times(tmp_path: Path) -> None:
