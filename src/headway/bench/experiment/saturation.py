@@ -16,14 +16,14 @@ from headway.simulator.step_time import PS_PER_SECOND
 from headway.simulator.trace import Trace
 
 OPEN_LOOP = (
-    "requests served per second under fcfs with greedy admission when all requests are there from the start, until the "
-    "last one is admitted; those still running then count by the share of their service that is done (over the whole "
-    "day where the last one is admitted in its first half, for a trace too short to fill the replica)"
+    "requests served per second under fcfs with greedy admission when all arrive at once, until the last one is "
+    "admitted. A request that still runs then counts by the share of its service that is over. A trace too short to "
+    "fill the replica is measured over the whole run"
 )
 CLOSED_LOOP = (
     "the most requests completed per second under fcfs with greedy admission, between the first and the last tenth of "
-    "completions, over four replays: sessions start a quarter as densely as recorded, as recorded, 4 times as densely, "
-    "and all at once; each waits for its answers and thinks as recorded, so that few sessions may not fill the replica"
+    "completions, over four replays. Sessions start a quarter as densely as recorded, as recorded, 4 times as densely, "
+    "and all at once. Each waits for its answers and pauses as recorded, so few sessions may not fill the replica"
 )
 
 # Of session starts. Sparser ones too: with many sessions at once a prefix cache may lose every block before it is

@@ -132,7 +132,7 @@ class RunMetrics:
 DEFINITIONS: Mapping[str, str] = {
     "requests": "requests offered: all of the trace, also those refused or unfinished",
     "completed": "requests that produced their last token",
-    "refused": "requests turned away, by reason in refused_reasons; so are all later turns of their session",
+    "refused": "refused requests, with all later turns of their sessions; refused_reasons counts the reasons",
     "unfinished": "requests neither completed nor refused: 0, unless the run was cut off before its end",
     "refused_reasons": "how many requests were refused for each reason",
     "ttft_seconds": "time to first token: from arrival to the end of the step that yields the first output token",
