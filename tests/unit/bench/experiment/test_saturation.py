@@ -127,7 +127,7 @@ def test_a_closed_loop_takes_the_best_of_several_densities() -> None:
     assert measured.closed_loop
     assert measured.requests_per_second >= completed_rate(fcfs(trace))
     assert measured.requests_per_second == measure_saturation(trace, fcfs, jobs=1).requests_per_second
-    assert "thinks as recorded" in str(measured.to_json()["definition"])
+    assert "pauses as recorded" in str(measured.to_json()["definition"])
 
 
 @pytest.mark.parametrize("rate", [0.5, 20.0])
