@@ -120,9 +120,9 @@ def _read_bundle(where: str, name: str, table: object, template: Bundle) -> Bund
         if kind in table:
             with as_mistakes():
                 chosen[kind], options[kind] = name_and_options(table[kind], f"{where}.{kind}")
-    found = Bundle(name, chosen["ordering"], chosen["admission"], chosen["preemption"], chosen["prediction"], options)
+    row = Bundle(name, chosen["ordering"], chosen["admission"], chosen["preemption"], chosen["prediction"], options)
     try:
-        found.check()
+        row.check()
     except UserMistake as mistake:
         raise UserMistake(f"{where}: {mistake}") from None
-    return found
+    return row

@@ -21,7 +21,7 @@ class Prompts:
     """Makes the body of every row of a trace."""
 
     def __init__(self, trace: Trace, model: str, seed: int, *, simulated: bool) -> None:
-        """`simulated`: the endpoint is the embedded engine, which is told the true length beside the bound."""
+        """`simulated`: the endpoint is the embedded engine, which gets the true length beside the bound."""
         self._trace = trace
         self._model = json.dumps(model)
         self._simulated = simulated
@@ -60,7 +60,7 @@ class Prompts:
         return b"".join(parts)
 
     def _stretch(self, name: str, tokens: int) -> bytes:
-        """So many ids, the same for the same name: a place in the ring, read round and round."""
+        """So many ids, the same for the same name: read from a place in the ring, again and again."""
         digest = blake2b(f"{self._seed}/{name}".encode(), digest_size=8).digest()
         start = int.from_bytes(digest, "big") % _RING_TOKENS
         # The name's own number comes first, so that no two stretches begin alike even where their places are near.
@@ -68,7 +68,7 @@ class Prompts:
         wanted = (tokens - 1) * _ID_BYTES
         begin = start * _ID_BYTES
         ring = self._ring
-        found = ring[begin : begin + wanted]
-        while len(found) < wanted:
-            found += ring[: wanted - len(found)]
-        return own + found
+        words = ring[begin : begin + wanted]
+        while len(words) < wanted:
+            words += ring[: wanted - len(words)]
+        return own + words

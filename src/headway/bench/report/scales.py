@@ -84,6 +84,9 @@ def _linear_ticks(low: float, high: float) -> list[float]:
 
 def _log_ticks(low: float, high: float) -> list[float]:
     decades = math.log10(high / low)
-    marks = (1, 2, 5) if decades <= 2 else (1, 3) if decades <= 3 else (1,)
+    if decades <= 2:
+        marks: tuple[int, ...] = (1, 2, 5)
+    else:
+        marks = (1, 3) if decades <= 3 else (1,)
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     return [mark * 10.0**e for e in exponents for mark in marks if low <= mark * 10.0**e <= high]

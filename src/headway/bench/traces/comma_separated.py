@@ -49,7 +49,7 @@ def read(file: TraceFile, rows: Rows) -> None:
     _check_header(file.label, header, columns)
     wanted = {name: place for place, name in enumerate(header) if name in columns.fields.values()}
     texts = {columns.fields[column] for column in _TEXT & columns.fields.keys()}
-    cells = [(name, place, name in texts) for name, place in wanted.items()]
+    cells = [(name, place, _text_of_cell if name in texts else number_of_cell) for name, place in wanted.items()]
     reader = csv.reader(_numbered(file), delimiter=sign)
     next(reader, None)
     try:
@@ -61,15 +61,15 @@ def read(file: TraceFile, rows: Rows) -> None:
                     reader.line_num, Fault(f"the line does not have {len(header)} fields", detail=f"it has {len(row)}")
                 )
                 continue
-            record = {
-                name: (row[place] if text else number_of_cell(row[place])) if row[place] else None
-                for name, place, text in cells
-            }
-            rows.add(reader.line_num, record)
+            rows.add(reader.line_num, {name: read_cell(row[place]) for name, place, read_cell in cells})
     except csv.Error as fault:
         raise UserMistake(
             f"{file.label}: line {reader.line_num}: is not CSV ({fault}); save the file as CSV again"
         ) from None
+
+
+def _text_of_cell(cell: str) -> str | None:
+    return cell or None
 
 
 def _numbered(file: TraceFile) -> Iterator[str]:

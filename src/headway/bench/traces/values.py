@@ -41,8 +41,10 @@ def shown(value: object) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def number_of_cell(cell: str) -> int | float | str:
-    """A CSV cell as a number where it is one, else unchanged."""
+def number_of_cell(cell: str) -> int | float | str | None:
+    """A CSV cell as a number if it is one, else unchanged; None if it is empty."""
+    if not cell:
+        return None
     try:
         return int(cell)
     except ValueError:
