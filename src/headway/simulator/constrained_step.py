@@ -1,51 +1,78 @@
-"""A step in which memory or the token budget does not reach for everybody: request by request, as vLLM does it.
+"""A step in which memory or the token budget does not reach for every request: request by request, as in vLLM.
 
-Running requests are served in order of admission; whoever finds no block takes it from the victim that the policy
+Running requests are served in order of admission. One that finds no block takes it from the victim that the policy
 names (vLLM `Scheduler.schedule`, first loop). Rare enough that its cost does not matter, exact so that skipping may
 rely on it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
+from headway.scheduling.scheduler import Scheduler
 from headway.simulator.batch import Batch, Chunks
 from headway.simulator.decoding import computed_before
 from headway.simulator.step_time import SECONDS_PER_PS
 from headway.simulator.tracked import DECODING, LEAVING, PREFILLING, WAITING, TrackedRequest
 
-if TYPE_CHECKING:
-    from headway.simulator.skipping import SkippingEngine
+
+class Moment(NamedTuple):
+    """When a step is composed."""
+
+    step: int  # its number
+    now_ps: int
+    busy_until_ps: int  # end of the step composed before it
 
 
-def schedule_one_by_one(
-    engine: SkippingEngine, step: int, returning: list[TrackedRequest]
-) -> tuple[Chunks, tuple[int, ...], int, int]:
-    """Share out `step` among those running; returns (chunks, preempted rows, decodes, their context tokens)."""
-    batch, memory, block_tokens = engine.batch, engine.batch.memory, engine.rules.block_tokens
-    budget, limit = engine.rules.max_num_batched_tokens, batch.chunk_limit(len(engine.scheduler.queue))
+class ConstrainedStep(NamedTuple):
+    """What the running requests get of a step."""
+
+    chunks: Chunks
+    decodes: int
+    context_tokens: int  # of the decodes
+    preempted: list[TrackedRequest]
+    owed: list[TrackedRequest]  # preempted while the step in flight computes a token of theirs
+
+
+def constrained_step(
+    batch: Batch, scheduler: Scheduler, moment: Moment, returning: list[TrackedRequest]
+) -> ConstrainedStep:
+    """Share a step out among the running requests; victims lose seat and memory and are queued again.
+
+    Args:
+        batch: the running requests, changed in place.
+        scheduler: names the victims and queues them again.
+        moment: when.
+        returning: decoding requests that got no token in the step before.
+    """
+    memory, block_tokens = batch.memory, batch.rules.block_tokens
+    budget, limit = batch.rules.max_num_batched_tokens, batch.chunk_limit(len(scheduler.queue))
     order = list(batch.members)
     given: dict[TrackedRequest, int] = {}
-    preempted: list[int] = []
+    preempted: list[TrackedRequest] = []
+    owed: list[TrackedRequest] = []
     position = 0
     while position < len(order) and budget > 0:
         request = order[position]
-        computed = _computed(request, step)
+        computed = _computed(request, moment.step)
         tokens = min(_wanted(request, limit), budget)
         if tokens == 0:
             position += 1
             continue
         need = -(-(computed + tokens) // block_tokens) - _held(request, computed, block_tokens)
         while need > memory.free and request.phase != WAITING:
-            victim = engine.scheduler.victim(batch.up_to_date(order), engine.now_ps * SECONDS_PER_PS)
+            now = moment.now_ps * SECONDS_PER_PS
+            victim = scheduler.victim(batch.up_to_date(order), now)
             assert isinstance(victim, TrackedRequest)
             index = order.index(victim)
             position -= index < position
             del order[index]
             refund = given.pop(victim, 0)
             budget += refund
-            _preempt(engine, victim, step, refund, victim in returning)
-            preempted.append(victim.row)
+            if _preempt(batch, moment, victim, refund, was_stalled=victim in returning):
+                owed.append(victim)
+            scheduler.preempted(victim, now)
+            preempted.append(victim)
         if request.phase == WAITING:
             break  # it gave way itself: the loop over the running ends here
         if request.phase == PREFILLING:
@@ -55,26 +82,14 @@ def schedule_one_by_one(
         given[request] = tokens
         budget -= tokens
         position += 1
-    return _sum_up(batch, engine.busy_until_ps, step, order, given, returning, tuple(preempted))
-
-
-def _sum_up(
-    batch: Batch,
-    busy_until_ps: int,
-    step: int,
-    order: list[TrackedRequest],
-    given: dict[TrackedRequest, int],
-    returning: list[TrackedRequest],
-    preempted: tuple[int, ...],
-) -> tuple[Chunks, tuple[int, ...], int, int]:
     chunks = [(r, tokens, r.computed_tokens) for r, tokens in given.items() if r.phase == PREFILLING]
     decoding = [r for r in given if r.phase == DECODING]
-    context = sum(computed_before(r, step) for r in decoding)
-    batch.wasting = sum(r.finish_step < step for r in decoding)
+    context_tokens = sum(computed_before(r, moment.step) for r in decoding)
+    batch.wasting = sum(r.finish_step < moment.step for r in decoding)
     for request in order:
         if request.phase == DECODING and request not in given:
-            _stall(batch, busy_until_ps, request, step, request in returning)
-    return chunks, preempted, len(decoding), context
+            _stall(batch, moment, request, was_stalled=request in returning)
+    return ConstrainedStep(chunks, len(decoding), context_tokens, preempted, owed)
 
 
 def _wanted(request: TrackedRequest, limit: int) -> int:
@@ -96,45 +111,45 @@ def _held(request: TrackedRequest, computed: int, block_tokens: int) -> int:
     return request.blocks if request.phase == PREFILLING else -(-computed // block_tokens)
 
 
-def _preempt(engine: SkippingEngine, victim: TrackedRequest, step: int, scheduled: int, was_stalled: bool) -> None:
-    """Take a running request's memory and send it back; `scheduled` tokens of this step were its own already."""
-    batch = engine.batch
+def _preempt(batch: Batch, moment: Moment, victim: TrackedRequest, refund: int, *, was_stalled: bool) -> bool:
+    """Take a running request's seat and memory; `refund` tokens of this step were its own already.
+
+    Returns whether the step in flight computes a token of it.
+    """
+    step, block_tokens = moment.step, batch.rules.block_tokens
     computed = _computed(victim, step)
-    held = _held(victim, computed, engine.rules.block_tokens)
+    held = _held(victim, computed, block_tokens)
     produced, on_its_way = batch.produced_tokens(victim), 0
     if victim.phase == PREFILLING:
         batch.prefilling.remove(victim)
     else:
-        held = -(-(computed + scheduled) // engine.rules.block_tokens)
+        held = -(-(computed + refund) // block_tokens)
         total = victim.base_produced + min(step - 1, victim.finish_step) - victim.joined_step
         on_its_way = total - produced
         if victim.phase == DECODING:
             batch.decoding.leave(victim)
         if not was_stalled:
-            victim.last_token_ps = engine.busy_until_ps
-    if on_its_way:
-        engine.token_on_its_way(victim)
+            victim.last_token_ps = moment.busy_until_ps
     victim.phase = WAITING
     victim.produced_tokens = produced
     victim.high_water_tokens = max(victim.high_water_tokens, computed)
     # vLLM names a block once its tokens are known: not the token on its way, but what this very step was to compute.
-    known = min(computed + scheduled, victim.prompt_tokens + produced) if scheduled else computed - on_its_way
+    known = min(computed + refund, victim.prompt_tokens + produced) if refund else computed - on_its_way
     batch.memory.release(victim, max(known, computed - on_its_way), held, keep=True)
     del batch.members[victim]
     batch.version += 1
-    engine.columns.preemptions[victim.row] += 1
-    engine.scheduler.preempted(victim, engine.now_ps * SECONDS_PER_PS)
+    return on_its_way > 0
 
 
-def _stall(batch: Batch, busy_until_ps: int, request: TrackedRequest, step: int, was_stalled: bool) -> None:
-    """A decoding request gets no token in `step`: everything it has ahead of it comes one step later."""
-    decoding = batch.decoding
+def _stall(batch: Batch, moment: Moment, request: TrackedRequest, *, was_stalled: bool) -> None:
+    """A decoding request gets no token in this step: everything it has ahead of it comes one step later."""
+    decoding, step = batch.decoding, moment.step
     decoding.leave(request)
     if request.finish_step < step:  # its end is on the way already
         request.phase = LEAVING
         return
     if not was_stalled:
-        request.last_token_ps = busy_until_ps
+        request.last_token_ps = moment.busy_until_ps
         request.last_token_step = step - 1
     request.base_produced += step - 1 - request.joined_step
     request.target_tokens = computed_before(request, step)

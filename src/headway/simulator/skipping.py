@@ -2,7 +2,7 @@
 
 It is equal, event by event, to the plain engine in `reference.py`; the tests hold one against the other. Between two
 events nothing changes but counters, so a run of k decode steps is one addition (see `decoding.DecodeSet`). Steps that
-must look at single requests, because memory or the token budget ran out, go through `crowded.py`.
+must look at single requests, because memory or the token budget ran out, go through `constrained_step.py`.
 
 Time line of asynchronous scheduling: step i is composed when step i - 2 has ended, while step i - 1 runs.
 """
@@ -20,7 +20,7 @@ from headway.scheduling.scheduler import Policies, Scheduler
 from headway.simulator.arrivals import FOREVER, Arrivals, Newcomers, why_never
 from headway.simulator.batch import NO_LIMIT, Batch, Chunks
 from headway.simulator.blocks import BlockMemory, CountedBlocks
-from headway.simulator.constrained_step import schedule_one_by_one
+from headway.simulator.constrained_step import Moment, constrained_step
 from headway.simulator.day_columns import DayColumns
 from headway.simulator.decoding import least_steps, run_duration
 from headway.simulator.outcome import NEVER, DayOutcome, StepObserver
@@ -78,12 +78,12 @@ class SkippingEngine:
         memory: BlockMemory = CountedBlocks(rules.kv_blocks, rules.block_tokens)
         if rules.prefix_caching:
             memory = CachedBlocks(rules.kv_blocks, rules.block_tokens, trace.prefix_ids, trace.prefix_block_tokens)
-        self.rules = rules
-        self.batch = Batch(rules, memory)
-        self.scheduler = Scheduler(policies, resumed=rules.resumed, listeners=listeners)
-        self.columns = DayColumns(len(trace))
-        self.now_ps = 0
-        self.busy_until_ps = 0  # end of the last step composed
+        self._rules = rules
+        self._batch = Batch(rules, memory)
+        self._scheduler = Scheduler(policies, resumed=rules.resumed, listeners=listeners)
+        self._columns = DayColumns(len(trace))
+        self._now_ps = 0
+        self._busy_until_ps = 0  # end of the last step composed
         self._step = 0  # the last one composed
         self._empty_steps = 0
         self._flying: deque[Outputs] = deque()
@@ -99,67 +99,68 @@ class SkippingEngine:
         """Play the whole day."""
         arrivals, flying = self._arrivals, self._flying
         while True:
-            if arrivals.next_ps <= self.now_ps:
+            if arrivals.next_ps <= self._now_ps:
                 self._take_arrivals()
             if self._compose():
                 if len(flying) >= self._depth:
                     self._finish_oldest()
             elif flying:
                 self._finish_oldest()
-            elif self.batch.members or len(self.scheduler.queue):
-                head = self.scheduler.head(self.now_ps * SECONDS_PER_PS)
+            elif self._batch.members or len(self._scheduler.queue):
+                head = self._scheduler.head(self._now_ps * SECONDS_PER_PS)
                 raise RuntimeError(f"nothing can run although {head!r} waits")
             elif arrivals.next_ps == FOREVER:
-                return self.columns.outcome(self._step - self._empty_steps)
+                return self._columns.outcome(self._step - self._empty_steps)
             else:
-                self.columns.sample(self.now_ps, 0, 0, 0)  # idle until then
-                self.now_ps = arrivals.next_ps
-
-    def token_on_its_way(self, victim: TrackedRequest) -> None:
-        """A preempted request will still get the token of the step in flight."""
-        self._flying[-1].stale.append(victim)
+                self._columns.sample(self._now_ps, 0, 0, 0)  # idle until then
+                self._now_ps = arrivals.next_ps
 
     def _take_arrivals(self) -> None:
-        now = self.now_ps * SECONDS_PER_PS
-        for at_ps, row in self._arrivals.take(self.now_ps):
+        now = self._now_ps * SECONDS_PER_PS
+        for at_ps, row in self._arrivals.take(self._now_ps):
             request = self._newcomers.make(row, at_ps * SECONDS_PER_PS)
-            self.columns.arrived_ps[row] = at_ps
-            reason = why_never(self.rules, request.prompt_tokens, self._output_tokens[row])
+            self._columns.arrived_ps[row] = at_ps
+            reason = why_never(self._rules, request.prompt_tokens, self._output_tokens[row])
             if reason is None:
-                if self.rules.prefix_caching:
-                    request.cached_prompt_tokens = self.batch.memory.cached_tokens(request)
-                self.scheduler.arrive(request, now)
+                if self._rules.prefix_caching:
+                    request.cached_prompt_tokens = self._batch.memory.cached_tokens(request)
+                self._scheduler.arrive(request, now)
                 continue
-            self.columns.refused[row] = reason
+            self._columns.refused[row] = reason
             for later in self._arrivals.following(row):
-                self.columns.refused[later] = f"an earlier turn of its session was refused: {reason}"
-            self.scheduler.refuse(request, now, reason)
+                self._columns.refused[later] = f"an earlier turn of its session was refused: {reason}"
+            self._scheduler.refuse(request, now, reason)
 
     # Composing a step
 
     def _compose(self) -> bool:
         """Compose the next step, or a run of steps equal to it; False if nobody has anything to do."""
-        batch, step = self.batch, self._step + 1
+        batch, step = self._batch, self._step + 1
         decodes, context = batch.decoding.size, 0
         preempted: tuple[int, ...] = ()
         returning = batch.stalled
         quiet = not returning and not batch.wasting
         chunks: Chunks = []
-        waiting = len(self.scheduler.queue)
+        waiting = len(self._scheduler.queue)
         if decodes or batch.prefilling:
             due = batch.decoding.blocks_due(step)
             shares = batch.shares(due, batch.chunk_limit(waiting))
             if returning:
                 batch.stalled = []
             if shares is None:
-                chunks, preempted, decodes, context = schedule_one_by_one(self, step, returning)
+                chunks, preempted, decodes, context = self._constrained(step, returning)
                 quiet = False
             else:
                 chunks, context = shares, batch.decoding.context_tokens(step)
                 batch.memory.take(due)
                 for request, tokens, before in chunks:
                     batch.memory.extend(request, before + tokens)
-        refusal = 1 if preempted else self._admit(decodes, chunks) if waiting else NO_LIMIT
+        if preempted:
+            refusal = 1
+        elif waiting:
+            refusal = self._admit(decodes, chunks)
+        else:
+            refusal = NO_LIMIT
         if not decodes and not chunks:
             return self._nothing_scheduled(step, preempted)
         self._step = step
@@ -168,9 +169,21 @@ class SkippingEngine:
             self._single_step(decodes, context, chunks, preempted, returning)
         else:
             self._run_of_steps(decodes, context, refusal)
-        used = self.rules.kv_blocks - batch.memory.free
-        self.columns.sample(self.now_ps, waiting and len(self.scheduler.queue), len(batch.members), used)
+        used = self._rules.kv_blocks - batch.memory.free
+        # A queue that only this step's victims make up shows from the next step on.
+        queued = len(self._scheduler.queue) if waiting else 0
+        self._columns.sample(self._now_ps, queued, len(batch.members), used)
         return True
+
+    def _constrained(self, step: int, returning: list[TrackedRequest]) -> tuple[Chunks, tuple[int, ...], int, int]:
+        """(chunks, preempted rows, decodes, their context tokens) of a step that not every request gets a share of."""
+        moment = Moment(step, self._now_ps, self._busy_until_ps)
+        shared = constrained_step(self._batch, self._scheduler, moment, returning)
+        for victim in shared.preempted:
+            self._columns.preemptions[victim.row] += 1
+        if shared.owed:
+            self._flying[-1].stale.extend(shared.owed)
+        return shared.chunks, tuple([v.row for v in shared.preempted]), shared.decodes, shared.context_tokens
 
     def _nothing_scheduled(self, step: int, preempted: tuple[int, ...]) -> bool:
         """A step without tokens takes no time; if it made room, the next composition at this instant uses it."""
@@ -183,9 +196,9 @@ class SkippingEngine:
 
     def _admit(self, decodes: int, chunks: Chunks) -> int:
         """Let waiting requests in while they may; returns for how many steps like this one the refusal stands."""
-        rules, batch, scheduler = self.rules, self.batch, self.scheduler
+        rules, batch, scheduler = self._rules, self._batch, self._scheduler
         budget = rules.max_num_batched_tokens - decodes - sum([chunk[1] for chunk in chunks])
-        now = self.now_ps * SECONDS_PER_PS
+        now = self._now_ps * SECONDS_PER_PS
         refused: list[Request] = []  # in this step; others may pass them only under a backfilling policy
         while budget > 0 and len(batch.members) < rules.max_num_seqs:
             request = scheduler.candidate(refused, batch, self._view(), now) if refused else scheduler.head(now)
@@ -207,7 +220,7 @@ class SkippingEngine:
                 scheduler.admit(now)
             tokens, hit = room
             batch.enter(request, request.prompt_tokens + request.produced_tokens, tokens, hit)
-            self.columns.admit(request.row, self.now_ps, hit)
+            self._columns.admit(request.row, self._now_ps, hit)
             self._log.admitted.append(request.row)
             chunks.append((request, tokens, hit))
             budget -= tokens
@@ -215,13 +228,13 @@ class SkippingEngine:
 
     def _room(self, request: TrackedRequest, budget: int) -> tuple[int, int] | None:
         """(tokens of its first chunk, cached before them); None if budget or memory do not reach."""
-        rules, batch, memory = self.rules, self.batch, self.batch.memory
+        rules, batch, memory = self._rules, self._batch, self._batch.memory
         target = request.prompt_tokens + request.produced_tokens
         free = memory.free - (self._watermark_blocks if batch.members else 0)
         if rules.reserve_full_prompt and memory.surely_needs_more(request, free):
             return None
         hit = memory.cached_tokens(request)
-        tokens = min(target - hit, batch.chunk_limit(len(self.scheduler.queue)))
+        tokens = min(target - hit, batch.chunk_limit(len(self._scheduler.queue)))
         if tokens > budget:
             if not rules.chunked_prefill:
                 return None
@@ -231,7 +244,7 @@ class SkippingEngine:
         return tokens, hit
 
     def _view(self) -> MemoryView:
-        return MemoryView(self.batch.memory.free, self.rules.kv_blocks, self.rules.block_tokens)
+        return MemoryView(self._batch.memory.free, self._rules.kv_blocks, self._rules.block_tokens)
 
     # Taking steps
 
@@ -243,7 +256,7 @@ class SkippingEngine:
         preempted: tuple[int, ...],
         returning: list[TrackedRequest],
     ) -> None:
-        columns, batch, step = self.columns, self.batch, self._step
+        columns, batch, step = self._columns, self._batch, self._step
         finals = [request for request, tokens, before in chunks if before + tokens == request.target_tokens]
         if chunks:
             work = [chunk[1:] for chunk in chunks]
@@ -251,8 +264,8 @@ class SkippingEngine:
         else:
             fixed, slope = self._step_time.decode_step(decodes)
             duration = fixed + slope * context
-        start = max(self.busy_until_ps, self.now_ps)
-        end = self.busy_until_ps = start + duration
+        start = max(self._busy_until_ps, self._now_ps)
+        end = self._busy_until_ps = start + duration
         for request, tokens, before in chunks:
             request.computed_tokens = before + tokens
             if before < request.high_water_tokens:
@@ -273,7 +286,7 @@ class SkippingEngine:
 
     def _run_of_steps(self, decodes: int, context: int, refusal: int) -> None:
         """As many steps as equal this one; its own blocks are taken already."""
-        batch, step = self.batch, self._step
+        batch, step = self._batch, self._step
         fixed, slope = self._step_time.decode_step(decodes)
         first, growth = fixed + slope * context, slope * decodes
         steps = self._length_of_run(first, growth, refusal)
@@ -281,13 +294,13 @@ class SkippingEngine:
             batch.memory.take(batch.decoding.blocks_of_run(step + 1, steps - 1))
             if self._flying:
                 self._finish_oldest()
-        start = max(self.busy_until_ps, self.now_ps)
+        start = max(self._busy_until_ps, self._now_ps)
         self._log.run(start, first, growth, steps, decodes, context, batch, step)
-        self.columns.gap(first, growth, steps, decodes)
-        end = self.busy_until_ps = start + run_duration(first, growth, steps)
+        self._columns.gap(first, growth, steps, decodes)
+        end = self._busy_until_ps = start + run_duration(first, growth, steps)
         self._step = last = step + steps - 1
         if self._depth > 1 and steps > 1:  # the next step is composed when the last but one has ended
-            self.now_ps = end - (first + growth * (steps - 1))
+            self._now_ps = end - (first + growth * (steps - 1))
             batch.done_step = last - 1
             batch.decode_steps += steps - 1
             steps = 1
@@ -295,7 +308,7 @@ class SkippingEngine:
 
     def _length_of_run(self, first: int, growth: int, refusal: int) -> int:
         """Steps until somebody ends, a block is missing, or somebody may be let in."""
-        decoding = self.batch.decoding
+        decoding = self._batch.decoding
         next_end = decoding.next_end()
         assert next_end is not None
         steps = min(refusal, next_end - self._step + 1)
@@ -303,15 +316,15 @@ class SkippingEngine:
         if until < FOREVER:
             # The first step is composed now; each further one when the step `depth` before it ends.
             lead = self._depth - 1
-            span = until - (max(self.busy_until_ps, self.now_ps) if lead else self.now_ps)
+            span = until - (max(self._busy_until_ps, self._now_ps) if lead else self._now_ps)
             steps = min(steps, lead + least_steps(first, growth, span) if span > 0 else 1)
-        return 1 + decoding.steps_that_fit(self._step + 1, self.batch.memory.free, steps - 1) if steps > 1 else steps
+        return 1 + decoding.steps_that_fit(self._step + 1, self._batch.memory.free, steps - 1) if steps > 1 else steps
 
     def _next_change_ps(self) -> int:
         """When an arrival, or time alone, may change who is let in."""
         until = self._arrivals.next_ps
-        if len(self.batch.members) < self.rules.max_num_seqs:
-            stands_until = self.scheduler.queue.stands_until(self.now_ps * SECONDS_PER_PS)
+        if len(self._batch.members) < self._rules.max_num_seqs:
+            stands_until = self._scheduler.queue.stands_until(self._now_ps * SECONDS_PER_PS)
             if stands_until * PS_PER_SECOND < until:
                 until = int(stands_until * PS_PER_SECOND) - 1_000  # a nanosecond early: seconds are rounded
         return until
@@ -321,9 +334,9 @@ class SkippingEngine:
     def _finish_oldest(self) -> None:
         """The oldest step in flight ends: its tokens come out."""
         end_ps, step, steps, finals, endings, stale = self._flying.popleft()
-        self.now_ps = end_ps
-        self.batch.done_step = step
-        self.batch.decode_steps += steps
+        self._now_ps = end_ps
+        self._batch.done_step = step
+        self._batch.decode_steps += steps
         if not (finals or endings or stale):
             return
         now = end_ps * SECONDS_PER_PS
@@ -334,17 +347,17 @@ class SkippingEngine:
         for _, ends, request in sorted(news):
             if ends:
                 self._end(request, now)
-            elif self.columns.first_token_ps[request.row] == NEVER:
-                self.columns.first_token_ps[request.row] = end_ps
+            elif self._columns.first_token_ps[request.row] == NEVER:
+                self._columns.first_token_ps[request.row] = end_ps
                 request.produced_tokens = 1
-                self.scheduler.first_token(request, now)
+                self._scheduler.first_token(request, now)
 
     def _end(self, request: TrackedRequest, now: float) -> None:
         if request.phase == WAITING:  # preempted while its last token was on the way
-            self.scheduler.queue.remove(request.id)
+            self._scheduler.queue.remove(request.id)
         else:
-            self.batch.leave(request)
+            self._batch.leave(request)
         request.produced_tokens = self._output_tokens[request.row]
-        self.columns.ended_ps[request.row] = self.now_ps
-        self.scheduler.complete(request, now)
-        self._arrivals.ended(request.row, self.now_ps)
+        self._columns.ended_ps[request.row] = self._now_ps
+        self._scheduler.complete(request, now)
+        self._arrivals.ended(request.row, self._now_ps)
