@@ -70,13 +70,19 @@ class Calibration:
     rules: EngineRules
 
     def describe(self) -> dict[str, Any]:
-        """What of `Replica.describe` it replaces."""
-        told: dict[str, Any] = {"step_time_error": self.error}
-        if isinstance(self.step_times, LinearStepTime):
-            linear = {"hardware": self.name, "hardware_title": self.name, "model": "its own model", "model_title": ""}
-            facts = {"step_time": "linear", "hardware_source": f"calibrated to {self.source}", "model_source": ""}
-            return told | linear | facts
-        return told | {"step_time": "calibrated roofline"}
+        """The facts of `Replica.describe` that this calibration replaces."""
+        if isinstance(self.step_times, ProfileUnderScalars):
+            return {"step_time_error": self.error, "step_time": "calibrated roofline"}
+        return {
+            "step_time_error": self.error,
+            "hardware": self.name,
+            "hardware_title": self.name,
+            "model": "its own model",
+            "model_title": "",
+            "step_time": "linear",
+            "hardware_source": f"calibrated to {self.source}",
+            "model_source": "",
+        }
 
 
 def calibrated_replica(calibration: Calibration) -> Replica:
@@ -85,31 +91,31 @@ def calibrated_replica(calibration: Calibration) -> Replica:
     Raises:
         ValueError: the profile's card or model is unknown, or they do not go together.
     """
-    found = calibration.step_times
-    if isinstance(found, LinearStepTime):
+    fitted = calibration.step_times
+    if isinstance(fitted, LinearStepTime):
         server = replica()  # stands in for names and shape, of which a linear model needs none
-        step_time: FlooredStepTime = found
+        step_time: FlooredStepTime = fitted
     else:
-        server = replica(found.hardware, found.model, tp=found.tp, precision=found.precision)
+        server = replica(fitted.hardware, fitted.model, tp=fitted.tp, precision=fitted.precision)
         assert isinstance(server.step_time, FlooredStepTime), "profiles are rooflines"
-        step_time = ScaledStepTime(server.step_time, found.scalars)
+        step_time = ScaledStepTime(server.step_time, fitted.scalars)
         source = f"{server.hardware.source}; calibrated to {calibration.source}"
         server = replace(server, hardware=replace(server.hardware, source=source))
     costs = service_costs(step_time, calibration.rules)
-    return replace(server, rules=calibration.rules, step_time=step_time, costs=costs, calibration=calibration)
+    return replace(server, rules=calibration.rules, step_time=step_time, costs=costs, measured=calibration.describe())
 
 
 def calibration_text(calibration: Calibration) -> str:
     """The TOML file's text."""
     head = {name: getattr(calibration, name) for name in ("name", "source", "error", "error_before")}
-    found = calibration.step_times
-    if isinstance(found, LinearStepTime):
-        values = (found.fixed_ps, found.ps_per_token, found.ps_per_context_token, found.ps_per_request)
-        pairs = zip(_LINEAR, (*values, found.ps_per_pair), strict=True)
+    fitted = calibration.step_times
+    if isinstance(fitted, LinearStepTime):
+        values = (fitted.fixed_ps, fitted.ps_per_token, fitted.ps_per_context_token, fitted.ps_per_request)
+        pairs = zip(_LINEAR, (*values, fitted.ps_per_pair), strict=True)
         title, table = "linear", {f"{name}_us": ps / _PS_PER_US for name, ps in pairs}
     else:
-        named = {name: getattr(found, name) for name in ("hardware", "model", "tp", "precision")}
-        title, table = "scalars", named | asdict(found.scalars)
+        named = {name: getattr(fitted, name) for name in ("hardware", "model", "tp", "precision")}
+        title, table = "scalars", named | asdict(fitted.scalars)
     parts = [("", head), (title, table), ("engine", asdict(calibration.rules))]
     lines = ["# Step times of one engine, fitted by `headway calibrate`; `headway compare --calibration` reads it."]
     for name, values_of in parts:

@@ -1,13 +1,14 @@
-"""One replica to simulate: a model on some GPUs, the engine's limits there, and how long its steps take.
+"""One replica to simulate: a model on GPUs, the engine's limits there, and the duration of its steps.
 
 `replica("h100", "llama-3.1-8b")` is what `vllm serve` would be on that card with its defaults.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from headway.domain.costs import ServiceCosts
 from headway.simulator.hardware import Hardware, Precision, hardware_names
@@ -16,9 +17,6 @@ from headway.simulator.models import ModelShape, model_names, model_shape
 from headway.simulator.roofline import Roofline
 from headway.simulator.rules import EngineRules
 from headway.simulator.step_time import PS_PER_SECOND, StepTime
-
-if TYPE_CHECKING:
-    from headway.simulator.calibration import Calibration
 
 __all__ = ["Replica", "hardware_names", "model_names", "replica"]
 
@@ -44,7 +42,7 @@ class Replica:
         rules: limits and switches of the engine.
         step_time: how long a step takes.
         costs: seconds per token, for policies that weigh work.
-        calibration: the engine that step times and limits were measured on; None where they are a profile's.
+        measured: facts of a calibration that replace the profile's in `describe`; empty without one.
     """
 
     hardware: Hardware
@@ -54,11 +52,11 @@ class Replica:
     rules: EngineRules
     step_time: StepTime
     costs: ServiceCosts
-    calibration: Calibration | None = None
+    measured: Mapping[str, Any] = field(default_factory=dict)
 
     def describe(self) -> dict[str, Any]:
         """The replica in words and numbers for tables, reports and JSON."""
-        told = {
+        facts = {
             "hardware": self.hardware.name,
             "hardware_title": self.hardware.title,
             "model": self.model.name,
@@ -78,7 +76,7 @@ class Replica:
             "model_source": self.model.source,
             "step_time_error": self.hardware.error,
         }
-        return told if self.calibration is None else told | self.calibration.describe()
+        return {**facts, **self.measured}
 
 
 def replica(
@@ -168,7 +166,7 @@ def _check_tp(card: Hardware, shape: ModelShape, tp: int) -> None:
 
 
 def _kv_tokens(card: Hardware, shape: ModelShape, tp: int, precision: Precision, *, budget: int, seats: int) -> int:
-    """KV tokens that fit on `tp` GPUs, or the sentence that says what would."""
+    """KV tokens that fit on `tp` GPUs. Raises ValueError, with the fix, where none do."""
     tokens = _room(card, shape, tp, precision, budget=budget, seats=seats)
     if tokens >= _BLOCK_TOKENS:
         return tokens
