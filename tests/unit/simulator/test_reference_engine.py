@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from paper_days import ASYNC, ONE_SECOND, RULES
-
 from headway.domain.replica_view import MemoryView
 from headway.policies.admission.greedy import Greedy
 from headway.policies.ordering.fcfs import Fcfs
@@ -16,6 +14,7 @@ from headway.simulator.reference_engine import ReferenceEngine
 from headway.simulator.reference_request import ReferenceRequest
 from headway.simulator.rules import EngineRules
 from headway.simulator.step_time import PS_PER_SECOND
+from tests.support.paper_days import ASYNC, ONE_SECOND, RULES
 
 
 def engine(rules: EngineRules) -> ReferenceEngine:
