@@ -1,4 +1,4 @@
-"""Who comes when: rows of the trace at their times, follow-up turns of a session after the one before has ended."""
+"""Arrivals of a simulated day: rows of the trace at their times, follow-up turns after the turn before has ended."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Arrivals:
         self.next_ps = self._open[0][0] if self._open else FOREVER
 
     def take(self, now_ps: int) -> list[tuple[int, int]]:
-        """(time, row) of everybody who has come by `now_ps`, in order."""
+        """(time, row) of the requests that have arrived by `now_ps`, in order."""
         taken: list[tuple[int, int]] = []
         opened, at, count = self._open, self._at, len(self._open)
         while at < count and opened[at][0] <= now_ps:
@@ -55,14 +55,14 @@ class Arrivals:
         return taken
 
     def ended(self, row: int, at_ps: int) -> None:
-        """The request of `row` is over: its session's next turn will come after the client's pause."""
+        """The request of `row` has ended: its session's next turn arrives after the client's pause."""
         following = self._next_turn.get(row)
         if following is not None:
             heapq.heappush(self._follow_ups, (at_ps + self._think_ps[following], following))
             self._look_ahead()
 
     def following(self, row: int) -> list[int]:
-        """Rows of the later turns of this row's session, which a refusal keeps from ever coming."""
+        """Rows of the later turns of this row's session, which never arrive once a turn is refused."""
         rows = []
         while (row := self._next_turn.get(row, -1)) >= 0:
             rows.append(row)
@@ -75,7 +75,7 @@ class Arrivals:
 
 
 class Newcomers:
-    """Makes the request of a row, with what its client told and nothing of how long it will be."""
+    """Makes the request of a row, with what its client gave and nothing of its true length."""
 
     def __init__(self, trace: Trace, max_model_tokens: int) -> None:
         count = len(trace)
@@ -107,7 +107,7 @@ class Newcomers:
 
 
 def check_clock(trace: Trace) -> None:
-    """Refuse what would run over the end of the clock.
+    """Refuse a trace that would run over the end of the clock.
 
     Raises:
         ValueError: arrivals, or the pauses of a session after them, last longer than `LONGEST_DAYS`.
@@ -136,7 +136,7 @@ def _next_turns(trace: Trace) -> dict[int, int]:
 
 
 def why_never(rules: EngineRules, prompt_tokens: int, output_tokens: int) -> str | None:
-    """Why a request of these lengths can never be served whole on this replica; None if it can."""
+    """Why this replica can never serve a request of these lengths whole, in a sentence; None if it can."""
     total = prompt_tokens + output_tokens
     if total > rules.max_model_tokens:
         return f"prompt and output of {total} tokens exceed the model's context of {rules.max_model_tokens}"

@@ -1,4 +1,4 @@
-"""Who runs on one replica and what each of them holds; also what policies see of it (`BatchView`)."""
+"""Running requests of one replica and the memory they hold; also what policies see of them (`BatchView`)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Batch:
     """The running requests of one replica.
 
     Attributes:
-        members: everybody who runs, in order of admission; those LEAVING hold seat and memory until their last token.
-        prefilling: those whose prompt is not complete, in order of admission.
-        decoding: those that get a token in every step.
-        stalled: decoding ones that got nothing in the last step.
-        wasting: decoding ones whose request has ended already, as asynchronous scheduling learns one step late.
+        members: all of them, in order of admission; those LEAVING hold seat and memory until their last token.
+        prefilling: requests whose prompt is not complete, in order of admission.
+        decoding: requests that get a token in every step.
+        stalled: decoding requests that got no token in the last step.
+        wasting: how many decode although they have ended, as asynchronous scheduling learns of it one step late.
         done_step: number of the last step that has ended.
-        decode_steps: how many have ended; steps without tokens take a number but do not count.
+        decode_steps: steps that have ended; steps without tokens take a number but do not count.
     """
 
     __slots__ = (
@@ -59,11 +59,11 @@ class Batch:
 
     @property
     def size(self) -> int:
-        """See `BatchView`."""
+        """Requests that run (`BatchView.size`)."""
         return len(self.members)
 
     def running(self) -> list[TrackedRequest]:
-        """See `BatchView`."""
+        """The requests that run, `produced_tokens` up to date (`BatchView.running`)."""
         return self.up_to_date(list(self.members))
 
     def up_to_date(self, requests: list[TrackedRequest]) -> list[TrackedRequest]:
@@ -85,12 +85,12 @@ class Batch:
     # What a step asks
 
     def chunk_limit(self, waiting: int) -> int:
-        """Most tokens of one prompt in a step; nobody is starved by a request that is alone."""
+        """Most tokens of one prompt in a step; a request that is alone starves no other and has no limit."""
         threshold = self.rules.long_prefill_token_threshold
         return threshold if threshold and len(self.members) + waiting > 1 else NO_LIMIT
 
     def shares(self, due_blocks: int, limit: int) -> Chunks | None:
-        """The prompts' chunks when everybody running gets tokens and blocks; None if single ones must be looked at.
+        """The prompts' chunks when every running request gets tokens and blocks; None if one would go short.
 
         `due_blocks` go to decoding requests, which take a token of the budget each.
         """
@@ -106,7 +106,7 @@ class Batch:
             if tokens > budget:
                 if request is not next(reversed(self.members)):
                     return None
-                tokens = budget  # it is the last: nobody behind it goes short
+                tokens = budget  # it is the last: no request behind it goes short
             if tokens:
                 free -= -(-(before + tokens) // block_tokens) - request.blocks
                 chunks.append((request, tokens, before))
@@ -114,7 +114,7 @@ class Batch:
         return chunks if free >= 0 else None
 
     def enter(self, request: TrackedRequest, target_tokens: int, tokens: int, hit_tokens: int) -> None:
-        """Take a seat, and the memory of the first `tokens` behind the hits."""
+        """Give a request a seat, and the memory of the first `tokens` behind the hits."""
         self.memory.admit(request, hit_tokens + tokens, hit_tokens)
         request.target_tokens = target_tokens
         request.computed_tokens = hit_tokens
@@ -126,7 +126,7 @@ class Batch:
         self.version += 1
 
     def start_decoding(self, request: TrackedRequest, step: int, remaining_tokens: int) -> None:
-        """`step` completes its prompt and gives the first of its `remaining_tokens`."""
+        """Let a request decode: `step` completes its prompt and gives the first of its `remaining_tokens`."""
         self.prefilling.remove(request)
         request.phase = DECODING
         request.base_produced = request.produced_tokens + 1
@@ -135,10 +135,10 @@ class Batch:
         self.version += 1
 
     def take_endings(self, step: int) -> list[TrackedRequest]:
-        """Those whose last token comes with `step`.
+        """Requests whose last token comes with `step`.
 
-        Who ends by its bound is foreseen. With asynchronous scheduling, who ends by a stop token is in the next step
-        too before anybody knows.
+        An end by the client's bound is foreseen. With asynchronous scheduling, a request that ends by a stop token is
+        in the next step too, because that step is composed before the stop token is known.
         """
         endings = self.decoding.pop_ends(step)
         self.wasting = 0
@@ -151,7 +151,7 @@ class Batch:
         return endings
 
     def leave(self, request: TrackedRequest) -> None:
-        """Its last token has come out: give up seat and memory."""
+        """Take seat and memory of a request whose last token has come out."""
         computed = computed_before(request, request.finish_step + 1)
         held = computed
         if request.phase == DECODING:  # one wasted token

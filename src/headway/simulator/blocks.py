@@ -1,4 +1,4 @@
-"""KV memory of the fast engine: what it is asked, and the answer without prefix caching, a count of blocks."""
+"""KV memory of the fast engine: its interface, and the memory without prefix caching, which is a count of blocks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from headway.simulator.tracked import TrackedRequest
 
 
 class BlockMemory(Protocol):
-    """What the engine asks of its KV memory. Counts are blocks."""
+    """Interface of the fast engine to its KV memory. Counts are blocks."""
 
     free: int
 
@@ -19,7 +19,7 @@ class BlockMemory(Protocol):
         """Free blocks that admission takes for the first `tokens`, revived hits included."""
 
     def surely_needs_more(self, request: TrackedRequest, free: int) -> bool:
-        """True if an earlier look already tells that the whole of it does not fit in `free` blocks."""
+        """Whether an earlier look already shows that the whole request does not fit in `free` blocks."""
 
     def admit(self, request: TrackedRequest, tokens: int, hit_tokens: int) -> None:
         """Take the blocks of the first `tokens`, sharing the hits."""
@@ -44,7 +44,7 @@ class CountedBlocks:
         self._block_tokens = block_tokens
 
     def cached_tokens(self, request: TrackedRequest) -> int:
-        """Nothing is cached."""
+        """0: nothing is cached."""
         return 0
 
     def need(self, request: TrackedRequest, tokens: int, hit_tokens: int) -> int:
@@ -52,7 +52,7 @@ class CountedBlocks:
         return -(-tokens // self._block_tokens)
 
     def surely_needs_more(self, request: TrackedRequest, free: int) -> bool:
-        """Never known without a look, which costs nothing here."""
+        """False: a look costs nothing here, so none is saved."""
         return False
 
     def admit(self, request: TrackedRequest, tokens: int, hit_tokens: int) -> None:
@@ -71,6 +71,6 @@ class CountedBlocks:
         self.free -= blocks
 
     def release(self, request: TrackedRequest, computed_tokens: int, held: int, keep: bool) -> None:
-        """Give back what it held."""
+        """Free all `held` blocks."""
         self.free += held
         request.blocks = 0

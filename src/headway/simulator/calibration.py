@@ -1,4 +1,4 @@
-"""A calibration: step times fitted to one engine, as a TOML file, with the error that they left.
+"""Calibration: step times fitted to one engine, as a TOML file, with the error that they left.
 
 name = "my-engine"                    # what tables call it
 source = "..."                        # which recording, how many requests of it

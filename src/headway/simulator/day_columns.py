@@ -1,4 +1,4 @@
-"""What an engine writes down while a day runs, a few machine words a request."""
+"""Columns that the fast engine fills while a day runs, a few machine words a request."""
 
 from __future__ import annotations
 

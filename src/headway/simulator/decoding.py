@@ -1,4 +1,4 @@
-"""The requests that decode, kept so that a step costs the same whether 1 or 1,000 of them run.
+"""Decoding requests as one set, in which a step costs the same for 1 and for 1,000 requests.
 
 Steps are numbered. A request that joined at step j with target t has, before step s > j, computed t + (s - j - 1) KV
 tokens, needs a new block at step s iff that is a multiple of the block size, and has produced
@@ -27,7 +27,7 @@ class DecodeSet:
         self._ends: list[tuple[int, int, int, TrackedRequest]] = []  # finish_step, row, generation, request
 
     def join(self, request: TrackedRequest, step: int, remaining_tokens: int) -> None:
-        """The token of `step` is the first of its `remaining_tokens` (≥ 1); from the next step on it decodes."""
+        """Add a request: the token of `step` is the first of its `remaining_tokens` (≥ 1), then it decodes."""
         request.joined_step = step
         request.generation += 1
         request.finish_step = step + remaining_tokens - 1
@@ -38,7 +38,7 @@ class DecodeSet:
         heapq.heappush(self._ends, (request.finish_step, request.row, request.generation, request))
 
     def leave(self, request: TrackedRequest) -> None:
-        """It ended or lost its place."""
+        """Remove a request that ended or lost its place."""
         offset = request.target_tokens - request.joined_step - 1
         self._context_base -= offset
         self._due[-offset % self._block_tokens] -= 1
@@ -74,7 +74,7 @@ class DecodeSet:
         return most
 
     def next_end(self) -> int | None:
-        """Step of the earliest end; None when nobody decodes."""
+        """Step of the earliest end; None when no request decodes."""
         ends = self._ends
         while ends:
             finish_step, _, generation, request = ends[0]
@@ -84,7 +84,7 @@ class DecodeSet:
         return None
 
     def pop_ends(self, step: int) -> list[TrackedRequest]:
-        """Those whose last token comes at `step`, by row; they stay in the set until they `leave`."""
+        """Requests whose last token comes at `step`, by row; they stay in the set until they `leave`."""
         ending = []
         while self.next_end() == step:
             ending.append(heapq.heappop(self._ends)[3])

@@ -1,4 +1,4 @@
-"""Cards: what a GPU can do by its data sheet, and how much of it the kernels of an LLM engine get.
+"""Hardware profiles: what a GPU can do by its data sheet, and how much of it an LLM engine's kernels reach.
 
 Every profile is a TOML file with the source of its numbers; `hardware` reads one by name or path.
 """

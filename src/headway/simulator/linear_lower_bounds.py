@@ -1,4 +1,4 @@
-"""Straight lines that stay below a sequence of numbers and touch it: how a curve enters a linear bound."""
+"""Linear lower bounds of a sequence: straight lines that stay below it and touch it."""
 
 from __future__ import annotations
 

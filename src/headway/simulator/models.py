@@ -1,4 +1,4 @@
-"""Models: the shape of a transformer, and what follows from it: weights, operations, bytes of KV.
+"""Model profiles: the shape of a transformer, and from it weights, operations and bytes of KV.
 
 Shapes are those of the published `config.json`; `model_shape` reads one by name or path.
 """

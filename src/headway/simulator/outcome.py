@@ -1,4 +1,4 @@
-"""What a simulated day comes to: one row a request, a few totals, and the curves to draw."""
+"""Outcome of a simulated day: one row a request, a few totals, and the curves to draw."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class StepRecord(NamedTuple):
 
 
 class StepObserver(Protocol):
-    """Whoever wants every step; asking for it costs the engine its speed."""
+    """Receives every step; this makes the fast engine slow."""
 
     def on_step(self, step: StepRecord) -> None:
         """Take note of one step, in order."""

@@ -1,4 +1,4 @@
-"""KV memory with prefix caching: what free blocks still hold, in stretches rather than block by block.
+"""KV memory of the fast engine with prefix caching: cached content is kept as stretches of blocks, not block by block.
 
 Which physical block is which never matters, so none is named. Blank blocks (never used, or freed before they were full)
 are handed out first, then cached ones, least recently freed first, the deepest of a request before its others. That is
@@ -42,8 +42,8 @@ class CachedBlocks:
     """KV memory with prefix caching; see `BlockMemory`.
 
     Contents: one of the trace's prefix ids (blocks numbered inside it), or, for full blocks beyond those, the request
-    itself (a negative number; blocks numbered from the start of the request), whom nobody else can ask for. What fills
-    while decoding gets a name only at a preemption: before that nobody can look for it.
+    itself (a negative number; blocks numbered from the start of the request), for which no other request can ask. What
+    fills while decoding gets a name only at a preemption: before that no request can look for it.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class CachedBlocks:
         self._per_id = prefix_block_tokens // block_tokens
         self._prefix_ids = prefix_ids
         self._known: dict[int, list[Stretch]] = {}  # content -> its stretches, oldest first
-        # Free stretches, least recently freed first; a number stands for that many blocks which nobody can find.
+        # Free stretches, least recently freed first; a number stands for that many blocks which no request can find.
         self._lru: OrderedDict[Stretch | int, int] = OrderedDict()
         self._held: dict[int, list[Stretch]] = {}  # row -> its stretches, in order of position
         self._serial = 0
@@ -75,7 +75,7 @@ class CachedBlocks:
         return sum([hit.stop - hit.start for hit in self._find(request)]) * self._block_tokens
 
     def need(self, request: TrackedRequest, tokens: int, hit_tokens: int) -> int:
-        """Blocks of `tokens`, less the hits that somebody is using anyway."""
+        """Blocks of `tokens`, less the hits that running requests hold anyway."""
         shared = sum([hit.stop - hit.start for hit in self._find(request) if hit.stretch.holders])
         blocks = -(-tokens // self._block_tokens) - shared
         if tokens == request.prompt_tokens + request.produced_tokens:
@@ -83,7 +83,7 @@ class CachedBlocks:
         return blocks
 
     def surely_needs_more(self, request: TrackedRequest, free: int) -> bool:
-        """Evictions alone never lower the need: a look made in this epoch still holds as a lower bound."""
+        """Whether a look of this epoch showed so: evictions alone never lower the need."""
         epoch, blocks = self._wanted.get(request.row, (-1, 0))
         return epoch == self._epoch and blocks > free
 
@@ -111,7 +111,7 @@ class CachedBlocks:
         self._name(request, tokens // self._block_tokens)
 
     def take(self, blocks: int) -> None:
-        """Blank blocks first, then the least recently freed."""
+        """Hand out blocks: blank ones first, then the least recently freed."""
         self.free -= blocks
         if blocks <= self._blank:
             self._blank -= blocks
@@ -133,7 +133,7 @@ class CachedBlocks:
             blocks -= size
 
     def release(self, request: TrackedRequest, computed_tokens: int, held: int, keep: bool) -> None:
-        """Deepest block first to the tail of the free queue; a last block that is not full becomes blank."""
+        """Free all `held` blocks, the deepest first to the tail of the free queue; a last one not full becomes blank."""
         self._moved()
         full = computed_tokens // self._block_tokens
         if keep:
@@ -212,7 +212,7 @@ class CachedBlocks:
         return middle
 
     def _follow(self, deeper: Stretch, left: Stretch) -> None:
-        """Place what was cut off in front right behind the free deeper rest; rare, so the order is written anew."""
+        """Place what was cut off in front right behind the free deeper rest; rare, so the whole order is rebuilt."""
         if not deeper.holders:
             order = [entry for old in self._lru.items() for entry in ([old, (left, 0)] if old[0] is deeper else [old])]
             self._lru = OrderedDict(order)

@@ -1,4 +1,4 @@
-"""A day on the reference engine: a trace played from its first arrival to its last token, and what came of it.
+"""A day on the reference engine: a trace played from its first arrival to its last token.
 
 `reference_engine.py` has the rules. Here is what surrounds them: arrivals, sessions, refusals, and the day's outcome.
 """
@@ -172,10 +172,10 @@ def _request(trace: Trace, row: int, arrived_at: float) -> ReferenceRequest:
 
 
 class ExpectedArrivals:
-    """Rows still to come, by time and then by row.
+    """Rows still to arrive, by time and then by row.
 
-    Sessions are closed loops: the first turn comes at its recorded time, every other `think_seconds` after the end of
-    the one before it.
+    Sessions are closed loops: the first turn arrives at its recorded time, every other `think_seconds` after the end
+    of the one before it.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -197,18 +197,18 @@ class ExpectedArrivals:
 
     @property
     def next_ps(self) -> int | None:
-        """When the next one comes; None if nobody is expected."""
+        """Time of the next arrival; None if none is expected."""
         return self._heap[0][0] if self._heap else None
 
     def take(self, now_ps: int) -> list[tuple[int, int]]:
-        """(time, row) of all who have come by now."""
-        come: list[tuple[int, int]] = []
+        """(time, row) of the requests that have arrived by now."""
+        arrived: list[tuple[int, int]] = []
         while self._heap and self._heap[0][0] <= now_ps:
-            come.append(heapq.heappop(self._heap))
-        return come
+            arrived.append(heapq.heappop(self._heap))
+        return arrived
 
     def ended(self, row: int, at_ps: int) -> None:
-        """A request is over: its session's next turn is to be expected."""
+        """A request has ended: its session's next turn is expected after the client's pause."""
         follower = self._next_turn.get(row)
         if follower is not None:
             pause = 0 if self._think_seconds is None else _picoseconds(self._think_seconds[follower])

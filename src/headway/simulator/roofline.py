@@ -1,4 +1,4 @@
-"""Step time of one replica from first principles: bytes over bandwidth, operations over peak, plus fixed costs.
+"""Roofline model of a replica's step time: bytes over bandwidth, operations over peak, plus fixed costs.
 
 Laws: whole picoseconds, the same on every machine; affine in the decodes' context for a fixed batch; a step without
 chunks is a decode step exactly.
@@ -59,7 +59,7 @@ class Roofline:
         self._by_decodes: dict[int, tuple[int, int]] = {}
 
     def decode_step(self, requests: int) -> tuple[int, int]:
-        """See `StepTime.decode_step`."""
+        """Fixed part, and slope per token of context, of a step of decodes only; remembered."""
         found = self._by_decodes.get(requests)
         if found is None:
             fixed = self._tokens(requests) + self._sampled(requests)
@@ -68,7 +68,7 @@ class Roofline:
         return found
 
     def mixed_step(self, decodes: int, context_tokens: int, chunks: Sequence[Chunk], sampled: int) -> int:
-        """See `StepTime.mixed_step`."""
+        """Duration of any step, as the module's text composes it."""
         if chunks:
             new_tokens = pairs = longest = read = 0
             for new, before in chunks:
@@ -97,7 +97,7 @@ class Roofline:
         return base + head + attention
 
     def floors(self, tokens_max: int, requests_max: int) -> tuple[StepFloor, ...]:
-        """See `FlooredStepTime.floors`.
+        """Floors of the roofline.
 
         Tokens and samples enter by supporting lines of what they cost; a chunk's attention is the longer of reading
         and computing, so either of the two is a floor. One picosecond of `fixed` pays for rounding down.

@@ -1,4 +1,4 @@
-"""The rules of the engine that is imitated: vLLM V1's, each that changed between versions a named switch."""
+"""Limits and switches of the simulated engine: vLLM V1's rules, with a switch for each that versions differ in."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class EngineRules:
         chunked_prefill: whether a prompt may be computed in pieces. Off, admission stops at the first prompt larger
             than what is left of the budget.
         long_prefill_token_threshold: most tokens of one prompt in one step, 0 for no limit. A request that is alone
-            (nobody else running or waiting) ignores it, as since 0.31.
+            (no other runs or waits) ignores it, as since 0.31.
         reserve_full_prompt: admission requires free blocks for the whole prompt although only the first chunk's are
             taken (`scheduler_reserve_full_isl`; since 0.20, default on).
         watermark: fraction of blocks that admission leaves free while something runs (since 0.25, default 0).

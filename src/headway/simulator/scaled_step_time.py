@@ -1,4 +1,4 @@
-"""Step times after calibration: a built-in profile under one to four scalars, or a linear model fitted to an engine.
+"""Step times after calibration: a built-in profile under one to four scalars.
 
 Laws: whole picoseconds; affine in the decodes' context for a fixed batch; with neutral scalars the profile, exactly.
 """
@@ -15,7 +15,7 @@ _PS_PER_US = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Scalars:
-    """What a measured engine differs by from the profile of its card and model; the defaults change nothing.
+    """Factors between a measured engine and the profile of its card and model; the defaults change nothing.
 
     Attributes:
         step_scale: factor on every step.
@@ -46,12 +46,12 @@ class ScaledStepTime:
         self._fixed = round(scalars.step_us * _PS_PER_US)
 
     def decode_step(self, requests: int) -> tuple[int, int]:
-        """See `StepTime.decode_step`."""
+        """Fixed part, and slope per token of context, of a step of decodes only."""
         fixed, slope = self._profile.decode_step(requests)
         return self._scaled(fixed), self._slope(slope)
 
     def mixed_step(self, decodes: int, context_tokens: int, chunks: Sequence[Chunk], sampled: int) -> int:
-        """See `StepTime.mixed_step`."""
+        """Duration of any step: context scaled by `kv_scale`, steps with chunks by `prompt_step_scale`."""
         alone = self._profile.mixed_step(decodes, 0, chunks, sampled)
         if not chunks:
             slope = self._profile.decode_step(decodes)[1] if decodes else 0
@@ -62,7 +62,7 @@ class ScaledStepTime:
         return round((alone + context * scalars.kv_scale) * factor) + self._fixed
 
     def floors(self, tokens_max: int, requests_max: int) -> tuple[StepFloor, ...]:
-        """See `FlooredStepTime.floors`: the profile's, under the smaller of the factors.
+        """The profile's floors, under the smaller of the factors.
 
         A picosecond pays for rounding a step, half of one per token of context for rounding the slope.
         """

@@ -41,7 +41,7 @@ def simulate(
     observer: StepObserver | None = None,
     listeners: Sequence[Listener] = (),
 ) -> DayOutcome:
-    """Replay a trace on one replica and say what became of every request.
+    """Replay a trace on one replica and return what became of every request.
 
     The same arguments give the same outcome, bit for bit, on every machine. `policies` are used up: make fresh ones
     for each run.
@@ -53,7 +53,7 @@ def simulate(
 
 
 class Outputs(NamedTuple):
-    """What comes out of a step when it ends."""
+    """Output of a step when it ends."""
 
     end_ps: int
     step: int
@@ -134,7 +134,7 @@ class SkippingEngine:
     # Composing a step
 
     def _compose(self) -> bool:
-        """Compose the next step, or a run of steps equal to it; False if nobody has anything to do."""
+        """Compose the next step, or a run of steps equal to it; False if there is nothing to do."""
         batch, step = self._batch, self._step + 1
         decodes, context = batch.decoding.size, 0
         preempted: tuple[int, ...] = ()
@@ -195,7 +195,7 @@ class SkippingEngine:
         return not self._flying and self._compose()
 
     def _admit(self, decodes: int, chunks: Chunks) -> int:
-        """Let waiting requests in while they may; returns for how many steps like this one the refusal stands."""
+        """Admit waiting requests while they fit; returns for how many steps like this one the refusal stands."""
         rules, batch, scheduler = self._rules, self._batch, self._scheduler
         budget = rules.max_num_batched_tokens - decodes - sum([chunk[1] for chunk in chunks])
         now = self._now_ps * SECONDS_PER_PS
@@ -285,7 +285,7 @@ class SkippingEngine:
         self._flying.append(Outputs(end, step, 1, finals, batch.take_endings(step), []))
 
     def _run_of_steps(self, decodes: int, context: int, refusal: int) -> None:
-        """As many steps as equal this one; its own blocks are taken already."""
+        """Take as many steps as equal this one; its own blocks are taken already."""
         batch, step = self._batch, self._step
         fixed, slope = self._step_time.decode_step(decodes)
         first, growth = fixed + slope * context, slope * decodes
@@ -307,7 +307,7 @@ class SkippingEngine:
         self._flying.append(Outputs(end, last, steps, [], batch.take_endings(last), []))
 
     def _length_of_run(self, first: int, growth: int, refusal: int) -> int:
-        """Steps until somebody ends, a block is missing, or somebody may be let in."""
+        """Steps until a request ends, a block is missing, or a request may be admitted."""
         decoding = self._batch.decoding
         next_end = decoding.next_end()
         assert next_end is not None
@@ -321,7 +321,7 @@ class SkippingEngine:
         return 1 + decoding.steps_that_fit(self._step + 1, self._batch.memory.free, steps - 1) if steps > 1 else steps
 
     def _next_change_ps(self) -> int:
-        """When an arrival, or time alone, may change who is let in."""
+        """When an arrival, or time alone, may change which request is admitted."""
         until = self._arrivals.next_ps
         if len(self._batch.members) < self._rules.max_num_seqs:
             stands_until = self._scheduler.queue.stands_until(self._now_ps * SECONDS_PER_PS)

@@ -1,4 +1,4 @@
-"""Every step of the fast engine written out for whoever watches, runs of equal steps one by one."""
+"""Step log of the fast engine: every step as a `StepRecord` for the observer, runs of equal steps one by one."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from headway.simulator.outcome import StepObserver, StepRecord
 
 
 class StepLog:
-    """Turns what the engine does into `StepRecord`s; costs next to nothing without an observer."""
+    """Writes `StepRecord`s to an observer; costs next to nothing without one."""
 
     def __init__(self, observer: StepObserver | None) -> None:
         self._observer = observer
         self._held_over: tuple[int, ...] = ()
-        self.admitted: list[int] = []  # rows let in by the step that is being composed
+        self.admitted: list[int] = []  # rows admitted by the step that is being composed
 
     def hold_over(self, preempted: tuple[int, ...]) -> None:
-        """Rows preempted by a step without tokens: told with the next step."""
+        """Keep the rows that a step without tokens preempted: they are reported with the next step."""
         self._held_over += preempted
 
     def step(
@@ -28,7 +28,7 @@ class StepLog:
         preempted: tuple[int, ...],
         blocks_free: int,
     ) -> None:
-        """One step."""
+        """Report one step."""
         if self._observer is not None:
             work = tuple((request.row, tokens, before) for request, tokens, before in chunks)
             preempted, self._held_over = self._held_over + preempted, ()
@@ -49,7 +49,7 @@ class StepLog:
         batch: Batch,
         first_step: int,
     ) -> None:
-        """A run of equal decode steps, the blocks of all of them taken already."""
+        """Report a run of equal decode steps, the blocks of all of them taken already."""
         if self._observer is None:
             return
         free = batch.memory.free + batch.decoding.blocks_of_run(first_step + 1, steps - 1)

@@ -1,4 +1,4 @@
-"""How long one engine step takes: the contract between a latency model and an engine.
+"""Step time: how long one engine step takes, the contract between a latency model and an engine.
 
 Time is in integer picoseconds. Floating-point sums depend on their order, and one bit decides whether an arrival falls
 before or after a step; with integers, skipping over k steps at once equals taking them one by one.
@@ -36,7 +36,7 @@ class StepTime(Protocol):
 
 
 class StepFloor(NamedTuple):
-    """Picoseconds that no step goes below: a linear minorant of a step time. Lower bounds are made of it.
+    """Floor of a step time: a linear lower bound, in picoseconds. Lower bounds of latency are made of it.
 
     Every step of at most the tokens and requests that were asked about takes at least::
 
@@ -57,15 +57,15 @@ class StepFloor(NamedTuple):
 
 @runtime_checkable
 class FlooredStepTime(StepTime, Protocol):
-    """A step time that can say what it never goes below."""
+    """A step time that states its floors."""
 
     def floors(self, tokens_max: int, requests_max: int) -> tuple[StepFloor, ...]:
-        """Minorants of steps of at most `tokens_max` tokens and `requests_max` sampled requests; each one holds."""
+        """Floors of every step of at most `tokens_max` tokens and `requests_max` sampled requests; each one holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinearStepTime:
-    """The simplest model that has every term: for tests and for engines calibrated by regression.
+    """Linear model with every term: for tests, and for engines calibrated by regression.
 
     Attributes:
         fixed_ps: of a step.
@@ -83,11 +83,11 @@ class LinearStepTime:
     ps_per_pair: int = 0
 
     def decode_step(self, requests: int) -> tuple[int, int]:
-        """See `StepTime.decode_step`."""
+        """Fixed part, and slope per token of context, of a step of decodes only."""
         return self.fixed_ps + requests * (self.ps_per_token + self.ps_per_request), self.ps_per_context_token
 
     def mixed_step(self, decodes: int, context_tokens: int, chunks: Sequence[Chunk], sampled: int) -> int:
-        """See `StepTime.mixed_step`; a chunk reads what was computed before it."""
+        """Duration of any step; a chunk reads what was computed before it."""
         tokens = decodes + sum(new for new, _ in chunks)
         context = context_tokens + sum(before for _, before in chunks)
         twice_pairs = sum(new * (2 * before + new) for new, before in chunks)
@@ -100,7 +100,7 @@ class LinearStepTime:
         )
 
     def floors(self, tokens_max: int, requests_max: int) -> tuple[StepFloor, ...]:
-        """See `FlooredStepTime.floors`: the model itself, and its fixed cost spread over a full step."""
+        """Two floors: the model itself, and its fixed cost spread over a full step."""
         spread = self.fixed_ps / tokens_max
         rounding = 1.0 if self.ps_per_pair else 0.0
         return tuple(

@@ -1,4 +1,4 @@
-"""One day of traffic as columns, true output lengths included: the simulator's oracle, never shown to a policy."""
+"""Trace: one day of traffic as columns, true output lengths included; never shown to a policy."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Trace:
         deadline_seconds: wanted time to first token, relative to arrival; NaN where none.
         priority: vLLM's sign, lower sooner.
         measured_ttft_seconds: arrival to first token as the recorded engine served it; NaN where not measured. For
-            telling how far a replay is from what was; never an input of it.
+            judging a replay; never an input of it.
         measured_e2e_seconds: arrival to last token, likewise; both columns are there or none.
     """
 

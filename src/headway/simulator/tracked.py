@@ -1,4 +1,4 @@
-"""A request inside the simulated engine: what policies see, and where it stands on the engine."""
+"""A request inside the fast engine: what policies see, and the engine's own marks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ WAITING, PREFILLING, DECODING, LEAVING = range(4)
 
 
 class TrackedRequest(Request):
-    """A request with the engine's own marks; the true output length is not among them.
+    """A request with the fast engine's marks; the true output length is not among them.
 
     While it decodes, nothing here is touched from step to step: its state at step s follows from the step at which it
     joined (see `decoding.DecodeSet`).
