@@ -16,7 +16,7 @@ import hypothesis
 import numpy as np
 from hypothesis import strategies as st
 
-from headway.bounds.adversary import Cost, Found, Regime, search
+from headway.bounds.adversary import Cost, Regime, SearchResult, search
 from headway.bounds.discrete import Attempt, DiscretePolicy, DiscreteRequest, Instance, lower_bound, replay, serve
 from headway.bounds.doubling import rect, response, route
 from headway.bounds.exact_search import least_total_latency
@@ -78,7 +78,7 @@ def main() -> None:
     print(POISSON_TAIL, end="")
 
 
-def tried(row: Row) -> tuple[Found, Instance]:
+def tried(row: Row) -> tuple[SearchResult, Instance]:
     """What the search found, and the smallest instance about as bad."""
     found = search(row.cost, row.regime, np.random.default_rng(2026), draws=DRAWS, steps=STEPS)
     say(f"{row.policy}, {row.regime.name}: {found.worst.value:.3f} ({found.solved:,} solved)")

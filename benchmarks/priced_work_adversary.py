@@ -31,7 +31,7 @@ from hurtful_days import HurtfulDay, as_trace, change, cross, draw, requests, si
 from page_tables import show
 
 from headway.bench.experiment.bundles import Bundle
-from headway.bounds.adversary import Hunting, climb
+from headway.bounds.adversary import Moves, climb
 from headway.cli.progress import progress
 from headway.policies.ordering.priced_work import PricedWork
 from headway.simulator.outcome import NEVER, DayOutcome
@@ -125,7 +125,7 @@ def hunt(court: Court, metric: str, opponent: str, seed: int, steps: int, on_don
         return found if found.value > value else None
 
     drawn = [rated(draw(rng)) for _ in range(DRAWS)]
-    return climb(drawn, Hunting(worse_than, change, cross), rng, steps=steps)
+    return climb(drawn, Moves(worse_than, change, cross), rng, steps=steps)
 
 
 def shrunk(court: Court, metric: str, opponent: str, worst: Hurt) -> Hurt:

@@ -1,1 +1,1 @@
-"""How far from the best possible: lower bounds for any trace, the optimum of small instances, and who comes near."""
+"""Distance from the best possible: lower bounds for any trace, the optimum of small instances, policies beside it."""

@@ -1,4 +1,4 @@
-"""The search for the instance on which a policy does worst against the optimum, or against whatever it is rated by.
+"""Adversarial search: the instance on which a policy does worst against the optimum, or by another rating.
 
 Three searches take turns, all from one seeded generator: hill climbing from random instances, evolution of a population
 by crossing and changing, and restarts from the worst instances found (`climb`). In the discrete model (`search`) an
@@ -42,11 +42,11 @@ AnyRated = TypeVar("AnyRated", bound=Rated[Any])
 
 
 @dataclass(frozen=True, slots=True)
-class Hunting(Generic[Kind, AnyRated]):
-    """How to move among instances of a kind.
+class Moves(Generic[Kind, AnyRated]):
+    """Moves among instances of a kind.
 
     Attributes:
-        worse_than: the instance rated, if its value is above the number; None if it is not or cannot be told.
+        worse_than: the instance rated, if its value is above the number; None if it is not or cannot be rated.
         change: a neighbour of an instance.
         cross: something of each of two.
     """
@@ -58,7 +58,7 @@ class Hunting(Generic[Kind, AnyRated]):
 
 @dataclass(frozen=True, slots=True)
 class Regime:
-    """Which instances to search among.
+    """A class of instances to search among.
 
     Attributes:
         name: for tables.
@@ -90,8 +90,8 @@ class Ratio:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a search came to.
+class SearchResult:
+    """Result of a search.
 
     Attributes:
         worst: the instance with the largest ratio.
@@ -108,8 +108,8 @@ class Found:
     solved: int
 
 
-def search(cost: Cost, regime: Regime, rng: np.random.Generator, *, draws: int, steps: int) -> Found:
-    """Look for the worst ratio of `cost` to the optimum in `regime`.
+def search(cost: Cost, regime: Regime, rng: np.random.Generator, *, draws: int, steps: int) -> SearchResult:
+    """Search for the worst ratio of `cost` to the optimum in `regime`.
 
     Args:
         cost: of the policy; raises ValueError where it does not take an instance, which is then passed over.
@@ -118,25 +118,25 @@ def search(cost: Cost, regime: Regime, rng: np.random.Generator, *, draws: int, 
         draws: random instances that are solved exactly, for the mean and to start from.
         steps: changed instances that are tried after that.
     """
-    hunt = _Hunt(cost)
-    population = [ratio for _ in range(draws) if (ratio := hunt.exact(draw(regime, rng))) is not None]
+    evaluator = _Evaluator(cost)
+    population = [ratio for _ in range(draws) if (ratio := evaluator.exact(draw(regime, rng))) is not None]
     if not population:
         raise ValueError(f"no instance of regime {regime.name!r} could be solved")
     mean = float(np.mean([ratio.value for ratio in population]))
     drawn = len(population)
-    hunting = Hunting(
-        hunt.worse_than,
+    moves = Moves(
+        evaluator.worse_than,
         lambda instance, chance: change(instance, regime, chance),
         lambda one, other, chance: cross(one, other, regime, chance),
     )
-    worst = climb(population, hunting, rng, steps=steps)
-    return Found(worst, mean, drawn, hunt.tried, hunt.solved)
+    worst = climb(population, moves, rng, steps=steps)
+    return SearchResult(worst, mean, drawn, evaluator.tried, evaluator.solved)
 
 
 def climb(
-    population: Sequence[AnyRated], hunting: Hunting[Kind, AnyRated], rng: np.random.Generator, *, steps: int
+    population: Sequence[AnyRated], moves: Moves[Kind, AnyRated], rng: np.random.Generator, *, steps: int
 ) -> AnyRated:
-    """The worst that so many steps of climbing and of evolution in turn make of a population, which must not be empty.
+    """Worst instance after `steps` steps of climbing and of evolution in turn, from a population.
 
     Raises:
         ValueError: the population is empty.
@@ -148,12 +148,12 @@ def climb(
     for step in range(steps):
         if step % 2:
             one, other = (population[int(rng.integers(len(population)))].instance for _ in range(2))
-            child = hunting.change(hunting.cross(one, other, rng), rng)
-            born = hunting.worse_than(child, population[-1].value)
+            child = moves.change(moves.cross(one, other, rng), rng)
+            born = moves.worse_than(child, population[-1].value)
             if born is not None:
                 population = _fittest([*population, born])
         else:
-            higher = hunting.worse_than(hunting.change(climber.instance, rng), climber.value)
+            higher = moves.worse_than(moves.change(climber.instance, rng), climber.value)
             climber = climber if higher is None else higher
             if step % 200 == 0:  # on a hilltop it is time to climb elsewhere
                 population = _fittest([*population, climber])
@@ -168,7 +168,7 @@ def draw(regime: Regime, rng: np.random.Generator) -> Instance:
 
 
 def change(instance: Instance, regime: Regime, rng: np.random.Generator) -> Instance:
-    """A neighbour: a request more, less, doubled, made anew or with one number changed."""
+    """A neighbour: a request more, less, doubled, drawn again or with one number changed."""
     requests = list(instance.requests)
     place = int(rng.integers(len(requests)))
     kind = int(rng.integers(6))
@@ -193,8 +193,8 @@ def cross(one: Instance, other: Instance, regime: Regime, rng: np.random.Generat
     return Instance(tuple(pool[int(i)] for i in rng.choice(len(pool), count, replace=False)), regime.memory)
 
 
-class _Hunt:
-    """Evaluates instances and counts what it costs."""
+class _Evaluator:
+    """Rates instances by exact optima, and counts how many it looked at and solved."""
 
     def __init__(self, cost: Cost) -> None:
         self._cost = cost
@@ -203,15 +203,15 @@ class _Hunt:
         self.solved = 0
 
     def worse_than(self, instance: Instance, ratio: float) -> Ratio | None:
-        """The instance's ratio if it is above `ratio`; None if it is not or cannot be told."""
+        """The instance's ratio if it is above `ratio`; None if it is not or cannot be solved."""
         self.tried += 1
         try:
             if self._cost(instance) <= ratio * lower_bound(instance):
                 return None
         except ValueError:
             return None
-        found = self.exact(instance, count=False)
-        return found if found is not None and found.value > ratio else None
+        exact = self.exact(instance, count=False)
+        return exact if exact is not None and exact.value > ratio else None
 
     def exact(self, instance: Instance, *, count: bool = True) -> Ratio | None:
         """The instance's ratio; None if the policy does not take it or it is too large to be solved quickly."""

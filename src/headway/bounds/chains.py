@@ -1,8 +1,8 @@
-"""Who has to be served one after the other: each session in a closed loop is a chain, anybody else a chain of one.
+"""Chains: requests that must follow each other. A session in a closed loop is one; any other request is a chain of one.
 
-In a closed loop the next turn arrives when the last one has ended and the client has thought, so the latencies of a
-chain telescope: their sum is its last completion, less its first arrival, less what the client thought. Whatever bounds
-last completions from below therefore bounds the sum of latencies, though arrivals depend on the policy.
+In a closed loop the next turn arrives when the turn before has ended and the client has thought. So the latencies of a
+chain telescope: their sum is its last completion, less its first arrival, less the think time. A lower bound of last
+completions is therefore one of the sum of latencies, although arrivals depend on the policy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Chains:
         rows: rows of the trace, chain after chain, each in the order of its turns, (k,).
         starts: where each chain begins in `rows`, (m,).
         arrived_ps: arrival of each chain's first request, (m,).
-        think_ps: what the client pauses between the turns of each chain, all together, (m,).
+        think_ps: the client's pauses between the turns of each chain, all together, (m,).
     """
 
     rows: Ints
@@ -47,14 +47,14 @@ class Chains:
 def chains(trace: Trace, rules: EngineRules) -> Chains:
     """Chains of the requests that a replica with these rules serves.
 
-    Which these are does not depend on the policy: a request is refused for its lengths alone, and with it all later
-    turns of its session (`simulator.arrivals.why_never`).
+    Which requests these are does not depend on the policy: a request is refused for its lengths alone, and with it
+    all later turns of its session (`simulator.arrivals.why_never`).
     """
     rows, links = _in_order(trace)
     fits = (trace.prompt_tokens + trace.output_tokens <= rules.context_tokens)[rows]
     heads = np.flatnonzero(~links)
     chain_of = np.cumsum(~links) - 1
-    # A turn is served iff nobody up to it in its chain is refused.
+    # A turn is served iff no turn up to it in its chain is refused.
     refused_before = np.cumsum(~fits)
     base = np.concatenate(([0], refused_before))[heads] if len(heads) else np.zeros(0, np.int64)
     served = refused_before == base[chain_of] if len(rows) else np.zeros(0, bool)

@@ -1,7 +1,7 @@
-"""The optimum once more, by other means: constraint programming (CP-SAT) with intervals and a cumulative resource.
+"""Constraint program for the same optimum: CP-SAT with intervals and a cumulative resource.
 
 A check on the integer program: nothing is shared with it but the instance. A request's step j is an interval of one
-step that uses s + j of the memory, bound to the request's start (no interval is optional: everybody runs once).
+step that uses s + j of the memory, bound to the request's start (no interval is optional: every request runs once).
 
 `python -m headway.bounds.constraint_program` reads an instance as JSON from stdin and writes the answer;
 `optimum_by_constraints` runs it so, in a process of its own, because OR-Tools and highspy each bring a library called
@@ -76,5 +76,5 @@ def _solve(requests: list[tuple[int, int, int]], memory: int, time_limit_seconds
 
 if __name__ == "__main__":
     asked = json.load(sys.stdin)
-    found = _solve([tuple(one) for one in asked["requests"]], asked["memory"], asked["time_limit_seconds"])
-    json.dump(found, sys.stdout)
+    requests = [tuple(request) for request in asked["requests"]]
+    json.dump(_solve(requests, asked["memory"], asked["time_limit_seconds"]), sys.stdout)

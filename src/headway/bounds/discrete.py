@@ -1,9 +1,9 @@
-"""The papers' model of serving: every request that runs makes one token a step, and memory is all that is scarce.
+"""Discrete model of serving, as in the papers: a running request makes one token a step, and only memory is scarce.
 
 Time goes in steps. A request of prompt s and output o that is started at time k holds s + j tokens of memory during its
 j-th step, which ends at k + j; it is done at k + o and gives everything back. Prefill takes no time, nothing is
 preempted (what a policy may do instead is kill: all progress is lost). Source: arXiv 2606.22327, section 2; the same
-model in arXiv 2502.07115, 2508.06133 and 2607.09248. It is not the simulator: `bounds.lower` is about that one.
+model in arXiv 2502.07115, 2508.06133 and 2607.09248. It is not the simulator, which `bounds.lower_bounds` is about.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Attempt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What a schedule comes to.
+    """Result of a schedule.
 
     Attributes:
         completions: by place.
@@ -83,7 +83,7 @@ class Replay:
 
 
 class Active(NamedTuple):
-    """What is known of a request that runs: its place, its prompt, the tokens made so far."""
+    """A running request as a policy sees it: its place, its prompt, the tokens made so far."""
 
     place: int
     prompt: int
@@ -96,7 +96,7 @@ class Active(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What to do at one moment: kill these, then start those, by place."""
+    """Decision of a policy at one step: places to kill, then places to start."""
 
     kill: Sequence[int] = ()
     start: Sequence[int] = ()
@@ -106,11 +106,11 @@ class DiscretePolicy(Protocol):
     """Decides at the start of every step. What it may know of output lengths is its own affair: see each policy."""
 
     def choose(self, waiting: Sequence[int], active: Sequence[Active]) -> Choice:
-        """Who is killed and who is started now.
+        """Which requests are killed and which are started now.
 
         Args:
-            waiting: places of those that have come and do not run, in order of arrival.
-            active: those that run, in order of their starts.
+            waiting: places of the requests that have arrived and do not run, in order of arrival.
+            active: the running requests, in order of their starts.
         """
 
 
@@ -118,7 +118,7 @@ def serve(instance: Instance, policy: DiscretePolicy) -> list[Attempt]:
     """Run a policy step by step; every request ends with one attempt that made all its tokens.
 
     Raises:
-        ValueError: the policy let memory overflow, or leaves an empty replica idle although somebody waits.
+        ValueError: the policy let memory overflow, or leaves an empty replica idle although a request waits.
     """
     requests = instance.requests
     coming = sorted(range(len(requests)), key=lambda place: (requests[place].arrived, place))
@@ -191,9 +191,9 @@ def replay(instance: Instance, attempts: Iterable[Attempt]) -> Replay:
 
 
 def peak_of(running: Iterable[tuple[int, int]]) -> int:
-    """Most memory that requests of (held now, tokens still to make) will hold if nobody joins.
+    """Most memory that requests of (held now, tokens still to make) will hold if no other request joins.
 
-    Use can only peak when somebody ends: with the requests by falling remainder, max over m of
+    Use can only peak when a request ends: with the requests by falling remainder, max over m of
     r_m · m + Σ_{j ≤ m} c_j.
     """
     most = held = 0
@@ -205,7 +205,7 @@ def peak_of(running: Iterable[tuple[int, int]]) -> int:
 
 
 def lower_bound(instance: Instance) -> int:
-    """No schedule's total latency is below: outputs, or the area bound with shortest volume first.
+    """Lower bound of every schedule's total latency: outputs, or the area bound with shortest volume first.
 
     Σ C ≥ (1/M) Σ_j Σ_{i ≤ j} vol_(i), volumes rising, and Σ C ≥ Σ (a + o). Source: arXiv 2606.22327, Prop. 3.1 for a
     burst; with arrivals the area of the first j completions is still at most M times the j-th (arXiv 2607.09248,

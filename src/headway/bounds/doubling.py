@@ -1,4 +1,4 @@
-"""Serving without any prediction: caps that double, kills and restarts (arXiv 2607.09248).
+"""Policies without any prediction: caps that double, kills and restarts (arXiv 2607.09248).
 
 Requests are of three regimes, Λ being a quarter of the memory: large (s > Λ), prompt-heavy (s ≤ Λ, o ≤ s) and
 response-heavy (s ≤ Λ, o > s). `rect` serves one of the first two, `response` the third; `route` serves any mixture
@@ -48,10 +48,10 @@ def response(instance: Instance) -> list[Attempt]:
 
 
 def route(instance: Instance) -> list[Attempt]:
-    """Route, on any instance: the three regimes take turns of doubling length, each afresh.
+    """Route, on any instance: the three regimes take turns of doubling length, each from the start.
 
-    Who makes as many tokens as its prompt has, unfinished, is known to be response-heavy from then on. Requests that
-    come later join at the next stage.
+    A request that makes as many tokens as its prompt has and is not done is response-heavy from then on. Requests that
+    arrive later join at the next stage.
     """
     requests = instance.requests
     unfinished = set(range(len(requests)))
@@ -66,19 +66,19 @@ def route(instance: Instance) -> list[Attempt]:
         small = here - large - response_heavy
         # A prompt of 0 tokens is no prompt-heavy request's: its first token tells.
         caps = {place: max(1, requests[place].prompt) for place in small}
-        made = _rect(instance, small, now, now + span, caps=caps)
-        unfinished -= _ended(instance, made)
-        response_heavy |= {place for place, _, steps in made if steps >= caps[place]} & unfinished
-        attempts += made
+        turn = _rect(instance, small, now, now + span, caps=caps)
+        unfinished -= _ended(instance, turn)
+        response_heavy |= {place for place, _, steps in turn if steps >= caps[place]} & unfinished
+        attempts += turn
         now += span
-        made = _response(instance, response_heavy, now, now + span)
-        unfinished -= _ended(instance, made)
+        turn = _response(instance, response_heavy, now, now + span)
+        unfinished -= _ended(instance, turn)
         response_heavy &= unfinished
-        attempts += made
+        attempts += turn
         now += span
-        made = _rect(instance, large, now, now + span, caps={})
-        unfinished -= _ended(instance, made)
-        attempts += made
+        turn = _rect(instance, large, now, now + span, caps={})
+        unfinished -= _ended(instance, turn)
+        attempts += turn
         now += span
         stage += 1
     return attempts
@@ -101,7 +101,7 @@ def staggered_most(memory: int, cap: int, prompt: int) -> int:
 
 
 def _ended(instance: Instance, attempts: Iterable[Attempt]) -> set[int]:
-    """Who made all its tokens."""
+    """Places of the requests that made all their tokens."""
     return {place for place, _, steps in attempts if steps == instance.requests[place].output}
 
 
@@ -117,9 +117,9 @@ def _rect(
 
     Args:
         instance: the requests.
-        places: whom to serve.
+        places: the requests to serve.
         begins, ends: when.
-        caps: most tokens of a request here; who reaches it unfinished is not tried again.
+        caps: most tokens of a request here; a request that reaches its cap unfinished is not tried again.
     """
     requests, memory = instance.requests, instance.memory
     widths = {p: memory if requests[p].prompt > memory / 4 else 2 * max(1, requests[p].prompt) for p in places}

@@ -1,6 +1,6 @@
-"""The optimum of very small instances by best-first search over states, for when thousands of them have to be solved.
+"""Exact optimum of very small instances by best-first search over states, fast enough to solve thousands of them.
 
-A state is who waits, who runs with how much held and how much to go, and, while somebody is still to arrive, the time.
+A state holds the waiting requests, the running ones with what they hold and have to go, and the time until all arrived.
 Each step costs one for every request that has come and is not done, so that the sum of costs is the total latency.
 States are taken in the order of cost so far plus a bound on what is left (A*), so the first end reached is an optimum.
 """
@@ -27,7 +27,7 @@ class _State(NamedTuple):
 
 
 def least_total_latency(instance: Instance, *, states_most: int = 20_000) -> int | None:
-    """Total latency of the best schedule; None if that takes looking at more than `states_most` states.
+    """Total latency of the best schedule; None if finding it takes more than `states_most` states.
 
     Agrees with `optimum.optimum`, which takes larger instances and a hundred times as long for small ones.
     """
@@ -59,21 +59,21 @@ class _Search:
         return None
 
     def _steps(self, state: _State) -> Iterator[tuple[_State, int]]:
-        """What one step can lead to, and its cost."""
-        everybody = state.now >= self._latest
-        here = [left if everybody or kind.arrived <= state.now else 0 for kind, left in self._pairs(state)]
+        """The states that one step can lead to, each with the cost of the step."""
+        all_arrived = state.now >= self._latest
+        here = [left if all_arrived or kind.arrived <= state.now else 0 for kind, left in self._pairs(state)]
         inside = sum(here) + len(state.running)
         now = min(state.now + 1, self._latest)
         for waiting, running in self._starts(state.waiting, list(state.running), here, 0):
             if not running and now == self._latest == state.now:
-                continue  # all have come and nobody runs: waiting any longer is for nothing
+                continue  # all have arrived and none runs: waiting any longer gains nothing
             after = tuple(sorted((held + 1, to_go - 1) for held, to_go in running if to_go > 1))
             yield _State(now, waiting, after), inside
 
     def _starts(
         self, waiting: tuple[int, ...], running: list[tuple[int, int]], here: list[int], kind: int
     ) -> Iterator[tuple[tuple[int, ...], list[tuple[int, int]]]]:
-        """Every choice of whom to start that memory will bear, kind by kind."""
+        """Every choice of requests to start that fits in memory, kind by kind."""
         if kind == len(waiting):
             yield waiting, running
             return
@@ -87,7 +87,7 @@ class _Search:
             yield from self._starts((*waiting[:kind], left, *waiting[kind + 1 :]), running, here, kind + 1)
 
     def _left(self, state: _State) -> int:
-        """A bound on the latency still to come: `discrete.lower_bound` from here on."""
+        """Lower bound on the latency still to come: `discrete.lower_bound` from here on."""
         tokens = sum(to_go for _, to_go in state.running)
         volumes = [to_go * held + to_go * (to_go + 1) // 2 for held, to_go in state.running]
         waits = 0

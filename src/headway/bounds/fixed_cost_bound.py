@@ -1,8 +1,8 @@
-"""Lower bounds that add up: the fixed costs of a request's own steps, and its wait for one machine (docs/bounds.md).
+"""Lower bounds from fixed step costs: those of a request's own steps, plus its wait for one machine (docs/bounds.md).
 
-Cut the fixed cost out of every step. Whoever was in the batch sat through it: that is charged to each of them in full.
-What is left of the day is a schedule of one machine, arrivals moved closer together, and moving them closer never makes
-the least total of waits smaller. So both may be added, where `bounds.lower` else takes the larger.
+Cut the fixed cost out of every step. Each request in the batch sat through it and is charged for it in full. What is
+left of the day is a schedule of one machine, with arrivals moved closer together. Moving them closer never makes the
+least total of waits smaller. So the two parts add up, where `bounds.lower_bounds` otherwise takes the larger.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from headway.bounds.step_cost import alone_to_first_token, chunks, decode_work, 
 from headway.simulator.rules import EngineRules
 from headway.simulator.step_time import StepFloor
 
-_RANKED_ON = 2_000  # chains that minorants are ranked on when there are more
+_RANKED_ON = 2_000  # chains that floors are ranked on when there are more
 _KEPT = 2  # of them are tried on all
 
 
 class _Jobs(NamedTuple):
-    """By chain, picoseconds: fixed costs of its own steps; what one machine does for it and from when on; by itself."""
+    """Columns by chain, picoseconds: fixed costs of its steps; work and release on one machine; work on its own."""
 
     steps: Floats
     work: Floats
@@ -32,20 +32,20 @@ class _Jobs(NamedTuple):
     own_work: Floats
 
 
-def steps_and_work(found: Chains, needed: Needs, floors: Sequence[StepFloor], rules: EngineRules) -> float:
+def steps_and_work_bound(served: Chains, needed: Needs, floors: Sequence[StepFloor], rules: EngineRules) -> float:
     """Total end-to-end latency of all chains, picoseconds, is no less."""
 
     def jobs(floor: StepFloor) -> tuple[_Jobs, ...]:
-        steps = found.sums(fixed_of_steps(needed, floor, rules))
+        steps = served.sums(fixed_of_steps(needed, floor, rules))
         decoding = decode_work(needed, floor, rules)
-        own = found.sums(prompt_work(needed, floor) + decoding)
-        shared = found.sums(shared_work(needed, floor) + decoding)
-        return _Jobs(steps, own, found.arrived_ps, own), _Jobs(steps, shared, needed.released_ps, own)
+        own = served.sums(prompt_work(needed, floor) + decoding)
+        shared = served.sums(shared_work(needed, floor) + decoding)
+        return _Jobs(steps, own, served.arrived_ps, own), _Jobs(steps, shared, needed.released_ps, own)
 
-    return _best(jobs, floors, found.arrived_ps, found.think_ps)
+    return _best(jobs, floors, served.arrived_ps, served.think_ps)
 
 
-def first_tokens(found: Chains, needed: Needs, floors: Sequence[StepFloor], rules: EngineRules) -> float:
+def first_token_bound(served: Chains, needed: Needs, floors: Sequence[StepFloor], rules: EngineRules) -> float:
     """Total time to first token of all requests, picoseconds, is no less.
 
     Only requests whose arrival is known share the machine; follow-up turns are charged their own prompt.
@@ -53,29 +53,29 @@ def first_tokens(found: Chains, needed: Needs, floors: Sequence[StepFloor], rule
 
     def jobs(floor: StepFloor) -> tuple[_Jobs, ...]:
         own = prompt_work(needed, floor) + floor.sample
-        heads = own[found.starts]
-        steps = found.sums(floor.fixed * chunks(needed, rules) + floor.sampled_fixed + own) - heads
-        shared = shared_work(needed, floor)[found.starts] + floor.sample
-        return _Jobs(steps, heads, found.arrived_ps, heads), _Jobs(steps, shared, needed.released_ps, heads)
+        heads = own[served.starts]
+        steps = served.sums(floor.fixed * chunks(needed, rules) + floor.sampled_fixed + own) - heads
+        shared = shared_work(needed, floor)[served.starts] + floor.sample
+        return _Jobs(steps, heads, served.arrived_ps, heads), _Jobs(steps, shared, needed.released_ps, heads)
 
     by_itself = float(alone_to_first_token(needed, floors, rules).sum())
-    return max(by_itself, _best(jobs, floors, found.arrived_ps, np.zeros_like(found.arrived_ps)))
+    return max(by_itself, _best(jobs, floors, served.arrived_ps, np.zeros_like(served.arrived_ps)))
 
 
 def _best(
     jobs: Callable[[StepFloor], tuple[_Jobs, ...]], floors: Sequence[StepFloor], arrived: Ints, thought: Ints
 ) -> float:
-    """The largest total of any minorant whose fixed cost can be cut out; of many chains, of those that look best."""
+    """Largest total of any floor whose fixed cost can be cut out; with many chains, of the floors that look best."""
     usable = [floor for floor in floors if floor.fixed >= 0]
 
     def total(floor: StepFloor, chosen: Ints) -> float:
-        return max(_total(one, chosen, arrived, thought) for one in jobs(floor))
+        return max(_total(way, chosen, arrived, thought) for way in jobs(floor))
 
-    everybody = np.arange(len(arrived))
+    all_chains = np.arange(len(arrived))
     if len(arrived) > _RANKED_ON:
         first = np.argsort(arrived, kind="stable")[:_RANKED_ON]
         usable = sorted(usable, key=lambda floor: total(floor, first), reverse=True)[:_KEPT]
-    return max((total(floor, everybody) for floor in usable), default=0.0)
+    return max((total(floor, all_chains) for floor in usable), default=0.0)
 
 
 def _total(jobs: _Jobs, chosen: Ints, arrived: Ints, thought: Ints) -> float:

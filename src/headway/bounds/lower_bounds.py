@@ -1,16 +1,16 @@
-"""Lower bounds on mean latency and TTFT of any policy on one replica, in O(n log n). Proofs: `docs/bounds.md`.
+"""Lower bounds on mean latency and mean TTFT under any policy on one replica, in O(n log n). Proofs: `docs/bounds.md`.
 
-Two things keep every policy from being faster at any single completion.
+Two facts bound every single completion.
 
     alone     A request takes a step for each of its tokens, and steps follow each other; a step takes at least what
               it would with this request alone in it. So it ends no earlier than it would on an idle replica.
     machine   A step's time can be split among the requests it serves so that each gets at least its tokens' share of
               computing, its context's share of reading, and of what any step costs its blocks' share of the memory or
               its share of the seats. Then the replica is one machine on which each request needs a known time, and
-              nobody beats shortest remaining work first there.
+              no order beats shortest remaining work first there.
 
 Both bound the k-th completion, for every k; the combined bound takes for each k the larger one. Two more bounds
-(`bounds.apart`, `bounds.crowding`) are on the sum of all latencies only, and stand beside that.
+(`bounds.fixed_cost_bound`, `bounds.crowding`) hold for the sum of all latencies only, and stand beside that.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import NamedTuple
 import numpy as np
 
 from headway.bounds.chains import Chains, Floats, Ints, chains
-from headway.bounds.crowding import crowded
-from headway.bounds.fixed_cost_bound import first_tokens, steps_and_work
+from headway.bounds.crowding import crowding_bound
+from headway.bounds.fixed_cost_bound import first_token_bound, steps_and_work_bound
 from headway.bounds.resource_needs import Needs, needs
 from headway.bounds.srpt import earliest_completions
 from headway.bounds.step_cost import alone, context, further_token
@@ -46,10 +46,10 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LowerBounds:
-    """What no policy goes below on this trace and replica.
+    """Bounds of one trace on one replica that hold under every policy.
 
     Attributes:
-        requests: that get served; refused ones, the same under every policy, have no latency.
+        requests: served ones; refused ones, the same under every policy, have no latency.
         parts: each bound by itself, none of them above `mean_e2e_seconds`.
         mean_e2e_seconds: the largest of them; None without requests.
         mean_ttft_seconds: of mean time to first token; None without requests.
@@ -64,15 +64,15 @@ class LowerBounds:
 
 
 WORDS = {
-    "alone": "every request as if it had the replica to itself and found every shared prefix cached",
-    "prefill compute": "one machine that computes uncached prompt tokens at the best rate there is, shortest first",
-    "kv volume": "one machine that hands out block-steps at the fastest step there is, smallest volume first",
-    "work": "one machine that computing, reading, memory and seats pay for together, least work first",
-    "each completion": "for every k, the k-th completion is as late as the latest of those above has it",
-    "steps and work": "the fixed cost of its own steps for everybody, and one machine for computing and reading",
-    "crowding": "who decodes beside others sits through what all of them read, and there is little time to do without",
+    "alone": "each request has the replica to itself and finds every shared prefix cached",
+    "prefill compute": "one machine computes uncached prompt tokens at the best rate, shortest first",
+    "kv volume": "one machine hands out KV blocks at the fastest step, smallest volume first",
+    "work": "one machine does all computing and reading and pays for memory and seats, least work first",
+    "each completion": "for each k, the latest k-th completion of the bounds above",
+    "steps and work": "each request pays the fixed cost of its own steps; one machine does the computing and reading",
+    "crowding": "in the time there was, requests had to decode side by side; each sat through what all of them read",
 }
-"""What each part of the bounds stands on."""
+"""Name of each part → its meaning in words."""
 
 
 def lower_bounds(trace: Trace, rules: EngineRules, step_time: StepTime) -> LowerBounds:
@@ -84,39 +84,39 @@ def lower_bounds(trace: Trace, rules: EngineRules, step_time: StepTime) -> Lower
     Raises:
         ValueError: blocks do not divide the trace's prefix blocks (with prefix caching).
     """
-    found = chains(trace, rules)
-    if not len(found):
+    served = chains(trace, rules)
+    if not len(served):
         return LowerBounds(0, (), None, None, ())
-    needed = needs(trace, rules, found)
+    needed = needs(trace, rules, served)
     floors = step_floors(step_time, rules)
-    by_itself = found.sums(alone(needed, floors, rules)) * _SAFETY
-    known = np.sort(found.arrived_ps + found.think_ps)
-    ends = {"alone": np.sort(found.arrived_ps + found.think_ps + by_itself.astype(np.int64))}
-    for name, splits in _splits(found, needed, floors, rules).items():
-        ways = [_completions(found, needed, _by_chain(found, needed, split)) for split in splits]
+    by_itself = served.sums(alone(needed, floors, rules)) * _SAFETY
+    known = np.sort(served.arrived_ps + served.think_ps)
+    ends = {"alone": np.sort(served.arrived_ps + served.think_ps + by_itself.astype(np.int64))}
+    for name, splits in _splits(served, needed, floors, rules).items():
+        ways = [_completions(served, needed, _by_chain(served, needed, split)) for split in splits]
         ends[name] = np.maximum.reduce(ways)
     best = np.maximum.reduce(list(ends.values()))
     totals = {
-        "steps and work": steps_and_work(found, needed, floors, rules),
-        "crowding": crowded(found, needed, floors, rules, by_itself),
+        "steps and work": steps_and_work_bound(served, needed, floors, rules),
+        "crowding": crowding_bound(served, needed, floors, rules, by_itself),
     }
-    means = {name: _mean(end, known, found) for name, end in ends.items()}
-    means["each completion"] = _mean(best, known, found)
-    means |= {name: _of_total(max(0.0, total), found) for name, total in totals.items()}
+    means = {name: _mean(end, known, served) for name, end in ends.items()}
+    means["each completion"] = _mean(best, known, served)
+    means |= {name: _of_total(max(0.0, total), served) for name, total in totals.items()}
     return LowerBounds(
-        requests=len(found.rows),
+        requests=len(served.rows),
         parts=tuple(Part(name, mean, WORDS[name]) for name, mean in means.items()),
         mean_e2e_seconds=max(means.values()),
-        mean_ttft_seconds=_of_total(first_tokens(found, needed, floors, rules), found),
+        mean_ttft_seconds=_of_total(first_token_bound(served, needed, floors, rules), served),
         completions_ps=tuple(best.tolist()),
     )
 
 
 def step_floors(step_time: StepTime, rules: EngineRules) -> tuple[StepFloor, ...]:
-    """What steps of this replica never go below.
+    """Floors of the steps of this replica.
 
-    A step time that does not say so itself (`FlooredStepTime`) is taken at the only thing left: that adding requests or
-    tokens to a step never makes it shorter, so that none is shorter than one of a single token.
+    A step time that states none (`FlooredStepTime`) gets the weakest: adding requests or tokens to a step never
+    makes it shorter, so no step is shorter than one of a single token.
     """
     if isinstance(step_time, FlooredStepTime):
         return step_time.floors(rules.max_num_batched_tokens, rules.max_num_seqs)
@@ -125,7 +125,7 @@ def step_floors(step_time: StepTime, rules: EngineRules) -> tuple[StepFloor, ...
 
 
 class _Split(NamedTuple):
-    """Picoseconds that a request has to account for, per unit of what it needs."""
+    """Picoseconds that a request pays, per unit of what it needs."""
 
     prompt_token: float
     pair: float
@@ -154,7 +154,7 @@ def _amounts(needed: Needs) -> tuple[Floats, ...]:
     )
 
 
-def _splits(found: Chains, needed: Needs, floors: Sequence[StepFloor], rules: EngineRules) -> dict[str, list[_Split]]:
+def _splits(served: Chains, needed: Needs, floors: Sequence[StepFloor], rules: EngineRules) -> dict[str, list[_Split]]:
     """Ways to split a step's time that each give a bound, by the name of the bound; few enough to try them all."""
     totals = [np.array([amount.sum()]) for amount in _amounts(needed)]
 
@@ -165,10 +165,10 @@ def _splits(found: Chains, needed: Needs, floors: Sequence[StepFloor], rules: En
     volume = [_Split(0, 0, 0, 0, 0, (floor.fixed + floor.sampled_fixed) / rules.kv_blocks) for floor in floors]
     ways: dict[str, list[_Split]] = {"prefill compute": [most(prefill)], "kv volume": [most(volume)], "work": []}
     for pairs in (False, True):
-        some = [floor for floor in floors if (floor.pair > 0) is pairs]
-        for share in _MEMORY_SHARES if some else ():
-            ways["work"].append(most([_work(floor, rules, share) for floor in some]))
-    if len(found) > _LARGE:
+        alike = [floor for floor in floors if (floor.pair > 0) is pairs]
+        for share in _MEMORY_SHARES if alike else ():
+            ways["work"].append(most([_work(floor, rules, share) for floor in alike]))
+    if len(served) > _LARGE:
         ways["work"] = sorted(ways["work"], key=lambda split: -float(split.of(totals)[0]))[:2]
     return ways
 
@@ -186,20 +186,20 @@ def _work(floor: StepFloor, rules: EngineRules, memory_share: float) -> _Split:
     )
 
 
-def _by_chain(found: Chains, needed: Needs, split: _Split) -> Floats:
-    return found.sums(split.of(_amounts(needed))) * _SAFETY
+def _by_chain(served: Chains, needed: Needs, split: _Split) -> Floats:
+    return served.sums(split.of(_amounts(needed))) * _SAFETY
 
 
-def _completions(found: Chains, needed: Needs, work: Floats) -> Ints:
+def _completions(served: Chains, needed: Needs, work: Floats) -> Ints:
     return np.array(earliest_completions(needed.released_ps.tolist(), work.astype(np.int64).tolist()), np.int64)
 
 
-def _mean(ends: Ints, known: Ints, found: Chains) -> float:
+def _mean(ends: Ints, known: Ints, served: Chains) -> float:
     """Seconds of mean latency that these completions mean; never below 0, where a machine knew less than arrivals."""
     gained = np.maximum(ends - known, 0)
-    return float(gained.astype(np.float64).sum()) / PS_PER_SECOND / len(found.rows)
+    return float(gained.astype(np.float64).sum()) / PS_PER_SECOND / len(served.rows)
 
 
-def _of_total(total_ps: float, found: Chains) -> float:
+def _of_total(total_ps: float, served: Chains) -> float:
     """Seconds a request, of a total in picoseconds that floating point may have rounded up."""
-    return total_ps * _SAFETY / PS_PER_SECOND / len(found.rows)
+    return total_ps * _SAFETY / PS_PER_SECOND / len(served.rows)

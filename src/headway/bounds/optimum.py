@@ -1,9 +1,9 @@
-"""The hindsight optimum of small instances of the discrete model: an integer program, solved by HiGHS.
+"""Hindsight optimum of small instances of the discrete model: an integer program, solved by HiGHS.
 
 x_{i,t} = 1 iff request i starts at t; each starts once; no step holds more than the memory; the sum of completions is
-least (arXiv 2606.22327, section 2). It is the best schedule *without kills*; kills cannot help somebody who knows all
-lengths, for whoever is killed could as well not have started. Starts come out and are replayed by `discrete.replay`,
-which confirms that they are feasible and what they cost. Needs `pip install headway[opt]`.
+least (arXiv 2606.22327, section 2). It is the best schedule *without kills*. With all lengths known kills cannot help:
+a request that is killed could as well not have started. The starts are replayed by `discrete.replay`, which confirms
+that they are feasible and what they cost. Needs `pip install headway[opt]`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from headway.bounds.discrete import Attempt, Instance, lower_bound, replay, serv
 from headway.bounds.reference_policies import fcfs_peak, mc_sf, svf
 
 VARIABLES_MOST = 200_000
-"""Starts to choose from; beyond that the program would not fit in memory or end in our lifetime."""
+"""Starts to choose from; beyond that the program is too large for memory and time."""
 
 Progress: TypeAlias = Callable[[float, float], None]
 """Called now and then with the best total latency so far and the bound so far."""
@@ -31,7 +31,7 @@ _SECONDS_BETWEEN_REPORTS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Optimum:
-    """What was found.
+    """Result of the search for an optimum.
 
     Attributes:
         starts: by request, of the best schedule found.
@@ -64,7 +64,7 @@ def optimum(instance: Instance, *, time_limit_seconds: float = 60.0, progress: P
     Args:
         instance: tens of requests, memory of tens of tokens.
         time_limit_seconds: the search stops then; the result says how far it got.
-        progress: is told how the search stands.
+        progress: called now and then with the state of the search.
 
     Raises:
         TooLarge: more than `VARIABLES_MOST` starts would have to be considered.
@@ -86,13 +86,13 @@ def optimum(instance: Instance, *, time_limit_seconds: float = 60.0, progress: P
         _report_to(solver, progress, constant=_constant(instance))
     solver.run()
     info = solver.getInfo()
-    found = columns.starts(solver.getSolution().col_value) if info.primal_solution_status == 2 else known
-    if _cost(instance, found) > cost:  # stopped before it came back to what it started from
-        found = known
-    cost = _cost(instance, found)
+    starts = columns.starts(solver.getSolution().col_value) if info.primal_solution_status == 2 else known
+    if _cost(instance, starts) > cost:  # stopped before it came back to what it started from
+        starts = known
+    cost = _cost(instance, starts)
     if math.isfinite(info.mip_dual_bound):
         bound = max(bound, math.ceil(info.mip_dual_bound + _constant(instance) - 1e-4))
-    return Optimum(found, cost, min(bound, cost))
+    return Optimum(starts, cost, min(bound, cost))
 
 
 def relaxation(instance: Instance) -> float:
@@ -129,7 +129,7 @@ def _cost(instance: Instance, starts: Sequence[int]) -> int:
 
 
 def _constant(instance: Instance) -> int:
-    """What total latency has beside the sum of starts."""
+    """Total latency less the sum of starts."""
     return sum(request.output - request.arrived for request in instance.requests)
 
 
@@ -149,9 +149,9 @@ def _check_size(instance: Instance, cost: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """The starts that come into question: column c starts request `who[c]` at `when[c]`."""
+    """The starts that come into question: column c starts request `place[c]` at step `when[c]`."""
 
-    who: np.ndarray[tuple[int], np.dtype[np.int64]]
+    place: np.ndarray[tuple[int], np.dtype[np.int64]]
     when: np.ndarray[tuple[int], np.dtype[np.int64]]
     requests: int
 
@@ -160,19 +160,19 @@ class _Columns:
         """A request that waits longer than a known schedule's waits all together is in no better schedule."""
         _check_size(instance, cost)
         count, slack = len(instance.requests), _slack(instance, cost)
-        who = np.repeat(np.arange(count), slack + 1)
+        place = np.repeat(np.arange(count), slack + 1)
         arrived = np.array([request.arrived for request in instance.requests], np.int64)
-        return cls(who, arrived[who] + np.tile(np.arange(slack + 1), count), count)
+        return cls(place, arrived[place] + np.tile(np.arange(slack + 1), count), count)
 
     def values_of(self, starts: Sequence[int]) -> list[float]:
-        """The solution that starts requests then."""
-        return [float(hit) for hit in self.when == np.array(starts)[self.who]]
+        """The solution with these starts, a value a column."""
+        return [float(hit) for hit in self.when == np.array(starts)[self.place]]
 
     def starts(self, values: Sequence[float]) -> tuple[int, ...]:
         """Starts by request of a whole solution."""
         chosen = np.flatnonzero(np.array(values) > 0.5)
         starts = np.zeros(self.requests, np.int64)
-        starts[self.who[chosen]] = self.when[chosen]
+        starts[self.place[chosen]] = self.when[chosen]
         return tuple(starts.tolist())
 
 
@@ -183,20 +183,20 @@ def _solver(instance: Instance, columns: _Columns, *, integer: bool) -> Any:
     count = columns.requests
     outputs = np.array([request.output for request in instance.requests], np.int64)
     prompts = np.array([request.prompt for request in instance.requests], np.int64)
-    lengths = outputs[columns.who]
+    lengths = outputs[columns.place]
     begins = np.concatenate(([0], np.cumsum(lengths + 1)))
     rows = np.empty(begins[-1], np.int32)
     values = np.empty(begins[-1])
-    rows[begins[:-1]], values[begins[:-1]] = columns.who, 1.0
+    rows[begins[:-1]], values[begins[:-1]] = columns.place, 1.0
     in_memory = np.ones(begins[-1], bool)
     in_memory[begins[:-1]] = False
     step = np.arange(begins[-1]) - np.repeat(begins[:-1], lengths + 1)  # j = 1 … o behind each column's first entry
-    owner = np.repeat(columns.who, lengths + 1)
+    owner = np.repeat(columns.place, lengths + 1)
     started = np.repeat(columns.when, lengths + 1)
     rows[in_memory] = (count + started + step - 1)[in_memory]
     values[in_memory] = (prompts[owner] + step)[in_memory]
     program = highspy.HighsLp()
-    program.num_col_, program.num_row_ = len(columns.who), int(rows.max()) + 1
+    program.num_col_, program.num_row_ = len(columns.place), int(rows.max()) + 1
     steps = program.num_row_ - count
     program.col_cost_ = columns.when.astype(float)
     program.col_lower_, program.col_upper_ = np.zeros(program.num_col_), np.ones(program.num_col_)

@@ -1,7 +1,7 @@
 """Scheduling policies of the literature in the discrete model, each in its published form, as yardsticks.
 
-All but A_min know output lengths, 1-bit SVF one bit of each. What the papers' texts did not let us confirm is said
-to be unverified where it matters.
+All but A_min know output lengths; 1-bit SVF knows one bit of each. Where a paper's text leaves a rule open, our
+reading is marked unverified.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class InOrder:
         self._skips = skips
 
     def choose(self, waiting: Sequence[int], active: Sequence[Active]) -> Choice:
-        """See `DiscretePolicy`."""
+        """Kill the latest started while memory is short, else start the queue in order while the check lets it in."""
         requests, staying = self._instance.requests, list(active)
         kill: list[int] = []
         while sum(one.held + 1 for one in staying) > self._instance.memory:
@@ -156,7 +156,7 @@ def a_max(instance: Instance, longest: int | None = None) -> InOrder:
 
 
 class AMin:
-    """A_min (arXiv 2508.14544): believe every output as short as can be, and learn by running. Knows no length.
+    """A_min (arXiv 2508.14544): take every output to be as short as possible, and learn by running. Knows no length.
 
     Shortest estimate first, feasibility on estimates; a running request's estimate is at least what it has produced
     and one more. On overflow the one with the smallest estimate is killed, ties by newest start, and what it had made
@@ -173,7 +173,7 @@ class AMin:
         self._learnt = [shortest] * len(instance.requests)
 
     def choose(self, waiting: Sequence[int], active: Sequence[Active]) -> Choice:
-        """See `DiscretePolicy`."""
+        """Kill the smallest estimates while memory is short; start the shortest estimates that fit beside the rest."""
         staying = list(active)
         estimates = list(self._learnt)
         for one in staying:

@@ -1,10 +1,10 @@
-"""What each request needs of the replica at least, in tokens and blocks, however lucky the cache.
+"""Least needs of each request, in tokens and KV blocks, however lucky the prefix cache.
 
 Two views of the same prompt, both optimistic:
 
-    share    what the request has to account for when all requests together pay for the machine. A prefix block that
-             c chains ask for is computed at least once and held once: each of them accounts for 1/c of it.
-    own      what it computes itself even if every block that anybody else could have computed is found in the cache.
+    share    what the request pays for when all requests together pay for the machine. A prefix block that c chains
+             ask for is computed at least once and held once: each of them pays for 1/c of it.
+    own      what it computes itself even if every block that another request could have computed is in the cache.
 
 Blocks are credited by the ids of the trace; an id counts as shared even where its last, partial block is not.
 """
@@ -32,9 +32,9 @@ class Needs:
         share_tokens: prompt tokens to compute, its share.
         share_pairs: the same as Σ (2·position + 1) over these tokens.
         share_block_steps: KV blocks held, over the steps that give it a token, its share.
-        own_tokens: prompt tokens that nobody else can compute for it, ≥ 1.
+        own_tokens: prompt tokens that no other request can compute for it, ≥ 1.
         own_pairs: the same as Σ (2·position + 1).
-        released_ps: by chain, when the first of those arrives who may begin with its prompt.
+        released_ps: by chain, arrival of the first chain that may begin computing its prompt.
     """
 
     prompts: Floats
@@ -48,14 +48,14 @@ class Needs:
     released_ps: Ints
 
 
-def needs(trace: Trace, rules: EngineRules, found: Chains) -> Needs:
+def needs(trace: Trace, rules: EngineRules, served: Chains) -> Needs:
     """Least needs of the requests of these chains.
 
     Raises:
         ValueError: blocks do not divide the trace's prefix blocks (with prefix caching).
     """
-    prompts = trace.prompt_tokens[found.rows].astype(np.float64)
-    outputs = trace.output_tokens[found.rows].astype(np.float64)
+    prompts = trace.prompt_tokens[served.rows].astype(np.float64)
+    outputs = trace.output_tokens[served.rows].astype(np.float64)
     further = outputs - 1
     needed = Needs(
         prompts=prompts,
@@ -66,10 +66,10 @@ def needs(trace: Trace, rules: EngineRules, found: Chains) -> Needs:
         share_block_steps=_ceilings(prompts + further, rules.block_tokens) - _ceilings(prompts - 1, rules.block_tokens),
         own_tokens=prompts.copy(),
         own_pairs=prompts**2,
-        released_ps=found.arrived_ps.copy(),
+        released_ps=served.arrived_ps.copy(),
     )
     if rules.prefix_caching and trace.prefix_ids is not None:
-        _credit_shared_prefixes(needed, trace, trace.prefix_ids, rules, found)
+        _credit_shared_prefixes(needed, trace, trace.prefix_ids, rules, served)
     return needed
 
 
@@ -80,20 +80,20 @@ def _ceilings(most: Floats, block_tokens: int) -> Floats:
 
 
 def _credit_shared_prefixes(
-    needed: Needs, trace: Trace, prefix_ids: Sequence[Sequence[int]], rules: EngineRules, found: Chains
+    needed: Needs, trace: Trace, prefix_ids: Sequence[Sequence[int]], rules: EngineRules, served: Chains
 ) -> None:
-    """Take off the prompts what others may have computed, and spread what is shared."""
+    """Take off the prompts what other requests may have computed, and spread what is shared."""
     if trace.prefix_block_tokens % rules.block_tokens:
         raise ValueError(
             f"prefix caching needs block_tokens ({rules.block_tokens}) to divide the trace's prefix blocks "
             f"({trace.prefix_block_tokens} tokens)"
         )
-    chains_of, earliest = _who_shares(prefix_ids, found)
+    sharers_of, earliest = _sharing(prefix_ids, served)
     block, per_id = rules.block_tokens, trace.prefix_block_tokens // rules.block_tokens
-    for chain, places in _by_chain(found):
+    for chain, places in _by_chain(served):
         seen: set[int] = set()
         for place in places:
-            row = int(found.rows[place])
+            row = int(served.rows[place])
             prompt, ids = int(trace.prompt_tokens[row]), prefix_ids[row]
             full = min(prompt, len(ids) * trace.prefix_block_tokens) // block
             hittable = min(full, (prompt - 1) // block)  # the last token is always computed
@@ -101,7 +101,7 @@ def _credit_shared_prefixes(
                 first, last = number * per_id, min((number + 1) * per_id, full)
                 if last <= first:
                     break
-                sharers = chains_of[name]
+                sharers = sharers_of[name]
                 if sharers > 1 or name in seen:
                     unshared = 0.0 if name in seen else 1 / sharers
                     tokens, pairs = (last - first) * block, (last**2 - first**2) * block**2
@@ -115,20 +115,20 @@ def _credit_shared_prefixes(
             seen.update(ids)
 
 
-def _who_shares(prefix_ids: Sequence[Sequence[int]], found: Chains) -> tuple[dict[int, int], dict[int, int]]:
-    """By id: how many chains ask for it, and when the first of them arrives, picoseconds."""
-    chains_of: dict[int, int] = {}
+def _sharing(prefix_ids: Sequence[Sequence[int]], served: Chains) -> tuple[dict[int, int], dict[int, int]]:
+    """By id: how many chains ask for it, and arrival of the first of them, picoseconds."""
+    sharers_of: dict[int, int] = {}
     earliest: dict[int, int] = {}
-    for chain, places in _by_chain(found):
-        arrived = int(found.arrived_ps[chain])
-        for name in {name for place in places for name in prefix_ids[int(found.rows[place])]}:
-            chains_of[name] = chains_of.get(name, 0) + 1
+    for chain, places in _by_chain(served):
+        arrived = int(served.arrived_ps[chain])
+        for name in {name for place in places for name in prefix_ids[int(served.rows[place])]}:
+            sharers_of[name] = sharers_of.get(name, 0) + 1
             earliest[name] = min(earliest.get(name, arrived), arrived)
-    return chains_of, earliest
+    return sharers_of, earliest
 
 
-def _by_chain(found: Chains) -> Iterator[tuple[int, range]]:
+def _by_chain(served: Chains) -> Iterator[tuple[int, range]]:
     """(number of the chain, places of its requests in `rows`)."""
-    ends = [*found.starts[1:].tolist(), len(found.rows)] if len(found) else []
-    for chain, (first, last) in enumerate(zip(found.starts.tolist(), ends, strict=True)):
+    ends = [*served.starts[1:].tolist(), len(served.rows)] if len(served) else []
+    for chain, (first, last) in enumerate(zip(served.starts.tolist(), ends, strict=True)):
         yield chain, range(first, last)

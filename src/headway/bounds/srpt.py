@@ -1,4 +1,4 @@
-"""The one machine that every relaxation ends at: shortest remaining work first, with arrivals and preemption."""
+"""Shortest remaining processing time (SRPT) on one machine, with arrivals: the earliest completions possible."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 
 def earliest_completions(released: Sequence[int], work: Sequence[int]) -> list[int]:
-    """Completions, rising: the k-th is as early as any schedule of one machine makes its k-th completion.
+    """Completions, rising: no schedule of one machine makes its k-th completion earlier than the k-th here.
 
-    n jobs, job i there from `released[i]` on and done after `work[i]` (≥ 0) of the machine's time; units are free, say
+    Job i of n is there from `released[i]` on and done after `work[i]` (≥ 0) of the machine's time; units are free, say
     picoseconds. Shortest remaining work first has, at every moment, the fewest jobs unfinished of all schedules that
     may interrupt (L. Schrage, A proof of the optimality of the shortest remaining processing time discipline,
     Operations Research 16, 1968; D. R. Smith, A new proof, 1978). O(n log n).

@@ -133,7 +133,7 @@ class CachedBlocks:
             blocks -= size
 
     def release(self, request: TrackedRequest, computed_tokens: int, held: int, keep: bool) -> None:
-        """Free all `held` blocks, the deepest first to the tail of the free queue; a last one not full becomes blank."""
+        """Free all `held` blocks, the deepest first to the tail of the free queue; one not full becomes blank."""
         self._moved()
         full = computed_tokens // self._block_tokens
         if keep:
