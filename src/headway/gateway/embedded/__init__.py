@@ -1,1 +1,1 @@
-"""The engine that stands in where there is none: the simulated one, in real time, behind the OpenAI wire."""
+"""Embedded engine: a simulated engine in real time behind an OpenAI API, for a gateway without replicas."""

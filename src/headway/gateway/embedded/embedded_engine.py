@@ -1,4 +1,4 @@
-"""Embedded engines on ports of their own, on the loopback, so that the gateway reaches them as it reaches any other."""
+"""Embedded engine: a simulated vLLM on a loopback port of its own, reached by the gateway like any other replica."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SWEEP_SECONDS = 1.0
 
 
 class EmbeddedEngine:
-    """One engine and the server in front of it."""
+    """A simulated engine and the HTTP server in front of it."""
 
     def __init__(self, settings: EmbeddedSettings) -> None:
-        """Raises ValueError, one sentence, if there is no such hardware or model."""
+        """Raises ValueError, in one sentence, for an unknown hardware or model."""
         self._shape = replica(
             settings.hardware,
             settings.model,
@@ -31,13 +31,13 @@ class EmbeddedEngine:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, number: int) -> ReplicaSettings:
-        """Listen; returns how the gateway reaches it."""
+        """Listen; returns the replica settings with which the gateway reaches it."""
         loop = asyncio.get_running_loop()
         engine = LiveEngine(self._shape, time.monotonic)
-        site = EngineRoutes(engine, self._shape.model.name)
+        routes = EngineRoutes(engine, self._shape.model.name)
 
         def connect() -> ClientConnection:
-            return ClientConnection(site, WireLimits(), self._clients, time.monotonic)
+            return ClientConnection(routes, WireLimits(), self._clients, time.monotonic)
 
         self._server = await loop.create_server(connect, "127.0.0.1", 0, backlog=4_096)
         self._tasks = [asyncio.create_task(engine.live()), asyncio.create_task(self._sweep())]

@@ -1,8 +1,8 @@
-"""The embedded engine's wire: OpenAI's completions and chat, streamed at the modelled speed, and vLLM's metric names.
+"""The embedded engine's HTTP: OpenAI completions and chat, streamed at the modelled speed, and vLLM's metric names.
 
-What it writes says plainly what it is. How long an answer is: `vllm_xargs.headway_output_tokens` if it is given (a load
-generator knows what the real model said), else the client's bound with `ignore_eos`, else a length drawn from a hash of
-the prompt, the same for the same prompt.
+Its text states that no model ran. The output length is `vllm_xargs.headway_output_tokens` if given (a load generator
+knows the length that the real model produced); else, with `ignore_eos`, the client's bound; else a length drawn from a
+hash of the prompt, the same for the same prompt.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from headway.gateway.wire.client_connection import ClientConnection, PendingAnsw
 from headway.gateway.wire.messages import HttpRequest, Response
 
 SIMULATED_BY = "headway-simulated"
-"""`owned_by` of the embedded engine's model: who sees it knows that no model runs."""
+"""`owned_by` of the embedded engine's model: it shows that no model runs."""
 
 _NOTICE = "This text comes from Headway's simulated engine: no model ran, only its timing is modelled."
 WORDS = tuple(_NOTICE.split())
@@ -66,7 +66,7 @@ class EngineRoutes:
         """Not counted."""
 
     def answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
-        """At once, or token by token for a generation."""
+        """Answer at once, or token by token for a generation."""
         path = request.path
         if path == "/v1/models":
             entry = {"id": self._model, "object": "model", "created": 0, "owned_by": SIMULATED_BY}
@@ -78,7 +78,7 @@ class EngineRoutes:
         elif (endpoint := endpoint_of(path)) in (CHAT, COMPLETIONS) and request.method == b"POST":
             return self._generate(request, client, is_chat=endpoint is CHAT)
         else:
-            client.respond(error_response(404, f"the simulated engine has nothing at {path}", Reason.MALFORMED))
+            client.respond(error_response(404, f"unknown path {path} on the simulated engine", Reason.MALFORMED))
         return None
 
     def _metrics(self) -> bytes:
@@ -95,28 +95,29 @@ class EngineRoutes:
         try:
             body = _DECODER.decode(request.body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            client.respond(error_response(400, f"the body cannot be read: {error}", Reason.MALFORMED))
-            return None
+            return self._refuse(client, f"the body is not valid JSON for this endpoint: {error}")
         content, prompt_tokens, token_bytes = _prompt(body, is_chat)
         bound = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
         if prompt_tokens < 1 or (bound is not None and bound < 1):
-            client.respond(error_response(400, "the prompt is empty or max_tokens below 1", Reason.MALFORMED))
-            return None
+            return self._refuse(client, "the prompt must not be empty and max_tokens must be at least 1")
         if (body.n or 1) > 1 or _is_batch(body.prompt):
-            told = "the simulated engine answers one prompt, once: send a single prompt and leave n at 1"
-            client.respond(error_response(400, told, Reason.MALFORMED))
-            return None
+            return self._refuse(
+                client, "the simulated engine answers one prompt, once: send a single prompt and leave n at 1"
+            )
         output_tokens = _output_tokens(body, bound)
         reason = self._engine.why_never(prompt_tokens, output_tokens)
         if reason is not None:
-            client.respond(error_response(400, reason, Reason.MALFORMED))
-            return None
+            return self._refuse(client, reason)
         blocks = prompt_blocks(content, token_bytes * self._engine.block_tokens) if self._engine.shares_prefixes else ()
         return _EngineAnswer(self._engine, client, body, is_chat, prompt_tokens, output_tokens, bound, blocks)
 
+    @staticmethod
+    def _refuse(client: ClientConnection, message: str) -> None:
+        client.respond(error_response(400, message, Reason.MALFORMED))
+
 
 class _EngineAnswer:
-    """One generation on its way to its client."""
+    """One generation, written to its client token by token."""
 
     def __init__(
         self,
@@ -189,14 +190,14 @@ class _EngineAnswer:
         self._client.write(b"data: %b\n\n" % msgspec.json.encode({**self._head, **fields}))
 
     def client_left(self) -> None:
-        """Of `PendingAnswer`: the engine stops at once."""
+        """The client left: the engine drops the request at once."""
         self._engine.abort(self._number)
 
     def client_full(self) -> None:
-        """Of `PendingAnswer`: an engine computes on; what is not read waits in memory, as in vLLM."""
+        """The client reads too slowly: the engine computes on and unread output waits in memory, as in vLLM."""
 
     def client_ready(self) -> None:
-        """Of `PendingAnswer`."""
+        """The client reads again: nothing was held back."""
 
 
 def _word(number: int) -> str:
@@ -209,11 +210,11 @@ def _json(status: int, content: dict[str, object]) -> Response:
 
 def _is_batch(prompt: object) -> bool:
     """Whether there are several prompts; a list of token ids is one."""
-    return isinstance(prompt, list) and len(prompt) > 1 and not all(isinstance(one, int) for one in prompt)
+    return isinstance(prompt, list) and len(prompt) > 1 and not all(isinstance(part, int) for part in prompt)
 
 
 def _prompt(body: _Body, is_chat: bool) -> tuple[bytes, int, int]:
-    """Its content, its tokens, and bytes of the content to a token: ids are counted, text is four bytes a token."""
+    """(content, prompt tokens, bytes of content per token): ids are counted, text has four bytes a token."""
     prompt = body.prompt
     if not is_chat and isinstance(prompt, list) and prompt and all(isinstance(token, int) for token in prompt):
         ids = array("Q", [token & _ID_MASK for token in prompt])
@@ -227,12 +228,12 @@ def _prompt(body: _Body, is_chat: bool) -> tuple[bytes, int, int]:
 
 
 def _output_tokens(body: _Body, bound: int | None) -> int:
-    told = (body.vllm_xargs or {}).get("headway_output_tokens")
-    if isinstance(told, int) and told >= 1:
-        return told if bound is None else min(told, bound)
+    known = (body.vllm_xargs or {}).get("headway_output_tokens")
+    if isinstance(known, int) and known >= 1:
+        return known if bound is None else min(known, bound)
     if bound is not None and body.ignore_eos:
         return bound
     digest = blake2b(bytes(body.messages) + repr(body.prompt).encode(), digest_size=8).digest()
-    lot = (int.from_bytes(digest, "big") + 1) / 2.0**64
-    drawn = max(1, min(4_000, round(-_TYPICAL_OUTPUT_TOKENS * math.log(lot))))
+    uniform = (int.from_bytes(digest, "big") + 1) / 2.0**64
+    drawn = max(1, min(4_000, round(-_TYPICAL_OUTPUT_TOKENS * math.log(uniform))))
     return drawn if bound is None else min(drawn, bound)
