@@ -110,8 +110,8 @@ HEADWAY_TRACES=FOLDER python benchmarks/bound_tightness.py > docs/results/lower-
 ```
 
 *× each* is the best order over the bound on each completion (`alone`, `prefill compute`, `kv volume` and `work`
-together); *× best* is the same over the largest of all: what `headway compare` would show for that order as "× lower
-bound". The truth lies between 1 and that number: the best order tried need not be the best there is.
+together). *× best* is the same over the largest of all bounds: `headway compare` shows it for that order as "× lower
+bound". The truth lies between 1 and that number, for the best order tried need not be the best possible.
 
 | traffic | best order, s | {" | ".join(SHOWN)} | × each | × best | best TTFT, s | × TTFT bound |
 |---|---:|{"---:|" * len(SHOWN)}---:|---:|---:|---:|"""
@@ -122,18 +122,17 @@ TAIL = """
 - **`crowding` helps where decodes read much context** and the replica has little time to spare: reasoning (2.92 →
   1.99 at load 0.9), recorded and generated conversations (4.47 → 3.47, 4.02 → 3.51). To serve that much in that time
   requests must run side by side, and then each sits through what all of them read. `steps and work` adds up to 6 %.
-- **All at once** one machine that does the least work first is the strongest, and the best order is within 1.3–2.1 of
-  it.
-- **Still loose from load 0.9 to 2 where prompts are most of the work** (documents, servegen_m_mid: 5–9): nothing in
-  the proofs keeps a policy from computing prompts in the shadow of decodes, whose steps read all weights anyhow, or
-  when nobody is there to be held up. Charging each prompt to all who run beside it, by an argument on pairs, was
-  worth 0–5 % where it could be proven (docs/dead-ends.md).
-- **Loosest where prefixes are shared** (mooncake_conversation: 6–17): what an earlier request may have computed is
-  taken as given from the moment that the first who shares it arrives, and conversations of that trace go on for its
-  whole length.
-- **TTFT** is bounded by prompts only. Above saturation that is far from what any order does, since there requests
-  wait for memory: whoever decodes could be preempted to make room, so no bound on TTFT can count memory. Load 1.2 of
-  the conversations, where prompts alone would keep up, shows it (26–276).
+- **All at once**, one machine that does the least work first is the strongest bound. The best order is within 1.3–2.1
+  of it.
+- **Still loose from load 0.9 to 2 where prompts are most of the work** (documents, servegen_m_mid: 5–9). The proofs
+  let a policy compute prompts beside decodes, whose steps read all weights anyhow, or when they hold up no other
+  request. Charging each prompt to all requests that run beside it, by an argument on pairs, was worth 0–5 % where it
+  could be proven (docs/dead-ends.md).
+- **Loosest where prefixes are shared** (mooncake_conversation: 6–17). A shared prefix counts as computed from the
+  arrival of the first request that has it, and conversations of that trace go on for its whole length.
+- **TTFT** is bounded by prompts only. Above saturation no order comes near, since there requests wait for memory.
+  A decoding request could be preempted to make room, so no bound on TTFT can count memory. Load 1.2 of the
+  conversations, where prompts alone would keep up, shows it (26–276).
 """
 
 

@@ -275,25 +275,25 @@ def poisson(load: float) -> tuple[str, ...]:
 HEAD = """\
 # Published competitive ratios, tried
 
-How policies with published guarantees fare against the hindsight optimum in the papers' own model (one token a step,
-prefill free, memory scarce; `src/headway/bounds/discrete.py`), on the worst instance that a search finds. Regenerate
+Policies with published guarantees beside the hindsight optimum, each on the worst instance that a search finds. The
+model is the papers' own: one token a step, free prefill, scarce memory (`src/headway/bounds/discrete.py`). Regenerate
 with
 
 ```
 python benchmarks/competitive_ratios.py > docs/results/bounds.md
 ```
 
-For every row: random instances for the mean; then hill climbing, evolution by crossing and changing, and restarts
-from the worst (`bounds/adversary.py`); then hypothesis looks for an instance at least three quarters as bad and
-shrinks it. Optima are exact (best-first search, which the tests hold against HiGHS and against trying everything).
-Instances are small: a worst case found here is a lower limit of the true worst case, and the distance to a proven
-bound may be slack of the proof or shortness of the search. The ratio is of total latency; for a burst that is total
-completion time too.
+Each row is made in three steps. Random instances give the mean. Then hill climbing, evolution by crossing and changing,
+and restarts from the worst find the worst instance (`bounds/adversary.py`). Last, hypothesis looks for an instance at
+least three quarters as bad and shrinks it. Optima are exact: best-first search, which the tests compare with HiGHS and
+with trying everything. Instances are small, so a worst case found here is a lower limit of the true worst case. The
+distance to a proven bound may be slack of the proof or shortness of the search. The ratio is of total latency; for a
+burst that is total completion time too.
 
 No proven bound was beaten where the last column but one says yes. Requests are in order: ties are broken by place.
-What the texts left open is marked *unverified* in `bounds/reference_policies.py`: the order inside a Sorted-F set,
-A_min's victim, whether MC-SF skips, what 1-bit SVF's check reads. How far orders are from lower bounds in the simulator
-itself is on [another page](lower-bounds.md).
+Rules that a paper's text leaves open are marked *unverified* in `bounds/reference_policies.py`: the order inside a
+Sorted-F set, A_min's victim, whether MC-SF skips, what 1-bit SVF's check reads. [Another page](lower-bounds.md)
+measures how far orders are from lower bounds in the simulator itself.
 """
 
 WORST_HEAD = """
@@ -316,26 +316,26 @@ POISSON_HEAD = """
 ## The two Poisson bounds
 
 Theorems 3.4 and 3.5 of arXiv 2606.22327 divide by a lower bound on the optimum's mean latency (Lemma F.1), max(1/μ,
-W/M) with W = λ(1−μ)/μ²·(E[s] + 2/μ). Here s = 1, μ = 0.01, M = 10⁶, 6,000 steps of arrivals, and the schedule that
-starts everybody on arrival: where its peak memory is below 1 it is feasible, and its mean latency, the mean output,
-is the optimum.
+W/M) with W = λ(1−μ)/μ²·(E[s] + 2/μ). Here s = 1, μ = 0.01, M = 10⁶, and there are 6,000 steps of arrivals. The
+schedule starts every request on arrival. Where its peak memory is below 1 it is feasible, and its mean latency, the
+mean output, is the optimum.
 
 | load λE[vol]/M | W/M claimed | latency reached | peak memory / M | the claim is | guarantee of Thm 3.4, α → 0 |
 |---|---|---|---|---|---|"""
 
 POISSON_TAIL = """
-As stated the lemma is false: above half load W/M exceeds what is reached. W is the memory-time still owed to those in
-the system, and dividing it by M gives the time to drain it, which is not anybody's latency.
+As stated the lemma is false: above half load W/M exceeds what is reached. W is the memory-time still owed to the
+requests in the system. Dividing it by M gives the time to drain it, which is no request's latency.
 
 The theorems ask for ρ = λE[vol]/((1−α)M/2) < 1, that is, for a load below (1−α)/2. There
 
     μ·W/M  =  λ(1−μ)(E[s]/μ + 2/μ²)/M  ≤  2λE[vol]/M  =  (1−α)ρ  <  1,
 
 so the doubtful term never exceeds 1/μ, which is a true lower bound (an output takes as many steps as it has tokens).
-Inside their own regime the theorems therefore do not fall with the lemma; they are also of little use there, at less
-than half load. What stays open: Harris' inequality is applied to waits that are not shown to be monotone, a ratio of
-expectations is bounded and not the expected ratio, and a geometric output exceeds αM with positive probability. We
-count both as unproven.
+Inside their own regime the theorems therefore do not fall with the lemma. They are also of little use there, at less
+than half load. Three points stay open. Harris' inequality is applied to waits that are not shown to be monotone. A
+ratio of expectations is bounded, not the expected ratio. A geometric output exceeds αM with positive probability. We
+count both theorems as unproven.
 """
 
 

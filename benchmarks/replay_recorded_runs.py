@@ -165,7 +165,7 @@ def unknowns(runs: Sequence[Run]) -> Iterator[str]:
         yield row(f"{run.name}, fewest running by the recorded ends", run.replay(NEUTRAL, fewest_running(run)))
         for seed in range(3):
             drawn = np.random.default_rng(seed).integers(0, run.ranks, len(run.recording.trace)).tolist()
-            yield row(f"{run.name}, by lot {seed}", run.replay(NEUTRAL, drawn))
+            yield row(f"{run.name}, random {seed}", run.replay(NEUTRAL, drawn))
         yield row(f"{run.name}, two replicas on their own, all experts on each", apart(run))
 
 
