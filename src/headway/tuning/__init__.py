@@ -1,1 +1,1 @@
-"""Which parameters? The slow loop: a policy's declared parameters, searched over live or simulated feedback."""
+"""Tuning: search for good values of a policy's declared options, from live or simulated feedback."""

@@ -1,4 +1,4 @@
-"""Has the workload changed? Two-sample Kolmogorov–Smirnov tests on prompt lengths and on gaps between arrivals."""
+"""Drift test: has the workload changed? Kolmogorov–Smirnov tests on prompt lengths and on gaps between arrivals."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class DriftTest:
         self._since = 0
 
     def arrived(self, at: float, tokens: int) -> str | None:
-        """One more arrival; says in words what drifted, once something has."""
+        """Add an arrival; returns what drifted, in words, or None."""
         gap = 0.0 if self._last_at is None else at - self._last_at
         self._last_at = at
         if len(self._reference) < self._sample:

@@ -139,7 +139,7 @@ class LiveTuner:
         self._clear()
         self._began_at = at
         self._ends_at = at + self.settings.window_seconds
-        if len(self._optimiser.told) >= self.settings.trials:
+        if len(self._optimiser.results) >= self.settings.trials:
             self._number = None
             values = self.best()
         else:

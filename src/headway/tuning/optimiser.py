@@ -1,4 +1,4 @@
-"""Ask for a point, tell its reward: Bayesian optimisation over the unit cube, by Optuna.
+"""Optimiser: Bayesian optimisation over the unit cube, by Optuna. Ask for a point, then tell its reward.
 
 A Gaussian process with expected improvement where its dependencies are installed (torch and scipy), as the paper has
 it; Optuna's tree-structured Parzen estimator (TPE) otherwise.
@@ -40,7 +40,7 @@ class Optimiser:
         self.box = box
         self.fences = fences if fences is not None else Fences()
         self.sampler = sampler or best_sampler()
-        self.told: list[tuple[Shares, float]] = []
+        self.results: list[tuple[Shares, float]] = []
         self._optuna = _import_optuna()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna calls half of what it has experimental
@@ -50,7 +50,7 @@ class Optimiser:
         self._open: dict[int, optuna.trial.Trial] = {}
 
     def suggest(self, values: Mapping[str, float]) -> None:
-        """Have these values tried next."""
+        """Try these values next."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._study.enqueue_trial(self.box.shares(values))
@@ -66,7 +66,7 @@ class Optimiser:
                 break
             fenced.append(trial)
         else:
-            trial = max(fenced, key=lambda one: self.fences.distance(one.params))
+            trial = max(fenced, key=lambda candidate: self.fences.distance(candidate.params))
             fenced.remove(trial)
         for other in fenced:
             self._study.tell(other, state=self._optuna.trial.TrialState.FAIL)
@@ -74,21 +74,21 @@ class Optimiser:
         return trial.number, dict(trial.params)
 
     def tell(self, number: int, reward: float) -> None:
-        """What the point was worth."""
+        """Record the reward of a point."""
         trial = self._open.pop(number)
-        self.told.append((dict(trial.params), reward))
+        self.results.append((dict(trial.params), reward))
         self._study.tell(trial, reward)
 
     def recall(self, values: Mapping[str, float], reward: float) -> None:
-        """A point and its reward from an earlier life of this search."""
+        """Record a point and its reward from an earlier run of this search."""
         shares = self.box.shares(values)
-        self.told.append((shares, reward))
+        self.results.append((shares, reward))
         trial = self._optuna.trial.create_trial(params=shares, distributions=self._space, value=reward)
         self._study.add_trial(trial)
 
     def best(self) -> tuple[Shares, float] | None:
-        """The best point told and its reward; the earlier of equals; None before any."""
-        return max(self.told, key=lambda told: told[1], default=None)
+        """The best point and its reward; the earlier of equals; None before any."""
+        return max(self.results, key=lambda result: result[1], default=None)
 
     def _make_sampler(self, seed: int) -> Any:
         samplers = self._optuna.samplers

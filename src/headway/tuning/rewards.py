@@ -1,4 +1,4 @@
-"""What a trial is worth: the published reward, about lanes, and a plain one, about requests."""
+"""Rewards of a trial: the published one, about lanes, and a plain one, about requests."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def published_reward(
 
     Source: EWSJF, arXiv 2601.21758, section 4.4, as reported; the definitions are a public re-implementation's:
     C = 1/(1 + mean within-lane variance/10⁶), L = 1/(1 + coefficient of variation of lane sizes), S = lanes over
-    `lanes_max`, U = mean wait/10 s. It says little of what clients see: three of its four terms are about the shape of
-    the lanes.
+    `lanes_max`, U = mean wait/10 s. It says little about what clients see: three of its four terms are about the shape
+    of the lanes.
     """
     emphasis = emphasis or Emphasis()
     seen = np.array(sizes, np.float64)
@@ -52,7 +52,7 @@ def published_reward(
 
 
 class Objective(NamedTuple):
-    """What clients were promised, for the plain reward.
+    """Promise to clients, for the plain reward.
 
     Attributes:
         ttft_seconds: a first token later than this is a miss.
@@ -66,7 +66,7 @@ class Objective(NamedTuple):
 
 
 def plain_reward(ttft_seconds: Floats, objective: Objective, weights: Floats | None = None) -> float:
-    """Weighted SLO goodput, less a penalty for the starved, in [−penalty, 1.01]: more is better.
+    """Weighted SLO goodput, less a penalty for starved requests, in [−penalty, 1.01]: more is better.
 
     Args:
         ttft_seconds: of each request; how long it has waited so far, where it has no first token yet; infinite where it
@@ -74,7 +74,7 @@ def plain_reward(ttft_seconds: Floats, objective: Objective, weights: Floats | N
         objective: the promise.
         weights: of each request, such as 2^−priority; 1 each if None.
 
-    A hundredth goes to being early inside the promise, so that trials that all meet it are still told apart.
+    A hundredth rewards being early inside the promise, so that trials that all meet it still differ.
     """
     if not len(ttft_seconds):
         return 0.0

@@ -1,4 +1,4 @@
-"""Where a tuner may look: a box over a policy's tunable options, and the parts of it that are fenced off."""
+"""Search space of a tuner: a box over a policy's tunable options, and the fences around points that did harm."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class SearchBox:
 
 @dataclass(slots=True)
 class Fences:
-    """Points that did harm: nobody goes within `radius` of one again (distance over the square root of dimensions)."""
+    """Points that did harm: no trial goes within `radius` of one again (distance over the square root of dimensions)."""
 
     radius: float = 0.1
     points: list[Shares] = field(default_factory=list)
@@ -76,11 +76,11 @@ class Fences:
         self.points.append(point)
 
     def forbids(self, point: Mapping[str, float]) -> bool:
-        """Whether a point is too near to one of them."""
+        """Whether a point is too near to a fenced one."""
         return self.distance(point) < self.radius
 
     def distance(self, point: Mapping[str, float]) -> float:
-        """To the nearest of them; infinite when there is none."""
+        """Distance to the nearest fenced point; infinite when there is none."""
         return min((_distance(point, fenced) for fenced in self.points), default=math.inf)
 
 

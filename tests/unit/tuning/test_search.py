@@ -80,7 +80,7 @@ def test_it_climbs_a_hill_and_repeats_itself() -> None:
         for _ in range(30):
             number, point = search.ask()
             search.tell(number, hill(point))
-        stories.append(search.told)
+        stories.append(search.results)
     assert stories[0] == stories[1]
     first, best = stories[0][0], max(stories[0], key=lambda told: told[1])
     assert first[0] == pytest.approx({"x": 0.5, "y": 0.5})
@@ -121,4 +121,4 @@ def test_the_sampler_is_one_that_can_run_here() -> None:
     for _ in range(6):
         number, point = search.ask()
         search.tell(number, hill(point))
-    assert len(search.told) == 6
+    assert len(search.results) == 6
