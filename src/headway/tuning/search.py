@@ -66,7 +66,7 @@ class SearchBox:
 
 @dataclass(slots=True)
 class Fences:
-    """Points that did harm: no trial goes within `radius` of one again (distance over the square root of dimensions)."""
+    """Points that did harm: no trial comes within `radius` of them (distance over the square root of dimensions)."""
 
     radius: float = 0.1
     points: list[Shares] = field(default_factory=list)
