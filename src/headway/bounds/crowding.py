@@ -62,7 +62,7 @@ def crowding_bound(
     def best(floor: StepFloor, caps: Sequence[float], ends: Sequence[float]) -> float:
         ways = _charged(served, needed, floor, rules, caps)
         return max(
-            (_priced(served, alone, one, crowd, end) for one in ways for crowd in crowds for end in ends), default=0
+            (_priced(served, alone, way, crowd, end) for way in ways for crowd in crowds for end in ends), default=0
         )
 
     usable = [floor for floor in floors if floor.fixed > 0]

@@ -17,18 +17,18 @@ Check: TypeAlias = Callable[[Instance, Sequence[Active], DiscreteRequest], bool]
 
 def forward_check(instance: Instance, active: Sequence[Active], candidate: DiscreteRequest) -> bool:
     """Whether no future step would exceed memory (arXiv 2606.22327, the check of Theorem 3.2)."""
-    running = [(one.held, instance.requests[one.place].output - one.produced) for one in active]
+    running = [(request.held, instance.requests[request.place].output - request.produced) for request in active]
     return peak_of([*running, (candidate.prompt, candidate.output)]) <= instance.memory
 
 
 def peak_sum_check(instance: Instance, active: Sequence[Active], candidate: DiscreteRequest) -> bool:
     """Whether all peaks together fit (arXiv 2607.09248, Theorem 4); never admits what the forward check refuses."""
-    return sum(instance.requests[one.place].peak for one in active) + candidate.peak <= instance.memory
+    return sum(instance.requests[request.place].peak for request in active) + candidate.peak <= instance.memory
 
 
 def current_check(instance: Instance, active: Sequence[Active], candidate: DiscreteRequest) -> bool:
     """Whether the next step fits (arXiv 2606.22327, Algorithm 1 as deployed; no bound covers it)."""
-    return sum(one.held + 1 for one in active) + candidate.prompt + 1 <= instance.memory
+    return sum(request.held + 1 for request in active) + candidate.prompt + 1 <= instance.memory
 
 
 class InOrder:
@@ -56,7 +56,7 @@ class InOrder:
         """Kill the latest started while memory is short, else start the queue in order while the check lets it in."""
         requests, staying = self._instance.requests, list(active)
         kill: list[int] = []
-        while sum(one.held + 1 for one in staying) > self._instance.memory:
+        while sum(request.held + 1 for request in staying) > self._instance.memory:
             kill.append(staying.pop().place)
         start: list[int] = []
         if kill:
@@ -148,7 +148,7 @@ def a_max(instance: Instance, longest: int | None = None) -> InOrder:
     upper = longest or max(request.output for request in instance.requests)
 
     def check(instance: Instance, active: Sequence[Active], candidate: DiscreteRequest) -> bool:
-        running = [(one.held, upper - one.produced) for one in active]
+        running = [(request.held, upper - request.produced) for request in active]
         alone = not running  # one that only fits with its true length runs by itself
         return alone or peak_of([*running, (candidate.prompt, upper)]) <= instance.memory
 
@@ -176,10 +176,10 @@ class AMin:
         """Kill the smallest estimates while memory is short; start the shortest estimates that fit beside the rest."""
         staying = list(active)
         estimates = list(self._learnt)
-        for one in staying:
-            estimates[one.place] = max(estimates[one.place], one.produced + 1)
+        for request in staying:
+            estimates[request.place] = max(estimates[request.place], request.produced + 1)
         kill: list[int] = []
-        while sum(one.held + 1 for one in staying) > self._memory:
+        while sum(request.held + 1 for request in staying) > self._memory:
             number = min(range(len(staying)), key=lambda n: (estimates[staying[n].place], -n))
             victim = staying.pop(number)
             self._learnt[victim.place] = max(self._learnt[victim.place], victim.produced)
@@ -187,7 +187,7 @@ class AMin:
         start: list[int] = []
         for place in sorted(waiting, key=lambda place: (estimates[place], place)):
             joined = [*staying, Active(place, self._prompts[place], 0)]
-            if peak_of((one.held, estimates[one.place] - one.produced) for one in joined) > self._memory and staying:
+            if staying and peak_of((r.held, estimates[r.place] - r.produced) for r in joined) > self._memory:
                 break
             staying = joined
             start.append(place)

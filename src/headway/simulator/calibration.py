@@ -136,7 +136,7 @@ def read_calibration(path: Path) -> Calibration:
     if (scalars is None) == (linear is None):
         raise ValueError(f"{label} must have one of the tables [scalars] and [linear]; run `headway calibrate` again")
     step_times = _scaled(scalars) if scalars is not None else _linear(linear or table)
-    found = Calibration(
+    calibration = Calibration(
         name=table.text("name"),
         source=table.text("source"),
         error=table.text("error"),
@@ -145,11 +145,11 @@ def read_calibration(path: Path) -> Calibration:
         rules=_rules(label, table.table("engine")),
     )
     table.close()
-    return found
+    return calibration
 
 
 def _scaled(table: TableReader) -> ProfileUnderScalars:
-    scalars = Scalars(*(table.number(one.name) for one in fields(Scalars)))
+    scalars = Scalars(*(table.number(field.name) for field in fields(Scalars)))
     precision = table.text("precision")
     if precision not in get_args(Precision):
         raise table.fault("precision", f"must be one of {', '.join(get_args(Precision))}, got {precision!r}")
@@ -159,11 +159,11 @@ def _scaled(table: TableReader) -> ProfileUnderScalars:
 
 
 def _linear(table: TableReader) -> LinearStepTime:
-    found = LinearStepTime(*(round(table.number(f"{name}_us") * _PS_PER_US) for name in _LINEAR))
-    if found.fixed_ps < 1:
+    linear = LinearStepTime(*(round(table.number(f"{name}_us") * _PS_PER_US) for name in _LINEAR))
+    if linear.fixed_ps < 1:
         raise table.fault("fixed_us", "must be above 0")
     table.close()
-    return found
+    return linear
 
 
 def _rules(label: str, table: TableReader) -> EngineRules:

@@ -157,17 +157,17 @@ def hardware(name: str | Path) -> Hardware:
 
 
 def _gemm(table: TableReader) -> Mapping[str, Gemm]:
-    found = {}
+    products = {}
     for precision in ("bf16", "fp8"):
-        one = table.table(precision) if precision == "bf16" else table.optional_table(precision)
-        if one is not None:
-            found[precision] = _products(one, peak_tflops=one.positive("peak_tflops"))
+        entry = table.table(precision) if precision == "bf16" else table.optional_table(precision)
+        if entry is not None:
+            products[precision] = _products(entry, peak_tflops=entry.positive("peak_tflops"))
     table.close()
-    return found
+    return products
 
 
 def _products(table: TableReader, peak_tflops: float) -> Gemm:
-    found = Gemm(
+    gemm = Gemm(
         peak_tflops=peak_tflops,
         weight_efficiency=table.positive("weight_efficiency", most=1),
         compute_efficiency=table.positive("compute_efficiency", most=1),
@@ -175,11 +175,11 @@ def _products(table: TableReader, peak_tflops: float) -> Gemm:
         knee=table.number("knee", most=1),
     )
     table.close()
-    return found
+    return gemm
 
 
 def _attention(table: TableReader) -> Attention:
-    found = Attention(
+    attention = Attention(
         decode_bandwidth_efficiency=table.positive("decode_bandwidth_efficiency", most=1),
         decode_call_us=table.number("decode_call_us"),
         decode_request_us=table.number("decode_request_us"),
@@ -191,20 +191,20 @@ def _attention(table: TableReader) -> Attention:
         mixed_head_us=table.number("mixed_head_us"),
     )
     table.close()
-    return found
+    return attention
 
 
 def _all_reduce(table: TableReader | None) -> Mapping[int, tuple[tuple[float, ...], tuple[float, ...]]]:
     if table is None:
         return {}
-    found = {}
+    by_gpus = {}
     for key in table.keys():  # noqa: SIM118 - a method, not a mapping
         if not key.isdecimal() or int(key) < 2:
             raise table.fault(key, "must be a number of GPUs of at least 2")
-        one = table.table(key)
-        sizes, times = one.numbers("message_bytes"), one.numbers("us")
+        entry = table.table(key)
+        sizes, times = entry.numbers("message_bytes"), entry.numbers("us")
         if len(sizes) != len(times) or len(sizes) < 2 or len(set(sizes)) != len(sizes):
-            raise one.fault("us", "must have as many numbers as message_bytes: at least two sizes, all different")
-        one.close()
-        found[int(key)] = (sizes, times)
-    return found
+            raise entry.fault("us", "must have as many numbers as message_bytes: at least two sizes, all different")
+        entry.close()
+        by_gpus[int(key)] = (sizes, times)
+    return by_gpus

@@ -95,37 +95,37 @@ class ReferenceBlockMemory:
         be nothing to sample from (`KVCacheManager.get_computed_blocks`). Of several copies the oldest is taken
         (`BlockHashToBlockMap.get_one_block`).
         """
-        found: list[Block] = []
+        hits: list[Block] = []
         if self._content_key is None:
-            return found
+            return hits
         for position in range((request.total_tokens - 1) // self.block_tokens):
             copies = self._copies.get(self._content_key(request.row, position))
             if copies is None:
                 break
-            found.append(copies[0])
-        return found
+            hits.append(copies[0])
+        return hits
 
-    def needed(self, tokens: int, found: Sequence[Block]) -> int:
-        """Free blocks that a waiting request takes to hold `tokens`, of which `found` are cached.
+    def needed(self, tokens: int, hits: Sequence[Block]) -> int:
+        """Free blocks that a waiting request takes to hold `tokens`, of which `hits` are cached.
 
         A cached block without users stands in the line of free blocks, so reviving it takes a free block too
         (`SingleTypeKVCacheManager.get_num_blocks_to_allocate`).
         """
-        revived = sum(1 for block in found if block.users == 0)
-        return self._blocks_of(tokens) - len(found) + revived
+        revived = sum(1 for block in hits if block.users == 0)
+        return self._blocks_of(tokens) - len(hits) + revived
 
-    def admit(self, request: Holder, tokens: int, found: Sequence[Block]) -> None:
+    def admit(self, request: Holder, tokens: int, hits: Sequence[Block]) -> None:
         """Give a waiting request its cached blocks and new ones up to `tokens`; the caller has checked that they fit.
 
         (`BlockPool.touch`, then `get_new_blocks`, then `cache_full_blocks`.)
         """
-        for block in found:
+        for block in hits:
             if block.users == 0:
                 del self._line[block]
             block.users += 1
-        request.blocks = list(found)
-        request.named_blocks = len(found)
-        self._append(request, self._blocks_of(tokens) - len(found))
+        request.blocks = list(hits)
+        request.named_blocks = len(hits)
+        self._append(request, self._blocks_of(tokens) - len(hits))
         self.name_full_blocks(request, min(tokens, request.total_tokens))
 
     def extend(self, request: Holder, tokens: int) -> bool:

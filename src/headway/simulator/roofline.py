@@ -60,12 +60,12 @@ class Roofline:
 
     def decode_step(self, requests: int) -> tuple[int, int]:
         """Fixed part, and slope per token of context, of a step of decodes only; remembered."""
-        found = self._by_decodes.get(requests)
-        if found is None:
+        step = self._by_decodes.get(requests)
+        if step is None:
             fixed = self._tokens(requests) + self._sampled(requests)
             fixed += self._decode_call + requests * self._decode_request
-            found = self._by_decodes[requests] = (fixed, self._slope)
-        return found
+            step = self._by_decodes[requests] = (fixed, self._slope)
+        return step
 
     def mixed_step(self, decodes: int, context_tokens: int, chunks: Sequence[Chunk], sampled: int) -> int:
         """Duration of any step, as the module's text composes it."""
@@ -147,26 +147,26 @@ class Roofline:
 
     def _tokens(self, tokens: int) -> int:
         """Picoseconds of everything that depends on the number of tokens alone; remembered."""
-        found = self._by_tokens.get(tokens)
-        if found is None:
+        duration = self._by_tokens.get(tokens)
+        if duration is None:
             layer_us = self._products_us(tokens) + self._elementwise_us(tokens) + self._all_reduces_us(tokens)
-            found = round((self._model.layers * layer_us + self._hardware.step_us) * _PS_PER_US)
-            self._by_tokens[tokens] = found
-        return found
+            duration = round((self._model.layers * layer_us + self._hardware.step_us) * _PS_PER_US)
+            self._by_tokens[tokens] = duration
+        return duration
 
     def _sampled(self, requests: int) -> int:
         """Picoseconds of output embedding and sampler; remembered."""
-        found = self._by_sampled.get(requests)
-        if found is None:
-            found = 0
+        duration = self._by_sampled.get(requests)
+        if duration is None:
+            duration = 0
             if requests:
                 gemm = self._hardware.gemm["bf16"]
                 weights = self._model.embedding_parameters / self._tp
                 read = 2 * weights / (gemm.weight_efficiency * self._hardware.bandwidth_tb_s * 1e6)
                 work = 2 * weights * requests / (gemm.compute_efficiency * gemm.peak_tflops * 1e6)
-                found = round((_roof(read, work, gemm.knee) + self._hardware.request_us * requests) * _PS_PER_US)
-            self._by_sampled[requests] = found
-        return found
+                duration = round((_roof(read, work, gemm.knee) + self._hardware.request_us * requests) * _PS_PER_US)
+            self._by_sampled[requests] = duration
+        return duration
 
     def _products_us(self, tokens: int) -> float:
         """Matrix products of one layer, µs."""
