@@ -64,7 +64,7 @@ def test_prompts_that_begin_alike_are_computed_once() -> None:
         running = asyncio.create_task(engine.live())
         found: list[int] = []
 
-        async def serve(content: bytes) -> int:
+        async def serve(content: bytes, output_tokens: int = 3) -> int:
             tokens: list[bool] = []
             number = 0
 
@@ -73,15 +73,16 @@ def test_prompts_that_begin_alike_are_computed_once() -> None:
                 found.append(engine.cached_tokens(number))
 
             blocks = prompt_blocks(content, 16)
-            number = engine.submit(len(content), 3, 3, note, blocks)
+            number = engine.submit(len(content), output_tokens, output_tokens, note, blocks)
             async with asyncio.timeout(120):
                 while not tokens or not tokens[-1]:
                     await asyncio.sleep(0.002)
-            return found[-2]
+            return found[-1]
 
         first = bytes(range(256)) * 4  # a byte a token: 64 blocks
         assert await serve(first) == 0
         assert await serve(first) == 1_008  # the last block would leave nothing to compute
+        assert await serve(first, output_tokens=1) == 1_008
         assert await serve(first[:640] + b"x" * 300) == 640
         assert await serve(b"y" + first[1:]) == 0
         assert await serve(first[:645] + b"x" * 300) == 640
