@@ -107,13 +107,12 @@ class _ReferenceDay:
 
     def _finish_step(self) -> None:
         """The oldest step ends: note the gaps before its tokens, and expect the next turn where a request ended."""
-        gaps: Counter[int] = Counter()
-        for token in self._engine.finish_step():
-            if token.gap_ps != NEVER:
-                gaps[token.gap_ps] += 1
-            if token.is_last:
-                self._expected.ended(token.request.row, self._engine.now_ps)
-        self._gaps += [TokenGaps(gap, 0, 1, tokens) for gap, tokens in gaps.items()]
+        served = self._engine.finish_step()
+        gaps = Counter([request.gap_ps for request in served])
+        self._gaps += [TokenGaps(gap, 0, 1, tokens) for gap, tokens in gaps.items() if gap != NEVER]
+        for request in served:
+            if request.has_ended:
+                self._expected.ended(request.row, self._engine.now_ps)
 
     def on_step(self, step: StepRecord) -> None:
         """Count a step that was composed, and add a point to the curves (`StepObserver`)."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from headway.domain.event import Listener
 from headway.domain.replica_view import MemoryView
@@ -24,14 +23,6 @@ from headway.simulator.reference_blocks import ContentKeyOf, ReferenceBlockMemor
 from headway.simulator.reference_request import ReferenceRequest
 from headway.simulator.rules import EngineRules
 from headway.simulator.step_time import SECONDS_PER_PS, StepTime
-
-
-class Token(NamedTuple):
-    """One output token that came out at the end of a step."""
-
-    request: ReferenceRequest
-    gap_ps: int  # since the request's token before it; NEVER for its first token
-    is_last: bool
 
 
 @dataclass(slots=True)
@@ -156,15 +147,15 @@ class ReferenceEngine:
             # else the composition only made room; the next one, at the same instant, uses it
         return self._in_flight[0].ends_ps if self._in_flight else None
 
-    def finish_step(self) -> list[Token]:
-        """Go on to the end of the oldest step in flight: its tokens come out, in the order of the batch.
+    def finish_step(self) -> list[ReferenceRequest]:
+        """Go on to the end of the oldest step in flight; returns the requests that got a token, in batch order.
 
         (`update_from_output`)
         """
         step = self._in_flight.popleft()
         self.now_ps = step.ends_ps
         self.decode_steps += 1
-        tokens: list[Token] = []
+        served: list[ReferenceRequest] = []
         for share in step.shares:
             request = share.request
             if request.has_ended or not share.samples:
@@ -172,8 +163,9 @@ class ReferenceEngine:
             if share.preemptions == request.preemptions:
                 request.placeholders -= self._rules.async_scheduling
             # else it was preempted while the token was on its way: the token counts, the counters stay reset.
-            tokens.append(self._deliver_token(request))
-        return tokens
+            self._deliver_token(request)
+            served.append(request)
+        return served
 
     def idle_until(self, at_ps: int) -> None:
         """Nothing is in flight: let time pass. A time that has passed changes nothing."""
@@ -355,23 +347,20 @@ class ReferenceEngine:
 
     # --------------------------------------------------------- end of a step
 
-    def _deliver_token(self, request: ReferenceRequest) -> Token:
+    def _deliver_token(self, request: ReferenceRequest) -> None:
         request.produced_tokens += 1
         if request.is_running and self._rules.async_scheduling:
             # Outputs become known only now, so blocks they fill are named only now
             # (`AsyncScheduler._update_request_with_output`).
             self._memory.name_full_blocks(request, request.computed_tokens - request.placeholders)
         if request.produced_tokens == 1:
-            gap_ps = NEVER
             request.first_token_ps = self.now_ps
             self._scheduler.first_token(request, self._now)
         else:
-            gap_ps = self.now_ps - request.last_token_ps
+            request.gap_ps = self.now_ps - request.last_token_ps
         request.last_token_ps = self.now_ps
-        is_last = request.produced_tokens == self._inside[request]
-        if is_last:
+        if request.produced_tokens == self._inside[request]:
             self._end(request)
-        return Token(request, gap_ps, is_last)
 
     def _end(self, request: ReferenceRequest) -> None:
         del self._inside[request]

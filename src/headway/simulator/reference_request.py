@@ -25,6 +25,7 @@ class ReferenceRequest(Request):
         cached_tokens: prefix-cache hits at its first admission.
         first_token_ps: time of its first token; NEVER before that.
         last_token_ps: time of its latest token; NEVER before the first.
+        gap_ps: between its latest two tokens; NEVER before the second.
         ended_ps: time of its last token; NEVER before that.
         preemptions: how often it lost its memory.
         high_water_tokens: most KV tokens it ever had when it lost its memory; computing below that is recomputing.
@@ -38,6 +39,7 @@ class ReferenceRequest(Request):
         "computed_tokens",
         "ended_ps",
         "first_token_ps",
+        "gap_ps",
         "has_ended",
         "high_water_tokens",
         "is_prefilling",
@@ -86,6 +88,7 @@ class ReferenceRequest(Request):
         self.cached_tokens = 0
         self.first_token_ps = NEVER
         self.last_token_ps = NEVER
+        self.gap_ps = NEVER
         self.ended_ps = NEVER
         self.preemptions = 0
         self.high_water_tokens = 0

@@ -25,8 +25,8 @@ def engine(rules: EngineRules) -> ReferenceEngine:
 def step(replica: ReferenceEngine) -> list[tuple[int, float, bool]]:
     """(row, seconds since its token before or NEVER, whether it is the last) of every token of the next step."""
     replica.compose()
-    tokens = replica.finish_step()
-    return [(t.request.row, t.gap_ps if t.gap_ps == NEVER else t.gap_ps / PS_PER_SECOND, t.is_last) for t in tokens]
+    served = replica.finish_step()
+    return [(r.row, r.gap_ps if r.gap_ps == NEVER else r.gap_ps / PS_PER_SECOND, r.has_ended) for r in served]
 
 
 def test_tokens_come_out_in_the_order_of_the_batch() -> None:

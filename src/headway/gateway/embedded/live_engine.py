@@ -143,14 +143,13 @@ class LiveEngine:
         await asyncio.sleep(max(0.0, left))
 
     def _finish_step(self) -> None:
-        for token in self._engine.finish_step():
-            number = token.request.row
-            generation = self._generations.get(number)
+        for request in self._engine.finish_step():
+            generation = self._generations.get(request.row)
             if generation is None:
                 continue  # aborted while the tokens before it in this step were delivered
-            generation.on_token(token.is_last)
-            if token.is_last:
-                self._generations.pop(number, None)
+            generation.on_token(request.has_ended)
+            if request.has_ended:
+                self._generations.pop(request.row, None)
 
     def _seconds(self) -> float:
         """Seconds since the engine began."""
