@@ -92,7 +92,7 @@ def test_small_ones_gain_and_large_ones_do_not_pay(seed: int) -> None:
     assert mean_seconds(trace, filled, large) < 1.05 * mean_seconds(trace, plain, large)
 
 
-def test_nobody_is_passed_more_often_than_allowed() -> None:
+def test_no_request_is_passed_more_often_than_allowed() -> None:
     class Counted(Backfill):
         most = 0
 

@@ -70,7 +70,7 @@ def test_without_an_oracle_lengths_show_only_at_the_end(
     trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: PolicyNames, data: st.DataObject
 ) -> None:
     outputs = np.array(data.draw(st.permutations(trace.output_tokens.tolist())), dtype=np.int64)
-    rules = replace(rules, kv_blocks=max(rules.kv_blocks, -(-100 // rules.block_tokens)))  # nobody is refused
+    rules = replace(rules, kv_blocks=max(rules.kv_blocks, -(-100 // rules.block_tokens)))  # no request is refused
     bounds = None if trace.max_output_tokens is None else np.maximum(trace.output_tokens.max() + 1, outputs)
     if bounds is not None:
         bounds = np.full(len(trace), int(np.max(bounds)), dtype=np.int64)
@@ -110,7 +110,7 @@ def test_fcfs_admits_in_order_of_arrival(
 
 
 def test_both_engines_live_the_same_day_two_months_after_the_first_request() -> None:
-    """Somebody arrives while another one decodes, 60 days in: a run of steps has to stop for that."""
+    """A request arrives while another one decodes, 60 days in: a run of steps has to stop for that."""
     rules = EngineRules(kv_blocks=1_000, max_num_seqs=4)
     arrived = np.array([0.0, 60 * 86_400.0, 60 * 86_400.0 + 0.5])
     trace = Trace("late", arrived, np.full(3, 100), np.full(3, 100))

@@ -1,6 +1,6 @@
 """A dozen whole days with the numbers they gave when they were last understood.
 
-A change here is either a fault or a change of meaning: find out which, say so in the commit, then write the file anew
+A change here is either a fault or a change of meaning: find out which, say so in the commit, then write the file again
 with `python tests/days/test_golden_days.py`.
 """
 

@@ -49,4 +49,4 @@ def test_the_engines_agree_while_lanes_are_learned(ordering: str, options: dict[
         if column.name in ("admitted_ps", "first_token_ps", "ended_ps", "preemptions", "makespan_ps", "steps"):
             assert np.array_equal(getattr(days[0], column.name), getattr(days[1], column.name)), column.name
     waits = days[0].admitted_ps - days[0].arrived_ps
-    assert waits.max() > 5_000_000_000_000, "nobody waited, so no order was tried"
+    assert waits.max() > 5_000_000_000_000, "no request waited, so no order was tried"

@@ -246,7 +246,7 @@ def test_refused_requests_and_what_follows_them_have_no_latency() -> None:
     assert lower_bounds(trace, EngineRules(kv_blocks=10), LinearStepTime(1, 1, 1)).requests == 2
 
 
-def test_nobody_served_means_no_bound() -> None:
+def test_no_request_served_means_no_bound() -> None:
     trace = Trace("none", np.zeros(1), np.array([10_000]), np.array([5]))
     bounds = lower_bounds(trace, EngineRules(kv_blocks=1), LinearStepTime(1, 1, 1))
     assert (bounds.requests, bounds.parts, bounds.mean_e2e_seconds) == (0, (), None)

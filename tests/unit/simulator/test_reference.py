@@ -42,7 +42,7 @@ class TestBudget:
         assert day.steps == 5
         assert day.kv_blocks_peak == 6
 
-    def test_running_requests_are_served_before_anybody_is_admitted(self) -> None:
+    def test_running_requests_are_served_before_any_is_admitted(self) -> None:
         steps, _ = run_day(requests((4, 3), (8, 1), (2, 1)), replace(RULES, max_num_batched_tokens=6))
         assert steps == [
             "prefill 0:4@0 1:2@0; free 97",
@@ -69,11 +69,11 @@ class TestBudget:
 
 
 class TestPreemption:
-    def test_the_newest_gives_way_waits_in_front_and_is_computed_anew(self) -> None:
+    def test_the_newest_gives_way_waits_in_front_and_is_recomputed(self) -> None:
         steps, day = run_day(TIGHT_DAY, replace(RULES, kv_blocks=5))
         assert steps == [
             "prefill 0:4@0 1:4@0; free 1",
-            "decode 1 over 4; preempt 1; free 2",  # row 2 would fit, but a step that preempts admits nobody
+            "decode 1 over 4; preempt 1; free 2",  # row 2 would fit, but a step that preempts admits none
             "decode 1 over 5; free 2",  # row 1 needs three blocks and stands in front of row 2
             "decode 1 over 6; free 1",
             "prefill 1:5@0 2:2@0; free 1",  # prompt and the one token it had produced
@@ -215,7 +215,7 @@ class TestArrivals:
 
 
 class OneAtATime:
-    """Holds everybody back while somebody runs, and notes what it was shown."""
+    """Holds every request back while one runs, and notes what it was shown."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[object, int, int, int]] = []
@@ -227,7 +227,7 @@ class OneAtATime:
 
 
 class TestAdmissionPolicy:
-    def test_it_is_asked_after_the_engines_gates_and_only_while_somebody_runs(self) -> None:
+    def test_it_is_asked_after_the_engines_gates_and_only_while_a_request_runs(self) -> None:
         policy = OneAtATime()
         steps, _ = run_day(requests((2, 3), (4, 1)), replace(RULES, kv_blocks=3), admission=policy)
         assert steps == [

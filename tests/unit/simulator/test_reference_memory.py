@@ -43,7 +43,7 @@ class TestMemory:
             "prefill 1:5@0; decode 1 over 5; free 0",
         ]
 
-    def test_the_watermark_is_kept_free_only_while_somebody_runs(self) -> None:
+    def test_the_watermark_is_kept_free_only_while_a_request_runs(self) -> None:
         # A quarter of 20 blocks, vLLM's null block included, is 5.
         steps, _ = run_day(
             requests((4, 2), (26, 1)), replace(RULES, kv_blocks=19, watermark=0.25, max_num_batched_tokens=32)

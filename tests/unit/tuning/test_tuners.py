@@ -114,7 +114,7 @@ DIAL = SearchBox((Tunable("knob", 0.0, 1.0),))
 
 
 def serve(tuner: LiveTuner, dial: Dial, count: int, start: float, mean_tokens: int = 100, base: int = 0) -> None:
-    """A day by hand: with the knob above one half every tenth request waits a minute, otherwise nobody waits."""
+    """A day by hand: with the knob above one half every tenth request waits a minute, otherwise none waits."""
     late: list[Request] = []
     for number in range(base, base + count):
         now = start + number - base
