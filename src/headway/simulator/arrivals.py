@@ -74,7 +74,7 @@ class Arrivals:
             self.next_ps = self._follow_ups[0][0]
 
 
-class Newcomers:
+class RequestFactory:
     """Makes the request of a row, with what its client gave and nothing of its true length."""
 
     def __init__(self, trace: Trace, max_model_tokens: int) -> None:

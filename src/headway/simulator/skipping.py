@@ -17,7 +17,7 @@ from headway.domain.event import Listener
 from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request
 from headway.scheduling.scheduler import Policies, Scheduler
-from headway.simulator.arrivals import FOREVER, Arrivals, Newcomers, why_never
+from headway.simulator.arrivals import FOREVER, Arrivals, RequestFactory, why_never
 from headway.simulator.batch import NO_LIMIT, Batch, Chunks
 from headway.simulator.blocks import BlockMemory, CountedBlocks
 from headway.simulator.constrained_step import Moment, constrained_step
@@ -90,7 +90,7 @@ class SkippingEngine:
         self._depth = 2 if rules.async_scheduling else 1
         self._step_time = step_time
         self._arrivals = Arrivals(trace)
-        self._newcomers = Newcomers(trace, rules.max_model_tokens)
+        self._request_factory = RequestFactory(trace, rules.max_model_tokens)
         self._output_tokens: list[int] = trace.output_tokens.tolist()
         self._watermark_blocks = int(rules.watermark * (rules.kv_blocks + 1))  # vLLM counts its null block
         self._log = StepLog(observer)
@@ -118,7 +118,7 @@ class SkippingEngine:
     def _take_arrivals(self) -> None:
         now = self._now_ps * SECONDS_PER_PS
         for at_ps, row in self._arrivals.take(self._now_ps):
-            request = self._newcomers.make(row, at_ps * SECONDS_PER_PS)
+            request = self._request_factory.make(row, at_ps * SECONDS_PER_PS)
             self._columns.arrived_ps[row] = at_ps
             reason = why_never(self._rules, request.prompt_tokens, self._output_tokens[row])
             if reason is None:
