@@ -118,9 +118,9 @@ class FeatureEngine:
         if pool.get_num_free_blocks() != pool.num_gpu_blocks - 1:
             failures.append(f"{pool.num_gpu_blocks - 1 - pool.get_num_free_blocks()} blocks leaked")
         if headway is not None:
-            left = (len(headway.queue), len(headway.entries), headway.batch.size, len(headway.charge))
+            left = (len(headway.queue), len(headway.book.entries), headway.book.batch.size, len(headway.policies))
             failures += [f"the books are not empty: {left}"] if any(left) else []
-            failures += ["policies were put aside"] if headway.charge.put_aside else []
+            failures += ["policies were put aside"] if headway.policies.disabled else []
         return failures
 
 

@@ -106,7 +106,7 @@ class Engine:
         headway, failures = self.scheduler.headway, []
         if pool.get_num_free_blocks() != pool.num_gpu_blocks - 1:
             failures.append(f"{pool.num_gpu_blocks - 1 - pool.get_num_free_blocks()} blocks leaked")
-        if len(self.scheduler.waiting) or headway.entries or headway.batch.size:
+        if len(self.scheduler.waiting) or headway.book.entries or headway.book.batch.size:
             failures.append("the books are not empty")
         return failures
 

@@ -241,7 +241,7 @@ def learned_state_outlives_the_engine(engine: FeatureEngine) -> dict[str, Any]:
             scheduler = engine.rule(**config)
             engine.serve(rows)
             failures += engine.leftovers()
-            scheduler.headway.learning.close()
+            scheduler.headway.learned.close()
             kept = json.loads(Path(config["state_file"]).read_text())["learned"]
             seen.append(kept["ordering"]["state"]["seen"])
         if seen != [12, 24]:

@@ -113,7 +113,7 @@ def chaos() -> dict[str, Any]:
                 )
                 rows = mixed(120, 60, seed=seed)
                 found = attempt(lambda day=day, rows=rows, blocks=blocks: conserved(day.run(rows), rows, blocks))
-                aside = day.scheduler.headway.charge.put_aside
+                aside = day.scheduler.headway.policies.disabled
                 failures += [f"{name} {blocks} blocks {config}: {one}" for one in found]
                 failures += [f"{name} {blocks} blocks {config}: policies were put aside"] if aside else []
                 numbers["days"] += 1
@@ -225,7 +225,7 @@ def cached_long_prompts_go_first() -> dict[str, Any]:
         after = waiting[: waiting.index("again")]
         if len(after) > 1:  # one may have been running when it came
             failures.append(f"{name}: {after} went before the cached one")
-        if not scheduler.headway._hits.hit_tokens:
+        if not scheduler.headway.prefix_hits.hit_tokens:
             failures.append(f"{name}: no hit was seen")
     return {"failures": failures}
 
@@ -263,7 +263,7 @@ def fcfs_estimate_is_near() -> dict[str, Any]:
         waits = sorted({id_: at - arrived[id_] for at, id_ in reversed(stock.admissions)}.values())
         true = waits[int(0.99 * len(waits))]
         day = engine.Day(ours(False, seats=seats)).run(rows)
-        believed = day.scheduler.headway._shadow.waits(day.now).fcfs
+        believed = day.scheduler.headway.harm.shadow.waits(day.now).fcfs
         numbers[f"{seats} seats"] = {"true_p99_seconds": round(true, 2), "believed": round(believed, 2)}
         if not 0.75 < believed / true < 1.33:
             failures.append(f"{seats} seats: believed {believed:.2f} s, true {true:.2f} s")

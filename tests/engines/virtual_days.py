@@ -16,8 +16,8 @@ def ours(asynchronous: bool, config: dict[str, Any] | None = None, **options: An
     """Our scheduler; no policy or prefix lookup is ever too slow, since a test machine may be busy with others."""
     headway = {"metrics_dir": "", "guard": {"budget_ms": 60_000}, **(config or {})}
     scheduler = engine.build(Scheduler, asynchronous=asynchronous, additional={"headway": headway}, **options)
-    if scheduler.headway._hits is not None:
-        scheduler.headway._hits._clock = lambda: 0.0
+    if scheduler.headway.prefix_hits is not None:
+        scheduler.headway.prefix_hits._clock = lambda: 0.0
     return scheduler
 
 
@@ -68,7 +68,8 @@ def conserved(day: engine.Day, rows: Rows, blocks: int) -> list[str]:
         failures.append(f"{leaked} KV blocks leaked")
     headway = getattr(day.scheduler, "headway", None)
     if headway is not None:
-        left = (len(headway.queue), len(headway.entries), headway.batch.size, len(headway.charge), len(headway._young))
+        book, batch = headway.book, headway.book.batch
+        left = (len(headway.queue), len(book.entries), batch.size, len(headway.policies), len(batch.prefilling))
         if any(left):
             failures.append(f"the books are not empty at the end of the day: {left}")
     return failures[:5]

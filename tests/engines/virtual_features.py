@@ -37,7 +37,7 @@ def sessions_with_input_that_streams() -> dict[str, Any]:
                 turns = sum(h.count for h in scheduler.headway.metrics.waits.values())
                 if turns < len(rows) + 3 * SESSIONS:
                     failures.append(f"{name}: {turns} waits were counted")
-                if scheduler.headway.charge.put_aside:
+                if scheduler.headway.policies.disabled:
                     failures.append(f"{name}: policies were put aside")
             if not idle_most:
                 failures.append(f"{name}: no session ever waited for input")
@@ -74,9 +74,9 @@ def serve_sessions(day: engine.Day, rows: Rows) -> tuple[int, list[str]]:
         awaiting = [r for r in scheduler.requests.values() if r.status.name == "WAITING_FOR_STREAMING_REQ"]
         awaiting_most = max(awaiting_most, len(awaiting))
         headway = getattr(scheduler, "headway", None)
-        if headway is not None and headway.batch.size != len(scheduler.running):
+        if headway is not None and headway.book.batch.size != len(scheduler.running):
             failures.append(
-                f"step {day.steps}: {headway.batch.size} run in the books, {len(scheduler.running)} in vLLM"
+                f"step {day.steps}: {headway.book.batch.size} run in the books, {len(scheduler.running)} in vLLM"
             )
         for request in awaiting:
             if day.steps % 7 == 0 or len(awaiting) == SESSIONS:
@@ -109,7 +109,7 @@ def small_ones_pass_a_head_that_does_not_fit() -> dict[str, Any]:
             numbers[f"{name} {admission}"] = {"passed": passed, "large came in": round(came[admission]["large"], 2)}
             if (passed > 0) != (admission == "backfill"):
                 failures.append(f"{name} {admission}: {passed} passed")
-            if scheduler.headway.charge.put_aside:
+            if scheduler.headway.policies.disabled:
                 failures.append(f"{name} {admission}: policies were put aside")
         if not came["backfill"]["s0"] < came["backfill"]["large"]:
             failures.append(f"{name}: a small one did not pass")
@@ -153,8 +153,8 @@ def paused_engines_keep_everybody() -> dict[str, Any]:
             found = virtual_checks.attempt(lambda day=day, rows=rows: conserved(day.run(rows), rows, 4096))
             failures += [f"{name} {state.name}: {one}" for one in found]
             failures += [] if day.aborted else [f"{name} {state.name}: nobody left"]
-            failures += [f"{name} {state.name}: put aside"] if day.scheduler.headway.charge.put_aside else []
-            if not day.scheduler.headway.stories.clocks.reading(day.now).seconds[REASONS.index("paused")]:
+            failures += [f"{name} {state.name}: put aside"] if day.scheduler.headway.policies.disabled else []
+            if not day.scheduler.headway.report.explanations.clocks.reading(day.now).seconds[REASONS.index("paused")]:
                 failures.append(f"{name} {state.name}: no wait was put down to the pause")
     return {"failures": failures}
 

@@ -1,4 +1,4 @@
-"""`/headway/why?id=…` on an address of its own, in the engine's process: lengths and times, never text.
+"""Explain endpoint: `/headway/why?id=…` on an address of its own, in the engine's process: lengths and times, no text.
 
 vLLM's HTTP server lives in another process and takes routes from plug-ins only where the operator names all of them.
 The answer has the shape of the gateway's, so `headway explain --live` asks both alike.
@@ -11,30 +11,33 @@ import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
-Told = Callable[[str], dict[str, object] | None]
-"""The story of a request, None if it is unknown. Called by the endpoint's threads."""
+Explain: TypeAlias = Callable[[str], dict[str, object] | None]
+"""Request id → why it waits or waited, None if it is unknown. Called by the endpoint's threads."""
 
 NOT_AMONG_THE_LATEST = "no such request among the latest"
 
 
 class WhyEndpoint:
-    """A server in threads of its own. Raises ValueError, one sentence, where the address cannot be had."""
+    """A server in threads of its own. Raises ValueError, one sentence, where it cannot listen on the address."""
 
-    def __init__(self, host: str, port: int, told: Told) -> None:
+    def __init__(self, host: str, port: int, explain: Explain) -> None:
         try:
             self._server = _Server(host, port)
-        except (OSError, OverflowError, UnicodeError) as error:  # of a port past 65,535, of a name that is none
-            why = getattr(error, "strerror", None) or error
-            raise ValueError(f"headway: why_listen {host}:{port} cannot be had: {why}; name another address") from error
-        self._server.told = told
+        except (OSError, OverflowError, UnicodeError) as error:  # a port past 65,535, a name that is none
+            reason = getattr(error, "strerror", None) or error
+            raise ValueError(
+                f"headway: why_listen: cannot listen on {host}:{port}: {reason}; name another address"
+            ) from error
+        self._server.explain = explain
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="headway-why", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Answer nobody any more."""
+        """Stop answering."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(timeout=2.0)
@@ -42,7 +45,7 @@ class WhyEndpoint:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    told: Told
+    explain: Explain
 
     def __init__(self, host: str, port: int) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -51,23 +54,26 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
-    timeout = 10  # seconds for a client to say what it wants
+    timeout = 10  # seconds for a client to send its request
 
     def do_GET(self) -> None:
-        """The one question there is."""
+        """Answer `/headway/why?id=…`; any other path is 404."""
         try:
-            asked = urlsplit(self.path)
+            url = urlsplit(self.path)
         except ValueError:
-            self._answer(400, _error("that is no address: ask /headway/why?id=REQUEST_ID"))
+            self._answer(400, _error("the address cannot be parsed: ask /headway/why?id=REQUEST_ID"))
             return
-        if asked.path != "/headway/why":
-            self._answer(404, _error(f"there is nothing at {asked.path}: ask /headway/why?id=REQUEST_ID"))
+        if url.path != "/headway/why":
+            self._answer(404, _error(f"unknown path {url.path}: ask /headway/why?id=REQUEST_ID"))
             return
-        told = self.server.told(parse_qs(asked.query).get("id", [""])[0])
-        self._answer(404, _error(NOT_AMONG_THE_LATEST)) if told is None else self._answer(200, told)
+        explanation = self.server.explain(parse_qs(url.query).get("id", [""])[0])
+        if explanation is None:
+            self._answer(404, _error(NOT_AMONG_THE_LATEST))
+        else:
+            self._answer(200, explanation)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Questions are not logged."""
+        """Log no requests."""
 
     def _answer(self, status: int, content: object) -> None:
         body = json.dumps(content).encode()

@@ -1,11 +1,12 @@
-"""Who rules the queue now: the chosen policies, or plain first come, first served.
+"""Fallback: the waiting queue under the chosen policies, or under plain first come, first served when those fail.
 
-Laws: a fault puts the chosen policies aside for good, within the very call in which it shows; stepping back is for a
-while and they go on listening; whoever waits still waits after either, and after neither is anybody there twice.
+Laws: a fault disables the chosen policies for good, within the very call in which it shows; while they are suspended
+they still hear every event; after either every waiting request still waits, and none of them twice.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -21,123 +22,136 @@ from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.scheduling.scheduler import Policies, Scheduler
 from headway.vllm_plugin.policy_guard import PolicyFault, PolicyTimer, TimedEvents, guarded
 
+logger = logging.getLogger("vllm.headway")  # below vLLM's own, so that its handlers and levels hold
+
 Answer = TypeVar("Answer")
 
 
 class FallbackScheduler:
-    """The waiting queue under policies that may fail. `on_fault` hears of the one fault that puts them aside."""
+    """The waiting queue under policies that may fail; `on_fault` gets the one fault that disables them."""
 
     def __init__(
         self,
         policies: Policies,
-        watch: PolicyTimer,
+        timer: PolicyTimer,
         on_fault: Callable[[PolicyFault], None],
         listeners: Sequence[Listener] = (),
     ) -> None:
-        """`listeners` hear every event after the policies, as long as those rule or have stepped back."""
+        """`listeners` hear every event after the policies, until those are disabled."""
         self._listeners = listeners
         self._retune = policies.ordering.retune if isinstance(policies.ordering, Retunable) else None
-        self._watch = watch
+        self._timer = timer
         self._on_fault = on_fault
-        self._guarded = guarded(policies, watch)
-        self._events = TimedEvents(policies, watch, self._reconsider)
+        self._guarded = guarded(policies, timer)
+        self._events = TimedEvents(policies, timer, self._reconsider)
         self._waiting: dict[RequestId, tuple[Request, bool]] = {}  # and whether it was preempted
-        self.put_aside = False
-        self.stepped_back = False
-        self.holds = type(policies.admission) is not Greedy  # whether admission may hold anybody
+        self.disabled = False  # for good, by a fault
+        self.suspended = False  # for a while, by the do-no-harm guard
+        self.holds = type(policies.admission) is not Greedy  # whether admission may hold a request
         self.chooses_victims = type(policies.preemption) is not LatestAdmitted
-        self._brain = self._ours()
+        self._scheduler = self._chosen_policies()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     @property
+    def in_force(self) -> bool:
+        """Whether the chosen policies rule, rather than first come, first served."""
+        return not (self.disabled or self.suspended)
+
+    @property
     def lanes(self) -> int:
         """Lanes compared in the last choice; 1 for orderings without lanes."""
-        return 1 if self.put_aside or self.stepped_back else self._watch.lanes
+        return self._timer.lanes if self.in_force else 1
 
     def arrive(self, request: Request, now: float) -> None:
-        """Estimate a newcomer's length and queue it."""
-        self._guard(lambda: self._brain.arrive(request, now))
+        """Estimate a new request's length and queue it."""
+        self._guard(lambda: self._scheduler.arrive(request, now))
         self._waiting[request.id] = (request, False)
 
     def preempted(self, request: Request, now: float) -> None:
         """Take a preempted request back, in front."""
-        self._guard(lambda: self._brain.preempted(request, now))
+        self._guard(lambda: self._scheduler.preempted(request, now))
         self._waiting[request.id] = (request, True)
 
-    def put_back(self, request: Request, resumed: bool) -> None:
-        """Queue somebody again who was withdrawn."""
+    def requeue(self, request: Request, resumed: bool) -> None:
+        """Queue a request again that was removed."""
         self._guard(lambda: self._queue(request, resumed))
         self._waiting[request.id] = (request, resumed)
 
-    def withdraw(self, request_id: RequestId) -> None:
-        """Take somebody out without a word: it cannot run now, or its client left."""
+    def remove(self, request_id: RequestId) -> None:
+        """Take a request out without an event: it cannot run now, or its client left."""
         if self._waiting.pop(request_id, None) is not None:
-            self._brain.queue.remove(request_id)
+            self._scheduler.queue.remove(request_id)
 
     def head(self, now: float) -> Request | None:
-        """Who should run next."""
-        return self._guard(lambda: self._brain.head(now))
+        """The request to run next."""
+        return self._guard(lambda: self._scheduler.head(now))
 
-    def take(self, request_id: RequestId, now: float) -> None:
-        """Somebody joins the batch."""
+    def admit(self, request_id: RequestId, now: float) -> None:
+        """A request joins the batch."""
         self._waiting.pop(request_id, None)
-        self._guard(lambda: self._brain.take(request_id, now))
+        self._guard(lambda: self._scheduler.take(request_id, now))
 
     @property
     def backfills(self) -> bool:
-        """Whether somebody may pass a head that does not fit."""
-        return self._brain.backfills
+        """Whether a request may pass a head that does not fit."""
+        return self._scheduler.backfills
 
     def candidate(self, refused: Sequence[Request], batch: BatchView, memory: MemoryView, now: float) -> Request | None:
-        """Who may come in although those did not fit, the head the first of them; None for nobody."""
-        return self._guard(lambda: self._brain.candidate(refused, batch, memory, now))
+        """A request that may be admitted although `refused` (first the head) did not fit; None if there is none."""
+        return self._guard(lambda: self._scheduler.candidate(refused, batch, memory, now))
 
-    def take_past(self, request: Request, head: Request, now: float) -> None:
-        """Somebody joins the batch past the head."""
+    def admit_past(self, request: Request, head: Request, now: float) -> None:
+        """A request joins the batch past the head."""
         self._waiting.pop(request.id, None)
         self._guard(lambda: self._joined_past(request, head, now))
 
     def hold_steps(self, request: Request, batch: BatchView, memory: MemoryView, now: float) -> int:
-        """Steps for which the head should not come in; 0 if it may."""
-        return self._guard(lambda: self._brain.hold_steps(request, batch, memory, now))
+        """Steps for which the head should not be admitted; 0 if it may."""
+        return self._guard(lambda: self._scheduler.hold_steps(request, batch, memory, now))
 
     def victim(self, running: Sequence[Request], now: float) -> Request:
-        """Who gives way if memory runs out."""
-        return self._guard(lambda: self._brain.victim(running, now))
+        """The running request to preempt if memory runs out."""
+        return self._guard(lambda: self._scheduler.victim(running, now))
 
     def first_token(self, request: Request, now: float) -> None:
         """A first token came out."""
-        self._guard(lambda: self._brain.first_token(request, now))
+        self._guard(lambda: self._scheduler.first_token(request, now))
 
     def complete(self, request: Request, now: float) -> None:
         """A last token came out."""
-        self._guard(lambda: self._brain.complete(request, now))
+        self._guard(lambda: self._scheduler.complete(request, now))
 
-    def left(self, request: Request, now: float) -> None:
+    def cancel(self, request: Request, now: float) -> None:
         """A client left; the request is not in the queue any more."""
-        self._guard(lambda: self._brain.left(request, now))
+        self._guard(lambda: self._scheduler.left(request, now))
 
     def retune(self, values: Mapping[str, float]) -> None:
         """Give the ordering other parameters, while requests wait."""
         self._guard(lambda: self._retuned(values))
 
     def end_step(self) -> None:
-        """Let the watch judge the step's choices."""
+        """Let the timer judge the step's choices together."""
         try:
-            self._watch.end_step()
+            self._timer.end_step()
         except PolicyFault as fault:
             self._fail(fault)
 
-    def step_back(self, back: bool) -> None:
-        """Order first come, first served for a while (or end that); O(waiting · log waiting)."""
-        if not self.put_aside and back != self.stepped_back:
-            self.stepped_back = back
+    def suspend(self) -> None:
+        """Order first come, first served until `reinstate`; O(waiting · log waiting)."""
+        if self.in_force:
+            self.suspended = True
+            self._guard(self._rebuild)
+
+    def reinstate(self) -> None:
+        """End the suspension; O(waiting · log waiting)."""
+        if self.suspended:
+            self.suspended = False
             self._guard(self._rebuild)
 
     def _guard(self, act: Callable[[], Answer]) -> Answer:
-        """Act; if a policy fails, put all of them aside and act once more under first come, first served.
+        """Act; if a policy fails, disable all of them and act once more under first come, first served.
 
         Any exception counts: ranks that cannot be compared fail inside the queue, not inside the policy. Acting twice
         does no harm: what was done before the fault is gone with the old queue, and stock policies listen to nothing.
@@ -145,51 +159,56 @@ class FallbackScheduler:
         try:
             return act()
         except Exception as error:
-            if self.put_aside:
+            if self.disabled:
                 raise
             self._fail(error if isinstance(error, PolicyFault) else _as_fault(error))
             return act()
 
     def _fail(self, fault: PolicyFault) -> None:
-        self.put_aside = True
-        self.stepped_back = False
+        self.disabled = True
+        self.suspended = False
         self.holds = self.chooses_victims = False
         self._rebuild()
         self._on_fault(fault)
+        logger.error(
+            "headway: %s; all policies are disabled until the engine restarts, and waiting requests are served "
+            "first come, first served",
+            fault,
+        )
 
     def _rebuild(self) -> None:
-        self._brain = self._stock() if self.put_aside else self._ours()
+        self._scheduler = self._fcfs() if self.disabled else self._chosen_policies()
         for request, resumed in self._waiting.values():
             self._queue(request, resumed)
 
     def _queue(self, request: Request, resumed: bool) -> None:
         if resumed:
-            self._brain.queue.resume(request)
+            self._scheduler.queue.resume(request)
         else:
-            self._brain.queue.add(request)
+            self._scheduler.queue.add(request)
 
     def _joined_past(self, request: Request, head: Request, now: float) -> None:
-        if self.put_aside:  # asked again after a fault: stock policies let nobody past
-            self._brain.take(request.id, now)
+        if self.disabled:  # asked again after a fault: under FCFS none passes the head
+            self._scheduler.take(request.id, now)
         else:
-            self._brain.admit_past(request, head, now)
+            self._scheduler.admit_past(request, head, now)
 
-    def _ours(self) -> Scheduler:
+    def _chosen_policies(self) -> Scheduler:
         policies = self._guarded
-        if self.stepped_back:
+        if self.suspended:
             policies = replace(policies, ordering=Fcfs(), admission=Greedy(), preemption=LatestAdmitted())
         return Scheduler(policies, listeners=[self._events, *self._listeners])
 
-    def _stock(self) -> Scheduler:
+    def _fcfs(self) -> Scheduler:
         return Scheduler(Policies(Fcfs(), Greedy(), LatestAdmitted(), RunningMean()))
 
     def _retuned(self, values: Mapping[str, float]) -> None:
-        if self._retune is not None and not self.put_aside:  # asked again after a fault
-            self._watch.ask("ordering", False, self._retune, values)
+        if self._retune is not None and not self.disabled:  # asked again after a fault
+            self._timer.ask("ordering", False, self._retune, values)
             self._reconsider()
 
     def _reconsider(self) -> None:
-        self._brain.queue.reconsider()
+        self._scheduler.queue.reconsider()
 
 
 def _as_fault(error: Exception) -> PolicyFault:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 
+from headway.vllm_plugin.policy_guard import PolicyFault
+
 WAIT_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 DECISION_BUCKETS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
@@ -46,12 +48,20 @@ class PluginMetrics:
         """Add to a counter."""
         self.counters[name, label] = self.counters.get((name, label), 0) + by
 
+    def total(self, name: str, value: float, label: str = "") -> None:
+        """Set a counter that is counted elsewhere."""
+        self.counters[name, label] = value
+
+    def policy_fault(self, fault: PolicyFault) -> None:
+        """Count the fault that disabled the policies."""
+        self.count("fallbacks", 1, f'reason="{fault.reason}"')
+
     def show(self, name: str, value: float, label: str = "") -> None:
         """Set a gauge."""
         self.gauges[name, label] = value
 
     def waited(self, length_class: str, seconds: float) -> None:
-        """A request was let in for the first time."""
+        """Count the wait of a request that was admitted for the first time."""
         self.waits.setdefault(length_class, SecondsHistogram(WAIT_BUCKETS)).observe(seconds)
 
     def text(self) -> str:

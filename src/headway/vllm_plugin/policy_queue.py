@@ -1,8 +1,9 @@
-"""vLLM's `RequestQueue` over our waiting queue.
+"""Policy queue: vLLM's `RequestQueue` over our waiting queue.
 
-Laws: peek and pop agree within a scan; strangers are ignored by `remove_requests`; `len` counts everybody who waits;
-false means "nobody to admit now", and only while something runs, so that the engine never spins on nothing; whoever
-cannot run yet is parked apart and asked about a bounded number a scan; a preempted request comes back in front.
+Laws: peek and pop agree within a scan; `remove_requests` ignores requests that do not wait here; `len` counts every
+waiting request; false means "admit none now", and only while something runs, so that the engine never spins on nothing;
+a request that cannot run yet is parked, and a bounded number of those is checked per scan; a preempted request comes
+back in front.
 """
 
 from __future__ import annotations
@@ -10,344 +11,325 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
-from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request
+from headway.vllm_plugin import vllm_adapter as vllm
 from headway.vllm_plugin.fallback import FallbackScheduler
-from headway.vllm_plugin.request_entries import EngineBatch, Entry, Place, VllmRequest
+from headway.vllm_plugin.request_book import RequestBook
+from headway.vllm_plugin.request_entries import Entry, Place
+from headway.vllm_plugin.vllm_adapter import VllmAdapter, VllmRequest
 
-_ASKED_PER_SCAN = 256  # of the parked ones: whether one is ready costs about a microsecond
-_DEFERRED_PER_SCAN = 64  # of those stepped over: offering one costs vLLM a prefix lookup
-_REFRESHED_PER_SCAN = 4  # heads moved because the prefix cache holds something else now
+_BLOCKED_CHECKED_PER_SCAN = 256  # whether one is ready costs about a microsecond
+_SKIPPED_OFFERED_PER_SCAN = 64  # offering one costs vLLM a prefix lookup
+_HEADS_REFRESHED_PER_SCAN = 4  # heads moved because the prefix cache holds something else now
 
 
 class PolicyQueue:
-    """Everybody who waits. The engine's adapter tells what is blocked, ready and running, and how full memory is.
+    """Every waiting request.
 
     Args:
-        charge: who rules.
-        batch: the running requests.
-        entries: all requests in the engine by id; a stranger that is added is given to `newcomer`.
-        newcomer: makes an entry for a request that was never seen.
-        blocked: whether a status means "cannot run yet".
-        ready: whether a blocked request may have become runnable.
-        runs: whether vLLM has put a popped request into its running list.
-        fits: whether vLLM may find blocks for a request now; asked only where others may pass one that does not fit.
-        running: how many run, by vLLM's own count.
-        memory: free and total blocks now.
-        refresh: asks the prefix cache about a head; true if its prefill work changed much.
-        admitted: hears of everybody who joins the batch, after it has joined.
+        engine: vLLM's scheduler: which requests are blocked, ready or running, and how full memory is.
+        policies: the order of the requests that can run.
+        book: entries of all requests in the engine; hears of arrivals and admissions.
         timer: seconds, for the time spent in here.
     """
 
     def __init__(
-        self,
-        *,
-        charge: FallbackScheduler,
-        batch: EngineBatch,
-        entries: dict[str, Entry],
-        newcomer: Callable[[VllmRequest], Entry],
-        blocked: Callable[[VllmRequest], bool],
-        ready: Callable[[VllmRequest], bool],
-        runs: Callable[[VllmRequest], bool],
-        fits: Callable[[Entry], bool],
-        running: Callable[[], int],
-        memory: Callable[[], MemoryView],
-        refresh: Callable[[Entry, float], bool],
-        admitted: Callable[[Entry], None],
-        timer: Callable[[], float],
+        self, engine: VllmAdapter, policies: FallbackScheduler, book: RequestBook, timer: Callable[[], float]
     ) -> None:
-        self._charge = charge
-        self._batch = batch
-        self._entries = entries
-        self._newcomer = newcomer
-        self._blocked, self._ready, self._runs, self._running = blocked, ready, runs, running
-        self._fits = fits
-        self._memory, self._refresh, self._admitted = memory, refresh, admitted
+        self._engine = engine
+        self._policies = policies
+        self._book = book
         self._timer = timer
-        self.seconds = 0.0  # spent while vLLM scanned, since somebody set it to 0
-        self._parked: dict[str, Entry] = {}
-        self._deferred: dict[str, Entry] = {}
-        self._elsewhere: dict[str, Entry] = {}
+        self._entries = book.entries
+        self._batch = book.batch
+        self._blocked: dict[str, Entry] = {}
+        self._skipped: dict[str, Entry] = {}
+        self._in_vllm: dict[str, Entry] = {}
+        self._outside_order = {Place.BLOCKED: self._blocked, Place.SKIPPED: self._skipped, Place.IN_VLLM: self._in_vllm}
         self._popped: Entry | None = None
         self._popped_past: Request | None = None  # the head that it passed
-        self._head: Entry | None = None  # what the last look found; None: look again
-        self._passes: Request | None = None  # the head of the order, where what was found passes it
+        self._next: Entry | None = None  # the request to offer, as far as it is known
+        self._passes: Request | None = None  # the head of the order, where the one to offer passes it
         self._held_until: tuple[str, int, int] | None = None  # request, batch version, step: the refusal stands
         self._refreshed = 0
         self.now = 0.0
-        self.passed = 0  # requests that came in past a head that did not fit, ever
+        self.seconds = 0.0  # spent while vLLM scanned; set to 0 by the caller before a scan
+        self.passed = 0  # requests admitted past a head that did not fit, ever
         self.held = False  # whether admission held the head in this scan
+
+    def __repr__(self) -> str:
+        return f"PolicyQueue({self.queued()} queued, {self.parked} parked, {self._batch.size} running)"
 
     # what vLLM calls ------------------------------------------------------------------------------------------------
 
     def add_request(self, request: VllmRequest) -> None:
-        """Somebody new, or a streaming session's next turn."""
+        """A new request, or a streaming session's next turn."""
         self._settle()
-        self._head = None
-        entry = self._entries.get(request.request_id)
+        self._next = None
+        entry = self._book.get(request)
+        blocked = self._engine.is_blocked(request)
         if entry is not None and entry.place is Place.RUNNING:
             self.end_turn(entry)
-        if entry is not None and entry.place is Place.ELSEWHERE:
-            del self._elsewhere[request.request_id]
-            if not entry.turn_over:
-                self._requeue(entry)
-        if entry is None or entry.place is Place.ENDED or (entry.turn_over and not self._blocked(request)):
-            entry = self._newcomer(request)
-            self._charge.arrive(entry.view, self.now)
-        if self._blocked(request):
-            self._park(entry)
+        if entry is not None and entry.place is Place.IN_VLLM and not entry.turn_over:
+            self._wait_again(entry)
+        if entry is None or entry.place is Place.FINISHED or (entry.turn_over and not blocked):
+            if entry is not None:
+                self._take_out(entry)
+            entry = self._book.add(request, self.now)
+            self._policies.arrive(entry.view, self.now)
+        if blocked and entry.place is not Place.BLOCKED:
+            self._put_outside(entry, Place.BLOCKED)
 
     def peek_request(self) -> VllmRequest:
-        """Who is next. Raises IndexError when nobody can be offered."""
+        """The next request. Raises IndexError if none can be offered."""
         began = self._timer()
         entry = self._offer()
         self.seconds += self._timer() - began
         return entry.request
 
     def pop_request(self) -> VllmRequest:
-        """Hand over whom the last peek showed; whether it joins the batch shows afterwards."""
+        """Hand over the request that the last peek showed; whether it joins the batch shows afterwards."""
         began = self._timer()
         entry = self._offer()
-        self._popped, self._popped_past, self._head = entry, self._passes, None
+        self._popped, self._popped_past, self._next = entry, self._passes, None
         self.seconds += self._timer() - began
         return entry.request
 
     def prepend_request(self, request: VllmRequest) -> None:
         """A preempted request is back."""
         self._settle()
-        entry = self._entries.get(request.request_id) or self._newcomer(request)
-        self._batch.leave(request.request_id)
-        self._elsewhere.pop(request.request_id, None)
+        entry = self._book.get(request) or self._book.add(request, self.now)
+        self._batch.leave(entry.id)
+        self._take_out(entry)
         entry.refresh()
-        entry.resumed, entry.place = True, Place.QUEUED
-        self._charge.preempted(entry.view, self.now)
-        self._head = None
+        entry.resumed = True
+        if entry.place is not Place.WAITING:
+            entry.move(Place.WAITING)
+        self._policies.preempted(entry.view, self.now)
+        self._next = None
 
     def prepend_requests(self, requests: Iterable[VllmRequest]) -> None:
-        """Those stepped over in this scan: they keep their place in our order."""
+        """Requests that vLLM skipped in this scan: they keep their place in our order."""
         self._settle()
         for request in requests:
-            entry = self._entries.get(request.request_id)
+            entry = self._book.get(request)
             if entry is None:
                 self.add_request(request)
-                continue
-            self._elsewhere.pop(request.request_id, None)
-            if self._blocked(request):
-                self._parked[request.request_id], entry.place = entry, Place.PARKED
             else:
-                self._deferred[request.request_id], entry.place = entry, Place.DEFERRED
-        self._head = None
+                self._put_outside(entry, Place.BLOCKED if self._engine.is_blocked(request) else Place.SKIPPED)
+        self._next = None
 
     def remove_request(self, request: VllmRequest) -> None:
-        """Take one out."""
+        """Take one request out."""
         self.remove_requests((request,))
 
     def remove_requests(self, requests: Iterable[VllmRequest]) -> None:
-        """Take out those who wait here; ignore the others. O(log n) each."""
+        """Take out the requests that wait here; ignore the others. O(log n) each."""
         self._settle()
         for request in requests:
-            entry = self._entries.get(request.request_id)
-            if entry is None:
-                continue
-            if entry.place is Place.QUEUED:
-                self._charge.withdraw(entry.view.id)
-            elif entry.place is Place.PARKED:
-                del self._parked[request.request_id]
-            elif entry.place is Place.DEFERRED:
-                del self._deferred[request.request_id]
-            elif entry.place is Place.ELSEWHERE:
-                del self._elsewhere[request.request_id]
-            else:
-                continue
-            entry.place = Place.ENDED
-        self._head = None
+            entry = self._book.get(request)
+            if entry is not None and entry.place not in (Place.RUNNING, Place.FINISHED):
+                self._take_out(entry)
+                entry.move(Place.FINISHED)
+        self._next = None
 
     def __bool__(self) -> bool:
-        """Whether there is somebody to admit now."""
+        """Whether there is a request to admit now."""
         began = self._timer()
         self._settle()
-        entry = self._look()
+        entry = self._find_next()
         admits = entry is not None and (self._passes is not None or not self._hold(entry))
         self.seconds += self._timer() - began
         return admits
 
     def __len__(self) -> int:
         self._settle()
-        return len(self._charge) + len(self._parked) + len(self._deferred)
+        return len(self._policies) + len(self._blocked) + len(self._skipped)
 
     def __iter__(self) -> Iterator[VllmRequest]:
-        """Everybody who waits here, by arrival."""
-        waiting = [e for e in self._entries.values() if e.place in (Place.QUEUED, Place.PARKED, Place.DEFERRED)]
+        """Every request that waits here, by arrival."""
+        here = (Place.WAITING, Place.BLOCKED, Place.SKIPPED)
+        waiting = [entry for entry in self._entries.values() if entry.place in here]
         return iter([entry.request for entry in sorted(waiting, key=_arrival)])
 
     def __reversed__(self) -> Iterator[VllmRequest]:
         """For vLLM 0.11, where it is abstract."""
         return iter(list(self)[::-1])
 
-    # what our adapter calls -----------------------------------------------------------------------------------------
+    # what our hooks call --------------------------------------------------------------------------------------------
 
     def begin_scan(self, now: float) -> None:
-        """Before `schedule()`: time stands still until the scan ends; who became ready is back in our order."""
+        """Before `schedule()`: time stands still until the scan ends; requests that became ready wait in our order."""
         self._settle()
-        self.now, self.held, self._head, self._refreshed = now, False, None, 0
-        for request_id in list(self._deferred)[:_DEFERRED_PER_SCAN]:
-            entry = self._deferred.pop(request_id)
-            self._requeue(entry)
-        for request_id in list(self._parked)[:_ASKED_PER_SCAN]:
-            entry = self._parked[request_id]
-            if self._ready(entry.request):
-                del self._parked[request_id]
-                self._requeue(entry)
-            elif len(self._parked) > _ASKED_PER_SCAN:  # others are asked in the next scan
-                self._parked[request_id] = self._parked.pop(request_id)
+        self.now, self.held, self._next, self._refreshed = now, False, None, 0
+        for request_id in list(self._skipped)[:_SKIPPED_OFFERED_PER_SCAN]:
+            self._wait_again(self._skipped[request_id])
+        for request_id in list(self._blocked)[:_BLOCKED_CHECKED_PER_SCAN]:
+            entry = self._blocked[request_id]
+            if self._engine.may_be_ready(entry.request):
+                self._wait_again(entry)
+            elif len(self._blocked) > _BLOCKED_CHECKED_PER_SCAN:  # others are checked in the next scan
+                self._blocked[request_id] = self._blocked.pop(request_id)
 
     def end_scan(self) -> None:
-        """After `schedule()`: learn whether the last one popped runs, and who came in from a queue of vLLM's own."""
+        """After `schedule()`: see whether the last one popped runs, and which came from a queue of vLLM's own."""
         self._settle()
-        for entry in list(self._elsewhere.values()):
-            if self._runs(entry.request):
-                del self._elsewhere[entry.request.request_id]
+        for entry in list(self._in_vllm.values()):
+            if vllm.is_running(entry.request):
+                del self._in_vllm[entry.id]
+                self._policies.requeue(entry.view, entry.resumed)
                 self._join(entry)
 
     def end_turn(self, entry: Entry) -> None:
         """A running session has answered; it waits for its next input, in a queue of vLLM's own."""
-        self._batch.leave(entry.request.request_id)
-        self._charge.complete(entry.refresh(), self.now)
-        self._elsewhere[entry.request.request_id], entry.place = entry, Place.ELSEWHERE
+        self._batch.leave(entry.id)
+        self._policies.complete(entry.refresh(), self.now)
+        entry.move(Place.IN_VLLM)
+        self._in_vllm[entry.id] = entry
         entry.turn_over = True
 
     def next_turn(self, request: VllmRequest) -> None:
-        """A session whose turn was over has got its next input: from now on that waits."""
-        before = self._entries[request.request_id]
-        entry = self._newcomer(request)
-        entry.view.cached_prompt_tokens = max(entry.view.cached_prompt_tokens, request.num_computed_tokens)
-        self._charge.arrive(entry.view, self.now)
-        self._charge.withdraw(entry.view.id)
-        entry.place = before.place
-        (self._parked if before.place is Place.PARKED else self._elsewhere)[request.request_id] = entry
+        """A session whose turn was over has got its next input, which waits from now on as a request of its own."""
+        before = self._entries[vllm.request_id(request)]
+        entry = self._book.add(request, self.now)
+        entry.view.cached_prompt_tokens = max(entry.view.cached_prompt_tokens, vllm.computed_tokens(request))
+        self._policies.arrive(entry.view, self.now)
+        self._put_outside(entry, Place.BLOCKED if before.place is Place.BLOCKED else Place.IN_VLLM)
 
     def forget(self, request: VllmRequest) -> None:
-        """The request ended; wherever it is, it waits no longer."""
+        """The request ended; wherever it is, it waits and runs no longer."""
         self.remove_requests((request,))
-        self._batch.leave(request.request_id)
+        self._batch.leave(vllm.request_id(request))
 
     @property
     def parked(self) -> int:
-        """How many cannot run yet."""
-        return len(self._parked) + len(self._deferred)
+        """Number of requests that cannot run yet: blocked or skipped."""
+        return len(self._blocked) + len(self._skipped)
 
     def queued(self) -> int:
-        """How many could run if there were room."""
-        return len(self._charge)
+        """Number of requests that could run if there were room."""
+        return len(self._policies)
 
     def parked_requests(self) -> Iterator[VllmRequest]:
-        """Those who cannot run yet, for versions of vLLM that keep them in a queue of their own."""
-        return iter([entry.request for entry in chain(self._parked.values(), self._deferred.values())])
+        """The requests that cannot run yet, for versions of vLLM that keep them in a queue of their own."""
+        return iter([entry.request for entry in chain(self._blocked.values(), self._skipped.values())])
 
-    # ----------------------------------------------------------------------------------------------------------------
+    # the next request -----------------------------------------------------------------------------------------------
 
     def _offer(self) -> Entry:
         self._settle()
-        entry = self._look()
+        entry = self._find_next()
         if entry is None:
-            raise IndexError("nobody to admit now")
+            raise IndexError("no request to admit now")
         return entry
 
-    def _look(self) -> Entry | None:
-        """Whom to offer: the head of the order, its cached tokens up to date."""
-        if self._head is None:
+    def _find_next(self) -> Entry | None:
+        """The request to offer: the head of the order, or one that passes it."""
+        if self._next is None:
             self._passes = None
-            self._head = self._first()
-            if self._head is not None and self._charge.backfills and self._batch.size and self._running():
-                self._head = self._backfill(self._head)
-        return self._head
+            head = self._head()
+            if head is not None and self._policies.backfills and self._batch.size and self._engine.running_count():
+                head = self._backfill(head)
+            self._next = head
+        return self._next
 
-    def _first(self) -> Entry | None:
+    def _head(self) -> Entry | None:
         """The head of the order, its cached tokens up to date."""
-        while (view := self._charge.head(self.now)) is not None:
-            entry = self._entries[str(view.id)]
-            if self._refreshed < _REFRESHED_PER_SCAN and self._refresh_head(entry):
+        while (view := self._policies.head(self.now)) is not None:
+            entry = self._entries[view.id]
+            if self._refreshed < _HEADS_REFRESHED_PER_SCAN and self._refresh_head(entry):
                 continue
             return entry
         return None
 
     def _backfill(self, head: Entry) -> Entry:
-        """Who comes in instead of a head that does not fit or is held; the head itself where nobody may.
+        """The request to admit instead of a head that does not fit or is held; the head itself if none may pass it.
 
-        vLLM ends its scan at the first that does not fit, so whoever fits has to be shown to it first. Where we take
-        one for fitting that does not, the scan ends as it would have.
+        vLLM ends its scan at the first request that does not fit, so one that fits has to be shown first. Where we
+        wrongly think that one fits, the scan ends as it would have anyway.
         """
         refused: list[Request] = []
         entry = head
-        while not self._fits(entry) or self._hold(entry):
+        while not self._engine.may_fit(entry.request, entry.view.cached_prompt_tokens) or self._hold(entry):
             refused.append(entry.view)
-            view = self._charge.candidate(refused, self._batch, self._memory(), self.now)
+            view = self._policies.candidate(refused, self._batch, self._engine.memory(), self.now)
             if view is None:
                 return head
-            entry = self._entries[str(view.id)]
+            entry = self._entries[view.id]
         self.held = False
         self._passes = head.view if refused else None
         return entry
 
     def _refresh_head(self, entry: Entry) -> bool:
-        """Ask the cache about a head; queue it again if its work changed much, and look for the head again."""
-        if not self._refresh(entry, self.now):
+        """Ask the cache about a head; queue it again if its work changed much, so that the head is chosen again."""
+        if not self._book.look_up_again(entry, self.now):
             return False
         self._refreshed += 1
-        self._charge.withdraw(entry.view.id)
+        self._policies.remove(entry.view.id)
         self._requeue(entry)
         return True
 
     def _hold(self, entry: Entry) -> bool:
         """Whether the admission policy holds the head; never when nothing runs."""
-        if not self._charge.holds or self._batch.size == 0 or self._running() == 0:
+        if not self._policies.holds or self._batch.size == 0 or self._engine.running_count() == 0:
             return False
-        batch, request_id = self._batch, entry.request.request_id
-        if self._held_until is not None and not self._charge.backfills:  # else a refusal stands for one step
+        batch, request_id = self._batch, entry.id
+        if self._held_until is not None and not self._policies.backfills:  # else a refusal stands for one step
             held, version, step = self._held_until
             if held == request_id and version == batch.version and batch.decode_steps < step:
                 self.held = True
                 return True
-        steps = self._charge.hold_steps(entry.refresh(), batch, self._memory(), self.now)
+        steps = self._policies.hold_steps(entry.refresh(), batch, self._engine.memory(), self.now)
         self._held_until = (request_id, batch.version, batch.decode_steps + steps) if steps else None
         self.held = steps > 0
         return self.held
 
+    # moves between places -------------------------------------------------------------------------------------------
+
     def _settle(self) -> None:
-        """See what became of the one handed over last: it runs, or vLLM stepped over it."""
+        """See what became of the request popped last: it runs, or vLLM stepped over it."""
         entry = self._popped
         if entry is None:
             return
         self._popped = None
-        if self._runs(entry.request):
+        if vllm.is_running(entry.request):
             self._join(entry, self._popped_past)
-        else:
-            self._charge.withdraw(entry.view.id)
-            self._elsewhere[entry.request.request_id] = entry
-            entry.place = Place.ELSEWHERE  # until `prepend_requests` brings it back, here or to a queue of vLLM's own
+        else:  # until `prepend_requests` brings it back, here or to a queue of vLLM's own
+            self._put_outside(entry, Place.IN_VLLM)
 
     def _join(self, entry: Entry, past: Request | None = None) -> None:
-        if entry.place is not Place.QUEUED:
-            self._charge.put_back(entry.view, entry.resumed)
-        if past is not None and self._charge.backfills:
-            self._charge.take_past(entry.view, past, self.now)
+        """A request that is in our order joins the batch."""
+        if past is not None and self._policies.backfills:
+            self._policies.admit_past(entry.view, past, self.now)
             self.passed += 1
         else:
-            self._charge.take(entry.view.id, self.now)
-        entry.place = Place.RUNNING
-        self._batch.join(entry)
-        self._admitted(entry)
+            self._policies.admit(entry.view.id, self.now)
+        entry.move(Place.RUNNING)
+        self._book.admit(entry, self.now)
         entry.resumed = False
 
-    def _park(self, entry: Entry) -> None:
-        if entry.place is Place.QUEUED:
-            self._charge.withdraw(entry.view.id)
-        self._parked[entry.request.request_id], entry.place = entry, Place.PARKED
+    def _take_out(self, entry: Entry) -> None:
+        """Out of our order, or out of where it stands beside it."""
+        if entry.place is Place.WAITING:
+            self._policies.remove(entry.view.id)
+        elif (here := self._outside_order.get(entry.place)) is not None:
+            here.pop(entry.id, None)
+
+    def _put_outside(self, entry: Entry, place: Place) -> None:
+        """Out of where it stands, to a place beside our order."""
+        self._take_out(entry)
+        entry.move(place)
+        self._outside_order[place][entry.id] = entry
+
+    def _wait_again(self, entry: Entry) -> None:
+        """Back into our order."""
+        self._take_out(entry)
+        entry.move(Place.WAITING)
+        self._requeue(entry)
 
     def _requeue(self, entry: Entry) -> None:
-        """Into our order again; who holds KV blocks in front: behind a head that does not fit it would block it."""
-        entry.place = Place.QUEUED
-        self._charge.put_back(entry.view, entry.resumed or entry.request.num_computed_tokens > 0)
+        """Into our order; one that holds KV blocks goes in front: behind a head that does not fit it would block it."""
+        self._policies.requeue(entry.view, entry.resumed or vllm.computed_tokens(entry.request) > 0)
 
 
 def _arrival(entry: Entry) -> int:

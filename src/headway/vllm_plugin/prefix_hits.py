@@ -1,7 +1,7 @@
-"""What the prefix cache holds of a prompt, asked before ordering, without side effects and at a bounded cost.
+"""Prefix hits: how much of a waiting prompt the prefix cache holds, looked up before ordering at a bounded cost.
 
-A miss costs vLLM 4-9 µs, a hit about 0.9 µs a block; so a lookup stops after `blocks_max` blocks, and a step looks up
-for `seconds_per_step` at most. Who is not looked up in time counts as not cached, and is asked about as a head.
+A miss costs vLLM 4-9 µs, a hit about 0.9 µs a block. So a lookup stops after `blocks_max` blocks, and a step looks up
+for `seconds_per_step` at most. A request that is not looked up in time counts as not cached until it is the head.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from headway.vllm_plugin.request_entries import Entry, VllmRequest
+from headway.vllm_plugin import vllm_adapter as vllm
+from headway.vllm_plugin.request_entries import Entry
 
 Lookup: TypeAlias = Callable[[Sequence[Any], int], int]
 """(block hashes, tokens at most) → tokens cached."""
 
-_AGES_SECONDS = 1.0  # an answer older than this is asked for again when its request is a head
-_MOVED = 0.25  # relative change of prefill work that is worth moving a request
+_STALE_SECONDS = 1.0  # an answer older than this is looked up again when its request is a head
+_MUCH = 0.25  # relative change of prefill work that is worth moving a request
 
 
 class PrefixHits:
@@ -38,32 +39,32 @@ class PrefixHits:
         self.hit_tokens = 0
 
     def begin_step(self) -> None:
-        """A new budget."""
+        """Renew the step's budget."""
         self._left_seconds = self._seconds_per_step
 
     def arrive(self, entry: Entry, now: float) -> None:
-        """Look a newcomer up, if the budget allows."""
+        """Look a new request's prompt up, if the budget allows."""
         self._ask(entry, now)
 
     def refresh(self, entry: Entry, now: float) -> bool:
         """Look a head up again if the answer is old; true if its prefill work changed by more than a quarter."""
-        if now - entry.looked_up_at < _AGES_SECONDS:
+        if now - entry.looked_up_at < _STALE_SECONDS:
             return False
         view = entry.view
         before = _work(entry)
         self._ask(entry, now)
-        return abs(_work(entry) - before) > _MOVED * max(1, before) and view.prompt_tokens > 0
+        return abs(_work(entry) - before) > _MUCH * max(1, before) and view.prompt_tokens > 0
 
     def _ask(self, entry: Entry, now: float) -> None:
-        request: VllmRequest = entry.request
-        hashes = request.block_hashes
-        if not hashes or self._left_seconds <= 0 or getattr(request, "skip_reading_prefix_cache", False):
+        hashes = vllm.block_hashes_to_look_up(entry.request)
+        if not hashes or self._left_seconds <= 0:
             return
         began = self._clock()
         entry.looked_up_at = now
         asked = hashes if len(hashes) <= self._blocks_max else hashes[: self._blocks_max]
-        cached = self._lookup(asked, request.num_tokens - 1)
-        entry.view.cached_prompt_tokens = min(cached, request.num_tokens - 1)
+        tokens_max = vllm.total_tokens(entry.request) - 1
+        cached = self._lookup(asked, tokens_max)
+        entry.view.cached_prompt_tokens = min(cached, tokens_max)
         self.lookups += 1
         self.hit_tokens += cached
         self._left_seconds -= self._clock() - began

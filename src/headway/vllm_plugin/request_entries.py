@@ -1,51 +1,44 @@
-"""One request as the plug-in keeps it: vLLM's object, our view of it, and where it stands.
+"""Request entries: a request as the plug-in keeps it, where it stands, and the batch of running ones.
 
-vLLM never tells true lengths, and neither can this view: it is made of the prompt, the tokens that came, and hints.
+vLLM never gives true output lengths, so neither can an entry: it has the prompt, the tokens that came, and hints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from enum import Enum
-from typing import Any, Protocol
+import logging
+from enum import StrEnum
 
 from headway.domain.request import Request
+from headway.vllm_plugin import vllm_adapter as vllm
+from headway.vllm_plugin.vllm_adapter import VllmRequest
 from headway.vllm_plugin.wait_clocks import Reading
 from headway.vllm_plugin.xargs_hints import XargsHints
 
-NOWHERE = Reading(0.0, (), 0)
+logger = logging.getLogger("vllm.headway")  # below vLLM's own, so that its handlers and levels hold
+
+NO_READING = Reading(0.0, (), 0)
 
 
-class VllmRequest(Protocol):
-    """What is read of a `vllm.v1.request.Request`."""
+class Place(StrEnum):
+    """Where a request stands, as far as our queue knows. A `StrEnum`, whose members hash as fast as strings."""
 
-    request_id: str
-    priority: int
-    max_tokens: int
-    num_prompt_tokens: int
-    num_computed_tokens: int
-    status: Any
-    sampling_params: Any
-    block_hashes: Sequence[Any]
-
-    @property
-    def num_tokens(self) -> int:
-        """Prompt and output so far."""
-
-    @property
-    def num_output_tokens(self) -> int:
-        """Output so far."""
-
-
-class Place(Enum):
-    """Where a request stands, as far as our queue knows."""
-
-    QUEUED = "queued"  # in our order
-    PARKED = "parked"  # vLLM said that it cannot run yet (grammar, remote KV): asked about apart
-    DEFERRED = "deferred"  # stepped over in this scan (LoRA limit, connector not sure): offered again in the next
-    ELSEWHERE = "elsewhere"  # stepped over just now, or in a queue of vLLM's own (requests that hold KV blocks)
+    WAITING = "waiting"  # in our order
+    BLOCKED = "blocked"  # vLLM says that it cannot run yet (grammar, remote KV)
+    SKIPPED = "skipped"  # vLLM stepped over it in this scan (LoRA limit, unsure connector); offered again in the next
+    IN_VLLM = "in vLLM"  # popped and not running (yet), or in a queue of vLLM's own (requests that hold KV blocks)
     RUNNING = "running"
-    ENDED = "ended"
+    FINISHED = "finished"
+
+
+MOVES: dict[Place, tuple[Place, ...]] = {
+    Place.WAITING: (Place.RUNNING, Place.BLOCKED, Place.IN_VLLM, Place.FINISHED),
+    Place.BLOCKED: (Place.WAITING, Place.FINISHED),
+    Place.SKIPPED: (Place.WAITING, Place.BLOCKED, Place.FINISHED),
+    Place.IN_VLLM: (Place.RUNNING, Place.WAITING, Place.BLOCKED, Place.SKIPPED, Place.FINISHED),
+    Place.RUNNING: (Place.WAITING, Place.IN_VLLM, Place.FINISHED),
+    Place.FINISHED: (),
+}
+"""Where a request may go next. `RUNNING` to `WAITING` is a preemption, `RUNNING` to `IN_VLLM` ends a session's turn."""
 
 
 class Entry:
@@ -54,9 +47,9 @@ class Entry:
     __slots__ = (
         "admission",
         "arrival",
-        "began",
         "first_token_came",
         "hints",
+        "id",
         "looked_up_at",
         "place",
         "produced_at_admission",
@@ -64,28 +57,39 @@ class Entry:
         "resumed",
         "turn_over",
         "view",
+        "wait_began",
         "work",
     )
 
     def __init__(self, request: VllmRequest, view: Request, hints: XargsHints, arrival: int) -> None:
+        self.id = vllm.request_id(request)
         self.request = request
         self.view = view
         self.hints = hints
-        self.arrival = arrival  # which one it was, counted from 0
-        self.place = Place.QUEUED
+        self.arrival = arrival  # its number in order of arrival, counted from 0
+        self.place = Place.WAITING
         self.resumed = False  # it was preempted and waits again
         self.turn_over = False  # a session's: it waits for its client's next input, with its blocks
-        self.admission = -1  # which admission was its latest, counted from 0
+        self.admission = -1  # the number of its latest admission, counted from 0; -1 before the first
         self.first_token_came = False
         self.produced_at_admission = 0
-        self.work = 0  # prefill tokens when it came, as the live FCFS estimate counts them
+        self.work = 0  # prefill tokens at arrival, as the live FCFS estimate counts them
         self.looked_up_at = float("-inf")  # when the prefix cache was last asked
-        self.began = NOWHERE  # the waits' clocks when it came
+        self.wait_began = NO_READING  # the wait clocks at arrival
+
+    def __repr__(self) -> str:
+        return f"Entry({self.id!r}, {self.place}, arrival={self.arrival}, admission={self.admission})"
 
     def refresh(self) -> Request:
         """The view with the tokens that came since."""
-        self.view.produced_tokens = self.request.num_output_tokens
+        self.view.produced_tokens = vllm.output_tokens(self.request)
         return self.view
+
+    def move(self, place: Place) -> None:
+        """Note its new place. A move that is not in `MOVES` is logged: it must not end the engine."""
+        if place not in MOVES[self.place]:
+            logger.error("headway: request %s moved from %s to %s; please report this", self.id, self.place, place)
+        self.place = place
 
 
 def view_of(request: VllmRequest, hints: XargsHints, now: float) -> Request:
@@ -93,18 +97,17 @@ def view_of(request: VllmRequest, hints: XargsHints, now: float) -> Request:
 
     A gateway's rank stands in for the priority of a client that gave none.
     """
-    priority = request.priority or 0
+    priority = vllm.client_priority(request)
     if priority == 0 and hints.rank is not None:
         priority = hints.rank
-    session = hints.session or getattr(request, "session_id", None)
-    produced = request.num_output_tokens
+    produced = vllm.output_tokens(request)
     return Request(
-        request.request_id,
+        vllm.request_id(request),
         now,
-        request.num_tokens - produced,
+        vllm.total_tokens(request) - produced,
         tenant=hints.tenant,
-        session=session,
-        max_output_tokens=request.max_tokens,
+        session=hints.session or vllm.session_of(request),
+        max_output_tokens=vllm.max_output_tokens(request),
         deadline=None if hints.deadline_seconds is None else now + hints.deadline_seconds,
         priority=priority,
         produced_tokens=produced,
@@ -117,23 +120,37 @@ class EngineBatch:
     def __init__(self) -> None:
         self.version = 0
         self.decode_steps = 0
-        self._entries: dict[str, Entry] = {}
+        self.prefilling: dict[str, Entry] = {}  # running, and no token came since their admission
+        self._running: dict[str, Entry] = {}
 
     @property
     def size(self) -> int:
-        """Requests running."""
-        return len(self._entries)
+        """Number of running requests."""
+        return len(self._running)
 
     def running(self) -> list[Request]:
-        """In order of admission, tokens up to date."""
-        return [entry.refresh() for entry in self._entries.values()]
+        """Running requests in order of admission, their tokens up to date."""
+        return [entry.refresh() for entry in self._running.values()]
 
     def join(self, entry: Entry) -> None:
-        """One more runs."""
-        self._entries[entry.request.request_id] = entry
+        """A request was admitted."""
+        entry.produced_at_admission = vllm.output_tokens(entry.request)
+        self._running[entry.id] = self.prefilling[entry.id] = entry
         self.version += 1
 
     def leave(self, request_id: str) -> None:
-        """One runs no longer; strangers are ignored."""
-        if self._entries.pop(request_id, None) is not None:
+        """A request runs no longer; one that did not run is ignored."""
+        if self._running.pop(request_id, None) is not None:
+            self.prefilling.pop(request_id, None)
             self.version += 1
+
+    def end_step(self) -> list[Entry]:
+        """A step's tokens came: the requests that got their first token since their admission."""
+        self.decode_steps += 1
+        if not self.prefilling:
+            return []
+        answered = [e for e in self.prefilling.values() if vllm.output_tokens(e.request) > e.produced_at_admission]
+        for entry in answered:
+            del self.prefilling[entry.id]
+            self.version += 1
+        return answered

@@ -1,4 +1,4 @@
-"""vLLM's calls forwarded to the conductor: does its work before and after `super()`, never instead of it."""
+"""Scheduler mixin: calls `SchedulerHooks` before and after vLLM's own methods, never instead of them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from headway.vllm_plugin.config import read_config
 from headway.vllm_plugin.explain_endpoint import WhyEndpoint
 from headway.vllm_plugin.policy_queue import PolicyQueue
 from headway.vllm_plugin.publishing import Publisher, logger, metrics_folder
-from headway.vllm_plugin.request_entries import VllmRequest
 from headway.vllm_plugin.scheduler_hooks import SchedulerHooks
-from headway.vllm_plugin.vllm_adapter import VllmAdapter
+from headway.vllm_plugin.vllm_adapter import VllmAdapter, VllmRequest
 
 
 class PolicyScheduling:
@@ -40,17 +39,17 @@ class PolicyScheduling:
         self._why = None
         if config.why_listen is not None:
             host, port = config.why_listen
-            self._why = WhyEndpoint(host, port + int(engine_name), self.headway.stories.told)
+            self._why = WhyEndpoint(host, port + int(engine_name), self.headway.explain)
         this.waiting = self.headway.queue
-        if hasattr(self, "skipped_waiting"):  # 0.20 to 0.28 keep those who cannot run yet in a second queue
-            this.skipped_waiting = _with_base(self.queue_base, SideDoor)(self.headway.queue)
+        if hasattr(self, "skipped_waiting"):  # 0.20 to 0.28 keep requests that cannot run yet there
+            this.skipped_waiting = _with_base(self.queue_base, SkippedWaitingQueue)(self.headway.queue)
         logger.info(
             "headway: waiting requests are ordered by %s (admission %s, preemption %s, prediction %s, tuning %s)",
             config.ordering, config.admission, config.preemption, config.prediction, config.tuning,
         )  # fmt: skip
 
     def _select_waiting_queue_for_scheduling(self) -> PolicyQueue | None:
-        """Asked by 0.20 to 0.28: all who wait are in one queue."""
+        """Called by 0.20 to 0.28: every waiting request is in one queue."""
         queue = self.headway.queue
         return queue if queue else None
 
@@ -87,56 +86,56 @@ class PolicyScheduling:
         self.headway.next_turn(session)
 
     def _preempt_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        self.headway.preempting(request)
+        self.headway.before_preempt(request)
         return super()._preempt_request(request, *args, **kwargs)  # type: ignore[misc]
 
     def _free_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        """Every end passes here: finished, aborted, failed."""
-        self.headway.ended(request)
+        """A request ends: finished, aborted or failed."""
+        self.headway.finished(request)
         return super()._free_request(request, *args, **kwargs)  # type: ignore[misc]
 
     def shutdown(self) -> None:
         """The engine ends."""
         self.headway.publish()
         self._publisher.close()
-        self.headway.learning.close()
+        self.headway.learned.close()
         if self._why is not None:
             self._why.close()
         super().shutdown()  # type: ignore[misc]
 
 
-class SideDoor:
-    """The second queue of vLLM 0.20 to 0.28: whatever is put into it waits in ours, parked."""
+class SkippedWaitingQueue:
+    """Stands in for `skipped_waiting` of vLLM 0.20 to 0.28: what is put into it is parked in our queue."""
 
     def __init__(self, queue: PolicyQueue) -> None:
         self._queue = queue
 
     def add_request(self, request: VllmRequest) -> None:
-        """Somebody who is blocked on arrival."""
+        """A request that is blocked on arrival."""
         self._queue.add_request(request)
 
     def prepend_request(self, request: VllmRequest) -> None:
-        """Somebody who was stepped over."""
+        """A request that vLLM skipped."""
         self._queue.prepend_requests((request,))
 
     def prepend_requests(self, requests: Iterable[VllmRequest]) -> None:
-        """Those who were stepped over."""
+        """Requests that vLLM skipped."""
         self._queue.prepend_requests(requests)
 
     def peek_request(self) -> VllmRequest:
-        """Never asked: it is always empty."""
-        raise IndexError("nobody waits here")
+        """Never called: this queue is always empty."""
+        raise IndexError("this queue is always empty")
 
     def pop_request(self) -> VllmRequest:
-        """Never asked: it is always empty."""
-        raise IndexError("nobody waits here")
+        """Never called: this queue is always empty."""
+        raise IndexError("this queue is always empty")
 
     def remove_request(self, request: VllmRequest) -> None:
-        """They wait in the other queue, from which vLLM removes them too."""
+        """Take one request out of our queue."""
         self._queue.remove_requests((request,))
 
     def remove_requests(self, requests: Iterable[VllmRequest]) -> None:
-        """As `remove_request`."""
+        """Take requests out of our queue."""
         self._queue.remove_requests(requests)
 
     def __bool__(self) -> bool:

@@ -1,22 +1,100 @@
-"""All that is read from and set on vLLM's scheduler, found by looking for it and never by a version's name."""
+"""Adapter of vLLM's scheduler and requests: every field of theirs that the plug-in reads or sets is named here.
+
+Fields are found by looking for them, never by a version's name. When vLLM renames one, only this file changes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Any, Protocol
 
 from headway.domain.replica_view import MemoryView
-from headway.vllm_plugin.request_entries import Entry, VllmRequest
 
 _NEEDED = ("waiting", "running", "requests", "kv_cache_manager", "scheduler_config", "max_num_scheduled_tokens")
 
 
+class VllmRequest(Protocol):
+    """A `vllm.v1.request.Request`, as far as it is read; only this file reads it."""
+
+    request_id: str
+    priority: int
+    max_tokens: int
+    num_computed_tokens: int
+    status: Any
+    sampling_params: Any
+    block_hashes: Sequence[Any]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of prompt and output so far."""
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens of output so far."""
+
+
+output_tokens: Callable[[VllmRequest], int] = attrgetter("num_output_tokens")
+"""Tokens of output so far. An `attrgetter`, as it is asked of every running request where admission may hold."""
+
+
+def request_id(request: VllmRequest) -> str:
+    """vLLM's own id."""
+    return request.request_id
+
+
+def total_tokens(request: VllmRequest) -> int:
+    """Tokens of prompt and output so far."""
+    return request.num_tokens
+
+
+def computed_tokens(request: VllmRequest) -> int:
+    """Tokens of prompt and output that have KV; 0 after a preemption."""
+    return request.num_computed_tokens
+
+
+def client_priority(request: VllmRequest) -> int:
+    """The client's priority, lower sooner; 0 where it gave none."""
+    return request.priority or 0
+
+
+def max_output_tokens(request: VllmRequest) -> int:
+    """The client's bound on the output."""
+    return request.max_tokens
+
+
+def session_of(request: VllmRequest) -> str | None:
+    """vLLM's session id (`X-Session-ID`), in versions that have it."""
+    session: str | None = getattr(request, "session_id", None)
+    return session
+
+
+def extra_arguments(request: VllmRequest) -> object:
+    """The client's `vllm_xargs`, unchecked."""
+    return getattr(request.sampling_params, "extra_args", None)
+
+
+def block_hashes_to_look_up(request: VllmRequest) -> Sequence[Any]:
+    """Hashes of the full KV blocks of its tokens; none where it may not read the prefix cache."""
+    return () if getattr(request, "skip_reading_prefix_cache", False) else request.block_hashes
+
+
+def is_running(request: VllmRequest) -> bool:
+    """Whether vLLM has put it into its running list."""
+    return str(request.status.name) == "RUNNING"
+
+
+def was_aborted(request: VllmRequest) -> bool:
+    """Whether it ended because its client left."""
+    return str(request.status.name) == "FINISHED_ABORTED"
+
+
 class VllmAdapter:
-    """One vLLM scheduler. Raises ValueError, one sentence, where this vLLM or its settings do not go with ours."""
+    """One vLLM scheduler. Raises ValueError, one sentence, where this vLLM or its settings do not work with Headway."""
 
     def __init__(self, scheduler: Any) -> None:
         self._scheduler = scheduler
-        _refuse_what_does_not_go(scheduler)
+        _refuse_unsupported(scheduler)
         self._pool = scheduler.kv_cache_manager.block_pool
         self._coordinator = getattr(scheduler.kv_cache_manager, "coordinator", None)
         blocks = getattr(scheduler, "kv_cache_config", None)
@@ -35,25 +113,25 @@ class VllmAdapter:
         return running
 
     def reorder_running(self, running: Sequence[VllmRequest]) -> None:
-        """Put the same requests in another order: served from the front, preempted from the end."""
+        """Put the same requests in another order: vLLM serves from the front and preempts from the end."""
         self._scheduler.running[:] = running
 
     def running_count(self) -> int:
-        """Requests that run."""
+        """Number of running requests."""
         return len(self._scheduler.running)
 
     @property
     def token_budget(self) -> int:
-        """Tokens of one step."""
+        """Tokens one step may compute."""
         return int(self._scheduler.max_num_scheduled_tokens)
 
     @property
     def cap(self) -> int:
-        """Requests that may run now."""
+        """Number of requests that may run now."""
         return int(getattr(self._scheduler, self._cap_name))
 
     def set_cap(self, cap: int) -> None:
-        """Cap the running requests; never below those that run (vLLM asserts that), nor above the configured seats."""
+        """Cap the running requests; never below those that run (vLLM asserts it) nor above the configured seats."""
         setattr(self._scheduler, self._cap_name, min(self.seats, max(cap, self.running_count())))
 
     def set_threshold(self, tokens: int) -> None:
@@ -62,7 +140,7 @@ class VllmAdapter:
 
     @property
     def paused(self) -> bool:
-        """Whether new requests are kept out (sleep, weight updates)."""
+        """Whether vLLM admits no new requests (sleep, weight updates)."""
         state = getattr(self._scheduler, "_pause_state", None)
         return state is not None and state.name != "UNPAUSED"
 
@@ -72,20 +150,20 @@ class VllmAdapter:
 
     @property
     def full_attention(self) -> bool:
-        """Whether a request holds a block for every so many tokens, and nothing else."""
+        """Whether a request's KV is one block per `block_tokens` tokens and nothing else."""
         groups = getattr(getattr(self._scheduler, "kv_cache_config", None), "kv_cache_groups", None)
         if groups is None:
             return True
-        kinds = [one.__name__ for group in groups for one in type(group.kv_cache_spec).__mro__]
+        kinds = [kind.__name__ for group in groups for kind in type(group.kv_cache_spec).__mro__]
         return len(groups) == 1 and "FullAttentionSpec" in kinds
 
-    def fits(self, entry: Entry) -> bool:
-        """Whether vLLM may find blocks for it now; no only where that is sure.
+    def may_fit(self, request: VllmRequest, cached_tokens: int) -> bool:
+        """Whether vLLM may find KV blocks for a waiting request now; False only where it surely does not.
 
-        vLLM wants blocks for the whole prompt, or for the next chunk of it where the operator says so, and keeps its
-        watermark free. What the prefix cache holds may be in use already, so it is not counted.
+        vLLM wants blocks for the whole prompt, or for its next chunk where the operator says so, and keeps its
+        watermark free. Blocks in the prefix cache may be in use already, so they do not count as wanted.
         """
-        tokens = entry.request.num_tokens - entry.view.cached_prompt_tokens
+        tokens = total_tokens(request) - cached_tokens
         if not getattr(self._scheduler, "scheduler_reserve_full_isl", False):
             tokens = min(tokens, self.token_budget)
         kept = int(getattr(self._scheduler.kv_cache_manager, "watermark_blocks", 0))
@@ -98,41 +176,37 @@ class VllmAdapter:
         return enabled and hasattr(self._coordinator, "find_longest_cache_hit")
 
     def cached_tokens(self, block_hashes: Sequence[Any], tokens_max: int) -> int:
-        """Tokens of a prompt that the prefix cache holds; without side effects (index 1 since 0.11)."""
+        """Tokens of a prompt that the prefix cache holds; asking has no side effects (index 1 since 0.11)."""
         assert self._coordinator is not None
         return int(self._coordinator.find_longest_cache_hit(block_hashes, tokens_max)[1])
 
-    def runs(self, request: VllmRequest) -> bool:
-        """Whether vLLM says that it runs."""
-        return str(request.status.name) == "RUNNING"
-
-    def blocked(self, request: VllmRequest) -> bool:
-        """Whether it cannot run yet: its grammar, remote KV or next input is awaited."""
+    def is_blocked(self, request: VllmRequest) -> bool:
+        """Whether it cannot run yet: it waits for its grammar, its remote KV or its session's next input."""
         status = request.status
         blocked = self._blocked_by_status.get(status)
         if blocked is None:
             blocked = self._blocked_by_status[status] = status.name.startswith("WAITING_FOR_")
         return blocked
 
-    def ready(self, request: VllmRequest) -> bool:
-        """Whether vLLM should be asked about a blocked one again. True where we cannot tell: vLLM steps over it."""
+    def may_be_ready(self, request: VllmRequest) -> bool:
+        """Whether a blocked request may run now. True where we cannot tell: vLLM skips it then."""
         name = request.status.name
         if not name.startswith("WAITING_FOR_"):
             return True
         if "STRUCTURED" in name or "FSM" in name or "GRAMMAR" in name:
-            asked = getattr(request, "structured_output_request", None)
-            return asked is None or asked.grammar is not None
+            structured = getattr(request, "structured_output_request", None)
+            return structured is None or structured.grammar is not None
         if name == "WAITING_FOR_REMOTE_KVS":
-            known = [getattr(self._scheduler, f"{how}_recving_kv_req_ids", ()) for how in ("finished", "failed")]
-            return any(request.request_id in ids for ids in known)
+            ended = [getattr(self._scheduler, f"{how}_recving_kv_req_ids", ()) for how in ("finished", "failed")]
+            return any(request.request_id in ids for ids in ended)
         return str(name) != "WAITING_FOR_STREAMING_REQ"
 
 
-def _refuse_what_does_not_go(scheduler: Any) -> None:
+def _refuse_unsupported(scheduler: Any) -> None:
     missing = [name for name in _NEEDED if not hasattr(scheduler, name)]
     if missing:
         raise ValueError(
-            f"headway: this vLLM's scheduler lacks {', '.join(missing)}, so our queue cannot be put into it: "
+            f"headway: this vLLM's scheduler lacks {', '.join(missing)}, so Headway's queue cannot be put into it: "
             "see docs/vllm.md for the versions that were tested"
         )
     policy = getattr(scheduler.scheduler_config, "policy", "fcfs")

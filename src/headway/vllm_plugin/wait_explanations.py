@@ -1,6 +1,6 @@
-"""Who waited for what: told of every first admission, and to whoever asks by a request's id, waiting or not.
+"""Wait explanations: why each request waits, or waited until its first admission, by request id.
 
-Laws: what is kept is bounded; nothing of a request's text is known here; `told` may be called by another thread.
+Laws: what is kept is bounded; no text of a request is known here; `explain` may be called by another thread.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
+from headway.domain.request import RequestId
 from headway.vllm_plugin.request_entries import Entry, Place
 from headway.vllm_plugin.wait_clocks import Reading, WaitClocks, in_words
 
@@ -31,77 +32,69 @@ class WaitExplanation(NamedTuple):
 
 
 class WaitExplanations:
-    """The latest stories and the clocks behind them.
+    """The latest explanations and the clocks behind them."""
 
-    Args:
-        entries: all requests in the engine by id.
-        order: the ordering that rules now.
-        clock: the engine's clock, seconds.
-    """
-
-    def __init__(self, entries: Mapping[str, Entry], order: Callable[[], str], clock: Callable[[], float]) -> None:
+    def __init__(self) -> None:
         self.clocks = WaitClocks()
-        self._entries = entries
-        self._order = order
-        self._clock = clock
         self._latest: deque[WaitExplanation] = deque(maxlen=REMEMBERED)
 
-    def admitted(self, entry: Entry, now: float) -> WaitExplanation:
-        """A request came in for the first time."""
-        story = self._of(entry, "admitted", now)
-        self._latest.append(story)
-        return story
+    def admitted(self, entry: Entry, order: str, now: float) -> WaitExplanation:
+        """A request was admitted for the first time, under the ordering `order`."""
+        explanation = self._of(entry, "admitted", order, now)
+        self._latest.append(explanation)
+        return explanation
 
-    def facts(self, story: WaitExplanation) -> dict[str, object]:
-        """A story as plain values."""
-        wait = self.clocks.wait(story.arrival, story.began, story.ended)
-        size = f"{story.prompt_tokens} prompt tokens, {story.cached_prompt_tokens} cached"
+    def facts(self, explanation: WaitExplanation) -> dict[str, object]:
+        """An explanation as plain values."""
+        wait = self.clocks.wait(explanation.arrival, explanation.began, explanation.ended)
+        size = f"{explanation.prompt_tokens} prompt tokens, {explanation.cached_prompt_tokens} cached"
         return {
-            "request": story.request_id,
-            "state": story.state,
-            "admitted_at": story.ended.at if story.state == "admitted" else None,
+            "request": explanation.request_id,
+            "state": explanation.state,
+            "admitted_at": explanation.ended.at if explanation.state == "admitted" else None,
             "waited_seconds": round(wait.seconds, 6),
             "by_reason_seconds": {name: round(seconds, 6) for name, seconds in wait.by_reason.items()},
             "overtaken_by": wait.overtaken_by,
-            "order": story.order,
-            "prompt_tokens": story.prompt_tokens,
-            "cached_prompt_tokens": story.cached_prompt_tokens,
-            "why": f"({size}; order {story.order}) {in_words(wait)}",
+            "order": explanation.order,
+            "prompt_tokens": explanation.prompt_tokens,
+            "cached_prompt_tokens": explanation.cached_prompt_tokens,
+            "why": f"({size}; order {explanation.order}) {in_words(wait)}",
         }
 
-    def told(self, request_id: str) -> dict[str, object] | None:
-        """The story of a request, by its own id or by that which its client knows; the longest wait of several parts.
+    def explain(
+        self, request_id: str, entries: Mapping[RequestId, Entry], order: str, now: float
+    ) -> dict[str, object] | None:
+        """The explanation of a request, by its own id or its client's; of several parts that of the longest wait.
 
         vLLM puts a number in front of the id for each of several answers, and a prefix and a random end around what a
-        client sent as X-Request-Id. None if it is neither in the engine nor among the latest.
+        client sent as X-Request-Id. None if it is neither among `entries` nor among the latest.
         """
         same = re.compile(rf"(\d+_)?([a-z]+-)?{re.escape(request_id)}(-.*)?").fullmatch
-        found = [story for story in _undisturbed(lambda: list(self._latest)) if same(story.request_id)]
-        for entry in _undisturbed(lambda: list(self._entries.values())):
-            if entry.admission < 0 and same(entry.request.request_id):
-                state = "parked" if entry.place is Place.PARKED else "waiting"
-                found.append(self._of(entry, state, self._clock()))
-        if not found:
+        parts = [part for part in _undisturbed(lambda: list(self._latest)) if same(part.request_id)]
+        for entry in _undisturbed(lambda: list(entries.values())):
+            if entry.admission < 0 and same(entry.id):
+                state = "parked" if entry.place is Place.BLOCKED else "waiting"
+                parts.append(self._of(entry, state, order, now))
+        if not parts:
             return None
-        longest = max(found, key=lambda story: story.ended.at - story.began.at)
-        return {**_undisturbed(lambda: self.facts(longest)), "parts": len(found)}
+        longest = max(parts, key=lambda part: part.ended.at - part.began.at)
+        return {**_undisturbed(lambda: self.facts(longest)), "parts": len(parts)}
 
-    def _of(self, entry: Entry, state: str, now: float) -> WaitExplanation:
-        view = entry.view
+    def _of(self, entry: Entry, state: str, order: str, now: float) -> WaitExplanation:
         return WaitExplanation(
-            str(view.id),
+            entry.id,
             state,
             entry.arrival,
-            entry.began,
+            entry.wait_began,
             self.clocks.reading(now),
-            self._order(),
-            view.prompt_tokens,
-            view.cached_prompt_tokens,
+            order,
+            entry.view.prompt_tokens,
+            entry.view.cached_prompt_tokens,
         )
 
 
 def _undisturbed(read: Callable[[], Item]) -> Item:
-    """What `read` finds at an instant at which the engine's thread does not change it."""
+    """The result of `read` at an instant at which the engine's thread does not change what is read."""
     while True:
         try:
             return read()

@@ -27,7 +27,7 @@ class Tight(PolicyScheduling, StubEngine):
         raise AssertionError("the engine does not end")
 
     def books(self) -> tuple[int, int, int]:
-        return len(self.waiting), len(self.headway.entries), self.headway.batch.size
+        return len(self.waiting), len(self.headway.book.entries), self.headway.book.batch.size
 
 
 def test_a_small_one_passes_a_head_that_does_not_fit_if_it_is_gone_in_time() -> None:
@@ -39,7 +39,7 @@ def test_a_small_one_passes_a_head_that_does_not_fit_if_it_is_gone_in_time() -> 
             engine.step()
         order = engine.serve()[:3]
         assert engine.books() == (0, 0, 0)
-        assert not engine.headway.charge.put_aside
+        assert not engine.headway.policies.disabled
         assert engine.headway.queue.passed == (order == ["runs", "small", "large"])
         return order
 
@@ -53,10 +53,10 @@ def test_backfilling_goes_when_policies_are_put_aside() -> None:
     for request in (StubRequest("runs", 30, 12), StubRequest("large", 50, 5)):
         engine.add_request(request)
     engine.step()
-    engine.headway.charge._guarded.admission._inner._inner = None  # type: ignore[attr-defined]
+    engine.headway.policies._guarded.admission._inner._inner = None  # type: ignore[attr-defined]
     engine.add_request(StubRequest("small", 5))
     assert engine.serve()[:2] == ["runs", "large"]
-    assert engine.headway.charge.put_aside
+    assert engine.headway.policies.disabled
     assert engine.books() == (0, 0, 0)
 
 

@@ -1,4 +1,4 @@
-"""Whatever a policy does, nobody is lost, and the queue goes on first come, first served."""
+"""Whatever a policy does, no request is lost, and the queue goes on first come, first served."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Clock:
 
 
 class Ordering:
-    """Shortest first, until told to do wrong."""
+    """Shortest first, until `wrong` is set."""
 
     wrong: Any = None
 
@@ -67,7 +67,7 @@ WRONG = {
     "rank has nan inside": ("rank", lambda: (1.0, math.nan), "nonsense"),
     "rank is a text": ("rank", lambda: "first", "nonsense"),
     "choose raises": ("choose", fail, "raised"),
-    "choose names nobody": ("choose", lambda: -1, "nonsense"),
+    "choose names an empty lane": ("choose", lambda: -1, "nonsense"),
     "choose gives a list": ("choose", list, "nonsense"),
     "next_change is nan": ("next_change", lambda: math.nan, "nonsense"),
     "observe raises": ("observe", fail, "raised"),
@@ -86,42 +86,42 @@ def build(ordering: Any = None, cpu: Any = None, **others: Any) -> tuple[Fallbac
     return FallbackScheduler(policies, PolicyTimer(limits, clock, cpu or clock), faults.append), faults, clock
 
 
-def arrive(charge: FallbackScheduler, *prompts: int) -> None:
+def arrive(fallback: FallbackScheduler, *prompts: int) -> None:
     for prompt in prompts:
-        charge.arrive(Request(f"r{prompt}", -prompt / 1e6, prompt), 0.0)
+        fallback.arrive(Request(f"r{prompt}", -prompt / 1e6, prompt), 0.0)
 
 
-def drain(charge: FallbackScheduler) -> list[str]:
+def drain(fallback: FallbackScheduler) -> list[str]:
     order, now = [], 1.0
-    while charge.head(now) is not None:
-        head = charge.head(now + 0.5)  # asked again later, as an engine does that had no room
+    while fallback.head(now) is not None:
+        head = fallback.head(now + 0.5)  # asked again later, as an engine does that had no room
         assert head is not None
-        charge.take(head.id, now)
+        fallback.admit(head.id, now)
         order.append(str(head.id))
         now += 1.0
-    assert len(charge) == 0
+    assert len(fallback) == 0
     return order
 
 
 @pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize("after", [0, 1])
-def test_a_wrong_answer_puts_the_policies_aside_and_loses_nobody(wrong: str, after: int) -> None:
+def test_a_wrong_answer_disables_the_policies_and_loses_no_request(wrong: str, after: int) -> None:
     question, answer, reason = WRONG[wrong]
     ordering = Ordering()
-    charge, faults, _ = build(ordering)
-    arrive(charge, 40, 10)
+    fallback, faults, _ = build(ordering)
+    arrive(fallback, 40, 10)
     order = []
     for _ in range(after):
-        head = charge.head(1.0)
+        head = fallback.head(1.0)
         assert head is not None
-        charge.take(head.id, 1.0)
+        fallback.admit(head.id, 1.0)
         order.append(str(head.id))
     ordering.wrong = (question, answer)
-    arrive(charge, 30, 20)
-    order += drain(charge)
+    arrive(fallback, 30, 20)
+    order += drain(fallback)
     assert sorted(order) == ["r10", "r20", "r30", "r40"]
     assert [fault.reason for fault in faults] == [reason]
-    assert charge.put_aside
+    assert fallback.disabled
     waited = order[after:]
     assert waited == sorted(waited, key=lambda one: -int(one[1:])), "larger came earlier here"
 
@@ -131,21 +131,21 @@ def test_ranks_that_cannot_be_compared() -> None:
         def rank(self, request: Any) -> Any:
             return (1.0,) if request.prompt_tokens == 20 else 1.0
 
-    charge, faults, _ = build(Mixed())
-    arrive(charge, 10, 20, 30)
-    assert sorted(drain(charge)) == ["r10", "r20", "r30"]
+    fallback, faults, _ = build(Mixed())
+    arrive(fallback, 10, 20, 30)
+    assert sorted(drain(fallback)) == ["r10", "r20", "r30"]
     assert [fault.reason for fault in faults] == ["nonsense"]
 
 
-def test_the_preempted_stay_in_front_when_policies_are_put_aside() -> None:
+def test_preempted_requests_stay_in_front_when_policies_are_disabled() -> None:
     ordering = Ordering()
-    charge, _, _ = build(ordering)
-    arrive(charge, 5, 6)
-    charge.take("r6", 1.0)
-    charge.preempted(Request("r6", 0.0, 6), 2.0)
+    fallback, _, _ = build(ordering)
+    arrive(fallback, 5, 6)
+    fallback.admit("r6", 1.0)
+    fallback.preempted(Request("r6", 0.0, 6), 2.0)
     ordering.wrong = ("rank", fail)
-    arrive(charge, 7)
-    assert drain(charge)[0] == "r6"
+    arrive(fallback, 7)
+    assert drain(fallback)[0] == "r6"
 
 
 class Slow:
@@ -161,25 +161,25 @@ class Slow:
 
 def test_three_proven_strikes_within_the_time_and_it_is_out() -> None:
     slow = Slow()
-    charge, faults, clock = build(slow)
+    fallback, faults, clock = build(slow)
     slow.clock = clock
-    arrive(charge, 100, 101, 102, 103)
+    arrive(fallback, 100, 101, 102, 103)
     assert not faults, "the first raises suspicion, two are strikes"
     clock.now += 10.0
-    arrive(charge, 104, 105, 106)
+    arrive(fallback, 104, 105, 106)
     assert not faults, "those are forgotten"
-    arrive(charge, 107)
+    arrive(fallback, 107)
     assert [fault.reason for fault in faults] == ["stalled"]
     assert "took 20.0 ms where 10 ms are allowed" in str(faults[0])
-    assert sorted(drain(charge)) == [f"r{prompt}" for prompt in range(100, 108)]
+    assert sorted(drain(fallback)) == [f"r{prompt}" for prompt in range(100, 108)]
 
 
-def test_who_was_not_running_is_not_slow() -> None:
+def test_a_policy_that_was_not_running_is_not_slow() -> None:
     """Twenty milliseconds by the clock on the wall, none of CPU time: the machine had others to serve."""
     slow = Slow()
-    charge, faults, clock = build(slow, cpu=lambda: 0.0)
+    fallback, faults, clock = build(slow, cpu=lambda: 0.0)
     slow.clock = clock
-    arrive(charge, *range(101, 150))
+    arrive(fallback, *range(101, 150))
     assert not faults
 
 
@@ -189,10 +189,10 @@ def test_one_gross_overrun_is_enough() -> None:
             clock.now += 1.0
             return 0.0
 
-    charge, faults, clock = build(Stuck())
-    arrive(charge, 1)
+    fallback, faults, clock = build(Stuck())
+    arrive(fallback, 1)
     assert [fault.reason for fault in faults] == ["stalled"]
-    assert drain(charge) == ["r1"]
+    assert drain(fallback) == ["r1"]
 
 
 def test_many_small_choices_of_one_step_count_together() -> None:
@@ -201,44 +201,44 @@ def test_many_small_choices_of_one_step_count_together() -> None:
             clock.now += 0.008
             return min(heads)
 
-    charge, faults, clock = build(Slowish())
+    fallback, faults, clock = build(Slowish())
     for step in range(4):
         assert not faults
         for prompt in range(4):
-            arrive(charge, 100 * step + prompt + 1)
-            charge.head(float(step))
-        charge.end_step()
+            arrive(fallback, 100 * step + prompt + 1)
+            fallback.head(float(step))
+        fallback.end_step()
     assert [fault.reason for fault in faults] == ["stalled"]
-    assert len(drain(charge)) == 16
+    assert len(drain(fallback)) == 16
 
 
-def test_stepping_back_is_for_a_while() -> None:
-    charge, faults, _ = build()
-    arrive(charge, 40, 10, 30)
-    head = charge.head(0.0)
+def test_a_suspension_is_for_a_while() -> None:
+    fallback, faults, _ = build()
+    arrive(fallback, 40, 10, 30)
+    head = fallback.head(0.0)
     assert head is not None
     assert head.id == "r10"
-    charge.step_back(True)
-    head = charge.head(0.0)
+    fallback.suspend()
+    head = fallback.head(0.0)
     assert head is not None
     assert head.id == "r40", "first come"
-    arrive(charge, 20)
-    charge.step_back(False)
-    assert drain(charge) == ["r10", "r20", "r30", "r40"]
+    arrive(fallback, 20)
+    fallback.reinstate()
+    assert drain(fallback) == ["r10", "r20", "r30", "r40"]
     assert not faults
 
 
-def test_policies_go_on_listening_while_they_are_stepped_back() -> None:
+def test_suspended_policies_still_hear_every_event() -> None:
     heard = []
 
-    class Ears(ShortestPromptFirst):
+    class Listens(ShortestPromptFirst):
         def observe(self, event: Any) -> None:
             heard.append(type(event).__name__)
 
-    charge, _, _ = build(Ears())
-    charge.step_back(True)
-    arrive(charge, 1)
-    drain(charge)
+    fallback, _, _ = build(Listens())
+    fallback.suspend()
+    arrive(fallback, 1)
+    drain(fallback)
     assert heard == ["Arrived", "Admitted"]
 
 
@@ -257,22 +257,22 @@ def test_other_kinds_are_checked_too() -> None:
 
     request = Request("r", 0.0, 1)
     request.estimate = PointEstimate(1, "test")
-    charge, faults, _ = build(admission=Holds())
-    assert charge.holds
-    assert charge.hold_steps(request, ScriptedBatch([request]), MemoryView(1, 1, 1), 0.0) == 0
+    fallback, faults, _ = build(admission=Holds())
+    assert fallback.holds
+    assert fallback.hold_steps(request, ScriptedBatch([request]), MemoryView(1, 1, 1), 0.0) == 0
     assert [fault.kind for fault in faults] == ["admission"]
-    assert not charge.holds
-    charge, faults, _ = build(preemption=Names())
-    assert charge.victim([request], 0.0) is request
+    assert not fallback.holds
+    fallback, faults, _ = build(preemption=Names())
+    assert fallback.victim([request], 0.0) is request
     assert [fault.kind for fault in faults] == ["preemption"]
-    charge, faults, _ = build(prediction=Expects())
-    arrive(charge, 3)
+    fallback, faults, _ = build(prediction=Expects())
+    arrive(fallback, 3)
     assert [fault.kind for fault in faults] == ["prediction"]
-    assert drain(charge) == ["r3"]
+    assert drain(fallback) == ["r3"]
 
 
-def test_a_fault_while_somebody_passes_the_head_is_no_end_of_the_engine() -> None:
-    """The policy that let it pass is put aside within the very call: the request still joins the batch."""
+def test_a_fault_while_a_request_passes_the_head_does_not_end_the_engine() -> None:
+    """The policy that let it pass is disabled within the very call: the request still joins the batch."""
 
     class Passes(Greedy):
         look_ahead = 8
@@ -283,13 +283,13 @@ def test_a_fault_while_somebody_passes_the_head_is_no_end_of_the_engine() -> Non
         def passed(self, head: Any) -> None:
             fail()
 
-    charge, faults, _ = build(admission=Passes())
-    arrive(charge, 10, 20, 30)
-    head = charge.head(1.0)
+    fallback, faults, _ = build(admission=Passes())
+    arrive(fallback, 10, 20, 30)
+    head = fallback.head(1.0)
     assert head is not None
     batch, memory = ScriptedBatch([Request("runs", 0.0, 1)]), MemoryView(10, 10, 16)
-    passing = charge.candidate([head], batch, memory, 1.0)
+    passing = fallback.candidate([head], batch, memory, 1.0)
     assert passing is not None
-    charge.take_past(passing, head, 1.0)
+    fallback.admit_past(passing, head, 1.0)
     assert [fault.reason for fault in faults] == ["raised"]
-    assert str(passing.id) not in drain(charge)
+    assert str(passing.id) not in drain(fallback)

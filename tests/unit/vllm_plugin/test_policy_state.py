@@ -47,7 +47,7 @@ def test_what_was_learned_is_there_after_a_restart(tmp_path: Path) -> None:
     config = {"ordering": "ewsjf", "prediction": "histogram", "state_file": str(file)}
     first = Engine(headway=config)
     first.serve(300)
-    assert first.headway.learning._writer is not None, "written once a minute"
+    assert first.headway.learned._writer is not None, "written once a minute"
     first.shutdown()
     before = learned(file)
     assert len(before["ordering"]["state"]["lanes"]) > 1
@@ -65,7 +65,7 @@ def test_a_policy_that_fails_to_say_what_it_learned_stops_no_engine(
 ) -> None:
     file = tmp_path / "state.json"
     engine = Engine(headway={"ordering": "ewsjf", "state_file": str(file)})
-    engine.headway.learning._learned.policies.ordering.state = state  # type: ignore[attr-defined]
+    engine.headway.learned._learned.policies.ordering.state = state  # type: ignore[attr-defined]
     with caplog.at_level(logging.WARNING):
         engine.serve(150)
         engine.shutdown()
@@ -147,18 +147,18 @@ def test_the_tuner_tries_values_and_the_engines_thread_sets_them(tmp_path: Path)
         "state_file": str(file),
     }
     engine = Engine(headway=config)
-    thread = engine.headway.learning._tuner
+    thread = engine.headway.learned._tuner
     assert thread is not None
     set_values: list[dict[str, float]] = []
-    plain = engine.headway.charge.retune
-    engine.headway.charge.retune = lambda values: (set_values.append(dict(values)), plain(values))[1]  # type: ignore
+    plain = engine.headway.policies.retune
+    engine.headway.policies.retune = lambda values: (set_values.append(dict(values)), plain(values))[1]  # type: ignore
     now = 0.0
     for turn in range(6):
         now = engine.serve(25, now, prefix=f"t{turn}-")
         until(thread._heard.empty)  # what a busy machine may do late
     until(lambda: len(thread._tuner.trials) >= 3)
     assert len({tuple(sorted(values.items())) for values in set_values}) >= 2, "several sets were tried"
-    assert not engine.headway.charge.put_aside
+    assert not engine.headway.policies.disabled
     engine.shutdown()
     assert not thread._thread.is_alive()
     best = learned(file)["tuned"]
@@ -171,12 +171,12 @@ def test_the_tuner_tries_values_and_the_engines_thread_sets_them(tmp_path: Path)
 def test_a_tuner_that_fails_stops_and_nobody_waits_for_it(caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("optuna")
     engine = Engine(headway={"ordering": "ewsjf", "live_tuning": {}})
-    thread = engine.headway.learning._tuner
+    thread = engine.headway.learned._tuner
     assert thread is not None
     with caplog.at_level(logging.ERROR):
         thread.observe(Arrived(Request("a", 0.0, 5), "now"))  # type: ignore[arg-type]
         until(lambda: not thread._thread.is_alive())
     assert "the live tuner failed; the ordering keeps the values it has" in caplog.text
     engine.serve(20)
-    assert not engine.headway.charge.put_aside
+    assert not engine.headway.policies.disabled
     engine.shutdown()

@@ -35,7 +35,7 @@ class Engine(PolicyScheduling, StubEngine):
         return self.admitted
 
     def books(self) -> tuple[int, int, int]:
-        return len(self.waiting), len(self.headway.entries), self.headway.batch.size
+        return len(self.waiting), len(self.headway.book.entries), self.headway.book.batch.size
 
 
 class Tight(Engine):
@@ -111,13 +111,13 @@ def test_who_ends_in_its_first_step_had_a_first_token(monkeypatch: pytest.Monkey
     engine = Engine()
     told: list[tuple[str, object]] = []
     for name in ("first_token", "complete"):
-        tell = getattr(engine.headway.charge, name)
+        tell = getattr(engine.headway.policies, name)
 
         def heard(view: Any, now: float, name: str = name, tell: Any = tell) -> None:
             told.append((name, view.id))
             tell(view, now)
 
-        monkeypatch.setattr(engine.headway.charge, name, heard)
+        monkeypatch.setattr(engine.headway.policies, name, heard)
     fill(engine, [StubRequest("one", 10, output=1), StubRequest("two", 20, output=2)])
     engine.serve()
     assert [name for name, id_ in told if id_ == "one"] == ["first_token", "complete"]
@@ -310,7 +310,7 @@ def test_metrics_are_written_and_taken_away(tmp_path: Path) -> None:
 
 def test_self_tuning_leaves_room_for_the_short_and_puts_the_knobs_back() -> None:
     engine = Engine(headway={"tuning": "self-tuned"})
-    engine.max_num_active_reqs = engine.headway._engine.seats = 4
+    engine.max_num_active_reqs = engine.headway.engine.seats = 4
     long = StubRequest("long", 50_000, output=3)
     fill(engine, [long])
     engine.schedule()
@@ -318,7 +318,7 @@ def test_self_tuning_leaves_room_for_the_short_and_puts_the_knobs_back() -> None
     fill(engine, requests(100, 200))
     engine.headway.before_schedule()
     assert engine.scheduler_config.long_prefill_token_threshold == 10_000 - 100
-    engine.headway.charge.step_back(True)
+    engine.headway.policies.suspend()
     engine.headway.before_schedule()
     assert engine.scheduler_config.long_prefill_token_threshold == 0
 
@@ -361,4 +361,4 @@ def test_chaos_loses_nobody(seed: int) -> None:
     engine.serve()
     assert sorted(engine.ended) == sorted(names)
     assert engine.books() == (0, 0, 0)
-    assert not engine.headway.charge.put_aside
+    assert not engine.headway.policies.disabled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections import deque
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -80,7 +81,7 @@ def test_the_longest_of_several_answers_is_told(asked: tuple[Engine, str]) -> No
 
 def test_nobody_is_remembered_for_ever(asked: tuple[Engine, str], monkeypatch: pytest.MonkeyPatch) -> None:
     engine, url = asked
-    monkeypatch.setattr(engine.headway.stories, "_latest", type(engine.headway.stories._latest)(maxlen=2))
+    monkeypatch.setattr(engine.headway.report.explanations, "_latest", deque[stories.WaitExplanation](maxlen=2))
     for index in range(3):
         engine.add_request(StubRequest(f"r{index}", 10, output=1))
         step(engine)
@@ -95,7 +96,7 @@ def test_a_port_that_is_taken_is_one_sentence() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ValueError, match=rf"headway: why_listen 127.0.0.1:{port} cannot be had: .*; name another"):
+        with pytest.raises(ValueError, match=rf"why_listen: cannot listen on 127.0.0.1:{port}: .*; name another"):
             Engine(headway={"why_listen": f"127.0.0.1:{port}"})
 
 
@@ -146,8 +147,8 @@ def test_addresses_of_either_family_are_listened_on() -> None:
 
 
 @pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 65_536), ("a" * 70, 9901)])
-def test_an_address_that_cannot_be_had_is_one_sentence(host: str, port: int) -> None:
-    with pytest.raises(ValueError, match=r"^headway: why_listen .* cannot be had: .*; name another address$"):
+def test_an_address_that_cannot_be_used_is_one_sentence(host: str, port: int) -> None:
+    with pytest.raises(ValueError, match=r"^headway: why_listen: cannot listen on .*; name another address$"):
         WhyEndpoint(host, port, lambda request_id: None)
 
 

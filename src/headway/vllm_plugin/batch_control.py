@@ -1,0 +1,122 @@
+"""Batch control: sets, before each step, what vLLM's own scan obeys: its two limits and the order of its victims."""
+
+from __future__ import annotations
+
+from headway.domain.request import uncached_prefill_tokens
+from headway.vllm_plugin import vllm_adapter as vllm
+from headway.vllm_plugin.config import PluginConfig
+from headway.vllm_plugin.fallback import FallbackScheduler
+from headway.vllm_plugin.plugin_metrics import PluginMetrics
+from headway.vllm_plugin.policy_queue import PolicyQueue
+from headway.vllm_plugin.request_book import RequestBook
+from headway.vllm_plugin.self_tuned_limits import SelfTunedLimits, StepFacts
+from headway.vllm_plugin.victims import blocks_wanted, with_victims_last
+from headway.vllm_plugin.vllm_adapter import VllmAdapter, VllmRequest
+
+_VICTIMS_NAMED = 4  # per step; vLLM seldom needs a second
+
+
+class BatchControl:
+    """Long-prefill threshold and cap on running requests (where `tuning` is on), and who is preempted first."""
+
+    def __init__(
+        self,
+        config: PluginConfig,
+        engine: VllmAdapter,
+        policies: FallbackScheduler,
+        book: RequestBook,
+        queue: PolicyQueue,
+        metrics: PluginMetrics,
+    ) -> None:
+        self._engine = engine
+        self._policies = policies
+        self._book = book
+        self._queue = queue
+        self._metrics = metrics
+        self._limits = SelfTunedLimits(engine.seats, engine.own_threshold) if config.tuning == "self-tuned" else None
+        self.preempted = 0  # preemptions in this step
+        self._lost_tokens = 0  # by preemptions since the limits were set
+        self._computed_tokens = 0  # in the step before
+        self._reordered = False
+
+    def before_step(self, now: float) -> None:
+        """Set the limits and put victims last for the step that begins."""
+        if self._limits is not None:
+            self._set_limits(self._limits)
+        self.preempted = 0
+        if self._policies.chooses_victims and not self._policies.suspended:
+            self._order_victims(now)
+
+    def preempt(self, request: VllmRequest) -> None:
+        """Count a preemption: vLLM is about to take a running request's blocks."""
+        tokens = vllm.computed_tokens(request)
+        self.preempted += 1
+        self._lost_tokens += tokens
+        self._metrics.count("preemptions")
+        self._metrics.count("recomputed_tokens", tokens)
+
+    def after_step(self, tokens: int) -> None:
+        """The step computes so many tokens."""
+        self._computed_tokens = tokens
+
+    def _set_limits(self, limits: SelfTunedLimits) -> None:
+        engine, running = self._engine, self._engine.running_count()
+        if not self._policies.in_force:
+            engine.set_threshold(engine.own_threshold)
+            engine.set_cap(engine.seats)
+            return
+        prefilling = [entry.request for entry in self._book.batch.prefilling.values()]
+        left = [vllm.total_tokens(request) - vllm.computed_tokens(request) for request in prefilling]
+        prefill_left = [tokens for tokens in left if tokens > 0]
+        step = limits.step(
+            StepFacts(
+                token_budget=engine.token_budget,
+                decoding=running - len(prefill_left),
+                prefill_left=prefill_left,
+                next_tokens=self._next_short_tokens(),
+                seats_free=engine.cap - running,
+                waiting=len(self._queue),
+                preempted=self.preempted,
+                lost_tokens=self._lost_tokens,
+                computed_tokens=self._computed_tokens,
+            )
+        )
+        self._lost_tokens = 0
+        engine.set_threshold(step.long_prefill_threshold)
+        engine.set_cap(step.active_cap)
+        self._metrics.show("long_prefill_threshold", step.long_prefill_threshold)
+        self._metrics.show("active_cap", step.active_cap)
+
+    def _next_short_tokens(self) -> int:
+        """Tokens the head of the queue has to compute; 0 unless that is at most half a step and its blocks are free."""
+        view = self._policies.head(self._queue.now)
+        work = 0 if view is None else uncached_prefill_tokens(view)
+        memory = self._engine.memory()
+        fits = -(-work // memory.block_tokens) <= memory.blocks_free
+        return work if fits and work <= self._engine.token_budget // 2 else 0
+
+    def _order_victims(self, now: float) -> None:
+        """Put victims at the end of vLLM's list when this step may run out of blocks; else restore its order."""
+        engine, running = self._engine, self._engine.running
+        tight = self._runs_short(running)
+        if not tight and not self._reordered:
+            return
+        entries = self._book.entries
+        in_order = sorted([entries[vllm.request_id(r)] for r in running], key=lambda entry: entry.admission)
+        if tight:
+            by_view = {id(entry.refresh()): entry for entry in in_order}
+            views = [entry.view for entry in in_order]
+            views = with_victims_last(views, _VICTIMS_NAMED, lambda some: self._policies.victim(some, now))
+            in_order = [by_view[id(view)] for view in views]
+        engine.reorder_running([entry.request for entry in in_order])
+        self._reordered = tight
+
+    def _runs_short(self, running: list[VllmRequest]) -> bool:
+        """Whether this step may want more blocks than are free."""
+        engine, memory = self._engine, self._engine.memory()
+        if len(running) <= 1 or memory.blocks_free >= len(running) + engine.token_budget // memory.block_tokens + 1:
+            return False
+        computed = [vllm.computed_tokens(request) for request in running]
+        left = sum([vllm.total_tokens(request) for request in running]) - sum(computed)
+        wanted = blocks_wanted(computed, min(engine.token_budget, left), memory.block_tokens)
+        return wanted > memory.blocks_free

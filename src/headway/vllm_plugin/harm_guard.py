@@ -1,0 +1,49 @@
+"""Do-no-harm guard: while the chosen order has long been worse than FCFS would have been, FCFS rules for a while."""
+
+from __future__ import annotations
+
+import logging
+
+from headway.vllm_plugin.config import PluginConfig
+from headway.vllm_plugin.fallback import FallbackScheduler
+from headway.vllm_plugin.harm_judge import HarmJudge, WaitComparison
+from headway.vllm_plugin.plugin_metrics import PluginMetrics
+
+logger = logging.getLogger("vllm.headway")  # below vLLM's own, so that its handlers and levels hold
+
+
+class HarmGuard:
+    """Compares our p99 wait with the live estimate of FCFS's (`comparison`); suspends the policies where ours is worse."""
+
+    def __init__(self, config: PluginConfig, policies: FallbackScheduler, metrics: PluginMetrics) -> None:
+        self.comparison = WaitComparison()
+        self._ordering = config.ordering
+        self._limits = config.guard
+        self._policies = policies
+        self._metrics = metrics
+        self._judge = HarmJudge(self._limits.harm_ratio, self._limits.harm_slack_seconds, self._limits.harm_seconds)
+        self._fcfs_until = 0.0
+
+    def check(self, now: float) -> None:
+        """Once a second: suspend the policies if they have done harm for long, or reinstate them."""
+        waits = self.comparison.waits(now)
+        self._metrics.show("p99_wait_seconds", waits.ours, 'of="ours"')
+        self._metrics.show("p99_wait_seconds", waits.fcfs, 'of="fcfs-estimate"')
+        policies, limits = self._policies, self._limits
+        if policies.disabled or self._ordering == "fcfs":
+            return
+        if policies.suspended:
+            if now >= self._fcfs_until:
+                policies.reinstate()
+                self.comparison.forget()
+                logger.warning("headway: waiting requests are ordered by %s again", self._ordering)
+        elif self._judge.harmful(waits, now):
+            policies.suspend()
+            self._judge.reset()
+            self._fcfs_until = now + limits.step_back_seconds
+            self._metrics.count("step_backs")
+            logger.error(
+                "headway: for %g s the p99 wait under %s was above its limit (now %.2f s, estimated %.2f s first come, "
+                "first served); waiting requests are served first come, first served for %g s",
+                limits.harm_seconds, self._ordering, waits.ours, waits.fcfs, limits.step_back_seconds,
+            )  # fmt: skip
