@@ -1,4 +1,4 @@
-"""Inside vLLM: `--scheduler-cls headway.vllm_plugin.Scheduler` puts our policies over a stock engine's waiting queue.
+"""Inside vLLM: `--scheduler-cls headway.vllm_plugin.Scheduler` orders vLLM's waiting queue by our policies.
 
 Everything here but `engine_classes` and `stat_logger` runs without vLLM, so that the laws can be tested without it.
 """

@@ -1,4 +1,4 @@
-"""What an operator may say, by `--additional-config '{"headway": {...}}'` or `HEADWAY_CONFIG=file.toml`, checked."""
+"""Configuration of the plug-in: `--additional-config '{"headway": {...}}'` or `HEADWAY_CONFIG=file.toml`, checked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from headway.tuning.tuning_settings import TuningSettings
 
 VARIABLE = "HEADWAY_CONFIG"
 DEFAULT_ORDERING = "highest-response-ratio"
-DEFAULT_COSTS = ServiceCosts(1e-4, 2e-2)  # an 8B model on one data-centre card, roughly; weighs lengths, times nothing
+DEFAULT_COSTS = ServiceCosts(1e-4, 2e-2)  # roughly an 8B model on one data-centre GPU; used to weigh lengths only
 
 _AtLeast0: TypeAlias = Annotated[float, Bounds(least=0)]
 _Path: TypeAlias = Annotated[str, Described("a path, or an empty text for none")]
@@ -27,17 +27,17 @@ _Path: TypeAlias = Annotated[str, Described("a path, or an empty text for none")
 
 @dataclass(frozen=True, slots=True)
 class GuardLimits:
-    """When policies are put aside.
+    """When the plug-in falls back to first come, first served.
 
     Attributes:
-        budget_ms: one answer of a policy, and all its choices of one step together, may take this long.
-        strikes: proven overruns within `strike_seconds` that put the policies aside for good (`guard.Watch` says what
-            proves one); an overrun of 25 budgets does so at once.
+        budget_ms: time limit for one answer of a policy, and for all its choices of one step together.
+        strikes: proven overruns within `strike_seconds` that disable the policies for good (`policy_guard.PolicyTimer`
+            defines proven); one overrun of 25 budgets disables them at once.
         strike_seconds: how long a strike counts.
-        harm_ratio: our p99 wait over that of the live FCFS estimate from which on we do harm.
-        harm_slack_seconds: and ours must be longer by this too, so that noise among short waits does not count.
-        harm_seconds: harm that lasts this long makes us step back to first come, first served.
-        step_back_seconds: how long we stay back before the next try.
+        harm_ratio: our order does harm when its p99 wait is this many times that of the live FCFS estimate
+        harm_slack_seconds: and longer by this too, so that noise among short waits does not count.
+        harm_seconds: harm that lasts this long suspends the policies.
+        step_back_seconds: how long they stay suspended before the next try.
     """
 
     budget_ms: Annotated[float, Bounds(least=0.01)] = 20.0
@@ -56,22 +56,22 @@ class PluginConfig:
     Attributes:
         ordering, admission, preemption, prediction: names of the catalogue.
         options: kind → option → value.
-        tuning: "off", or "self-tuned": long-prefill threshold and active-request cap move by themselves.
-        live_tuning: terms of the tuner that tries parameters of the ordering on the traffic.
-        state_file: what the policies learn is kept there over restarts; "" keeps nothing. A further engine of the same
-            server has a file of its own, with its index in the name.
+        tuning: "off", or "self-tuned": the plug-in moves the long-prefill threshold and the cap on running requests.
+        live_tuning: settings of the tuner that tries parameters of the ordering on live traffic.
+        state_file: file that keeps what the policies learn over restarts; "" keeps nothing. A further engine of the
+            same server has a file of its own, with its index in the name.
         prefix_hits: look the prompt up in the prefix cache before ordering.
-        hints: read `headway_…` hints from `vllm_xargs`; off makes every client alike.
-        seed: for policies that draw lots.
+        hints: read `headway_…` hints from `vllm_xargs`; false ignores them.
+        seed: random seed of the policies.
         costs: seconds per token, for orderings that weigh prefill against decode.
-        guard: limits of the safety guard.
-        metrics_dir: folder for the metrics file; None chooses one by the engine's instance id, "" writes none.
+        guard: when the plug-in falls back to first come, first served.
+        metrics_dir: folder of the metrics file; None chooses one by vLLM's instance id, "" writes none.
         metrics_seconds: how often the file is written.
         decision_log: file for one JSON line per admission; "" writes none.
-        why_listen: host and port on which the engine answers why a request waited; None answers nobody. A further
-            engine of the same server takes the port plus its index.
-        explain_above_seconds: waits longer than this are explained in vLLM's log.
-        length_class_tokens: upper prompt lengths of the classes short and medium in the metrics.
+        why_listen: host and port on which the engine explains why a request waited; None for none. A further engine of
+            the same server takes the port plus its index.
+        explain_above_seconds: vLLM's log explains waits longer than this.
+        length_class_tokens: longest prompts of the classes short and medium in the metrics, tokens.
     """
 
     ordering: str = DEFAULT_ORDERING

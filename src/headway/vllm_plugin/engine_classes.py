@@ -1,4 +1,4 @@
-"""The only file of the scheduler that imports vLLM: which of its classes ours extends."""
+"""Engine classes: our scheduler over vLLM's synchronous and asynchronous ones. The scheduler's only import of vLLM."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class AsyncPolicyScheduler(PolicyScheduling, AsyncScheduler):  # type: ignore[mi
     queue_base = RequestQueue
 
 
-def Scheduler(vllm_config: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 - it stands where vLLM expects a class
-    """What `--scheduler-cls headway.vllm_plugin.Scheduler` names: our scheduler over the base that vLLM would take."""
+def Scheduler(vllm_config: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 - vLLM expects a class here
+    """What `--scheduler-cls headway.vllm_plugin.Scheduler` names: our scheduler over the class vLLM would take."""
     asynchronous = bool(vllm_config.scheduler_config.async_scheduling)
     chosen = AsyncPolicyScheduler if asynchronous else SyncPolicyScheduler
     return chosen(vllm_config, *args, **kwargs)

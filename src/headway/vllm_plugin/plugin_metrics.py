@@ -1,4 +1,4 @@
-"""The scheduler's own numbers, in Prometheus' text format. Every name begins with `headway_`."""
+"""Plug-in metrics in Prometheus' text format. Every name begins with `headway_`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DECISION_BUCKETS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 
 class SecondsHistogram:
-    """Counts by upper bound; `sum` in the unit observed."""
+    """Counts by upper bound, seconds."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
@@ -26,7 +26,7 @@ class SecondsHistogram:
 
     @property
     def count(self) -> int:
-        """Values observed."""
+        """Number of values observed."""
         return sum(self.counts)
 
 
@@ -65,7 +65,7 @@ class PluginMetrics:
         self.waits.setdefault(length_class, SecondsHistogram(WAIT_BUCKETS)).observe(seconds)
 
     def text(self) -> str:
-        """Everything, as a scraper reads it."""
+        """All metrics, as a scraper reads them."""
         lines: list[str] = []
         lines += self._plain(self.counters, "counter", "_total")
         lines += self._plain(self.gauges, "gauge", "")
@@ -102,22 +102,23 @@ class PluginMetrics:
 
 DESCRIPTIONS = {
     "admissions_held": "Steps in which the admission policy held the head of the queue.",
-    "preemptions": "Running requests that lost their KV blocks.",
-    "backfilled": "Requests that came in past a head of the queue that did not fit.",
-    "recomputed_tokens": "Tokens computed before a preemption and to be computed again.",
-    "steps": "Calls of schedule().",
-    "step_backs": "Times the do-no-harm guard went back to first come, first served.",
-    "fallbacks": "Policy faults that put the policies aside for good, by reason.",
-    "policy_seconds": "Time spent in policies, by kind.",
-    "hints_ignored": "Hints of clients that made no sense, by name.",
+    "preemptions": "Preemptions: running requests that lost their KV blocks.",
+    "backfilled": "Requests admitted past a head of the queue that did not fit.",
+    "recomputed_tokens": "Tokens lost by preemptions, which have to be computed again.",
+    "steps": "Engine steps: calls of schedule().",
+    "step_backs": "Times the do-no-harm guard fell back to first come, first served for a while.",
+    "fallbacks": "Policy faults that disabled the policies until the engine restarts, by reason.",
+    "policy_seconds": "Seconds spent in policies, by kind of policy.",
+    "hints_ignored": "Malformed hints of clients, by name.",
     "prefix_lookups": "Prompts looked up in the prefix cache before ordering.",
-    "prefix_hit_tokens": "Tokens that those lookups found.",
-    "waiting": "Requests that wait, by state: queued, or parked because they cannot run yet.",
-    "lanes": "Lanes compared in the last choice.",
-    "stepped_back": "1 while the order is first come, first served: after a fault, or by the do-no-harm guard.",
-    "long_prefill_threshold": "Tokens that one prefill may take of a step; 0 is no limit.",
-    "active_cap": "Requests that may run at once.",
-    "p99_wait_seconds": "p99 wait of the last 1,000 requests: ours, and the live estimate of FCFS's.",
-    "wait_seconds": "From arrival in the engine to the first admission, by prompt length.",
-    "decision_seconds": "Time of one step spent in this plug-in: choosing, gates, books.",
+    "prefix_hit_tokens": "Prompt tokens that those lookups found in the prefix cache.",
+    "waiting": "Waiting requests by state: queued, or parked because they cannot run yet.",
+    "lanes": "Lanes compared in the latest choice of a request.",
+    "stepped_back": "1 while a fault or the do-no-harm guard makes the order first come, first served, else 0.",
+    "long_prefill_threshold": "Tokens one prefill may take of a step; 0 for no limit.",
+    "active_cap": "Number of requests that may run at once.",
+    "p99_wait_seconds": "p99 of the seconds from arrival to first admission of the last 1,000 requests: ours, and as "
+    "estimated for first come, first served.",
+    "wait_seconds": "Seconds from arrival in the engine to first admission, by prompt length class.",
+    "decision_seconds": "Seconds of each step spent in this plug-in.",
 }

@@ -1,4 +1,4 @@
-"""Policies under guard: every answer is timed and checked, and whatever is wrong with one is raised as `PolicyFault`.
+"""Policy guard: times and checks every answer of a policy; a wrong one is raised as `PolicyFault`.
 
 A policy cannot be interrupted from inside its own thread: one that stalls is noticed when it returns.
 """
@@ -31,11 +31,11 @@ from headway.vllm_plugin.config import GuardLimits
 
 Answer = TypeVar("Answer")
 _GROSS_OVERRUN = 25  # budgets in one answer that need no second strike
-_SURE_OVERRUN = 10  # budgets that no busy machine explains several times over
+_SURE_OVERRUN = 10  # budgets of wall time that a busy machine does not explain
 
 
 class PolicyFault(Exception):
-    """What a policy did wrong: its kind, and one sentence."""
+    """A wrong answer of a policy: the policy's kind, the reason, and one sentence."""
 
     def __init__(self, kind: str, reason: str, sentence: str) -> None:
         super().__init__(f"the {kind} policy {sentence}")
@@ -44,11 +44,11 @@ class PolicyFault(Exception):
 
 
 class PolicyTimer:
-    """Times every answer, adds the times up by kind of policy, and counts strikes for those that took too long.
+    """Times every answer, adds the times up by kind of policy, and counts a strike for each that took too long.
 
-    On a machine with more to do than cores, a policy that was not running looks slow. So the first overrun counts only
-    if it is gross; for `strike_seconds` after it the thread's own CPU time is read too (a microsecond, too dear for
-    always), and a strike takes that much CPU time, or ten budgets by the clock on the wall.
+    On a busy machine a policy that was not running looks slow. So the first overrun counts only if it is gross. For
+    `strike_seconds` after it the thread's CPU time is read too (a microsecond, too dear for always): then a strike is
+    one budget of CPU time, or ten budgets of wall time.
     """
 
     def __init__(self, limits: GuardLimits, clock: Callable[[], float], cpu_clock: Callable[[], float]) -> None:
@@ -110,35 +110,35 @@ class PolicyTimer:
             )
 
 
-def guarded(policies: Policies, watch: PolicyTimer) -> Policies:
+def guarded(policies: Policies, timer: PolicyTimer) -> Policies:
     """The same policies, every answer timed and checked. Their `observe` is `TimedEvents`' to call."""
     ordering = policies.ordering
     checked: OrderingPolicy
     if isinstance(ordering, RedrawnOrdering):
-        checked = _CheckedRedrawn(ordering, watch)
+        checked = _CheckedRedrawn(ordering, timer)
     elif isinstance(ordering, LanedOrdering):
-        checked = _CheckedLaned(ordering, watch)
+        checked = _CheckedLaned(ordering, timer)
     else:
-        checked = _CheckedRanked(ordering, watch)
+        checked = _CheckedRanked(ordering, timer)
     return Policies(
         checked,
-        _checked_admission(policies.admission, watch),
-        _CheckedPreemption(policies.preemption, watch),
-        _CheckedPrediction(policies.prediction, watch),
+        _checked_admission(policies.admission, timer),
+        _CheckedPreemption(policies.preemption, timer),
+        _CheckedPrediction(policies.prediction, timer),
     )
 
 
-def _checked_admission(admission: AdmissionPolicy, watch: PolicyTimer) -> AdmissionPolicy:
+def _checked_admission(admission: AdmissionPolicy, timer: PolicyTimer) -> AdmissionPolicy:
     if isinstance(admission, BackfillingAdmission):
-        return _CheckedBackfilling(admission, watch)
-    return _CheckedAdmission(admission, watch)
+        return _CheckedBackfilling(admission, timer)
+    return _CheckedAdmission(admission, timer)
 
 
 class TimedEvents:
     """Delivers events to the policies that listen, each answer timed; `heard` is called when an ordering listens."""
 
-    def __init__(self, policies: Policies, watch: PolicyTimer, heard: Callable[[], None]) -> None:
-        self._watch = watch
+    def __init__(self, policies: Policies, timer: PolicyTimer, heard: Callable[[], None]) -> None:
+        self._timer = timer
         self._heard = heard
         fanout = policies.fanout()
         kinds = {
@@ -153,18 +153,18 @@ class TimedEvents:
     def observe(self, event: Event) -> None:
         """Pass one event on."""
         for kind, listener in self._listeners:
-            self._watch.ask(kind, False, listener.observe, event)
+            self._timer.ask(kind, False, listener.observe, event)
         if self._ordering_listens:
             self._heard()
 
 
 class _CheckedRanked:
-    def __init__(self, inner: RankedOrdering, watch: PolicyTimer) -> None:
+    def __init__(self, inner: RankedOrdering, timer: PolicyTimer) -> None:
         self._inner = inner
-        self._watch = watch
+        self._timer = timer
 
     def rank(self, request: RequestView) -> Rank:
-        rank = self._watch.ask("ordering", False, self._inner.rank, request)
+        rank = self._timer.ask("ordering", False, self._inner.rank, request)
         for number in rank if isinstance(rank, tuple) else (rank,):
             if not isinstance(number, int | float) or math.isnan(number):
                 raise PolicyFault("ordering", "nonsense", f"gave request {request.id!r} the rank {rank!r}")
@@ -172,12 +172,12 @@ class _CheckedRanked:
 
 
 class _CheckedLaned(_CheckedRanked):
-    def __init__(self, inner: LanedOrdering, watch: PolicyTimer) -> None:
-        super().__init__(inner, watch)
+    def __init__(self, inner: LanedOrdering, timer: PolicyTimer) -> None:
+        super().__init__(inner, timer)
         self._laned = inner
 
     def lane(self, request: RequestView) -> LaneId:
-        lane = self._watch.ask("ordering", False, self._laned.lane, request)
+        lane = self._timer.ask("ordering", False, self._laned.lane, request)
         try:
             hash(lane)
         except TypeError:
@@ -185,26 +185,26 @@ class _CheckedLaned(_CheckedRanked):
         return lane
 
     def choose(self, heads: Mapping[LaneId, RequestView], now: float) -> LaneId:
-        self._watch.lanes = len(heads)
-        lane = self._watch.ask("ordering", True, self._laned.choose, heads, now)
+        self._timer.lanes = len(heads)
+        lane = self._timer.ask("ordering", True, self._laned.choose, heads, now)
         try:
             known = lane in heads
         except TypeError:
             known = False
         if not known:
-            raise PolicyFault("ordering", "nonsense", f"chose the lane {lane!r}, in which nobody waits")
+            raise PolicyFault("ordering", "nonsense", f"chose the lane {lane!r}, which is empty")
         return lane
 
     def next_change(self, heads: Mapping[LaneId, RequestView], now: float) -> float:
-        at = self._watch.ask("ordering", True, self._laned.next_change, heads, now)
+        at = self._timer.ask("ordering", True, self._laned.next_change, heads, now)
         if not isinstance(at, int | float) or math.isnan(at):
-            raise PolicyFault("ordering", "nonsense", f"said that its choice stands until {at!r}")
+            raise PolicyFault("ordering", "nonsense", f"answered {at!r} when asked how long its choice stands")
         return at
 
 
 class _CheckedRedrawn(_CheckedLaned):
-    def __init__(self, inner: RedrawnOrdering, watch: PolicyTimer) -> None:
-        super().__init__(inner, watch)
+    def __init__(self, inner: RedrawnOrdering, timer: PolicyTimer) -> None:
+        super().__init__(inner, timer)
         self._redrawn = inner
 
     @property
@@ -213,20 +213,20 @@ class _CheckedRedrawn(_CheckedLaned):
 
 
 class _CheckedAdmission:
-    def __init__(self, inner: AdmissionPolicy, watch: PolicyTimer) -> None:
+    def __init__(self, inner: AdmissionPolicy, timer: PolicyTimer) -> None:
         self._inner = inner
-        self._watch = watch
+        self._timer = timer
 
     def hold_steps(self, request: RequestView, batch: BatchView, memory: MemoryView, now: float) -> int:
-        steps = self._watch.ask("admission", True, self._inner.hold_steps, request, batch, memory, now)
+        steps = self._timer.ask("admission", True, self._inner.hold_steps, request, batch, memory, now)
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
             raise PolicyFault("admission", "nonsense", f"held request {request.id!r} for {steps!r} steps")
         return steps
 
 
 class _CheckedBackfilling(_CheckedAdmission):
-    def __init__(self, inner: BackfillingAdmission, watch: PolicyTimer) -> None:
-        super().__init__(inner, watch)
+    def __init__(self, inner: BackfillingAdmission, timer: PolicyTimer) -> None:
+        super().__init__(inner, timer)
         self._backfilling = inner
 
     @property
@@ -236,36 +236,36 @@ class _CheckedBackfilling(_CheckedAdmission):
     def may_pass(
         self, request: RequestView, head: RequestView, batch: BatchView, memory: MemoryView, now: float
     ) -> bool:
-        may = self._watch.ask("admission", True, self._backfilling.may_pass, request, head, batch, memory, now)
+        may = self._timer.ask("admission", True, self._backfilling.may_pass, request, head, batch, memory, now)
         if not isinstance(may, bool):
-            raise PolicyFault("admission", "nonsense", f"said {may!r} when asked who may pass {head.id!r}")
+            raise PolicyFault("admission", "nonsense", f"answered {may!r} when asked what may pass {head.id!r}")
         return may
 
     def passed(self, head: RequestView) -> None:
-        self._watch.ask("admission", True, self._backfilling.passed, head)
+        self._timer.ask("admission", True, self._backfilling.passed, head)
 
 
 class _CheckedPreemption:
-    def __init__(self, inner: PreemptionPolicy, watch: PolicyTimer) -> None:
+    def __init__(self, inner: PreemptionPolicy, timer: PolicyTimer) -> None:
         self._inner = inner
-        self._watch = watch
+        self._timer = timer
 
     def victim(self, running: Sequence[RequestView], now: float) -> RequestView:
-        chosen = self._watch.ask("preemption", True, self._inner.victim, running, now)
+        chosen = self._timer.ask("preemption", True, self._inner.victim, running, now)
         if not any(chosen is request for request in running):
             raise PolicyFault("preemption", "nonsense", f"named {chosen!r}, which does not run")
         return chosen
 
 
 class _CheckedPrediction:
-    def __init__(self, inner: LengthPredictor, watch: PolicyTimer) -> None:
+    def __init__(self, inner: LengthPredictor, timer: PolicyTimer) -> None:
         self._inner = inner
-        self._watch = watch
+        self._timer = timer
 
     def predict(self, request: RequestView) -> LengthEstimate:
-        estimate, mean = self._watch.ask("prediction", False, self._both, request)
+        estimate, mean = self._timer.ask("prediction", False, self._both, request)
         if not isinstance(mean, int | float) or not 0 <= mean < math.inf:
-            raise PolicyFault("prediction", "nonsense", f"expects {mean!r} tokens of request {request.id!r}")
+            raise PolicyFault("prediction", "nonsense", f"expects {mean!r} output tokens of request {request.id!r}")
         return estimate
 
     def _both(self, request: RequestView) -> tuple[LengthEstimate, float]:

@@ -1,7 +1,6 @@
-"""What leaves the engine process: a metrics file, replaced whole, and a log of admissions; neither ever stops a step.
+"""Publisher: writes the metrics file and the decision log, in a thread of its own, so that a slow disk costs no step.
 
-Files are written by a thread of their own, so that a slow disk costs no step; what it cannot write it drops and says
-so once.
+What it cannot write it drops, with one warning.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ _BACKLOG = 10_000
 
 
 def metrics_folder(configured: str | None, instance_id: str) -> Path | None:
-    """Where engines put their metrics files and the API process finds them; None for nowhere.
+    """The folder of the engines' metrics files, for engines and API process alike; None for none.
 
-    Both sides know vLLM's instance id, which is random, so nothing has to be configured on one machine.
+    Both know vLLM's instance id, which is random, so on one machine nothing has to be configured.
     """
     if configured is None:
         return Path(tempfile.gettempdir()) / f"headway-{os.getuid()}-{instance_id}" if instance_id else None
@@ -33,7 +32,7 @@ class Publisher:
     """Writes a metrics file and a decision log in the background."""
 
     def __init__(self, metrics_file: Path | None, decision_log: Path | None, own_folder: bool = False) -> None:
-        """`own_folder`: the metrics file's folder is ours to remove. Raises ValueError where one cannot write."""
+        """`own_folder`: remove the metrics file's folder at the end. Raises ValueError if a file cannot be written."""
         self._metrics_file = metrics_file
         self._own_folder = own_folder
         self._latest: str | None = None
@@ -69,7 +68,7 @@ class Publisher:
             self._put(line)
 
     def close(self) -> None:
-        """Write what is left, and remove the metrics file: a scraper must not read a dead engine's numbers."""
+        """Write the rest and remove the metrics file: a scraper must not read a dead engine's metrics."""
         if self._thread is None:
             return
         self._put(None)
@@ -108,7 +107,7 @@ class Publisher:
         if self._log is not None:
             self._log.flush()
 
-    def _complain(self, why: str) -> None:
+    def _complain(self, reason: str) -> None:
         if not self._complained:
             self._complained = True
-            logger.warning("headway: metrics or decisions are being dropped: %s", why)
+            logger.warning("headway: cannot write all metrics and decisions, some are dropped: %s", reason)

@@ -1,6 +1,6 @@
-"""Two knobs that turn themselves: the long-prefill threshold and the cap on active requests.
+"""Self-tuned limits: the long-prefill threshold and the cap on running requests, computed for each step.
 
-Pure: facts of a step in, settings for the next step out.
+Pure: facts of a step in, limits for the next step out.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-_SHARE = 0.5  # of what decodes leave of a step, at most so much is kept for who is next
+_SHARE = 0.5  # of the tokens that decodes leave of a step, at most so many are kept for the next request
 _CALM_STEPS = 50  # between two changes of the cap
 _LOST = 0.25  # tokens thrown away by preemptions, of those computed, from which on the cap falls
 
 
 class StepFacts(NamedTuple):
-    """What the knobs look at before a step.
+    """What the limits depend on, before a step.
 
     Attributes:
         token_budget: tokens of the step.
         decoding: running requests that decode.
-        prefill_left: of those that prefill, the tokens each has left.
-        next_tokens: uncached tokens of the one that is next in the order; 0 unless it is short and its blocks are free.
+        prefill_left: for each prefilling request, the tokens it has left.
+        next_tokens: uncached tokens of the next request in the order; 0 unless it is short and its blocks are free.
         seats_free: how many more may run.
         waiting: requests that wait.
         preempted: preemptions since the step before.
-        lost_tokens: tokens that those had computed.
+        lost_tokens: tokens that the preempted requests had computed.
         computed_tokens: tokens of the step before.
     """
 
@@ -41,24 +41,23 @@ class StepFacts(NamedTuple):
 
 
 class StepLimits(NamedTuple):
-    """Settings for the next step. `long_prefill_threshold`: tokens one prefill may take, 0 for no limit."""
+    """Limits for the next step. `long_prefill_threshold`: tokens one prefill may take, 0 for no limit."""
 
     long_prefill_threshold: int
     active_cap: int
 
 
 class SelfTunedLimits:
-    """Both knobs, moved before every step.
+    """Both limits, moved before every step.
 
-    Threshold: vLLM serves running requests first, so one long prefill eats whole budgets while a short request waits
-    with a free seat. While the next in the order is short and would fit, long prefills leave it the tokens that it
-    needs, at most half of what decodes leave, and share the rest as water fills vessels: no token is kept for anybody
-    who could not use it. A threshold kept for all short requests that wait, whether or not they can come in, was tried
-    and cost 5 % of the throughput in overload.
+    Threshold: vLLM serves running requests first, so one long prefill takes whole budgets while a short request waits
+    beside a free seat. While the next request is short and would fit, long prefills leave it the tokens it needs, at
+    most half of what decodes leave. They share the rest by water-filling. No token is kept for a request that cannot
+    use it: keeping tokens for all short waiting requests was tried and cost 5 % of the throughput in overload.
 
     Cap: additive increase, multiplicative decrease, the rule of congestion control (Chiu and Jain, 1989). Where
     preemptions throw away more than a quarter of what is computed, a tenth of the seats goes, at most once in
-    `_CALM_STEPS`; each `_CALM_STEPS` without that give a seat back while somebody waits.
+    `_CALM_STEPS`; each `_CALM_STEPS` without that give a seat back while requests wait.
     """
 
     def __init__(self, seats: int, own_threshold: int = 0) -> None:
@@ -69,7 +68,7 @@ class SelfTunedLimits:
         self._lost = self._computed = 0.0  # decayed sums of tokens
 
     def step(self, facts: StepFacts) -> StepLimits:
-        """The settings for the step that these facts lead to."""
+        """The limits for the step with these facts."""
         return StepLimits(self._threshold(facts), self._active_cap(facts))
 
     def _threshold(self, facts: StepFacts) -> int:
@@ -97,11 +96,11 @@ class SelfTunedLimits:
 
 
 def _level(wanted: Sequence[int], room: int) -> int:
-    """The largest whole level at which who wants less gets all of it, and the others the level, within `room`."""
+    """Water-filling: the largest whole level so that the sum of min(wanted, level) is within `room`."""
     rising = sorted(wanted)
-    for index, one in enumerate(rising):
+    for index, tokens in enumerate(rising):
         sharing = len(rising) - index
-        if one * sharing > room:
+        if tokens * sharing > room:
             return room // sharing
-        room -= one
+        room -= tokens
     return rising[-1]

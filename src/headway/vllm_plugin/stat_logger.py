@@ -1,7 +1,7 @@
-"""The scheduler's numbers in vLLM's own `/metrics`: a stat-logger plug-in that passes the engines' metrics files on.
+"""Stat logger for vLLM: passes the engines' metrics files on to vLLM's own `/metrics`.
 
-The scheduler lives in the engine process and `/metrics` in the API process, on the same machine; the file between them
-is found by vLLM's instance id. vLLM loads this through the entry point `vllm.stat_logger_plugins`.
+The scheduler lives in the engine process and `/metrics` in the API process, on the same machine; vLLM's instance id
+names the folder between them. vLLM loads this through the entry point `vllm.stat_logger_plugins`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from headway.vllm_plugin.publishing import logger, metrics_folder
 
 
 class EngineFiles:
-    """A Prometheus collector over the metrics files of one vLLM instance; read when somebody scrapes."""
+    """A Prometheus collector over the metrics files of one vLLM instance; read at every scrape."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -33,7 +33,7 @@ class EngineFiles:
             try:
                 text = file.read_text(encoding="utf-8")
             except OSError:
-                continue  # the engine has just gone
+                continue  # the engine has just ended
             for family in text_string_to_metric_families(text):
                 known = families.setdefault(family.name, family)
                 if known is not family:
@@ -42,17 +42,17 @@ class EngineFiles:
 
 
 class HeadwayStatLogger(StatLoggerBase):  # type: ignore[misc]
-    """Registers `EngineFiles` once; vLLM's own statistics pass it by. Without our scheduler it does nothing."""
+    """Registers `EngineFiles` once per process, if our scheduler runs. Ignores vLLM's own statistics."""
 
     _registered: set[Path] = set()  # noqa: RUF012 - one a process, as Prometheus' registry is
 
     def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
-        wanted = str(getattr(vllm_config.scheduler_config, "scheduler_cls", "") or "")
-        if "headway" not in wanted:
+        scheduler = str(getattr(vllm_config.scheduler_config, "scheduler_cls", "") or "")
+        if "headway" not in scheduler:
             return
         if getattr(vllm_config.parallel_config, "_api_process_count", 1) > 1:
             logger.warning(
-                "headway: with several API servers vLLM's /metrics cannot carry the engines' numbers: set metrics_dir "
+                "headway: with several API servers vLLM's /metrics cannot carry the engines' metrics: set metrics_dir "
                 "and scrape the files in it, or start with --api-server-count 1"
             )
             return
@@ -61,12 +61,12 @@ class HeadwayStatLogger(StatLoggerBase):  # type: ignore[misc]
         if folder is not None and folder not in self._registered:
             self._registered.add(folder)
             REGISTRY.register(EngineFiles(folder))
-            if config.metrics_dir is None:  # ours to remove; `vllm serve` kills engines before they could
+            if config.metrics_dir is None:  # `vllm serve` kills engines before they could remove it
                 atexit.register(shutil.rmtree, folder, ignore_errors=True)
-            logger.info("headway: /metrics carries what engines write to %s", folder)
+            logger.info("headway: /metrics carries the metrics that engines write to %s", folder)
 
     def record(self, *args: Any, **kwargs: Any) -> None:
-        """vLLM's statistics of one step: not ours."""
+        """Ignore vLLM's statistics of one step."""
 
     def log_engine_initialized(self) -> None:
-        """Nothing to say."""
+        """Log nothing."""

@@ -1,4 +1,4 @@
-"""Who stands last in vLLM's running list: under `fcfs` vLLM preempts the last and serves from the front.
+"""Victims: the requests to preempt next go to the end of vLLM's running list, from which it preempts under `fcfs`.
 
 Pure: a list in, a list out. It ports to a `preemption_key` as it stands.
 """
@@ -12,20 +12,20 @@ Item = TypeVar("Item")
 
 
 def with_victims_last(in_order: Sequence[Item], victims: int, choose: Callable[[Sequence[Item]], Item]) -> list[Item]:
-    """The running ones, in order of admission, but the next `victims` to give way at the end, the first to go last.
+    """Running requests in order of admission, but the next `victims` to preempt at the end, the first of them last.
 
-    `choose` is asked for one victim at a time, of those not yet named; at least one is never named.
+    `choose` names one victim at a time out of those not yet named; at least one request is never named.
     """
-    stay = list(in_order)
-    go: list[Item] = []
-    while len(go) < victims and len(stay) > 1:
-        chosen = choose(stay)
-        del stay[next(index for index, one in enumerate(stay) if one is chosen)]
-        go.append(chosen)
-    return stay + go[::-1]
+    staying = list(in_order)
+    going: list[Item] = []
+    while len(going) < victims and len(staying) > 1:
+        chosen = choose(staying)
+        del staying[next(index for index, item in enumerate(staying) if item is chosen)]
+        going.append(chosen)
+    return staying + going[::-1]
 
 
 def blocks_wanted(context_tokens: Sequence[int], new_tokens: int, block_tokens: int) -> int:
-    """Blocks that one step may ask for: a decode wants a new one at a block's end; `new_tokens` are prefill's."""
+    """KV blocks that one step may want: one per decode at its block's end, and those of `new_tokens` of prefill."""
     crossing = sum([1 for tokens in context_tokens if tokens % block_tokens == 0])
     return crossing + -(-new_tokens // block_tokens)

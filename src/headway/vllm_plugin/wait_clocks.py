@@ -1,4 +1,4 @@
-"""Why a request waited: a clock a reason, running for everybody; a wait is the difference of two readings."""
+"""Wait clocks: one clock per reason to wait, shared by all requests; a wait is the difference of two readings."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from itertools import islice
 from typing import NamedTuple
 
 REASONS = ("seats", "tokens", "blocks", "held", "preempting", "paused", "idle")
-"""What stopped the last scan: no seat free; the step's token budget spent; the next one's KV blocks not free; the
-admission policy held it; vLLM preempted somebody, which ends admission for the step; the engine was paused; nothing
-did (the request came while the step ran)."""
+"""What ended the last scan: no seat free; the step's token budget spent; too few KV blocks free for the next request;
+the admission policy held it; a preemption, which ends admission for the step; the engine was paused; nothing (the
+request arrived while the step ran)."""
 
 _ADMISSIONS_REMEMBERED = 65_536
 
 
 class Reading(NamedTuple):
-    """All clocks at one instant: seconds a reason, and the admissions so far."""
+    """All clocks at one instant: seconds per reason, and the admissions so far."""
 
     at: float
     seconds: tuple[float, ...]
@@ -31,7 +31,7 @@ class Wait(NamedTuple):
 
 
 class WaitClocks:
-    """Adds up time by the reason that holds since the last scan; remembers who was admitted in which order."""
+    """Adds up time by the reason that ended the last scan; remembers the latest admissions in order."""
 
     def __init__(self) -> None:
         self._seconds = (0.0,) * len(REASONS)
@@ -41,7 +41,7 @@ class WaitClocks:
         self.admissions = 0
 
     def reading(self, now: float) -> Reading:
-        """All clocks now. Changes nothing, so that another thread may ask too."""
+        """All clocks now. Changes nothing, so another thread may call it."""
         seconds, read_at, reason = self._seconds, self._read_at, self._reason
         if read_at is not None:
             passed = seconds[reason] + max(0.0, now - read_at)
@@ -49,12 +49,12 @@ class WaitClocks:
         return Reading(now, seconds, self.admissions)
 
     def scanned(self, reason: str, now: float) -> None:
-        """A scan has ended; until the next one everybody who waits does so for this reason."""
+        """A scan has ended; until the next one every waiting request waits for this reason."""
         self._seconds = self.reading(now).seconds
         self._read_at, self._reason = now, REASONS.index(reason)
 
     def admit(self, arrival: int) -> int:
-        """Note an admission; which one it is, counted from 0."""
+        """Note an admission; returns its number, counted from 0."""
         self._admitted.append(arrival)
         self.admissions += 1
         return self.admissions - 1
@@ -63,13 +63,18 @@ class WaitClocks:
         """The wait, between two readings, of the request that was the `arrival`-th to come."""
         passed = [b - a for a, b in zip(began.seconds, ended.seconds, strict=True)]
         since, until = self.admissions - ended.admissions, self.admissions - began.admissions
-        overtaking = sum([1 for one in islice(reversed(self._admitted), since, until) if one > arrival])
+        overtaking = sum([1 for other in islice(reversed(self._admitted), since, until) if other > arrival])
         by_reason = {name: seconds for name, seconds in zip(REASONS, passed, strict=True) if seconds >= 0.0005}
         return Wait(ended.at - began.at, by_reason, overtaking)
 
 
 def in_words(wait: Wait) -> str:
-    """One clause: "waited 3.20 s: 2.90 s seats, 0.30 s tokens; 12 later ones came in before it"."""
-    why = ", ".join(f"{s:.2f} s {name}" for name, s in sorted(wait.by_reason.items(), key=lambda item: -item[1]))
-    ahead = f"{wait.overtaken_by} later ones came in before it" if wait.overtaken_by else "nobody overtook it"
-    return f"waited {wait.seconds:.2f} s ({why or 'no scan meanwhile'}); {ahead}"
+    """One clause: "waited 3.20 s (2.90 s seats, 0.30 s tokens); 12 later arrivals were admitted before it"."""
+    reasons = ", ".join(f"{s:.2f} s {name}" for name, s in sorted(wait.by_reason.items(), key=lambda item: -item[1]))
+    return f"waited {wait.seconds:.2f} s ({reasons or 'no scan meanwhile'}); {_overtaken(wait.overtaken_by)}"
+
+
+def _overtaken(by: int) -> str:
+    if by == 0:
+        return "no later arrival was admitted before it"
+    return f"{by} later {'arrival was' if by == 1 else 'arrivals were'} admitted before it"

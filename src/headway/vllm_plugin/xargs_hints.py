@@ -1,6 +1,6 @@
-"""What a client may say of its request in `vllm_xargs`, bounded and never trusted; and lengths hinted, corrected.
+"""Hints in `vllm_xargs`: read from a client's request, forced into bounds, and expected lengths corrected.
 
-A hint that is not what it should be is ignored and counted, never an error: a client's slip must not cost an answer.
+A malformed hint is ignored and counted, never an error: a client's mistake must not cost it its answer.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _KEEP = 0.5 ** (1 / 50)  # the weight of an observation halves with each further
 
 
 class XargsHints(NamedTuple):
-    """What was said, within bounds. `ignored`: names of the hints that made no sense."""
+    """One request's hints, within bounds. `ignored`: names of malformed hints."""
 
     expected_tokens: int | None = None
     deadline_seconds: float | None = None
@@ -69,7 +69,7 @@ def read_hints(arguments: object) -> XargsHints:
 
 
 def _number(value: object, least: float, most: float) -> float | None:
-    """A number forced into its bounds; a text that reads as one will do, as proxies turn numbers into texts."""
+    """A number forced into its bounds; a text that parses as a number counts, as proxies turn numbers into texts."""
     if isinstance(value, str) and len(value) <= MAX_TEXT:
         try:
             value = float(value)
@@ -87,18 +87,18 @@ def _text(value: object) -> str | None:
 
 
 class HintedLengths:
-    """A predictor that listens to hinted lengths as far as they came true, and else asks `inner`.
+    """Predictor of hinted lengths, corrected by how the tenant's earlier hints came true; else it asks `inner`.
 
-    Per tenant it keeps the decayed ratio of output tokens that came to those that were hinted, and multiplies the next
-    hint by it (within 1/16 … 16): whoever always says 1 is soon believed to mean what it uses. The estimate is
-    geometric around the corrected hint, so that a hint is an expectation and never a promise.
+    Inside vLLM any client may hint, so a hint is corrected. (The gateway's `HintedPrediction` trusts a hint as it is:
+    there an API key must allow it.) Per tenant the decayed ratio of output tokens to hinted tokens multiplies the next
+    hint, within 1/16 … 16. The estimate is geometric around the corrected hint: an expectation and no promise.
     """
 
     def __init__(self, inner: LengthPredictor) -> None:
         self._inner = inner
         self._inner_listeners = EventFanout(inner).listeners
         self._hinted: dict[RequestId, int] = {}
-        self._ratios: dict[str, tuple[float, float]] = {}  # tenant → decayed (tokens that came, tokens hinted)
+        self._ratios: dict[str, tuple[float, float]] = {}  # tenant → decayed (tokens produced, tokens hinted)
 
     def hint(self, request_id: RequestId, expected_tokens: int) -> None:
         """Note what a request's client expects, before `predict` is asked."""
@@ -113,22 +113,24 @@ class HintedLengths:
         return GeometricEstimate(mean_tokens, request.max_output_tokens, "hint")
 
     def correction(self, tenant: str) -> float:
-        """What a tenant's hints are multiplied by; 1 until it is known better."""
-        came, hinted = self._ratios.get(tenant, (0.0, 0.0))
-        ratio = (came + 100.0) / (hinted + 100.0)  # a hundred tokens' worth of doubt: one short answer proves little
+        """The factor for a tenant's hints; 1 while nothing is known of them."""
+        produced, hinted = self._ratios.get(tenant, (0.0, 0.0))
+        ratio = (produced + 100.0) / (
+            hinted + 100.0
+        )  # a hundred tokens' worth of doubt: one short answer proves little
         return min(max(ratio, 1 / _CORRECTION_BOUND), _CORRECTION_BOUND)
 
     def observe(self, event: Event) -> None:
-        """Compare hints with what came; forget whoever left. The inner predictor learns from everybody."""
+        """Compare a completed request's hint with its output. The inner predictor hears every event."""
         for listener in self._inner_listeners:
             listener.observe(event)
         if isinstance(event, Completed):
             hinted = self._hinted.pop(event.request.id, None)
             if hinted is not None:
-                came_before, hinted_before = self._ratios.pop(event.request.tenant, (0.0, 0.0))
+                produced_before, hinted_before = self._ratios.pop(event.request.tenant, (0.0, 0.0))
                 if len(self._ratios) >= _TENANTS_REMEMBERED:
                     del self._ratios[next(iter(self._ratios))]
-                came = came_before * _KEEP + event.output_tokens
-                self._ratios[event.request.tenant] = (came, hinted_before * _KEEP + hinted)
+                produced = produced_before * _KEEP + event.output_tokens
+                self._ratios[event.request.tenant] = (produced, hinted_before * _KEEP + hinted)
         elif isinstance(event, Cancelled):
             self._hinted.pop(event.request.id, None)

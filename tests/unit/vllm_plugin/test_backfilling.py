@@ -69,7 +69,7 @@ class SlidingWindowSpec:
 
 
 @pytest.mark.parametrize("kinds", [[SlidingWindowSpec], [FullAttentionSpec, SlidingWindowSpec]])
-def test_backfilling_is_refused_where_nobody_can_tell_what_fits(kinds: list[type]) -> None:
+def test_backfilling_is_refused_where_one_cannot_know_what_fits(kinds: list[type]) -> None:
     class Hybrid(Tight):
         kv_cache_config = SimpleNamespace(
             num_blocks=100, kv_cache_groups=[SimpleNamespace(kv_cache_spec=kind()) for kind in kinds]

@@ -40,7 +40,7 @@ def test_one_long_request_kept_waiting_is_seen_while_it_waits() -> None:
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.randoms(use_true_random=False))
-def test_everybody_is_compared_once_whatever_the_order(works: list[int], chance: random.Random) -> None:
+def test_every_request_is_compared_once_whatever_the_order(works: list[int], chance: random.Random) -> None:
     order = list(range(len(works)))
     chance.shuffle(order)
     shadow = serve(works, order)
@@ -78,7 +78,7 @@ def test_harm_must_last() -> None:
     assert not judge.harmful(bad, 9.0)
     assert judge.harmful(bad, 10.0)
     assert not judge.harmful(good, 11.0)
-    assert not judge.harmful(bad, 12.0), "the time starts anew"
+    assert not judge.harmful(bad, 12.0), "the time starts again"
     assert not judge.harmful(few, 30.0), "ten requests prove nothing"
     judge.harmful(bad, 40.0)
     judge.reset()

@@ -168,7 +168,7 @@ def test_the_tuner_tries_values_and_the_engines_thread_sets_them(tmp_path: Path)
     assert learned(file)["tuned"] == pytest.approx(best), "the search begins with what was best"
 
 
-def test_a_tuner_that_fails_stops_and_nobody_waits_for_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_tuner_that_fails_stops_and_the_engine_does_not_wait_for_it(caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("optuna")
     engine = Engine(headway={"ordering": "ewsjf", "live_tuning": {}})
     thread = engine.headway.learned._tuner

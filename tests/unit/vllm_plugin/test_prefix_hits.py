@@ -42,7 +42,7 @@ def test_lookups_stop_when_the_budget_is_spent() -> None:
     assert asked == [(2, 99), (2, 99)], "two blocks of three, two requests of five"
     assert [one.view.cached_prompt_tokens for one in some] == [64, 64, 0, 0, 0]
     hits.begin_step()
-    assert hits.refresh(some[4], 0.0), "whoever was not asked about is asked about as a head"
+    assert hits.refresh(some[4], 0.0), "a request that was not looked up is looked up as a head"
     assert not hits.refresh(some[4], 0.5), "half a second old is young enough"
     assert (hits.lookups, hits.hit_tokens) == (3, 192)
 

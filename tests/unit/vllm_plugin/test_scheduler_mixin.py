@@ -64,10 +64,10 @@ def test_without_configuration_the_order_is_safe_and_adaptive() -> None:
     engine.now = 100.0
     fill(engine, requests(10, 20))
     assert engine.headway.config.ordering == "highest-response-ratio"
-    assert engine.serve()[0] == "r500", "whoever has waited a hundred seconds for 500 tokens goes before 10 new ones"
+    assert engine.serve()[0] == "r500", "500 tokens that waited a hundred seconds go before 10 new ones"
 
 
-def test_everybody_who_waits_is_counted() -> None:
+def test_every_waiting_request_is_counted() -> None:
     engine = Engine()
     fill(engine, requests(1, 2, 3, 4, 5))
     assert len(engine.waiting) == 5
@@ -107,7 +107,7 @@ def test_aborts_at_every_stage() -> None:
     assert engine.books() == (0, 0, 0)
 
 
-def test_who_ends_in_its_first_step_had_a_first_token(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_ends_in_its_first_step_had_a_first_token(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine()
     told: list[tuple[str, object]] = []
     for name in ("first_token", "complete"):
@@ -124,7 +124,7 @@ def test_who_ends_in_its_first_step_had_a_first_token(monkeypatch: pytest.Monkey
     assert [name for name, id_ in told if id_ == "two"] == ["first_token", "complete"]
 
 
-def test_a_blocked_request_holds_nobody_up_and_is_not_offered_until_it_may_be_ready() -> None:
+def test_a_blocked_request_holds_no_other_up_and_is_not_offered_until_it_may_be_ready() -> None:
     engine = Engine(headway={"ordering": "shortest-prompt-first"})
     blocked = StubRequest("blocked", 1)
     blocked.status = Status.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR
@@ -160,7 +160,7 @@ def test_thousands_of_blocked_requests_are_asked_a_bounded_number_a_scan() -> No
     for _ in range(8):
         engine.schedule()
     assert len(asked) <= 8 * 256
-    assert len(set(asked)) == 1_000, "everybody is asked in turn"
+    assert len(set(asked)) == 1_000, "every blocked request is checked in turn"
     engine.serve()
     assert len(engine.ended) == 1_000
 
@@ -308,7 +308,7 @@ def test_metrics_are_written_and_taken_away(tmp_path: Path) -> None:
     assert not file.exists(), "a dead engine's numbers must not be scraped"
 
 
-def test_self_tuning_leaves_room_for_the_short_and_puts_the_knobs_back() -> None:
+def test_self_tuning_leaves_room_for_the_short_and_restores_the_limits() -> None:
     engine = Engine(headway={"tuning": "self-tuned"})
     engine.max_num_active_reqs = engine.headway.engine.seats = 4
     long = StubRequest("long", 50_000, output=3)
@@ -329,7 +329,7 @@ def test_what_does_not_go_is_refused_in_one_sentence() -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_chaos_loses_nobody(seed: int) -> None:
+def test_chaos_loses_no_request(seed: int) -> None:
     chance = random.Random(seed)
     config = {
         "ordering": chance.choice(["fcfs", "highest-response-ratio", "fair-share", "smallest-volume-first"]),

@@ -13,7 +13,7 @@ QUIET = StepFacts(
 )  # fmt: skip
 
 
-def test_nothing_is_kept_free_for_nobody() -> None:
+def test_nothing_is_kept_free_for_no_request() -> None:
     tuned = SelfTunedLimits(seats=256)
     assert tuned.step(QUIET).long_prefill_threshold == 0
     assert tuned.step(QUIET._replace(next_tokens=50, seats_free=0)).long_prefill_threshold == 0
@@ -30,8 +30,8 @@ def test_long_prefills_leave_the_tokens_that_the_next_one_needs() -> None:
 
 def test_prefills_share_like_water() -> None:
     tuned = SelfTunedLimits(seats=256)
-    knobs = tuned.step(QUIET._replace(next_tokens=50, prefill_left=[100, 5_000, 150, 4_000]))
-    assert knobs.long_prefill_threshold == 300, "100 and 150 are served whole, and 600 of 850 are left for two"
+    limits = tuned.step(QUIET._replace(next_tokens=50, prefill_left=[100, 5_000, 150, 4_000]))
+    assert limits.long_prefill_threshold == 300, "100 and 150 are served whole, and 600 of 850 are left for two"
 
 
 def test_the_operators_own_threshold_is_never_exceeded() -> None:
@@ -45,11 +45,11 @@ def test_the_cap_falls_when_much_is_thrown_away_and_rises_slowly() -> None:
     tuned = SelfTunedLimits(seats=200)
     busy = QUIET._replace(decoding=99, waiting=5)
     assert tuned.step(busy._replace(preempted=1, lost_tokens=200)).active_cap == 200, "a fifth: no reason to fall"
-    assert tuned.step(busy._replace(preempted=1, lost_tokens=900)).active_cap == 100, "never below those who run"
+    assert tuned.step(busy._replace(preempted=1, lost_tokens=900)).active_cap == 100, "never below the running requests"
     fewer = busy._replace(decoding=49)
     caps = [tuned.step(fewer._replace(preempted=1, lost_tokens=900)).active_cap for _ in range(100)]
     assert caps[:49] == [90] * 49, "nine tenths of 101, once in fifty steps"
-    assert caps[49] == caps[-1] == 50, "those who run stay"
+    assert caps[49] == caps[-1] == 50, "the running requests stay"
     assert [tuned.step(fewer).active_cap for _ in range(600)][-1] > 50
 
 
@@ -77,9 +77,9 @@ def test_the_cap_comes_back_to_all_seats_and_no_further() -> None:
     )
 )
 def test_settings_are_always_possible_ones(facts: StepFacts) -> None:
-    knobs = SelfTunedLimits(seats=300).step(facts)
-    assert knobs.long_prefill_threshold >= 0
-    assert knobs.active_cap >= max(1, facts.decoding + len(facts.prefill_left))
+    limits = SelfTunedLimits(seats=300).step(facts)
+    assert limits.long_prefill_threshold >= 0
+    assert limits.active_cap >= max(1, facts.decoding + len(facts.prefill_left))
 
 
 @given(st.lists(st.integers(1, 5_000), min_size=1, max_size=8), st.integers(1, 400), st.integers(50, 2_000))

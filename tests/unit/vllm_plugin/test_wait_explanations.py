@@ -49,7 +49,7 @@ def step(engine: Engine, seconds: float = 1.0) -> None:
     engine.update_from_output()
 
 
-def test_one_that_waits_and_one_that_was_let_in_are_told(asked: tuple[Engine, str]) -> None:
+def test_a_waiting_and_an_admitted_request_are_explained(asked: tuple[Engine, str]) -> None:
     engine, url = asked
     engine.add_request(StubRequest("cmpl-first-0-ab12", 500, output=3))
     step(engine)
@@ -60,15 +60,15 @@ def test_one_that_waits_and_one_that_was_let_in_are_told(asked: tuple[Engine, st
     waiting = live_lines(url, "long")
     assert waiting[0] == (
         "cmpl-long-0-cd34: (900 prompt tokens, 0 cached; order shortest-prompt-first) "
-        "waited 4.00 s (4.00 s seats); 1 later ones came in before it"
+        "waited 4.00 s (4.00 s seats); 1 later arrival was admitted before it"
     ), "its client's own id is enough"
     assert "state                 waiting" in waiting
     short = live_lines(url, "cmpl-short-0-ef56")
-    assert "waited 2.00 s (2.00 s seats); nobody overtook it" in short[0]
+    assert "waited 2.00 s (2.00 s seats); no later arrival was admitted before it" in short[0]
     assert "state                 admitted" in short
 
 
-def test_the_longest_of_several_answers_is_told(asked: tuple[Engine, str]) -> None:
+def test_of_several_answers_the_longest_wait_is_explained(asked: tuple[Engine, str]) -> None:
     engine, url = asked
     for part in range(3):
         engine.add_request(StubRequest(f"{part}_chatcmpl-many-9f", 10, output=2))
@@ -79,7 +79,7 @@ def test_the_longest_of_several_answers_is_told(asked: tuple[Engine, str]) -> No
     assert "parts                 3" in lines
 
 
-def test_nobody_is_remembered_for_ever(asked: tuple[Engine, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_latest_are_remembered(asked: tuple[Engine, str], monkeypatch: pytest.MonkeyPatch) -> None:
     engine, url = asked
     monkeypatch.setattr(engine.headway.report.explanations, "_latest", deque[stories.WaitExplanation](maxlen=2))
     for index in range(3):
@@ -101,7 +101,7 @@ def test_a_port_that_is_taken_is_one_sentence() -> None:
 
 
 class Foreign(BaseHTTPRequestHandler):
-    """A server of somebody else."""
+    """A server that is not Headway's."""
 
     def do_GET(self) -> None:
         status, body = (404, b"not here") if self.path.startswith("/headway") else (200, b"<html>")

@@ -74,7 +74,7 @@ def test_an_honest_hint_is_believed_and_silence_falls_to_the_predictor() -> None
     assert lengths.predict(request("b")).made_by == "five"
 
 
-def test_whoever_always_says_one_is_soon_believed_to_mean_what_it_uses() -> None:
+def test_a_tenant_that_always_hints_one_token_is_soon_corrected() -> None:
     lengths = HintedLengths(Five())
     for index in range(100):
         liar, honest = request(f"l{index}", "liar"), request(f"h{index}", "honest")
@@ -88,7 +88,7 @@ def test_whoever_always_says_one_is_soon_believed_to_mean_what_it_uses() -> None
     assert lengths.predict(request("next", "liar")).remaining_mean(0) > 400
 
 
-def test_nobody_is_remembered_after_the_end_and_tenants_are_bounded() -> None:
+def test_no_request_is_remembered_after_its_end_and_tenants_are_bounded() -> None:
     lengths = HintedLengths(Five())
     for index in range(3_000):
         one = request(f"r{index}", tenant=f"t{index}")
