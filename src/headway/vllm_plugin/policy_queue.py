@@ -48,7 +48,7 @@ class PolicyQueue:
         self._outside_order = {Place.BLOCKED: self._blocked, Place.SKIPPED: self._skipped, Place.IN_VLLM: self._in_vllm}
         self._popped: Entry | None = None
         self._popped_past: Request | None = None  # the head that it passed
-        self._next: Entry | None = None  # the request to offer, as far as it is known
+        self._next: Entry | None = None  # the request to offer, as far as it is known; None while one is popped
         self._passes: Request | None = None  # the head of the order, where the one to offer passes it
         self._held_until: tuple[str, int, int] | None = None  # request, batch version, step: the refusal stands
         self._refreshed = 0
@@ -68,13 +68,15 @@ class PolicyQueue:
         self._next = None
         entry = self._book.get(request)
         blocked = self._engine.is_blocked(request)
-        if entry is not None and entry.place is Place.RUNNING:
-            self.end_turn(entry)
-        if entry is not None and entry.place is Place.IN_VLLM and not entry.turn_over:
-            self._wait_again(entry)
-        if entry is None or entry.place is Place.FINISHED or (entry.turn_over and not blocked):
-            if entry is not None:
+        if entry is not None:
+            if entry.place is Place.RUNNING:
+                self.end_turn(entry)
+            if entry.place is Place.IN_VLLM and not entry.turn_over:
+                self._wait_again(entry)
+            if entry.place is Place.FINISHED or (entry.turn_over and not blocked):
                 self._take_out(entry)
+                entry = None
+        if entry is None:
             entry = self._book.add(request, self.now)
             self._policies.arrive(entry.view, self.now)
         if blocked and entry.place is not Place.BLOCKED:
@@ -136,7 +138,6 @@ class PolicyQueue:
     def __bool__(self) -> bool:
         """Whether there is a request to admit now."""
         began = self._timer()
-        self._settle()
         entry = self._find_next()
         admits = entry is not None and (self._passes is not None or not self._hold(entry))
         self.seconds += self._timer() - began
@@ -196,10 +197,16 @@ class PolicyQueue:
         self._policies.arrive(entry.view, self.now)
         self._put_outside(entry, Place.BLOCKED if before.place is Place.BLOCKED else Place.IN_VLLM)
 
-    def forget(self, request: VllmRequest) -> None:
-        """The request ended; wherever it is, it waits and runs no longer."""
-        self.remove_requests((request,))
-        self._batch.leave(vllm.request_id(request))
+    def forget(self, entry: Entry) -> None:
+        """The request ended: it waits and runs no longer."""
+        self._settle()
+        self._next = None
+        if entry.place is Place.RUNNING:
+            self._batch.leave(entry.id)
+        else:
+            self._take_out(entry)
+        if entry.place is not Place.FINISHED:
+            entry.move(Place.FINISHED)
 
     @property
     def parked(self) -> int:
@@ -217,8 +224,7 @@ class PolicyQueue:
     # the next request -----------------------------------------------------------------------------------------------
 
     def _offer(self) -> Entry:
-        self._settle()
-        entry = self._find_next()
+        entry = self._next or self._find_next()
         if entry is None:
             raise IndexError("no request to admit now")
         return entry
@@ -226,6 +232,7 @@ class PolicyQueue:
     def _find_next(self) -> Entry | None:
         """The request to offer: the head of the order, or one that passes it."""
         if self._next is None:
+            self._settle()
             self._passes = None
             head = self._head()
             if head is not None and self._policies.backfills and self._batch.size and self._engine.running_count():

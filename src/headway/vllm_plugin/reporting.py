@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable
 
 from headway.vllm_plugin.config import PluginConfig
 from headway.vllm_plugin.fallback import FallbackScheduler
@@ -11,7 +12,6 @@ from headway.vllm_plugin.plugin_metrics import PluginMetrics
 from headway.vllm_plugin.publishing import Publisher
 from headway.vllm_plugin.request_entries import Entry
 from headway.vllm_plugin.wait_explanations import WaitExplanations
-from headway.vllm_plugin.xargs_hints import XargsHints
 
 logger = logging.getLogger("vllm.headway")  # below vLLM's own, so that its handlers and levels hold
 
@@ -36,9 +36,9 @@ class Reporter:
         """Name of the ordering in force."""
         return self._config.ordering if self._policies.in_force else "fcfs"
 
-    def hints_read(self, hints: XargsHints) -> None:
-        """Count the hints that were ignored."""
-        for name in hints.ignored:
+    def hints_ignored(self, names: Iterable[str]) -> None:
+        """Count malformed hints."""
+        for name in names:
             self._metrics.count("hints_ignored", 1, f'hint="{name}"')
 
     def admitted(self, entry: Entry, now: float) -> None:

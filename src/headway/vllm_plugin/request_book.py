@@ -7,7 +7,7 @@ from headway.vllm_plugin import vllm_adapter as vllm
 from headway.vllm_plugin.harm_judge import WaitComparison
 from headway.vllm_plugin.prefix_hits import PrefixHits
 from headway.vllm_plugin.reporting import Reporter
-from headway.vllm_plugin.request_entries import EngineBatch, Entry, Place, view_of
+from headway.vllm_plugin.request_entries import EngineBatch, Entry, view_of
 from headway.vllm_plugin.vllm_adapter import VllmRequest
 from headway.vllm_plugin.xargs_hints import NO_HINTS, HintedLengths, read_hints
 
@@ -47,7 +47,8 @@ class RequestBook:
         hints = NO_HINTS
         if self._hinted is not None:
             hints = read_hints(vllm.extra_arguments(request))
-            self._report.hints_read(hints)
+            if hints.ignored:
+                self._report.hints_ignored(hints.ignored)
         entry = Entry(request, view_of(request, hints, now), hints, self._arrivals)
         self._arrivals += 1
         self.entries[entry.id] = entry
@@ -74,9 +75,7 @@ class RequestBook:
             self._report.admitted(entry, now)
 
     def remove(self, entry: Entry, now: float) -> None:
-        """The request ended; its waiting or running is over already."""
+        """The request ended, and the queue has forgotten it."""
         del self.entries[entry.id]
-        if entry.place is not Place.FINISHED:
-            entry.move(Place.FINISHED)
         if entry.admission < 0 and not entry.turn_over:
             self._comparison.leave(entry.arrival, now)

@@ -97,7 +97,7 @@ def view_of(request: VllmRequest, hints: XargsHints, now: float) -> Request:
 
     A gateway's rank stands in for the priority of a client that gave none.
     """
-    priority = vllm.client_priority(request)
+    priority = vllm.client_priority(request) or 0
     if priority == 0 and hints.rank is not None:
         priority = hints.rank
     produced = vllm.output_tokens(request)

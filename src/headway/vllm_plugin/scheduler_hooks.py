@@ -145,7 +145,7 @@ class SchedulerHooks:
             return
         self.tick()
         now = self.queue.now
-        self.queue.forget(request)
+        self.queue.forget(entry)
         self.book.remove(entry, now)
         if entry.turn_over:
             return
