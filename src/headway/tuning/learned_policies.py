@@ -1,4 +1,4 @@
-"""What an ordering and a predictor have learned: taken out for a state file, and given back to fresh policies."""
+"""Learned state of an ordering and a predictor: saved for a state file, and restored to fresh policies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headway.tuning.state_file import restore
 
 
 class Restored(NamedTuple):
-    """What came back.
+    """Result of a restore.
 
     Attributes:
         tuned: values that the tuner had found for options of this ordering; empty where there are none.

@@ -1,8 +1,8 @@
-"""Tuning while requests are served: one trial a window, cut short and fenced off when it does harm.
+"""Live tuner: tries options while requests are served, one trial a window, cut short and fenced off when it does harm.
 
-A listener like any other: it hears every event, keeps the window's numbers and a shadow FCFS queue, and retunes the
-policy at the end of each window. A trial answers for the requests that arrived in it and for nobody else's wait, so
-that one which did harm does not spoil the next. A change of the workload restarts the search from the best point known.
+It listens to every event, keeps the window's numbers and a shadow FCFS queue, and retunes the policy at the end of each
+window. A trial is judged by the requests that arrived in it and by no other waits, so a harmful one does not spoil the
+next. A change of the workload restarts the search from the best point known.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from headway.tuning.search import Fences, SearchBox, Shares
 from headway.tuning.shadow_fcfs import ShadowAdmission, ShadowFcfs
 from headway.tuning.tuning_settings import TuningSettings
 
-_LEAST_WAITS = 100  # before a 99th percentile is spoken of
+_LEAST_WAITS = 100  # before a 99th percentile means anything
 _LOOK_EVERY = 25  # admissions between two looks at the harm done
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One window's outcome: the values tried, what they were worth, and how it ended."""
+    """Outcome of one window: the values tried, their reward, and how it ended."""
 
     values: Mapping[str, float]
     reward: float
@@ -76,7 +76,7 @@ class LiveTuner:
         self._clear()
 
     def observe(self, event: Event) -> None:
-        """Take note, and act when a window ends, harm is seen or the workload has changed."""
+        """Take note of an event; act when a window ends, harm is seen or the workload has changed."""
         if self._ends_at is None:
             self._start_trial(event.at)
         drifted = None
@@ -105,9 +105,9 @@ class LiveTuner:
         self._act(event, drifted)
 
     def best(self) -> Mapping[str, float]:
-        """The best values known since the last restart; those it began with before any trial ended."""
-        found = self._optimiser.best()
-        return self._start if found is None else self._box.values(found[0])
+        """The best values since the last restart; the ones it began with until a trial has ended."""
+        best = self._optimiser.best()
+        return self._start if best is None else self._box.values(best[0])
 
     def _act(self, event: Event, drifted: str | None) -> None:
         assert self._ends_at is not None, "a window is always open"
@@ -167,12 +167,12 @@ class LiveTuner:
         """Whether the p99 wait is clearly above that of FCFS; asked once in a while, for it costs a sort."""
         if not isinstance(event, Admitted) or len(self._live_waits) % _LOOK_EVERY or not self._comparable():
             return False
-        live = self._p99(self._live_waits, [self._waiting[one] for one in self._queued], event.at)
+        live = self._p99(self._live_waits, [self._waiting[request_id] for request_id in self._queued], event.at)
         shadow = self._p99(self._shadow_waits, self._shadow.waiting(), event.at)
         return live > self.settings.ttft_seconds and live > self.settings.harm * shadow
 
     def _p99(self, waits: list[float], waiting: list[float], now: float) -> float:
-        """Of those let in and, by their age, of those who wait: whoever arrived in this trial."""
+        """99th percentile over requests that arrived in this trial: admitted ones, and waiting ones by their age."""
         ages = [now - arrived_at for arrived_at in waiting if arrived_at >= self._began_at]
         return float(np.percentile([*waits, *ages], 99))
 

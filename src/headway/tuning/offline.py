@@ -1,4 +1,4 @@
-"""Tuning in the simulator: a trace replayed once a trial, the first part to search on, the rest to check on."""
+"""Offline tuner: a trace replayed once a trial, its first part to search on, the rest to check on."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RewardName: TypeAlias = Literal["plain", "published"]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is tuned, on what.
+    """A tuning problem: the policy, the traffic and the replica.
 
     Attributes:
         trace: the traffic, as it is to be replayed.
@@ -59,7 +59,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What came of it.
+    """Result of a search.
 
     Attributes:
         best: values to use.
@@ -83,9 +83,9 @@ def tune(
     harm: float = 1.25,
     on_trial: Callable[[], None] = lambda: None,
 ) -> Tuned:
-    """Search for `trials` trials on the first 70 % of the trace, and say what the best is worth on the rest.
+    """Search for `trials` trials on the first 70 % of the trace, and judge the best on the rest.
 
-    The first trial is at the policy's defaults, so what is called best is never worse than they on that part. A trial
+    The first trial is at the policy's defaults, so the best is never worse than they on that part. A trial
     whose p99 TTFT is more than `harm` times the worse of FCFS's and the defaults' is fenced off and never called
     best. `known` are trials of an earlier search on the same problem.
 
@@ -124,13 +124,13 @@ def tune(
 
 
 def default_values(problem: Problem, box: SearchBox) -> dict[str, float]:
-    """The values a policy has when nothing is said, or `fixed` ones."""
+    """Start values of the searched options: `fixed` ones, else the policy's defaults."""
     keywords = constructor_keywords(find("ordering", problem.policy))
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for name in box.names():
         default = problem.fixed.get(name, keywords[name].default)
-        found[name] = cast(float, default)
-    return found
+        values[name] = cast(float, default)
+    return values
 
 
 def reward_of(problem: Problem, trace: Trace, policy: str, values: Mapping[str, float]) -> float:

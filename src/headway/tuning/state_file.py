@@ -1,6 +1,6 @@
-"""What was learned, on disk: written whole or not at all, with a version, and never a reason not to start.
+"""State file: what policies learned, on disk. Written whole or not at all; a broken one keeps no process from starting.
 
-What stood there and is not such a file (somebody named another file by mistake) is set aside as NAME.before.
+A file at that path that is no state file, named by mistake, is kept as NAME.before.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class SavedState:
-    """What survives a restart.
+    """State that survives a restart.
 
     Attributes:
         policy: name of the ordering it belongs to.

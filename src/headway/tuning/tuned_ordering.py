@@ -1,4 +1,4 @@
-"""A live tuner for an ordering by name: which of its options are moved, and from where."""
+"""Live tuner of an ordering by name: which of its options it moves, and their first values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tuner_of(
 ) -> LiveTuner:
     """A tuner of this ordering that begins with `tuned`, else with the options as configured.
 
-    Its sampler is TPE, which asks in milliseconds: whoever serves requests cannot wait longer.
+    Its sampler is TPE, which answers in milliseconds: a process that serves requests cannot wait longer.
 
     Raises:
         ValueError: the ordering declares nothing that could be tuned while requests wait, or Optuna is not installed.
