@@ -1,0 +1,1 @@
+"""Tests of Headway; `support` holds what they share with the benchmarks."""

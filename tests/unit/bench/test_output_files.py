@@ -1,3 +1,5 @@
+"""Output files are replaced whole, or the old one stays."""
+
 from __future__ import annotations
 
 import os

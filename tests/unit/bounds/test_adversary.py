@@ -1,3 +1,5 @@
+"""The search for worst instances repeats by seed and stays in its regime."""
+
 from __future__ import annotations
 
 import numpy as np

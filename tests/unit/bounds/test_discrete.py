@@ -1,3 +1,5 @@
+"""Policies in the papers' discrete model: feasible on every instance, and right by hand."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The doubling policies for unknown lengths serve their regime, and are right by hand."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""No simulated policy is below the lower bounds, on days of every kind."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

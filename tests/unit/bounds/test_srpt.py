@@ -1,3 +1,5 @@
+"""Preemptive SRPT completes its k-th request no later than any priority order."""
+
 from __future__ import annotations
 
 from itertools import permutations

@@ -1,3 +1,5 @@
+"""`headway bound`: its figures, its JSON, and its mistakes in one sentence."""
+
 from __future__ import annotations
 
 import json

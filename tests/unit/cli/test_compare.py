@@ -1,3 +1,5 @@
+"""`headway compare`: what it prints, what it writes, and what repeats by seed."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Bundle files: what they hold, what they may leave out, and each mistake in one sentence."""
+
 from __future__ import annotations
 
 from pathlib import Path

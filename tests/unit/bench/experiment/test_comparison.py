@@ -1,3 +1,5 @@
+"""The comparison as JSON: its keys, its baseline, and the facts of its trace."""
+
 from __future__ import annotations
 
 import dataclasses

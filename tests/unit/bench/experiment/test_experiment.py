@@ -1,3 +1,5 @@
+"""An experiment runs each policy at each load, in order and repeatably."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Tasks in several processes: results in order, failures at once, no hang."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""The measured saturation, by hand and on simulated replicas, and arrivals scaled to a rate."""
+
 from __future__ import annotations
 
 from dataclasses import replace

@@ -1,3 +1,5 @@
+"""The latency of a request alone on the replica equals walking every step."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Curves of a run: CDFs by length class, and timelines of batch, queue and KV memory."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,3 +1,5 @@
+"""The numbers of a run, worked out by hand on small days."""
+
 from __future__ import annotations
 
 import dataclasses

@@ -1,3 +1,5 @@
+"""Quantiles of inter-token gaps equal those of numpy over the expanded list."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""The HTML report: self-contained, well-formed, small, and with every number of the table."""
+
 from __future__ import annotations
 
 import dataclasses

@@ -1,3 +1,5 @@
+"""The table on the terminal: what is best, what is a dash, and how numbers are rounded."""
+
 from __future__ import annotations
 
 import dataclasses
