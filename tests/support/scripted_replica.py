@@ -167,6 +167,7 @@ class ScriptedReplica:
         self.is_alive = True
         self.inside = 0
         self.most_inside = 0
+        self.scrapes = 0
         self.connections = 0  # that carried a request to a script
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
@@ -208,7 +209,11 @@ class ScriptedReplica:
         elif path == "/health":
             await call.whole(200, {})
         elif path == "/metrics":
-            await call.whole(200 if self.metrics else 404, {}) if not self.metrics else await self._tell(call)
+            self.scrapes += 1
+            if self.metrics:
+                await self._tell(call)
+            else:
+                await call.whole(404, {})
         elif not is_utf8(body):  # refused as engines refuse it
             await call.whole(400, {"error": {"message": "the body is not UTF-8", "type": "BadRequestError"}})
         else:

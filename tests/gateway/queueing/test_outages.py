@@ -40,7 +40,8 @@ def test_a_replica_that_comes_back_within_the_grace_is_used(run_gateway: RunGate
         await setup.until(lambda: setup.replicas[0].inside == 1)
         await setup.replicas[0].stop()
         await setup.until(lambda: not setup.dispatcher.replicas[0].is_up)
-        await asyncio.sleep(1.5)  # a look or two at who is stranded
+        for _ in range(3):
+            setup.dispatcher.sweep(time.monotonic())
         gate.set()
         await setup.replicas[0].start()
         found = [answer.status for answer in await asyncio.gather(*asking)]

@@ -76,6 +76,8 @@ def test_a_replica_that_does_not_read_stops_the_reading_of_its_client(run_gatewa
             for _ in range(2):
                 assert (await client.answer()).status == 200
         assert bodies == [len(large.partition(b"\r\n\r\n")[2])] * 2
+        setup.gateway.reload(setup.settings)  # no probe connects any more
+        await asyncio.sleep(0.02)
         server.close()
         for writer in writers:
             writer.transport.abort()

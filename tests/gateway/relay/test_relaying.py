@@ -6,7 +6,7 @@ import asyncio
 import json
 
 from tests.support.gateway_setup import RawClient, RunGateway, Setup, completion, post
-from tests.support.scripted_replica import Call, Flood, answers, streams, text, usage
+from tests.support.scripted_replica import Call, answers, streams, text, usage
 
 
 def test_a_stream_arrives_whole_and_the_usage_nobody_asked_for_is_hidden(run_gateway: RunGateway) -> None:
@@ -162,25 +162,6 @@ def test_http_1_0_gets_a_body_that_ends_with_the_connection(run_gateway: RunGate
             answer = await client.answer()
             assert "transfer-encoding" not in answer.headers
             assert answer.texts == "t0 t1 t2 "
-
-    run_gateway(scenario)
-
-
-def test_a_slow_reader_holds_back_its_replica_and_not_our_memory(run_gateway: RunGateway) -> None:
-    async def scenario(setup: Setup) -> None:
-        flood = Flood(400)
-        setup.replicas[0].next.append(flood)
-        async with RawClient(setup.port) as client:
-            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-            await client.send(post(completion()))
-            await asyncio.sleep(0.6)
-            held = flood.sent
-            assert held < 300, "the replica was read although its client does not read"
-            client.writer.transport.resume_reading()  # type: ignore[attr-defined]
-            answer = await client.answer()
-            assert answer.whole
-            assert len(answer.body) == 400 * 100_008
-        assert flood.sent == 400
 
     run_gateway(scenario)
 

@@ -11,7 +11,7 @@ from tests.gateway.wire.test_framing import Echo, Transport
 from tests.support.gateway_setup import Answer, RawClient, RunGateway, Setup, post
 from tests.support.scripted_replica import answers
 
-LIMITS = WireLimits(linger_seconds=0.1)
+LIMITS = WireLimits(linger_seconds=0.02)
 ASKED = {"model": "m", "prompt": "x"}
 
 
@@ -45,7 +45,7 @@ def test_an_answer_that_is_done_is_not_cut_off_behind_a_slow_reader(run_gateway:
         setup.replicas[0].usual = answers(200, {"text": "x" * 200_000})
         async with SlowClient(setup.port) as client:
             await client.asks(setup, post(ASKED, headers="connection: close\r\n"))
-            await asyncio.sleep(1.0)  # much longer than the gateway lingers
+            await asyncio.sleep(0.3)  # much longer than the gateway lingers
             answer = await client.reads()
             assert answer.json() == {"text": "x" * 200_000}
             assert await client.closes()

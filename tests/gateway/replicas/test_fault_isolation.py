@@ -88,7 +88,8 @@ def test_failures_with_whole_answers_between_are_not_in_a_row(run_gateway: RunGa
 
 def test_a_replica_whose_figures_have_no_bound_is_watched_on(run_gateway: RunGateway) -> None:
     async def scenario(setup: Setup) -> None:
-        await asyncio.sleep(0.2)  # some scrapes
+        scrapes = setup.replicas[0].scrapes
+        await setup.until(lambda: setup.replicas[0].scrapes >= scrapes + 3)
         setup.replicas[0].metrics = "vllm:num_requests_waiting 3\n"
         await setup.until(lambda: setup.dispatcher.replicas[0].state.report.waiting == 3)
 
