@@ -91,7 +91,7 @@ class Browser:
         answer = self._asked[self._numbers] = asyncio.get_running_loop().create_future()
         self._commands.write(json.dumps(message).encode() + b"\0")
         async with asyncio.timeout(120):
-            return await answer
+            return dict(await answer)
 
     async def value(self, script: str) -> Any:
         """What an expression comes to on the page; promises are awaited."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from headway.bench.experiment.comparison import Comparison, Run, replica_facts, trace_facts
+from headway.bench.experiment.comparison import Comparison, Json, Run, replica_facts, trace_facts
 from headway.bench.metrics.curves import curves
 from headway.bench.metrics.run_metrics import Slo, summarise
 from headway.simulator.outcome import NEVER, DayOutcome, TokenGaps
@@ -56,7 +56,7 @@ def make_day(
         makespan_ps=round(makespan * PS_PER_SECOND),
         steps=0,
         kv_blocks_peak=blocks_peak,
-        gaps=list(gaps),
+        gaps=np.array(gaps, np.int64).reshape(-1, 4),
     )
 
 
@@ -129,7 +129,10 @@ def demo_run(policy: str, load: float | None, label: str | None = None, n: int =
     trace = demo_trace(n, load or 0.9)
     day = queue_day(trace, policy)
     alone = trace.prompt_tokens * 1e-4 + trace.output_tokens * 0.01 + 0.01
-    bundle = {"ordering": {"name": policy, "options": {}}, "admission": {"name": "greedy", "options": {}}}
+    bundle: dict[str, Json] = {
+        "ordering": {"name": policy, "options": {}},
+        "admission": {"name": "greedy", "options": {}},
+    }
     return Run(
         policy=label or policy,
         bundle=bundle,

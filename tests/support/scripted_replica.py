@@ -25,7 +25,7 @@ class Call:
         self.left = asyncio.Event()
 
     def json(self) -> dict[str, object]:
-        return json.loads(self.body)
+        return dict(json.loads(self.body))
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)

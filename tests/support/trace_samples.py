@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -83,9 +84,11 @@ def traces(draw: st.DrawFn, most: int = 12) -> Trace:
 
 
 @st.composite
-def sessions(draw: st.DrawFn, count: int) -> dict[str, np.ndarray]:
+def sessions(draw: st.DrawFn, count: int) -> dict[str, Any]:
     """Session, turn and pause columns: sessions numbered in the order in which they begin, turns 0, 1, 2, ..."""
-    session, turn, seen = [], [], []
+    session: list[int] = []
+    turn: list[int] = []
+    seen: list[int] = []
     for _ in range(count):
         chosen = draw(st.integers(-1, len(seen)))
         if chosen == len(seen):

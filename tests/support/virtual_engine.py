@@ -62,7 +62,8 @@ def block_hasher(block_tokens: int) -> Callable[[Any], Any]:
         from vllm.utils import get_hash_fn_by_name
     function = get_hash_fn_by_name("sha256")
     init_none_hash(function)
-    return get_request_block_hasher(block_tokens, function)
+    hasher: Callable[[Any], Any] = get_request_block_hasher(block_tokens, function)
+    return hasher
 
 
 def build(
