@@ -11,6 +11,7 @@ from typing import Any
 
 from headway.gateway.gateway import Gateway
 from headway.gateway.settings import HealthSettings, PolicySettings, QueueSettings, ReplicaSettings, Settings
+from headway.gateway.wire.client_connection import ClientConnection
 from tests.support.scripted_replica import ScriptedReplica
 
 QUICK = HealthSettings(
@@ -107,6 +108,11 @@ class Setup:
     @property
     def dispatcher(self) -> Any:
         return self.gateway.dispatcher
+
+    @property
+    def clients(self) -> set[ClientConnection]:
+        """Every open connection of a client."""
+        return self.gateway._clients
 
     async def ask(self, body: object = None, path: str = "/v1/completions", headers: str = "") -> Answer:
         async with RawClient(self.port) as client:

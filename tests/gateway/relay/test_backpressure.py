@@ -21,8 +21,8 @@ def test_a_slow_client_stops_the_reading_of_its_replica_within_a_bound(run_gatew
         async with RawClient(setup.port) as client:
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]
             await client.send(post(completion()))
-            await setup.until(lambda: any(not one.writable for one in setup.gateway._clients))
-            (slow,) = [one for one in setup.gateway._clients if not one.writable]
+            await setup.until(lambda: any(not one.writable for one in setup.clients))
+            (slow,) = [one for one in setup.clients if not one.writable]
             held = flood.sent
             for _ in range(20):
                 await asyncio.sleep(0.01)
@@ -94,8 +94,8 @@ def test_who_asks_on_and_never_reads_is_not_answered_into_memory(run_gateway: Ru
         async with RawClient(setup.port) as client:
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]
             client.writer.write(ask * asked)
-            await setup.until(lambda: any(not one.writable for one in setup.gateway._clients))
-            (slow,) = setup.gateway._clients
+            await setup.until(lambda: any(not one.writable for one in setup.clients))
+            (slow,) = setup.clients
             for _ in range(20):
                 await asyncio.sleep(0.01)
                 assert slow._transport.get_write_buffer_size() <= WireLimits().buffer_bytes + READ_BYTES

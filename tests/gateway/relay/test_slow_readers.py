@@ -28,8 +28,8 @@ class SlowClient(RawClient):
 
     async def asks(self, setup: Setup, request: bytes) -> None:
         """Send it, with the gateway's socket as small as our own."""
-        await setup.until(lambda: setup.gateway._clients)
-        (there,) = setup.gateway._clients
+        await setup.until(lambda: setup.clients)
+        (there,) = setup.clients
         there._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
         await self.send(request)
         await setup.until(lambda: setup.replicas[0].calls and not setup.dispatcher.counts.inside)
@@ -49,7 +49,7 @@ def test_an_answer_that_is_done_is_not_cut_off_behind_a_slow_reader(run_gateway:
             answer = await client.reads()
             assert answer.json() == {"text": "x" * 200_000}
             assert await client.closes()
-        await setup.until(lambda: not setup.gateway._clients)
+        await setup.until(lambda: not setup.clients)
 
     run_gateway(scenario, wire=LIMITS)
 

@@ -119,7 +119,7 @@ def test_a_replica_is_not_blamed_for_our_own_lack_of_descriptors(run_gateway: Ru
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
         taken: list[int] = []
         async with RawClient(setup.port) as client:
-            await setup.until(lambda: setup.gateway._clients)
+            await setup.until(lambda: setup.clients)
             try:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (min(before[0], 256), before[1]))
                 with suppress(OSError):

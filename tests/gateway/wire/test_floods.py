@@ -110,7 +110,7 @@ def test_a_flood_of_bad_clients_harms_no_good_one_and_all_are_counted(run_gatewa
             await asyncio.gather(*flood)
             # Who does not read is cut by the gateway, not by its own end: its connection is still open here.
             await setup.until(lambda: not setup.dispatcher.counts.inside)
-            await setup.until(lambda: len(setup.gateway._clients) == 0)
+            await setup.until(lambda: len(setup.clients) == 0)
         assert found == {
             ("slow_header", "408"): EACH,
             ("slow_body", "408"): EACH,
@@ -142,7 +142,7 @@ def test_a_flood_of_connections_that_come_and_go_leaves_nothing_behind(run_gatew
 
         for _ in range(5):
             await asyncio.gather(*(knocks(number) for number in range(300)), good(setup, 0, 3))
-        await setup.until(lambda: len(setup.gateway._clients) == 0)
+        await setup.until(lambda: len(setup.clients) == 0)
         assert setup.dispatcher.counts.ended == {Outcome.COMPLETED: 15}
 
     run_gateway(scenario)

@@ -151,7 +151,7 @@ def test_pipelined_bytes_are_bounded(run_gateway: RunGateway) -> None:
             for _ in range(200):
                 client.writer.write(request)
             await asyncio.sleep(0.1)
-            (connection,) = setup.gateway._clients
+            (connection,) = setup.clients
             assert len(connection._ahead) < 1_000 + len(request) * 200
             assert setup.dispatcher.counts.arrived == 1
             gate.set()
