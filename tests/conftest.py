@@ -1,8 +1,12 @@
-"""Settings of all property tests: no test depends on the machine's speed, and CI draws the same examples every time."""
+"""Settings of all property tests, and the mark `slow` of whole folders.
+
+No property test depends on the machine's speed, and CI draws the same examples every time.
+"""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -12,3 +16,14 @@ pytest.register_assert_rewrite("tests.support")
 settings.register_profile("headway", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "headway")
+
+HERE = Path(__file__).parent
+# Real sockets and processes, real engines, and whole simulated days: `pytest -m "not slow"` leaves them out.
+SLOW_FOLDERS = {"gateway", "engines", "parity", "days"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the slow folders."""
+    for item in items:
+        if item.path.relative_to(HERE).parts[0] in SLOW_FOLDERS:
+            item.add_marker(pytest.mark.slow)

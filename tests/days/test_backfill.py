@@ -38,7 +38,6 @@ def live(engine: Simulate, trace: Trace, rules: EngineRules, step_time: LinearSt
     return Day(trace, rules, outcome, log.steps, greedy=False)
 
 
-@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(
     trace=traces(max_size=16),

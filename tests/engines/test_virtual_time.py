@@ -23,7 +23,6 @@ CHECKS = [
 ]
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(not PYTHON, reason="HEADWAY_VLLM_PYTHON does not name a Python interpreter that has vLLM"),
 ]
 

@@ -28,7 +28,6 @@ SOURCE = ROOT / "src"
 PYTHON = os.environ.get("HEADWAY_VLLM_PYTHON", "")
 TRACES = os.environ.get("HEADWAY_TRACES", "")
 
-pytestmark = pytest.mark.slow
 needs_vllm = pytest.mark.skipif(
     not PYTHON, reason="HEADWAY_VLLM_PYTHON does not name a Python interpreter that has vLLM"
 )
