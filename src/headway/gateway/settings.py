@@ -1,6 +1,7 @@
-"""What an operator may set: one TOML file, each mistake in it one sentence.
+"""Settings of the gateway: one TOML file, each mistake in it one sentence.
 
-`read_settings` reads a file, `headway check-config` does nothing else. Keys are the field names of the classes below.
+`read_settings` reads a file; `headway check-config` does nothing else. Keys are the field names of the classes below.
+Their docstrings become docs/gateway-config.md (`settings_page.py`), in this order.
 """
 
 from __future__ import annotations
@@ -23,12 +24,25 @@ from headway.scheduling.bundle import bundle
 from headway.tuning.tuning_settings import TuningSettings
 
 HINTS = ("priority", "deadline", "fairness-id", "session", "output-tokens")
-"""What a client may say of its own request, if its key allows it. `session` is believed of everybody."""
+"""What a client may say of its own request, where its key allows it. `session` is allowed by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicySettings:
-    """The bundle, by catalogue names, and how replicas are chosen; `options` as kind → option → value."""
+    """Policies by their names in the catalogue (`headway policies` lists them), and their options.
+
+    Attributes:
+        ordering: Which queued request is next: any ordering, or `fair-share/NAME` with another ordering inside.
+        admission: Whether the head of the queue may be dispatched, beyond what fits.
+        preemption: Part of every bundle, without effect here: a gateway never takes a request back from a replica.
+        prediction: How many output tokens a request will have.
+        routing: Which of the replicas with room gets the request.
+        options: Kind -> option -> value, for example `{ordering = {tenant_weights = {a = 2.0}}}`. `headway explain
+            NAME` lists a policy's options.
+        seed: Of policies that draw at random, and of the jitter of `Retry-After`.
+        prefill_seconds_per_token: Weight of a prompt token, for orderings that weigh work.
+        decode_seconds_per_token: Weight of an output token, likewise.
+    """
 
     ordering: str = "highest-response-ratio"
     admission: str = "greedy"
@@ -48,23 +62,23 @@ class PolicySettings:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSettings:
-    """One engine.
+    """One engine with an OpenAI-compatible API.
 
     Attributes:
-        url: where it listens, http(s)://host:port.
-        name: label in metrics and on the page; its host and port by default.
-        max_requests: requests it may have at once; found adaptively by default.
-        prefill_tokens: prompt tokens sent to it and not computed yet, at most (one may always go); two of vLLM's
-            default steps, so that it never runs dry and never has a queue of prompts worth reordering.
-        kv_tokens: its KV memory; read from its metrics by default, where it tells.
-        priority: "lower-first" (vLLM) or "higher-first" (SGLang) if it runs a priority scheduler: then the request's
-            (clamped) priority is written into the body with that sign.
-        hints: "auto" writes expected length, tenant, session, deadline and rank into `vllm_xargs` if the replica's
-            metrics show that Headway's plug-in schedules there; "always" and "never" do not ask.
-        load_header: ask for its load in each response (`endpoint-load-metrics`), fresher than its metrics.
-        learn_usage: ask it for the usage chunk of streams, and hide it from clients that did not ask.
-        metrics: scrape its /metrics.
-        api_key_env: environment variable with the key it wants.
+        url: Its address, http(s)://host:port, without `/v1`.
+        name: Its label in metrics and on the live page; host and port by default.
+        max_requests: Concurrent requests, at most; found adaptively by default.
+        prefill_tokens: Prompt tokens sent to it and not computed yet, at most; one request may always go. The default
+            is two of vLLM's default steps: enough work, and too little to be worth reordering.
+        kv_tokens: Its KV memory in tokens; read from its metrics by default, where it reports it.
+        priority: Set it if the engine runs a priority scheduler: "lower-first" for vLLM, "higher-first" for SGLang. The
+            request's clamped priority is then written into the body with that sign.
+        hints: Whether expected length, tenant, session, deadline and rank are written into `vllm_xargs`. "auto": if the
+            replica's metrics show Headway's vLLM plug-in. "always" and "never" decide it by hand.
+        load_header: Ask for its load in each response (`endpoint-load-metrics`), which is fresher than its metrics.
+        learn_usage: Ask for the usage chunk of streams; it is hidden from clients that did not ask for it.
+        metrics: Scrape its `/metrics`.
+        api_key_env: Environment variable with the API key that the replica wants.
     """
 
     url: str
@@ -82,13 +96,17 @@ class ReplicaSettings:
 
 @dataclass(frozen=True, slots=True)
 class QueueSettings:
-    """Bounds of the queue. Tokens are prompt tokens as estimated, bytes those of bodies.
+    """Limits of the queue. A request beyond one is answered with 429. Tokens are prompt tokens as estimated.
 
     Attributes:
-        max_requests, max_tokens, max_bytes: of all who wait.
-        tenant_max_requests, tenant_max_tokens, tenant_max_bytes: of one API key's; without keys, of one fairness id's.
-            None bounds nothing.
-        timeout_seconds: the longest anybody waits.
+        max_requests: Queued requests, at most.
+        max_tokens: Their prompt tokens, at most.
+        max_bytes: The bytes of their bodies, at most.
+        tenant_max_requests: Queued requests per API key (per fairness id where no keys are configured). Unset: no
+            limit.
+        tenant_max_tokens: Their prompt tokens, likewise.
+        tenant_max_bytes: The bytes of their bodies, likewise.
+        timeout_seconds: Longest time in the queue; then the request is answered with 429.
     """
 
     max_requests: int = 10_000
@@ -102,17 +120,19 @@ class QueueSettings:
 
 @dataclass(frozen=True, slots=True)
 class HealthSettings:
-    """When a replica is given up, and how it is asked whether it is back.
+    """When a replica is ejected, that is, sent no more requests, and when it is probed again.
 
     Attributes:
-        scrape_seconds: between two looks at a replica's metrics.
-        stale_seconds: a report older than this decides nothing.
-        failures_to_eject: failures in a row; a refused connection ejects at once.
-        eject_seconds, eject_seconds_max: until the first probe of an ejected replica, doubled up to the most.
-        connect_seconds, first_byte_seconds, silent_seconds: how long a replica may take to accept, to begin its answer
-            and between two pieces of it.
-        no_replica_seconds: how long those who wait are kept when no replica that could answer them is up.
-        drain_seconds: how long requests may go on after SIGTERM.
+        scrape_seconds: Time between two scrapes of a replica's metrics.
+        stale_seconds: A report older than this is ignored.
+        failures_to_eject: Failures in a row until it is ejected; a refused connection ejects it at once.
+        eject_seconds: Time until the first probe of an ejected replica; doubled at each ejection in a row.
+        eject_seconds_max: Upper bound of that doubling.
+        connect_seconds: Longest time to connect. After a reload it applies to new replicas only.
+        first_byte_seconds: Longest time from dispatch to the first byte of the answer.
+        silent_seconds: Longest time between two pieces of an answer.
+        no_replica_seconds: How long a queued request is kept while no healthy replica could answer it.
+        drain_seconds: How long requests may go on after SIGTERM.
     """
 
     scrape_seconds: float = 1.0
@@ -129,13 +149,17 @@ class HealthSettings:
 
 @dataclass(frozen=True, slots=True)
 class TenantSettings:
-    """One API key and what it may ask for; give `key_env` or `key_file`.
+    """One API key and what its requests may ask for. Give `key_env` or `key_file`.
 
     Attributes:
-        may: hints that are believed of this key, out of `HINTS`.
-        priority_min: the most urgent priority it may ask for (lower runs sooner).
-        priority_max: the least urgent.
-        deadline_seconds_min: the tightest time to first token it may ask for.
+        name: Its name in metrics, fair shares and logs.
+        key_env: Environment variable with the API key.
+        key_file: File with the API key; read again on SIGHUP.
+        may: Hints accepted of this key: `priority`, `deadline`, `fairness-id`, `session`, `output-tokens`. Others are
+            ignored.
+        priority_min: The most urgent priority it may ask for; lower is sooner.
+        priority_max: The least urgent priority it may ask for.
+        deadline_seconds_min: The shortest deadline for the first token that it may ask for.
     """
 
     name: str
@@ -149,11 +173,15 @@ class TenantSettings:
 
 @dataclass(frozen=True, slots=True)
 class StateSettings:
-    """Where what was learned outlives a restart.
+    """What is learned and kept over a restart.
+
+    These are lanes and costs of the EWSJF orderings, lengths seen by `histogram` and `running-mean`, tuned values, and
+    bytes per token.
 
     Attributes:
-        path: the file; without one nothing is kept. It names tenants, never sessions, and holds no text.
-        save_seconds: between two savings; it is saved when the gateway drains, too.
+        path: The file; without it nothing is kept. It holds names of tenants, but no sessions and no text. Needs a
+            restart.
+        save_seconds: Time between two writes. The file is also written when the gateway drains.
     """
 
     path: str | None = None
@@ -162,12 +190,12 @@ class StateSettings:
 
 @dataclass(frozen=True, slots=True)
 class TracingSettings:
-    """OpenTelemetry traces (the extra `otel`).
+    """OpenTelemetry traces (extra `otel`). Needs a restart.
 
     Attributes:
-        endpoint: where spans are sent, OTLP over HTTP, for example http://127.0.0.1:4318/v1/traces; None sends none.
-        service_name: what we are called there.
-        sample_share: of the requests that come without a decision of their caller's, so many are traced.
+        endpoint: Where spans are sent, OTLP over HTTP, for example http://127.0.0.1:4318/v1/traces. Unset: no traces.
+        service_name: OpenTelemetry's `service.name` of this gateway.
+        sample_share: Share of requests that are traced, of those whose caller did not decide it, from 0 to 1.
     """
 
     endpoint: str | None = None
@@ -177,13 +205,15 @@ class TracingSettings:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedSettings:
-    """The simulated engines that stand in where there is no replica.
+    """Simulated engines that answer where no replica is configured. Needs a restart.
 
     Attributes:
-        replicas: how many.
-        hardware, model: names or files, as for `headway compare`.
-        max_num_seqs, kv_tokens: seats and KV memory; the engine's own by default.
-        prefix_caching: prompts that begin alike share their memory, and are not computed twice.
+        replicas: Number of engines.
+        hardware: Name or file of the hardware, as for `headway compare`.
+        model: Name or file of the model, as for `headway compare`.
+        max_num_seqs: Concurrent requests of one engine; its own default if unset.
+        kv_tokens: KV memory of one engine in tokens; its own default if unset.
+        prefix_caching: Prompts with the same beginning share KV blocks and are not computed twice.
     """
 
     replicas: int = 1
@@ -196,17 +226,20 @@ class EmbeddedSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything.
+    """Addresses, files and names.
 
     Attributes:
-        listen: host:port of the public address.
-        admin_listen: host:port of metrics and page; with tenants they are nowhere else.
-        tls_certificate, tls_key: PEM files; both or neither.
-        record: a file for lengths and times of every answered request, a trace for `headway compare`; never text.
-        tokenizers: model -> its tokenizer.json, to count prompts with (the extra `tokenizer`); other models' prompts
-            are estimated from bytes.
-        objectives: name -> priority of the objectives that `x-llm-d-inference-objective` may name, higher sooner as in
-            the InferenceObjective of Kubernetes' inference gateway; heard of keys that may set a priority.
+        listen: host:port of the public address. Needs a restart.
+        admin_listen: host:port of metrics and the live page. With tenants they are served nowhere else. Needs a
+            restart.
+        tls_certificate: PEM file of the certificate chain; needs `tls_key` too. Needs a restart.
+        tls_key: PEM file of the private key. Needs a restart.
+        record: New file for lengths and times of each answered request, never text: a trace for `headway compare`. The
+            gateway does not start if the file exists; `night-%Y%m%d-%H%M%S.jsonl` names one per start. Needs a restart.
+        tokenizers: Model -> its tokenizer.json, to count prompt tokens (extra `tokenizer`). Prompts of other models are
+            estimated from bytes. Needs a restart.
+        objectives: Name -> priority of the objectives that `x-llm-d-inference-objective` may name; higher is sooner, as
+            in the InferenceObjective of Kubernetes' inference gateway. Ignored for keys that may not set a priority.
     """
 
     listen: str = "127.0.0.1:8000"
@@ -219,13 +252,13 @@ class Settings:
     policies: PolicySettings = field(default_factory=PolicySettings)
     queue: QueueSettings = field(default_factory=QueueSettings)
     health: HealthSettings = field(default_factory=HealthSettings)
-    wire: WireLimits = field(default_factory=WireLimits)
+    replica: Sequence[ReplicaSettings] = ()
+    tenant: Sequence[TenantSettings] = ()
     state: StateSettings = field(default_factory=StateSettings)
     tuning: TuningSettings = field(default_factory=TuningSettings)
     tracing: TracingSettings = field(default_factory=TracingSettings)
     embedded: EmbeddedSettings = field(default_factory=EmbeddedSettings)
-    replica: Sequence[ReplicaSettings] = ()
-    tenant: Sequence[TenantSettings] = ()
+    wire: WireLimits = field(default_factory=WireLimits)
 
 
 _MAY_BE_0 = ("seed", "on", "prefix_caching", "sample_share")

@@ -12,16 +12,16 @@ _Above0: TypeAlias = Annotated[float, Bounds(above=0)]
 
 @dataclass(frozen=True, slots=True)
 class TuningSettings:
-    """The live tuner tries values of the ordering's options on the traffic itself, one set per window.
+    """Live tuning: options of the ordering are tried on the real traffic, one set of values per window.
 
     Attributes:
-        on: whether it runs; the ordering must declare tunable options (`headway explain` lists them).
-        window_seconds: length of a trial. The EWSJF paper (arXiv 2601.21758) has 10 to 15 minutes.
-        trials: after this many the best values are kept, until the workload changes. The paper settles in 5 to 8.
-        harm: a trial is cut short when its p99 wait is this many times that of first come, first served, and above
+        on: Whether it runs. The ordering must declare tunable options; `headway explain` lists them.
+        window_seconds: Length of one trial. The EWSJF paper (arXiv 2601.21758) has 10 to 15 minutes.
+        trials: Trials after which the best values are kept, until the workload changes. The paper settles in 5 to 8.
+        harm: A trial ends early when its p99 wait is this many times that of first come, first served, and above
             `ttft_seconds`.
-        ttft_seconds: a first token later than this is a miss.
-        starved_seconds: a request whose first token is later than this counts as starved.
+        ttft_seconds: A TTFT above this counts as a miss.
+        starved_seconds: A TTFT above this counts as starved.
     """
 
     on: bool = False

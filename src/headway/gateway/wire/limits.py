@@ -1,4 +1,4 @@
-"""How much and how slowly a client may send before it is shown the door."""
+"""Size and time limits of one client connection."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class WireLimits:
-    """Bounds of one client connection.
+    """Size and time limits of one client connection. Needs a restart.
 
     Attributes:
-        head_bytes: request line and headers together.
-        headers: how many.
-        body_bytes: of one request.
-        ahead_bytes: what a client may send before its current request is answered (pipelining).
-        head_seconds: from a request's first byte to the end of its headers (slow-header attacks).
-        body_seconds: from there to the end of its body.
-        idle_seconds: between requests.
-        stalled_seconds: how long a client may leave its answer unread.
-        linger_seconds: after a refusal, how long its unread bytes are still taken, so that it can read the answer.
-        buffer_bytes: answered bytes waiting in memory for one client; above it the replica is not read.
+        head_bytes: Request line and headers together, at most.
+        headers: Number of headers, at most.
+        body_bytes: Body of one request, at most.
+        ahead_bytes: Bytes a client may send before its current request is answered (pipelining).
+        head_seconds: From a request's first byte to the end of its headers (against slow-header attacks).
+        body_seconds: From there to the end of its body.
+        idle_seconds: Between two requests.
+        stalled_seconds: How long a client may leave its answer unread.
+        linger_seconds: After a refusal, how long unread bytes are still taken, so that the client can read the answer.
+        buffer_bytes: Bytes of answers waiting in memory for one client; above it the replica is not read.
     """
 
     head_bytes: int = 32_768

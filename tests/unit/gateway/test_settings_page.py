@@ -1,4 +1,4 @@
-"""The page of the configuration names every key, with the default that the code has."""
+"""The page of the configuration is fresh, and names every key with the default that the code has."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from headway.gateway import settings
+from headway.gateway import settings, settings_page
 from headway.gateway.wire.limits import WireLimits
 
 PAGE = Path(__file__).parents[3] / "docs" / "gateway-config.md"
@@ -39,6 +39,17 @@ def rows() -> dict[str, dict[str, str]]:
         elif row := re.match(r"\| `([a-z_]+)` \| (.*?) \| .+ \|$", line):
             section[row[1]] = row[2]
     return found
+
+
+def test_the_page_in_the_docs_is_fresh() -> None:
+    """If this fails: python -m headway.gateway.settings_page docs/gateway-config.md."""
+    assert PAGE.read_text(encoding="utf-8") == settings_page.render()
+
+
+def test_a_key_without_a_meaning_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings.TuningSettings, "__doc__", "Live tuning.\n\n    Attributes:\n        on: Runs.\n    ")
+    with pytest.raises(ValueError, match="docstring of TuningSettings"):
+        settings_page.render()
 
 
 @pytest.mark.parametrize("section", SECTIONS)

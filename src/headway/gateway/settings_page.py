@@ -1,0 +1,80 @@
+"""Page of the gateway's configuration, generated from the docstrings of its settings.
+
+`python -m headway.gateway.settings_page docs/gateway-config.md` writes it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from headway.gateway.settings import Settings
+
+_HEAD = """# The gateway's configuration, every key
+
+For `headway serve --config FILE.toml`. `headway check-config FILE.toml` reports the first mistake in a file. A key left
+out has its default. SIGHUP reads the file again: all keys change at once and no request is lost. Keys and tables that
+say "Needs a restart" keep their values until then.
+
+Generated from the docstrings: `python -m headway.gateway.settings_page docs/gateway-config.md`.
+"""
+_ATTRIBUTE = re.compile(r"^    (\w+): ", re.MULTILINE)
+
+
+def render() -> str:
+    """The whole page as Markdown."""
+    kinds = get_type_hints(Settings)
+    sections = [_section("Top level", Settings)]
+    for key in fields(Settings):
+        inner = _table_class(kinds[key.name])
+        if inner is not None:
+            is_list = not is_dataclass(kinds[key.name])
+            sections.append(_section(f"`[[{key.name}]]`" if is_list else f"`[{key.name}]`", inner))
+    return "\n".join([_HEAD, *sections])
+
+
+def _table_class(kind: Any) -> type | None:
+    """The settings class of a table or of a list of tables; None for a plain key."""
+    inner = next(iter(get_args(kind)), kind)
+    return inner if isinstance(inner, type) and is_dataclass(inner) else None
+
+
+def _section(title: str, settings: type) -> str:
+    summary, meanings = _docstring(settings)
+    lines = [f"## {title}", "", summary, "", "| key | default | meaning |", "|---|---|---|"]
+    keys = list(_plain_keys(settings))
+    if [key.name for key in keys] != list(meanings):
+        raise ValueError(f"the docstring of {settings.__name__} must explain its keys in their order")
+    lines += [f"| `{key.name}` | {_default(key)} | {meanings[key.name]} |" for key in keys]
+    return "\n".join(lines) + "\n"
+
+
+def _plain_keys(settings: type) -> Iterator[Field[Any]]:
+    kinds = get_type_hints(settings)
+    return (key for key in fields(settings) if _table_class(kinds[key.name]) is None)
+
+
+def _docstring(settings: type) -> tuple[str, dict[str, str]]:
+    """What a settings class is, and the meaning of each of its keys."""
+    summary, _, attributes = (inspect.getdoc(settings) or "").partition("Attributes:\n")
+    _, *parts = _ATTRIBUTE.split(attributes)
+    meanings = {name: " ".join(text.split()) for name, text in zip(parts[::2], parts[1::2], strict=True)}
+    return " ".join(summary.split()), meanings
+
+
+def _default(key: Field[Any]) -> str:
+    """As it is written in TOML."""
+    default = key.default_factory() if key.default_factory is not MISSING else key.default
+    if default is MISSING:
+        return "**needed**"
+    return "none" if default is None else f"`{json.dumps(default)}`"
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(render(), encoding="utf-8")
