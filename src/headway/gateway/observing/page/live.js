@@ -1,23 +1,25 @@
 "use strict";
-// Asks /headway/state once a second and writes it down. Every text goes in as text, never as markup.
+// Shows /headway/state, once a second. Every text goes in as text, never as markup.
 const byId = (id) => document.getElementById(id);
 const seconds = (s) => s === null || s === undefined ? "–" : s < 1 ? `${Math.round(s * 1000)} ms` : `${s.toFixed(1)} s`;
 const number = (n) => n === null || n === undefined ? "–" : Math.round(n).toLocaleString("en");
 const waiting = [];
 let paused = false;
 
+const wraps = (text) => ({ text, classes: "wraps" });
+const bad = (text) => ({ text, classes: "bad wraps" });
+
 function rows(id, data, none) {
   const body = byId(id);
   body.replaceChildren(...data.map((cells) => {
     const row = document.createElement("tr");
     for (const cell of cells) {
-      const td = row.insertCell();
-      td.textContent = typeof cell === "object" && cell ? cell.text : cell;
-      if (cell && cell.bad) td.className = "bad";
+      const { text, classes } = typeof cell === "object" && cell ? cell : { text: cell, classes: "" };
+      Object.assign(row.insertCell(), { textContent: text, className: classes });
     }
     return row;
   }));
-  if (!data.length) body.insertRow().insertCell().textContent = none;
+  if (!data.length) Object.assign(body.insertRow().insertCell(), { textContent: none, colSpan: 9 });
 }
 
 function draw() {
@@ -34,16 +36,32 @@ function draw() {
   byId("history").setAttribute("aria-label", `Requests waiting over the last two minutes: ${waiting.at(-1)} now, ${most} at most`);
 }
 
-function classes(stories) {
-  const found = new Map();
-  for (const s of stories.filter((one) => one.first_byte_seconds !== null)) {
+// "a: 1, b: 2", which breaks into lines at the commas only.
+const counted = (entries) => entries.map(([name, n]) => `${name}: ${n}`.replaceAll(" ", "\u00a0")).join(", ");
+
+function perLane(lanes) {
+  const entries = Object.entries(lanes);
+  if (entries.length === 1 && entries[0][0] === "one") return "one lane";
+  return counted(entries.map(([name, n]) => [/^-?\d+$/.test(name) ? `lane ${name}` : name, n]));
+}
+
+function ages(report) {
+  const known = [["running", "running"], ["waiting", "waiting"], ["kv_share", "KV"]].filter(([key]) => key in report);
+  const texts = known.map(([key]) => seconds(report[key]));
+  if (!known.length) return "–";
+  return new Set(texts).size === 1 ? texts[0] : known.map(([, name], i) => `${name}: ${texts[i]}`).join(", ");
+}
+
+function lengthClasses(stories) {
+  const times = new Map();
+  for (const s of stories.filter((story) => story.first_byte_seconds !== null)) {
     const key = s.prompt_tokens < 256 ? "below 256" : s.prompt_tokens < 2048 ? "256 to 2,047"
       : s.prompt_tokens < 16384 ? "2,048 to 16,383" : "16,384 and more";
-    found.set(key, [...(found.get(key) || []), s.first_byte_seconds]);
+    times.set(key, [...(times.get(key) || []), s.first_byte_seconds]);
   }
-  return ["below 256", "256 to 2,047", "2,048 to 16,383", "16,384 and more"].filter((k) => found.has(k)).map((k) => {
-    const times = found.get(k).sort((a, b) => a - b);
-    return [k, times.length, seconds(times[times.length >> 1]), seconds(times.at(-1))];
+  return ["below 256", "256 to 2,047", "2,048 to 16,383", "16,384 and more"].filter((k) => times.has(k)).map((k) => {
+    const sorted = times.get(k).sort((a, b) => a - b);
+    return [k, sorted.length, seconds(sorted[sorted.length >> 1]), seconds(sorted.at(-1))];
   });
 }
 
@@ -60,20 +78,19 @@ function show(state) {
   waiting.push(state.lines.reduce((sum, line) => sum + line.waiting, 0));
   if (waiting.length > 120) waiting.shift();
   draw();
-  rows("lines", state.lines.map((l) => [l.model, l.kind, number(l.waiting), number(l.waiting_tokens),
-    l.waiting ? seconds(l.drain_seconds) : "–",
-    Object.entries(l.lanes).map(([t, n]) => `${t}: ${n}`).join(", "), Object.entries(l.tenants).map(([t, n]) => `${t || "(no name)"}: ${n}`).join(", ")]), "nobody has come yet");
+  rows("lines", state.lines.map((l) => [wraps(l.model), l.kind, number(l.waiting), number(l.waiting_tokens),
+    l.waiting ? seconds(l.drain_seconds) : "–", wraps(perLane(l.lanes)),
+    wraps(counted(Object.entries(l.tenants).map(([t, n]) => [t || "(no name)", n])))]), "no request yet");
   rows("replicas", state.replicas.map((r) => [r.name,
-    r.health === "up" ? "up" : { text: `${r.health}: ${r.last_failure || "not asked yet"}`, bad: true },
+    r.health === "up" ? "up" : bad(`${r.health}: ${r.last_failure || "not probed yet"}`),
     `${r.requests} / ${r.requests_max}`, `${number(r.kv_tokens)} / ${number(r.kv_tokens_max)}`,
     `${number(r.says_running)}, ${number(r.says_waiting)}, ${r.says_kv_share === null ? "–" : Math.round(100 * r.says_kv_share) + " %"}`,
-    ["running", "waiting", "kv_share"].filter((k) => k in r.report_age_seconds)
-      .map((k) => seconds(r.report_age_seconds[k])).join(", ") || "–"]), "no replica");
-  rows("classes", classes(state.stories), "no streamed answer yet");
+    ages(r.report_age_seconds)]), "no replica");
+  rows("classes", lengthClasses(state.stories), "no streamed answer yet");
   rows("reasons", Object.entries(state.reasons).map(([r, n]) => [r, number(n)]), "none");
-  rows("stories", [...state.stories].reverse().map((s) => [s.id, s.tenant || "–", number(s.prompt_tokens),
-    number(s.output_tokens), s.outcome === "completed" ? s.outcome : { text: s.outcome, bad: true },
-    seconds(s.first_byte_seconds), s.why]), "none yet");
+  rows("stories", [...state.stories].reverse().map((s) => [wraps(s.id), wraps(s.tenant || "–"), number(s.prompt_tokens),
+    number(s.output_tokens), s.outcome === "completed" ? s.outcome : bad(s.outcome),
+    seconds(s.first_byte_seconds), wraps(s.why)]), "none yet");
 }
 
 async function refresh() {
@@ -91,14 +108,14 @@ async function refresh() {
 byId("pause").addEventListener("click", () => {
   paused = !paused;
   byId("pause").setAttribute("aria-pressed", String(paused));
-  byId("pause").textContent = paused ? "Go on" : "Pause";
+  byId("pause").textContent = paused ? "Resume" : "Pause";
 });
 byId("find").addEventListener("submit", async (event) => {
   event.preventDefault();
   const answer = await fetch(`/headway/why?id=${encodeURIComponent(byId("id").value.trim())}`);
-  const told = await answer.json();
+  const story = await answer.json();
   byId("answer").textContent = answer.ok
-    ? `${told.outcome} after ${seconds(told.seconds)}; ${told.why}; predicted wait ${seconds(told.predicted_wait_seconds)}; replica ${told.replica || "none"}`
-    : told.error.message;
+    ? `${story.outcome} after ${seconds(story.seconds)}; ${story.why}; predicted wait ${seconds(story.predicted_wait_seconds)}; replica ${story.replica || "none"}`
+    : story.error.message;
 });
 refresh();
