@@ -1,4 +1,4 @@
-"""Who is asking: API keys, compared in constant time, and what each may say."""
+"""API keys: which tenant a request belongs to; compared in constant time."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from hashlib import sha256
 
 from headway.gateway.settings import TenantSettings, tenant_key
 
-ANYBODY = TenantSettings(name="", may=("session", "fairness-id"))
-"""Where no keys are set: everybody may name a session and a fairness id, nobody may jump the queue."""
+NO_KEYS = TenantSettings(name="", may=("session", "fairness-id"))
+"""The tenant of all requests where no keys are configured: they may name a session and a fairness id only."""
 
 
 class ApiKeys:
-    """The keys, by their digests; the keys themselves are not kept."""
+    """The tenants by the digests of their keys; the keys themselves are not kept."""
 
     def __init__(self, settings: Sequence[TenantSettings]) -> None:
-        """Read every key. Raises ValueError, one sentence, if one is missing or there twice."""
+        """Read every key. Raises ValueError, one sentence, if one is missing or two are equal."""
         self._digests: list[tuple[bytes, TenantSettings]] = []
         for tenant in settings:
             digest = sha256(tenant_key(tenant).encode()).digest()
@@ -28,11 +28,11 @@ class ApiKeys:
     def who(self, authorization: bytes | None) -> TenantSettings | None:
         """The tenant of an `Authorization` header; None if its key is missing or unknown."""
         if not self._digests:
-            return ANYBODY
+            return NO_KEYS
         scheme, _, key = (authorization or b"").partition(b" ")
         digest = sha256(key.strip()).digest()
-        found = None
-        for known, tenant in self._digests:  # all of them, so that time tells nothing
+        match = None
+        for known, tenant in self._digests:  # all of them, so that the time taken reveals nothing
             if hmac.compare_digest(known, digest):
-                found = tenant
-        return found if scheme.lower() == b"bearer" else None
+                match = tenant
+        return match if scheme.lower() == b"bearer" else None

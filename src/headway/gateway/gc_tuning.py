@@ -1,7 +1,7 @@
-"""When Python looks for garbage: rarely, and not while a hundred thousand requests would have to be looked through.
+"""Garbage collection settings: full collections run only while few requests are in the gateway.
 
-Requests that end free themselves, having no cycles; what is left to find are the odds and ends of connections that
-failed. A look at everything takes about ten microseconds a waiting request, in which no stream moves.
+Requests that end free themselves, having no cycles. What is left to collect are parts of connections that failed. A
+full collection takes about ten microseconds per waiting request, in which no stream moves.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from collections.abc import Callable
 
 EVERY_SECONDS = 60.0
 INSIDE_MAX = 1_000
-"""With more requests inside there is no look at everything."""
+"""With more requests in the gateway no full collection runs."""
 _NEVER = 1 << 30
 
 
 async def collect_when_quiet(inside: Callable[[], int]) -> None:
-    """Until cancelled; `inside` tells how many requests there are. Sets how the whole process collects."""
+    """Collect once a minute until cancelled. Changes how the whole process collects garbage.
+
+    `inside` gives the number of requests that are queued or running.
+    """
     gc.collect()
-    gc.freeze()  # what is here now stays, and is not looked through again
+    gc.freeze()  # objects of the start live on, and are not visited again
     young, middle, _ = gc.get_threshold()
     gc.set_threshold(young, middle, _NEVER)
     while True:

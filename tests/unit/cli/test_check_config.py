@@ -23,7 +23,10 @@ Headway = Callable[..., Said]
         ('policies = {ordering = "priced-wrok"}', "did you mean 'priced-work'?"),
         ('policies = {ordering = "priority-aging", options = {ordering = {seconds_per_class = 0}}}', "must be above 0"),
         ("tuning = {on = true}", "highest-response-ratio has no options that can be tuned while requests wait"),
-        ('tokenizers = {m = "no/such/tokenizer.json"}', "tokenizers.m: there is no file 'no/such/tokenizer.json'"),
+        (
+            'tokenizers = {m = "no/such/tokenizer.json"}',
+            "tokenizers.m: the file 'no/such/tokenizer.json' does not exist",
+        ),
         ('tracing = {endpoint = "collector:4317"}', "tracing.endpoint must be like http://127.0.0.1:4318/v1/traces"),
         ('tracing = {endpoint = "http://c", sample_share = 2}', "tracing.sample_share must be from 0 to 1"),
         ('objectives = {chat = "high"}', "objectives.chat must be"),

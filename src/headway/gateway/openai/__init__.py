@@ -1,1 +1,1 @@
-"""The OpenAI wire: which path means what, what a body and its headers say, what is sent on and what comes back."""
+"""The OpenAI API: endpoints, request bodies and hints, prompt counts, requests to replicas, usage and errors."""

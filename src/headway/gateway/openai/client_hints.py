@@ -1,6 +1,6 @@
-"""What clients say of their own requests: priority, deadline, fairness id, session, expected length. Untrusted.
+"""Hints of clients about their own requests: priority, deadline, fairness id, session, output length. Untrusted.
 
-Laws: nothing a key is not allowed to say is heard; what is heard is clamped; what cannot be read is as if unsaid.
+Laws: hints that the key may not set are ignored, values are clamped, and malformed hints count as absent.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _SESSIONS = (
     b"x-session-id",
     b"x-dynamo-session-id",
 )
-_CONTEXT = ("trajectory_id", "session_id")  # of Dynamo's agent context: one chain of turns, else the whole run
+_CONTEXT = ("trajectory_id", "session_id")  # of Dynamo's agent context: one chain of turns, or else the whole run
 _LOWER_FIRST = (b"x-request-priority",)
 _HIGHER_FIRST = (b"x-dynamo-request-priority",)
 _OBJECTIVES = (b"x-llm-d-inference-objective", b"x-gateway-inference-objective")
 _OUTPUT = (b"x-headway-output-tokens",)
-_HEARD = frozenset([*_DEADLINES, *_FAIRNESS, *_SESSIONS, *_LOWER_FIRST, *_HIGHER_FIRST, *_OBJECTIVES, *_OUTPUT])
+_HINT_HEADERS = frozenset([*_DEADLINES, *_FAIRNESS, *_SESSIONS, *_LOWER_FIRST, *_HIGHER_FIRST, *_OBJECTIVES, *_OUTPUT])
 _NAME_CHARACTERS_MAX = 128
 _DEADLINE_SECONDS_MAX = 86_400.0
 _NUMBER_MAX = 1e12
 
 
 class ClientHints(NamedTuple):
-    """What was said and may be believed. `deadline_seconds` is from arrival to first token."""
+    """The hints that count. `deadline_seconds` is from arrival to first token."""
 
     priority: int = 0
     deadline_seconds: float | None = None
@@ -48,14 +48,14 @@ class ClientHints(NamedTuple):
 def read_hints(
     request: HttpRequest, body: Body | None, tenant: TenantSettings, objectives: Mapping[str, int] = NO_OBJECTIVES
 ) -> ClientHints:
-    """The hints of a request, as far as its tenant's key allows them.
+    """The hints of a request that its tenant's key may set.
 
-    `objectives` gives the priority of each objective that a client may name, higher sooner.
+    `objectives` gives the priority of each objective that a client may name; higher is sooner.
     """
     headers: dict[bytes, bytes] = {}
     for name, value in request.headers:
         dashed = name.replace(b"_", b"-")
-        if dashed in _HEARD:
+        if dashed in _HINT_HEADERS:
             headers.setdefault(dashed, value)
     nested, context = agent_tables(body) if body is not None and tenant.may else ({}, {})
     return ClientHints(
@@ -74,18 +74,18 @@ def _priority(
     tenant: TenantSettings,
     objectives: Mapping[str, int],
 ) -> int:
-    """In vLLM's sign, lower sooner, within the key's clamps."""
-    said: float | None = None if body is None else body.priority
-    if said is None:
-        said = _number(headers, _LOWER_FIRST)
-    if said is None:
+    """With vLLM's sign (lower is sooner), within the limits of the key."""
+    priority: float | None = None if body is None else body.priority
+    if priority is None:
+        priority = _number(headers, _LOWER_FIRST)
+    if priority is None:
         higher = _number(headers, _HIGHER_FIRST)
         if higher is None:
             higher = _within_reason(nested.get("priority"))
         if higher is None and objectives:
             higher = objectives.get(_name(headers, _OBJECTIVES) or "")
-        said = None if higher is None else -higher
-    return max(tenant.priority_min, min(tenant.priority_max, int(said or 0)))
+        priority = None if higher is None else -higher
+    return max(tenant.priority_min, min(tenant.priority_max, int(priority or 0)))
 
 
 def _deadline(headers: dict[bytes, bytes], tenant: TenantSettings) -> float | None:
@@ -96,10 +96,10 @@ def _deadline(headers: dict[bytes, bytes], tenant: TenantSettings) -> float | No
 
 
 def _output_tokens(headers: dict[bytes, bytes], nested: dict[str, object]) -> int | None:
-    said = _number(headers, _OUTPUT)
-    if said is None:
-        said = _within_reason(nested.get("osl"))
-    return int(said) if said is not None and 1 <= said <= 1e7 else None
+    tokens = _number(headers, _OUTPUT)
+    if tokens is None:
+        tokens = _within_reason(nested.get("osl"))
+    return int(tokens) if tokens is not None and 1 <= tokens <= 1e7 else None
 
 
 def _number(headers: dict[bytes, bytes], names: tuple[bytes, ...]) -> float | None:
@@ -114,9 +114,9 @@ def _number(headers: dict[bytes, bytes], names: tuple[bytes, ...]) -> float | No
     return None
 
 
-def _within_reason(said: object) -> float | None:
-    """A whole number of a body, however many digits were written."""
-    return float(said) if isinstance(said, int) and abs(said) < _NUMBER_MAX else None
+def _within_reason(value: object) -> float | None:
+    """A whole number of a body, unless it is absurdly large."""
+    return float(value) if isinstance(value, int) and abs(value) < _NUMBER_MAX else None
 
 
 def _name(headers: dict[bytes, bytes], names: tuple[bytes, ...]) -> str | None:

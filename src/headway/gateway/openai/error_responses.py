@@ -1,4 +1,4 @@
-"""Errors in OpenAI's shape, and the closed list of reasons why a request was refused or failed."""
+"""Error responses in OpenAI's format, and the closed list of reasons why a request was refused or failed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def error_body(status: int, message: str, reason: Reason, param: str | None = No
 def error_response(
     status: int, message: str, reason: Reason, *, retry_seconds: float | None = None, param: str | None = None
 ) -> Response:
-    """An error as a client library reads it; `retry_seconds` becomes both retry headers, at most 120 s."""
+    """An error as client libraries read it; `retry_seconds` becomes both retry headers, at most 120 s."""
     headers = [(REASON_HEADER, str(reason).encode())]
     if retry_seconds is not None:
         headers += retry_headers(retry_seconds)
@@ -80,7 +80,7 @@ def retry_headers(seconds: float) -> list[tuple[bytes, bytes]]:
 
 
 def error_event(message: str, reason: Reason) -> bytes:
-    """An error after streaming has begun: the status line is gone, so it is an event (`finish_reason: "error"`)."""
+    """An error after streaming has begun: the status line was sent, so it is an event (`finish_reason: "error"`)."""
     error = {"message": message, "type": "server_error", "param": None, "code": str(reason).replace("-", "_")}
     choice = {"index": 0, "delta": {}, "text": "", "finish_reason": "error"}
     return b"data: " + json.dumps({"error": error, "choices": [choice]}).encode() + b"\n\n"

@@ -1,8 +1,8 @@
-"""How many tokens a prompt has: counted where it can be, else estimated from bytes.
+"""Prompt tokens of a request: counted where possible, else estimated from bytes.
 
-Laws: token ids are counted as they are; text is counted by the model's tokenizer where one is configured, at once if it
-is short, else in a thread, for which its request waits a bounded time; everything else is the calibrated ratio's.
-A chat's template is not in the tokenizer: what it adds to a message is learnt from the usage that replicas return.
+Laws: token ids are counted as they are. Text is counted by the model's tokenizer where one is configured: at once if it
+is short, else in a thread, for which its request waits a bounded time. All else is estimated by the calibrated ratio.
+A chat template is not in the tokenizer: what it adds to a message is learned from the usage that replicas return.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from headway.gateway.openai.token_ratio import TokenRatio
 WAIT_SECONDS = 0.05
 _AT_ONCE_BYTES = 2_048
 _IDS = re.compile(rb"\[[\s\[]*\d")
-_TEMPLATE_TOKENS = 5.0  # a message, before anything was learnt
+_TEMPLATE_TOKENS = 5.0  # a message, before anything is learned
 _TEMPLATE_TOKENS_MAX = 64.0
 _LEARNING = 0.05
 log = logging.getLogger("headway.gateway")
@@ -31,31 +31,31 @@ _ANYTHING = msgspec.json.Decoder()
 
 
 class Tokenizer(Protocol):
-    """Of the package `tokenizers`, as far as it is used."""
+    """A tokenizer of the package `tokenizers`, as far as it is used."""
 
     def encode(self, sequence: str, *, add_special_tokens: bool = True) -> Sequence[object]:
         """Its length is the number of tokens."""
 
 
 class Counted(NamedTuple):
-    """Tokens found in a prompt's text or ids; `messages` of a chat, each of which its template adds to; else 0."""
+    """Tokens of a prompt's text or ids, and its number of chat messages; the template adds to each of them."""
 
     tokens: int
     messages: int
 
 
 class PromptCount:
-    """Counts prompts; `ratio` answers for those that it does not count."""
+    """Counts prompts; `ratio` estimates those that cannot be counted."""
 
     def __init__(self, files: Mapping[str, str], ratio: TokenRatio) -> None:
-        """Load every model's tokenizer.json. Raises ValueError, one sentence, where that cannot be done."""
+        """Load each model's tokenizer.json. Raises ValueError, one sentence, if one cannot be loaded."""
         self._ratio = ratio
         self._tokenizers = {model: _load(model, Path(file)) for model, file in files.items()}
         self._template: dict[str, float] = {}  # model -> tokens its chat template adds to a message
         self._threads = ThreadPoolExecutor(1, "headway-tokenizer") if files else None
 
     def at_once(self, body: Body | None, body_bytes: int) -> tuple[int, Counted | None]:
-        """Prompt tokens without waiting, and what was counted of them: None where they are an estimate."""
+        """Prompt tokens without waiting, and what was counted; None where they are an estimate."""
         if body is None:
             return self._ratio.tokens("", body_bytes), None
         prompt = body.prompt_bytes
@@ -70,11 +70,11 @@ class PromptCount:
         return self.total(body.model, counted), counted
 
     def takes_long(self, body: Body | None, counted: Counted | None) -> bool:
-        """Whether there is a tokenizer for what was not counted at once."""
+        """Whether a tokenizer exists for a prompt that was not counted at once."""
         return counted is None and body is not None and body.model in self._tokenizers and bool(body.prompt_bytes)
 
     def later(self, body: Body, then: Callable[[Counted | None], None]) -> None:
-        """Count in a thread; `then` hears the result in the event loop, or None if it took too long."""
+        """Count in a thread; `then` gets the result in the event loop, or None after `WAIT_SECONDS`."""
         assert self._threads is not None, "only asked where there is a tokenizer"
         loop = asyncio.get_running_loop()
         counting = loop.run_in_executor(self._threads, _count, self._tokenizers[body.model], body)
@@ -84,7 +84,7 @@ class PromptCount:
             late.cancel()
             failed = None if done.cancelled() else done.exception()
             if failed is not None:
-                log.error("tokenizers.%s: it cannot count a prompt: %s", body.model, failed)
+                log.error("tokenizers.%s: counting a prompt failed, its tokens are estimated: %s", body.model, failed)
             then(None if done.cancelled() or failed is not None else done.result())
 
         counting.add_done_callback(end)
@@ -95,7 +95,7 @@ class PromptCount:
         return max(1, counted.tokens + round(added))
 
     def learn(self, body: Body, counted: Counted | None, prompt_tokens: int) -> None:
-        """A replica counted the prompt: calibrate the ratio, or what the template adds."""
+        """Calibrate the ratio, or what the template adds, by the prompt tokens that a replica counted."""
         if counted is None:
             self._ratio.learn(body.model, len(body.prompt_bytes), prompt_tokens)
         elif counted.messages:
@@ -113,20 +113,20 @@ def _load(model: str, file: Path) -> Tokenizer:
     try:
         import tokenizers  # noqa: PLC0415 - an extra
     except ImportError:
-        raise ValueError("tokenizers: this needs the package tokenizers: pip install 'headway[tokenizer]'") from None
+        raise ValueError("tokenizers: needs the package tokenizers: pip install 'headway[tokenizer]'") from None
     if not file.is_file():
-        raise ValueError(f"tokenizers.{model}: there is no file {str(file)!r}; name the model's tokenizer.json")
+        raise ValueError(f"tokenizers.{model}: the file {str(file)!r} does not exist; name the model's tokenizer.json")
     try:
         loaded = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the package raises plain Exception
-        raise ValueError(f"tokenizers.{model}: {file} is no tokenizer.json: {error}") from None
+        raise ValueError(f"tokenizers.{model}: {file} is not a valid tokenizer.json: {error}") from None
     loaded.no_truncation()
     loaded.no_padding()
     return cast(Tokenizer, loaded)
 
 
 def _count(tokenizer: Tokenizer, body: Body) -> Counted | None:
-    """None where there is nothing that could be counted."""
+    """Tokens of the prompt; None if it holds no text."""
     try:
         prompt = _ANYTHING.decode(body.prompt_bytes)
         if isinstance(prompt, list) and any(isinstance(part, dict) for part in prompt):  # the messages of a chat
@@ -134,7 +134,7 @@ def _count(tokenizer: Tokenizer, body: Body) -> Counted | None:
             return Counted(sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts), len(prompt))
         texts = [text for text in (prompt if isinstance(prompt, list) else [prompt]) if isinstance(text, str)]
     except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
-        return None  # the replica will say what is wrong with it
+        return None  # the replica answers with what is wrong with it
     return Counted(sum(len(tokenizer.encode(text)) for text in texts), 0) if texts else None
 
 

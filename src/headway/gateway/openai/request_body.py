@@ -1,4 +1,4 @@
-"""What a request's body tells, and the few fields that are ever written into it; all else stays byte for byte."""
+"""JSON body of a request: the fields that are read, and the few that are written; all else stays byte for byte."""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ def why_unreadable(content: bytes, endpoint: Endpoint = UNLISTED) -> str:
 
 
 def with_fields(body: bytes, changes: Mapping[str, object]) -> bytes:
-    """The body with some top-level fields set; the others keep their bytes and their order."""
+    """The body with some top-level fields set; the other fields keep their bytes and their order."""
     if not any(_mentions(body, b'"%b"' % name.encode()) for name in changes):
-        # None of the names is in it, not even in disguise: they are written behind the rest, which is not read again.
+        # None of the names is in it, not even in escapes: they are appended, and the rest is not parsed again.
         whole = body.rstrip(b" \t\r\n")
         ours = msgspec.json.encode(changes)
         return whole[:-1] + (b"," if _FIRST_NAME.match(whole) else b"") + ours[1:]
@@ -106,15 +106,15 @@ def with_usage_asked(body: bytes) -> dict[str, object]:
 
 
 def _mentions(body: bytes, quoted_name: bytes) -> bool:
-    """Whether a field of that name may be there; only \\u can write a letter of a name otherwise than it is."""
+    """Whether a field of this name may be there; only a \\u escape can hide the letters of a name."""
     return quoted_name in body or b"\\u" in body
 
 
 def extra_arguments(body: bytes) -> dict[str, Any]:
-    """`vllm_xargs`, {} if there is none or it is no object."""
+    """The object `vllm_xargs`; {} if it is missing or not an object."""
     given = _FIELDS.decode(body).get("vllm_xargs") if _mentions(body, b'"vllm_xargs"') else None
-    told = _ANYTHING.decode(given) if given is not None else None
-    return told if isinstance(told, dict) else {}
+    arguments = _ANYTHING.decode(given) if given is not None else None
+    return arguments if isinstance(arguments, dict) else {}
 
 
 def agent_tables(body: Body) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -129,7 +129,7 @@ def agent_tables(body: Body) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def prefix_hashes(model: str, prompt: bytes) -> list[int]:
-    """Hashes of ever longer prefixes of the prompt, a block of 1 KiB each, at most 32."""
+    """Hashes of the prompt's first 1, 2, 3, … KiB, at most 32, for routing by shared prefixes."""
     state = blake2b(model.encode(), digest_size=8)
     hashes = []
     for start in range(0, min(len(prompt) - _PREFIX_BLOCK_BYTES + 1, _PREFIX_BLOCKS_MAX * _PREFIX_BLOCK_BYTES), 1024):

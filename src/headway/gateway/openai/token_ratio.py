@@ -1,4 +1,4 @@
-"""Prompt tokens from bytes: a ratio per model, calibrated by what replicas say the prompts were."""
+"""Bytes per prompt token: one ratio per model, calibrated by the usage that replicas return."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TokenRatio:
         return max(1, round(prompt_bytes / self._ratios.get(model, _START)))
 
     def learn(self, model: str, prompt_bytes: int, prompt_tokens: int) -> None:
-        """A replica counted them."""
+        """Move the ratio towards a prompt whose tokens a replica counted."""
         if prompt_tokens < 1 or prompt_bytes < 1:
             return
         ratio = prompt_bytes / prompt_tokens
@@ -37,7 +37,7 @@ class TokenRatio:
         return dict(self._ratios)
 
     def restore(self, state: Mapping[str, float]) -> None:
-        """Take back what `state` gave. Raises ValueError when it is something else."""
+        """Restore what `state` returned. Raises ValueError if it is something else."""
         for model, ratio in state.items():
             if not isinstance(model, str) or not isinstance(ratio, int | float) or not 0 < ratio < math.inf:
                 raise ValueError(f"{ratio!r} bytes per token of {model!r}")

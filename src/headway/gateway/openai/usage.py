@@ -18,7 +18,7 @@ _BREAKS = (b"\r\n\r\n", b"\n\n")
 
 
 class Usage(NamedTuple):
-    """Tokens as the replica counted them."""
+    """Tokens of one request, as the replica counted them."""
 
     prompt_tokens: int
     output_tokens: int
@@ -97,7 +97,7 @@ class StreamUsageReader:
         self.usage: Usage | None = None
 
     def pass_on(self, piece: bytes) -> bytes:
-        """What the client gets of `piece`, perhaps with what was held before it; may be empty."""
+        """The bytes for the client: `piece`, perhaps with what was held before it; may be empty."""
         if not self._held and piece.endswith(b"\n\n") and piece.find(b'"usage":') < 0:
             self.events += piece.count(b"\n\n")
             return piece
@@ -106,7 +106,7 @@ class StreamUsageReader:
         return self._slowly(self._held + piece)
 
     def rest(self) -> bytes:
-        """What is still held when the stream ends: an event without its end."""
+        """The bytes still held when the stream ends: an event without its end."""
         held, self._held = self._held, b""
         return held
 
@@ -128,7 +128,7 @@ class StreamUsageReader:
         return b"".join(passed)
 
     def _is_usage_alone(self, event: bytes) -> bool:
-        """Whether the event is the usage chunk (no choices in it); notes the usage whichever it is."""
+        """Whether the event is the usage chunk (no choices in it). Any usage in it is noted."""
         usage, is_alone = self._reader.of_event(_data_of(event))
         if usage is not None:
             self.usage = usage
@@ -136,7 +136,7 @@ class StreamUsageReader:
 
 
 class JsonUsageReader:
-    """Keeps a copy of a JSON answer, within bounds, to read its usage at the end."""
+    """Keeps a copy of a JSON answer, up to 4 MiB, to read its usage at the end."""
 
     def __init__(self, fields: UsageFields = COMPLETION_USAGE) -> None:
         self._reader = _reader(fields)
@@ -153,7 +153,7 @@ class JsonUsageReader:
         return piece
 
     def rest(self) -> bytes:
-        """Nothing was held; the usage is read now."""
+        """Nothing is held back; the usage is read now."""
         if self._bytes <= _JSON_BYTES_MAX:
             self.usage = self._reader.of_answer(b"".join(self._pieces))
         self._pieces.clear()

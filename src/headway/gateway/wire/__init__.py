@@ -1,1 +1,1 @@
-"""HTTP/1.1 on both sides: what a client may send, what a replica answers, and the bytes in between."""
+"""HTTP/1.1 on both sides: connections of clients, connections to replicas, and their limits."""

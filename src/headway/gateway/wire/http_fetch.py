@@ -1,4 +1,4 @@
-"""Asking a replica something small: its health, its models, its metrics."""
+"""GET of something small from a replica: its health, its models, its metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BYTES_MAX = 8 << 20
 
 
 class _Collecting:
-    """A `Sink` that keeps the answer."""
+    """A `ResponseSink` that keeps the answer."""
 
     def __init__(self) -> None:
         self.done: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
@@ -41,7 +41,7 @@ async def fetch(
     """Status and body of a GET on a connection of its own.
 
     Raises:
-        OSError: it cannot be reached, breaks off, or takes longer than `seconds`.
+        OSError: the replica cannot be reached, breaks off, or takes longer than `seconds`.
     """
     headers: Headers = [(b"host", pool.host_header), (b"connection", b"close"), (b"accept", b"*/*")]
     if authorization is not None:

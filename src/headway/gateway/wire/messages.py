@@ -1,4 +1,4 @@
-"""What travels on the wire: a request as it was parsed, and a whole response made here.
+"""HTTP messages: a request as it was parsed, and a whole response made here.
 
 Laws: header names are lower case; nothing that is written contains a byte that could end a header early.
 """
@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import TypeAlias
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
-"""(lower-case name, value), in the order in which they came; a name may be there several times."""
+"""(lower-case name, value), in the order received; a name may appear several times."""
 
 HOP_BY_HOP = frozenset(
     [
@@ -37,7 +37,7 @@ COMMON_NAMES = {
         *(b"x-stainless-retry-count", b"x-stainless-runtime", b"x-stainless-runtime-version"),
     )
 }
-"""Names that most requests have: kept once, not once a waiting request."""
+"""Names that most requests have: kept in memory once, not once per waiting request."""
 
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 
@@ -78,7 +78,7 @@ class Response:
 
 
 def status_line(status: int) -> bytes:
-    """The first line of a response, its end of line included."""
+    """The first line of a response, with its line end."""
     return b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b"Unknown"))
 
 
@@ -86,7 +86,7 @@ def header_lines(headers: Headers | tuple[tuple[bytes, bytes], ...]) -> bytes:
     """Headers as they are written.
 
     Raises:
-        ValueError: a name or value holds CR, LF or NUL, and would be read as something else.
+        ValueError: a name or value holds CR, LF or NUL, which would end the header early.
     """
     lines = b"".join([b"%b: %b\r\n" % pair for pair in headers])
     if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers) or b"\0" in lines:

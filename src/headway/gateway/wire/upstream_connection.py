@@ -1,7 +1,7 @@
-"""One connection to a replica: a request out, its answer back, and the end of it found by llhttp.
+"""Connection to a replica: a request out, its answer back; llhttp finds the answer's end.
 
-Laws: bytes after an answer's end never reach a client, and end the connection; an answer that breaks off is told apart
-from one that ends; nothing is sent on a connection whose last answer is not whole.
+Laws: bytes after an answer's end never reach a client, and end the connection. An answer that breaks off differs from
+one that ends. Nothing is sent on a connection whose last answer is not whole.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from headway.gateway.wire.messages import Headers
 
 
 class ResponseSink(Protocol):
-    """Whoever takes an answer. After `upstream_end` or `upstream_failed` nothing more comes."""
+    """Receives an answer. After `upstream_end` or `upstream_failed` nothing more comes."""
 
     def upstream_head(self, status: int, headers: Headers, length: int | None, more: bool) -> None:
-        """Status and headers.
+        """The status and the headers arrived.
 
         Args:
             status: of the answer.
@@ -29,17 +29,17 @@ class ResponseSink(Protocol):
         """
 
     def upstream_data(self, body: bytes) -> None:
-        """Some of the body, as soon as it came."""
+        """Some of the body arrived."""
 
     def upstream_end(self, body: bytes) -> None:
-        """The answer is whole; `body` is what came with its end, perhaps nothing."""
+        """The answer is whole; `body` arrived with its end, and may be empty."""
 
     def upstream_failed(self, why: str) -> None:
         """The answer will never be whole."""
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """A connection of the pool; `on_free` is called when it may carry the next request, `on_lost` when never again."""
+    """A connection of the pool. `on_free` is called when it may carry the next request, `on_lost` when it is gone."""
 
     def __init__(
         self, on_free: Callable[[UpstreamConnection], None], on_lost: Callable[[UpstreamConnection], None]
@@ -61,7 +61,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._length: int | None = None
         self._until_eof = False
         self._head_ready = False
-        self._head_told = False
+        self._head_passed = False
         self._complete = False
         self._whole_pieces = 0
         self._keeps_alive = False
@@ -75,7 +75,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport.write(request)
 
     def drop(self) -> None:
-        """Forget the answer: the connection ends, which tells the replica to stop computing it."""
+        """Abandon the answer: the connection ends, so the replica stops computing."""
         self._sink = None
         self._transport.abort()
 
@@ -102,14 +102,14 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """The path of every token: parse, and hand on what came."""
+        """Parse, and pass on what came: the path of every token."""
         if self._sink is None:
-            self._transport.abort()  # nobody asked for anything
+            self._transport.abort()  # no request is open
             return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._fail("it switched to a protocol that nobody asked for")
+            self._fail("it switched protocols without being asked")
             return
         except httptools.HttpParserError as error:
             if not self._complete:
@@ -117,9 +117,9 @@ class UpstreamConnection(asyncio.Protocol):
                 return
         if self._head_ready:
             if not 200 <= self._status <= 599:
-                self._fail(f"its answer has the status {self._status:03}, which is none")
+                self._fail(f"its answer has the invalid status {self._status:03}")
                 return
-            self._tell_head()
+            self._pass_head()
         pieces = self._pieces
         if self._complete:
             self._end()
@@ -133,32 +133,32 @@ class UpstreamConnection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone; an answer without a length ends so."""
+        """The connection is gone; that ends an answer without a length."""
         self.is_lost = True
         del self._parser  # they name each other
         self._on_lost(self)
         sink, self._sink = self._sink, None
         if sink is None:
             return
-        if self._head_told and self._until_eof and exc is None:
+        if self._head_passed and self._until_eof and exc is None:
             sink.upstream_end(b"")
         else:
-            where = "in the middle of its answer" if self._head_told else "before its answer"
+            where = "in the middle of its answer" if self._head_passed else "before its answer"
             sink.upstream_failed(f"it closed the connection {where}")
 
     # httptools
 
     def on_message_begin(self) -> None:
-        """Of httptools: also called when bytes follow an answer's end."""
+        """A message begins (httptools); also called when bytes follow an answer's end."""
         self._messages += 1
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Of httptools; trailers are dropped."""
-        if not self._head_ready and not self._head_told and not self._complete:
+        """A header (httptools); trailers are dropped."""
+        if not self._head_ready and not self._head_passed and not self._complete:
             self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """Of httptools."""
+        """The head is whole (httptools)."""
         if self._complete:
             return
         self._status = self._parser.get_status_code()
@@ -175,29 +175,29 @@ class UpstreamConnection(asyncio.Protocol):
         self._head_ready = True
 
     def on_message_complete(self) -> None:
-        """Of httptools."""
+        """The message is whole (httptools)."""
         if not self._complete and not 100 <= self._status < 200:
             self._complete = True
             self._whole_pieces = len(self._pieces)
-            self._keeps_alive = self._parser.should_keep_alive()  # llhttp tells only now
+            self._keeps_alive = self._parser.should_keep_alive()  # known only now
 
     # Handing on
 
-    def _tell_head(self) -> None:
+    def _pass_head(self) -> None:
         self._head_ready = False
-        self._head_told = True
+        self._head_passed = True
         assert self._sink is not None
         self._sink.upstream_head(self._status, self._headers, self._length, bool(self._pieces) or self._complete)
 
     def _body(self) -> bytes:
-        """What came of the body since it was last asked for."""
+        """The body's bytes since the last call."""
         pieces = self._pieces
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         return body
 
     def _end(self) -> None:
-        """The answer is whole: the connection may be used again unless somebody said otherwise."""
+        """The answer is whole: the connection may be used again, unless either side closes it."""
         sink, self._sink = self._sink, None
         self.answered += 1
         del self._pieces[self._whole_pieces :]  # of what follows the end

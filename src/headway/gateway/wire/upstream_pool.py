@@ -1,4 +1,4 @@
-"""The connections to one replica: kept while they are young, opened when none is free."""
+"""Connections to one replica: kept for reuse while they are young, opened when none is free."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from urllib.parse import urlsplit
 from headway.gateway.wire.upstream_connection import UpstreamConnection
 
 KEPT_SECONDS = 4.0
-"""Engines behind uvicorn close idle connections after 5 s (its `--timeout-keep-alive`); we let go before them."""
+"""Engines behind uvicorn close idle connections after 5 s (its `--timeout-keep-alive`); ours are closed before that."""
 
 
 _OURS = frozenset([errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL])
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether a connection could not be opened for lack of descriptors, memory or ports here: no replica's fault."""
+    """Whether a connection failed for lack of descriptors, memory or ports here: not the replica's fault."""
     return isinstance(error, OSError) and error.errno in _OURS
 
 
@@ -63,17 +63,17 @@ class UpstreamPool:
                     lambda: UpstreamConnection(on_free, self._lost), self.host, self.port, ssl=self._ssl
                 )
         except UnicodeError as error:  # of the name's encoding
-            raise OSError(f"{self.host!r} is no host name: {error}") from None
+            raise OSError(f"{self.host!r} is not a valid host name: {error}") from None
         self._all.add(connection)
         return connection
 
     def sweep(self, now: float) -> None:
-        """Let go of connections that were idle too long."""
+        """Close connections that were idle too long."""
         while self._idle and now - self._idle[0][0] >= KEPT_SECONDS:
             self._idle.pop(0)[1].close()
 
     def close(self) -> None:
-        """Let go of all, at once."""
+        """Close all connections at once."""
         for connection in list(self._all):
             connection.drop()
         self._idle.clear()

@@ -120,9 +120,11 @@ def test_a_count_that_takes_too_long_is_not_waited_for(tokenizer_json: Path, mon
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"tokenizers\.m: there is no file .*; name the model's tokenizer\.json"):
+    with pytest.raises(
+        ValueError, match=r"tokenizers\.m: the file .* does not exist; name the model's tokenizer\.json"
+    ):
         PromptCount({"m": str(tmp_path / "none.json")}, TokenRatio())
     bad = tmp_path / "bad.json"
     bad.write_text("{}")
-    with pytest.raises(ValueError, match=r"tokenizers\.m: .*bad\.json is no tokenizer\.json"):
+    with pytest.raises(ValueError, match=r"tokenizers\.m: .*bad\.json is not a valid tokenizer\.json"):
         PromptCount({"m": str(bad)}, TokenRatio())
