@@ -35,14 +35,19 @@ class Body(msgspec.Struct):
     @property
     def prompt_bytes(self) -> bytes:
         """The prompt as it stands in the JSON; empty if there is none."""
-        return next(filter(None, (bytes(getattr(self, name)) for name in self.endpoint.prompt_fields)), b"")
+        for name in self.endpoint.prompt_fields:
+            if prompt := bytes(getattr(self, name)):
+                return prompt
+        return b""
 
     @property
     def output_tokens_max(self) -> int | None:
         """The client's own bound on the output, if it is at least 1."""
-        bounds = (getattr(self, name) for name in self.endpoint.output_bound_fields)
-        bound: int | None = next((bound for bound in bounds if bound is not None), None)
-        return bound if bound is not None and bound >= 1 else None
+        for name in self.endpoint.output_bound_fields:
+            bound: int | None = getattr(self, name)
+            if bound is not None:
+                return bound if bound >= 1 else None
+        return None
 
     @property
     def agent_bytes(self) -> bytes:
