@@ -1,7 +1,8 @@
-"""What a gateway learns, kept over restarts and reloads: what its policies define as their state, and what was tuned.
+"""Learned state of the gateway, kept over restarts and reloads: state of its policies, and tuned values.
 
-Laws: a file that cannot be used is never a reason not to start, and is told of in one sentence; a file is written whole
-or not at all; what a line had learned under a policy goes on under the same policy, after a reload as after a restart.
+Laws: a file that cannot be used is reported in one sentence, and never keeps the gateway from starting. A file is
+written whole or not at all. What a queue learned under a policy is restored to the same policy, after a reload as after
+a restart.
 """
 
 from __future__ import annotations
@@ -28,68 +29,68 @@ _OWNER = "gateway"
 
 @dataclass(frozen=True, slots=True)
 class _Live:
-    """What one queue may learn by."""
+    """The policies and the tuner of one queue."""
 
     learned: LearnedPolicies
     tuner: LiveTuner | None
 
     def saved(self) -> dict[str, Any]:
-        """As the state file keeps it."""
+        """Its part of the state file."""
         return self.learned.saved(None if self.tuner is None else self.tuner.best())
 
 
 class LearnedState:
-    """Give it every line's fresh policies (`prepare`) before they see a request; `save` writes what they know."""
+    """Restores the fresh policies of each queue (`prepare`) before they see a request; `save` writes their state."""
 
-    def __init__(self, settings: Settings, ratio: TokenRatio, say: Callable[[str], None]) -> None:
-        """Reads the file if there is one.
+    def __init__(self, settings: Settings, ratio: TokenRatio, report: Callable[[str], None]) -> None:
+        """Read the file if there is one.
 
         Args:
             settings: of the gateway.
             ratio: bytes per token, restored and saved with the rest.
-            say: is told in one sentence what could not be used or written.
+            report: called with one sentence about what could not be used or written.
 
         Raises:
             ValueError: the file's folder does not exist, or the ordering cannot be tuned; one sentence.
         """
         self.settings = settings
         self._ratio = ratio
-        self._say = say
+        self._report = report
         self._path = None if settings.state.path is None else Path(settings.state.path)
         self._parts: dict[QueueKey, Mapping[str, Any]] = {}
         self._live: dict[QueueKey, _Live] = {}
-        self._told: dict[QueueKey, int] = {}  # trials told of
+        self._trials_reported: dict[QueueKey, int] = {}
         self._saving: asyncio.Task[None] | None = None
         if self._path is not None:
             check_folder("state.path", settings.state.path)
             self._read(self._path)
 
     def prepare(self, key: QueueKey, chosen: PolicySettings, policies: Policies) -> tuple[Listener, ...]:
-        """Hand a line's fresh policies what they had learned; who else has to hear its events."""
+        """Restore what a queue's fresh policies had learned; returns the listeners that must hear its events."""
         saved = self._parts.pop(key, None)
         if key in self._live:
             saved = self._live[key].saved()
         learned = LearnedPolicies(policies, chosen.ordering, chosen.prediction)
         tuned, problems = learned.restore(saved or {}, f"what was learned for {key.model or 'any model'}")
         for problem in problems:
-            self._say(problem)
+            self._report(problem)
         tuner = live_tuner(self.settings, policies.ordering, tuned) if self.settings.tuning.on else None
         self._live[key] = _Live(learned, tuner)
-        self._told[key] = 0
+        self._trials_reported[key] = 0
         return () if tuner is None else (tuner,)
 
     def tuned(self, key: QueueKey) -> Mapping[str, float] | None:
-        """The best values known of a line's tuned options; None where nothing is tuned."""
+        """The best known values of a queue's tuned options; None where nothing is tuned."""
         live = self._live.get(key)
         return None if live is None or live.tuner is None else live.tuner.best()
 
     def trials_ended(self) -> list[str]:
-        """A sentence on each trial of the tuner that has ended since the last time."""
+        """One sentence for each trial of the tuner that ended since the last call."""
         sentences = []
         for key, live in self._live.items():
-            for trial in live.tuner.trials[self._told[key] :] if live.tuner is not None else ():
+            for trial in live.tuner.trials[self._trials_reported[key] :] if live.tuner is not None else ():
                 sentences.append(f"tuning {key.model or 'any model'}: {trial}")
-                self._told[key] += 1
+                self._trials_reported[key] += 1
         return sentences
 
     def save_soon(self) -> None:
@@ -107,19 +108,19 @@ class LearnedState:
     def _read(self, path: Path) -> None:
         saved = read_state(path, _OWNER)
         if isinstance(saved, Unreadable):
-            self._say(saved.reason)
+            self._report(saved.reason)
         elif saved is not None:
             try:
                 lines: list[Mapping[str, Any]] = [dict(part) for part in saved.learned["lines"]]
                 parts = {QueueKey(str(part["model"]), str(part["kind"])): part for part in lines}
                 self._ratio.restore(saved.learned["bytes_per_token"])
             except (KeyError, TypeError, ValueError) as error:
-                self._say(f"{path}: a part is missing or of another kind ({error!r}); starting afresh")
+                self._report(f"{path}: a part is missing or of another kind ({error!r}); starting afresh")
             else:
                 self._parts = parts
 
     def _content(self) -> SavedState:
-        parts: dict[QueueKey, Mapping[str, Any]] = dict(self._parts)  # of models that nobody has asked for since
+        parts: dict[QueueKey, Mapping[str, Any]] = dict(self._parts)  # of queues without a request since the start
         parts |= {key: live.saved() for key, live in self._live.items()}
         lines = [{"model": key.model, "kind": key.kind, **part} for key, part in parts.items()]
         return SavedState(_OWNER, {"lines": lines, "bytes_per_token": self._ratio.state()})
@@ -127,4 +128,4 @@ class LearnedState:
     def _write(self, path: Path, content: SavedState) -> None:
         problem = try_to_write(path, content)
         if problem is not None:
-            self._say(problem)
+            self._report(problem)

@@ -1,4 +1,4 @@
-"""The live tuner of one queue: which options of its ordering are moved, from where, and on which terms."""
+"""Live tuner of one queue: which options of its ordering are tried, from which values, on which terms."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from headway.tuning.tuned_ordering import tuner_of
 
 
 def live_tuner(settings: Settings, ordering: object, tuned: Mapping[str, float]) -> LiveTuner:
-    """A tuner of this ordering that begins with `tuned`, else with the options as configured.
+    """A tuner of this ordering that starts with `tuned`, or else with the options as configured.
 
     Raises:
-        ValueError: the ordering declares nothing that could be tuned while requests wait, or Optuna is not installed.
+        ValueError: the ordering has no option that can be tuned while requests wait, or Optuna is not installed.
     """
     chosen = settings.policies
     try:
