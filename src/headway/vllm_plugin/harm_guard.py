@@ -13,7 +13,7 @@ logger = logging.getLogger("vllm.headway")  # below vLLM's own, so that its hand
 
 
 class HarmGuard:
-    """Compares our p99 wait with the live estimate of FCFS's (`comparison`); suspends the policies where ours is worse."""
+    """Compares our p99 wait with the live estimate of FCFS's; suspends the policies where ours is worse."""
 
     def __init__(self, config: PluginConfig, policies: FallbackScheduler, metrics: PluginMetrics) -> None:
         self.comparison = WaitComparison()

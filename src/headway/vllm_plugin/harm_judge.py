@@ -1,4 +1,4 @@
-"""Whether the policies do harm: the p99 wait of the live order against that of first come, first served (FCFS).
+"""Harm judge: compares the p99 wait of the live order with that of first come, first served (FCFS).
 
 FCFS's waits are those of `ShadowFcfs`, with prefill tokens and seats as limits.
 """
@@ -72,7 +72,7 @@ class WaitComparison:
 
 
 class HarmJudge:
-    """Says when harm has lasted: ours over FCFS's p99 by `ratio` and by `slack_seconds`, for `seconds`."""
+    """Decides when harm has lasted: our p99 above FCFS's by `ratio` and by `slack_seconds`, for `seconds`."""
 
     def __init__(self, ratio: float, slack_seconds: float, seconds: float, least_requests: int = 50) -> None:
         self._ratio = ratio
@@ -82,7 +82,7 @@ class HarmJudge:
         self._since: float | None = None
 
     def harmful(self, waits: Waits, now: float) -> bool:
-        """Whether it is time to step back. Too few requests prove nothing."""
+        """Whether the policies should be suspended. Too few requests prove nothing."""
         worse = waits.ours > self._ratio * waits.fcfs and waits.ours > waits.fcfs + self._slack_seconds
         if waits.requests < self._least_requests or not worse:
             self._since = None

@@ -1,8 +1,8 @@
-"""What the policies of one engine learn, kept over restarts, and the slow loop that tunes its ordering.
+"""Policy state: keeps over restarts what one engine's policies learn, and runs the live tuner of its ordering.
 
-Laws: the engine's thread never waits for a search, a sort or a disk: the tuner and the writer have threads of their
-own, and what the tuner wants is done by the engine's thread between two steps; a file that cannot be used is told of in
-one sentence and never a reason not to start; what cannot learn or be tuned at all is refused at start.
+Laws: the engine's thread never waits for a search, a sort or a disk, as the tuner and the writer have threads of their
+own; the engine's thread sets new values between two steps; a file that cannot be used costs one warning and never stops
+the start; policies that cannot learn or be tuned at all are refused at start.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class PolicyState:
     """State file and tuner of one engine's policies; a listener of its events. Without either it does nothing."""
 
     def __init__(self, config: PluginConfig, policies: Policies, file: Path | None) -> None:
-        """Gives `policies`, before they see a request, what the file holds.
+        """Gives `policies` what the file holds, before they see a request.
 
         Raises:
-            ValueError: one sentence: nothing here learns, the file's folder is not there, the ordering cannot be tuned.
+            ValueError: one sentence: no policy learns, the file's folder is missing, or the ordering cannot be tuned.
         """
         self._learned = LearnedPolicies(policies, config.ordering, config.prediction)
         self._file = file
@@ -53,15 +53,15 @@ class PolicyState:
 
     @property
     def listeners(self) -> tuple[TunerThread, ...]:
-        """Who has to hear every event."""
+        """Listeners that need every event."""
         return () if self._tuner is None else (self._tuner,)
 
     def wanted(self) -> Mapping[str, float] | None:
-        """Values that the ordering should take now, if the tuner has decided on new ones."""
+        """Values that the ordering should take now; None if the tuner has no new ones."""
         return None if self._tuner is None else self._tuner.wanted()
 
     def stepped(self, now: float) -> None:
-        """After a step: once a minute what was learned is written, in a thread."""
+        """After a step: once a minute, write what was learned, in a thread."""
         if self._file is None:
             return
         if self._saved_at is None:
@@ -87,7 +87,7 @@ class PolicyState:
     def _check(self, file: Path) -> None:
         if not self._learned.can_learn():
             neither = f"{self._learned.ordering} nor {self._learned.prediction}"
-            raise ValueError(f"headway: state_file: neither {neither} learns what could be kept: leave it out")
+            raise ValueError(f"headway: state_file: neither {neither} learns anything to keep: leave state_file out")
         check_folder("headway: state_file", str(file))
 
     def _read(self, file: Path) -> Mapping[str, float]:
@@ -120,7 +120,7 @@ class PolicyState:
 
 
 class TunerThread:
-    """The live tuner in a thread of its own: hears events late by what is before them, and wishes for values."""
+    """The live tuner in a thread of its own: events reach it through a queue, and its values wait to be taken."""
 
     def __init__(self, config: PluginConfig, tuned: Mapping[str, float]) -> None:
         from headway.tuning.tuned_ordering import tuner_of  # noqa: PLC0415 - numpy
@@ -130,42 +130,42 @@ class TunerThread:
             self._tuner = tuner_of(config.ordering, self, options, tuned, seed=config.seed, settings=config.live_tuning)
         except ValueError as error:
             raise ValueError(f"headway: live_tuning: {error}; or leave live_tuning out") from None
-        self._wishes: deque[Mapping[str, float]] = deque(maxlen=1)
+        self._offered: deque[Mapping[str, float]] = deque(maxlen=1)
         self._best = self._tuner.best()
-        self._heard: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="headway-tuner", daemon=True)
         self._thread.start()
 
     def observe(self, event: Event) -> None:
         """Pass an event on; called by the engine's thread."""
-        self._heard.put(event)
+        self._events.put(event)
 
     def retune(self, values: Mapping[str, float]) -> None:
-        """What the tuner thinks it does to the ordering: a wish for the engine's thread to fulfil."""
-        self._wishes.append(dict(values))
+        """Called by the tuner: offer these values to the engine's thread."""
+        self._offered.append(dict(values))
 
     def wanted(self) -> Mapping[str, float] | None:
-        """The latest wish, once."""
-        return self._wishes.popleft() if self._wishes else None
+        """The latest values offered, once."""
+        return self._offered.popleft() if self._offered else None
 
     def best(self) -> Mapping[str, float]:
         """The best values known."""
         return self._best
 
     def close(self) -> None:
-        """End the thread when it has heard all."""
-        self._heard.put(None)
+        """End the thread when it has observed every event."""
+        self._events.put(None)
         self._thread.join(timeout=5.0)
 
     def _run(self) -> None:
-        told = 0
-        while (event := self._heard.get()) is not None:
+        logged = 0
+        while (event := self._events.get()) is not None:
             try:
                 self._tuner.observe(event)
             except Exception:
                 logger.exception("headway: the live tuner failed; the ordering keeps the values it has")
                 return
-            for trial in self._tuner.trials[told:]:
-                told += 1
+            for trial in self._tuner.trials[logged:]:
+                logged += 1
                 self._best = self._tuner.best()
                 logger.info("headway: tuning: %s", trial)

@@ -107,7 +107,7 @@ def test_several_engines_have_files_of_their_own(tmp_path: Path) -> None:
 REFUSED = {
     "nothing learns": (
         {"ordering": "fcfs", "prediction": "declared-max", "state_file": "x.json"},
-        "headway: state_file: neither fcfs nor declared-max learns what could be kept: leave it out",
+        "headway: state_file: neither fcfs nor declared-max learns anything to keep: leave state_file out",
     ),
     "no folder": (
         {"ordering": "ewsjf", "state_file": "/not/there/x.json"},
@@ -155,7 +155,7 @@ def test_the_tuner_tries_values_and_the_engines_thread_sets_them(tmp_path: Path)
     now = 0.0
     for turn in range(6):
         now = engine.serve(25, now, prefix=f"t{turn}-")
-        until(thread._heard.empty)  # what a busy machine may do late
+        until(thread._events.empty)  # what a busy machine may do late
     until(lambda: len(thread._tuner.trials) >= 3)
     assert len({tuple(sorted(values.items())) for values in set_values}) >= 2, "several sets were tried"
     assert not engine.headway.policies.disabled

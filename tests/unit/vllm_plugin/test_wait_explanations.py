@@ -86,7 +86,7 @@ def test_only_the_latest_are_remembered(asked: tuple[Engine, str], monkeypatch: 
         engine.add_request(StubRequest(f"r{index}", 10, output=1))
         step(engine)
     assert live_lines(url, "r2")
-    with pytest.raises(UserMistake, match=r"does not know 'r0': it tells of those inside and of the latest that were"):
+    with pytest.raises(UserMistake, match=r"does not know 'r0': it keeps the requests inside and the latest that left"):
         live_lines(url, "r0")
     assert stories.REMEMBERED <= 10_000
 
