@@ -17,7 +17,6 @@ from headway.testing import laws
 
 COSTS = ServiceCosts(prefill_seconds_per_token=1e-4, decode_seconds_per_token=0.02)
 LAWS = {
-    "ordering": laws.ORDERING,
     "admission": laws.ADMISSION,
     "preemption": laws.PREEMPTION,
     "prediction": laws.PREDICTION,
@@ -44,7 +43,13 @@ def paths() -> list[tuple[catalog.Kind, str]]:
     return every
 
 
-CASES = [(kind, name, law) for kind, name in paths() for law in LAWS[kind]]
+def laws_of(kind: catalog.Kind, name: str) -> tuple[Callable[[Callable[[], Any]], None], ...]:
+    if kind != "ordering":
+        return LAWS[kind]
+    return laws.LANED if isinstance(maker(kind, name)(), LanedOrdering) else laws.RANKED
+
+
+CASES = [(kind, name, law) for kind, name in paths() for law in laws_of(kind, name)]
 
 
 @pytest.mark.parametrize(("kind", "name", "law"), CASES, ids=[f"{name}-{law.__name__}" for _, name, law in CASES])

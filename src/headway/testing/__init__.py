@@ -1,10 +1,10 @@
-"""The public test kit: laws for every contract, strategies that draw nasty cases, checks on whole simulated days.
+"""Public test kit: laws for every contract, strategies that draw hard cases, checks on whole simulated days.
 
-For a policy of your own, in your own tests::
+To test a policy outside this package::
 
     from headway.testing import laws
 
-    @pytest.mark.parametrize("law", laws.ORDERING)
+    @pytest.mark.parametrize("law", laws.RANKED)  # laws.LANED for an ordering with lanes
     def test_my_order_is_lawful(law):
         law(MyOrdering)
 

@@ -62,10 +62,15 @@ def drain(queue: WaitingQueue, now: float = 0.0) -> list[object]:
     return order
 
 
-@pytest.mark.parametrize("ordering", [ShortestPrompt, OldestTenantFirst, ByArrival])
-@pytest.mark.parametrize("law", laws.ORDERING)
-def test_laws_with_orders_of_our_own(law, ordering) -> None:
+@pytest.mark.parametrize("ordering", [ShortestPrompt, ByArrival])
+@pytest.mark.parametrize("law", laws.RANKED)
+def test_laws_with_ranked_orders_of_our_own(law, ordering) -> None:
     law(ordering)
+
+
+@pytest.mark.parametrize("law", laws.LANED)
+def test_laws_with_a_laned_order_of_our_own(law) -> None:
+    law(OldestTenantFirst)
 
 
 def test_rank_then_arrival_then_ticket() -> None:

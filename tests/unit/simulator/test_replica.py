@@ -14,15 +14,20 @@ from headway.simulator.replica import replica
 PROFILES = Path(__file__).parents[3] / "src" / "headway" / "simulator" / "profiles"
 
 
-@pytest.mark.parametrize("card", hardware_names())
-@pytest.mark.parametrize("model", model_names())
-def test_every_pair_runs_or_says_why_not(card: str, model: str) -> None:
-    try:
-        found = replica(card, model)
-    except ValueError:
-        with pytest.raises(ValueError, match=r"does not fit on \d × .* GiB usable on each GPU; use .*$"):
-            replica(card, model)
-        return
+PAIRS = [(card, model) for card in hardware_names() for model in model_names()]
+DO_NOT_FIT = [("rtx-4090", model) for model in model_names() if model != "llama-3.1-8b"]
+"""24 GiB hold a model of 8 billion parameters; this card runs alone (no tp), all others run up to 8 together."""
+
+
+@pytest.mark.parametrize(("card", "model"), DO_NOT_FIT)
+def test_a_model_that_does_not_fit_says_why_not(card: str, model: str) -> None:
+    with pytest.raises(ValueError, match=r"does not fit on 1 × .* GiB usable on each GPU; use .*$"):
+        replica(card, model)
+
+
+@pytest.mark.parametrize(("card", "model"), [pair for pair in PAIRS if pair not in DO_NOT_FIT])
+def test_every_other_pair_runs(card: str, model: str) -> None:
+    found = replica(card, model)
     fixed, slope = found.step_time.decode_step(1)
     assert 1e8 < fixed < 1e12
     assert slope > 0

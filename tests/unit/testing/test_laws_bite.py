@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -13,9 +14,10 @@ import pytest
 from hypothesis import Phase, settings
 
 from headway.domain.estimate import PointEstimate
-from headway.domain.replica_view import BatchView, MemoryView
+from headway.domain.replica_view import BatchView, MemoryView, ReplicaView
 from headway.domain.request import Request, RequestView
 from headway.policies.contracts import UNTIL_THE_BATCH_CHANGES, LaneId
+from headway.policies.ordering.fcfs import Fcfs
 from headway.simulator.reference import simulate_reference
 from headway.simulator.rules import EngineRules
 from headway.simulator.step_time import LinearStepTime
@@ -125,6 +127,25 @@ class NothingLeft:
         return max(1, 10 - produced_tokens)
 
 
+class RoutesToACopy:
+    def choose(
+        self, request: RequestView, prefix: Sequence[int], replicas: Sequence[ReplicaView], now: float
+    ) -> ReplicaView:
+        return copy(replicas[0])
+
+
+class RoutesInTurns:
+    """Choosing changes it, where `routed` should."""
+
+    def __init__(self) -> None:
+        self._turn = count()
+
+    def choose(
+        self, request: RequestView, prefix: Sequence[int], replicas: Sequence[ReplicaView], now: float
+    ) -> ReplicaView:
+        return replicas[next(self._turn) % len(replicas)]
+
+
 class SaysNothingIsLeft:
     def predict(self, request: RequestView) -> NothingLeft:
         return NothingLeft()
@@ -165,6 +186,8 @@ def only_find() -> Iterator[None]:
         (laws.victims_repeat_themselves, RoundRobin),
         (laws.estimates_are_distributions, SaysNothingIsLeft),
         (laws.predictions_repeat_themselves, CountsQuestions),
+        (laws.the_choice_was_offered, RoutesToACopy),
+        (laws.choosing_changes_nothing, RoutesInTurns),
     ],
 )
 def test_a_broken_policy_is_found(law: Callable[[Any], None], make: Callable[[], Any]) -> None:
@@ -175,7 +198,13 @@ def test_a_broken_policy_is_found(law: Callable[[Any], None], make: Callable[[],
 def test_every_law_is_shown_to_bite() -> None:
     marks = [mark for mark in test_a_broken_policy_is_found.pytestmark if mark.name == "parametrize"]
     shown = {case[0] for case in marks[0].args[1]}
-    assert shown == {*laws.ORDERING, *laws.ADMISSION, *laws.PREEMPTION, *laws.PREDICTION}
+    assert shown == {*laws.LANED, *laws.ADMISSION, *laws.PREEMPTION, *laws.PREDICTION, *laws.ROUTING}
+
+
+@pytest.mark.parametrize("law", [law for law in laws.LANED if law not in laws.RANKED])
+def test_laws_of_lanes_do_not_pass_an_ordering_without_lanes(law: Callable[[Any], None]) -> None:
+    with pytest.raises(AssertionError, match=r"Fcfs has no lanes: hold it to laws\.RANKED"):
+        law(Fcfs)
 
 
 def a_day(**rules: Any) -> day_laws.Day:

@@ -1,8 +1,9 @@
-"""The laws of each contract. A law is a function of a maker of fresh policies; it raises AssertionError.
+"""Laws of each contract: property tests that any policy of that kind must pass.
 
-Each runs hypothesis inside, so a plain call is a whole property test::
+A law is a function of a maker of fresh policies. It raises AssertionError. Each runs hypothesis inside, so a plain call
+is a whole property test::
 
-    for law in laws.ORDERING:
+    for law in laws.RANKED:                   # laws.LANED for an ordering with lanes
         law(MyOrdering)                       # a class, or any function that makes a fresh instance
 
 The tuples below are all the laws there are; walk them and nothing is forgotten.
@@ -26,13 +27,10 @@ from headway.testing.laws.prediction import estimates_are_distributions, predict
 from headway.testing.laws.preemption import the_victim_runs, victims_repeat_themselves
 from headway.testing.laws.routing import choosing_changes_nothing, the_choice_was_offered
 
-ORDERING = (
-    ranks_are_total,
-    choose_names_a_lane_that_waits,
-    next_change_is_never_late,
-    the_fast_queue_equals_the_naive_one,
-    same_events_same_order,
-)
+RANKED = (ranks_are_total, the_fast_queue_equals_the_naive_one, same_events_same_order)
+"""Laws of a `RankedOrdering`."""
+LANED = (*RANKED, choose_names_a_lane_that_waits, next_change_is_never_late)
+"""Laws of a `LanedOrdering`. The last two fail for an ordering without lanes."""
 ADMISSION = (an_empty_batch_is_answered_with_0, hold_steps_never_overstates, admission_repeats_itself)
 PREEMPTION = (the_victim_runs, victims_repeat_themselves)
 PREDICTION = (estimates_are_distributions, predictions_repeat_themselves)
@@ -40,9 +38,10 @@ ROUTING = (the_choice_was_offered, choosing_changes_nothing)
 
 __all__ = [
     "ADMISSION",
-    "ORDERING",
+    "LANED",
     "PREDICTION",
     "PREEMPTION",
+    "RANKED",
     "ROUTING",
     "admission_repeats_itself",
     "an_empty_batch_is_answered_with_0",

@@ -51,9 +51,7 @@ def choose_names_a_lane_that_waits(make: MakeOrdering) -> None:
     @settings(deadline=None, max_examples=50)
     @given(moves=_moves(), pool=_pools())
     def check(moves: list[_Move], pool: list[Request]) -> None:
-        ordering = make()
-        if not isinstance(ordering, LanedOrdering):
-            return
+        ordering = _laned(make)
         game = _Game([NaiveScheduler(ordering, _stamps(pool))], pool)
         for move in moves:
             game.play(move)
@@ -75,9 +73,7 @@ def next_change_is_never_late(make: MakeOrdering) -> None:
     @settings(deadline=None, max_examples=50)
     @given(moves=_moves(), pool=_pools(), fractions=st.lists(st.floats(0, 1, exclude_max=True), min_size=4, max_size=4))
     def check(moves: list[_Move], pool: list[Request], fractions: list[float]) -> None:
-        ordering = make()
-        if not isinstance(ordering, LanedOrdering):
-            return
+        ordering = _laned(make)
         game = _Game([NaiveScheduler(ordering, _stamps(pool))], pool)
         for move in moves:
             game.play(move)
@@ -139,6 +135,12 @@ def same_events_same_order(make: MakeOrdering) -> None:
         assert stories[0] == stories[1]
 
     check()
+
+
+def _laned(make: MakeOrdering) -> LanedOrdering:
+    ordering = make()
+    assert isinstance(ordering, LanedOrdering), f"{type(ordering).__name__} has no lanes: hold it to laws.RANKED"
+    return ordering
 
 
 class _Brain(Protocol):

@@ -117,7 +117,7 @@ def test_the_feature_decides_what_size_is() -> None:
     assert of["kv-volume"] == int(math.sqrt(2 * (5_000 * 100 + 100 * 101 / 2)))
 
 
-@pytest.mark.parametrize("law", laws.ORDERING)
+@pytest.mark.parametrize("law", laws.LANED)
 @pytest.mark.parametrize(
     "options",
     [
@@ -133,7 +133,7 @@ def test_laws_with_other_options(law: object, options: dict[str, object]) -> Non
     law(lambda: Ewsjf(costs=COSTS, **options))  # type: ignore[operator, arg-type]
 
 
-@pytest.mark.parametrize("law", laws.ORDERING)
+@pytest.mark.parametrize("law", laws.LANED)
 def test_laws_when_lanes_are_redrawn_all_the_time(law: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """A partition every second arrival, so that moves of a few requests meet many."""
     monkeypatch.setattr("headway.policies.lanes.lane_learner.FIRST_REQUESTS", 2)
