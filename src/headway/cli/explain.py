@@ -51,8 +51,8 @@ def explain(
             print(line)
         return
     if state is not None:
-        _pages(name)  # an unknown name is reported before a missing file
-        for line in _learned(name, state):
+        policy = _pages(name)[0].name  # an unknown name is reported before a missing file
+        for line in _learned(policy, state):
             print(line)
         return
     pages = [page for part in name.split("/") for page in _pages(part)]  # fair-share/smallest-volume-first is two
@@ -89,23 +89,30 @@ def _pages(name: str) -> list[PolicyPage]:
         UserMistake: no policy has this name.
     """
     from headway.config.nearest_name import nearest
-    from headway.policies.catalog import ALL_KINDS, names
+    from headway.policies.catalog import ALL_KINDS, canonical, faults, names
     from headway.policies.pages import page
 
-    pages = [page(kind, name) for kind in ALL_KINDS if name in names(kind)]
+    full = {kind: canonical(kind, name) for kind in ALL_KINDS}
+    pages = [page(kind, full[kind]) for kind in ALL_KINDS if full[kind] in names(kind)]
     if not pages:
+        for kind in ALL_KINDS:
+            if name in faults(kind):
+                raise UserMistake(faults(kind)[name])
         known = [policy for kind in ALL_KINDS for policy in names(kind)]
         raise UserMistake(f"unknown policy {name!r}{nearest(name, known)}")
     return pages
 
 
 def _lines(page: PolicyPage) -> list[str]:
+    from headway.policies.catalog import aliases
+
     parts = (
         ("idea", page.idea),
         ("source", page.source),
         ("reads", page.reads),
         ("wins when", page.wins_when),
         ("loses when", page.loses_when),
+        ("short name", ", ".join(aliases(page.kind, page.name)) or "none"),
         ("options", "; ".join(f"{o.name}: {o.type}, default {o.default}" for o in page.options) or "none"),
         ("class", page.class_name),
         ("file", page.file),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -21,7 +22,7 @@ from headway.cli.progress import progress, say
 from headway.cli.result_files import command_line
 from headway.cli.traffic import Traffic
 from headway.cli.tune_options import SearchOptions
-from headway.policies.catalog import find
+from headway.policies.catalog import canonical, find
 from headway.policies.contracts import Stateful
 from headway.simulator.replica import Replica
 from headway.simulator.trace import Trace
@@ -41,6 +42,7 @@ def run_tuning(
     Raises:
         UserMistake: an option, a name or a trace is wrong; wherever possible, before anything is simulated.
     """
+    search = replace(search, ordering=canonical("ordering", search.ordering))
     check_files({"--out": search.out, "--state": search.state}, [*traffic.files(), *profile_files(replica)])
     problem, box = _problem(traffic, replica, search, others, slo)
     known = [] if search.state is None else _known(search.state, problem)

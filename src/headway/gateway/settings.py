@@ -19,7 +19,7 @@ from headway.config.toml_file import read_toml
 from headway.config.typed_values import read_table
 from headway.domain.costs import ServiceCosts
 from headway.gateway.wire.limits import WireLimits
-from headway.policies.catalog import ALL_KINDS, build
+from headway.policies.catalog import ALL_KINDS, build, canonical
 from headway.scheduling.bundle import bundle
 from headway.tuning.tuning_settings import TuningSettings
 
@@ -58,6 +58,10 @@ class PolicySettings:
     def costs(self) -> ServiceCosts:
         """Seconds of service per token, for policies that weigh work."""
         return ServiceCosts(self.prefill_seconds_per_token, self.decode_seconds_per_token)
+
+    def __post_init__(self) -> None:
+        for kind in ALL_KINDS:  # short names are written out
+            object.__setattr__(self, kind, canonical(kind, getattr(self, kind)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,12 @@
-"""The catalogue: name → policy, one literal line each; outsiders join by entry points.
+"""The catalogue of policies: name → class, one literal line each; other packages add theirs by entry points.
 
-To add a policy: one file in its room, one line here. A package outside adds its own with an entry point in the group
+To add a policy: one file in its room, one line here. Another package adds its own with an entry point in the group
 `headway.ordering`, `headway.admission`, `headway.preemption`, `headway.prediction` or `headway.routing`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeAlias, get_args, overload
 
 from headway.config.nearest_name import nearest
@@ -41,6 +40,7 @@ from headway.policies.ordering.shortest_prompt_first import ShortestPromptFirst
 from headway.policies.ordering.shortest_uncached_prefill_first import ShortestUncachedPrefillFirst
 from headway.policies.ordering.smallest_volume_first import SmallestVolumeFirst
 from headway.policies.ordering.smallest_volume_first_1bit import SmallestVolumeFirst1bit
+from headway.policies.outside_policies import load, offered, packages, refused_construction
 from headway.policies.prediction.conformal import Conformal
 from headway.policies.prediction.declared_max import DeclaredMax
 from headway.policies.prediction.external import External
@@ -128,43 +128,70 @@ ROOMS: dict[Kind, Mapping[str, type[Any]]] = {
     "routing": ROUTING,
 }
 """Our own policies by kind."""
-_METHOD: dict[Kind, str] = {  # what no policy of the kind can be without
-    "ordering": "rank",
-    "admission": "hold_steps",
-    "preemption": "victim",
-    "prediction": "predict",
-    "routing": "choose",
+
+ALIASES: dict[Kind, dict[str, str]] = {
+    "ordering": {
+        "fifo": "fcfs",
+        "spf": "shortest-prompt-first",
+        "sjf": "shortest-job-first",
+        "hrrn": "highest-response-ratio",
+        "svf": "smallest-volume-first",
+        "edf": "earliest-deadline-first",
+        "vtc": "fair-share",
+        "lpm": "longest-prefix-match",
+    },
+    "routing": {"p2c": "power-of-two", "rr": "round-robin"},
 }
+"""Short names known from the literature, alias → name. Output always has the name. A package's own name goes first."""
+
 _INJECTED = ("costs", "seed", "truth", "inner")  # constructor keywords that are ours to give, not the user's
 
 
 def names(kind: Kind) -> list[str]:
-    """Every policy of a kind by name: ours in the catalogue's order, then outsiders' by the alphabet."""
-    return [*ROOMS[kind], *sorted(_outsiders(kind))]
+    """Every usable policy of a kind by name: ours in the catalogue's order, then other packages' by the alphabet."""
+    return [*ROOMS[kind], *sorted(set(offered(kind)) - set(ROOMS[kind]) - set(faults(kind)))]
+
+
+def faults(kind: Kind) -> dict[str, str]:
+    """Policies of other packages that cannot be used: name → one sentence that says why. Imports these packages."""
+    found: dict[str, str] = {}
+    for name, entries in sorted(offered(kind).items()):
+        if name in ROOMS[kind]:
+            found[name] = f"{packages(entries)} offers a second {kind} policy named {name!r}; Headway's own is used"
+            continue
+        try:
+            load(kind, name, entries, _INJECTED)
+        except ValueError as error:
+            found[name] = str(error)
+    return found
+
+
+def aliases(kind: Kind, name: str) -> list[str]:
+    """The short names of one policy."""
+    return [alias for alias, policy in ALIASES.get(kind, {}).items() if policy == name]
+
+
+def canonical(kind: Kind, name: str) -> str:
+    """The name, or the path of names joined by slashes, with every alias replaced; unknown names stay as they are."""
+    short = ALIASES.get(kind, {})
+    return "/".join(short[part] if part in short and part not in offered(kind) else part for part in name.split("/"))
 
 
 def find(kind: Kind, name: str) -> type[Any]:
-    """The class behind a name; no slash.
+    """The class behind a name or an alias; no slash.
 
     Raises:
-        ValueError: there is none, or an outsider's cannot be loaded.
+        ValueError: there is none, or another package's cannot be used.
     """
     ours = ROOMS[kind].get(name)
     if ours is not None:
         return ours
-    outsider = _outsiders(kind).get(name)
-    if outsider is None:
-        raise ValueError(f"unknown {kind} policy {name!r}{nearest(name, names(kind))}")
-    try:
-        loaded = outsider.load()
-    except Exception as error:
-        package = "an unknown package" if outsider.dist is None else f"package {outsider.dist.name}"
-        raise ValueError(f"the {kind} policy {name!r} of {package} cannot be loaded: {error}") from error
-    if not isinstance(loaded, type):
-        raise ValueError(f"the {kind} policy {name!r} is not a class but {loaded!r}: mend its entry point")
-    if not hasattr(loaded, _METHOD[kind]):
-        raise ValueError(f"the {kind} policy {name!r} lacks the method {_METHOD[kind]}: see headway.policies.contracts")
-    return loaded
+    entries = offered(kind).get(name)
+    if entries is not None:
+        return load(kind, name, entries, _INJECTED)
+    if name in ALIASES.get(kind, {}):
+        return ROOMS[kind][ALIASES[kind][name]]
+    raise ValueError(f"unknown {kind} policy {name!r}{nearest(name, names(kind))}")
 
 
 @overload
@@ -229,8 +256,9 @@ def build(
     """A fresh policy by name, with the user's options checked by name and type.
 
     "fair-share/smallest-volume-first" puts the second ordering inside the first; an option then belongs to the first
-    policy of the path that has one of that name. The constructor keywords `costs`, `seed`, `truth` and `inner` are
-    given where a policy asks for them. `truth` tells a request's true output tokens; only a simulator has it.
+    policy of the path that has one of that name. Aliases are accepted. The constructor keywords `costs`, `seed`,
+    `truth` and `inner` are given where a policy asks for them. `truth` tells a request's true output tokens; only a
+    simulator has it.
 
     Raises:
         ValueError: unknown policy or option, an option of the wrong type or out of range, an oracle without truth, a
@@ -239,7 +267,7 @@ def build(
     given: dict[str, Any] = {"costs": costs, "seed": seed}
     if truth is not None:
         given["truth"] = truth
-    path = [(part, find(kind, part)) for part in name.split("/")]
+    path = [(part, find(kind, part)) for part in canonical(kind, name).split("/")]
     for part, policy in path[:-1]:
         if "inner" not in constructor_keywords(policy):
             nesting = [n for n, p in ROOMS[kind].items() if "inner" in constructor_keywords(p)]
@@ -248,24 +276,13 @@ def build(
     shares = _share_out(dict(options or {}), kind, path)
     inner: object = None
     for (part, policy), share in reversed(list(zip(path, shares, strict=True))):
-        inner = _construct(part, policy, share, given if inner is None else {**given, "inner": inner})
+        inner = _construct(kind, part, policy, share, given if inner is None else {**given, "inner": inner})
     return inner
 
 
 def own_options(policy: type[Any]) -> dict[str, Any]:
     """The constructor keywords that are the user's to set, name → `inspect.Parameter`."""
     return {name: p for name, p in constructor_keywords(policy).items() if name not in _INJECTED}
-
-
-def _outsiders(kind: Kind) -> dict[str, EntryPoint]:
-    """Policies offered by other packages; looked up only when the catalogue has no such name, or for a list."""
-    found: dict[str, EntryPoint] = {}
-    for entry in entry_points(group=f"headway.{kind}"):
-        if entry.name in ROOMS[kind] or entry.name in found:
-            package = "an installed package" if entry.dist is None else f"the installed package {entry.dist.name}"
-            raise ValueError(f"{package} offers a second {kind} policy named {entry.name!r}: rename or remove it")
-        found[entry.name] = entry
-    return found
 
 
 def _share_out(options: dict[str, object], kind: Kind, path: list[tuple[str, type[Any]]]) -> list[dict[str, object]]:
@@ -283,11 +300,13 @@ def _share_out(options: dict[str, object], kind: Kind, path: list[tuple[str, typ
     return shares
 
 
-def _construct(name: str, policy: type[Any], options: dict[str, object], given: Mapping[str, Any]) -> object:
+def _construct(
+    kind: Kind, name: str, policy: type[Any], options: dict[str, object], given: Mapping[str, Any]
+) -> object:
     keywords = constructor_keywords(policy)
     if "truth" in keywords and "truth" not in given:
         raise ValueError(
-            f"the {name} predictor works in the simulator only; anywhere else nobody knows the true lengths: "
+            f"the {name} predictor works in the simulator only, because it needs the true lengths: "
             "use running-mean or declared-max"
         )
     injected = {keyword: value for keyword, value in given.items() if keyword in keywords}
@@ -296,3 +315,7 @@ def _construct(name: str, policy: type[Any], options: dict[str, object], given: 
         return policy(**injected, **checked)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+    except Exception as error:
+        if name in ROOMS[kind]:
+            raise  # a fault of ours
+        raise refused_construction(kind, name, policy, error) from error

@@ -1,4 +1,4 @@
-"""What a user may set on a policy: its constructor's keyword-only parameters, checked by type."""
+"""Options of a policy: the keyword-only parameters of its constructor, checked by type."""
 
 from __future__ import annotations
 
@@ -28,11 +28,22 @@ def checked_options(policy_name: str, policy: type[Any], options: Mapping[str, o
     """
     if not options:
         return {}
-    declared = typing.get_type_hints(policy.__init__)
+    declared = declared_types(policy)
     return {
         name: _checked_option(f"{policy_name}: {name}", value, declared.get(name, object))
         for name, value in options.items()
     }
+
+
+def declared_types(policy: type[Any]) -> dict[str, Any]:
+    """The types that a policy's constructor declares, by keyword; none where they cannot be resolved at run time.
+
+    A class of another package may name types that it imports for type checkers only. Its options are then not checked.
+    """
+    try:
+        return typing.get_type_hints(policy.__init__)
+    except NameError:
+        return {}
 
 
 def _checked_option(where: str, value: object, declared: Any) -> object:

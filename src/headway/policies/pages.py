@@ -1,4 +1,4 @@
-"""A page a policy, read from its docstring and its constructor: nothing is written twice.
+"""Pages of the policies' documentation, read from docstrings and constructors: nothing is written twice.
 
 `python -m headway.policies.pages docs/policies` writes them all, and the index.
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from headway.config.typed_values import type_in_words
-from headway.policies.catalog import ALL_KINDS, ROOMS, Kind, find, own_options
+from headway.policies.catalog import ALL_KINDS, ROOMS, Kind, aliases, find, own_options
+from headway.policies.options import declared_types
 
 PARTS = ("Idea", "Source", "Reads", "Wins when", "Loses when")
 """The labelled parts of every policy's docstring, in their order, after a one-line summary."""
@@ -32,7 +32,7 @@ _LABEL = re.compile(rf"^({'|'.join(PARTS)}):\s*", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class PolicyOption:
-    """One thing a user may set: its name, its type in words and its default."""
+    """One option of a policy: its name, its type in words and its default."""
 
     name: str
     type: str
@@ -41,7 +41,7 @@ class PolicyOption:
 
 @dataclass(frozen=True, slots=True)
 class PolicyPage:
-    """All that is said of one policy; `file` is relative to the repository."""
+    """The documentation of one policy; `file` is relative to the repository."""
 
     kind: Kind
     name: str
@@ -57,14 +57,19 @@ class PolicyPage:
 
 
 def page(kind: Kind, name: str) -> PolicyPage:
-    """The page of one policy, ours or an outsider's.
+    """The page of one policy, ours or another package's.
+
+    Parts that another package's docstring lacks read "not stated".
 
     Raises:
-        ValueError: no such policy, or its docstring lacks a part or has them in another order.
+        ValueError: no such policy, or the docstring of one of ours lacks a part or has them in another order.
     """
     policy = find(kind, name)
     root = "src/" if policy.__module__.startswith("headway.") else ""
-    summary, parts = _parse(f"{kind} policy {name}", inspect.getdoc(policy) or "")
+    docstring = inspect.getdoc(policy) or ""
+    summary, parts = (
+        _parse(f"{kind} policy {name}", docstring) if root or name in ROOMS[kind] else _parse_leniently(docstring)
+    )
     return PolicyPage(
         kind=kind,
         name=name,
@@ -96,6 +101,8 @@ def render(page: PolicyPage) -> str:
         lines += [f"| `{o.name}` | {o.type} | {o.default} |" for o in page.options]
     else:
         lines.append("It has no options.")
+    if short := aliases(page.kind, page.name):
+        lines += ["", f"Short name: {', '.join(f'`{alias}`' for alias in short)}."]
     lines += ["", f"Class `{page.class_name}` in [{page.file}](../../{page.file})."]
     return "\n".join(lines) + "\n"
 
@@ -132,9 +139,16 @@ def _parse(what: str, docstring: str) -> tuple[str, dict[str, str]]:
     return " ".join(head.split()), {label: " ".join(text.split()) for label, text in zip(labels, texts, strict=True)}
 
 
+def _parse_leniently(docstring: str) -> tuple[str, dict[str, str]]:
+    head, *rest = _LABEL.split(docstring)
+    written = {label: " ".join(text.split()) for label, text in zip(rest[::2], rest[1::2], strict=True)}
+    summary = " ".join(head.strip().split("\n\n")[0].split())
+    return summary or "not described", {label: written.get(label) or "not stated" for label in PARTS}
+
+
 def _options(policy: type[Any]) -> tuple[PolicyOption, ...]:
     own = own_options(policy)
-    declared = typing.get_type_hints(policy.__init__) if own else {}
+    declared = declared_types(policy) if own else {}
     return tuple(
         PolicyOption(name, type_in_words(declared.get(name, object)), _default_in_words(parameter.default))
         for name, parameter in own.items()

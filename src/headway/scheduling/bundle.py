@@ -1,4 +1,4 @@
-"""Four names make one bundle of policies."""
+"""Bundles: four names of policies, made into one fresh `Policies`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 from headway.config.nearest_name import nearest
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestId
-from headway.policies.catalog import KINDS, build
+from headway.policies.catalog import KINDS, Kind, build, canonical
 from headway.scheduling.scheduler import Policies
 
 
-def name_and_options(value: object, where: str) -> tuple[str, Mapping[str, Any]]:
-    """A policy as every configuration writes it: its name, or a table of `name` and `options`.
+def name_and_options(kind: Kind, value: object, where: str) -> tuple[str, Mapping[str, Any]]:
+    """A policy as every configuration writes it: its name, or a table of `name` and `options`. Aliases are replaced.
 
     Raises:
         ValueError: it is neither; one sentence that begins with `where`.
     """
     if isinstance(value, str):
-        return value, {}
+        return canonical(kind, value), {}
     if isinstance(value, Mapping) and isinstance(value.get("name"), str) and set(value) <= {"name", "options"}:
         options = value.get("options", {})
         if isinstance(options, Mapping):
-            return value["name"], options
+            return canonical(kind, value["name"]), options
     raise ValueError(f'{where} must be a name, or {{name = "…", options = {{…}}}}, got {value!r}')
 
 

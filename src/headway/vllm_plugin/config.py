@@ -132,7 +132,7 @@ def _parse(given: object, where: str) -> PluginConfig:
             raise ValueError('options stand beside a name: write {"name": "…", "options": {…}} for the policy')
         for kind in KINDS:
             if kind in given:
-                names[kind], options[kind] = name_and_options(given[kind], kind)
+                names[kind], options[kind] = name_and_options(kind, given[kind], kind)
         config = replace(read_table(PluginConfig, {**given, **names}, readers=_READERS), options=options)
         config.policies()
     except ValueError as error:

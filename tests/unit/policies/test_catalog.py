@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import inspect
 import math
 import typing
@@ -15,8 +14,18 @@ import headway.policies
 from headway.domain.costs import ServiceCosts
 from headway.domain.estimate import PointEstimate
 from headway.domain.request import Request
-from headway.policies import catalog
-from headway.policies.catalog import ALL_KINDS, ROOMS, Kind, build, find, names, own_options
+from headway.policies.catalog import (
+    ALIASES,
+    ALL_KINDS,
+    ROOMS,
+    Kind,
+    aliases,
+    build,
+    canonical,
+    find,
+    names,
+    own_options,
+)
 from headway.policies.contracts import LanedOrdering, RankedOrdering
 
 COSTS = ServiceCosts(1e-4, 1e-2)
@@ -162,43 +171,25 @@ def test_no_number_without_an_order_gets_in(value: float) -> None:
 
 @pytest.mark.parametrize("name", ["oracle", "oracle-noisy"])
 def test_an_oracle_without_truth_says_where_it_works(name: str) -> None:
-    with pytest.raises(ValueError, match=f"^the {name} predictor works in the simulator only; "):
+    with pytest.raises(ValueError, match=f"^the {name} predictor works in the simulator only, because "):
         build("prediction", name, costs=COSTS, seed=0)
 
 
-class Longest:
-    """An outsider's."""
-
-    def rank(self, request: Request) -> float:
-        return -request.prompt_tokens
-
-
-class NotAPolicy:
-    """An outsider's mistake."""
-
-
-def offer(monkeypatch: pytest.MonkeyPatch, **offers: str) -> None:
-    """As if a package were installed that offers these orderings."""
-    entries = [importlib.metadata.EntryPoint(name, value, "headway.ordering") for name, value in offers.items()]
-
-    def installed(*, group: str) -> list[importlib.metadata.EntryPoint]:
-        return entries if group == "headway.ordering" else []
-
-    monkeypatch.setattr(catalog, "entry_points", installed)
+def test_an_alias_names_the_same_policy_and_is_never_a_name() -> None:
+    told = {alias: (kind, name) for kind, short in ALIASES.items() for alias, name in short.items()}
+    assert {"sjf", "spf", "hrrn", "svf", "edf", "vtc"} <= set(told)
+    for alias, (kind, name) in told.items():
+        assert find(kind, alias) is find(kind, name)
+        assert canonical(kind, alias) == name
+        assert alias in aliases(kind, name)
+        assert type(make(kind, alias)) is type(make(kind, name))
+        assert not any(alias in names(other) for other in ALL_KINDS)
 
 
-def test_an_outsiders_policy_is_found_listed_and_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    offer(monkeypatch, longest=f"{__name__}:Longest")
-    assert names("ordering")[-1] == "longest"
-    assert make("ordering", "longest").rank(Request(0, 0.0, 9)) == -9
-    assert make("ordering", "fair-share/longest").rank(Request(0, 0.0, 9)) == -9
-    assert "longest" not in names("admission")
-
-
-def test_an_outsiders_faults_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    offer(monkeypatch, gone="no_such_module_anywhere:X", empty=f"{__name__}:NotAPolicy", text="os:sep")
-    assert "'gone' of an unknown package cannot be loaded" in sentence("ordering", "gone")
-    assert "lacks the method rank" in sentence("ordering", "empty")
-    assert "is not a class" in sentence("ordering", "text")
-    offer(monkeypatch, fcfs=f"{__name__}:Longest")
-    assert "a second ordering policy named 'fcfs'" in sentence("ordering", "unknown")
+def test_an_alias_works_inside_a_path_and_options_find_their_policy() -> None:
+    policy = make("ordering", "vtc/hrrn", {"lane_width": 10.0, "output_weight": 3.0})
+    assert policy.lane(Request(0, 0.0, 150, tenant="t")) == ("t", 2)
+    assert canonical("ordering", "vtc/hrrn") == "fair-share/highest-response-ratio"
+    assert canonical("ordering", "vtc/unknown") == "fair-share/unknown"
+    assert canonical("admission", "sjf") == "sjf"
+    assert "ordering policy fair-share/fcfs" in sentence("ordering", "vtc/fifo", {"x": 1})

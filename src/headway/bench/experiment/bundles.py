@@ -12,7 +12,7 @@ from headway.config.nearest_name import nearest
 from headway.config.toml_file import read_toml
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestId
-from headway.policies.catalog import KINDS, names
+from headway.policies.catalog import KINDS, canonical, names
 from headway.scheduling.bundle import bundle, name_and_options
 from headway.scheduling.scheduler import Policies
 
@@ -26,7 +26,7 @@ prediction = "running-mean"        # by default as on the command line
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """The four policies of one row of the table, by name; `options` by kind. `build` makes new ones for each run."""
+    """The four policies of one row of the table, by full name; `options` by kind. `build` makes new ones for each run."""
 
     label: str
     ordering: str = "fcfs"
@@ -34,6 +34,10 @@ class Bundle:
     preemption: str = "latest-admitted"
     prediction: str = "running-mean"
     options: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for kind in KINDS:  # short names are written out
+            object.__setattr__(self, kind, canonical(kind, getattr(self, kind)))
 
     def build(self, *, costs: ServiceCosts, seed: int, truth: Callable[[RequestId], int]) -> Policies:
         """Build new policies for one run.
@@ -78,7 +82,7 @@ def named_bundles(orderings: Sequence[str], template: Bundle) -> list[Bundle]:
         UserMistake: a name is unknown, or given twice.
     """
     wanted: list[str] = []
-    for name in orderings:
+    for name in (canonical("ordering", given) for given in orderings):
         if name == "all":
             wanted += [ordering for ordering in names("ordering") if ordering not in wanted]
         elif name in wanted and "all" not in orderings:
@@ -119,7 +123,7 @@ def _read_bundle(where: str, name: str, table: object, template: Bundle) -> Bund
     for kind in KINDS:
         if kind in table:
             with as_mistakes():
-                chosen[kind], options[kind] = name_and_options(table[kind], f"{where}.{kind}")
+                chosen[kind], options[kind] = name_and_options(kind, table[kind], f"{where}.{kind}")
     row = Bundle(name, chosen["ordering"], chosen["admission"], chosen["preemption"], chosen["prediction"], options)
     try:
         row.check()
