@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Protocol, TypeGuard
 
+_HALVINGS = 12
+_COARSEST = 2.0**-11
+
 
 class LengthEstimate(Protocol):
     """A distribution of a request's *total* output tokens, made when the request came in.
@@ -86,10 +89,6 @@ def remaining_survivals(estimate: LengthEstimate, tokens: Sequence[int], produce
     if has_survival_curve(estimate):
         return estimate.remaining_survivals(tokens, produced_tokens)
     return [remaining_survival(estimate, number, produced_tokens) for number in tokens]
-
-
-_HALVINGS = 12
-_COARSEST = 2.0**-11
 
 
 class PointEstimate:

@@ -25,6 +25,11 @@ LEVELS = (0.05, 0.25, 0.5, 0.75, 0.9, 0.99)
 FEATURES = ("prompt", "cached", "bound", "tenant", "turns", "previous output", "last output")
 
 
+_LONGEST_LOGARITHM = math.log(2**24)
+_SESSIONS_MAX = 20_000
+_TENANTS_MAX = 20_000
+
+
 class QuantileBoosting:
     """Quantiles fitted to the last completions by boosted trees; until the first fit, the histogram predictor.
 
@@ -112,11 +117,6 @@ class QuantileBoosting:
             inputs, targets = zip(*self._rows, strict=True)
             self._fitting = self._fit_later(_Rows(np.array(inputs), np.array(targets)))
             self._ripe_at = self._completions + self._ripens_after
-
-
-_LONGEST_LOGARITHM = math.log(2**24)
-_SESSIONS_MAX = 20_000
-_TENANTS_MAX = 20_000
 
 
 class _Rows(NamedTuple):

@@ -21,6 +21,7 @@ Resumed: TypeAlias = Literal["front", "by-rank"]
 Entry: TypeAlias = tuple[Rank, float, int, Request]  # rank, arrived_at, ticket, request
 
 _ONE_LANE = None
+_TICKET = 2  # its place in an `Entry`
 _COMPACT_ABOVE = 64  # dead entries; below that a rebuild is not worth its call
 
 
@@ -54,7 +55,7 @@ class WaitingQueue:
         """All waiting requests, in no promised order."""
         yield from self._front.values()
         for lane in self._lanes.values():
-            yield from (entry[3] for entry in lane if entry[2] not in self._dead)
+            yield from (request for _, _, ticket, request in lane if ticket not in self._dead)
 
     def lane_sizes(self) -> dict[LaneId, int]:
         """How many wait in each lane, the preempted apart; under a ranked ordering in the lane None. O(waiting)."""
@@ -133,7 +134,7 @@ class WaitingQueue:
         if not self._where:
             raise IndexError("nobody is waiting")
         lane = self._lane_now(now)
-        request = heapq.heappop(self._lanes[lane])[3]
+        _, _, _, request = heapq.heappop(self._lanes[lane])
         del self._where[request.id]
         self._settle(lane)
         return request
@@ -143,14 +144,14 @@ class WaitingQueue:
         place = self._where.pop(request_id, None)
         if place is None:
             return self._front.pop(request_id, None)
-        lane, entry = place
-        if self._heads[lane] is entry[3]:
+        lane, (_, _, ticket, request) = place
+        if self._heads[lane] is request:
             heapq.heappop(self._lanes[lane])
             self._settle(lane)
         else:
-            self._dead.add(entry[2])
+            self._dead.add(ticket)
             self._compact()
-        return entry[3]
+        return request
 
     def _first_of(self, lane: LaneId, count: int) -> list[Request]:
         """The first of one lane in order, read off the heap without disturbing it."""
@@ -158,9 +159,9 @@ class WaitingQueue:
         found: list[Request] = []
         edge = [(heap[0], 0)]  # of what was read so far: entries whose parent was
         while edge and len(found) < count:
-            entry, place = heapq.heappop(edge)
-            if entry[2] not in self._dead:
-                found.append(entry[3])
+            (_, _, ticket, request), place = heapq.heappop(edge)
+            if ticket not in self._dead:
+                found.append(request)
             for child in (2 * place + 1, 2 * place + 2):
                 if child < len(heap):
                     heapq.heappush(edge, (heap[child], child))
@@ -183,8 +184,7 @@ class WaitingQueue:
 
     def _relane(self, laned: LanedOrdering) -> None:
         """Ask everybody's lane anew, in order of arrival; nobody is lost and nobody's ticket changes. O(n log n)."""
-        entries = [entry for heap in self._lanes.values() for entry in heap if entry[2] not in self._dead]
-        entries.sort(key=_by_arrival)
+        entries = sorted((entry for heap in self._lanes.values() for entry in self._alive(heap)), key=_by_arrival)
         self._dead.clear()
         self._lanes.clear()
         for _, arrived_at, ticket, request in entries:
@@ -195,28 +195,37 @@ class WaitingQueue:
         for heap in self._lanes.values():
             heapq.heapify(heap)
         self._heads.clear()
-        self._heads.update((lane, heap[0][3]) for lane, heap in self._lanes.items())
+        for lane, heap in self._lanes.items():
+            _, _, _, request = heap[0]
+            self._heads[lane] = request
 
     def _settle(self, lane: LaneId) -> None:
         """Find a lane's head after its top was taken; forget the lane when it is empty."""
         self._chosen_at = None
         heap = self._lanes[lane]
-        while heap and heap[0][2] in self._dead:
-            self._dead.remove(heapq.heappop(heap)[2])
-        if heap:
-            self._heads[lane] = heap[0][3]
-        else:
-            del self._lanes[lane], self._heads[lane]
+        while heap:
+            _, _, ticket, request = heap[0]
+            if ticket not in self._dead:
+                self._heads[lane] = request
+                return
+            self._dead.remove(ticket)
+            heapq.heappop(heap)
+        del self._lanes[lane], self._heads[lane]
+
+    def _alive(self, heap: list[Entry]) -> list[Entry]:
+        """The entries of a heap whose requests were not removed."""
+        return [entry for entry in heap if entry[_TICKET] not in self._dead]
 
     def _compact(self) -> None:
         """Rebuild the heaps when most of what they hold is dead, so that a storm of aborts does not keep memory."""
         if len(self._dead) < _COMPACT_ABOVE or len(self._dead) < len(self._where):
             return
         for heap in self._lanes.values():
-            heap[:] = [entry for entry in heap if entry[2] not in self._dead]
+            heap[:] = self._alive(heap)
             heapq.heapify(heap)
         self._dead.clear()
 
 
 def _by_arrival(entry: Entry) -> tuple[float, int]:
-    return entry[1], entry[2]
+    _, arrived_at, ticket, _ = entry
+    return arrived_at, ticket

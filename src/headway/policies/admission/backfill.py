@@ -9,6 +9,9 @@ from headway.policies.admission.greedy import Greedy
 from headway.policies.contracts import AdmissionPolicy
 from headway.policies.event_fanout import EventFanout
 
+_PREFILL_TOKENS_PER_STEP = 2_048
+_NO_ESTIMATE = "request {!r} has no length estimate, which backfill needs: name a predictor with --prediction"
+
 
 class Backfill:
     """Another admission policy, with smaller requests let past a head that does not fit.
@@ -100,10 +103,6 @@ class Backfill:
         if estimate is None:
             raise ValueError(_NO_ESTIMATE.format(request.id))
         return _bounded(request, estimate.remaining_quantile(self._quantile, request.produced_tokens))
-
-
-_PREFILL_TOKENS_PER_STEP = 2_048
-_NO_ESTIMATE = "request {!r} has no length estimate, which backfill needs: name a predictor with --prediction"
 
 
 def _expected(request: RequestView) -> int:

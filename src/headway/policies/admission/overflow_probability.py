@@ -11,6 +11,16 @@ from headway.domain.event import Completed, Event, Preempted
 from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import RequestId, RequestView
 
+_LOWEST_Z, _HIGHEST_Z = -4.0, 8.0
+_MEMORY = 500  # completions that the mean size of a request goes back over
+_CAUTIOUS = 0.99  # quantile of the lengths of requests that come in without being weighed
+_INSTANTS = (1, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192, 16384)
+"""Steps from now at which memory is forecast."""
+_BEFORE = tuple(instant - 1 for instant in _INSTANTS)  # it is there at t if more than t - 1 are still to come
+_UNITS = 256  # of a token: sums are kept in whole numbers, so that they come out the same in any order
+_FAR = 1 << 62  # tokens left to the bound of a request without one
+_LEAST_WIDTH_BITS = 4  # ages are told apart by 16 tokens, and above 128 by a quarter to an eighth
+
 
 class OverflowProbability:
     """Admit the head while the memory that will be needed stays within capacity with the probability asked for.
@@ -61,7 +71,7 @@ class OverflowProbability:
         self._mean_tokens = 1.0  # of a completed request, prompt and output
         self._forecasts: dict[int, _OverflowForecast] = {}  # by id() of the batch, one batch a replica
         self._completions = 0
-        self._candidate: tuple[RequestView, int, int, LengthEstimate | None, int, _MemoryShare] | None = None
+        self._candidate: _Candidate | None = None
 
     @property
     def z(self) -> float:
@@ -104,28 +114,16 @@ class OverflowProbability:
         produced, estimate = request.produced_tokens, request.estimate
         if (
             kept is not None
-            and kept[0] is request
-            and kept[1:5]
-            == (
-                produced,
-                block_tokens,
-                estimate,
-                self._completions,
-            )
+            and kept.share.request is request
+            and kept.produced_tokens == produced
+            and kept.block_tokens == block_tokens
+            and kept.estimate is estimate
+            and kept.completions == self._completions
         ):
-            return kept[5]
+            return kept.share
         share = _share(request, block_tokens)
-        self._candidate = (request, produced, block_tokens, estimate, self._completions, share)
+        self._candidate = _Candidate(produced, block_tokens, estimate, self._completions, share)
         return share
-
-
-_LOWEST_Z, _HIGHEST_Z = -4.0, 8.0
-_MEMORY = 500  # completions that the mean size of a request goes back over
-_CAUTIOUS = 0.99
-_INSTANTS = (1, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192, 16384)
-"""Steps from now at which memory is forecast."""
-_BEFORE = tuple(instant - 1 for instant in _INSTANTS)  # it is there at t if more than t - 1 are still to come
-_UNITS = 256  # of a token: sums are kept in whole numbers, so that they come out the same in any order
 
 
 class _MemoryShare(NamedTuple):
@@ -140,6 +138,16 @@ class _MemoryShare(NamedTuple):
     cached_tokens: int
     means: list[int]  # by instant, in units of a token
     variances: list[int]  # by instant, tokens²
+
+
+class _Candidate(NamedTuple):
+    """The share of the last candidate, and what it was computed from."""
+
+    produced_tokens: int
+    block_tokens: int
+    estimate: LengthEstimate | None
+    completions: int
+    share: _MemoryShare
 
 
 def _share(request: RequestView, block_tokens: int) -> _MemoryShare:
@@ -173,10 +181,6 @@ def _share(request: RequestView, block_tokens: int) -> _MemoryShare:
         means=means,
         variances=variances,
     )
-
-
-_FAR = 1 << 62
-_LEAST_WIDTH_BITS = 4  # ages are told apart by 16 tokens, and above 128 by a quarter to an eighth
 
 
 class _OverflowForecast:
@@ -240,13 +244,12 @@ class _OverflowForecast:
             share = shares.get(request.id)
             if (
                 share is None
-                or request.produced_tokens >= share[0]
-                or request.produced_tokens < share[1]
-                or share[2] is not request
-                or (learnt and share[3])
+                or not share.from_tokens <= request.produced_tokens < share.before_tokens
+                or share.request is not request
+                or (learnt and share.law_moves)
             ):
                 share = self._renew(request)
-            self._until.append(share[0])
+            self._until.append(share.before_tokens)
 
     def _renew(self, request: RequestView) -> _MemoryShare:
         """Replace what is known of a request by what holds at its age."""

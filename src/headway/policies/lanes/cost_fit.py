@@ -20,7 +20,10 @@ from headway.domain.request import RequestId, uncached_prefill_tokens
 
 EXPONENT_MIN, EXPONENT_MAX = 0.5, 3.0
 COEFFICIENT_MIN, COEFFICIENT_MAX = 1e-30, 1e30  # of a law taken back: no replica is out there
-POINTS_KEPT, POINTS_MIN, POINTS_COMPARED, REFIT_EVERY = 500, 10, 80, 200
+POINTS_KEPT = 500
+POINTS_MIN = 10  # fewer fit nothing
+POINTS_COMPARED = 80  # of those kept: pairs grow with the square
+REFIT_EVERY = 200  # prefills; sooner while there are few
 _LEVER = 2.0  # long prefills must be this many times the short ones to show overhead and power apart
 _MEMBERS_MAX = 256  # prefills in one observation; beyond that the replica is saturated and a new one is begun
 
@@ -89,7 +92,9 @@ def fit_beyond_overhead(points: Sequence[PrefillPoint], prior: PowerLaw) -> Powe
             median([point.seconds / point.tokens for point in usable])
         )  # steps full to the budget, all alike
     thinned = _thinned(usable)
-    slopes = [(b.seconds - a.seconds) / (b.tokens - a.tokens) for a, b in combinations(thinned, 2) if a[0] != b[0]]
+    slopes = [
+        (b.seconds - a.seconds) / (b.tokens - a.tokens) for a, b in combinations(thinned, 2) if a.tokens != b.tokens
+    ]
     slope = median(slopes) if len(slopes) >= POINTS_MIN else 0.0
     overhead = max(0.0, median([seconds - slope * tokens for tokens, seconds in usable])) if slope > 0 else 0.0
     middle = median([tokens for tokens, _ in usable])

@@ -100,13 +100,14 @@ class FairShare:
     def _least_served(self, heads: Mapping[LaneId, RequestView]) -> str:
         lanes = cast(Mapping[tuple[str, LaneId], RequestView], heads)
         service = self._ledger.service
-        given = {tenant: service(tenant) for tenant in dict.fromkeys([lane[0] for lane in lanes])}
-        return min([(given[lane[0]], head.arrived_at, lane[0]) for lane, head in lanes.items()])[2]
+        given = {tenant: service(tenant) for tenant in dict.fromkeys([tenant for tenant, _ in lanes])}
+        _, _, least_served = min([(given[tenant], head.arrived_at, tenant) for (tenant, _), head in lanes.items()])
+        return least_served
 
 
 def _inner_heads(heads: Mapping[LaneId, RequestView], tenant: str) -> dict[LaneId, RequestView]:
     lanes = cast(Mapping[tuple[str, LaneId], RequestView], heads)
-    return {lane[1]: head for lane, head in lanes.items() if lane[0] == tenant}
+    return {inner: head for (owner, inner), head in lanes.items() if owner == tenant}
 
 
 class _Account:

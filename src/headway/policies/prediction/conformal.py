@@ -13,6 +13,9 @@ from headway.policies.contracts import LengthPredictor
 from headway.policies.event_fanout import EventFanout
 from headway.policies.prediction.histogram import Histogram
 
+_TAIL = 0.99  # above this probability of the inner law scores go on by the logarithm of the length
+_LEAST = 1e-3
+
 
 class Conformal:
     """The inner predictor, its quantiles replaced by those that lately would have been right.
@@ -73,10 +76,6 @@ class Conformal:
             del self._scores[bisect_left(self._scores, self._by_age[0])]
         self._by_age.append(value)
         insort(self._scores, value)
-
-
-_TAIL = 0.99  # above this probability of the inner law scores go on by the logarithm of the length
-_LEAST = 1e-3
 
 
 def score(inner: LengthEstimate, output_tokens: int) -> float:

@@ -9,6 +9,8 @@ from headway.domain.estimate import GeometricEstimate
 from headway.domain.event import Completed, Event
 from headway.domain.request import RequestView
 
+_MOST = 1e18  # of what is taken back: no server has completed as much
+
 
 class RunningMean:
     """The decayed mean of completed outputs.
@@ -63,6 +65,3 @@ class RunningMean:
         if not (1 <= weight <= _MOST and 0 <= tokens <= _MOST):
             raise ValueError(f"weight must be at least 1, weighted_tokens at least 0 and neither above {_MOST:g}")
         self._weight, self._weighted_tokens = float(weight), float(tokens)
-
-
-_MOST = 1e18  # of what is taken back: no server has completed as much

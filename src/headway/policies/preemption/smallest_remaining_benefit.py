@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from headway.domain.event import Cancelled, Completed, Event, Preempted
 from headway.domain.request import RequestId, RequestView, expected_output_tokens
 
+_LEAST_HORIZON = 16
+
 
 class SmallestRemainingBenefit:
     """Preempt the request whose stay is worth least: little to compute again beside the memory it would go on holding.
@@ -49,9 +51,6 @@ class SmallestRemainingBenefit:
             self._spared_until[event.request.id] = produced + produced // 2 + _LEAST_HORIZON
         elif isinstance(event, (Completed, Cancelled)):
             self._spared_until.pop(event.request.id, None)
-
-
-_LEAST_HORIZON = 16
 
 
 def steps_to_peak(running: Sequence[RequestView]) -> int:
