@@ -147,7 +147,7 @@ def _nearest_lane(policies: Policies) -> None:
 ABLATIONS: Mapping[str, tuple[Mapping[str, Any], Callable[[Policies], None] | None]] = {
     "all of it": ({}, None),
     "no partition: one lane": ({"lanes_max": 1}, None),
-    "no partition: bubbles only": ({"window_requests": 10}, lambda p: setattr(lanes_of(p), "learns_here", False)),
+    "no partition: bubbles only": ({"window_requests": 10}, lambda p: setattr(lanes_of(p), "learner", None)),
     "learned once, after 250 requests": ({"relearn_requests": 0}, None),
     "gaps only, wide lanes stay": ({"spread_max": 1e9}, None),
     "no bubbles: the nearest lane": ({}, _nearest_lane),

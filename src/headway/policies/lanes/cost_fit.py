@@ -88,13 +88,11 @@ def fit_beyond_overhead(points: Sequence[PrefillPoint], prior: PowerLaw) -> Powe
         return prior
     ordered = sorted(point.tokens for point in usable)
     if ordered[int(0.9 * len(ordered))] < _LEVER * ordered[int(0.1 * len(ordered))]:
-        return PowerLaw(
-            median([point.seconds / point.tokens for point in usable])
-        )  # steps full to the budget, all alike
+        # Steps full to the budget, all alike.
+        return PowerLaw(median([point.seconds / point.tokens for point in usable]))
     thinned = _thinned(usable)
-    slopes = [
-        (b.seconds - a.seconds) / (b.tokens - a.tokens) for a, b in combinations(thinned, 2) if a.tokens != b.tokens
-    ]
+    pairs = [(a, b) for a, b in combinations(thinned, 2) if a.tokens != b.tokens]
+    slopes = [(b.seconds - a.seconds) / (b.tokens - a.tokens) for a, b in pairs]
     slope = median(slopes) if len(slopes) >= POINTS_MIN else 0.0
     overhead = max(0.0, median([seconds - slope * tokens for tokens, seconds in usable])) if slope > 0 else 0.0
     middle = median([tokens for tokens, _ in usable])

@@ -1,32 +1,23 @@
-"""What the two EWSJF orderings that learn their lanes do alike: everything but which parts they are made of."""
+"""Orderings over scored lanes: what the three EWSJF orderings have in common besides the parts they are made of."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from headway.domain.costs import ServiceCosts
 from headway.domain.event import Event
 from headway.domain.request import RequestView
 from headway.policies.contracts import LaneId
-from headway.policies.lanes.assembling import Parameters, restore_lanes, saved_lanes
-from headway.policies.lanes.scored import ScoredLanes
+from headway.policies.lanes.assembling import Parameters, learned_lanes, restore_lanes, saved_lanes
+from headway.policies.lanes.scored import Fill, ScoredLanes
+from headway.policies.lanes.starvation_guard import StarvationGuard
 
 
-class LearnedLanesOrdering:
-    """A `RedrawnOrdering` over scored lanes that can be retuned, saved and taken back.
+class ScoredLanesOrdering:
+    """A `LanedOrdering` whose lanes' heads compete by score."""
 
-    Args:
-        parameters: what shapes lanes and scores; `retune` moves it.
-        lanes: the lanes that were made from it.
-    """
-
-    def __init__(self, parameters: Parameters, lanes: ScoredLanes) -> None:
-        self._parameters = parameters
+    def __init__(self, lanes: ScoredLanes) -> None:
         self._lanes = lanes
-
-    @property
-    def redrawn(self) -> int:
-        """How often the lanes were redrawn."""
-        return self._lanes.redrawn
 
     def lane(self, request: RequestView) -> int:
         """The number of the lane its size falls into; a bubble is opened where none fits."""
@@ -45,11 +36,42 @@ class LearnedLanesOrdering:
         return self._lanes.next_change(heads, now)
 
     def observe(self, event: Event) -> None:
-        """Learn sizes and costs; mark the steps; count what went ahead of the overdue."""
+        """Learn sizes and costs; mark the steps; count the work that went ahead of overdue requests."""
         self._lanes.observe(event)
 
+
+class LearnedLanesOrdering(ScoredLanesOrdering):
+    """A `RedrawnOrdering` whose lanes are learned; it can be retuned, saved and restored."""
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        costs: ServiceCosts,
+        *,
+        fill: Fill,
+        guard: StarvationGuard | None,
+        window_requests: int,
+        relearn_requests: int,
+    ) -> None:
+        self._parameters = parameters
+        super().__init__(
+            learned_lanes(
+                parameters,
+                costs,
+                fill=fill,
+                guard=guard,
+                window_requests=window_requests,
+                relearn_requests=relearn_requests,
+            )
+        )
+
+    @property
+    def redrawn(self) -> int:
+        """How often the lanes were redrawn."""
+        return self._lanes.redrawn
+
     def retune(self, values: Mapping[str, float]) -> None:
-        """See `headway.policies.tunable.Retunable`."""
+        """Take new parameters: scores follow at once, lanes at the next partition. Raises ValueError for a wrong one."""
         self._parameters.change(values, self._lanes)
 
     def state(self) -> dict[str, object]:
@@ -57,5 +79,5 @@ class LearnedLanesOrdering:
         return saved_lanes(self._parameters, self._lanes)
 
     def restore(self, state: Mapping[str, object]) -> None:
-        """Go on from what `state` gave, before any request came. Raises ValueError when it does not fit."""
+        """Continue from what `state` returned, before any request came. Raises ValueError when it does not fit."""
         restore_lanes(self._parameters, self._lanes, state)

@@ -1,4 +1,4 @@
-"""Lanes whose heads compete by score: the machinery that the three EWSJF orderings share.
+"""Scored lanes: lanes whose heads compete by score, the machinery of the three EWSJF orderings.
 
 A head's score is a line in time, computed once per head and kept until something it depends on changes; a choice is
 one pass over the heads. Arrivals teach the lanes, first tokens teach the costs, admissions mark the rounds.
@@ -57,7 +57,6 @@ class ScoredLanes:
         self.costs = costs
         self.guard = guard
         self.redrawn = 0
-        self.learns_here = True
         self._size_of = size_of
         self._fill = fill
         self._index_matters = index_matters
@@ -148,10 +147,10 @@ class ScoredLanes:
             case _:
                 pass
 
-    # For whoever tunes, saves and restores
+    # For tuning, saving and restoring
 
     def adopt(self, spans: tuple[Span, ...]) -> None:
-        """Take new lanes; the queue has to ask again where everybody belongs (`redrawn`)."""
+        """Take new lanes. `redrawn` changes, so the queue asks again for the lane of every waiting request."""
         self.router.replace(spans)
         self._lines.clear()
         self.redrawn += 1
@@ -168,7 +167,7 @@ class ScoredLanes:
             self.router.adjust(learner.latest())
             if self._means_matter():
                 self._lines.clear()
-        elif due == "partition" and self.learns_here:
+        elif due == "partition":
             self.adopt(learner.partition(learner.window()))
 
     def _admitted(self, request_id: RequestId, at: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from headway.domain.costs import ServiceCosts
-from headway.policies.lanes.assembling import Parameters, learned_lanes
+from headway.policies.lanes.assembling import Parameters
 from headway.policies.lanes.features import Feature
 from headway.policies.lanes.learned_ordering import LearnedLanesOrdering
 from headway.policies.lanes.starvation_guard import StarvationGuard
@@ -61,15 +61,23 @@ class Ewsjf(LearnedLanesOrdering):
         window_requests: int = 10_000,
         relearn_requests: int = 2_000,
     ) -> None:
-        parameters = Parameters(
-            feature, lanes_max, significance, spread_max, "ward-log", w_base, a_u, b_u, a_f, b_f, by_queue=False
-        )
-        lanes = learned_lanes(
-            parameters,
+        super().__init__(
+            Parameters(
+                feature=feature,
+                lanes_max=lanes_max,
+                significance=significance,
+                spread_max=spread_max,
+                merge="ward-log",
+                w_base=w_base,
+                a_u=a_u,
+                b_u=b_u,
+                a_f=a_f,
+                b_f=b_f,
+                by_queue=False,
+            ),
             costs,
             fill=fill,
             guard=StarvationGuard(overdue_seconds=overdue_seconds, overdue_share=overdue_share),
             window_requests=window_requests,
             relearn_requests=relearn_requests,
         )
-        super().__init__(parameters, lanes)

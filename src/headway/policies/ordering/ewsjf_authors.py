@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-
-from headway.domain.event import Event
-from headway.domain.request import RequestView
-from headway.policies.contracts import LaneId
 from headway.policies.lanes.features import prompt_tokens
 from headway.policies.lanes.lane_assignment import LaneAssigner
+from headway.policies.lanes.learned_ordering import ScoredLanesOrdering
 from headway.policies.lanes.partition import Span
 from headway.policies.lanes.scored import ScoredLanes
 from headway.policies.lanes.scoring import ScoreLine, authors
 
 
-class EwsjfAuthors:
+class EwsjfAuthors(ScoredLanesOrdering):
     """EWSJF as in its authors' scheduler for vLLM, which is simpler than their paper.
 
     Idea: lanes of equal width over prompt lengths, first come inside a lane; serve the lane whose head has the highest
@@ -42,24 +37,4 @@ class EwsjfAuthors:
             return authors(size, step, arrived_at)
 
         router = LaneAssigner(spans, tolerant=False)
-        self._lanes = ScoredLanes(size_of=prompt_tokens, router=router, score_of=score, fill="lane")
-
-    def lane(self, request: RequestView) -> int:
-        """The lane of its prompt length; a bubble as wide as the lane before it where none fits."""
-        return self._lanes.enter(request)
-
-    def rank(self, request: RequestView) -> float:
-        """First come, first served inside a lane."""
-        return 0.0
-
-    def choose(self, heads: Mapping[LaneId, RequestView], now: float) -> LaneId:
-        """The lane of the step's first while it lasts, else the highest score."""
-        return self._lanes.choose(heads, now)
-
-    def next_change(self, heads: Mapping[LaneId, RequestView], now: float) -> float:
-        """When two scores cross at the top; the step's lane stands for the step only."""
-        return math.inf if len(heads) == 1 else self._lanes.next_change(heads, now)
-
-    def observe(self, event: Event) -> None:
-        """Mark the steps; forget bubbles that stay empty."""
-        self._lanes.observe(event)
+        super().__init__(ScoredLanes(size_of=prompt_tokens, router=router, score_of=score, fill="lane"))

@@ -6,7 +6,7 @@ import math
 from typing import ClassVar, Literal
 
 from headway.domain.costs import ServiceCosts
-from headway.policies.lanes.assembling import Parameters, learned_lanes
+from headway.policies.lanes.assembling import Parameters
 from headway.policies.lanes.features import Feature
 from headway.policies.lanes.learned_ordering import LearnedLanesOrdering
 from headway.policies.tunable import Tunable
@@ -54,15 +54,23 @@ class EwsjfPublished(LearnedLanesOrdering):
         window_requests: int = 10_000,
         relearn_requests: int = 2_000,
     ) -> None:
-        parameters = Parameters(
-            feature, lanes_max, significance, math.inf, "utility", w_base, a_u, b_u, a_f, b_f, by_queue=True
-        )
-        lanes = learned_lanes(
-            parameters,
+        super().__init__(
+            Parameters(
+                feature=feature,
+                lanes_max=lanes_max,
+                significance=significance,
+                spread_max=math.inf,
+                merge="utility",
+                w_base=w_base,
+                a_u=a_u,
+                b_u=b_u,
+                a_f=a_f,
+                b_f=b_f,
+                by_queue=True,
+            ),
             costs,
             fill=fill,
             guard=None,
             window_requests=window_requests,
             relearn_requests=relearn_requests,
         )
-        super().__init__(parameters, lanes)
