@@ -71,7 +71,7 @@ class LearnedLanesOrdering(ScoredLanesOrdering):
         return self._lanes.redrawn
 
     def retune(self, values: Mapping[str, float]) -> None:
-        """Take new parameters: scores follow at once, lanes at the next partition. Raises ValueError for a wrong one."""
+        """New parameters: scores follow at once, lanes at the next partition. Raises ValueError for a wrong one."""
         self._parameters.change(values, self._lanes)
 
     def state(self) -> dict[str, object]:
