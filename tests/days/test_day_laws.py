@@ -16,7 +16,7 @@ from headway.simulator.rules import EngineRules
 from headway.simulator.skipping import simulate
 from headway.simulator.step_time import LinearStepTime
 from headway.simulator.trace import Trace
-from headway.testing.day_laws import Day, StepRecords, check_day, same_day, same_until_somebody_ends
+from headway.testing.day_laws import Day, StepRecords, check_day, same_day, same_until_a_request_ends
 from headway.testing.lifecycle_checker import LifecycleChecker
 from headway.testing.strategies import PolicyNames, bundles, engine_rules, step_times, traces
 
@@ -75,7 +75,7 @@ def test_without_an_oracle_lengths_show_only_at_the_end(
     if bounds is not None:
         bounds = np.full(len(trace), int(np.max(bounds)), dtype=np.int64)
     one, other = (replace(trace, output_tokens=o, max_output_tokens=bounds) for o in (trace.output_tokens, outputs))
-    same_until_somebody_ends(
+    same_until_a_request_ends(
         live(simulate, one, rules, step_time, bundle), live(simulate, other, rules, step_time, bundle)
     )
 

@@ -1,1 +1,1 @@
-"""What travels between the rooms: values only, no behaviour that depends on a clock or on chance."""
+"""Values that all rooms share: requests, events, estimates, views. No behaviour depends on a clock or on chance."""

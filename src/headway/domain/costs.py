@@ -1,4 +1,4 @@
-"""What one token costs on a replica: how policies turn lengths into time."""
+"""Service costs: seconds per prompt token and per output token on one replica."""
 
 from __future__ import annotations
 

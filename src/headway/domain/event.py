@@ -1,4 +1,4 @@
-"""What happened to a request: the facts that policies may listen to.
+"""Lifecycle events: what happened to a request, for policies that listen.
 
 Each request arrives once and ends once (`Completed`, `Refused` or `Cancelled`); in between it may be admitted and
 preempted any number of times, in turn. Times are seconds on the shell's clock.

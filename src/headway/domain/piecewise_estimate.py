@@ -1,4 +1,4 @@
-"""A length known by its survival curve: the common form of what predictors learn."""
+"""Length estimate given by a survival curve: the common form of learned predictions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PiecewiseEstimate:
             survival: P(L > edge) at each, not increasing, 1 at the first. What is left at the last edge ends evenly
                 before twice as many tokens.
             made_by: name of the predictor.
-            at_most_tokens: the client's own bound: whoever gets there ends there.
+            at_most_tokens: the client's own bound: a request that reaches it ends there.
         """
         if len(edges) != len(survival) or len(edges) < 2 or edges[0] != 0 or survival[0] != 1:
             raise ValueError("a survival curve needs two points or more, the first at 0 tokens with probability 1")

@@ -1,4 +1,4 @@
-"""What a policy may know of the replica that would run a request."""
+"""Views of a replica: the batch, the KV memory and the load that a policy may read."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class BatchView(Protocol):
 
 
 class ReplicaView(Protocol):
-    """One replica as a routing policy sees it: what was sent there and is not over, and what it said of itself."""
+    """One replica as a routing policy sees it: the requests sent to it and not ended, and its own reports."""
 
     @property
     def id(self) -> str:
@@ -52,20 +52,20 @@ class ReplicaView(Protocol):
 
     @property
     def prefill_tokens(self) -> int:
-        """Uncached prompt tokens of those whose first token has not come."""
+        """Uncached prompt tokens of its requests whose first token has not come."""
 
     @property
     def decode_tokens(self) -> float:
-        """Output tokens that those dispatched are still expected to produce."""
+        """Output tokens that its requests are still expected to produce."""
 
     @property
     def kv_tokens(self) -> int:
-        """KV tokens that those dispatched hold, or will hold once their prompts are computed."""
+        """KV tokens that its requests hold, or will hold once their prompts are computed."""
 
     @property
     def kv_tokens_max(self) -> int | None:
-        """Its KV memory in tokens; None where nobody knows."""
+        """Its KV memory in tokens; None where unknown."""
 
     @property
     def as_of(self) -> float:
-        """When it last spoke of itself (metrics, a load header), on the shell's clock; `-math.inf` if never."""
+        """When it last reported its load (metrics or a header), on the shell's clock; `-math.inf` if never."""

@@ -1,4 +1,4 @@
-"""What a policy may know of a request, and nothing more.
+"""Requests: the read-only view that every policy gets, and the mutable form that the scheduler keeps.
 
 The true output length is not here and cannot be reached from here: it lives in the simulator's oracle.
 """
@@ -21,7 +21,7 @@ class RequestView(Protocol):
 
     @property
     def tenant(self) -> str:
-        """Who pays for it; the empty string when nobody said."""
+        """The tenant that pays for it; the empty string where unknown."""
 
     @property
     def session(self) -> str | None:

@@ -1,1 +1,1 @@
-"""What learns off the scheduler's path, with third-party help, and hands its findings to policies."""
+"""Predictors that learn outside the scheduling path, with third-party libraries."""

@@ -1,4 +1,4 @@
-"""Quantiles of the output length by gradient boosting, trained beside the scheduler and swapped in when ready."""
+"""Length predictor by gradient-boosted quantiles, trained beside the scheduler and swapped in when ready."""
 
 from __future__ import annotations
 

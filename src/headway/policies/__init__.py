@@ -1,1 +1,1 @@
-"""What decides: pure rules, no I/O, no clock, no randomness of their own, no third-party import."""
+"""Policies: pure rules that decide. No I/O, no clock, no randomness of their own, no third-party import."""

@@ -1,4 +1,4 @@
-"""Whom affinity may choose: replicas not loaded much above the mean, so that a favourite never becomes a hot spot.
+"""Bounded load: the replicas that affinity may choose, none of them loaded much above the mean.
 
 Source: V. Mirrokni, M. Thorup, M. Zadimoghaddam, Consistent Hashing with Bounded Loads, SODA 2018, arXiv 1608.01350:
 no bin takes more than ⌈c · (balls + 1) / bins⌉.
@@ -20,7 +20,7 @@ def within_bound(replicas: Sequence[ReplicaView], factor: float) -> list[Replica
 
 
 def checked_factor(load_factor: float) -> float:
-    """The factor itself. Raises ValueError below 1: somebody must always be within the bound."""
+    """The factor itself. Raises ValueError below 1: some replica must always be within the bound."""
     if not 1 <= load_factor < math.inf:
         raise ValueError(f"load_factor must be at least 1, got {load_factor:g}")
     return load_factor

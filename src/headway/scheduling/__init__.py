@@ -1,1 +1,1 @@
-"""The brain: facts in, answers out. Shared by the simulator, the gateway and the vLLM plug-in."""
+"""Scheduling: one queue and the policies that rule it, shared by the simulator, the gateway and the vLLM plug-in."""

@@ -1,8 +1,8 @@
-"""The one waiting queue: who is next, under any ordering, in O(log waiting) and O(lanes).
+"""The waiting queue: the next request under any ordering, in O(log waiting) and O(lanes).
 
 Laws: `head` and `pop` agree; a request is in the queue once; removing costs no scan; preempted requests come back in
-front of everybody (or by rank, where the engine imitated does so); ties go to the earlier arrival; when an ordering
-redraws its lanes everybody moves and nobody is lost.
+front of all others (or by rank, where the engine imitated does so); ties go to the earlier arrival; when an ordering
+redraws its lanes all requests move and none is lost.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class WaitingQueue:
             self._front[request.id] = request
 
     def head(self, now: float) -> Request | None:
-        """Who is next at time `now` (seconds); None when nobody waits."""
+        """The next request at time `now` (seconds); None if the queue is empty."""
         if self._front:
             return next(reversed(self._front.values()))
         if not self._where:
@@ -97,7 +97,7 @@ class WaitingQueue:
         return self._heads[self._lane_now(now)]
 
     def following(self, now: float, limit: int) -> list[Request]:
-        """Up to `limit` requests behind the head, about as they would be served: who may pass it if it does not fit.
+        """Up to `limit` requests behind the head, about in order of service: they may pass it if it does not fit.
 
         The preempted, then the rest of the head's lane in order, half of what is left of `limit` where there are other
         lanes; of those one head each, as the ordering would choose among them. O(limit · (log limit + lanes)).
@@ -121,18 +121,18 @@ class WaitingQueue:
         return self._until(self._laned, now if self._chosen_at is None else self._chosen_at)
 
     def reconsider(self) -> None:
-        """The ordering learned something: forget the choice between lanes, and move everybody if lanes were redrawn."""
+        """The ordering learned something: forget the choice of a lane, and move all requests if lanes were redrawn."""
         self._chosen_at = None
         if self._redrawn is not None and self._redrawn.redrawn != self._drawing:
             self._drawing = self._redrawn.redrawn
             self._relane(self._redrawn)
 
     def pop(self, now: float) -> Request:
-        """Take the head out. Raises IndexError when nobody waits."""
+        """Take the head out. Raises IndexError if the queue is empty."""
         if self._front:
             return self._front.popitem()[1]
         if not self._where:
-            raise IndexError("nobody is waiting")
+            raise IndexError("the queue is empty")
         lane = self._lane_now(now)
         _, _, _, request = heapq.heappop(self._lanes[lane])
         del self._where[request.id]
@@ -140,7 +140,7 @@ class WaitingQueue:
         return request
 
     def remove(self, request_id: RequestId) -> Request | None:
-        """Take one request out wherever it stands (its client left); None for a stranger."""
+        """Take one request out wherever it stands (its client left); None if it does not wait."""
         place = self._where.pop(request_id, None)
         if place is None:
             return self._front.pop(request_id, None)
@@ -183,7 +183,7 @@ class WaitingQueue:
         return self._chosen_until
 
     def _relane(self, laned: LanedOrdering) -> None:
-        """Ask everybody's lane anew, in order of arrival; nobody is lost and nobody's ticket changes. O(n log n)."""
+        """Ask for every request's lane again, in order of arrival; none is lost and tickets stay. O(n log n)."""
         entries = sorted((entry for heap in self._lanes.values() for entry in self._alive(heap)), key=_by_arrival)
         self._dead.clear()
         self._lanes.clear()

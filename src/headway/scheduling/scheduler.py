@@ -1,6 +1,6 @@
-"""The brain of one queue: what arrives is estimated and queued; whoever has room asks who is next and whether it may.
+"""Scheduler of one queue: predicts and queues what arrives, and answers engines: what is next, and may it come in?
 
-An engine pulls: it asks for the head when it has a seat, checks its own gates and takes the head or leaves it. That is
+An engine pulls. It asks for the head when it has a seat, checks its own gates, and takes the head or leaves it. That is
 how vLLM's loop works, how the simulator imitates it, and what several replicas behind one queue need.
 """
 
@@ -64,19 +64,19 @@ class Scheduler:
         request.estimate = self._policies.prediction.predict(request)
         self.queue.add(request)
         if self._listeners:
-            self._tell(Arrived(request, now))
+            self._deliver(Arrived(request, now))
 
     def refuse(self, request: Request, now: float, reason: str) -> None:
         """A request is turned away before it waits."""
         if self._listeners:
-            self._tell(Refused(request, now, reason))
+            self._deliver(Refused(request, now, reason))
 
     def head(self, now: float) -> Request | None:
-        """Who should run next; None when nobody waits."""
+        """The request to run next; None if none waits."""
         return self.queue.head(now)
 
     def candidate(self, refused: Sequence[Request], batch: BatchView, memory: MemoryView, now: float) -> Request | None:
-        """Who may be admitted next, given who did not fit in this step: the head, then those who may pass it.
+        """The next request to try in this step, given those that did not fit: the head, then those that may pass it.
 
         An engine asks until it gets None. Without a backfilling admission policy that is after the first refusal.
         """
@@ -92,16 +92,16 @@ class Scheduler:
 
     @property
     def backfills(self) -> bool:
-        """Whether somebody may pass a head that does not fit; a refusal then stands for one step only."""
+        """Whether requests may pass a head that does not fit; a refusal then stands for one step only."""
         return self._backfilling is not None and len(self.queue) > 1
 
     def admit_past(self, request: Request, head: Request, now: float) -> None:
-        """Somebody other than the head joins a batch: what `candidate` gave after `head` was refused."""
+        """A request other than the head joins a batch: what `candidate` gave after `head` was refused."""
         assert self._backfilling is not None
         self.queue.remove(request.id)
         self._backfilling.passed(head)
         if self._listeners:
-            self._tell(Admitted(request, now))
+            self._deliver(Admitted(request, now))
 
     def hold_steps(self, request: Request, batch: BatchView, memory: MemoryView, now: float) -> int:
         """The admission policy's answer for the head: 0 to admit, else steps for which the refusal stands."""
@@ -111,7 +111,7 @@ class Scheduler:
         """The head joins a batch."""
         request = self.queue.pop(now)
         if self._listeners:
-            self._tell(Admitted(request, now))
+            self._deliver(Admitted(request, now))
         return request
 
     def take(self, request_id: RequestId, now: float) -> Request | None:
@@ -121,11 +121,11 @@ class Scheduler:
         """
         request = self.queue.remove(request_id)
         if request is not None and self._listeners:
-            self._tell(Admitted(request, now))
+            self._deliver(Admitted(request, now))
         return request
 
     def victim(self, running: Sequence[Request], now: float) -> Request:
-        """Who gives way. Raises ValueError if the policy names a request that does not run."""
+        """The running request to preempt. Raises ValueError if the policy names a request that does not run."""
         chosen = self._policies.preemption.victim(running, now)
         for request in running:
             if request is chosen:
@@ -136,31 +136,31 @@ class Scheduler:
         """A running request lost its memory and waits again."""
         self.queue.resume(request)
         if self._listeners:
-            self._tell(Preempted(request, now))
+            self._deliver(Preempted(request, now))
 
     def first_token(self, request: Request, now: float) -> None:
         """A request's first token came out."""
         if self._listeners:
-            self._tell(FirstToken(request, now))
+            self._deliver(FirstToken(request, now))
 
     def complete(self, request: Request, now: float) -> None:
         """A request's last token came out; `produced_tokens` is final."""
         if self._listeners:
-            self._tell(Completed(request, now, request.produced_tokens))
+            self._deliver(Completed(request, now, request.produced_tokens))
 
     def cancel(self, request_id: RequestId, now: float) -> Request | None:
         """A waiting request's client left; None if it does not wait."""
         request = self.queue.remove(request_id)
         if request is not None and self._listeners:
-            self._tell(Cancelled(request, now))
+            self._deliver(Cancelled(request, now))
         return request
 
     def left(self, request: Request, now: float) -> None:
         """The client of a request that does not wait in the queue left: it ran, or the shell had taken it out."""
         if self._listeners:
-            self._tell(Cancelled(request, now))
+            self._deliver(Cancelled(request, now))
 
-    def _tell(self, event: Event) -> None:
+    def _deliver(self, event: Event) -> None:
         for listener in self._listeners:
             listener.observe(event)
         if self._ordering_listens:

@@ -1,4 +1,4 @@
-"""Laws of a simulated day: whatever the engine, the rules and the policies, these hold; no engine code is used here.
+"""Laws of a simulated day: they hold for every engine, rules and policies. No engine code is used here.
 
 log = StepLog()
 outcome = simulate(trace, rules, step_time, policies, observer=log)
@@ -20,7 +20,7 @@ from headway.simulator.trace import Trace
 
 
 class Day(NamedTuple):
-    """What went in and what came out. `greedy` says that the admission policy refuses nobody."""
+    """What went in and what came out. `greedy`: the admission policy refuses no request."""
 
     trace: Trace
     rules: EngineRules
@@ -46,7 +46,7 @@ def check_day(day: Day) -> None:
         law(day)
 
 
-def everybody_ends_once(day: Day) -> None:
+def every_request_ends_once(day: Day) -> None:
     """Conservation: arrived = completed + refused, the day being over; and the totals agree with the rows."""
     outcome = day.outcome
     for row in range(len(day.trace)):
@@ -60,7 +60,7 @@ def everybody_ends_once(day: Day) -> None:
     assert outcome.makespan_ps == max([0, *outcome.ended_ps.tolist()])
     assert outcome.steps == len(day.steps)
     told = np.bincount([row for step in day.steps for row in step.preempted], minlength=len(day.trace))
-    # A composition that only preempts is told with the next step; the day may end before there is one.
+    # A composition that only preempts is reported with the next step; the day may end before there is one.
     untold = outcome.preemptions - told
     assert ((untold >= 0) & (untold <= 1)).all(), f"{outcome.preemptions} preemptions, the steps tell of {told}"
 
@@ -145,7 +145,7 @@ def memory_is_finite(day: Day) -> None:
 
 
 def memory_is_given_back(day: Day) -> None:
-    """The last step holds the blocks of those that end with it and no others: whoever ended before gave all back."""
+    """The last step holds the blocks of requests that end with it and no others: earlier ones gave all back."""
     if day.rules.async_scheduling or day.rules.prefix_caching or not day.steps:
         return  # a step may be composed for one that has ended; freed blocks may be shared
     last = np.flatnonzero(day.outcome.ended_ps == day.outcome.makespan_ps)
@@ -174,8 +174,8 @@ def steps_follow_each_other(day: Day) -> None:
         assert later.started_ps >= over, f"a step starts at {later.started_ps}, the one before ends at {over}"
 
 
-def nobody_waits_for_an_idle_replica(day: Day) -> None:
-    """Between two steps that do not touch, and before the first, nobody is inside: an empty batch takes anybody."""
+def no_request_waits_for_an_idle_replica(day: Day) -> None:
+    """Between two steps that do not touch, and before the first, no request is inside: an empty batch admits any."""
     arrived, ended = day.outcome.arrived_ps, day.outcome.ended_ps
     inside = ended != NEVER
     over = -1
@@ -187,7 +187,7 @@ def nobody_waits_for_an_idle_replica(day: Day) -> None:
 
 
 def greedy_wastes_no_room(day: Day) -> None:
-    """Under greedy admission somebody waits only for want of a seat, of token budget or of blocks."""
+    """Under greedy admission a request waits only for want of a seat, of token budget or of blocks."""
     rules = day.rules
     if not day.greedy or rules.async_scheduling:  # there a step is composed before its start
         return
@@ -204,7 +204,7 @@ def greedy_wastes_no_room(day: Day) -> None:
 
 
 DAY_LAWS = (
-    everybody_ends_once,
+    every_request_ends_once,
     causes_precede_effects,
     every_token_comes,
     prompts_are_computed_once,
@@ -212,10 +212,10 @@ DAY_LAWS = (
     memory_is_given_back,
     limits_are_kept,
     steps_follow_each_other,
-    nobody_waits_for_an_idle_replica,
+    no_request_waits_for_an_idle_replica,
     greedy_wastes_no_room,
 )
-"""All laws of one day; `same_day` and `same_until_somebody_ends` compare two."""
+"""All laws of one day; `same_day` and `same_until_a_request_ends` compare two."""
 
 
 def same_day(one: Day, other: Day) -> None:
@@ -231,11 +231,11 @@ def same_day(one: Day, other: Day) -> None:
     assert one.outcome.kv_blocks_peak == other.outcome.kv_blocks_peak
 
 
-def same_until_somebody_ends(one: Day, other: Day) -> None:
+def same_until_a_request_ends(one: Day, other: Day) -> None:
     """Oracle boundary: days that differ in true lengths only are the same day until the first of these shows.
 
-    Only for policies without an oracle, traces of which nobody is refused (the refusal looks at the whole length), and
-    synchronous scheduling.
+    Only for policies without an oracle, synchronous scheduling, and traces of which no request is refused (a refusal
+    looks at the whole length).
     """
     ends = [int(end) for day in (one, other) for end in day.outcome.ended_ps if end != NEVER]
     first_end = min(ends, default=0)

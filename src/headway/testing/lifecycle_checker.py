@@ -1,4 +1,4 @@
-"""No request vanishes and none lives twice: a listener that follows every request through the table of its life."""
+"""Lifecycle checker: a listener that fails when a request vanishes, or lives twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class LifecycleChecker:
 
     Checked: the table of `headway.scheduling.lifecycle`; times that never go backwards, for one request, among
     arrivals, and among all other events (an engine hears of an arrival when its step is over, so these two may
-    interleave); at least one output token at the end; and, at `finish`, that everybody who arrived has ended or is
+    interleave); at least one output token at the end; and, at `finish`, that every request that arrived has ended or is
     still inside.
     """
 

@@ -1,4 +1,4 @@
-"""The waiting queue and its scheduler as one would write them on a napkin: the model that the fast ones must equal."""
+"""Naive queue and scheduler: the plain model that the fast ones must equal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from headway.scheduling.queue import Resumed
 
 
 class NaiveQueue:
-    """A list, searched from end to end at every question; asks the ordering anew each time. O(waiting) a call."""
+    """A list, searched from end to end at every question; asks the ordering again each time. O(waiting) a call."""
 
     def __init__(self, ordering: OrderingPolicy, resumed: Resumed = "front") -> None:
         self._ordering = ordering
@@ -42,7 +42,7 @@ class NaiveQueue:
             self.add(request)
 
     def reconsider(self) -> None:
-        """Ask everybody's lane and rank anew, in order of arrival, if the lanes were redrawn."""
+        """Ask for every lane and rank again, in order of arrival, if the lanes were redrawn."""
         ordering = self._ordering
         if isinstance(ordering, RedrawnOrdering) and ordering.redrawn != self._drawing:
             self._drawing = ordering.redrawn
@@ -90,45 +90,45 @@ class NaiveScheduler:
         self._prediction = prediction
 
     def arrive(self, request: Request, now: float) -> None:
-        """See `Scheduler.arrive`."""
+        """A request arrives: predict its length, queue it."""
         request.estimate = self._prediction.predict(request)
         self.queue.add(request)
-        self._tell(Arrived(request, now))
+        self._deliver(Arrived(request, now))
 
     def head(self, now: float) -> Request | None:
-        """See `Scheduler.head`."""
+        """The request to run next."""
         return self.queue.head(now)
 
     def admit(self, now: float) -> Request:
-        """See `Scheduler.admit`."""
+        """The head joins a batch."""
         request = self.queue.head(now)
         if request is None:
-            raise IndexError("nobody is waiting")
+            raise IndexError("the queue is empty")
         self.queue.remove(request.id)
-        self._tell(Admitted(request, now))
+        self._deliver(Admitted(request, now))
         return request
 
     def preempted(self, request: Request, now: float) -> None:
-        """See `Scheduler.preempted`."""
+        """A running request waits again."""
         self.queue.resume(request)
-        self._tell(Preempted(request, now))
+        self._deliver(Preempted(request, now))
 
     def first_token(self, request: Request, now: float) -> None:
-        """See `Scheduler.first_token`."""
-        self._tell(FirstToken(request, now))
+        """A first token came out."""
+        self._deliver(FirstToken(request, now))
 
     def complete(self, request: Request, now: float) -> None:
-        """See `Scheduler.complete`."""
-        self._tell(Completed(request, now, request.produced_tokens))
+        """A last token came out."""
+        self._deliver(Completed(request, now, request.produced_tokens))
 
     def cancel(self, request_id: RequestId, now: float) -> Request | None:
-        """See `Scheduler.cancel`."""
+        """A waiting request's client left."""
         request = self.queue.remove(request_id)
         if request is not None:
-            self._tell(Cancelled(request, now))
+            self._deliver(Cancelled(request, now))
         return request
 
-    def _tell(self, event: Event) -> None:
+    def _deliver(self, event: Event) -> None:
         both = {id(policy): policy for policy in (self._prediction, self._ordering)}
         for policy in both.values():
             if isinstance(policy, Listener):  # not by `EventFanout`: the model shares no code with what it checks

@@ -1,4 +1,4 @@
-"""Stand-ins for what surrounds a policy: a batch moved by hand, a predictor that says what it is told."""
+"""Scripted batch and predictor: stand-ins for what surrounds a policy, moved by the test."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ScriptedBatch:
         self.version += 1
 
     def decode(self, steps: int = 1) -> None:
-        """Everybody produces a token a step; nobody joins or leaves."""
+        """Every running request produces a token a step; none joins or leaves."""
         self.decode_steps += steps
         for request in self._running:
             request.produced_tokens += steps

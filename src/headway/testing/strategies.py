@@ -1,4 +1,4 @@
-"""Hypothesis strategies for what policies and engines meet on a bad day.
+"""Hypothesis strategies: hard cases for policies and engines.
 
 Ties, bursts, outputs of one token, prompts larger than a step's budget, memory for barely one request, preempted
 requests, tenants that do not exist yet, priorities of both signs. Small numbers, so that edges touch often and

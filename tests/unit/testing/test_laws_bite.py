@@ -237,8 +237,8 @@ def test_the_day_itself_is_lawful() -> None:
 @pytest.mark.parametrize(
     ("law", "spoil"),
     [
-        (day_laws.everybody_ends_once, lambda day: day._replace(outcome=replace(day.outcome, refused={1: "no"}))),
-        (day_laws.everybody_ends_once, lambda day: altered(day, "preemptions", 0, 2)),
+        (day_laws.every_request_ends_once, lambda day: day._replace(outcome=replace(day.outcome, refused={1: "no"}))),
+        (day_laws.every_request_ends_once, lambda day: altered(day, "preemptions", 0, 2)),
         (day_laws.causes_precede_effects, lambda day: altered(day, "admitted_ps", 0, -1)),
         (day_laws.causes_precede_effects, lambda day: altered(day, "arrived_ps", 2, -1)),
         (day_laws.every_token_comes, lambda day: day._replace(outcome=replace(day.outcome, gaps=day.outcome.gaps[1:]))),
@@ -250,7 +250,7 @@ def test_the_day_itself_is_lawful() -> None:
         (day_laws.limits_are_kept, lambda day: day._replace(rules=replace(day.rules, max_num_seqs=1))),
         (day_laws.limits_are_kept, lambda day: with_step(day, 1, admitted=(0,))),
         (day_laws.steps_follow_each_other, lambda day: with_step(day, 1, started_ps=1)),
-        (day_laws.nobody_waits_for_an_idle_replica, lambda day: with_step(day, 0, started_ps=1)),
+        (day_laws.no_request_waits_for_an_idle_replica, lambda day: with_step(day, 0, started_ps=1)),
         (day_laws.greedy_wastes_no_room, lambda day: day._replace(rules=replace(day.rules, max_num_seqs=3))),
     ],
 )
@@ -275,4 +275,4 @@ def test_days_that_differ_are_told_apart() -> None:
     with pytest.raises(AssertionError, match="one day has"):
         day_laws.same_day(day, with_step(day, 1, decodes=1))
     with pytest.raises(AssertionError, match="before any length could show"):
-        day_laws.same_until_somebody_ends(day, with_step(day, 0, decodes=1))
+        day_laws.same_until_a_request_ends(day, with_step(day, 0, decodes=1))

@@ -26,7 +26,7 @@ prediction = "running-mean"        # by default as on the command line
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """The four policies of one row of the table, by full name; `options` by kind. `build` makes new ones for each run."""
+    """The four policies of one row of the table, by full name; `options` by kind. `build` makes new ones per run."""
 
     label: str
     ordering: str = "fcfs"

@@ -1,1 +1,1 @@
-"""May it come in now? One file a policy; contract: `headway.policies.contracts.AdmissionPolicy`."""
+"""Admission policies: may the head of the queue join the batch now? One file per policy."""

@@ -1,4 +1,4 @@
-"""Backfill: when the head does not fit, smaller requests may pass it, if they do not keep it waiting."""
+"""Backfill: smaller requests may pass a head that does not fit, if they do not delay it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ class Backfill:
     """Another admission policy, with smaller requests let past a head that does not fit.
 
     Idea: a large request at the head keeps memory idle that smaller ones could use meanwhile. Work out when the head
-        will fit, and let pass who will be gone by then, or who needs no more than will be free beside the head.
+        will fit, and let requests pass that will be gone by then, or that need no more than will be free beside the
+        head.
     Source: EASY backfilling (Lifka, JSSPP 1995; Mu'alem and Feitelson, IEEE TPDS 2001) with KV blocks as processors.
-        The head's reservation is the first expected end of somebody running at which enough blocks are free for all it
-        will need; estimates are means for who runs and the `quantile` for who wants to pass, one step more and one for
-        each 2,048 tokens of prompt for its prefill. At most `skips_max` requests pass the same head, then it blocks as
-        before; `look_ahead` behind it are looked at. "backfill/overflow-probability" puts another policy inside (greedy
-        by default); whoever passes has to be admitted by it as well.
+        The head's reservation is the first expected end of a running request at which enough blocks are free for all it
+        will need; estimates are means for running requests and the `quantile` for one that wants to pass, one step more
+        and one for each 2,048 tokens of prompt for its prefill. At most `skips_max` requests pass the same head, then
+        it blocks as before; `look_ahead` behind it are looked at. "backfill/overflow-probability" puts another policy
+        inside (greedy by default); a request that passes has to be admitted by it as well.
     Reads: prompt, cached and produced tokens, the length estimates, the client's bound, free memory, the order.
     Wins when: prompts differ widely and the head is often a large one.
-    Loses when: estimates are short, so that who passes is still there when the head would have fitted: it is late then,
-        by at most `skips_max` requests. An order that serves small ones first leaves little to gain.
+    Loses when: estimates are short, so that a request that passed is still there when the head would have fitted: it is
+        late then, by at most `skips_max` requests. An order that serves small ones first leaves little to gain.
     """
 
     def __init__(
@@ -77,14 +78,14 @@ class Backfill:
         self._skips[head.id] = self._skips.get(head.id, 0) + 1
 
     def observe(self, event: Event) -> None:
-        """Forget the count of who is no longer waiting; pass the event on."""
+        """Forget the count of a request that no longer waits; pass the event on."""
         if isinstance(event, (Admitted, Cancelled, Completed)):
             self._skips.pop(event.request.id, None)
         for listener in self._inner_listeners:
             listener.observe(event)
 
     def _reservation(self, head: RequestView, batch: BatchView, memory: MemoryView) -> tuple[int, int]:
-        """(steps until the head is expected to fit, blocks free beside it then); (0, 0) if nobody's end makes room."""
+        """(steps until the head is expected to fit, blocks free beside it then); (0, 0) if no end makes room."""
         block_tokens = memory.block_tokens
         lives = sorted((_expected(r), r.prompt_tokens + r.produced_tokens) for r in batch.running())
         needed = -(-(head.prompt_tokens + head.produced_tokens + _expected(head)) // block_tokens)

@@ -1,4 +1,4 @@
-"""Greedy: whoever the engine has room for now comes in."""
+"""Greedy admission: the head joins whenever the engine has room."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from headway.domain.request import RequestView
 class Greedy:
     """Admit the head whenever the engine's own gates let it in, as vLLM does.
 
-    Idea: memory that is free now is worth using now; if it runs out later, somebody is preempted and recomputed.
+    Idea: memory that is free now is worth using now; if it runs out later, a request is preempted and recomputed.
     Source: vLLM V1 `Scheduler.schedule`, which asks for free blocks for the prompt only; called "current capacity" in
         Algorithm 1 of arXiv 2606.22327.
     Reads: nothing.

@@ -1,4 +1,4 @@
-"""Overflow probability: nobody comes in who would make running out of memory later too likely."""
+"""Overflow probability: the head waits while it would make running out of memory too likely."""
 
 from __future__ import annotations
 
@@ -25,20 +25,19 @@ _LEAST_WIDTH_BITS = 4  # ages are told apart by 16 tokens, and above 128 by a qu
 class OverflowProbability:
     """Admit the head while the memory that will be needed stays within capacity with the probability asked for.
 
-    Idea: who runs will hold prompt and output so far and t more tokens in t steps, if it is still there; its estimate
-        says how likely that is. Over many requests the sum is nearly normal: admit while mean + z·deviation fits at
-        every instant to come. How large z must be is not assumed but learnt: tokens lost to a preemption raise it,
-        tokens completed lower it, so that in the long run the share lost is `overflow_target`.
+    Idea: a running request will hold prompt and output so far and t more tokens in t steps, if it is still there; its
+        estimate says how likely that is. Over many requests the sum is nearly normal: admit while mean + z·deviation
+        fits at every instant to come. How large z must be is not assumed but learnt: tokens lost to a preemption raise
+        it, tokens completed lower it, so that in the long run the share lost is `overflow_target`.
     Source: ours; it answers the question that Past-Future (arXiv 2507.10150) answers with a few samples. Instants: 20,
         from 1 to 2^14 steps ahead, log-spaced. Per request and instant mean and variance of (held + t)·[still there],
         half a block added for rounding up; ages are counted in buckets (of 16 tokens, above 128 of a quarter of an
         octave), so that a step costs only the few requests that enter another. Update of z as in adaptive conformal
         inference (Gibbs and Candès, arXiv 2106.00170), in units of the mean size of a request: up by `learning_rate` ·
-        tokens lost, down by `learning_rate` · `overflow_target` · tokens completed, from `z_start`, within -4 and 8.
-        Whoever fits by the sum of 99 % quantiles comes in at once; others are weighed every `steps_between` engine
-        steps. Blocks that running requests share through a prefix
-        cache, as far as memory in use is less than what they hold one by one, are credited in proportion to those still
-        there.
+        tokens lost, down by `learning_rate` · `overflow_target` · tokens completed, from `z_start`, within -4 and 8. A
+        head that fits by the sum of 99 % quantiles comes in at once; others are weighed every `steps_between` engine
+        steps. Blocks that running requests share through a prefix cache, as far as memory in use is less than what they
+        hold one by one, are credited in proportion to those still there.
     Reads: the length estimates of the head and of everyone running (their survival), prompt, cached and produced
         tokens, the client's bound, total and free memory, preemptions and completions.
     Wins when: memory is the bottleneck, lengths are known as a distribution and preemption is dear.

@@ -1,4 +1,4 @@
-"""Past-Future: nobody comes in who would overfill memory if lengths came out as drawn."""
+"""Past-Future admission: the head waits while it would overfill memory in a drawn future."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from headway.domain.request import RequestView
 class PastFutureAdmission:
     """Admit the head while the peak of a few drawn futures stays within memory.
 
-    Idea: draw an output length for everybody who runs and for the head, from lengths seen lately that are longer than
+    Idea: draw an output length for each running request and for the head, from lengths seen lately that are longer than
         what was produced; work out the peak of memory exactly for that draw; take the worst of a few draws.
-    Source: Past-Future, arXiv 2507.10150, as in its code (ModelTC/lightllm, branch `future_past_router`):
-        min(5, ⌊200/batch⌋ + 1) independent draws, held c = input + out and remaining r = L − out − 1 for who runs,
-        c = input + 1 and r = L − 2 for who waits, drawn without regard to what it has produced (r at least 0);
-        M* = max over m of r_m·m + Σ c_j, r descending; admit while M* < (1 − `reserve`) of memory, `reserve` = 5 %.
-        Everything is drawn anew each time, so a refused head tries again until a draw favours it. `steps_between` = 2
+    Source: Past-Future, arXiv 2507.10150, as in its code (ModelTC/lightllm, branch `future_past_router`): min(5,
+        ⌊200/batch⌋ + 1) independent draws, held c = input + out and remaining r = L − out − 1 for a running request, c
+        = input + 1 and r = L − 2 for the waiting one, drawn without regard to what it has produced (r at least 0); M* =
+        max over m of r_m·m + Σ c_j, r descending; admit while M* < (1 − `reserve`) of memory, `reserve` = 5 %.
+        Everything is drawn again each time, so a refused head tries again until a draw favours it. `steps_between` = 2
         engine steps lie between attempts, as in the authors' artefact server; attempts start whatever the batch. Draws
         come from a hash of seed, step, draw and request. Prompt cache: none is subtracted, since a view does not tell
         what is pinned.
     Reads: the length estimates (`--prediction past-future` is the published law), prompt and produced tokens, total
         memory, the seed.
     Wins when: memory is the bottleneck and lengths are known only as a history.
-    Loses when: the batch is small, for one or few draws decide; or a head stays refused for long, since each attempt
-        is another lot. Tokens are counted, not blocks.
+    Loses when: the batch is small, for one or few draws decide; or a head stays refused for long, since each attempt is
+        another lot. Tokens are counted, not blocks.
     """
 
     def __init__(self, *, seed: int, reserve: float = 0.05, steps_between: int = 2) -> None:
@@ -60,7 +60,7 @@ def draws(running: int) -> int:
 
 
 def peak_tokens(running: Sequence[RequestView], candidate: RequestView, stream: str) -> int:
-    """M* of one drawn future: everybody who runs and the candidate, lots from this stream."""
+    """M* of one drawn future of the running requests and the candidate, drawn from this stream."""
     needs = []
     for request in running:
         estimate, produced = _estimate(request), request.produced_tokens

@@ -1,4 +1,4 @@
-"""Peak check: nobody comes in who would overfill memory later, as far as lengths are known."""
+"""Peak check: the head waits while it would overfill memory at a later instant, as far as lengths are known."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import accumulate
 from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import RequestView
 
-_OFTEN = 64  # who outlived a belief of one token more as often is believed to go on by so much at a time
+_OFTEN = 64  # a request that outlives its estimate again and again is extended by at least 1/64
 _LANE_BITS = 24  # a forecast counts up to 16 million requests
 _LANE_MASK = (1 << _LANE_BITS) - 1
 
@@ -18,12 +18,12 @@ _LANE_MASK = (1 << _LANE_BITS) - 1
 class PeakCheck:
     """Admit the head only if memory will suffice at every later instant for all who run and for it.
 
-    Idea: a request grows by one token a step and then frees everything, so the batch's use of memory peaks only when
-        somebody ends. Foretell it at those instants, and refuse whoever would push one of them over the limit.
-    Source: the forward-looking check of arXiv 2606.22327, Theorem 3.2 (SVF), and the same formula in Past-Future,
-        arXiv 2507.10150: max over m of (r_m·m + Σ_{j≤m} c_j), r remaining tokens descending, c tokens held. Ours
-        counts whole blocks, exactly, and estimates anew whoever outlived the estimate made at entry (the papers leave
-        it open). As published, prefill takes no time in the forecast.
+    Idea: a request grows by one token a step and then frees everything, so the batch's use of memory peaks only when a
+        request ends. Predict it at those instants, and refuse a head that would push one of them over the limit.
+    Source: the forward-looking check of arXiv 2606.22327, Theorem 3.2 (SVF), and the same formula in Past-Future, arXiv
+        2507.10150: max over m of (r_m·m + Σ_{j≤m} c_j), r remaining tokens descending, c tokens held. Ours counts whole
+        blocks, exactly, and makes a new estimate for a request that outlived the one made at entry (the papers leave it
+        open). As published, prefill takes no time in the forecast.
     Reads: the length estimates of the head and of everyone running (mean, or the quantile asked for), prompt and
         produced tokens, the client's bound, total memory.
     Wins when: memory is the bottleneck and estimates are good: no preemption, nothing recomputed, a full batch.
@@ -42,7 +42,7 @@ class PeakCheck:
         self._forecasts: dict[int, _PeakForecast] = {}  # by id() of the batch, one batch a replica
 
     def hold_steps(self, request: RequestView, batch: BatchView, memory: MemoryView, now: float) -> int:
-        """0 if the peak fits; else the steps until it would, or until somebody who runs is believed to end."""
+        """0 if the peak fits; else the steps until it would, or until a running request is expected to end."""
         if batch.size == 0:
             return 0
         block_tokens = memory.block_tokens
@@ -83,7 +83,7 @@ class PeakCheck:
 
 
 class _PeakForecast:
-    """Memory in blocks over the steps to come, if nobody joins; good until somebody joins, leaves or outlives.
+    """Memory in blocks over the steps to come, if no request joins; valid until one joins, leaves or outlives.
 
     `lives` has (tokens to come, tokens held) per running request. Time t counts steps from the making; a request that
     holds h tokens and ends at e holds ceil((h + t) / block) blocks at every t ≤ e.
@@ -126,7 +126,7 @@ class _PeakForecast:
     def hold_steps(self, held: int, remaining: int, peak: int, limit: int, decode_steps: int) -> int:
         """Least k ≥ 0 such that a request joining k steps from now fits, at most the steps to the first end.
 
-        It fits if at every later end of somebody the use stays within `limit`: those before its own end, with its
+        It fits if at every later end of a request the use stays within `limit`: those before its own end, with its
         blocks added (`_needs`); its own end; those after, without it (`_worst`).
         """
         if not self._ends:

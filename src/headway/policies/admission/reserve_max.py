@@ -1,4 +1,4 @@
-"""Reserve the maximum: nobody comes in unless everybody could run to their bound."""
+"""Reserve the maximum: the head waits until all requests could run to their bound."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ReserveMax:
         self._kept: dict[int, _Reserved] = {}  # by id() of the batch, one batch a replica
 
     def hold_steps(self, request: RequestView, batch: BatchView, memory: MemoryView, now: float) -> int:
-        """0 if the worst case of all fits; a refusal stands until somebody leaves."""
+        """0 if the worst case of all fits; a refusal stands until a request leaves."""
         if batch.size == 0:
             return 0
         kept = self._kept.get(id(batch))

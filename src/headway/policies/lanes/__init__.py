@@ -1,1 +1,1 @@
-"""Which lanes does the traffic call for, who goes into which, and which lane's head is worth most now?"""
+"""Lanes of the EWSJF orderings: learning them, assigning requests to them, scoring their heads."""

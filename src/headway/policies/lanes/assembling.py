@@ -1,4 +1,4 @@
-"""From a policy's options to its lanes: the parts put together, changed while they run, saved and taken back."""
+"""Assembly of learned lanes: from a policy's options to its parts; retuned, saved and restored."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Parameters:
             raise ValueError(f"significance must be above 1 (5.5 is the authors'), got {self.significance:g}")
         if not self.spread_max > 1:
             raise ValueError(
-                f"spread_max must be above 1 (2: nobody twice as long as another), got {self.spread_max:g}"
+                f"spread_max must be above 1 (2: none is twice as long as another), got {self.spread_max:g}"
             )
         for name in ("w_base", "a_u", "b_u", "a_f", "b_f"):
             if not math.isfinite(getattr(self, name)):

@@ -1,4 +1,4 @@
-"""What a prefill costs: seconds as a power of its tokens, fitted online and robustly from observed prefills.
+"""Prefill cost: seconds as a power of the tokens, fitted online and robustly to observed prefills.
 
 Source of the form: C_prefill(b) = coefficient·b^exponent by log-log regression, EWSJF, arXiv 2601.21758; last 500
 points, at least 10, exponent within [0.5, 3]: a public re-implementation. Ours: the regression is Theil–Sen (the
@@ -78,7 +78,7 @@ def fit_power_law(points: Sequence[PrefillPoint], prior: PowerLaw) -> PowerLaw:
 def fit_beyond_overhead(points: Sequence[PrefillPoint], prior: PowerLaw) -> PowerLaw:
     """The same of what a prefill adds to the steps that run anyway; ours, and what the bounded variant goes by.
 
-    A step costs time whoever is in it, and on a busy replica most short prefills last one or two steps. Counted as
+    A step costs time whatever is in it, and on a busy replica most short prefills last one or two steps. Counted as
     theirs, that overhead makes a prompt of 4,000 tokens look 12 times as dear as one of 32 and not 120 times. So the
     overhead is estimated first, as the intercept of a Theil–Sen line of seconds over tokens, and taken off; the law
     is fitted to the longer half of the prefills, where what is left stands out from the noise.
@@ -110,7 +110,7 @@ class CostFit:
     """The power law in force, and the prefills it was fitted to by `fit`.
 
     How long a prefill took is read off admissions and first tokens, as one reads service times off a busy single
-    server: those whose first tokens come out together cost the time since the ones before came out, or since their
+    server: prefills whose first tokens come out together cost the time since the ones before came out, or since their
     own admission where that was later. While a prompt admitted before that is still being computed, time and tokens
     are carried forward to the next first token, for part of the time was its.
     """
@@ -121,7 +121,9 @@ class CostFit:
         self.law = prior
         self.points: deque[PrefillPoint] = deque(maxlen=POINTS_KEPT)
         self._computing: dict[RequestId, tuple[float, int]] = {}  # admitted at, uncached tokens
-        self._done: list[tuple[float, int]] = []  # the same of those whose first token has come and is not counted yet
+        self._done: list[
+            tuple[float, int]
+        ] = []  # the same, for requests whose first token has come and is not counted yet
         self._token_at = -math.inf  # when the latest first tokens came out
         self._since = -math.inf  # when those before them did
         self._unfitted = 0
@@ -157,7 +159,7 @@ class CostFit:
         return self.add(PrefillPoint(tokens, seconds))
 
     def add(self, point: PrefillPoint) -> bool:
-        """One more observation, from whoever measures; True if the law changed with it."""
+        """One more observation, from outside; True if the law changed with it."""
         if point.tokens < 1 or not 0 < point.seconds < math.inf:
             return False
         self.points.append(point)

@@ -1,4 +1,4 @@
-"""What "size" means: the number a request's lane and score are read from."""
+"""Size of a request: the number from which its lane and its score are computed."""
 
 from __future__ import annotations
 

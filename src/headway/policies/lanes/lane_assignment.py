@@ -1,4 +1,4 @@
-"""Who goes into which lane: ranges with tolerances, bubble lanes for what falls between, and an end for empty ones.
+"""Assignment of requests to lanes: ranges with tolerances, and bubble lanes for the sizes between them.
 
 Source: EWSJF, arXiv 2601.21758, Algorithm 2, as reported by others: inside a lane's range; else up to 10 % above the
 lane below; else up to 10 % below the lane above; else a bubble lane centred on the size. When both neighbours would
@@ -69,7 +69,7 @@ class LaneAssigner:
         self.replace(spans)
 
     def replace(self, spans: Iterable[Span]) -> None:
-        """Take new lanes instead of all old ones, bubbles too. Whoever waits has to be routed anew."""
+        """Take new lanes instead of all old ones, bubbles too. Waiting requests have to be routed again."""
         self.lanes = []
         self._bubbles = []
         for span in spans:
@@ -141,7 +141,7 @@ class LaneAssigner:
             lane.empty_since = self._round
 
     def new_round(self) -> None:
-        """A step of the engine that let somebody in; bubbles empty for too many of them go."""
+        """A step of the engine that admitted a request; bubbles empty for too many such steps are removed."""
         self._round += 1
         if not self._bubbles:
             return
@@ -156,7 +156,7 @@ class LaneAssigner:
     def adjust(self, sizes: Sequence[int]) -> None:
         """Between two full partitions: widen lanes to what their tolerance let in, move means to what came lately.
 
-        Each size counts for the lane that would take it now; lanes stay disjoint and in order, nobody who waits
+        Each size counts for the lane that would take it now; lanes stay disjoint and in order, no waiting request
         changes lanes, bubbles stay as they are.
         """
         seen: dict[Lane, list[int]] = {}

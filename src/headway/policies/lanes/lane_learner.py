@@ -1,4 +1,4 @@
-"""When lanes are learned, and from what: a sliding window of the sizes of arrived requests."""
+"""Schedule of lane learning: a sliding window of the sizes of arrived requests."""
 
 from __future__ import annotations
 

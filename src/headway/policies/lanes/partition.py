@@ -122,22 +122,22 @@ def clusters(sizes: Sizes, k: int) -> list[Run]:
     It starts from halves: the cluster of the greatest squared error is cut in the middle of its range until there are
     k. Quantiles would be a poor start where nine of ten requests are short.
     """
-    everybody = len(sizes.distinct)
-    starts = [(0, everybody)]
-    while len(starts) < min(k, everybody):
+    count = len(sizes.distinct)
+    starts = [(0, count)]
+    while len(starts) < min(k, count):
         begin, end = worst = max(starts, key=lambda run: (run[1] - run[0] > 1, sizes.spread(*run)))
         middle = bisect_left(sizes.distinct, (sizes.distinct[begin] + sizes.distinct[end - 1]) / 2, begin + 1, end - 1)
         starts.remove(worst)
         starts += [(begin, middle), (middle, end)]
     cuts = sorted(begin for begin, _ in starts if begin)
     for _ in range(_ROUNDS):
-        means = [sizes.span(begin, end).mean for begin, end in pairwise([0, *cuts, everybody])]
+        means = [sizes.span(begin, end).mean for begin, end in pairwise([0, *cuts, count])]
         middles = [(left + right) / 2 for left, right in pairwise(means)]
-        moved = sorted({bisect_left(sizes.distinct, middle) for middle in middles} - {0, everybody})
+        moved = sorted({bisect_left(sizes.distinct, middle) for middle in middles} - {0, count})
         if moved == cuts:
             break
         cuts = moved
-    return list(pairwise([0, *cuts, everybody]))
+    return list(pairwise([0, *cuts, count]))
 
 
 def split_at_gaps(sizes: Sizes, run: Run, significance: float, gap_tokens_min: int, requests_min: int) -> Sequence[Run]:
@@ -212,7 +212,7 @@ def merge_down(spans: Sequence[Span], lanes_max: int, merge: Merge) -> list[Span
 
     "ward" merges where the variance within lanes grows least: N1·N2/(N1+N2)·(difference of means)². "ward-log" takes
     the logarithms of the means, since scores compare waits by ratios of sizes (ours). "utility" merges the highest
-    U = (ρ1 + ρ2)/(|difference of means| + 1): dense and close. Merging by U is told both ways; the lowest would join
+    U = (ρ1 + ρ2)/(|difference of means| + 1): dense and close. Sources disagree on U; the lowest would join
     the sparsest and farthest. "authors" is their code's smallest sqrt(R)/(N/max(1, R) + 1e-5), R the merged range and
     N the merged count.
     """

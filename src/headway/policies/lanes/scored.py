@@ -30,10 +30,10 @@ _COMPACT_ABOVE = 64  # entries of who left; below that a rebuild is not worth it
 
 
 class ScoredLanes:
-    """Router, learner, cost fit, guard and score put together; a `LanedOrdering` but for the names of its options.
+    """Lane assigner, learner, cost fit, guard and score put together; a `LanedOrdering` but for `enter` and `rank`.
 
-    `fill` says who follows within a round, the admissions of one step of the engine: "score" compares all heads anew
-    for each; "lane" goes on with the lane of the round's first and compares again when it is empty;
+    A round is the admissions of one step of the engine. `fill` says which request follows within it: "score" compares
+    all heads again for each; "lane" goes on with the lane of the round's first and compares again when it is empty;
     "lane-and-neighbours" goes on with the lanes nearest to it by mean size. `index_matters` and `means_matter` say
     whether scores look at a lane's place among the others and at its mean; where they do not, what was computed stands.
     """
@@ -198,7 +198,7 @@ class ScoredLanes:
             return
         entry = self._lines.get(place.lane.number)
         if entry is not None and entry[0].id == request_id:
-            del self._lines[place.lane.number]  # it may come back with more work; and nobody else keeps it
+            del self._lines[place.lane.number]  # it may come back with more work; and no other request keeps it
         if self.router.knows(place.lane):
             self.router.leave(place.lane)
 

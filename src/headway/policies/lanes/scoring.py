@@ -1,4 +1,4 @@
-"""Scores of lane heads, all linear in the time waited: who leads now, and when that may change.
+"""Scores of lane heads, all linear in the time waited: which leads now, and when that may change.
 
 EWSJF, arXiv 2601.21758, Eq. 1 and 4, as reported by two independent third parties that agree: with b the size of the
 lane's head, W the seconds it waited and b̄ the mean size of its lane,

@@ -1,7 +1,7 @@
-"""Nobody starves: who has waited too long gets a share of all prefill work, in order of arrival, whatever the scores.
+"""Starvation guard: overdue requests get a share of all prefill work, in order of arrival, whatever the scores.
 
 Ours, not published (the published score can starve). With a share φ the guard lets at most (1 − φ)/φ tokens of others
-go ahead for each token of an overdue request, and one request more; with φ = 1 overdue requests go before everybody.
+go ahead for each token of an overdue request, and one request more; with φ = 1 overdue requests go before all others.
 `docs/ewsjf.md` states the bound that follows, and proves it.
 """
 

@@ -1,1 +1,1 @@
-"""Who goes next? One file a policy; contract: `headway.policies.contracts.OrderingPolicy`."""
+"""Ordering policies: which request runs next? One file per policy."""

@@ -20,7 +20,7 @@ class Ewsjf(LearnedLanesOrdering):
         and merges down to `lanes_max`; sizes between two lanes get a bubble lane; what a prefill costs is fitted
         online. A step that let one in goes on with that lane, then with the lanes nearest to it. Once a request has
         waited `overdue_seconds` it shares `overdue_share` of all prefill work with the others overdue, in order of
-        arrival, so nobody starves (docs/ewsjf.md has the bound and its proof).
+        arrival, so no request starves (docs/ewsjf.md has the bound and its proof).
     Source: EWSJF, arXiv 2601.21758. Deviations, all ours: the score is w_base + w_urg·W/C(b) + w_fair·ln(b + 1)
         without the published factor q/(b + 1), which counts length twice; w_fair 0 unless set, since
         of two that just came the term puts the longer first; the guard; lanes wider than `spread_max`

@@ -20,9 +20,9 @@ _IDLE_MAX = 20_000  # tenants that neither wait nor run but are ahead of the oth
 class FairShare:
     """The tenant with the least service first; any ordering inside a tenant.
 
-    Idea: count the service each tenant was given, in weighted tokens, and serve the waiting tenant with the least.
-        Who comes back from idling starts at the level of the others: absence earns no credit. Fairness picks the
-        tenant, the inner ordering picks the request (`fair-share/smallest-volume-first`; FCFS if none is named).
+    Idea: count the service each tenant was given, in weighted tokens, and serve the waiting tenant with the least. A
+        tenant that comes back from idling starts at the level of the others: absence earns no credit. Fairness picks
+        the tenant, the inner ordering picks the request (`fair-share/smallest-volume-first`; FCFS if none is named).
     Source: the predicted variant of VTC, arXiv 2401.00588: w_p = 1 per prompt token and w_q = 2 per expected output
         token at admission, corrected when the true length is known. Deviations: cached prompt tokens are free; an
         overrun is charged at completion, not token by token; the length comes from the predictor in use, not from a
@@ -35,8 +35,8 @@ class FairShare:
     Wins when: one tenant floods the queue and others should not pay for it: two tenants that both keep requests
         waiting differ in service by at most the largest single charge, plus the errors of estimates still running.
     Loses when: there is one tenant (it is the inner ordering then), or one person poses as many tenants; and while
-        lengths are overestimated: who comes back is lifted to charges of which those running get a part back at their
-        end, and waits until they have used it up.
+        lengths are overestimated: a tenant that comes back is lifted to charges of which those running get a part back
+        at their end, and waits until they have used it up.
     """
 
     def __init__(
@@ -130,8 +130,8 @@ class _Ledger:
         self._output_weight = output_weight
         self._tenant_weights = tenant_weights
         self._accounts: dict[str, _Account] = {}
-        self._backlogged: dict[str, _Account] = {}  # those with somebody waiting
-        self._last_departed: _Account | None = None  # of those, the last to have nobody waiting any more
+        self._backlogged: dict[str, _Account] = {}  # tenants with waiting requests
+        self._last_departed: _Account | None = None  # the last tenant to have no waiting request any more
         self._expected: dict[RequestId, float] = {}  # output tokens charged, of every request admitted and not ended
         self._preempted: set[RequestId] = set()  # of those, the ones that wait again
         self._sweep_above = _SWEEP_ABOVE
@@ -179,7 +179,7 @@ class _Ledger:
         return account
 
     def _wait(self, account: _Account, tenant: str) -> None:
-        """One more waits; a tenant that had nobody waiting is lifted to the level of those who had."""
+        """One more waits. A tenant that had no waiting request is lifted to the level of those that had."""
         if account.waiting == 0:
             account.service = max(account.service, self._level())
             self._backlogged[tenant] = account
@@ -229,7 +229,7 @@ class _Ledger:
         self._sweep_above = max(_SWEEP_ABOVE, 2 * len(self._accounts))
 
     def _forget_the_least_ahead(self) -> None:
-        """Of idle tenants still ahead, keep at most `_IDLE_MAX`: whoever would gain least by coming back anew goes."""
+        """Of idle tenants still ahead, keep at most `_IDLE_MAX`: tenants that would gain least by coming back go."""
         ahead = [
             (account.service, tenant)
             for tenant, account in self._accounts.items()

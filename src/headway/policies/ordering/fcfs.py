@@ -8,7 +8,7 @@ from headway.domain.request import RequestView
 class Fcfs:
     """First come, first served.
 
-    Idea: whoever came first goes first; nobody is overtaken.
+    Idea: the request that arrived first runs first; none is overtaken.
     Source: the default of every engine (vLLM's `--scheduling-policy fcfs`).
     Reads: the arrival time only.
     Wins when: requests are alike, or the worst wait matters more than the mean one.

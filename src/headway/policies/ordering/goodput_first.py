@@ -1,4 +1,4 @@
-"""Goodput first: those that can still meet their deadline, just in time, and the cheap before the dear."""
+"""Goodput first: requests that can still meet their deadline, just in time, the cheapest first."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from headway.policies.contracts import LaneId
 
 
 class GoodputFirst:
-    """Requests whose deadline is near and can still be met; then whoever takes least; the hopeless last.
+    """Requests whose deadline is near and can still be met; then the cheapest; hopeless ones last.
 
     Idea: a deadline is worth nothing before it is near and nothing after it is missed. So give each request just enough
-        to make it: serve those that must start within `guard_seconds`, the cheapest first since most of them fit;
-        while nobody must, serve the cheapest of all, those without a deadline among them; and let those that would miss
-        even if they started now wait until nobody else does.
+        to make it. Serve requests that must start within `guard_seconds`, the cheapest first since most of them fit.
+        While none must, serve the cheapest of all, also those without a deadline. Requests that would miss even if they
+        started now wait until no other waits.
     Source: after JITServe, arXiv 2504.20068 (goodput by margin under just enough bandwidth, with an upper quantile of
         the length at first that is refined as tokens come). Cost is prefill plus decode seconds at the `quantile` of
-        the length, 0.95 as in its code, asked anew with the tokens produced when a preempted request is ranked again.
-        Deviations: a request met counts one, as in goodput, where JITServe counts its tokens; the hopeless go to the
-        end, by arrival, where its code lets an overrun deadline have nearly infinite priority; no running request is
-        swapped out. Deadlines are looked at in lanes of `lane_seconds`, cheapest first inside; a choice costs as many
-        looks as there are lanes. With `tpot_seconds` a deadline is for the last token: that much is allowed for each
-        token expected after the first, on top of the deadline for the first; at a typical batch a request that needs
-        more than that per token is hopeless from the start.
+        the length, 0.95 as in its code, computed again with the tokens produced when a preempted request is ranked
+        again. Deviations: a request met counts one, as in goodput, where JITServe counts its tokens; hopeless ones go
+        to the end, by arrival, where its code lets an overrun deadline have nearly infinite priority; no running
+        request is swapped out. Deadlines are looked at in lanes of `lane_seconds`, cheapest first inside; a choice
+        costs as many looks as there are lanes. With `tpot_seconds` a deadline is for the last token: that much is
+        allowed for each token expected after the first, on top of the deadline for the first; at a typical batch a
+        request that needs more than that per token is hopeless from the start.
     Reads: deadline, uncached prompt tokens, tokens produced, the length estimate, arrival time, seconds per token.
-    Wins when: deadlines differ, or load is above what can be met and somebody has to miss.
-    Loses when: nobody has a deadline (then it is shortest-job-first) or load is low. Under lasting overload the
+    Wins when: deadlines differ, or load is above what can be met and some requests have to miss.
+    Loses when: no request has a deadline (then it is shortest-job-first) or load is low. Under lasting overload the
         hopeless and those without a deadline have no bound on their wait.
     """
 

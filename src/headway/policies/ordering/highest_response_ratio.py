@@ -20,7 +20,7 @@ class HighestResponseRatio:
         a lane, and only the lanes' heads are compared, each by its own ratio; a decision costs O(lanes).
     Source: HRRN (Brinch Hansen, 1971); over uncached prefill tokens in SGLang PR #32911. The time to prefill is taken
         as proportional to the tokens, so their price cancels. Deviations: the works of one lane differ by less than
-        the factor `lane_width`, and whoever is served has a waited/work of at least 1/`lane_width` of the highest;
+        the factor `lane_width`, and the request served has a waited/work of at least 1/`lane_width` of the highest;
         the clock is in seconds, not in prefilled tokens; ties go to the earlier arrival, then to less work, not by
         id; tokens produced before a preemption count as work; no fall-back to FCFS above 128 waiting; requests that
         share an uncached prefix are not held back for each other.
@@ -35,7 +35,7 @@ class HighestResponseRatio:
         self._lanes_per_e = 1 / math.log(lane_width)
 
     def lane(self, request: RequestView) -> int:
-        """Which power of `lane_width` the work falls under; below all of them when there is no work."""
+        """The power of `lane_width` that the work falls under; below all of them when there is no work."""
         work = uncached_prefill_tokens(request)
         return int(math.log(work) * self._lanes_per_e) if work else _NO_WORK
 

@@ -1,4 +1,4 @@
-"""One order without knobs: least work first, never far behind the order of arrival, and one in a hundred pays."""
+"""Least work first with bounded delay against FCFS; the largest 0.9 % of requests may wait far longer. No options."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ from headway.domain.request import RequestId, RequestView, uncached_prefill_toke
 from headway.policies.contracts import LaneId
 
 PATIENCE = 2.0
-"""A request is overdue once it has waited this many times what it would have waited in order of arrival, at least."""
+"""A request is overdue once it has waited at least this many times what it would have waited under FCFS."""
 SPARE_PATIENCE = 50.0
-"""The same for those that make way for all others."""
+"""The same for requests that make way for all others."""
 SPARE_SHARE = 0.009
 """Requests that may make way, as a share of all: just less than the hundredth that no p99 looks at."""
 TAIL = 0.99
-"""Nobody is overdue before it has waited longer than this share of the others would have in order of arrival."""
+"""No request is overdue before it has waited longer than this share of the others would have under FCFS."""
 _MEMORY = 2_000  # requests whose works and waits are remembered, and in which the share of the spared is kept
 _GAIN = 200.0  # requests over which what is left of the share may be spent
-_LEAST_KNOWN = 20  # works seen before anybody can be told to be among the largest
+_LEAST_KNOWN = 20  # works seen before a request can be judged to be among the largest
 _LANES_PER_E = 1 / math.log(1.5)  # works of one lane differ by less than half
 _QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
 _ROUNDING = 1 + 1e-9  # sums of works in two orders may differ by this much
 
 
 class PricedWork:
-    """Least work first, work being prefill and KV volume alike; nobody waits far beyond its turn by arrival.
+    """Least work first, work being prefill and KV volume alike; almost none waits far longer than under FCFS.
 
-    Idea: a replica hands out prefill and KV memory. A request's work is the geometric mean of what it takes of both,
-        so that neither needs a unit or a measured price. The least work goes first until the tail is at stake: a
-        shadow queue in order of arrival, given as much work as the real one, tells what everybody would have waited
-        there. Who has waited twice that, and longer than 99 of 100 would have there, goes before all others,
-        oldest first. Where a rush makes somebody wait too long whatever is done, it is few and large: of the largest
-        works at most nine in a thousand requests make way, and are overdue only after 50 times their shadow's wait.
-        docs/priced-work.md has the linear programs this follows, the bound and its proof.
-    Source: ours. Volume: SVF, arXiv 2606.22327v2. That nobody or somebody for as long as is allowed should wait, and
-        nothing in between, is the optimum of a fluid program under Kleinrock's conservation law (1965).
+    Idea: a replica hands out prefill and KV memory. A request's work is the geometric mean of what it takes of both, so
+        that neither needs a unit or a measured price. The least work goes first until the tail is at stake. A shadow
+        queue in order of arrival, given as much work as the real one, estimates what each request would have waited
+        there. A request that has waited twice that, and longer than 99 of 100 would have there, goes before all others,
+        oldest first. In a rush some requests wait too long whatever is done; they are then few and large. At most nine
+        in a thousand requests, of the largest works, make way: they are overdue only after 50 times their shadow's
+        wait. docs/priced-work.md has the linear programs this follows, the bound and its proof.
+    Source: ours. Volume: SVF, arXiv 2606.22327v2. In the fluid model under Kleinrock's conservation law (1965) the
+        optimum is all-or-nothing: a request waits not at all or as long as allowed.
     Reads: prompt length, cached prompt tokens at entry, the length estimate's quantiles, arrivals and admissions.
     Wins when: load comes in rushes or exceeds what can be served, whatever is scarce, and lengths differ.
-    Loses when: the longest wait matters and not the 99th percentile, since those that make way wait long. Against the
-        least prefill first in the mean, where the tail does not count; against fcfs at p99 in a long overload of
+    Loses when: the longest wait matters and not the 99th percentile, since requests that make way wait long. Against
+        the least prefill first in the mean, where the tail does not count; against fcfs at p99 in a long overload of
         requests that are all alike. Where work is not time: short prompts with very long answers, beside a stream of
         long prompts with short ones that fills a replica with memory to spare, wait many times as long as under fcfs.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[RequestId, _QueuePlace] = {}
-        self._arrival_order: deque[_QueuePlace] = deque()  # in order of arrival: who would still wait there
+        self._arrival_order: deque[_QueuePlace] = deque()  # the shadow queue: requests that would still wait there
         self._ahead = 0.0  # work admitted that the shadow has not let in yet
         self._works = _Recent()
         self._arrival_order_waits = _Recent()
@@ -66,7 +66,7 @@ class PricedWork:
         return request.arrived_at
 
     def choose(self, heads: Mapping[LaneId, RequestView], now: float) -> LaneId:
-        """The oldest overdue head; else the lane of least work, those who make way last."""
+        """The oldest overdue head; else the lane of least work, the lanes that make way last."""
         oldest, lane = math.inf, None
         for number, head in heads.items():
             place = self._waiting.get(head.id)
@@ -83,7 +83,7 @@ class PricedWork:
         return min([due for due in dues if due > now], default=math.inf)
 
     def observe(self, event: Event) -> None:
-        """Keep the shadow queue, the works seen and the account of who made way."""
+        """Keep the shadow queue, the works seen and the account of requests that made way."""
         match event:
             case Arrived(request=request):
                 self._enter(request)
@@ -120,12 +120,12 @@ class PricedWork:
         if place is None:
             return
         if place.spared and admitted and at <= max(place.due_unspared, place.arrived_at + self._tail):
-            self._credit += 1  # it made way for nobody's sake
+            self._credit += 1  # it did not have to make way after all
         self._ahead += place.work
         self._advance(at)
 
     def _advance(self, at: float) -> None:
-        """Let in the shadow queue whoever the work admitted so far pays for."""
+        """Let the shadow queue admit the requests that the work admitted so far pays for."""
         order = self._arrival_order
         while order and (not self._waiting or order[0].work <= self._ahead * _ROUNDING):
             place = order.popleft()

@@ -11,7 +11,7 @@ class Priority:
     Idea: lower class numbers go first; equal ones go by arrival.
     Source: vLLM's `--scheduling-policy priority`, whose key is (priority, arrival time).
     Reads: the priority, then the arrival time.
-    Wins when: somebody who knows the traffic sets the classes, and the top class is a small share of the load.
+    Wins when: the classes are set with knowledge of the traffic, and the top class is a small share of the load.
     Loses when: the higher classes alone fill the replica: the lowest class then starves without bound;
         priority-aging bounds it.
     """

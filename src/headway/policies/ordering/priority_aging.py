@@ -1,4 +1,4 @@
-"""Priority classes with ageing: a class is a head start, so that nobody is overtaken for ever."""
+"""Priority classes with aging: a class is a head start, so no request is overtaken for ever."""
 
 from __future__ import annotations
 

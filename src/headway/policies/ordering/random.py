@@ -1,4 +1,4 @@
-"""Random order: a yardstick that knows nothing."""
+"""Random order: a baseline that knows nothing."""
 
 from __future__ import annotations
 

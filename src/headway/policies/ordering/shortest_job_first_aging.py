@@ -1,4 +1,4 @@
-"""Shortest job first with ageing: waiting makes a request smaller, so that nobody is overtaken for ever."""
+"""Shortest job first with aging: waiting makes a request smaller, so none is overtaken for ever."""
 
 from __future__ import annotations
 
@@ -39,5 +39,5 @@ class ShortestJobFirstAging:
         self._ageing = service_seconds_per_second_waited
 
     def rank(self, request: RequestView) -> float:
-        """Expected service time as if everybody had waited since time 0, seconds."""
+        """Expected service time as if every request had waited since time 0, seconds."""
         return service_seconds(request, self._costs) + self._ageing * request.arrived_at

@@ -1,1 +1,1 @@
-"""How long will it be? One file a policy; contract: `headway.policies.contracts.LengthPredictor`."""
+"""Length predictors: how many output tokens will a request produce? One file per policy."""

@@ -1,4 +1,4 @@
-"""The client's own bound, taken at its word."""
+"""Length predictor that takes the client's own bound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A predictor of your own: any callable that looks at a request and says how long it will be."""
+"""Length predictor that calls a user-supplied function."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Asked: TypeAlias = Callable[[RequestView], Answer]
 
 
 class External:
-    """Whatever a function of yours says.
+    """The answer of a user-supplied function.
 
-    Idea: who has a trained model should not have to write a policy. `function` names a callable, "package.module:name",
+    Idea: a trained model should need no policy of its own. `function` names a callable, "package.module:name",
         that takes the request (a `RequestView`) and returns its output tokens, as one number or as quantiles by
         probability. Between quantiles, and from 0 to the first, the law is taken as even; past the last, even up to
         twice its length. The client's bound cuts it off.

@@ -19,14 +19,14 @@ class Histogram:
     """Learnt distribution of the output lengths of similar requests.
 
     Idea: requests that look alike end alike. Keep a histogram of lengths, log-spaced, for each kind of request, from
-        all down to the single conversation, and let a kind seen seldom lean on the one above it. What is counted is
-        who ended in a bin of those who got there (hazards), so a request cut off by its own bound is counted as far as
-        it got (Kaplan and Meier, 1958).
-    Source: ours. Kinds, each a refinement of the one before: all; tenant; tenant with declared bound and half-octave
-        of prompt; session. A bin's hazard is (ended + k·parent's hazard) / (reached it + k), the posterior mean under
-        a beta law around the parent, with k = `parent_requests`. Weights halve every `half_life_requests` completions
-        of the kind. Above all stands a log-logistic law of index 2 and median `prior_tokens`, counted as
-        `parent_requests` completions. The client's bound cuts the estimate off.
+        all down to the single conversation, and let a kind seen seldom lean on the one above it. What is counted is how
+        many ended in a bin, of those that reached it (hazards), so a request cut off by its own bound is counted as far
+        as it got (Kaplan and Meier, 1958).
+    Source: ours. Kinds, each a refinement of the one before: all; tenant; tenant with declared bound and half-octave of
+        prompt; session. A bin's hazard is (ended + k·parent's hazard) / (reached it + k), the posterior mean under a
+        beta law around the parent, with k = `parent_requests`. Weights halve every `half_life_requests` completions of
+        the kind. Above all stands a log-logistic law of index 2 and median `prior_tokens`, counted as `parent_requests`
+        completions. The client's bound cuts the estimate off.
     Reads: tenant, session, prompt length, the client's bound, the output lengths of completed requests.
     Wins when: traffic is a mix of kinds that a tenant, a prompt length or a conversation tells apart, or one asks for
         an honest spread rather than a number.
@@ -172,7 +172,7 @@ class _Counts:
             self._ended[position] += self._weight
 
     def state(self) -> dict[str, list[float]]:
-        """Bins with anybody in them, bin → [ended, left], where the newest completion weighs 1."""
+        """Bins that are not empty, bin → [ended, left], where the newest completion weighs 1."""
         pairs = enumerate(zip(self._ended, self._left, strict=True))
         return {str(n): [ended / self._weight, left / self._weight] for n, (ended, left) in pairs if left}
 

@@ -1,4 +1,4 @@
-"""The oracle: the true output length, to be had in a simulator only."""
+"""The oracle: the true output length, available in a simulator only."""
 
 from __future__ import annotations
 

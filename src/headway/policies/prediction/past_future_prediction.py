@@ -68,7 +68,7 @@ class EmpiricalLaw:
 
     __slots__ = ("_bound", "_window")
     made_by = "past-future"
-    law_moves = True  # with every completion: who keeps what it derived has to derive it anew
+    law_moves = True  # with every completion: what was derived from it has to be derived again
 
     def __init__(self, window: Window, bound: int) -> None:
         self._window = window

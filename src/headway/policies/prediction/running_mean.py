@@ -15,7 +15,7 @@ _MOST = 1e18  # of what is taken back: no server has completed as much
 class RunningMean:
     """The decayed mean of completed outputs.
 
-    Idea: expect of everybody what the last completions brought. Knowing a mean and no more, the law that assumes
+    Idea: expect of every request what the last completions brought. Knowing a mean and no more, the law that assumes
         least is the geometric one: however much has come, as much is still to come. The client's bound cuts it off.
     Source: an exponentially weighted mean, as in VTC's predicted variant (arXiv 2401.00588), there per client and with
         ô ← (4·ô + o)/5; geometric outputs are the model of arXiv 2606.22327v2. The weight of a completion halves with

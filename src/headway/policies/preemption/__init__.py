@@ -1,1 +1,1 @@
-"""Who gives way? One file a policy; contract: `headway.policies.contracts.PreemptionPolicy`."""
+"""Preemption policies: which running request gives way? One file per policy."""

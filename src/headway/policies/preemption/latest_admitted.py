@@ -1,4 +1,4 @@
-"""Latest admitted: the last to come in is the first to give way."""
+"""Latest admitted: the request admitted last is preempted first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Least sunk work: whoever has the least to compute again gives way."""
+"""Least sunk work: the request with the least to recompute is preempted."""
 
 from __future__ import annotations
 

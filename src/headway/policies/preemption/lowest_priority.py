@@ -1,4 +1,4 @@
-"""Lowest priority: the least urgent gives way."""
+"""Lowest priority: the least urgent request is preempted."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from headway.domain.request import RequestView
 class LowestPriority:
     """Preempt the request with the largest (priority, arrival time); of exact equals the one admitted first.
 
-    Idea: memory belongs to the urgent; among equals, to those who came first.
+    Idea: memory belongs to the urgent; among equals, to earlier arrivals.
     Source: vLLM V1 `Scheduler.schedule` under `policy=priority`: `max(running, key=(priority, arrival_time))`,
         whose ties, rare as they are, go to the first of the list.
     Reads: priority (vLLM's sign: lower runs sooner), arrival time.
     Wins when: priorities are set and mean something; pair it with a queue that takes the preempted back by rank.
-    Loses when: nobody sets priorities (then it is latest-arrived), or a steady stream of urgent requests preempts the
-        same victim over and over.
+    Loses when: no client sets priorities (then it is latest-arrived), or a steady stream of urgent requests preempts
+        the same victim over and over.
     """
 
     def victim(self, running: Sequence[RequestView], now: float) -> RequestView:

@@ -1,4 +1,4 @@
-"""Smallest remaining benefit: whoever frees most memory for the least work lost gives way, and not twice in a row."""
+"""Smallest remaining benefit: the victim frees most memory for the least work lost, and not twice in a row."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class SmallestRemainingBenefit:
     Idea: letting a request stay saves computing its tokens again and costs the memory it holds until it ends or until
         the batch's use has passed its peak, whichever is first. Preempt the one with the least saved per token·step.
     Source: ours; the cost is that of recompute preemption (PagedAttention, arXiv 2309.06180, section 4.5), the peak
-        that of the forward check (arXiv 2606.22327, Theorem 3.2) with mean lengths. Memory freed: Σ (held + t) for t
-        up to min(remaining, steps to the peak, at least one block's 16). Work lost: prompt and produced tokens less
-        what the prefix cache held. Two rules against ping-pong: the request that has run longest is never the victim
-        while another runs, so somebody always gets to the end; and who was preempted with p tokens out is spared until
-        it has p/2 + 16 more, unless all are spared, when the one admitted last gives way. So the victim either is one
-        that has made progress by half since the last time (which happens some log(length) times), or everybody who
-        runs was preempted before and the front of the queue is being shortened.
+        that of the forward check (arXiv 2606.22327, Theorem 3.2) with mean lengths. Memory freed: Σ (held + t) for t up
+        to min(remaining, steps to the peak, at least one block's 16). Work lost: prompt and produced tokens less what
+        the prefix cache held. Two rules against ping-pong: the request that has run longest is never the victim while
+        another runs, so some request always gets to the end; and a request that was preempted with p tokens out is
+        spared until it has p/2 + 16 more, unless all are spared, when the one admitted last gives way. So the victim
+        either is one that has made progress by half since the last time (which happens some log(length) times), or
+        every running request was preempted before and the front of the queue is being shortened.
     Reads: prompt, cached and produced tokens, the length estimates (mean), the order of admission, preemptions.
     Wins when: lengths are known well enough to tell who is about to end: those free their memory soon anyway.
     Loses when: estimates say nothing (then it weighs work against size alone, which nearly cancel), or requests are
@@ -45,7 +45,7 @@ class SmallestRemainingBenefit:
         return min(reversed(open_to_it), key=lambda request: _saved_per_token_step(request, horizon))
 
     def observe(self, event: Event) -> None:
-        """Remember who was preempted, and how far it had come."""
+        """Remember which request was preempted, and how far it had come."""
         if isinstance(event, Preempted):
             produced = event.request.produced_tokens
             self._spared_until[event.request.id] = produced + produced // 2 + _LEAST_HORIZON
@@ -54,7 +54,7 @@ class SmallestRemainingBenefit:
 
 
 def steps_to_peak(running: Sequence[RequestView]) -> int:
-    """Steps until the use of memory is expected to be highest, if nobody joins: at somebody's end."""
+    """Steps until the use of memory is expected to be highest, if no request joins: at the end of one."""
     lives = sorted(((remaining_tokens(r), r.prompt_tokens + r.produced_tokens) for r in running), reverse=True)
     held = peak = at = 0
     for rank, (remaining, tokens) in enumerate(lives, 1):

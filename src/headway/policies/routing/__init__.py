@@ -1,1 +1,1 @@
-"""Where does it run? One file a policy; contract: `headway.policies.contracts.RoutingPolicy`."""
+"""Routing policies: on which replica does a request run? One file per policy."""

@@ -1,4 +1,4 @@
-"""Power of two choices: the less loaded of two replicas drawn by lot."""
+"""Power of two choices: the less loaded of two replicas drawn at random."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from headway.policies.bounded_load import outstanding_requests
 
 
 class PowerOfTwo:
-    """The less loaded of two replicas drawn by lot.
+    """The less loaded of two replicas drawn at random.
 
     Idea: two random choices avoid almost all of the imbalance of one, and unlike "least loaded of all" they do not
         send a herd of routers to the same replica on stale news.

@@ -16,7 +16,7 @@ class PrefixAffinity:
     """The replica that computed the longest prefix of the prompt, within a bounded load; else the least work.
 
     Idea: remember which replica was last sent each prefix, and send the next request with that prefix there, where its
-        KV blocks probably still are. Nobody may hold more than `load_factor` times the mean.
+        KV blocks probably still are. No replica may hold more than `load_factor` times the mean.
     Source: cache-aware routing by approximate history as in vllm-router and SMG; the bound is Mirrokni et al., arXiv
         1608.01350. Memory of `prefixes_max` prefixes, the least recently used forgotten.
     Reads: hashes of the prompt's prefixes, requests dispatched and not ended, and what `least-work` reads.

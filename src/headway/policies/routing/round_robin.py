@@ -11,7 +11,7 @@ from headway.domain.request import RequestView
 class RoundRobin:
     """Each replica in turn.
 
-    Idea: whoever was given a request longest ago gets the next one.
+    Idea: the replica that was sent a request longest ago gets the next one.
     Source: the default of most load balancers; a yardstick.
     Reads: nothing but its own dispatches.
     Wins when: requests are alike and replicas are equal.

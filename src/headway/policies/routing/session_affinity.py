@@ -22,7 +22,7 @@ class SessionAffinity:
         ToN 6(1), 1998) with the bound of Mirrokni et al., arXiv 1608.01350.
     Reads: the session, requests dispatched and not ended, and what `least-work` reads.
     Wins when: clients name their sessions and come back soon.
-    Loses when: sessions differ much in size, or nobody names them.
+    Loses when: sessions differ much in size, or no client names them.
     """
 
     def __init__(self, *, costs: ServiceCosts, load_factor: float = 1.25) -> None:

@@ -1,4 +1,4 @@
-"""Laws of admission: an idle replica takes anybody, and a refusal stands as long as it says."""
+"""Laws of admission: an idle replica admits any request, and a refusal stands as long as it says."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _situations(draw: st.DrawFn, max_size: int = 5) -> tuple[list[Request], Memo
 
 
 def an_empty_batch_is_answered_with_0(make: MakeAdmission) -> None:
-    """With nobody running even the largest request comes in, or nothing would ever run."""
+    """With an empty batch even the largest request comes in, or nothing would ever run."""
 
     @settings(deadline=None, max_examples=50)
     @given(situation=_situations(max_size=0), now=st.floats(0, 1e6))
@@ -45,9 +45,9 @@ def an_empty_batch_is_answered_with_0(make: MakeAdmission) -> None:
 
 
 def hold_steps_never_overstates(make: MakeAdmission) -> None:
-    """Whoever asks again at every step is refused as long as the first answer said.
+    """A caller that asks again at every step is refused as long as the first answer said.
 
-    And whoever waits that long and then asks gets the same answer as whoever asked at every step: skipping is free.
+    A caller that waits that long and then asks gets the same answer: skipping is free.
     """
 
     @settings(deadline=None, max_examples=100)

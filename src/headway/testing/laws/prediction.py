@@ -1,4 +1,4 @@
-"""Laws of prediction: what is said of a length is a distribution, and the same lesson gives the same belief."""
+"""Laws of prediction: an estimate is a distribution, and the same events give the same estimate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of preemption: the victim is one of those who run, and asking changes nothing."""
+"""Laws of preemption: the victim is a running request, and asking changes nothing."""
 
 from __future__ import annotations
 
