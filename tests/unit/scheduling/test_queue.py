@@ -85,7 +85,7 @@ def test_an_empty_queue_has_no_head_and_nothing_to_pop() -> None:
     assert queue.head(0.0) is None
     assert queue.stands_until(0.0) == math.inf
     assert queue.remove(7) is None
-    with pytest.raises(IndexError, match="nobody is waiting"):
+    with pytest.raises(IndexError, match="the queue is empty"):
         queue.pop(0.0)
 
 
