@@ -1,4 +1,4 @@
-"""Whom our own scheduler names, asked at the instants at which vLLM admitted somebody: the order vLLM has to show."""
+"""The expected order: which requests our own scheduler chooses at the instants at which vLLM admitted one."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def expected_order(
 
     Args:
         ordering: of the catalogue; all other policies are vLLM's own ways.
-        requests: by arrival; those who came before an admission may be named by it.
-        admitted_at: when somebody was admitted, one by one.
+        requests: by arrival; a request may be chosen by any admission after its arrival.
+        admitted_at: the time of each admission.
         first_token: id → when its first token came.
         ended: id → when its last token came.
         produced: id → its output tokens.

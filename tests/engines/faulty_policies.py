@@ -83,7 +83,7 @@ class HoldsForMinusOne(_Counts):
 
 
 class HoldsForEver:
-    """Not a fault: whoever waits comes in as soon as nobody runs."""
+    """Not a fault: a waiting request is admitted as soon as none runs."""
 
     def hold_steps(self, request: Any, batch: Any, memory: Any, now: float) -> int:
         return 1_000_000

@@ -100,7 +100,7 @@ class FeatureEngine:
         return self.drain(meddle, steps_max)
 
     def drain(self, meddle: Callable[[int], None] | None = None, steps_max: int = 4_000) -> Day:
-        """Whoever is in the engine, to the end."""
+        """Serve every request in the engine to its end."""
         day = Day()
         for step in range(steps_max):
             if meddle is not None:
@@ -112,7 +112,7 @@ class FeatureEngine:
         raise RuntimeError(f"not done after {steps_max} steps: {sorted(self.scheduler.requests)[:5]}")
 
     def leftovers(self) -> list[str]:
-        """Whatever should not be there when nobody is."""
+        """What is left although no request is in the engine."""
         pool, headway = self.scheduler.kv_cache_manager.block_pool, getattr(self.scheduler, "headway", None)
         failures = []
         if pool.get_num_free_blocks() != pool.num_gpu_blocks - 1:
@@ -120,7 +120,7 @@ class FeatureEngine:
         if headway is not None:
             left = (len(headway.queue), len(headway.book.entries), headway.book.batch.size, len(headway.policies))
             failures += [f"the books are not empty: {left}"] if any(left) else []
-            failures += ["policies were put aside"] if headway.policies.disabled else []
+            failures += ["policies were disabled"] if headway.policies.disabled else []
         return failures
 
 

@@ -63,10 +63,10 @@ class Engine:
         """Other policies, on the engine that runs."""
         assert not self.scheduler.requests, "only between two days"
         read = read_config({"headway": {"metrics_dir": "", **config}}, {})
-        seam, queue = VllmAdapter(self.scheduler), type(self.scheduler.waiting)
-        conductor = SchedulerHooks(read, seam, Publisher(None, None), "0", queue_class=queue)
-        self.scheduler.headway, self.scheduler.waiting = conductor, conductor.queue
-        return conductor
+        adapter, queue = VllmAdapter(self.scheduler), type(self.scheduler.waiting)
+        hooks = SchedulerHooks(read, adapter, Publisher(None, None), "0", queue_class=queue)
+        self.scheduler.headway, self.scheduler.waiting = hooks, hooks.queue
+        return hooks
 
     def add(self, row: dict[str, Any]) -> None:
         """A client asks, with its hints."""
@@ -101,7 +101,7 @@ class Engine:
         return {"tokens": answers, "first": first, "ends": ends, "aborted": aborted}
 
     def leftovers(self) -> list[str]:
-        """Whatever should not be there when nobody is."""
+        """What is left although no request is in the engine."""
         pool = self.scheduler.kv_cache_manager.block_pool
         headway, failures = self.scheduler.headway, []
         if pool.get_num_free_blocks() != pool.num_gpu_blocks - 1:
@@ -149,7 +149,7 @@ def rows_for_one_seat() -> list[dict[str, Any]]:
     ]
 
 
-def one_at_a_time(engine: Engine, conductor: SchedulerHooks, rows: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
+def one_at_a_time(engine: Engine, hooks: SchedulerHooks, rows: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
     """Ids as the engine admitted them, and as our own scheduler names them; a step takes a hundredth of a second."""
     now, scheduler = 0.0, engine.scheduler
     admissions: list[tuple[float, str]] = []
@@ -171,7 +171,7 @@ def one_at_a_time(engine: Engine, conductor: SchedulerHooks, rows: list[dict[str
                 ended[output.request_id] = now
         now += 0.01
 
-    scheduler.schedule, conductor.clock = schedule, lambda: now
+    scheduler.schedule, hooks.clock = schedule, lambda: now
     views = [view_of(rows[0], now)]
     engine.add(rows[0])
     step()  # the first has the seat when the others come
@@ -183,7 +183,7 @@ def one_at_a_time(engine: Engine, conductor: SchedulerHooks, rows: list[dict[str
     del scheduler.schedule  # the class's own again
     produced = {row["id"]: row["output"] for row in rows}
     at = [instant for instant, _ in admissions]
-    return [id_ for _, id_ in admissions], expected_order(conductor.config.ordering, views, at, first, ended, produced)
+    return [id_ for _, id_ in admissions], expected_order(hooks.config.ordering, views, at, first, ended, produced)
 
 
 def view_of(row: dict[str, Any], now: float) -> Request:
@@ -201,9 +201,9 @@ def order_of_every_policy(engine: Engine) -> dict[str, Any]:
     faults = {config["ordering"] for config, _ in faulty_policies.FAULTS.values() if "ordering" in config}
     engine.scheduler.max_num_active_reqs = 1
     for ordering in [name for name in ORDERING if name not in faults]:
-        conductor = engine.rule(ordering=ordering)
-        conductor._engine.seats = 1
-        orders[ordering], expected = one_at_a_time(engine, conductor, rows_for_one_seat())
+        hooks = engine.rule(ordering=ordering)
+        hooks.engine.seats = 1
+        orders[ordering], expected = one_at_a_time(engine, hooks, rows_for_one_seat())
         if orders[ordering] != expected:
             failures.append(f"{ordering}: admitted {orders[ordering]}, expected {expected}")
         failures += engine.leftovers()
@@ -231,11 +231,11 @@ def tokens_are_stocks(engine: Engine, rows: list[dict[str, Any]], stock: dict[st
     ]  # fmt: skip
     for seed, (name, config) in enumerate(plans):
         guard = {"budget_ms": 20 if name == "stalls" else 60_000}  # a test machine may be busy with others
-        conductor = engine.rule(**config, guard=guard)
+        hooks = engine.rule(**config, guard=guard)
         day = engine.serve(rows, random.Random(seed))
         print(f"  {name}", file=sys.stderr, flush=True)
         days += 1
-        preempted += int(conductor.metrics.counters["preemptions", ""])
+        preempted += int(hooks.metrics.counters["preemptions", ""])
         for row in rows:
             id_ = row["id"]
             if id_ in day["aborted"]:
@@ -246,8 +246,8 @@ def tokens_are_stocks(engine: Engine, rows: list[dict[str, Any]], stock: dict[st
                 failures.append(f"{name}: {id_} got other tokens than stock's")
         failures += [f"{name}: {one}" for one in engine.leftovers()]
         faulted = name in faulty_policies.FAULTS and name != "names-a-stranger"  # asked only when memory is short
-        if faulted and not conductor.charge.put_aside:
-            failures.append(f"{name} was not put aside")
+        if faulted and not hooks.policies.disabled:
+            failures.append(f"{name}: the policies were not disabled")
     if not preempted:
         failures.append("memory was never short")
     return {"failures": failures[:8], "numbers": {"days": days, "preempted": preempted}}
@@ -276,7 +276,7 @@ def ten_thousand_wait(engine: Engine) -> dict[str, Any]:
     if waiting != 10_000:
         failures.append(f"{waiting} waited")
     if not set(rows[:200]) <= ended | set(leaving):
-        failures.append("somebody who stayed was not served")
+        failures.append("a client that stayed was not served")
     numbers = {"add_seconds": round(added, 2), "abort_9800_seconds": round(aborting, 2)}
     return {"failures": failures + engine.leftovers(), "numbers": numbers}
 

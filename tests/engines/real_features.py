@@ -117,7 +117,7 @@ def wait_for(found: Callable[[], Any], seconds: float = 30.0) -> Any:
 
 
 def adapters_at_their_limit(engine: FeatureEngine) -> dict[str, Any]:
-    """`max_loras = 1`: one adapter a batch. Tokens as stock's, nobody is lost, and others pass whom the limit holds.
+    """`max_loras = 1`: one adapter a batch. Tokens as stock's, no request is lost, others pass those the limit holds.
 
     Left out: tokens of requests without an adapter, where batches differ from stock's. vLLM's CPU kernels apply some
     adapter to them when another request of the batch has one, so that under stock too they depend on the company.
@@ -152,7 +152,7 @@ def adapters_at_their_limit(engine: FeatureEngine) -> dict[str, Any]:
         failures += [f"{ordering}: {mixed} adapters ran at once"] if mixed > 1 else []
         numbers[ordering] = {"held_by_the_limit": deferred}
         if not deferred:
-            failures.append(f"{ordering}: the limit never held anybody")
+            failures.append(f"{ordering}: the limit never held a request")
         if ordering == "fcfs" and mine.first != stock.first:
             failures.append(f"fcfs: first tokens came in the order {mine.first}, stock's was {stock.first}")
     tokens = {tuple(stock.tokens[row["id"]][0]) for row in rows[:4]}
@@ -162,7 +162,7 @@ def adapters_at_their_limit(engine: FeatureEngine) -> dict[str, Any]:
 
 
 def sleeps_while_requests_wait(engine: FeatureEngine) -> dict[str, Any]:
-    """Sleep of level 0 keeps everybody: nobody runs meanwhile, new ones queue in order, all have stock's tokens."""
+    """Sleep of level 0 keeps every request: none runs meanwhile, new ones queue in order, all have stock's tokens."""
     rows: Rows = [{"id": f"s{index}", "tokens": prompt(index, 300 - 30 * index), "output": 8} for index in range(9)]
     engine.rule_stock()
     stock = engine.serve(rows)
@@ -174,7 +174,7 @@ def sleeps_while_requests_wait(engine: FeatureEngine) -> dict[str, Any]:
     failures = []
     outputs = [output for _ in range(3) for output in engine.engine.step()]
     if outputs:
-        failures.append("somebody ran while the engine slept")
+        failures.append("a request ran while the engine slept")
     for row in rows[6:]:
         engine.add(row)
     engine.engine.abort_request(["s5"])
@@ -257,7 +257,7 @@ def learned_state_outlives_the_engine(engine: FeatureEngine) -> dict[str, Any]:
 
 
 def remote_kv_keeps_its_place(engine: FeatureEngine) -> dict[str, Any]:
-    """KV loads that take steps: who waits for one holds nobody up and runs when it is there; tokens are stock's."""
+    """KV loads that take steps: a request that waits for one holds no other up; tokens are stock's."""
     rows: Rows = [
         {"id": f"k{index}", "tokens": prompt(50 + index, 130 if index % 2 else 20), "output": 8} for index in range(10)
     ]
@@ -282,7 +282,7 @@ def remote_kv_keeps_its_place(engine: FeatureEngine) -> dict[str, Any]:
         for row, before in zip(rows, computed, strict=True):
             failures += differing(before, day, [row["id"]])
     if days[1].first == ids:
-        failures.append("nobody passed those whose KV was on its way")
+        failures.append("no request passed those whose KV was on its way")
     return {"failures": failures[:8], "numbers": {"waited_for_remote_kv": loads, "first": days[2].first}}
 
 
@@ -302,7 +302,7 @@ def aborts_while_kv_comes(engine: FeatureEngine) -> dict[str, Any]:
             engine.engine.abort_request([gone[-1]])
 
     mine = engine.serve(rows, meddle)
-    failures = [] if len(gone) == 2 else ["nobody left while KV was on its way"]
+    failures = [] if len(gone) == 2 else ["no client left while KV was on its way"]
     stayed = [row["id"] for row in rows if row["id"] not in gone]
     return {"failures": failures + differing(stock, mine, stayed) + engine.leftovers(), "numbers": {"gone": gone}}
 
@@ -355,7 +355,7 @@ def main() -> None:
             findings["checks"][check.__name__] = check(engine)
         except Exception:
             findings["checks"][check.__name__] = {"failures": [traceback.format_exc()[-2000:]]}
-            break  # whoever is left in the engine would spoil the next
+            break  # a request left in the engine would spoil the next
         print(f"{check.__name__}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     print("\n" + json.dumps(findings), file=sys.__stdout__, flush=True)
     os._exit(0)  # vLLM's destructors complain about a process that ends

@@ -1,6 +1,6 @@
 """The gateway in front of two real vLLM servers on the CPU: the openai package and `vllm bench serve` through it.
 
-Takes minutes, so it wants to be asked for: HEADWAY_VLLM_PYTHON names an interpreter that has vLLM, and
+Takes minutes, so it runs only on request: HEADWAY_VLLM_PYTHON names an interpreter that has vLLM, and
 HEADWAY_REAL_ENGINE is 1. Stock vLLM, one thread each.
 """
 

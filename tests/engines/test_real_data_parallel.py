@@ -1,6 +1,6 @@
 """`vllm serve` with two data-parallel engines under our scheduler, asked over HTTP why a request waited.
 
-Takes minutes, so it wants to be asked for: HEADWAY_VLLM_PYTHON names an interpreter that has vLLM, and
+Takes minutes, so it runs only on request: HEADWAY_VLLM_PYTHON names an interpreter that has vLLM, and
 HEADWAY_REAL_ENGINE is 1. One start of two engines.
 """
 
@@ -127,9 +127,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoEngines]:
         server.stop()
 
 
-def test_both_engines_serve_under_our_order_and_nobody_is_lost(served: TwoEngines) -> None:
+def test_both_engines_serve_under_our_order_and_no_request_is_lost(served: TwoEngines) -> None:
     logs = [[json.loads(line) for line in (served.folder / name).read_text().splitlines()] for name in LOGS]
-    assert min(map(len, logs)) > 0, "one engine served nobody"
+    assert min(map(len, logs)) > 0, "one engine served no request"
     assert sum(map(len, logs)) == REQUESTS
     assert {line["order"] for log in logs for line in log} == {"shortest-prompt-first"}
     assert sorted(file.name for file in (served.folder / "metrics").iterdir()) == ["engine-0.prom", "engine-1.prom"]

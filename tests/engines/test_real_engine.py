@@ -1,6 +1,6 @@
 """The plug-in on a real vLLM on the CPU: order, tokens, conservation, faults, and a served model with real clients.
 
-Takes minutes, so it wants to be asked for: HEADWAY_VLLM_PYTHON names an interpreter that has vLLM, and
+Takes minutes, so it runs only on request: HEADWAY_VLLM_PYTHON names an interpreter that has vLLM, and
 HEADWAY_REAL_ENGINE is 1. Three engine starts, one at a time.
 """
 
@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.skipif(not PYTHON, reason="HEADWAY_VLLM_PYTHON does not name a Python interpreter that has vLLM"),
     pytest.mark.skipif(not WANTED, reason="HEADWAY_REAL_ENGINE is not 1: starting vLLM takes minutes and both cores"),
 ]
-LONGEST_SECONDS = 900  # an engine that hangs fails its tests; it does not hang those who wait for them
+LONGEST_SECONDS = 900  # an engine that hangs fails its tests; it does not hang what waits for them
 CHECKS = ("order_of_every_policy", "tokens_are_stocks", "ten_thousand_wait")
 
 
@@ -142,7 +142,7 @@ def test_the_openai_client_is_served_with_hints(served: Served) -> None:
     assert "headway: request" in served.log(), "the log explains a wait"
 
 
-def test_a_storm_of_clients_that_leave_loses_nobody_else(served: Served) -> None:
+def test_a_storm_of_clients_that_leave_loses_no_other_request(served: Served) -> None:
     out = json.loads(run([PYTHON, str(HERE / "openai_client.py"), str(served.port), "storm"], served.env))
     assert out["answers"] == out["stayed"]
     assert out["as_alone"] == out["stayed"], "who stays gets the tokens that it gets with the engine to itself"

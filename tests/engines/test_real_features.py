@@ -1,6 +1,6 @@
 """vLLM's features under our queue on a real vLLM on the CPU: LoRA, grammars, n > 1, sleep, drafts, remote KV.
 
-Takes minutes, so it wants to be asked for: HEADWAY_VLLM_PYTHON names an interpreter that has vLLM, and
+Takes minutes, so it runs only on request: HEADWAY_VLLM_PYTHON names an interpreter that has vLLM, and
 HEADWAY_REAL_ENGINE is 1. Three engine starts, one at a time.
 """
 

@@ -115,7 +115,7 @@ def chaos() -> dict[str, Any]:
                 found = attempt(lambda day=day, rows=rows, blocks=blocks: conserved(day.run(rows), rows, blocks))
                 aside = day.scheduler.headway.policies.disabled
                 failures += [f"{name} {blocks} blocks {config}: {one}" for one in found]
-                failures += [f"{name} {blocks} blocks {config}: policies were put aside"] if aside else []
+                failures += [f"{name} {blocks} blocks {config}: policies were disabled"] if aside else []
                 numbers["days"] += 1
                 numbers["aborted"] += len(day.aborted)
                 numbers["preempted"] += int(day.scheduler.headway.metrics.counters["preemptions", ""])
@@ -149,7 +149,7 @@ def held_for_ever_still_runs() -> dict[str, Any]:
         rows = mixed(30, 60)
         failures += attempt(lambda day=day, rows=rows: conserved(day.run(rows), rows, 4096))
         if not day.scheduler.headway.metrics.counters["admissions_held", ""]:
-            failures.append("nobody was held")
+            failures.append("no request was held")
     return {"failures": failures}
 
 
@@ -165,7 +165,7 @@ class Grammar:
 
 
 def blocked_requests_are_stepped_over() -> dict[str, Any]:
-    """Requests whose grammar compiles hold nobody up, run when it is there, and cost no scan of all of them."""
+    """Requests whose grammar compiles hold no other up, run when it is there, and cost no scan of all of them."""
     from vllm.v1.request import RequestStatus
 
     failures, parked_most = [], 0
@@ -248,7 +248,7 @@ def harm_makes_it_step_back() -> dict[str, Any]:
         backs = int(counters["step_backs", ""])
         numbers[ordering] = backs
         if backs != int(harmful):
-            failures.append(f"{ordering} stepped back {backs} times")
+            failures.append(f"{ordering} suspended {backs} times")
     del ORDERING["longest-first"]
     return {"failures": failures, "numbers": numbers}
 
@@ -263,7 +263,7 @@ def fcfs_estimate_is_near() -> dict[str, Any]:
         waits = sorted({id_: at - arrived[id_] for at, id_ in reversed(stock.admissions)}.values())
         true = waits[int(0.99 * len(waits))]
         day = engine.Day(ours(False, seats=seats)).run(rows)
-        believed = day.scheduler.headway.harm.shadow.waits(day.now).fcfs
+        believed = day.scheduler.headway.harm.comparison.waits(day.now).fcfs
         numbers[f"{seats} seats"] = {"true_p99_seconds": round(true, 2), "believed": round(believed, 2)}
         if not 0.75 < believed / true < 1.33:
             failures.append(f"{seats} seats: believed {believed:.2f} s, true {true:.2f} s")

@@ -1,4 +1,4 @@
-"""Days for vLLM's real scheduler in virtual time: who arrives, under which scheduler, and what must hold at the end."""
+"""Days for vLLM's real scheduler in virtual time: arrivals, scheduler, and what must hold at the end."""
 
 from __future__ import annotations
 

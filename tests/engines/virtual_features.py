@@ -38,7 +38,7 @@ def sessions_with_input_that_streams() -> dict[str, Any]:
                 if turns < len(rows) + 3 * SESSIONS:
                     failures.append(f"{name}: {turns} waits were counted")
                 if scheduler.headway.policies.disabled:
-                    failures.append(f"{name}: policies were put aside")
+                    failures.append(f"{name}: policies were disabled")
             if not idle_most:
                 failures.append(f"{name}: no session ever waited for input")
         holders_first = hasattr(scheduler, "kv_holding_waiting")  # as ours; older vLLM lets them queue again
@@ -89,7 +89,7 @@ def serve_sessions(day: engine.Day, rows: Rows) -> tuple[int, list[str]]:
 
 
 def small_ones_pass_a_head_that_does_not_fit() -> dict[str, Any]:
-    """`admission = backfill`: who will be gone in time passes a large head, which comes in no later; nobody else."""
+    """`admission = backfill`: one that ends in time passes a large head, which is admitted no later; no other does."""
     failures, numbers = [], {}
     for name, asynchronous in both():
         rows: Rows = [{"id": "runs", "at": 0.0, "prompt": 1500, "output": 200, "hints": expects(200)}]
@@ -110,7 +110,7 @@ def small_ones_pass_a_head_that_does_not_fit() -> dict[str, Any]:
             if (passed > 0) != (admission == "backfill"):
                 failures.append(f"{name} {admission}: {passed} passed")
             if scheduler.headway.policies.disabled:
-                failures.append(f"{name} {admission}: policies were put aside")
+                failures.append(f"{name} {admission}: policies were disabled")
         if not came["backfill"]["s0"] < came["backfill"]["large"]:
             failures.append(f"{name}: a small one did not pass")
         if came["backfill"]["s2"] < came["backfill"]["large"]:
@@ -135,7 +135,7 @@ def paused_engines_keep_everybody() -> dict[str, Any]:
         for state in (PauseState.PAUSED_NEW, PauseState.PAUSED_ALL):
             day = engine.Day(ours(asynchronous, {"ordering": "shortest-prompt-first"}), depth=depth(asynchronous))
             rows = [{**row, "at": 0.0} for row in mixed(80, 1.0, seed=5)]
-            rows[-1]["at"] = 60.0  # somebody is still to come: a paused engine counts nobody as unfinished
+            rows[-1]["at"] = 60.0  # one is still to come: a paused engine counts no request as unfinished
             asleep = {"steps": 0}
 
             def meddle(day: engine.Day, state: Any = state, asleep: dict[str, int] = asleep) -> None:
@@ -152,8 +152,8 @@ def paused_engines_keep_everybody() -> dict[str, Any]:
             day.before_step = meddle
             found = virtual_checks.attempt(lambda day=day, rows=rows: conserved(day.run(rows), rows, 4096))
             failures += [f"{name} {state.name}: {one}" for one in found]
-            failures += [] if day.aborted else [f"{name} {state.name}: nobody left"]
-            failures += [f"{name} {state.name}: put aside"] if day.scheduler.headway.policies.disabled else []
+            failures += [] if day.aborted else [f"{name} {state.name}: no client left"]
+            failures += [f"{name} {state.name}: policies disabled"] if day.scheduler.headway.policies.disabled else []
             if not day.scheduler.headway.report.explanations.clocks.reading(day.now).seconds[REASONS.index("paused")]:
                 failures.append(f"{name} {state.name}: no wait was put down to the pause")
     return {"failures": failures}
