@@ -48,7 +48,6 @@ class PrefixCaching(StrEnum):
 Traces: TypeAlias = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="TRACE",
         help="Trace files, or built-in workloads (`headway workloads`). Each is replayed in turn.",
         show_default=False,
         autocompletion=complete_trace,

@@ -35,7 +35,7 @@ class AddressOptions:
         """The address to listen on; parts that are not given are those of `default`, an address itself.
 
         Raises:
-            UserMistake: --listen says otherwise than --host or --port.
+            UserMistake: --listen contradicts --host or --port.
             ValueError: an address is not HOST:PORT.
         """
         from headway.gateway.settings import host_and_port

@@ -16,7 +16,7 @@ from headway.cli.tune_options import SearchOptions
 def tune(
     trace: Annotated[
         str,
-        typer.Argument(metavar="TRACE", help="A trace file, or a built-in workload.", autocompletion=complete_trace),
+        typer.Argument(help="A trace file, or a built-in workload.", autocompletion=complete_trace),
     ],
     search: SearchOptions,
     others: options.OtherPolicies,
