@@ -6,7 +6,6 @@ they still hear every event; after either every waiting request still waits, and
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -20,9 +19,8 @@ from headway.policies.ordering.fcfs import Fcfs
 from headway.policies.prediction.running_mean import RunningMean
 from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.scheduling.scheduler import Policies, Scheduler
+from headway.vllm_plugin.plugin_log import logger
 from headway.vllm_plugin.policy_guard import PolicyFault, PolicyTimer, TimedEvents, guarded
-
-logger = logging.getLogger("vllm.headway")  # below vLLM's own, so that its handlers and levels hold
 
 Answer = TypeVar("Answer")
 

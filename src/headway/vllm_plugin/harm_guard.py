@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
 from headway.vllm_plugin.config import PluginConfig
 from headway.vllm_plugin.fallback import FallbackScheduler
 from headway.vllm_plugin.harm_judge import HarmJudge, WaitComparison
+from headway.vllm_plugin.plugin_log import logger
 from headway.vllm_plugin.plugin_metrics import PluginMetrics
-
-logger = logging.getLogger("vllm.headway")  # below vLLM's own, so that its handlers and levels hold
 
 
 class HarmGuard:

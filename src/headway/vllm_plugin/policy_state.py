@@ -7,24 +7,20 @@ the start; policies that cannot learn or be tuned at all are refused at start.
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from headway.config.atomic_file import check_folder
 from headway.domain.event import Event
 from headway.scheduling.scheduler import Policies
 from headway.tuning.learned_policies import LearnedPolicies
 from headway.tuning.state_file import SavedState, Unreadable, read_state, try_to_write
-
-if TYPE_CHECKING:
-    from headway.vllm_plugin.config import PluginConfig
-
-logger = logging.getLogger("vllm.headway")  # below vLLM's own, so that its handlers and levels hold
+from headway.vllm_plugin.config import PluginConfig
+from headway.vllm_plugin.plugin_log import logger
 
 _OWNER = "vllm-plugin"
 _SAVE_SECONDS = 60.0

@@ -6,14 +6,13 @@ What it cannot write it drops, with one warning.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import queue
 import tempfile
 import threading
 from pathlib import Path
 
-logger = logging.getLogger("vllm.headway")  # below vLLM's own, so that its handlers and levels hold
+from headway.vllm_plugin.plugin_log import logger
 
 _BACKLOG = 10_000
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable
 
 from headway.vllm_plugin.config import PluginConfig
 from headway.vllm_plugin.fallback import FallbackScheduler
+from headway.vllm_plugin.plugin_log import logger
 from headway.vllm_plugin.plugin_metrics import PluginMetrics
 from headway.vllm_plugin.publishing import Publisher
 from headway.vllm_plugin.request_entries import Entry
 from headway.vllm_plugin.wait_explanations import WaitExplanations
-
-logger = logging.getLogger("vllm.headway")  # below vLLM's own, so that its handlers and levels hold
 
 _EXPLAINED_PER_SECOND = 10
 

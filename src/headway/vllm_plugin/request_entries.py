@@ -5,16 +5,14 @@ vLLM never gives true output lengths, so neither can an entry: it has the prompt
 
 from __future__ import annotations
 
-import logging
 from enum import StrEnum
 
 from headway.domain.request import Request
 from headway.vllm_plugin import vllm_adapter as vllm
+from headway.vllm_plugin.plugin_log import logger
 from headway.vllm_plugin.vllm_adapter import VllmRequest
 from headway.vllm_plugin.wait_clocks import Reading
 from headway.vllm_plugin.xargs_hints import XargsHints
-
-logger = logging.getLogger("vllm.headway")  # below vLLM's own, so that its handlers and levels hold
 
 NO_READING = Reading(0.0, (), 0)
 

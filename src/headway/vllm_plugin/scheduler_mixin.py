@@ -8,8 +8,9 @@ from typing import Any
 
 from headway.vllm_plugin.config import read_config
 from headway.vllm_plugin.explain_endpoint import WhyEndpoint
+from headway.vllm_plugin.plugin_log import logger
 from headway.vllm_plugin.policy_queue import PolicyQueue
-from headway.vllm_plugin.publishing import Publisher, logger, metrics_folder
+from headway.vllm_plugin.publishing import Publisher, metrics_folder
 from headway.vllm_plugin.scheduler_hooks import SchedulerHooks
 from headway.vllm_plugin.vllm_adapter import VllmAdapter, VllmRequest
 

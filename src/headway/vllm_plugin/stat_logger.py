@@ -17,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 from headway.vllm_plugin.config import read_config
-from headway.vllm_plugin.publishing import logger, metrics_folder
+from headway.vllm_plugin.plugin_log import logger
+from headway.vllm_plugin.publishing import metrics_folder
 
 
 class EngineFiles:
