@@ -16,22 +16,20 @@ Completer: TypeAlias = Callable[[str], list[str]]
 
 
 def policies_of(kind: Kind, *others: str) -> Completer:
-    """Completes a policy's name, behind a slash too (fair-share/smallest-volume-first), or one of `others`."""
+    """Completes a policy's name or alias, behind a slash too (fair-share/smallest-volume-first), or one of `others`."""
 
     def complete(incomplete: str) -> list[str]:
-        from headway.policies.catalog import names
-
         outer, slash, _ = incomplete.rpartition("/")
-        return _fitting([*(f"{outer}{slash}{name}" for name in names(kind)), *others], incomplete)
+        return _fitting([*(f"{outer}{slash}{name}" for name in _names_and_aliases(kind)), *others], incomplete)
 
     return complete
 
 
 def complete_policy(incomplete: str) -> list[str]:
     """Completes the name of a policy of any kind."""
-    from headway.policies.catalog import ALL_KINDS, names
+    from headway.policies.catalog import ALL_KINDS
 
-    return _fitting(dict.fromkeys(name for kind in ALL_KINDS for name in names(kind)), incomplete)
+    return _fitting(dict.fromkeys(name for kind in ALL_KINDS for name in _names_and_aliases(kind)), incomplete)
 
 
 def complete_workload(incomplete: str) -> list[str]:
@@ -61,6 +59,13 @@ def complete_model(incomplete: str) -> list[str]:
     from headway.simulator.models import model_names
 
     return _fitting(model_names(), incomplete)
+
+
+def _names_and_aliases(kind: Kind) -> list[str]:
+    from headway.policies.catalog import aliases, names
+
+    known = names(kind)
+    return [*known, *(alias for name in known for alias in aliases(kind, name))]
 
 
 def _fitting(names: Iterable[str], incomplete: str) -> list[str]:

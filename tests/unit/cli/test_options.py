@@ -188,6 +188,8 @@ def completed(*words: str, **environment: str) -> list[str]:
         (("compare", "--orderi"), ["--ordering"]),
         (("compare", "--ordering", "smallest"), ["smallest-volume-first", "smallest-volume-first-1bit"]),
         (("compare", "--policy", "al"), ["all"]),
+        (("compare", "--ordering", "sj"), ["sjf"]),
+        (("compare", "--ordering", "fair-share/sj"), ["fair-share/sjf"]),
         (("serve", "--policy", "fair-share/fcf"), ["fair-share/fcfs"]),
         (("serve", "--routing", "round"), ["round-robin"]),
         (("compare", "--prediction", "oracle-"), ["oracle-noisy"]),
