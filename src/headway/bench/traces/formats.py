@@ -1,4 +1,4 @@
-"""The formats of trace files. To add one: a file that reads it, and a row in `FORMATS`."""
+"""The formats of trace files. To add one, text or binary: a file that reads it, and a row in `FORMATS`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ class TraceFormat:
     """One format of trace files.
 
     Attributes:
-        name: as people call it.
         suffixes: where a trace is named without its suffix, these are tried, in this order.
         endings: what is no part of a trace's name.
         recognises: whether a file begins as this format does, by its first bytes, unpacked.
@@ -28,7 +27,6 @@ class TraceFormat:
         read: adds every request of the file to the rows. Raises UserMistake.
     """
 
-    name: str
     suffixes: tuple[str, ...]
     endings: tuple[str, ...]
     recognises: Callable[[bytes], bool]
@@ -38,20 +36,18 @@ class TraceFormat:
 
 FORMATS = (
     TraceFormat(
-        "JSON Lines",
-        (".jsonl.gz", ".jsonl", ".jsonl.zst"),
-        (".jsonl", ".json", ".ndjson"),
-        json_lines.recognises,
-        json_lines.layout_of,
-        json_lines.read,
+        suffixes=(".jsonl.gz", ".jsonl", ".jsonl.zst"),
+        endings=(".jsonl", ".json", ".ndjson"),
+        recognises=json_lines.recognises,
+        layout_of=json_lines.layout_of,
+        read=json_lines.read,
     ),
     TraceFormat(
-        "CSV",
-        (".csv", ".csv.gz", ".csv.zst"),
-        (".csv",),
-        lambda start: True,  # the last row takes every other file, and says what is wrong with it
-        comma_separated.layout_of,
-        comma_separated.read,
+        suffixes=(".csv", ".csv.gz", ".csv.zst"),
+        endings=(".csv",),
+        recognises=lambda start: True,  # the last row takes every other file, and says what is wrong with it
+        layout_of=comma_separated.layout_of,
+        read=comma_separated.read,
     ),
 )
 
