@@ -98,12 +98,12 @@ async def measure(requests: int, ordering: str) -> dict[str, float]:
         clients.append(client)
         if number % 64 == 0:
             await asyncio.sleep(0)
-    while sum(map(len, brain.lines.values())) < requests - 1:
+    while sum(map(len, brain.queues.values())) < requests - 1:
         await asyncio.sleep(0)
     spent, grown = time.process_time() - began, relay.rss_mib(0) - before
     now = time.monotonic()
     found = {
-        "waiting": sum(map(len, brain.lines.values())),
+        "waiting": sum(map(len, brain.queues.values())),
         "mib": grown,
         "kib_each": grown * 1024 / requests,
         "arrival_us_each": 1e6 * spent / requests,

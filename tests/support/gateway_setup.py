@@ -134,14 +134,14 @@ class Setup:
         counts = self.dispatcher.counts
         assert counts.is_conserved()
         assert counts.inside == 0, counts.inside
-        assert not self.dispatcher.exchanges
+        assert not self.dispatcher.relays
         for one in self.dispatcher.replicas:
             assert one.ledger.requests == 0
             assert (one.ledger.prefill_tokens, one.ledger.kv_tokens, one.ledger.decode_tokens) == (0, 0, 0)
-        for line in self.dispatcher.lines.values():
-            assert len(line) == 0
-            assert (line.waiting_tokens, line.waiting_bytes, line.waiting_work) == (0, 0, 0)
-            assert not line.held
+        for queue in self.dispatcher.queues.values():
+            assert len(queue) == 0
+            assert (queue.waiting.tokens, queue.waiting.bytes, queue.waiting_work) == (0, 0, 0)
+            assert not queue.waiting_by_payer
 
 
 RunGateway = Callable[..., None]

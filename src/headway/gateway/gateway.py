@@ -15,11 +15,13 @@ from headway.gateway.api_keys import ApiKeys
 from headway.gateway.learned.learned_state import LearnedState
 from headway.gateway.learned.queue_tuning import check_tuning
 from headway.gateway.observing.gateway_metrics import GatewayMetrics
+from headway.gateway.observing.request_history import RequestHistory
 from headway.gateway.observing.trace_recorder import TraceRecorder
 from headway.gateway.observing.tracing import Tracing
 from headway.gateway.openai.prompt_count import PromptCount
 from headway.gateway.openai.token_ratio import TokenRatio
 from headway.gateway.queueing.dispatcher import Dispatcher, RequestObserver
+from headway.gateway.queueing.intake import Intake
 from headway.gateway.replicas.probing import watch
 from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
 from headway.gateway.routes import AdminRoutes, PublicRoutes
@@ -41,36 +43,37 @@ class _Watched:
 class Gateway:
     """One gateway on a running event loop: `start`, then `drain` (or `stop` at once)."""
 
-    def __init__(self, settings: Settings, watchers: Sequence[RequestObserver] = ()) -> None:
+    def __init__(self, settings: Settings, observers: Sequence[RequestObserver] = ()) -> None:
         """Raises ValueError, one sentence, where the settings cannot be carried out, and OSError for the record."""
         self.settings = settings
         self._clock = time.monotonic
         self._tenants = ApiKeys(settings.tenant)
         self._metrics = GatewayMetrics()
         self._recorder = TraceRecorder(Path(settings.record), time.monotonic()) if settings.record is not None else None
-        told: list[RequestObserver] = [self._metrics, *watchers]
         self._tracing = Tracing(settings.tracing, self._clock) if settings.tracing.endpoint is not None else None
-        keeping = [one for one in (self._recorder, self._tracing) if one is not None]
-        told += keeping
-        ratio = TokenRatio()
         check_tuning(settings)
+        ratio = TokenRatio()
         self._learned = LearnedState(settings, ratio, log.warning)
         self._prompt_count = PromptCount(settings.tokenizers, ratio)
         self._saved_at = time.monotonic()
-        self.dispatcher = Dispatcher(settings, time.monotonic, told, self._learned.prepare)
-        # Metrics and the page tell of everybody's traffic: with keys they have an address of their own or none.
+        start_trace = self._tracing.start if self._tracing is not None else None
+        intake = Intake(self._prompt_count, self._clock, f"hw-{secrets.token_hex(4)}", start_trace)
+        history = RequestHistory()
+        recording = [observer for observer in (self._recorder, self._tracing) if observer is not None]
+        noting: list[RequestObserver] = [self._metrics, *observers, *recording, intake, history]
+        self.dispatcher = Dispatcher(settings, self._clock, noting, self._learned.prepare)
+        # Metrics and the live page show all tenants: with keys they have an address of their own or none.
         shows_inside = settings.admin_listen is None and not settings.tenant
         self.site = PublicRoutes(
             self.dispatcher,
             self._tenants,
             self._metrics,
-            [one.arrived for one in keeping],
-            self._prompt_count,
+            history,
+            intake,
+            [self._recorder.arrived] if self._recorder is not None else [],
             self._learned,
             shows_inside=shows_inside,
-            id_prefix=f"hw-{secrets.token_hex(4)}",
         )
-        told.append(self.site)
         self._metrics.watch(self.dispatcher)
         self._clients: set[ClientConnection] = set()
         self._servers: list[asyncio.Server] = []

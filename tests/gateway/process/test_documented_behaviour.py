@@ -44,7 +44,7 @@ def test_who_is_turned_away_together_does_not_come_back_together(run_gateway: Ru
         setup.replicas[0].usual = waits_for(gate, streams())
         asking = [asyncio.ensure_future(setup.ask()) for _ in range(3)]
         await setup.until(lambda: setup.dispatcher.counts.inside == 3)
-        line = next(iter(setup.dispatcher.lines.values()))
+        line = next(iter(setup.dispatcher.queues.values()))
 
         async def told_ms(drain_seconds: float) -> list[int]:
             line.forecast._work, line.forecast._seconds = line.waiting_work * 10.0 / drain_seconds, 10.0

@@ -116,7 +116,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_early(
         setup.replicas[0].usual = waits_for(gate, streams())
         asking = [asyncio.ensure_future(setup.ask(headers=A)) for _ in range(3)]
         await setup.until(lambda: setup.dispatcher.counts.inside == 3)
-        line = next(iter(setup.dispatcher.lines.values()))
+        line = next(iter(setup.dispatcher.queues.values()))
         line.forecast._work, line.forecast._seconds = 1.0, 10.0  # a tenth of a token a second has left so far
         tight = await setup.ask(headers=A + "x-llm-d-slo-ttft-ms: 500\r\n")
         assert (tight.status, tight.reason) == (429, "deadline-unmeetable")

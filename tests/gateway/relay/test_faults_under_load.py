@@ -106,8 +106,12 @@ def test_a_replica_killed_mid_stream_breaks_its_streams_and_no_others(run_gatewa
             books = Books(setup)
             asking = [asyncio.ensure_future(books.ask()) for _ in range(ALL)]
             # All four streams of the process are under way, each past its first byte.
-            running = setup.dispatcher.replicas[1].ledger.running
-            await setup.until(lambda: len(flying := running()) == 4 and all(r.exchange.pieces for r in flying))
+            ledger, relays = setup.dispatcher.replicas[1].ledger, setup.dispatcher.relays
+
+            def pieces() -> list[int]:
+                return [relays[request.id].request.relayed.pieces for request in ledger.running()]
+
+            await setup.until(lambda: len(pieces()) == 4 and all(pieces()))
             replica.send_signal(signal.SIGKILL)
             await asyncio.gather(*asking)
             assert setup.dispatcher.replicas[1].state.health == "ejected"
@@ -188,7 +192,7 @@ def test_malformed_events_pass_as_they_came_and_the_next_request_is_served(
         assert (answer.status, answer.whole) == (200, True)
         assert answer.body == data
         assert (await setup.ask()).texts == "t0 t1 t2 "
-        story = setup.gateway.site.stories[-2]
+        story = setup.gateway.site.history.requests[-2]
         assert story["output_tokens"] >= 0
 
     run_gateway(scenario)

@@ -19,7 +19,7 @@ def test_a_stream_arrives_whole_and_the_usage_nobody_asked_for_is_hidden(run_gat
         assert b"usage" not in answer.body
         call = setup.replicas[0].calls[0]
         assert call.json()["stream_options"] == {"include_usage": True}
-        story = setup.gateway.site.stories[-1]
+        story = setup.gateway.site.history.requests[-1]
         assert (story["output_tokens"], story["outcome"]) == (3, "completed")
 
     run_gateway(scenario)
@@ -51,7 +51,7 @@ def test_json_answers_pass_and_teach(run_gateway: RunGateway) -> None:
         setup.replicas[0].next += [answers(), answers(400, {"error": {"message": "too long"}})]
         first = await setup.ask({"model": "m", "prompt": "x"})
         assert first.json()["usage"]["completion_tokens"] == 2
-        assert setup.gateway.site.stories[-1]["output_tokens"] == 2
+        assert setup.gateway.site.history.requests[-1]["output_tokens"] == 2
         second = await setup.ask({"model": "m", "prompt": "x"})
         assert (second.status, second.json()["error"]["message"]) == (400, "too long")
 
@@ -101,7 +101,7 @@ def test_events_split_anywhere_lose_nothing(run_gateway: RunGateway) -> None:
         setup.replicas[0].next.append(in_bits)
         answer = await setup.ask()
         assert answer.body == events + b"data: [DONE]\n\n"
-        assert setup.gateway.site.stories[-1]["output_tokens"] == 4
+        assert setup.gateway.site.history.requests[-1]["output_tokens"] == 4
 
     run_gateway(scenario)
 
@@ -228,7 +228,7 @@ def test_streams_with_crlf_lines_pass(run_gateway: RunGateway) -> None:
         setup.replicas[0].next.append(crlf)
         answer = await setup.ask()
         assert answer.body == data[: data.index(b'data: {"choices":[],')]
-        assert setup.gateway.site.stories[-1]["output_tokens"] == 9
+        assert setup.gateway.site.history.requests[-1]["output_tokens"] == 9
 
     run_gateway(scenario)
 

@@ -78,7 +78,7 @@ def test_a_long_prompt_is_counted_before_it_queues_and_its_client_may_leave_mean
 
     async def scenario(setup: Setup) -> None:
         assert (await setup.ask(completion(prompt="a b c " * 1_000))).status == 200
-        assert setup.gateway.site.stories[-1]["prompt_tokens"] == 3_000
+        assert setup.gateway.site.history.requests[-1]["prompt_tokens"] == 3_000
         async with RawClient(setup.port) as client:
             await client.send(post(completion(prompt="a b c " * 100_000)))
             await setup.until(lambda: setup.dispatcher.counts.inside == 1)

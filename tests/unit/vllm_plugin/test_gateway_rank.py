@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from headway.domain.estimate import PointEstimate
-from headway.gateway.openai.endpoints import COMPLETIONS
-from headway.gateway.openai.request_body import read_body
 from headway.gateway.openai.upstream_request import upstream_request
-from headway.gateway.queueing.queued_request import QueuedRequest
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import HealthSettings, ReplicaSettings
-from headway.gateway.wire.messages import HttpRequest
 from headway.vllm_plugin.scheduler_mixin import PolicyScheduling
+from tests.support.gateway_requests import gateway_request
 from tests.support.vllm_stub import StubEngine, StubRequest
 
 
@@ -28,16 +24,12 @@ class Engine(PolicyScheduling, StubEngine):
 
 def forwarded(name: str, rank: int, priority: int, settings: dict[str, Any]) -> StubRequest:
     """The request as vLLM hands it to the scheduler, read from the bytes that the gateway sends."""
-    content = json.dumps({"prompt": "x", "priority": priority}).encode()
-    request = QueuedRequest(rank, 0.0, 50, priority=priority)
-    request.estimate, request.rank = PointEstimate(10, "test"), rank
-    exchange: Any = SimpleNamespace(
-        http=HttpRequest(b"POST", b"/v1/completions", [], content), body=read_body(content), request=request,
-        endpoint=COMPLETIONS, request_id=name.encode(), arrived_at=0.0, dispatched_at=1.0, traceparent=None,
-    )  # fmt: skip
+    request = gateway_request(rank, {"prompt": "x", "priority": priority}, request_id=name.encode(), priority=priority)
+    request.queued.estimate, request.queued.rank = PointEstimate(10, "test"), rank
+    request.queued.dispatched_at = 101.0
     health = HealthSettings()
     replica = UpstreamReplica(ReplicaSettings(url="http://127.0.0.1:1", hints="always", **settings), health, float)
-    sent = json.loads(upstream_request(exchange, replica).partition(b"\r\n\r\n")[2])
+    sent = json.loads(upstream_request(request, replica).partition(b"\r\n\r\n")[2])
     return StubRequest(name, 50, 1, sent["priority"], **sent["vllm_xargs"])
 
 

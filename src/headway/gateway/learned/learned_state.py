@@ -17,7 +17,7 @@ from headway.config.atomic_file import check_folder
 from headway.domain.event import Listener
 from headway.gateway.learned.queue_tuning import live_tuner
 from headway.gateway.openai.token_ratio import TokenRatio
-from headway.gateway.queueing.model_queue import QueueKey
+from headway.gateway.queueing.request_state import QueueKey
 from headway.gateway.settings import PolicySettings, Settings
 from headway.scheduling.scheduler import Policies
 from headway.tuning.learned_policies import LearnedPolicies

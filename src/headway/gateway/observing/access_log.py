@@ -6,7 +6,7 @@ import logging
 
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.queueing.counts import Outcome
-from headway.gateway.relay.exchange import Exchange, id_text
+from headway.gateway.queueing.request_state import GatewayRequest, id_text
 
 log = logging.getLogger("headway.gateway")
 
@@ -14,21 +14,22 @@ log = logging.getLogger("headway.gateway")
 class AccessLog:
     """Logs each request when it ends: lengths, times and names, none of its text."""
 
-    def dispatched(self, exchange: Exchange, now: float) -> None:
+    def dispatched(self, request: GatewayRequest, now: float) -> None:
         """Nothing is logged yet."""
 
-    def ended(self, exchange: Exchange, outcome: Outcome, reason: Reason | None, now: float) -> None:
+    def ended(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None, now: float) -> None:
         """Log the request."""
+        queued, replica = request.queued, request.queued.replica
         fields = {
-            "request": id_text(exchange.request_id),
-            "tenant": exchange.request.tenant,
+            "request": id_text(request.arrived.request_id),
+            "tenant": request.arrived.tenant,
             "outcome": str(outcome),
             "reason": reason and str(reason),
-            "status": exchange.status,
-            "replica": exchange.replica.name if exchange.replica is not None else None,
-            "prompt_tokens": exchange.request.prompt_tokens,
-            "output_tokens": exchange.output_tokens,
-            "waited_seconds": round((exchange.dispatched_at or now) - exchange.arrived_at, 6),
-            "seconds": round(now - exchange.arrived_at, 6),
+            "status": request.relayed.status,
+            "replica": replica.name if replica is not None else None,
+            "prompt_tokens": queued.prompt_tokens,
+            "output_tokens": request.relayed.output_tokens,
+            "waited_seconds": round((queued.dispatched_at or now) - queued.arrived_at, 6),
+            "seconds": round(now - queued.arrived_at, 6),
         }
         log.info("request", extra={"fields": fields})

@@ -12,7 +12,7 @@ from headway.gateway.observing.histograms import BucketHistograms, Counters
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
-from headway.gateway.relay.exchange import Exchange
+from headway.gateway.queueing.request_state import GatewayRequest
 
 LABEL_VALUES_MAX = 1_000
 OTHER = "other"
@@ -101,32 +101,32 @@ class GatewayMetrics:
         squares = sum(mean * mean for mean in means)
         return sum(means) ** 2 / (len(means) * squares) if squares else None
 
-    def dispatched(self, exchange: Exchange, now: float) -> None:
-        """Observe its time in the queue and the error of its forecast."""
-        waited = now - exchange.arrived_at
-        self._queue[self._labels(exchange)].observe(waited)
-        if exchange.predicted_wait_seconds is not None:
-            self._forecast[()].observe(abs(exchange.predicted_wait_seconds - waited))
+    def dispatched(self, request: GatewayRequest, now: float) -> None:
+        """Observe the wait, and how wrong its forecast was."""
+        waited, predicted = now - request.arrived.arrived_at, request.queued.predicted_wait_seconds
+        self._queue[self._labels(request)].observe(waited)
+        if predicted is not None:
+            self._forecast[()].observe(abs(predicted - waited))
 
-    def ended(self, exchange: Exchange, outcome: Outcome, reason: Reason | None, now: float) -> None:
-        """Count its end; observe times and tokens of a completed one."""
-        labels = self._labels(exchange)
+    def ended(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None, now: float) -> None:
+        """Count the request; observe the times and tokens of one that was answered."""
+        labels, relayed, arrived_at = self._labels(request), request.relayed, request.arrived.arrived_at
         self._requests[*labels, str(outcome), str(reason or "")] += 1
-        if outcome is not Outcome.COMPLETED or exchange.status != 200:
+        if outcome is not Outcome.COMPLETED or relayed.status != 200:
             return
-        self._duration[labels].observe(now - exchange.arrived_at)
-        if exchange.streams and exchange.first_byte_at is not None:
-            ttft = exchange.first_byte_at - exchange.arrived_at
+        self._duration[labels].observe(now - arrived_at)
+        if request.arrived.streams and relayed.first_byte_at is not None:
+            ttft = relayed.first_byte_at - arrived_at
             self._ttft[labels].observe(ttft)
             self._recent.append((labels[1], ttft))
-        if exchange.usage is not None:
-            self._tokens[*labels, "input"] += exchange.usage.prompt_tokens
-            self._tokens[*labels, "output"] += exchange.usage.output_tokens
+        if relayed.usage is not None:
+            self._tokens[*labels, "input"] += relayed.usage.prompt_tokens
+            self._tokens[*labels, "output"] += relayed.usage.output_tokens
 
-    def _labels(self, exchange: Exchange) -> tuple[str, str]:
-        # A client may invent model names: only those that a replica lists become values of the label.
-        model = exchange.line.key.model if exchange.line is not None else ""
-        return self._model(model), self._tenant(exchange.request.tenant)
+    def _labels(self, request: GatewayRequest) -> tuple[str, str]:
+        # A name that no replica lists is the client's invention: it must not fill the label.
+        key = request.queued.queue_key
+        return self._model(key.model if key is not None else ""), self._tenant(request.arrived.tenant)
 
 
 class _Gauges:
@@ -153,10 +153,10 @@ class _Gauges:
         drain = GaugeMetricFamily(
             "headway_queue_drain_seconds", "Predicted seconds until the queue is empty", labels=["model_name", "kind"]
         )
-        for key, line in self._dispatcher.lines.items():
-            size.add_metric(list(key), len(line))
-            bytes_.add_metric(list(key), line.waiting_bytes)
-            seconds = line.forecast.drain_seconds(line.waiting_work)
+        for key, queue in self._dispatcher.queues.items():
+            size.add_metric(list(key), len(queue))
+            bytes_.add_metric(list(key), queue.waiting.bytes)
+            seconds = queue.drain_seconds()
             if seconds is not None:
                 drain.add_metric(list(key), seconds)
         yield from (size, bytes_, drain)

@@ -18,7 +18,7 @@ from typing import TextIO
 
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.queueing.counts import Outcome
-from headway.gateway.relay.exchange import Exchange
+from headway.gateway.queueing.request_state import GatewayRequest
 
 _SESSIONS_MAX = 100_000
 log = logging.getLogger("headway.gateway")
@@ -44,24 +44,24 @@ class TraceRecorder:
             raise ValueError(f"record: {path} cannot be written: {error.strerror or error}; check the path") from None
         self._path = path
         self._began = began
-        self._open: deque[Exchange] = deque()
-        self._lines: dict[Exchange, str] = {}  # of those that have ended; "" for one that is left out
+        self._open: deque[int] = deque()
+        self._lines: dict[int, str] = {}  # by number, of requests that have ended; "" for one that is left out
         self._sessions: OrderedDict[str, tuple[int, int, float]] = OrderedDict()  # number, turns, end of the last
         self._numbers = 0
 
-    def arrived(self, exchange: Exchange) -> None:
-        """A request came."""
+    def arrived(self, request: GatewayRequest) -> None:
+        """Keep the request's place in the order of arrival."""
         if self._file is not None:
-            self._open.append(exchange)
+            self._open.append(request.arrived.number)
 
-    def dispatched(self, exchange: Exchange, now: float) -> None:
-        """Of `Watcher`; nothing to note."""
+    def dispatched(self, request: GatewayRequest, now: float) -> None:
+        """Nothing to note."""
 
-    def ended(self, exchange: Exchange, outcome: Outcome, reason: Reason | None, now: float) -> None:
-        """Of `Watcher`."""
+    def ended(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None, now: float) -> None:
+        """Write the lines of all requests that have ended and before which none is open."""
         if self._file is None:
             return
-        self._lines[exchange] = self._line(exchange, now)
+        self._lines[request.arrived.number] = self._line(request, now)
         while self._open and self._open[0] in self._lines:
             self._write(self._lines.pop(self._open.popleft()))
 
@@ -72,8 +72,8 @@ class TraceRecorder:
 
     def close(self) -> None:
         """Write whatever has ended and close."""
-        for exchange in list(self._open):
-            self._write(self._lines.pop(exchange, ""))
+        for number in self._open:
+            self._write(self._lines.pop(number, ""))
         self._open.clear()
         if self._file is not None:
             self._unless_full(self._file.close)
@@ -95,27 +95,27 @@ class TraceRecorder:
                 with suppress(OSError):  # told of already
                     file.close()
 
-    def _line(self, exchange: Exchange, now: float) -> str:
-        request = exchange.request
-        output = exchange.output_tokens
-        if output < 1 or exchange.status != 200 or not exchange.is_generation:
+    def _line(self, request: GatewayRequest, now: float) -> str:
+        arrived, queued, relayed = request.arrived, request.queued, request.relayed
+        output = relayed.output_tokens
+        if output < 1 or relayed.status != 200 or not arrived.endpoint.is_generation:
             return ""
-        prompt = exchange.usage.prompt_tokens if exchange.usage is not None else request.prompt_tokens
+        prompt = relayed.usage.prompt_tokens if relayed.usage is not None else queued.prompt_tokens
         record: dict[str, object] = {
-            "timestamp": round((exchange.arrived_at - self._began) * 1000),
+            "timestamp": round((arrived.arrived_at - self._began) * 1000),
             "input_length": max(1, prompt),
             "output_length": output,
         }
-        if request.max_output_tokens is not None and request.max_output_tokens >= output:
-            record["max_tokens"] = request.max_output_tokens
-        if request.tenant:
-            record["user_id"] = request.tenant
-        if request.session is not None:
-            record |= self._place(request.session, exchange.arrived_at, now)
-        if request.deadline is not None:
-            record["deadline_ms"] = round((request.deadline - exchange.arrived_at) * 1000)
-        if request.priority:
-            record["priority"] = request.priority
+        if queued.max_output_tokens is not None and queued.max_output_tokens >= output:
+            record["max_tokens"] = queued.max_output_tokens
+        if arrived.tenant:
+            record["user_id"] = arrived.tenant
+        if arrived.session is not None:
+            record |= self._place(arrived.session, arrived.arrived_at, now)
+        if arrived.deadline is not None:
+            record["deadline_ms"] = round((arrived.deadline - arrived.arrived_at) * 1000)
+        if arrived.priority:
+            record["priority"] = arrived.priority
         return json.dumps(record, separators=(",", ":")) + "\n"
 
     def _place(self, session: str, arrived_at: float, now: float) -> dict[str, object]:

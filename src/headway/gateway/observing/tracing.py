@@ -13,11 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from headway.gateway.openai.endpoints import Endpoint
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.openai.upstream_request import TRACE_HEADER
 from headway.gateway.queueing.counts import Outcome
-from headway.gateway.relay.exchange import Exchange
+from headway.gateway.queueing.request_state import GatewayRequest
 from headway.gateway.settings import TracingSettings
+from headway.gateway.wire.messages import HttpRequest
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -54,48 +56,46 @@ class Tracing:
         self._tracer = self._provider.get_tracer("headway")
         self._share = settings.sample_share
         self._chance = random.Random()  # which of them are traced has no bearing on any decision
-        self._open: dict[Exchange, _Open] = {}
+        self._open: dict[int, _Open] = {}
         self._clock = clock
 
-    def arrived(self, exchange: Exchange) -> None:
-        """A request came: begin its span, unless it is not to be traced."""
-        parent = _PARENT.fullmatch(exchange.http.header(TRACE_HEADER) or b"")
+    def start(self, http: HttpRequest, endpoint: Endpoint, number: int, now: float) -> bytes | None:
+        """Begin the span of a request that arrived `now`; returns its `traceparent`, None if it is not traced."""
+        parent = _PARENT.fullmatch(http.header(TRACE_HEADER) or b"")
         wanted = int(parent[3], 16) & 1 if parent is not None else self._chance.random() < self._share
         if not wanted:
-            return
+            return None
         context = self._context(parent) if parent is not None else None
         offset = time.time() - self._clock()
-        began = _nanoseconds(exchange.arrived_at + offset)
-        span = self._tracer.start_span(
-            exchange.endpoint.span_name, context, self._trace.SpanKind.SERVER, start_time=began
-        )
+        began = _nanoseconds(now + offset)
+        span = self._tracer.start_span(endpoint.span_name, context, self._trace.SpanKind.SERVER, start_time=began)
+        self._open[number] = _Open(span, offset)
         own = span.get_span_context()
-        exchange.traceparent = f"00-{own.trace_id:032x}-{own.span_id:016x}-01".encode()
-        self._open[exchange] = _Open(span, offset)
+        return f"00-{own.trace_id:032x}-{own.span_id:016x}-01".encode()
 
-    def dispatched(self, exchange: Exchange, now: float) -> None:
-        """Of `Watcher`."""
-        found = self._open.get(exchange)
-        if found is not None and exchange.replica is not None:
-            found.tries.append((now, exchange.replica.name))
+    def dispatched(self, request: GatewayRequest, now: float) -> None:
+        """Note the replica and the time."""
+        traced, replica = self._open.get(request.arrived.number), request.queued.replica
+        if traced is not None and replica is not None:
+            traced.tries.append((now, replica.name))
 
-    def ended(self, exchange: Exchange, outcome: Outcome, reason: Reason | None, now: float) -> None:
-        """Of `Watcher`."""
-        found = self._open.pop(exchange, None)
-        if found is None:
+    def ended(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None, now: float) -> None:
+        """Finish the request's span and those inside it."""
+        traced = self._open.pop(request.arrived.number, None)
+        if traced is None:
             return
-        sent = [at for at, _ in found.tries] or [now]
-        why = {"headway.why": exchange.story or "not sent to a replica"}
-        self._child(found, "queue", exchange.arrived_at, sent[0], why)
-        for number, (at, replica) in enumerate(found.tries):
-            is_last = number == len(found.tries) - 1
-            ended = now if is_last else found.tries[number + 1][0]
-            first = exchange.first_byte_at if is_last else None
-            self._child(found, "replica", at, ended, {"headway.replica": replica}, first)
-        found.span.set_attributes(_attributes(exchange, outcome, reason))
+        sent = [at for at, _ in traced.tries] or [now]
+        why = {"headway.why": request.queued.wait_explanation or "not sent to a replica"}
+        self._child(traced, "queue", request.arrived.arrived_at, sent[0], why)
+        for number, (at, replica) in enumerate(traced.tries):
+            is_last = number == len(traced.tries) - 1
+            ended = now if is_last else traced.tries[number + 1][0]
+            first = request.relayed.first_byte_at if is_last else None
+            self._child(traced, "replica", at, ended, {"headway.replica": replica}, first)
+        traced.span.set_attributes(_attributes(request, outcome, reason))
         if outcome is Outcome.FAILED:
-            found.span.set_status(self._trace.StatusCode.ERROR, str(reason or f"status {exchange.status}"))
-        found.span.end(_nanoseconds(now + found.offset))
+            traced.span.set_status(self._trace.StatusCode.ERROR, str(reason or f"status {request.relayed.status}"))
+        traced.span.end(_nanoseconds(now + traced.offset))
 
     def close(self) -> None:
         """Send what is left."""
@@ -140,25 +140,26 @@ def _sending(settings: TracingSettings) -> SpanProcessor:
     return BatchSpanProcessor(OTLPSpanExporter(endpoint=settings.endpoint))
 
 
-def _attributes(exchange: Exchange, outcome: Outcome, reason: Reason | None) -> dict[str, Any]:
+def _attributes(request: GatewayRequest, outcome: Outcome, reason: Reason | None) -> dict[str, Any]:
     """The names are those of OpenTelemetry's GenAI conventions where they have one."""
-    request, line = exchange.request, exchange.line
-    said: dict[str, Any] = {
-        "gen_ai.request.model": line.key.model if line is not None else "",  # what no replica lists is not repeated
-        "gen_ai.usage.output_tokens": exchange.output_tokens,
-        "http.response.status_code": exchange.status,
+    arrived, queued, relayed = request.arrived, request.queued, request.relayed
+    attributes: dict[str, Any] = {
+        # The name of a model that no replica lists is not repeated.
+        "gen_ai.request.model": queued.queue_key.model if queued.queue_key is not None else "",
+        "gen_ai.usage.output_tokens": relayed.output_tokens,
+        "http.response.status_code": relayed.status,
         "headway.outcome": str(outcome),
         "headway.reason": str(reason or ""),
-        "headway.tenant": request.payer[:_NAME_CHARACTERS_MAX],
-        "headway.prompt_tokens": request.prompt_tokens,
-        "headway.waiting_at_arrival": exchange.waiting_at_arrival,
-        "headway.tries": exchange.tries,
+        "headway.tenant": arrived.payer[:_NAME_CHARACTERS_MAX],
+        "headway.prompt_tokens": queued.prompt_tokens,
+        "headway.waiting_at_arrival": queued.waiting_at_arrival,
+        "headway.tries": queued.tries,
     }
-    if exchange.usage is not None:
-        said["gen_ai.usage.input_tokens"] = exchange.usage.prompt_tokens
-    if exchange.predicted_wait_seconds is not None:
-        said["headway.predicted_wait_seconds"] = exchange.predicted_wait_seconds
-    return said
+    if relayed.usage is not None:
+        attributes["gen_ai.usage.input_tokens"] = relayed.usage.prompt_tokens
+    if queued.predicted_wait_seconds is not None:
+        attributes["headway.predicted_wait_seconds"] = queued.predicted_wait_seconds
+    return attributes
 
 
 def _nanoseconds(at: float) -> int:

@@ -14,7 +14,7 @@ from headway.gateway.openai.request_body import extra_arguments, with_fields, wi
 from headway.gateway.wire.messages import HOP_BY_HOP, Headers, header_lines
 
 if TYPE_CHECKING:
-    from headway.gateway.relay.exchange import Exchange
+    from headway.gateway.queueing.request_state import GatewayRequest, QueuedRequest
     from headway.gateway.replicas.upstream_replica import UpstreamReplica
 
 LOAD_HEADER = b"endpoint-load-metrics"
@@ -24,78 +24,78 @@ _NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect", b"x-reques
 _SIGNS = {"lower-first": 1, "higher-first": -1}
 
 
-def upstream_request(exchange: Exchange, replica: UpstreamReplica) -> bytes:
+def upstream_request(request: GatewayRequest, replica: UpstreamReplica) -> bytes:
     """The whole request as this replica gets it."""
-    http = exchange.http
-    body = _body(exchange, replica)
+    http = request.arrived.http
+    body = _body(request, replica)
     connection_only = http.header(b"connection") or b""
     dropped = {name.strip().lower() for name in connection_only.split(b",")}
     if replica.authorization is not None:
         dropped.add(b"authorization")
-    if exchange.traceparent is not None:
+    if request.arrived.traceparent is not None:
         dropped.add(TRACE_HEADER)
     headers: Headers = [
         (name, value) for name, value in http.headers if name not in _NOT_FORWARDED and name not in dropped
     ]
     if replica.authorization is not None:
         headers.append((b"authorization", replica.authorization))
-    if exchange.traceparent is not None:
-        headers.append((TRACE_HEADER, exchange.traceparent))
-    if asks_for_load(exchange, replica):
+    if request.arrived.traceparent is not None:
+        headers.append((TRACE_HEADER, request.arrived.traceparent))
+    if asks_for_load(request, replica):
         headers.append((LOAD_FORMAT_HEADER, b"json"))
-    headers += [(b"host", replica.pool.host_header), (b"x-request-id", exchange.request_id)]
+    headers += [(b"host", replica.pool.host_header), (b"x-request-id", request.arrived.request_id)]
     if body or http.method not in (b"GET", b"DELETE", b"OPTIONS"):
         headers.append((b"content-length", b"%d" % len(body)))
     line = b"%b %b%b HTTP/1.1\r\n" % (http.method, replica.pool.prefix, http.target)
     return b"".join([line, header_lines(headers), b"\r\n", body])
 
 
-def hides_usage(exchange: Exchange, replica: UpstreamReplica) -> bool:
+def hides_usage(request: GatewayRequest, replica: UpstreamReplica) -> bool:
     """Whether a usage chunk is asked for that the client did not ask for."""
-    body = exchange.body
+    body = request.arrived.body
     if body is None or not body.stream or not replica.settings.learn_usage:
         return False
     asked = body.stream_options is not None and body.stream_options.include_usage
-    return not asked and exchange.endpoint.usage_on_request
+    return not asked and request.arrived.endpoint.usage_on_request
 
 
-def asks_for_load(exchange: Exchange, replica: UpstreamReplica) -> bool:
+def asks_for_load(request: GatewayRequest, replica: UpstreamReplica) -> bool:
     """Whether we ask for the load header, and take it out again: the client did not ask for it."""
-    return replica.settings.load_header and exchange.http.header(LOAD_FORMAT_HEADER) is None
+    return replica.settings.load_header and request.arrived.http.header(LOAD_FORMAT_HEADER) is None
 
 
-def engine_hints(exchange: Exchange, *, rank: bool) -> dict[str, object]:
+def engine_hints(queued: QueuedRequest, *, rank: bool) -> dict[str, object]:
     """Hints about one request for the vLLM plug-in, which reads them from `vllm_xargs`.
 
     Its rank is its number in our order of dispatch: an engine that serves by it keeps our order.
     """
-    request, now = exchange.request, exchange.dispatched_at or exchange.arrived_at
-    said: dict[str, object] = {hints.EXPECTED_TOKENS: max(1, round(expected_output_tokens(request)))}
+    now = queued.dispatched_at or queued.arrived_at
+    fields: dict[str, object] = {hints.EXPECTED_TOKENS: max(1, round(expected_output_tokens(queued)))}
     if rank:
-        said[hints.RANK] = min(request.rank, hints.MAX_RANK)
-    if request.deadline is not None:
-        said[hints.DEADLINE_MS] = max(0, round((request.deadline - now) * 1000))
-    for name, text in ((hints.TENANT, request.tenant), (hints.SESSION, request.session)):
+        fields[hints.RANK] = min(queued.rank, hints.MAX_RANK)
+    if queued.deadline is not None:
+        fields[hints.DEADLINE_MS] = max(0, round((queued.deadline - now) * 1000))
+    for name, text in ((hints.TENANT, queued.tenant), (hints.SESSION, queued.session)):
         if text and text.isprintable():
-            said[name] = text[: hints.MAX_TEXT]
-    return said
+            fields[name] = text[: hints.MAX_TEXT]
+    return fields
 
 
-def _body(exchange: Exchange, replica: UpstreamReplica) -> bytes:
+def _body(request: GatewayRequest, replica: UpstreamReplica) -> bytes:
     """The client's bytes, unless a field has to be set for this replica."""
-    body, content = exchange.body, exchange.http.body
+    body, content = request.arrived.body, request.arrived.http.body
     if body is None:
         return content
     changes: dict[str, object] = {}
-    if hides_usage(exchange, replica):
+    if hides_usage(request, replica):
         changes |= with_usage_asked(content)
     sign = _SIGNS.get(replica.settings.priority)
     if sign is not None:
-        changes["priority"] = sign * exchange.request.priority
-    if replica.reads_hints and exchange.endpoint.takes_engine_hints:
+        changes["priority"] = sign * request.arrived.priority
+    if replica.reads_hints and request.arrived.endpoint.takes_engine_hints:
         # Whatever the client wrote there itself is replaced: it is heard through its key's permissions, or not.
         own = {key: value for key, value in extra_arguments(content).items() if key not in hints.NAMES}
-        changes["vllm_xargs"] = own | engine_hints(exchange, rank=sign is None)
+        changes["vllm_xargs"] = own | engine_hints(request.queued, rank=sign is None)
         if sign is None and body.priority:
             changes["priority"] = 0
     return with_fields(content, changes) if changes else content

@@ -1,44 +1,64 @@
-"""The gateway's brain: who may wait, who goes next and where, and what is said to those who are turned away.
+"""The dispatcher: admits requests to queues, sends them to replicas in the order of the policies, and ends them.
 
-Laws: `Counts` (nothing is lost, nothing ends twice); a request leaves the queue only for a replica with room; with
-nobody waiting a request is sent at once; who is refused is told when to come back.
+Laws: `Counts` (no request is lost, none ends twice); a request leaves its queue only for a replica with room; with
+nothing waiting a request is sent at once; a refused client learns when to retry.
 """
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 from typing import Protocol
 
-from headway.gateway.openai.error_responses import RETRY_SECONDS_MAX, Reason
+from headway.gateway.openai.error_responses import Reason
 from headway.gateway.queueing.counts import Counts, Outcome
 from headway.gateway.queueing.deadlines import Deadlines
-from headway.gateway.queueing.model_queue import ModelQueue, Prepare, QueueKey
-from headway.gateway.queueing.outages import Kind, Outages, kind_of, lives
-from headway.gateway.queueing.queued_request import QueuedRequest
-from headway.gateway.relay.exchange import Exchange, ExchangeStage
+from headway.gateway.queueing.model_queue import ModelQueue, Prepare
+from headway.gateway.queueing.outages import Demand, Outages, can_be_served, demand_of
+from headway.gateway.queueing.refusals import NO_REPLICA_SECONDS, Refusal, RetryDelays, broken_bound
+from headway.gateway.queueing.request_state import (
+    GatewayRequest,
+    PromptSize,
+    QueuedRequest,
+    QueueKey,
+    RequestMove,
+    RequestStage,
+)
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import Settings
 from headway.policies.catalog import build
 from headway.policies.contracts import DispatchListener, RoutingPolicy
 
-_JITTER = 0.2  # Retry-After is drawn within ± this share, so that those turned away together do not return together
-_RETRY_UNKNOWN_SECONDS = 1.0
-_RETRY_NO_REPLICA_SECONDS = 5.0
 _PREFILL_SECONDS = 1.0
 _FIRST_BYTE_FLOOR_SECONDS = 0.02  # of any answer, however short its prompt
 
 
+class Relay(Protocol):
+    """What carries one request to a replica and the answer back; an `Exchange`."""
+
+    @property
+    def request(self) -> GatewayRequest:
+        """The request it carries."""
+
+    def dispatch(self, replica: UpstreamReplica) -> None:
+        """Send the request; the answer comes back by itself."""
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer with an error; nothing was sent to the client before."""
+
+    def check_silence(self, now: float) -> None:
+        """Give up on a replica that has sent nothing for too long."""
+
+
 class RequestObserver(Protocol):
-    """Whoever keeps figures."""
+    """Takes note of requests: metrics, logs, traces."""
 
-    def ended(self, exchange: Exchange, outcome: Outcome, reason: Reason | None, now: float) -> None:
+    def dispatched(self, request: GatewayRequest, now: float) -> None:
+        """A request left its queue for a replica."""
+
+    def ended(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None, now: float) -> None:
         """A request ended."""
-
-    def dispatched(self, exchange: Exchange, now: float) -> None:
-        """A request left the queue."""
 
 
 class Dispatcher:
@@ -48,22 +68,22 @@ class Dispatcher:
         self,
         settings: Settings,
         clock: Callable[[], float],
-        watchers: Sequence[RequestObserver] = (),
+        observers: Sequence[RequestObserver] = (),
         prepare: Prepare = lambda key, chosen, policies: (),
     ) -> None:
-        """`prepare` is shown every queue's fresh policies, see `ModelQueue`."""
+        """`prepare` gets the fresh policies of every queue, see `ModelQueue`."""
         self.settings = settings
         self._prepare = prepare
         self.counts = Counts()
         self.replicas: list[UpstreamReplica] = []
-        self.lines: dict[QueueKey, ModelQueue] = {}
-        self.exchanges: dict[Exchange, None] = {}  # every one that has not ended, in order of arrival
-        self._sent: dict[Exchange, None] = {}  # those at a replica
-        self._waiting: Counter[Kind] = Counter()  # those in a queue
+        self.queues: dict[QueueKey, ModelQueue] = {}
+        self.relays: dict[int, Relay] = {}  # of requests that have not ended, by number, in order of arrival
+        self._sent: dict[int, Relay] = {}  # of those at a replica
+        self._waiting: Counter[Demand] = Counter()  # of those in a queue
         self.is_draining = False
         self.now = clock  # an attribute, because it is asked many times a request
-        self._watchers = watchers
-        self._chance = random.Random(settings.policies.seed)
+        self._observers = observers
+        self._retry_delays = RetryDelays(settings.policies.seed)
         self._routing = _routing(settings)
         self._dispatch_listener = _dispatch_listener(self._routing)
         self._outages = Outages()
@@ -72,106 +92,86 @@ class Dispatcher:
         self._pump_again = False
         self._turn = 0
 
-    # Coming in
+    # The way in
 
-    def announce(self, exchange: Exchange) -> bool:
-        """A request came and counts from now on; False if it was told that we are going. Else `arrive` follows."""
+    def announce(self, relay: Relay) -> bool:
+        """Count a request from now on. False if it was refused because the gateway drains; else `arrive` follows."""
         self.counts.arrive()
-        self.exchanges[exchange] = None
+        self.relays[relay.request.arrived.number] = relay
         if self.is_draining:
-            retry = self._jittered(_RETRY_NO_REPLICA_SECONDS)
-            exchange.answer_error(503, "this gateway is shutting down", Reason.DRAINING, Outcome.REFUSED, retry)
+            retry = self._retry_delays.after(NO_REPLICA_SECONDS)
+            relay.refuse(Refusal(503, "this gateway is shutting down", Reason.DRAINING, retry))
         return not self.is_draining
 
-    def arrive(self, exchange: Exchange) -> None:
-        """An announced request is refused now, sent now, or waits."""
-        now = self.now()
-        refusal = self._refusal(exchange)
-        if refusal is not None:
-            status, message, reason, retry_seconds = refusal
-            exchange.answer_error(status, message, reason, Outcome.REFUSED, retry_seconds)
+    def arrive(self, relay: Relay, prompt: PromptSize | None = None) -> None:
+        """An announced request is refused, is sent, or waits. `prompt` is its size where that was counted since."""
+        request, now = relay.request, self.now()
+        if request.stage is RequestStage.ENDED:  # its client left meanwhile
             return
-        line = exchange.line = self._line(exchange)
-        line.arrive(exchange, now)
-        self._queue(exchange)
-        if self._misses_deadline(exchange, now):
-            wait = exchange.predicted_wait_seconds or 0.0
-            bound = (exchange.request.deadline or now) - now
-            message = f"the first token is wanted within {bound:.2f} s and would come after about {wait:.2f} s"
-            self._turn_away(exchange, message, Reason.DEADLINE_UNMEETABLE, wait - bound)
+        queued = request.queued
+        if prompt is not None:
+            queued.prompt_tokens, queued.cached_prompt_tokens, queued.counted = prompt
+        refusal = self._refusal(queued)
+        if refusal is not None:
+            relay.refuse(refusal)
+            return
+        queue = self._queue_of(queued)
+        queue.arrive(queued, now)
+        self._enqueued(request, RequestMove.QUEUED)
+        if self._misses_deadline(queued, queue, now):
+            wait = queued.predicted_wait_seconds or 0.0
+            bound = (queued.deadline or now) - now
+            message = f"the first token is wanted within {bound:.2f} s and is expected after about {wait:.2f} s"
+            self._refuse_waiting(relay, message, Reason.DEADLINE_UNMEETABLE, wait - bound)
             return
         self.pump()
-        exchange.has_waited = exchange.is_queued
+        queued.has_waited = request.stage is RequestStage.QUEUED
 
-    def _refusal(self, exchange: Exchange) -> tuple[int, str, Reason, float | None] | None:
-        """(status, message, reason, seconds until a retry), or None to let it in."""
-        serving = [replica for replica in self.replicas if replica.serves(exchange.model)]
+    def _refusal(self, queued: QueuedRequest) -> Refusal | None:
+        """Why a request may not enter a queue; None if it may."""
+        model = queued.arrived.model
+        serving = [replica for replica in self.replicas if replica.serves(model)]
         if self.replicas and not serving:
-            return 404, f"the model {exchange.model!r} does not exist here", Reason.UNKNOWN_MODEL, None
-        if not lives(kind_of(exchange), serving):
-            retry = self._jittered(self._seconds_to_next_probe())
-            return 503, "no replica that could answer this is up", Reason.NO_REPLICA, retry
-        return self._full(exchange)
-
-    def _full(self, exchange: Exchange) -> tuple[int, str, Reason, float | None] | None:
-        bounds, request = self.settings.queue, exchange.request
-        lines = [line for line in self.lines.values() if len(line)]
-        if not lines:
+            return Refusal(404, f"the model {model!r} does not exist here", Reason.UNKNOWN_MODEL)
+        if not can_be_served(demand_of(queued), serving):
+            retry = self._retry_delays.after_probe(self.replicas, self.now())
+            return Refusal(503, "no healthy replica serves this model", Reason.NO_REPLICA, retry)
+        broken = broken_bound(self.queues.values(), queued, self.settings.queue)
+        if broken is None:
             return None
-        sums = (
-            (sum(map(len, lines)) + 1, bounds.max_requests, "requests"),
-            (sum(line.waiting_tokens for line in lines) + request.prompt_tokens, bounds.max_tokens, "prompt tokens"),
-            (sum(line.waiting_bytes for line in lines) + request.body_bytes, bounds.max_bytes, "bytes"),
-        )
-        for amount, most, what in sums:
-            if amount > most:
-                retry = self._drain_seconds(exchange)
-                return 429, f"the queue is full ({most:,} {what})", Reason.QUEUE_FULL, retry
-        held = [line.held[request.payer] for line in lines if request.payer in line.held]
-        own = (
-            (sum(one.requests for one in held) + 1, bounds.tenant_max_requests, "requests"),
-            (sum(one.tokens for one in held) + request.prompt_tokens, bounds.tenant_max_tokens, "prompt tokens"),
-            (sum(one.bytes for one in held) + request.body_bytes, bounds.tenant_max_bytes, "bytes"),
-        )
-        for amount, limit, what in own:
-            if limit is not None and amount > limit and held:
-                message = f"too much of yours is waiting already ({limit:,} {what})"
-                return 429, message, Reason.TENANT_QUEUE_FULL, self._drain_seconds(exchange)
-        return None
+        return Refusal(429, *broken, self._retry_delays.after(self._queue_of(queued).drain_seconds()))
 
-    def _line(self, exchange: Exchange) -> ModelQueue:
-        if exchange.line is not None:
-            return exchange.line
-        known = any(replica.state.models and exchange.model in replica.state.models for replica in self.replicas)
-        kind = "generation" if exchange.is_generation else "other"
-        key = QueueKey(exchange.model if known else "", kind)  # unknown names share one line, so that there are few
-        line = self.lines.get(key)
-        if line is None:
-            line = self.lines[key] = ModelQueue(key, self.settings.policies, self._prepare)
-        return line
+    def _queue_of(self, queued: QueuedRequest) -> ModelQueue:
+        key = queued.queue_key
+        if key is None:
+            model = queued.arrived.model
+            known = any(replica.state.models and model in replica.state.models for replica in self.replicas)
+            key = QueueKey(model if known else "", queued.arrived.endpoint.kind)  # unknown names share one queue
+        queue = self.queues.get(key)
+        if queue is None:
+            queue = self.queues[key] = ModelQueue(key, self.settings.policies, self._prepare)
+        return queue
 
-    def _misses_deadline(self, exchange: Exchange, now: float) -> bool:
-        deadline, wait = exchange.request.deadline, exchange.predicted_wait_seconds
-        if deadline is None or wait is None or self._has_room(exchange):
+    def _misses_deadline(self, queued: QueuedRequest, queue: ModelQueue, now: float) -> bool:
+        deadline, wait = queued.deadline, queued.predicted_wait_seconds
+        if deadline is None or wait is None:
             return False
-        return now + wait > deadline
+        goes_at_once = len(queue) <= 1 and bool(self._candidates(queued))
+        return not goes_at_once and now + wait > deadline
 
-    def _has_room(self, exchange: Exchange) -> bool:
-        return len(self._line(exchange)) <= 1 and bool(self._candidates(exchange.request))
-
-    def _turn_away(
-        self, exchange: Exchange, message: str, reason: Reason, seconds: float | None, status: int = 429
+    def _refuse_waiting(
+        self, relay: Relay, message: str, reason: Reason, retry_seconds: float | None, status: int = 429
     ) -> None:
-        retry = self._jittered(_RETRY_UNKNOWN_SECONDS if seconds is None else seconds)
-        exchange.answer_error(status, message, reason, Outcome.REFUSED, retry)
+        relay.refuse(Refusal(status, message, reason, self._retry_delays.after(retry_seconds)))
 
-    def _strand(self, exchange: Exchange, message: str) -> None:
-        self._turn_away(exchange, message, Reason.NO_REPLICA, self._seconds_to_next_probe(), 503)
+    def _refuse_unserved(self, relay: Relay, message: str) -> None:
+        retry = self._retry_delays.after_probe(self.replicas, self.now())
+        relay.refuse(Refusal(503, message, Reason.NO_REPLICA, retry))
 
-    # Going out
+    # To the replicas
 
     def pump(self) -> None:
-        """Send whoever may go, in the order of the policies, until nobody may."""
+        """Dispatch as many requests as there is room for, in the order of the policies."""
         if self._is_pumping:
             self._pump_again = True
             return
@@ -179,193 +179,204 @@ class Dispatcher:
         try:
             while True:
                 self._pump_again = False
-                lines = [line for line in self.lines.values() if len(line)]
+                queues = [queue for queue in self.queues.values() if len(queue)]
                 self._turn += 1
-                for number in range(len(lines)):
-                    self._drain(lines[(number + self._turn) % len(lines)])
+                for number in range(len(queues)):
+                    self._drain(queues[(number + self._turn) % len(queues)])
                 if not self._pump_again:
                     return
         finally:
             self._is_pumping = False
 
-    def _drain(self, line: ModelQueue) -> None:
+    def _drain(self, queue: ModelQueue) -> None:
         now = self.now()
-        while (head := line.scheduler.head(now)) is not None:
+        while (head := queue.scheduler.head(now)) is not None:
             assert isinstance(head, QueuedRequest)
             candidates = [
                 replica
                 for replica in self._candidates(head)
                 if not replica.ledger.requests
-                or not line.scheduler.hold_steps(head, replica.ledger, replica.memory(), now)
+                or not queue.scheduler.hold_steps(head, replica.ledger, replica.memory(), now)
             ]
             if not candidates:
-                if head.exchange.avoid is None or lives(kind_of(head.exchange), self.replicas):
+                failed = head.failed_replica
+                if failed is None or can_be_served(demand_of(head), self.replicas):
                     return
-                # Only the replica that failed it is left: it must not keep those behind it waiting.
-                self._strand(head.exchange, f"replica {head.exchange.avoid.name} failed, and no other is up")
+                # Only the replica that failed it is left: it must not keep the requests behind it waiting.
+                relay = self.relays[head.arrived.number]
+                self._refuse_unserved(relay, f"replica {failed.name} failed, and no other is up")
                 continue
-            views = {id(replica.ledger): replica for replica in candidates}
-            chosen = self._routing.choose(head, head.prefix, [replica.ledger for replica in candidates], now)
+            by_view = {id(replica.ledger): replica for replica in candidates}
+            views = [replica.ledger for replica in candidates]
+            chosen = self._routing.choose(head, head.arrived.prefix_hashes, views, now)
             if chosen is None:
                 return
-            self._dispatch(line, views[id(chosen)], now)
+            self._dispatch(queue, by_view[id(chosen)], now)
 
-    def _candidates(self, request: QueuedRequest) -> list[UpstreamReplica]:
-        exchange = request.exchange
+    def _candidates(self, queued: QueuedRequest) -> list[UpstreamReplica]:
+        model, failed = queued.arrived.model, queued.failed_replica
         return [
             replica
             for replica in self.replicas
-            if replica.is_up
-            and replica is not exchange.avoid
-            and replica.has_room(request)
-            and replica.serves(exchange.model)
+            if replica.is_up and replica is not failed and replica.has_room(queued) and replica.serves(model)
         ]
 
-    def _dispatch(self, line: ModelQueue, replica: UpstreamReplica, now: float) -> None:
-        request = line.admit(now)
-        exchange = request.exchange
-        self._unqueue(exchange)
-        self._sent[exchange] = None
-        exchange.scheduler = line.scheduler
-        replica.ledger.enter(request)
+    def _dispatch(self, queue: ModelQueue, replica: UpstreamReplica, now: float) -> None:
+        queued = queue.admit(now)
+        number = queued.arrived.number
+        relay = self._sent[number] = self.relays[number]
+        self._leaves_queue(relay.request, RequestMove.DISPATCHED)
+        replica.ledger.enter(queued)
         if self._dispatch_listener is not None:
-            self._dispatch_listener.routed(request, request.prefix, replica.ledger)
-        exchange.dispatch(replica)
-        for watcher in self._watchers:
-            watcher.dispatched(exchange, now)
+            self._dispatch_listener.routed(queued, queued.arrived.prefix_hashes, replica.ledger)
+        queued.replica = replica
+        queued.tries += 1
+        queued.dispatched_at = self.now()
+        relay.dispatch(replica)
+        for observer in self._observers:
+            observer.dispatched(relay.request, now)
 
-    # What becomes of it
+    def _enqueued(self, request: GatewayRequest, move: RequestMove) -> None:
+        request.move(move)
+        self._waiting[demand_of(request.queued)] += 1
+        self._deadlines.queued(request)
 
-    def first_byte(self, exchange: Exchange) -> None:
-        """Of `Dispatching`."""
-        replica, now = exchange.replica, self.now()
+    def _leaves_queue(self, request: GatewayRequest, move: RequestMove) -> None:
+        request.move(move)
+        demand = demand_of(request.queued)
+        self._waiting[demand] -= 1
+        if not self._waiting[demand]:
+            del self._waiting[demand]
+
+    # The way back
+
+    def first_byte(self, request: GatewayRequest) -> None:
+        """The replica produced something."""
+        queued, now = request.queued, self.now()
+        replica, is_good = queued.replica, request.relayed.status == 200
         assert replica is not None
-        replica.ledger.first_token(exchange.request)
-        if exchange.scheduler is not None and exchange.status == 200:
-            exchange.scheduler.first_token(exchange.request, now)
-        if exchange.status == 200 and exchange.streams:
-            self._measure(exchange, replica, now, 0)
+        replica.ledger.first_token(queued)
+        if queued.admitted_by is not None and is_good:
+            queued.admitted_by.first_token(queued, now)
+        if is_good and request.arrived.streams:
+            self._measure(queued, replica, now, 0)
 
-    def _measure(self, exchange: Exchange, replica: UpstreamReplica, now: float, output_tokens: int) -> None:
-        costs, began = self.settings.policies.costs, exchange.dispatched_at or now
-        uncached = exchange.request.prompt_tokens - exchange.request.cached_prompt_tokens
+    def _measure(self, queued: QueuedRequest, replica: UpstreamReplica, now: float, output_tokens: int) -> None:
+        costs, began = self.settings.policies.costs, queued.dispatched_at or now
+        uncached = queued.prompt_tokens - queued.cached_prompt_tokens
         expected = _FIRST_BYTE_FLOOR_SECONDS + uncached * costs.prefill_seconds_per_token
         replica.answered(now - began, expected + output_tokens * costs.decode_seconds_per_token)
 
-    def retry(self, exchange: Exchange, why: str) -> bool:
-        """Of `Dispatching`: back to the front of its queue, for another replica; False if there is none."""
-        replica, now = exchange.replica, self.now()
-        others = [r for r in self.replicas if r.is_up and r is not replica and r.serves(exchange.model)]
-        if replica is None or not others:
-            return False
-        replica.ledger.leave(exchange.request)
-        line = self._line(exchange)
-        if line.scheduler is exchange.scheduler:
-            line.back(exchange.request, now)
-        else:  # the policies were changed meanwhile
-            if exchange.scheduler is not None:
-                exchange.scheduler.left(exchange.request, now)
-            line.arrive(exchange, now)
-        del self._sent[exchange]
-        self._queue(exchange)
+    def has_alternative(self, request: GatewayRequest) -> bool:
+        """Whether a replica other than its own could take the request."""
+        own, model = request.queued.replica, request.arrived.model
+        return own is not None and any(
+            replica.is_up and replica is not own and replica.serves(model) for replica in self.replicas
+        )
+
+    def take_back(self, request: GatewayRequest) -> None:
+        """Put a dispatched request in front of its queue, for another replica."""
+        queued, now = request.queued, self.now()
+        assert queued.replica is not None
+        queued.replica.ledger.leave(queued)
+        queued.failed_replica = queued.replica
+        self._queue_of(queued).take_back(queued, now)
+        del self._sent[queued.arrived.number]
+        self._enqueued(request, RequestMove.TAKEN_BACK)
         self.counts.retried += 1
         self.pump()
-        return True
 
-    def ended(self, exchange: Exchange, outcome: Outcome, reason: Reason | None) -> None:
-        """Of `Dispatching`."""
-        now, request, replica = self.now(), exchange.request, exchange.replica
-        self.exchanges.pop(exchange, None)
-        self._sent.pop(exchange, None)
+    def end(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None = None) -> None:
+        """The one end of every request, wherever it stands: its place is free. The table refuses a second end."""
+        now, queued, replica = self.now(), request.queued, request.queued.replica
+        was_queued = request.stage is RequestStage.QUEUED
+        if was_queued:
+            self._leaves_queue(request, RequestMove.ENDED)
+            self._queue_of(queued).cancel(queued, now)
+        else:
+            request.move(RequestMove.ENDED)
+            if replica is not None:
+                queued.produced_tokens = request.relayed.output_tokens
+                self._tell_scheduler(request, replica, outcome, now)
+                replica.ledger.leave(queued)
+        self.relays.pop(queued.arrived.number, None)
+        self._sent.pop(queued.arrived.number, None)
         self.counts.end(outcome, reason)
-        if exchange.is_queued:
-            self._unqueue(exchange)
-            assert exchange.line is not None
-            exchange.line.cancel(request, now)
-        elif replica is not None:
-            request.produced_tokens = exchange.output_tokens
-            self._told_end(exchange, outcome, now)
-            replica.ledger.leave(request)
-        for watcher in self._watchers:
-            watcher.ended(exchange, outcome, reason, now)
-        del request.exchange  # they name each other: what nobody needs is freed now, not when garbage is collected
+        for observer in self._observers:
+            observer.ended(request, outcome, reason, now)
         self.pump()
 
-    def _told_end(self, exchange: Exchange, outcome: Outcome, now: float) -> None:
-        """The scheduler that admitted it learns of its end; only a whole answer teaches lengths."""
-        scheduler, request, replica = exchange.scheduler, exchange.request, exchange.replica
-        if scheduler is None or replica is None:
+    def _tell_scheduler(self, request: GatewayRequest, replica: UpstreamReplica, outcome: Outcome, now: float) -> None:
+        """Tell the scheduler that admitted a request of its end; only a whole answer teaches lengths."""
+        queued = request.queued
+        scheduler = queued.admitted_by
+        if scheduler is None:
             return
-        if outcome is Outcome.COMPLETED and exchange.status == 200 and request.produced_tokens > 0:
-            scheduler.complete(request, now)
-            if not exchange.streams and exchange.is_generation:
-                self._measure(exchange, replica, now, request.produced_tokens)
+        if outcome is Outcome.COMPLETED and request.relayed.status == 200 and queued.produced_tokens > 0:
+            scheduler.complete(queued, now)
+            if not request.arrived.streams and request.arrived.endpoint.is_generation:
+                self._measure(queued, replica, now, queued.produced_tokens)
         else:
-            scheduler.left(request, now)
+            scheduler.left(queued, now)
 
     # As time passes
 
     def sweep(self, now: float) -> None:
-        """Turn away who waited too long, give up on replicas that are silent, and keep the books fresh."""
-        self._give_up_stranded(now)
-        self._give_up_late(now)
-        limit = self.settings.queue.timeout_seconds
-        # Only the oldest are looked at: with a hundred thousand waiting a look at all would hold up every stream.
-        for exchange in list(takewhile(lambda one: now - one.arrived_at >= limit, self.exchanges)):
-            if exchange.is_queued:
-                message = f"it waited {now - exchange.arrived_at:.0f} s in the queue, the longest allowed"
-                self._turn_away(exchange, message, Reason.QUEUE_TIMEOUT, self._line_drain(exchange))
-        for exchange in list(self._sent):
-            self._check_silence(exchange, now)
+        """Refuse requests that waited too long, give up on silent replicas, refresh the ledgers. Once a second."""
+        self._refuse_all_unserved(now)
+        self._refuse_late(now)
+        self._refuse_overdue(now)
+        for relay in list(self._sent.values()):
+            self._assume_prefilled(relay.request, now)
+            relay.check_silence(now)
+        for relay in self._sent.values():
+            relay.request.queued.produced_tokens = relay.request.relayed.events
         for replica in self.replicas:
-            for request in replica.ledger.running():
-                assert isinstance(request, QueuedRequest)
-                request.produced_tokens = request.exchange.produced()
             replica.ledger.refresh()
             replica.pool.sweep(now)
         self.pump()
 
-    def _give_up_late(self, now: float) -> None:
-        for exchange in self._deadlines.passed(now):
-            bound = (exchange.request.deadline or now) - exchange.arrived_at
+    def _refuse_overdue(self, now: float) -> None:
+        limit = self.settings.queue.timeout_seconds
+        # Only the oldest are looked at: with 100,000 waiting a look at all would hold up every stream.
+        overdue = takewhile(lambda relay: now - relay.request.arrived.arrived_at >= limit, self.relays.values())
+        for relay in list(overdue):
+            if relay.request.stage is RequestStage.QUEUED:
+                waited = now - relay.request.arrived.arrived_at
+                message = f"the request waited {waited:.0f} s in the queue, the longest allowed"
+                drain_seconds = self._queue_of(relay.request.queued).drain_seconds()
+                self._refuse_waiting(relay, message, Reason.QUEUE_TIMEOUT, drain_seconds)
+
+    def _refuse_late(self, now: float) -> None:
+        for request in self._deadlines.passed(now):
+            if request.stage is not RequestStage.QUEUED:  # sent when the one before it was refused
+                continue
+            bound = (request.arrived.deadline or now) - request.arrived.arrived_at
             message = f"the first token was wanted within {bound:.2f} s, which have passed in the queue"
-            self._turn_away(exchange, message, Reason.DEADLINE_UNMEETABLE, self._line_drain(exchange))
+            drain_seconds = self._queue_of(request.queued).drain_seconds()
+            relay = self.relays[request.arrived.number]
+            self._refuse_waiting(relay, message, Reason.DEADLINE_UNMEETABLE, drain_seconds)
 
-    def _give_up_stranded(self, now: float) -> None:
+    def _refuse_all_unserved(self, now: float) -> None:
         grace = self.settings.health.no_replica_seconds
-        kinds = self._outages.given_up(self._waiting, self.replicas, now, grace)
-        if kinds:
-            for exchange in [one for one in self.exchanges if one.is_queued and kind_of(one) in kinds]:
-                self._strand(exchange, f"no replica that could answer this has been up for {grace:g} s")
+        demands = self._outages.given_up(self._waiting, self.replicas, now, grace)
+        if not demands:
+            return
+        for relay in list(self.relays.values()):
+            request = relay.request
+            if request.stage is RequestStage.QUEUED and demand_of(request.queued) in demands:
+                self._refuse_unserved(relay, f"no healthy replica has served this model for {grace:g} s")
 
-    def _queue(self, exchange: Exchange) -> None:
-        exchange.is_queued = True
-        self._waiting[kind_of(exchange)] += 1
-        self._deadlines.queued(exchange)
-
-    def _unqueue(self, exchange: Exchange) -> None:
-        exchange.is_queued = False
-        kind = kind_of(exchange)
-        self._waiting[kind] -= 1
-        if not self._waiting[kind]:
-            del self._waiting[kind]
-
-    def _check_silence(self, exchange: Exchange, now: float) -> None:
-        health, began = self.settings.health, exchange.dispatched_at or now
-        if exchange.stage is ExchangeStage.SENT and not exchange.streams and now - began >= _PREFILL_SECONDS:
-            # Its first byte is its last: that its prompt is computed has to be assumed.
-            assert exchange.replica is not None
-            exchange.replica.ledger.first_token(exchange.request)
-        if exchange.stage is ExchangeStage.SENT and now - began >= health.first_byte_seconds:
-            exchange.gave_up(f"the replica did not answer within {health.first_byte_seconds:g} s")
-        elif exchange.stage is ExchangeStage.ANSWERING:
-            if exchange.pieces != exchange.pieces_seen or not exchange.client.writable:
-                exchange.pieces_seen, exchange.seen_at = exchange.pieces, now
-            elif now - exchange.seen_at >= health.silent_seconds:
-                exchange.gave_up(f"the replica fell silent for {health.silent_seconds:g} s in its answer")
+    def _assume_prefilled(self, request: GatewayRequest, now: float) -> None:
+        """Without a stream the first byte is the last: the prompt counts as computed after a while."""
+        queued = request.queued
+        is_open = request.stage is RequestStage.SENT and not request.arrived.streams
+        if is_open and now - (queued.dispatched_at or now) >= _PREFILL_SECONDS:
+            assert queued.replica is not None
+            queued.replica.ledger.first_token(queued)
 
     def replace(self, settings: Settings, replicas: Iterable[UpstreamReplica], now: float) -> None:
-        """Other settings, from now on; nobody is lost. Requests on replicas that go are finished there."""
+        """Other settings from now on; no request is lost. Requests on replicas that go are finished there."""
         before = self.settings
         changed = (settings.policies, settings.tuning) != (before.policies, before.tuning)
         self.settings = settings
@@ -373,26 +384,9 @@ class Dispatcher:
         if changed:
             self._routing = _routing(settings)
             self._dispatch_listener = _dispatch_listener(self._routing)
-            for line in self.lines.values():
-                line.moved_to(settings.policies, now)
+            for queue in self.queues.values():
+                queue.change_policies(settings.policies, now)
         self.pump()
-
-    # Coming back later
-
-    def _drain_seconds(self, exchange: Exchange) -> float:
-        seconds = self._line_drain(exchange)
-        return self._jittered(_RETRY_UNKNOWN_SECONDS if seconds is None else seconds)
-
-    def _line_drain(self, exchange: Exchange) -> float | None:
-        line = self._line(exchange)
-        return line.forecast.drain_seconds(line.waiting_work)
-
-    def _seconds_to_next_probe(self) -> float:
-        probes = [replica.state.probe_at - self.now() for replica in self.replicas]
-        return max(1.0, min([_RETRY_NO_REPLICA_SECONDS, *probes]))
-
-    def _jittered(self, seconds: float) -> float:
-        return min(RETRY_SECONDS_MAX, max(0.05, seconds) * self._chance.uniform(1 - _JITTER, 1 + _JITTER))
 
 
 def _dispatch_listener(routing: RoutingPolicy) -> DispatchListener | None:

@@ -1,18 +1,17 @@
-"""One queue: all that wait for one model, their scheduler, and what is known of how fast it moves."""
+"""One queue: the requests that wait for one model, their scheduler, and a forecast of how fast the queue moves."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from headway.domain.estimate import LengthEstimate, PointEstimate
 from headway.domain.event import Event, Listener
 from headway.domain.request import RequestView
-from headway.gateway.queueing.queued_request import QueuedRequest
+from headway.gateway.queueing.request_state import QueuedRequest, QueueKey
 from headway.gateway.queueing.wait_forecast import WaitForecast, work_of
-from headway.gateway.relay.exchange import Exchange
 from headway.gateway.settings import PolicySettings
 from headway.policies.contracts import LengthPredictor
 from headway.policies.event_fanout import EventFanout
@@ -21,102 +20,111 @@ from headway.scheduling.scheduler import Policies, Scheduler
 
 _REMEMBERED = 4_096
 
-
-class QueueKey(NamedTuple):
-    """What a queue is for. `kind` keeps embeddings apart from generation: their lengths teach nothing about it."""
-
-    model: str
-    kind: str
-
-
 Prepare: TypeAlias = Callable[[QueueKey, PolicySettings, Policies], tuple[Listener, ...]]
 
 
 @dataclass(slots=True)
-class Held:
-    """What of one payer waits in a queue. `tokens` are those of prompts, `bytes` those of bodies."""
+class WaitingSums:
+    """Sums over waiting requests. `tokens` are those of prompts, `bytes` those of bodies."""
 
     requests: int = 0
     tokens: int = 0
     bytes: int = 0
 
+    def add(self, queued: QueuedRequest, sign: int) -> None:
+        """A request joined (+1) or left (-1)."""
+        self.requests += sign
+        self.tokens += sign * queued.prompt_tokens
+        self.bytes += sign * queued.arrived.body_bytes
+
 
 class HintedPrediction:
-    """The predictor in use, but for requests whose client may say how long the answer will be, and did."""
+    """The predictor in use, except that the client's own word counts where its key lets it say the output length."""
 
     def __init__(self, inner: LengthPredictor) -> None:
         self._inner = inner
         self._inner_listeners = EventFanout(inner).listeners
 
     def predict(self, request: RequestView) -> LengthEstimate:
-        """The client's word where it is believed."""
+        """The hint as a point, else what the predictor says."""
         hinted = request.hinted_output_tokens if isinstance(request, QueuedRequest) else None
         return PointEstimate(hinted, "client") if hinted is not None else self._inner.predict(request)
 
     def observe(self, event: Event) -> None:
-        """Pass it on."""
+        """Pass an event to the predictor, if it listens."""
         for listener in self._inner_listeners:
             listener.observe(event)
 
 
 class ModelQueue:
-    """One queue. Its laws are the scheduler's; here are the sums of those who wait."""
+    """One queue. Its laws are the scheduler's; it adds sums over the waiting requests and a forecast."""
 
     def __init__(self, key: QueueKey, settings: PolicySettings, prepare: Prepare) -> None:
-        """`prepare` is shown the fresh policies before they see a request, and says who else hears their events."""
+        """`prepare` gets the fresh policies before they see a request, and returns more listeners to their events."""
         self.key = key
         self._prepare = prepare
         self.scheduler = self._scheduler(settings)
         self.forecast = WaitForecast()
-        self._waiting = 0
+        self.waiting = WaitingSums()
         self.waiting_work = 0.0
-        self.waiting_tokens = 0
-        self.waiting_bytes = 0
-        self.held: dict[str, Held] = {}  # by payer, of those who have somebody waiting
+        self.waiting_by_payer: dict[str, WaitingSums] = {}  # of payers with a request waiting
         self._dispatches: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)  # (number, when it had arrived)
         self._dispatched = 0
 
     def __len__(self) -> int:
-        return self._waiting
+        return self.waiting.requests
 
-    def arrive(self, exchange: Exchange, now: float) -> None:
-        """It joins the queue."""
-        request = exchange.request
-        self.scheduler.arrive(request, now)
-        request.work = work_of(request)
-        exchange.predicted_wait_seconds = self.forecast.wait_seconds(request, self.waiting_work)
-        exchange.drain_seconds = self.forecast.drain_seconds(self.waiting_work)
-        exchange.dispatches_at_arrival = self._dispatched
-        exchange.waiting_at_arrival = self._waiting
-        self._add(request, 1, now)
+    def __repr__(self) -> str:
+        model, kind = self.key
+        return f"<queue of {model or 'any model'} ({kind}): {len(self)} waiting, {self._dispatched} dispatched>"
 
-    def back(self, request: QueuedRequest, now: float) -> None:
-        """It was sent and has to be sent elsewhere: in front of everybody."""
-        self.scheduler.preempted(request, now)
-        self._add(request, 1, now)
+    def arrive(self, queued: QueuedRequest, now: float) -> None:
+        """A request joins the queue."""
+        self.scheduler.arrive(queued, now)
+        queued.queue_key = self.key
+        queued.work = work_of(queued)
+        queued.predicted_wait_seconds = self.forecast.wait_seconds(queued, self.waiting_work)
+        queued.drain_seconds = self.forecast.drain_seconds(self.waiting_work)
+        queued.dispatches_at_arrival = self._dispatched
+        queued.waiting_at_arrival = len(self)
+        self._add(queued, 1, now)
+
+    def take_back(self, queued: QueuedRequest, now: float) -> None:
+        """A dispatched request returns, to be sent to another replica: in front of all others."""
+        if queued.admitted_by is self.scheduler:
+            self.scheduler.preempted(queued, now)
+            self._add(queued, 1, now)
+        else:  # the policies were changed meanwhile
+            if queued.admitted_by is not None:
+                queued.admitted_by.left(queued, now)
+            self.arrive(queued, now)
 
     def admit(self, now: float) -> QueuedRequest:
         """The head leaves the queue for a replica."""
-        request = self.scheduler.admit(now)
-        assert isinstance(request, QueuedRequest)
-        self._add(request, -1, now)
-        self.forecast.dispatched(request.work, now)
-        exchange = request.exchange
-        if exchange.drain_seconds is not None and exchange.tries == 0:
-            self.forecast.waited(request, exchange.drain_seconds, now - request.arrived_at)
-        exchange.story = self._story(exchange, now)
+        queued = self.scheduler.admit(now)
+        assert isinstance(queued, QueuedRequest)
+        self._add(queued, -1, now)
+        self.forecast.dispatched(queued.work, now)
+        if queued.drain_seconds is not None and queued.tries == 0:
+            self.forecast.waited(queued, queued.drain_seconds, now - queued.arrived_at)
+        queued.wait_explanation = self._explanation(queued, now)
         self._dispatched += 1
-        request.rank = self._dispatched
-        self._dispatches.append((self._dispatched, request.arrived_at))
-        return request
+        queued.rank = self._dispatched
+        queued.admitted_by = self.scheduler
+        self._dispatches.append((self._dispatched, queued.arrived_at))
+        return queued
 
-    def cancel(self, request: QueuedRequest, now: float) -> None:
-        """It leaves the queue for good."""
-        if self.scheduler.cancel(request.id, now) is not None:
-            self._add(request, -1, now)
+    def cancel(self, queued: QueuedRequest, now: float) -> None:
+        """A request leaves the queue for good."""
+        if self.scheduler.cancel(queued.id, now) is not None:
+            self._add(queued, -1, now)
 
-    def moved_to(self, settings: PolicySettings, now: float) -> None:
-        """Everybody who waits goes over to a scheduler with other policies, in order of arrival."""
+    def drain_seconds(self) -> float | None:
+        """Forecast of when the queue will be empty if nothing more arrives; None without one."""
+        return self.forecast.drain_seconds(self.waiting_work)
+
+    def change_policies(self, settings: PolicySettings, now: float) -> None:
+        """All waiting requests go over to a scheduler with other policies, in order of arrival."""
         waiting = sorted(self.scheduler.queue, key=lambda request: (request.arrived_at, request.id))
         fresh = self._scheduler(settings)
         for request in waiting:
@@ -124,43 +132,42 @@ class ModelQueue:
         self.scheduler = fresh
 
     def _scheduler(self, settings: PolicySettings) -> Scheduler:
-        made = _policies(settings)
+        policies = _policies(settings)
         self._ordering = settings.ordering
-        listeners = self._prepare(self.key, settings, made)
-        hinted = Policies(made.ordering, made.admission, made.preemption, HintedPrediction(made.prediction))
-        return Scheduler(hinted, listeners=listeners)
+        listeners = self._prepare(self.key, settings, policies)
+        hinted = HintedPrediction(policies.prediction)
+        return Scheduler(
+            Policies(policies.ordering, policies.admission, policies.preemption, hinted), listeners=listeners
+        )
 
-    def _add(self, request: QueuedRequest, sign: int, now: float) -> None:
-        self._waiting += sign
-        self.waiting_work = self.waiting_work + sign * request.work if self._waiting else 0.0
-        self.waiting_tokens += sign * request.prompt_tokens
-        self.waiting_bytes += sign * request.body_bytes
-        held = self.held.get(request.payer)
-        if held is None:
-            held = self.held[request.payer] = Held()
-        held.requests += sign
-        held.tokens += sign * request.prompt_tokens
-        held.bytes += sign * request.body_bytes
-        if not held.requests:
-            del self.held[request.payer]
-        self.forecast.backlog(self._waiting > 0, now)
+    def _add(self, queued: QueuedRequest, sign: int, now: float) -> None:
+        self.waiting.add(queued, sign)
+        self.waiting_work = self.waiting_work + sign * queued.work if self.waiting.requests else 0.0
+        payer = queued.arrived.payer
+        own = self.waiting_by_payer.get(payer)
+        if own is None:
+            own = self.waiting_by_payer[payer] = WaitingSums()
+        own.add(queued, sign)
+        if not own.requests:
+            del self.waiting_by_payer[payer]
+        self.forecast.backlog(self.waiting.requests > 0, now)
 
-    def _story(self, exchange: Exchange, now: float) -> str:
-        """Why it waited, in words."""
-        if not exchange.has_waited and not exchange.tries:
+    def _explanation(self, queued: QueuedRequest, now: float) -> str:
+        """Why a request waited, in words."""
+        if not queued.has_waited and not queued.tries:
             return "did not wait"
-        waited = now - exchange.arrived_at
-        since = self._dispatched - exchange.dispatches_at_arrival
+        waited = now - queued.arrived_at
+        since = self._dispatched - queued.dispatches_at_arrival
         later = 0
         for number, arrived_at in reversed(self._dispatches):
-            if number <= exchange.dispatches_at_arrival:
+            if number <= queued.dispatches_at_arrival:
                 break
-            later += arrived_at > exchange.arrived_at
+            later += arrived_at > queued.arrived_at
         named = (
             (since - later, "that came before it"),
             (later, f"that came later but rank sooner by {self._ordering}"),
         )
-        ahead = " and ".join(f"{number} {who}" for number, who in named if number)
+        ahead = " and ".join(f"{number} {which}" for number, which in named if number)
         return f"waited {waited:.2f} s for {ahead or 'room at a replica'}"
 
 

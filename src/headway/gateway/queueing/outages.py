@@ -1,40 +1,41 @@
-"""Who lives for whom, and since when nobody does: nobody is kept waiting for replicas that do not come back."""
+"""Since when no healthy replica could serve a kind of waiting request; such requests fail after a grace period."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
-from headway.gateway.relay.exchange import Exchange
+from headway.gateway.queueing.request_state import QueuedRequest
 from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
 
-Kind: TypeAlias = tuple[str, UpstreamReplica | None]
-"""The model wanted, and the replica that has failed already: who is alike in both is served by the same replicas."""
+Demand: TypeAlias = tuple[str, UpstreamReplica | None]
+"""The model wanted and the replica to avoid: requests alike in both can be served by the same replicas."""
 
 
-def kind_of(exchange: Exchange) -> Kind:
-    """What decides who could serve it."""
-    return exchange.model, exchange.avoid
+def demand_of(queued: QueuedRequest) -> Demand:
+    """What decides which replicas can serve a request."""
+    return queued.arrived.model, queued.failed_replica
 
 
-def lives(kind: Kind, replicas: Sequence[UpstreamReplica]) -> bool:
-    """Whether some replica, full or not, could take such a request; one that was not asked yet is believed to live."""
-    model, avoid = kind
+def can_be_served(demand: Demand, replicas: Sequence[UpstreamReplica]) -> bool:
+    """Whether some replica, full or not, could serve it. A replica that was not probed yet is believed healthy."""
+    model, avoided = demand
     return any(
-        replica.state.health in (Health.UP, Health.UNKNOWN) and replica is not avoid and replica.serves(model)
+        replica.state.health in (Health.UP, Health.UNKNOWN) and replica is not avoided and replica.serves(model)
         for replica in replicas
     )
 
 
 class Outages:
-    """Remembers from one look to the next since when nobody lives for those who wait."""
+    """Remembers from one call to the next since when a demand cannot be served."""
 
     def __init__(self) -> None:
-        self._since: dict[Kind, float] = {}
+        self._since: dict[Demand, float] = {}
 
     def given_up(
-        self, waiting: Iterable[Kind], replicas: Sequence[UpstreamReplica], now: float, grace_seconds: float
-    ) -> set[Kind]:
-        """Those of `waiting` for whom nobody has lived for `grace_seconds`, as far as the looks tell."""
-        self._since = {kind: self._since.get(kind, now) for kind in waiting if not lives(kind, replicas)}
-        return {kind for kind, began in self._since.items() if now - began >= grace_seconds}
+        self, waiting: Iterable[Demand], replicas: Sequence[UpstreamReplica], now: float, grace_seconds: float
+    ) -> set[Demand]:
+        """The demands of `waiting` that could not be served at any call of the last `grace_seconds`."""
+        unserved = [demand for demand in waiting if not can_be_served(demand, replicas)]
+        self._since = {demand: self._since.get(demand, now) for demand in unserved}
+        return {demand for demand, began in self._since.items() if now - began >= grace_seconds}

@@ -1,194 +1,80 @@
-"""One request from a client to its end: queued, sent to a replica, its answer passed on as it comes.
+"""One request's exchange: sends it to a replica and passes the answer on to its client as it comes.
 
-Laws: a request ends once; it is tried elsewhere at most once, and never after its client was sent a byte; when the
-client leaves, whatever is being done for it stops at once.
+Laws: a request ends once; it is tried on at most two replicas, and never again after its client was sent a byte; when
+the client leaves, all work for it stops at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-from enum import Enum, auto
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import replace
 
-from headway.gateway.openai.endpoints import endpoint_of
 from headway.gateway.openai.error_responses import REASON_HEADER, Reason, error_response
-from headway.gateway.openai.request_body import Body
-from headway.gateway.openai.upstream_request import (
-    LOAD_HEADER,
-    asks_for_load,
-    hides_usage,
-    upstream_request,
-)
-from headway.gateway.openai.usage import JsonUsageReader, StreamUsageReader, Usage
+from headway.gateway.openai.upstream_request import LOAD_HEADER, asks_for_load, hides_usage, upstream_request
+from headway.gateway.openai.usage import JsonUsageReader, StreamUsageReader
 from headway.gateway.queueing.counts import Outcome
-from headway.gateway.queueing.queued_request import QueuedRequest
+from headway.gateway.queueing.dispatcher import Dispatcher
+from headway.gateway.queueing.refusals import Refusal
+from headway.gateway.queueing.request_state import GatewayRequest, RequestMove, RequestStage
 from headway.gateway.replicas.load_report import read_load_header
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.wire.client_connection import ClientConnection
-from headway.gateway.wire.messages import HOP_BY_HOP, Headers, HttpRequest
+from headway.gateway.wire.messages import HOP_BY_HOP, Headers
 from headway.gateway.wire.upstream_connection import UpstreamConnection
 from headway.gateway.wire.upstream_pool import is_ours
-from headway.scheduling.scheduler import Scheduler
-
-if TYPE_CHECKING:
-    from headway.gateway.queueing.model_queue import ModelQueue
 
 TRIES_MAX = 2
 _TRY_ELSEWHERE = frozenset([429, 500, 502, 503, 504, 529])
 _FULL = frozenset([429, 503, 529])
-_UNABLE = frozenset([501, 505])  # of what was asked, which says nothing of its health
+_UNABLE = frozenset([501, 505])  # to do what was asked, which tells nothing of the replica's health
 _NOT_RETURNED = frozenset([b"content-length", b"x-request-id", REASON_HEADER])
 
 
-class ExchangeStage(Enum):
-    """Where it is."""
-
-    QUEUED = auto()
-    CONNECTING = auto()
-    SENT = auto()
-    ANSWERING = auto()
-    ENDED = auto()
-
-
-class Dispatching(Protocol):
-    """What an exchange tells the brain."""
-
-    def now(self) -> float:
-        """The clock, seconds."""
-
-    def first_byte(self, exchange: Exchange) -> None:
-        """The replica produced something."""
-
-    def retry(self, exchange: Exchange, why: str) -> bool:
-        """Take the request back to try it elsewhere; False if there is nowhere."""
-
-    def ended(self, exchange: Exchange, outcome: Outcome, reason: Reason | None) -> None:
-        """It is over, wherever it stood: its place is free."""
-
-
 class Exchange:
-    """See the module. `request` is what the scheduler sees; times are seconds on the dispatcher's clock."""
+    """The relay of one request: a `Relay` for the dispatcher, a `PendingAnswer` and a `ResponseSink` for the wire."""
 
     __slots__ = (
+        "_client",
         "_connecting",
         "_connection",
+        "_dispatcher",
         "_is_stream",
+        "_pieces_seen",
+        "_relayed",
+        "_seen_at",
         "_was_kept",
-        "_watch",
-        "arrived_at",
-        "avoid",
-        "body",
-        "brain",
-        "client",
-        "dispatched_at",
-        "dispatches_at_arrival",
-        "drain_seconds",
-        "endpoint",
-        "first_byte_at",
-        "has_waited",
-        "http",
-        "is_queued",
-        "line",
-        "model",
-        "pieces",
-        "pieces_seen",
-        "predicted_wait_seconds",
-        "replica",
         "request",
-        "request_id",
-        "scheduler",
-        "seen_at",
-        "stage",
-        "status",
-        "story",
-        "traceparent",
-        "tries",
-        "usage",
-        "waiting_at_arrival",
     )
 
-    def __init__(
-        self,
-        brain: Dispatching,
-        client: ClientConnection,
-        http: HttpRequest,
-        body: Body | None,
-        request: QueuedRequest,
-        request_id: bytes,
-    ) -> None:
-        self.brain = brain
-        self.client = client
-        self.http = http
-        self.endpoint = endpoint_of(http.path)
-        self.body = body
+    def __init__(self, request: GatewayRequest, client: ClientConnection, dispatcher: Dispatcher) -> None:
         self.request = request
-        self.request_id = request_id
-        self.model = body.model if body is not None else ""
-        self.stage = ExchangeStage.QUEUED
-        self.replica: UpstreamReplica | None = None
-        self.avoid: UpstreamReplica | None = None
-        self.tries = 0
-        self.arrived_at = request.arrived_at
-        self.dispatched_at: float | None = None
-        self.first_byte_at: float | None = None
-        self.predicted_wait_seconds: float | None = None
-        self.drain_seconds: float | None = None
-        self.status = 0
-        self.usage: Usage | None = None
-        self.pieces = 0  # of the answer; the sweep compares it with what it saw last, to notice silence
-        self.pieces_seen = -1
-        self.seen_at = 0.0
-        self.story = ""
-        self.traceparent: bytes | None = None  # of our own span, where requests are traced
-        self.waiting_at_arrival = 0
-        self.dispatches_at_arrival = 0
-        self.is_queued = False
-        self.has_waited = False  # it was not sent in the moment in which it came
-        self.line: ModelQueue | None = None
-        self.scheduler: Scheduler | None = None  # the one that admitted it, told of its end
-        self._watch: StreamUsageReader | JsonUsageReader | None = None
-        self._is_stream = False
+        self._relayed = request.relayed
+        self._client = client
+        self._dispatcher = dispatcher
         self._connection: UpstreamConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._was_kept = False
+        self._was_kept = False  # the connection had carried a request before
+        self._is_stream = False
+        self._pieces_seen = -1  # at the latest sweep, to notice silence
+        self._seen_at = 0.0
 
-    @property
-    def streams(self) -> bool:
-        """Whether the client asked for a stream."""
-        return self.body is not None and bool(self.body.stream)
-
-    @property
-    def is_generation(self) -> bool:
-        """Whether output tokens are what it is about; embeddings and the rest have queues of their own."""
-        return self.endpoint.is_generation
-
-    @property
-    def output_tokens(self) -> int:
-        """As counted by the replica, or by the events that came."""
-        if self.usage is not None:
-            return self.usage.output_tokens
-        return self._watch.events if self._watch is not None else 0
+    def __repr__(self) -> str:
+        return f"<exchange of {self.request!r}>"
 
     # To the replica
 
     def dispatch(self, replica: UpstreamReplica) -> None:
-        """Send it; the answer comes back by itself."""
-        self.replica = replica
-        self.tries += 1
-        self.dispatched_at = self.brain.now()
-        self._send()
-
-    def _send(self, *, anew: bool = False) -> None:
-        """On a kept connection if there is one; `anew` on none that was used before."""
-        assert self.replica is not None
-        connection = None if anew else self.replica.pool.take()
-        if connection is not None:
-            self._was_kept = True
-            self._write(connection)
+        """Send the request; the answer comes back by itself."""
+        connection = replica.pool.take()
+        if connection is None:
+            self._connect_to(replica)
         else:
-            self._was_kept = False
-            self.stage = ExchangeStage.CONNECTING
-            self._connecting = asyncio.ensure_future(self._connect(self.replica))
+            self._was_kept = True
+            self._send(connection, replica)
+
+    def _connect_to(self, replica: UpstreamReplica) -> None:
+        self._was_kept = False
+        self._connecting = asyncio.ensure_future(self._connect(replica))
 
     async def _connect(self, replica: UpstreamReplica) -> None:
         try:
@@ -197,186 +83,195 @@ class Exchange:
             self._connecting = None
             if not is_ours(error):
                 replica.failed(f"it cannot be reached: {error or 'no answer in time'}", at_once=True)
-            self._failed(f"replica {replica.name} cannot be reached")
+            self._fail(f"replica {replica.name} cannot be reached")
             return
         self._connecting = None
-        self._write(connection)
+        self._send(connection, replica)
 
-    def _write(self, connection: UpstreamConnection) -> None:
-        self.stage = ExchangeStage.SENT
+    def _send(self, connection: UpstreamConnection, replica: UpstreamReplica) -> None:
+        self.request.move(RequestMove.SENT)
         self._connection = connection
-        assert self.replica is not None
-        connection.send(upstream_request(self, self.replica), self)
+        connection.send(upstream_request(self.request, replica), self)
 
     # From the replica
 
     def upstream_head(self, status: int, headers: Headers, length: int | None, more: bool) -> None:
-        """Of `Sink`."""
-        replica, connection = self.replica, self._connection
-        assert replica is not None
-        self._note_load(replica, headers)
+        """Judge the status: retry on another replica, or pass the head of the answer on."""
+        replica = self._replica()
+        _note_load(replica, headers)
         if status in _FULL:
             replica.refused()
         elif status >= 500 and status not in _UNABLE:
             replica.failed(f"it answered with status {status}")
-        if status in _TRY_ELSEWHERE and self.tries < TRIES_MAX and self._try_elsewhere(f"status {status}"):
-            if connection is not None:
-                connection.drop()
+        if status in _TRY_ELSEWHERE and self._retry_elsewhere():
             return
-        self.status = status
-        self.stage = ExchangeStage.ANSWERING
+        self.request.move(RequestMove.ANSWERED)
+        relayed, arrived = self._relayed, self.request.arrived
+        relayed.status = status
         named = dict(headers)
         kind = named.get(b"content-type", b"").partition(b";")[0].strip().lower()
         encoded = b"content-encoding" in named
         self._is_stream = kind == b"text/event-stream" and not encoded
         if self._is_stream:
-            self._watch = StreamUsageReader(hide_usage=hides_usage(self, replica), fields=self.endpoint.usage)
+            hides = hides_usage(self.request, replica)
+            relayed.reader = StreamUsageReader(hide_usage=hides, fields=arrived.endpoint.usage)
             length = None
         elif kind == b"application/json" and not encoded:
-            self._watch = JsonUsageReader(self.endpoint.usage)
+            relayed.reader = JsonUsageReader(arrived.endpoint.usage)
         forwarded = [
             (name, value)
             for name, value in headers
             if name not in HOP_BY_HOP
             and name not in _NOT_RETURNED
-            and not (name == LOAD_HEADER and asks_for_load(self, replica))
+            and not (name == LOAD_HEADER and asks_for_load(self.request, replica))
         ]
-        self.client.start(status, [*forwarded, *self._our_headers(replica)], length, more=more)
+        self._client.start(status, [*forwarded, *self._own_headers(replica)], length, more=more)
 
-    def _our_headers(self, replica: UpstreamReplica) -> Headers:
-        waited = ((self.dispatched_at or self.arrived_at) - self.arrived_at) * 1000
+    def _own_headers(self, replica: UpstreamReplica) -> Headers:
+        arrived = self.request.arrived
+        waited = (self.request.queued.dispatched_at or arrived.arrived_at) - arrived.arrived_at
         return [
-            (b"x-request-id", self.request_id),
+            (b"x-request-id", arrived.request_id),
             (b"x-headway-replica", replica.name.encode("latin-1", "replace")),
-            (b"x-headway-queue-ms", b"%d" % waited),
+            (b"x-headway-queue-ms", b"%d" % (waited * 1000)),
         ]
 
     def upstream_data(self, body: bytes) -> None:
-        """Of `Sink`: the path of every token."""
-        self.pieces += 1
-        if self.first_byte_at is None and (not self._is_stream or b"data:" in body):
+        """Pass a piece of the answer on: the path of every token."""
+        relayed = self._relayed
+        relayed.pieces += 1
+        if relayed.first_byte_at is None and (not self._is_stream or b"data:" in body):
             self._first_byte()
-        watch = self._watch
-        if watch is not None:
-            body = watch.pass_on(body)
+        reader = relayed.reader
+        if reader is not None:
+            body = reader.pass_on(body)
             if not body:
                 return
-        self.client.write(body)
+        self._client.write(body)
 
     def upstream_end(self, body: bytes) -> None:
-        """Of `Sink`."""
+        """Pass the rest of the answer on, and end the request."""
         self._connection = None
-        watch = self._watch
-        if watch is not None:
-            body = (watch.pass_on(body) if body else body) + watch.rest()
-            self.usage = watch.usage
-        self.client.write_last(body)
-        if self.replica is not None and self.status < 500:
-            self.replica.worked(is_generation=self.is_generation)
-        if self.first_byte_at is None:
+        relayed = self._relayed
+        reader, is_good = relayed.reader, relayed.status < 500
+        if reader is not None:
+            body = (reader.pass_on(body) if body else body) + reader.rest()
+            relayed.usage = reader.usage
+        self._client.write_last(body)
+        if is_good:
+            self._replica().worked(is_generation=self.request.arrived.endpoint.is_generation)
+        if relayed.first_byte_at is None:
             self._first_byte()
-        self.stage = ExchangeStage.ENDED
-        self.brain.ended(self, Outcome.COMPLETED if self.status < 500 else Outcome.FAILED, None)
-        self.client.finish()
+        self._dispatcher.end(self.request, Outcome.COMPLETED if is_good else Outcome.FAILED)
+        self._client.finish()
 
     def upstream_failed(self, why: str) -> None:
-        """Of `Sink`."""
+        """Send the request once more over a new connection, retry it on another replica, or give up."""
         connection, self._connection = self._connection, None
-        replica = self.replica
-        assert replica is not None
-        if self.stage is ExchangeStage.SENT and self._was_kept and connection is not None and connection.answered:
-            self._send(anew=True)  # it had closed a kept connection at that moment, which says nothing of its health
+        replica = self._replica()
+        was_used = self._was_kept and connection is not None and connection.answered
+        if was_used and self.request.stage is RequestStage.SENT:
+            # The replica closed a kept connection at that moment, which says nothing of its health.
+            self.request.move(RequestMove.RECONNECTED)
+            self._connect_to(replica)
             return
         replica.failed(why)
-        self._failed(f"replica {replica.name} failed: {why}")
+        self._fail(f"replica {replica.name} failed: {why}")
 
-    def gave_up(self, why: str) -> None:
-        """The replica took too long."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.drop()
-        if self.replica is not None:
-            self.replica.failed(why)
-        self._failed(why, Reason.REPLICA_TIMEOUT)
+    def check_silence(self, now: float) -> None:
+        """Give up on a replica that has sent nothing for too long; called about once a second."""
+        health, relayed = self._dispatcher.settings.health, self._relayed
+        if self.request.stage is RequestStage.SENT:
+            if now - (self.request.queued.dispatched_at or now) >= health.first_byte_seconds:
+                self._give_up(f"the replica did not answer within {health.first_byte_seconds:g} s")
+        elif self.request.stage is RequestStage.ANSWERING:
+            if relayed.pieces != self._pieces_seen or not self._client.writable:
+                self._pieces_seen, self._seen_at = relayed.pieces, now
+            elif now - self._seen_at >= health.silent_seconds:
+                self._give_up(f"the replica sent nothing for {health.silent_seconds:g} s in the middle of its answer")
 
-    def _failed(self, why: str, reason: Reason = Reason.REPLICA_FAILED) -> None:
-        if self.stage is ExchangeStage.ENDED:
+    def _give_up(self, why: str) -> None:
+        self._stop_replica()
+        self._replica().failed(why)
+        self._fail(why, Reason.REPLICA_TIMEOUT)
+
+    def _fail(self, why: str, reason: Reason = Reason.REPLICA_FAILED) -> None:
+        """No answer, or no more of it, will come from this replica."""
+        stage = self.request.stage
+        if stage is RequestStage.ENDED:
             return
-        if self.stage is not ExchangeStage.ANSWERING:
-            if self.tries < TRIES_MAX and self._try_elsewhere(why):
-                return
-            status = 504 if reason is Reason.REPLICA_TIMEOUT else 502
-            self.answer_error(status, why, reason, Outcome.FAILED)
+        if stage is not RequestStage.ANSWERING:
+            if not self._retry_elsewhere():
+                status = 504 if reason is Reason.REPLICA_TIMEOUT else 502
+                self._answer_error(Refusal(status, why, reason), Outcome.FAILED)
             return
-        if self._watch is not None and not self._watch.events:
-            self.usage = None
-        self.stage = ExchangeStage.ENDED
-        self.brain.ended(self, Outcome.FAILED, reason)
+        self._dispatcher.end(self.request, Outcome.FAILED, reason)
         if self._is_stream:
-            self.client.write(self.endpoint.stream_error(why, reason))
-            self.client.finish()
+            self._client.write(self.request.arrived.endpoint.stream_error(why, reason))
+            self._client.finish()
         else:
-            self.client.abort()
+            self._client.abort()
 
-    def answer_error(
-        self, status: int, message: str, reason: Reason, outcome: Outcome, retry_seconds: float | None = None
-    ) -> None:
-        """End it with an error of ours; nothing was sent to the client before."""
-        self.stage = ExchangeStage.ENDED
-        self.status = status
-        self.brain.ended(self, outcome, reason)
-        response = error_response(status, message, reason, retry_seconds=retry_seconds)
-        headers = (*response.headers, (b"x-request-id", self.request_id))
-        self.client.respond(type(response)(status, response.body, response.content_type, headers))
-
-    def _try_elsewhere(self, why: str) -> bool:
-        self.avoid = self.replica
-        stage, self.stage = self.stage, ExchangeStage.QUEUED
-        connection, self._connection = self._connection, None
-        if self.brain.retry(self, why):
-            return True
-        self.stage, self._connection = stage, connection
-        return False
+    def _retry_elsewhere(self) -> bool:
+        """Give the request back to its queue, for another replica. False if it may not be tried again."""
+        if self.request.queued.tries >= TRIES_MAX or not self._dispatcher.has_alternative(self.request):
+            return False
+        self._stop_replica()
+        self._dispatcher.take_back(self.request)
+        return True
 
     def _first_byte(self) -> None:
-        self.first_byte_at = self.brain.now()
-        self.brain.first_byte(self)
+        self._relayed.first_byte_at = self._dispatcher.now()
+        self._dispatcher.first_byte(self.request)
 
-    def _note_load(self, replica: UpstreamReplica, headers: Headers) -> None:
-        said = next((value for name, value in headers if name == LOAD_HEADER), None)
-        report = read_load_header(said) if said is not None else None
-        if report is not None:
-            replica.spoke(report)
+    def _replica(self) -> UpstreamReplica:
+        replica = self.request.queued.replica
+        assert replica is not None, "only a dispatched request has a replica"
+        return replica
 
-    # From the client
-
-    def client_left(self) -> None:
-        """Of `Answering`."""
-        if self.stage is ExchangeStage.ENDED:
-            return
+    def _stop_replica(self) -> None:
+        """Stop all work for the request at its replica."""
         if self._connecting is not None:
             self._connecting.cancel()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.drop()
-        self.stage = ExchangeStage.ENDED
-        self.brain.ended(self, Outcome.CANCELLED, None)
+
+    # To the client
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer with an error instead of sending the request; nothing was sent to the client before."""
+        self._answer_error(refusal, Outcome.REFUSED)
+
+    def _answer_error(self, refusal: Refusal, outcome: Outcome) -> None:
+        self._relayed.status = refusal.status
+        self._dispatcher.end(self.request, outcome, refusal.reason)
+        status, message, reason, retry_seconds = refusal
+        response = error_response(status, message, reason, retry_seconds=retry_seconds)
+        headers = (*response.headers, (b"x-request-id", self.request.arrived.request_id))
+        self._client.respond(replace(response, headers=headers))
+
+    # From the client
+
+    def client_left(self) -> None:
+        """Stop all work for the request."""
+        if self.request.stage is not RequestStage.ENDED:
+            self._stop_replica()
+            self._dispatcher.end(self.request, Outcome.CANCELLED)
 
     def client_full(self) -> None:
-        """Of `Answering`."""
+        """Read no more from the replica for now."""
         if self._connection is not None:
             self._connection.pause()
 
     def client_ready(self) -> None:
-        """Of `Answering`."""
+        """Read on from the replica."""
         if self._connection is not None:
             self._connection.resume()
 
-    def produced(self) -> int:
-        """Output tokens so far, as far as events tell."""
-        return self._watch.events if self._watch is not None else 0
 
-
-def id_text(request_id: bytes) -> str:
-    """A request's id where people read it."""
-    return request_id.decode("utf-8", "replace")
+def _note_load(replica: UpstreamReplica, headers: Headers) -> None:
+    value = next((value for name, value in headers if name == LOAD_HEADER), None)
+    report = read_load_header(value) if value is not None else None
+    if report is not None:
+        replica.spoke(report)

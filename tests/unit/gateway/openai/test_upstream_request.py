@@ -3,86 +3,75 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 from typing import Any
 
 from headway.domain.engine_hints import MAX_RANK
 from headway.domain.estimate import PointEstimate
-from headway.gateway.openai.endpoints import COMPLETIONS, EMBEDDINGS
-from headway.gateway.openai.request_body import read_body
+from headway.domain.request import Request
 from headway.gateway.openai.upstream_request import engine_hints, upstream_request
-from headway.gateway.queueing.queued_request import QueuedRequest
+from headway.gateway.queueing.request_state import GatewayRequest
 from headway.gateway.replicas.load_report import LoadReport, read_metrics
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import HealthSettings, ReplicaSettings
-from headway.gateway.wire.messages import HttpRequest
 from headway.vllm_plugin.plugin_metrics import PluginMetrics
 from headway.vllm_plugin.xargs_hints import XargsHints, read_hints
+from tests.support.gateway_requests import gateway_request
 
 
-def exchange(body: object, headers: list[tuple[bytes, bytes]] | None = None, **of_request: Any) -> Any:
-    """An exchange at its dispatch, ten seconds after it came."""
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    request = QueuedRequest(7, 100.0, 50, **of_request)
-    request.estimate = PointEstimate(321, "test")
-    request.rank = 12
-    return SimpleNamespace(
-        http=HttpRequest(b"POST", b"/v1/completions", headers or [], content),
-        body=read_body(content),
-        endpoint=COMPLETIONS,
-        request=request,
-        request_id=b"id-1",
-        arrived_at=100.0,
-        dispatched_at=110.0,
-        traceparent=None,
-    )
+def dispatched(
+    body: object, headers: list[tuple[bytes, bytes]] | None = None, path: str = "/v1/completions", **arrived: Any
+) -> GatewayRequest:
+    """A request at its dispatch, ten seconds after it came."""
+    request = gateway_request(7, body, headers, path=path, **arrived)
+    request.queued.estimate = PointEstimate(321, "test")
+    request.queued.rank = 12
+    request.queued.dispatched_at = 110.0
+    return request
 
 
 def replica(**settings: Any) -> UpstreamReplica:
     return UpstreamReplica(ReplicaSettings(url="http://127.0.0.1:1", **settings), HealthSettings(), lambda: 0.0)
 
 
-def sent(one: Any, to: UpstreamReplica) -> tuple[bytes, Any]:
+def sent(one: GatewayRequest, to: UpstreamReplica) -> tuple[bytes, Any]:
     head, _, body = upstream_request(one, to).partition(b"\r\n\r\n")
     return head, json.loads(body)
 
 
 def test_the_plug_in_reads_what_we_write() -> None:
-    one = exchange({"prompt": "x"}, tenant="team", session="s" * 200, deadline=112.5, priority=3)
-    assert read_hints(engine_hints(one, rank=True)) == XargsHints(321, 2.5, "team", "s" * 64, 12)
-    one.request.rank = 10**12
-    assert read_hints(engine_hints(one, rank=True)).rank == MAX_RANK
-    one.request.deadline, one.request.tenant, one.request.session = 50.0, "bad\x00name", None
-    assert read_hints(engine_hints(one, rank=False)) == XargsHints(321, 0.0)
+    one = dispatched({"prompt": "x"}, tenant="team", session="s" * 200, deadline=112.5, priority=3)
+    assert read_hints(engine_hints(one.queued, rank=True)) == XargsHints(321, 2.5, "team", "s" * 64, 12)
+    one.queued.rank = 10**12
+    assert read_hints(engine_hints(one.queued, rank=True)).rank == MAX_RANK
+    one = dispatched({"prompt": "x"}, tenant="bad\x00name", deadline=50.0)
+    assert read_hints(engine_hints(one.queued, rank=False)) == XargsHints(321, 0.0)
 
 
 def test_hints_go_only_where_they_are_read() -> None:
-    one = exchange(b'{"prompt":"x",  "odd": 1}')
+    one = dispatched(b'{"prompt":"x",  "odd": 1}')
     assert upstream_request(one, replica()).endswith(b'\r\n\r\n{"prompt":"x",  "odd": 1}')
     knows = replica()
     knows.reported(LoadReport(waiting=0, reads_hints=True))
     assert sent(one, knows)[1]["vllm_xargs"]["headway_rank"] == 12
     assert "vllm_xargs" not in sent(one, replica(hints="never"))[1]
     assert "vllm_xargs" in sent(one, replica(hints="always"))[1]
-    embedding = exchange({"input": "x"})
-    embedding.http = HttpRequest(b"POST", b"/v1/embeddings", [], embedding.http.body)
-    embedding.endpoint = EMBEDDINGS
+    embedding = dispatched({"input": "x"}, path="/v1/embeddings")
     assert sent(embedding, knows)[1] == {"input": "x"}
 
 
 def test_a_client_cannot_write_hints_past_its_key() -> None:
     smuggled = {"headway_rank": -9, "headway_deadline_ms": 1, "headway_tenant": "boss", "mine": [1]}
-    one = exchange({"prompt": "x", "priority": -100, "vllm_xargs": smuggled}, tenant="team")
+    one = dispatched({"prompt": "x", "priority": -100, "vllm_xargs": smuggled}, tenant="team")
     body = sent(one, replica(hints="always"))[1]
     assert body["vllm_xargs"].pop("mine") == [1]
     assert read_hints(body["vllm_xargs"]) == XargsHints(321, None, "team", None, 12)
     assert body["priority"] == 0
-    odd = exchange({"prompt": "x", "vllm_xargs": "no object"})
+    odd = dispatched({"prompt": "x", "vllm_xargs": "no object"})
     assert read_hints(sent(odd, replica(hints="always"))[1]["vllm_xargs"]).rank == 12
 
 
 def test_a_priority_scheduler_gets_the_priority_with_its_sign_and_no_rank_beside_it() -> None:
-    one = exchange({"prompt": "x"}, priority=-2)
+    one = dispatched({"prompt": "x"}, priority=-2)
     assert sent(one, replica(priority="lower-first"))[1]["priority"] == -2
     assert sent(one, replica(priority="higher-first"))[1]["priority"] == 2
     both = sent(one, replica(priority="lower-first", hints="always"))[1]
@@ -97,18 +86,18 @@ def test_the_plug_ins_metrics_tell_that_it_is_there() -> None:
 
 
 def test_the_load_header_is_asked_for_where_configured() -> None:
-    one = exchange({"prompt": "x"})
+    one = dispatched({"prompt": "x"})
     assert b"endpoint-load-metrics-format" not in sent(one, replica())[0]
     assert b"\r\nendpoint-load-metrics-format: json\r\n" in sent(one, replica(load_header=True))[0]
-    asked = exchange({"prompt": "x"}, [(b"endpoint-load-metrics-format", b"text")])
+    asked = dispatched({"prompt": "x"}, [(b"endpoint-load-metrics-format", b"text")])
     assert sent(asked, replica(load_header=True))[0].count(b"endpoint-load-metrics-format: text") == 1
 
 
 def test_our_span_takes_the_place_of_the_clients() -> None:
-    one = exchange({"prompt": "x"}, [(b"traceparent", b"theirs"), (b"tracestate", b"kept")])
+    one = dispatched({"prompt": "x"}, [(b"traceparent", b"theirs"), (b"tracestate", b"kept")])
     assert b"traceparent: theirs" in sent(one, replica())[0]
-    one.traceparent = b"ours"
-    head = sent(one, replica())[0]
+    traced = dispatched({"prompt": "x"}, one.arrived.http.headers, traceparent=b"ours")
+    head = sent(traced, replica())[0]
     assert b"traceparent: ours" in head
     assert b"theirs" not in head
     assert b"tracestate: kept" in head
@@ -132,8 +121,8 @@ def test_memory_that_others_hold_is_not_given_away() -> None:
     now = [100.0]
     one = UpstreamReplica(ReplicaSettings(url="http://127.0.0.1:1"), HealthSettings(stale_seconds=5.0), lambda: now[0])
 
-    def request(number: int) -> QueuedRequest:
-        made = QueuedRequest(number, 0.0, 200)
+    def request(number: int) -> Request:
+        made = Request(number, 0.0, 200)
         made.estimate = PointEstimate(20, "test")
         return made
 
@@ -156,7 +145,7 @@ def test_a_limit_that_refusals_cut_down_grows_again_on_embeddings_alone() -> Non
     assert one.ledger.requests_max == 1
     for number in range(60):
         while one.ledger.requests < one.ledger.requests_max:
-            made = QueuedRequest(1_000 * number + one.ledger.requests, 0.0, 200)
+            made = Request(1_000 * number + one.ledger.requests, 0.0, 200)
             made.estimate = PointEstimate(1, "test")
             one.ledger.enter(made)
         one.worked(is_generation=False)

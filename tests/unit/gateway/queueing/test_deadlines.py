@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 from headway.gateway.queueing.deadlines import Deadlines
+from headway.gateway.queueing.request_state import GatewayRequest, RequestMove
+from tests.support.gateway_requests import gateway_request
 
 
-def exchange(deadline: float | None, is_queued: bool = True) -> Any:
-    return SimpleNamespace(request=SimpleNamespace(deadline=deadline), is_queued=is_queued)
+def queued(number: int, deadline: float | None) -> GatewayRequest:
+    request = gateway_request(number, deadline=deadline)
+    request.move(RequestMove.QUEUED)
+    return request
 
 
 def test_they_pass_in_order_once_and_only_for_those_who_wait() -> None:
     deadlines = Deadlines()
-    late, soon, never, left = exchange(9.0), exchange(2.0), exchange(None), exchange(1.0)
+    late, soon, never, left = queued(1, 9.0), queued(2, 2.0), queued(3, None), queued(4, 1.0)
     for one in (late, soon, never, left):
         deadlines.queued(one)
-    left.is_queued = False
+    left.move(RequestMove.ENDED)
     assert deadlines.passed(1.5) == []
     assert deadlines.passed(10.0) == [soon, late]
     assert deadlines.passed(99.0) == []
@@ -25,12 +26,12 @@ def test_they_pass_in_order_once_and_only_for_those_who_wait() -> None:
 
 def test_those_who_left_are_forgotten_long_before_their_deadline() -> None:
     deadlines = Deadlines()
-    waiting = [exchange(1e5) for _ in range(10)]
+    waiting = [queued(number, 1e5) for number in range(10)]
     for one in waiting:
         deadlines.queued(one)
-    for _ in range(10_000):
-        gone = exchange(1e6)
+    for number in range(10, 10_010):
+        gone = queued(number, 1e6)
         deadlines.queued(gone)
-        gone.is_queued = False
+        gone.move(RequestMove.ENDED)
     assert len(deadlines._heap) < 200
     assert deadlines.passed(1e5) == waiting

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 
 from headway.gateway.queueing.dispatcher import Dispatcher
-from headway.gateway.queueing.model_queue import ModelQueue, QueueKey
+from headway.gateway.queueing.model_queue import ModelQueue
+from headway.gateway.queueing.request_state import QueueKey
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.wire.messages import Response
 from headway.policies.contracts import LaneId
@@ -59,24 +60,24 @@ def state_of(
             **{str(outcome): number for outcome, number in counts.ended.items()},
         },
         "reasons": {str(reason): number for reason, number in counts.reasons.items()},
-        "lines": [_line(line) | {"tuned": tuned(line.key)} for line in dispatcher.lines.values()],
+        "lines": [_queue(queue) | {"tuned": tuned(queue.key)} for queue in dispatcher.queues.values()],
         "replicas": [_replica(replica) for replica in dispatcher.replicas],
         "fairness": fairness,
         "stories": list(stories),
     }
 
 
-def _line(line: ModelQueue) -> dict[str, object]:
-    most = heapq.nlargest(_SHOWN, line.held.items(), key=lambda one: one[1].requests)
-    lanes = heapq.nlargest(_SHOWN, line.scheduler.queue.lane_sizes().items(), key=lambda one: one[1])
+def _queue(queue: ModelQueue) -> dict[str, object]:
+    most = heapq.nlargest(_SHOWN, queue.waiting_by_payer.items(), key=lambda one: one[1].requests)
+    lanes = heapq.nlargest(_SHOWN, queue.scheduler.queue.lane_sizes().items(), key=lambda one: one[1])
     return {
-        "model": line.key.model or "any",
-        "kind": line.key.kind,
-        "waiting": len(line),
-        "waiting_tokens": line.waiting_tokens,
-        "drain_seconds": line.forecast.drain_seconds(line.waiting_work),
+        "model": queue.key.model or "any",
+        "kind": queue.key.kind,
+        "waiting": len(queue),
+        "waiting_tokens": queue.waiting.tokens,
+        "drain_seconds": queue.drain_seconds(),
         "lanes": {_lane_name(lane): requests for lane, requests in lanes},
-        "tenants": {payer: held.requests for payer, held in most},
+        "tenants": {payer: sums.requests for payer, sums in most},
     }
 
 

@@ -1,0 +1,115 @@
+"""The intake: reads a request's hints, counts its prompt, builds its state once, and lets it into the queue in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from headway.gateway.openai.client_hints import read_hints
+from headway.gateway.openai.endpoints import Endpoint
+from headway.gateway.openai.error_responses import Reason
+from headway.gateway.openai.prompt_count import Counted, PromptCount
+from headway.gateway.openai.request_body import Body, prefix_hashes
+from headway.gateway.queueing.arrival_pacing import ArrivalPacer
+from headway.gateway.queueing.cached_tokens import CachedTokens
+from headway.gateway.queueing.counts import Outcome
+from headway.gateway.queueing.request_state import ArrivedRequest, GatewayRequest, PromptSize
+from headway.gateway.settings import TenantSettings
+from headway.gateway.wire.messages import HttpRequest
+
+_REQUEST_ID_BYTES_MAX = 128
+
+TraceStart = Callable[[HttpRequest, Endpoint, int, float], bytes | None]
+"""(request, its endpoint, its number, its arrival in seconds) -> our `traceparent`; None where it is not traced."""
+
+
+class Intake:
+    """One per process. `clock` gives seconds; `id_prefix` begins the ids of requests whose client gave none."""
+
+    def __init__(
+        self,
+        prompt_count: PromptCount,
+        clock: Callable[[], float],
+        id_prefix: str,
+        start_trace: TraceStart | None = None,
+    ) -> None:
+        self._prompt_count = prompt_count
+        self._clock = clock
+        self._id_prefix = id_prefix
+        self._start_trace = start_trace
+        self._cached_tokens = CachedTokens()
+        self._pacer = ArrivalPacer(clock)
+        self._number = 0
+
+    def take(
+        self,
+        http: HttpRequest,
+        endpoint: Endpoint,
+        body: Body | None,
+        tenant: TenantSettings,
+        objectives: Mapping[str, int],
+    ) -> GatewayRequest:
+        """Build the state of a request that has just arrived.
+
+        Args:
+            http: as it was parsed, less what no replica may see.
+            endpoint: the row of its path.
+            body: the fields of its JSON body; None if it has none.
+            tenant: of its API key.
+            objectives: priorities of the objectives that clients may name.
+        """
+        self._number += 1
+        now, start_trace = self._clock(), self._start_trace
+        given = http.header(b"x-request-id")
+        has_id = bool(given) and len(given or b"") <= _REQUEST_ID_BYTES_MAX
+        hints = read_hints(http, body, tenant, objectives)
+        fairness_tenant = "/".join(filter(None, [tenant.name, hints.fairness_id]))
+        arrived = ArrivedRequest(
+            number=self._number,
+            request_id=given if given and has_id else f"{self._id_prefix}-{self._number}".encode(),
+            http=http,
+            endpoint=endpoint,
+            body=body,
+            model=body.model if body is not None else "",
+            tenant=fairness_tenant,
+            payer=tenant.name or fairness_tenant,
+            session=hints.session,
+            deadline=None if hints.deadline_seconds is None else now + hints.deadline_seconds,
+            priority=hints.priority,
+            hinted_output_tokens=hints.output_tokens,
+            prefix_hashes=prefix_hashes(body.model, body.prompt_bytes) if body is not None else (),
+            arrived_at=now,
+            traceparent=None if start_trace is None else start_trace(http, endpoint, self._number, now),
+        )
+        tokens, counted = self._prompt_count.at_once(body, len(http.body))
+        return GatewayRequest(arrived, self._size(arrived, tokens, counted))
+
+    def let_in(self, request: GatewayRequest, enter: Callable[[PromptSize | None], None]) -> None:
+        """Call `enter` when the request may go into its queue, with its prompt's size if that was counted since."""
+        body = request.arrived.body
+        if body is None or not self._prompt_count.takes_long(body, request.queued.counted):
+            self._pacer.come(partial(enter, None))
+            return
+
+        def counted_later(counted: Counted | None) -> None:
+            arrived = request.arrived
+            if counted is None:  # it took too long: the estimate stands
+                enter(None)
+            else:
+                enter(self._size(arrived, self._prompt_count.total(arrived.model, counted), counted))
+
+        self._prompt_count.later(body, counted_later)
+
+    def dispatched(self, request: GatewayRequest, now: float) -> None:
+        """Nothing is learned from it."""
+
+    def ended(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None, now: float) -> None:
+        """Where a replica counted the prompt: improve the estimates of prompt and cached tokens."""
+        arrived, usage = request.arrived, request.relayed.usage
+        if usage is not None and arrived.body is not None:
+            self._prompt_count.learn(arrived.body, request.queued.counted, usage.prompt_tokens)
+            self._cached_tokens.learn(arrived.model, arrived.payer, arrived.session, usage)
+
+    def _size(self, arrived: ArrivedRequest, tokens: int, counted: Counted | None) -> PromptSize:
+        cached = self._cached_tokens.tokens(arrived.model, arrived.payer, arrived.session, tokens)
+        return PromptSize(tokens, cached, counted)

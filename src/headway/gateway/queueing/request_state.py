@@ -1,0 +1,277 @@
+"""The state of one request in the gateway: three values, each with one writer, and the table its stage moves through.
+
+`ArrivedRequest` is fixed at arrival. `QueuedRequest` is written by `queueing` only, `RelayedAnswer` by `relay` only
+(a test reads the source for it). Everybody may read all three through `GatewayRequest`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from headway.domain.request import Request
+from headway.gateway.openai.endpoints import Endpoint
+from headway.gateway.openai.prompt_count import Counted
+from headway.gateway.openai.request_body import Body
+from headway.gateway.openai.usage import JsonUsageReader, StreamUsageReader, Usage
+from headway.gateway.replicas.upstream_replica import UpstreamReplica
+from headway.gateway.wire.messages import HttpRequest
+from headway.scheduling.lifecycle import StageTable
+from headway.scheduling.scheduler import Scheduler
+
+
+class RequestStage(StrEnum):
+    """Where a request stands."""
+
+    ARRIVING = "arriving"  # its prompt is counted, or it waits for its turn to enter the queue
+    QUEUED = "queued"
+    CONNECTING = "connecting"  # to its replica
+    SENT = "sent"
+    ANSWERING = "answering"  # the head of the answer came, and was passed on
+    ENDED = "ended"
+
+
+class RequestMove(StrEnum):
+    """What happens to a request."""
+
+    QUEUED = "queued"
+    DISPATCHED = "dispatched"
+    SENT = "sent"
+    RECONNECTED = "reconnected"
+    TAKEN_BACK = "taken back"
+    ANSWERED = "answered"
+    ENDED = "ended"
+
+
+REQUEST_STAGES: StageTable[RequestStage, RequestMove] = StageTable(
+    {
+        (RequestStage.ARRIVING, RequestMove.QUEUED): RequestStage.QUEUED,
+        (RequestStage.ARRIVING, RequestMove.ENDED): RequestStage.ENDED,  # refused, or its client left
+        (RequestStage.QUEUED, RequestMove.DISPATCHED): RequestStage.CONNECTING,
+        (RequestStage.QUEUED, RequestMove.ENDED): RequestStage.ENDED,
+        (RequestStage.CONNECTING, RequestMove.SENT): RequestStage.SENT,
+        (RequestStage.CONNECTING, RequestMove.TAKEN_BACK): RequestStage.QUEUED,  # to try another replica
+        (RequestStage.CONNECTING, RequestMove.ENDED): RequestStage.ENDED,
+        (RequestStage.SENT, RequestMove.RECONNECTED): RequestStage.CONNECTING,  # the kept connection was just closed
+        (RequestStage.SENT, RequestMove.TAKEN_BACK): RequestStage.QUEUED,
+        (RequestStage.SENT, RequestMove.ANSWERED): RequestStage.ANSWERING,
+        (RequestStage.SENT, RequestMove.ENDED): RequestStage.ENDED,
+        (RequestStage.ANSWERING, RequestMove.ENDED): RequestStage.ENDED,
+    }
+)
+"""Refines `scheduling.lifecycle.LIFE`: a retry is its preemption. Once the client got a byte there is no way back."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArrivedRequest:
+    """What is known of a request when it arrives; never changed.
+
+    Attributes:
+        number: counted from 1, the request's id in the scheduler.
+        request_id: the client's `x-request-id`, else ours.
+        http: as it was parsed.
+        endpoint: the row of its path.
+        body: the fields of its JSON body; None if it has none.
+        model: as the client names it; "" if it names none.
+        tenant: for fairness: the tenant of its key and the fairness id it named.
+        payer: whose queue bounds it counts against: its key's tenant, else `tenant`. The holder of a key can name ever
+            new fairness ids, but cannot change the payer.
+        session: of its hints.
+        deadline: time of the first token as its client wants it, seconds on the dispatcher's clock.
+        priority: in vLLM's sign, lower sooner.
+        hinted_output_tokens: of its hints.
+        prefix_hashes: of ever longer parts of its prompt, for routing.
+        arrived_at: seconds on the dispatcher's clock.
+        traceparent: W3C header of our own span; None where the request is not traced.
+    """
+
+    number: int
+    request_id: bytes
+    http: HttpRequest
+    endpoint: Endpoint
+    body: Body | None
+    model: str
+    tenant: str
+    payer: str
+    session: str | None
+    deadline: float | None
+    priority: int
+    hinted_output_tokens: int | None
+    prefix_hashes: Sequence[int]
+    arrived_at: float
+    traceparent: bytes | None
+
+    @property
+    def streams(self) -> bool:
+        """Whether the client asked for a stream."""
+        return self.body is not None and bool(self.body.stream)
+
+    @property
+    def body_bytes(self) -> int:
+        """Size of the body."""
+        return len(self.http.body)
+
+
+class QueueKey(NamedTuple):
+    """Which requests share a queue. `kind` keeps embeddings apart: their lengths teach nothing about generation."""
+
+    model: str
+    kind: str
+
+
+class PromptSize(NamedTuple):
+    """How long a prompt is.
+
+    Attributes:
+        tokens: of the whole prompt.
+        cached_tokens: those that its replica is expected to have in its prefix cache.
+        counted: what was counted; None where `tokens` is an estimate.
+    """
+
+    tokens: int
+    cached_tokens: int
+    counted: Counted | None
+
+
+class QueuedRequest(Request):
+    """A request as the scheduler keeps it, and all that queueing decides about it. Written by `queueing` only.
+
+    Attributes:
+        arrived: what is known of it from its arrival.
+        counted: see `PromptSize`.
+        queue_key: its queue; None before it enters one.
+        work: expected work when it entered its queue, in weighted tokens (`wait_forecast`).
+        rank: which dispatch of its queue it was, counted from 1; 0 while it waits.
+        has_waited: it was not dispatched at the moment of its arrival.
+        waiting_at_arrival: requests in its queue when it entered.
+        dispatches_at_arrival: how many requests had left its queue by then.
+        predicted_wait_seconds: forecast when it entered; None without one.
+        drain_seconds: forecast of when the queue ahead of it will be empty; None without one.
+        replica: where it was sent last.
+        failed_replica: which replica a retry avoids.
+        tries: how often it was sent.
+        dispatched_at: when it was sent last, seconds.
+        admitted_by: the scheduler that let it go last, which hears of its end.
+        wait_explanation: why it waited, in words.
+    """
+
+    __slots__ = (
+        "admitted_by",
+        "arrived",
+        "counted",
+        "dispatched_at",
+        "dispatches_at_arrival",
+        "drain_seconds",
+        "failed_replica",
+        "has_waited",
+        "predicted_wait_seconds",
+        "queue_key",
+        "rank",
+        "replica",
+        "tries",
+        "wait_explanation",
+        "waiting_at_arrival",
+        "work",
+    )
+
+    def __init__(self, arrived: ArrivedRequest, prompt: PromptSize) -> None:
+        body = arrived.body
+        super().__init__(
+            arrived.number,
+            arrived.arrived_at,
+            prompt.tokens,
+            tenant=arrived.tenant,
+            session=arrived.session,
+            max_output_tokens=body.output_tokens_max if body is not None else None,
+            deadline=arrived.deadline,
+            priority=arrived.priority,
+            cached_prompt_tokens=prompt.cached_tokens,
+        )
+        self.arrived = arrived
+        self.counted = prompt.counted
+        self.queue_key: QueueKey | None = None
+        self.work = 0.0
+        self.rank = 0
+        self.has_waited = False
+        self.waiting_at_arrival = 0
+        self.dispatches_at_arrival = 0
+        self.predicted_wait_seconds: float | None = None
+        self.drain_seconds: float | None = None
+        self.replica: UpstreamReplica | None = None
+        self.failed_replica: UpstreamReplica | None = None
+        self.tries = 0
+        self.dispatched_at: float | None = None
+        self.admitted_by: Scheduler | None = None
+        self.wait_explanation = ""
+
+    @property
+    def hinted_output_tokens(self) -> int | None:
+        """Output tokens as its client expects them; read by predictors that take hints."""
+        return self.arrived.hinted_output_tokens
+
+
+class RelayedAnswer:
+    """The answer so far. Written by `relay` only.
+
+    Attributes:
+        status: HTTP status that the client got; 0 before.
+        first_byte_at: when the replica produced something, seconds on the dispatcher's clock.
+        pieces: parts of the answer that came; a count that stands still is a silent replica.
+        reader: of the answer's usage; None where the answer is neither JSON nor a stream.
+        usage: tokens as the replica counted them, once the answer is whole.
+    """
+
+    __slots__ = ("first_byte_at", "pieces", "reader", "status", "usage")
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.first_byte_at: float | None = None
+        self.pieces = 0
+        self.reader: StreamUsageReader | JsonUsageReader | None = None
+        self.usage: Usage | None = None
+
+    @property
+    def events(self) -> int:
+        """Events of a stream that came so far: about its output tokens."""
+        return self.reader.events if self.reader is not None else 0
+
+    @property
+    def output_tokens(self) -> int:
+        """As counted by the replica, else by the events that came."""
+        return self.usage.output_tokens if self.usage is not None else self.events
+
+
+class GatewayRequest:
+    """One request inside the gateway, for everybody to read."""
+
+    __slots__ = ("_stage", "arrived", "queued", "relayed")
+
+    def __init__(self, arrived: ArrivedRequest, prompt: PromptSize) -> None:
+        self.arrived: Final = arrived
+        self.queued: Final = QueuedRequest(arrived, prompt)
+        self.relayed: Final = RelayedAnswer()
+        self._stage = RequestStage.ARRIVING
+
+    @property
+    def stage(self) -> RequestStage:
+        """Where it stands."""
+        return self._stage
+
+    def move(self, move: RequestMove) -> None:
+        """Go on to the next stage. Raises ValueError if the table does not allow it."""
+        self._stage = REQUEST_STAGES.after(self._stage, move, self.arrived.number)
+
+    def __repr__(self) -> str:
+        queued, replica = self.queued, self.queued.replica
+        where = f" at {replica.name}" if replica is not None else ""
+        return (
+            f"<request {queued.id}: {self._stage}{where}, tries={queued.tries}, status={self.relayed.status}, "
+            f"model={self.arrived.model!r}, prompt_tokens={queued.prompt_tokens}>"
+        )
+
+
+def id_text(request_id: bytes) -> str:
+    """A request's id as text, for logs, pages and JSON."""
+    return request_id.decode("utf-8", "replace")

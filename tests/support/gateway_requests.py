@@ -1,0 +1,42 @@
+"""Requests inside the gateway, made by hand."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from headway.gateway.openai.endpoints import endpoint_of
+from headway.gateway.openai.request_body import read_body
+from headway.gateway.queueing.request_state import ArrivedRequest, GatewayRequest, PromptSize
+from headway.gateway.wire.messages import HttpRequest
+
+
+def gateway_request(
+    number: int = 7,
+    body: object = None,
+    headers: list[tuple[bytes, bytes]] | None = None,
+    *,
+    path: str = "/v1/completions",
+    prompt_tokens: int = 50,
+    **arrived: Any,
+) -> GatewayRequest:
+    """One that arrived at 100 s. `arrived` overrides fields of `ArrivedRequest`."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    endpoint = endpoint_of(path)
+    fields: dict[str, Any] = {
+        "request_id": b"id-1",
+        "http": HttpRequest(b"POST", path.encode(), headers or [], content),
+        "endpoint": endpoint,
+        "body": read_body(content, endpoint),
+        "model": "",
+        "tenant": "",
+        "payer": "",
+        "session": None,
+        "deadline": None,
+        "priority": 0,
+        "hinted_output_tokens": None,
+        "prefix_hashes": (),
+        "arrived_at": 100.0,
+        "traceparent": None,
+    }
+    return GatewayRequest(ArrivedRequest(number=number, **fields | arrived), PromptSize(prompt_tokens, 0, None))
