@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from headway.domain.estimate import PointEstimate
-from headway.gateway.openai.upstream_request import upstream_request
+from headway.gateway.relay.upstream_request import upstream_request
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import HealthSettings, ReplicaSettings
 from headway.vllm_plugin.scheduler_mixin import PolicyScheduling

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from headway.gateway.openai.endpoints import Endpoint
 from headway.gateway.openai.error_responses import Reason
-from headway.gateway.openai.upstream_request import TRACE_HEADER
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.request_state import GatewayRequest
 from headway.gateway.settings import TracingSettings
-from headway.gateway.wire.messages import HttpRequest
+from headway.gateway.wire.messages import TRACE_HEADER, HttpRequest
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

@@ -10,12 +10,12 @@ import asyncio
 from dataclasses import replace
 
 from headway.gateway.openai.error_responses import REASON_HEADER, Reason, error_response
-from headway.gateway.openai.upstream_request import LOAD_HEADER, asks_for_load, hides_usage, upstream_request
 from headway.gateway.openai.usage import JsonUsageReader, StreamUsageReader
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import GatewayRequest, RequestMove, RequestStage
+from headway.gateway.relay.upstream_request import LOAD_HEADER, asks_for_load, hides_usage, upstream_request
 from headway.gateway.replicas.load_report import read_load_header
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.wire.client_connection import ClientConnection

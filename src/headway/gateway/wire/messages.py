@@ -27,11 +27,14 @@ HOP_BY_HOP = frozenset(
 )
 """Headers of one connection, never forwarded (RFC 9110, section 7.6.1)."""
 
+TRACE_HEADER = b"traceparent"
+"""Of W3C Trace Context."""
+
 COMMON_NAMES = {
     name: name
     for name in (
         *(b"accept", b"accept-encoding", b"accept-language", b"authorization", b"connection", b"content-length"),
-        *(b"content-type", b"host", b"traceparent", b"user-agent", b"x-forwarded-for", b"x-request-id"),
+        *(b"content-type", b"host", TRACE_HEADER, b"user-agent", b"x-forwarded-for", b"x-request-id"),
         *(b"x-stainless-arch", b"x-stainless-async", b"x-stainless-helper-method", b"x-stainless-lang"),
         *(b"x-stainless-os", b"x-stainless-package-version", b"x-stainless-read-timeout"),
         *(b"x-stainless-retry-count", b"x-stainless-runtime", b"x-stainless-runtime-version"),

@@ -6,20 +6,15 @@ usage, the priority with the engine's sign, and hints for Headway's vLLM plug-in
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from headway.domain import engine_hints as hints
 from headway.domain.request import expected_output_tokens
 from headway.gateway.openai.request_body import extra_arguments, with_fields, with_usage_asked
-from headway.gateway.wire.messages import HOP_BY_HOP, Headers, header_lines
-
-if TYPE_CHECKING:
-    from headway.gateway.queueing.request_state import GatewayRequest, QueuedRequest
-    from headway.gateway.replicas.upstream_replica import UpstreamReplica
+from headway.gateway.queueing.request_state import GatewayRequest, QueuedRequest
+from headway.gateway.replicas.upstream_replica import UpstreamReplica
+from headway.gateway.wire.messages import HOP_BY_HOP, TRACE_HEADER, Headers, header_lines
 
 LOAD_HEADER = b"endpoint-load-metrics"
 LOAD_FORMAT_HEADER = b"endpoint-load-metrics-format"
-TRACE_HEADER = b"traceparent"
 _NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect", b"x-request-id"}
 _SIGNS = {"lower-first": 1, "higher-first": -1}
 
