@@ -1,4 +1,4 @@
-"""The gateway's life: it listens, watches replicas, takes new settings while it runs, and goes losing nobody."""
+"""The gateway: builds its parts, listens, probes replicas, takes new settings while it runs, drains and stops."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from headway.gateway.openai.prompt_count import PromptCount
 from headway.gateway.openai.token_ratio import TokenRatio
 from headway.gateway.queueing.dispatcher import Dispatcher, RequestObserver
 from headway.gateway.queueing.intake import Intake
-from headway.gateway.replicas.probing import watch
+from headway.gateway.replicas.probing import keep_probing
 from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
 from headway.gateway.routes import AdminRoutes, PublicRoutes
 from headway.gateway.settings import Settings, host_and_port
@@ -35,7 +35,9 @@ log = logging.getLogger("headway.gateway")
 
 
 @dataclass(slots=True)
-class _Watched:
+class _Probed:
+    """A replica and the task that probes it."""
+
     replica: UpstreamReplica
     task: asyncio.Task[None]
 
@@ -44,7 +46,7 @@ class Gateway:
     """One gateway on a running event loop: `start`, then `drain` (or `stop` at once)."""
 
     def __init__(self, settings: Settings, observers: Sequence[RequestObserver] = ()) -> None:
-        """Raises ValueError, one sentence, where the settings cannot be carried out, and OSError for the record."""
+        """Raises ValueError, one sentence, if the settings cannot be carried out or the recording cannot be opened."""
         self.settings = settings
         self._clock = time.monotonic
         self._tenants = ApiKeys(settings.tenant)
@@ -60,8 +62,8 @@ class Gateway:
         intake = Intake(self._prompt_count, self._clock, f"hw-{secrets.token_hex(4)}", start_trace)
         history = RequestHistory()
         recording = [observer for observer in (self._recorder, self._tracing) if observer is not None]
-        noting: list[RequestObserver] = [self._metrics, *observers, *recording, intake, history]
-        self.dispatcher = Dispatcher(settings, self._clock, noting, self._learned.prepare)
+        observing: list[RequestObserver] = [self._metrics, *observers, *recording, intake, history]
+        self.dispatcher = Dispatcher(settings, self._clock, observing, self._learned.prepare)
         # Metrics and the live page show all tenants: with keys they have an address of their own or none.
         shows_inside = settings.admin_listen is None and not settings.tenant
         self.site = PublicRoutes(
@@ -77,7 +79,7 @@ class Gateway:
         self._metrics.watch(self.dispatcher)
         self._clients: set[ClientConnection] = set()
         self._servers: list[asyncio.Server] = []
-        self._watched: list[_Watched] = []
+        self._probed: list[_Probed] = []
         self._leaving: list[UpstreamReplica] = []
         self._sweeping: asyncio.Task[None] | None = None
 
@@ -94,7 +96,7 @@ class Gateway:
         return [f"{scheme}://{host}" for scheme, host in zip(schemes, hosts, strict=False)]
 
     async def start(self) -> None:
-        """Listen and begin to watch the replicas. Raises OSError if an address cannot be had."""
+        """Listen and begin to probe the replicas. Raises OSError if an address cannot be listened on."""
         settings = self.settings
         await self._listen(settings.listen, "listen", self.site, tls_context(settings))
         if settings.admin_listen is not None:
@@ -113,28 +115,28 @@ class Gateway:
         try:
             self._servers.append(await loop.create_server(connect, host, port, backlog=_BACKLOG, ssl=tls))
         except (OSError, UnicodeError) as error:
-            raise OSError(f"{key} {address!r} cannot be had: {getattr(error, 'strerror', None) or error}") from None
+            raise OSError(f"cannot listen on {key} {address!r}: {getattr(error, 'strerror', None) or error}") from None
 
     def _take_replicas(self, settings: Settings) -> None:
-        """Keep those whose settings stayed, begin with the new, let the others finish what they have."""
-        kept = {watched.replica.settings: watched for watched in self._watched}
-        wanted: list[_Watched] = []
+        """Keep replicas whose settings stayed, add the new ones, let the others finish their requests."""
+        kept = {probed.replica.settings: probed for probed in self._probed}
+        wanted: list[_Probed] = []
         for one in settings.replica:
-            watched = kept.pop(one, None)
-            replica = UpstreamReplica(one, settings.health, self._clock) if watched is None else watched.replica
-            if watched is None or replica.health != settings.health:
-                if watched is not None:
-                    watched.task.cancel()
+            probed = kept.pop(one, None)
+            replica = UpstreamReplica(one, settings.health, self._clock) if probed is None else probed.replica
+            if probed is None or replica.health != settings.health:
+                if probed is not None:
+                    probed.task.cancel()
                     replica.health = settings.health
-                task = asyncio.create_task(watch(replica, settings.health, self._clock, self.dispatcher.pump))
-                watched = _Watched(replica, task)
-            wanted.append(watched)
-        for gone in kept.values():
-            gone.task.cancel()
-            gone.replica.state.health = Health.LEAVING
-            self._leaving.append(gone.replica)
-        self._watched = wanted
-        self.dispatcher.replace(settings, [watched.replica for watched in wanted], self._clock())
+                task = asyncio.create_task(keep_probing(replica, settings.health, self._clock, self.dispatcher.pump))
+                probed = _Probed(replica, task)
+            wanted.append(probed)
+        for leaving in kept.values():
+            leaving.task.cancel()
+            leaving.replica.state.health = Health.LEAVING
+            self._leaving.append(leaving.replica)
+        self._probed = wanted
+        self.dispatcher.replace(settings, [probed.replica for probed in wanted], self._clock())
 
     def reload(self, settings: Settings) -> None:
         """Other settings from now on, no request lost.
@@ -156,7 +158,7 @@ class Gateway:
             rounds += 1
             try:
                 self._round(is_whole=rounds % _ROUNDS_A_SECOND == 0)
-            except Exception:  # a fault in one round must not be the end of all deadlines
+            except Exception:  # a fault in one round must not end the checks of all deadlines
                 log.exception("a sweep failed; the next one follows")
 
     def _round(self, *, is_whole: bool) -> None:
@@ -178,7 +180,7 @@ class Gateway:
             self._learned.save_soon()
 
     async def drain(self) -> bool:
-        """Take nothing more, finish what is inside, then stop; False if some had to be cut off."""
+        """Take no more requests, finish those inside, then stop; False if some had to be cut off."""
         self.dispatcher.is_draining = True
         for server in self._servers[:1]:
             server.close()
@@ -192,14 +194,14 @@ class Gateway:
         return whole
 
     def _is_busy(self) -> bool:
-        """Whether somebody is inside, or has not read all of an answer that is done."""
+        """Whether a request is inside, or a client has not read all of its answer."""
         return bool(self.dispatcher.counts.inside) or any(client.has_unsent for client in self._clients)
 
     async def stop(self) -> None:
-        """Stop at once; whatever is inside is cut off."""
+        """Stop at once; requests inside are cut off."""
         for server in self._servers:
             server.close()
-        tasks = [watched.task for watched in self._watched]
+        tasks = [probed.task for probed in self._probed]
         if self._sweeping is not None:
             tasks.append(self._sweeping)
         for task in tasks:
@@ -207,7 +209,7 @@ class Gateway:
         await asyncio.gather(*tasks, return_exceptions=True)
         for client in list(self._clients):
             client.hang_up()
-        for replica in [*(watched.replica for watched in self._watched), *self._leaving]:
+        for replica in [*(probed.replica for probed in self._probed), *self._leaving]:
             replica.pool.close()
         await asyncio.sleep(0)
         self._prompt_count.close()
@@ -219,12 +221,12 @@ class Gateway:
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """What the public address proves itself with, None for plain HTTP. Raises ValueError, one sentence."""
+    """The certificate of the public address, None for plain HTTP. Raises ValueError, one sentence."""
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(settings.tls_certificate, settings.tls_key, password="")  # nobody is there to be asked
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key, password="")  # never ask on the terminal
     except OSError as error:
         files = f"tls_certificate {settings.tls_certificate!r} and tls_key {settings.tls_key!r}"
         raise ValueError(f"{files} cannot be used: {error.strerror or error}; name two PEM files that match") from None

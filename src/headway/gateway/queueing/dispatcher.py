@@ -265,7 +265,7 @@ class Dispatcher:
         costs, began = self.settings.policies.costs, queued.dispatched_at or now
         uncached = queued.prompt_tokens - queued.cached_prompt_tokens
         expected = _FIRST_BYTE_FLOOR_SECONDS + uncached * costs.prefill_seconds_per_token
-        replica.answered(now - began, expected + output_tokens * costs.decode_seconds_per_token)
+        replica.first_byte(now - began, expected + output_tokens * costs.decode_seconds_per_token)
 
     def has_alternative(self, request: GatewayRequest) -> bool:
         """Whether a replica other than its own could take the request."""

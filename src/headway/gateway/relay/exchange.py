@@ -159,7 +159,7 @@ class Exchange:
             relayed.usage = reader.usage
         self._client.write_last(body)
         if is_good:
-            self._replica().worked(is_generation=self.request.arrived.endpoint.is_generation)
+            self._replica().completed(is_generation=self.request.arrived.endpoint.is_generation)
         if relayed.first_byte_at is None:
             self._first_byte()
         self._dispatcher.end(self.request, Outcome.COMPLETED if is_good else Outcome.FAILED)
@@ -274,4 +274,4 @@ def _note_load(replica: UpstreamReplica, headers: Headers) -> None:
     value = next((value for name, value in headers if name == LOAD_HEADER), None)
     report = read_load_header(value) if value is not None else None
     if report is not None:
-        replica.spoke(report)
+        replica.reported_in_header(report)

@@ -1,1 +1,1 @@
-"""The engines behind the gateway: their health, their load, and what they have in flight."""
+"""Replicas behind the gateway: their health, their load, and the requests they have in flight."""

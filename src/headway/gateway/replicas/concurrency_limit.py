@@ -1,9 +1,9 @@
-"""How many requests a replica may have at once, found by trying: additive increase, multiplicative decrease.
+"""The limit of requests that a replica may have at once: additive increase, multiplicative decrease.
 
 Source: AIMD of D. Chiu, R. Jain (Computer Networks and ISDN Systems 17, 1989) as in Netflix's concurrency-limits
 (`AIMDLimit`: back off by 0.9, grow only while the limit is in use) with the slow start of TCP (RFC 5681). Congestion is
-the engine's own queue: requests that it reports as waiting, or refuses; where it reports nothing, a time to first byte
-far above the best one seen for prompts of that size.
+the engine's own queue: requests that it reports as waiting, or refuses. Where it reports nothing, congestion is a time
+to first byte far above the best one seen for prompts of that size.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _START = 32
 _MOST = 1_024
 _BACK_OFF = 0.9
 _TOLERANCE = 5.0  # × the best time to first byte, normalised by prompt size
-_BEST_DECAY = 1.0005  # the best one seen rises by so much with every sample, so that an old one is forgotten
+_BEST_DECAY = 1.0005  # the best one seen rises by this factor with every sample, so that an old one is forgotten
 _SETTLE_SECONDS = 1.0  # one decrease a second: what was sent before it still shows
 
 

@@ -1,7 +1,7 @@
-"""What one replica was given and has not finished: the account of our own dispatches, never stale.
+"""The ledger of one replica: the requests it was sent and has not finished, counted here and so never stale.
 
-Laws: whoever enters leaves once; all sums are those of the requests inside. Satisfies `ReplicaView` and `BatchView`, so
-that routing and admission policies read the same book.
+Laws: a request that enters leaves once; all sums are those of the requests inside. Satisfies `ReplicaView` and
+`BatchView`, so that routing and admission policies read the same ledger.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from headway.domain.request import Request, RequestId, expected_output_tokens, u
 
 
 class InFlight:
-    """One replica's book. Times are seconds on the shell's clock."""
+    """One replica's ledger. Times are seconds on the gateway's clock."""
 
     def __init__(self, replica_id: str) -> None:
         self.id = replica_id
@@ -27,6 +27,10 @@ class InFlight:
         self.kv_tokens = 0
         self._inside: dict[RequestId, tuple[Request, int, float, int]] = {}  # prefill, decode and KV tokens as booked
 
+    def __repr__(self) -> str:
+        tokens = f"{self.prefill_tokens} prefill, {self.decode_tokens:.0f} decode, {self.kv_tokens} KV tokens"
+        return f"<in flight at {self.id}: {self.requests}/{self.requests_max} requests, {tokens}>"
+
     @property
     def requests(self) -> int:
         """Requests dispatched and not ended."""
@@ -34,11 +38,11 @@ class InFlight:
 
     @property
     def size(self) -> int:
-        """Of `BatchView`."""
+        """The same, as a batch."""
         return len(self._inside)
 
     def running(self) -> Sequence[Request]:
-        """Of `BatchView`: in order of dispatch."""
+        """The requests inside, in order of dispatch."""
         return [entry[0] for entry in self._inside.values()]
 
     def enter(self, request: Request) -> None:
@@ -56,21 +60,21 @@ class InFlight:
             self.version += 1
 
     def leave(self, request: Request) -> None:
-        """It is over, however it ended."""
+        """A request ended, or goes elsewhere."""
         self._unbook(request.id)
         self.version += 1
         if not self._inside:
             self.decode_tokens, self.kv_tokens, self.prefill_tokens = 0.0, 0, 0  # no rounding is carried along
 
     def refresh(self) -> None:
-        """Book everybody anew at the tokens produced by now. O(requests); about once a second."""
+        """Book all requests again, with the tokens produced by now. O(requests); about once a second."""
         for request, prefill, _, _ in list(self._inside.values()):
             self._unbook(request.id)
             self._book(request, prefill)
         self.decode_steps += 1
 
     def kv_need(self, request: Request) -> int:
-        """KV tokens it holds on average over the rest of its life: what it has, and half of what is to come."""
+        """KV tokens a request holds on average until its end: what it has, and half of what is to come."""
         return request.prompt_tokens + request.produced_tokens + math.ceil(expected_output_tokens(request) / 2)
 
     def _book(self, request: Request, prefill: int) -> None:

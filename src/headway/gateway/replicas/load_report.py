@@ -1,4 +1,4 @@
-"""What engines say of themselves: their Prometheus metrics, and the load header of a response, by every known name."""
+"""Load reports of engines: their Prometheus metrics and the load header of an answer, under all known names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """One replica's own figures; None where it does not tell. `reads_hints`: Headway's plug-in schedules there."""
+    """One replica's own figures, None where it reports none. `reads_hints`: Headway's plug-in schedules there."""
 
     waiting: int | None = None
     running: int | None = None
@@ -78,16 +78,16 @@ def read_metrics(text: str) -> LoadReport:
 
 
 def read_load_header(value: bytes) -> LoadReport | None:
-    """ORCA's `endpoint-load-metrics` as vLLM sends it, JSON or text; None if it says nothing we know."""
+    """ORCA's `endpoint-load-metrics` as vLLM sends it, JSON or text; None if it holds no figure we know."""
     text = value.decode("latin-1").strip()
     if text.startswith("JSON"):
         text = text[4:].strip()
     if text.startswith("{"):
         try:
-            told = json.loads(text)
+            header = json.loads(text)
         except (ValueError, RecursionError):
             return None
-        metrics = told.get("named_metrics") if isinstance(told, dict) else None
+        metrics = header.get("named_metrics") if isinstance(header, dict) else None
         named = _figures(metrics) if isinstance(metrics, dict) else {}
     else:
         named = _figures(dict(re.findall(r"named_metrics\.(\w+)=([0-9.eE+-]+)", text)))
@@ -97,17 +97,17 @@ def read_load_header(value: bytes) -> LoadReport | None:
     return LoadReport(waiting=None if waiting is None else int(waiting), kv_share=share)
 
 
-def _figures(said: Mapping[str, object]) -> dict[str, float]:
-    """Those of what was said that are figures: neither negative nor beyond all bounds."""
-    found = {}
-    for name, value in said.items():
+def _figures(values: Mapping[str, object]) -> dict[str, float]:
+    """The values that are figures: numbers, neither negative nor infinite."""
+    figures = {}
+    for name, value in values.items():
         try:
             number = float(value) if isinstance(value, int | float | str) else -1.0
         except (ValueError, OverflowError):
             continue
         if 0 <= number < math.inf:
-            found[name] = number
-    return found
+            figures[name] = number
+    return figures
 
 
 def _first(sums: dict[str, float], names: tuple[str, ...]) -> int | None:

@@ -1,4 +1,4 @@
-"""Keeping an eye on replicas: asked whether they live, which models they have and how loaded they are."""
+"""Probes of replicas: whether they are healthy, which models they have and how loaded they are."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _PROBE_SECONDS = 5.0
 log = logging.getLogger("headway.gateway")
 
 
-async def watch(
+async def keep_probing(
     replica: UpstreamReplica, health: HealthSettings, clock: Callable[[], float], on_news: Callable[[], None]
 ) -> None:
-    """Until cancelled: probe it while it is not up, scrape it while it is; `on_news` when it may have more room."""
+    """Probe a replica while it is not up, scrape its metrics while it is; then call `on_news`. Runs until cancelled."""
     models_at, scrapes = clock(), replica.settings.metrics
     while True:
         now = clock()
@@ -35,14 +35,14 @@ async def watch(
                 await _probe(replica)
             elif scrapes:
                 scrapes = await _scrape(replica, health)
-        except Exception:  # a fault over one answer must not leave the replica unwatched for ever
-            log.exception("replica %s said what we cannot read", replica.name)
+        except Exception:  # a fault over one answer must not end the probing of this replica
+            log.exception("cannot read the answer of replica %s to a probe", replica.name)
         on_news()
         await asyncio.sleep(health.scrape_seconds if replica.is_up else min(0.25, health.scrape_seconds))
 
 
 async def _probe(replica: UpstreamReplica) -> None:
-    """Alive is who lists its models, or says it is healthy."""
+    """A replica is alive if it lists its models or answers its health path."""
     try:
         status, body = await _get(replica, "/v1/models")
         if status == 200:
@@ -56,7 +56,7 @@ async def _probe(replica: UpstreamReplica) -> None:
 
 
 async def _scrape(replica: UpstreamReplica, health: HealthSettings) -> bool:
-    """Read its metrics; False if it has none, so that it is not asked again."""
+    """Read its metrics; False if it has none and need not be asked again."""
     try:
         status, body = await _get(replica, "/metrics")
     except (OSError, TimeoutError) as error:

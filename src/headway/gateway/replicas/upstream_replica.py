@@ -1,7 +1,7 @@
-"""One engine behind the gateway: whether it lives, what it has, and whether it has room for one more.
+"""One replica behind the gateway: its health, its models, and whether it has room for one more request.
 
-A replica starts unknown, is up once it answers a probe, and is ejected when it fails; an ejected one is probed, first
-soon, then ever more seldom, and comes back with the first answer.
+A replica starts unknown, is up once it answers a probe, and is ejected when it fails. An ejected replica is probed,
+first soon, then ever more seldom, and is up again with the first answer.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from headway.gateway.settings import HealthSettings, ReplicaSettings, replica_ke
 from headway.gateway.wire.upstream_pool import UpstreamPool
 
 FIGURES = ("waiting", "running", "kv_share", "kv_tokens_max")
-"""Of a `LoadReport`, each with an age of its own."""
+"""Of a `LoadReport`; each has an age of its own."""
 _BLOCK_TOKENS = 16
 _UNKNOWN_BLOCKS = 1 << 40
 
 
 class Health(StrEnum):
-    """Whether requests may be sent to it."""
+    """Whether requests may be sent to a replica."""
 
     UNKNOWN = "unknown"
     UP = "up"
@@ -37,7 +37,7 @@ class Health(StrEnum):
 
 @dataclass(slots=True)
 class ReplicaState:
-    """What changes about it. Times are seconds on the shell's clock."""
+    """What changes about a replica. Times are seconds on the gateway's clock."""
 
     health: Health = Health.UNKNOWN
     failures: int = 0  # in a row
@@ -45,14 +45,14 @@ class ReplicaState:
     probe_at: float = -math.inf
     models: dict[str, dict[str, object]] | None = None  # its /v1/models by id; None until it answered
     report: LoadReport = field(default_factory=LoadReport)
-    said_at: dict[str, float] = field(default_factory=dict)  # figure of the report -> when it was last said
-    foreign: int = 0  # requests there that are not ours, by its latest metrics
-    foreign_kv_tokens: int = 0  # KV memory that is not ours, likewise
+    reported_at: dict[str, float] = field(default_factory=dict)  # figure of the report -> when it last came
+    other_requests: int = 0  # there, not sent by this gateway, by its latest metrics
+    other_kv_tokens: int = 0  # KV memory of those, likewise
     last_failure: str = ""
 
 
 class UpstreamReplica:
-    """One engine."""
+    """One replica."""
 
     def __init__(self, settings: ReplicaSettings, health: HealthSettings, clock: Callable[[], float]) -> None:
         self.settings = settings
@@ -68,17 +68,21 @@ class UpstreamReplica:
         self.ledger.kv_tokens_max = settings.kv_tokens
         self.ledger.requests_max = self.limit.requests_max
 
+    def __repr__(self) -> str:
+        ledger = self.ledger
+        return f"<replica {self.name}: {self.state.health}, {ledger.requests}/{ledger.requests_max} requests>"
+
     @property
     def is_up(self) -> bool:
         """Whether requests may be sent to it."""
         return self.state.health is Health.UP
 
     def serves(self, model: str) -> bool:
-        """Whether it has the model; of one that lists none, anything is believed."""
+        """Whether it has the model; a replica that lists no models is believed to have any."""
         return not self.state.models or not model or model in self.state.models
 
     def has_room(self, request: Request) -> bool:
-        """Whether one more may be sent: seats, prompts to compute, KV memory where known. Alone, anybody may."""
+        """Whether one more fits: its limit of requests, prompts to compute, KV memory where known. If empty, always."""
         ledger = self.ledger
         if ledger.requests == 0:
             return True
@@ -89,39 +93,39 @@ class UpstreamReplica:
             return False
         if ledger.kv_tokens_max is None:
             return True
-        foreign = self.state.foreign_kv_tokens if self._is_fresh("kv_share") else 0
-        return ledger.kv_tokens + foreign + ledger.kv_need(request) <= ledger.kv_tokens_max
+        others = self.state.other_kv_tokens if self._is_fresh("kv_share") else 0
+        return ledger.kv_tokens + others + ledger.kv_need(request) <= ledger.kv_tokens_max
 
     def memory(self) -> MemoryView:
-        """Its KV memory by our book, for admission policies."""
+        """Its KV memory by our ledger, for admission policies."""
         most = self.ledger.kv_tokens_max
         if most is None:
             return MemoryView(_UNKNOWN_BLOCKS, _UNKNOWN_BLOCKS, _BLOCK_TOKENS)
         return MemoryView(max(0, most - self._held_tokens()) // _BLOCK_TOKENS, most // _BLOCK_TOKENS, _BLOCK_TOKENS)
 
-    # News
+    # What the relay and the probes report
 
-    def answered(self, seconds: float, expected_seconds: float) -> None:
-        """A first byte came after `seconds`; a request of its size was expected to take about `expected_seconds`."""
+    def first_byte(self, seconds: float, expected_seconds: float) -> None:
+        """A first byte came after `seconds`; about `expected_seconds` were expected for a request of that size."""
         self.state.failures = self.state.ejections = 0
         now = self._clock()
         normalised = None if self._is_fresh("waiting") else seconds / expected_seconds
         self.limit.answered(self.ledger.requests, normalised, now)
-        self._seats()
+        self._update_requests_max()
 
-    def worked(self, *, is_generation: bool) -> None:
-        """It answered a request whole: failures before it and after it are not in a row.
+    def completed(self, *, is_generation: bool) -> None:
+        """It answered a request whole: failures before and after it are not in a row.
 
-        How long an embedding or an image takes is not known to us, so that of those only its own queue and its refusals
-        tell that there were too many; of generation `answered` hears more.
+        The expected time of an embedding or an image is not known. So only refusals and the replica's own queue show
+        that there were too many of them; for generation `first_byte` shows more.
         """
         self.state.failures = 0
         if not is_generation:
             self.limit.answered(self.ledger.requests, None, self._clock())
-            self._seats()
+            self._update_requests_max()
 
     def failed(self, why: str, *, at_once: bool = False) -> None:
-        """It did not answer a request, or not properly; `at_once` if there can be no doubt (connection refused)."""
+        """It did not answer a request, or not properly. `at_once` ejects it (its connection was refused)."""
         state = self.state
         state.failures += 1
         state.last_failure = why
@@ -129,12 +133,12 @@ class UpstreamReplica:
             self._eject()
 
     def refused(self) -> None:
-        """It said that it has too much to do."""
+        """It refused a request because it has too many."""
         self.limit.congested(self.ledger.requests, self._clock())
-        self._seats()
+        self._update_requests_max()
 
     def probed(self, alive: bool, why: str = "") -> None:
-        """The answer to a probe."""
+        """A probe was answered, or not."""
         state = self.state
         if state.health is Health.LEAVING:
             return
@@ -152,51 +156,51 @@ class UpstreamReplica:
         """Its metrics were read."""
         state = self.state
         state.report = report
-        state.foreign = max(0, (report.running or 0) + (report.waiting or 0) - self.ledger.requests)
-        self._heard(report)
+        state.other_requests = max(0, (report.running or 0) + (report.waiting or 0) - self.ledger.requests)
+        self._take_report(report)
         used = (report.kv_share or 0.0) * (self.ledger.kv_tokens_max or 0)
-        state.foreign_kv_tokens = max(0, int(used) - self._held_tokens())
+        state.other_kv_tokens = max(0, int(used) - self._held_tokens())
 
-    def spoke(self, report: LoadReport) -> None:
-        """A response carried a load header: fewer figures than its metrics, and newer; what it leaves out stays."""
+    def reported_in_header(self, report: LoadReport) -> None:
+        """An answer carried a load header: fewer figures than the metrics, but newer. Figures it leaves out stay."""
         known = self.state.report
         waiting = known.waiting if report.waiting is None else report.waiting
         kv_share = known.kv_share if report.kv_share is None else report.kv_share
         self.state.report = replace(known, waiting=waiting, kv_share=kv_share)
-        self._heard(report)
+        self._take_report(report)
 
-    def _heard(self, news: LoadReport) -> None:
+    def _take_report(self, report: LoadReport) -> None:
         now = self._clock()
-        self.state.said_at |= {name: now for name in FIGURES if getattr(news, name) is not None}
+        self.state.reported_at |= {name: now for name in FIGURES if getattr(report, name) is not None}
         self.ledger.as_of = now
-        if self.settings.kv_tokens is None and news.kv_tokens_max is not None:
-            self.ledger.kv_tokens_max = news.kv_tokens_max
-        # One or a few wait at any moment only because the engine takes newcomers at the end of a step.
-        if news.waiting is not None and news.waiting > 1 + (self.state.report.running or 0) // 10:
+        if self.settings.kv_tokens is None and report.kv_tokens_max is not None:
+            self.ledger.kv_tokens_max = report.kv_tokens_max
+        # An engine admits requests at the end of a step: one or a few wait at any moment, which is no congestion.
+        if report.waiting is not None and report.waiting > 1 + (self.state.report.running or 0) // 10:
             self.limit.congested(self.ledger.requests, now)
-        self._seats()
+        self._update_requests_max()
 
     @property
     def reads_hints(self) -> bool:
-        """Whether our hints in `vllm_xargs` are known to be heard there."""
+        """Whether it reads our hints in `vllm_xargs`."""
         wanted = self.settings.hints
         return wanted == "always" or (wanted == "auto" and self.state.report.reads_hints)
 
     def ages_seconds(self) -> dict[str, float]:
-        """How long ago it said each figure that it ever said."""
+        """Seconds since it last reported each figure that it ever reported."""
         now = self._clock()
-        return {name: now - at for name, at in self.state.said_at.items()}
+        return {name: now - at for name, at in self.state.reported_at.items()}
 
     def _held_tokens(self) -> int:
         return sum([request.prompt_tokens + request.produced_tokens for request in self.ledger.running()])
 
     def _is_fresh(self, figure: str) -> bool:
-        return self._clock() - self.state.said_at.get(figure, -math.inf) <= self.health.stale_seconds
+        return self._clock() - self.state.reported_at.get(figure, -math.inf) <= self.health.stale_seconds
 
-    def _seats(self) -> None:
-        """Seats that are ours: the limit less what others than we have there, by its latest report."""
-        foreign = self.state.foreign if self._is_fresh("running") else 0
-        self.ledger.requests_max = max(1, self.limit.requests_max - foreign)
+    def _update_requests_max(self) -> None:
+        """The limit, less the requests there that this gateway did not send, by the latest report."""
+        others = self.state.other_requests if self._is_fresh("running") else 0
+        self.ledger.requests_max = max(1, self.limit.requests_max - others)
 
     def _eject(self) -> None:
         state = self.state
