@@ -1,7 +1,7 @@
-"""Lets newcomers in a few at a time, so that a crowd at the door does not hold up the tokens of those who are served.
+"""Pacing of arrivals: a burst of requests enters a few at a time, so that it does not hold up running streams.
 
-Laws: in order of arrival; who comes when few have come lately waits for nothing; between two handfuls of a crowd the
-loop reads and writes whatever is ready.
+Laws: requests enter in order of arrival; outside a burst a request enters at once; between two handfuls of a burst the
+event loop reads and writes whatever is ready.
 """
 
 from __future__ import annotations
@@ -11,38 +11,38 @@ from collections import deque
 from collections.abc import Callable
 
 HANDFUL = 2
-"""Letting one in costs about as much as relaying a dozen tokens."""
-SPELL_SECONDS = 0.002
-"""A handful in so short a time goes straight in."""
+"""Requests that enter together. One costs about as much as relaying a dozen tokens."""
+WINDOW_SECONDS = 0.002
+"""A handful within this time enters at once."""
 
 
 class ArrivalPacer:
-    """`clock` gives seconds."""
+    """Calls the way in of each arrival, at once or in turn. `clock` gives seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._crowd: deque[Callable[[], None]] = deque()
-        self._spell_began = 0.0
-        self._came = 0  # in this spell
+        self._burst: deque[Callable[[], None]] = deque()
+        self._window_began = 0.0
+        self._arrived = 0  # in this window
 
-    def come(self, enter: Callable[[], None]) -> None:
-        """Call `enter` now, or soon if many came lately."""
+    def arrive(self, enter: Callable[[], None]) -> None:
+        """Call `enter` now, or soon if many requests arrived lately."""
         now = self._clock()
-        if now - self._spell_began >= SPELL_SECONDS:
-            self._spell_began, self._came = now, 0
-        self._came += 1
-        if self._crowd:
-            self._crowd.append(enter)
-        elif self._came <= HANDFUL:
+        if now - self._window_began >= WINDOW_SECONDS:
+            self._window_began, self._arrived = now, 0
+        self._arrived += 1
+        if self._burst:
+            self._burst.append(enter)
+        elif self._arrived <= HANDFUL:
             enter()
         else:
-            self._crowd.append(enter)
+            self._burst.append(enter)
             asyncio.get_running_loop().call_soon(self._let_in)
 
     def _let_in(self) -> None:
         try:
-            for _ in range(min(HANDFUL, len(self._crowd))):
-                self._crowd.popleft()()
-        finally:  # whoever fails must not shut the door on those behind it
-            if self._crowd:
+            for _ in range(min(HANDFUL, len(self._burst))):
+                self._burst.popleft()()
+        finally:  # a request that fails must not stop those behind it
+            if self._burst:
                 asyncio.get_running_loop().call_soon(self._let_in)

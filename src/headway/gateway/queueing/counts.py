@@ -1,4 +1,4 @@
-"""The conservation law of the gateway: every request that arrives ends once, in one outcome, or is still inside."""
+"""Counts of requests, and the law they keep: every request that arrives ends once, in one outcome, or is inside."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Outcome(StrEnum):
 
 
 class Counts:
-    """Requests by what became of them; `reasons` of those refused or failed."""
+    """Requests by outcome; `reasons` of those refused or failed."""
 
     def __init__(self) -> None:
         self.arrived = 0
@@ -28,12 +28,12 @@ class Counts:
         self.reasons: Counter[Reason] = Counter()
 
     def arrive(self) -> None:
-        """One more came."""
+        """A request arrived."""
         self.arrived += 1
         self.inside += 1
 
     def end(self, outcome: Outcome, reason: Reason | None = None) -> None:
-        """One ended."""
+        """A request ended."""
         self.inside -= 1
         self.ended[outcome] += 1
         if reason is not None:

@@ -88,7 +88,7 @@ class Intake:
         """Call `enter` when the request may go into its queue, with its prompt's size if that was counted since."""
         body = request.arrived.body
         if body is None or not self._prompt_count.takes_long(body, request.queued.counted):
-            self._pacer.come(partial(enter, None))
+            self._pacer.arrive(partial(enter, None))
             return
 
         def counted_later(counted: Counted | None) -> None:

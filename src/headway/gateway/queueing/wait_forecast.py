@@ -1,7 +1,7 @@
-"""How long a request will wait: the work ahead of it over the rate at which work leaves the queue.
+"""A forecast of a request's wait: the work ahead of it over the rate at which work leaves the queue.
 
-The rate is measured while somebody waits. Orders other than FCFS serve some before others; so what each length class
-waits is learnt as a share of the whole queue's drain time at arrival, and that share is the forecast.
+The rate is measured while requests wait. Orders other than FCFS serve some lengths before others. So the wait of each
+length class is learned as a share of the whole queue's drain time at arrival.
 """
 
 from __future__ import annotations
@@ -22,43 +22,43 @@ def work_of(request: Request) -> float:
 
 
 class WaitForecast:
-    """Of one queue."""
+    """The forecast of one queue."""
 
     def __init__(self) -> None:
-        self._work = 0.0  # decayed: work that left while somebody waited
-        self._seconds = 0.0  # decayed: time in which somebody waited
-        self._since: float | None = None  # somebody waits since; moves on with every update
+        self._work = 0.0  # decayed: work that left while requests waited
+        self._seconds = 0.0  # decayed: time in which requests waited
+        self._since: float | None = None  # since when requests wait; moves on with every update
         self._shares: dict[int, float] = {}  # length class -> mean of (wait / drain time at arrival)
 
     def backlog(self, waits: bool, now: float) -> None:
-        """Whether somebody waits, from now on."""
+        """Whether any request waits, from now on."""
         self._pass_time(now)
         self._since = now if waits else None
 
     def dispatched(self, work: float, now: float) -> None:
-        """Work left the queue; counts only if somebody had been waiting."""
+        """Work left the queue; it counts only if requests had been waiting."""
         if self._since is not None:
             self._pass_time(now)
             self._work += work
 
     def waited(self, request: Request, drain_seconds: float, seconds: float) -> None:
-        """A request waited so long, when draining the queue ahead of it was to take `drain_seconds`."""
+        """A request waited `seconds` where the forecast for the queue ahead of it was `drain_seconds`."""
         if drain_seconds > 0:
             share = min(3.0, seconds / drain_seconds)
             known = self._shares.get(_length_class(request))
             self._shares[_length_class(request)] = share if known is None else known + _LEARNING * (share - known)
 
     def rate(self) -> float | None:
-        """Weighted tokens a second that leave while somebody waits; None before enough was seen."""
+        """Weighted tokens a second that leave while requests wait; None before enough was seen."""
         return self._work / self._seconds if self._seconds >= _CREDIBLE_SECONDS and self._work > 0 else None
 
     def drain_seconds(self, waiting_work: float) -> float | None:
-        """How long that much waiting work takes to leave; None where nobody knows yet."""
+        """Seconds until that much waiting work has left; None before enough was seen."""
         rate = self.rate()
         return None if rate is None else waiting_work / rate
 
     def wait_seconds(self, request: Request, waiting_work: float) -> float | None:
-        """The forecast for a request that arrives now behind `waiting_work`; None where nobody knows yet."""
+        """The forecast for a request that arrives now behind `waiting_work`; None before enough was seen."""
         drain = self.drain_seconds(waiting_work)
         return None if drain is None else drain * self._shares.get(_length_class(request), 1.0)
 
@@ -73,5 +73,5 @@ class WaitForecast:
 
 
 def _length_class(request: Request) -> int:
-    """Prompts within a factor of two of each other."""
+    """Prompts within a factor of two of each other share a class."""
     return request.prompt_tokens.bit_length()
