@@ -119,7 +119,9 @@ def serve(
     except ValueError as error:
         raise UserMistake(str(error)) from error
     except OSError as error:
-        raise UserMistake(f"it cannot start: {error.strerror or error}; check the addresses and files") from error
+        raise UserMistake(
+            f"the gateway cannot start: {error.strerror or error}; check the addresses and files"
+        ) from error
     if not is_complete:
         raise typer.Exit(1)
 

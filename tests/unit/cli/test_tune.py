@@ -71,6 +71,23 @@ def test_trials_on_another_replica_do_not_count(
     assert "of another problem" in headway(*line, *changed, "--state", state).err
 
 
+def test_a_calibrated_engine_is_tuned_and_is_another_problem(
+    headway: Headway, small_trace: Path, tmp_path: Path
+) -> None:
+    calibration = tmp_path / "mine.toml"
+    calibration.write_text(
+        'name = "mine"\nsource = "by hand"\nerror = "unknown"\n'
+        "[linear]\nfixed_us = 5600.0\ntoken_us = 76.0\ncontext_token_us = 0.13\nrequest_us = 500.0\npair_us = 0.13\n"
+        "[engine]\nkv_blocks = 6300\n"
+    )
+    line = ("tune", small_trace, "--trials", 1, "--state", tmp_path / "s")
+    assert headway(*line).status == 0
+    calibrated = headway(*line, "--calibration", calibration)
+    assert calibrated.status == 0, calibrated.err
+    assert "of another problem" in calibrated.err
+    assert "6300 KV blocks" in headway(*line).err
+
+
 def test_trials_on_other_traffic_of_the_same_name_do_not_count(
     headway: Headway, small_trace: Path, tmp_path: Path
 ) -> None:
