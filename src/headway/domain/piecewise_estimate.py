@@ -86,16 +86,16 @@ class PiecewiseEstimate:
             return [self.remaining_survival(number, produced_tokens) for number in tokens]
         edges, gone = self._edges, self._gone
         last, after = len(edges), 0
-        found = []
+        survivals = []
         for number in tokens:
             total = produced_tokens + number
             after = bisect_right(edges, total, after)
             if after == last:
-                found.append(0.0)
+                survivals.append(0.0)
                 continue
             low, before = edges[after - 1], gone[after - 1]
-            found.append((1.0 - before - (gone[after] - before) * (total - low) / (edges[after] - low)) / left)
-        return found
+            survivals.append((1.0 - before - (gone[after] - before) * (total - low) / (edges[after] - low)) / left)
+        return survivals
 
     def survival(self, tokens: int) -> float:
         """P(L > tokens)."""

@@ -154,16 +154,16 @@ def names(kind: Kind) -> list[str]:
 
 def faults(kind: Kind) -> dict[str, str]:
     """Policies of other packages that cannot be used: name → one sentence that says why. Imports these packages."""
-    found: dict[str, str] = {}
+    sentences: dict[str, str] = {}
     for name, entries in sorted(offered(kind).items()):
         if name in ROOMS[kind]:
-            found[name] = f"{packages(entries)} offers a second {kind} policy named {name!r}; Headway's own is used"
+            sentences[name] = f"{packages(entries)} offers a second {kind} policy named {name!r}; Headway's own is used"
             continue
         try:
             load(kind, name, entries, _INJECTED)
         except ValueError as error:
-            found[name] = str(error)
-    return found
+            sentences[name] = str(error)
+    return sentences
 
 
 def aliases(kind: Kind, name: str) -> list[str]:

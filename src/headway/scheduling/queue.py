@@ -102,16 +102,16 @@ class WaitingQueue:
         The preempted, then the rest of the head's lane in order, half of what is left of `limit` where there are other
         lanes; of those one head each, as the ordering would choose among them. O(limit · (log limit + lanes)).
         """
-        found = list(reversed(self._front.values()))[: limit + 1]
-        if self._where and len(found) <= limit:
+        behind = list(reversed(self._front.values()))[: limit + 1]
+        if self._where and len(behind) <= limit:
             chosen = self._lane_now(now)
             others = dict(self._heads)
             del others[chosen]
-            room = limit + 1 - len(found)
-            found += self._first_of(chosen, -(-room // 2) if others else room)
-            while others and self._laned is not None and len(found) <= limit:
-                found.append(others.pop(self._laned.choose(others, now)))
-        return found[1:]
+            room = limit + 1 - len(behind)
+            behind += self._first_of(chosen, -(-room // 2) if others else room)
+            while others and self._laned is not None and len(behind) <= limit:
+                behind.append(others.pop(self._laned.choose(others, now)))
+        return behind[1:]
 
     def stands_until(self, now: float) -> float:
         """Time at which `head` may answer otherwise although nothing was added or taken; `math.inf` if never."""
@@ -156,16 +156,16 @@ class WaitingQueue:
     def _first_of(self, lane: LaneId, count: int) -> list[Request]:
         """The first of one lane in order, read off the heap without disturbing it."""
         heap = self._lanes[lane]
-        found: list[Request] = []
+        first: list[Request] = []
         edge = [(heap[0], 0)]  # of what was read so far: entries whose parent was
-        while edge and len(found) < count:
+        while edge and len(first) < count:
             (_, _, ticket, request), place = heapq.heappop(edge)
             if ticket not in self._dead:
-                found.append(request)
+                first.append(request)
             for child in (2 * place + 1, 2 * place + 2):
                 if child < len(heap):
                     heapq.heappush(edge, (heap[child], child))
-        return found
+        return first
 
     def _lane_now(self, now: float) -> LaneId:
         if self._laned is None:

@@ -59,10 +59,10 @@ def every_request_ends_once(day: Day) -> None:
     assert set(outcome.refused) <= set(range(len(day.trace))), "strangers were refused"
     assert outcome.makespan_ps == max([0, *outcome.ended_ps.tolist()])
     assert outcome.steps == len(day.steps)
-    told = np.bincount([row for step in day.steps for row in step.preempted], minlength=len(day.trace))
+    reported = np.bincount([row for step in day.steps for row in step.preempted], minlength=len(day.trace))
     # A composition that only preempts is reported with the next step; the day may end before there is one.
-    untold = outcome.preemptions - told
-    assert ((untold >= 0) & (untold <= 1)).all(), f"{outcome.preemptions} preemptions, the steps tell of {told}"
+    untold = outcome.preemptions - reported
+    assert ((untold >= 0) & (untold <= 1)).all(), f"{outcome.preemptions} preemptions, the steps tell of {reported}"
 
 
 def causes_precede_effects(day: Day) -> None:
@@ -218,28 +218,28 @@ DAY_LAWS = (
 """All laws of one day; `same_day` and `same_until_a_request_ends` compare two."""
 
 
-def same_day(one: Day, other: Day) -> None:
+def same_day(day: Day, other: Day) -> None:
     """Determinism, and equality of engines: the same steps, the same times for every request."""
-    for step, twin in zip(one.steps, other.steps, strict=False):
+    for step, twin in zip(day.steps, other.steps, strict=False):
         assert step == twin, f"one day has {step}\nthe other {twin}"
-    assert len(one.steps) == len(other.steps)
+    assert len(day.steps) == len(other.steps)
     for name in ("arrived_ps", "admitted_ps", "first_token_ps", "ended_ps", "cached_tokens", "preemptions"):
-        column, twin_column = getattr(one.outcome, name), getattr(other.outcome, name)
+        column, twin_column = getattr(day.outcome, name), getattr(other.outcome, name)
         assert column.tolist() == twin_column.tolist(), f"{name} differs: {column} and {twin_column}"
-    assert one.outcome.recomputed_tokens.tolist() == other.outcome.recomputed_tokens.tolist()
-    assert one.outcome.refused == other.outcome.refused
-    assert one.outcome.kv_blocks_peak == other.outcome.kv_blocks_peak
+    assert day.outcome.recomputed_tokens.tolist() == other.outcome.recomputed_tokens.tolist()
+    assert day.outcome.refused == other.outcome.refused
+    assert day.outcome.kv_blocks_peak == other.outcome.kv_blocks_peak
 
 
-def same_until_a_request_ends(one: Day, other: Day) -> None:
+def same_until_a_request_ends(day: Day, other: Day) -> None:
     """Oracle boundary: days that differ in true lengths only are the same day until the first of these shows.
 
     Only for policies without an oracle, synchronous scheduling, and traces of which no request is refused (a refusal
     looks at the whole length).
     """
-    ends = [int(end) for day in (one, other) for end in day.outcome.ended_ps if end != NEVER]
+    ends = [int(end) for each in (day, other) for end in each.outcome.ended_ps if end != NEVER]
     first_end = min(ends, default=0)
-    for step, twin in zip(one.steps, other.steps, strict=False):
+    for step, twin in zip(day.steps, other.steps, strict=False):
         if min(step.started_ps, twin.started_ps) >= first_end:
             return
         assert step == twin, f"before any length could show, one day has {step}\nthe other {twin}"

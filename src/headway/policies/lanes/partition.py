@@ -52,7 +52,7 @@ class Sizes:
         self._log_squares = [0.0, *accumulate(log * log * count for log, count in zip(logs, counts, strict=True))]
 
     def span(self, begin: int, end: int) -> Span:
-        """Of `distinct[begin:end]`, which must not be empty."""
+        """The span of `distinct[begin:end]`, which must not be empty."""
         requests = self.requests(begin, end)
         mean = (self._sums[end] - self._sums[begin]) / requests
         return Span(self.distinct[begin], self.distinct[end - 1], mean, requests)

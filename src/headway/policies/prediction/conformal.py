@@ -45,22 +45,22 @@ class Conformal:
         self._least_requests = least_requests
         self._by_age: deque[float] = deque(maxlen=window_requests)
         self._scores: list[float] = []
-        self._said: LengthEstimate | None = None  # the last answer
-        self._inside: OrderedDict[RequestId, LengthEstimate] = OrderedDict()  # what the inner law said at entry
+        self._last_estimate: LengthEstimate | None = None  # the last answer
+        self._inside: OrderedDict[RequestId, LengthEstimate] = OrderedDict()  # the inner law's estimate at entry
 
     def predict(self, request: RequestView) -> LengthEstimate:
         """The inner estimate, corrected by the scores of the window as it is now."""
-        said = self._inner.predict(request)
+        estimate = self._inner.predict(request)
         if len(self._scores) >= self._least_requests:
-            said = CorrectedEstimate(said, tuple(self._scores), request.max_output_tokens)
-        self._said = said
-        return said
+            estimate = CorrectedEstimate(estimate, tuple(self._scores), request.max_output_tokens)
+        self._last_estimate = estimate
+        return estimate
 
     def observe(self, event: Event) -> None:
         """Score a completion by the law that stood at its entry; then let the inner predictor learn."""
         if isinstance(event, Arrived):
             estimate = event.request.estimate
-            if estimate is not None and estimate is self._said:  # and no client's own word, taken instead of ours
+            if estimate is not None and estimate is self._last_estimate:  # not a client's hint
                 self._inside[event.request.id] = estimate.inner if isinstance(estimate, CorrectedEstimate) else estimate
         elif isinstance(event, (Cancelled, Refused)):
             self._inside.pop(event.request.id, None)

@@ -56,12 +56,12 @@ def _load(function: str) -> Asked:
     if not colon or not module or not name:
         raise ValueError(f"function must be written package.module:name, got {function!r}")
     try:
-        found = getattr(import_module(module), name)
+        loaded = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"function {function!r} cannot be loaded: {error}") from error
-    if not callable(found):
-        raise ValueError(f"function {function!r} is not callable but {type(found).__name__}")
-    ask: Asked = found
+    if not callable(loaded):
+        raise ValueError(f"function {function!r} is not callable but {type(loaded).__name__}")
+    ask: Asked = loaded
     return ask
 
 

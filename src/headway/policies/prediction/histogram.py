@@ -98,8 +98,8 @@ class Histogram:
         if state.get("edges") != len(EDGES):
             raise ValueError(f"it was counted in {state.get('edges')!r} bins, not in {len(EDGES)}")
         try:
-            told: Any = state["kinds"]
-            listed = [(_kind(kind), _Counts.of(counts)) for kind, counts in told]
+            kinds: Any = state["kinds"]
+            listed = [(_kind(kind), _Counts.of(counts)) for kind, counts in kinds]
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(f"a kind is missing or not written as it should be: {error}") from error
         self._counts = OrderedDict(listed[-int(self._kinds_max) :])
@@ -118,8 +118,8 @@ def kinds_of(request: RequestView) -> list[Hashable]:
 def _kind(listed: Any) -> Hashable:
     """A kind as `kinds_of` makes it, from its JSON."""
     fits = isinstance(listed, list) and len(listed) in (0, 1, 3)
-    fits = fits and all(isinstance(one, str) for one in listed[:1])
-    if not fits or not all(one is None or isinstance(one, int) for one in listed[1:]):
+    fits = fits and all(isinstance(part, str) for part in listed[:1])
+    if not fits or not all(part is None or isinstance(part, int) for part in listed[1:]):
         raise ValueError(f"{listed!r} is no kind")
     return tuple(listed) if listed else ""
 

@@ -47,10 +47,10 @@ def predictions_repeat_themselves(make: MakePrediction) -> None:
     @settings(deadline=None, max_examples=30)
     @given(requests=request_lists(), lengths=st.lists(st.integers(1, 5_000), min_size=8, max_size=8))
     def check(requests: list[Request], lengths: list[int]) -> None:
-        one, twin = make(), make()
+        predictor, twin = make(), make()
         for request, length in zip(requests, lengths, strict=False):
             for _ in range(3):
-                curious = one.predict(request)
+                curious = predictor.predict(request)
             calm = twin.predict(request)
             for produced in PRODUCED_TOKENS:
                 assert curious.remaining_mean(produced) == calm.remaining_mean(produced)
@@ -58,7 +58,7 @@ def predictions_repeat_themselves(make: MakePrediction) -> None:
                     assert curious.remaining_quantile(probability, produced) == calm.remaining_quantile(
                         probability, produced
                     )
-            _live(one, request, length)
+            _live(predictor, request, length)
             _live(twin, request, length)
 
     check()

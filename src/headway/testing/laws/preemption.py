@@ -34,10 +34,10 @@ def victims_repeat_themselves(make: MakePreemption) -> None:
     @settings(deadline=None, max_examples=30)
     @given(rounds=st.lists(request_lists(max_produced_tokens=50), min_size=1, max_size=4))
     def check(rounds: list[list[Request]]) -> None:
-        one, twin = make(), make()
+        policy, twin = make(), make()
         for running in rounds:
-            first = one.victim(running, 1e3)
+            first = policy.victim(running, 1e3)
             assert twin.victim(running, 1e3) is first, "two fresh policies differ"
-            assert one.victim(running, 1e3) is first, "asking again changed the answer"
+            assert policy.victim(running, 1e3) is first, "asking again changed the answer"
 
     check()

@@ -53,13 +53,13 @@ def choosing_changes_nothing(make: MakeRouting) -> None:
     @settings(deadline=None, max_examples=50)
     @given(rounds=st.lists(_rounds(), min_size=1, max_size=6))
     def check(rounds: list[_Round]) -> None:
-        one, twin = make(), make()
+        policy, twin = make(), make()
         for request, prefix, replicas in rounds:
-            first = one.choose(request, prefix, replicas, 1e3)
-            assert one.choose(request, prefix, replicas, 1e3) is first, "asking again changed the answer"
+            first = policy.choose(request, prefix, replicas, 1e3)
+            assert policy.choose(request, prefix, replicas, 1e3) is first, "asking again changed the answer"
             assert twin.choose(request, prefix, replicas, 1e3) is first, "two policies of one history differ"
-            for policy in (one, twin):
-                _route(policy, request, prefix, first)
+            for each in (policy, twin):
+                _route(each, request, prefix, first)
 
     check()
 
