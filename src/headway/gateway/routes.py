@@ -120,7 +120,7 @@ class PublicRoutes:
         if body is None and endpoint.needs_json and http.method == b"POST":
             self._reject(client, error_response(400, why_unreadable(http.body, endpoint), Reason.MALFORMED))
             return None
-        if tenant.name:  # the key was meant for us: no replica sees it
+        if tenant.name:  # the key is the gateway's: no replica sees it
             http.headers = [pair for pair in http.headers if pair[0] != b"authorization"]
         request = self._intake.take(http, endpoint, body, tenant, self.dispatcher.settings.objectives)
         for note_arrival in self._on_arrival:
@@ -205,7 +205,7 @@ INSIDE_PATHS: Mapping[str, OwnAnswer] = MappingProxyType(
         **dict.fromkeys(PAGE_PATHS, _page_file),
     }
 )
-"""What shows all tenants' traffic: on the admin address, or on the public one where there is neither that nor a key."""
+"""All tenants' traffic: on the admin address; on the public one if neither admin address nor keys are configured."""
 
 ADMIN_PATHS: Mapping[str, OwnAnswer] = MappingProxyType({"/health": _health, **INSIDE_PATHS})
 """Answered on the admin address."""

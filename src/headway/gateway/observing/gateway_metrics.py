@@ -124,7 +124,7 @@ class GatewayMetrics:
             self._tokens[*labels, "output"] += relayed.usage.output_tokens
 
     def _labels(self, request: GatewayRequest) -> tuple[str, str]:
-        # A name that no replica lists is the client's invention: it must not fill the label.
+        # A client may invent model names: only those that a replica lists become values of the label.
         key = request.queued.queue_key
         return self._model(key.model if key is not None else ""), self._tenant(request.arrived.tenant)
 

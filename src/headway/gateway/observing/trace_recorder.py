@@ -1,8 +1,8 @@
-"""Last night's traffic as a trace: lengths and times only, never text, for `headway compare`.
+"""Recorder of real traffic as a trace for `headway compare`: lengths and times only, never text.
 
-Laws: lines are in order of arrival; a session is a number, not the name the client gave it; who was refused is not in
-it (nobody knows how long its answer would have been), and the log says how many those were; a file that cannot be
-written any more ends the recording, is told of once, and holds up no request.
+Laws: lines are in order of arrival. A session is a number, not the name that the client gave it. Refused requests are
+left out, because the length of their answers is unknown. A file that cannot be written any more ends the recording with
+one log line, and delays no request.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ log = logging.getLogger("headway.gateway")
 
 
 class TraceRecorder:
-    """Writes the trace format of `headway trace`; a line waits until all that arrived before it have ended."""
+    """Writes the trace format of `headway trace`; a line waits until all requests that arrived earlier have ended."""
 
     def __init__(self, path: Path, began: float) -> None:
-        """Open a new file, %Y, %m, %d, %H, %M and %S in its name being those of now.
+        """Open a new file; %Y, %m, %d, %H, %M and %S in its name are replaced by the current time.
 
-        Raises ValueError, one sentence, if it is there already or cannot be written.
+        Raises ValueError, one sentence, if the file exists or cannot be written.
         """
         path = path.with_name(time.strftime(path.name))
         try:
             self._file: TextIO | None = path.open("x", encoding="utf-8")
         except FileExistsError:
             raise ValueError(
-                f"record: {path} is there already, and a trace is one run; name another file, or put the time of the "
+                f"record: {path} exists already, and a trace is one run; name another file, or put the time of the "
                 "start into the name: night-%Y%m%d-%H%M%S.jsonl"
             ) from None
         except OSError as error:
@@ -66,12 +66,12 @@ class TraceRecorder:
             self._write(self._lines.pop(self._open.popleft()))
 
     def flush(self) -> None:
-        """Give what there is to the operating system."""
+        """Pass buffered lines to the operating system."""
         if self._file is not None:
             self._unless_full(self._file.flush)
 
     def close(self) -> None:
-        """Write whatever has ended and close."""
+        """Write the lines of all requests that have ended, and close."""
         for number in self._open:
             self._write(self._lines.pop(number, ""))
         self._open.clear()
@@ -87,12 +87,12 @@ class TraceRecorder:
         try:
             put()
         except OSError as error:
-            log.error("record: %s cannot be written any more: %s; it ends here", self._path, error.strerror or error)
+            log.error("recording stopped: %s cannot be written: %s", self._path, error.strerror or error)
             file, self._file = self._file, None
             self._open.clear()
             self._lines.clear()
             if file is not None:
-                with suppress(OSError):  # told of already
+                with suppress(OSError):  # logged already
                     file.close()
 
     def _line(self, request: GatewayRequest, now: float) -> str:

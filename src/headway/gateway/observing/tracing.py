@@ -1,7 +1,7 @@
-"""A request as OpenTelemetry spans: the whole of it, its wait in the queue, and its time at a replica.
+"""OpenTelemetry spans of a request: the whole request, its wait in the queue, and its time at each replica.
 
 Law: a span holds lengths, times, names of the configuration and reasons of a closed list; never text, and nothing that
-a client could grow without bound. The caller's W3C context is taken up, and the replica is given ours to go on from.
+a client could grow without bound. The caller's W3C trace context is the parent of ours, and ours is the replica's.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _NANOSECONDS = 1_000_000_000
 
 @dataclass(slots=True)
 class _Open:
-    """A request's own span, and when it was sent to which replica."""
+    """The span of an open request, and when it was sent to which replica."""
 
     span: Span
-    offset: float  # seconds from the dispatcher's clock to the wall's, on which spans stand
+    offset: float  # seconds from the dispatcher's clock to wall time, which spans use
     tries: list[tuple[float, str]] = field(default_factory=list)
 
 
 class Tracing:
-    """A watcher; finished spans are sent in batches, from a thread. `clock` is the dispatcher's."""
+    """Observes requests; finished spans are sent in batches, from a thread. `clock` is the dispatcher's."""
 
     def __init__(self, settings: TracingSettings, clock: Callable[[], float]) -> None:
         """Raises ValueError, one sentence, if the packages are not installed or a setting is wrong."""
@@ -54,7 +54,7 @@ class Tracing:
         self._provider.add_span_processor(_sending(settings))
         self._tracer = self._provider.get_tracer("headway")
         self._share = settings.sample_share
-        self._chance = random.Random()  # which of them are traced has no bearing on any decision
+        self._chance = random.Random()  # which requests are traced affects no decision
         self._open: dict[int, _Open] = {}
         self._clock = clock
 
@@ -97,28 +97,28 @@ class Tracing:
         traced.span.end(_nanoseconds(now + traced.offset))
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining spans."""
         self._provider.shutdown()
 
     def _child(
-        self, of: _Open, name: str, began: float, ended: float, said: dict[str, Any], first: float | None = None
+        self, of: _Open, name: str, began: float, ended: float, facts: dict[str, Any], first: float | None = None
     ) -> None:
         kind = self._trace.SpanKind.CLIENT if name == "replica" else self._trace.SpanKind.INTERNAL
         inside = self._trace.set_span_in_context(of.span)
-        child = self._tracer.start_span(name, inside, kind, said, start_time=_nanoseconds(began + of.offset))
+        child = self._tracer.start_span(name, inside, kind, facts, start_time=_nanoseconds(began + of.offset))
         if first is not None:
             child.add_event("first byte", timestamp=_nanoseconds(first + of.offset))
         child.end(_nanoseconds(ended + of.offset))
 
     def _context(self, parent: re.Match[bytes]) -> Context | None:
-        """The caller's span, to hang ours under."""
+        """The caller's span, as the parent of ours."""
         trace = self._trace
         known = trace.SpanContext(int(parent[1], 16), int(parent[2], 16), True, trace.TraceFlags(1))
         return trace.set_span_in_context(trace.NonRecordingSpan(known)) if known.is_valid else None
 
 
 def check_tracing(settings: TracingSettings) -> None:
-    """Raise ValueError, one sentence, if requests are to be traced and cannot be."""
+    """Raise ValueError, one sentence, if tracing is configured and cannot work."""
     if not 0 <= settings.sample_share <= 1:
         raise ValueError(f"tracing.sample_share must be from 0 to 1, got {settings.sample_share:g}")
     if not (settings.endpoint or "http://").startswith(("http://", "https://")):
@@ -129,7 +129,7 @@ def check_tracing(settings: TracingSettings) -> None:
         import opentelemetry.exporter.otlp.proto.http.trace_exporter  # noqa: PLC0415
         import opentelemetry.sdk.trace  # noqa: F401, PLC0415
     except ImportError as error:
-        raise ValueError(f"tracing: this needs OpenTelemetry ({error}): pip install 'headway[otel]'") from None
+        raise ValueError(f"tracing: needs OpenTelemetry ({error}): pip install 'headway[otel]'") from None
 
 
 def _sending(settings: TracingSettings) -> SpanProcessor:
@@ -140,7 +140,7 @@ def _sending(settings: TracingSettings) -> SpanProcessor:
 
 
 def _attributes(request: GatewayRequest, outcome: Outcome, reason: Reason | None) -> dict[str, Any]:
-    """The names are those of OpenTelemetry's GenAI conventions where they have one."""
+    """Attributes of the request's span, named by OpenTelemetry's GenAI conventions where these have a name."""
     arrived, queued, relayed = request.arrived, request.queued, request.relayed
     attributes: dict[str, Any] = {
         # The name of a model that no replica lists is not repeated.

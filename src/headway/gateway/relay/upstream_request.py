@@ -1,7 +1,7 @@
-"""What a replica is sent: the client's request, byte for byte but for what this replica is known to understand.
+"""Request to a replica: the client's request, byte for byte, except for fields that this replica understands.
 
-Fields are written only where the replica's settings ask for it or its own metrics show that it reads them: a stream's
-usage, the priority with the engine's sign, and hints for Headway's vLLM plug-in (named in `domain/engine_hints.py`).
+Fields are written only where the replica's settings ask for it or its metrics show that it reads them. They are a
+stream's usage, the priority with the engine's sign, and hints for Headway's vLLM plug-in (`domain/engine_hints.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SIGNS = {"lower-first": 1, "higher-first": -1}
 
 
 def upstream_request(request: GatewayRequest, replica: UpstreamReplica) -> bytes:
-    """The whole request as this replica gets it."""
+    """The whole request as bytes for this replica."""
     http = request.arrived.http
     body = _body(request, replica)
     connection_only = http.header(b"connection") or b""
@@ -46,7 +46,7 @@ def upstream_request(request: GatewayRequest, replica: UpstreamReplica) -> bytes
 
 
 def hides_usage(request: GatewayRequest, replica: UpstreamReplica) -> bool:
-    """Whether a usage chunk is asked for that the client did not ask for."""
+    """Whether the gateway asks for a usage chunk that the client did not ask for; it is then hidden."""
     body = request.arrived.body
     if body is None or not body.stream or not replica.settings.learn_usage:
         return False
@@ -55,7 +55,7 @@ def hides_usage(request: GatewayRequest, replica: UpstreamReplica) -> bool:
 
 
 def asks_for_load(request: GatewayRequest, replica: UpstreamReplica) -> bool:
-    """Whether we ask for the load header, and take it out again: the client did not ask for it."""
+    """Whether the gateway asks for the load header, and removes it: the client did not ask for it."""
     return replica.settings.load_header and request.arrived.http.header(LOAD_FORMAT_HEADER) is None
 
 
@@ -77,7 +77,7 @@ def engine_hints(queued: QueuedRequest, *, rank: bool) -> dict[str, object]:
 
 
 def _body(request: GatewayRequest, replica: UpstreamReplica) -> bytes:
-    """The client's bytes, unless a field has to be set for this replica."""
+    """The client's bytes, with the fields set that this replica needs."""
     body, content = request.arrived.body, request.arrived.http.body
     if body is None:
         return content
@@ -88,7 +88,7 @@ def _body(request: GatewayRequest, replica: UpstreamReplica) -> bytes:
     if sign is not None:
         changes["priority"] = sign * request.arrived.priority
     if replica.reads_hints and request.arrived.endpoint.takes_engine_hints:
-        # Whatever the client wrote there itself is replaced: it is heard through its key's permissions, or not.
+        # What the client wrote there itself is replaced: hints count only as far as its key allows them.
         own = {key: value for key, value in extra_arguments(content).items() if key not in hints.NAMES}
         changes["vllm_xargs"] = own | engine_hints(request.queued, rank=sign is None)
         if sign is None and body.priority:

@@ -13,7 +13,7 @@ from headway.gateway.observing.trace_recorder import TraceRecorder
 def test_a_recording_never_writes_into_a_file_that_is_there(tmp_path: Path) -> None:
     path = tmp_path / "night.jsonl"
     TraceRecorder(path, 0.0).close()
-    with pytest.raises(ValueError, match=r"record: .*night\.jsonl is there already.*night-%Y%m%d-%H%M%S\.jsonl"):
+    with pytest.raises(ValueError, match=r"record: .*night\.jsonl exists already.*night-%Y%m%d-%H%M%S\.jsonl"):
         TraceRecorder(path, 0.0)
 
 

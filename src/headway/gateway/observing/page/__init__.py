@@ -1,4 +1,4 @@
-"""The live page at /headway/: what waits, what runs, who was refused and why. One HTML file, no build, no network."""
+"""Live page at /headway/: queues, replicas, refusals and why requests waited. Plain files, no build, no network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FILES = {
     "/headway/live.css": ("live.css", b"text/css; charset=utf-8"),
     "/headway/live.js": ("live.js", b"text/javascript; charset=utf-8"),
 }
-_SHOWN = 10  # of lanes and tenants, the fullest
+_SHOWN = 10  # lanes and tenants, the largest
 _SAFE = (
     (
         b"content-security-policy",
@@ -45,7 +45,10 @@ def state_of(
     stories: Sequence[dict[str, object]],
     tuned: Callable[[QueueKey], Mapping[str, float] | None],
 ) -> dict[str, object]:
-    """What the page shows, as JSON. `tuned` gives a queue's tuned values, None where nothing is tuned."""
+    """What the page shows, as JSON.
+
+    `stories` are the latest requests; `tuned` gives a queue's tuned values, None where nothing is tuned.
+    """
     counts = dispatcher.counts
     return {
         "draining": dispatcher.is_draining,
@@ -68,8 +71,8 @@ def state_of(
 
 
 def _queue(queue: ModelQueue) -> dict[str, object]:
-    most = heapq.nlargest(_SHOWN, queue.waiting_by_payer.items(), key=lambda one: one[1].requests)
-    lanes = heapq.nlargest(_SHOWN, queue.scheduler.queue.lane_sizes().items(), key=lambda one: one[1])
+    most = heapq.nlargest(_SHOWN, queue.waiting_by_payer.items(), key=lambda entry: entry[1].requests)
+    lanes = heapq.nlargest(_SHOWN, queue.scheduler.queue.lane_sizes().items(), key=lambda entry: entry[1])
     return {
         "model": queue.key.model or "any",
         "kind": queue.key.kind,
@@ -82,7 +85,7 @@ def _queue(queue: ModelQueue) -> dict[str, object]:
 
 
 def _lane_name(lane: LaneId) -> str:
-    """A lane of lanes is a tenant's; the only lane of a ranked ordering has no name."""
+    """A nested lane is a tenant's; the only lane of a ranked ordering has no name of its own."""
     parts = lane if isinstance(lane, tuple) else (lane,)
     return " / ".join(str(part) for part in parts if part is not None) or "one"
 
