@@ -106,8 +106,7 @@ class QueueSettings:
         max_requests: Queued requests, at most.
         max_tokens: Their prompt tokens, at most.
         max_bytes: The bytes of their bodies, at most.
-        tenant_max_requests: Queued requests per API key (per fairness id where no keys are configured). Unset: no
-            limit.
+        tenant_max_requests: Queued requests per API key (without keys: per fairness id). Unset: no limit.
         tenant_max_tokens: Their prompt tokens, likewise.
         tenant_max_bytes: The bytes of their bodies, likewise.
         timeout_seconds: Longest time in the queue; then the request is answered with 429.
@@ -177,14 +176,10 @@ class TenantSettings:
 
 @dataclass(frozen=True, slots=True)
 class StateSettings:
-    """What is learned and kept over a restart.
-
-    These are lanes and costs of the EWSJF orderings, lengths seen by `histogram` and `running-mean`, tuned values, and
-    bytes per token.
+    """What is learned and kept over a restart: EWSJF's lanes and costs, lengths seen, tuned values, bytes per token.
 
     Attributes:
-        path: The file; without it nothing is kept. It holds names of tenants, but no sessions and no text. Needs a
-            restart.
+        path: The file; unset: nothing is kept. It names tenants, but no sessions, and no text. Needs a restart.
         save_seconds: Time between two writes. The file is also written when the gateway drains.
     """
 
