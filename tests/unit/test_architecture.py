@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
+PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/life-of-a-request.md", "docs/style.md")
 ROOMS = sorted(path.name for path in (ROOT / "src" / "headway").iterdir() if (path / "__init__.py").exists())
 
 
@@ -23,7 +24,22 @@ def links(page: str) -> list[str]:
 def test_every_link_leads_somewhere(page: str) -> None:
     targets = links(page)
     assert targets
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+    folder = (ROOT / page).parent
+    assert [target for target in targets if not (folder / target).exists()] == []
+
+
+def test_the_life_of_a_request_names_what_there_is() -> None:
+    """Each `Class.method` on the page exists."""
+    page = (ROOT / "docs" / "life-of-a-request.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(?:\w+\.)?([A-Z]\w+\.\w+)`", page)) - {"ARCHITECTURE.md"}
+    assert len(named) > 30
+    assert named - methods() == set()
+
+
+def methods() -> set[str]:
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "src").rglob("*.py")]
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    return {f"{one.name}.{part.name}" for one in classes for part in one.body if isinstance(part, ast.FunctionDef)}
 
 
 def test_every_room_is_on_the_map() -> None:
@@ -31,8 +47,8 @@ def test_every_room_is_on_the_map() -> None:
     assert [room for room in ROOMS if f"(src/headway/{room})" not in text] == []
 
 
-def test_the_map_is_two_pages_at_most() -> None:
-    assert len((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").splitlines()) <= 110
+def test_the_map_is_three_pages_at_most() -> None:
+    assert len((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").splitlines()) <= 135
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
@@ -50,8 +66,9 @@ def test_ci_is_a_script_that_bash_can_read() -> None:
     "room", ["domain", "policies", "scheduling", "simulator", "vllm_plugin", "gateway", "testing", "bench", "cli"]
 )
 def test_files_read_like_a_page(room: str) -> None:
-    """Under 400 lines, and no file named after nothing."""
+    """Under 400 lines unless its docstring says "One file because …", and no file named after nothing."""
     empty_names = {"utils", "util", "common", "helpers", "misc", "base", "manager", "core"}
     for file in (ROOT / "src" / "headway" / room).rglob("*.py"):
         assert file.stem not in empty_names, file
-        assert len(file.read_text(encoding="utf-8").splitlines()) <= 400, file
+        text = file.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 400 or "One file because" in (ast.get_docstring(ast.parse(text)) or ""), file

@@ -1,7 +1,7 @@
 """Settings of the gateway: one TOML file, each mistake in it one sentence.
 
 `read_settings` reads a file; `headway check-config` does nothing else. Keys are the field names of the classes below.
-Their docstrings become docs/gateway-config.md (`settings_page.py`), in this order.
+Their docstrings become docs/gateway-config.md (`settings_page.py`), in this order. One file because they are one page.
 """
 
 from __future__ import annotations
