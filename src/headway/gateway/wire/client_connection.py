@@ -210,10 +210,8 @@ class ClientConnection(asyncio.Protocol):
         version = self._parser.get_http_version()
         request = self._parsed = HttpRequest(self._parser.get_method(), self._target, self._headers)
         request.speaks_chunked = version == "1.1"
-        refusal = judge_head(request, version, self._limits)
-        self._refusal = (
-            self._handler.bad_request(*refusal) if refusal is not None else self._handler.refuse_head(request)
-        )
+        fault = judge_head(request, version, self._limits)
+        self._refusal = self._handler.bad_request(*fault) if fault is not None else self._handler.refuse_head(request)
         expects = request.header(b"expect")
         waits = expects is not None and expects.lower() == b"100-continue" and version == "1.1"
         if waits and self._refusal is None and self._request is None and not self._pending:
@@ -296,7 +294,7 @@ class ClientConnection(asyncio.Protocol):
                 request.keep_alive = False
         ending = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
         if request is not None and keep_alive and not request.speaks_chunked:
-            ending = b"connection: keep-alive\r\n\r\n"  # HTTP/1.0 waits for the connection's end unless told
+            ending = b"connection: keep-alive\r\n\r\n"  # HTTP/1.0 else waits for the connection's end
         head = b"".join([status_line(status), header_lines(headers), framing, ending])
         if more:
             self._held = head

@@ -11,47 +11,47 @@ from headway.gateway.wire.limits import WireLimits
 from headway.gateway.wire.messages import HttpRequest
 
 
-class Refusal(NamedTuple):
-    """Why a request is not taken; the request handler makes the response."""
+class BadRequest(NamedTuple):
+    """Why a request is not taken; `RequestHandler.bad_request` makes the response."""
 
     status: int
     message: str
 
 
-def judge_head(request: HttpRequest, version: str, limits: WireLimits) -> Refusal | None:
+def judge_head(request: HttpRequest, version: str, limits: WireLimits) -> BadRequest | None:
     """What is wrong with a head; None if nothing is. `version` is "1.1", as it was parsed."""
     names = [name for name, _ in request.headers]
     if version not in ("1.0", "1.1"):
-        return Refusal(505, f"HTTP/{version} is not supported; use HTTP/1.1")
+        return BadRequest(505, f"HTTP/{version} is not supported; use HTTP/1.1")
     if len(names) > limits.headers:
-        return Refusal(431, f"the request has more than {limits.headers} headers, which is the limit")
+        return BadRequest(431, f"the request has more than {limits.headers} headers, which is the limit")
     if sum([len(name) + len(value) + 4 for name, value in request.headers]) + len(request.target) > limits.head_bytes:
         return headers_too_long(limits)
     encodings = []
     if b"transfer-encoding" in names:
         encodings = [value for name, value in request.headers if name == b"transfer-encoding"]
     if encodings and (version == "1.0" or encodings[0].lower() != b"chunked" or len(encodings) > 1):
-        return Refusal(400, "transfer-encoding must be chunked, once, and only in HTTP/1.1")
+        return BadRequest(400, "transfer-encoding must be chunked, once, and only in HTTP/1.1")
     if names.count(b"content-length") + len(encodings) > 1:
-        return Refusal(
+        return BadRequest(
             400, "the length of the body is given twice; send one content-length or transfer-encoding header"
         )
     hosts = names.count(b"host")
     if hosts != 1 and (version == "1.1" or hosts > 1):
-        return Refusal(400, "the request must have exactly one host header")
+        return BadRequest(400, "the request must have exactly one host header")
     length = request.header(b"content-length")
     if length is not None and int(length) > limits.body_bytes:
         return body_too_long(limits)
     if request.method == b"CONNECT" or not request.target.startswith(b"/"):
-        return Refusal(400, "the request target must be a path")
+        return BadRequest(400, "the request target must be a path")
     return None
 
 
-def headers_too_long(limits: WireLimits) -> Refusal:
+def headers_too_long(limits: WireLimits) -> BadRequest:
     """The request line and the headers are longer than allowed."""
-    return Refusal(431, f"the headers are longer than {limits.head_bytes} bytes, which is the limit")
+    return BadRequest(431, f"the headers are longer than {limits.head_bytes} bytes, which is the limit")
 
 
-def body_too_long(limits: WireLimits) -> Refusal:
+def body_too_long(limits: WireLimits) -> BadRequest:
     """The body is longer than allowed."""
-    return Refusal(413, f"the body is longer than {limits.body_bytes} bytes, which is the limit")
+    return BadRequest(413, f"the body is longer than {limits.body_bytes} bytes, which is the limit")
