@@ -1,1 +1,1 @@
-"""The OpenAI API: endpoints, request bodies and hints, prompt counts, requests to replicas, usage and errors."""
+"""The OpenAI API: endpoints, request bodies and hints, prompt counts, usage and error responses."""
