@@ -20,11 +20,11 @@ PARTS = ("Idea", "Source", "Reads", "Wins when", "Loses when")
 """The labelled parts of every policy's docstring, in their order, after a one-line summary."""
 
 QUESTIONS: dict[Kind, str] = {
-    "ordering": "Who goes next?",
-    "admission": "May it come in now?",
-    "preemption": "Who gives way when memory is short?",
-    "prediction": "How long will it be?",
-    "routing": "Where does it run? (the gateway's question)",
+    "ordering": "Which request runs next?",
+    "admission": "May a request join the batch now?",
+    "preemption": "Which running request gives way when memory is short?",
+    "prediction": "How many output tokens will a request produce?",
+    "routing": "On which replica does a request run? (in the gateway only)",
 }
 
 _LABEL = re.compile(rf"^({'|'.join(PARTS)}):\s*", re.MULTILINE)

@@ -110,7 +110,7 @@ def every_token_comes(day: Day) -> None:
 def prompts_are_computed_once(day: Day) -> None:
     """Chunks of a prompt follow each other from what the cache held; a preemption starts over, and nothing else does.
 
-    Who was never preempted had all of its prompt computed or cached, and no token of it twice.
+    A request that was never preempted had all of its prompt computed or cached, and no token of it twice.
     """
     reached: dict[int, int] = {}
     for step in day.steps:
@@ -156,7 +156,7 @@ def memory_is_given_back(day: Day) -> None:
 
 
 def limits_are_kept(day: Day) -> None:
-    """Token budget and seats are never exceeded; who is admitted waited, who is preempted ran."""
+    """Token budget and seats are never exceeded. Admitted requests waited before, preempted ones ran."""
     rules = day.rules
     for step, running, _ in _moments(day):
         tokens = step.decodes + sum(chunk[1] for chunk in step.chunks)
@@ -269,7 +269,7 @@ def _previous_turns(trace: Trace) -> dict[int, int]:
 
 
 def _moments(day: Day) -> Iterator[tuple[StepRecord, set[int], set[int]]]:
-    """Each step with who runs in it and who waits at its start, derived from arrivals, admissions and ends."""
+    """Each step with the requests that run in it and wait at its start, derived from arrivals, admissions and ends."""
     arrived, ended = day.outcome.arrived_ps.tolist(), day.outcome.ended_ps.tolist()
     inside = [row for row in range(len(day.trace)) if ended[row] != NEVER]
     running: set[int] = set()

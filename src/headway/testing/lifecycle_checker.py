@@ -53,7 +53,7 @@ class LifecycleChecker:
         return "\n".join(self._stories.get(request_id, ["nothing"]))
 
     def inside(self) -> list[RequestId]:
-        """Who arrived and has not ended, in order of arrival."""
+        """The requests that arrived and have not ended, in order of arrival."""
         return [request_id for request_id, stage in self._stages.items() if stage is not Stage.ENDED]
 
     def finish(self, still_inside: int = 0) -> None:

@@ -25,7 +25,7 @@ class NaiveQueue:
         return len(self._waiting) + len(self._front)
 
     def ids(self) -> set[RequestId]:
-        """Who waits."""
+        """The ids of all waiting requests."""
         return {entry[4].id for entry in self._waiting} | {request.id for request in self._front}
 
     def add(self, request: Request) -> None:
@@ -59,7 +59,7 @@ class NaiveQueue:
         return heads
 
     def head(self, now: float) -> Request | None:
-        """Who is next."""
+        """The next request."""
         if self._front:
             return self._front[-1]
         heads = self.heads()

@@ -1,4 +1,4 @@
-"""Who goes next and where: the policies of the catalogue on the wire, hints, keys and honest forecasts."""
+"""Order and routing on the wire: the policies of the catalogue, hints, keys and honest forecasts."""
 
 from __future__ import annotations
 

@@ -215,7 +215,7 @@ class _OverflowForecast:
         self._completions = 0
 
     def follow(self, completions: int) -> None:
-        """Catch up with the batch: who joined, who left, who is older now."""
+        """Catch up with the batch: requests that joined, left or grew older."""
         batch = self.batch
         if (batch.version, batch.decode_steps) == (self._version, self._step) and completions == self._completions:
             return

@@ -16,7 +16,7 @@ _LANE_MASK = (1 << _LANE_BITS) - 1
 
 
 class PeakCheck:
-    """Admit the head only if memory will suffice at every later instant for all who run and for it.
+    """Admit the head only if memory will suffice at every later instant for it and all running requests.
 
     Idea: a request grows by one token a step and then frees everything, so the batch's use of memory peaks only when a
         request ends. Predict it at those instants, and refuse a head that would push one of them over the limit.

@@ -121,9 +121,7 @@ class CostFit:
         self.law = prior
         self.points: deque[PrefillPoint] = deque(maxlen=POINTS_KEPT)
         self._computing: dict[RequestId, tuple[float, int]] = {}  # admitted at, uncached tokens
-        self._done: list[
-            tuple[float, int]
-        ] = []  # the same, for requests whose first token has come and is not counted yet
+        self._done: list[tuple[float, int]] = []  # the same, of requests whose first token is not counted yet
         self._token_at = -math.inf  # when the latest first tokens came out
         self._since = -math.inf  # when those before them did
         self._unfitted = 0

@@ -26,7 +26,7 @@ Fill: TypeAlias = Literal["lane-and-neighbours", "lane", "score"]
 ScoreOf: TypeAlias = Callable[[int, float, int, float], ScoreLine]
 """(size, mean size of the lane, q = lanes − index, arrived_at) -> the head's line."""
 
-_COMPACT_ABOVE = 64  # entries of who left; below that a rebuild is not worth its call
+_COMPACT_ABOVE = 64  # entries of requests that left; below that a rebuild is not worth its call
 
 
 class ScoredLanes:
@@ -62,7 +62,7 @@ class ScoredLanes:
         self._index_matters = index_matters
         self._means_matter = means_matter
         self._placed: dict[RequestId, _LanePlace] = {}
-        self._oldest: list[tuple[float, int, RequestId]] = []  # a heap; entries of who left are dropped as they surface
+        self._oldest: list[tuple[float, int, RequestId]] = []  # a heap; entries of requests that left are dropped late
         self._ticket = count()
         self._lines: dict[LaneId, tuple[RequestView, ScoreLine]] = {}
         self._drawn = router.version
@@ -132,7 +132,7 @@ class ScoredLanes:
         return min(due, overtaken_at(lines[self.choose(heads, now)], lines.values(), now))
 
     def observe(self, event: Event) -> None:
-        """Learn sizes from arrivals and costs from first tokens; keep count of who waits and of rounds."""
+        """Learn sizes from arrivals and costs from first tokens; keep count of waiting requests and of rounds."""
         if self.costs is not None and self.costs.observe(event):
             self._lines.clear()
         match event:

@@ -192,7 +192,7 @@ class _Ledger:
             self._last_departed = account
 
     def _level(self) -> float:
-        """Where a newcomer starts: the least served of those waiting, else the last who waited (VTC, Algorithm 2)."""
+        """Where a newcomer starts: the least served of those waiting, else the last that waited (VTC, Algorithm 2)."""
         if self._backlogged:
             return min([account.service for account in self._backlogged.values()])
         return 0.0 if self._last_departed is None else self._last_departed.service

@@ -24,7 +24,8 @@ class SmallestRemainingBenefit:
         either is one that has made progress by half since the last time (which happens some log(length) times), or
         every running request was preempted before and the front of the queue is being shortened.
     Reads: prompt, cached and produced tokens, the length estimates (mean), the order of admission, preemptions.
-    Wins when: lengths are known well enough to tell who is about to end: those free their memory soon anyway.
+    Wins when: lengths are known well enough to tell which requests are about to end: those free their memory soon
+        anyway.
     Loses when: estimates say nothing (then it weighs work against size alone, which nearly cancel), or requests are
         alike: latest-admitted is as good and fairer.
     """
