@@ -69,6 +69,8 @@ def check(python: str, version: str, folder: Path) -> tuple[str, int]:
         return f"| {version} | did not run | {done.stderr.strip().splitlines()[-1][:160]} |", 1
     checks = json.loads(done.stdout.splitlines()[-1])["checks"]
     failed = {name: found["failures"] for name, found in checks.items() if found["failures"]}
+    if moves := [line for line in done.stderr.splitlines() if "please report" in line]:
+        failed["moves between places"] = moves
     for name, failures in failed.items():
         print(f"{version} {name}:", *failures, sep="\n  ", file=sys.stderr)
     return f"| {version} | {len(checks) - len(failed)} of {len(checks)} | {', '.join(failed) or '–'} |", len(failed)
