@@ -121,9 +121,9 @@ class Gateway:
         """Keep replicas whose settings stayed, add the new ones, let the others finish their requests."""
         kept = {probed.replica.settings: probed for probed in self._probed}
         wanted: list[_Probed] = []
-        for one in settings.replica:
-            probed = kept.pop(one, None)
-            replica = UpstreamReplica(one, settings.health, self._clock) if probed is None else probed.replica
+        for chosen in settings.replica:
+            probed = kept.pop(chosen, None)
+            replica = UpstreamReplica(chosen, settings.health, self._clock) if probed is None else probed.replica
             if probed is None or replica.health != settings.health:
                 if probed is not None:
                     probed.task.cancel()
@@ -168,7 +168,7 @@ class Gateway:
         if not is_whole:
             return
         self.dispatcher.sweep(now)
-        for replica in [one for one in self._leaving if not one.ledger.requests]:
+        for replica in [leaving for leaving in self._leaving if not leaving.ledger.requests]:
             self._leaving.remove(replica)
             replica.pool.close()
         if self._recorder is not None:
