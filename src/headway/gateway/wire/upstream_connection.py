@@ -14,6 +14,8 @@ import httptools
 
 from headway.gateway.wire.messages import Headers
 
+_WITH_BODY = frozenset([b"content-length", b"transfer-encoding"])
+
 
 class ResponseSink(Protocol):
     """Receives an answer. After `upstream_end` or `upstream_failed` nothing more comes."""
@@ -109,11 +111,12 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._fail("it switched protocols without being asked")
-            return
+            if not self._complete:
+                self._fail("it switched protocols without being asked")
+                return
         except httptools.HttpParserError as error:
             if not self._complete:
-                self._fail(f"its answer is not valid HTTP/1.1: {error}")
+                self._fail(f"its answer is not valid HTTP/1.1: {error.__context__ or error}")
                 return
         if self._head_ready:
             if not 200 <= self._status <= 599:
@@ -163,6 +166,8 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self._status = self._parser.get_status_code()
         if 100 <= self._status < 200:
+            if not _WITH_BODY.isdisjoint(name for name, _ in self._headers):
+                raise ValueError("an interim answer has no body (RFC 9110, section 15.2)")  # the parser would read one
             self._headers = []
             return
         names = dict(self._headers)
