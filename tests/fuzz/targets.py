@@ -1,0 +1,341 @@
+"""What is fuzzed: one function per reader of foreign bytes, which raises where a law of that reader is broken.
+
+Each target also reads its bytes a second time, cut into other pieces: how TCP cuts them must never matter.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import zlib
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+from tempfile import gettempdir
+
+from headway.gateway.openai.client_hints import read_hints
+from headway.gateway.openai.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, UNLISTED
+from headway.gateway.openai.prompt_count import PromptCount
+from headway.gateway.openai.request_body import (
+    extra_arguments,
+    prefix_hashes,
+    read_body,
+    why_unreadable,
+    with_fields,
+    with_usage_asked,
+)
+from headway.gateway.openai.token_ratio import TokenRatio
+from headway.gateway.openai.usage import JsonUsageReader, StreamUsageReader
+from headway.gateway.replicas.load_report import LoadReport, read_load_header, read_metrics
+from headway.gateway.settings import HINTS, TenantSettings, read_settings
+from headway.gateway.wire.client_connection import ClientConnection
+from headway.gateway.wire.limits import WireLimits
+from headway.gateway.wire.messages import Headers, HttpRequest, Response
+from headway.gateway.wire.upstream_connection import UpstreamConnection
+from tests.support.fake_transport import FakeTransport
+
+Target = Callable[[bytes], None]
+NUMBER_MAX = 2**63
+"""Above this no count that comes from outside may get: what is computed from it must fit a float and a metric."""
+LIMITS = WireLimits(head_bytes=2_048, headers=30, body_bytes=4_096, ahead_bytes=1_024)
+EVERY_HINT = TenantSettings(name="t", may=HINTS, priority_min=-100)
+
+
+def pieces(data: bytes, seed: int) -> list[bytes]:
+    """The same bytes in other packets; with seed 0 as they are."""
+    if not seed or len(data) < 2:
+        return [data]
+    if seed == 1 and len(data) <= 400:
+        return [data[at : at + 1] for at in range(len(data))]
+    draw = Random(zlib.crc32(data) + seed)
+    cuts = sorted({0, len(data), *(draw.randrange(len(data)) for _ in range(draw.randint(1, 6)))})
+    return [data[start:stop] for start, stop in pairwise(cuts)]
+
+
+# A client's bytes
+
+
+class _Later:
+    """An answer that comes after the next packet, in chunks."""
+
+    def __init__(self, client: ClientConnection, method: bytes) -> None:
+        self.client, self.method = client, method
+        self.left = False
+
+    def client_left(self) -> None:
+        assert not self.left, "told twice that the client left"
+        self.left = True
+
+    def client_full(self) -> None: ...
+
+    def client_ready(self) -> None: ...
+
+    def come(self) -> None:
+        self.client.start(200, [(b"content-type", b"text/plain")], None)
+        if self.method != b"HEAD":
+            self.client.write(b"ok")
+        self.client.finish()
+
+
+class _Answering:
+    """Answers each second request at once and the others later; notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[bytes, bytes, Headers, bytes, bool]] = []
+        self.refused_with: list[int] = []
+        self.later: _Later | None = None
+
+    def bad_request(self, status: int, message: str) -> Response:
+        return Response(status, message.encode())
+
+    def refuse_head(self, request: HttpRequest) -> Response | None:
+        return Response(401, b"no") if request.header(b"authorization") == b"wrong" else None
+
+    def refused(self, response: Response) -> None:
+        self.refused_with.append(response.status)
+
+    def answer(self, request: HttpRequest, client: ClientConnection) -> _Later | None:
+        assert self.later is None, "two requests of one connection at once"
+        assert len(request.body) <= LIMITS.body_bytes
+        assert len(request.headers) <= LIMITS.headers
+        assert not re.search(rb"[\0-\x20\x7f]", request.target), request.target
+        self.asked.append((request.method, request.target, list(request.headers), request.body, request.keep_alive))
+        if len(self.asked) % 2:
+            client.respond(Response(200, b"{}"))
+            return None
+        self.later = _Later(client, request.method)
+        return self.later
+
+    def tick(self) -> None:
+        later, self.later = self.later, None
+        if later is not None and not later.left:
+            later.come()
+
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r\n]*")
+
+
+def statuses(written: bytes, methods: list[bytes]) -> list[int]:
+    """Statuses of the answers in a row to these requests; raises AssertionError where they are not well-formed."""
+    came: list[int] = []
+    while written:
+        head, mark, written = written.partition(b"\r\n\r\n")
+        lines = head.split(b"\r\n")
+        line = _STATUS_LINE.fullmatch(lines[0])
+        assert line, head
+        assert mark, head
+        if int(line[1]) < 200:
+            continue
+        came.append(int(line[1]))
+        named = dict(one.lower().split(b": ", 1) for one in lines[1:])
+        if methods[len(came) - 1 : len(came)] == [b"HEAD"]:
+            continue
+        if b"content-length" in named:
+            written = written[int(named[b"content-length"]) :]
+        elif named.get(b"transfer-encoding") == b"chunked":
+            assert written.startswith(b"2\r\nok\r\n0\r\n\r\n"), written
+            written = written[12:]
+        else:
+            return came  # to an HTTP/1.0 client: it ends with the connection
+    return came
+
+
+def _ask(packets: list[bytes]) -> _Answering:
+    site, transport, opened = _Answering(), FakeTransport(), set[ClientConnection]()
+    client = ClientConnection(site, LIMITS, opened, lambda: 0.0)
+    client.connection_made(transport)
+    for packet in packets:
+        if transport.closed:
+            break
+        client.data_received(packet)
+        site.tick()
+    for _ in range(1_000):  # what was pipelined is answered one by one
+        if transport.closed or site.later is None:
+            break
+        site.tick()
+    if not transport.closed and client.eof_received() is False:
+        transport.closed = True
+    client.connection_lost(None)
+    assert not opened
+    came = statuses(bytes(transport.written), [method for method, *_ in site.asked])
+    assert len(came) == len(site.asked) + len(site.refused_with) - (site.later is not None), came
+    assert all(status < 500 or status == 505 for status in came)
+    return site
+
+
+def client_bytes(data: bytes) -> None:
+    """Every request is answered once or refused with a sentence, however its bytes are cut."""
+    first = _ask(pieces(data, 0))
+    for seed in (1, 2):
+        other = _ask(pieces(data, seed))
+        assert other.asked == first.asked, f"cut {seed} makes other requests"
+        assert len(other.refused_with) == len(first.refused_with), f"cut {seed} is refused otherwise"
+
+
+# A replica's bytes
+
+
+class _Taking:
+    """Takes one answer, and holds it to its order: a head, a body, one end."""
+
+    def __init__(self) -> None:
+        self.head: tuple[int, Headers, int | None] | None = None
+        self.body = bytearray()
+        self.ended = ""
+
+    def upstream_head(self, status: int, headers: Headers, length: int | None, more: bool) -> None:
+        assert self.head is None
+        assert not self.ended
+        assert 200 <= status <= 599
+        assert length is None or length >= 0
+        self.head = (status, list(headers), length)
+
+    def upstream_data(self, body: bytes) -> None:
+        assert self.head is not None
+        assert not self.ended
+        self.body += body
+
+    def upstream_end(self, body: bytes) -> None:
+        assert self.head is not None
+        assert not self.ended
+        self.body += body
+        self.ended = "whole"
+
+    def upstream_failed(self, why: str) -> None:
+        assert not self.ended
+        assert why
+        self.ended = "failed"
+
+
+def _answer(packets: list[bytes]) -> _Taking:
+    sink, transport = _Taking(), FakeTransport()
+    free: list[object] = []
+    lost: list[object] = []
+    connection = UpstreamConnection(free.append, lost.append)
+    connection.connection_made(transport)
+    connection.send(b"GET / HTTP/1.1\r\n\r\n", sink)
+    for packet in packets:
+        if transport.closed:
+            break
+        connection.data_received(packet)
+    connection.connection_lost(None)
+    assert len(lost) == 1
+    assert len(free) <= 1
+    assert sink.ended, "an answer without an end"
+    if sink.head is not None and sink.head[2] is not None:
+        short = len(sink.body) < sink.head[2]
+        assert len(sink.body) <= sink.head[2]
+        assert not short or sink.ended == "failed"
+    return sink
+
+
+def replica_bytes(data: bytes) -> None:
+    """An answer ends once, whole or failed, and is the same however its bytes are cut."""
+    first = _answer(pieces(data, 0))
+    for seed in (1, 2):
+        other = _answer(pieces(data, seed))
+        assert other.ended == first.ended, f"cut {seed}: {other.ended}, not {first.ended}"
+        if first.ended == "whole":
+            assert (other.head, other.body) == (first.head, first.body), f"cut {seed} is another answer"
+
+
+# The bodies of requests
+
+
+def request_body(data: bytes) -> None:
+    """A body is read, changed and counted, or refused with a sentence; every number of it is bounded."""
+    for endpoint in (CHAT, COMPLETIONS, EMBEDDINGS, UNLISTED):
+        body = read_body(data, endpoint)
+        if body is None:
+            why = why_unreadable(data, endpoint)
+            assert why
+            assert "\n" not in why
+            continue
+        _plain(body.output_tokens_max, body.n)
+        prompt = body.prompt_bytes
+        assert len(prefix_hashes(body.model, prompt)) <= 32
+        tokens, _ = PromptCount({}, TokenRatio()).at_once(body, len(data))
+        assert 1 <= tokens <= max(1, 2 * len(data))
+        headers = [
+            (b"x-request-priority", data[:40]),
+            (b"x-llm-d-slo-ttft-ms", data[-20:]),
+            (b"session-id", data[:200]),
+        ]
+        hints = read_hints(HttpRequest(b"POST", b"/v1/completions", headers, data), body, EVERY_HINT)
+        _plain(hints.output_tokens)
+        assert -100 <= hints.priority <= 100
+        assert hints.deadline_seconds is None or 0 < hints.deadline_seconds < math.inf
+        extra_arguments(data)
+        _same_but(data, with_fields(data, {"priority": 3}), {"priority": 3})
+        usage = with_usage_asked(data)
+        _same_but(data, with_fields(data, usage), usage)
+
+
+def _plain(*numbers: int | None) -> None:
+    for number in numbers:
+        assert number is None or -NUMBER_MAX < number < NUMBER_MAX, "a number without bound"
+
+
+def _same_but(before: bytes, after: bytes, changes: dict[str, object]) -> None:
+    try:
+        old = json.loads(before)
+    except (ValueError, RecursionError):
+        return  # an engine refuses it too, in its own words
+    if "nan" not in repr(old):
+        assert json.loads(after) == {**old, **changes}, "other fields changed too"
+
+
+# Streams and answers of replicas
+
+
+def _streamed(packets: Iterable[bytes], *, hide_usage: bool) -> tuple[bytes, StreamUsageReader]:
+    reader = StreamUsageReader(hide_usage=hide_usage)
+    return b"".join([reader.pass_on(piece) for piece in packets if piece]) + reader.rest(), reader
+
+
+def stream(data: bytes) -> None:
+    """What a client sees of a stream does not depend on its packets, and is all of it but the usage."""
+    passed, shown = _streamed([data], hide_usage=False)
+    assert passed == data
+    hidden, first = _streamed([data], hide_usage=True)
+    for seed in (1, 2):
+        other, reader = _streamed(pieces(data, seed), hide_usage=True)
+        assert other == hidden, f"cut {seed} shows other bytes"
+        assert reader.usage == first.usage == shown.usage, f"cut {seed} reads another usage"
+    whole = JsonUsageReader()
+    assert whole.pass_on(data) + whole.rest() == data
+    for usage in (first.usage, whole.usage):
+        if usage is not None:
+            _plain(*usage)
+            assert min(usage) >= 0
+
+
+def replica_figures(data: bytes) -> None:
+    """Metrics and load headers give finite figures, or none."""
+    for report in (read_metrics(data.decode("utf-8", "replace")), read_load_header(data)):
+        if isinstance(report, LoadReport):
+            _plain(report.waiting, report.running, report.kv_tokens_max)
+            assert report.kv_share is None or 0 <= report.kv_share < math.inf
+
+
+# The configuration
+
+_FILE = Path(gettempdir()) / "headway-fuzz.toml"
+
+
+def configuration(data: bytes) -> None:
+    """A file is read, or refused with one sentence."""
+    _FILE.write_bytes(data)
+    try:
+        read_settings(_FILE)
+    except ValueError as error:
+        sentence = str(error)
+        assert re.fullmatch(".+", sentence), sentence
+
+
+TARGETS: dict[str, Target] = {
+    target.__name__.replace("_", "-"): target
+    for target in (client_bytes, replica_bytes, request_body, stream, replica_figures, configuration)
+}
