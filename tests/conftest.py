@@ -18,8 +18,9 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "headway")
 
 HERE = Path(__file__).parent
-# Real sockets and processes, real engines, and whole simulated days: `pytest -m "not slow"` leaves them out.
-SLOW_FOLDERS = {"gateway", "engines", "parity", "days"}
+# Real sockets and processes, real engines, whole simulated days, every law on every policy. `pytest -m "not slow"` leaves
+# them out, and single tests of more than a second.
+SLOW_FOLDERS = {"gateway", "engines", "parity", "days", "laws"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

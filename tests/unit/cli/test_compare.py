@@ -64,6 +64,7 @@ def test_the_contract_for_scripts(headway: Headway, small_trace: Path, tmp_path:
     assert "TTFT" in said.out
 
 
+@pytest.mark.slow
 def test_stdout_and_numbers_are_the_same_for_the_same_seed(headway: Headway, small_trace: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "1.json", tmp_path / "2.json"
     line = ("compare", small_trace, "--load", "0.9", "--policy", "all", "--prediction", "oracle-noisy")

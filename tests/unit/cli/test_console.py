@@ -53,6 +53,7 @@ def test_a_mistake_is_status_2_and_one_sentence(tmp_path: Path) -> None:
     assert told.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_is_no_traceback(small_trace: Path) -> None:
     with subprocess.Popen(
         [*COMMAND, "compare", small_trace], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -64,6 +65,7 @@ def test_a_reader_that_leaves_is_no_traceback(small_trace: Path) -> None:
         assert b"Traceback" not in process.stderr.read()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks into /proc")
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_an_interrupt_is_clean(tmp_path: Path, jobs: str) -> None:
@@ -101,6 +103,7 @@ def _parent(stat: Path) -> int:
         return 0
 
 
+@pytest.mark.slow
 def test_policies_lists_the_whole_catalogue_and_explain_knows_each(headway: Headway) -> None:
     listed = headway("policies")
     assert listed.status == 0

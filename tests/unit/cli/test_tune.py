@@ -38,6 +38,7 @@ def test_a_search_writes_a_bundle_that_compare_reads_and_a_state_that_explain_dr
     assert "tuning: 3 trials" in drawn.out
 
 
+@pytest.mark.slow
 def test_the_same_seed_is_the_same_search_and_a_state_goes_on(headway: Headway, tmp_path: Path) -> None:
     state = tmp_path / "s"
     first, second = headway("tune", *SMALL), headway("tune", *SMALL, "--state", state)

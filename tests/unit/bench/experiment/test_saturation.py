@@ -106,6 +106,7 @@ def test_below_saturation_the_queue_stays_short_and_above_it_grows() -> None:
     assert last_waits(1.2) > 10 * last_waits(0.85)
 
 
+@pytest.mark.slow
 def test_hardly_depends_on_how_much_of_the_traffic_is_taken() -> None:
     """Long outputs, so that filling and draining are a large part of the shorter day."""
     chance = np.random.default_rng(5)

@@ -267,6 +267,7 @@ def test_columns_of_a_workload() -> None:
     assert "--columns is for files" in sentence("chat", columns="arrival=a")
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_no_content_whatever_breaks_the_reader(tmp_path: Path, content: bytes) -> None:
@@ -286,6 +287,7 @@ json_values = st.recursive(
 FIELDS = ("timestamp", "input_length", "output_length", "hash_ids", "session_id", "turn", "think_time_ms", "user_id")
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(records=st.lists(st.dictionaries(st.sampled_from(FIELDS), json_values), min_size=1, max_size=4))
 def test_no_values_whatever_break_the_reader(tmp_path: Path, records: list[dict[str, object]]) -> None:

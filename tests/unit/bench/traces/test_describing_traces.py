@@ -165,6 +165,7 @@ def test_public_traces_have_their_known_statistics(name: str) -> None:
     assert found.prefill.fcfs_over_sjf == pytest.approx(waits, abs=0.06)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(trace_folder() is None, reason="HEADWAY_TRACES names no folder of public traces")
 def test_recorded_sessions_have_their_known_statistics() -> None:
     found = describe(load_trace("agentic_coding_weka").trace)

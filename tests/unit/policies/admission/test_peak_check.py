@@ -51,6 +51,7 @@ def situations(draw: st.DrawFn) -> tuple[list[Request], Request, int, int]:
     return batch, candidate, block, max(1, peak + draw(st.integers(-6, 3)))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=400)
 @given(situations())
 def test_equals_brute_force_and_so_does_the_hold(situation: tuple[list[Request], Request, int, int]) -> None:
@@ -70,6 +71,7 @@ def test_equals_brute_force_and_so_does_the_hold(situation: tuple[list[Request],
     assert answer == first_end
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(st.lists(situations(), min_size=1, max_size=1), st.lists(st.integers(1, 30), max_size=6))
 def test_stays_right_while_the_batch_decodes(

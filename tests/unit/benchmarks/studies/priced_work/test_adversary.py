@@ -72,6 +72,7 @@ def test_a_neighbour_of_a_day_is_a_day(seed: int) -> None:
         assert 1 <= days.requests(small) <= days.requests(one)
 
 
+@pytest.mark.slow
 def test_the_search_repeats_and_finds_worse_than_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adversary, "DRAWS", 8)
     court, against = court_of(), ("mean TTFT", "shortest-uncached-prefill-first")
