@@ -18,8 +18,8 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "headway")
 
 HERE = Path(__file__).parent
-# Real sockets and processes, real engines, whole simulated days, every law on every policy. `pytest -m "not slow"` leaves
-# them out, and single tests of more than a second.
+# Real sockets and processes, real engines, whole simulated days, every law on every policy: left out of the quick loop,
+# `pytest -m "not slow"`, as are single tests of more than a second.
 SLOW_FOLDERS = {"gateway", "engines", "parity", "days", "laws"}
 
 
