@@ -39,7 +39,10 @@ class WaitingSums:
 
 
 class HintedPrediction:
-    """The predictor in use, except that the client's own word counts where its key lets it say the output length."""
+    """The predictor in use, but a hinted output length counts as it is: the API key allows the client to give one.
+
+    (The vLLM plug-in's `HintedLengths` corrects hints, because there any client may give one.)
+    """
 
     def __init__(self, inner: LengthPredictor) -> None:
         self._inner = inner
