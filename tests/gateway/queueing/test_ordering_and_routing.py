@@ -205,6 +205,31 @@ def test_kv_memory_bounds_what_is_sent(run_gateway: RunGateway) -> None:
     run_gateway(with_memory, policies=PolicySettings(ordering="fcfs", prediction="declared-max"))
 
 
+def test_a_request_that_was_sent_when_the_one_before_it_was_refused_is_not_refused(
+    run_gateway: RunGateway, keys: tuple[TenantSettings, ...]
+) -> None:
+    """Both deadlines have passed at one sweep; the refusal of the first leaves room for the second, which runs."""
+
+    async def scenario(setup: Setup) -> None:
+        gate = asyncio.Event()
+        setup.dispatcher.replicas[0].ledger.kv_tokens_max = 2_500
+        setup.replicas[0].usual = waits_for(gate, streams())
+        prompt_tokens = (1_000, 2_000, 500)  # the second does not fit beside the first, and holds up the third
+        late = A + "x-llm-d-slo-ttft-ms: 200\r\n"
+        asking = []
+        for number, tokens in enumerate(prompt_tokens):
+            body, headers = completion(prompt="x" * (4 * tokens), max_tokens=2), late if number else A
+            asking.append(asyncio.ensure_future(setup.ask(body, headers=headers)))
+            await setup.until(lambda: setup.dispatcher.counts.inside == number + 1)  # noqa: B023
+        refused = await asking[1]
+        assert (refused.status, refused.reason) == (429, "deadline-unmeetable")
+        gate.set()
+        assert [(await asking[number]).status for number in (0, 2)] == [200, 200]
+        assert setup.dispatcher.counts.ended == {"refused": 1, "completed": 2}
+
+    run_gateway(scenario, tenant=keys, policies=PolicySettings(ordering="fcfs", prediction="declared-max"))
+
+
 def test_an_engine_that_refuses_is_sent_less(run_gateway: RunGateway) -> None:
     async def scenario(setup: Setup) -> None:
         replica = setup.dispatcher.replicas[0]

@@ -159,10 +159,8 @@ class Dispatcher:
         goes_at_once = len(queue) <= 1 and bool(self._candidates(queued))
         return not goes_at_once and now + wait > deadline
 
-    def _refuse_waiting(
-        self, relay: Relay, message: str, reason: Reason, retry_seconds: float | None, status: int = 429
-    ) -> None:
-        relay.refuse(Refusal(status, message, reason, self._retry_delays.after(retry_seconds)))
+    def _refuse_waiting(self, relay: Relay, message: str, reason: Reason, retry_seconds: float | None) -> None:
+        relay.refuse(Refusal(429, message, reason, self._retry_delays.after(retry_seconds)))
 
     def _refuse_unserved(self, relay: Relay, message: str) -> None:
         retry = self._retry_delays.after_probe(self.replicas, self.now())
