@@ -1,7 +1,7 @@
 """The state of one request in the gateway: three values, each with one writer, and the table its stage moves through.
 
 `ArrivedRequest` is fixed at arrival. `QueuedRequest` is written by `queueing` only, `RelayedAnswer` by `relay` only
-(a test reads the source for it). Everybody may read all three through `GatewayRequest`.
+(a test reads the source for it). All rooms read them through `GatewayRequest`.
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ class RelayedAnswer:
 
 
 class GatewayRequest:
-    """One request inside the gateway, for everybody to read."""
+    """One request inside the gateway: its three values and its stage."""
 
     __slots__ = ("_stage", "arrived", "queued", "relayed")
 
