@@ -18,6 +18,7 @@ from headway.gateway.learned.learned_state import LearnedState
 from headway.gateway.observing.gateway_metrics import GatewayMetrics
 from headway.gateway.observing.page import PAGE_PATHS, page_file, state_of
 from headway.gateway.observing.request_history import REMEMBERED, RequestHistory
+from headway.gateway.openai.allowed_paths import why_not_allowed
 from headway.gateway.openai.endpoints import endpoint_of
 from headway.gateway.openai.error_responses import Reason, bad_request, error_response
 from headway.gateway.openai.request_body import read_body, why_unreadable
@@ -60,10 +61,13 @@ class PublicRoutes:
         self.learned = learned
 
     def refuse_head(self, request: HttpRequest) -> Response | None:
-        """A request with a wrong key is answered before its body is read."""
-        if request.path.startswith("/v1/") and self.tenants.who(request.header(b"authorization")) is None:
+        """A request with a wrong key, or to a path that is not forwarded, is answered before its body is read."""
+        if not request.path.startswith("/v1/"):
+            return None
+        if self.tenants.who(request.header(b"authorization")) is None:
             return error_response(401, _BAD_KEY, Reason.UNAUTHORISED)
-        return None
+        fault = why_not_allowed(request.path, request.method, self.dispatcher.settings.forward)
+        return error_response(*fault, Reason.MALFORMED) if fault is not None else None
 
     def refused(self, response: Response) -> None:
         """Count it: it entered no queue, and no explanation of it is kept."""

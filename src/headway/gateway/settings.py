@@ -239,6 +239,8 @@ class Settings:
             estimated from bytes. Needs a restart.
         objectives: Name -> priority of the objectives that `x-llm-d-inference-objective` may name; higher is sooner, as
             in the InferenceObjective of Kubernetes' inference gateway. Ignored for keys that may not set a priority.
+        forward: First names of paths under `/v1` that are forwarded besides those of the usual APIs, with any method;
+            for example `load_lora_adapter`. Each client that may use the gateway may then call them.
     """
 
     listen: str = "127.0.0.1:8000"
@@ -248,6 +250,7 @@ class Settings:
     record: str | None = None
     tokenizers: Mapping[str, str] = field(default_factory=dict)
     objectives: Mapping[str, int] = field(default_factory=dict)
+    forward: Sequence[str] = ()
     policies: PolicySettings = field(default_factory=PolicySettings)
     queue: QueueSettings = field(default_factory=QueueSettings)
     health: HealthSettings = field(default_factory=HealthSettings)
@@ -289,6 +292,9 @@ def check(settings: Settings) -> None:
             raise ValueError(f"{key} must name a file; leave it out to have none")
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise ValueError("tls_certificate and tls_key belong together: give both or neither")
+    for name in settings.forward:
+        if not name or "/" in name or not name.isascii() or not name.isprintable():
+            raise ValueError(f"forward must hold first names of paths, for example 'load_lora_adapter', got {name!r}")
     _check_policies(settings.policies)
     _check_numbers(settings)
     for number, replica in enumerate(settings.replica):

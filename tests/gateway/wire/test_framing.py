@@ -65,6 +65,22 @@ def test_what_is_ambiguous_is_refused_and_the_connection_ends(run_gateway: RunGa
     run_gateway(scenario)
 
 
+DOTS = ["/v1/../sleep", "/v1/%2e%2E/sleep?level=2", "/v1/..%2fsleep", "/v1/chat/./x", "/v1/chat/.."]
+DOTS += ["/v1/chat/..;a/sleep", "/v1/%252e%252e/sleep", "/v1/chat\\..\\sleep", "/v1/chat%5c..%5csleep"]
+
+
+@pytest.mark.parametrize("target", DOTS)
+def test_dot_segments_are_refused_before_any_rule_about_paths(run_gateway: RunGateway, target: str) -> None:
+    async def scenario(setup: Setup) -> None:
+        answer = await setup.ask(completion(), target)
+        assert answer.status == 400
+        assert "segment" in answer.json()["error"]["message"]
+        assert (await setup.get("/v1/models/..a%2Fb.c?x=/../")).status == 404  # dots in names are no segments
+        assert setup.replicas[0].calls == []
+
+    run_gateway(scenario)
+
+
 def test_limits_of_head_and_body(run_gateway: RunGateway) -> None:
     async def scenario(setup: Setup) -> None:
         many = "".join(f"h{n}: 1\r\n" for n in range(30))
@@ -243,7 +259,7 @@ BODIES = st.binary(max_size=200)
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[bytes, tuple[bytes, bytes, bytes]]:
     body = draw(BODIES)
-    target = b"/" + draw(st.from_regex(rb"[a-z0-9?=&%._-]{0,20}", fullmatch=True))
+    target = b"/t" + draw(st.from_regex(rb"[a-z0-9?=&%._-]{0,20}", fullmatch=True))
     head = b"POST %b HTTP/1.1\r\nHost: x\r\n" % target
     if draw(st.booleans()):
         framed = head + b"Content-Length: %d\r\n\r\n" % len(body) + body

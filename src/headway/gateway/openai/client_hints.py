@@ -25,11 +25,20 @@ _SESSIONS = (
     b"x-dynamo-session-id",
 )
 _CONTEXT = ("trajectory_id", "session_id")  # of Dynamo's agent context: one chain of turns, or else the whole run
-_LOWER_FIRST = (b"x-request-priority",)
-_HIGHER_FIRST = (b"x-dynamo-request-priority",)
+LOWER_FIRST = (b"x-request-priority",)
+HIGHER_FIRST = (b"x-dynamo-request-priority",)
 _OBJECTIVES = (b"x-llm-d-inference-objective", b"x-gateway-inference-objective")
 _OUTPUT = (b"x-headway-output-tokens",)
-_HINT_HEADERS = frozenset([*_DEADLINES, *_FAIRNESS, *_SESSIONS, *_LOWER_FIRST, *_HIGHER_FIRST, *_OBJECTIVES, *_OUTPUT])
+HINT_HEADERS: Mapping[bytes, str] = MappingProxyType(
+    {
+        **dict.fromkeys(_DEADLINES, "deadline"),
+        **dict.fromkeys(_FAIRNESS, "fairness-id"),
+        **dict.fromkeys(_SESSIONS, "session"),
+        **dict.fromkeys((*LOWER_FIRST, *HIGHER_FIRST, *_OBJECTIVES), "priority"),
+        **dict.fromkeys(_OUTPUT, "output-tokens"),
+    }
+)
+"""Header -> the hint that it gives; see `HINTS` of the settings."""
 _NAME_CHARACTERS_MAX = 128
 _DEADLINE_SECONDS_MAX = 86_400.0
 _NUMBER_MAX = 1e12
@@ -55,7 +64,7 @@ def read_hints(
     headers: dict[bytes, bytes] = {}
     for name, value in request.headers:
         dashed = name.replace(b"_", b"-")
-        if dashed in _HINT_HEADERS:
+        if dashed in HINT_HEADERS:
             headers.setdefault(dashed, value)
     nested, context = agent_tables(body) if body is not None and tenant.may else ({}, {})
     return ClientHints(
@@ -77,9 +86,9 @@ def _priority(
     """With vLLM's sign (lower is sooner), within the limits of the key."""
     priority: float | None = None if body is None else body.priority
     if priority is None:
-        priority = _number(headers, _LOWER_FIRST)
+        priority = _number(headers, LOWER_FIRST)
     if priority is None:
-        higher = _number(headers, _HIGHER_FIRST)
+        higher = _number(headers, HIGHER_FIRST)
         if higher is None:
             higher = _within_reason(nested.get("priority"))
         if higher is None and objectives:

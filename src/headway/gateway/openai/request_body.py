@@ -16,20 +16,25 @@ _PREFIX_BLOCK_BYTES = 1_024
 _PREFIX_BLOCKS_MAX = 32
 
 
+NO_PRIORITY = (b"", b"0", b"null")
+"""How a body says that it asks for no priority."""
+
+
 class StreamOptions(msgspec.Struct):
     """`stream_options` of a request."""
 
     include_usage: bool | None = None
 
 
-class Body(msgspec.Struct):
+class Body(msgspec.Struct, rename={"priority_bytes": "priority", "arguments_bytes": "vllm_xargs"}):
     """The fields that are read; everything else is left alone, unread. Its decoder adds the fields of an endpoint."""
 
     endpoint: ClassVar[Endpoint]
     model: str = ""
     stream: bool | None = None
     n: int | None = None
-    priority: int | None = None
+    priority_bytes: msgspec.Raw = msgspec.Raw(b"")
+    arguments_bytes: msgspec.Raw = msgspec.Raw(b"")
     stream_options: StreamOptions | None = None
 
     @property
@@ -39,6 +44,14 @@ class Body(msgspec.Struct):
             if prompt := bytes(getattr(self, name)):
                 return prompt
         return b""
+
+    @property
+    def priority(self) -> int | None:
+        """The client's own priority, if it is a number; "5" and 5.0 are."""
+        try:
+            return _WHOLE_NUMBER.decode(self.priority_bytes)
+        except msgspec.DecodeError:
+            return None
 
     @property
     def output_tokens_max(self) -> int | None:
@@ -65,6 +78,7 @@ def _decoder(endpoint: Endpoint) -> msgspec.json.Decoder[Body]:
     return cast("msgspec.json.Decoder[Body]", msgspec.json.Decoder(body, strict=False))
 
 
+_WHOLE_NUMBER = msgspec.json.Decoder(int | None, strict=False)
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ANYTHING = msgspec.json.Decoder()
 _FIRST_NAME = re.compile(rb'\s*\{\s*"')
@@ -115,11 +129,23 @@ def _mentions(body: bytes, quoted_name: bytes) -> bool:
     return quoted_name in body or b"\\u" in body
 
 
-def extra_arguments(body: bytes) -> dict[str, Any]:
+def extra_arguments(body: Body) -> dict[str, Any]:
     """The object `vllm_xargs`; {} if it is missing or not an object."""
-    given = _FIELDS.decode(body).get("vllm_xargs") if _mentions(body, b'"vllm_xargs"') else None
-    arguments = _ANYTHING.decode(given) if given is not None else None
-    return arguments if isinstance(arguments, dict) else {}
+    return as_table(body.arguments_bytes)
+
+
+def as_table(content: bytes) -> dict[str, Any]:
+    """A JSON object; {} if it is missing or something else."""
+    table = _ANYTHING.decode(content) if content else None
+    return table if isinstance(table, dict) else {}
+
+
+def top_level(content: bytes) -> dict[str, msgspec.Raw]:
+    """The fields of a JSON object as they stand in it; {} if it is none."""
+    try:
+        return _FIELDS.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
 
 
 def agent_tables(body: Body) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -10,6 +10,7 @@ from headway.gateway.openai.endpoints import Endpoint
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.openai.prompt_count import Counted, PromptCount
 from headway.gateway.openai.request_body import Body, prefix_hashes
+from headway.gateway.openai.withheld_hints import withhold
 from headway.gateway.queueing.arrival_pacing import ArrivalPacer
 from headway.gateway.queueing.cached_tokens import CachedTokens
 from headway.gateway.queueing.counts import Outcome
@@ -63,6 +64,8 @@ class Intake:
         given = http.header(b"x-request-id")
         has_id = bool(given) and len(given or b"") <= _REQUEST_ID_BYTES_MAX
         hints = read_hints(http, body, tenant, objectives)
+        if tenant.name:
+            withhold(http, body, tenant, hints.priority)
         fairness_tenant = "/".join(filter(None, [tenant.name, hints.fairness_id]))
         arrived = ArrivedRequest(
             number=self._number,

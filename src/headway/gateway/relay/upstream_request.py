@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from headway.domain import engine_hints as hints
 from headway.domain.request import expected_output_tokens
-from headway.gateway.openai.request_body import extra_arguments, with_fields, with_usage_asked
+from headway.gateway.openai.request_body import NO_PRIORITY, extra_arguments, with_fields, with_usage_asked
 from headway.gateway.queueing.request_state import GatewayRequest, QueuedRequest
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.wire.messages import HOP_BY_HOP, TRACE_HEADER, Headers, header_lines
@@ -89,8 +89,8 @@ def _body(request: GatewayRequest, replica: UpstreamReplica) -> bytes:
         changes["priority"] = sign * request.arrived.priority
     if replica.reads_hints and request.arrived.endpoint.takes_engine_hints:
         # What the client wrote there itself is replaced: hints count only as far as its key allows them.
-        own = {key: value for key, value in extra_arguments(content).items() if key not in hints.NAMES}
+        own = {key: value for key, value in extra_arguments(body).items() if key not in hints.NAMES}
         changes["vllm_xargs"] = own | engine_hints(request.queued, rank=sign is None)
-        if sign is None and body.priority:
+        if sign is None and bytes(body.priority_bytes) not in NO_PRIORITY:
             changes["priority"] = 0
     return with_fields(content, changes) if changes else content

@@ -5,10 +5,15 @@ llhttp has refused most ambiguous heads already; these rules refuse the rest.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from headway.gateway.wire.limits import WireLimits
 from headway.gateway.wire.messages import HttpRequest
+
+_SLASH, _DOT = rb"(?:[/\\]|%(?:25)*(?:2f|5c))", rb"(?:\.|%(?:25)*2e)"
+_DOT_SEGMENT = re.compile(_SLASH + _DOT + rb"{1,2}(?:" + _SLASH + rb"|;|%(?:25)*3b|\Z)", re.IGNORECASE)
+"""A segment `.` or `..`, however it is encoded: a server behind us may resolve it, and reach what no rule allows."""
 
 
 class BadRequest(NamedTuple):
@@ -44,6 +49,8 @@ def judge_head(request: HttpRequest, version: str, limits: WireLimits) -> BadReq
         return body_too_long(limits)
     if request.method == b"CONNECT" or not request.target.startswith(b"/"):
         return BadRequest(400, "the request target must be a path")
+    if _DOT_SEGMENT.search(request.target.partition(b"?")[0]) is not None:
+        return BadRequest(400, "the path has a segment . or ..; send the path that it stands for")
     return None
 
 

@@ -1,0 +1,73 @@
+"""Withheld hints: what a client's key does not allow is taken out of its request before any replica gets it.
+
+Engines read priorities and hints from the body and from headers themselves. So what does not count in our queue must
+not count in theirs, whatever is known of the replica.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from headway.domain import engine_hints
+from headway.gateway.openai.client_hints import HIGHER_FIRST, HINT_HEADERS, LOWER_FIRST
+from headway.gateway.openai.request_body import NO_PRIORITY, Body, as_table, top_level, with_fields
+from headway.gateway.settings import TenantSettings
+from headway.gateway.wire.messages import Headers, HttpRequest
+
+_AGENT_HINTS = {"priority": "priority", "osl": "output-tokens"}
+"""Field of Dynamo's `nvext.agent_hints` -> the hint that it gives."""
+
+
+def withhold(http: HttpRequest, body: Body | None, tenant: TenantSettings, priority: int) -> None:
+    """Take out of the request what its key does not allow.
+
+    Args:
+        http: the request; its headers and its body are replaced where they say too much.
+        body: the fields of its JSON body; None if they could not be read.
+        tenant: of its key.
+        priority: as its key allows it, in vLLM's sign.
+    """
+    http.headers = _allowed_headers(http.headers, tenant, priority)
+    if body is not None:
+        changes = _changes(body.priority_bytes, body.arguments_bytes, body.agent_bytes, tenant, priority)
+    elif http.body:
+        fields: Mapping[str, bytes] = top_level(http.body)
+        given = [fields.get(name, b"") for name in ("priority", "vllm_xargs", "nvext")]
+        changes = _changes(given[0], given[1], given[2], tenant, priority)
+    else:
+        return
+    if changes:
+        http.body = with_fields(http.body, changes)
+
+
+def _allowed_headers(headers: Headers, tenant: TenantSettings, priority: int) -> Headers:
+    named = [(HINT_HEADERS.get(name.replace(b"_", b"-")), name, value) for name, value in headers]
+    if not any(hint for hint, _, _ in named):
+        return headers
+    limited = dict.fromkeys(LOWER_FIRST, b"%d" % priority) | dict.fromkeys(HIGHER_FIRST, b"%d" % -priority)
+    return [
+        (name, value)
+        for hint, name, value in named
+        if hint is None or (hint in tenant.may and limited.get(name.replace(b"_", b"-"), value) == value)
+    ]
+
+
+def _changes(
+    priority_bytes: bytes, arguments_bytes: bytes, agent_bytes: bytes, tenant: TenantSettings, priority: int
+) -> dict[str, object]:
+    """The fields of the body to replace, so that only what the key allows is left of them."""
+    changes: dict[str, object] = {}
+    if bytes(priority_bytes) not in (*NO_PRIORITY, b"%d" % priority):
+        changes["priority"] = priority
+    arguments = as_table(arguments_bytes)
+    if any(name in arguments for name in engine_hints.NAMES):  # only the gateway writes these
+        changes["vllm_xargs"] = {name: value for name, value in arguments.items() if name not in engine_hints.NAMES}
+    tables = as_table(agent_bytes)
+    hints = tables.get("agent_hints")
+    if isinstance(hints, dict):
+        allowed = {name: value for name, value in hints.items() if _AGENT_HINTS.get(name) in (None, *tenant.may)}
+        if "priority" in allowed:
+            allowed["priority"] = -priority
+        if allowed != hints:
+            changes["nvext"] = {**tables, "agent_hints": allowed}
+    return changes
