@@ -28,7 +28,8 @@ from headway.gateway.openai.request_body import (
 )
 from headway.gateway.openai.token_ratio import TokenRatio
 from headway.gateway.openai.usage import JsonUsageReader, StreamUsageReader
-from headway.gateway.replicas.load_report import LoadReport, read_load_header, read_metrics
+from headway.gateway.replicas.engine_figures import read_metrics
+from headway.gateway.replicas.load_report import LoadReport, read_load_header
 from headway.gateway.settings import HINTS, TenantSettings, read_settings
 from headway.gateway.wire.client_connection import ClientConnection
 from headway.gateway.wire.limits import WireLimits

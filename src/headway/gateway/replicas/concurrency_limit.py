@@ -2,20 +2,58 @@
 
 Source: AIMD of D. Chiu, R. Jain (Computer Networks and ISDN Systems 17, 1989) as in Netflix's concurrency-limits
 (`AIMDLimit`: back off by 0.9, grow only while the limit is in use) with the slow start of TCP (RFC 5681). Congestion is
-the engine's own queue: requests that it reports as waiting, or refuses. Where it reports nothing, congestion is a time
-to first byte far above the best one seen for prompts of that size.
+the engine's own queue: requests that it reports as waiting, or refuses. Where it reports nothing, congestion is
+suspected when even the fastest answers take far longer than the fastest ones before, and a decrease has to prove it:
+a queue delays every request, and becomes shorter with fewer of them. Prompts that differ do neither.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 _START = 32
 _MOST = 1_024
 _BACK_OFF = 0.9
-_TOLERANCE = 5.0  # × the best time to first byte, normalised by prompt size
-_BEST_DECAY = 1.0005  # the best one seen rises by this factor with every sample, so that an old one is forgotten
 _SETTLE_SECONDS = 1.0  # one decrease a second: what was sent before it still shows
+_SAMPLES = 8  # first bytes in a window, at least; a window lasts a second or longer
+_TOLERANCE = 5.0  # × the best window
+_BEST_DECAY = 1.002  # the best window rises by this factor with every window, so that an old one is forgotten
+_SUSPECT_AGAIN = 1.25  # × a window that a decrease did not shorten: from there on congestion is suspected again
+_RELIEF = 0.97  # a tenth less shortens a queue that is 4/5 of the time by 8 %; the rest is noise
+
+
+class FirstByteTime(NamedTuple):
+    """How long a first byte took. Congestion swells both figures; a long prompt the first, a fixed cost neither."""
+
+    seconds: float
+    normalised: float  # over the seconds expected of a prompt of that size
+
+    def least(self, other: FirstByteTime) -> FirstByteTime:
+        """The smaller one of each figure."""
+        return FirstByteTime(min(self.seconds, other.seconds), min(self.normalised, other.normalised))
+
+    def plus(self, other: FirstByteTime) -> FirstByteTime:
+        """The sum of each figure."""
+        return FirstByteTime(self.seconds + other.seconds, self.normalised + other.normalised)
+
+    def times(self, factor: float) -> FirstByteTime:
+        """Both figures multiplied."""
+        return FirstByteTime(self.seconds * factor, self.normalised * factor)
+
+    def exceeds(self, other: FirstByteTime) -> bool:
+        """Whether both figures are above those of `other`."""
+        return self.seconds > other.seconds and self.normalised > other.normalised
+
+
+class _Trial(NamedTuple):
+    """A decrease that has to prove itself: a window before it, the limit held, and a window after it."""
+
+    limit: float  # before the decrease
+    mean_before: FirstByteTime | None  # of the window before it; None while that lasts
+
+
+_NEVER, _NOTHING = FirstByteTime(math.inf, math.inf), FirstByteTime(0.0, 0.0)
 
 
 class ConcurrencyLimit:
@@ -26,28 +64,32 @@ class ConcurrencyLimit:
         self._limit = float(_START)
         self._slow_start = True
         self._backed_off_at = -math.inf
-        self._best = math.inf
+        self._best = _NEVER  # of all windows
+        self._fastest = _NEVER  # of this window
+        self._sum = _NOTHING  # likewise
+        self._samples = 0
+        self._window_since = -math.inf
+        self._trial: _Trial | None = None
 
     @property
     def requests_max(self) -> int:
         """Requests it may have at once, at least 1."""
         return self._fixed if self._fixed is not None else max(1, int(self._limit))
 
-    def answered(self, requests: int, normalised: float | None, now: float) -> None:
+    def answered(self, requests: int, time: FirstByteTime | None, now: float) -> None:
         """A first byte came while `requests` were there.
 
         Args:
             requests: dispatched and not ended at that time.
-            normalised: its time to first byte over that expected of its prompt, where that is the only news of
-                congestion; None where the engine reports its own queue.
+            time: how long it took, where that is the only news of congestion; None where the engine reports its own
+                queue.
             now: seconds.
         """
-        if normalised is not None:
-            self._best = min(self._best * _BEST_DECAY, normalised)
-            if normalised > _TOLERANCE * self._best:
-                self.congested(requests, now)
-                return
-        if 2 * requests >= self._limit:
+        if time is not None:
+            self._note(time, requests, now)
+        else:
+            self._trial = None
+        if 2 * requests >= self._limit and self._trial is None:
             self._limit = min(_MOST, self._limit + (1.0 if self._slow_start else 1.0 / self._limit))
 
     def congested(self, requests: int, now: float) -> None:
@@ -57,3 +99,25 @@ class ConcurrencyLimit:
         self._backed_off_at = now
         self._slow_start = False
         self._limit = max(1.0, _BACK_OFF * min(self._limit, max(1, requests)))
+
+    def _note(self, time: FirstByteTime, requests: int, now: float) -> None:
+        """Take a time into its window; judge the window when it is full."""
+        if now - time.seconds < self._window_since:
+            return  # sent before the window began: it met an older limit
+        self._fastest, self._sum, self._samples = self._fastest.least(time), self._sum.plus(time), self._samples + 1
+        if self._samples < _SAMPLES or now - self._window_since < _SETTLE_SECONDS:
+            return
+        fastest, mean, trial = self._fastest, self._sum.times(1 / self._samples), self._trial
+        self._fastest, self._sum, self._samples, self._window_since, self._trial = _NEVER, _NOTHING, 0, now, None
+        if trial is not None and trial.mean_before is not None and not trial.mean_before.times(_RELIEF).exceeds(mean):
+            # No relief: the prompts themselves take that long now.
+            self._limit, self._best = trial.limit, fastest.times(_SUSPECT_AGAIN / _TOLERANCE)
+            return
+        self._best = self._best.times(_BEST_DECAY).least(fastest)
+        if not fastest.exceeds(self._best.times(_TOLERANCE)):
+            return
+        if trial is None:
+            self._trial = _Trial(self._limit, None)
+        else:
+            self._trial = _Trial(self._limit, mean)
+            self.congested(requests, now)

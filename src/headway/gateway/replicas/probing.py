@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Callable
 
-from headway.gateway.replicas.load_report import read_metrics
+from headway.gateway.replicas.engine_figures import read_metrics
 from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
 from headway.gateway.settings import HealthSettings
 from headway.gateway.wire.http_fetch import fetch

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request, uncached_prefill_tokens
-from headway.gateway.replicas.concurrency_limit import ConcurrencyLimit
+from headway.gateway.replicas.concurrency_limit import ConcurrencyLimit, FirstByteTime
 from headway.gateway.replicas.in_flight import InFlight
 from headway.gateway.replicas.load_report import LoadReport
 from headway.gateway.settings import HealthSettings, ReplicaSettings, replica_key
@@ -109,8 +109,8 @@ class UpstreamReplica:
         """A first byte came after `seconds`; about `expected_seconds` were expected for a request of that size."""
         self.state.failures = self.state.ejections = 0
         now = self._clock()
-        normalised = None if self._is_fresh("waiting") else seconds / expected_seconds
-        self.limit.answered(self.ledger.requests, normalised, now)
+        time = None if self._is_fresh("waiting") else FirstByteTime(seconds, seconds / expected_seconds)
+        self.limit.answered(self.ledger.requests, time, now)
         self._update_requests_max()
 
     def completed(self, *, is_generation: bool) -> None:

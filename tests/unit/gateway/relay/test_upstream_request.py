@@ -9,7 +9,8 @@ from headway.domain.engine_hints import MAX_RANK
 from headway.domain.estimate import PointEstimate
 from headway.gateway.queueing.request_state import GatewayRequest
 from headway.gateway.relay.upstream_request import engine_hints, upstream_request
-from headway.gateway.replicas.load_report import LoadReport, read_metrics
+from headway.gateway.replicas.engine_figures import read_metrics
+from headway.gateway.replicas.load_report import LoadReport
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import HealthSettings, ReplicaSettings
 from headway.vllm_plugin.plugin_metrics import PluginMetrics

@@ -1,8 +1,14 @@
-"""The concurrency limit grows while it is used, and falls on congestion."""
+"""The concurrency limit grows while it is used, falls on congestion, and takes no prompt for congestion."""
 
 from __future__ import annotations
 
-from headway.gateway.replicas.concurrency_limit import ConcurrencyLimit
+import heapq
+import random
+from collections.abc import Callable
+
+import pytest
+
+from headway.gateway.replicas.concurrency_limit import ConcurrencyLimit, FirstByteTime
 
 
 def test_the_limit_grows_while_it_is_used_and_backs_off_at_most_once_a_second() -> None:
@@ -25,12 +31,89 @@ def test_the_limit_grows_while_it_is_used_and_backs_off_at_most_once_a_second() 
     assert ConcurrencyLimit(fixed=5).requests_max == 5
 
 
-def test_without_reports_a_swollen_time_to_first_byte_is_congestion() -> None:
-    limit = ConcurrencyLimit()
-    for _ in range(10):
-        limit.answered(limit.requests_max, 1.0, 0.0)
-    grown = limit.requests_max
-    limit.answered(grown, 4.0, 5.0)
-    assert limit.requests_max == grown + 1
-    limit.answered(grown, 6.0, 6.0)
-    assert limit.requests_max == int(0.9 * grown)
+Times = Callable[[random.Random, float], tuple[float, float]]
+"""Of one request at a time: seconds until its first byte without any queue, and those expected of its prompt."""
+
+
+def replay(first_byte: Times, *, clients: int, slots: int, seconds: float = 120.0, decode: float = 0.4) -> list[int]:
+    """The limits over a closed loop of clients in front of an engine with `slots` that serves first come, first served.
+
+    A limit is noted at each first byte from the tenth second on.
+    """
+    limit, chance = ConcurrencyLimit(), random.Random(3)
+    free = [0.0] * slots  # when each slot is free
+    events: list[tuple[float, int, str, float, float]] = [(0.001 * n, n, "arrives", 0.0, 0.0) for n in range(clients)]
+    heapq.heapify(events)
+    inside, waiting, limits = 0, [], []
+    while events and events[0][0] < seconds:
+        now, client, what, sent, expected = heapq.heappop(events)
+        if what == "first byte":
+            time = now - sent
+            limit.answered(inside, FirstByteTime(time, time / expected), now)
+            if now >= 10.0:
+                limits.append(limit.requests_max)
+            continue
+        if what == "ends":
+            inside -= 1
+        waiting.append(client)
+        while waiting and inside < limit.requests_max:
+            client = waiting.pop(0)
+            inside += 1
+            took, expected = first_byte(chance, now)
+            begins = max(now, heapq.heappop(free))
+            ends = begins + took + decode * chance.uniform(0.5, 1.5)
+            heapq.heappush(free, ends)
+            heapq.heappush(events, (begins + took, client, "first byte", now, expected))
+            heapq.heappush(events, (ends, client, "ends", now, expected))
+    return limits
+
+
+def constant(chance: random.Random, now: float) -> tuple[float, float]:
+    """A fixed cost, one prompt in nine very long."""
+    return 0.1, 0.02 + (7_500 * 2e-5 if chance.random() < 1 / 9 else 0.0)
+
+
+def proportional(chance: random.Random, now: float) -> tuple[float, float]:
+    """Prompts of 10 to 60,000 tokens; a minute of long ones only."""
+    tokens = chance.randint(30_000, 60_000) if now > 60.0 else int(10 ** chance.uniform(1, 4.5))
+    return 0.03 + tokens * 3e-5, 0.02 + tokens * 2e-5
+
+
+def cached(chance: random.Random, now: float) -> tuple[float, float]:
+    """One size of prompt, nine of ten in the engine's prefix cache."""
+    return 0.05 if chance.random() < 0.9 else 1.5, 0.2
+
+
+def images(chance: random.Random, now: float) -> tuple[float, float]:
+    """Images of which the expected time knows nothing."""
+    return chance.uniform(0.5, 3.0) if chance.random() < 0.5 else 0.05, 0.02
+
+
+@pytest.mark.parametrize("first_byte", [constant, proportional, cached, images])
+@pytest.mark.parametrize("clients", [3, 9, 40])
+def test_prompts_that_differ_are_no_congestion(first_byte: Times, clients: int) -> None:
+    assert min(replay(first_byte, clients=clients, slots=clients)) >= clients
+
+
+def test_a_cache_that_was_emptied_is_no_congestion_for_long() -> None:
+    """Every prompt takes thirty times as long from one moment on: one decrease finds no relief, and is undone."""
+
+    def emptied(chance: random.Random, now: float) -> tuple[float, float]:
+        return (0.05, 0.2) if now < 60.0 else (1.5, 0.2)
+
+    limits = replay(emptied, clients=30, slots=30, seconds=200.0)
+    assert min(limits) >= 27
+    assert limits[-1] >= 30
+
+
+@pytest.mark.parametrize("slots", [4, 12])
+def test_a_queue_in_the_engine_is_congestion(slots: int) -> None:
+    """More clients come than it has seats: its queue delays everybody, and the limit goes down towards the seats."""
+    alone = replay(constant, clients=2, slots=slots)
+    assert min(alone) >= 32
+
+    def crowded(chance: random.Random, now: float) -> tuple[float, float]:
+        return 0.02, 0.02
+
+    limits = replay(crowded, clients=100, slots=slots, seconds=400.0, decode=0.2)
+    assert max(limits[-500:]) <= 60  # of 100 that ask
