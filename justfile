@@ -4,6 +4,10 @@
 test:
     python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest -q -n auto
 
+# Run the tests that take less than a second each, while you work
+quick:
+    .venv/bin/pytest -q -n auto -m "not slow"
+
 # Read the code with every tool: style, format, types, import direction
 check:
     .venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy && .venv/bin/lint-imports

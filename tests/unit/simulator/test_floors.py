@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -43,6 +44,7 @@ def holds(step_time: FlooredStepTime, decodes: int, context: int, chunks: list[C
         assert worth(floor, decodes, context if decodes else 0, chunks, sampled) <= took * (1 + 1e-12)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(st.sampled_from(PROFILES), st.integers(0, 250), st.integers(0, 10**6), CHUNKS, st.integers(0, 6))
 def test_of_the_roofline(

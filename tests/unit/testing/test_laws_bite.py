@@ -201,6 +201,7 @@ def test_every_law_is_shown_to_bite() -> None:
     assert shown == {*laws.LANED, *laws.ADMISSION, *laws.PREEMPTION, *laws.PREDICTION, *laws.ROUTING}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", [law for law in laws.LANED if law not in laws.RANKED])
 def test_laws_of_lanes_do_not_pass_an_ordering_without_lanes(law: Callable[[Any], None]) -> None:
     with pytest.raises(AssertionError, match=r"Fcfs has no lanes: hold it to laws\.RANKED"):

@@ -117,6 +117,7 @@ def test_the_feature_decides_what_size_is() -> None:
     assert of["kv-volume"] == int(math.sqrt(2 * (5_000 * 100 + 100 * 101 / 2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", laws.LANED)
 @pytest.mark.parametrize(
     "options",
