@@ -128,7 +128,7 @@ def served(place: Path) -> Iterator[Served]:
     server = Served(place)
     yield server
     server.stop()
-    told = re.search(r"/metrics carries what engines write to (\S+)", server.log())
+    told = re.search(r"/metrics carries the metrics that engines write to (\S+)", server.log())
     assert told is not None
     assert not Path(told[1]).exists(), "the folder of a server that is gone"
 
