@@ -20,8 +20,8 @@ from headway.gateway.replicas.load_report import read_load_header
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.wire.client_connection import ClientConnection
 from headway.gateway.wire.messages import HOP_BY_HOP, Headers
+from headway.gateway.wire.name_lookup import is_ours
 from headway.gateway.wire.upstream_connection import UpstreamConnection
-from headway.gateway.wire.upstream_pool import is_ours
 
 TRIES_MAX = 2
 _TRY_ELSEWHERE = frozenset([429, 500, 502, 503, 504, 529])

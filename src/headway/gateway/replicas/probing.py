@@ -11,7 +11,7 @@ from headway.gateway.replicas.engine_figures import read_metrics
 from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
 from headway.gateway.settings import HealthSettings
 from headway.gateway.wire.http_fetch import fetch
-from headway.gateway.wire.upstream_pool import is_ours
+from headway.gateway.wire.name_lookup import is_ours
 
 _MODELS_SECONDS = 30.0
 _PROBE_SECONDS = 5.0

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import ssl
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from headway.gateway.wire.name_lookup import NameLookup, first_to_connect
 from headway.gateway.wire.upstream_connection import UpstreamConnection
 
 KEPT_SECONDS = 4.0
 """Engines behind uvicorn close idle connections after 5 s (its `--timeout-keep-alive`); ours are closed before that."""
-
-
-_OURS = frozenset([errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL])
-
-
-def is_ours(error: BaseException) -> bool:
-    """Whether a connection failed for lack of descriptors, memory or ports here: not the replica's fault."""
-    return isinstance(error, OSError) and error.errno in _OURS
 
 
 class UpstreamPool:
@@ -36,6 +28,7 @@ class UpstreamPool:
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._connect_seconds = connect_seconds
         self._clock = clock
+        self._lookup = NameLookup(self.host, self.port, clock)
         self._idle: list[tuple[float, UpstreamConnection]] = []  # the latest freed last
         self._all: set[UpstreamConnection] = set()
 
@@ -53,17 +46,24 @@ class UpstreamPool:
         """A new connection; with `once` it is not kept after its answer.
 
         Raises:
-            OSError: it is refused, unreachable, or takes too long.
+            OSError: no address of the name accepts it, or all of them take too long.
         """
-        loop = asyncio.get_running_loop()
         on_free = UpstreamConnection.close if once else self._free
-        try:
-            async with asyncio.timeout(self._connect_seconds):
-                _, connection = await loop.create_connection(
-                    lambda: UpstreamConnection(on_free, self._lost), self.host, self.port, ssl=self._ssl
-                )
-        except UnicodeError as error:  # of the name's encoding
-            raise OSError(f"{self.host!r} is not a valid host name: {error}") from None
+        loop = asyncio.get_running_loop()
+        name = self.host if self._ssl is not None else None
+
+        async def connect(address: str) -> UpstreamConnection:
+            _, connection = await loop.create_connection(
+                lambda: UpstreamConnection(on_free, self._lost),
+                address,
+                self.port,
+                ssl=self._ssl,
+                server_hostname=name,
+            )
+            return connection
+
+        async with asyncio.timeout(self._connect_seconds):
+            connection = await first_to_connect(self._lookup, connect, UpstreamConnection.drop)
         self._all.add(connection)
         return connection
 
