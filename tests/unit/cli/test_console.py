@@ -74,7 +74,9 @@ def test_an_interrupt_is_clean(tmp_path: Path, jobs: str) -> None:
     path.write_text(
         "".join(f'{{"timestamp": {i}, "input_length": 900, "output_length": 300}}\n' for i in range(60_000))
     )
-    line = [*COMMAND, "compare", str(path), "--policy", "all", "--jobs", jobs]
+    # A shell starts what runs in its background with SIGINT ignored, and the tests' processes inherit that.
+    hears = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {COMMAND[-1]}"
+    line = [*COMMAND[:-1], hears, "compare", str(path), "--policy", "all", "--jobs", jobs]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         _wait_until(lambda: "numpy" in Path(f"/proc/{process.pid}/maps").read_text())
         if jobs == "2":
