@@ -40,7 +40,7 @@ from tests.support.fake_transport import FakeTransport
 Target = Callable[[bytes], None]
 NUMBER_MAX = 2**63
 """Above this no count that comes from outside may get: what is computed from it must fit a float and a metric."""
-LIMITS = WireLimits(head_bytes=2_048, headers=30, body_bytes=4_096, ahead_bytes=1_024)
+LIMITS = WireLimits(head_bytes=2_048, headers=30, body_bytes=4_096)
 EVERY_HINT = TenantSettings(name="t", may=HINTS, priority_min=-100)
 
 
@@ -93,6 +93,9 @@ class _Answering:
 
     def refuse_head(self, request: HttpRequest) -> Response | None:
         return Response(401, b"no") if request.header(b"authorization") == b"wrong" else None
+
+    def takes_body(self, request: HttpRequest) -> bool:
+        return True
 
     def refused(self, response: Response) -> None:
         self.refused_with.append(response.status)

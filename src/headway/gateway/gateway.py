@@ -27,6 +27,7 @@ from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
 from headway.gateway.routes import AdminRoutes, PublicRoutes
 from headway.gateway.settings import Settings, host_and_port
 from headway.gateway.wire.client_connection import ClientConnection, RequestHandler
+from headway.gateway.wire.shared_limits import SharedLimits
 
 SWEEP_SECONDS = 0.25
 _ROUNDS_A_SECOND = 4
@@ -107,13 +108,18 @@ class Gateway:
     async def _listen(self, address: str, key: str, site: RequestHandler, tls: ssl.SSLContext | None) -> None:
         host, port = host_and_port(address, key)
         limits = self.settings.wire
+        shared = SharedLimits(limits)
 
         def connect() -> ClientConnection:
-            return ClientConnection(site, limits, self._clients, self._clock)
+            return ClientConnection(site, limits, self._clients, self._clock, shared)
 
         loop = asyncio.get_running_loop()
         try:
-            self._servers.append(await loop.create_server(connect, host, port, backlog=_BACKLOG, ssl=tls))
+            handshake = limits.head_seconds if tls is not None else None
+            server = await loop.create_server(
+                connect, host, port, backlog=_BACKLOG, ssl=tls, ssl_handshake_timeout=handshake
+            )
+            self._servers.append(server)
         except (OSError, UnicodeError) as error:
             raise OSError(f"cannot listen on {key} {address!r}: {getattr(error, 'strerror', None) or error}") from None
 

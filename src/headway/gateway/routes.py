@@ -64,10 +64,16 @@ class PublicRoutes:
         """A request with a wrong key, or to a path that is not forwarded, is answered before its body is read."""
         if not request.path.startswith("/v1/"):
             return None
-        if self.tenants.who(request.header(b"authorization")) is None:
+        tenant = self.tenants.who(request.header(b"authorization"))
+        if tenant is None:
             return error_response(401, _BAD_KEY, Reason.UNAUTHORISED)
+        request.owner = tenant.name
         fault = why_not_allowed(request.path, request.method, self.dispatcher.settings.forward)
         return error_response(*fault, Reason.MALFORMED) if fault is not None else None
+
+    def takes_body(self, request: HttpRequest) -> bool:
+        """Our own paths need none."""
+        return request.path.startswith("/v1/")
 
     def refused(self, response: Response) -> None:
         """Count it: it entered no queue, and no explanation of it is kept."""
@@ -226,6 +232,10 @@ class AdminRoutes:
     def refuse_head(self, request: HttpRequest) -> Response | None:
         """No request is refused by its head."""
         return None
+
+    def takes_body(self, request: HttpRequest) -> bool:
+        """No path needs one."""
+        return False
 
     def refused(self, response: Response) -> None:
         """Not counted: metrics count the public address only."""

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headway.gateway.openai.error_responses import bad_request
+from headway.gateway.settings import TenantSettings
 from headway.gateway.wire.client_connection import ClientConnection, PendingAnswer
 from headway.gateway.wire.limits import WireLimits
 from headway.gateway.wire.messages import HttpRequest, Response, header_lines
@@ -141,7 +142,8 @@ def test_expect_continue_and_upgrade(run_gateway: RunGateway) -> None:
             assert (await client.answer()).texts == "t0 t1 t2 "
         async with RawClient(setup.port) as client:
             await client.send(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\nwhatever")
-            assert (await client.answer()).status == 200
+            answer = await client.answer()
+            assert (answer.status, answer.headers["connection"]) == (200, "close")
             assert await client.closes()
         async with RawClient(setup.port) as client:
             await client.send(b"HEAD /health HTTP/1.1\r\nhost: x\r\n\r\nGET /health HTTP/1.1\r\nhost: x\r\n\r\n")
@@ -149,6 +151,128 @@ def test_expect_continue_and_upgrade(run_gateway: RunGateway) -> None:
             assert (await client.answer()).json() == {"status": "ok"}
 
     run_gateway(scenario)
+
+
+OFFER = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
+
+
+@pytest.mark.parametrize("cut", [0, 20, 200, 280, 300])
+def test_an_offer_of_another_protocol_takes_nothing_from_the_request(run_gateway: RunGateway, cut: int) -> None:
+    async def scenario(setup: Setup) -> None:
+        body = json.dumps(completion()).encode()
+        framings = [
+            b"content-length: %d\r\n\r\n%b" % (len(body), body),
+            b"transfer-encoding: chunked\r\n\r\n" + chunked(body, [3]),
+        ]
+        for framed in framings:
+            sent = HEAD + OFFER + framed
+            async with RawClient(setup.port) as client:
+                await client.send(sent[:cut])
+                await asyncio.sleep(0.01)
+                await client.send(sent[cut:])
+                assert (await client.answer()).texts == "t0 t1 t2 "
+                assert await client.closes()
+        for call in setup.replicas[0].calls:
+            assert call.json()["prompt"] == "hello there"
+            assert not {"upgrade", "http2-settings", "connection"} & set(call.headers)
+        assert len(setup.replicas[0].calls) == 2
+
+    run_gateway(scenario)
+
+
+def test_blank_lines_before_a_request_are_none_of_it(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        async with RawClient(setup.port) as client:
+            for _ in range(2):
+                await client.send(b"\r\n\r\n")
+                await asyncio.sleep(0.3)  # longer than a request's head may take
+                await client.send(b"\r\nGET /health HTTP/1.1\r\nhost: x\r\n\r\n\r\n")
+                assert (await client.answer()).status == 200
+
+    run_gateway(scenario, wire=WireLimits(head_seconds=0.1, idle_seconds=60.0))
+
+
+def test_trailers_and_extensions_are_bounded_as_headers_are(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        for endless in (b"0\r\nx: ", b"0\r\n" + b"x: y\r\n" * 10, b"1;"):
+            async with RawClient(setup.port) as client:
+                await client.send(b"POST /health HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n" + endless)
+                for _ in range(10):
+                    await asyncio.sleep(0.01)
+                    await client.send(b"a" * 500)
+                assert (await client.answer()).status == 431
+                assert await client.closes()
+        chunk = b"1\r\nx\r\n" * 5_000  # much framing, but never for long
+        async with RawClient(setup.port) as client:
+            await client.send(b"POST /health HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+            await client.send(chunk + b"0\r\nx: y\r\n\r\n")
+            assert (await client.answer()).status == 200
+
+    run_gateway(scenario, wire=WireLimits(head_bytes=2_000))
+
+
+def test_bodies_are_kept_only_where_they_are_needed_and_within_a_bound_over_all(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        gate = asyncio.Event()
+
+        async def waits(call) -> None:  # type: ignore[no-untyped-def]
+            await gate.wait()
+            await call.whole(200, {})
+
+        setup.replicas[0].usual = waits
+        async with RawClient(setup.port) as health, RawClient(setup.port) as first, RawClient(setup.port) as second:
+            await health.send(post(b"x" * 20_000, "/health")[:-1])
+            await first.send(post(completion(prompt="x" * 6_000)))
+            await setup.until(lambda: setup.replicas[0].inside == 1)
+            shared = next(iter(setup.clients))._shared
+            assert 6_000 < shared.body_bytes < 7_000
+            await second.send(post(completion(prompt="x" * 6_000)))
+            answer = await second.answer()
+            assert (answer.status, answer.reason) == (503, "overloaded")
+            assert int(answer.headers["retry-after"]) == 1
+            gate.set()
+            assert (await first.answer()).status == 200
+        await setup.until(lambda: not setup.clients)
+        assert (shared.body_bytes, shared.connections) == (0, 0)
+        assert (await setup.ask(completion(prompt="x" * 6_000))).status == 200
+
+    run_gateway(scenario, wire=WireLimits(bodies_bytes=10_000))
+
+
+def test_connections_are_bounded_in_all_per_address_and_per_key(
+    run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEY_A", "secret-of-a")
+    monkeypatch.setenv("KEY_B", "secret-of-b")
+    a, b = "authorization: Bearer secret-of-a\r\n", "authorization: Bearer secret-of-b\r\n"
+
+    async def of_all(setup: Setup) -> None:
+        async with RawClient(setup.port) as first, RawClient(setup.port) as second:
+            for client in (first, second):
+                await client.send(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+                assert (await client.answer()).status == 200
+            refused = await setup.get("/health")
+            assert (refused.status, refused.reason) == (503, "overloaded")
+            assert "2 open connections" in refused.json()["error"]["message"]
+        await setup.until(lambda: not setup.clients)
+        assert (await setup.get("/health")).status == 200
+
+    async def of_a_key(setup: Setup) -> None:
+        async with RawClient(setup.port) as first:
+            await first.send(post(completion(), headers=a))
+            assert (await first.answer()).status == 200
+            refused = await setup.ask(headers=a)
+            assert (refused.status, refused.reason) == (429, "overloaded")
+            assert (await setup.ask(headers=b)).status == 200
+            await setup.until(lambda: len(setup.clients) == 1)
+            await first.send(post(completion(), headers=b))  # the connection is b's from now on
+            assert (await first.answer()).status == 200
+            assert (await setup.ask(headers=a)).status == 200
+
+    tenants = tuple(TenantSettings(name=name, key_env=f"KEY_{name.upper()}") for name in "ab")
+    run_gateway(of_all, wire=WireLimits(connections=2))
+    run_gateway(of_all, wire=WireLimits(address_connections=2))
+    run_gateway(of_a_key, wire=WireLimits(key_connections=1), tenant=tenants)
 
 
 def test_pipelined_bytes_are_bounded(run_gateway: RunGateway) -> None:
@@ -168,11 +292,20 @@ def test_pipelined_bytes_are_bounded(run_gateway: RunGateway) -> None:
                 client.writer.write(request)
             await asyncio.sleep(0.1)
             (connection,) = setup.clients
-            assert len(connection._ahead) < 1_000 + len(request) * 200
+            assert len(connection._ahead) < 1_000
             assert setup.dispatcher.counts.arrived == 1
             gate.set()
-            for _ in range(201):
-                assert (await client.answer()).status == 200
+            assert (await client.answer()).status == 200
+            refused = await client.answer()
+            assert refused.status == 413
+            assert "one request after the other" in refused.json()["error"]["message"]
+            assert await client.closes()
+        async with RawClient(setup.port) as client:
+            gate.clear()
+            await client.send(request)
+            await setup.until(lambda: setup.replicas[0].inside == 1)
+            client.writer.write(b"x" * 500_000)
+        await setup.until(lambda: setup.replicas[0].inside == 0)  # that it left is noticed behind all these bytes
 
     run_gateway(scenario, wire=WireLimits(ahead_bytes=1_000))
 
@@ -225,6 +358,9 @@ class Echo:
 
     def refuse_head(self, request: HttpRequest) -> Response | None:
         return None
+
+    def takes_body(self, request: HttpRequest) -> bool:
+        return True
 
     def refused(self, response: Response) -> None:
         pass

@@ -10,7 +10,7 @@ from tests.support.gateway_setup import RawClient, RunGateway, Setup, completion
 from tests.support.scripted_replica import Call, answers
 
 INNER = b"POST /v1/smuggled HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nx=" + b"y" * 8
-HEAD = b"POST /v1/outer HTTP/1.1\r\nhost: x\r\n"
+HEAD = b"POST /v1/files/outer HTTP/1.1\r\nhost: x\r\n"
 CHUNKED = b"transfer-encoding: chunked\r\n"
 
 
@@ -28,7 +28,7 @@ REFUSED = {
     "TE-space-before-colon": HEAD + b"transfer-encoding : chunked\r\n" + length(4) + b"\r\n0\r\n\r\n" + INNER,
     "TE-folded": HEAD + b"transfer-encoding:\r\n chunked\r\n" + length(4) + b"\r\n0\r\n\r\n" + INNER,
     "TE-quoted": HEAD + b'transfer-encoding: "chunked"\r\n\r\n0\r\n\r\n' + INNER,
-    "TE-in-HTTP/1.0": b"POST /v1/outer HTTP/1.0\r\n" + CHUNKED + b"\r\n0\r\n\r\n" + INNER,
+    "TE-in-HTTP/1.0": b"POST /v1/files/outer HTTP/1.0\r\n" + CHUNKED + b"\r\n0\r\n\r\n" + INNER,
     "CL.CL-differ": HEAD + length(0) + length(len(INNER)) + b"\r\n" + INNER,
     "CL.CL-same": HEAD + length(0) + length(0) + b"\r\n" + INNER,
     "CL-list": HEAD + b"content-length: 0, 0\r\n\r\n" + INNER,
@@ -37,7 +37,7 @@ REFUSED = {
     "CL-with-a-tail": HEAD + b"content-length: 0 abc\r\n\r\n" + INNER,
     "CL-too-large-to-count": HEAD + b"content-length: 18446744073709551616\r\n\r\n" + INNER,
     "folded-header": HEAD + b"a: b\r\n content-length: 0\r\n" + length(0) + b"\r\n" + INNER,
-    "bare-line-feeds": b"POST /v1/outer HTTP/1.1\nhost: x\ncontent-length: 0\n\n" + INNER,
+    "bare-line-feeds": b"POST /v1/files/outer HTTP/1.1\nhost: x\ncontent-length: 0\n\n" + INNER,
     "one-bare-line-feed": HEAD + b"a: b\ncontent-length: 0\r\n\r\n" + INNER,
     "bare-carriage-return": HEAD + b"a: b\rcontent-length: 0\r\n\r\n" + INNER,
     "NUL-in-a-header": HEAD + b"a: \x00\r\n" + length(0) + b"\r\n" + INNER,
@@ -46,7 +46,7 @@ REFUSED = {
     "chunk-size-too-large": HEAD + CHUNKED + b"\r\n10000000000000000\r\n\r\n" + INNER,
     "chunk-without-its-line-end": HEAD + CHUNKED + b"\r\n1\r\na0\r\n\r\n" + INNER,
     "chunk-line-feed-only": HEAD + CHUNKED + b"\r\n0\n\n" + INNER,
-    "target-with-a-space": b"POST /v1/outer HTTP/1.1 x HTTP/1.1\r\nhost: x\r\n" + length(0) + b"\r\n" + INNER,
+    "target-with-a-space": b"POST /v1/files/outer HTTP/1.1 x HTTP/1.1\r\nhost: x\r\n" + length(0) + b"\r\n" + INNER,
     "length-in-a-trailer": HEAD + CHUNKED + b"\r\n0\r\ncontent-length: 9\r\n\r\n" + INNER,
     "two-hosts": HEAD + b"host: y\r\n" + length(0) + b"\r\n" + INNER,
 }
@@ -64,7 +64,10 @@ def test_no_replica_sees_what_was_smuggled(run_gateway: RunGateway, data: bytes)
             assert await attacker.closes()
         victim = await setup.ask({"model": "m", "prompt": "mine"})
         assert victim.status == 200
-        assert [call.path for call in setup.replicas[0].calls if call.path != "/v1/completions"] in ([], ["/v1/outer"])
+        assert [call.path for call in setup.replicas[0].calls if call.path != "/v1/completions"] in (
+            [],
+            ["/v1/files/outer"],
+        )
         assert not [call for call in setup.replicas[0].calls if b"smuggled" in call.body or "smuggled" in call.path]
 
     run_gateway(scenario)
@@ -89,7 +92,7 @@ def test_a_request_inside_a_whole_body_stays_body(run_gateway: RunGateway, data:
             await client.send(post({"model": "m", "prompt": "next"}))
             assert (await client.answer()).status == 200
         outer, following = setup.replicas[0].calls
-        assert (outer.path, outer.body, following.path) == ("/v1/outer", INNER, "/v1/completions")
+        assert (outer.path, outer.body, following.path) == ("/v1/files/outer", INNER, "/v1/completions")
         assert outer.headers["content-length"] == str(len(INNER))
         assert "transfer-encoding" not in outer.headers
 

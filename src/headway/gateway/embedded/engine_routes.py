@@ -62,6 +62,10 @@ class EngineRoutes:
         """No request is refused by its head."""
         return None
 
+    def takes_body(self, request: HttpRequest) -> bool:
+        """Every body is read."""
+        return True
+
     def refused(self, response: Response) -> None:
         """Not counted."""
 

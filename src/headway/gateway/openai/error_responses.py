@@ -12,12 +12,14 @@ from headway.gateway.wire.messages import Response
 REASON_HEADER = b"x-headway-reason"
 RETRY_SECONDS_MAX = 120.0
 """openai-python obeys delays up to this one; a longer one makes it give up at once (`_base_client.py`)."""
+_OVERLOADED_SECONDS = 1.0  # after which a client may retry that broke a limit of connections or bodies
 
 
 class Reason(StrEnum):
     """Why a request was not answered by a replica: the values of `x-headway-reason` and of the metric's label."""
 
     MALFORMED = "malformed"
+    OVERLOADED = "overloaded"
     UNAUTHORISED = "unauthorised"
     UNKNOWN_MODEL = "unknown-model"
     QUEUE_FULL = "queue-full"
@@ -38,6 +40,7 @@ _TYPES = {
     503: "service_unavailable_error",
 }
 _CODES: dict[Reason, str] = {
+    Reason.OVERLOADED: "server_is_overloaded",
     Reason.UNAUTHORISED: "invalid_api_key",
     Reason.UNKNOWN_MODEL: "model_not_found",
     Reason.QUEUE_FULL: "rate_limit_exceeded",
@@ -69,7 +72,9 @@ def error_response(
 
 
 def bad_request(status: int, message: str) -> Response:
-    """The response to a request that cannot be understood (`RequestHandler.bad_request`)."""
+    """The response to a request that is not valid, or beyond a limit of the wire (`RequestHandler.bad_request`)."""
+    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        return error_response(status, message, Reason.OVERLOADED, retry_seconds=_OVERLOADED_SECONDS)
     return error_response(status, message, Reason.MALFORMED)
 
 

@@ -13,9 +13,16 @@ from typing import Protocol, cast
 
 import httptools
 
-from headway.gateway.wire.head_rules import body_too_long, headers_too_long, judge_head
+from headway.gateway.wire.head_rules import (
+    body_too_long,
+    headers_too_long,
+    judge_head,
+    too_far_ahead,
+    trailers_too_long,
+)
 from headway.gateway.wire.limits import WireLimits
 from headway.gateway.wire.messages import COMMON_NAMES, Headers, HttpRequest, Response, header_lines, status_line
+from headway.gateway.wire.shared_limits import SharedLimits
 
 
 class PendingAnswer(Protocol):
@@ -35,10 +42,13 @@ class RequestHandler(Protocol):
     """Answers the requests of all connections of one address."""
 
     def bad_request(self, status: int, message: str) -> Response:
-        """The response to a request that is not valid HTTP, or beyond a limit of the connection."""
+        """The response to a request that is not valid HTTP, or beyond a limit of the wire."""
 
     def refuse_head(self, request: HttpRequest) -> Response | None:
         """A response that needs no body (to a wrong API key, say); None to read on."""
+
+    def takes_body(self, request: HttpRequest) -> bool:
+        """Whether the body is needed for the answer; else its bytes are read and forgotten."""
 
     def refused(self, response: Response) -> None:
         """A client is sent this response instead of its request being taken."""
@@ -51,6 +61,7 @@ class ClientConnection(asyncio.Protocol):
     """The server's side of one connection; `handler` answers its requests."""
 
     __slots__ = (
+        "_address",
         "_ahead",
         "_answering",
         "_begun",
@@ -60,36 +71,52 @@ class ClientConnection(asyncio.Protocol):
         "_clock",
         "_closing",
         "_deadline",
+        "_framing_bytes",
         "_handler",
         "_head_bytes",
         "_head_done",
         "_headers",
         "_held",
+        "_held_bytes",
+        "_is_counted",
+        "_keeps_body",
         "_limits",
         "_looping",
+        "_offers_upgrade",
         "_opened",
+        "_owner",
         "_parsed",
         "_parser",
         "_pending",
-        "_reading_paused",
         "_refusal",
         "_request",
+        "_shared",
         "_target",
+        "_trailer_bytes",
         "_transport",
         "writable",
     )
 
     def __init__(
-        self, handler: RequestHandler, limits: WireLimits, opened: set[ClientConnection], clock: Callable[[], float]
+        self,
+        handler: RequestHandler,
+        limits: WireLimits,
+        opened: set[ClientConnection],
+        clock: Callable[[], float],
+        shared: SharedLimits | None = None,
     ) -> None:
         self._handler = handler
         self._limits = limits
+        self._shared = shared or SharedLimits(limits)
         self._opened = opened
         self._clock = clock
         self._parser = httptools.HttpRequestParser(self)
         self._pending: list[HttpRequest] = []  # parsed and not yet begun to be answered
         self._ahead = bytearray()  # came while a request was being answered
-        self._reading_paused = False
+        self._address = ""
+        self._is_counted = False
+        self._owner = ""  # of its latest request
+        self._held_bytes = 0  # of bodies, as counted in `shared`
         self._refusal: Response | None = None
         self._request: HttpRequest | None = None  # being answered
         self._answering: PendingAnswer | None = None
@@ -106,8 +133,12 @@ class ClientConnection(asyncio.Protocol):
         self._target = b""
         self._headers: Headers = []
         self._parsed: HttpRequest | None = None  # its head, once it was judged
-        self._body: list[bytes] = []
+        self._body: bytes | bytearray = b""
         self._body_bytes = 0
+        self._keeps_body = True
+        self._framing_bytes = 0  # since the latest byte of the body
+        self._trailer_bytes = 0
+        self._offers_upgrade = False
         self._head_bytes = 0
         self._head_done = False
         self._begun = False
@@ -119,11 +150,20 @@ class ClientConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=self._limits.buffer_bytes)
         self._opened.add(self)
+        peer = transport.get_extra_info("peername")
+        self._address = str(peer[0]) if peer else ""
+        fault = self._shared.enter(self._address)
+        self._is_counted = fault is None
+        if fault is not None:
+            self._refuse(self._handler.bad_request(503, fault))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client left, or we closed."""
         self._opened.discard(self)
         self._closing = True
+        self._release_bodies()
+        if self._is_counted:
+            self._shared.leave(self._address, self._owner)
         del self._parser  # they name each other
         self._pending.clear()
         answering, self._answering = self._answering, None
@@ -158,34 +198,63 @@ class ClientConnection(asyncio.Protocol):
         if self._closing:
             return  # lingering: they are read and forgotten
         if self._request is not None or self._pending:
-            self._ahead += data
-            if len(self._ahead) > self._limits.ahead_bytes and not self._reading_paused:
-                self._reading_paused = True
-                self._transport.pause_reading()
+            # Reading goes on, or the client's leaving would not be noticed.
+            if self._refusal is None:
+                self._ahead += data
+                if len(self._ahead) > self._limits.ahead_bytes:
+                    self._ahead = bytearray()
+                    self._refusal = self._handler.bad_request(*too_far_ahead(self._limits))
             return
         self._feed(data)
 
     # Reading
 
     def _feed(self, data: bytes) -> None:
-        if not self._begun:
+        if not self._begun and data.lstrip(b"\r\n"):  # blank lines before a request are none of it
             self._begun = True
             self._deadline = self._clock() + self._limits.head_seconds
-        if not self._head_done:
+        was_in_body, body_bytes = self._head_done, self._body_bytes
+        if not was_in_body:
             self._head_bytes += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # What follows would be another protocol, which we do not speak: answer this request and hang up.
-            for request in self._pending:
-                request.keep_alive = False
+            self._parse(data)
         except httptools.HttpParserError as error:
             self._refusal = self._refusal or self._handler.bad_request(
                 400, f"the request is not valid HTTP/1.1: {error}"
             )
-        if self._refusal is None and not self._head_done and self._head_bytes > self._limits.head_bytes:
-            self._refusal = self._handler.bad_request(*headers_too_long(self._limits))
+        if self._refusal is None:
+            if not self._head_done:
+                if self._head_bytes > self._limits.head_bytes:
+                    self._refusal = self._handler.bad_request(*headers_too_long(self._limits))
+            elif was_in_body and self._body_bytes == body_bytes:
+                self._framing_bytes += len(data)
+                if self._framing_bytes > self._limits.head_bytes:
+                    self._refusal = self._handler.bad_request(*trailers_too_long(self._limits))
+            else:
+                self._framing_bytes = 0
         self._serve()
+
+    def _parse(self, data: bytes) -> None:
+        rest: bytes | memoryview = data
+        while True:
+            try:
+                self._parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                if not self._offers_upgrade:
+                    return  # CONNECT, which was refused
+                # An offer of another protocol is ignored (RFC 9110, 7.8). The parser cannot ignore it: it takes the
+                # body for that protocol. So a fresh one reads the same head without the offer, and goes on from there.
+                # The connection ends after the answer, for what follows the body might be of that protocol.
+                rest = memoryview(rest)[offer.args[0] :]
+            line = self._parser.get_method(), self._target, self._parser.get_http_version().encode()
+            headers = [pair for pair in self._headers if pair[0] not in (b"upgrade", b"connection")]
+            connection = [value for name, value in self._headers if name == b"connection"]
+            headers.append((b"connection", b", ".join([b"close", *connection])))
+            head = b"%b %b HTTP/%b\r\n%b\r\n" % (*line, header_lines(headers))
+            self._begin()
+            self._parser = httptools.HttpRequestParser(self)
+            self._parser.feed_data(head)
 
     def on_message_begin(self) -> None:
         """A request begins (httptools)."""
@@ -196,10 +265,14 @@ class ClientConnection(asyncio.Protocol):
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header (httptools). Trailers come here too, after the body, and are dropped."""
+        """A header (httptools). Trailers come here too, after the body, and are counted and dropped."""
         if not self._head_done:
             name = name.lower()
             self._headers.append((COMMON_NAMES.get(name, name), value))
+            return
+        self._trailer_bytes += len(name) + len(value) + 4
+        if self._trailer_bytes > self._limits.head_bytes and self._refusal is None:
+            self._refusal = self._handler.bad_request(*trailers_too_long(self._limits))
 
     def on_headers_complete(self) -> None:
         """The head is whole (httptools): judge it before a byte of the body is kept."""
@@ -207,15 +280,32 @@ class ClientConnection(asyncio.Protocol):
         self._deadline = self._clock() + self._limits.body_seconds
         if self._refusal is not None:
             return
+        method = self._parser.get_method()
+        if self._parser.should_upgrade() and method != b"CONNECT":
+            self._offers_upgrade = True
+            return
         version = self._parser.get_http_version()
-        request = self._parsed = HttpRequest(self._parser.get_method(), self._target, self._headers)
+        request = self._parsed = HttpRequest(method, self._target, self._headers)
         request.speaks_chunked = version == "1.1"
-        fault = judge_head(request, version, self._limits)
-        self._refusal = self._handler.bad_request(*fault) if fault is not None else self._handler.refuse_head(request)
+        self._refusal = self._refusal_of(request, version)
+        self._keeps_body = self._refusal is None and self._handler.takes_body(request)
         expects = request.header(b"expect")
         waits = expects is not None and expects.lower() == b"100-continue" and version == "1.1"
         if waits and self._refusal is None and self._request is None and not self._pending:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _refusal_of(self, request: HttpRequest, version: str) -> Response | None:
+        fault = judge_head(request, version, self._limits)
+        if fault is not None:
+            return self._handler.bad_request(*fault)
+        refusal = self._handler.refuse_head(request)
+        if refusal is not None or request.owner == self._owner:
+            return refusal
+        too_many = self._shared.change_owner(self._owner, request.owner)
+        if too_many is not None:
+            return self._handler.bad_request(429, too_many)
+        self._owner = request.owner
+        return None
 
     def on_body(self, body: bytes) -> None:
         """Some of the body (httptools)."""
@@ -223,16 +313,40 @@ class ClientConnection(asyncio.Protocol):
             return
         self._body_bytes += len(body)
         if self._body_bytes > self._limits.body_bytes:
-            self._refusal = self._handler.bad_request(*body_too_long(self._limits))
-            self._body.clear()
-            return
-        self._body.append(body)
+            self._refuse_body(self._handler.bad_request(*body_too_long(self._limits)))
+        elif self._keeps_body:
+            self._held_bytes += len(body)
+            self._shared.body_bytes += len(body)
+            held = self._body
+            if not held:
+                self._body = body
+            elif isinstance(held, bytearray):
+                held += body
+            else:
+                self._body = bytearray(held) + body
+            if not self._shared.has_room():
+                self._refuse_body(
+                    self._handler.bad_request(503, "the bodies of all requests fill the memory set aside for them")
+                )
+
+    def _refuse_body(self, refusal: Response) -> None:
+        self._refusal = refusal
+        self._body = b""
+        self._release_bodies()
+
+    def _release_bodies(self) -> None:
+        """Their bytes are not kept any more."""
+        self._shared.body_bytes -= self._held_bytes
+        self._held_bytes = 0
 
     def on_message_complete(self) -> None:
         """The request is whole (httptools)."""
+        if self._offers_upgrade:
+            return  # it is read again without the offer
         request = self._parsed
         if self._refusal is None and request is not None:
-            request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+            body = self._body
+            request.body = bytes(body) if isinstance(body, bytearray) else body
             request.keep_alive = self._parser.should_keep_alive()
             self._pending.append(request)
         self._begin()
@@ -255,9 +369,6 @@ class ClientConnection(asyncio.Protocol):
                 self._refuse(self._refusal)
             elif self._ahead:
                 data, self._ahead = bytes(self._ahead), bytearray()
-                if self._reading_paused:
-                    self._reading_paused = False
-                    self._transport.resume_reading()
                 self._looping = False
                 self._feed(data)
                 return
@@ -324,6 +435,8 @@ class ClientConnection(asyncio.Protocol):
         if self._chunked or self._held:
             self.write_last(b"")
         request, self._request, self._answering = self._request, None, None
+        if not self._pending:
+            self._release_bodies()
         if request is None or not request.keep_alive:
             self.close()
             return

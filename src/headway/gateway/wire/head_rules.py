@@ -59,6 +59,17 @@ def headers_too_long(limits: WireLimits) -> BadRequest:
     return BadRequest(431, f"the headers are longer than {limits.head_bytes} bytes, which is the limit")
 
 
+def trailers_too_long(limits: WireLimits) -> BadRequest:
+    """What frames a body, or follows it, is longer than allowed."""
+    return BadRequest(431, f"a chunk's extension or the trailers are longer than {limits.head_bytes} bytes")
+
+
+def too_far_ahead(limits: WireLimits) -> BadRequest:
+    """Too much was sent before the answer to an earlier request."""
+    message = f"more than {limits.ahead_bytes} bytes were sent before the answer to the request before them"
+    return BadRequest(413, f"{message}; send one request after the other")
+
+
 def body_too_long(limits: WireLimits) -> BadRequest:
     """The body is longer than allowed."""
     return BadRequest(413, f"the body is longer than {limits.body_bytes} bytes, which is the limit")

@@ -1,4 +1,4 @@
-"""Size and time limits of one client connection."""
+"""Limits of size, time and number for the connections of clients."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class WireLimits:
-    """Size and time limits of one client connection. Needs a restart.
+    """Limits for the connections of clients. Needs a restart.
 
     Attributes:
-        head_bytes: Request line and headers together, at most.
+        head_bytes: Request line and headers together, at most. Trailers likewise.
         headers: Number of headers, at most.
         body_bytes: Body of one request, at most.
-        ahead_bytes: Bytes a client may send before its current request is answered (pipelining).
-        head_seconds: From a request's first byte to the end of its headers (against slow-header attacks).
+        bodies_bytes: Bodies of all requests whose answer has not begun, at most; a request beyond it gets 503.
+        connections: Open connections, at most; one beyond it gets 503.
+        address_connections: Open connections per client address. Unset: no limit, because a proxy has one address.
+        key_connections: Open connections per API key. Unset: no limit.
+        ahead_bytes: Bytes a client may send before its current request is answered (pipelining). With more, the
+            requests among them get 413, and the connection ends.
+        head_seconds: From a request's first byte to the end of its headers (against slow-header attacks). Also the
+            longest TLS handshake.
         body_seconds: From there to the end of its body.
         idle_seconds: Between two requests.
         stalled_seconds: How long a client may leave its answer unread.
@@ -25,6 +31,10 @@ class WireLimits:
     head_bytes: int = 32_768
     headers: int = 128
     body_bytes: int = 64 << 20
+    bodies_bytes: int = 2 << 30
+    connections: int = 65_536
+    address_connections: int | None = None
+    key_connections: int | None = None
     ahead_bytes: int = 65_536
     head_seconds: float = 15.0
     body_seconds: float = 120.0

@@ -47,7 +47,7 @@ _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 @dataclass(slots=True)
 class HttpRequest:
-    """One whole request. `target` is the request line's, path and query."""
+    """One whole request. `target` is the request line's, path and query; `owner` names its API key's tenant, if any."""
 
     method: bytes
     target: bytes
@@ -55,6 +55,7 @@ class HttpRequest:
     body: bytes = b""
     keep_alive: bool = True
     speaks_chunked: bool = True  # HTTP/1.1; to 1.0 a body of unknown length ends with the connection
+    owner: str = ""
     path: str = field(init=False)
     """The target without its query; "" where it is no path."""
 

@@ -1,0 +1,62 @@
+"""Limits of what all clients hold together: connections in all, per address and per API key, and bytes of bodies."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from headway.gateway.wire.limits import WireLimits
+
+
+class SharedLimits:
+    """The counts of one listening address.
+
+    Attributes:
+        connections: open now.
+        body_bytes: of all bodies that are coming, that wait, or whose answer has not begun.
+    """
+
+    def __init__(self, limits: WireLimits) -> None:
+        self._limits = limits
+        self.connections = 0
+        self.body_bytes = 0
+        self._of_address: Counter[str] = Counter()
+        self._of_key: Counter[str] = Counter()
+
+    def enter(self, address: str) -> str | None:
+        """Count one more connection; or why it may not stay, and then it is not counted."""
+        limits = self._limits
+        if self.connections >= limits.connections:
+            return f"this gateway has {limits.connections} open connections, which is its limit"
+        if limits.address_connections is not None and self._of_address[address] >= limits.address_connections:
+            return f"your address has {limits.address_connections} open connections, which is the limit"
+        self.connections += 1
+        self._of_address[address] += 1
+        return None
+
+    def leave(self, address: str, owner: str) -> None:
+        """A counted connection is gone."""
+        self.connections -= 1
+        _take_one(self._of_address, address)
+        if owner:
+            _take_one(self._of_key, owner)
+
+    def change_owner(self, before: str, owner: str) -> str | None:
+        """A connection brings a request of another API key than `before`; or why it may not, then nothing changes."""
+        most = self._limits.key_connections
+        if owner and most is not None and self._of_key[owner] >= most:
+            return f"this API key has {most} open connections, which is its limit"
+        if owner:
+            self._of_key[owner] += 1
+        if before:
+            _take_one(self._of_key, before)
+        return None
+
+    def has_room(self) -> bool:
+        """Whether the bodies fit into their limit."""
+        return self.body_bytes <= self._limits.bodies_bytes
+
+
+def _take_one(counts: Counter[str], name: str) -> None:
+    counts[name] -= 1
+    if not counts[name]:
+        del counts[name]
