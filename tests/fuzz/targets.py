@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 from tempfile import gettempdir
 
+from headway.gateway.openai.answer_readers import JsonReader, StreamReader
 from headway.gateway.openai.client_hints import read_hints
 from headway.gateway.openai.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, UNLISTED
 from headway.gateway.openai.prompt_count import PromptCount
@@ -27,7 +28,6 @@ from headway.gateway.openai.request_body import (
     with_usage_asked,
 )
 from headway.gateway.openai.token_ratio import TokenRatio
-from headway.gateway.openai.usage import JsonUsageReader, StreamUsageReader
 from headway.gateway.replicas.engine_figures import read_metrics
 from headway.gateway.replicas.load_report import LoadReport, read_load_header
 from headway.gateway.settings import HINTS, TenantSettings, read_settings
@@ -294,8 +294,8 @@ def _same_but(before: bytes, after: bytes, changes: dict[str, object]) -> None:
 # Streams and answers of replicas
 
 
-def _streamed(packets: Iterable[bytes], *, hide_usage: bool) -> tuple[bytes, StreamUsageReader]:
-    reader = StreamUsageReader(hide_usage=hide_usage)
+def _streamed(packets: Iterable[bytes], *, hide_usage: bool) -> tuple[bytes, StreamReader]:
+    reader = StreamReader(hide_usage=hide_usage)
     return b"".join([reader.pass_on(piece) for piece in packets if piece]) + reader.rest(), reader
 
 
@@ -308,7 +308,7 @@ def stream(data: bytes) -> None:
         other, reader = _streamed(pieces(data, seed), hide_usage=True)
         assert other == hidden, f"cut {seed} shows other bytes"
         assert reader.usage == first.usage == shown.usage, f"cut {seed} reads another usage"
-    whole = JsonUsageReader()
+    whole = JsonReader()
     assert whole.pass_on(data) + whole.rest() == data
     for usage in (first.usage, whole.usage):
         if usage is not None:

@@ -96,6 +96,7 @@ class Flood:
         for _ in range(self.chunks):
             await call.chunk(b"data: " + b"x" * 100_000 + b"\n\n")
             self.sent += 1
+        await call.chunk(b"data: [DONE]\n\n")
         await call.send(b"0\r\n\r\n")
 
 

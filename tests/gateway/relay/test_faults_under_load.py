@@ -180,17 +180,20 @@ BROKEN_EVENTS = {
 def test_malformed_events_pass_as_they_came_and_the_next_request_is_served(
     run_gateway: RunGateway, data: bytes
 ) -> None:
+    end = b"\n\ndata: [DONE]\n\n"
+
     async def scenario(setup: Setup) -> None:
         async def malformed(call: Call) -> None:
             await call.head()
             for at in range(0, len(data), 50_001):
                 await call.chunk(data[at : at + 50_001])
+            await call.chunk(end)
             await call.send(b"0\r\n\r\n")
 
         setup.replicas[0].next.append(malformed)
         answer = await setup.ask()
         assert (answer.status, answer.whole) == (200, True)
-        assert answer.body == data
+        assert answer.body == data + end
         assert (await setup.ask()).texts == "t0 t1 t2 "
         story = setup.gateway.site.history.requests[-2]
         assert story["output_tokens"] >= 0

@@ -218,7 +218,7 @@ def test_models_health_ready_version_metrics_and_page(run_gateway: RunGateway) -
 def test_streams_with_crlf_lines_pass(run_gateway: RunGateway) -> None:
     async def scenario(setup: Setup) -> None:
         told = b'{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":9}}'
-        data = b'data: {"choices":[{"text":"a"}]}\r\n\r\ndata: ' + told + b"\r\n\r\n"
+        data = b'data: {"choices":[{"text":"a","finish_reason":"stop"}]}\r\n\r\ndata: ' + told + b"\r\n\r\n"
 
         async def crlf(call: Call) -> None:
             await call.head()

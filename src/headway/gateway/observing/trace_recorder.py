@@ -1,8 +1,8 @@
 """Recorder of real traffic as a trace for `headway compare`: lengths and times only, never text.
 
-Laws: lines are in order of arrival. A session is a number, not the name that the client gave it. Refused requests are
-left out, because the length of their answers is unknown. A file that cannot be written any more ends the recording with
-one log line, and delays no request.
+Laws: lines are in order of arrival. A session is a number, not the name that the client gave it. Only whole answers are
+recorded: the length of one that was refused, failed or left is unknown. A file that cannot be written any more ends the
+recording with one log line, and delays no request.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class TraceRecorder:
         """Write the lines of all requests that have ended and before which none is open."""
         if self._file is None:
             return
-        self._lines[request.arrived.number] = self._line(request, now)
+        is_answered = outcome is Outcome.COMPLETED
+        self._lines[request.arrived.number] = self._line(request, now) if is_answered else ""
         while self._open and self._open[0] in self._lines:
             self._write(self._lines.pop(self._open.popleft()))
 

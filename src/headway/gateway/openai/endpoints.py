@@ -6,12 +6,18 @@ names, and a session may be named by a header (`client_hints.py`).
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from headway.gateway.openai.error_responses import Reason, error_event
-from headway.gateway.openai.usage import COMPLETION_USAGE, UsageFields
+from headway.gateway.openai.usage import COMPLETION_USAGE, MESSAGES_USAGE, RESPONSES_USAGE, UsageFields
+
+_FINISHED = re.compile(rb'^data:[ \t]*\[DONE\]|"finish_reason"\s*:\s*(?!null)\S', re.MULTILINE)
+_MESSAGE_STOPPED = re.compile(rb'"message_stop"')
+_RESPONSE_ENDED = re.compile(rb'"response\.(?:completed|incomplete|failed)"')
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +35,7 @@ class Endpoint:
         usage_on_request: a stream ends with its usage only if `stream_options.include_usage` asks for it.
         takes_engine_hints: Headway's vLLM plug-in reads its hints in `vllm_xargs`.
         stream_error: the event that ends a stream with an error.
+        stream_end: what is found in the last events of a stream that is whole; a generation path has one.
     """
 
     kind: Literal["generation", "other"] = "other"
@@ -41,11 +48,24 @@ class Endpoint:
     usage_on_request: bool = False
     takes_engine_hints: bool = False
     stream_error: Callable[[str, Reason], bytes] = error_event
+    stream_end: re.Pattern[bytes] = _FINISHED
 
     @property
     def is_generation(self) -> bool:
         """Whether its answer is output tokens."""
         return self.kind == "generation"
+
+
+def _response_error(message: str, reason: Reason) -> bytes:
+    """The Responses API's event of type `error`."""
+    error = {"type": "error", "code": str(reason).replace("-", "_"), "message": message, "param": None}
+    return b"event: error\ndata: " + json.dumps(error | {"sequence_number": 0}).encode() + b"\n\n"
+
+
+def _message_error(message: str, reason: Reason) -> bytes:
+    """Anthropic's event of type `error`."""
+    error = {"type": "error", "error": {"type": "api_error", "message": message}}
+    return b"event: error\ndata: " + json.dumps(error).encode() + b"\n\n"
 
 
 CHAT = Endpoint(
@@ -67,6 +87,26 @@ COMPLETIONS = Endpoint(
 EMBEDDINGS = Endpoint(
     span_name="embeddings", prompt_fields=("messages", "input"), output_bound_fields=(), needs_json=True
 )
+RESPONSES = Endpoint(
+    kind="generation",
+    span_name="chat",
+    prompt_fields=("input",),
+    output_bound_fields=("max_output_tokens",),
+    needs_json=True,
+    usage=RESPONSES_USAGE,
+    stream_error=_response_error,
+    stream_end=_RESPONSE_ENDED,
+)
+MESSAGES = Endpoint(
+    kind="generation",
+    span_name="chat",
+    prompt_fields=("messages",),
+    output_bound_fields=("max_tokens",),
+    needs_json=True,
+    usage=MESSAGES_USAGE,
+    stream_error=_message_error,
+    stream_end=_MESSAGE_STOPPED,
+)
 UNLISTED = Endpoint()
 """Every other path: forwarded as it came, and read by the usual names where its body is JSON."""
 
@@ -74,6 +114,8 @@ ENDPOINTS = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": COMPLETIONS,
     "/v1/embeddings": EMBEDDINGS,
+    "/v1/responses": RESPONSES,  # of the same vendor, newer
+    "/v1/messages": MESSAGES,  # Anthropic's API, which vLLM and SGLang serve too
 }
 
 

@@ -1,8 +1,6 @@
-"""Readers of token usage in answers, without changing what the client sees.
+"""Token counts in answers: where each endpoint puts them, and how they are read from one JSON object.
 
-The replica is asked for a usage chunk at a stream's end (`stream_options.include_usage`); it is taken out again where
-the client did not ask. Law: what passes differs from what came by that one event, or not at all. Only events that
-mention usage are parsed. Bytes are held back only while the event that they begin is not whole.
+Law: a count outside its bounds is no count, however it is written; nothing in an answer raises.
 """
 
 from __future__ import annotations
@@ -12,9 +10,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-_HELD_BYTES_MAX = 1 << 20
-_JSON_BYTES_MAX = 4 << 20
-_BREAKS = (b"\r\n\r\n", b"\n\n")
+TOKENS_MAX = 100_000_000
+"""A larger count is no count: a hundred times the longest context that any model has."""
+_FAULT_CHARACTERS_MAX = 200
 
 
 class Usage(NamedTuple):
@@ -24,6 +22,16 @@ class Usage(NamedTuple):
     output_tokens: int
     cached_tokens: int
 
+    def merged(self, earlier: Usage | None) -> Usage:
+        """This one, with an earlier event's counts where it has none: Anthropic counts the prompt at the start."""
+        if earlier is None or (self.prompt_tokens and self.output_tokens):
+            return self
+        return Usage(
+            self.prompt_tokens or earlier.prompt_tokens,
+            self.output_tokens or earlier.output_tokens,
+            self.cached_tokens or earlier.cached_tokens,
+        )
+
 
 class UsageFields(NamedTuple):
     """Where an answer holds its token counts: names of the fields of `usage`."""
@@ -32,134 +40,123 @@ class UsageFields(NamedTuple):
     output: str
     prompt_details: str
     stream_envelope: str | None = None
-    """Field of a stream's event that holds the answer with its `usage`; None where the event is the answer."""
+    """Field of a stream's event that may hold the answer with its `usage`; None where the event is the answer."""
+    prompt_parts: tuple[str, ...] = ()
+    """Further counts that belong to the prompt: what Anthropic's API read from its cache and wrote into it."""
+    cached: str = "cached_tokens"
+    """The cached tokens, in `prompt_details` or, where that is missing, in `usage` itself."""
 
 
 COMPLETION_USAGE = UsageFields("prompt_tokens", "completion_tokens", "prompt_tokens_details")
+RESPONSES_USAGE = UsageFields("input_tokens", "output_tokens", "input_tokens_details", stream_envelope="response")
+MESSAGES_USAGE = UsageFields(
+    "input_tokens",
+    "output_tokens",
+    "input_tokens_details",
+    stream_envelope="message",
+    prompt_parts=("cache_read_input_tokens", "cache_creation_input_tokens"),
+    cached="cache_read_input_tokens",
+)
 
 
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = 0
+class EngineError(NamedTuple):
+    """An engine's error inside an answer with status 200."""
+
+    message: str
+    is_of_replica: bool
+    """False where its code is 4xx: the request is at fault."""
 
 
-class _Reader:
-    """Finds the usage in JSON. msgspec decodes into classes made for the names of these fields."""
+class AnswerFacts(NamedTuple):
+    """What one JSON object of an answer holds."""
+
+    usage: Usage | None = None
+    is_usage_alone: bool = False
+    """It holds a usage and no choices: the chunk that a stream ends with on request."""
+    error: EngineError | None = None
+
+
+NO_FACTS = AnswerFacts()
+_ANYTHING = msgspec.json.Decoder()
+_EMPTY = frozenset([b"", b"null", b"[]", b"{}", b'""', b"false"])
+_BLANKS_MAX = 64
+_ERROR_TYPES = frozenset([b'"error"', b'"response.failed"'])
+
+
+class AnswerParser:
+    """Reads the facts from JSON. msgspec skips what it does not read."""
 
     def __init__(self, fields: UsageFields) -> None:
-        counts: Any = [("prompt", int | None, 0), ("output", int | None, 0), ("details", _Details | None, None)]
-        names = {"prompt": fields.prompt, "output": fields.output, "details": fields.prompt_details}
-        usage = msgspec.defstruct("Usage", counts, rename=names)
-        parts: Any = [("usage", usage | None, None), ("choices", list[msgspec.Raw] | None, None)]
-        answer = msgspec.defstruct("Answer", parts)
-        self._answer: msgspec.json.Decoder[Any] = msgspec.json.Decoder(answer)
-        self._envelope: msgspec.json.Decoder[Any] | None = None
-        if fields.stream_envelope is not None:
-            inside: Any = [("answer", answer | None, None)]
-            self._envelope = msgspec.json.Decoder(
-                msgspec.defstruct("Envelope", inside, rename={"answer": fields.stream_envelope})
-            )
+        self._fields = fields
+        nothing = msgspec.Raw(b"")
+        parts: Any = [(name, msgspec.Raw, nothing) for name in ("usage", "choices", "error", "type", "envelope")]
+        names = {"envelope": fields.stream_envelope or "no envelope"}
+        self._answer: msgspec.json.Decoder[Any] = msgspec.json.Decoder(msgspec.defstruct("Answer", parts, rename=names))
 
-    def of_answer(self, content: bytes) -> Usage | None:
-        """The usage of a whole JSON answer."""
-        return self._read(content, self._answer)[0]
-
-    def of_event(self, content: bytes) -> tuple[Usage | None, bool]:
-        """The usage of a stream's event, and whether the event holds nothing else."""
-        return self._read(content, self._envelope or self._answer)
-
-    def _read(self, content: bytes, decoder: msgspec.json.Decoder[Any]) -> tuple[Usage | None, bool]:
+    def facts(self, content: bytes) -> AnswerFacts:
+        """Of an event's data, or of a whole JSON answer; none where it is no JSON object."""
         try:
-            answer = decoder.decode(content)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return None, False
-        if decoder is self._envelope:
-            answer = answer.answer
-        if answer is None or answer.usage is None:
-            return None, False
-        usage = answer.usage
-        cached = (usage.details.cached_tokens or 0) if usage.details is not None else 0
-        counted = Usage(max(0, usage.prompt or 0), max(0, usage.output or 0), max(0, cached))
-        return counted, answer.choices == []
+            answer = self._answer.decode(content)
+            inside = self._inside(answer)
+            usage = self._usage(answer.usage)
+            if usage is None and inside is not None:
+                usage = self._usage(inside.usage)
+            error = _error(answer)
+            if error is None and inside is not None:
+                error = _error(inside)
+        except (
+            msgspec.DecodeError,
+            ValueError,
+            RecursionError,
+        ):  # ValueError: no UTF-8, a number of thousands of digits
+            return NO_FACTS
+        has_usage = bytes(answer.usage).startswith(b"{") and error is None
+        return AnswerFacts(usage, has_usage and _is_empty(answer.choices), error)
+
+    def _inside(self, answer: Any) -> Any:
+        """The answer within an event, where the endpoint puts one there."""
+        content = bytes(answer.envelope)
+        return self._answer.decode(content) if content.startswith(b"{") else None
+
+    def _usage(self, content: msgspec.Raw) -> Usage | None:
+        counts = _ANYTHING.decode(content) if not _is_empty(content) else None
+        if not isinstance(counts, dict):
+            return None
+        fields = self._fields
+        details = counts.get(fields.prompt_details)
+        cached = _count((details if isinstance(details, dict) else counts).get(fields.cached))
+        parts = [_count(counts.get(name)) for name in (fields.prompt, *fields.prompt_parts)]
+        output = _count(counts.get(fields.output))
+        if output is None or None in parts:
+            return None
+        return Usage(sum(part for part in parts if part), output, cached or 0)
 
 
-_reader = cache(_Reader)
+parser_of = cache(AnswerParser)
 
 
-class StreamUsageReader:
-    """Reads the usage in a stream of server-sent events as it passes."""
-
-    def __init__(self, *, hide_usage: bool, fields: UsageFields = COMPLETION_USAGE) -> None:
-        self._reader = _reader(fields)
-        self._hide_usage = hide_usage
-        self._held = b""
-        self._gave_up = False
-        self.events = 0
-        self.usage: Usage | None = None
-
-    def pass_on(self, piece: bytes) -> bytes:
-        """The bytes for the client: `piece`, perhaps with what was held before it; may be empty."""
-        if not self._held and piece.endswith(b"\n\n") and piece.find(b'"usage":') < 0:
-            self.events += piece.count(b"\n\n")
-            return piece
-        if self._gave_up:
-            return piece
-        return self._slowly(self._held + piece)
-
-    def rest(self) -> bytes:
-        """The bytes still held when the stream ends: an event without its end."""
-        held, self._held = self._held, b""
-        return held
-
-    def _slowly(self, data: bytes) -> bytes:
-        passed = []
-        while True:
-            end = min((at + len(mark) for mark in _BREAKS if (at := data.find(mark)) >= 0), default=0)
-            if not end:
-                break
-            event, data = data[:end], data[end:]
-            self.events += 1
-            if not (b'"usage"' in event and self._is_usage_alone(event) and self._hide_usage):
-                passed.append(event)
-        if len(data) > _HELD_BYTES_MAX:
-            self._gave_up = True
-            passed.append(data)
-            data = b""
-        self._held = data
-        return b"".join(passed)
-
-    def _is_usage_alone(self, event: bytes) -> bool:
-        """Whether the event is the usage chunk (no choices in it). Any usage in it is noted."""
-        usage, is_alone = self._reader.of_event(_data_of(event))
-        if usage is not None:
-            self.usage = usage
-        return is_alone
+def _is_empty(value: msgspec.Raw) -> bool:
+    """Whether a value is missing, null, false or holds nothing, with or without blanks inside."""
+    content = bytes(value)
+    return len(content) < _BLANKS_MAX and b"".join(content.split()) in _EMPTY
 
 
-class JsonUsageReader:
-    """Keeps a copy of a JSON answer, up to 4 MiB, to read its usage at the end."""
-
-    def __init__(self, fields: UsageFields = COMPLETION_USAGE) -> None:
-        self._reader = _reader(fields)
-        self._pieces: list[bytes] = []
-        self._bytes = 0
-        self.events = 0
-        self.usage: Usage | None = None
-
-    def pass_on(self, piece: bytes) -> bytes:
-        """The piece itself."""
-        self._bytes += len(piece)
-        if self._bytes <= _JSON_BYTES_MAX:
-            self._pieces.append(piece)
-        return piece
-
-    def rest(self) -> bytes:
-        """Nothing is held back; the usage is read now."""
-        if self._bytes <= _JSON_BYTES_MAX:
-            self.usage = self._reader.of_answer(b"".join(self._pieces))
-        self._pieces.clear()
-        return b""
+def _count(value: object) -> int | None:
+    """A count in any spelling of a whole number (3, 3.0); 0 if it is missing, None if it is out of bounds."""
+    if value is None:
+        return 0
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value <= TOKENS_MAX:
+        return None
+    return max(0, int(value)) if value >= 0 else 0
 
 
-def _data_of(event: bytes) -> bytes:
-    lines = [line[5:].lstrip(b" ") for line in event.splitlines() if line.startswith(b"data:")]
-    return b"\n".join(lines)
+def _error(answer: Any) -> EngineError | None:
+    """OpenAI's `{"error": …}` in any spelling; Anthropic's and the Responses API's events of that type."""
+    if _is_empty(answer.error):
+        return EngineError("the engine reported an error", True) if bytes(answer.type) in _ERROR_TYPES else None
+    error = _ANYTHING.decode(answer.error)
+    if not isinstance(error, dict):
+        return EngineError(str(error)[:_FAULT_CHARACTERS_MAX], True)
+    code = error.get("code")
+    is_of_request = isinstance(code, int) and 400 <= code < 500
+    return EngineError(str(error.get("message", ""))[:_FAULT_CHARACTERS_MAX], not is_of_request)

@@ -12,10 +12,11 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from headway.domain.request import Request
+from headway.gateway.openai.answer_readers import JsonReader, StreamReader
 from headway.gateway.openai.endpoints import Endpoint
 from headway.gateway.openai.prompt_count import Counted
 from headway.gateway.openai.request_body import Body
-from headway.gateway.openai.usage import JsonUsageReader, StreamUsageReader, Usage
+from headway.gateway.openai.usage import Usage
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.wire.messages import HttpRequest
 from headway.scheduling.lifecycle import StageTable
@@ -231,7 +232,7 @@ class RelayedAnswer:
         self.status = 0
         self.first_byte_at: float | None = None
         self.pieces = 0
-        self.reader: StreamUsageReader | JsonUsageReader | None = None
+        self.reader: StreamReader | JsonReader | None = None
         self.usage: Usage | None = None
 
     @property

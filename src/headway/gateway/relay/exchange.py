@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+from headway.gateway.openai.answer_readers import AnswerFault, JsonReader, StreamReader
 from headway.gateway.openai.error_responses import REASON_HEADER, Reason, error_response
-from headway.gateway.openai.usage import JsonUsageReader, StreamUsageReader
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.refusals import Refusal
@@ -110,14 +110,14 @@ class Exchange:
         relayed.status = status
         named = dict(headers)
         kind = named.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        encoded = b"content-encoding" in named
+        encoded = named.get(b"content-encoding", b"identity").strip().lower() != b"identity"
         self._is_stream = kind == b"text/event-stream" and not encoded
         if self._is_stream:
             hides = hides_usage(self.request, replica)
-            relayed.reader = StreamUsageReader(hide_usage=hides, fields=arrived.endpoint.usage)
+            relayed.reader = StreamReader(hide_usage=hides, fields=arrived.endpoint.usage)
             length = None
         elif kind == b"application/json" and not encoded:
-            relayed.reader = JsonUsageReader(arrived.endpoint.usage)
+            relayed.reader = JsonReader(arrived.endpoint.usage, may_be_cut=length is None)
         forwarded = [
             (name, value)
             for name, value in headers
@@ -152,18 +152,38 @@ class Exchange:
     def upstream_end(self, body: bytes) -> None:
         """Pass the rest of the answer on, and end the request."""
         self._connection = None
-        relayed = self._relayed
+        relayed, endpoint, replica = self._relayed, self.request.arrived.endpoint, self._replica()
         reader, is_good = relayed.reader, relayed.status < 500
+        fault, held = None, b""
         if reader is not None:
-            body = (reader.pass_on(body) if body else body) + reader.rest()
+            body = reader.pass_on(body) if body else body
+            held = reader.rest()
             relayed.usage = reader.usage
-        self._client.write_last(body)
-        if is_good:
-            self._replica().completed(is_generation=self.request.arrived.endpoint.is_generation)
+            if relayed.status == 200 and endpoint.is_generation:
+                fault = reader.fault(endpoint.stream_end)
+        if fault is not None and fault.is_cut:
+            self._end_cut(body, fault)
+            return
+        self._client.write_last(body + held)
+        if fault is not None:
+            is_good = False
+            if fault.is_of_replica:
+                replica.failed(fault.why)
+        elif is_good:
+            replica.completed(is_generation=endpoint.is_generation)
         if relayed.first_byte_at is None:
             self._first_byte()
-        self._dispatcher.end(self.request, Outcome.COMPLETED if is_good else Outcome.FAILED)
+        reason = Reason.REPLICA_FAILED if fault is not None and fault.is_of_replica else None
+        self._dispatcher.end(self.request, Outcome.COMPLETED if is_good else Outcome.FAILED, reason)
         self._client.finish()
+
+    def _end_cut(self, body: bytes, fault: AnswerFault) -> None:
+        """Pass on what came of an answer that just stops, and tell the client, who could not know."""
+        if body:
+            self._client.write(body)
+        replica = self._replica()
+        replica.failed(fault.why)
+        self._fail(f"replica {replica.name} failed: {fault.why}")
 
     def upstream_failed(self, why: str) -> None:
         """Send the request once more over a new connection, retry it on another replica, or give up."""

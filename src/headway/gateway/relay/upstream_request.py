@@ -16,6 +16,7 @@ from headway.gateway.wire.messages import HOP_BY_HOP, TRACE_HEADER, Headers, hea
 LOAD_HEADER = b"endpoint-load-metrics"
 LOAD_FORMAT_HEADER = b"endpoint-load-metrics-format"
 _NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect", b"x-request-id"}
+_ENCODING_HEADER = b"accept-encoding"
 _SIGNS = {"lower-first": 1, "higher-first": -1}
 
 
@@ -29,9 +30,13 @@ def upstream_request(request: GatewayRequest, replica: UpstreamReplica) -> bytes
         dropped.add(b"authorization")
     if request.arrived.traceparent is not None:
         dropped.add(TRACE_HEADER)
+    if request.arrived.endpoint.is_generation:
+        dropped.add(_ENCODING_HEADER)
     headers: Headers = [
         (name, value) for name, value in http.headers if name not in _NOT_FORWARDED and name not in dropped
     ]
+    if request.arrived.endpoint.is_generation:  # a packed answer could not be read
+        headers.append((_ENCODING_HEADER, b"identity"))
     if replica.authorization is not None:
         headers.append((b"authorization", replica.authorization))
     if request.arrived.traceparent is not None:

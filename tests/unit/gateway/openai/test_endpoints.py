@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from headway.gateway.openai.answer_readers import JsonReader, StreamReader
 from headway.gateway.openai.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, UNLISTED, Endpoint, endpoint_of
 from headway.gateway.openai.prompt_count import PromptCount
 from headway.gateway.openai.request_body import agent_tables, read_body
 from headway.gateway.openai.token_ratio import TokenRatio
-from headway.gateway.openai.usage import JsonUsageReader, StreamUsageReader, Usage, UsageFields
+from headway.gateway.openai.usage import Usage, UsageFields
 
 OWN_USAGE = UsageFields("input_tokens", "output_tokens", "input_tokens_details", stream_envelope="response")
 OWN = Endpoint(
@@ -49,11 +50,11 @@ def test_a_row_says_where_the_body_holds_what_is_read() -> None:
 
 def test_a_row_says_where_the_answer_holds_its_usage() -> None:
     counts = b'{"input_tokens":7,"output_tokens":3,"input_tokens_details":{"cached_tokens":2}}'
-    whole = JsonUsageReader(OWN_USAGE)
+    whole = JsonReader(OWN_USAGE)
     whole.pass_on(b'{"usage":' + counts + b"}")
     whole.rest()
     assert whole.usage == Usage(7, 3, 2)
-    stream = StreamUsageReader(hide_usage=False, fields=OWN_USAGE)
+    stream = StreamReader(hide_usage=False, fields=OWN_USAGE)
     for event in (
         b'data: {"type":"response.created","response":{"usage":null}}\n\n',
         b'data: {"type":"response.output_text.delta","delta":"hi"}\n\n',

@@ -1,0 +1,179 @@
+"""Readers of answers as they pass: token usage, and whether the answer is whole, without changing what the client sees.
+
+The replica is asked for a usage chunk at a stream's end (`stream_options.include_usage`); it is taken out again where
+the client did not ask. Law: what passes differs from what came by that one event, or not at all. Only events that
+mention usage, and the last ones, are parsed. Bytes are held back only while the event that they begin is not whole.
+
+Status 200 does not make an answer good: an engine that fails in the middle sends an error event, or just stops.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from typing import NamedTuple
+
+from headway.gateway.openai.usage import COMPLETION_USAGE, EngineError, Usage, UsageFields, parser_of
+
+_HELD_BYTES_MAX = 1 << 20
+_JSON_BYTES_MAX = 4 << 20
+_LATEST = 4
+"""Pieces that are kept to judge the end: an error, a finish reason and [DONE] are among the last events."""
+_BREAK = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
+_BREAK_BYTES_MAX = 4
+_LINE = re.compile(rb"\r\n|\n|\r")
+_DONE = re.compile(rb"^data:[ \t]*\[DONE\]", re.MULTILINE)
+_BAD_FINISH = re.compile(rb'"finish_reason"\s*:\s*"(error|abort)"')
+
+
+class AnswerFault(NamedTuple):
+    """Why an answer with status 200 is no success."""
+
+    why: str
+    """A clause whose subject is the replica."""
+    is_cut: bool
+    """It just stops: the client cannot tell unless the gateway tells it. Else it holds the engine's own error."""
+    is_of_replica: bool
+
+
+class StreamReader:
+    """Reads a stream of server-sent events as it passes."""
+
+    def __init__(self, *, hide_usage: bool, fields: UsageFields = COMPLETION_USAGE) -> None:
+        self._parser = parser_of(fields)
+        self._hide_usage = hide_usage
+        self._is_open = False  # in the middle of an event
+        self._held = bytearray()
+        self._searched = 0  # bytes held in which no event ends
+        self._split_break: bytes | None = None  # an event ended with CR: what becomes of LF if that comes next
+        self._is_too_long = False  # the event that is open passes unread
+        self._latest: deque[bytes] = deque(maxlen=_LATEST)
+        self._note = self._latest.append
+        self._error: EngineError | None = None
+        self.events = 0
+        self.usage: Usage | None = None
+
+    def pass_on(self, piece: bytes) -> bytes:
+        """The bytes for the client: `piece`, perhaps with what was held before it; may be empty."""
+        if not self._is_open and piece[-2:] == b"\n\n" and piece.find(b'"usage"') < 0:
+            self.events += piece.count(b"\n\n")
+            self._note(piece)
+            return piece
+        return self._slowly(piece)
+
+    def rest(self) -> bytes:
+        """The bytes still held when the stream ends: an event without its end."""
+        held = bytes(self._held)
+        self._held.clear()
+        self._is_open = False
+        return held if self._is_too_long or not held or self._passes(held) else b""
+
+    def fault(self, end: re.Pattern[bytes]) -> AnswerFault | None:
+        """What is wrong with a stream that ended now; `end` finds the mark of a whole one in its last events."""
+        latest = b"".join(self._latest)
+        self._latest.clear()
+        if self._error is None and b'"error"' in latest:
+            self._find_error(latest)
+        if self._error is not None:
+            return AnswerFault(f"its answer holds an error: {self._error.message}", False, self._error.is_of_replica)
+        bad = _BAD_FINISH.search(latest)
+        if bad is not None:
+            return AnswerFault(f"its answer ends with finish_reason {bad[1].decode()!r}", False, True)
+        done = _DONE.search(latest)
+        if done is not None:
+            self.events -= 1  # no token
+        elif end.search(latest) is None:
+            return AnswerFault("its answer stops before its end", True, True)
+        return None
+
+    def _slowly(self, piece: bytes) -> bytes:
+        held, passed = self._held, []
+        if self._split_break is not None and piece.startswith(b"\n"):
+            passed.append(self._split_break)
+            piece = piece[1:]
+        self._split_break = None
+        held += piece
+        while (mark := _BREAK.search(held, self._searched)) is not None:
+            event = bytes(held[: mark.end()])
+            del held[: mark.end()]
+            self._searched = 0
+            self.events += 1
+            if self._is_too_long:
+                self._note(event)
+            passes = self._is_too_long or self._passes(event)
+            passed.append(event if passes else b"")
+            self._is_too_long = False
+            if not held and event.endswith(b"\r"):
+                self._split_break = b"\n" if passes else b""
+        if len(held) > _HELD_BYTES_MAX or self._is_too_long:
+            self._is_too_long = True
+            passed.append(bytes(held[:-_BREAK_BYTES_MAX]))
+            del held[:-_BREAK_BYTES_MAX]
+        self._searched = max(0, len(held) - _BREAK_BYTES_MAX)
+        self._is_open = bool(held) or self._is_too_long or self._split_break is not None
+        return b"".join(passed)
+
+    def _passes(self, event: bytes) -> bool:
+        """Whether the event is for the client: all but a usage chunk that it did not ask for. Any usage is noted."""
+        self._note(event)
+        if b'"usage"' not in event:
+            return True
+        facts = self._parser.facts(_data_of(event))
+        self._error = self._error or facts.error
+        if facts.usage is not None:
+            self.usage = facts.usage.merged(self.usage)
+        if not (facts.is_usage_alone and self._hide_usage):
+            return True
+        self.events -= 1
+        self._latest.pop()  # it says nothing of the end
+        return False
+
+    def _find_error(self, latest: bytes) -> None:
+        for event in _BREAK.split(latest):
+            if b'"error"' in event:
+                self._error = self._error or self._parser.facts(_data_of(event)).error
+
+
+class JsonReader:
+    """Keeps a copy of a JSON answer, up to 4 MiB, to read it at the end. `may_be_cut`: no length was announced."""
+
+    def __init__(self, fields: UsageFields = COMPLETION_USAGE, *, may_be_cut: bool = False) -> None:
+        self._parser = parser_of(fields)
+        self._pieces: list[bytes] = []
+        self._bytes = 0
+        self._may_be_cut = may_be_cut
+        self._fault: AnswerFault | None = None
+        self.events = 0
+        self.usage: Usage | None = None
+
+    def pass_on(self, piece: bytes) -> bytes:
+        """The piece itself."""
+        self._bytes += len(piece)
+        if self._bytes <= _JSON_BYTES_MAX:
+            self._pieces.append(piece)
+        else:
+            self._pieces.clear()
+        return piece
+
+    def rest(self) -> bytes:
+        """Nothing is held back; the answer is read now."""
+        if self._bytes <= _JSON_BYTES_MAX:
+            content = b"".join(self._pieces)
+            facts = self._parser.facts(content)
+            self.usage = facts.usage
+            if facts.error is not None:
+                why = f"its answer holds an error: {facts.error.message}"
+                self._fault = AnswerFault(why, False, facts.error.is_of_replica)
+            elif self._may_be_cut and not content.rstrip().endswith((b"}", b"]")):
+                self._fault = AnswerFault("its answer stops before its end", True, True)
+        self._pieces.clear()
+        return b""
+
+    def fault(self, end: re.Pattern[bytes]) -> AnswerFault | None:
+        """What is wrong with an answer that ended now; `end` is of streams."""
+        return self._fault
+
+
+def _data_of(event: bytes) -> bytes:
+    lines = [line[5:].lstrip(b" ") for line in _LINE.split(event) if line.startswith(b"data:")]
+    return b"\n".join(lines)
