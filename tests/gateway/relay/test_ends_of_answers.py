@@ -134,7 +134,7 @@ def test_an_engine_is_asked_not_to_compress_what_is_read(run_gateway: RunGateway
         assert b"usage" not in answer.body
         assert setup.replicas[0].calls[-1].headers["accept-encoding"] == "identity"
         assert setup.gateway.site.history.requests[-1]["output_tokens"] == 1
-        await setup.ask({"model": "m"}, "/v1/unlisted", headers="accept-encoding: gzip\r\n")
+        await setup.ask({"model": "m", "input": "x"}, "/v1/embeddings", headers="accept-encoding: gzip\r\n")
         assert setup.replicas[0].calls[-1].headers["accept-encoding"] == "gzip"
 
     run_gateway(scenario)
