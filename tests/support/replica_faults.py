@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -93,6 +92,14 @@ async def good(call: Call) -> None:
         await call.send(_chunk(event))
         await asyncio.sleep(0)
     await call.send(END)
+
+
+async def _slowly(call: Call) -> None:
+    """The right answer, a part every 10 ms."""
+    answer = right_answer(call)
+    for at in range(0, len(answer), 200):
+        await asyncio.sleep(0.01)
+        await call.send(answer[at : at + 200])
 
 
 def _event(content: object) -> bytes:
@@ -286,6 +293,7 @@ async def _zipped(call: Call) -> None:
 
 
 _HUGE = b"9" * 400
+_PLAIN = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n"
 _LENGTH = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 _ERROR = _event({"error": {"message": "CUDA error", "type": "server_error", "code": 500}})
 
@@ -354,6 +362,7 @@ FAULTS: dict[str, Fault] = {
     "no length, until closed": Fault(_until_closed, is_legal=True),
     "says that it closes": Fault(_says_it_closes, is_legal=True),
     "interim answers": Fault(_interim, is_legal=True),
+    "slowly": Fault(_slowly, is_legal=True),
     "seven bytes at a time": Fault(_drips, is_legal=True),
     "a chunk for each byte": Fault(_byte_chunks, is_legal=True),
     "all in one packet": Fault(_at_once, is_legal=True),
@@ -362,13 +371,18 @@ FAULTS: dict[str, Fault] = {
     "zipped without being asked": Fault(_zipped, "wholes", is_legal=True),
 }
 
+_FIGURES = b"vllm:num_requests_waiting 1e400\nvllm:kv_cache_usage_perc NaN\n\xff\n" + b"sglang:x{" * 999
+BESIDE: dict[str, dict[str, Script]] = {
+    "metrics break off": {"/metrics": _sends(_PLAIN + b"content-length: 99\r\n\r\nvllm:num_requests_waiting 1\n")},
+    "metrics are no HTTP": {"/metrics": _sends(b"SSH-2.0-OpenSSH_9.2\r\n")},
+    "metrics reset": {"/metrics": dies_at_once},
+    "metrics answer 500": {"/metrics": _answers(500)},
+    "metrics without sense": {"/metrics": _sends(_PLAIN + b"connection: close\r\n\r\n" + _FIGURES)},
+    "metrics are elsewhere": {"/metrics": _answers(302, "location: /there\r\n")},
+}
+"""Ways in which a replica misbehaves beside its API: path -> script. Its requests must all be answered rightly."""
+
 
 def fitting(name: str, call: Call) -> bool:
     """Whether the fault makes sense for this request."""
     return FAULTS[name].of in ("all", "streams" if wants_stream(call) else "wholes")
-
-
-async def carry_out(name: str, call: Call) -> None:
-    """Answer this way; a gateway that hangs up in the middle is no fault."""
-    with suppress(ConnectionError):
-        await FAULTS[name].script(call)

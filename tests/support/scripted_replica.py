@@ -164,6 +164,7 @@ class ScriptedReplica:
         self.next: deque[Script] = deque()
         self.models = models
         self.metrics = ""
+        self.instead: dict[str, Script] = {}  # path -> how it answers there, for /v1/models, /health and /metrics too
         self.calls: list[Call] = []
         self.is_alive = True
         self.inside = 0
@@ -205,12 +206,14 @@ class ScriptedReplica:
         headers = dict(line.split(": ", 1) for line in lines[1:] if line)
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         call = Call(method, path, headers, body, writer)
-        if path == "/v1/models":
+        self.scrapes += path == "/metrics"
+        if path in self.instead:
+            await self._carry_out(self.instead[path], call, reader)
+        elif path == "/v1/models":
             await call.whole(200, {"data": [{"id": model, "object": "model"} for model in self.models]})
         elif path == "/health":
             await call.whole(200, {})
         elif path == "/metrics":
-            self.scrapes += 1
             if self.metrics:
                 await self._tell(call)
             else:
@@ -227,9 +230,15 @@ class ScriptedReplica:
     async def _run(self, call: Call, reader: asyncio.StreamReader) -> None:
         self.connections += all(call.writer is not other.writer for other in self.calls)
         self.calls.append(call)
-        script = self.next.popleft() if self.next else self.usual
         self.inside += 1
         self.most_inside = max(self.most_inside, self.inside)
+        try:
+            await self._carry_out(self.next.popleft() if self.next else self.usual, call, reader)
+        finally:
+            self.inside -= 1
+
+    async def _carry_out(self, script: Script, call: Call, reader: asyncio.StreamReader) -> None:
+        """Run the script until it ends, or until the caller hangs up."""
         task = asyncio.ensure_future(script(call))
         watch = asyncio.ensure_future(reader.read(1))
         try:
@@ -241,7 +250,6 @@ class ScriptedReplica:
                 raise ConnectionResetError
             task.result()
         finally:
-            self.inside -= 1
             for one in (task, watch):
                 one.cancel()
             await asyncio.gather(task, watch, return_exceptions=True)
