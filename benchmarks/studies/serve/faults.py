@@ -41,6 +41,10 @@ DAYS: dict[str, list[Plan]] = {
     "replicas that come and go": [FLAPPING] * 2,
     "misbehaviour beside the API": BESIDE_DAYS,
 }
+HEAD = (
+    "| day | days | sent | whole | told | left | executed twice | more than twice | lost | wrong | hung | errors "
+    "| longest wait for `/health`, ms (the clients' own loop) |"
+)
 
 
 class Sums:
@@ -96,11 +100,7 @@ async def run(minutes: float, seed: int, command: list[str]) -> bool:
                         for line in [*book.broken_laws(), *errors][:SHOWN]:
                             print(f"{plan.name}, seed {seed}: {line.strip()[:300]}", file=sys.stderr, flush=True)
                 memory.append(gate.resident_mib())
-    print(
-        "| day | days | sent | whole | told | left | executed twice | more than twice | lost | wrong | hung | errors",
-        end="",
-    )
-    print(" | longest wait for `/health`, ms (the clients' own loop) |\n|" + "---|" * 13)
+    print(HEAD + "\n|" + "---|" * (HEAD.count("|") - 1))
     for name, one in sums.items():
         print(one.row(name))
     print(f"\nResident after each round of all days, MiB: {', '.join(f'{mib:.0f}' for mib in memory)}.")
