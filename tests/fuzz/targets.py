@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 from tempfile import gettempdir
 
+from headway.domain import engine_hints
 from headway.gateway.openai.answer_readers import JsonReader, StreamReader
 from headway.gateway.openai.client_hints import read_hints
 from headway.gateway.openai.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, UNLISTED
@@ -28,6 +29,7 @@ from headway.gateway.openai.request_body import (
     with_usage_asked,
 )
 from headway.gateway.openai.token_ratio import TokenRatio
+from headway.gateway.openai.withheld_hints import withhold
 from headway.gateway.replicas.engine_figures import read_metrics
 from headway.gateway.replicas.load_report import LoadReport, read_load_header
 from headway.gateway.settings import HINTS, TenantSettings, read_settings
@@ -41,6 +43,7 @@ Target = Callable[[bytes], None]
 NUMBER_MAX = 2**63
 """Above this no count that comes from outside may get: what is computed from it must fit a float and a metric."""
 LIMITS = WireLimits(head_bytes=2_048, headers=30, body_bytes=4_096)
+NO_HINT = TenantSettings(name="t", may=())
 EVERY_HINT = TenantSettings(name="t", may=HINTS, priority_min=-100)
 
 
@@ -271,10 +274,24 @@ def request_body(data: bytes) -> None:
         _plain(hints.output_tokens)
         assert -100 <= hints.priority <= 100
         assert hints.deadline_seconds is None or 0 < hints.deadline_seconds < math.inf
-        extra_arguments(data)
+        extra_arguments(body)
+        withhold(http := HttpRequest(b"POST", b"/v1/completions", headers, data), body, NO_HINT, 0)
+        _gives_no_hint(http)
         _same_but(data, with_fields(data, {"priority": 3}), {"priority": 3})
         usage = with_usage_asked(data)
         _same_but(data, with_fields(data, usage), usage)
+
+
+def _gives_no_hint(http: HttpRequest) -> None:
+    """An engine that reads all of it finds no priority, and no hint of ours."""
+    try:
+        content = json.loads(http.body)
+    except (ValueError, RecursionError):
+        return  # an engine refuses it too
+    assert content.get("priority") in (None, 0)
+    given = content.get("vllm_xargs")
+    assert not isinstance(given, dict) or not engine_hints.NAMES & set(given)
+    assert not any(name == b"x-request-priority" and value != b"0" for name, value in http.headers)
 
 
 def _plain(*numbers: int | None) -> None:

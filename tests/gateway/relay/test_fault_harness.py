@@ -23,7 +23,6 @@ from tests.support.replica_faults import FAULTS
 
 EXECUTED = "a kept connection that closes without an answer counts as stale: executed more than twice"
 EJECTED = pytest.mark.xfail(strict=False, reason="failures of /metrics are counted as failures of requests")
-ODD = "a body that is no UTF-8 raises past its own exchange"
 AWAITED = {
     **dict.fromkeys(["resets", "closes", "closes after 0.2 s", "speaks no HTTP", "switches protocols"], EXECUTED),
     **dict.fromkeys(["status 000", "two lengths", "a length of 400 digits", "a length and chunks"], EXECUTED),
@@ -82,7 +81,6 @@ def test_all_faults_at_once(runner: asyncio.Runner, setup: Setup) -> None:
     check(runner, setup, ALL_FAULTS)
 
 
-@pytest.mark.xfail(strict=False, reason=ODD)
 def test_clients_that_send_odd_bodies_and_leave(runner: asyncio.Runner, setup: Setup) -> None:
     check(runner, setup, ODD_CLIENTS)
 

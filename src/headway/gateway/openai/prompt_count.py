@@ -133,7 +133,7 @@ def _count(tokenizer: Tokenizer, body: Body) -> Counted | None:
             texts = [text for message in prompt for text in _texts(message)]
             return Counted(sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts), len(prompt))
         texts = [text for text in (prompt if isinstance(prompt, list) else [prompt]) if isinstance(text, str)]
-    except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
         return None  # the replica answers with what is wrong with it
     return Counted(sum(len(tokenizer.encode(text)) for text in texts), 0) if texts else None
 

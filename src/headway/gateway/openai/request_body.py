@@ -87,7 +87,7 @@ _FIRST_NAME = re.compile(rb'\s*\{\s*"')
 def read_body(content: bytes, endpoint: Endpoint = UNLISTED) -> Body | None:
     """The fields of a JSON body; None if it is not a JSON object or a field we read has a wrong type."""
     try:
-        return _decoder(endpoint).decode(content)
+        return _decode(content, endpoint)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
@@ -97,12 +97,19 @@ def why_unreadable(content: bytes, endpoint: Endpoint = UNLISTED) -> str:
     if not content:
         return "the request has no body; send a JSON object"
     try:
-        _decoder(endpoint).decode(content)
+        _decode(content, endpoint)
     except RecursionError:
         return "the body is nested too deeply; send a flatter JSON object"
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return f"the body is not a valid JSON object: {error}"
     return "the body cannot be read"
+
+
+def _decode(content: bytes, endpoint: Endpoint) -> Body:
+    body = _decoder(endpoint).decode(content)
+    if not content.isascii():
+        content.decode()  # msgspec skips fields unread, and what is written into the body later reads all of them
+    return body
 
 
 def with_fields(body: bytes, changes: Mapping[str, object]) -> bytes:
@@ -119,9 +126,8 @@ def with_fields(body: bytes, changes: Mapping[str, object]) -> bytes:
 
 def with_usage_asked(body: bytes) -> dict[str, object]:
     """The change to `with_fields` that asks for a stream's usage, other stream options kept."""
-    given = _FIELDS.decode(body).get("stream_options") if _mentions(body, b'"stream_options"') else None
-    options = _ANYTHING.decode(given) if given is not None else None
-    return {"stream_options": {**(options if isinstance(options, dict) else {}), "include_usage": True}}
+    given = top_level(body).get("stream_options", b"") if _mentions(body, b'"stream_options"') else b""
+    return {"stream_options": {**top_level(given), "include_usage": True}}
 
 
 def _mentions(body: bytes, quoted_name: bytes) -> bool:
@@ -129,18 +135,12 @@ def _mentions(body: bytes, quoted_name: bytes) -> bool:
     return quoted_name in body or b"\\u" in body
 
 
-def extra_arguments(body: Body) -> dict[str, Any]:
-    """The object `vllm_xargs`; {} if it is missing or not an object."""
-    return as_table(body.arguments_bytes)
+def extra_arguments(body: Body) -> dict[str, msgspec.Raw]:
+    """The fields of `vllm_xargs` as they stand in it; {} if it is missing or not an object."""
+    return top_level(body.arguments_bytes)
 
 
-def as_table(content: bytes) -> dict[str, Any]:
-    """A JSON object; {} if it is missing or something else."""
-    table = _ANYTHING.decode(content) if content else None
-    return table if isinstance(table, dict) else {}
-
-
-def top_level(content: bytes) -> dict[str, msgspec.Raw]:
+def top_level(content: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
     """The fields of a JSON object as they stand in it; {} if it is none."""
     try:
         return _FIELDS.decode(content)
@@ -150,13 +150,17 @@ def top_level(content: bytes) -> dict[str, msgspec.Raw]:
 
 def agent_tables(body: Body) -> tuple[dict[str, Any], dict[str, Any]]:
     """Dynamo's `agent_hints` and `agent_context`, each {} if there is none."""
-    content = body.agent_bytes
-    if not content:
-        return {}, {}
-    given = _ANYTHING.decode(content)
-    tables = [given.get(name) if isinstance(given, dict) else None for name in ("agent_hints", "agent_context")]
-    hints, context = (table if isinstance(table, dict) else {} for table in tables)
-    return hints, context
+    tables = top_level(body.agent_bytes)
+    return _table(tables.get("agent_hints", b"")), _table(tables.get("agent_context", b""))
+
+
+def _table(content: bytes | msgspec.Raw) -> dict[str, Any]:
+    """A JSON object; {} if it is something else, or holds a number beyond all floats."""
+    try:
+        table = _ANYTHING.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    return table if isinstance(table, dict) else {}
 
 
 def prefix_hashes(model: str, prompt: bytes) -> list[int]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from headway.domain import engine_hints
 from headway.gateway.openai.client_hints import HIGHER_FIRST, HINT_HEADERS, LOWER_FIRST
-from headway.gateway.openai.request_body import NO_PRIORITY, Body, as_table, top_level, with_fields
+from headway.gateway.openai.request_body import NO_PRIORITY, Body, top_level, with_fields
 from headway.gateway.settings import TenantSettings
 from headway.gateway.wire.messages import Headers, HttpRequest
 
@@ -59,15 +59,16 @@ def _changes(
     changes: dict[str, object] = {}
     if bytes(priority_bytes) not in (*NO_PRIORITY, b"%d" % priority):
         changes["priority"] = priority
-    arguments = as_table(arguments_bytes)
+    arguments = top_level(arguments_bytes)
     if any(name in arguments for name in engine_hints.NAMES):  # only the gateway writes these
         changes["vllm_xargs"] = {name: value for name, value in arguments.items() if name not in engine_hints.NAMES}
-    tables = as_table(agent_bytes)
-    hints = tables.get("agent_hints")
-    if isinstance(hints, dict):
-        allowed = {name: value for name, value in hints.items() if _AGENT_HINTS.get(name) in (None, *tenant.may)}
-        if "priority" in allowed:
-            allowed["priority"] = -priority
-        if allowed != hints:
-            changes["nvext"] = {**tables, "agent_hints": allowed}
+    tables = top_level(agent_bytes)
+    hints = top_level(tables.get("agent_hints", b""))
+    allowed: dict[str, object] = {
+        name: value for name, value in hints.items() if _AGENT_HINTS.get(name) in (None, *tenant.may)
+    }
+    if "priority" in allowed and bytes(hints["priority"]) != b"%d" % -priority:
+        allowed["priority"] = -priority
+    if allowed != hints:
+        changes["nvext"] = {**tables, "agent_hints": allowed}
     return changes

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.gateway.openai.request_body import prefix_hashes, read_body, why_unreadable, with_fields, with_usage_asked
+from headway.gateway.openai.request_body import (
+    agent_tables,
+    prefix_hashes,
+    read_body,
+    why_unreadable,
+    with_fields,
+    with_usage_asked,
+)
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 NESTED = st.recursive(st.none() | FINITE | st.text(max_size=5), st.lists, max_leaves=8)
@@ -18,6 +25,10 @@ NESTED = st.recursive(st.none() | FINITE | st.text(max_size=5), st.lists, max_le
 def test_setting_a_field_changes_no_other(content: dict[str, object]) -> None:
     after = json.loads(with_fields(json.dumps(content).encode(), {"priority": 3}))
     assert after == {**content, "priority": 3}
+
+
+def usage_asked(content: bytes) -> bytes:
+    return with_fields(content, with_usage_asked(content))
 
 
 def test_bodies_are_read_or_refused() -> None:
@@ -33,7 +44,7 @@ def test_bodies_are_read_or_refused() -> None:
     )
     assert lenient is not None
     assert (lenient.output_tokens_max, lenient.stream) == (100, True)
-    assert with_usage_asked(b'{"stream_options":{"a":1}}') == {"stream_options": {"a": 1, "include_usage": True}}
+    assert usage_asked(b'{"stream_options":{"a":1}}') == b'{"stream_options":{"a":1,"include_usage":true}}'
 
 
 def test_prefixes_hash_alike_as_far_as_they_are_alike() -> None:
@@ -76,3 +87,28 @@ def test_stream_options_are_kept_beside_ours() -> None:
     changed = with_fields(written, with_usage_asked(written))
     assert json.loads(changed) == {"stream": True, "stream_options": {"chunk": 1, "include_usage": True}}
     assert with_usage_asked(b'{"stream_options":null}') == {"stream_options": {"include_usage": True}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"model":"m","stream_options":{"a":"\xff"}}',
+        b'{"model":"m","stop":"\xff"}',
+        b'{"model":"m","\xff":1}',
+        b'{"model":"m","nvext":{"\x80":{}}}',
+        b'{"model":"m","prompt":"\xed\xa0\x80"}',
+    ],
+)
+def test_a_body_that_is_no_utf8_in_any_of_its_fields_is_refused(content: bytes) -> None:
+    assert read_body(content) is None
+    assert why_unreadable(content).startswith("the body is not a valid JSON object: 'utf-8' codec can't decode byte")
+
+
+def test_a_number_that_no_float_holds_keeps_its_bytes_and_is_no_hint() -> None:
+    content = (
+        b'{"stream_options":{"a":1e4000},"nvext":{"agent_hints":{"osl":1e4000},"agent_context":{"session_id":"s"}}}'
+    )
+    body = read_body(content)
+    assert body is not None
+    assert agent_tables(body) == ({}, {"session_id": "s"})
+    assert b'"stream_options":{"a":1e4000,"include_usage":true}' in usage_asked(content)

@@ -68,3 +68,11 @@ def test_hints_of_agents_pass_as_far_as_the_key_allows() -> None:
 @pytest.mark.parametrize("content", [b"", b"\x00binary", b"[1]", b'{"prompt":"priority"}', b'{"priority":0}'])
 def test_what_asks_for_nothing_keeps_its_bytes(content: bytes) -> None:
     assert passed_on(content, path="/v1/responses").body == content
+
+
+@pytest.mark.parametrize("odd", [b"1e4000", b"9" * 400, b'{"a":[]}'])
+def test_a_value_that_no_float_holds_hides_nothing_beside_it(odd: bytes) -> None:
+    content = b'{"vllm_xargs":{"headway_rank":-1,"own":%b},"nvext":{"own":%b,"agent_hints":{"priority":9,"own":%b}}}'
+    content %= (odd, odd, odd)
+    expected = b'{"vllm_xargs":{"own":%b},"nvext":{"own":%b,"agent_hints":{"own":%b}}}' % (odd, odd, odd)
+    assert passed_on(content).body == expected
