@@ -220,7 +220,7 @@ def _answer(packets: list[bytes]) -> _Taking:
     sink, transport = _Taking(), FakeTransport()
     free: list[object] = []
     lost: list[object] = []
-    connection = UpstreamConnection(free.append, lost.append)
+    connection = UpstreamConnection(free.append, lost.append, 65_536)
     connection.connection_made(transport)
     connection.send(b"GET / HTTP/1.1\r\n\r\n", sink)
     for packet in packets:

@@ -132,6 +132,8 @@ class HealthSettings:
         eject_seconds: Time until the first probe of an ejected replica; doubled at each ejection in a row.
         eject_seconds_max: Upper bound of that doubling.
         connect_seconds: Longest time to connect. After a reload it applies to new replicas only.
+        answer_head_bytes: Headers of an answer, at most, and its trailers; more is a failure of the replica. After a
+            reload it applies to new replicas only.
         first_byte_seconds: Longest time from dispatch to the first byte of the answer.
         silent_seconds: Longest time between two pieces of an answer.
         no_replica_seconds: How long a queued request is kept while no healthy replica could answer it.
@@ -144,6 +146,7 @@ class HealthSettings:
     eject_seconds: float = 2.0
     eject_seconds_max: float = 60.0
     connect_seconds: float = 5.0
+    answer_head_bytes: int = 131_072
     first_byte_seconds: float = 600.0
     silent_seconds: float = 300.0
     no_replica_seconds: float = 10.0

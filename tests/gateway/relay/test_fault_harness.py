@@ -21,19 +21,7 @@ from tests.support.fault_harness import (
 )
 from tests.support.replica_faults import FAULTS
 
-EXECUTED = "a kept connection that closes without an answer counts as stale: executed more than twice"
 EJECTED = pytest.mark.xfail(strict=False, reason="failures of /metrics are counted as failures of requests")
-AWAITED = {
-    **dict.fromkeys(["resets", "closes", "closes after 0.2 s", "speaks no HTTP", "switches protocols"], EXECUTED),
-    **dict.fromkeys(["status 000", "two lengths", "a length of 400 digits", "a length and chunks"], EXECUTED),
-    **dict.fromkeys(["a chunk beyond all sizes", "an interim answer with a body"], EXECUTED),
-}
-"""Faults that the gateway does not stand yet, and why; an entry goes with its cause."""
-
-
-def case(name: str) -> object:
-    marks = [pytest.mark.xfail(strict=False, reason=AWAITED[name])] if name in AWAITED else []
-    return pytest.param(name, id=name.replace(" ", "-"), marks=marks)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +46,7 @@ def check(runner: asyncio.Runner, setup: Setup, plan: Plan) -> Book:
     return book
 
 
-@pytest.mark.parametrize("fault", [case(name) for name in FAULTS])
+@pytest.mark.parametrize("fault", [pytest.param(name, id=name.replace(" ", "-")) for name in FAULTS])
 def test_one_fault(runner: asyncio.Runner, setup: Setup, fault: str) -> None:
     book = check(runner, setup, one_fault(fault))
     assert any(fault in met for met in book.executed.values())
@@ -76,7 +64,6 @@ def test_misbehaviour_beside_the_api_is_no_fault(runner: asyncio.Runner, setup: 
     assert book.endings == {"whole": book.sent}
 
 
-@pytest.mark.xfail(strict=False, reason=EXECUTED)
 def test_all_faults_at_once(runner: asyncio.Runner, setup: Setup) -> None:
     check(runner, setup, ALL_FAULTS)
 

@@ -8,7 +8,9 @@ from dataclasses import replace
 import pytest
 
 from headway.gateway.queueing.counts import Outcome
+from headway.gateway.relay import exchange
 from headway.gateway.settings import QueueSettings
+from headway.gateway.wire import upstream_pool
 from tests.support.gateway_setup import QUICK, RawClient, RunGateway, Setup, completion, post
 from tests.support.scripted_replica import (
     Script,
@@ -48,6 +50,28 @@ def test_who_produced_nothing_is_tried_elsewhere_once(run_gateway: RunGateway, f
         assert setup.dispatcher.counts.retried == 1
         assert sum(len(replica.calls) for replica in setup.replicas) == 2
         assert all(len(replica.calls) == 1 for replica in setup.replicas)
+
+    run_gateway(scenario, replicas=2)
+
+
+@pytest.mark.parametrize("stale_seconds", [0.0, 60.0])
+def test_no_request_is_executed_more_than_twice(
+    run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch, stale_seconds: float
+) -> None:
+    """A kept connection that breaks without an answer was stale, or the request broke it: both count as executions."""
+    monkeypatch.setattr(exchange, "STALE_SECONDS", stale_seconds)
+    monkeypatch.setattr(upstream_pool, "SETTLE_SECONDS", 0.0)
+
+    async def scenario(setup: Setup) -> None:
+        await asyncio.gather(*[setup.ask() for _ in range(8)])
+        for replica in setup.replicas:
+            replica.usual = dies_at_once
+            replica.calls.clear()
+        refused = await setup.ask()
+        assert (refused.status, refused.reason) == (502, "replica-failed")
+        executed = [len(replica.calls) for replica in setup.replicas]
+        assert sum(executed) == 2
+        assert max(executed) == (2 if stale_seconds else 1)  # a failure is tried elsewhere
 
     run_gateway(scenario, replicas=2)
 

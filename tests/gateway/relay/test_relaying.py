@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 
+import pytest
+
+from headway.gateway.wire import upstream_pool
 from tests.support.gateway_setup import RawClient, RunGateway, Setup, completion, post
 from tests.support.scripted_replica import Call, answers, streams, text, usage
 
@@ -138,7 +141,11 @@ def test_requests_on_one_connection_are_answered_in_order(run_gateway: RunGatewa
     run_gateway(scenario)
 
 
-def test_upstream_connections_are_used_again_even_when_stale(run_gateway: RunGateway) -> None:
+def test_upstream_connections_are_used_again_even_when_stale(
+    run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream_pool, "SETTLE_SECONDS", 0.0)
+
     async def scenario(setup: Setup) -> None:
         for _ in range(3):
             assert (await setup.ask()).status == 200

@@ -74,7 +74,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 def pool_of(port: int, clock: Callable[[], float] = lambda: 0.0) -> UpstreamPool:
-    return UpstreamPool(f"http://engines.test:{port}", connect_seconds=PATIENT, clock=clock)
+    return UpstreamPool(f"http://engines.test:{port}", connect_seconds=PATIENT, head_bytes=65_536, clock=clock)
 
 
 @pytest.mark.parametrize("how", ["deaf", "refuses"])

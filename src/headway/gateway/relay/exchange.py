@@ -24,6 +24,8 @@ from headway.gateway.wire.name_lookup import is_ours
 from headway.gateway.wire.upstream_connection import UpstreamConnection
 
 TRIES_MAX = 2
+STALE_SECONDS = 0.5
+"""A kept connection that the replica closed before the request shows within a round trip; later it broke with it."""
 _TRY_ELSEWHERE = frozenset([429, 500, 502, 503, 504, 529])
 _FULL = frozenset([429, 503, 529])
 _UNABLE = frozenset([501, 505])  # to do what was asked, which tells nothing of the replica's health
@@ -42,6 +44,8 @@ class Exchange:
         "_pieces_seen",
         "_relayed",
         "_seen_at",
+        "_sends",
+        "_sent_at",
         "_was_kept",
         "request",
     )
@@ -57,6 +61,8 @@ class Exchange:
         self._is_stream = False
         self._pieces_seen = -1  # at the latest sweep, to notice silence
         self._seen_at = 0.0
+        self._sends = 0  # after each of which the request may have been executed
+        self._sent_at = 0.0
 
     def __repr__(self) -> str:
         return f"<exchange of {self.request!r}>"
@@ -65,7 +71,8 @@ class Exchange:
 
     def dispatch(self, replica: UpstreamReplica) -> None:
         """Send the request; the answer comes back by itself."""
-        connection = replica.pool.take()
+        # A second try takes no kept connection: if that was stale, there would be no third.
+        connection = replica.pool.take() if not self._sends else None
         if connection is None:
             self._connect_to(replica)
         else:
@@ -91,6 +98,8 @@ class Exchange:
     def _send(self, connection: UpstreamConnection, replica: UpstreamReplica) -> None:
         self.request.move(RequestMove.SENT)
         self._connection = connection
+        self._sends += 1
+        self._sent_at = self._dispatcher.now()
         connection.send(upstream_request(self.request, replica), self)
 
     # From the replica
@@ -101,6 +110,7 @@ class Exchange:
         _note_load(replica, headers)
         if status in _FULL:
             replica.refused()
+            self._sends -= 1  # it was not executed
         elif status >= 500 and status not in _UNABLE:
             replica.failed(f"it answered with status {status}")
         if status in _TRY_ELSEWHERE and self._retry_elsewhere():
@@ -189,14 +199,19 @@ class Exchange:
         """Send the request once more over a new connection, retry it on another replica, or give up."""
         connection, self._connection = self._connection, None
         replica = self._replica()
-        was_used = self._was_kept and connection is not None and connection.answered
-        if was_used and self.request.stage is RequestStage.SENT:
+        if connection is not None and self._was_stale(connection):
             # The replica closed a kept connection at that moment, which says nothing of its health.
             self.request.move(RequestMove.RECONNECTED)
             self._connect_to(replica)
             return
         replica.failed(why)
         self._fail(f"replica {replica.name} failed: {why}")
+
+    def _was_stale(self, connection: UpstreamConnection) -> bool:
+        """Whether the replica had closed the connection before the request, which may then be sent once more."""
+        is_open = self.request.stage is RequestStage.SENT and self._sends < TRIES_MAX
+        was_used = self._was_kept and connection.answered > 0
+        return is_open and was_used and self._dispatcher.now() - self._sent_at < STALE_SECONDS
 
     def check_silence(self, now: float) -> None:
         """Give up on a replica that has sent nothing for too long; called about once a second."""
@@ -234,7 +249,9 @@ class Exchange:
 
     def _retry_elsewhere(self) -> bool:
         """Give the request back to its queue, for another replica. False if it may not be tried again."""
-        if self.request.queued.tries >= TRIES_MAX or not self._dispatcher.has_alternative(self.request):
+        if max(self.request.queued.tries, self._sends) >= TRIES_MAX or not self._dispatcher.has_alternative(
+            self.request
+        ):
             return False
         self._stop_replica()
         self._dispatcher.take_back(self.request)

@@ -60,7 +60,12 @@ class UpstreamReplica:
         self.state = ReplicaState()
         self.ledger = InFlight(self.name)
         self.limit = ConcurrencyLimit(fixed=settings.max_requests)
-        self.pool = UpstreamPool(settings.url, connect_seconds=health.connect_seconds, clock=clock)
+        self.pool = UpstreamPool(
+            settings.url,
+            connect_seconds=health.connect_seconds,
+            head_bytes=health.answer_head_bytes,
+            clock=clock,
+        )
         self.health = health
         self._clock = clock
         key = replica_key(settings)

@@ -7,6 +7,7 @@ one that ends. Nothing is sent on a connection whose last answer is not whole.
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -44,10 +45,15 @@ class UpstreamConnection(asyncio.Protocol):
     """A connection of the pool. `on_free` is called when it may carry the next request, `on_lost` when it is gone."""
 
     def __init__(
-        self, on_free: Callable[[UpstreamConnection], None], on_lost: Callable[[UpstreamConnection], None]
+        self,
+        on_free: Callable[[UpstreamConnection], None],
+        on_lost: Callable[[UpstreamConnection], None],
+        head_bytes: int,
     ) -> None:
+        """`head_bytes` bounds the head of an answer, and its trailers."""
         self._on_free = on_free
         self._on_lost = on_lost
+        self._head_bytes = head_bytes
         self._sink: ResponseSink | None = None
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # of httptools; a C function, so that a token costs no Python call here
@@ -56,6 +62,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.answered = 0  # whole answers so far; a fresh connection that fails is the replica's fault, a kept one not
         self.is_lost = False
         self._paused = False
+        self._readable: select.poll | None = None  # made when it is first asked
 
     def _reset(self) -> None:
         self._headers: Headers = []
@@ -68,6 +75,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._whole_pieces = 0
         self._keeps_alive = False
         self._messages = 0
+        self._framing_bytes = 0  # that came since the latest byte of the body: headers, trailers, chunk extensions
 
     def send(self, request: bytes, sink: ResponseSink) -> None:
         """Write one whole request; its answer goes to `sink`."""
@@ -103,6 +111,16 @@ class UpstreamConnection(asyncio.Protocol):
         """Take the transport."""
         self._transport = cast(asyncio.Transport, transport)
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing came after the last answer: neither bytes, which no request asked for, nor its end."""
+        if self.is_lost:
+            return False
+        if self._readable is None:
+            self._readable = select.poll()
+            self._readable.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not self._readable.poll(0)
+
     def data_received(self, data: bytes) -> None:
         """Parse, and pass on what came: the path of every token."""
         if self._sink is None:
@@ -127,9 +145,14 @@ class UpstreamConnection(asyncio.Protocol):
         if self._complete:
             self._end()
         elif pieces:
+            self._framing_bytes = 0
             body = pieces.pop() if len(pieces) == 1 else self._body()
             if self._sink is not None:
                 self._sink.upstream_data(body)
+        else:
+            self._framing_bytes += len(data)
+            if self._framing_bytes > self._head_bytes:
+                self._fail(f"the headers or trailers of its answer are longer than {self._head_bytes} bytes")
 
     def eof_received(self) -> bool:
         """The replica closed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import deque
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -12,12 +13,14 @@ from headway.gateway.wire.upstream_connection import UpstreamConnection
 
 KEPT_SECONDS = 4.0
 """Engines behind uvicorn close idle connections after 5 s (its `--timeout-keep-alive`); ours are closed before that."""
+SETTLE_SECONDS = 0.01
+"""How long a connection rests after an answer: bytes that come then belong to no request, and end the connection."""
 
 
 class UpstreamPool:
     """Connections to one address. `url` is http(s)://host[:port][/prefix]."""
 
-    def __init__(self, url: str, *, connect_seconds: float, clock: Callable[[], float]) -> None:
+    def __init__(self, url: str, *, connect_seconds: float, head_bytes: int, clock: Callable[[], float]) -> None:
         parts = urlsplit(url)
         self.host = parts.hostname or ""
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -27,16 +30,21 @@ class UpstreamPool:
         self.host_header = (bracketed if default else f"{bracketed}:{self.port}").encode()
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._connect_seconds = connect_seconds
+        self._head_bytes = head_bytes
         self._clock = clock
         self._lookup = NameLookup(self.host, self.port, clock)
-        self._idle: list[tuple[float, UpstreamConnection]] = []  # the latest freed last
+        self._resting: deque[tuple[float, UpstreamConnection]] = deque()  # freed just now; the latest freed last
+        self._idle: deque[tuple[float, UpstreamConnection]] = deque()  # freed before those, likewise
         self._all: set[UpstreamConnection] = set()
 
     def take(self) -> UpstreamConnection | None:
-        """A free connection, the one used last; None if a new one has to be opened."""
+        """A free connection, the one used last that has rested; None if a new one has to be opened."""
+        now = self._clock()
+        while self._resting and now - self._resting[0][0] >= SETTLE_SECONDS:
+            self._idle.append(self._resting.popleft())
         while self._idle:
             since, connection = self._idle.pop()
-            if not connection.is_lost and self._clock() - since < KEPT_SECONDS:
+            if now - since < KEPT_SECONDS and connection.is_quiet:
                 return connection
             if not connection.is_lost:
                 connection.close()
@@ -54,7 +62,7 @@ class UpstreamPool:
 
         async def connect(address: str) -> UpstreamConnection:
             _, connection = await loop.create_connection(
-                lambda: UpstreamConnection(on_free, self._lost),
+                lambda: UpstreamConnection(on_free, self._lost, self._head_bytes),
                 address,
                 self.port,
                 ssl=self._ssl,
@@ -69,17 +77,19 @@ class UpstreamPool:
 
     def sweep(self, now: float) -> None:
         """Close connections that were idle too long."""
-        while self._idle and now - self._idle[0][0] >= KEPT_SECONDS:
-            self._idle.pop(0)[1].close()
+        for kept in (self._idle, self._resting):
+            while kept and now - kept[0][0] >= KEPT_SECONDS:
+                kept.popleft()[1].close()
 
     def close(self) -> None:
         """Close all connections at once."""
         for connection in list(self._all):
             connection.drop()
         self._idle.clear()
+        self._resting.clear()
 
     def _free(self, connection: UpstreamConnection) -> None:
-        self._idle.append((self._clock(), connection))
+        self._resting.append((self._clock(), connection))
 
     def _lost(self, connection: UpstreamConnection) -> None:
         self._all.discard(connection)

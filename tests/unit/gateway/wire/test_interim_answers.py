@@ -29,7 +29,7 @@ class Sink:
 
 
 def answered(*packets: bytes) -> list[object]:
-    connection, sink, transport = UpstreamConnection(lambda _: None, lambda _: None), Sink(), FakeTransport()
+    connection, sink, transport = UpstreamConnection(lambda _: None, lambda _: None, 65_536), Sink(), FakeTransport()
     connection.connection_made(transport)
     connection.send(b"GET / HTTP/1.1\r\n\r\n", sink)
     for packet in packets:
