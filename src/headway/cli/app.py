@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -78,7 +78,7 @@ def run(arguments: Sequence[str]) -> int:
         return _failed(str(mistake), MISTAKE, debug)
     except Exception as failure:
         if _is_usage(failure):
-            return _failed(failure.format_message(), MISTAKE, debug)  # type: ignore[attr-defined]
+            return _failed(_usage_sentence(failure), MISTAKE, debug)
         return _failed(f"{_sentence(failure)} (this is a fault of Headway's; --debug shows where)", FAULT, debug)
     return 0
 
@@ -86,6 +86,13 @@ def run(arguments: Sequence[str]) -> int:
 def _is_usage(failure: Exception) -> bool:
     """Whether the command line is wrong. By shape, because typer's versions keep click in different places."""
     return hasattr(failure, "format_message") and hasattr(failure, "exit_code")
+
+
+def _usage_sentence(failure: Any) -> str:
+    """What is wrong with the line, and the command that shows how to write it."""
+    context = getattr(failure, "ctx", None)
+    command = "headway COMMAND" if context is None else context.command_path
+    return f"{failure.format_message().removesuffix('.')}; see `{command} -h`"
 
 
 def _sentence(failure: Exception) -> str:

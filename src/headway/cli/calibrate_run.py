@@ -140,7 +140,7 @@ def _rules_of_limits(limits: EngineLimits) -> EngineRules:
 
 def _needed(option: str, value: int | None) -> int:
     if value is None:
-        raise UserMistake(f"{option} is missing: without --hardware nothing else says what the engine ran under")
+        raise UserMistake(f"{option} is missing; give the engine's own value, or name its GPU with --hardware")
     return value
 
 

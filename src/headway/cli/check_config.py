@@ -41,5 +41,8 @@ def check_config(file: Annotated[Path, typer.Argument(help="A TOML file for `hea
             EmbeddedEngine(settings.embedded)
     except ValueError as error:
         raise UserMistake(str(error)) from error
-    engines = f"{len(settings.replica)} replicas" if settings.replica else "no replica, so engines are simulated"
-    print(f"{file}: fine; {engines}, {len(settings.tenant)} tenants, {settings.policies.ordering}")
+    engines = str(len(settings.replica)) if settings.replica else "none, so engines are simulated"
+    print(
+        f"{file}: no mistake found; replicas: {engines}; tenants: {len(settings.tenant)}; "
+        f"ordering: {settings.policies.ordering}"
+    )

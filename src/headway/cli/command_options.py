@@ -53,7 +53,9 @@ Traces: TypeAlias = Annotated[
         autocompletion=complete_trace,
     ),
 ]
-Seed: TypeAlias = Annotated[int, typer.Option(min=0, help="Seed of everything random: workloads, policies, noise.")]
+Seed: TypeAlias = Annotated[
+    int, typer.Option(min=0, metavar="N", help="Seed of everything random: workloads, policies, noise.")
+]
 Requests: TypeAlias = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Only the first N requests of each trace.", show_default=False)
 ]
@@ -209,7 +211,8 @@ class ComparedOrderings:
 
 
 SloOption: TypeAlias = Annotated[
-    str, typer.Option(metavar="BOUNDS", help="Bounds that goodput counts by: ttft, tpot, e2e, each in s or ms.")
+    str,
+    typer.Option(metavar="BOUNDS", help="A request counts in goodput if it meets these: ttft, tpot, e2e, in s or ms."),
 ]
 
 # ── which outputs ──

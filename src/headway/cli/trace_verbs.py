@@ -24,7 +24,7 @@ def describe(
     ],
     reading: options.TraceOptions,
 ) -> None:
-    """Print a trace's statistics, and histograms of its lengths and arrivals."""
+    """Print statistics and histograms of a trace."""
     from headway.bench.traces.describing import describe as description_of
     from headway.bench.traces.picture import description_view
     from headway.cli.printing import print_rich

@@ -39,7 +39,7 @@ class PolicySettings:
         routing: Which of the replicas with room gets the request.
         options: Kind -> option -> value, for example `{ordering = {tenant_weights = {a = 2.0}}}`. `headway explain
             NAME` lists a policy's options.
-        seed: Of policies that draw at random, and of the jitter of `Retry-After`.
+        seed: Random seed of the policies, and of the jitter of `Retry-After`.
         prefill_seconds_per_token: Weight of a prompt token, for orderings that weigh work.
         decode_seconds_per_token: Weight of an output token, likewise.
     """
@@ -197,7 +197,7 @@ class TracingSettings:
     Attributes:
         endpoint: Where spans are sent, OTLP over HTTP, for example http://127.0.0.1:4318/v1/traces. Unset: no traces.
         service_name: OpenTelemetry's `service.name` of this gateway.
-        sample_share: Share of requests that are traced, of those whose caller did not decide it, from 0 to 1.
+        sample_share: Share of requests to trace, from 0 to 1; a caller's `traceparent` decides for its own request.
     """
 
     endpoint: str | None = None

@@ -60,4 +60,4 @@ def test_a_good_one_is_summed_up(headway: Headway, tmp_path: Path, monkeypatch: 
     )
     said = headway("check-config", file)
     assert (said.status, said.err) == (0, "")
-    assert "fine; 1 replicas, 1 tenants, fair-share/priced-work" in said.out
+    assert "no mistake found; replicas: 1; tenants: 1; ordering: fair-share/priced-work" in said.out

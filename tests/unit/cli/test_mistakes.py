@@ -57,6 +57,7 @@ def told(said: Said) -> str:
         (("--jobs", "0"), "'--jobs': Input should be greater than or equal to 1"),
         (("--over-context", "ignore"), "'ignore' is not one of 'error', 'refuse', 'cut'"),
         (("--polcy", "fcfs"), "No such option: --polcy"),
+        (("--load",), "requires an argument; see `headway COMMAND -h`"),
     ],
 )
 def test_a_bad_option(headway: Headway, small_trace: Path, line: tuple[str, ...], sentence: str) -> None:

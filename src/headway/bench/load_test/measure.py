@@ -98,9 +98,13 @@ async def _ask(client: StreamClient, run: LiveRun) -> _Endpoint:
     try:
         models = await asyncio.wait_for(client.models(), _ASK_SECONDS)
     except TimeoutError:
-        raise UserMistake(f"{run.url}: it cannot be reached: no answer in {_ASK_SECONDS:g} s; is it running?") from None
+        raise UserMistake(
+            f"{run.url}: it cannot be reached: no answer in {_ASK_SECONDS:g} s; check the address"
+        ) from None
     except StreamFault as fault:
-        raise UserMistake(f"{run.url}: {fault}; is it an OpenAI endpoint that runs, and is the key right?") from None
+        raise UserMistake(
+            f"{run.url}: {fault}; check the address, and --api-key-env if the endpoint wants a key"
+        ) from None
     name = run.model or next(iter(models), "")
     if name not in models:
         raise UserMistake(f"{run.url} has no model {name!r}; it lists {', '.join(models) or 'none'}")

@@ -132,7 +132,8 @@ class Dispatcher:
         model = queued.arrived.model
         serving = [replica for replica in self.replicas if replica.serves(model)]
         if self.replicas and not serving:
-            return Refusal(404, f"the model {model!r} does not exist here", Reason.UNKNOWN_MODEL)
+            message = f"no replica serves the model {model[:100]!r}; GET /v1/models lists the models"
+            return Refusal(404, message, Reason.UNKNOWN_MODEL)
         if not can_be_served(demand_of(queued), serving):
             retry = self._retry_delays.after_probe(self.replicas, self.now())
             return Refusal(503, "no healthy replica serves this model", Reason.NO_REPLICA, retry)

@@ -8,7 +8,7 @@ from headway.policies.contracts import UNTIL_THE_BATCH_CHANGES
 
 
 class ReserveMax:
-    """Admit the head only if prompt and bound of everyone running and its own fit in memory together.
+    """Admit the head only if it and all running requests would fit in memory at their output bounds.
 
     Idea: reserve the worst case, and no request that declared its bound is ever preempted.
     Source: TensorRT-LLM's capacity scheduler policy GUARANTEED_NO_EVICT (its documentation and

@@ -18,7 +18,7 @@ _LEAST = 1e-3
 
 
 class Conformal:
-    """The inner predictor, its quantiles replaced by those that lately would have been right.
+    """Another predictor, with its quantiles corrected by how its latest estimates came true.
 
     Idea: ask of each completion at which of the inner law's quantiles it fell. If the law is right these are even; if
         they are not, how they are spread says which quantile to give instead of the one that is wanted.

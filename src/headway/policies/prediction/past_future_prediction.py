@@ -10,7 +10,7 @@ from headway.domain.request import RequestView
 
 
 class PastFuturePrediction:
-    """The empirical law of the last completed outputs, given what was produced.
+    """The distribution of the latest output lengths, above the tokens that the request has produced.
 
     Idea: what comes will be like what was. Keep the last lengths; a request that has produced d tokens is like one of
         those that were longer than d.

@@ -11,7 +11,7 @@ _LEAST_HORIZON = 16
 
 
 class SmallestRemainingBenefit:
-    """Preempt the request whose stay is worth least: little to compute again beside the memory it would go on holding.
+    """Preempt the request with the fewest tokens to compute again for the KV memory it would still hold.
 
     Idea: letting a request stay saves computing its tokens again and costs the memory it holds until it ends or until
         the batch's use has passed its peak, whichever is first. Preempt the one with the least saved per token·step.

@@ -14,7 +14,7 @@ _FULL = 0.99
 
 
 class LeastWork:
-    """The replica with the least predicted work, memory counted as a barrier.
+    """The replica with the least predicted work; nearly full KV memory counts as more work.
 
     Idea: add up what each replica still has to do in seconds: prompts not computed yet, and its share of the decode
         steps to come. Memory that runs full adds a barrier k / (1 - k), k being the KV share in use.
