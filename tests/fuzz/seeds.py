@@ -84,6 +84,8 @@ _STREAMS = [
     b'data: {"choices":null,"usage":{"prompt_tokens":' + b"9" * 400 + b"}}\n\n",
     b'{"choices":[{"text":"a"}],"usage":{"prompt_tokens":-7,"completion_tokens":3}}',
     _USAGE,
+    _EVENT * 2 + b"\n\n" + _EVENT.replace(b"null", b'"stop"') + b"\n\n" + _USAGE + b"\n\n",
+    _EVENT + b'\n\ndata: {"error":{"message":"out of memory","code":500}}\n\ndata: [DONE]\n\n',
     b"data: \xff\xfe\n\ndata: " + b'{"usage":' * 50 + b"\n\n",
 ]
 _FIGURES = [

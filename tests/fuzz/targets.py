@@ -317,14 +317,17 @@ def _streamed(packets: Iterable[bytes], *, hide_usage: bool) -> tuple[bytes, Str
 
 
 def stream(data: bytes) -> None:
-    """What a client sees of a stream does not depend on its packets, and is all of it but the usage."""
+    """What a client sees of a stream, and whether it is whole, does not depend on its packets."""
     passed, shown = _streamed([data], hide_usage=False)
     assert passed == data
     hidden, first = _streamed([data], hide_usage=True)
+    fault = first.fault(CHAT.stream_end)
     for seed in (1, 2):
         other, reader = _streamed(pieces(data, seed), hide_usage=True)
         assert other == hidden, f"cut {seed} shows other bytes"
         assert reader.usage == first.usage == shown.usage, f"cut {seed} reads another usage"
+        assert reader.fault(CHAT.stream_end) == fault, f"cut {seed} ends otherwise"
+    assert first.events >= 0
     whole = JsonReader()
     assert whole.pass_on(data) + whole.rest() == data
     for usage in (first.usage, whole.usage):

@@ -66,11 +66,12 @@ class StreamReader:
         held = bytes(self._held)
         self._held.clear()
         self._is_open = False
+        self.events += bool(held)
         return held if self._is_too_long or not held or self._passes(held) else b""
 
     def fault(self, end: re.Pattern[bytes]) -> AnswerFault | None:
         """What is wrong with a stream that ended now; `end` finds the mark of a whole one in its last events."""
-        latest = b"".join(self._latest)
+        latest = b"\n".join(self._latest)  # an event may end with CR, its LF having come in the next packet
         self._latest.clear()
         if self._error is None and b'"error"' in latest:
             self._find_error(latest)

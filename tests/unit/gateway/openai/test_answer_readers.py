@@ -114,6 +114,8 @@ GOOD_ENDS = {
     "finish reason, usage, [DONE]": TOKEN + ENDED + LAST + DONE,
     "finish reason, a comment": TOKEN + ENDED + b": ping\n\n",
     "the last event without its end": TOKEN + DONE.rstrip(),
+    "[DONE], lines ended by CR LF": (TOKEN + DONE).replace(b"\n", b"\r\n"),
+    "[DONE], lines ended by CR": (TOKEN + DONE).replace(b"\n", b"\r"),
     "words about errors": b'data: {"choices":[{"text":"\\"error\\": {\\"error\\""}]}\n\n' + DONE,
     "a null error": b'data: {"error":null,"choices":[{"text":"a"}]}\n\n' + DONE,
 }
