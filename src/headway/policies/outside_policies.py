@@ -33,7 +33,11 @@ _CONTRACT: Mapping[str, type] = {
     "prediction": LengthPredictor,
     "routing": RoutingPolicy,
 }
-_WHOLE: Mapping[str, tuple[type, ...]] = {"ordering": (LanedOrdering,), "admission": (BackfillingAdmission,)}
+_WHOLE: Mapping[str, tuple[type, ...]] = {
+    "ordering": (LanedOrdering, Stateful),
+    "admission": (BackfillingAdmission,),
+    "prediction": (Stateful,),
+}
 """Powers of which a class must have all methods or none: with some of them it would silently do something else."""
 _OPTIONAL = (Listener, DispatchListener, Retunable, Stateful)
 

@@ -104,6 +104,11 @@ BROKEN = [
         "Policy has passed but lacks may_pass, which a BackfillingAdmission needs",
     ),
     (
+        "prediction",
+        "class Policy:\n    def predict(self, r): ...\n    def state(self): ...\n",
+        "Policy has state but lacks restore, which a Stateful needs",
+    ),
+    (
         "ordering",
         "class Policy:\n    def rank(self, r): ...\n    def observe(self): ...\n",
         "Policy must have observe(self, event)",
