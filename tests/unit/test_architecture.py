@@ -62,9 +62,7 @@ def test_ci_is_a_script_that_bash_can_read() -> None:
     subprocess.run(["bash", "-n", ROOT / ".ci" / "run"], check=True)
 
 
-@pytest.mark.parametrize(
-    "room", ["domain", "policies", "scheduling", "simulator", "vllm_plugin", "gateway", "testing", "bench", "cli"]
-)
+@pytest.mark.parametrize("room", ROOMS)
 def test_files_read_like_a_page(room: str) -> None:
     """Under 400 lines unless its docstring says "One file because …", and no file named after nothing."""
     empty_names = {"utils", "util", "common", "helpers", "misc", "base", "manager", "core"}

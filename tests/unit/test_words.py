@@ -16,8 +16,11 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "headway"
 FILES = sorted(SOURCE.rglob("*.py"))
 # The rows of docs/glossary.md: what stands in their first column.
-PAGES = sorted((SOURCE / "gateway" / "observing" / "page").glob("live.*"))
 GLOSSARY = re.findall(r"^\| ([^|]+) \|", (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8"), re.MULTILINE)
+PAGES = sorted((SOURCE / "gateway" / "observing" / "page").glob("live.*"))
+# Not docs/results and docs/research, which are records, nor the page on style, which names the words themselves.
+FOLDERS = [ROOT, ROOT / "docs", ROOT / "docs" / "decisions", ROOT / "docs" / "policies"]
+DOCUMENTS = [page for folder in FOLDERS for page in sorted(folder.glob("*.md")) if page.name != "style.md"]
 # Words of docs/style.md that no user is to read.
 BANNED = re.compile(
     r"\b(whoever|nobody|somebody|anybody|anew|told of|is told|said ago|by lot|at the door|put aside|steps back"
@@ -92,6 +95,12 @@ def test_no_user_reads_a_banned_word(room: str) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_banned_word_is_on_the_live_page(page: Path) -> None:
     assert BANNED.findall(page.read_text(encoding="utf-8")) == []
+
+
+def test_no_banned_word_is_in_the_documents() -> None:
+    assert len(DOCUMENTS) > 60
+    found = {page.name: BANNED.findall(page.read_text(encoding="utf-8")) for page in DOCUMENTS}
+    assert {page: words for page, words in found.items() if words} == {}
 
 
 # A test of words that cannot fail proves nothing.
