@@ -1,3 +1,3 @@
-"""Headway decides which LLM request runs next, whether it may come in, and who gives way."""
+"""Headway decides which LLM request runs next, whether it may start, and which one is preempted."""
 
 __version__ = "0.1.0"
