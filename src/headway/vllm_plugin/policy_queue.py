@@ -53,7 +53,7 @@ class PolicyQueue:
         self._held_until: tuple[str, int, int] | None = None  # request, batch version, step: the refusal stands
         self._refreshed = 0
         self.now = 0.0
-        self.seconds = 0.0  # spent while vLLM scanned; set to 0 by the caller before a scan
+        self.seconds = 0.0  # spent in here since the scan began
         self.passed = 0  # requests admitted past a head that did not fit, ever
         self.held = False  # whether admission held the head in this scan
 
@@ -159,10 +159,14 @@ class PolicyQueue:
 
     # what our hooks call --------------------------------------------------------------------------------------------
 
+    def tick(self, now: float) -> None:
+        """Between two scans: time goes on."""
+        self.now = now
+
     def begin_scan(self, now: float) -> None:
         """Before `schedule()`: time stands still until the scan ends; requests that became ready wait in our order."""
         self._settle()
-        self.now, self.held, self._next, self._refreshed = now, False, None, 0
+        self.now, self.seconds, self.held, self._next, self._refreshed = now, 0.0, False, None, 0
         for request_id in list(self._skipped)[:_SKIPPED_OFFERED_PER_SCAN]:
             self._wait_again(self._skipped[request_id])
         for request_id in list(self._blocked)[:_BLOCKED_CHECKED_PER_SCAN]:

@@ -67,6 +67,7 @@ class SchedulerHooks:
         )
         self.queue = queue_class(engine, self.policies, self.book, time.perf_counter)
         self.control = BatchControl(config, engine, self.policies, self.book, self.queue, self.metrics)
+        self._prepared_seconds = 0.0  # before the scan of this step
         self._second_ends = float("-inf")
         self._published_at = float("-inf")
 
@@ -77,20 +78,19 @@ class SchedulerHooks:
 
     def tick(self) -> None:
         """Before anything happens to requests between two steps: read the clock."""
-        self.queue.now = self.clock()
+        self.queue.tick(self.clock())
 
     def before_schedule(self) -> None:
         """Before vLLM scans: read the clock once, retune the ordering, set limits and victims."""
         began = time.perf_counter()
         now = self.clock()
-        self.queue.seconds = 0.0
         if self.prefix_hits is not None:
             self.prefix_hits.begin_step()
         self.queue.begin_scan(now)
         if (values := self.learned.wanted()) is not None:
             self.policies.retune(values)
         self.control.before_step(now)
-        self.queue.seconds += time.perf_counter() - began
+        self._prepared_seconds = time.perf_counter() - began
 
     def after_schedule(self, tokens: int) -> None:
         """After vLLM scanned and gave out so many tokens: judge the policies, count, publish."""
@@ -108,7 +108,8 @@ class SchedulerHooks:
             self._second_ends = now + 1.0
             self.report.begin_second()
             self.harm.check(now)
-        self.metrics.decisions.observe(self.queue.seconds + time.perf_counter() - began)
+        judged_seconds = time.perf_counter() - began
+        self.metrics.decisions.observe(self._prepared_seconds + self.queue.seconds + judged_seconds)
         idle = not self.book.entries
         if now - self._published_at >= self.config.metrics_seconds or idle:
             self._published_at = now
