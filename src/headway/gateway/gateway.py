@@ -59,6 +59,7 @@ class Gateway:
         self._learned = LearnedState(settings, ratio, log.warning)
         self._prompt_count = PromptCount(settings.tokenizers, ratio)
         self._saved_at = time.monotonic()
+        self.cut_off = 0  # requests that were inside when it stopped
         start_trace = self._tracing.start if self._tracing is not None else None
         intake = Intake(self._prompt_count, self._clock, f"hw-{secrets.token_hex(4)}", start_trace)
         history = RequestHistory()
@@ -185,6 +186,11 @@ class Gateway:
             self._saved_at = now
             self._learned.save_soon()
 
+    async def announce_end(self) -> None:
+        """Say at `/ready` that the address closes soon, and serve on until balancers had the time to notice."""
+        self.site.is_leaving = True
+        await asyncio.sleep(self.settings.health.lame_duck_seconds)
+
     async def drain(self) -> bool:
         """Take no more requests, finish those inside, then stop; False if some had to be cut off."""
         self.dispatcher.is_draining = True
@@ -213,6 +219,8 @@ class Gateway:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self.cut_off = self.dispatcher.counts.inside
+        self.dispatcher.end_all()
         for client in list(self._clients):
             client.hang_up()
         for replica in [*(probed.replica for probed in self._probed), *self._leaving]:

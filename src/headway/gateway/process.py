@@ -41,6 +41,18 @@ def serve(settings: Settings, reread: Callable[[], Settings] | None, *, log_requ
 
 
 async def _serve(settings: Settings, reread: Callable[[], Settings] | None, log_requests: bool) -> bool:
+    loop = asyncio.get_running_loop()
+    ending, reloading = asyncio.Event(), asyncio.Event()
+    ended_by: list[signal.Signals] = []
+
+    def end(number: signal.Signals) -> None:
+        ended_by.append(number)
+        ending.set()
+
+    # From the first moment on: a signal that comes before the gateway listens takes effect when it does.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end, number)
+    loop.add_signal_handler(signal.SIGHUP, reloading.set)
     engines: list[EmbeddedEngine] = []
     embedded: list[ReplicaSettings] = []
     if not settings.replica:
@@ -50,24 +62,24 @@ async def _serve(settings: Settings, reread: Callable[[], Settings] | None, log_
     gateway = Gateway(_with(settings, embedded), [AccessLog()] if log_requests else [])
     await gateway.start()
     tidying = asyncio.create_task(collect_when_quiet(lambda: gateway.dispatcher.counts.inside))
-    ending = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ending.set)
     loop.add_signal_handler(signal.SIGHUP, lambda: _reload(gateway, reread, embedded))
+    if reloading.is_set():
+        _reload(gateway, reread, embedded)
     fields = {"url": gateway.urls[0], "page": _page(gateway)}
     log.info("listening", extra={"fields": fields})
     await ending.wait()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(number)  # the second one ends the process
     log.info("draining", extra={"fields": {"inside": gateway.dispatcher.counts.inside}})
+    if ended_by[0] is signal.SIGTERM:
+        await gateway.announce_end()
     tidying.cancel()
     whole = await gateway.drain()
     for engine in engines:
         await engine.stop()
     counts = gateway.dispatcher.counts
     ended = {str(outcome): number for outcome, number in counts.ended.items()}
-    log.info("stopped", extra={"fields": {"arrived": counts.arrived, **ended, "cut_off": counts.inside}})
+    log.info("stopped", extra={"fields": {"arrived": counts.arrived, **ended, "cut_off": gateway.cut_off}})
     return whole
 
 

@@ -59,6 +59,7 @@ class PublicRoutes:
         self._on_arrival = on_arrival
         self._own_paths = {**HEALTH_PATHS, **(INSIDE_PATHS if shows_inside else {})}
         self.learned = learned
+        self.is_leaving = False  # the address closes soon, which `/ready` shows; requests are still taken
 
     def refuse_head(self, request: HttpRequest) -> Response | None:
         """A request with a wrong key, or to a path that is not forwarded, is answered before its body is read."""
@@ -166,8 +167,9 @@ def _health(routes: PublicRoutes, request: HttpRequest) -> Response:
 def _ready(routes: PublicRoutes, request: HttpRequest) -> Response:
     dispatcher = routes.dispatcher
     up = sum(replica.is_up for replica in dispatcher.replicas)
-    ready = up > 0 and not dispatcher.is_draining
-    body = json.dumps({"ready": ready, "replicas_up": up, "draining": dispatcher.is_draining}).encode()
+    is_leaving = routes.is_leaving or dispatcher.is_draining
+    ready = up > 0 and not is_leaving
+    body = json.dumps({"ready": ready, "replicas_up": up, "draining": is_leaving}).encode()
     return Response(200 if ready else 503, body)
 
 
@@ -217,7 +219,7 @@ INSIDE_PATHS: Mapping[str, OwnAnswer] = MappingProxyType(
 )
 """All tenants' traffic: on the admin address; on the public one if neither admin address nor keys are configured."""
 
-ADMIN_PATHS: Mapping[str, OwnAnswer] = MappingProxyType({"/health": _health, **INSIDE_PATHS})
+ADMIN_PATHS: Mapping[str, OwnAnswer] = MappingProxyType({"/health": _health, "/ready": _ready, **INSIDE_PATHS})
 """Answered on the admin address."""
 
 

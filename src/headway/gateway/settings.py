@@ -137,7 +137,9 @@ class HealthSettings:
         first_byte_seconds: Longest time from dispatch to the first byte of the answer.
         silent_seconds: Longest time between two pieces of an answer.
         no_replica_seconds: How long a queued request is kept while no healthy replica could answer it.
-        drain_seconds: How long requests may go on after SIGTERM.
+        lame_duck_seconds: After SIGTERM, how long `/ready` says 503 while requests are still taken, so that balancers
+            learn of the end before the address closes. SIGINT skips it.
+        drain_seconds: How long requests may go on after that.
     """
 
     scrape_seconds: float = 1.0
@@ -150,6 +152,7 @@ class HealthSettings:
     first_byte_seconds: float = 600.0
     silent_seconds: float = 300.0
     no_replica_seconds: float = 10.0
+    lame_duck_seconds: float = 3.0
     drain_seconds: float = 120.0
 
 
@@ -266,7 +269,7 @@ class Settings:
     wire: WireLimits = field(default_factory=WireLimits)
 
 
-_MAY_BE_0 = ("seed", "on", "prefix_caching", "sample_share")
+_MAY_BE_0 = ("seed", "lame_duck_seconds", "on", "prefix_caching", "sample_share")
 
 
 def read_settings(path: Path) -> Settings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
 import subprocess
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from headway.gateway.settings import PolicySettings, ReplicaSettings, TenantSettings
-from tests.support.gateway_setup import RawClient, RunGateway, Setup, completion, post
-from tests.support.scripted_replica import ScriptedReplica, hangs, streams, waits_for
+from headway.gateway import process
+from headway.gateway.gateway import Gateway
+from headway.gateway.settings import HealthSettings, PolicySettings, ReplicaSettings, Settings, TenantSettings
+from tests.support.gateway_setup import QUICK, RawClient, RunGateway, Setup, completion, post
+from tests.support.scripted_replica import Call, ScriptedReplica, hangs, streams, text, waits_for
 from tests.support.serve_process import HEADWAY, fetched, serving
 
 
@@ -40,16 +43,78 @@ def test_draining_finishes_what_is_inside_and_takes_nothing_more(run_gateway: Ru
     run_gateway(scenario, seats=1)
 
 
-def test_draining_cuts_off_what_takes_too_long_and_says_so(run_gateway: RunGateway) -> None:
+def test_what_the_end_cuts_off_is_answered_and_counted_as_that(run_gateway: RunGateway) -> None:
     async def scenario(setup: Setup) -> None:
-        setup.replicas[0].usual = hangs
-        async with RawClient(setup.port) as client:
-            await client.send(post(completion()))
-            await setup.until(lambda: setup.dispatcher.counts.inside == 1)
+        async def begins(call: Call) -> None:
+            await call.head()
+            await call.event(text("t0 "))
+            await call.left.wait()
+
+        setup.replicas[0].next += [begins, hangs]
+        async with RawClient(setup.port) as streamed, RawClient(setup.port) as sent, RawClient(setup.port) as queued:
+            await streamed.send(post(completion()))
+            await setup.until(lambda: setup.replicas[0].inside == 1)
+            await sent.send(post(completion()))
+            await setup.until(lambda: setup.replicas[0].inside == 2)
+            await queued.send(post(completion()))
+            await setup.until(lambda: setup.dispatcher.counts.inside == 3)
             setup.gateway.settings = replace(setup.settings, health=replace(setup.settings.health, drain_seconds=0.2))
             assert not await setup.gateway.drain()
+            assert setup.gateway.cut_off == 3
+            broken = await streamed.answer()
+            assert broken.whole
+            assert b'"code": "draining"' in broken.body
+            assert b'"finish_reason": "error"' in broken.body
+            for client in (sent, queued):
+                refused = await client.answer()
+                assert (refused.status, refused.reason) == (503, "draining")
+                assert "retry-after" in refused.headers
+        counts = setup.dispatcher.counts
+        assert {str(outcome): number for outcome, number in counts.ended.items() if number} == {
+            "failed": 2,
+            "refused": 1,
+        }
+        assert len(setup.replicas[0].calls) == 2
 
-    run_gateway(scenario)
+    run_gateway(scenario, seats=2)
+
+
+def test_the_end_is_shown_while_requests_are_still_taken(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        admin = replace(setup, port=setup.gateway.addresses[1][1])
+        assert (await admin.get("/ready")).status == (await setup.get("/ready")).status == 200
+        leaving = asyncio.ensure_future(setup.gateway.announce_end())
+        await asyncio.sleep(0)
+        for one in (admin, setup):
+            answer = await one.get("/ready")
+            assert (answer.status, answer.json()["draining"]) == (503, True)
+        assert (await setup.ask()).status == 200
+        assert not leaving.done()
+        leaving.cancel()
+
+    health = replace(QUICK, lame_duck_seconds=600.0)
+    run_gateway(scenario, health=health, admin_listen="127.0.0.1:0")
+
+
+def test_signals_that_come_before_it_listens_take_effect_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, reads = Gateway.start, []
+
+    async def signalled(gateway: Gateway) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0)
+        await start(gateway)
+
+    monkeypatch.setattr(Gateway, "start", signalled)
+    settings = Settings(listen="127.0.0.1:0", health=HealthSettings(lame_duck_seconds=0.0))
+
+    def reread() -> Settings:
+        reads.append(1)
+        return settings
+
+    with asyncio.Runner() as runner:
+        assert runner.run(process._serve(settings, reread, log_requests=False))
+    assert reads == [1]
 
 
 def test_reloading_under_load_loses_nobody(run_gateway: RunGateway) -> None:

@@ -50,6 +50,9 @@ class Relay(Protocol):
     def check_silence(self, now: float) -> None:
         """Give up on a replica that has sent nothing for too long."""
 
+    def cut_off(self, refusal: Refusal) -> None:
+        """End the request now: with this refusal, or an answer that has begun with an error."""
+
 
 class RequestObserver(Protocol):
     """Takes note of requests: metrics, logs, traces."""
@@ -81,6 +84,7 @@ class Dispatcher:
         self._sent: dict[int, Relay] = {}  # of those at a replica
         self._waiting: Counter[Demand] = Counter()  # of those in a queue
         self.is_draining = False
+        self._is_stopped = False
         self.now = clock  # an attribute, because it is asked many times a request
         self._observers = observers
         self._retry_delays = RetryDelays(settings.policies.seed)
@@ -99,9 +103,12 @@ class Dispatcher:
         self.counts.arrive()
         self.relays[relay.request.arrived.number] = relay
         if self.is_draining:
-            retry = self._retry_delays.after(NO_REPLICA_SECONDS)
-            relay.refuse(Refusal(503, "this gateway is shutting down", Reason.DRAINING, retry))
+            relay.refuse(self._draining())
         return not self.is_draining
+
+    def _draining(self) -> Refusal:
+        retry = self._retry_delays.after(NO_REPLICA_SECONDS)
+        return Refusal(503, "this gateway is shutting down", Reason.DRAINING, retry)
 
     def arrive(self, relay: Relay, prompt: PromptSize | None = None) -> None:
         """An announced request is refused, is sent, or waits. `prompt` is its size where that was counted since."""
@@ -171,6 +178,8 @@ class Dispatcher:
 
     def pump(self) -> None:
         """Dispatch as many requests as there is room for, in the order of the policies."""
+        if self._is_stopped:
+            return
         if self._is_pumping:
             self._pump_again = True
             return
@@ -373,6 +382,12 @@ class Dispatcher:
         if is_open and now - (queued.dispatched_at or now) >= _PREFILL_SECONDS:
             assert queued.replica is not None
             queued.replica.ledger.first_token(queued)
+
+    def end_all(self) -> None:
+        """End every request now: the process stops. Nothing is dispatched any more."""
+        self.is_draining = self._is_stopped = True
+        for relay in list(self.relays.values()):
+            relay.cut_off(self._draining())
 
     def replace(self, settings: Settings, replicas: Iterable[UpstreamReplica], now: float) -> None:
         """Other settings from now on; no request is lost. Requests on replicas that go are finished there."""

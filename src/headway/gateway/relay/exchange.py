@@ -240,6 +240,10 @@ class Exchange:
                 status = 504 if reason is Reason.REPLICA_TIMEOUT else 502
                 self._answer_error(Refusal(status, why, reason), Outcome.FAILED)
             return
+        self._break_off(why, reason)
+
+    def _break_off(self, why: str, reason: Reason) -> None:
+        """End an answer that has begun: a stream with an error event, else by cutting its connection."""
         self._dispatcher.end(self.request, Outcome.FAILED, reason)
         if self._is_stream:
             self._client.write(self.request.arrived.endpoint.stream_error(why, reason))
@@ -279,6 +283,16 @@ class Exchange:
     def refuse(self, refusal: Refusal) -> None:
         """Answer with an error instead of sending the request; nothing was sent to the client before."""
         self._answer_error(refusal, Outcome.REFUSED)
+
+    def cut_off(self, refusal: Refusal) -> None:
+        """End the request now: with this refusal, or an answer that has begun with an error."""
+        stage = self.request.stage
+        self._stop_replica()
+        if stage is RequestStage.ANSWERING:
+            self._break_off(refusal.message, refusal.reason)
+        elif stage is not RequestStage.ENDED:
+            was_sent = stage in (RequestStage.CONNECTING, RequestStage.SENT)
+            self._answer_error(refusal, Outcome.FAILED if was_sent else Outcome.REFUSED)
 
     def _answer_error(self, refusal: Refusal, outcome: Outcome) -> None:
         self._relayed.status = refusal.status
