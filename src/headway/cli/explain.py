@@ -89,7 +89,7 @@ def _pages(name: str) -> list[PolicyPage]:
         UserMistake: no policy has this name.
     """
     from headway.config.nearest_name import nearest
-    from headway.policies.catalog import ALL_KINDS, canonical, faults, names
+    from headway.policies.catalog import ALIASES, ALL_KINDS, canonical, faults, names
     from headway.policies.pages import page
 
     full = {kind: canonical(kind, name) for kind in ALL_KINDS}
@@ -99,7 +99,8 @@ def _pages(name: str) -> list[PolicyPage]:
             if name in faults(kind):
                 raise UserMistake(faults(kind)[name])
         known = [policy for kind in ALL_KINDS for policy in names(kind)]
-        raise UserMistake(f"unknown policy {name!r}{nearest(name, known)}")
+        short = [alias for kind in ALL_KINDS for alias in ALIASES.get(kind, ())]
+        raise UserMistake(f"unknown policy {name!r}{nearest(name, known, short)}")
     return pages
 
 

@@ -6,8 +6,14 @@ import difflib
 from collections.abc import Iterable
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`": did you mean 'x'? choose from x, y"`, or the list alone where no name is near."""
+def nearest(name: str, known: Iterable[str], unlisted: Iterable[str] = ()) -> str:
+    """`": did you mean 'x'? choose from x, y"`, or the list alone where no name is near.
+
+    Args:
+        name: as the user wrote it.
+        known: names to list and to compare with.
+        unlisted: names to compare with only, such as aliases.
+    """
     known = list(known)
-    close = difflib.get_close_matches(name.lower(), known, n=1)
+    close = difflib.get_close_matches(name.lower(), [*known, *unlisted], n=1)
     return (f": did you mean {close[0]!r}? " if close else ": ") + f"choose from {', '.join(known)}"

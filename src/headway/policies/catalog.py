@@ -191,7 +191,7 @@ def find(kind: Kind, name: str) -> type[Any]:
         return load(kind, name, entries, _INJECTED)
     if name in ALIASES.get(kind, {}):
         return ROOMS[kind][ALIASES[kind][name]]
-    raise ValueError(f"unknown {kind} policy {name!r}{nearest(name, names(kind))}")
+    raise ValueError(f"unknown {kind} policy {name!r}{nearest(name, names(kind), ALIASES.get(kind, ()))}")
 
 
 @overload

@@ -56,3 +56,9 @@ def test_in_code() -> None:
     policies = bundle(ordering="vtc/hrrn", costs=COSTS, seed=0)
     assert type(policies.ordering).__name__ == "FairShare"
     assert name_and_options("ordering", "lpm", "ordering") == ("longest-prefix-match", {})
+
+
+@pytest.mark.parametrize("line", [["compare", "--policy", "hrnn"], ["explain", "hrnn"]])
+def test_a_slip_of_an_alias_is_guessed(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(line) == 2
+    assert "did you mean 'hrrn'?" in capsys.readouterr().err
