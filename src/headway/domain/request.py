@@ -44,6 +44,10 @@ class RequestView(Protocol):
         """Output tokens so far; above 0 for a waiting request only if it was preempted."""
 
     @property
+    def sequences(self) -> int:
+        """Answers that are generated for it at once (`n` times its prompts); lengths are those of one of them."""
+
+    @property
     def max_output_tokens(self) -> int | None:
         """The client's own bound (`max_tokens`), if it gave one."""
 
@@ -77,6 +81,7 @@ class Request:
         "priority",
         "produced_tokens",
         "prompt_tokens",
+        "sequences",
         "session",
         "tenant",
     )
@@ -94,6 +99,7 @@ class Request:
         priority: int = 0,
         cached_prompt_tokens: int = 0,
         produced_tokens: int = 0,
+        sequences: int = 1,
     ) -> None:
         self.id = id
         self.arrived_at = arrived_at
@@ -105,6 +111,7 @@ class Request:
         self.priority = priority
         self.cached_prompt_tokens = cached_prompt_tokens
         self.produced_tokens = produced_tokens
+        self.sequences = sequences
         self.estimate: LengthEstimate | None = None
 
     def __repr__(self) -> str:

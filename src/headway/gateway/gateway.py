@@ -179,7 +179,7 @@ class Gateway:
             self._leaving.remove(replica)
             replica.pool.close()
         if self._recorder is not None:
-            self._recorder.flush()
+            self._recorder.flush(now)
         for sentence in self._learned.trials_ended():
             log.info(sentence)
         if now - self._saved_at >= self.settings.state.save_seconds:

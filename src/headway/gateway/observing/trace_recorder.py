@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from heapq import heappop, heappush, merge
 from pathlib import Path
 from typing import TextIO
 
@@ -21,11 +24,25 @@ from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.request_state import GatewayRequest
 
 _SESSIONS_MAX = 100_000
+_HELD_LINES_MAX = 10_000
+_HELD_SECONDS_MAX = 60.0  # what a crash loses at most
+_SEQUENCES_MAX = 128  # lines of one request; OpenAI's own bound of `n`
 log = logging.getLogger("headway.gateway")
 
 
+@dataclass(slots=True)
+class _Session:
+    number: int
+    ended_at: float  # of its latest turn that has ended; before that the first arrival
+    turns: int = 0
+
+
 class TraceRecorder:
-    """Writes the trace format of `headway trace`; a line waits until all requests that arrived earlier have ended."""
+    """Writes the trace format of `headway trace`, with bounded memory.
+
+    A line waits, in order of arrival, until the requests that arrived earlier have ended, but only so long, and only so
+    many wait. The line of a request that ends after that goes into a second file, and into its place when we close.
+    """
 
     def __init__(self, path: Path, began: float) -> None:
         """Open a new file; %Y, %m, %d, %H, %M and %S in its name are replaced by the current time.
@@ -43,92 +60,149 @@ class TraceRecorder:
         except OSError as error:
             raise ValueError(f"record: {path} cannot be written: {error.strerror or error}; check the path") from None
         self._path = path
+        self._late_path = path.with_name(f"{path.name}.late")
+        self._late_file: TextIO | None = None
         self._began = began
-        self._open: deque[int] = deque()
-        self._lines: dict[int, str] = {}  # by number, of requests that have ended; "" for one that is left out
-        self._sessions: OrderedDict[str, tuple[int, int, float]] = OrderedDict()  # number, turns, end of the last
+        self._open: OrderedDict[int, dict[str, object]] = OrderedDict()  # number -> place in its session, if any
+        self._held: list[tuple[int, float, str]] = []  # a heap of number, end and lines
+        self._written = 0  # the highest number whose lines are in the file
+        self._sessions: OrderedDict[str, _Session] = OrderedDict()
         self._numbers = 0
 
     def arrived(self, request: GatewayRequest) -> None:
-        """Keep the request's place in the order of arrival."""
+        """Keep the request's place in the order of arrival, and in its session."""
+        arrived = request.arrived
         if self._file is not None:
-            self._open.append(request.arrived.number)
+            place = self._place(arrived.session, arrived.arrived_at) if arrived.session is not None else {}
+            self._open[arrived.number] = place
 
     def dispatched(self, request: GatewayRequest, now: float) -> None:
         """Nothing to note."""
 
     def ended(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None, now: float) -> None:
-        """Write the lines of all requests that have ended and before which none is open."""
-        if self._file is None:
+        """Keep the lines of a whole answer, and write those before which no request is open."""
+        place = self._open.pop(request.arrived.number, None)
+        if self._file is None or place is None:
             return
-        is_answered = outcome is Outcome.COMPLETED
-        self._lines[request.arrived.number] = self._line(request, now) if is_answered else ""
-        while self._open and self._open[0] in self._lines:
-            self._write(self._lines.pop(self._open.popleft()))
+        session = self._sessions.get(request.arrived.session or "")
+        if session is not None:
+            session.ended_at = now
+        lines = self._lines(request, place) if outcome is Outcome.COMPLETED else ""
+        if lines:
+            heappush(self._held, (request.arrived.number, now, lines))
+        self._release(-math.inf)
 
-    def flush(self) -> None:
-        """Pass buffered lines to the operating system."""
-        if self._file is not None:
-            self._unless_full(self._file.flush)
+    def flush(self, now: float = math.inf) -> None:
+        """Write lines that have waited for long, and pass buffered ones to the operating system."""
+        self._release(now - _HELD_SECONDS_MAX)
+        for file in (self._file, self._late_file):
+            if file is not None:
+                self._unless_full(file.flush)
 
     def close(self) -> None:
-        """Write the lines of all requests that have ended, and close."""
-        for number in self._open:
-            self._write(self._lines.pop(number, ""))
+        """Write the lines of all requests that have ended, put late ones into their places, and close."""
         self._open.clear()
+        self._release(-math.inf)
+        late, self._late_file = self._late_file, None
         if self._file is not None:
             self._unless_full(self._file.close)
+        if late is not None:
+            self._unless_full(late.close)
+            if self._file is not None:
+                self._unless_full(self._merge)
 
-    def _write(self, line: str) -> None:
+    def _release(self, before: float) -> None:
+        """Write what need not wait: nothing earlier is open, it ended `before` then, or too many wait."""
+        first_open = next(iter(self._open), math.inf)
+        while self._held:
+            number, ended_at, lines = self._held[0]
+            if number > first_open and ended_at > before and len(self._held) <= _HELD_LINES_MAX:
+                return
+            heappop(self._held)
+            self._write(number, lines)
+
+    def _write(self, number: int, lines: str) -> None:
         file = self._file
-        if line and file is not None:
-            self._unless_full(lambda: file.write(line))
+        if file is None:
+            return
+        if number > self._written:
+            self._written = number
+            self._unless_full(lambda: file.write(lines))
+        else:
+            self._unless_full(lambda: self._late().write(lines))
+
+    def _late(self) -> TextIO:
+        if self._late_file is None:
+            self._late_file = self._late_path.open("x", encoding="utf-8")
+        return self._late_file
+
+    def _merge(self) -> None:
+        """Put the late lines into their places. The file as it was is replaced only once the new one is whole."""
+        with self._late_path.open(encoding="utf-8") as file:
+            late = sorted(file, key=_milliseconds)
+        whole = self._path.with_name(f"{self._path.name}.whole")
+        with self._path.open(encoding="utf-8") as ours, whole.open("x", encoding="utf-8") as file:
+            file.writelines(merge(late, ours, key=_milliseconds))
+        whole.replace(self._path)
+        self._late_path.unlink()
 
     def _unless_full(self, put: Callable[[], object]) -> None:
         try:
             put()
         except OSError as error:
             log.error("recording stopped: %s cannot be written: %s", self._path, error.strerror or error)
-            file, self._file = self._file, None
+            files = [self._file, self._late_file]
+            self._file = self._late_file = None
             self._open.clear()
-            self._lines.clear()
-            if file is not None:
-                with suppress(OSError):  # logged already
-                    file.close()
+            self._held.clear()
+            for file in files:
+                if file is not None:
+                    with suppress(OSError):  # logged already
+                        file.close()
 
-    def _line(self, request: GatewayRequest, now: float) -> str:
+    def _lines(self, request: GatewayRequest, place: dict[str, object]) -> str:
+        """A line for each sequence of the answer; the first one stands in the session."""
         arrived, queued, relayed = request.arrived, request.queued, request.relayed
-        output = relayed.output_tokens
+        output = -(-relayed.output_tokens // queued.sequences)
         if output < 1 or relayed.status != 200 or not arrived.endpoint.is_generation:
             return ""
         prompt = relayed.usage.prompt_tokens if relayed.usage is not None else queued.prompt_tokens
+        prompts = arrived.body.prompts if arrived.body is not None else 1
         record: dict[str, object] = {
             "timestamp": round((arrived.arrived_at - self._began) * 1000),
-            "input_length": max(1, prompt),
+            "input_length": max(1, prompt // prompts),
             "output_length": output,
         }
         if queued.max_output_tokens is not None and queued.max_output_tokens >= output:
             record["max_tokens"] = queued.max_output_tokens
         if arrived.tenant:
             record["user_id"] = arrived.tenant
-        if arrived.session is not None:
-            record |= self._place(arrived.session, arrived.arrived_at, now)
         if arrived.deadline is not None:
             record["deadline_ms"] = round((arrived.deadline - arrived.arrived_at) * 1000)
         if arrived.priority:
             record["priority"] = arrived.priority
-        return json.dumps(record, separators=(",", ":")) + "\n"
+        others = min(queued.sequences, _SEQUENCES_MAX) - 1
+        return _line(record | place) + _line(record) * others
 
-    def _place(self, session: str, arrived_at: float, now: float) -> dict[str, object]:
+    def _place(self, session: str, arrived_at: float) -> dict[str, object]:
         known = self._sessions.get(session)
         if known is None:
             self._numbers += 1
-        number, turn, ended_at = known or (self._numbers, 0, arrived_at)
-        self._sessions[session] = (number, turn + 1, now)
+            known = self._sessions[session] = _Session(self._numbers, arrived_at)
+            if len(self._sessions) > _SESSIONS_MAX:
+                self._sessions.popitem(last=False)
         self._sessions.move_to_end(session)
-        if len(self._sessions) > _SESSIONS_MAX:
-            self._sessions.popitem(last=False)
-        place: dict[str, object] = {"session_id": f"s{number}", "turn": turn}
-        if turn:
-            place["think_time_ms"] = max(0, round((arrived_at - ended_at) * 1000))
+        place: dict[str, object] = {"session_id": f"s{known.number}", "turn": known.turns}
+        if known.turns:
+            place["think_time_ms"] = max(0, round((arrived_at - known.ended_at) * 1000))
+        known.turns += 1
         return place
+
+
+def _line(record: dict[str, object]) -> str:
+    return json.dumps(record, separators=(",", ":")) + "\n"
+
+
+def _milliseconds(line: str) -> float:
+    """The arrival of a line, which is its first field."""
+    return float(line[line.index(":") + 1 : line.index(",")])

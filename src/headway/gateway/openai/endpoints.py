@@ -33,6 +33,7 @@ class Endpoint:
         needs_json: a POST whose body is no readable JSON object is answered with 400.
         usage: names of the token counts in its answer.
         usage_on_request: a stream ends with its usage only if `stream_options.include_usage` asks for it.
+        takes_prompts: its prompt may be a list of prompts, each with an answer of its own.
         takes_engine_hints: Headway's vLLM plug-in reads its hints in `vllm_xargs`.
         stream_error: the event that ends a stream with an error.
         stream_end: what is found in the last events of a stream that is whole; a generation path has one.
@@ -46,6 +47,7 @@ class Endpoint:
     needs_json: bool = False
     usage: UsageFields = COMPLETION_USAGE
     usage_on_request: bool = False
+    takes_prompts: bool = False
     takes_engine_hints: bool = False
     stream_error: Callable[[str, Reason], bytes] = error_event
     stream_end: re.Pattern[bytes] = _FINISHED
@@ -81,6 +83,7 @@ COMPLETIONS = Endpoint(
     span_name="text_completion",
     prompt_fields=("prompt",),
     needs_json=True,
+    takes_prompts=True,
     usage_on_request=True,
     takes_engine_hints=True,
 )

@@ -14,6 +14,10 @@ from headway.gateway.openai.endpoints import UNLISTED, Endpoint
 
 _PREFIX_BLOCK_BYTES = 1_024
 _PREFIX_BLOCKS_MAX = 32
+_OUTPUT_TOKENS_MAX = 1 << 31  # no model answers at such length; a larger bound is as good as this one
+_SEQUENCES_MAX = 16_384  # vLLM refuses more (`VLLM_MAX_N_SEQUENCES`)
+_SEVERAL = re.compile(rb'\[\s*["\[]')
+_ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 NO_PRIORITY = (b"", b"0", b"null")
@@ -33,6 +37,7 @@ class Body(msgspec.Struct, rename={"priority_bytes": "priority", "arguments_byte
     model: str = ""
     stream: bool | None = None
     n: int | None = None
+    best_of: int | None = None
     priority_bytes: msgspec.Raw = msgspec.Raw(b"")
     arguments_bytes: msgspec.Raw = msgspec.Raw(b"")
     stream_options: StreamOptions | None = None
@@ -55,12 +60,29 @@ class Body(msgspec.Struct, rename={"priority_bytes": "priority", "arguments_byte
 
     @property
     def output_tokens_max(self) -> int | None:
-        """The client's own bound on the output, if it is at least 1."""
+        """The client's own bound on one sequence's output; 0 is the tightest, and counts as 1."""
         for name in self.endpoint.output_bound_fields:
             bound: int | None = getattr(self, name)
             if bound is not None:
-                return bound if bound >= 1 else None
+                return min(max(1, bound), _OUTPUT_TOKENS_MAX) if bound >= 0 else None
         return None
+
+    @property
+    def sequences(self) -> int:
+        """Outputs that are generated at once: `n` or `best_of` for each of its prompts."""
+        each = max(1, self.n or 1, self.best_of or 1)
+        return min(each * self.prompts, _SEQUENCES_MAX)
+
+    @property
+    def prompts(self) -> int:
+        """How many prompts a completion holds: a list of texts, or of lists of token ids, is several."""
+        if not self.endpoint.takes_prompts:
+            return 1
+        content = self.prompt_bytes
+        if not _SEVERAL.match(content):
+            return 1
+        prompts: list[msgspec.Raw] = _ITEMS.decode(content)
+        return max(1, len(prompts))
 
     @property
     def agent_bytes(self) -> bytes:

@@ -304,7 +304,7 @@ class Dispatcher:
         else:
             request.move(RequestMove.ENDED)
             if replica is not None:
-                queued.produced_tokens = request.relayed.output_tokens
+                queued.produced_tokens = -(-request.relayed.output_tokens // queued.sequences)
                 self._tell_scheduler(request, replica, outcome, now)
                 replica.ledger.leave(queued)
         self.relays.pop(queued.arrived.number, None)
@@ -338,7 +338,8 @@ class Dispatcher:
             self._assume_prefilled(relay.request, now)
             relay.check_silence(now)
         for relay in self._sent.values():
-            relay.request.queued.produced_tokens = relay.request.relayed.events
+            queued = relay.request.queued
+            queued.produced_tokens = relay.request.relayed.events // queued.sequences
         for replica in self.replicas:
             replica.ledger.refresh()
             replica.pool.sweep(now)

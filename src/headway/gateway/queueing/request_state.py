@@ -191,6 +191,7 @@ class QueuedRequest(Request):
             deadline=arrived.deadline,
             priority=arrived.priority,
             cached_prompt_tokens=prompt.cached_tokens,
+            sequences=body.sequences if body is not None else 1,
         )
         self.arrived = arrived
         self.counted = prompt.counted

@@ -18,7 +18,7 @@ _OUTPUT_WEIGHT = 2.0  # tokens: an output token costs about twice a prompt token
 
 def work_of(request: Request) -> float:
     """Expected work, in weighted tokens."""
-    return uncached_prefill_tokens(request) + _OUTPUT_WEIGHT * expected_output_tokens(request)
+    return uncached_prefill_tokens(request) + _OUTPUT_WEIGHT * expected_output_tokens(request) * request.sequences
 
 
 class WaitForecast:

@@ -75,11 +75,12 @@ class InFlight:
 
     def kv_need(self, request: Request) -> int:
         """KV tokens a request holds on average until its end: what it has, and half of what is to come."""
-        return request.prompt_tokens + request.produced_tokens + math.ceil(expected_output_tokens(request) / 2)
+        return _kv_tokens(request, expected_output_tokens(request))
 
     def _book(self, request: Request, prefill: int) -> None:
         decode = expected_output_tokens(request)
-        kv = request.prompt_tokens + request.produced_tokens + math.ceil(decode / 2)  # as `kv_need`
+        kv = _kv_tokens(request, decode)
+        decode *= request.sequences
         self._inside[request.id] = (request, prefill, decode, kv)
         self.prefill_tokens += prefill
         self.decode_tokens += decode
@@ -90,3 +91,8 @@ class InFlight:
         self.prefill_tokens -= prefill
         self.decode_tokens = max(0.0, self.decode_tokens - decode)
         self.kv_tokens -= kv
+
+
+def _kv_tokens(request: Request, decode: float) -> int:
+    """KV tokens held on average: its sequences share the prompt, and each has an output of its own."""
+    return request.prompt_tokens + request.sequences * (request.produced_tokens + math.ceil(decode / 2))

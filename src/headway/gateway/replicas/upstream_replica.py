@@ -197,7 +197,9 @@ class UpstreamReplica:
         return {name: now - at for name, at in self.state.reported_at.items()}
 
     def _held_tokens(self) -> int:
-        return sum([request.prompt_tokens + request.produced_tokens for request in self.ledger.running()])
+        return sum(
+            [request.prompt_tokens + request.sequences * request.produced_tokens for request in self.ledger.running()]
+        )
 
     def _is_fresh(self, figure: str) -> bool:
         return self._clock() - self.state.reported_at.get(figure, -math.inf) <= self.health.stale_seconds

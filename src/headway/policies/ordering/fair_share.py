@@ -163,7 +163,7 @@ class _Ledger:
                     self._stop_waiting(account, request.tenant)
                 else:
                     account.running -= 1
-                self._settle(account, request.id, output_tokens)
+                self._settle(account, request, output_tokens)
             case Cancelled(request=request):
                 self._cancel(request)
             case _:
@@ -198,17 +198,17 @@ class _Ledger:
         return 0.0 if self._last_departed is None else self._last_departed.service
 
     def _charge(self, account: _Account, request: RequestView) -> None:
-        expected = min(_LONGEST_TOKENS, expected_output_tokens(request))
+        expected = min(_LONGEST_TOKENS, expected_output_tokens(request)) * request.sequences
         self._expected[request.id] = expected
         prompt = max(0, request.prompt_tokens - request.cached_prompt_tokens)
         account.service += (self._prompt_weight * prompt + self._output_weight * expected) / account.weight
 
-    def _settle(self, account: _Account, request_id: RequestId, output_tokens: int) -> None:
+    def _settle(self, account: _Account, request: RequestView, output_tokens: int) -> None:
         """Replace the expected output by the true one."""
-        self._preempted.discard(request_id)
-        expected = self._expected.pop(request_id, None)
+        self._preempted.discard(request.id)
+        expected = self._expected.pop(request.id, None)
         if expected is not None:
-            account.service += self._output_weight * (output_tokens - expected) / account.weight
+            account.service += self._output_weight * (output_tokens * request.sequences - expected) / account.weight
 
     def _cancel(self, request: RequestView) -> None:
         account = self._account(request.tenant)
@@ -216,7 +216,7 @@ class _Ledger:
             account.running -= 1
         else:
             self._stop_waiting(account, request.tenant)
-        self._settle(account, request.id, request.produced_tokens)
+        self._settle(account, request, request.produced_tokens)
 
     def _forget_idle(self) -> None:
         """Drop idle tenants whose counter a newcomer's would equal or pass: coming back, they would be lifted to it."""

@@ -1,13 +1,18 @@
-"""A recording is always a new file, and a name can be one for every start."""
+"""A recording is always a new file, in order of arrival, of whole answers, and its memory is bounded."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from headway.gateway.observing.trace_recorder import TraceRecorder
+from headway.gateway.openai.usage import Usage
+from headway.gateway.queueing.counts import Outcome
+from headway.gateway.queueing.request_state import GatewayRequest
+from tests.support.gateway_requests import gateway_request
 
 
 def test_a_recording_never_writes_into_a_file_that_is_there(tmp_path: Path) -> None:
@@ -21,3 +26,83 @@ def test_the_time_of_the_start_makes_a_name_new(tmp_path: Path) -> None:
     TraceRecorder(tmp_path / "night-%Y%m%d-%H%M%S.jsonl", 0.0).close()
     (written,) = tmp_path.iterdir()
     assert re.fullmatch(r"night-\d{8}-\d{6}\.jsonl", written.name)
+
+
+def answered(number: int, arrived_at: float, output: int = 10, **body: object) -> GatewayRequest:
+    request = gateway_request(number, {"model": "m", "prompt": "x", **body}, arrived_at=arrived_at, session="s")
+    request.relayed.status = 200
+    request.relayed.usage = Usage(50, output, 0)
+    return request
+
+
+def lines_of(path: Path) -> list[dict[str, int]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_lines_stand_in_order_of_arrival_also_where_requests_end_late(tmp_path: Path) -> None:
+    path = tmp_path / "night.jsonl"
+    recorder = TraceRecorder(path, 0.0)
+    requests = [answered(number, float(number)) for number in range(1, 8)]
+    for request in requests:
+        recorder.arrived(request)
+    for request in requests[1:6]:
+        recorder.ended(request, Outcome.COMPLETED, None, 20.0)
+    recorder.flush(21.0)
+    assert lines_of(path) == []  # the first is open, and they have not waited for long
+    recorder.flush(100.0)
+    assert len(lines_of(path)) == 5, "a crash would lose them"
+    recorder.ended(requests[0], Outcome.COMPLETED, None, 200.0)
+    recorder.ended(requests[6], Outcome.COMPLETED, None, 200.0)
+    recorder.close()
+    assert [line["timestamp"] for line in lines_of(path)] == [number * 1000 for number in range(1, 8)]
+    assert [line["turn"] for line in lines_of(path)] == list(range(7))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_waits_for_an_open_request_is_bounded(tmp_path: Path) -> None:
+    recorder = TraceRecorder(tmp_path / "night.jsonl", 0.0)
+    recorder.arrived(answered(1, 1.0))
+    request = answered(2, 2.0)
+    for number in range(2, 12_002):
+        recorder._open[number] = {}
+        recorder.ended(
+            answered(number, 2.0) if number < 4 else _numbered(request, number), Outcome.COMPLETED, None, 3.0
+        )
+    assert len(recorder._held) == 10_000
+    recorder.close()
+    assert len(lines_of(tmp_path / "night.jsonl")) == 12_000
+
+
+def _numbered(request: GatewayRequest, number: int) -> GatewayRequest:
+    request.arrived.number = number  # type: ignore[misc]
+    return request
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.CANCELLED, Outcome.REFUSED])
+def test_only_whole_answers_are_recorded(tmp_path: Path, outcome: Outcome) -> None:
+    recorder = TraceRecorder(tmp_path / "night.jsonl", 0.0)
+    request = answered(1, 1.0)
+    recorder.arrived(request)
+    recorder.ended(request, outcome, None, 2.0)
+    recorder.close()
+    assert lines_of(tmp_path / "night.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    ("body", "sequences", "prompt"),
+    [
+        ({"n": 4}, 4, 50),
+        ({"n": 1, "best_of": 3}, 3, 50),
+        ({"prompt": ["a", "b"]}, 2, 25),
+        ({"n": 2, "prompt": ["a", "b"]}, 4, 25),
+    ],
+)
+def test_each_sequence_is_a_line(tmp_path: Path, body: dict[str, object], sequences: int, prompt: int) -> None:
+    recorder = TraceRecorder(tmp_path / "night.jsonl", 0.0)
+    request = answered(1, 1.0, output=100 * sequences, **body)
+    recorder.arrived(request)
+    recorder.ended(request, Outcome.COMPLETED, None, 2.0)
+    recorder.close()
+    lines = lines_of(tmp_path / "night.jsonl")
+    assert [(line["input_length"], line["output_length"]) for line in lines] == [(prompt, 100)] * sequences
+    assert ["session_id" in line for line in lines] == [True] + [False] * (sequences - 1)

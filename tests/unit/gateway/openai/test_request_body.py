@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headway.gateway.openai.endpoints import COMPLETIONS
 from headway.gateway.openai.request_body import (
     agent_tables,
     prefix_hashes,
@@ -112,3 +113,33 @@ def test_a_number_that_no_float_holds_keeps_its_bytes_and_is_no_hint() -> None:
     assert body is not None
     assert agent_tables(body) == ({}, {"session_id": "s"})
     assert b'"stream_options":{"a":1e4000,"include_usage":true}' in usage_asked(content)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sequences"),
+    [
+        ({"prompt": "a"}, 1),
+        ({"prompt": "a", "n": None}, 1),
+        ({"prompt": "a", "n": 3}, 3),
+        ({"prompt": "a", "n": "3"}, 3),
+        ({"prompt": "a", "n": 2, "best_of": 5}, 5),
+        ({"prompt": ["a", "b"]}, 2),
+        ({"prompt": [[1, 2], [3]], "n": 2}, 4),
+        ({"prompt": [1, 2, 3]}, 1),  # one prompt of token ids
+        ({"prompt": []}, 1),
+        ({"prompt": "a", "n": 0}, 1),
+        ({"prompt": "a", "n": -5}, 1),
+        ({"prompt": "a", "n": 10**15}, 16_384),
+    ],
+)
+def test_sequences_are_counted(fields: dict[str, object], sequences: int) -> None:
+    body = read_body(json.dumps({"model": "m", **fields}).encode(), COMPLETIONS)
+    assert body is not None
+    assert body.sequences == sequences
+
+
+@pytest.mark.parametrize(("bound", "counts"), [(0, 1), (1, 1), ("7", 7), (-1, None), (None, None), (10**15, 1 << 31)])
+def test_an_output_bound_of_0_is_the_tightest(bound: object, counts: int | None) -> None:
+    body = read_body(json.dumps({"model": "m", "prompt": "a", "max_tokens": bound}).encode(), COMPLETIONS)
+    assert body is not None
+    assert body.output_tokens_max == counts

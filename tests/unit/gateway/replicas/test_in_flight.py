@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headway.gateway.queueing.wait_forecast import work_of
 from headway.gateway.replicas.in_flight import InFlight
 from tests.support.estimated_request import estimated_request
 
@@ -33,3 +34,15 @@ def test_the_ledgers_sums_are_those_of_who_is_inside(steps: list[tuple[str, int]
     left = sum(10 - r.produced_tokens for r in inside.values())
     assert ledger.decode_tokens == pytest.approx(left)
     assert ledger.kv_tokens == sum(ledger.kv_need(r) for r in inside.values())
+
+
+def test_each_sequence_holds_memory_of_its_own_and_all_share_the_prompt() -> None:
+    ledger, one, sixteen = InFlight("r"), estimated_request(1, 100, 50), estimated_request(2, 100, 50)
+    sixteen.sequences = 16
+    assert ledger.kv_need(one) == 100 + 25
+    assert ledger.kv_need(sixteen) == 100 + 16 * 25
+    ledger.enter(sixteen)
+    assert (ledger.prefill_tokens, ledger.decode_tokens, ledger.kv_tokens) == (100, 800, 500)
+    assert work_of(sixteen) - 100 == 16 * (work_of(one) - 100)
+    ledger.leave(sixteen)
+    assert (ledger.prefill_tokens, ledger.decode_tokens, ledger.kv_tokens) == (0, 0, 0)

@@ -70,6 +70,17 @@ def test_completion_corrects_the_charge_to_what_came() -> None:
         assert desk.policy.service("a") == 100 + 2 * true_length
 
 
+def test_each_of_a_requests_sequences_is_charged() -> None:
+    desk = Desk(FairShare())
+    several = request("a", prompt_tokens=100, expected=10)
+    several.sequences = 16
+    desk.arrive(several)
+    admitted = desk.admit()
+    assert desk.policy.service("a") == 100 + 2 * 10 * 16
+    desk.complete(admitted, 3)
+    assert desk.policy.service("a") == 100 + 2 * 3 * 16
+
+
 def test_a_recompute_is_not_charged_to_the_tenant() -> None:
     desk = Desk(FairShare())
     desk.arrive(request("a"))
