@@ -82,7 +82,7 @@ async def measure(requests: int, ordering: str) -> dict[str, float]:
     policies = PolicySettings(ordering=ordering)
     gateway = Gateway(Settings(listen="127.0.0.1:0", replica=(one,), queue=queue, policies=policies))
     await gateway.start()
-    brain, (replica,) = gateway.dispatcher, gateway.dispatcher.replicas
+    dispatcher, (replica,) = gateway.dispatcher, gateway.dispatcher.replicas
     replica.state.health, replica.state.models = Health.UP, {"m": {}}
     taken = UpstreamConnection(lambda _: None, lambda _: None)
     taken.connection_made(Unplugged())
@@ -98,21 +98,23 @@ async def measure(requests: int, ordering: str) -> dict[str, float]:
         clients.append(client)
         if number % 64 == 0:
             await asyncio.sleep(0)
-    while sum(map(len, brain.queues.values())) < requests - 1:
+    while sum(map(len, dispatcher.queues.values())) < requests - 1:
         await asyncio.sleep(0)
     spent, grown = time.process_time() - began, relay.rss_mib(0) - before
     now = time.monotonic()
     found = {
-        "waiting": sum(map(len, brain.queues.values())),
+        "waiting": sum(map(len, dispatcher.queues.values())),
         "mib": grown,
         "kib_each": grown * 1024 / requests,
         "arrival_us_each": 1e6 * spent / requests,
-        "sweep_ms": timed_ms(lambda: brain.sweep(now)),
+        "sweep_ms": timed_ms(lambda: dispatcher.sweep(now)),
         "clients_sweep_ms": timed_ms(lambda: sweep(clients, now)),
         "garbage_ms": timed_ms(gc.collect),
         "other_policies_ms": timed_ms(
-            lambda: brain.replace(
-                replace(brain.settings, policies=replace(policies, ordering="smallest-volume-first")), [replica], now
+            lambda: dispatcher.replace(
+                replace(dispatcher.settings, policies=replace(policies, ordering="smallest-volume-first")),
+                [replica],
+                now,
             )
         ),
     }

@@ -30,18 +30,18 @@ def expected_order(
         ended: id → when its last token came.
         produced: id → its output tokens.
     """
-    brain = Scheduler(bundle(ordering=ordering, costs=COSTS, seed=0))
+    scheduler = Scheduler(bundle(ordering=ordering, costs=COSTS, seed=0))
     coming, order = list(requests), list[str]()
     before: Request | None = None
     for now in admitted_at:
         while coming and coming[0].arrived_at <= now:
             request = coming.pop(0)
-            brain.arrive(request, request.arrived_at)
+            scheduler.arrive(request, request.arrived_at)
         if before is not None:
             id_ = str(before.id)
             before.produced_tokens = produced[id_]
-            brain.first_token(before, first_token[id_])
-            brain.complete(before, ended[id_])
-        before = brain.admit(now)
+            scheduler.first_token(before, first_token[id_])
+            scheduler.complete(before, ended[id_])
+        before = scheduler.admit(now)
         order.append(str(before.id))
     return order

@@ -27,7 +27,7 @@ def live_lines(url: str, request_id: str) -> list[str]:
     address = f"{base.rstrip('/')}/headway/why?id={urllib.parse.quote(request_id, safe='')}"
     try:
         with urllib.request.urlopen(address, timeout=_SECONDS) as answer:
-            story = json.load(answer)
+            explanation = json.load(answer)
     except urllib.error.HTTPError as refusal:
         raise UserMistake(_refused(url, request_id, refusal)) from None
     except (ValueError, HTTPException):
@@ -35,9 +35,9 @@ def live_lines(url: str, request_id: str) -> list[str]:
     except OSError as error:
         why = getattr(error, "reason", error)
         raise UserMistake(f"--live {url}: nothing answers there ({why}); check the address") from None
-    if not isinstance(story, dict) or not isinstance(story.get("why"), str):
+    if not isinstance(explanation, dict) or not isinstance(explanation.get("why"), str):
         raise UserMistake(f"--live {url}: its answer does not explain a request; is this a Headway server?")
-    return _lines(story)
+    return _lines(explanation)
 
 
 def _refused(url: str, request_id: str, refusal: urllib.error.HTTPError) -> str:
@@ -57,11 +57,13 @@ def _refused(url: str, request_id: str, refusal: urllib.error.HTTPError) -> str:
     return f"--live {url}: it answered {refusal.code} {message or refusal.reason}".rstrip()
 
 
-def _lines(story: dict[str, Any]) -> list[str]:
-    request = story.get("request", story.get("id"))
-    shown = {key: value for key, value in story.items() if key not in ("request", "id", "why") and value is not None}
+def _lines(explanation: dict[str, Any]) -> list[str]:
+    request = explanation.get("request", explanation.get("id"))
+    shown = {
+        key: value for key, value in explanation.items() if key not in ("request", "id", "why") and value is not None
+    }
     width = max((len(key) for key in shown), default=0) + 2
-    return [f"{request}: {story['why']}", "", *(f"{key:<{width}}{_plain(value)}" for key, value in shown.items())]
+    return [f"{request}: {explanation['why']}", "", *(f"{key:<{width}}{_plain(value)}" for key, value in shown.items())]
 
 
 def _plain(value: object) -> str:

@@ -143,7 +143,7 @@ def _laned(make: MakeOrdering) -> LanedOrdering:
     return ordering
 
 
-class _Brain(Protocol):
+class _AnyScheduler(Protocol):
     """What `Scheduler` and `NaiveScheduler` have in common."""
 
     @property
@@ -183,11 +183,11 @@ def _id(request: Request | None) -> RequestId | None:
 
 
 class _Game:
-    """The same life played to one or two brains; requests come from a pool, in its order."""
+    """The same life played to one or two schedulers; requests come from a pool, in its order."""
 
-    def __init__(self, brains: Sequence[_Brain], pool: Sequence[Request]) -> None:
+    def __init__(self, schedulers: Sequence[_AnyScheduler], pool: Sequence[Request]) -> None:
         self.now = 0.0
-        self._brains = brains
+        self._schedulers = schedulers
         self._outside = list(pool)
         self._waiting: list[Request] = []
         self._running: list[Request] = []
@@ -195,10 +195,10 @@ class _Game:
 
     @property
     def naive_queue(self) -> NaiveQueue:
-        """The waiting queue of the last brain, which must be a naive one."""
-        brain = self._brains[-1]
-        assert isinstance(brain, NaiveScheduler)
-        return brain.queue
+        """The waiting queue of the last scheduler, which must be a naive one."""
+        scheduler = self._schedulers[-1]
+        assert isinstance(scheduler, NaiveScheduler)
+        return scheduler.queue
 
     def play(self, move: _Move) -> None:
         """Let time pass, then do what the move says if it can be done."""
@@ -209,7 +209,7 @@ class _Game:
             self._admit()
         elif move.kind == "cancel" and self._waiting:
             request = self._waiting.pop(move.pick % len(self._waiting))
-            taken = [brain.cancel(request.id, self.now) for brain in self._brains]
+            taken = [scheduler.cancel(request.id, self.now) for scheduler in self._schedulers]
             assert all(other is request for other in taken), f"{request!r} waits and was not found"
         elif move.kind == "decode":
             self._decode(1 + move.pick)
@@ -225,12 +225,12 @@ class _Game:
             request.deadline += self.now
         self._arrivals += 1
         self._waiting.append(request)
-        for brain in self._brains:
-            brain.arrive(request, self.now)
+        for scheduler in self._schedulers:
+            scheduler.arrive(request, self.now)
 
     def _admit(self) -> None:
-        heads = [brain.head(self.now) for brain in self._brains]
-        popped = [brain.admit(self.now) for brain in self._brains]
+        heads = [scheduler.head(self.now) for scheduler in self._schedulers]
+        popped = [scheduler.admit(self.now) for scheduler in self._schedulers]
         request = popped[0]
         assert all(other is request for other in (*heads, *popped)), f"heads {heads}, then taken {popped}"
         assert request in self._waiting, f"{request!r} does not wait"
@@ -241,9 +241,9 @@ class _Game:
         for request in self._running:
             first = request.produced_tokens == 0
             request.produced_tokens += steps
-            for brain in self._brains:
+            for scheduler in self._schedulers:
                 if first:
-                    brain.first_token(request, self.now)
+                    scheduler.first_token(request, self.now)
 
     def _stop(self, request: Request, kind: str) -> None:
         if kind == "complete" and request.produced_tokens == 0:
@@ -251,11 +251,11 @@ class _Game:
         self._running.remove(request)
         if kind == "preempt":
             self._waiting.append(request)
-        for brain in self._brains:
+        for scheduler in self._schedulers:
             if kind == "preempt":
-                brain.preempted(request, self.now)
+                scheduler.preempted(request, self.now)
             else:
-                brain.complete(request, self.now)
+                scheduler.complete(request, self.now)
 
     def _end_late(self, pick: int) -> None:
         """One that was preempted gets its last token all the same: it was on its way."""
@@ -265,6 +265,6 @@ class _Game:
         request = paused[pick % len(paused)]
         request.produced_tokens += 1
         self._waiting.remove(request)
-        for brain in self._brains:
-            assert brain.queue.remove(request.id) is request, f"{request!r} waits and was not found"
-            brain.complete(request, self.now)
+        for scheduler in self._schedulers:
+            assert scheduler.queue.remove(request.id) is request, f"{request!r} waits and was not found"
+            scheduler.complete(request, self.now)
