@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from headway.bench.user_mistake import UserMistake
-from headway.config.atomic_file import replaced
+from headway.config.atomic_file import is_special, replaced, target_of
 
 
 def check_writable(path: Path, option: str) -> None:
@@ -17,11 +17,11 @@ def check_writable(path: Path, option: str) -> None:
     Raises:
         UserMistake: the folder is missing or may not be written to, or `path` is a folder.
     """
-    if _is_special(path):
+    if is_special(path):
         if not os.access(path, os.W_OK):
             raise UserMistake(f"{option} {path}: it may not be written to; name another")
         return
-    folder = _target(path).parent
+    folder = target_of(path).parent
     if not folder.is_dir():
         raise UserMistake(f"{option} {path}: the folder {folder} does not exist; create it or name another")
     if path.is_dir():
@@ -57,23 +57,14 @@ def replacing(path: Path, option: str) -> Iterator[Path]:
     """
     check_writable(path, option)
     try:
-        if _is_special(path):
+        if is_special(path):
             yield path
         else:
-            with replaced(_target(path)) as temporary:
+            with replaced(target_of(path)) as temporary:
                 yield temporary
                 temporary.chmod(0o666 & ~_umask())  # colleagues may read it, as any file that one writes
     except OSError as error:
         raise UserMistake(f"{option} {path}: it cannot be written: {error.strerror}") from error
-
-
-def _is_special(path: Path) -> bool:
-    """Whether it is a pipe or a device, such as /dev/null, which is written to and never replaced."""
-    return path.exists() and not path.is_file() and not path.is_dir()
-
-
-def _target(path: Path) -> Path:
-    return path.resolve() if path.is_symlink() else path
 
 
 def _umask() -> int:

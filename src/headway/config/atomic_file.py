@@ -18,6 +18,18 @@ def check_folder(key: str, name: str | None) -> None:
         raise ValueError(f"{key}: there is no folder {str(path.parent)!r}; make it first")
     if path.is_dir():
         raise ValueError(f"{key}: {str(path)!r} is a folder; name a file in it")
+    if path.is_fifo() or path.is_socket():
+        raise ValueError(f"{key}: {str(path)!r} is a pipe or a socket, which keeps nothing; name a file")
+
+
+def is_special(path: Path) -> bool:
+    """Whether it is a pipe or a device, such as /dev/null, which is written to and never replaced."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def target_of(path: Path) -> Path:
+    """The file that is to be replaced: a link stays, and its target is replaced."""
+    return path.resolve() if path.is_symlink() else path
 
 
 @contextmanager

@@ -1,18 +1,21 @@
 """State file: what policies learned, on disk. Written whole or not at all; a broken one keeps no process from starting.
 
-A file at that path that is no state file, named by mistake, is kept as NAME.before.
+A file at that path that is no state file, named by mistake, is kept as NAME.before, and no older file is lost by that.
+A link stays and its target is replaced. A device, such as /dev/null, is written to and keeps nothing.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from headway.config.atomic_file import replaced
+from headway.config.atomic_file import is_special, replaced, target_of
 from headway.policies.contracts import Stateful
 
 FORMAT, VERSION = "headway-state", 1
@@ -71,14 +74,20 @@ def write_state(path: Path, state: SavedState) -> None:
         ],
     }
     text = json.dumps(content, allow_nan=False)
-    with replaced(path) as temporary:
+    if is_special(path):
+        path.write_text(text + "\n", encoding="utf-8")
+        return
+    target = target_of(path)
+    with replaced(target) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
-        if not _is_ours(path):
-            path.replace(path.with_name(f"{path.name}.before"))
+        if not _is_ours(target):
+            target.replace(_free_name(target))
 
 
 def read_state(path: Path, policy: str) -> SavedState | Unreadable | None:
     """The state of one policy; None where there is no file, and a reason where there is one that cannot be used."""
+    if is_special(path):
+        return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -138,6 +147,12 @@ def _is_ours(path: Path) -> bool:
             return file.read(len(_BEGINS)) in (_BEGINS, b"")
     except FileNotFoundError:
         return True
+
+
+def _free_name(path: Path) -> Path:
+    """NAME.before; where that is taken NAME.before-2, and so on."""
+    names = (f"{path.name}.before{f'-{number}' if number > 1 else ''}" for number in count(1))
+    return next(other for other in map(path.with_name, names) if not os.path.lexists(other))
 
 
 def _unreadable(path: Path, why: str) -> Unreadable:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headway.config.atomic_file import check_folder
 from headway.domain.costs import ServiceCosts
 from headway.domain.event import Arrived
 from headway.domain.request import Request
@@ -120,3 +121,33 @@ def test_a_policy_that_refuses_a_state_stays_fresh() -> None:
     nothing = restore(Fcfs(), "fcfs", {})
     assert nothing is not None
     assert "learns nothing" in nothing
+
+
+def test_no_older_file_is_lost_where_a_foreign_file_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    for content in ("mine", "mine too"):
+        path.write_text(content)
+        write_state(path, SavedState("ewsjf", {}))
+    assert [(tmp_path / name).read_text() for name in ("s.before", "s.before-2")] == ["mine", "mine too"]
+
+
+def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    link, target = tmp_path / "link", tmp_path / "target"
+    link.symlink_to(target)
+    write_state(link, SavedState("ewsjf", {"a": 1}))
+    assert link.is_symlink()
+    assert isinstance(read_state(target, "ewsjf"), SavedState)
+    assert isinstance(read_state(link, "ewsjf"), SavedState)
+
+
+def test_a_device_is_written_to_and_stays(tmp_path: Path) -> None:
+    device = Path("/dev/null")
+    write_state(device, SavedState("ewsjf", {"a": 1}))
+    assert device.is_char_device()
+    assert read_state(device, "ewsjf") is None
+
+
+def test_a_pipe_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="is a pipe or a socket"):
+        check_folder("state.path", str(tmp_path / "pipe"))

@@ -51,7 +51,8 @@ class TraceRecorder:
         """
         path = path.with_name(time.strftime(path.name))
         try:
-            self._file: TextIO | None = path.open("x", encoding="utf-8")
+            path.touch(0o600, exist_ok=False)  # for its owner only: it names tenants
+            self._file: TextIO | None = path.open("w", encoding="utf-8")
         except FileExistsError:
             raise ValueError(
                 f"record: {path} exists already, and a trace is one run; name another file, or put the time of the "

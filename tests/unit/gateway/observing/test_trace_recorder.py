@@ -18,6 +18,7 @@ from tests.support.gateway_requests import gateway_request
 def test_a_recording_never_writes_into_a_file_that_is_there(tmp_path: Path) -> None:
     path = tmp_path / "night.jsonl"
     TraceRecorder(path, 0.0).close()
+    assert path.stat().st_mode & 0o777 == 0o600  # it names tenants
     with pytest.raises(ValueError, match=r"record: .*night\.jsonl exists already.*night-%Y%m%d-%H%M%S\.jsonl"):
         TraceRecorder(path, 0.0)
 
