@@ -43,7 +43,7 @@ def coding_agents(requests: int, seed: int) -> Trace:
     so that a window of 131,072 holds every call (the source's models had more), and a system prompt of 14,848 tokens
     that all sessions share. Every session holds its turns from the first; the last session may end early.
     """
-    sessions: list[_Session] = []
+    sessions: list[_AgentSession] = []
     starts = stream(seed, "coding-agents", "starts")
     rng = stream(seed, "coding-agents", "sessions")
     left, begin, next_id = requests, 0.0, SYSTEM_TOKENS // BLOCK_TOKENS
@@ -58,7 +58,7 @@ def coding_agents(requests: int, seed: int) -> Trace:
 
 
 @dataclass(slots=True)
-class _Session:
+class _AgentSession:
     """One agent's run, call after call; block ids from `next_id` on are free."""
 
     next_id: int
@@ -69,8 +69,8 @@ class _Session:
     blocks: list[list[int]] = field(default_factory=list)
 
 
-def _session(rng: np.random.Generator, calls: int, begin: float, next_id: int) -> _Session:
-    session = _Session(next_id)
+def _session(rng: np.random.Generator, calls: int, begin: float, next_id: int) -> _AgentSession:
+    session = _AgentSession(next_id)
     outputs = _whole(draw_from_quantiles(rng, OUTPUTS, calls))
     added = _whole(draw_from_quantiles(rng, ADDED_TOKENS, calls))
     person = rng.random(calls) < PERSON_SHARE
@@ -96,7 +96,7 @@ def _session(rng: np.random.Generator, calls: int, begin: float, next_id: int) -
     return session
 
 
-def _blocks(session: _Session, history: list[int], prompt: int) -> list[int]:
+def _blocks(session: _AgentSession, history: list[int], prompt: int) -> list[int]:
     """The prompt's block ids; full blocks join the history, a partial last one is new each time."""
     full, rest = divmod(prompt, BLOCK_TOKENS)
     fresh = range(session.next_id, session.next_id + max(0, full - len(history)))
@@ -112,7 +112,7 @@ def _whole(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     return np.maximum(np.rint(values), 1).astype(np.int64)
 
 
-def _trace(sessions: list[_Session]) -> Trace:
+def _trace(sessions: list[_AgentSession]) -> Trace:
     lengths = [len(session.prompts) for session in sessions]
     arrived = np.concatenate([session.arrived for session in sessions])
     order = np.argsort(arrived, kind="stable")
