@@ -43,6 +43,8 @@ REPLICAS = 3
 SEATS = 8
 GOOD = "good"
 FLAPS = "flaps"
+REFUSALS = {"answers 429", "answers 503"}
+"""Faults that say of a request that it was not executed."""
 
 ODD_BODIES = [
     b'{"model":"m","prompt":"x","stream":true,"stream_options":{"a":"\xff"}}',
@@ -131,11 +133,13 @@ class Book:
 
     @property
     def executions(self) -> Counter[int]:
-        """How many requests were executed once, twice, …"""
-        return Counter(map(len, self.executed.values()))
+        """How many requests were executed once, twice, …; a refusal is no execution."""
+        return Counter(sum(name not in REFUSALS for name in met) for met in self.executed.values())
 
     def more_than_twice(self) -> list[str]:
-        return [f"{mark}: {faults}" for mark, faults in self.executed.items() if len(faults) > 2]
+        return [
+            f"{mark}: {met}" for mark, met in self.executed.items() if sum(name not in REFUSALS for name in met) > 2
+        ]
 
     def broken_laws(self) -> list[str]:
         """A line for each broken law; empty if all is well."""

@@ -230,12 +230,17 @@ class ScriptedReplica:
     async def _run(self, call: Call, reader: asyncio.StreamReader) -> None:
         self.connections += all(call.writer is not other.writer for other in self.calls)
         self.calls.append(call)
-        self.inside += 1
-        self.most_inside = max(self.most_inside, self.inside)
-        try:
-            await self._carry_out(self.next.popleft() if self.next else self.usual, call, reader)
-        finally:
-            self.inside -= 1
+        script = self.next.popleft() if self.next else self.usual
+
+        async def counted(call: Call) -> None:
+            self.inside += 1
+            self.most_inside = max(self.most_inside, self.inside)
+            try:
+                await script(call)
+            finally:
+                self.inside -= 1
+
+        await self._carry_out(counted, call, reader)
 
     async def _carry_out(self, script: Script, call: Call, reader: asyncio.StreamReader) -> None:
         """Run the script until it ends, or until the caller hangs up."""

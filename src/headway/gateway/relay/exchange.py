@@ -211,7 +211,8 @@ class Exchange:
         """Whether the replica had closed the connection before the request, which may then be sent once more."""
         is_open = self.request.stage is RequestStage.SENT and self._sends < TRIES_MAX
         was_used = self._was_kept and connection.answered > 0
-        return is_open and was_used and self._dispatcher.now() - self._sent_at < STALE_SECONDS
+        # Closed, that is: a replica that answers nonsense has executed it.
+        return is_open and was_used and connection.is_lost and self._dispatcher.now() - self._sent_at < STALE_SECONDS
 
     def check_silence(self, now: float) -> None:
         """Give up on a replica that has sent nothing for too long; called about once a second."""
