@@ -165,13 +165,14 @@ class Gateway:
             rounds += 1
             try:
                 self._round(is_whole=rounds % _ROUNDS_A_SECOND == 0)
-            except Exception:  # a fault in one round must not end the checks of all deadlines
-                log.exception("a sweep failed; the next one follows")
+            except Exception as error:  # a fault in one round must not end the checks of all deadlines
+                self.dispatcher.errors.contained("sweep", error)
 
     def _round(self, *, is_whole: bool) -> None:
         now = self._clock()
+        guard = self.dispatcher.errors.guard
         for client in list(self._clients):
-            client.sweep(now)
+            guard("sweep", client.sweep, now)
         if not is_whole:
             return
         self.dispatcher.sweep(now)
@@ -179,12 +180,12 @@ class Gateway:
             self._leaving.remove(replica)
             replica.pool.close()
         if self._recorder is not None:
-            self._recorder.flush(now)
+            guard("record", self._recorder.flush, now)
         for sentence in self._learned.trials_ended():
             log.info(sentence)
         if now - self._saved_at >= self.settings.state.save_seconds:
             self._saved_at = now
-            self._learned.save_soon()
+            guard("state", self._learned.save_soon)
 
     async def announce_end(self) -> None:
         """Say at `/ready` that the address closes soon, and serve on until balancers had the time to notice."""

@@ -25,7 +25,7 @@ from headway.gateway.openai.request_body import read_body, why_unreadable
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.intake import Intake
 from headway.gateway.queueing.request_state import GatewayRequest, id_text
-from headway.gateway.relay.exchange import Exchange
+from headway.gateway.relay.exchange import BROKE, Exchange
 from headway.gateway.wire.client_connection import ClientConnection, PendingAnswer
 from headway.gateway.wire.messages import HttpRequest, Response
 
@@ -82,6 +82,14 @@ class PublicRoutes:
 
     def answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
         """At once where the path is the gateway's own, else through the queue."""
+        try:
+            return self._answer(request, client)
+        except Exception as error:  # this client's request ends, and no other
+            self.dispatcher.errors.contained("routes", error)
+            client.break_off(error_response(500, BROKE, Reason.INTERNAL_ERROR))
+            return None
+
+    def _answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
         path = request.path
         if path == "/v1/models" and request.method in (b"GET", b"HEAD"):
             client.respond(_json({"object": "list", "data": list(self._models().values())}))
@@ -138,7 +146,10 @@ class PublicRoutes:
             note_arrival(request)
         exchange = Exchange(request, client, self.dispatcher)
         if self.dispatcher.announce(exchange):
-            self._intake.let_in(request, partial(self.dispatcher.arrive, exchange))
+            try:
+                self._intake.let_in(request, partial(self.dispatcher.arrive, exchange))
+            except Exception as error:
+                self.dispatcher.contain(exchange, "intake", error)
         return exchange
 
     def _reject(self, client: ClientConnection, response: Response) -> None:
@@ -244,5 +255,9 @@ class AdminRoutes:
 
     def answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
         """Every path is answered at once."""
-        client.respond(_own_answer(self._public, request, ADMIN_PATHS, "the live page is at /headway/"))
+        try:
+            client.respond(_own_answer(self._public, request, ADMIN_PATHS, "the live page is at /headway/"))
+        except Exception as error:
+            self._public.dispatcher.errors.contained("routes", error)
+            client.break_off(error_response(500, BROKE, Reason.INTERNAL_ERROR))
         return None

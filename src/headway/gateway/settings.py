@@ -42,6 +42,9 @@ class PolicySettings:
         seed: Random seed of the policies, and of the jitter of `Retry-After`.
         prefill_seconds_per_token: Weight of a prompt token, for orderings that weigh work.
         decode_seconds_per_token: Weight of an output token, likewise.
+        faults_max: Faults in a row after which a policy is asked no more until a reload: it raised, or its answer made
+            no sense. Each time a simple rule decides instead: the mean length, "admit", the replica with most room. An
+            ordering is replaced by arrival order at its first fault, because its ranks stand beside others.
     """
 
     ordering: str = "highest-response-ratio"
@@ -53,6 +56,7 @@ class PolicySettings:
     seed: int = 0
     prefill_seconds_per_token: float = 2e-5
     decode_seconds_per_token: float = 2e-2
+    faults_max: int = 10
 
     @property
     def costs(self) -> ServiceCosts:

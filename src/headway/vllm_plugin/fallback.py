@@ -18,9 +18,10 @@ from headway.policies.contracts import Retunable
 from headway.policies.ordering.fcfs import Fcfs
 from headway.policies.prediction.running_mean import RunningMean
 from headway.policies.preemption.latest_admitted import LatestAdmitted
+from headway.scheduling.checked_policies import CheckedEvents, PolicyFault, guarded
 from headway.scheduling.scheduler import Policies, Scheduler
 from headway.vllm_plugin.plugin_log import logger
-from headway.vllm_plugin.policy_guard import PolicyFault, PolicyTimer, TimedEvents, guarded
+from headway.vllm_plugin.policy_guard import PolicyTimer
 
 Answer = TypeVar("Answer")
 
@@ -41,7 +42,7 @@ class FallbackScheduler:
         self._timer = timer
         self._on_fault = on_fault
         self._guarded = guarded(policies, timer)
-        self._events = TimedEvents(policies, timer, self._reconsider)
+        self._events = CheckedEvents(policies, timer, self._reconsider)
         self._waiting: dict[RequestId, tuple[Request, bool]] = {}  # and whether it was preempted
         self.disabled = False  # for good, by a fault
         self.suspended = False  # for a while, by the do-no-harm guard

@@ -14,11 +14,12 @@ from headway.policies.admission.greedy import Greedy
 from headway.policies.ordering.shortest_prompt_first import ShortestPromptFirst
 from headway.policies.prediction.running_mean import RunningMean
 from headway.policies.preemption.latest_admitted import LatestAdmitted
+from headway.scheduling.checked_policies import PolicyFault
 from headway.scheduling.scheduler import Policies
 from headway.testing.scripted import ScriptedBatch
 from headway.vllm_plugin.config import GuardLimits
 from headway.vllm_plugin.fallback import FallbackScheduler
-from headway.vllm_plugin.policy_guard import PolicyFault, PolicyTimer
+from headway.vllm_plugin.policy_guard import PolicyTimer
 
 
 class Clock:

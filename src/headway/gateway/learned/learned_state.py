@@ -69,7 +69,10 @@ class LearnedState:
         """Restore what a queue's fresh policies had learned; returns the listeners that must hear its events."""
         saved = self._parts.pop(key, None)
         if key in self._live:
-            saved = self._live[key].saved()
+            try:
+                saved = self._live[key].saved()
+            except RuntimeError as error:
+                self._report(f"what was learned for {key.model or 'any model'} is lost: {error}")
         learned = LearnedPolicies(policies, chosen.ordering, chosen.prediction)
         tuned, problems = learned.restore(saved or {}, f"what was learned for {key.model or 'any model'}")
         for problem in problems:
@@ -121,7 +124,11 @@ class LearnedState:
 
     def _content(self) -> SavedState:
         parts: dict[QueueKey, Mapping[str, Any]] = dict(self._parts)  # of queues without a request since the start
-        parts |= {key: live.saved() for key, live in self._live.items()}
+        for key, live in self._live.items():
+            try:
+                parts[key] = live.saved()
+            except RuntimeError as error:  # of a policy: the other queues' state is kept
+                self._report(f"what was learned for {key.model or 'any model'} is not saved: {error}")
         lines = [{"model": key.model, "kind": key.kind, **part} for key, part in parts.items()]
         return SavedState(_OWNER, {"lines": lines, "bytes_per_token": self._ratio.state()})
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from headway.gateway.observing.histograms import BucketHistograms, Counters
 from headway.gateway.openai.error_responses import Reason
@@ -140,10 +140,25 @@ class _Gauges:
         """The metrics at this scrape (prometheus_client)."""
         yield from self._queues()
         yield from self._replicas()
+        yield from self._faults()
         fairness = self._metrics.fairness()
         if fairness is not None:
             yield GaugeMetricFamily("headway_jains_fairness_index", _FAIRNESS_HELP, fairness)
         yield GaugeMetricFamily("headway_requests_inside", "Requests queued or running", self._dispatcher.counts.inside)
+
+    def _faults(self) -> Iterator[Metric]:
+        errors = self._dispatcher.errors
+        contained = CounterMetricFamily(
+            "headway_internal_errors", "Exceptions contained in the request they belong to", labels=["place"]
+        )
+        faults = CounterMetricFamily(
+            "headway_policy_faults", "Decisions in which a policy raised or made no sense", labels=["kind", "reason"]
+        )
+        for place, number in errors.by_place.items():
+            contained.add_metric([place], number)
+        for (kind, reason), number in errors.policy_faults.items():
+            faults.add_metric([kind, reason], number)
+        yield from (contained, faults)
 
     def _queues(self) -> Iterator[Metric]:
         size = GaugeMetricFamily("headway_flow_control_queue_size", "Requests queued", labels=["model_name", "kind"])

@@ -30,6 +30,7 @@ class Reason(StrEnum):
     DRAINING = "draining"
     REPLICA_FAILED = "replica-failed"
     REPLICA_TIMEOUT = "replica-timeout"
+    INTERNAL_ERROR = "internal-error"
 
 
 _TYPES = {

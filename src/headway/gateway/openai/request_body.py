@@ -10,11 +10,11 @@ from typing import Any, ClassVar, cast
 
 import msgspec
 
+from headway.domain.foreign_counts import token_count
 from headway.gateway.openai.endpoints import UNLISTED, Endpoint
 
 _PREFIX_BLOCK_BYTES = 1_024
 _PREFIX_BLOCKS_MAX = 32
-_OUTPUT_TOKENS_MAX = 1 << 31  # no model answers at such length; a larger bound is as good as this one
 _SEQUENCES_MAX = 16_384  # vLLM refuses more (`VLLM_MAX_N_SEQUENCES`)
 _SEVERAL = re.compile(rb'\[\s*["\[]')
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
@@ -64,7 +64,7 @@ class Body(msgspec.Struct, rename={"priority_bytes": "priority", "arguments_byte
         for name in self.endpoint.output_bound_fields:
             bound: int | None = getattr(self, name)
             if bound is not None:
-                return min(max(1, bound), _OUTPUT_TOKENS_MAX) if bound >= 0 else None
+                return max(1, token_count(bound)) if bound >= 0 else None
         return None
 
     @property

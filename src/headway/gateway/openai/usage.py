@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-TOKENS_MAX = 100_000_000
+from headway.domain.foreign_counts import TOKENS_MAX
+
 """A larger count is no count: a hundred times the longest context that any model has."""
 _FAULT_CHARACTERS_MAX = 200
 

@@ -1,7 +1,10 @@
 """The dispatcher: admits requests to queues, sends them to replicas in the order of the policies, and ends them.
 
 Laws: `Counts` (no request is lost, none ends twice); a request leaves its queue only for a replica with room; with
-nothing waiting a request is sent at once; a refused client learns when to retry.
+nothing waiting a request is sent at once; a refused client learns when to retry; an exception ends the one request
+that it belongs to (`contain`), and never passes through `arrive`, `pump`, `end` or `sweep`.
+
+One file because these laws are kept by the ways in, to the replicas and back together.
 """
 
 from __future__ import annotations
@@ -14,9 +17,12 @@ from typing import Protocol
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.queueing.counts import Counts, Outcome
 from headway.gateway.queueing.deadlines import Deadlines
-from headway.gateway.queueing.model_queue import ModelQueue, Prepare
+from headway.gateway.queueing.internal_errors import InternalErrors
+from headway.gateway.queueing.model_queue import ModelQueue, Prepare, SharedAccounts
 from headway.gateway.queueing.outages import Demand, Outages, can_be_served, demand_of
+from headway.gateway.queueing.queue_turns import Turns
 from headway.gateway.queueing.refusals import NO_REPLICA_SECONDS, Refusal, RetryDelays, broken_bound
+from headway.gateway.queueing.request_routing import RequestRouting
 from headway.gateway.queueing.request_state import (
     GatewayRequest,
     PromptSize,
@@ -27,8 +33,6 @@ from headway.gateway.queueing.request_state import (
 )
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import Settings
-from headway.policies.catalog import build
-from headway.policies.contracts import DispatchListener, RoutingPolicy
 
 _PREFILL_SECONDS = 1.0
 _FIRST_BYTE_FLOOR_SECONDS = 0.02  # of any answer, however short its prompt
@@ -52,6 +56,9 @@ class Relay(Protocol):
 
     def cut_off(self, refusal: Refusal) -> None:
         """End the request now: with this refusal, or an answer that has begun with an error."""
+
+    def break_off(self) -> None:
+        """End the request after an internal error: answer 500, or cut the answer short."""
 
 
 class RequestObserver(Protocol):
@@ -88,13 +95,14 @@ class Dispatcher:
         self.now = clock  # an attribute, because it is asked many times a request
         self._observers = observers
         self._retry_delays = RetryDelays(settings.policies.seed)
-        self._routing = _routing(settings)
-        self._dispatch_listener = _dispatch_listener(self._routing)
+        self.errors = InternalErrors(clock)
+        self._routing = RequestRouting(settings.policies, self.errors)
+        self._accounts = SharedAccounts()
+        self._turns: Turns[ModelQueue] = Turns()
         self._outages = Outages()
         self._deadlines = Deadlines()
         self._is_pumping = False
         self._pump_again = False
-        self._turn = 0
 
     # The way in
 
@@ -112,6 +120,12 @@ class Dispatcher:
 
     def arrive(self, relay: Relay, prompt: PromptSize | None = None) -> None:
         """An announced request is refused, is sent, or waits. `prompt` is its size where that was counted since."""
+        try:
+            self._arrive(relay, prompt)
+        except Exception as error:
+            self.contain(relay, "arrival", error)
+
+    def _arrive(self, relay: Relay, prompt: PromptSize | None) -> None:
         request, now = relay.request, self.now()
         if request.stage is RequestStage.ENDED:  # its client left meanwhile
             return
@@ -157,7 +171,9 @@ class Dispatcher:
             key = QueueKey(model if known else "", queued.arrived.endpoint.kind)  # unknown names share one queue
         queue = self.queues.get(key)
         if queue is None:
-            queue = self.queues[key] = ModelQueue(key, self.settings.policies, self._prepare)
+            queue = self.queues[key] = ModelQueue(
+                key, self.settings.policies, self._prepare, self.errors, self._accounts
+            )
         return queue
 
     def _misses_deadline(self, queued: QueuedRequest, queue: ModelQueue, now: float) -> bool:
@@ -187,39 +203,72 @@ class Dispatcher:
         try:
             while True:
                 self._pump_again = False
-                queues = [queue for queue in self.queues.values() if len(queue)]
-                self._turn += 1
-                for number in range(len(queues)):
-                    self._drain(queues[(number + self._turn) % len(queues)])
+                self._serve_queues()
                 if not self._pump_again:
                     return
+        except Exception as error:
+            self.errors.contained("pump", error)
         finally:
             self._is_pumping = False
 
-    def _drain(self, queue: ModelQueue) -> None:
-        now = self.now()
-        while (head := queue.scheduler.head(now)) is not None:
-            assert isinstance(head, QueuedRequest)
-            candidates = [
-                replica
-                for replica in self._candidates(head)
-                if not replica.ledger.requests
-                or not queue.scheduler.hold_steps(head, replica.ledger, replica.memory(), now)
-            ]
-            if not candidates:
-                failed = head.failed_replica
-                if failed is None or can_be_served(demand_of(head), self.replicas):
-                    return
-                # Only the replica that failed it is left: it must not keep the requests behind it waiting.
-                relay = self.relays[head.arrived.number]
-                self._refuse_unserved(relay, f"replica {failed.name} failed, and no other is up")
-                continue
-            by_view = {id(replica.ledger): replica for replica in candidates}
-            views = [replica.ledger for replica in candidates]
-            chosen = self._routing.choose(head, head.arrived.prefix_hashes, views, now)
-            if chosen is None:
+    def _serve_queues(self) -> None:
+        """Serve the queues in turn, one head each, until no head fits."""
+        waiting = {queue.key: queue for queue in self.queues.values() if len(queue)}
+        while waiting:
+            now = self.now()
+            passed: list[ModelQueue] = []  # those before in turn, whose heads do not fit
+            owed: list[UpstreamReplica] = []  # replicas kept free for some of those
+            for queue in self._turns.order(list(waiting.values()), now):
+                try:
+                    served = self._serve(queue, owed, passed, now)
+                except Exception as error:  # the other queues go on
+                    self.errors.contained("queue", error)
+                    served = False
+                if served and len(queue):
+                    break  # order them anew
+                if served:
+                    del waiting[queue.key]
+                    break
+                passed.append(queue)
+                if self._turns.is_owed(queue):
+                    owed += self._could_serve(queue, now)
+            else:
                 return
-            self._dispatch(queue, by_view[id(chosen)], now)
+
+    def _serve(self, queue: ModelQueue, owed: list[UpstreamReplica], passed: list[ModelQueue], now: float) -> bool:
+        """Dispatch the head of a queue, if it fits somewhere; False if it has to wait."""
+        head = queue.head(now)
+        if head is None:
+            return False
+        candidates = [
+            replica
+            for replica in self._candidates(head)
+            if replica not in owed
+            and (not replica.ledger.requests or queue.may_go(head, replica.ledger, replica.memory(), now))
+        ]
+        if not candidates:
+            failed = head.failed_replica
+            if failed is None or can_be_served(demand_of(head), self.replicas):
+                return False
+            # Only the replica that failed it is left: it must not keep the requests behind it waiting.
+            relay = self.relays[head.arrived.number]
+            self._refuse_unserved(relay, f"replica {failed.name} failed, and no other is up")
+            return True
+        chosen = self._routing.choose(head, candidates, now)
+        if chosen is None:
+            return False
+        if passed or len(self.queues) > 1:
+            self._turns.served(queue, [other for other in passed if chosen in self._could_serve(other, now)])
+        self._dispatch(queue, chosen, now)
+        return True
+
+    def _could_serve(self, queue: ModelQueue, now: float) -> list[UpstreamReplica]:
+        """The replicas that have a queue's head to wait for."""
+        head = queue.head(now)
+        if head is None:
+            return []
+        model, failed = head.arrived.model, head.failed_replica
+        return [r for r in self.replicas if r.is_up and r is not failed and r.serves(model)]
 
     def _candidates(self, queued: QueuedRequest) -> list[UpstreamReplica]:
         model, failed = queued.arrived.model, queued.failed_replica
@@ -235,14 +284,17 @@ class Dispatcher:
         relay = self._sent[number] = self.relays[number]
         self._leaves_queue(relay.request, RequestMove.DISPATCHED)
         replica.ledger.enter(queued)
-        if self._dispatch_listener is not None:
-            self._dispatch_listener.routed(queued, queued.arrived.prefix_hashes, replica.ledger)
+        self._routing.routed(queued, replica)
         queued.replica = replica
         queued.tries += 1
         queued.dispatched_at = self.now()
-        relay.dispatch(replica)
+        try:
+            relay.dispatch(replica)
+        except Exception as error:
+            self.contain(relay, "dispatch", error)
+            return
         for observer in self._observers:
-            observer.dispatched(relay.request, now)
+            self.errors.guard("observing", observer.dispatched, relay.request, now)
 
     def _enqueued(self, request: GatewayRequest, move: RequestMove) -> None:
         request.move(move)
@@ -265,7 +317,7 @@ class Dispatcher:
         assert replica is not None
         replica.ledger.first_token(queued)
         if queued.admitted_by is not None and is_good:
-            queued.admitted_by.first_token(queued, now)
+            self.errors.guard("policies", queued.admitted_by.first_token, queued, now)
         if is_good and request.arrived.streams:
             self._measure(queued, replica, now, 0)
 
@@ -286,9 +338,9 @@ class Dispatcher:
         """Put a dispatched request in front of its queue, for another replica."""
         queued, now = request.queued, self.now()
         assert queued.replica is not None
+        self._queue_of(queued).take_back(queued, now)
         queued.replica.ledger.leave(queued)
         queued.failed_replica = queued.replica
-        self._queue_of(queued).take_back(queued, now)
         del self._sent[queued.arrived.number]
         self._enqueued(request, RequestMove.TAKEN_BACK)
         self.counts.retried += 1
@@ -298,21 +350,39 @@ class Dispatcher:
         """The one end of every request, wherever it stands: its place is free. The table refuses a second end."""
         now, queued, replica = self.now(), request.queued, request.queued.replica
         was_queued = request.stage is RequestStage.QUEUED
-        if was_queued:
-            self._leaves_queue(request, RequestMove.ENDED)
-            self._queue_of(queued).cancel(queued, now)
-        else:
-            request.move(RequestMove.ENDED)
-            if replica is not None:
-                queued.produced_tokens = -(-request.relayed.output_tokens // queued.sequences)
-                self._tell_scheduler(request, replica, outcome, now)
-                replica.ledger.leave(queued)
         self.relays.pop(queued.arrived.number, None)
         self._sent.pop(queued.arrived.number, None)
+        if was_queued:
+            self._leaves_queue(request, RequestMove.ENDED)
+        else:
+            request.move(RequestMove.ENDED)
         self.counts.end(outcome, reason)
+        try:
+            if was_queued:
+                self._queue_of(queued).cancel(queued, now)
+            elif replica is not None:
+                queued.produced_tokens = -(-request.relayed.output_tokens // queued.sequences)
+                self._tell_scheduler(request, replica, outcome, now)
+        except Exception as error:
+            self.errors.contained("policies", error)
+        if not was_queued and replica is not None:
+            replica.ledger.leave(queued)
         for observer in self._observers:
-            observer.ended(request, outcome, reason, now)
+            try:
+                observer.ended(request, outcome, reason, now)
+            except Exception as error:
+                self.errors.contained("observing", error)
         self.pump()
+
+    def contain(self, relay: Relay, place: str, error: Exception) -> None:
+        """An exception passed through one request: count it, and end that request alone."""
+        self.errors.contained(place, error)
+        try:
+            relay.break_off()
+        except Exception as second:
+            self.errors.contained(place, second)
+        if relay.request.stage is not RequestStage.ENDED:
+            self.end(relay.request, Outcome.FAILED, Reason.INTERNAL_ERROR)
 
     def _tell_scheduler(self, request: GatewayRequest, replica: UpstreamReplica, outcome: Outcome, now: float) -> None:
         """Tell the scheduler that admitted a request of its end; only a whole answer teaches lengths."""
@@ -331,18 +401,20 @@ class Dispatcher:
 
     def sweep(self, now: float) -> None:
         """Refuse requests that waited too long, give up on silent replicas, refresh the ledgers. Once a second."""
-        self._refuse_all_unserved(now)
-        self._refuse_late(now)
-        self._refuse_overdue(now)
+        for check in (self._refuse_all_unserved, self._refuse_late, self._refuse_overdue):
+            self.errors.guard("sweep", check, now)
         for relay in list(self._sent.values()):
-            self._assume_prefilled(relay.request, now)
-            relay.check_silence(now)
+            try:
+                self._assume_prefilled(relay.request, now)
+                relay.check_silence(now)
+            except Exception as error:
+                self.contain(relay, "sweep", error)
         for relay in self._sent.values():
             queued = relay.request.queued
             queued.produced_tokens = relay.request.relayed.events // queued.sequences
         for replica in self.replicas:
-            replica.ledger.refresh()
-            replica.pool.sweep(now)
+            self.errors.guard("sweep", replica.ledger.refresh)
+            self.errors.guard("sweep", replica.pool.sweep, now)
         self.pump()
 
     def _refuse_overdue(self, now: float) -> None:
@@ -388,7 +460,10 @@ class Dispatcher:
         """End every request now: the process stops. Nothing is dispatched any more."""
         self.is_draining = self._is_stopped = True
         for relay in list(self.relays.values()):
-            relay.cut_off(self._draining())
+            try:
+                relay.cut_off(self._draining())
+            except Exception as error:
+                self.contain(relay, "end", error)
 
     def replace(self, settings: Settings, replicas: Iterable[UpstreamReplica], now: float) -> None:
         """Other settings from now on; no request is lost. Requests on replicas that go are finished there."""
@@ -396,18 +471,9 @@ class Dispatcher:
         changed = (settings.policies, settings.tuning) != (before.policies, before.tuning)
         self.settings = settings
         self.replicas = list(replicas)
-        if changed:
-            self._routing = _routing(settings)
-            self._dispatch_listener = _dispatch_listener(self._routing)
+        if changed or self._routing.is_replaced or any(queue.is_replaced for queue in self.queues.values()):
+            self._routing = RequestRouting(settings.policies, self.errors)
+            self._accounts = SharedAccounts()
             for queue in self.queues.values():
-                queue.change_policies(settings.policies, now)
+                queue.change_policies(settings.policies, self._accounts, now)
         self.pump()
-
-
-def _dispatch_listener(routing: RoutingPolicy) -> DispatchListener | None:
-    return routing if isinstance(routing, DispatchListener) else None
-
-
-def _routing(settings: Settings) -> RoutingPolicy:
-    chosen = settings.policies
-    return build("routing", chosen.routing, chosen.options.get("routing"), costs=chosen.costs, seed=chosen.seed)

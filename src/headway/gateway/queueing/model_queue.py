@@ -1,25 +1,36 @@
-"""One queue: the requests that wait for one model, their scheduler, and a forecast of how fast the queue moves."""
+"""One queue: the requests that wait for one model, their scheduler, and a forecast of how fast the queue moves.
+
+Law: a policy that raises, or whose answer makes no sense, costs no request its place. For that decision a simple rule
+stands in: the mean length, "admit", arrival order.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from typing import Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from headway.domain.estimate import LengthEstimate, PointEstimate
 from headway.domain.event import Event, Listener
-from headway.domain.request import RequestView
+from headway.domain.replica_view import BatchView, MemoryView
+from headway.domain.request import RequestId, RequestView
+from headway.gateway.queueing.internal_errors import InternalErrors
 from headway.gateway.queueing.request_state import QueuedRequest, QueueKey
 from headway.gateway.queueing.wait_forecast import WaitForecast, work_of
 from headway.gateway.settings import PolicySettings
 from headway.policies.contracts import LengthPredictor
-from headway.policies.event_fanout import EventFanout
+from headway.policies.ordering.fair_share import FairShare
+from headway.policies.ordering.fcfs import Fcfs
+from headway.policies.prediction.running_mean import RunningMean
 from headway.scheduling.bundle import bundle
+from headway.scheduling.checked_policies import CheckedEvents, PlainAsker, PolicyFault, guarded
 from headway.scheduling.scheduler import Policies, Scheduler
 
 _REMEMBERED = 4_096
 
+P = ParamSpec("P")
+Answer = TypeVar("Answer")
 Prepare: TypeAlias = Callable[[QueueKey, PolicySettings, Policies], tuple[Listener, ...]]
 
 
@@ -41,36 +52,78 @@ class WaitingSums:
 class HintedPrediction:
     """The predictor in use, but a hinted output length counts as it is: the API key allows the client to give one.
 
-    (The vLLM plug-in's `HintedLengths` corrects hints, because there any client may give one.)
+    (The vLLM plug-in's `HintedLengths` corrects hints, because there any client may give one.) Where the predictor
+    fails, 256 tokens stand in (`RunningMean`'s prior); after `faults_max` faults in a row it is asked no more.
     """
 
-    def __init__(self, inner: LengthPredictor) -> None:
+    def __init__(self, inner: LengthPredictor, errors: InternalErrors, faults_max: int) -> None:
         self._inner = inner
-        self._inner_listeners = EventFanout(inner).listeners
+        self._errors = errors
+        self._faults_max = faults_max
+        self._faults = 0  # in a row
+        self._stand_in = RunningMean()
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether the predictor is asked no more."""
+        return self._faults >= self._faults_max
 
     def predict(self, request: RequestView) -> LengthEstimate:
         """The hint as a point, else what the predictor says."""
         hinted = request.hinted_output_tokens if isinstance(request, QueuedRequest) else None
-        return PointEstimate(hinted, "client") if hinted is not None else self._inner.predict(request)
+        if hinted is not None:
+            return PointEstimate(hinted, "client")
+        if not self.is_replaced:
+            try:
+                estimate = self._inner.predict(request)
+            except PolicyFault as fault:
+                self._faults += 1
+                self._errors.policy_fault(fault)
+            else:
+                self._faults = 0
+                return estimate
+        return self._stand_in.predict(request)
 
-    def observe(self, event: Event) -> None:
-        """Pass an event to the predictor, if it listens."""
-        for listener in self._inner_listeners:
-            listener.observe(event)
+
+class SharedAccounts:
+    """Makes `fair-share` one policy over all queues: their tenants' accounts are kept together."""
+
+    def __init__(self) -> None:
+        self._first: FairShare | None = None
+        self.are_shared = False  # by two queues or more: the events of one move the choices of all
+
+    def join(self, ordering: object) -> None:
+        """A queue's fresh ordering."""
+        if isinstance(ordering, FairShare):
+            if self._first is None:
+                self._first = ordering
+            else:
+                ordering.share_accounts(self._first)
+                self.are_shared = True
 
 
 class ModelQueue:
     """One queue. Its laws are the scheduler's; it adds sums over the waiting requests and a forecast."""
 
-    def __init__(self, key: QueueKey, settings: PolicySettings, prepare: Prepare) -> None:
+    def __init__(
+        self,
+        key: QueueKey,
+        settings: PolicySettings,
+        prepare: Prepare,
+        errors: InternalErrors,
+        accounts: SharedAccounts,
+    ) -> None:
         """`prepare` gets the fresh policies before they see a request, and returns more listeners to their events."""
         self.key = key
         self._prepare = prepare
-        self.scheduler = self._scheduler(settings)
+        self._errors = errors
+        self._admission_faults = 0  # in a row
+        self.scheduler = self._chosen_scheduler(settings, accounts)
         self.forecast = WaitForecast()
         self.waiting = WaitingSums()
         self.waiting_work = 0.0
         self.waiting_by_payer: dict[str, WaitingSums] = {}  # of payers with a request waiting
+        self._requests: dict[RequestId, QueuedRequest] = {}  # that wait, in order of entry
         self._dispatches: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)  # (number, when it had arrived)
         self._dispatched = 0
 
@@ -81,13 +134,22 @@ class ModelQueue:
         model, kind = self.key
         return f"<queue of {model or 'any model'} ({kind}): {len(self)} waiting, {self._dispatched} dispatched>"
 
+    @property
+    def is_replaced(self) -> bool:
+        """Whether a policy failed for good, until the policies are changed."""
+        return self._arrival_order or self._prediction.is_replaced or self._admission_faults >= self._faults_max
+
     def arrive(self, queued: QueuedRequest, now: float) -> None:
         """A request joins the queue."""
-        self.scheduler.arrive(queued, now)
+        self._ask(Scheduler.arrive, queued, now)
+        try:
+            queued.work = work_of(queued)
+            queued.predicted_wait_seconds = self.forecast.wait_seconds(queued, self.waiting_work)
+            queued.drain_seconds = self.forecast.drain_seconds(self.waiting_work)
+        except Exception:  # a request is in the queue with all its figures, or not at all
+            self.scheduler.cancel(queued.id, now)
+            raise
         queued.queue_key = self.key
-        queued.work = work_of(queued)
-        queued.predicted_wait_seconds = self.forecast.wait_seconds(queued, self.waiting_work)
-        queued.drain_seconds = self.forecast.drain_seconds(self.waiting_work)
         queued.dispatches_at_arrival = self._dispatched
         queued.waiting_at_arrival = len(self)
         self._add(queued, 1, now)
@@ -95,16 +157,44 @@ class ModelQueue:
     def take_back(self, queued: QueuedRequest, now: float) -> None:
         """A dispatched request returns, to be sent to another replica: in front of all others."""
         if queued.admitted_by is self.scheduler:
-            self.scheduler.preempted(queued, now)
+            self._ask(Scheduler.preempted, queued, now)
             self._add(queued, 1, now)
         else:  # the policies were changed meanwhile
             if queued.admitted_by is not None:
-                queued.admitted_by.left(queued, now)
+                self._errors.guard("policies", queued.admitted_by.left, queued, now)
             self.arrive(queued, now)
+
+    def head(self, now: float) -> QueuedRequest | None:
+        """The request to dispatch next; None if none waits."""
+        if self._fair is not None and self._accounts.are_shared:
+            self.scheduler.queue.reconsider()
+        head = self._ask(Scheduler.head, now)
+        assert head is None or isinstance(head, QueuedRequest)
+        return head
+
+    def standing(self, now: float) -> float:
+        """Of the head's tenant under `fair-share`, the service it was given; lower comes first. Otherwise 0."""
+        if self._fair is None:
+            return 0.0
+        head = self.head(now)
+        return 0.0 if head is None else self._fair.service(head.tenant)
+
+    def may_go(self, queued: QueuedRequest, batch: BatchView, memory: MemoryView, now: float) -> bool:
+        """Whether the admission policy lets the head go to this replica."""
+        if self._admission_faults >= self._faults_max:
+            return True
+        try:
+            may = not self.scheduler.hold_steps(queued, batch, memory, now)
+        except PolicyFault as fault:
+            self._admission_faults += 1
+            self._errors.policy_fault(fault)
+            return True
+        self._admission_faults = 0
+        return may
 
     def admit(self, now: float) -> QueuedRequest:
         """The head leaves the queue for a replica."""
-        queued = self.scheduler.admit(now)
+        queued = self._ask(Scheduler.admit, now)
         assert isinstance(queued, QueuedRequest)
         self._add(queued, -1, now)
         self.forecast.dispatched(queued.work, now)
@@ -119,29 +209,75 @@ class ModelQueue:
 
     def cancel(self, queued: QueuedRequest, now: float) -> None:
         """A request leaves the queue for good."""
-        if self.scheduler.cancel(queued.id, now) is not None:
+        if queued.id in self._requests:
             self._add(queued, -1, now)
+            self._ask(Scheduler.cancel, queued.id, now)
 
     def drain_seconds(self) -> float | None:
         """Forecast of when the queue will be empty if nothing more arrives; None without one."""
         return self.forecast.drain_seconds(self.waiting_work)
 
-    def change_policies(self, settings: PolicySettings, now: float) -> None:
+    def change_policies(self, settings: PolicySettings, accounts: SharedAccounts, now: float) -> None:
         """All waiting requests go over to a scheduler with other policies, in order of arrival."""
-        waiting = sorted(self.scheduler.queue, key=lambda request: (request.arrived_at, request.id))
-        fresh = self._scheduler(settings)
+        waiting = sorted(self._requests.values(), key=lambda request: (request.arrived_at, request.id))
+        self.scheduler = self._chosen_scheduler(settings, accounts)
         for request in waiting:
-            fresh.arrive(request, now)
-        self.scheduler = fresh
+            self._ask(Scheduler.arrive, request, now)
 
-    def _scheduler(self, settings: PolicySettings) -> Scheduler:
+    def _chosen_scheduler(self, settings: PolicySettings, accounts: SharedAccounts) -> Scheduler:
         policies = _policies(settings)
+        accounts.join(policies.ordering)
+        self._accounts = accounts
         self._ordering = settings.ordering
+        self._fair = policies.ordering if isinstance(policies.ordering, FairShare) else None
+        self._faults_max = settings.faults_max
+        self._admission_faults = 0
+        self._arrival_order = False  # the ordering failed
         listeners = self._prepare(self.key, settings, policies)
-        hinted = HintedPrediction(policies.prediction)
-        return Scheduler(
-            Policies(policies.ordering, policies.admission, policies.preemption, hinted), listeners=listeners
-        )
+        checked = guarded(policies, PlainAsker())
+        self._prediction = HintedPrediction(checked.prediction, self._errors, settings.faults_max)
+        events = CheckedEvents(policies, PlainAsker(), self._reconsider, self._errors.policy_fault)
+        contained = [_Contained(listener, self._errors, self._reconsider) for listener in listeners]
+        self._listeners: list[Listener] = [*([events] if events else []), *contained]
+        self._policies = replace(checked, prediction=self._prediction)
+        return Scheduler(self._policies, listeners=self._listeners)
+
+    def _ask(
+        self,
+        act: Callable[Concatenate[Scheduler, P], Answer],
+        *arguments: P.args,
+        **named: P.kwargs,
+    ) -> Answer:
+        """Act on the scheduler; if the ordering fails, go over to arrival order, and act once more.
+
+        Any exception counts: ranks that cannot be compared fail inside the scheduler's queue, not inside the policy.
+        """
+        try:
+            return act(self.scheduler, *arguments, **named)
+        except Exception as error:
+            if self._arrival_order:
+                raise
+            self._fall_back(error)
+            return act(self.scheduler, *arguments, **named)
+
+    def _fall_back(self, error: Exception) -> None:
+        """Arrival order until the policies are changed: ranks of an ordering that failed compare with nothing."""
+        fault = error if isinstance(error, PolicyFault) else PolicyFault("ordering", "nonsense", f"failed: {error!r}")
+        self._errors.policy_fault(fault)
+        self._arrival_order = True
+        self._ordering = "fcfs"
+        self._fair = None
+        self._policies = replace(self._policies, ordering=Fcfs())
+        self.scheduler = Scheduler(self._policies, listeners=self._listeners)
+        for request in self._requests.values():
+            if request.tries:
+                self.scheduler.queue.resume(request)
+            else:
+                self.scheduler.queue.add(request)
+
+    def _reconsider(self) -> None:
+        """The ordering heard an event."""
+        self.scheduler.queue.reconsider()
 
     def _add(self, queued: QueuedRequest, sign: int, now: float) -> None:
         self.waiting.add(queued, sign)
@@ -153,6 +289,10 @@ class ModelQueue:
         own.add(queued, sign)
         if not own.requests:
             del self.waiting_by_payer[payer]
+        if sign > 0:
+            self._requests[queued.id] = queued
+        else:
+            del self._requests[queued.id]
         self.forecast.backlog(self.waiting.requests > 0, now)
 
     def _explanation(self, queued: QueuedRequest, now: float) -> str:
@@ -172,6 +312,20 @@ class ModelQueue:
         )
         ahead = " and ".join(f"{number} {which}" for number, which in named if number)
         return f"waited {waited:.2f} s for {ahead or 'room at a replica'}"
+
+
+class _Contained:
+    """A listener beside the policies, which may retune the ordering; what it raises is contained."""
+
+    def __init__(self, inner: Listener, errors: InternalErrors, heard: Callable[[], None]) -> None:
+        self._inner = inner
+        self._errors = errors
+        self._heard = heard
+
+    def observe(self, event: Event) -> None:
+        """Pass an event on."""
+        self._errors.guard("tuning", self._inner.observe, event)
+        self._heard()
 
 
 def _policies(settings: PolicySettings) -> Policies:

@@ -29,6 +29,7 @@ STALE_SECONDS = 0.5
 _TRY_ELSEWHERE = frozenset([429, 500, 502, 503, 504, 529])
 _FULL = frozenset([429, 503, 529])
 _UNABLE = frozenset([501, 505])  # to do what was asked, which tells nothing of the replica's health
+BROKE = "the gateway failed at this request; its log names the cause"
 _NOT_RETURNED = frozenset([b"content-length", b"x-request-id", REASON_HEADER])
 
 
@@ -93,7 +94,11 @@ class Exchange:
             self._fail(f"replica {replica.name} cannot be reached")
             return
         self._connecting = None
-        self._send(connection, replica)
+        try:
+            self._send(connection, replica)
+        except Exception as error:
+            connection.close()
+            self._dispatcher.contain(self, "dispatch", error)
 
     def _send(self, connection: UpstreamConnection, replica: UpstreamReplica) -> None:
         self.request.move(RequestMove.SENT)
@@ -278,6 +283,21 @@ class Exchange:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.drop()
+
+    def upstream_broke(self, error: Exception) -> None:
+        """Our own handling of the answer raised: end this request, and no other."""
+        self._dispatcher.contain(self, "relay", error)
+
+    def break_off(self) -> None:
+        """End the request after an internal error: answer 500, or cut the answer short."""
+        stage = self.request.stage
+        self._stop_replica()
+        if stage is RequestStage.ENDED:  # it broke while the end was sent to the client
+            self._client.abort()
+        elif stage is RequestStage.ANSWERING:
+            self._break_off(BROKE, Reason.INTERNAL_ERROR)
+        else:
+            self._answer_error(Refusal(500, BROKE, Reason.INTERNAL_ERROR), Outcome.FAILED)
 
     # To the client
 

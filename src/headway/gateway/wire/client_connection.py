@@ -91,6 +91,7 @@ class ClientConnection(asyncio.Protocol):
         "_refusal",
         "_request",
         "_shared",
+        "_started",
         "_target",
         "_trailer_bytes",
         "_transport",
@@ -124,6 +125,7 @@ class ClientConnection(asyncio.Protocol):
         self._held = b""  # the head of an answer whose body follows at once: one write for both
         self._closing = False
         self._looping = False
+        self._started = False  # the head of the present answer was sent
         self.writable = True
         self._begin()
         self._deadline: float | None = clock() + limits.idle_seconds
@@ -384,6 +386,15 @@ class ClientConnection(asyncio.Protocol):
         self.write_last(b"" if headless else response.body)
         self.finish()
 
+    def break_off(self, response: Response) -> None:
+        """End the present request after an internal error: `response` if nothing was sent yet, else a cut."""
+        if self._request is None:
+            return  # it was answered whole
+        if self._started:
+            self.abort()
+        else:
+            self.respond(response)
+
     def start(self, status: int, headers: Headers, length: int | None, *, more: bool = False) -> None:
         """The head of an answer. Connection headers are ours.
 
@@ -407,6 +418,7 @@ class ClientConnection(asyncio.Protocol):
         if request is not None and keep_alive and not request.speaks_chunked:
             ending = b"connection: keep-alive\r\n\r\n"  # HTTP/1.0 else waits for the connection's end
         head = b"".join([status_line(status), header_lines(headers), framing, ending])
+        self._started = True
         if more:
             self._held = head
         else:

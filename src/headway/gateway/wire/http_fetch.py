@@ -30,6 +30,11 @@ class _Collecting:
         if not self.done.done():
             self.done.set_result((self._status, bytes(self._body)))
 
+    def upstream_broke(self, error: Exception) -> None:
+        """Reading it raised."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
     def upstream_failed(self, why: str) -> None:
         if not self.done.done():
             self.done.set_exception(OSError(why))

@@ -40,6 +40,9 @@ class ResponseSink(Protocol):
     def upstream_failed(self, why: str) -> None:
         """The answer will never be whole."""
 
+    def upstream_broke(self, error: Exception) -> None:
+        """One of the calls above raised; the connection is gone."""
+
 
 class UpstreamConnection(asyncio.Protocol):
     """A connection of the pool. `on_free` is called when it may carry the next request, `on_lost` when it is gone."""
@@ -121,7 +124,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._readable.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
         return not self._readable.poll(0)
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:  # noqa: PLR0912 - no further call for each token
         """Parse, and pass on what came: the path of every token."""
         if self._sink is None:
             self._transport.abort()  # no request is open
@@ -136,23 +139,27 @@ class UpstreamConnection(asyncio.Protocol):
             if not self._complete:
                 self._fail(f"its answer is not valid HTTP/1.1: {error.__context__ or error}")
                 return
-        if self._head_ready:
-            if not 200 <= self._status <= 599:
-                self._fail(f"its answer has the invalid status {self._status:03}")
-                return
-            self._pass_head()
-        pieces = self._pieces
-        if self._complete:
-            self._end()
-        elif pieces:
-            self._framing_bytes = 0
-            body = pieces.pop() if len(pieces) == 1 else self._body()
-            if self._sink is not None:
-                self._sink.upstream_data(body)
-        else:
-            self._framing_bytes += len(data)
-            if self._framing_bytes > self._head_bytes:
-                self._fail(f"the headers or trailers of its answer are longer than {self._head_bytes} bytes")
+        sink = self._sink
+        try:
+            if self._head_ready:
+                if not 200 <= self._status <= 599:
+                    self._fail(f"its answer has the invalid status {self._status:03}")
+                    return
+                self._pass_head()
+            pieces = self._pieces
+            if self._complete:
+                self._end()
+            elif pieces:
+                self._framing_bytes = 0
+                body = pieces.pop() if len(pieces) == 1 else self._body()
+                if self._sink is not None:
+                    self._sink.upstream_data(body)
+            else:
+                self._framing_bytes += len(data)
+                if self._framing_bytes > self._head_bytes:
+                    self._fail(f"the headers or trailers of its answer are longer than {self._head_bytes} bytes")
+        except Exception as error:
+            self._broke(sink, error)
 
     def eof_received(self) -> bool:
         """The replica closed."""
@@ -166,11 +173,14 @@ class UpstreamConnection(asyncio.Protocol):
         sink, self._sink = self._sink, None
         if sink is None:
             return
-        if self._head_passed and self._until_eof and exc is None:
-            sink.upstream_end(b"")
-        else:
-            where = "in the middle of its answer" if self._head_passed else "before its answer"
-            sink.upstream_failed(f"it closed the connection {where}")
+        try:
+            if self._head_passed and self._until_eof and exc is None:
+                sink.upstream_end(b"")
+            else:
+                where = "in the middle of its answer" if self._head_passed else "before its answer"
+                sink.upstream_failed(f"it closed the connection {where}")
+        except Exception as error:
+            self._broke(sink, error)
 
     # httptools
 
@@ -238,6 +248,14 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.close()
         if sink is not None:
             sink.upstream_end(body)
+
+    def _broke(self, sink: ResponseSink, error: Exception) -> None:
+        """The sink raised: end its answer. If it had ended, the connection may serve another request already."""
+        if self._sink is sink:
+            self._sink = None
+            self._pieces.clear()
+            self._transport.abort()
+        sink.upstream_broke(error)
 
     def _fail(self, why: str) -> None:
         sink, self._sink = self._sink, None

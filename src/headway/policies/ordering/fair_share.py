@@ -97,6 +97,13 @@ class FairShare:
         """The tenant's counter, weighted tokens over its weight; counts from where it was last lifted to."""
         return self._ledger.service(tenant)
 
+    def share_accounts(self, other: FairShare) -> None:
+        """Keep the accounts together with `other`, of another queue: a tenant's share then holds over both.
+
+        Called before the first request. Request ids must differ over both queues.
+        """
+        self._ledger = other._ledger
+
     def _least_served(self, heads: Mapping[LaneId, RequestView]) -> str:
         lanes = cast(Mapping[tuple[str, LaneId], RequestView], heads)
         service = self._ledger.service

@@ -1,0 +1,50 @@
+"""Choice of a replica for a request: the routing policy's, or the replica with the most room where the policy fails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headway.gateway.queueing.internal_errors import InternalErrors
+from headway.gateway.queueing.request_state import QueuedRequest
+from headway.gateway.replicas.upstream_replica import UpstreamReplica
+from headway.gateway.settings import PolicySettings
+from headway.policies.catalog import build
+from headway.policies.contracts import DispatchListener, RoutingPolicy
+from headway.scheduling.checked_policies import CheckedRouting, PlainAsker, PolicyFault
+
+
+class RequestRouting:
+    """The routing policy; where it fails, the replica with the most room is chosen."""
+
+    def __init__(self, settings: PolicySettings, errors: InternalErrors) -> None:
+        chosen = settings.options.get("routing")
+        policy: RoutingPolicy = build("routing", settings.routing, chosen, costs=settings.costs, seed=settings.seed)
+        self._policy = CheckedRouting(policy, PlainAsker())
+        self._listener = policy if isinstance(policy, DispatchListener) else None
+        self._errors = errors
+        self._faults_max = settings.faults_max
+        self._faults = 0  # in a row
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether the policy is asked no more."""
+        return self._faults >= self._faults_max
+
+    def choose(self, head: QueuedRequest, candidates: Sequence[UpstreamReplica], now: float) -> UpstreamReplica | None:
+        """One of the candidates; None if the policy lets the request wait."""
+        views = [replica.ledger for replica in candidates]
+        if not self.is_replaced:
+            try:
+                chosen = self._policy.choose(head, head.arrived.prefix_hashes, views, now)
+            except PolicyFault as fault:
+                self._faults += 1
+                self._errors.policy_fault(fault)
+            else:
+                self._faults = 0
+                return next((replica for replica in candidates if replica.ledger is chosen), None)
+        return min(candidates, key=lambda replica: replica.ledger.requests / replica.ledger.requests_max)
+
+    def routed(self, queued: QueuedRequest, replica: UpstreamReplica) -> None:
+        """A request is sent to a replica."""
+        if self._listener is not None:
+            self._errors.guard("routing", self._listener.routed, queued, queued.arrived.prefix_hashes, replica.ledger)
