@@ -3,7 +3,8 @@
     python -m benchmarks.cost.waiting_requests [--requests 100000] [--ordering highest-response-ratio] [--json FILE]
 
 Every request is a chat of 1.7 KB on a connection of its own. The transports are stubs, so that no limit of descriptors
-stands in the way; what the kernel holds for a socket is not in the figures. Nothing is sent.
+stands in the way; what the kernel holds for a socket is not in the figures. The first request runs for ever on a
+replica that never answers.
 """
 
 from __future__ import annotations
@@ -21,10 +22,9 @@ import uvloop
 
 from benchmarks.cost import relay
 from headway.gateway.gateway import Gateway
-from headway.gateway.replicas.upstream_replica import Health
 from headway.gateway.settings import PolicySettings, QueueSettings, ReplicaSettings, Settings
 from headway.gateway.wire.client_connection import ClientConnection
-from headway.gateway.wire.upstream_connection import UpstreamConnection
+from tests.support.scripted_replica import ScriptedReplica, hangs
 
 PROMPT = "What did the committee decide about the budget, and who objected? " * 24
 HEADERS = (
@@ -77,16 +77,15 @@ def sweep(clients: list[ClientConnection], now: float) -> None:
 
 
 async def measure(requests: int, ordering: str) -> dict[str, float]:
-    one = ReplicaSettings(url="http://127.0.0.1:9", max_requests=1, metrics=False)
+    silent = await ScriptedReplica(hangs).start()
+    settings = ReplicaSettings(url=silent.url, max_requests=1, metrics=False)
     queue = QueueSettings(max_requests=requests, max_tokens=1 << 40, max_bytes=1 << 40)
     policies = PolicySettings(ordering=ordering)
-    gateway = Gateway(Settings(listen="127.0.0.1:0", replica=(one,), queue=queue, policies=policies))
+    gateway = Gateway(Settings(listen="127.0.0.1:0", replica=(settings,), queue=queue, policies=policies))
     await gateway.start()
     dispatcher, (replica,) = gateway.dispatcher, gateway.dispatcher.replicas
-    replica.state.health, replica.state.models = Health.UP, {"m": {}}
-    taken = UpstreamConnection(lambda _: None, lambda _: None)
-    taken.connection_made(Unplugged())
-    replica.pool._free(taken)  # the first request runs for ever on it
+    while not (replica.is_up and replica.state.models):
+        await asyncio.sleep(0.01)
     gc.collect()
     gc.freeze()
     before, began = relay.rss_mib(0), time.process_time()
@@ -121,6 +120,7 @@ async def measure(requests: int, ordering: str) -> dict[str, float]:
     for client in clients:
         client.connection_lost(None)
     await gateway.stop()
+    await silent.stop()
     return found
 
 
