@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import TypeAlias
@@ -14,6 +15,7 @@ from urllib.parse import unquote, unquote_to_bytes
 
 from headway import __version__
 from headway.gateway.api_keys import ApiKeys
+from headway.gateway.cross_origin import is_preflight, preflight_answer, reply_headers
 from headway.gateway.learned.learned_state import LearnedState
 from headway.gateway.observing.gateway_metrics import GatewayMetrics
 from headway.gateway.observing.page import PAGE_PATHS, page_file, state_of
@@ -65,6 +67,16 @@ class PublicRoutes:
         """A request with a wrong key, or to a path that is not forwarded, is answered before its body is read."""
         if not request.path.startswith("/v1/"):
             return None
+        settings = self.dispatcher.settings
+        request.reply_headers = reply_headers(request, settings.cors_origins, needs_key=bool(settings.tenant))
+        if request.reply_headers and is_preflight(request):
+            return None
+        refusal = self._refusal_of_head(request)
+        if refusal is None or not request.reply_headers:
+            return refusal
+        return replace(refusal, headers=(*refusal.headers, *request.reply_headers))
+
+    def _refusal_of_head(self, request: HttpRequest) -> Response | None:
         tenant = self.tenants.who(request.header(b"authorization"))
         if tenant is None:
             return error_response(401, _BAD_KEY, Reason.UNAUTHORISED)
@@ -91,7 +103,9 @@ class PublicRoutes:
 
     def _answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
         path = request.path
-        if path == "/v1/models" and request.method in (b"GET", b"HEAD"):
+        if request.reply_headers and is_preflight(request):
+            client.respond(preflight_answer(request))
+        elif path == "/v1/models" and request.method in (b"GET", b"HEAD"):
             client.respond(_json({"object": "list", "data": list(self._models().values())}))
         elif path.startswith(_ONE_MODEL) and request.method in (b"GET", b"HEAD") and self._all_list_models():
             client.respond(self._model(unquote(path.removeprefix(_ONE_MODEL))))

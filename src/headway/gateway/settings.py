@@ -251,6 +251,8 @@ class Settings:
             in the InferenceObjective of Kubernetes' inference gateway. Ignored for keys that may not set a priority.
         forward: First names of paths under `/v1` that are forwarded besides those of the usual APIs, with any method;
             for example `load_lora_adapter`. Each client that may use the gateway may then call them.
+        cors_origins: Origins of web pages that may call the API, for example `https://chat.example.com`. Their
+            preflights are answered here. `*` means any page that has a key, and nothing where no tenant is configured.
     """
 
     listen: str = "127.0.0.1:8000"
@@ -261,6 +263,7 @@ class Settings:
     tokenizers: Mapping[str, str] = field(default_factory=dict)
     objectives: Mapping[str, int] = field(default_factory=dict)
     forward: Sequence[str] = ()
+    cors_origins: Sequence[str] = ("*",)
     policies: PolicySettings = field(default_factory=PolicySettings)
     queue: QueueSettings = field(default_factory=QueueSettings)
     health: HealthSettings = field(default_factory=HealthSettings)

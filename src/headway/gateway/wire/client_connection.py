@@ -2,7 +2,7 @@
 
 Laws: an ambiguous or oversized request is answered with an error and the connection ends. Answers leave in the order
 of the requests. A client that leaves, stalls or sends too slowly is noticed. What a replica sent never decides how our
-bytes are framed.
+bytes are framed. One file because reading and answering take turns on one state.
 """
 
 from __future__ import annotations
@@ -406,6 +406,9 @@ class ClientConnection(asyncio.Protocol):
         """
         request = self._request
         keep_alive = request is not None and request.keep_alive
+        if request is not None and request.reply_headers:
+            ours = [name for name, _ in request.reply_headers]
+            headers = [*[pair for pair in headers if pair[0] not in ours], *request.reply_headers]
         if length is not None:
             framing = b"content-length: %d\r\n" % length
         elif request is not None and request.speaks_chunked:

@@ -47,7 +47,11 @@ _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 @dataclass(slots=True)
 class HttpRequest:
-    """One whole request. `target` is the request line's, path and query; `owner` names its API key's tenant, if any."""
+    """One whole request.
+
+    `target` is the request line's, path and query. `owner` names its API key's tenant, if any. `reply_headers` are
+    added to its answer, and replace a replica's of the same names.
+    """
 
     method: bytes
     target: bytes
@@ -56,6 +60,7 @@ class HttpRequest:
     keep_alive: bool = True
     speaks_chunked: bool = True  # HTTP/1.1; to 1.0 a body of unknown length ends with the connection
     owner: str = ""
+    reply_headers: tuple[tuple[bytes, bytes], ...] = ()
     path: str = field(init=False)
     """The target without its query; "" where it is no path."""
 

@@ -1,0 +1,71 @@
+"""Web pages of other origins: a preflight needs no key, the request behind it does, and every answer can be read."""
+
+from __future__ import annotations
+
+import pytest
+
+from headway.gateway.settings import TenantSettings
+from tests.support.gateway_setup import RawClient, RunGateway, Setup, completion
+from tests.support.scripted_replica import Call, answers
+
+ORIGIN = "origin: https://page.example\r\n"
+ASKS = "access-control-request-method: POST\r\naccess-control-request-headers: authorization\r\n"
+KEY = "authorization: Bearer secret-of-a\r\n"
+TENANTS = (TenantSettings(name="a", key_env="KEY_A"),)
+
+
+async def preflight(setup: Setup, headers: str = ORIGIN + ASKS) -> tuple[int, dict[str, str]]:
+    async with RawClient(setup.port) as client:
+        await client.send(f"OPTIONS /v1/completions HTTP/1.1\r\nhost: x\r\n{headers}\r\n".encode())
+        return await client.head()
+
+
+def test_with_keys_any_page_may_ask_and_its_request_needs_a_key(
+    run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEY_A", "secret-of-a")
+
+    async def scenario(setup: Setup) -> None:
+        async def with_its_own(call: Call) -> None:
+            await call.head(extra="access-control-allow-origin: *\r\n")
+            await call.send(b"0\r\n\r\n")
+
+        setup.replicas[0].usual = with_its_own
+        status, headers = await preflight(setup)
+        assert status == 200
+        assert headers["access-control-allow-origin"] == "https://page.example"
+        assert headers["access-control-allow-headers"] == "authorization"
+        assert setup.replicas[0].calls == []
+        async with RawClient(setup.port) as client:
+            await client.send(f"OPTIONS /v1/completions HTTP/1.1\r\nhost: x\r\n{ORIGIN}\r\n".encode())
+            assert (await client.head())[0] == 401  # no preflight
+        for key, expected in (("", 401), (KEY, 200)):
+            answer = await setup.ask(completion(), headers=ORIGIN + key)
+            assert answer.status == expected
+            assert answer.headers["access-control-allow-origin"] == "https://page.example"
+        assert "access-control-allow-origin" not in (await setup.ask(completion())).headers
+
+    run_gateway(scenario, tenant=TENANTS)
+
+
+def test_only_listed_origins_may_where_they_are_listed(
+    run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEY_A", "secret-of-a")
+
+    async def scenario(setup: Setup) -> None:
+        assert (await preflight(setup))[0] == 401
+        assert (await preflight(setup, ORIGIN.replace("page", "chat") + ASKS))[0] == 200
+
+    run_gateway(scenario, tenant=TENANTS, cors_origins=("https://chat.example",))
+
+
+def test_without_keys_the_replica_decides(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        setup.replicas[0].usual = answers(200, {})
+        status, headers = await preflight(setup)
+        assert "access-control-allow-origin" not in headers
+        assert [call.method for call in setup.replicas[0].calls] == ["OPTIONS"]
+        assert status == 200
+
+    run_gateway(scenario)
