@@ -138,7 +138,9 @@ def test_sequences_are_counted(fields: dict[str, object], sequences: int) -> Non
     assert body.sequences == sequences
 
 
-@pytest.mark.parametrize(("bound", "counts"), [(0, 1), (1, 1), ("7", 7), (-1, None), (None, None), (10**15, 100_000_000)])
+@pytest.mark.parametrize(
+    ("bound", "counts"), [(0, 1), (1, 1), ("7", 7), (-1, None), (None, None), (10**15, 100_000_000)]
+)
 def test_an_output_bound_of_0_is_the_tightest(bound: object, counts: int | None) -> None:
     body = read_body(json.dumps({"model": "m", "prompt": "a", "max_tokens": bound}).encode(), COMPLETIONS)
     assert body is not None
