@@ -16,7 +16,7 @@ from tests.support.scripted_replica import TOKENS, Call, Script, dies_at_once, h
 
 DONE = b"data: [DONE]\n\n"
 END = b"0\r\n\r\n"
-_OTHER = "nobody"  # whose answer nobody asked for
+_OTHER = "other"  # a request that was never sent
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
 _CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
 _WHILE = 0.03  # seconds until what was sent has been read: a reset would overtake it
@@ -152,7 +152,7 @@ def _begins_then(then: bytes) -> Script:
 
 
 def _floods(first: bytes, again: bytes, times: int, *, begins: bool = False) -> Script:
-    """The same bytes over and over, more than anybody should keep, then silence."""
+    """The same bytes over and over, more than a gateway should keep, then silence."""
 
     async def script(call: Call) -> None:
         if begins:
