@@ -57,7 +57,7 @@ class Gateway:
         check_tuning(settings)
         ratio = TokenRatio()
         self._learned = LearnedState(settings, ratio, log.warning)
-        self._prompt_count = PromptCount(settings.tokenizers, ratio)
+        self._prompt_count = PromptCount(settings.tokenizers, ratio, settings.media_tokens)
         self._saved_at = time.monotonic()
         self.cut_off = 0  # requests that were inside when it stopped
         start_trace = self._tracing.start if self._tracing is not None else None

@@ -247,6 +247,9 @@ class Settings:
             gateway does not start if the file exists; `night-%Y%m%d-%H%M%S.jsonl` names one per start. Needs a restart.
         tokenizers: Model -> its tokenizer.json, to count prompt tokens (extra `tokenizer`). Prompts of other models are
             estimated from bytes. Needs a restart.
+        media_tokens: Prompt tokens of an image, audio, video or file, where no rule of the model's family gives them by
+            an image's size. 1,000 lies between models with a fixed number (256, 576) and a photo at full size (2,000
+            and more). Needs a restart.
         objectives: Name -> priority of the objectives that `x-llm-d-inference-objective` may name; higher is sooner, as
             in the InferenceObjective of Kubernetes' inference gateway. Ignored for keys that may not set a priority.
         forward: First names of paths under `/v1` that are forwarded besides those of the usual APIs, with any method;
@@ -261,6 +264,7 @@ class Settings:
     tls_key: str | None = None
     record: str | None = None
     tokenizers: Mapping[str, str] = field(default_factory=dict)
+    media_tokens: int = 1_000
     objectives: Mapping[str, int] = field(default_factory=dict)
     forward: Sequence[str] = ()
     cors_origins: Sequence[str] = ("*",)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
 
+from headway.gateway.openai.prompt_media import NO_MEDIA, media_of
 from headway.gateway.openai.request_body import Body
 from headway.gateway.openai.token_ratio import TokenRatio
 
@@ -47,9 +48,13 @@ class Counted(NamedTuple):
 class PromptCount:
     """Counts prompts; `ratio` estimates those that cannot be counted."""
 
-    def __init__(self, files: Mapping[str, str], ratio: TokenRatio) -> None:
-        """Load each model's tokenizer.json. Raises ValueError, one sentence, if one cannot be loaded."""
+    def __init__(self, files: Mapping[str, str], ratio: TokenRatio, media_tokens: int = 1_000) -> None:
+        """Load each model's tokenizer.json; `media_tokens` is the setting of that name.
+
+        Raises ValueError, one sentence, if one cannot be loaded.
+        """
         self._ratio = ratio
+        self._media_tokens = media_tokens
         self._tokenizers = {model: _load(model, Path(file)) for model, file in files.items()}
         self._template: dict[str, float] = {}  # model -> tokens its chat template adds to a message
         self._threads = ThreadPoolExecutor(1, "headway-tokenizer") if files else None
@@ -57,16 +62,18 @@ class PromptCount:
     def at_once(self, body: Body | None, body_bytes: int) -> tuple[int, Counted | None]:
         """Prompt tokens without waiting, and what was counted; None where they are an estimate."""
         if body is None:
-            return self._ratio.tokens("", body_bytes), None
+            return min(self._media_tokens, self._ratio.tokens("", body_bytes)), None  # a form: its file is no text
         prompt = body.prompt_bytes
         if _IDS.match(prompt):
             counted: Counted | None = Counted(prompt.count(b",") + 1, 0)
         elif body.model in self._tokenizers and len(prompt) <= _AT_ONCE_BYTES:
-            counted = _count(self._tokenizers[body.model], body)
+            counted = _count(self._tokenizers[body.model], body, self._media_tokens)
         else:
             counted = None
         if counted is None:
-            return self._ratio.tokens(body.model, len(prompt) or body_bytes), None
+            media = media_of(prompt, body.model, self._media_tokens)
+            text_bytes = (len(prompt) or body_bytes) - media.bytes
+            return self._ratio.tokens(body.model, text_bytes) + media.tokens, None
         return self.total(body.model, counted), counted
 
     def takes_long(self, body: Body | None, counted: Counted | None) -> bool:
@@ -77,7 +84,7 @@ class PromptCount:
         """Count in a thread; `then` gets the result in the event loop, or None after `WAIT_SECONDS`."""
         assert self._threads is not None, "only asked where there is a tokenizer"
         loop = asyncio.get_running_loop()
-        counting = loop.run_in_executor(self._threads, _count, self._tokenizers[body.model], body)
+        counting = loop.run_in_executor(self._threads, _count, self._tokenizers[body.model], body, self._media_tokens)
         late = loop.call_later(WAIT_SECONDS, counting.cancel)
 
         def end(done: asyncio.Future[Counted | None]) -> None:
@@ -95,9 +102,12 @@ class PromptCount:
         return max(1, counted.tokens + round(added))
 
     def learn(self, body: Body, counted: Counted | None, prompt_tokens: int) -> None:
-        """Calibrate the ratio, or what the template adds, by the prompt tokens that a replica counted."""
+        """Calibrate the ratio, or what the template adds, by the tokens that a replica counted of a prompt of text."""
+        prompt = body.prompt_bytes
+        if media_of(prompt, body.model, 0) != NO_MEDIA:
+            return
         if counted is None:
-            self._ratio.learn(body.model, len(body.prompt_bytes), prompt_tokens)
+            self._ratio.learn(body.model, len(prompt), prompt_tokens)
         elif counted.messages:
             added = min(_TEMPLATE_TOKENS_MAX, max(0.0, (prompt_tokens - counted.tokens) / counted.messages))
             known = self._template.get(body.model)
@@ -125,13 +135,15 @@ def _load(model: str, file: Path) -> Tokenizer:
     return cast(Tokenizer, loaded)
 
 
-def _count(tokenizer: Tokenizer, body: Body) -> Counted | None:
+def _count(tokenizer: Tokenizer, body: Body, media_tokens: int) -> Counted | None:
     """Tokens of the prompt; None if it holds no text."""
+    media = media_of(body.prompt_bytes, body.model, media_tokens)
     try:
         prompt = _ANYTHING.decode(body.prompt_bytes)
         if isinstance(prompt, list) and any(isinstance(part, dict) for part in prompt):  # the messages of a chat
             texts = [text for message in prompt for text in _texts(message)]
-            return Counted(sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts), len(prompt))
+            tokens = sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
+            return Counted(tokens + media.tokens, len(prompt))
         texts = [text for text in (prompt if isinstance(prompt, list) else [prompt]) if isinstance(text, str)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
         return None  # the replica answers with what is wrong with it
