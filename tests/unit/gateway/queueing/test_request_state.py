@@ -33,7 +33,8 @@ WRITERS = {
 def foreign_writes(source: str, room: str) -> list[str]:
     """Assignments in a file of `room` to a part of a request's state that another room writes.
 
-    What an object assigns to its own attribute (`self.status = 200`) is its own state, whatever the name.
+    What an object assigns to its own attribute (`self.status = 200`) is its own state, whatever the name. So is what is
+    written to `http`, a message whose request has no state yet.
     """
     owned = {name: owner for owner, names in WRITERS.items() for name in names}
     owned |= dict.fromkeys([*ArrivedRequest.__slots__, "_stage", "queued", "relayed"], "no room")
@@ -49,7 +50,7 @@ def foreign_writes(source: str, room: str) -> list[str]:
         for target in [part for whole in targets for part in ast.walk(whole)]:
             if not isinstance(target, ast.Attribute) or not isinstance(target.ctx, ast.Store | ast.Del):
                 continue
-            is_own = isinstance(target.value, ast.Name) and target.value.id == "self"
+            is_own = isinstance(target.value, ast.Name) and target.value.id in ("self", "http")
             if not is_own and owned.get(target.attr, room) != room:
                 found.append(f"line {target.lineno}: {ast.unparse(target)} is written by {owned[target.attr]}")
     return found
@@ -81,6 +82,8 @@ def test_each_part_is_written_by_one_room() -> None:
         ("observing", "del request.queued.arrived", True),
         ("observing", "setattr(request.relayed, 'status', 1)", True),
         ("openai", "self.usage = None", False),
+        ("openai", "http.body = b''", False),
+        ("openai", "request.arrived.http.body = b''", True),
     ],
 )
 def test_a_planted_write_is_seen(room: str, planted: str, is_seen: bool) -> None:
