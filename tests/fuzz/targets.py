@@ -15,6 +15,8 @@ from pathlib import Path
 from random import Random
 from tempfile import gettempdir
 
+import msgspec
+
 from headway.domain import engine_hints
 from headway.gateway.openai.answer_readers import JsonReader, StreamReader
 from headway.gateway.openai.client_hints import read_hints
@@ -40,8 +42,8 @@ from headway.gateway.wire.upstream_connection import UpstreamConnection
 from tests.support.fake_transport import FakeTransport
 
 Target = Callable[[bytes], None]
-NUMBER_MAX = 2**63
-"""Above this no count that comes from outside may get: what is computed from it must fit a float and a metric."""
+NUMBER_MAX = 2**53
+"""No count that comes from outside may get above it: what is computed from it must be exact in a float."""
 LIMITS = WireLimits(head_bytes=2_048, headers=30, body_bytes=4_096)
 NO_HINT = TenantSettings(name="t", may=())
 EVERY_HINT = TenantSettings(name="t", may=HINTS, priority_min=-100)
@@ -259,7 +261,7 @@ def request_body(data: bytes) -> None:
             assert why
             assert "\n" not in why
             continue
-        _plain(body.output_tokens_max, body.n)
+        _plain(body.output_tokens_max, body.sequences, body.prompts)
         prompt = body.prompt_bytes
         assert len(prefix_hashes(body.model, prompt)) <= 32
         tokens, _ = PromptCount({}, TokenRatio()).at_once(body, len(data))
@@ -278,7 +280,7 @@ def request_body(data: bytes) -> None:
         _gives_no_hint(http)
         _same_but(data, with_fields(data, {"priority": 3}), {"priority": 3})
         usage = with_usage_asked(data)
-        _same_but(data, with_fields(data, usage), usage)
+        _same_but(data, with_fields(data, usage), json.loads(msgspec.json.encode(usage)))
 
 
 def _gives_no_hint(http: HttpRequest) -> None:
@@ -289,7 +291,7 @@ def _gives_no_hint(http: HttpRequest) -> None:
         return  # an engine refuses it too
     assert content.get("priority") in (None, 0)
     given = content.get("vllm_xargs")
-    assert not isinstance(given, dict) or not engine_hints.NAMES & set(given)
+    assert not isinstance(given, dict) or not set(engine_hints.NAMES) & set(given)
     assert not any(name == b"x-request-priority" and value != b"0" for name, value in http.headers)
 
 
