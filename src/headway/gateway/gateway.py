@@ -145,14 +145,14 @@ class Gateway:
         self._probed = wanted
         self.dispatcher.replace(settings, [probed.replica for probed in wanted], self._clock())
 
-    def reload(self, settings: Settings) -> None:
+    def reload(self, settings: Settings, tenants: ApiKeys | None = None) -> None:
         """Other settings from now on, no request lost.
 
         Addresses, TLS, wire limits, record, state file, tokenizers and tracing stay as they were.
 
         Raises ValueError, one sentence, if a key cannot be read; then nothing changes.
         """
-        tenants = ApiKeys(settings.tenant)
+        tenants = ApiKeys(settings.tenant) if tenants is None else tenants
         check_tuning(settings)
         self.settings = self._learned.settings = settings
         self.site.tenants = tenants

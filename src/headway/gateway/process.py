@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import uvloop
 
+from headway.gateway.api_keys import ApiKeys
 from headway.gateway.embedded.embedded_engine import EmbeddedEngine
 from headway.gateway.gateway import Gateway
 from headway.gateway.gc_tuning import collect_when_quiet
@@ -34,7 +35,7 @@ def serve(settings: Settings, reread: Callable[[], Settings] | None, *, log_requ
         ValueError: one sentence; an API key cannot be read, or the embedded hardware or model is unknown.
         OSError: the gateway cannot listen on an address, or cannot write the record.
     """
-    set_up_logging()
+    set_up_logging(settings.log_lines_max)
     _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(settings, reread, log_requests))
@@ -62,9 +63,7 @@ async def _serve(settings: Settings, reread: Callable[[], Settings] | None, log_
     gateway = Gateway(_with(settings, embedded), [AccessLog()] if log_requests else [])
     await gateway.start()
     tidying = asyncio.create_task(collect_when_quiet(lambda: gateway.dispatcher.counts.inside))
-    loop.add_signal_handler(signal.SIGHUP, lambda: _reload(gateway, reread, embedded))
-    if reloading.is_set():
-        _reload(gateway, reread, embedded)
+    rereading = asyncio.create_task(_reload_when_asked(reloading, gateway, reread, embedded))
     fields = {"url": gateway.urls[0], "page": _page(gateway)}
     log.info("listening", extra={"fields": fields})
     await ending.wait()
@@ -74,6 +73,7 @@ async def _serve(settings: Settings, reread: Callable[[], Settings] | None, log_
     if ended_by[0] is signal.SIGTERM:
         await gateway.announce_end()
     tidying.cancel()
+    rereading.cancel()
     whole = await gateway.drain()
     for engine in engines:
         await engine.stop()
@@ -102,13 +102,30 @@ def _page(gateway: Gateway) -> str | None:
     return f"{gateway.urls[-1]}/headway/"
 
 
-def _reload(gateway: Gateway, reread: Callable[[], Settings] | None, embedded: list[ReplicaSettings]) -> None:
+async def _reload_when_asked(
+    asked: asyncio.Event,
+    gateway: Gateway,
+    reread: Callable[[], Settings] | None,
+    embedded: list[ReplicaSettings],
+) -> None:
+    while True:
+        await asked.wait()
+        asked.clear()
+        await _reload(gateway, reread, embedded)
+
+
+async def _reload(gateway: Gateway, reread: Callable[[], Settings] | None, embedded: list[ReplicaSettings]) -> None:
+    """Read the file again in a thread: with many tenants that takes seconds, in which streams go on."""
     if reread is None:
         log.warning("SIGHUP ignored: the gateway runs without a configuration file")
         return
     try:
-        gateway.reload(_with(reread(), embedded))
+        settings = _with(await asyncio.to_thread(reread), embedded)
+        tenants = await asyncio.to_thread(ApiKeys, settings.tenant)
+        gateway.reload(settings, tenants)
     except ValueError as error:
         log.error("configuration reload rejected: %s", error)
+    except Exception:  # the settings of before stay
+        log.exception("configuration reload failed")
     else:
         log.info("configuration reloaded")

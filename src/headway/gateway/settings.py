@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -256,6 +257,8 @@ class Settings:
             for example `load_lora_adapter`. Each client that may use the gateway may then call them.
         cors_origins: Origins of web pages that may call the API, for example `https://chat.example.com`. Their
             preflights are answered here. `*` means any page that has a key, and nothing where no tenant is configured.
+        log_lines_max: Lines of the log that wait for a slow reader of stderr; later ones are dropped and counted. Needs
+            a restart.
     """
 
     listen: str = "127.0.0.1:8000"
@@ -268,6 +271,7 @@ class Settings:
     objectives: Mapping[str, int] = field(default_factory=dict)
     forward: Sequence[str] = ()
     cors_origins: Sequence[str] = ("*",)
+    log_lines_max: int = 10_000
     policies: PolicySettings = field(default_factory=PolicySettings)
     queue: QueueSettings = field(default_factory=QueueSettings)
     health: HealthSettings = field(default_factory=HealthSettings)
@@ -312,13 +316,15 @@ def check(settings: Settings) -> None:
     for name in settings.forward:
         if not name or "/" in name or not name.isascii() or not name.isprintable():
             raise ValueError(f"forward must hold first names of paths, for example 'load_lora_adapter', got {name!r}")
+    if settings.log_lines_max < 1:
+        raise ValueError(f"log_lines_max must be at least 1, got {settings.log_lines_max}")
     _check_policies(settings.policies)
     _check_numbers(settings)
     for number, replica in enumerate(settings.replica):
         _check_replica(f"replica[{number}]", replica)
     names = [replica.name or urlsplit(replica.url).netloc for replica in settings.replica]
     for names_of, what in ((names, "replica"), ([tenant.name for tenant in settings.tenant], "tenant")):
-        twice = next((name for name in names_of if names_of.count(name) > 1), None)
+        twice = next((name for name, number in Counter(names_of).items() if number > 1), None)
         if twice is not None:
             raise ValueError(f"{what}: {twice!r} is there twice; give each its own name")
     for tenant in settings.tenant:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from headway.gateway.settings import QueueSettings, TenantSettings
+from headway.gateway.process import _reload
+from headway.gateway.settings import QueueSettings, Settings, TenantSettings
 from tests.support.gateway_setup import RunGateway, Setup
 from tests.support.scripted_replica import hangs, streams, waits_for
 
@@ -54,3 +57,35 @@ def test_bounds_and_health_change_at_once_and_the_replicas_books_stay(run_gatewa
         await setup.until(lambda: replica.is_up)
 
     run_gateway(scenario, seats=1)
+
+
+def test_the_file_is_read_again_beside_the_loop(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        is_reading, may_go_on = threading.Event(), threading.Event()
+
+        def reread() -> Settings:
+            is_reading.set()
+            assert may_go_on.wait(120)
+            return replace(setup.settings, queue=QueueSettings(max_requests=7))
+
+        reloading = asyncio.ensure_future(_reload(setup.gateway, reread, []))
+        await setup.until(is_reading.is_set)
+        assert (await setup.ask()).status == 200
+        may_go_on.set()
+        await reloading
+        assert setup.dispatcher.settings.queue.max_requests == 7
+
+    run_gateway(scenario)
+
+
+def test_a_reload_that_fails_changes_nothing(run_gateway: RunGateway) -> None:
+    def raises(error: Exception) -> Settings:
+        raise error
+
+    async def scenario(setup: Setup) -> None:
+        for error in (ValueError("a key is wrong"), RuntimeError("a plug-in of the file cannot be loaded")):
+            await _reload(setup.gateway, partial(raises, error), [])
+            assert setup.dispatcher.settings == setup.settings
+            assert (await setup.ask()).status == 200
+
+    run_gateway(scenario)

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from headway.gateway.observing.histograms import BucketHistograms, Counters
+from headway.gateway.observing.logging_setup import lines_dropped
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
@@ -141,6 +142,9 @@ class _Gauges:
         yield from self._queues()
         yield from self._replicas()
         yield from self._faults()
+        yield CounterMetricFamily(
+            "headway_log_lines_dropped", "Log lines dropped because the reader of the log is too slow", lines_dropped()
+        )
         fairness = self._metrics.fairness()
         if fairness is not None:
             yield GaugeMetricFamily("headway_jains_fairness_index", _FAIRNESS_HELP, fairness)

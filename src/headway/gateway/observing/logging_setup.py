@@ -1,22 +1,88 @@
 """Log of the gateway on stderr: plain lines on a terminal, JSON lines elsewhere.
 
 A record's `extra={"fields": {...}}` are its facts: behind the message on a terminal, keys of the object in JSON.
+
+Law: a reader of the log that stalls stops nothing but the log. Lines are written by a thread; those that find
+`log_lines_max` lines waiting are dropped and counted.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import select
 import sys
+from queue import SimpleQueue
+from threading import Thread
+
+_LOGGER = "headway.gateway"
+_CLOSING_SECONDS = 2.0  # for the lines that still wait when the process ends
 
 
-def set_up_logging() -> None:
-    """Write the log "headway.gateway", from INFO upwards."""
-    handler = logging.StreamHandler(sys.stderr)
+def set_up_logging(lines_max: int) -> None:
+    """Write the log "headway.gateway", from INFO upwards, and the warnings of libraries."""
+    handler = LogThread(sys.stderr.fileno(), lines_max)
     handler.setFormatter(PlainLines() if sys.stderr.isatty() else JsonLines())
-    log = logging.getLogger("headway.gateway")
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    logging.getLogger().addHandler(handler)
+    logging.getLogger(_LOGGER).setLevel(logging.INFO)
+
+
+def lines_dropped() -> int:
+    """Lines of the log that were dropped, since the start."""
+    return sum(handler.dropped for handler in logging.getLogger().handlers if isinstance(handler, LogThread))
+
+
+class LogThread(logging.Handler):
+    """Formats and writes records in a thread of its own."""
+
+    def __init__(self, descriptor: int, lines_max: int) -> None:
+        super().__init__()
+        self.dropped = 0
+        self._descriptor = descriptor
+        self._lines_max = lines_max
+        self._waiting: SimpleQueue[logging.LogRecord | None] = SimpleQueue()
+        self._thread = Thread(target=self._write_all, name="log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue a record, or drop it; never waits."""
+        if self._waiting.qsize() >= self._lines_max:
+            self.dropped += 1
+        else:
+            self._waiting.put(record)
+
+    def close(self) -> None:
+        """Write what waits, for two seconds at most."""
+        if self._thread.is_alive():
+            self._waiting.put(None)
+            self._thread.join(_CLOSING_SECONDS)
+        super().close()
+
+    def _write_all(self) -> None:
+        reported = 0
+        while (record := self._waiting.get()) is not None:
+            self._write(record)
+            if self.dropped > reported and self._waiting.empty():
+                fields = {"lines": self.dropped - reported}
+                reported = self.dropped
+                text = "log lines were dropped, because the reader of the log is too slow"
+                lost = logging.makeLogRecord({"name": _LOGGER, "levelno": logging.WARNING, "levelname": "WARNING"})
+                lost.msg, lost.fields = text, fields
+                self._write(lost)
+
+    def _write(self, record: logging.LogRecord) -> None:
+        try:
+            line = (self.format(record) + "\n").encode("utf-8", "replace")
+            while line:
+                try:
+                    line = line[os.write(self._descriptor, line) :]
+                except BlockingIOError:  # another program of the terminal made it non-blocking
+                    select.select([], [self._descriptor], [])
+        except OSError:  # nothing reads the log any more
+            self.dropped += 1
+        except Exception:
+            self.handleError(record)
 
 
 class PlainLines(logging.Formatter):

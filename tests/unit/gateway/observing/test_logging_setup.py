@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import threading
 
-from headway.gateway.observing.logging_setup import JsonLines, PlainLines
+from headway.gateway.observing.logging_setup import JsonLines, LogThread, PlainLines
 
 
 def record(message: str, **fields: object) -> logging.LogRecord:
@@ -27,3 +29,35 @@ def test_a_program_gets_one_object_a_line() -> None:
     assert "\n" not in line
     facts = {"at": 1_700_000_000.123, "level": "warning", "message": "replica r1 is down\nnow", "tries": 2, "why": None}
     assert json.loads(line) == facts
+
+
+def test_a_reader_that_stalls_delays_no_line_and_learns_how_many_are_missing() -> None:
+    reading, writing = os.pipe()
+    handler = LogThread(writing, lines_max=100)
+    handler.setFormatter(JsonLines())
+    for _ in range(2_000):  # a pipe holds 64 KiB; none of these waits for it
+        handler.emit(record("replica %s is down", why="x" * 200))
+    assert 0 < handler.dropped < 2_000
+    text: list[bytes] = []
+    reader = threading.Thread(target=lambda: text.extend(iter(lambda: os.read(reading, 65_536), b"")))
+    reader.start()
+    dropped = handler.dropped
+    handler.close()
+    os.close(writing)
+    reader.join(120)
+    lines = [json.loads(line) for line in b"".join(text).splitlines()]
+    lost = [line["lines"] for line in lines if line["message"].startswith("log lines were dropped")]
+    assert sum(lost) == dropped
+    assert len(lines) - len(lost) + dropped == 2_000
+    os.close(reading)
+
+
+def test_a_reader_that_is_gone_ends_nothing() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    handler = LogThread(writing, lines_max=100)
+    for _ in range(10):
+        handler.emit(record("replica %s is down"))
+    handler.close()
+    assert handler.dropped == 10
+    os.close(writing)
