@@ -159,7 +159,7 @@ def test_bad_lines_are_skipped_when_asked_and_counted(headway: Headway, tmp_path
     path.write_text(GOOD + "{not json}\n" + GOOD)
     said = headway("compare", path, "--policy", "fcfs", "--skip-bad-lines")
     assert said.status == 0
-    assert "1" in said.err
+    assert "1 of 3 lines skipped: 1 because the line is not JSON (first at line 2)" in said.err
     assert "2 requests" in said.out
 
 
