@@ -29,11 +29,14 @@ def test_every_link_leads_somewhere(page: str) -> None:
 
 
 def test_the_life_of_a_request_names_what_there_is() -> None:
-    """Each `Class.method` on the page exists."""
+    """Each `Class.method` and each `_function` on the page exists."""
     page = (ROOT / "docs" / "life-of-a-request.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(?:\w+\.)?([A-Z]\w+\.\w+)`", page)) - {"ARCHITECTURE.md"}
     assert len(named) > 30
     assert named - methods() == set()
+    private = set(re.findall(r"`(?:\w+\.)?(_\w+)`", page))
+    assert len(private) > 5
+    assert private - {name.partition(".")[2] for name in methods()} == set()
 
 
 def methods() -> set[str]:
