@@ -22,6 +22,7 @@ from headway.gateway.openai.prompt_count import PromptCount
 from headway.gateway.openai.token_ratio import TokenRatio
 from headway.gateway.queueing.dispatcher import Dispatcher, RequestObserver
 from headway.gateway.queueing.intake import Intake
+from headway.gateway.replicas.model_lists import ModelLists
 from headway.gateway.replicas.probing import keep_probing
 from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
 from headway.gateway.routes import AdminRoutes, PublicRoutes
@@ -65,7 +66,10 @@ class Gateway:
         history = RequestHistory()
         recording = [observer for observer in (self._recorder, self._tracing) if observer is not None]
         observing: list[RequestObserver] = [self._metrics, *observers, *recording, intake, history]
-        self.dispatcher = Dispatcher(settings, self._clock, observing, self._learned.prepare)
+        self._model_lists = ModelLists(lambda: self.dispatcher.replicas, self._clock)
+        self.dispatcher = Dispatcher(
+            settings, self._clock, observing, self._learned.prepare, self._model_lists.ask_again
+        )
         # Metrics and the live page show all tenants: with keys they have an address of their own or none.
         shows_inside = settings.admin_listen is None and not settings.tenant
         self.site = PublicRoutes(
@@ -214,6 +218,7 @@ class Gateway:
         """Stop at once; requests inside are cut off."""
         for server in self._servers:
             server.close()
+        self._model_lists.close()
         tasks = [probed.task for probed in self._probed]
         if self._sweeping is not None:
             tasks.append(self._sweeping)

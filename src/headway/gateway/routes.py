@@ -23,6 +23,7 @@ from headway.gateway.observing.request_history import REMEMBERED, RequestHistory
 from headway.gateway.openai.allowed_paths import why_not_allowed
 from headway.gateway.openai.endpoints import endpoint_of
 from headway.gateway.openai.error_responses import Reason, bad_request, error_response
+from headway.gateway.openai.model_name import content_coding, named_model
 from headway.gateway.openai.request_body import read_body, why_unreadable
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.intake import Intake
@@ -31,6 +32,7 @@ from headway.gateway.relay.exchange import BROKE, Exchange
 from headway.gateway.wire.client_connection import ClientConnection, PendingAnswer
 from headway.gateway.wire.messages import HttpRequest, Response
 
+_COMPRESSED = "the body is compressed (content-encoding: {}), so its model cannot be read; send it as it is"
 _ONE_MODEL = "/v1/models/"
 _BAD_KEY = "the API key is missing or unknown; send one that this gateway is configured with"
 _REQUESTS_SHOWN = 50
@@ -148,6 +150,12 @@ class PublicRoutes:
         if http.method == b"HEAD":
             self._reject(client, error_response(405, "HEAD requests are not forwarded; use GET", Reason.MALFORMED))
             return None
+        coding = content_coding(http)
+        if coding:
+            self._reject(
+                client, error_response(415, _COMPRESSED.format(coding.decode("latin-1")[:40]), Reason.MALFORMED)
+            )
+            return None
         endpoint = endpoint_of(http.path)
         body = read_body(http.body, endpoint) if http.body else None
         if body is None and endpoint.needs_json and http.method == b"POST":
@@ -155,7 +163,9 @@ class PublicRoutes:
             return None
         if tenant.name:  # the key is the gateway's: no replica sees it
             http.headers = [pair for pair in http.headers if pair[0] != b"authorization"]
-        request = self._intake.take(http, endpoint, body, tenant, self.dispatcher.settings.objectives)
+        request = self._intake.take(
+            http, endpoint, body, named_model(http, body), tenant, self.dispatcher.settings.objectives
+        )
         for note_arrival in self._on_arrival:
             note_arrival(request)
         exchange = Exchange(request, client, self.dispatcher)

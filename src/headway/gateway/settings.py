@@ -133,6 +133,8 @@ class HealthSettings:
     Attributes:
         scrape_seconds: Time between two scrapes of a replica's metrics.
         stale_seconds: A report older than this is ignored.
+        models_seconds: Time between two looks at the models that a healthy replica lists. A model that no list has is
+            looked for again at once, at most once a second, before it is answered with 404.
         failures_to_eject: Failures in a row until it is ejected; a refused connection ejects it at once.
         eject_seconds: Time until the first probe of an ejected replica; doubled at each ejection in a row.
         eject_seconds_max: Upper bound of that doubling.
@@ -149,6 +151,7 @@ class HealthSettings:
 
     scrape_seconds: float = 1.0
     stale_seconds: float = 5.0
+    models_seconds: float = 30.0
     failures_to_eject: int = 3
     eject_seconds: float = 2.0
     eject_seconds_max: float = 60.0

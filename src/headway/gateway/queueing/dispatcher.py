@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import takewhile
 from typing import Protocol
 
@@ -80,10 +81,20 @@ class Dispatcher:
         clock: Callable[[], float],
         observers: Sequence[RequestObserver] = (),
         prepare: Prepare = lambda key, chosen, policies: (),
+        ask_for_models: Callable[[Callable[[], None]], bool] = lambda then: False,
     ) -> None:
-        """`prepare` gets the fresh policies of every queue, see `ModelQueue`."""
+        """A dispatcher.
+
+        Args:
+            settings: of the gateway.
+            clock: gives seconds.
+            observers: take note of requests.
+            prepare: gets the fresh policies of every queue, see `ModelQueue`.
+            ask_for_models: see `ModelLists.ask_again`.
+        """
         self.settings = settings
         self._prepare = prepare
+        self._ask_for_models = ask_for_models
         self.counts = Counts()
         self.replicas: list[UpstreamReplica] = []
         self.queues: dict[QueueKey, ModelQueue] = {}
@@ -134,7 +145,9 @@ class Dispatcher:
             queued.prompt_tokens, queued.cached_prompt_tokens, queued.counted = prompt
         refusal = self._refusal(queued)
         if refusal is not None:
-            relay.refuse(refusal)
+            is_unknown = refusal.reason is Reason.UNKNOWN_MODEL
+            if not (is_unknown and self._ask_for_models(partial(self.arrive, relay))):
+                relay.refuse(refusal)
             return
         queue = self._queue_of(queued)
         queue.arrive(queued, now)
@@ -326,6 +339,10 @@ class Dispatcher:
         uncached = queued.prompt_tokens - queued.cached_prompt_tokens
         expected = _FIRST_BYTE_FLOOR_SECONDS + uncached * costs.prefill_seconds_per_token
         replica.first_byte(now - began, expected + output_tokens * costs.decode_seconds_per_token)
+
+    def doubt_models(self) -> None:
+        """A replica answered that it does not have a model that it lists: ask all replicas for theirs."""
+        self._ask_for_models(lambda: None)
 
     def has_alternative(self, request: GatewayRequest) -> bool:
         """Whether a replica other than its own could take the request."""

@@ -47,6 +47,7 @@ class Intake:
         http: HttpRequest,
         endpoint: Endpoint,
         body: Body | None,
+        model: str,
         tenant: TenantSettings,
         objectives: Mapping[str, int],
     ) -> GatewayRequest:
@@ -56,6 +57,7 @@ class Intake:
             http: as it was parsed, less what no replica may see.
             endpoint: the row of its path.
             body: the fields of its JSON body; None if it has none.
+            model: as it names it; "" if it names none.
             tenant: of its API key.
             objectives: priorities of the objectives that clients may name.
         """
@@ -73,7 +75,7 @@ class Intake:
             http=http,
             endpoint=endpoint,
             body=body,
-            model=body.model if body is not None else "",
+            model=model,
             tenant=fairness_tenant,
             payer=tenant.name or fairness_tenant,
             session=hints.session,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from http import HTTPStatus
 
 from headway.gateway.openai.answer_readers import AnswerFault, JsonReader, StreamReader
 from headway.gateway.openai.error_responses import REASON_HEADER, Reason, error_response
@@ -120,6 +121,8 @@ class Exchange:
             replica.failed(f"it answered with status {status}")
         if status in _TRY_ELSEWHERE and self._retry_elsewhere():
             return
+        if status == HTTPStatus.NOT_FOUND and self.request.arrived.model:
+            self._dispatcher.doubt_models()
         self.request.move(RequestMove.ANSWERED)
         relayed, arrived = self._relayed, self.request.arrived
         relayed.status = status

@@ -13,7 +13,6 @@ from headway.gateway.settings import HealthSettings
 from headway.gateway.wire.http_fetch import fetch
 from headway.gateway.wire.name_lookup import is_ours
 
-_MODELS_SECONDS = 30.0
 _PROBE_SECONDS = 5.0
 log = logging.getLogger("headway.gateway")
 
@@ -30,7 +29,7 @@ async def keep_probing(
                 if now >= replica.state.probe_at:
                     await _probe(replica)
                     models_at = clock()
-            elif now - models_at >= _MODELS_SECONDS:
+            elif now - models_at >= health.models_seconds:
                 models_at = now
                 await _probe(replica)
             elif scrapes:
@@ -44,15 +43,25 @@ async def keep_probing(
 async def _probe(replica: UpstreamReplica) -> None:
     """A replica is alive if it lists its models or answers its health path."""
     try:
-        status, body = await _get(replica, "/v1/models")
-        if status == 200:
-            replica.state.models = _models(body)
-        else:
+        status = await read_models(replica, _PROBE_SECONDS)
+        if status != 200:
             status, _ = await _get(replica, "/health")
     except (OSError, TimeoutError) as error:
         _unreachable(replica, error)
         return
     replica.probed(status == 200, f"it answered its probe with status {status}")
+
+
+async def read_models(replica: UpstreamReplica, seconds: float) -> int:
+    """Ask a replica for its models, and keep them; the status of its answer.
+
+    Raises:
+        OSError: it cannot be reached, breaks off, or takes longer than `seconds` (TimeoutError).
+    """
+    status, body = await _get(replica, "/v1/models", seconds)
+    if status == 200:
+        replica.state.models = _models(body)
+    return status
 
 
 async def _scrape(replica: UpstreamReplica, health: HealthSettings) -> bool:
@@ -74,8 +83,8 @@ def _unreachable(replica: UpstreamReplica, error: OSError) -> None:
         replica.probed(False, f"it cannot be reached: {error or 'no answer in time'}")
 
 
-async def _get(replica: UpstreamReplica, path: str) -> tuple[int, bytes]:
-    return await fetch(replica.pool, path, seconds=_PROBE_SECONDS, authorization=replica.authorization)
+async def _get(replica: UpstreamReplica, path: str, seconds: float = _PROBE_SECONDS) -> tuple[int, bytes]:
+    return await fetch(replica.pool, path, seconds=seconds, authorization=replica.authorization)
 
 
 def _models(body: bytes) -> dict[str, dict[str, object]] | None:

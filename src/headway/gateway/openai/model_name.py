@@ -1,0 +1,80 @@
+"""The model that a request names: in its JSON, or in a form's field `model`.
+
+Rule: the name decides where the request goes, whatever else is in the body. A body that cannot be read (raw audio, JSON
+that is none) names no model, and any replica may get it. A compressed body is refused, because nothing in it is seen.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qs
+
+import msgspec
+
+from headway.gateway.openai.request_body import Body, top_level
+from headway.gateway.wire.messages import HttpRequest
+
+_FIRST_BYTES = 1 << 20
+_LAST_BYTES = 1 << 16
+"""Where a form's field is looked for: before and behind a file, which is not searched."""
+_PARTS_MAX = 100
+_PART_HEAD_BYTES = 4_096
+_NAME_BYTES = 1_024
+_BOUNDARY = re.compile(rb'boundary=(?:"([^"]{1,200})"|([^;,\s"]{1,200}))', re.IGNORECASE)
+_IS_MODEL = re.compile(rb'content-disposition:[^\r\n]*;[ \t]*name="?model"?[ \t]*(?:;|\r|$)', re.IGNORECASE)
+_TEXT = msgspec.json.Decoder(str)
+
+
+def content_coding(http: HttpRequest) -> bytes:
+    """The coding of a body that cannot be read as it is; empty where there is none."""
+    coding = (http.header(b"content-encoding") or b"").strip().lower()
+    return b"" if coding == b"identity" or not http.body else coding
+
+
+def named_model(http: HttpRequest, body: Body | None) -> str:
+    """The model, as the request names it; "" if it names none."""
+    if body is not None:
+        return body.model
+    if not http.body:
+        return ""
+    kind = http.header(b"content-type") or b""
+    media_type = kind.partition(b";")[0].strip().lower()
+    if media_type == b"multipart/form-data":
+        boundary = _BOUNDARY.search(kind)
+        return "" if boundary is None else _in_form(http.body, b"--" + (boundary[1] or boundary[2]))
+    if media_type == b"application/x-www-form-urlencoded":
+        return _in_urlencoded(http.body)
+    return _in_json(http.body)
+
+
+def _in_json(content: bytes) -> str:
+    try:
+        return _TEXT.decode(top_level(content).get("model", b'""'))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+
+
+def _in_urlencoded(content: bytes) -> str:
+    try:
+        fields = parse_qs(content[:_FIRST_BYTES].decode("utf-8", "replace"), max_num_fields=_PARTS_MAX)
+    except ValueError:  # more fields than that
+        return ""
+    return fields.get("model", [""])[0]
+
+
+def _in_form(content: bytes, delimiter: bytes) -> str:
+    return _in_parts(content[:_FIRST_BYTES], delimiter) or _in_parts(content[-_LAST_BYTES:], delimiter)
+
+
+def _in_parts(content: bytes, delimiter: bytes) -> str:
+    at = 0
+    for _ in range(_PARTS_MAX):
+        at = content.find(delimiter, at)
+        if at < 0:
+            return ""
+        at += len(delimiter)
+        end = content.find(b"\r\n\r\n", at, at + _PART_HEAD_BYTES)
+        if end >= 0 and _IS_MODEL.search(content, at, end + 2) is not None:
+            value_end = content.find(b"\r\n" + delimiter, end + 4, end + 4 + _NAME_BYTES + len(delimiter))
+            return content[end + 4 : value_end].decode("utf-8", "replace").strip() if value_end >= 0 else ""
+    return ""

@@ -1,0 +1,50 @@
+"""Lists of models, asked for again before a name counts as unknown: an adapter may have been loaded a moment ago.
+
+Law: all replicas are asked at most once a second, whatever clients name; no other request waits for their answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+
+from headway.gateway.replicas.probing import read_models
+from headway.gateway.replicas.upstream_replica import UpstreamReplica
+
+_AGAIN_SECONDS = 1.0
+_ANSWER_SECONDS = 1.0  # how long a request waits for the answers at most
+
+
+class ModelLists:
+    """The lists of one gateway's replicas. `clock` gives seconds."""
+
+    def __init__(self, replicas: Callable[[], Sequence[UpstreamReplica]], clock: Callable[[], float]) -> None:
+        self._replicas = replicas
+        self._clock = clock
+        self._asked_at = -math.inf
+        self._asking: asyncio.Task[None] | None = None
+        self._waiting: list[Callable[[], None]] = []
+
+    def ask_again(self, then: Callable[[], None]) -> bool:
+        """Call `then` once the lists are new. False if they are: they came within the last second."""
+        if self._asking is None and self._clock() - self._asked_at < _AGAIN_SECONDS:
+            return False
+        self._waiting.append(then)
+        if self._asking is None:
+            self._asking = asyncio.ensure_future(self._ask())
+        return True
+
+    def close(self) -> None:
+        """Ask no more; who waits is not called."""
+        if self._asking is not None:
+            self._asking.cancel()
+
+    async def _ask(self) -> None:
+        replicas = [replica for replica in self._replicas() if replica.is_up]
+        await asyncio.gather(*(read_models(replica, _ANSWER_SECONDS) for replica in replicas), return_exceptions=True)
+        self._asked_at = self._clock()
+        self._asking = None
+        waiting, self._waiting = self._waiting, []
+        for then in waiting:
+            then()
