@@ -4,8 +4,8 @@ Run by an interpreter that has vLLM, with headway's `src` on PYTHONPATH for the 
 
     python -m tests.parity.vllm_driver < days.json > answers.json
 
-In: a list of days (see `parity_days.py`); out: the vLLM version, and per day every step and every request's times. Nothing of
-headway's engines is used here: the loop is the one of `vllm.v1.engine.core.EngineCore` (`step`, and
+In: a list of days (see `parity_days.py`); out: the vLLM version, and per day every step and every request's times.
+Nothing of headway's engines is used here: the loop is the one of `vllm.v1.engine.core.EngineCore` (`step`, and
 `step_with_batch_queue` with two batches in flight), time is ours, and everything in between is vLLM's.
 """
 
