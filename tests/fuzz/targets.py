@@ -101,7 +101,7 @@ class _Answering:
     def takes_body(self, request: HttpRequest) -> bool:
         return True
 
-    def refused(self, response: Response) -> None:
+    def refused(self, response: Response, address: str) -> None:
         self.refused_with.append(response.status)
 
     def answer(self, request: HttpRequest, client: ClientConnection) -> _Later | None:

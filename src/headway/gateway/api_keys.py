@@ -6,7 +6,9 @@ says nothing about those that are configured.
 
 from __future__ import annotations
 
+import hmac
 import secrets
+from base64 import b64decode
 from collections.abc import Sequence
 from hashlib import blake2b
 
@@ -38,3 +40,17 @@ class ApiKeys:
 
     def _digest(self, key: bytes) -> bytes:
         return blake2b(key, key=self._secret, digest_size=32).digest()
+
+
+def is_key(authorization: bytes | None, key: str) -> bool:
+    """Whether an `Authorization` header gives this key: as a bearer token, or as the password of any user."""
+    scheme, _, given = (authorization or b"").partition(b" ")
+    given = given.strip()
+    if scheme.lower() == b"basic":
+        try:
+            given = b64decode(given, validate=True).partition(b":")[2]
+        except ValueError:
+            return False
+    elif scheme.lower() != b"bearer":
+        return False
+    return hmac.compare_digest(given, key.encode())

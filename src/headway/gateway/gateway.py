@@ -15,6 +15,7 @@ from headway.gateway.api_keys import ApiKeys
 from headway.gateway.learned.learned_state import LearnedState
 from headway.gateway.learned.queue_tuning import check_tuning
 from headway.gateway.observing.gateway_metrics import GatewayMetrics
+from headway.gateway.observing.refusal_log import RefusalLog
 from headway.gateway.observing.request_history import RequestHistory
 from headway.gateway.observing.trace_recorder import TraceRecorder
 from headway.gateway.observing.tracing import Tracing
@@ -26,7 +27,8 @@ from headway.gateway.replicas.model_lists import ModelLists
 from headway.gateway.replicas.probing import keep_probing
 from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
 from headway.gateway.routes import AdminRoutes, PublicRoutes
-from headway.gateway.settings import Settings, host_and_port
+from headway.gateway.settings import Settings, admin_key, host_and_port
+from headway.gateway.trusted_sources import TrustedProxies
 from headway.gateway.wire.client_connection import ClientConnection, RequestHandler
 from headway.gateway.wire.shared_limits import SharedLimits
 
@@ -64,8 +66,9 @@ class Gateway:
         start_trace = self._tracing.start if self._tracing is not None else None
         intake = Intake(self._prompt_count, self._clock, f"hw-{secrets.token_hex(4)}", start_trace)
         history = RequestHistory()
+        self._refusal_log = RefusalLog()
         recording = [observer for observer in (self._recorder, self._tracing) if observer is not None]
-        observing: list[RequestObserver] = [self._metrics, *observers, *recording, intake, history]
+        observing: list[RequestObserver] = [self._metrics, *observers, *recording, intake, history, self._refusal_log]
         self._model_lists = ModelLists(lambda: self.dispatcher.replicas, self._clock)
         self.dispatcher = Dispatcher(
             settings, self._clock, observing, self._learned.prepare, self._model_lists.ask_again
@@ -80,6 +83,7 @@ class Gateway:
             intake,
             [self._recorder.arrived] if self._recorder is not None else [],
             self._learned,
+            self._refusal_log,
             shows_inside=shows_inside,
         )
         self._metrics.watch(self.dispatcher)
@@ -106,7 +110,7 @@ class Gateway:
         settings = self.settings
         await self._listen(settings.listen, "listen", self.site, tls_context(settings))
         if settings.admin_listen is not None:
-            await self._listen(settings.admin_listen, "admin_listen", AdminRoutes(self.site), None)
+            await self._listen(settings.admin_listen, "admin_listen", AdminRoutes(self.site, admin_key(settings)), None)
         self._take_replicas(settings)
         self._sweeping = asyncio.create_task(self._sweep())
 
@@ -132,9 +136,10 @@ class Gateway:
         """Keep replicas whose settings stayed, add the new ones, let the others finish their requests."""
         kept = {probed.replica.settings: probed for probed in self._probed}
         wanted: list[_Probed] = []
-        for chosen in settings.replica:
+        for number, chosen in enumerate(settings.replica):
             probed = kept.pop(chosen, None)
             replica = UpstreamReplica(chosen, settings.health, self._clock) if probed is None else probed.replica
+            replica.number = number
             if probed is None or replica.health != settings.health:
                 if probed is not None:
                     probed.task.cancel()
@@ -160,6 +165,7 @@ class Gateway:
         check_tuning(settings)
         self.settings = self._learned.settings = settings
         self.site.tenants = tenants
+        self.site.trusted_proxies = TrustedProxies(settings.trusted_proxies)
         self._take_replicas(settings)
 
     async def _sweep(self) -> None:
@@ -183,6 +189,7 @@ class Gateway:
         for replica in [leaving for leaving in self._leaving if not leaving.ledger.requests]:
             self._leaving.remove(replica)
             replica.pool.close()
+        self._refusal_log.flush()
         if self._recorder is not None:
             guard("record", self._recorder.flush, now)
         for sentence in self._learned.trials_ended():

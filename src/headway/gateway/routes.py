@@ -14,11 +14,12 @@ from typing import TypeAlias
 from urllib.parse import unquote, unquote_to_bytes
 
 from headway import __version__
-from headway.gateway.api_keys import ApiKeys
+from headway.gateway.api_keys import ApiKeys, is_key
 from headway.gateway.cross_origin import is_preflight, preflight_answer, reply_headers
 from headway.gateway.learned.learned_state import LearnedState
 from headway.gateway.observing.gateway_metrics import GatewayMetrics
 from headway.gateway.observing.page import PAGE_PATHS, page_file, state_of
+from headway.gateway.observing.refusal_log import RefusalLog
 from headway.gateway.observing.request_history import REMEMBERED, RequestHistory
 from headway.gateway.openai.allowed_paths import why_not_allowed
 from headway.gateway.openai.endpoints import endpoint_of
@@ -29,6 +30,7 @@ from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.intake import Intake
 from headway.gateway.queueing.request_state import GatewayRequest, id_text
 from headway.gateway.relay.exchange import BROKE, Exchange
+from headway.gateway.trusted_sources import TrustedProxies, is_loopback, leads_here
 from headway.gateway.wire.client_connection import ClientConnection, PendingAnswer
 from headway.gateway.wire.messages import HttpRequest, Response
 
@@ -52,6 +54,7 @@ class PublicRoutes:
         intake: Intake,
         on_arrival: Sequence[Callable[[GatewayRequest], None]],
         learned: LearnedState,
+        refusal_log: RefusalLog,
         *,
         shows_inside: bool,
     ) -> None:
@@ -63,13 +66,18 @@ class PublicRoutes:
         self._on_arrival = on_arrival
         self._own_paths = {**HEALTH_PATHS, **(INSIDE_PATHS if shows_inside else {})}
         self.learned = learned
+        self._refusal_log = refusal_log
+        self._is_on_loopback = is_loopback(dispatcher.settings.listen)
+        self.trusted_proxies = TrustedProxies(dispatcher.settings.trusted_proxies)
         self.is_leaving = False  # the address closes soon, which `/ready` shows; requests are still taken
 
     def refuse_head(self, request: HttpRequest) -> Response | None:
-        """A request with a wrong key, or to a path that is not forwarded, is answered before its body is read."""
+        """What needs no body is refused before it is read: a foreign host name, a wrong key, an unlisted path."""
+        settings = self.dispatcher.settings
+        if self._is_on_loopback and not settings.tenant and not leads_here(request.header(b"host"), settings.hosts):
+            return _foreign_host()
         if not request.path.startswith("/v1/"):
             return None
-        settings = self.dispatcher.settings
         request.reply_headers = reply_headers(request, settings.cors_origins, needs_key=bool(settings.tenant))
         if request.reply_headers and is_preflight(request):
             return None
@@ -90,9 +98,10 @@ class PublicRoutes:
         """Our own paths need none."""
         return request.path.startswith("/v1/")
 
-    def refused(self, response: Response) -> None:
+    def refused(self, response: Response, address: str) -> None:
         """Count it: it entered no queue, and no explanation of it is kept."""
         self.metrics.rejected(response.status)
+        self._refusal_log.rejected(response, address)
 
     def answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
         """At once where the path is the gateway's own, else through the queue."""
@@ -161,6 +170,7 @@ class PublicRoutes:
         if body is None and endpoint.needs_json and http.method == b"POST":
             self._reject(client, error_response(400, why_unreadable(http.body, endpoint), Reason.MALFORMED))
             return None
+        http.keeps_forwarded = self.trusted_proxies.holds(client.address)
         if tenant.name:  # the key is the gateway's: no replica sees it
             http.headers = [pair for pair in http.headers if pair[0] != b"authorization"]
         request = self._intake.take(
@@ -177,8 +187,14 @@ class PublicRoutes:
         return exchange
 
     def _reject(self, client: ClientConnection, response: Response) -> None:
-        self.refused(response)
+        self.refused(response, client.address)
         client.respond(response)
+
+
+def _foreign_host() -> Response:
+    """The refusal of a name that cannot lead here, where nothing but a loopback address keeps strangers out."""
+    message = "this gateway listens on this machine only, and is not known by the name in the host header"
+    return error_response(421, f"{message}; its operator can add that name to `hosts`", Reason.MALFORMED)
 
 
 def _json(content: object) -> Response:
@@ -263,18 +279,30 @@ class AdminRoutes:
 
     bad_request = staticmethod(bad_request)
 
-    def __init__(self, public: PublicRoutes) -> None:
+    def __init__(self, public: PublicRoutes, key: str | None) -> None:
+        """`key` is asked for, if there is one."""
         self._public = public
+        self._key = key
+        self._is_on_loopback = is_loopback(public.dispatcher.settings.admin_listen)
 
     def refuse_head(self, request: HttpRequest) -> Response | None:
-        """No request is refused by its head."""
-        return None
+        """Where there is a key, all but health needs it: as a bearer, or as the password that a browser asks for."""
+        if self._key is None:
+            hosts = self._public.dispatcher.settings.hosts
+            is_foreign = self._is_on_loopback and not leads_here(request.header(b"host"), hosts)
+            return _foreign_host() if is_foreign else None
+        if request.path in HEALTH_PATHS:
+            return None
+        if is_key(request.header(b"authorization"), self._key):
+            return None
+        refusal = error_response(401, "the admin address needs its key (`admin_key_env`)", Reason.UNAUTHORISED)
+        return replace(refusal, headers=(*refusal.headers, (b"www-authenticate", b'Basic realm="headway"')))
 
     def takes_body(self, request: HttpRequest) -> bool:
         """No path needs one."""
         return False
 
-    def refused(self, response: Response) -> None:
+    def refused(self, response: Response, address: str) -> None:
         """Not counted: metrics count the public address only."""
 
     def answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:

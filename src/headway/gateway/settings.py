@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from headway.config.nearest_name import nearest
 from headway.config.toml_file import read_toml
 from headway.config.typed_values import read_table
 from headway.domain.costs import ServiceCosts
+from headway.gateway.trusted_sources import TrustedProxies
 from headway.gateway.wire.limits import WireLimits
 from headway.policies.catalog import ALL_KINDS, build, canonical
 from headway.scheduling.bundle import bundle
@@ -75,7 +76,8 @@ class ReplicaSettings:
 
     Attributes:
         url: Its address, http(s)://host:port, without `/v1`.
-        name: Its label in metrics and on the live page; host and port by default.
+        name: Its label in metrics and on the live page; host and port by default. Clients see it too
+            (`x-headway-replica`); without a name they see `replica-0`, `replica-1`, … and no address.
         max_requests: Concurrent requests, at most; found adaptively by default.
         prefill_tokens: Prompt tokens sent to it and not computed yet, at most; one request may always go. The default
             is two of vLLM's default steps: enough work, and too little to be worth reordering.
@@ -245,6 +247,12 @@ class Settings:
         listen: host:port of the public address. Needs a restart.
         admin_listen: host:port of metrics and the live page. With tenants they are served nowhere else. Needs a
             restart.
+        admin_key_env: Environment variable with a key that the admin address asks for, as a bearer token or as the
+            password of any user; `/health` and `/ready` need none. Needs a restart.
+        hosts: Names in the `Host` header that lead here, besides addresses and names without a dot. Checked only where
+            nothing but a loopback address keeps strangers out (no tenant, no admin key), against DNS rebinding.
+        trusted_proxies: Addresses or networks (`10.0.0.0/8`) of proxies whose `X-Forwarded-For`, `Forwarded` and the
+            like are passed on to replicas; from other clients they are dropped.
         tls_certificate: PEM file of the certificate chain; needs `tls_key` too. Needs a restart.
         tls_key: PEM file of the private key. Needs a restart.
         record: New file for lengths and times of each answered request, never text: a trace for `headway compare`. The
@@ -266,6 +274,9 @@ class Settings:
 
     listen: str = "127.0.0.1:8000"
     admin_listen: str | None = None
+    admin_key_env: str | None = None
+    hosts: Sequence[str] = ()
+    trusted_proxies: Sequence[str] = ()
     tls_certificate: str | None = None
     tls_key: str | None = None
     record: str | None = None
@@ -314,6 +325,11 @@ def check(settings: Settings) -> None:
     for key in ("tls_certificate", "tls_key", "record"):
         if getattr(settings, key) == "":
             raise ValueError(f"{key} must name a file; leave it out to have none")
+    admin_key(settings)
+    try:
+        TrustedProxies(settings.trusted_proxies)
+    except ValueError as error:
+        raise ValueError(f"trusted_proxies must hold addresses or networks: {error}") from None
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise ValueError("tls_certificate and tls_key belong together: give both or neither")
     for name in settings.forward:
@@ -330,8 +346,10 @@ def check(settings: Settings) -> None:
         twice = next((name for name, number in Counter(names_of).items() if number > 1), None)
         if twice is not None:
             raise ValueError(f"{what}: {twice!r} is there twice; give each its own name")
+    names_with_parts = {tenant.name for tenant in settings.tenant if "fairness-id" in tenant.may}
     for tenant in settings.tenant:
         _check_tenant(tenant)
+        _check_unlike_parts(tenant.name, names_with_parts)
 
 
 def host_and_port(address: str, key: str) -> tuple[str, int]:
@@ -355,6 +373,16 @@ def tenant_key(tenant: TenantSettings) -> str:
             raise ValueError(f"tenant {tenant.name!r}: {where} cannot be read: {error}") from None
     if len(key) < 8:
         raise ValueError(f"tenant {tenant.name!r}: {where} holds no key of 8 characters or more")
+    return key
+
+
+def admin_key(settings: Settings) -> str | None:
+    """The key of the admin address; None if it needs none. Raises ValueError, one sentence."""
+    if settings.admin_key_env is None:
+        return None
+    key = os.environ.get(settings.admin_key_env, "").strip()
+    if len(key) < 8:
+        raise ValueError(f"admin_key_env: {settings.admin_key_env} holds no key of 8 characters or more")
     return key
 
 
@@ -413,6 +441,15 @@ def _check_replica(where: str, replica: ReplicaSettings) -> None:
 def _check_name(where: str, name: str) -> None:
     if not name.isprintable():
         raise ValueError(f"{where} holds a line break or another unprintable character: {name!r}; take it out")
+
+
+def _check_unlike_parts(name: str, names_with_parts: Set[str]) -> None:
+    """Tenant `a` with fairness id `b` counts as `a/b`, so no other tenant may have that name."""
+    for end, character in enumerate(name):
+        if character == "/" and name[:end] in names_with_parts:
+            raise ValueError(
+                f"tenant {name!r} is also tenant {name[:end]!r} with fairness id {name[end + 1 :]!r}; name it without /"
+            )
 
 
 def _check_tenant(tenant: TenantSettings) -> None:

@@ -362,7 +362,7 @@ class Echo:
     def takes_body(self, request: HttpRequest) -> bool:
         return True
 
-    def refused(self, response: Response) -> None:
+    def refused(self, response: Response, address: str) -> None:
         pass
 
     def answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:

@@ -48,6 +48,13 @@ def test_everything_is_read(tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         ("lisen = 1", "unknown key lisen: did you mean 'listen'?"),
+        ('forward = ["a/b"]', "forward must hold first names of paths, for example 'load_lora_adapter', got 'a/b'"),
+        ('trusted_proxies = ["x"]', "trusted_proxies must hold addresses or networks: 'x' does not appear to be"),
+        ('admin_key_env = "NONE"', "admin_key_env: NONE holds no key of 8 characters or more"),
+        (
+            '[[tenant]]\nname = "a"\nkey_env = "A"\nmay = ["fairness-id"]\n[[tenant]]\nname = "a/b"\nkey_env = "B"',
+            "tenant 'a/b' is also tenant 'a' with fairness id 'b'; name it without /",
+        ),
         ("listen = 8000", "listen must be a text, got 8000"),
         ('listen = "8000"', "listen must be host:port"),
         ('[policies]\nordering = "fcsf"', "did you mean 'fcfs'?"),

@@ -66,7 +66,7 @@ class EngineRoutes:
         """Every body is read."""
         return True
 
-    def refused(self, response: Response) -> None:
+    def refused(self, response: Response, address: str) -> None:
         """Not counted."""
 
     def answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:

@@ -265,7 +265,7 @@ class Dispatcher:
                 return False
             # Only the replica that failed it is left: it must not keep the requests behind it waiting.
             relay = self.relays[head.arrived.number]
-            self._refuse_unserved(relay, f"replica {failed.name} failed, and no other is up")
+            self._refuse_unserved(relay, f"replica {failed.shown_as} failed, and no other is up")
             return True
         chosen = self._routing.choose(head, candidates, now)
         if chosen is None:

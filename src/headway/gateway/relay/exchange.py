@@ -92,7 +92,7 @@ class Exchange:
             self._connecting = None
             if not is_ours(error):
                 replica.failed(f"it cannot be reached: {error or 'no answer in time'}", at_once=True)
-            self._fail(f"replica {replica.name} cannot be reached")
+            self._fail(f"replica {replica.shown_as} cannot be reached")
             return
         self._connecting = None
         try:
@@ -150,7 +150,7 @@ class Exchange:
         waited = (self.request.queued.dispatched_at or arrived.arrived_at) - arrived.arrived_at
         return [
             (b"x-request-id", arrived.request_id),
-            (b"x-headway-replica", replica.name.encode("latin-1", "replace")),
+            (b"x-headway-replica", replica.shown_as.encode("latin-1", "replace")),
             (b"x-headway-queue-ms", b"%d" % (waited * 1000)),
         ]
 
@@ -201,7 +201,7 @@ class Exchange:
             self._client.write(body)
         replica = self._replica()
         replica.failed(fault.why)
-        self._fail(f"replica {replica.name} failed: {fault.why}")
+        self._fail(f"replica {replica.shown_as} failed: {fault.why}")
 
     def upstream_failed(self, why: str) -> None:
         """Send the request once more over a new connection, retry it on another replica, or give up."""
@@ -213,7 +213,7 @@ class Exchange:
             self._connect_to(replica)
             return
         replica.failed(why)
-        self._fail(f"replica {replica.name} failed: {why}")
+        self._fail(f"replica {replica.shown_as} failed: {why}")
 
     def _was_stale(self, connection: UpstreamConnection) -> bool:
         """Whether the replica had closed the connection before the request, which may then be sent once more."""

@@ -11,6 +11,7 @@ from headway.domain.request import expected_output_tokens
 from headway.gateway.openai.request_body import NO_PRIORITY, extra_arguments, with_fields, with_usage_asked
 from headway.gateway.queueing.request_state import GatewayRequest, QueuedRequest
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
+from headway.gateway.trusted_sources import FORWARDED_HEADERS
 from headway.gateway.wire.messages import HOP_BY_HOP, TRACE_HEADER, Headers, header_lines
 
 LOAD_HEADER = b"endpoint-load-metrics"
@@ -26,6 +27,8 @@ def upstream_request(request: GatewayRequest, replica: UpstreamReplica) -> bytes
     body = _body(request, replica)
     connection_only = http.header(b"connection") or b""
     dropped = {name.strip().lower() for name in connection_only.split(b",")}
+    if not http.keeps_forwarded:
+        dropped |= FORWARDED_HEADERS
     if replica.authorization is not None:
         dropped.add(b"authorization")
     if request.arrived.traceparent is not None:

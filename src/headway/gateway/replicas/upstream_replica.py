@@ -57,6 +57,7 @@ class UpstreamReplica:
     def __init__(self, settings: ReplicaSettings, health: HealthSettings, clock: Callable[[], float]) -> None:
         self.settings = settings
         self.name = settings.name or urlsplit(settings.url).netloc
+        self.number = 0  # its place in the configuration
         self.state = ReplicaState()
         self.ledger = InFlight(self.name)
         self.limit = ConcurrencyLimit(fixed=settings.max_requests)
@@ -76,6 +77,11 @@ class UpstreamReplica:
     def __repr__(self) -> str:
         ledger = self.ledger
         return f"<replica {self.name}: {self.state.health}, {ledger.requests}/{ledger.requests_max} requests>"
+
+    @property
+    def shown_as(self) -> str:
+        """What clients get to see: the configured name, else a number, but never an address."""
+        return self.settings.name or f"replica-{self.number}"
 
     @property
     def is_up(self) -> bool:

@@ -50,8 +50,8 @@ class RequestHandler(Protocol):
     def takes_body(self, request: HttpRequest) -> bool:
         """Whether the body is needed for the answer; else its bytes are read and forgotten."""
 
-    def refused(self, response: Response) -> None:
-        """A client is sent this response instead of its request being taken."""
+    def refused(self, response: Response, address: str) -> None:
+        """The client at this address is sent this response instead of its request being taken."""
 
     def answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
         """Take a whole request. None if it was answered at once."""
@@ -61,7 +61,6 @@ class ClientConnection(asyncio.Protocol):
     """The server's side of one connection; `handler` answers its requests."""
 
     __slots__ = (
-        "_address",
         "_ahead",
         "_answering",
         "_begun",
@@ -95,6 +94,7 @@ class ClientConnection(asyncio.Protocol):
         "_target",
         "_trailer_bytes",
         "_transport",
+        "address",
         "writable",
     )
 
@@ -114,7 +114,7 @@ class ClientConnection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._pending: list[HttpRequest] = []  # parsed and not yet begun to be answered
         self._ahead = bytearray()  # came while a request was being answered
-        self._address = ""
+        self.address = ""
         self._is_counted = False
         self._owner = ""  # of its latest request
         self._held_bytes = 0  # of bodies, as counted in `shared`
@@ -153,8 +153,8 @@ class ClientConnection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=self._limits.buffer_bytes)
         self._opened.add(self)
         peer = transport.get_extra_info("peername")
-        self._address = str(peer[0]) if peer else ""
-        fault = self._shared.enter(self._address)
+        self.address = str(peer[0]) if peer else ""
+        fault = self._shared.enter(self.address)
         self._is_counted = fault is None
         if fault is not None:
             self._refuse(self._handler.bad_request(503, fault))
@@ -165,7 +165,7 @@ class ClientConnection(asyncio.Protocol):
         self._closing = True
         self._release_bodies()
         if self._is_counted:
-            self._shared.leave(self._address, self._owner)
+            self._shared.leave(self.address, self._owner)
         del self._parser  # they name each other
         self._pending.clear()
         answering, self._answering = self._answering, None
@@ -517,5 +517,5 @@ class ClientConnection(asyncio.Protocol):
     def _refuse(self, response: Response) -> None:
         self._refusal = None
         self._request = HttpRequest(b"", b"", [], keep_alive=False)
-        self._handler.refused(response)
+        self._handler.refused(response, self.address)
         self.respond(response)

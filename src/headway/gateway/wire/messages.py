@@ -50,7 +50,8 @@ class HttpRequest:
     """One whole request.
 
     `target` is the request line's, path and query. `owner` names its API key's tenant, if any. `reply_headers` are
-    added to its answer, and replace a replica's of the same names.
+    added to its answer, and replace a replica's of the same names. `keeps_forwarded`: it came from a proxy that may say
+    who its client is.
     """
 
     method: bytes
@@ -60,6 +61,7 @@ class HttpRequest:
     keep_alive: bool = True
     speaks_chunked: bool = True  # HTTP/1.1; to 1.0 a body of unknown length ends with the connection
     owner: str = ""
+    keeps_forwarded: bool = False
     reply_headers: tuple[tuple[bytes, bytes], ...] = ()
     path: str = field(init=False)
     """The target without its query; "" where it is no path."""
