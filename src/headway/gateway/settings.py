@@ -325,16 +325,9 @@ def check(settings: Settings) -> None:
     for key in ("tls_certificate", "tls_key", "record"):
         if getattr(settings, key) == "":
             raise ValueError(f"{key} must name a file; leave it out to have none")
-    admin_key(settings)
-    try:
-        TrustedProxies(settings.trusted_proxies)
-    except ValueError as error:
-        raise ValueError(f"trusted_proxies must hold addresses or networks: {error}") from None
+    _check_rights(settings)
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise ValueError("tls_certificate and tls_key belong together: give both or neither")
-    for name in settings.forward:
-        if not name or "/" in name or not name.isascii() or not name.isprintable():
-            raise ValueError(f"forward must hold first names of paths, for example 'load_lora_adapter', got {name!r}")
     if settings.log_lines_max < 1:
         raise ValueError(f"log_lines_max must be at least 1, got {settings.log_lines_max}")
     _check_policies(settings.policies)
@@ -350,6 +343,17 @@ def check(settings: Settings) -> None:
     for tenant in settings.tenant:
         _check_tenant(tenant)
         _check_unlike_parts(tenant.name, names_with_parts)
+
+
+def _check_rights(settings: Settings) -> None:
+    admin_key(settings)
+    try:
+        TrustedProxies(settings.trusted_proxies)
+    except ValueError as error:
+        raise ValueError(f"trusted_proxies must hold addresses or networks: {error}") from None
+    for name in settings.forward:
+        if not name or "/" in name or not name.isascii() or not name.isprintable():
+            raise ValueError(f"forward must hold first names of paths, for example 'load_lora_adapter', got {name!r}")
 
 
 def host_and_port(address: str, key: str) -> tuple[str, int]:
