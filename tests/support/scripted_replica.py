@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from headway.gateway.replicas.engine_figures import METRICS_PATHS
+
 Script = Callable[["Call"], Awaitable[None]]
 
 TOKENS = 8  # of an echo
@@ -164,6 +166,7 @@ class ScriptedReplica:
         self.next: deque[Script] = deque()
         self.models = models
         self.metrics = ""
+        self.metrics_path = METRICS_PATHS[0]
         self.instead: dict[str, Script] = {}  # path -> how it answers there, for /v1/models, /health and /metrics too
         self.calls: list[Call] = []
         self.is_alive = True
@@ -213,8 +216,8 @@ class ScriptedReplica:
             await call.whole(200, {"data": [{"id": model, "object": "model"} for model in self.models]})
         elif path == "/health":
             await call.whole(200, {})
-        elif path == "/metrics":
-            if self.metrics:
+        elif path in METRICS_PATHS:
+            if self.metrics and path == self.metrics_path:
                 await self._tell(call)
             else:
                 await call.whole(404, {})

@@ -27,7 +27,7 @@ from headway.gateway.replicas.model_lists import ModelLists
 from headway.gateway.replicas.probing import keep_probing
 from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
 from headway.gateway.routes import AdminRoutes, PublicRoutes
-from headway.gateway.settings import Settings, admin_key, host_and_port
+from headway.gateway.settings import ReplicaSettings, Settings, admin_key, host_and_port
 from headway.gateway.trusted_sources import TrustedProxies
 from headway.gateway.wire.client_connection import ClientConnection, RequestHandler
 from headway.gateway.wire.shared_limits import SharedLimits
@@ -132,13 +132,16 @@ class Gateway:
         except (OSError, UnicodeError) as error:
             raise OSError(f"cannot listen on {key} {address!r}: {getattr(error, 'strerror', None) or error}") from None
 
+    def _replica(self, settings: ReplicaSettings) -> UpstreamReplica:
+        return UpstreamReplica(settings, self.settings.health, self._clock, lambda: self.dispatcher.replicas)
+
     def _take_replicas(self, settings: Settings) -> None:
         """Keep replicas whose settings stayed, add the new ones, let the others finish their requests."""
         kept = {probed.replica.settings: probed for probed in self._probed}
         wanted: list[_Probed] = []
         for number, chosen in enumerate(settings.replica):
             probed = kept.pop(chosen, None)
-            replica = UpstreamReplica(chosen, settings.health, self._clock) if probed is None else probed.replica
+            replica = self._replica(chosen) if probed is None else probed.replica
             replica.number = number
             if probed is None or replica.health != settings.health:
                 if probed is not None:

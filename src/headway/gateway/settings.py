@@ -137,7 +137,15 @@ class HealthSettings:
         stale_seconds: A report older than this is ignored.
         models_seconds: Time between two looks at the models that a healthy replica lists. A model that no list has is
             looked for again at once, at most once a second, before it is answered with 404.
-        failures_to_eject: Failures in a row until it is ejected; a refused connection ejects it at once.
+        failures_to_eject: Failures in a row until it is ejected, of requests and probes; a refused connection ejects it
+            at once. An answer with status 5xx counts where another replica does not fail at the same request.
+        ejected_share_max: Share of the replicas of a model, from 0 to 1, that failures of requests may eject; one may
+            always go. Requests that no engine can bear then leave replicas for the others (Envoy's
+            `max_ejection_percent`). Replicas that refuse connections or fail their probes are ejected beyond it.
+        panic_share: Failures of requests eject no replica where less than this share of its model's replicas would be
+            up (Envoy's panic threshold); those ejected for such failures are then probed at once.
+        stall_seconds: A replica is ejected, within those bounds, if for so long no byte of any answer came although
+            requests wait there, and its metrics, which were read before, do not come either.
         eject_seconds: Time until the first probe of an ejected replica; doubled at each ejection in a row.
         eject_seconds_max: Upper bound of that doubling.
         connect_seconds: Longest time to connect. After a reload it applies to new replicas only.
@@ -154,7 +162,10 @@ class HealthSettings:
     scrape_seconds: float = 1.0
     stale_seconds: float = 5.0
     models_seconds: float = 30.0
-    failures_to_eject: int = 3
+    failures_to_eject: int = 5
+    ejected_share_max: float = 0.1
+    panic_share: float = 0.5
+    stall_seconds: float = 15.0
     eject_seconds: float = 2.0
     eject_seconds_max: float = 60.0
     connect_seconds: float = 5.0
@@ -298,7 +309,7 @@ class Settings:
     wire: WireLimits = field(default_factory=WireLimits)
 
 
-_MAY_BE_0 = ("seed", "lame_duck_seconds", "on", "prefix_caching", "sample_share")
+_MAY_BE_0 = ("seed", "lame_duck_seconds", "on", "prefix_caching", "sample_share", "ejected_share_max", "panic_share")
 
 
 def read_settings(path: Path) -> Settings:
@@ -415,6 +426,9 @@ def _check_numbers(settings: Settings) -> None:
                 raise ValueError(f"{name}.{one.name} must be above 0, got {value}")
             if value == math.inf:
                 raise ValueError(f"{name}.{one.name} must be a finite number, got {value}")
+    for key in ("ejected_share_max", "panic_share"):
+        if not 0 <= getattr(settings.health, key) <= 1:
+            raise ValueError(f"health.{key} must be from 0 to 1, got {getattr(settings.health, key)}")
     for replica in settings.replica:
         for key in ("max_requests", "prefill_tokens", "kv_tokens"):
             if getattr(replica, key) is not None and getattr(replica, key) < 1:

@@ -199,6 +199,19 @@ class _Gauges:
         saturation = GaugeMetricFamily(
             "headway_flow_control_pool_saturation", "Mean over the replicas that are up of requests / limit of requests"
         )
+        ejections = CounterMetricFamily(
+            "headway_replica_ejections", "Times the replica was ejected or not reached", labels=["replica"]
+        )
+        withheld = CounterMetricFamily(
+            "headway_replica_ejections_withheld",
+            "Times the replica stayed although it failed, because too few others were up",
+            labels=["replica"],
+        )
+        delayed = CounterMetricFamily(
+            "headway_connections_delayed",
+            "Tries to connect to a replica that wait for descriptors, memory or ports of this process",
+            value=self._dispatcher.shortages.delayed,
+        )
         seats = [(r.ledger.requests, r.ledger.requests_max) for r in self._dispatcher.replicas if r.is_up]
         for replica in self._dispatcher.replicas:
             up.add_metric([replica.name], float(replica.is_up))
@@ -206,6 +219,8 @@ class _Gauges:
             limit.add_metric([replica.name], replica.ledger.requests_max)
             for signal, seconds in replica.ages_seconds().items():
                 age.add_metric([replica.name, signal], seconds)
+            ejections.add_metric([replica.name], replica.state.ejections_total)
+            withheld.add_metric([replica.name], replica.state.ejections_withheld)
         if seats:
             saturation.add_metric([], sum(used / most for used, most in seats) / len(seats))
-        yield from (up, running, limit, age, saturation)
+        yield from (up, running, limit, age, saturation, ejections, withheld, delayed)

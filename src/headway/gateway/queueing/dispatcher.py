@@ -20,7 +20,7 @@ from headway.gateway.queueing.counts import Counts, Outcome
 from headway.gateway.queueing.deadlines import Deadlines
 from headway.gateway.queueing.internal_errors import InternalErrors
 from headway.gateway.queueing.model_queue import ModelQueue, Prepare, SharedAccounts
-from headway.gateway.queueing.outages import Demand, Outages, can_be_served, demand_of
+from headway.gateway.queueing.outages import Demand, Outages, OwnShortages, can_be_served, demand_of
 from headway.gateway.queueing.queue_turns import Turns
 from headway.gateway.queueing.refusals import NO_REPLICA_SECONDS, Refusal, RetryDelays, broken_bound
 from headway.gateway.queueing.request_routing import RequestRouting
@@ -111,6 +111,7 @@ class Dispatcher:
         self._accounts = SharedAccounts()
         self._turns: Turns[ModelQueue] = Turns()
         self._outages = Outages()
+        self.shortages = OwnShortages()
         self._deadlines = Deadlines()
         self._is_pumping = False
         self._pump_again = False
@@ -430,6 +431,7 @@ class Dispatcher:
             queued = relay.request.queued
             queued.produced_tokens = relay.request.relayed.events // queued.sequences
         for replica in self.replicas:
+            self.errors.guard("sweep", replica.look_for_stall, now)
             self.errors.guard("sweep", replica.ledger.refresh)
             self.errors.guard("sweep", replica.pool.sweep, now)
         self.pump()

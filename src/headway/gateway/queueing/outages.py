@@ -1,12 +1,20 @@
-"""Since when no healthy replica could serve a kind of waiting request; such requests fail after a grace period."""
+"""Outages: since when no healthy replica could serve a kind of waiting request, and shortages of this gateway itself.
+
+Requests that no replica serves fail after a grace period. Those that lack a descriptor or a port here wait.
+"""
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 from headway.gateway.queueing.request_state import QueuedRequest
 from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
+
+_LOGGED_SECONDS = 60.0  # between two log lines of a shortage
+log = logging.getLogger("headway.gateway")
 
 Demand: TypeAlias = tuple[str, UpstreamReplica | None]
 """The model wanted and the replica to avoid: requests alike in both can be served by the same replicas."""
@@ -39,3 +47,18 @@ class Outages:
         unserved = [demand for demand in waiting if not can_be_served(demand, replicas)]
         self._since = {demand: self._since.get(demand, now) for demand in unserved}
         return {demand for demand, began in self._since.items() if now - began >= grace_seconds}
+
+
+class OwnShortages:
+    """Counts connections to replicas that could not be made for lack of descriptors, memory or ports here."""
+
+    def __init__(self) -> None:
+        self.delayed = 0
+        self._logged_at = -math.inf
+
+    def note(self, error: OSError, now: float) -> None:
+        """One more, and a log line if the last one is a minute old."""
+        self.delayed += 1
+        if now - self._logged_at >= _LOGGED_SECONDS:
+            self._logged_at = now
+            log.error("connections to replicas have to wait: %s; raise this process's limit of file descriptors", error)

@@ -18,7 +18,7 @@ from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import GatewayRequest, RequestMove, RequestStage
 from headway.gateway.relay.upstream_request import LOAD_HEADER, asks_for_load, hides_usage, upstream_request
 from headway.gateway.replicas.load_report import read_load_header
-from headway.gateway.replicas.upstream_replica import UpstreamReplica
+from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
 from headway.gateway.wire.client_connection import ClientConnection
 from headway.gateway.wire.messages import HOP_BY_HOP, Headers
 from headway.gateway.wire.name_lookup import is_ours
@@ -31,6 +31,8 @@ _TRY_ELSEWHERE = frozenset([429, 500, 502, 503, 504, 529])
 _FULL = frozenset([429, 503, 529])
 _UNABLE = frozenset([501, 505])  # to do what was asked, which tells nothing of the replica's health
 BROKE = "the gateway failed at this request; its log names the cause"
+_ANSWERED_5XX = "it answered with a status of 500 or above"
+_SHORTAGE_SECONDS = 0.25  # between two tries to connect while descriptors or ports are lacking here
 _NOT_RETURNED = frozenset([b"content-length", b"x-request-id", REASON_HEADER])
 
 
@@ -48,6 +50,7 @@ class Exchange:
         "_seen_at",
         "_sends",
         "_sent_at",
+        "_suspect",
         "_was_kept",
         "request",
     )
@@ -61,6 +64,7 @@ class Exchange:
         self._connecting: asyncio.Task[None] | None = None
         self._was_kept = False  # the connection had carried a request before
         self._is_stream = False
+        self._suspect: UpstreamReplica | None = None  # answered 5xx; the next replica's answer shows whose fault it is
         self._pieces_seen = -1  # at the latest sweep, to notice silence
         self._seen_at = 0.0
         self._sends = 0  # after each of which the request may have been executed
@@ -86,20 +90,32 @@ class Exchange:
         self._connecting = asyncio.ensure_future(self._connect(replica))
 
     async def _connect(self, replica: UpstreamReplica) -> None:
-        try:
-            connection = await replica.pool.open()
-        except (OSError, TimeoutError) as error:
-            self._connecting = None
-            if not is_ours(error):
-                replica.failed(f"it cannot be reached: {error or 'no answer in time'}", at_once=True)
-            self._fail(f"replica {replica.shown_as} cannot be reached")
-            return
+        connection = None
+        while connection is None:
+            try:
+                connection = await replica.pool.open()
+            except OSError as error:
+                if is_ours(error) and self._may_wait(error):
+                    await asyncio.sleep(_SHORTAGE_SECONDS)
+                    continue
+                self._connecting = None
+                if not is_ours(error):
+                    replica.unreachable(error)
+                self._fail(f"replica {replica.shown_as} cannot be reached")
+                return
         self._connecting = None
         try:
             self._send(connection, replica)
         except Exception as error:
             connection.close()
             self._dispatcher.contain(self, "dispatch", error)
+
+    def _may_wait(self, error: OSError) -> bool:
+        """Whether to try again to connect, for which something is lacking here: descriptors, memory or ports."""
+        dispatcher = self._dispatcher
+        now = dispatcher.now()
+        dispatcher.shortages.note(error, now)
+        return now - self.request.arrived.arrived_at < dispatcher.settings.queue.timeout_seconds
 
     def _send(self, connection: UpstreamConnection, replica: UpstreamReplica) -> None:
         self.request.move(RequestMove.SENT)
@@ -117,8 +133,8 @@ class Exchange:
         if status in _FULL:
             replica.refused()
             self._sends -= 1  # it was not executed
-        elif status >= 500 and status not in _UNABLE:
-            replica.failed(f"it answered with status {status}")
+        if status >= 500 or self._suspect is not None:
+            self._judge(replica, status)
         if status in _TRY_ELSEWHERE and self._retry_elsewhere():
             return
         if status == HTTPStatus.NOT_FOUND and self.request.arrived.model:
@@ -144,6 +160,26 @@ class Exchange:
             and not (name == LOAD_HEADER and asks_for_load(self.request, replica))
         ]
         self._client.start(status, [*forwarded, *self._own_headers(replica)], length, more=more)
+
+    def _judge(self, replica: UpstreamReplica, status: int) -> None:
+        """Find whose failure a 5xx answer is: not the replica's if another one answers the same request so too."""
+        is_failure = status >= 500 and status not in _UNABLE and status not in _FULL
+        if is_failure and self._suspect is not None:
+            self._suspect = None
+        elif is_failure and status in _TRY_ELSEWHERE and self._may_retry():
+            self._suspect = replica
+        elif is_failure:
+            replica.failed(_ANSWERED_5XX)
+        elif status < 400 or status in _FULL:
+            self._blame_suspect()
+        else:
+            self._suspect = None
+
+    def _blame_suspect(self) -> None:
+        """No other replica was seen to fail at this request."""
+        suspect, self._suspect = self._suspect, None
+        if suspect is not None:
+            suspect.failed(_ANSWERED_5XX)
 
     def _own_headers(self, replica: UpstreamReplica) -> Headers:
         arrived = self.request.arrived
@@ -225,12 +261,17 @@ class Exchange:
     def check_silence(self, now: float) -> None:
         """Give up on a replica that has sent nothing for too long; called about once a second."""
         health, relayed = self._dispatcher.settings.health, self._relayed
-        if self.request.stage is RequestStage.SENT:
+        stage = self.request.stage
+        if stage in (RequestStage.CONNECTING, RequestStage.SENT) and self._replica().state.health is Health.EJECTED:
+            self._retry_elsewhere()  # it produced nothing, and its replica is not trusted to
+            stage = self.request.stage
+        if stage is RequestStage.SENT:
             if now - (self.request.queued.dispatched_at or now) >= health.first_byte_seconds:
                 self._give_up(f"the replica did not answer within {health.first_byte_seconds:g} s")
-        elif self.request.stage is RequestStage.ANSWERING:
+        elif stage is RequestStage.ANSWERING:
             if relayed.pieces != self._pieces_seen or not self._client.writable:
                 self._pieces_seen, self._seen_at = relayed.pieces, now
+                self._replica().made_progress(now)
             elif now - self._seen_at >= health.silent_seconds:
                 self._give_up(f"the replica sent nothing for {health.silent_seconds:g} s in the middle of its answer")
 
@@ -244,6 +285,7 @@ class Exchange:
         stage = self.request.stage
         if stage is RequestStage.ENDED:
             return
+        self._blame_suspect()
         if stage is not RequestStage.ANSWERING:
             if not self._retry_elsewhere():
                 status = 504 if reason is Reason.REPLICA_TIMEOUT else 502
@@ -262,13 +304,15 @@ class Exchange:
 
     def _retry_elsewhere(self) -> bool:
         """Give the request back to its queue, for another replica. False if it may not be tried again."""
-        if max(self.request.queued.tries, self._sends) >= TRIES_MAX or not self._dispatcher.has_alternative(
-            self.request
-        ):
+        if not self._may_retry():
             return False
         self._stop_replica()
         self._dispatcher.take_back(self.request)
         return True
+
+    def _may_retry(self) -> bool:
+        is_left = max(self.request.queued.tries, self._sends) < TRIES_MAX
+        return is_left and self._dispatcher.has_alternative(self.request)
 
     def _first_byte(self) -> None:
         self._relayed.first_byte_at = self._dispatcher.now()
@@ -306,6 +350,7 @@ class Exchange:
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer with an error instead of sending the request; nothing was sent to the client before."""
+        self._blame_suspect()
         self._answer_error(refusal, Outcome.REFUSED)
 
     def cut_off(self, refusal: Refusal) -> None:

@@ -1,4 +1,8 @@
-"""Probes of replicas: whether they are healthy, which models they have and how loaded they are."""
+"""Probes of replicas: whether they are healthy, which models they have and how loaded they are.
+
+A probe lists a replica's models and decides on its health. Its metrics are only figures: where they hang, break off or
+are no HTTP, the figures grow stale and the next probe comes at once.
+"""
 
 from __future__ import annotations
 
@@ -7,33 +11,31 @@ import json
 import logging
 from collections.abc import Callable
 
-from headway.gateway.replicas.engine_figures import read_metrics
-from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
+from headway.gateway.replicas.engine_figures import METRICS_PATHS, read_metrics
+from headway.gateway.replicas.load_report import LoadReport
+from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import HealthSettings
 from headway.gateway.wire.http_fetch import fetch
 from headway.gateway.wire.name_lookup import is_ours
 
+_SEEK_SECONDS = 30.0  # until metrics are looked for again where there were none
 _PROBE_SECONDS = 5.0
+_MODELS_BYTES_MAX = 2 << 20  # of JSON, which is read in one go
+_THREAD_BYTES = 256 << 10  # longer metrics are read in a thread
 log = logging.getLogger("headway.gateway")
 
 
 async def keep_probing(
     replica: UpstreamReplica, health: HealthSettings, clock: Callable[[], float], on_news: Callable[[], None]
 ) -> None:
-    """Probe a replica while it is not up, scrape its metrics while it is; then call `on_news`. Runs until cancelled."""
-    models_at, scrapes = clock(), replica.settings.metrics
+    """Probe a replica when it is time, scrape its metrics while it is up; then call `on_news`. Runs until cancelled."""
+    scraper = _Scraper(replica, clock)
     while True:
-        now = clock()
         try:
-            if replica.state.health is not Health.UP:
-                if now >= replica.state.probe_at:
-                    await _probe(replica)
-                    models_at = clock()
-            elif now - models_at >= health.models_seconds:
-                models_at = now
+            if clock() >= replica.state.probe_at:
                 await _probe(replica)
-            elif scrapes:
-                scrapes = await _scrape(replica, health)
+            elif replica.is_up and replica.settings.metrics:
+                await scraper.scrape()
         except Exception:  # a fault over one answer must not end the probing of this replica
             log.exception("cannot read the answer of replica %s to a probe", replica.name)
         on_news()
@@ -46,8 +48,10 @@ async def _probe(replica: UpstreamReplica) -> None:
         status = await read_models(replica, _PROBE_SECONDS)
         if status != 200:
             status, _ = await _get(replica, "/health")
-    except (OSError, TimeoutError) as error:
-        _unreachable(replica, error)
+    except OSError as error:
+        if not is_ours(error):
+            why = f"it cannot be reached: {error or 'no answer in time'}"
+            replica.probed(False, why, refused=isinstance(error, ConnectionRefusedError))
         return
     replica.probed(status == 200, f"it answered its probe with status {status}")
 
@@ -64,23 +68,48 @@ async def read_models(replica: UpstreamReplica, seconds: float) -> int:
     return status
 
 
-async def _scrape(replica: UpstreamReplica, health: HealthSettings) -> bool:
-    """Read its metrics; False if it has none and need not be asked again."""
-    try:
-        status, body = await _get(replica, "/metrics")
-    except (OSError, TimeoutError) as error:
-        _unreachable(replica, error)
-        return True
-    if status == 200:
-        report = read_metrics(body.decode("utf-8", "replace"))
+class _Scraper:
+    """Finds where a replica has its metrics, and reads them."""
+
+    def __init__(self, replica: UpstreamReplica, clock: Callable[[], float]) -> None:
+        self._replica = replica
+        self._clock = clock
+        self._path: str | None = None  # where figures were found
+        self._seek_at = clock()
+
+    async def scrape(self) -> None:
+        """Read its metrics once, or look for them if it is time."""
+        if self._path is not None:
+            await self._read(self._path)
+        elif self._clock() >= self._seek_at:
+            self._seek_at = self._clock() + _SEEK_SECONDS
+            for path in METRICS_PATHS:
+                if await self._read(path):
+                    return
+
+    async def _read(self, path: str) -> bool:
+        """Read the metrics at one path; whether it has figures."""
+        began = self._clock()
+        try:
+            status, body = await _get(self._replica, path)
+        except OSError as error:
+            if self._path is not None and not is_ours(error):
+                self._replica.metrics_missed(began)
+            return False
+        self._replica.metrics_came()
+        report = await _report(body) if status == 200 else LoadReport()
+        has_figures = report != LoadReport()
+        if self._path is not None and not has_figures:  # the engine was changed: they may be elsewhere now
+            self._seek_at = self._clock()
+        self._path = path if has_figures else None
         if report.waiting is not None or report.kv_share is not None:
-            replica.reported(report)
-    return status != 404
+            self._replica.reported(report)
+        return has_figures
 
 
-def _unreachable(replica: UpstreamReplica, error: OSError) -> None:
-    if not is_ours(error):
-        replica.probed(False, f"it cannot be reached: {error or 'no answer in time'}")
+async def _report(body: bytes) -> LoadReport:
+    text = body.decode("utf-8", "replace")
+    return read_metrics(text) if len(body) < _THREAD_BYTES else await asyncio.to_thread(read_metrics, text)
 
 
 async def _get(replica: UpstreamReplica, path: str, seconds: float = _PROBE_SECONDS) -> tuple[int, bytes]:
@@ -88,6 +117,8 @@ async def _get(replica: UpstreamReplica, path: str, seconds: float = _PROBE_SECO
 
 
 def _models(body: bytes) -> dict[str, dict[str, object]] | None:
+    if len(body) > _MODELS_BYTES_MAX:
+        return None
     try:
         listed = json.loads(body)["data"]
         return {entry["id"]: entry for entry in listed if isinstance(entry["id"], str)}

@@ -2,12 +2,17 @@
 
 A replica starts unknown, is up once it answers a probe, and is ejected when it fails. An ejected replica is probed,
 first soon, then ever more seldom, and is up again with the first answer.
+
+What is judged are requests and probes; metrics that do not come make its figures stale. A refused connection and probes
+that fail in a row are the replica's own doing and eject it. Failures of requests may be the doing of a request: they
+eject within bounds, which leave replicas for the other requests.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from urllib.parse import urlsplit
@@ -24,6 +29,7 @@ FIGURES = ("waiting", "running", "kv_share", "kv_tokens_max")
 """Of a `LoadReport`; each has an age of its own."""
 _BLOCK_TOKENS = 16
 _UNKNOWN_BLOCKS = 1 << 40
+log = logging.getLogger("headway.gateway")
 
 
 class Health(StrEnum):
@@ -40,9 +46,17 @@ class ReplicaState:
     """What changes about a replica. Times are seconds on the gateway's clock."""
 
     health: Health = Health.UNKNOWN
-    failures: int = 0  # in a row
+    failures: int = 0  # of requests and probes, in a row
+    failed_probes: int = 0  # in a row
     ejections: int = 0  # in a row
+    ejections_total: int = 0
+    ejections_withheld: int = 0  # by the bounds, in all
+    is_failing: bool = False  # ejected for failures of requests: counts against the bounds
+    is_spared: bool = False  # up only because of the bounds
+    changed_at: float = -math.inf  # of `health`
     probe_at: float = -math.inf
+    progress_at: float = -math.inf  # when it last answered anything, or had no request
+    silent_since: float | None = None  # since when its metrics do not come, which came before
     models: dict[str, dict[str, object]] | None = None  # its /v1/models by id; None until it answered
     report: LoadReport = field(default_factory=LoadReport)
     reported_at: dict[str, float] = field(default_factory=dict)  # figure of the report -> when it last came
@@ -54,7 +68,14 @@ class ReplicaState:
 class UpstreamReplica:
     """One replica."""
 
-    def __init__(self, settings: ReplicaSettings, health: HealthSettings, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        settings: ReplicaSettings,
+        health: HealthSettings,
+        clock: Callable[[], float],
+        peers: Callable[[], Sequence[UpstreamReplica]] = tuple,
+    ) -> None:
+        """`peers` gives all replicas of the gateway, which bound how many are ejected at once."""
         self.settings = settings
         self.name = settings.name or urlsplit(settings.url).netloc
         self.number = 0  # its place in the configuration
@@ -69,6 +90,7 @@ class UpstreamReplica:
         )
         self.health = health
         self._clock = clock
+        self._peers = peers
         key = replica_key(settings)
         self.authorization = f"Bearer {key}".encode() if key else None
         self.ledger.kv_tokens_max = settings.kv_tokens
@@ -118,8 +140,8 @@ class UpstreamReplica:
 
     def first_byte(self, seconds: float, expected_seconds: float) -> None:
         """A first byte came after `seconds`; about `expected_seconds` were expected for a request of that size."""
-        self.state.failures = self.state.ejections = 0
         now = self._clock()
+        self._recovered(now)
         time = None if self._is_fresh("waiting") else FirstByteTime(seconds, seconds / expected_seconds)
         self.limit.answered(self.ledger.requests, time, now)
         self._update_requests_max()
@@ -130,38 +152,79 @@ class UpstreamReplica:
         The expected time of an embedding or an image is not known. So only refusals and the replica's own queue show
         that there were too many of them; for generation `first_byte` shows more.
         """
-        self.state.failures = 0
+        now = self._clock()
+        self._recovered(now)
         if not is_generation:
-            self.limit.answered(self.ledger.requests, None, self._clock())
+            self.limit.answered(self.ledger.requests, None, now)
             self._update_requests_max()
 
-    def failed(self, why: str, *, at_once: bool = False) -> None:
-        """It did not answer a request, or not properly. `at_once` ejects it (its connection was refused)."""
+    def failed(self, why: str) -> None:
+        """It did not answer a request, or not properly."""
         state = self.state
         state.failures += 1
         state.last_failure = why
-        if state.health is Health.UP and (at_once or state.failures >= self.health.failures_to_eject):
-            self._eject()
+        if state.health is Health.UP and state.failures >= self.health.failures_to_eject:
+            self._eject_within_bounds(why)
+
+    def unreachable(self, error: OSError) -> None:
+        """No connection for a request could be made. Only a refused one proves that nothing listens."""
+        why = f"it cannot be reached: {error or 'no answer in time'}"
+        self.failed(why)
+        if isinstance(error, ConnectionRefusedError) and self.state.health is Health.UP:
+            self._eject(why)
+
+    def made_progress(self, now: float) -> None:
+        """Bytes of an answer came, or its client takes none."""
+        self.state.progress_at = now
+
+    def look_for_stall(self, now: float) -> None:
+        """Eject it if it has been silent in every way, about once a second. Metrics alone prove nothing."""
+        state, bound = self.state, self.health.stall_seconds
+        if not self.ledger.requests:
+            state.progress_at = now
+        if state.health is not Health.UP or state.silent_since is None:
+            return
+        if now - state.silent_since >= bound and now - state.progress_at >= bound:
+            self._eject_within_bounds(f"for {bound:g} s it sent neither an answer nor its metrics")
 
     def refused(self) -> None:
         """It refused a request because it has too many."""
-        self.limit.congested(self.ledger.requests, self._clock())
+        now = self._clock()
+        self.made_progress(now)
+        self.limit.congested(self.ledger.requests, now)
         self._update_requests_max()
 
-    def probed(self, alive: bool, why: str = "") -> None:
-        """A probe was answered, or not."""
-        state = self.state
+    def probed(self, alive: bool, why: str = "", *, refused: bool = False) -> None:
+        """A probe was answered, or not; `refused`: its connection was."""
+        state, now = self.state, self._clock()
         if state.health is Health.LEAVING:
             return
         if alive:
+            state.failed_probes = 0
+            state.probe_at = now + self.health.models_seconds
             if state.health is not Health.UP:
-                state.health = Health.UP
-                state.failures = 0
-        elif state.health is Health.UP:
-            self.failed(why)
-        else:
-            state.last_failure = why
-            self._eject()
+                self._is_up_again(now)
+            return
+        state.last_failure = why
+        state.failures += 1
+        state.failed_probes += 1
+        state.probe_at = now + self.health.scrape_seconds
+        enough = self.health.failures_to_eject
+        if state.health is not Health.UP or refused or state.failed_probes >= enough:
+            self._eject(why)
+        elif state.failures >= enough:
+            self._eject_within_bounds(why)
+
+    def metrics_missed(self, since: float) -> None:
+        """Its metrics, asked for at `since`, hang or break off: a probe must tell whether it is alive."""
+        state = self.state
+        if state.silent_since is None:
+            state.silent_since = since
+        state.probe_at = min(state.probe_at, self._clock())
+
+    def metrics_came(self) -> None:
+        """Its metrics were answered, whatever they hold."""
+        self.state.silent_since = None
 
     def reported(self, report: LoadReport) -> None:
         """Its metrics were read."""
@@ -215,9 +278,80 @@ class UpstreamReplica:
         others = self.state.other_requests if self._is_fresh("running") else 0
         self.ledger.requests_max = max(1, self.limit.requests_max - others)
 
-    def _eject(self) -> None:
+    # Health
+
+    def _recovered(self, now: float) -> None:
+        """It answered a request well."""
         state = self.state
-        state.health = Health.EJECTED
+        state.failures = state.failed_probes = state.ejections = 0
+        state.is_spared = False
+        state.progress_at = now
+
+    def _is_up_again(self, now: float) -> None:
+        state = self.state
+        if state.health is Health.EJECTED:
+            away = now - state.changed_at
+            log.info("replica %s is up again after %.1f s", self.name, away, extra={"fields": {"replica": self.name}})
+        state.health = Health.UP
+        state.changed_at = state.progress_at = now
+        state.failures = 0
+        state.is_failing = state.is_spared = False
+        state.silent_since = None
+
+    def _eject_within_bounds(self, why: str) -> None:
+        """Eject it, or keep it because the bounds say so; then a probe tells more."""
+        state = self.state
+        if self._bounds_allow():
+            self._eject(why, is_failing=True)
+            return
+        state.ejections_withheld += 1
+        state.probe_at = min(state.probe_at, self._clock())
+        if not state.is_spared:
+            state.is_spared = True
+            message = "replica %s failed (%s), but too few others are up to eject it"
+            log.warning(message, self.name, why, extra={"fields": {"replica": self.name}})
+
+    def _bounds_allow(self) -> bool:
+        """Whether enough replicas stay up without it, for each of its models."""
+        health = self.health
+        for serving in self._peers_by_model():
+            up = sum(one.is_up for one in serving)
+            failing = sum(one.state.health is Health.EJECTED and one.state.is_failing for one in serving)
+            most = max(1, int(health.ejected_share_max * len(serving)))
+            if failing >= most or up - 1 < health.panic_share * len(serving):
+                return False
+        return True
+
+    def _peers_by_model(self) -> list[list[UpstreamReplica]]:
+        """The replicas that serve each of its models; one list if all replicas serve the same."""
+        peers = list(self._peers()) or [self]
+        own = (self.state.models or {}).keys()
+        if all((one.state.models or {}).keys() == own for one in peers):
+            return [peers]
+        return [[one for one in peers if one.serves(model)] for model in own or ("",)]
+
+    def _eject(self, why: str, *, is_failing: bool = False) -> None:
+        state, now = self.state, self._clock()
+        before, state.health = state.health, Health.EJECTED
         wait = min(self.health.eject_seconds_max, self.health.eject_seconds * 2.0**state.ejections)
         state.ejections = min(state.ejections + 1, 30)
-        state.probe_at = self._clock() + wait
+        state.probe_at = now + wait
+        if before is Health.EJECTED:
+            return
+        state.changed_at = now
+        state.ejections_total += 1
+        state.is_failing = is_failing
+        what = "was not reached" if before is Health.UNKNOWN else "is ejected"
+        fields = {"replica": self.name, "probe_seconds": wait}
+        log.warning("replica %s %s: %s", self.name, what, why, extra={"fields": fields})
+        if not is_failing:
+            self._recall_failing(now)
+
+    def _recall_failing(self, now: float) -> None:
+        """Probe at once what failures of requests ejected, if without it too few replicas are up."""
+        for serving in self._peers_by_model():
+            if sum(one.is_up for one in serving) >= self.health.panic_share * len(serving):
+                continue
+            for one in serving:
+                if one.state.health is Health.EJECTED and one.state.is_failing:
+                    one.state.probe_at = now

@@ -22,8 +22,9 @@ class _Collecting:
         self._status = status
 
     def upstream_data(self, body: bytes) -> None:
-        if len(self._body) < _BYTES_MAX:
-            self._body += body
+        self._body += body
+        if len(self._body) > _BYTES_MAX:
+            self.upstream_failed(f"its answer is longer than {_BYTES_MAX >> 20} MiB")
 
     def upstream_end(self, body: bytes) -> None:
         self.upstream_data(body)
@@ -46,7 +47,7 @@ async def fetch(
     """Status and body of a GET on a connection of its own.
 
     Raises:
-        OSError: the replica cannot be reached, breaks off, or takes longer than `seconds`.
+        OSError: the replica cannot be reached, breaks off, says too much, or takes longer than `seconds`.
     """
     headers: Headers = [(b"host", pool.host_header), (b"connection", b"close"), (b"accept", b"*/*")]
     if authorization is not None:
@@ -58,6 +59,6 @@ async def fetch(
         connection.send(request, sink)
         try:
             return await sink.done
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, OSError):
             connection.drop()
             raise
