@@ -93,8 +93,8 @@ class _Scraper:
         try:
             status, body = await _get(self._replica, path)
         except OSError as error:
-            if self._path is not None and not is_ours(error):
-                self._replica.metrics_missed(began)
+            if not is_ours(error):
+                self._replica.metrics_missed(began if self._path is not None else None)
             return False
         self._replica.metrics_came()
         report = await _report(body) if status == 200 else LoadReport()

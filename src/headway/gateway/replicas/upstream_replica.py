@@ -215,8 +215,11 @@ class UpstreamReplica:
         elif state.failures >= enough:
             self._eject_within_bounds(why)
 
-    def metrics_missed(self, since: float) -> None:
-        """Its metrics, asked for at `since`, hang or break off: a probe must tell whether it is alive."""
+    def metrics_missed(self, since: float | None) -> None:
+        """Its metrics hang or break off: a probe must tell whether it is alive.
+
+        `since` is when they were asked for; None if they never came before.
+        """
         state = self.state
         if state.silent_since is None:
             state.silent_since = since

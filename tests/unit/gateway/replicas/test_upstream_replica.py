@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from headway.domain.estimate import PointEstimate
 from headway.domain.request import Request
 from headway.gateway.replicas.load_report import LoadReport
-from headway.gateway.replicas.upstream_replica import UpstreamReplica
+from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
 from headway.gateway.settings import HealthSettings, ReplicaSettings
+from tests.support.estimated_request import estimated_request
 
 
 def test_every_figure_has_an_age_of_its_own_and_old_ones_decide_nothing() -> None:
@@ -61,3 +66,106 @@ def test_a_limit_that_refusals_cut_down_grows_again_on_embeddings_alone() -> Non
 def test_a_debugger_shows_its_health_and_load() -> None:
     one = UpstreamReplica(ReplicaSettings(url="http://127.0.0.1:1", max_requests=4), HealthSettings(), lambda: 0.0)
     assert repr(one) == "<replica 127.0.0.1:1: unknown, 0/4 requests>"
+
+
+def fleet(now: list[float], number: int, models: tuple[str, ...] = ("m",), **health: float) -> list[UpstreamReplica]:
+    replicas: list[UpstreamReplica] = []
+    for port in range(1, number + 1):
+        settings = ReplicaSettings(url=f"http://127.0.0.1:{port}")
+        one = UpstreamReplica(settings, HealthSettings(**health), lambda: now[0], lambda: replicas)  # type: ignore[arg-type]
+        one.state.models = {model: {} for model in models}
+        one.probed(True)
+        replicas.append(one)
+    return replicas
+
+
+def ejected(replicas: list[UpstreamReplica]) -> int:
+    return sum(one.state.health is Health.EJECTED for one in replicas)
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), OSError("no such name"), OSError(113, "no route")])
+def test_no_connection_in_time_is_one_failure_and_a_refused_one_a_verdict(error: OSError) -> None:
+    one, other = fleet([0.0], 2)
+    for _ in range(4):
+        one.unreachable(error)
+    assert one.is_up
+    one.unreachable(error)
+    assert not one.is_up
+    other.unreachable(ConnectionRefusedError())
+    assert not other.is_up
+
+
+def test_a_good_answer_ends_the_row() -> None:
+    one, _ = fleet([0.0], 2)
+    for _ in range(20):
+        one.failed("x")
+        one.completed(is_generation=True)
+    assert one.is_up
+    for _ in range(3):
+        one.probed(False, "x")
+        one.failed("x")
+        one.completed(is_generation=False)
+    assert one.is_up
+
+
+@given(
+    st.integers(1, 12),
+    st.sampled_from([0.0, 0.1, 0.3, 1.0]),
+    st.sampled_from([0.0, 0.5, 0.9]),
+    st.lists(st.integers(0, 11), max_size=120),
+)
+def test_failures_of_requests_eject_within_the_bounds_whatever_fails(
+    number: int, share: float, panic: float, failing: list[int]
+) -> None:
+    replicas = fleet([0.0], number, ejected_share_max=share, panic_share=panic, failures_to_eject=2)
+    for index in failing:
+        replicas[index % number].failed("x")
+        assert ejected(replicas) <= max(1, int(share * number))
+        assert sum(one.is_up for one in replicas) >= panic * number
+
+
+def test_the_bounds_hold_for_each_model() -> None:
+    """Two of twenty may go, but not both that serve the model of the poison."""
+    replicas = fleet([0.0], 20, failures_to_eject=1)
+    for one in replicas[:2]:
+        one.state.models = {"rare": {}}
+    for one in replicas[:2]:
+        one.failed("x")
+    assert ejected(replicas[:2]) == 1
+    assert replicas[1].state.ejections_withheld == 1
+
+
+def test_probes_that_fail_in_a_row_eject_beyond_the_bounds() -> None:
+    replicas = fleet([0.0], 2)
+    for one in replicas:
+        for _ in range(5):
+            one.probed(False, "it answered its probe with status 500")
+    assert ejected(replicas) == 2
+
+
+def test_what_failures_ejected_is_probed_at_once_when_the_others_go() -> None:
+    now = [100.0]
+    first, second = fleet(now, 2, eject_seconds=60.0)
+    for _ in range(5):
+        first.failed("x")
+    assert first.state.probe_at == 160.0
+    second.probed(False, "x", refused=True)
+    assert (ejected([first, second]), first.state.probe_at) == (2, 100.0)
+
+
+def test_a_stall_needs_both_a_silent_request_and_metrics_that_came_before() -> None:
+    now = [100.0]
+    one, _ = fleet(now, 2)
+    one.ledger.enter(estimated_request(1, 200, 10))
+    one.look_for_stall(100.0)
+    one.look_for_stall(1_000.0)
+    assert one.is_up  # its metrics are not known to be missing
+    one.metrics_missed(None)
+    one.look_for_stall(1_000.0)
+    assert one.is_up  # they never came
+    one.metrics_missed(1_000.0)
+    one.made_progress(1_014.0)
+    one.look_for_stall(1_020.0)
+    assert one.is_up  # an answer goes on
+    one.look_for_stall(1_030.0)
+    assert one.state.health is Health.EJECTED
