@@ -71,6 +71,7 @@ class TrackedRequest(Request):
         self.priority = priority
         self.cached_prompt_tokens = 0
         self.produced_tokens = 0
+        self.sequences = 1
         self.estimate = None
         self.ends_by_limit = ends_by_limit
         self.target_tokens = prompt_tokens
