@@ -23,6 +23,8 @@ KEPT_SECONDS = 4.0
 """A good `kept_seconds`: engines behind uvicorn close idle connections after 5 s."""
 _HEAD_BYTES_MAX = 1 << 16
 _REFUSAL_BYTES_MAX = 1 << 16
+_LINE_BYTES_MAX = 1 << 24
+_FAILED = ("error", "abort")
 
 HeaderFields: TypeAlias = Sequence[tuple[str, str]]
 
@@ -104,11 +106,14 @@ class StreamClient:
         sent_at = time.perf_counter()
         stream = _Stream(on_tokens)
         await self._ask(self._request("POST", "/completions", body, headers), stream.read)
+        stream.close()
         if not stream.usage:
             raise StreamFault("the answer ended without a usage chunk")
         output_tokens = stream.usage.get("completion_tokens") or 0
         if not stream.first_token_at or output_tokens < 1:
             raise StreamFault("the answer holds no token, or its usage counts none")
+        if not stream.has_ended:
+            raise StreamFault("the answer stops without finish reason or [DONE]")
         prompt_tokens = stream.usage.get("prompt_tokens") or 0
         return Served(sent_at, stream.first_token_at, stream.last_token_at, prompt_tokens, output_tokens)
 
@@ -317,6 +322,7 @@ class _Stream:
     def __init__(self, on_tokens: Callable[[], None]) -> None:
         self._on_tokens = on_tokens
         self._pending = b""
+        self.has_ended = False  # by its own word; that the connection ended says nothing
         self.first_token_at = 0.0
         self.last_token_at = 0.0
         self.usage: dict[str, Any] = {}
@@ -324,25 +330,42 @@ class _Stream:
     def read(self, part: bytes) -> None:
         """A piece of the stream came. Raises StreamFault if it is no completion's."""
         *lines, self._pending = (self._pending + part).split(b"\n")
+        if len(self._pending) > _LINE_BYTES_MAX:
+            raise StreamFault("its answer holds a line without end")
         has_tokens = False
         for line in lines:
             if not line.startswith(b"data:"):
                 continue
             content = line[5:].strip()
             if content == b"[DONE]":
+                self.has_ended = True
                 continue
             try:
                 event = json.loads(content)
                 if event.get("error"):
                     raise StreamFault(f"status 200: {_message(event)}")
                 self.usage = event.get("usage") or self.usage
-                has_tokens = has_tokens or bool(event.get("choices"))
-            except (ValueError, AttributeError) as error:
+                has_tokens = self._read_choices(event.get("choices") or ()) or has_tokens
+            except (ValueError, AttributeError, TypeError) as error:
                 raise StreamFault(f"its answer is no completion ({type(error).__name__}: {error})") from None
         if has_tokens:
             self.last_token_at = time.perf_counter()
             self.first_token_at = self.first_token_at or self.last_token_at
             self._on_tokens()
+
+    def close(self) -> None:
+        """Nothing more comes: read a last line that has no end. Raises StreamFault as `read` does."""
+        if self._pending:
+            self.read(b"\n")
+
+    def _read_choices(self, choices: Sequence[dict[str, Any]]) -> bool:
+        """Whether there are any; a finish reason among them ends the stream."""
+        for choice in choices:
+            reason = choice.get("finish_reason")
+            if reason in _FAILED:
+                raise StreamFault(f"status 200: the answer ends with finish_reason {reason!r}")
+            self.has_ended = self.has_ended or bool(reason)
+        return bool(choices)
 
 
 def _message(content: object) -> str:

@@ -16,8 +16,8 @@ _TEXT = {"tenant", "session"}  # never to be taken for numbers: 007 is not 7
 
 
 def header_of(file: TraceFile) -> tuple[list[str], str]:
-    """The names in the first line, and the sign between them."""
-    first = file.sample.partition("\n")[0].rstrip("\r")
+    """The names in the first line that is not blank, and the sign between them."""
+    first = next((line for line in file.sample.split("\n") if line.strip()), "").rstrip("\r")
     sign = max(",;\t", key=first.count)
     try:
         return [name.strip() for name in next(csv.reader([first], delimiter=sign), [])], sign
@@ -51,11 +51,12 @@ def read(file: TraceFile, rows: Rows) -> None:
     texts = {columns.fields[column] for column in _TEXT & columns.fields.keys()}
     cells = [(name, place, _text_of_cell if name in texts else number_of_cell) for name, place in wanted.items()]
     reader = csv.reader(_numbered(file), delimiter=sign)
-    next(reader, None)
+    rows_of_cells = (
+        row for row in reader if row and (len(row) > 1 or row[0].strip())
+    )  # blank lines are no lines, before the header too
     try:
-        for row in reader:
-            if not row:
-                continue
+        next(rows_of_cells, None)
+        for row in rows_of_cells:
             if len(row) != len(header):
                 rows.bad(
                     reader.line_num, Fault(f"the line does not have {len(header)} fields", detail=f"it has {len(row)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import zlib
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 LINE_BYTES_MAX = 1 << 26  # a longer line is no line of a trace; reading on would fill the memory
 
 _BUFFER = 1 << 16
+_PACKED_BYTES = 256  # unpacked at once: a block of 4 bytes may be 128 KiB of text (RFC 8878), so at most 8 MiB
 _BROKEN = (EOFError, OSError, zlib.error, zstandard.ZstdError)
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
@@ -73,7 +75,8 @@ class TraceFile:
                     raise UserMistake(
                         f"{self.label}: line {number} is longer than {LINE_BYTES_MAX >> 20} MiB; write a request a line"
                     )
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                # A byte order mark stands at the start, and again where two files were put together.
+                yield number, raw.removeprefix(codecs.BOM_UTF8).decode()
         except UnicodeDecodeError as fault:
             raise UserMistake(
                 f"{self.label}: line {number} is not UTF-8 text (byte {fault.start + 1} of the line); "
@@ -128,7 +131,8 @@ class _Zstd(io.RawIOBase):
     def __init__(self, beneath: BinaryIO) -> None:
         self._beneath = beneath
         self._frame = zstandard.ZstdDecompressor().decompressobj()
-        self._ready = b""
+        self._packed = b""
+        self._ready = memoryview(b"")
 
     def readable(self) -> bool:
         return True
@@ -136,15 +140,17 @@ class _Zstd(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer).cast("B")
         while not self._ready:
-            packed = self._frame.unused_data if self._frame.eof else b""
-            packed = packed or self._beneath.read(_BUFFER)
-            if not packed:
+            if self._frame.eof:
+                self._packed = self._frame.unused_data + self._packed
+            self._packed = self._packed or self._beneath.read(_BUFFER)
+            if not self._packed:
                 if self._frame.eof:
                     return 0
                 raise EOFError
             if self._frame.eof:
                 self._frame = zstandard.ZstdDecompressor().decompressobj()
-            self._ready = self._frame.decompress(packed)
+            self._ready = memoryview(self._frame.decompress(self._packed[:_PACKED_BYTES]))
+            self._packed = self._packed[_PACKED_BYTES:]
         taken = self._ready[: len(view)]
         view[: len(taken)] = taken
         self._ready = self._ready[len(taken) :]

@@ -18,8 +18,14 @@ EVENTS = (
     b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\ndata: [DONE]\n\n'
 )
 CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
+TOKEN = b'data: {"choices":[{"text":"a"}]}\n\n'
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
 WHOLE = CHUNKED + b"%x;x=y\r\n%b\r\n0\r\n\r\n" % (len(EVENTS), EVENTS)
 COUNTED = HEAD + b"content-length: %d\r\n\r\n%b" % (len(EVENTS), EVENTS)
+
+
+def chunks(content: bytes) -> bytes:
+    return b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content)
 
 
 def refused(status: bytes, headers: bytes, body: bytes) -> bytes:
@@ -134,6 +140,11 @@ def test_without_keeping_each_request_has_a_connection_of_its_own() -> None:
         (HEAD + b"\r\n" + b'data: {"usage":{"completion_tokens":1}}\n', "the answer holds no token", ""),
         (HEAD + b'\r\ndata: {"error":{"message":"out of memory"}}\n', "status 200: out of memory", ""),
         (HEAD + b"\r\ndata: {broken\n", "its answer is no completion (JSONDecodeError", ""),
+        (HEAD + b'\r\ndata: {"error":"died"}', "status 200: died", ""),  # in a line without its end
+        (HEAD + b"\r\n" + TOKEN + USAGE, "the answer stops without finish reason or [DONE]", ""),
+        (CHUNKED + chunks(TOKEN + USAGE), "the answer stops without finish reason or [DONE]", ""),
+        (HEAD + b"\r\n" + TOKEN.replace(b"}]", b',"finish_reason":"error"}]'), "status 200: the answer ends with", ""),
+        (HEAD + b'\r\ndata: {"choices":5}\n', "its answer is no completion (TypeError", ""),
         (HEAD + b"\r\ndata: [1]\n", "its answer is no completion (AttributeError", ""),
         (
             refused(b"429 Too Many Requests", b"X-Headway-Reason: queue-full\r\n", b'{"error":{"message":"full"}}'),
@@ -148,6 +159,12 @@ def test_each_fault_is_a_clause(answer: bytes, sentence: str, reason: str) -> No
         with_client(Scripted([answer], closes=True), lambda client: client.complete(b"{}"))
     assert str(caught.value).startswith(sentence)
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("end", [b"data: [DONE]", TOKEN.replace(b"}]", b',"finish_reason":"length"}]')])
+def test_a_mark_of_its_end_makes_an_answer_whole(end: bytes) -> None:
+    server = Scripted([HEAD + b"\r\n" + TOKEN + USAGE + end], closes=True)
+    assert with_client(server, lambda client: client.complete(b"{}")).output_tokens == 2  # type: ignore[attr-defined]
 
 
 def test_interim_answers_are_passed_over() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 
 from headway.bench.traces.loading import load_trace
 from headway.bench.user_mistake import UserMistake
@@ -212,3 +214,40 @@ def test_blank_lines_are_no_lines(tmp_path: Path) -> None:
     path = lines_file(tmp_path, "", request(0), "   ", request(1), "")
     assert load_trace(path).notes == []
     assert len(load_trace(path).trace) == 2
+
+
+HEADER, ROW = "TIMESTAMP,ContextTokens,GeneratedTokens\n", "2024-05-10 00:00:00,1024,5\n"
+
+
+@pytest.mark.parametrize("start", ["\n", "\r\n\r\n", "  \n\t\n", "\ufeff", "\ufeff\n\n"])
+def test_blank_lines_of_a_csv_are_no_lines_also_before_its_header(tmp_path: Path, start: str) -> None:
+    path = tmp_path / "export.csv"
+    path.write_bytes((start + HEADER + "\n" + ROW + "  \n" + ROW).encode())
+    assert load_trace(str(path)).trace.prompt_tokens.tolist() == [1024, 1024]
+
+
+def test_a_byte_order_mark_where_two_files_were_put_together_is_no_part_of_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "both.jsonl"
+    path.write_bytes(("\ufeff" + request(0) + "\n\ufeff" + request(1) + "\n").encode())
+    assert len(load_trace(str(path)).trace) == 2
+
+
+def test_a_small_packed_file_does_not_fill_the_memory(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.jsonl.zst"
+    with path.open("wb") as file, zstandard.ZstdCompressor().stream_writer(file) as packed:
+        packed.write(b'{"a": "')
+        for _ in range(300):
+            packed.write(b"x" * (1 << 20))
+    tracemalloc.start()
+    with pytest.raises(UserMistake, match="line 1 is longer than 64 MiB"):
+        load_trace(str(path))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 200 << 20
+
+
+def test_a_zst_file_may_hold_several_frames(tmp_path: Path) -> None:
+    path = tmp_path / "frames.jsonl.zst"
+    lines = [request(number) + "\n" for number in range(50)]
+    path.write_bytes(b"".join(zstandard.compress(line.encode()) for line in lines))
+    assert len(load_trace(str(path)).trace) == 50
