@@ -117,6 +117,7 @@ class QueueSettings:
         tenant_max_tokens: Their prompt tokens, likewise.
         tenant_max_bytes: The bytes of their bodies, likewise.
         timeout_seconds: Longest time in the queue; then the request is answered with 429.
+        stored_objects: Responses, files and batches whose replica is remembered, since requests about them go there.
     """
 
     max_requests: int = 10_000
@@ -126,6 +127,7 @@ class QueueSettings:
     tenant_max_tokens: int | None = None
     tenant_max_bytes: int | None = None
     timeout_seconds: float = 600.0
+    stored_objects: int = 100_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from itertools import takewhile
 from typing import Protocol
 
 from headway.gateway.openai.error_responses import Reason
+from headway.gateway.openai.stored_objects import StoredObjects
 from headway.gateway.queueing.counts import Counts, Outcome
 from headway.gateway.queueing.deadlines import Deadlines
 from headway.gateway.queueing.internal_errors import InternalErrors
@@ -101,6 +102,7 @@ class Dispatcher:
         self.relays: dict[int, Relay] = {}  # of requests that have not ended, by number, in order of arrival
         self._sent: dict[int, Relay] = {}  # of those at a replica
         self._waiting: Counter[Demand] = Counter()  # of those in a queue
+        self.stored_objects = StoredObjects()
         self.is_draining = False
         self._is_stopped = False
         self.now = clock  # an attribute, because it is asked many times a request
@@ -286,11 +288,26 @@ class Dispatcher:
 
     def _candidates(self, queued: QueuedRequest) -> list[UpstreamReplica]:
         model, failed = queued.arrived.model, queued.failed_replica
+        home = self._home(queued)
         return [
             replica
-            for replica in self.replicas
+            for replica in (self.replicas if home is None else [home])
             if replica.is_up and replica is not failed and replica.has_room(queued) and replica.serves(model)
         ]
+
+    def _home(self, queued: QueuedRequest) -> UpstreamReplica | None:
+        """The replica that made what the request is about, while it is up; None where any may serve it."""
+        if queued.arrived.stored_object is None:
+            return None
+        name = self.stored_objects.made_by(queued.arrived.stored_object)
+        homes = (r for r in self.replicas if r.name == name and r.is_up and r is not queued.failed_replica)
+        return next(homes, None)
+
+    def object_made(self, request: GatewayRequest, answer: bytes) -> None:
+        """The answer that begins like this is a new object, which its replica alone knows."""
+        replica = request.queued.replica
+        assert replica is not None, "only a dispatched request is answered"
+        self.stored_objects.note(answer, replica.name, self.settings.queue.stored_objects)
 
     def _dispatch(self, queue: ModelQueue, replica: UpstreamReplica, now: float) -> None:
         queued = queue.admit(now)

@@ -10,6 +10,7 @@ from headway.gateway.openai.endpoints import Endpoint
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.openai.prompt_count import Counted, PromptCount
 from headway.gateway.openai.request_body import Body, prefix_hashes
+from headway.gateway.openai.stored_objects import named_object
 from headway.gateway.openai.withheld_hints import withhold
 from headway.gateway.queueing.arrival_pacing import ArrivalPacer
 from headway.gateway.queueing.cached_tokens import CachedTokens
@@ -85,6 +86,7 @@ class Intake:
             prefix_hashes=prefix_hashes(body.model, body.prompt_bytes) if body is not None else (),
             arrived_at=now,
             traceparent=None if start_trace is None else start_trace(http, endpoint, self._number, now),
+            stored_object=named_object(http),
         )
         tokens, counted = self._prompt_count.at_once(body, len(http.body))
         return GatewayRequest(arrived, self._size(arrived, tokens, counted))

@@ -88,6 +88,7 @@ class ArrivedRequest:
         prefix_hashes: of ever longer parts of its prompt, for routing.
         arrived_at: seconds on the dispatcher's clock.
         traceparent: W3C header of our own span; None where the request is not traced.
+        stored_object: id of the object it is about, which only the replica that made it knows; None without one.
     """
 
     number: Final[int]
@@ -105,6 +106,7 @@ class ArrivedRequest:
     prefix_hashes: Final[Sequence[int]]
     arrived_at: Final[float]
     traceparent: Final[bytes | None]
+    stored_object: Final[str | None] = None
 
     @property
     def streams(self) -> bool:

@@ -12,6 +12,7 @@ from http import HTTPStatus
 
 from headway.gateway.openai.answer_readers import AnswerFault, JsonReader, StreamReader
 from headway.gateway.openai.error_responses import REASON_HEADER, Reason, error_response
+from headway.gateway.openai.stored_objects import makes_object
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.refusals import Refusal
@@ -195,7 +196,7 @@ class Exchange:
         relayed = self._relayed
         relayed.pieces += 1
         if relayed.first_byte_at is None and (not self._is_stream or b"data:" in body):
-            self._first_byte()
+            self._first_byte(body)
         reader = relayed.reader
         if reader is not None:
             body = reader.pass_on(body)
@@ -226,7 +227,7 @@ class Exchange:
         elif is_good:
             replica.completed(is_generation=endpoint.is_generation)
         if relayed.first_byte_at is None:
-            self._first_byte()
+            self._first_byte(body)
         reason = Reason.REPLICA_FAILED if fault is not None and fault.is_of_replica else None
         self._dispatcher.end(self.request, Outcome.COMPLETED if is_good else Outcome.FAILED, reason)
         self._client.finish()
@@ -314,8 +315,10 @@ class Exchange:
         is_left = max(self.request.queued.tries, self._sends) < TRIES_MAX
         return is_left and self._dispatcher.has_alternative(self.request)
 
-    def _first_byte(self) -> None:
+    def _first_byte(self, body: bytes) -> None:
         self._relayed.first_byte_at = self._dispatcher.now()
+        if self._relayed.status < 300 and makes_object(self.request.arrived.http):
+            self._dispatcher.object_made(self.request, body)
         self._dispatcher.first_byte(self.request)
 
     def _replica(self) -> UpstreamReplica:

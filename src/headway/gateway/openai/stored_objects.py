@@ -1,0 +1,62 @@
+"""Stored objects: responses, files, batches and the like, which only the replica that made them knows."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from urllib.parse import unquote
+
+import msgspec
+
+from headway.gateway.openai.request_body import top_level
+from headway.gateway.wire.messages import HttpRequest
+
+_STORING = frozenset(["batches", "conversations", "files", "responses", "uploads", "vector_stores", "videos"])
+"""First name after `/v1/` of the paths whose POST makes an object."""
+_NAMING_FIELDS = ("previous_response_id", "conversation", "input_file_id")
+_FIRST_ID = re.compile(rb'"id"\s*:\s*"([\w.:-]{1,200})"')
+_ID_WITHIN_BYTES = 4_096
+_TEXT = msgspec.json.Decoder(str)
+
+
+def named_object(http: HttpRequest) -> str | None:
+    """The id of the object that a request is about, in its path or its body; None without one."""
+    parts = http.path.split("/")
+    if len(parts) < 3 or parts[2] not in _STORING:
+        return None
+    if len(parts) > 3 and parts[3]:
+        return unquote(parts[3])
+    fields = top_level(http.body) if http.body else {}
+    for name in _NAMING_FIELDS:
+        if name in fields:
+            try:
+                return _TEXT.decode(fields[name])
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue
+    return None
+
+
+def makes_object(http: HttpRequest) -> bool:
+    """Whether the answer to a request is a new object."""
+    parts = http.path.split("/")
+    return http.method == b"POST" and len(parts) == 3 and parts[2] in _STORING
+
+
+class StoredObjects:
+    """Which replica made which object: the latest ones, up to a limit."""
+
+    def __init__(self) -> None:
+        self._made_by: OrderedDict[str, str] = OrderedDict()
+
+    def note(self, answer: bytes, replica: str, most: int) -> None:
+        """An object was made: `answer` begins with it, or with the first event of it. At most `most` are kept."""
+        match = _FIRST_ID.search(answer, 0, _ID_WITHIN_BYTES)
+        if match is None:
+            return
+        self._made_by[match[1].decode()] = replica
+        while len(self._made_by) > most:
+            self._made_by.popitem(last=False)
+
+    def made_by(self, object_id: str) -> str | None:
+        """The name of the replica that made it, as far as it is known."""
+        return self._made_by.get(object_id)

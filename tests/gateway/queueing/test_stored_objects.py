@@ -1,0 +1,65 @@
+"""What one replica keeps is asked of that replica."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from headway.gateway.openai.stored_objects import StoredObjects, makes_object, named_object
+from headway.gateway.settings import QueueSettings
+from headway.gateway.wire.messages import HttpRequest
+from tests.support.gateway_setup import RunGateway, Setup
+from tests.support.scripted_replica import Call
+
+
+def request(method: str, path: str, **fields: object) -> HttpRequest:
+    return HttpRequest(method.encode(), path.encode(), [], json.dumps(fields).encode() if fields else b"")
+
+
+def test_what_a_request_is_about() -> None:
+    assert named_object(request("GET", "/v1/files/file-1/content?x=1")) == "file-1"
+    assert named_object(request("POST", "/v1/responses", previous_response_id="resp_1")) == "resp_1"
+    assert named_object(request("POST", "/v1/batches", input_file_id="file-1")) == "file-1"
+    assert named_object(request("POST", "/v1/responses", previous_response_id=5, conversation="c")) == "c"
+    assert named_object(request("POST", "/v1/responses", input="x")) is None
+    assert named_object(request("POST", "/v1/chat/completions", previous_response_id="x")) is None
+    assert makes_object(request("POST", "/v1/files"))
+    assert not makes_object(request("GET", "/v1/files"))
+    assert not makes_object(request("POST", "/v1/responses/r/cancel"))
+
+
+def test_the_latest_objects_are_remembered() -> None:
+    stored = StoredObjects()
+    for number in range(5):
+        stored.note(b'{"id": "o%d"}' % number, f"r{number}", most=3)
+    stored.note(b"no object", "r9", most=3)
+    stored.note(b'event: response.created\ndata: {"response":{"id":"o9"}}', "r9", most=3)
+    assert [stored.made_by(f"o{number}") for number in (0, 1, 2, 3, 4, 9)] == [None, None, None, "r3", "r4", "r9"]
+
+
+def test_a_follow_up_goes_to_the_replica_that_made_it_even_if_that_is_busier(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        gate = asyncio.Event()
+
+        def keeps(number: int):  # type: ignore[no-untyped-def]
+            async def script(call: Call) -> None:
+                if call.method == "POST" and call.json()["input"] == "long":
+                    await gate.wait()
+                await call.whole(200, {"id": f"resp_{number}"})
+
+            return script
+
+        for number, replica in enumerate(setup.replicas):
+            replica.usual = keeps(number)
+        first = await setup.ask({"model": "m", "input": "x"}, "/v1/responses")
+        home = setup.replicas[int(first.json()["id"][-1])]
+        follow_up = {"model": "m", "input": "x", "previous_response_id": first.json()["id"]}
+        long = [asyncio.ensure_future(setup.ask({**follow_up, "input": "long"}, "/v1/responses")) for _ in range(3)]
+        await setup.until(lambda: home.inside == 3)
+        assert (await setup.ask(follow_up, "/v1/responses")).json() == first.json()
+        assert (await setup.get(f"/v1/responses/{first.json()['id']}")).json() == first.json()
+        gate.set()
+        await asyncio.gather(*long)
+        assert sum(len(replica.calls) for replica in setup.replicas) == len(home.calls) == 6
+
+    run_gateway(scenario, replicas=2, queue=QueueSettings(stored_objects=10))
