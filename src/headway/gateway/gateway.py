@@ -139,10 +139,10 @@ class Gateway:
         """Keep replicas whose settings stayed, add the new ones, let the others finish their requests."""
         kept = {probed.replica.settings: probed for probed in self._probed}
         wanted: list[_Probed] = []
-        for number, chosen in enumerate(settings.replica):
+        for position, chosen in enumerate(settings.replica):
             probed = kept.pop(chosen, None)
             replica = self._replica(chosen) if probed is None else probed.replica
-            replica.number = number
+            replica.position = position
             if probed is None or replica.health != settings.health:
                 if probed is not None:
                     probed.task.cancel()

@@ -78,7 +78,7 @@ class UpstreamReplica:
         """`peers` gives all replicas of the gateway, which bound how many are ejected at once."""
         self.settings = settings
         self.name = settings.name or urlsplit(settings.url).netloc
-        self.number = 0  # its place in the configuration
+        self.position = 0  # in the configuration
         self.state = ReplicaState()
         self.ledger = InFlight(self.name)
         self.limit = ConcurrencyLimit(fixed=settings.max_requests)
@@ -103,7 +103,7 @@ class UpstreamReplica:
     @property
     def shown_as(self) -> str:
         """What clients get to see: the configured name, else a number, but never an address."""
-        return self.settings.name or f"replica-{self.number}"
+        return self.settings.name or f"replica-{self.position}"
 
     @property
     def is_up(self) -> bool:
