@@ -341,7 +341,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "an event that is no UTF-8": Fault(_among(b"data: \xff\xfe\n\n"), "streams", is_legal=True, adds_events=True),
     "an event that is no JSON": Fault(_among(b"data: {no\n\n"), "streams", is_legal=True, adds_events=True),
-    "an event of 2 MB": Fault(_among(b": " + b"x" * 2_000_000 + b"\n\n"), "streams", is_legal=True, adds_events=True),
+    "an event of 1.2 MB": Fault(_among(b": " + b"x" * 1_200_000 + b"\n\n"), "streams", is_legal=True, adds_events=True),
     "usage of 400 digits": Fault(
         _among(b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":' + _HUGE + b"}}\n\n"),
         "streams",

@@ -21,8 +21,6 @@ from tests.support.fault_harness import (
 )
 from tests.support.replica_faults import FAULTS
 
-EJECTED = pytest.mark.xfail(strict=False, reason="failures of /metrics are counted as failures of requests")
-
 
 @pytest.fixture(scope="module")
 def runner() -> Iterator[asyncio.Runner]:
@@ -52,13 +50,7 @@ def test_one_fault(runner: asyncio.Runner, setup: Setup, fault: str) -> None:
     assert any(fault in met for met in book.executed.values())
 
 
-@pytest.mark.parametrize(
-    "plan",
-    [
-        pytest.param(BESIDE_DAYS[0], id="breaks-off,no-HTTP,resets", marks=EJECTED),
-        pytest.param(BESIDE_DAYS[1], id="500,nonsense,302"),
-    ],
-)
+@pytest.mark.parametrize("plan", BESIDE_DAYS, ids=["breaks-off,no-HTTP,resets", "500,nonsense,302"])
 def test_misbehaviour_beside_the_api_is_no_fault(runner: asyncio.Runner, setup: Setup, plan: Plan) -> None:
     book = check(runner, setup, plan)
     assert book.endings == {"whole": book.sent}
