@@ -15,6 +15,7 @@ from headway.gateway.api_keys import ApiKeys
 from headway.gateway.learned.learned_state import LearnedState
 from headway.gateway.learned.queue_tuning import check_tuning
 from headway.gateway.observing.gateway_metrics import GatewayMetrics
+from headway.gateway.observing.loop_watch import LoopWatch
 from headway.gateway.observing.refusal_log import RefusalLog
 from headway.gateway.observing.request_history import RequestHistory
 from headway.gateway.observing.trace_recorder import TraceRecorder
@@ -54,7 +55,8 @@ class Gateway:
         self.settings = settings
         self._clock = time.monotonic
         self._tenants = ApiKeys(settings.tenant)
-        self._metrics = GatewayMetrics()
+        self._metrics = GatewayMetrics(settings.metrics_series_max)
+        self.loop_watch = LoopWatch(self._clock)
         self._recorder = TraceRecorder(Path(settings.record), time.monotonic()) if settings.record is not None else None
         self._tracing = Tracing(settings.tracing, self._clock) if settings.tracing.endpoint is not None else None
         check_tuning(settings)
@@ -71,7 +73,7 @@ class Gateway:
         observing: list[RequestObserver] = [self._metrics, *observers, *recording, intake, history, self._refusal_log]
         self._model_lists = ModelLists(lambda: self.dispatcher.replicas, self._clock)
         self.dispatcher = Dispatcher(
-            settings, self._clock, observing, self._learned.prepare, self._model_lists.ask_again
+            settings, self._clock, observing, self._learned.prepare, self._learned.forget, self._model_lists.ask_again
         )
         # Metrics and the live page show all tenants: with keys they have an address of their own or none.
         shows_inside = settings.admin_listen is None and not settings.tenant
@@ -86,7 +88,7 @@ class Gateway:
             self._refusal_log,
             shows_inside=shows_inside,
         )
-        self._metrics.watch(self.dispatcher)
+        self._metrics.watch(self.dispatcher, self.loop_watch)
         self._clients: set[ClientConnection] = set()
         self._servers: list[asyncio.Server] = []
         self._probed: list[_Probed] = []
@@ -113,6 +115,7 @@ class Gateway:
             await self._listen(settings.admin_listen, "admin_listen", AdminRoutes(self.site, admin_key(settings)), None)
         self._take_replicas(settings)
         self._sweeping = asyncio.create_task(self._sweep())
+        self.loop_watch.start()
 
     async def _listen(self, address: str, key: str, site: RequestHandler, tls: ssl.SSLContext | None) -> None:
         host, port = host_and_port(address, key)
@@ -226,6 +229,7 @@ class Gateway:
 
     async def stop(self) -> None:
         """Stop at once; requests inside are cut off."""
+        self.loop_watch.stop()
         for server in self._servers:
             server.close()
         self._model_lists.close()

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -19,6 +19,7 @@ from headway.gateway.cross_origin import is_preflight, preflight_answer, reply_h
 from headway.gateway.learned.learned_state import LearnedState
 from headway.gateway.observing.gateway_metrics import GatewayMetrics
 from headway.gateway.observing.page import PAGE_PATHS, page_file, state_of
+from headway.gateway.observing.prometheus_text import CONTENT_TYPE
 from headway.gateway.observing.refusal_log import RefusalLog
 from headway.gateway.observing.request_history import REMEMBERED, RequestHistory
 from headway.gateway.openai.allowed_paths import why_not_allowed
@@ -33,6 +34,7 @@ from headway.gateway.relay.exchange import BROKE, Exchange
 from headway.gateway.trusted_sources import TrustedProxies, is_loopback, leads_here
 from headway.gateway.wire.client_connection import ClientConnection, PendingAnswer
 from headway.gateway.wire.messages import HttpRequest, Response
+from headway.gateway.wire.sliced_answer import SlicedAnswer
 
 _COMPRESSED = "the body is compressed (content-encoding: {}), so its model cannot be read; send it as it is"
 _ONE_MODEL = "/v1/models/"
@@ -123,7 +125,7 @@ class PublicRoutes:
         elif path.startswith("/v1/"):
             return self._proxy(request, client)
         else:
-            client.respond(_own_answer(self, request, self._own_paths, "the API is under /v1/"))
+            return _send(client, _own_answer(self, request, self._own_paths, "the API is under /v1/"))
         return None
 
     def _models(self) -> dict[str, dict[str, object]]:
@@ -201,10 +203,22 @@ def _json(content: object) -> Response:
     return Response(200, json.dumps(content).encode())
 
 
-OwnAnswer: TypeAlias = Callable[[PublicRoutes, HttpRequest], Response]
+OwnAnswer: TypeAlias = Callable[[PublicRoutes, HttpRequest], Response | Iterator[bytes]]
+"""A whole response, or the slices of a long text in Prometheus's format."""
 
 
-def _own_answer(routes: PublicRoutes, request: HttpRequest, paths: Mapping[str, OwnAnswer], otherwise: str) -> Response:
+def _send(client: ClientConnection, answer: Response | Iterator[bytes]) -> PendingAnswer | None:
+    if isinstance(answer, Response):
+        client.respond(answer)
+        return None
+    sliced = SlicedAnswer(client, answer, CONTENT_TYPE)
+    sliced.begin()
+    return sliced
+
+
+def _own_answer(
+    routes: PublicRoutes, request: HttpRequest, paths: Mapping[str, OwnAnswer], otherwise: str
+) -> Response | Iterator[bytes]:
     answer = paths.get(request.path)
     if answer is None:
         return error_response(404, f"unknown path {request.path}; {otherwise}", Reason.MALFORMED)
@@ -228,8 +242,8 @@ def _version(routes: PublicRoutes, request: HttpRequest) -> Response:
     return _json({"version": __version__})
 
 
-def _metrics(routes: PublicRoutes, request: HttpRequest) -> Response:
-    return Response(200, routes.metrics.text(), b"text/plain; version=0.0.4; charset=utf-8")
+def _metrics(routes: PublicRoutes, request: HttpRequest) -> Response | Iterator[bytes]:
+    return Response(200, b"", CONTENT_TYPE) if request.method == b"HEAD" else routes.metrics.slices()
 
 
 def _state(routes: PublicRoutes, request: HttpRequest) -> Response:
@@ -308,7 +322,7 @@ class AdminRoutes:
     def answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
         """Every path is answered at once."""
         try:
-            client.respond(_own_answer(self._public, request, ADMIN_PATHS, "the live page is at /headway/"))
+            return _send(client, _own_answer(self._public, request, ADMIN_PATHS, "the live page is at /headway/"))
         except Exception as error:
             self._public.dispatcher.errors.contained("routes", error)
             client.break_off(error_response(500, BROKE, Reason.INTERNAL_ERROR))

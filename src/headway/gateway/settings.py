@@ -118,6 +118,7 @@ class QueueSettings:
         tenant_max_bytes: The bytes of their bodies, likewise.
         timeout_seconds: Longest time in the queue; then the request is answered with 429.
         stored_objects: Responses, files and batches whose replica is remembered, since requests about them go there.
+        idle_seconds: A model's queue without a request for so long is forgotten. What its policies learned is kept.
     """
 
     max_requests: int = 10_000
@@ -128,6 +129,7 @@ class QueueSettings:
     tenant_max_bytes: int | None = None
     timeout_seconds: float = 600.0
     stored_objects: int = 100_000
+    idle_seconds: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +283,8 @@ class Settings:
             for example `load_lora_adapter`. Each client that may use the gateway may then call them.
         cors_origins: Origins of web pages that may call the API, for example `https://chat.example.com`. Their
             preflights are answered here. `*` means any page that has a key, and nothing where no tenant is configured.
+        metrics_series_max: Pairs of a model and a fairness id that metrics keep apart, and values of a label. The pairs
+            used least lately are added up as `other`. Needs a restart.
         log_lines_max: Lines of the log that wait for a slow reader of stderr; later ones are dropped and counted. Needs
             a restart.
     """
@@ -298,6 +302,7 @@ class Settings:
     objectives: Mapping[str, int] = field(default_factory=dict)
     forward: Sequence[str] = ()
     cors_origins: Sequence[str] = ("*",)
+    metrics_series_max: int = 1_000
     log_lines_max: int = 10_000
     policies: PolicySettings = field(default_factory=PolicySettings)
     queue: QueueSettings = field(default_factory=QueueSettings)
@@ -341,8 +346,6 @@ def check(settings: Settings) -> None:
     _check_rights(settings)
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise ValueError("tls_certificate and tls_key belong together: give both or neither")
-    if settings.log_lines_max < 1:
-        raise ValueError(f"log_lines_max must be at least 1, got {settings.log_lines_max}")
     _check_policies(settings.policies)
     _check_numbers(settings)
     for number, replica in enumerate(settings.replica):
@@ -420,6 +423,9 @@ def _check_policies(chosen: PolicySettings) -> None:
 
 
 def _check_numbers(settings: Settings) -> None:
+    for key in ("metrics_series_max", "log_lines_max"):
+        if getattr(settings, key) < 1:
+            raise ValueError(f"{key} must be at least 1, got {getattr(settings, key)}")
     for name in ("policies", "queue", "health", "wire", "state", "tuning", "tracing", "embedded"):
         part = getattr(settings, name)
         for one in fields(part):

@@ -25,6 +25,7 @@ from headway.tuning.live_tuner import LiveTuner
 from headway.tuning.state_file import SavedState, Unreadable, read_state, try_to_write
 
 _OWNER = "gateway"
+_PARTS_MAX = 1_000  # of queues without a request since long
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,19 @@ class LearnedState:
         self._live[key] = _Live(learned, tuner)
         self._trials_reported[key] = 0
         return () if tuner is None else (tuner,)
+
+    def forget(self, key: QueueKey) -> None:
+        """A queue is gone: keep what it learned, as a file would, for when its model is asked for again."""
+        live = self._live.pop(key, None)
+        self._trials_reported.pop(key, None)
+        if live is None:
+            return
+        try:
+            self._parts[key] = live.saved()
+        except RuntimeError as error:
+            self._report(f"what was learned for {key.model or 'any model'} is lost: {error}")
+        if len(self._parts) > _PARTS_MAX:
+            del self._parts[next(iter(self._parts))]
 
     def tuned(self, key: QueueKey) -> Mapping[str, float] | None:
         """The best known values of a queue's tuned options; None where nothing is tuned."""

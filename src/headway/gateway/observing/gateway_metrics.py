@@ -1,94 +1,90 @@
-"""Prometheus metrics of the gateway. Names follow llm-d's flow control under our prefix; label values are bounded."""
+"""Prometheus metrics of the gateway. Names follow llm-d's flow control under our prefix; series are bounded."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
+from itertools import chain
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-
-from headway.gateway.observing.histograms import BucketHistograms, Counters
+from headway.gateway.observing import prometheus_text as prometheus
 from headway.gateway.observing.logging_setup import lines_dropped
+from headway.gateway.observing.loop_watch import LoopWatch
+from headway.gateway.observing.traffic_series import BoundedLabels, SeriesByLabels, TrafficSeries
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.request_state import GatewayRequest
 
-LABEL_VALUES_MAX = 1_000
-OTHER = "other"
 _FAIRNESS_HELP = "Jain's index of the tenants' mean speed over the last 1,000 streams; 1 is fair"
+_SLICE = 100  # series written at one turn of the event loop
 _FAIR_OVER = 1_000  # latest streams that the fairness index is computed over
-
-
-class BoundedLabels:
-    """The first `LABEL_VALUES_MAX` values of a label; later ones become "other"."""
-
-    def __init__(self) -> None:
-        self._known: set[str] = set()
-
-    def __call__(self, value: str) -> str:
-        """The value, or "other" beyond the limit."""
-        if value in self._known:
-            return value
-        if len(self._known) >= LABEL_VALUES_MAX:
-            return OTHER
-        self._known.add(value)
-        return value
+_REQUESTS = "headway_flow_control_requests", "Requests that ended, by outcome and reason"
+_TOKENS = "headway_tokens", "Tokens as counted by the replicas, by type: input or output"
+_QUEUE = prometheus.HistogramFamily(
+    "headway_flow_control_request_queue_duration_seconds", "Seconds from arrival to dispatch"
+)
+_TTFT = prometheus.HistogramFamily(
+    "headway_request_ttft_seconds", "Seconds from arrival to the first event of a stream (TTFT)"
+)
+_DURATION = prometheus.HistogramFamily(
+    "headway_request_duration_seconds", "Seconds from arrival to the end of the response"
+)
+_FORECAST = prometheus.HistogramFamily(
+    "headway_wait_forecast_error_seconds", "Absolute difference of predicted and actual queue time, in seconds"
+)
 
 
 class GatewayMetrics:
     """Counters and histograms, updated at the end of each request; gauges are read at each scrape."""
 
-    def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self._model, self._tenant = BoundedLabels(), BoundedLabels()
-        labels = ["model_name", "fairness_id"]
-        ended = [*labels, "outcome", "reason"]
-        self._requests = Counters("headway_flow_control_requests", "Requests that ended, by outcome and reason", ended)
-        self._rejected = Counters(
-            "headway_rejected_requests",
-            "Requests rejected before the queue: malformed, or without a valid API key",
-            ["status"],
-        )
-        self._queue = BucketHistograms(
-            "headway_flow_control_request_queue_duration_seconds", "Seconds from arrival to dispatch", labels
-        )
-        self._ttft = BucketHistograms(
-            "headway_request_ttft_seconds", "Seconds from arrival to the first event of a stream (TTFT)", labels
-        )
-        self._duration = BucketHistograms(
-            "headway_request_duration_seconds", "Seconds from arrival to the end of the response", labels
-        )
-        self._forecast = BucketHistograms(
-            "headway_wait_forecast_error_seconds",
-            "Absolute difference of predicted and actual queue time, in seconds",
-            [],
-        )
-        self._tokens = Counters(
-            "headway_tokens", "Tokens as counted by the replicas, by type: input or output", [*labels, "type"]
-        )
-        self._registry.register(self)
+    def __init__(self, series_max: int) -> None:
+        self._series = SeriesByLabels(series_max)
+        self._series_max = series_max
+        self._rejected: Counter[int] = Counter()
+        self._forecast = prometheus.BucketHistogram()
         self._recent: deque[tuple[str, float]] = deque(maxlen=_FAIR_OVER)
+        self._dispatcher: Dispatcher | None = None
+        self._loop_watch: LoopWatch | None = None
 
-    def watch(self, dispatcher: Dispatcher) -> None:
-        """Read the gauges from this dispatcher."""
-        self._registry.register(_Gauges(dispatcher, self))
-
-    def collect(self) -> Iterator[Metric]:
-        """The metrics at this scrape (prometheus_client)."""
-        for counters in (self._requests, self._rejected, self._tokens):
-            yield from counters.collect()
-        for histograms in (self._queue, self._ttft, self._duration, self._forecast):
-            yield from histograms.collect()
+    def watch(self, dispatcher: Dispatcher, loop_watch: LoopWatch) -> None:
+        """Read the gauges from these."""
+        self._dispatcher = dispatcher
+        self._loop_watch = loop_watch
 
     def rejected(self, status: int) -> None:
         """Count a request that never entered the queue."""
-        self._rejected[str(status),] += 1
+        self._rejected[status] += 1
 
     def text(self) -> bytes:
         """All metrics in Prometheus's text format."""
-        return generate_latest(self._registry)
+        return b"".join(self.slices())
+
+    def slices(self) -> Iterator[bytes]:
+        """The same, in parts that take a millisecond or two each to write."""
+        lines: list[str] = []
+        for line in chain(self._traffic(), self._gauges()):
+            lines.append(line)
+            if len(lines) >= _SLICE:
+                yield _encoded(lines)
+                lines.clear()
+        if lines:
+            yield _encoded(lines)
+
+    def _traffic(self) -> Iterator[str]:
+        series = self._series.all()
+        yield prometheus.counter_head(*_REQUESTS)
+        yield from (_text_of(one)[0] for one in series)
+        yield prometheus.counter(
+            "headway_rejected_requests",
+            "Requests rejected before the queue: malformed, or without a valid API key",
+            [({"status": str(status)}, number) for status, number in self._rejected.items()],
+        )
+        yield prometheus.counter_head(*_TOKENS)
+        yield from (_text_of(one)[1] for one in series)
+        for place, family in enumerate((_QUEUE, _TTFT, _DURATION), 2):
+            yield family.head
+            yield from (_text_of(one)[place] for one in series)
+        yield _FORECAST.head + _FORECAST.lines(self._forecast)
 
     def fairness(self) -> float | None:
         """Jain's index of the tenants' mean speed (1 / TTFT) over the latest streams; None without any.
@@ -105,122 +101,164 @@ class GatewayMetrics:
     def dispatched(self, request: GatewayRequest, now: float) -> None:
         """Observe the wait, and how wrong its forecast was."""
         waited, predicted = now - request.arrived.arrived_at, request.queued.predicted_wait_seconds
-        self._queue[self._labels(request)].observe(waited)
+        series = self._series_of(request)
+        series.queue.observe(waited)
+        series.text = None
         if predicted is not None:
-            self._forecast[()].observe(abs(predicted - waited))
+            self._forecast.observe(abs(predicted - waited))
 
     def ended(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None, now: float) -> None:
         """Count the request; observe the times and tokens of one that was answered."""
-        labels, relayed, arrived_at = self._labels(request), request.relayed, request.arrived.arrived_at
-        self._requests[*labels, str(outcome), str(reason or "")] += 1
+        series, relayed, arrived_at = self._series_of(request), request.relayed, request.arrived.arrived_at
+        series.requests[str(outcome), str(reason or "")] += 1
+        series.text = None
         if outcome is not Outcome.COMPLETED or relayed.status != 200:
             return
-        self._duration[labels].observe(now - arrived_at)
+        series.duration.observe(now - arrived_at)
         if request.arrived.streams and relayed.first_byte_at is not None:
             ttft = relayed.first_byte_at - arrived_at
-            self._ttft[labels].observe(ttft)
-            self._recent.append((labels[1], ttft))
+            series.ttft.observe(ttft)
+            self._recent.append((request.arrived.tenant, ttft))
         if relayed.usage is not None:
-            self._tokens[*labels, "input"] += relayed.usage.prompt_tokens
-            self._tokens[*labels, "output"] += relayed.usage.output_tokens
+            series.input_tokens += relayed.usage.prompt_tokens
+            series.output_tokens += relayed.usage.output_tokens
 
-    def _labels(self, request: GatewayRequest) -> tuple[str, str]:
+    def _series_of(self, request: GatewayRequest) -> TrafficSeries:
         # A client may invent model names: only those that a replica lists become values of the label.
         key = request.queued.queue_key
-        return self._model(key.model if key is not None else ""), self._tenant(request.arrived.tenant)
+        return self._series.of(key.model if key is not None else "", request.arrived.tenant)
 
+    # Gauges
 
-class _Gauges:
-    """Gauges, read from the dispatcher at each scrape."""
-
-    def __init__(self, dispatcher: Dispatcher, metrics: GatewayMetrics) -> None:
-        self._dispatcher = dispatcher
-        self._metrics = metrics
-
-    def collect(self) -> Iterator[Metric]:
-        """The metrics at this scrape (prometheus_client)."""
-        yield from self._queues()
-        yield from self._replicas()
-        yield from self._faults()
-        yield CounterMetricFamily(
-            "headway_log_lines_dropped", "Log lines dropped because the reader of the log is too slow", lines_dropped()
+    def _gauges(self) -> Iterator[str]:
+        dispatcher = self._dispatcher
+        if dispatcher is None:
+            return
+        yield from self._queues(dispatcher)
+        yield from _replicas(dispatcher)
+        yield from _faults(dispatcher)
+        yield prometheus.counter(
+            "headway_log_lines_dropped",
+            "Log lines dropped because the reader of the log is too slow",
+            [({}, lines_dropped())],
         )
-        fairness = self._metrics.fairness()
+        if self._loop_watch is not None:
+            yield from self._loop_watch.metrics()
+        fairness = self.fairness()
         if fairness is not None:
-            yield GaugeMetricFamily("headway_jains_fairness_index", _FAIRNESS_HELP, fairness)
-        yield GaugeMetricFamily("headway_requests_inside", "Requests queued or running", self._dispatcher.counts.inside)
+            yield prometheus.gauge("headway_jains_fairness_index", _FAIRNESS_HELP, [({}, fairness)])
+        yield prometheus.gauge(
+            "headway_requests_inside", "Requests queued or running", [({}, dispatcher.counts.inside)]
+        )
 
-    def _faults(self) -> Iterator[Metric]:
-        errors = self._dispatcher.errors
-        contained = CounterMetricFamily(
-            "headway_internal_errors", "Exceptions contained in the request they belong to", labels=["place"]
-        )
-        faults = CounterMetricFamily(
-            "headway_policy_faults", "Decisions in which a policy raised or made no sense", labels=["kind", "reason"]
-        )
-        for place, number in errors.by_place.items():
-            contained.add_metric([place], number)
-        for (kind, reason), number in errors.policy_faults.items():
-            faults.add_metric([kind, reason], number)
-        yield from (contained, faults)
-
-    def _queues(self) -> Iterator[Metric]:
-        size = GaugeMetricFamily("headway_flow_control_queue_size", "Requests queued", labels=["model_name", "kind"])
-        bytes_ = GaugeMetricFamily(
-            "headway_flow_control_queue_bytes", "Bytes of queued request bodies", labels=["model_name", "kind"]
-        )
-        drain = GaugeMetricFamily(
-            "headway_queue_drain_seconds", "Predicted seconds until the queue is empty", labels=["model_name", "kind"]
-        )
-        for key, queue in self._dispatcher.queues.items():
-            size.add_metric(list(key), len(queue))
-            bytes_.add_metric(list(key), queue.waiting.bytes)
+    def _queues(self, dispatcher: Dispatcher) -> Iterator[str]:
+        """Queues beyond the bound are added up as `other`; of their drain times the longest counts."""
+        sizes: Counter[tuple[str, str]] = Counter()
+        sums: Counter[tuple[str, str]] = Counter()
+        drains: dict[tuple[str, str], float] = {}
+        model = BoundedLabels(self._series_max)
+        for (name, kind), queue in dispatcher.queues.items():
+            key = model(name), kind
+            sizes[key] += len(queue)
+            sums[key] += queue.waiting.bytes
             seconds = queue.drain_seconds()
             if seconds is not None:
-                drain.add_metric(list(key), seconds)
-        yield from (size, bytes_, drain)
+                drains[key] = max(seconds, drains.get(key, 0.0))
+        for name, help_text, figures in (
+            ("headway_flow_control_queue_size", "Requests queued", sizes),
+            ("headway_flow_control_queue_bytes", "Bytes of queued request bodies", sums),
+            ("headway_queue_drain_seconds", "Predicted seconds until the queue is empty", drains),
+        ):
+            samples = [({"model_name": name, "kind": kind}, float(figure)) for (name, kind), figure in figures.items()]
+            yield prometheus.gauge(name, help_text, samples)
 
-    def _replicas(self) -> Iterator[Metric]:
-        up = GaugeMetricFamily(
-            "headway_replica_up", "1 if the replica is healthy and may be sent requests, else 0", labels=["replica"]
-        )
-        running = GaugeMetricFamily(
-            "headway_replica_requests", "Requests dispatched to the replica and not ended", labels=["replica"]
-        )
-        limit = GaugeMetricFamily(
-            "headway_replica_requests_max",
-            "Limit of concurrent requests at the replica, adaptive or configured",
-            labels=["replica"],
-        )
-        labels = ["replica", "signal"]
-        age = GaugeMetricFamily(
-            "headway_replica_report_age_seconds", "Seconds since the replica last reported this signal", labels=labels
-        )
-        saturation = GaugeMetricFamily(
-            "headway_flow_control_pool_saturation", "Mean over the replicas that are up of requests / limit of requests"
-        )
-        ejections = CounterMetricFamily(
-            "headway_replica_ejections", "Times the replica was ejected or not reached", labels=["replica"]
-        )
-        withheld = CounterMetricFamily(
-            "headway_replica_ejections_withheld",
-            "Times the replica stayed although it failed, because too few others were up",
-            labels=["replica"],
-        )
-        delayed = CounterMetricFamily(
-            "headway_connections_delayed",
-            "Tries to connect to a replica that wait for descriptors, memory or ports of this process",
-            value=self._dispatcher.shortages.delayed,
-        )
-        seats = [(r.ledger.requests, r.ledger.requests_max) for r in self._dispatcher.replicas if r.is_up]
-        for replica in self._dispatcher.replicas:
-            up.add_metric([replica.name], float(replica.is_up))
-            running.add_metric([replica.name], replica.ledger.requests)
-            limit.add_metric([replica.name], replica.ledger.requests_max)
-            for signal, seconds in replica.ages_seconds().items():
-                age.add_metric([replica.name, signal], seconds)
-            ejections.add_metric([replica.name], replica.state.ejections_total)
-            withheld.add_metric([replica.name], replica.state.ejections_withheld)
-        if seats:
-            saturation.add_metric([], sum(used / most for used, most in seats) / len(seats))
-        yield from (up, running, limit, age, saturation, ejections, withheld, delayed)
+
+def _encoded(lines: list[str]) -> bytes:
+    return "".join(lines).encode("utf-8", "replace")  # a model's name may hold a lone surrogate
+
+
+def _text_of(series: TrafficSeries) -> tuple[str, ...]:
+    """The lines of one series in each family, kept until it changes."""
+    if series.text is not None:
+        return series.text
+    labels = series.labels
+    requests = [
+        prometheus.counter_line(_REQUESTS[0], f'{labels},outcome="{outcome}",reason="{reason}"', number)
+        for (outcome, reason), number in series.requests.items()
+    ]
+    tokens = [
+        prometheus.counter_line(_TOKENS[0], f'{labels},type="{kind}"', number)
+        for kind, number in (("input", series.input_tokens), ("output", series.output_tokens))
+        if number
+    ]
+    series.text = (
+        "".join(requests),
+        "".join(tokens),
+        _QUEUE.lines(series.queue, labels),
+        _TTFT.lines(series.ttft, labels),
+        _DURATION.lines(series.duration, labels),
+    )
+    return series.text
+
+
+def _faults(dispatcher: Dispatcher) -> Iterator[str]:
+    errors = dispatcher.errors
+    yield prometheus.counter(
+        "headway_internal_errors",
+        "Exceptions contained in the request they belong to",
+        [({"place": place}, number) for place, number in errors.by_place.items()],
+    )
+    yield prometheus.counter(
+        "headway_policy_faults",
+        "Decisions in which a policy raised or made no sense",
+        [({"kind": kind, "reason": reason}, number) for (kind, reason), number in errors.policy_faults.items()],
+    )
+
+
+def _replicas(dispatcher: Dispatcher) -> Iterator[str]:
+    replicas = dispatcher.replicas
+    yield prometheus.gauge(
+        "headway_replica_up",
+        "1 if the replica is healthy and may be sent requests, else 0",
+        [({"replica": replica.name}, replica.is_up) for replica in replicas],
+    )
+    yield prometheus.gauge(
+        "headway_replica_requests",
+        "Requests dispatched to the replica and not ended",
+        [({"replica": replica.name}, replica.ledger.requests) for replica in replicas],
+    )
+    yield prometheus.gauge(
+        "headway_replica_requests_max",
+        "Limit of concurrent requests at the replica, adaptive or configured",
+        [({"replica": replica.name}, replica.ledger.requests_max) for replica in replicas],
+    )
+    yield prometheus.gauge(
+        "headway_replica_report_age_seconds",
+        "Seconds since the replica last reported this signal",
+        [
+            ({"replica": replica.name, "signal": signal}, seconds)
+            for replica in replicas
+            for signal, seconds in replica.ages_seconds().items()
+        ],
+    )
+    yield prometheus.counter(
+        "headway_replica_ejections",
+        "Times the replica was ejected or not reached",
+        [({"replica": replica.name}, replica.state.ejections_total) for replica in replicas],
+    )
+    yield prometheus.counter(
+        "headway_replica_ejections_withheld",
+        "Times the replica stayed although it failed, because too few others were up",
+        [({"replica": replica.name}, replica.state.ejections_withheld) for replica in replicas],
+    )
+    yield prometheus.counter(
+        "headway_connections_delayed",
+        "Tries to connect to a replica that wait for descriptors, memory or ports of this process",
+        [({}, dispatcher.shortages.delayed)],
+    )
+    seats = [(r.ledger.requests, r.ledger.requests_max) for r in replicas if r.is_up]
+    yield prometheus.gauge(
+        "headway_flow_control_pool_saturation",
+        "Mean over the replicas that are up of requests / limit of requests",
+        [({}, sum(used / most for used, most in seats) / len(seats))] if seats else [],
+    )

@@ -82,6 +82,7 @@ class Dispatcher:
         clock: Callable[[], float],
         observers: Sequence[RequestObserver] = (),
         prepare: Prepare = lambda key, chosen, policies: (),
+        forget: Callable[[QueueKey], None] = lambda key: None,
         ask_for_models: Callable[[Callable[[], None]], bool] = lambda then: False,
     ) -> None:
         """A dispatcher.
@@ -91,11 +92,13 @@ class Dispatcher:
             clock: gives seconds.
             observers: take note of requests.
             prepare: gets the fresh policies of every queue, see `ModelQueue`.
+            forget: hears of a queue that goes.
             ask_for_models: see `ModelLists.ask_again`.
         """
         self.settings = settings
         self._prepare = prepare
         self._ask_for_models = ask_for_models
+        self._forget = forget
         self.counts = Counts()
         self.replicas: list[UpstreamReplica] = []
         self.queues: dict[QueueKey, ModelQueue] = {}
@@ -436,7 +439,7 @@ class Dispatcher:
 
     def sweep(self, now: float) -> None:
         """Refuse requests that waited too long, give up on silent replicas, refresh the ledgers. Once a second."""
-        for check in (self._refuse_all_unserved, self._refuse_late, self._refuse_overdue):
+        for check in (self._refuse_all_unserved, self._refuse_late, self._refuse_overdue, self._forget_idle_queues):
             self.errors.guard("sweep", check, now)
         for relay in list(self._sent.values()):
             try:
@@ -452,6 +455,19 @@ class Dispatcher:
             self.errors.guard("sweep", replica.ledger.refresh)
             self.errors.guard("sweep", replica.pool.sweep, now)
         self.pump()
+
+    def _forget_idle_queues(self, now: float) -> None:
+        """A queue without a request for long goes; what its policies learned is kept."""
+        longest = self.settings.queue.idle_seconds
+        idle = [queue for queue in self.queues.values() if not len(queue) and now - queue.used_at >= longest]
+        if not idle:
+            return
+        at_replicas = {relay.request.queued.queue_key for relay in self._sent.values()}
+        for queue in idle:
+            if queue.key not in at_replicas:
+                del self.queues[queue.key]
+                self._turns.forget(queue)
+                self._forget(queue.key)
 
     def _refuse_overdue(self, now: float) -> None:
         limit = self.settings.queue.timeout_seconds

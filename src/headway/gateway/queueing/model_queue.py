@@ -126,6 +126,7 @@ class ModelQueue:
         self._requests: dict[RequestId, QueuedRequest] = {}  # that wait, in order of entry
         self._dispatches: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)  # (number, when it had arrived)
         self._dispatched = 0
+        self.used_at = 0.0  # when a request came or went last
 
     def __len__(self) -> int:
         return self.waiting.requests
@@ -280,6 +281,7 @@ class ModelQueue:
         self.scheduler.queue.reconsider()
 
     def _add(self, queued: QueuedRequest, sign: int, now: float) -> None:
+        self.used_at = now
         self.waiting.add(queued, sign)
         self.waiting_work = self.waiting_work + sign * queued.work if self.waiting.requests else 0.0
         payer = queued.arrived.payer

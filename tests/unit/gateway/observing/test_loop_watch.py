@@ -1,0 +1,45 @@
+"""The loop watch finds the longest pause, and forgets it after a minute."""
+
+from __future__ import annotations
+
+from headway.gateway.observing.loop_watch import LoopWatch
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_pause_is_the_lateness_of_a_turn() -> None:
+    clock, cpu = Clock(), Clock()
+    watch = LoopWatch(clock, cpu)
+    watch.turn()
+    clock.now += 0.02
+    watch.turn()
+    assert (watch.longest_seconds(), watch.pauses) == (0.0, 0)
+    clock.now += 0.52
+    cpu.now += 0.1  # another program had the machine for the rest
+    watch.turn()
+    assert round(watch.longest_seconds(), 6) == 0.5
+    assert round(watch.longest_held_seconds, 6) == 0.1
+    assert watch.pauses == 1
+    assert "headway_event_loop_pauses_total 1.0" in "".join(watch.metrics())
+
+
+def test_a_pause_is_forgotten_after_a_minute_and_not_before_half_of_it() -> None:
+    clock = Clock()
+    watch = LoopWatch(clock, Clock())
+    clock.now += 1.0
+    watch.turn()
+    for second in range(1, 120):
+        clock.now += 0.02
+        watch.turn()
+        assert (watch.longest_seconds() > 0.5) or second > 1
+        clock.now += 0.98
+        watch._due = clock.now  # asyncio's timer
+    clock.now += 0.02
+    watch.turn()
+    assert watch.longest_seconds() < 0.5
