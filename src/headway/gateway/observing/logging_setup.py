@@ -39,6 +39,7 @@ class LogThread(logging.Handler):
     def __init__(self, descriptor: int, lines_max: int) -> None:
         super().__init__()
         self.dropped = 0
+        self._reported = 0  # of the dropped ones
         self._descriptor = descriptor
         self._lines_max = lines_max
         self._waiting: SimpleQueue[logging.LogRecord | None] = SimpleQueue()
@@ -60,16 +61,20 @@ class LogThread(logging.Handler):
         super().close()
 
     def _write_all(self) -> None:
-        reported = 0
         while (record := self._waiting.get()) is not None:
             self._write(record)
-            if self.dropped > reported and self._waiting.empty():
-                fields = {"lines": self.dropped - reported}
-                reported = self.dropped
-                text = "log lines were dropped, because the reader of the log is too slow"
-                lost = logging.makeLogRecord({"name": _LOGGER, "levelno": logging.WARNING, "levelname": "WARNING"})
-                lost.msg, lost.fields = text, fields
-                self._write(lost)
+            if self._waiting.empty():
+                self._report_dropped()
+        self._report_dropped()
+
+    def _report_dropped(self) -> None:
+        dropped = self.dropped
+        if dropped > self._reported:
+            text = "log lines were dropped, because the reader of the log is too slow"
+            level = {"levelno": logging.WARNING, "levelname": "WARNING"}
+            fields = {"lines": dropped - self._reported}
+            self._reported = dropped
+            self._write(logging.makeLogRecord({"name": _LOGGER, **level, "msg": text, "fields": fields}))
 
     def _write(self, record: logging.LogRecord) -> None:
         try:

