@@ -272,7 +272,7 @@ class Exchange:
         elif stage is RequestStage.ANSWERING:
             if relayed.pieces != self._pieces_seen or not self._client.writable:
                 self._pieces_seen, self._seen_at = relayed.pieces, now
-                self._replica().made_progress(now)
+                self._replica().made_progress()
             elif now - self._seen_at >= health.silent_seconds:
                 self._give_up(f"the replica sent nothing for {health.silent_seconds:g} s in the middle of its answer")
 

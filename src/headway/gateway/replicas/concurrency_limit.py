@@ -29,14 +29,6 @@ class FirstByteTime(NamedTuple):
     seconds: float
     normalised: float  # over the seconds expected of a prompt of that size
 
-    def least(self, other: FirstByteTime) -> FirstByteTime:
-        """The smaller one of each figure."""
-        return FirstByteTime(min(self.seconds, other.seconds), min(self.normalised, other.normalised))
-
-    def plus(self, other: FirstByteTime) -> FirstByteTime:
-        """The sum of each figure."""
-        return FirstByteTime(self.seconds + other.seconds, self.normalised + other.normalised)
-
     def times(self, factor: float) -> FirstByteTime:
         """Both figures multiplied."""
         return FirstByteTime(self.seconds * factor, self.normalised * factor)
@@ -53,7 +45,7 @@ class _Trial(NamedTuple):
     mean_before: FirstByteTime | None  # of the window before it; None while that lasts
 
 
-_NEVER, _NOTHING = FirstByteTime(math.inf, math.inf), FirstByteTime(0.0, 0.0)
+_NEVER = FirstByteTime(math.inf, math.inf)
 
 
 class ConcurrencyLimit:
@@ -65,9 +57,7 @@ class ConcurrencyLimit:
         self._slow_start = True
         self._backed_off_at = -math.inf
         self._best = _NEVER  # of all windows
-        self._fastest = _NEVER  # of this window
-        self._sum = _NOTHING  # likewise
-        self._samples = 0
+        self._window: list[FirstByteTime] = []
         self._window_since = -math.inf
         self._trial: _Trial | None = None
 
@@ -104,16 +94,17 @@ class ConcurrencyLimit:
         """Take a time into its window; judge the window when it is full."""
         if now - time.seconds < self._window_since:
             return  # sent before the window began: it met an older limit
-        self._fastest, self._sum, self._samples = self._fastest.least(time), self._sum.plus(time), self._samples + 1
-        if self._samples < _SAMPLES or now - self._window_since < _SETTLE_SECONDS:
+        window = self._window
+        window.append(time)
+        if now - self._window_since < _SETTLE_SECONDS or len(window) < _SAMPLES:
             return
-        fastest, mean, trial = self._fastest, self._sum.times(1 / self._samples), self._trial
-        self._fastest, self._sum, self._samples, self._window_since, self._trial = _NEVER, _NOTHING, 0, now, None
+        fastest, mean, trial = _fastest(window), _mean(window), self._trial
+        self._window, self._window_since, self._trial = [], now, None
         if trial is not None and trial.mean_before is not None and not trial.mean_before.times(_RELIEF).exceeds(mean):
             # No relief: the prompts themselves take that long now.
             self._limit, self._best = trial.limit, fastest.times(_SUSPECT_AGAIN / _TOLERANCE)
             return
-        self._best = self._best.times(_BEST_DECAY).least(fastest)
+        self._best = _fastest([self._best.times(_BEST_DECAY), fastest])
         if not fastest.exceeds(self._best.times(_TOLERANCE)):
             return
         if trial is None:
@@ -121,3 +112,14 @@ class ConcurrencyLimit:
         else:
             self._trial = _Trial(self._limit, mean)
             self.congested(requests, now)
+
+
+def _fastest(times: list[FirstByteTime]) -> FirstByteTime:
+    """The smallest of each figure."""
+    return FirstByteTime(min(time.seconds for time in times), min(time.normalised for time in times))
+
+
+def _mean(times: list[FirstByteTime]) -> FirstByteTime:
+    """The mean of each figure."""
+    total = FirstByteTime(sum(time.seconds for time in times), sum(time.normalised for time in times))
+    return total.times(1 / len(times))

@@ -55,7 +55,8 @@ class ReplicaState:
     is_spared: bool = False  # up only because of the bounds
     changed_at: float = -math.inf  # of `health`
     probe_at: float = -math.inf
-    progress_at: float = -math.inf  # when it last answered anything, or had no request
+    makes_progress: bool = False  # since the latest look for a stall
+    progress_at: float = -math.inf  # of the latest look that saw an answer move, or no request
     silent_since: float | None = None  # since when its metrics do not come, which came before
     models: dict[str, dict[str, object]] | None = None  # its /v1/models by id; None until it answered
     report: LoadReport = field(default_factory=LoadReport)
@@ -141,7 +142,7 @@ class UpstreamReplica:
     def first_byte(self, seconds: float, expected_seconds: float) -> None:
         """A first byte came after `seconds`; about `expected_seconds` were expected for a request of that size."""
         now = self._clock()
-        self._recovered(now)
+        self._answered_well()
         time = None if self._is_fresh("waiting") else FirstByteTime(seconds, seconds / expected_seconds)
         self.limit.answered(self.ledger.requests, time, now)
         self._update_requests_max()
@@ -152,10 +153,9 @@ class UpstreamReplica:
         The expected time of an embedding or an image is not known. So only refusals and the replica's own queue show
         that there were too many of them; for generation `first_byte` shows more.
         """
-        now = self._clock()
-        self._recovered(now)
+        self._answered_well()
         if not is_generation:
-            self.limit.answered(self.ledger.requests, None, now)
+            self.limit.answered(self.ledger.requests, None, self._clock())
             self._update_requests_max()
 
     def failed(self, why: str) -> None:
@@ -173,15 +173,15 @@ class UpstreamReplica:
         if isinstance(error, ConnectionRefusedError) and self.state.health is Health.UP:
             self._eject(why)
 
-    def made_progress(self, now: float) -> None:
+    def made_progress(self) -> None:
         """Bytes of an answer came, or its client takes none."""
-        self.state.progress_at = now
+        self.state.makes_progress = True
 
     def look_for_stall(self, now: float) -> None:
         """Eject it if it has been silent in every way, about once a second. Metrics alone prove nothing."""
         state, bound = self.state, self.health.stall_seconds
-        if not self.ledger.requests:
-            state.progress_at = now
+        if state.makes_progress or not self.ledger.requests:
+            state.makes_progress, state.progress_at = False, now
         if state.health is not Health.UP or state.silent_since is None:
             return
         if now - state.silent_since >= bound and now - state.progress_at >= bound:
@@ -190,7 +190,7 @@ class UpstreamReplica:
     def refused(self) -> None:
         """It refused a request because it has too many."""
         now = self._clock()
-        self.made_progress(now)
+        self.made_progress()
         self.limit.congested(self.ledger.requests, now)
         self._update_requests_max()
 
@@ -283,12 +283,12 @@ class UpstreamReplica:
 
     # Health
 
-    def _recovered(self, now: float) -> None:
-        """It answered a request well."""
+    def _answered_well(self) -> None:
         state = self.state
-        state.failures = state.failed_probes = state.ejections = 0
-        state.is_spared = False
-        state.progress_at = now
+        state.makes_progress = True
+        if state.failures or state.ejections:
+            state.failures = state.failed_probes = state.ejections = 0
+            state.is_spared = False
 
     def _is_up_again(self, now: float) -> None:
         state = self.state

@@ -164,7 +164,8 @@ def test_a_stall_needs_both_a_silent_request_and_metrics_that_came_before() -> N
     one.look_for_stall(1_000.0)
     assert one.is_up  # they never came
     one.metrics_missed(1_000.0)
-    one.made_progress(1_014.0)
+    one.made_progress()
+    one.look_for_stall(1_015.0)
     one.look_for_stall(1_020.0)
     assert one.is_up  # an answer goes on
     one.look_for_stall(1_030.0)
