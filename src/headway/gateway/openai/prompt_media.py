@@ -38,7 +38,7 @@ NO_MEDIA = Media(0, 0)
 
 def media_of(prompt: bytes, model: str, default_tokens: int) -> Media:
     """The media of a prompt's messages, or of the items of its `input`."""
-    if prompt.find(_SIGN) < 0:
+    if prompt.find(b"[", 1) < 0 or prompt.find(_SIGN) < 0:  # the first search is much the faster one
         return NO_MEDIA
     size = tokens = 0
     for part in _media_parts(prompt):
