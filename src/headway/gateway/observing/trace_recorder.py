@@ -51,8 +51,7 @@ class TraceRecorder:
         """
         path = path.with_name(time.strftime(path.name))
         try:
-            path.touch(0o600, exist_ok=False)  # for its owner only: it names tenants
-            self._file: TextIO | None = path.open("w", encoding="utf-8")
+            self._file: TextIO | None = _new_file(path)
         except FileExistsError:
             raise ValueError(
                 f"record: {path} exists already, and a trace is one run; name another file, or put the time of the "
@@ -134,7 +133,7 @@ class TraceRecorder:
 
     def _late(self) -> TextIO:
         if self._late_file is None:
-            self._late_file = self._late_path.open("x", encoding="utf-8")
+            self._late_file = _new_file(self._late_path)
         return self._late_file
 
     def _merge(self) -> None:
@@ -142,7 +141,7 @@ class TraceRecorder:
         with self._late_path.open(encoding="utf-8") as file:
             late = sorted(file, key=_milliseconds)
         whole = self._path.with_name(f"{self._path.name}.whole")
-        with self._path.open(encoding="utf-8") as ours, whole.open("x", encoding="utf-8") as file:
+        with self._path.open(encoding="utf-8") as ours, _new_file(whole) as file:
             file.writelines(merge(late, ours, key=_milliseconds))
         whole.replace(self._path)
         self._late_path.unlink()
@@ -198,6 +197,12 @@ class TraceRecorder:
             place["think_time_ms"] = max(0, round((arrived_at - known.ended_at) * 1000))
         known.turns += 1
         return place
+
+
+def _new_file(path: Path) -> TextIO:
+    """A file that was not there, for its owner only: it names tenants."""
+    path.touch(0o600, exist_ok=False)
+    return path.open("w", encoding="utf-8")
 
 
 def _line(record: dict[str, object]) -> str:

@@ -58,6 +58,7 @@ def test_lines_stand_in_order_of_arrival_also_where_requests_end_late(tmp_path: 
     assert [line["timestamp"] for line in lines_of(path)] == [number * 1000 for number in range(1, 8)]
     assert [line["turn"] for line in lines_of(path)] == list(range(7))
     assert list(tmp_path.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_what_waits_for_an_open_request_is_bounded(tmp_path: Path) -> None:
