@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -285,3 +286,32 @@ def test_prompts_to_compute_bound_what_is_sent_until_they_are_computed(run_gatew
         await asyncio.gather(*asking)
 
     run_gateway(scenario)
+
+
+@pytest.mark.parametrize(
+    ("other_path", "other_body"),
+    [
+        ("/v1/completions", {"model": "m1", "prompt": "hello", "stream": True}),
+        ("/v1/embeddings", {"model": "m", "input": "hello"}),
+    ],
+    ids=["two models", "embeddings beside completions"],
+)
+def test_two_queues_take_turns_at_one_seat(run_gateway: RunGateway, other_path: str, other_body: object) -> None:
+    async def scenario(setup: Setup) -> None:
+        gate = asyncio.Event()
+        setup.replicas[0].models = ("m", "m1")
+        assert (await setup.ask({"model": "m1", "prompt": "hello", "stream": True})).status == 200  # it is known
+        setup.replicas[0].calls.clear()
+        setup.replicas[0].usual = waits_for(gate, streams())
+        first = asyncio.ensure_future(setup.ask())
+        await setup.until(lambda: setup.replicas[0].inside == 1)
+        asking = []
+        for body, path in ((completion(), "/v1/completions"), (other_body, other_path)):
+            asking += [asyncio.ensure_future(setup.ask(body, path)) for _ in range(6)]
+            await setup.until(lambda: setup.dispatcher.counts.inside == 1 + len(asking))  # noqa: B023
+        gate.set()
+        await asyncio.gather(first, *asking)
+        order = [(call.path, b'"m1"' in call.body) for call in setup.replicas[0].calls[1:]]
+        assert all(one != following for one, following in itertools.pairwise(order)), order
+
+    run_gateway(scenario, seats=1)
