@@ -19,6 +19,7 @@ from headway.gateway.wire.http_fetch import fetch
 from headway.gateway.wire.name_lookup import is_ours
 
 _SEEK_SECONDS = 30.0  # until metrics are looked for again where there were none
+_RETRY_SECONDS = 5.0  # likewise where the replica could not answer
 _PROBE_SECONDS = 5.0
 _MODELS_BYTES_MAX = 2 << 20  # of JSON, which is read in one go
 _THREAD_BYTES = 256 << 10  # longer metrics are read in a thread
@@ -93,14 +94,18 @@ class _Scraper:
         try:
             status, body = await _get(self._replica, path)
         except OSError as error:
+            self._seek_at = min(self._seek_at, began + _RETRY_SECONDS)
             if not is_ours(error):
                 self._replica.metrics_missed(began if self._path is not None else None)
             return False
         self._replica.metrics_came()
+        if status >= 500:
+            self._seek_at = min(self._seek_at, began + _RETRY_SECONDS)
+            return False
         report = await _report(body) if status == 200 else LoadReport()
         has_figures = report != LoadReport()
         if self._path is not None and not has_figures:  # the engine was changed: they may be elsewhere now
-            self._seek_at = self._clock()
+            self._seek_at = began
         self._path = path if has_figures else None
         if report.waiting is not None or report.kv_share is not None:
             self._replica.reported(report)
