@@ -129,7 +129,9 @@ def type_in_words(declared: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(repr(argument) for argument in arguments)
     if origin in (Mapping, dict):
-        return f"a table of names, each with {type_in_words(arguments[1])}"
+        return (
+            "a table" if arguments[1] in (Any, object) else f"a table of names, each with {type_in_words(arguments[1])}"
+        )
     return _PLAIN.get(declared, str(declared))
 
 

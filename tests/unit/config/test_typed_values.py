@@ -135,4 +135,5 @@ def test_any_value_is_taken_or_refused_in_one_line(value: object, declared: Any)
 def test_types_in_words() -> None:
     assert type_in_words(float | None) == "a number"
     assert type_in_words(Mapping[str, int]) == "a table of names, each with a whole number"
+    assert type_in_words(Mapping[str, Mapping[str, Any]]) == "a table of names, each with a table"
     assert type_in_words(Annotated[int, Bounds(most=3)]) == "a whole number of at most 3"
