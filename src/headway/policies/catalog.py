@@ -315,7 +315,7 @@ def _construct(
         return policy(**injected, **checked)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if name in ROOMS[kind]:
             raise  # a fault of ours
         raise refused_construction(kind, name, policy, error) from error

@@ -71,6 +71,8 @@ def load(kind: str, name: str, entries: Sequence[EntryPoint], injected: Iterable
         raise ValueError(f"{packages(entries)} both offer the {kind} policy {name!r}: uninstall one of them")
     entry = entries[0]
     who = f"the {kind} policy {name!r} of {packages(entries)}"
+    if "/" in name:
+        raise ValueError(f"{who} cannot be used: a slash puts one policy inside another; rename its entry point")
     try:
         loaded = entry.load()
     except (Exception, SystemExit) as error:
@@ -85,7 +87,7 @@ def load(kind: str, name: str, entries: Sequence[EntryPoint], injected: Iterable
     return loaded
 
 
-def refused_construction(kind: str, name: str, policy: type[Any], error: Exception) -> ValueError:
+def refused_construction(kind: str, name: str, policy: type[Any], error: BaseException) -> ValueError:
     """The sentence for a constructor that raised."""
     where = f"{policy.__module__}.{policy.__qualname__}"
     return ValueError(

@@ -149,6 +149,7 @@ def test_a_broken_policy_is_blamed_by_name_and_stops_no_other(
     ("constructor", "fault"),
     [
         ("def __init__(self): raise RuntimeError('no table')", "raised RuntimeError: no table"),
+        ("def __init__(self): raise SystemExit('no licence')", "raised SystemExit: no licence"),
         ("def __init__(self, *, table): ...", "raised TypeError: "),
         ("def __init__(self): raise ValueError('depth must be 1')", "broken: depth must be 1"),
     ],
@@ -171,6 +172,12 @@ def test_a_policy_named_as_one_of_ours_does_not_replace_it(install: Install, hea
         "fcfs": "package second-fcfs offers a second ordering policy named 'fcfs'; Headway's own is used"
     }
     assert "package second-fcfs offers a second" in " ".join(headway("policies").out.split())
+
+
+def test_a_policy_with_a_slash_in_its_name_is_not_listed_as_usable(install: Install) -> None:
+    install("slashed", LONGEST, **{"long/est": "Longest"})
+    assert "long/est" not in names("ordering")
+    assert "a slash puts one policy inside another; rename its entry point" in faults("ordering")["long/est"]
 
 
 def test_two_packages_with_one_name_are_both_named_and_neither_is_used(install: Install) -> None:
