@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.support.gateway_setup import RunGateway, Setup, completion
-from tests.support.scripted_replica import Call, Script, answers, text, usage
+from tests.support.gateway_setup import QUICK, RunGateway, Setup, completion
+from tests.support.scripted_replica import Call, Script, answers, dies_mid_stream, text, usage
 
 PLAIN = b"HTTP/1.0 200 OK\r\ncontent-type: "
 ERROR = {"error": {"message": "the engine died", "type": "InternalServerError", "param": None, "code": 500}}
@@ -149,3 +150,16 @@ def test_other_vendors_streams_end_with_their_own_error_event(run_gateway: RunGa
         assert json.loads(answer.body.rsplit(b"data: ", 1)[1])["type"] == "error"
 
     run_gateway(scenario)
+
+
+@pytest.mark.parametrize("script", [sends(text("a"), ERROR, done=True), sends(text("a")), dies_mid_stream])
+def test_a_replica_whose_answers_begin_well_and_break_is_ejected(run_gateway: RunGateway, script: Script) -> None:
+    async def scenario(setup: Setup) -> None:
+        setup.replicas[0].usual = script
+        for _ in range(12):
+            await setup.ask()
+            if setup.replicas[1].calls:
+                break
+        assert len(setup.replicas[0].calls) == setup.settings.health.failures_to_eject
+
+    run_gateway(scenario, replicas=2, health=replace(QUICK, eject_seconds=60.0, eject_seconds_max=60.0))

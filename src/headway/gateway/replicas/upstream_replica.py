@@ -142,7 +142,7 @@ class UpstreamReplica:
     def first_byte(self, seconds: float, expected_seconds: float) -> None:
         """A first byte came after `seconds`; about `expected_seconds` were expected for a request of that size."""
         now = self._clock()
-        self._answered_well()
+        self.made_progress()  # which is not yet a good answer: an engine that dies sends a first byte too
         time = None if self._is_fresh("waiting") else FirstByteTime(seconds, seconds / expected_seconds)
         self.limit.answered(self.ledger.requests, time, now)
         self._update_requests_max()
