@@ -54,12 +54,19 @@ def leads_here(host: bytes | None, names: Iterable[str]) -> bool:
     A web page of any site can have its own name resolve to 127.0.0.1 and then call what listens there (DNS rebinding).
     Its browser still sends that site's name. An address, a name without a dot and the configured ones are never that.
     """
-    name = (host or b"").decode("latin-1").lower()
+    name = _foreign_name(host or b"")
+    return name is None or name in names
+
+
+@lru_cache(maxsize=1_024)
+def _foreign_name(host: bytes) -> str | None:
+    """The name in a `Host` header that a web page could have too; None if it is an address or has no dot."""
+    name = host.decode("latin-1").lower()
     name = name.partition("]")[0].removeprefix("[") if name.startswith("[") else name.partition(":")[0]
-    if "." not in name or name.endswith(".localhost") or name in names:
-        return True
+    if "." not in name or name.endswith(".localhost"):
+        return None
     try:
         ip_address(name)
     except ValueError:
-        return False
-    return True
+        return name
+    return None

@@ -13,6 +13,7 @@ from headway.gateway.wire.messages import HttpRequest
 
 _STORING = frozenset(["batches", "conversations", "files", "responses", "uploads", "vector_stores", "videos"])
 """First name after `/v1/` of the paths whose POST makes an object."""
+_PREFIXES = tuple(f"/v1/{name}" for name in _STORING)  # all other paths are left out by these alone, which is quick
 _NAMING_FIELDS = ("previous_response_id", "conversation", "input_file_id")
 _FIRST_ID = re.compile(rb'"id"\s*:\s*"([\w.:-]{1,200})"')
 _ID_WITHIN_BYTES = 4_096
@@ -21,8 +22,10 @@ _TEXT = msgspec.json.Decoder(str)
 
 def named_object(http: HttpRequest) -> str | None:
     """The id of the object that a request is about, in its path or its body; None without one."""
+    if not http.path.startswith(_PREFIXES):
+        return None
     parts = http.path.split("/")
-    if len(parts) < 3 or parts[2] not in _STORING:
+    if parts[2] not in _STORING:
         return None
     if len(parts) > 3 and parts[3]:
         return unquote(parts[3])
@@ -38,8 +41,7 @@ def named_object(http: HttpRequest) -> str | None:
 
 def makes_object(http: HttpRequest) -> bool:
     """Whether the answer to a request is a new object."""
-    parts = http.path.split("/")
-    return http.method == b"POST" and len(parts) == 3 and parts[2] in _STORING
+    return http.method == b"POST" and http.path.startswith(_PREFIXES) and http.path[len("/v1/") :] in _STORING
 
 
 class StoredObjects:
