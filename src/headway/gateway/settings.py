@@ -149,7 +149,7 @@ class HealthSettings:
         panic_share: Failures of requests eject no replica where less than this share of its model's replicas would be
             up (Envoy's panic threshold); those ejected for such failures are then probed at once.
         stall_seconds: A replica is ejected, within those bounds, if for so long no byte of any answer came although
-            requests wait there, and its metrics, which were read before, do not come either.
+            requests wait there, and its metrics, which were read before, hang too.
         eject_seconds: Time until the first probe of an ejected replica; doubled at each ejection in a row.
         eject_seconds_max: Upper bound of that doubling.
         connect_seconds: Longest time to connect. After a reload it applies to new replicas only.

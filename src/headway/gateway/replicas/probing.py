@@ -96,7 +96,8 @@ class _Scraper:
         except OSError as error:
             self._seek_at = min(self._seek_at, began + _RETRY_SECONDS)
             if not is_ours(error):
-                self._replica.metrics_missed(began if self._path is not None else None)
+                hangs = self._path is not None and isinstance(error, TimeoutError)
+                self._replica.metrics_missed(began if hangs else None)
             return False
         self._replica.metrics_came()
         if status >= 500:

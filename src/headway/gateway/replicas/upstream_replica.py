@@ -57,7 +57,7 @@ class ReplicaState:
     probe_at: float = -math.inf
     makes_progress: bool = False  # since the latest look for a stall
     progress_at: float = -math.inf  # of the latest look that saw an answer move, or no request
-    silent_since: float | None = None  # since when its metrics do not come, which came before
+    silent_since: float | None = None  # since when its metrics hang, which came before
     models: dict[str, dict[str, object]] | None = None  # its /v1/models by id; None until it answered
     report: LoadReport = field(default_factory=LoadReport)
     reported_at: dict[str, float] = field(default_factory=dict)  # figure of the report -> when it last came
@@ -169,9 +169,11 @@ class UpstreamReplica:
     def unreachable(self, error: OSError) -> None:
         """No connection for a request could be made. Only a refused one proves that nothing listens."""
         why = f"it cannot be reached: {error or 'no answer in time'}"
-        self.failed(why)
         if isinstance(error, ConnectionRefusedError) and self.state.health is Health.UP:
+            self.state.last_failure = why
             self._eject(why)
+        else:
+            self.failed(why)
 
     def made_progress(self) -> None:
         """Bytes of an answer came, or its client takes none."""
@@ -216,12 +218,13 @@ class UpstreamReplica:
             self._eject_within_bounds(why)
 
     def metrics_missed(self, since: float | None) -> None:
-        """Its metrics hang or break off: a probe must tell whether it is alive.
+        """Its metrics did not come: a probe must tell whether it is alive.
 
-        `since` is when they were asked for; None if they never came before.
+        `since` is when they were asked for, if it came before and says nothing now; None if it breaks off, which is a
+        sign of life.
         """
         state = self.state
-        if state.silent_since is None:
+        if state.silent_since is None or since is None:
             state.silent_since = since
         state.probe_at = min(state.probe_at, self._clock())
 

@@ -162,7 +162,11 @@ def test_a_stall_needs_both_a_silent_request_and_metrics_that_came_before() -> N
     assert one.is_up  # its metrics are not known to be missing
     one.metrics_missed(None)
     one.look_for_stall(1_000.0)
-    assert one.is_up  # they never came
+    assert one.is_up  # they never came, or break off
+    one.metrics_missed(900.0)
+    one.metrics_missed(None)
+    one.look_for_stall(1_000.0)
+    assert one.is_up  # who breaks off is alive
     one.metrics_missed(1_000.0)
     one.made_progress()
     one.look_for_stall(1_015.0)
