@@ -97,7 +97,7 @@ class ScoredLanes:
     def choose(self, heads: Mapping[LaneId, RequestView], now: float) -> LaneId:
         """An overdue head whose turn it is, else the round's lane, else the highest score."""
         if self.guard is not None:
-            lane = _oldest(heads)
+            lane = self._oldest_lane(heads)
             oldest = heads[lane]
             if self.guard.promotes(oldest.arrived_at, self._tokens(oldest), now):
                 return lane
@@ -121,7 +121,7 @@ class ScoredLanes:
             return math.inf
         due = math.inf
         if self.guard is not None:
-            oldest = heads[_oldest(heads)]
+            oldest = heads[self._oldest_lane(heads)]
             tokens = self._tokens(oldest)
             if self.guard.promotes(oldest.arrived_at, tokens, now):
                 return math.inf
@@ -179,18 +179,32 @@ class ScoredLanes:
             return  # it was preempted and waited in front of all lanes
         promoted = False
         if self.guard is not None:
-            promoted = self.guard.admitted(place.arrived_at, place.tokens, at, oldest_arrival=self._oldest_arrival())
+            is_oldest = place.ticket == self._oldest_ticket()
+            promoted = self.guard.admitted(place.arrived_at, place.tokens, at, is_oldest=is_oldest)
         if self._primary is None and not promoted:
             self._primary = (place.lane.number, place.lane.mean)
         self._left(request_id)
 
-    def _oldest_arrival(self) -> float:
+    def _oldest_ticket(self) -> int:
+        """The ticket of the first to enter of the earliest arrivals that wait."""
         while True:
-            arrived_at, ticket, request_id = self._oldest[0]
+            _, ticket, request_id = self._oldest[0]
             place = self._placed.get(request_id)
             if place is not None and place.ticket == ticket:
-                return arrived_at
+                return ticket
             heapq.heappop(self._oldest)
+
+    def _oldest_lane(self, heads: Mapping[LaneId, RequestView]) -> LaneId:
+        """The lane of the earliest arrival; of equals the one that entered first, or the bound would not hold."""
+        oldest: LaneId = None
+        earliest, first_ticket = math.inf, math.inf
+        for lane, head in heads.items():
+            arrived_at = head.arrived_at
+            if arrived_at <= earliest:
+                ticket = self._placed[head.id].ticket
+                if arrived_at < earliest or ticket < first_ticket:
+                    oldest, earliest, first_ticket = lane, arrived_at, ticket
+        return oldest
 
     def _left(self, request_id: RequestId) -> None:
         place = self._placed.pop(request_id, None)
@@ -245,14 +259,3 @@ class _LanePlace:
         self.tokens = tokens
         self.arrived_at = arrived_at
         self.ticket = ticket
-
-
-def _oldest(heads: Mapping[LaneId, RequestView]) -> LaneId:
-    """The lane of the earliest arrival; of equals the lane opened first."""
-    oldest: LaneId = None
-    earliest = math.inf
-    for lane, head in heads.items():
-        arrived_at = head.arrived_at
-        if arrived_at <= earliest and (arrived_at < earliest or lane < oldest):  # type: ignore[operator]
-            oldest, earliest = lane, arrived_at
-    return oldest

@@ -31,9 +31,9 @@ class StarvationGuard:
         due = arrived_at + self.overdue_seconds
         return due if due > now and self._earned(tokens) else math.inf
 
-    def admitted(self, arrived_at: float, tokens: int, at: float, *, oldest_arrival: float) -> bool:
+    def admitted(self, arrived_at: float, tokens: int, at: float, *, is_oldest: bool) -> bool:
         """Count an admission from the lanes; True if it was the turn of the oldest, overdue."""
-        if at >= arrived_at + self.overdue_seconds and arrived_at <= oldest_arrival:
+        if is_oldest and at >= arrived_at + self.overdue_seconds:
             self.tokens_ahead = 0
             return True
         self.tokens_ahead += tokens

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headway.domain.costs import ServiceCosts
@@ -285,6 +285,8 @@ bodies = st.tuples(st.sampled_from([0.0, 0.0, 0.1, 1.0, 7.0]), st.integers(1, 40
 @pytest.mark.parametrize(("overdue_seconds", "share"), [(2.0, 0.25), (0.0, 0.5), (1.0, 1.0), (3.0, 0.1)])
 @settings(deadline=None, max_examples=60)
 @given(life=st.lists(bodies, min_size=5, max_size=80))
+@example(life=[(0, 34, True), (0, 1, False), (0, 1, False), (0, 3, True), (0, 34, True)])  # equals in time
+@example(life=[(0, 34, False), *[(0, 1 + at % 34, at % 3 > 0) for at in range(100)]])
 def test_no_request_waits_past_the_bound(
     overdue_seconds: float, share: float, fill: str, life: list[tuple[float, int, bool]]
 ) -> None:
