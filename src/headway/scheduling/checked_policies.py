@@ -68,7 +68,13 @@ class PlainAsker:
         try:
             return question(*arguments)
         except Exception as error:
-            raise PolicyFault(kind, "raised", f"raised {type(error).__name__}: {error}") from error
+            raise _raised(kind, error) from error
+
+
+def _raised(kind: str, error: Exception) -> PolicyFault:
+    fault = PolicyFault(kind, "raised", f"raised {type(error).__name__}: {error}")
+    fault.__cause__ = error
+    return fault
 
 
 def guarded(policies: Policies, asker: PolicyAsker) -> Policies:
@@ -127,13 +133,15 @@ class CheckedEvents:
 
     def observe(self, event: Event) -> None:
         """Pass one event on."""
+        on_fault = self._on_fault
         for kind, listener in self._listeners:
-            try:
+            if on_fault is None:
                 self._asker.ask(kind, False, listener.observe, event)
-            except PolicyFault as fault:
-                if self._on_fault is None:
-                    raise
-                self._on_fault(fault)
+                continue
+            try:
+                listener.observe(event)
+            except Exception as error:
+                on_fault(_raised(kind, error))
         if self._ordering_listens:
             self._heard()
 

@@ -232,7 +232,19 @@ class Dispatcher:
 
     def _serve_queues(self) -> None:
         """Serve the queues in turn, one head each, until no head fits."""
+        if not self._waiting:
+            return
         waiting = {queue.key: queue for queue in self.queues.values() if len(queue)}
+        while len(waiting) == 1:  # as mostly: no turns
+            (queue,) = waiting.values()
+            try:
+                served = self._serve(queue, [], [], self.now())
+            except Exception as error:
+                self.errors.contained("queue", error)
+                return
+            if not served or not self._waiting:
+                return
+            waiting = {queue.key: queue for queue in self.queues.values() if len(queue)}
         while waiting:
             now = self.now()
             passed: list[ModelQueue] = []  # those before in turn, whose heads do not fit
@@ -328,7 +340,10 @@ class Dispatcher:
             self.contain(relay, "dispatch", error)
             return
         for observer in self._observers:
-            self.errors.guard("observing", observer.dispatched, relay.request, now)
+            try:
+                observer.dispatched(relay.request, now)
+            except Exception as error:
+                self.errors.contained("observing", error)
 
     def _enqueued(self, request: GatewayRequest, move: RequestMove) -> None:
         request.move(move)
@@ -351,7 +366,10 @@ class Dispatcher:
         assert replica is not None
         replica.ledger.first_token(queued)
         if queued.admitted_by is not None and is_good:
-            self.errors.guard("policies", queued.admitted_by.first_token, queued, now)
+            try:
+                queued.admitted_by.first_token(queued, now)
+            except Exception as error:
+                self.errors.contained("policies", error)
         if is_good and request.arrived.streams:
             self._measure(queued, replica, now, 0)
 

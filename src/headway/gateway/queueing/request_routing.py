@@ -47,4 +47,7 @@ class RequestRouting:
     def routed(self, queued: QueuedRequest, replica: UpstreamReplica) -> None:
         """A request is sent to a replica."""
         if self._listener is not None:
-            self._errors.guard("routing", self._listener.routed, queued, queued.arrived.prefix_hashes, replica.ledger)
+            try:
+                self._listener.routed(queued, queued.arrived.prefix_hashes, replica.ledger)
+            except Exception as error:
+                self._errors.policy_fault(PolicyFault("routing", "raised", f"raised {error!r} at a dispatch"))
