@@ -95,6 +95,19 @@ def refused_construction(kind: str, name: str, policy: type[Any], error: BaseExc
     )
 
 
+def raised_in(kind: str, name: str, policy: type[Any], failure: BaseException) -> str | None:
+    """A sentence that blames an outside policy for an exception that came out of its module; None if it did not."""
+    trace = failure.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        if frame.f_globals.get("__name__") == policy.__module__:
+            where = f"line {trace.tb_lineno} of {policy.__module__}, in {frame.f_code.co_name}()"
+            raised = f"{type(failure).__name__}: {_line(failure)}"
+            return f"the {kind} policy {name!r} raised {raised} ({where}); correct the policy"
+        trace = trace.tb_next
+    return None
+
+
 def _missing_method(kind: str, policy: type[Any]) -> str:
     contract = _CONTRACT[kind]
     for name in _methods(contract):

@@ -162,6 +162,27 @@ def test_a_constructor_that_raises_is_blamed(install: Install, constructor: str,
         assert f"the ordering policy 'broken' cannot be built: {module}.Policy raised" in message
 
 
+RAISES_LATER = '''
+class Later:
+    """Raises once requests come."""
+
+    def rank(self, request):
+        return {}["weight"]
+'''
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("ordering", ["later", "fair-share/later"])
+def test_a_policy_that_raises_during_a_run_is_blamed(
+    install: Install, headway: Callable[..., Said], ordering: str, jobs: str
+) -> None:
+    module = install("later-policies", RAISES_LATER, later="Later")
+    ran = headway("compare", "--policy", ordering, "--policy", "fcfs", "--requests", "50", "--jobs", jobs)
+    assert ran.status == 2
+    assert f"the ordering policy 'later' raised KeyError: 'weight' (line 6 of {module}, in rank())" in ran.err
+    assert "fault of Headway" not in ran.err
+
+
 def test_a_policy_named_as_one_of_ours_does_not_replace_it(install: Install, headway: Callable[..., Said]) -> None:
     install("second-fcfs", LONGEST, fcfs="Longest", longest="Longest")
     assert isinstance(build("ordering", "fcfs", costs=COSTS, seed=0), RankedOrdering)

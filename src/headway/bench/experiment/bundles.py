@@ -12,7 +12,8 @@ from headway.config.nearest_name import nearest
 from headway.config.toml_file import read_toml
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestId
-from headway.policies.catalog import KINDS, canonical, names
+from headway.policies.catalog import KINDS, canonical, find, names
+from headway.policies.outside_policies import raised_in
 from headway.scheduling.bundle import bundle, name_and_options
 from headway.scheduling.scheduler import Policies
 
@@ -67,6 +68,16 @@ class Bundle:
     def check(self) -> None:
         """Raise the UserMistake that `build` would raise later."""
         self.build(costs=ServiceCosts(1e-4, 1e-2), seed=0, truth=lambda _: 1)
+
+    def blamed(self, failure: BaseException) -> str | None:
+        """A sentence that names the outside policy of this bundle whose code raised `failure`; None if none did."""
+        for kind in KINDS:
+            for name in getattr(self, kind).split("/"):
+                policy = find(kind, name)
+                sentence = None if policy.__module__.startswith("headway.") else raised_in(kind, name, policy, failure)
+                if sentence is not None:
+                    return sentence
+        return None
 
     def to_json(self) -> dict[str, Json]:
         """Each kind's name and options."""

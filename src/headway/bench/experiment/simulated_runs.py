@@ -153,6 +153,9 @@ def _run(experiment: Experiment, cell: _Cell, alone: npt.NDArray[np.float64], bo
         drawn = curves(cell.trace, outcome, kv_blocks=rules.kv_blocks)
     except Exception as failure:
         at = "" if cell.load is None else f" at load {cell.load:g}"
+        blamed = cell.bundle.blamed(failure)
+        if blamed is not None:
+            raise UserMistake(f"{cell.bundle.label}{at}: {blamed}") from failure
         raise RunFailed(f"{cell.bundle.label}{at} failed: {failure or type(failure).__name__}") from failure
     return Run(
         policy=cell.bundle.label,
