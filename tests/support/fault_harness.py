@@ -420,6 +420,11 @@ class Setup:
         """Carry out a plan."""
         return await Day(int(self.url.rpartition(":")[2]), self.replicas, self.state, plan, seed).run()
 
+    def loop_pause_seconds(self) -> float | None:
+        """The longest time without a turn of the gateway's loop within the last minute, by its own metric."""
+        pause = re.search(r"^headway_event_loop_pause_seconds (\S+)$", fetched(self.url + "/metrics"), re.MULTILINE)
+        return None if pause is None else float(pause[1])
+
     def errors_logged(self) -> list[str]:
         """Error lines since the last call: an exception that the gateway had to catch is a fault of its own."""
         with self.log.open(encoding="utf-8") as file:
