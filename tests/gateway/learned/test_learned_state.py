@@ -122,6 +122,22 @@ def test_a_reload_forgets_only_what_belonged_to_another_policy(run_gateway: RunG
     run_gateway(scenario, policies=LEARNING)
 
 
+def test_a_queue_that_was_forgotten_knows_what_it_had_learned(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        await traffic(setup)
+        learned = prediction(setup)
+        idle = replace(setup.settings.queue, idle_seconds=0.01)
+        setup.gateway.reload(replace(setup.settings, queue=idle))
+        await setup.until(lambda: not setup.dispatcher.queues)
+        assert LINE not in setup.gateway._learned._live
+        setup.gateway.reload(setup.settings)
+        setup.replicas[0].next.append(streams(40))
+        assert (await setup.ask()).status == 200
+        assert abs(prediction(setup) - learned) < 5
+
+    run_gateway(scenario, policies=LEARNING)
+
+
 def test_a_folder_that_is_not_there_is_told_at_the_start(tmp_path: Path) -> None:
     settings = Settings(state=StateSettings(path=str(tmp_path / "none" / "state.json")))
     with pytest.raises(ValueError, match=r"state\.path: there is no folder .*; make it first"):
