@@ -76,6 +76,7 @@ class _Scraper:
         self._replica = replica
         self._clock = clock
         self._path: str | None = None  # where figures were found
+        self._has_page = False  # where it was asked last
         self._seek_at = clock()
 
     async def scrape(self) -> None:
@@ -85,12 +86,13 @@ class _Scraper:
         elif self._clock() >= self._seek_at:
             self._seek_at = self._clock() + _SEEK_SECONDS
             for path in METRICS_PATHS:
-                if await self._read(path):
-                    return
+                if await self._read(path) or not self._has_page:
+                    return  # only an engine with another page there may have its figures elsewhere
 
     async def _read(self, path: str) -> bool:
         """Read the metrics at one path; whether it has figures."""
         began = self._clock()
+        self._has_page = False
         try:
             status, body = await _get(self._replica, path)
         except OSError as error:
@@ -103,6 +105,7 @@ class _Scraper:
         if status >= 500:
             self._seek_at = min(self._seek_at, began + _RETRY_SECONDS)
             return False
+        self._has_page = status == 200
         report = await _report(body) if status == 200 else LoadReport()
         has_figures = report != LoadReport()
         if self._path is not None and not has_figures:  # the engine was changed: they may be elsewhere now
