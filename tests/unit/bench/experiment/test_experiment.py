@@ -87,6 +87,8 @@ def test_the_seed_moves_what_draws_lots_and_nothing_else() -> None:
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_run_that_fails_is_named_with_its_reason(jobs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(Fcfs):
+        __module__ = "headway.policies.ordering.broken"  # an outside policy would be blamed instead
+
         def rank(self, request: object) -> float:
             raise ZeroDivisionError("a fault in the policy")
 
