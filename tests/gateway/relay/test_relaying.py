@@ -207,7 +207,7 @@ def test_models_health_ready_version_metrics_and_page(run_gateway: RunGateway) -
         await setup.ask()
         metrics = (await setup.get("/metrics")).body.decode()
         assert (
-            'headway_flow_control_requests_total{fairness_id="",model_name="m",outcome="completed",reason=""} 1.0'
+            'headway_flow_control_requests_total{model_name="m",fairness_id="",outcome="completed",reason=""} 1.0'
             in metrics
         )
         assert 'headway_replica_up{replica="r1"} 1.0' in metrics

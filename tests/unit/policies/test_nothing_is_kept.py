@@ -15,6 +15,8 @@ from headway.policies.contracts import BackfillingAdmission
 from headway.scheduling.queue import Resumed
 from headway.scheduling.scheduler import Policies, Scheduler
 
+pytestmark = pytest.mark.slow
+
 COSTS = ServiceCosts(1e-4, 2e-2)
 ENDS = ("completed", "cancelled", "left", "preempted", "refused", "late", "passed")
 FEW = 24  # who came last may still be known, as the last candidate or the last of a lane
