@@ -44,7 +44,8 @@ class DayColumns:
 
     def sample(self, at_ps: int, waiting: int, running: int, blocks: int) -> None:
         """Note a point of the curves, which are thinned whenever they grow too long to draw."""
-        self._blocks_peak = max(self._blocks_peak, blocks)
+        if blocks > self._blocks_peak:  # noqa: PLR1730 - max() would cost a call in the hot path
+            self._blocks_peak = blocks
         at_curve, waiting_curve, running_curve, blocks_curve = self._curves
         at_curve.append(at_ps)
         waiting_curve.append(waiting)

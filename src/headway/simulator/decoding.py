@@ -56,8 +56,9 @@ class DecodeSet:
     def blocks_of_run(self, first_step: int, steps: int) -> int:
         """Blocks that a run of `steps` from `first_step` needs."""
         cycles, rest = divmod(steps, self._block_tokens)
-        due, size = self._due, self._block_tokens
-        return cycles * self.size + sum(due[(first_step + j) % size] for j in range(rest))
+        start = first_step % self._block_tokens
+        past_the_end = max(0, start + rest - self._block_tokens)  # residues that wrap around
+        return cycles * self.size + sum(self._due[start : start + rest]) + sum(self._due[:past_the_end])
 
     def steps_that_fit(self, first_step: int, blocks_free: int, most: int) -> int:
         """How many steps from `first_step`, at most `most`, can be given their blocks."""
