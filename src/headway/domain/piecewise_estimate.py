@@ -17,7 +17,7 @@ class PiecewiseEstimate:
     goes on as long as it took so far, as `PointEstimate` has it.
     """
 
-    __slots__ = ("_areas", "_edges", "_gone", "made_by")
+    __slots__ = ("_areas", "_edges", "_gone", "_mean", "made_by")
 
     def __init__(
         self, edges: Sequence[int], survival: Sequence[float], made_by: str, at_most_tokens: int | None = None
@@ -41,11 +41,19 @@ class PiecewiseEstimate:
             self._edges = _with_the_end(self._edges)
             self._gone.append(1.0)
         self._areas: array[float] | None = None
+        self._mean: float | None = None  # of the whole length, which is asked for most
         if at_most_tokens is not None and at_most_tokens < self._edges[-1]:
             self._cut_off(max(1, at_most_tokens))
 
     def remaining_mean(self, produced_tokens: int) -> float:
         """Σ P(L > x) / P(L > produced) over whole x ≥ produced: the area under the curve and half a token."""
+        if produced_tokens:
+            return self._mean_after(produced_tokens)
+        if self._mean is None:
+            self._mean = self._mean_after(0)
+        return self._mean
+
+    def _mean_after(self, produced_tokens: int) -> float:
         left = self.survival(produced_tokens)
         if left <= 0:
             return float(max(1, produced_tokens))

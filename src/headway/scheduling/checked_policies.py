@@ -273,6 +273,9 @@ class CheckedRouting:
     ) -> ReplicaView | None:
         """The policy's choice. Raises PolicyFault."""
         chosen = self._asker.ask("routing", False, self._inner.choose, request, prefix, replicas, now)
-        if chosen is not None and not any(chosen is replica for replica in replicas):
-            raise PolicyFault("routing", "nonsense", f"chose {chosen!r} for request {request.id!r}, which has no room")
-        return chosen
+        if chosen is None:
+            return None
+        for replica in replicas:
+            if chosen is replica:
+                return chosen
+        raise PolicyFault("routing", "nonsense", f"chose {chosen!r} for request {request.id!r}, which has no room")

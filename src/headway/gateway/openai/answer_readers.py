@@ -23,7 +23,7 @@ _LINE_END = rb"(?:\r\n|\n|\r(?!\n))"
 _BREAK = re.compile(_LINE_END + _LINE_END)  # six times as fast as with {2}: `re` skips to the first byte of a line end
 _BREAK_BYTES_MAX = 4
 _LINE = re.compile(rb"\r\n|\n|\r")
-_DONE = re.compile(rb"^data:[ \t]*\[DONE\]", re.MULTILINE)
+_DONE = re.compile(rb"data:(?<!.data:)[ \t]*\[DONE\]")  # at a line's beginning; `^` first is ten times as slow
 _BAD_FINISH = re.compile(rb'"finish_reason"\s*:\s*"(error|abort)"')
 
 
@@ -57,7 +57,8 @@ class StreamReader:
     def pass_on(self, piece: bytes) -> bytes:
         """The bytes for the client: `piece`, perhaps with what was held before it; may be empty."""
         if not self._is_open and piece[-2:] == b"\n\n" and piece.find(b'"usage"') < 0:
-            self.events += piece.count(b"\n\n")
+            # One event of one line, as mostly: to find its end is quicker than to count.
+            self.events += 1 if piece.find(b"\n") == len(piece) - 2 else piece.count(b"\n\n")
             self._note(piece)
             return piece
         return self._slowly(piece)
@@ -74,7 +75,7 @@ class StreamReader:
         """What is wrong with a stream that ended now; `end` finds the mark of a whole one in its last events."""
         latest = b"\n".join(self._latest)  # an event may end with CR, its LF having come in the next packet
         self._latest.clear()
-        if self._error is None and b'"error"' in latest:
+        if self._error is None and latest.find(b'"error"') >= 0:
             self._find_error(latest)
         if self._error is not None:
             return AnswerFault(f"its answer holds an error: {self._error.message}", False, self._error.is_of_replica)

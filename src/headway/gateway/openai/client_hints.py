@@ -136,5 +136,7 @@ def _name(headers: dict[bytes, bytes], names: tuple[bytes, ...]) -> str | None:
 
 
 def _text(context: dict[str, object]) -> str | None:
+    if not context:
+        return None
     named = [context.get(name) for name in _CONTEXT]
     return next((name[:_NAME_CHARACTERS_MAX] for name in named if isinstance(name, str) and name), None)

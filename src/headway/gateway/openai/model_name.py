@@ -27,7 +27,10 @@ _TEXT = msgspec.json.Decoder(str)
 
 def content_coding(http: HttpRequest) -> bytes:
     """The coding of a body that cannot be read as it is; empty where there is none."""
-    coding = (http.header(b"content-encoding") or b"").strip().lower()
+    coding = http.header(b"content-encoding")
+    if coding is None:
+        return b""
+    coding = coding.strip().lower()
     return b"" if coding == b"identity" or not http.body else coding
 
 

@@ -14,6 +14,7 @@ from headway.gateway.queueing.request_state import QueuedRequest
 from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
 
 _LOGGED_SECONDS = 60.0  # between two log lines of a shortage
+_BELIEVED_UP = (Health.UP, Health.UNKNOWN)
 log = logging.getLogger("headway.gateway")
 
 Demand: TypeAlias = tuple[str, UpstreamReplica | None]
@@ -29,7 +30,7 @@ def can_be_served(demand: Demand, replicas: Sequence[UpstreamReplica]) -> bool:
     """Whether some replica, full or not, could serve it. A replica that was not probed yet is believed healthy."""
     model, avoided = demand
     return any(
-        replica.state.health in (Health.UP, Health.UNKNOWN) and replica is not avoided and replica.serves(model)
+        replica.state.health in _BELIEVED_UP and replica is not avoided and replica.serves(model)
         for replica in replicas
     )
 

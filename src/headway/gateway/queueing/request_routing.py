@@ -41,7 +41,10 @@ class RequestRouting:
                 self._errors.policy_fault(fault)
             else:
                 self._faults = 0
-                return next((replica for replica in candidates if replica.ledger is chosen), None)
+                for replica in candidates:
+                    if replica.ledger is chosen:
+                        return replica
+                return None
         return min(candidates, key=lambda replica: replica.ledger.requests / replica.ledger.requests_max)
 
     def routed(self, queued: QueuedRequest, replica: UpstreamReplica) -> None:

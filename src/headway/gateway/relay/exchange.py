@@ -195,7 +195,7 @@ class Exchange:
         """Pass a piece of the answer on: the path of every token."""
         relayed = self._relayed
         relayed.pieces += 1
-        if relayed.first_byte_at is None and (not self._is_stream or b"data:" in body):
+        if relayed.first_byte_at is None and (not self._is_stream or body.find(b"data:") >= 0):
             self._first_byte(body)
         reader = relayed.reader
         if reader is not None:

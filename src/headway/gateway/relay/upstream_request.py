@@ -17,6 +17,7 @@ from headway.gateway.wire.messages import HOP_BY_HOP, TRACE_HEADER, Headers, hea
 LOAD_HEADER = b"endpoint-load-metrics"
 LOAD_FORMAT_HEADER = b"endpoint-load-metrics-format"
 _NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect", b"x-request-id"}
+_NOT_FORWARDED_FROM_CLIENTS = _NOT_FORWARDED | FORWARDED_HEADERS
 _ENCODING_HEADER = b"accept-encoding"
 _SIGNS = {"lower-first": 1, "higher-first": -1}
 
@@ -25,19 +26,17 @@ def upstream_request(request: GatewayRequest, replica: UpstreamReplica) -> bytes
     """The whole request as bytes for this replica."""
     http = request.arrived.http
     body = _body(request, replica)
-    connection_only = http.header(b"connection") or b""
-    dropped = {name.strip().lower() for name in connection_only.split(b",")}
-    if not http.keeps_forwarded:
-        dropped |= FORWARDED_HEADERS
+    dropped = set(_NOT_FORWARDED if http.keeps_forwarded else _NOT_FORWARDED_FROM_CLIENTS)
+    connection_only = http.header(b"connection")
+    if connection_only is not None:
+        dropped.update(name.strip().lower() for name in connection_only.split(b","))
     if replica.authorization is not None:
         dropped.add(b"authorization")
     if request.arrived.traceparent is not None:
         dropped.add(TRACE_HEADER)
     if request.arrived.endpoint.is_generation:
         dropped.add(_ENCODING_HEADER)
-    headers: Headers = [
-        (name, value) for name, value in http.headers if name not in _NOT_FORWARDED and name not in dropped
-    ]
+    headers: Headers = [pair for pair in http.headers if pair[0] not in dropped]
     if request.arrived.endpoint.is_generation:  # a packed answer could not be read
         headers.append((_ENCODING_HEADER, b"identity"))
     if replica.authorization is not None:

@@ -49,7 +49,7 @@ def judge_head(request: HttpRequest, version: str, limits: WireLimits) -> BadReq
         return body_too_long(limits)
     if request.method == b"CONNECT" or not request.target.startswith(b"/"):
         return BadRequest(400, "the request target must be a path")
-    has_dots = b"." in request.target or b"%" in request.target
+    has_dots = request.target.count(b".") or request.target.count(b"%")
     if has_dots and _DOT_SEGMENT.search(request.target.partition(b"?")[0]) is not None:
         return BadRequest(400, "the path has a segment . or ..; send the path that it stands for")
     return None

@@ -100,6 +100,6 @@ def header_lines(headers: Headers | tuple[tuple[bytes, bytes], ...]) -> bytes:
         ValueError: a name or value holds CR, LF or NUL, which would end the header early.
     """
     lines = b"".join([b"%b: %b\r\n" % pair for pair in headers])
-    if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers) or b"\0" in lines:
+    if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers) or lines.count(b"\0"):
         raise ValueError("a header holds a line break or a NUL")
     return lines
