@@ -28,7 +28,7 @@ from tests.support.scripted_replica import ScriptedReplica, hangs
 
 PROMPT = "What did the committee decide about the budget, and who objected? " * 24
 HEADERS = (
-    "host: gateway.example\r\nauthorization: Bearer sk-0123456789abcdef0123456789abcdef\r\n"
+    "host: 127.0.0.1\r\nauthorization: Bearer sk-0123456789abcdef0123456789abcdef\r\n"
     "user-agent: OpenAI/Python 2.1.0\r\n"
     "accept: application/json\r\naccept-encoding: gzip, deflate\r\ncontent-type: application/json\r\n"
     "x-stainless-lang: python\r\nx-stainless-retry-count: 0\r\n"
