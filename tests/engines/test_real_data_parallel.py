@@ -133,7 +133,7 @@ def test_both_engines_serve_under_our_order_and_no_request_is_lost(served: TwoEn
     assert sum(map(len, logs)) == REQUESTS
     assert {line["order"] for log in logs for line in log} == {"shortest-prompt-first"}
     assert sorted(file.name for file in (served.folder / "metrics").iterdir()) == ["engine-0.prom", "engine-1.prom"]
-    assert "with several API servers vLLM's /metrics cannot carry the engines' numbers" in served.log()
+    assert "with several API servers vLLM's /metrics cannot carry the engines' metrics" in served.log()
 
 
 def test_the_engine_that_served_it_tells_why_it_waited(served: TwoEngines) -> None:
