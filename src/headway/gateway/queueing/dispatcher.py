@@ -256,7 +256,7 @@ class Dispatcher:
                     self.errors.contained("queue", error)
                     served = False
                 if served and len(queue):
-                    break  # order them anew
+                    break  # their order has changed
                 if served:
                     del waiting[queue.key]
                     break
