@@ -214,7 +214,8 @@ def test_models_health_ready_version_metrics_and_page(run_gateway: RunGateway) -
         for path in ("/headway/", "/headway/live.js", "/headway/live.css"):
             assert (await setup.get(path)).status == 200
         state = (await setup.get("/headway/state")).json()
-        assert state["counts"]["completed"] == 1
+        ended = {"completed": 1, "refused": 0, "cancelled": 0, "failed": 0}
+        assert state["counts"] == {"arrived": 1, "inside": 0, "retried": 0, **ended}
         request_id = state["stories"][0]["id"]
         assert (await setup.get(f"/headway/why?id={request_id}")).json()["outcome"] == "completed"
         assert (await setup.get("/headway/why?id=nobody")).status == 404

@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 
+from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.model_queue import ModelQueue
 from headway.gateway.queueing.request_state import QueueKey
@@ -60,7 +61,7 @@ def state_of(
             "arrived": counts.arrived,
             "inside": counts.inside,
             "retried": counts.retried,
-            **{str(outcome): number for outcome, number in counts.ended.items()},
+            **{str(outcome): counts.ended[outcome] for outcome in Outcome},  # zeros too: a reader needs no default
         },
         "reasons": {str(reason): number for reason, number in counts.reasons.items()},
         "lines": [_queue(queue) | {"tuned": tuned(queue.key)} for queue in dispatcher.queues.values()],
