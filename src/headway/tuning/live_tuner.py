@@ -16,11 +16,11 @@ import numpy as np
 from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, FirstToken
 from headway.domain.request import RequestId, uncached_prefill_tokens
 from headway.policies.contracts import Retunable
+from headway.scheduling.shadow_fcfs import ShadowAdmission, ShadowFcfs
 from headway.tuning.drift import DriftTest
 from headway.tuning.optimiser import Optimiser, Sampler
 from headway.tuning.rewards import Objective, plain_reward
 from headway.tuning.search import Fences, SearchBox, Shares
-from headway.tuning.shadow_fcfs import ShadowAdmission, ShadowFcfs
 from headway.tuning.tuning_settings import TuningSettings
 
 _LEAST_WAITS = 100  # before a 99th percentile means anything

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from headway.domain.request import uncached_prefill_tokens
+from headway.scheduling.self_tuned_limits import SelfTunedLimits, StepFacts
 from headway.vllm_plugin import vllm_adapter as vllm
 from headway.vllm_plugin.config import PluginConfig
 from headway.vllm_plugin.fallback import FallbackScheduler
 from headway.vllm_plugin.plugin_metrics import PluginMetrics
 from headway.vllm_plugin.policy_queue import PolicyQueue
 from headway.vllm_plugin.request_book import RequestBook
-from headway.vllm_plugin.self_tuned_limits import SelfTunedLimits, StepFacts
 from headway.vllm_plugin.victims import blocks_wanted, with_victims_last
 from headway.vllm_plugin.vllm_adapter import VllmAdapter, VllmRequest
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from headway.scheduling.harm_judge import HarmJudge, WaitComparison
 from headway.vllm_plugin.config import PluginConfig
 from headway.vllm_plugin.fallback import FallbackScheduler
-from headway.vllm_plugin.harm_judge import HarmJudge, WaitComparison
 from headway.vllm_plugin.plugin_log import logger
 from headway.vllm_plugin.plugin_metrics import PluginMetrics
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from headway.domain.request import RequestId
+from headway.scheduling.harm_judge import WaitComparison
 from headway.vllm_plugin import vllm_adapter as vllm
-from headway.vllm_plugin.harm_judge import WaitComparison
 from headway.vllm_plugin.prefix_hits import PrefixHits
 from headway.vllm_plugin.reporting import Reporter
 from headway.vllm_plugin.request_entries import EngineBatch, Entry, view_of

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway.policies.lanes.partition import Span
+from headway.scheduling.shadow_fcfs import ShadowFcfs
 from headway.tuning.drift import DriftTest, ks_distance, ks_threshold
 from headway.tuning.rewards import Emphasis, Objective, plain_reward, published_reward
-from headway.tuning.shadow_fcfs import ShadowFcfs
 
 works = st.lists(st.integers(1, 500), min_size=1, max_size=40)
 

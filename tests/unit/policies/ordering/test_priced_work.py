@@ -23,7 +23,7 @@ from headway.policies.ordering.priced_work import (
     work,
 )
 from headway.scheduling.queue import WaitingQueue
-from headway.tuning.shadow_fcfs import ShadowFcfs
+from headway.scheduling.shadow_fcfs import ShadowFcfs
 
 
 def request(number: int, at: float, prompt: int, output: int = 1) -> Request:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.vllm_plugin.self_tuned_limits import SelfTunedLimits, StepFacts
+from headway.scheduling.self_tuned_limits import SelfTunedLimits, StepFacts
 
 QUIET = StepFacts(
     token_budget=1000, decoding=100, prefill_left=[5_000], next_tokens=0, seats_free=5, waiting=0, preempted=0,

@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.vllm_plugin.harm_judge import HarmJudge, WaitComparison, Waits
+from headway.scheduling.harm_judge import HarmJudge, WaitComparison, Waits
 
 
 def serve(works: list[int], order: list[int]) -> WaitComparison:

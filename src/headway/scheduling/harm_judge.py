@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from headway.domain.request import RequestId
-from headway.tuning.shadow_fcfs import ShadowAdmission, ShadowFcfs
+from headway.scheduling.shadow_fcfs import ShadowAdmission, ShadowFcfs
 
 _POPULATION = 1_000  # requests that FCFS would have admitted last
 _STARVING = 512  # of the waiting requests that FCFS would have admitted, how many are looked at
