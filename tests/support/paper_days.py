@@ -30,6 +30,7 @@ ONE_SECOND = LinearStepTime(fixed_ps=PS_PER_SECOND, ps_per_token=0, ps_per_conte
 RULES = EngineRules(
     kv_blocks=100,
     block_tokens=2,
+    prefix_caching=False,
     max_model_tokens=64,
     max_num_batched_tokens=16,
     max_num_seqs=4,

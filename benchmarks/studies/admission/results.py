@@ -116,13 +116,13 @@ def main() -> None:
 def settings_of(name: str) -> list[Setting]:
     """The trace on the whole replica, then squeezed to multiples of the memory it holds there on average."""
     trace = open_loop(head(load_trace(name).trace, TRACES[name]))
-    whole = replica("h100", "llama-3.1-8b", prefix_caching=False)
+    whole = replica("h100", "llama-3.1-8b")
     demand = mean_demand(trace, whole)
     small = trace.prompt_tokens + trace.output_tokens <= SQUEEZES[0] * demand * LARGEST_SHARE
     trace = with_rows(trace, small)
     found = []
     for squeeze in SQUEEZES:
-        server = replica("h100", "llama-3.1-8b", prefix_caching=False, kv_tokens=int(squeeze * demand))
+        server = replica("h100", "llama-3.1-8b", kv_tokens=int(squeeze * demand))
         found.append(Setting(trace, server, squeeze, saturation_of(trace, server), TRACES[name] - len(trace)))
     return found
 
@@ -280,7 +280,7 @@ def as_tenants(trace: Trace, classes: np.ndarray[Any, np.dtype[np.int64]]) -> Tr
 def shifted(prediction: str) -> tuple[str, tuple[PredictionCalibration, list[PredictionCalibration]]]:
     """Calibration before a change of traffic in mid-run, and in windows of completions after it."""
     first, second = (open_loop(head(load_trace(name).trace, 2_500)) for name in SHIFT)
-    server = replica("h100", "llama-3.1-8b", prefix_caching=False)
+    server = replica("h100", "llama-3.1-8b")
     joined = [at_rate(one, 0.8 * saturation_of(one, server)) for one in (first, second)]
     change = float(joined[0].arrived_seconds[-1])
     trace = Trace(

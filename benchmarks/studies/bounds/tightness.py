@@ -62,8 +62,7 @@ def prepared(name: str, requests: int) -> tuple[Replica, Trace]:
     """The replica and the first requests that its model takes."""
     trace = head(load_trace(name, requests=requests).trace, requests)
     server = replica(CARD, MODEL, tp=None)
-    rules = replace(server.rules, prefix_caching=trace.prefix_ids is not None)
-    return replace(server, rules=rules), check_context(trace, rules.max_model_tokens, "refuse")[0]
+    return server, check_context(trace, server.rules.max_model_tokens, "refuse")[0]
 
 
 def at_load(trace: Trace, load: float | None, saturated: float) -> Trace:

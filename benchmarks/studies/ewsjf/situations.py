@@ -76,7 +76,7 @@ def paper_server() -> Replica:
 def real(name: str) -> tuple[Replica, Trace, float]:
     """A replica, the first requests of a trace, and how many per second saturate the replica under FCFS."""
     trace = head(load_trace(name, requests=TRACE_REQUESTS).trace, TRACE_REQUESTS)
-    server = replica("h100", "llama-3.1-8b", prefix_caching=trace.prefix_ids is not None)
+    server = replica("h100", "llama-3.1-8b")
     trace, _ = check_context(trace, server.rules.max_model_tokens, "refuse")
     return server, trace, saturation(server, trace)
 

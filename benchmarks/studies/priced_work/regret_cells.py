@@ -171,7 +171,7 @@ def _path(folder: Path, trace: str, name: str, memory: str) -> Path:
 def _measure_pair(wanted: Wanted, folder: Path, trace_name: str, replica_name: str) -> None:
     trace = head(load_trace(trace_name).trace, wanted.requests_of(trace_name, replica_name))
     card, model, gpus = REPLICAS[replica_name]
-    ample = replica(card, model, tp=gpus, prefix_caching=trace.prefix_ids is not None)
+    ample = replica(card, model, tp=gpus)
     fits = trace.prompt_tokens + trace.output_tokens <= ample.rules.context_tokens
     if fits.mean() < SERVED_SHARE:
         why = f"only {100 * fits.mean():.0f} % of its requests fit a context of {ample.rules.context_tokens:,} tokens"
@@ -181,7 +181,7 @@ def _measure_pair(wanted: Wanted, folder: Path, trace_name: str, replica_name: s
     first = _settled(wanted, folder, trace_name, replica_name, "ample", trace, ample)
     largest = int((trace.prompt_tokens + trace.output_tokens)[fits].max())
     kv_tokens = max(int(SQUEEZE * first["held_tokens"]), int(LARGEST_MARGIN * largest))
-    squeezed = replica(card, model, tp=gpus, prefix_caching=trace.prefix_ids is not None, kv_tokens=kv_tokens)
+    squeezed = replica(card, model, tp=gpus, kv_tokens=kv_tokens)
     if squeezed.rules.kv_blocks >= ample.rules.kv_blocks:
         why = f"its largest request needs {largest:,} of {ample.rules.kv_blocks * 16:,} KV tokens, so none can be taken"
         _keep(folder, _setting(wanted, trace_name, replica_name, "squeezed") | {"left_out": why})

@@ -65,8 +65,8 @@ class EngineLimits:
     max_num_batched_tokens: MaxNumBatchedTokens = None
     prefix_caching: Annotated[
         bool,
-        typer.Option(help="The engine has a prefix cache, and the recording says which prompts share blocks."),
-    ] = False
+        typer.Option(help="The engine has a prefix cache. Prompts share blocks if the recording says so."),
+    ] = True
     async_scheduling: AsyncScheduling = None
 
 

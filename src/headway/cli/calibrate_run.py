@@ -45,8 +45,6 @@ def run_calibration(
     server = None if fit.hardware is None else _profile_replica(fit.hardware, fit, limits)
     rules = _rules_of_limits(limits) if server is None else server.rules
     recording = _measured(source, rules, measuring) if is_live else _recorded(source, measuring)
-    if rules.prefix_caching and recording.trace.prefix_ids is None:
-        raise UserMistake(f"--prefix-caching: {recording.label} does not say which prompts share blocks; leave it out")
     if outputs.record is not None:
         with replacing(outputs.record, "--record") as temporary:
             write_jsonl(recording.as_trace(), temporary)

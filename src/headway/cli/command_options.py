@@ -153,7 +153,8 @@ class ReplicaOptions:
         ),
     ] = OverContext.error
     prefix_caching: Annotated[
-        PrefixCaching, typer.Option(help="Prefix cache. auto: on if the trace says which prompts share blocks.")
+        PrefixCaching,
+        typer.Option(help="Prefix cache, as in vLLM. auto: on. Prompts share blocks if the trace says so."),
     ] = PrefixCaching.auto
     async_scheduling: AsyncScheduling = None
     max_num_seqs: MaxNumSeqs = None

@@ -31,7 +31,7 @@ DEFAULT_ORDERINGS = (
     "random",
 )
 WITH_TENANTS = ("fair-share",)  # with one tenant it is fcfs
-WITH_PREFIX_CACHE = ("shortest-uncached-prefill-first", "longest-prefix-match")  # without one they are orders above
+WITH_SHARED_PREFIXES = ("shortest-uncached-prefill-first", "longest-prefix-match")  # without these, orders above
 
 
 def run_comparisons(
@@ -76,8 +76,8 @@ def default_orderings(trace: Trace, server: Replica) -> list[str]:
     wanted = list(DEFAULT_ORDERINGS)
     if len(trace.tenants) > 1:
         wanted += WITH_TENANTS
-    if server.rules.prefix_caching:
-        wanted += WITH_PREFIX_CACHE
+    if server.rules.prefix_caching and trace.prefix_ids is not None:
+        wanted += WITH_SHARED_PREFIXES
     return wanted
 
 

@@ -47,18 +47,11 @@ def caches_prefixes(asked: PrefixCaching, trace: Trace) -> bool:
     """Whether the replica has a prefix cache.
 
     Raises:
-        UserMistake: the trace does not say which prompts share blocks, or its blocks are no multiple of the replica's.
+        UserMistake: the trace's prefix blocks are no multiple of the replica's.
     """
     if asked is PrefixCaching.off:
         return False
-    if trace.prefix_ids is None:
-        if asked is PrefixCaching.on:
-            raise UserMistake(
-                f"--prefix-caching on: {trace.name} does not say which prompts share blocks (it has no hash_ids); "
-                "use auto or off"
-            )
-        return False
-    if trace.prefix_block_tokens % _BLOCK_TOKENS:
+    if trace.prefix_ids is not None and trace.prefix_block_tokens % _BLOCK_TOKENS:
         raise UserMistake(
             f"{trace.name}: its prefix blocks hold {trace.prefix_block_tokens} tokens, which is no multiple of the "
             f"replica's {_BLOCK_TOKENS}; give --prefix-caching off"

@@ -26,7 +26,8 @@ class EngineRules:
         watermark: fraction of blocks that admission leaves free while something runs (since 0.25, default 0).
         async_scheduling: the next step is composed before the outputs of the running one are known (default on since
             0.15, two batches in flight).
-        prefix_caching: full blocks are kept until their memory is needed and found again by content.
+        prefix_caching: full blocks are kept until their memory is needed, and found again by content (default on, as
+            in vLLM). A preempted request finds its own; others only where the trace says which prompts share blocks.
         resumed: where a preempted request waits; vLLM's `fcfs` puts it in front, its `priority` ranks it.
     """
 
@@ -40,7 +41,7 @@ class EngineRules:
     reserve_full_prompt: bool = True
     watermark: float = 0.0
     async_scheduling: bool = True
-    prefix_caching: bool = False
+    prefix_caching: bool = True
     resumed: Resumed = "front"
 
     def __post_init__(self) -> None:

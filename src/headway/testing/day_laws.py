@@ -132,12 +132,29 @@ def prompts_are_computed_once(day: Day) -> None:
     assert (day.outcome.cached_tokens < np.maximum(day.trace.prompt_tokens, 1)).all(), "a token must be computed"
 
 
+def a_request_finds_its_own_blocks(day: Day) -> None:
+    """Where no prompts share blocks: nothing at first, and after a preemption whole blocks it had computed."""
+    if _shares_blocks(day):
+        return
+    prompts = day.trace.prompt_tokens
+    reached: dict[int, int] = {}
+    for step in day.steps:
+        for row, tokens, before in step.chunks:
+            if row in step.admitted:
+                most = reached.get(row, 0)
+                if most == prompts[row]:  # it has decoded since
+                    most += day.trace.output_tokens[row] - 1
+                assert before <= most, f"row {row} found {before} tokens, it had come to {most}"
+                assert before % day.rules.block_tokens == 0, f"row {row} found {before} tokens, no whole blocks"
+            reached[row] = max(reached.get(row, 0), min(before + tokens, int(prompts[row])))
+
+
 def memory_is_finite(day: Day) -> None:
     """No step holds more blocks than there are or fewer than its tokens fill; the peak is the most any step held."""
     total, block = day.rules.kv_blocks, day.rules.block_tokens
     for step in day.steps:
         assert 0 <= step.blocks_free <= total, f"{step.blocks_free} of {total} blocks free: {step}"
-        if not day.rules.prefix_caching:  # where blocks are not shared
+        if not _shares_blocks(day):
             held = sum(-(-(before + tokens) // block) for _, tokens, before in step.chunks)
             held += -(-(step.context_tokens + step.decodes) // block)
             assert held <= total - step.blocks_free, f"{held} blocks of tokens in {total - step.blocks_free}: {step}"
@@ -146,7 +163,7 @@ def memory_is_finite(day: Day) -> None:
 
 def memory_is_given_back(day: Day) -> None:
     """The last step holds the blocks of requests that end with it and no others: earlier ones gave all back."""
-    if day.rules.async_scheduling or day.rules.prefix_caching or not day.steps:
+    if day.rules.async_scheduling or _shares_blocks(day) or not day.steps:
         return  # a step may be composed for one that has ended; freed blocks may be shared
     last = np.flatnonzero(day.outcome.ended_ps == day.outcome.makespan_ps)
     tokens = day.trace.prompt_tokens[last] + day.trace.output_tokens[last] - 1
@@ -208,6 +225,7 @@ DAY_LAWS = (
     causes_precede_effects,
     every_token_comes,
     prompts_are_computed_once,
+    a_request_finds_its_own_blocks,
     memory_is_finite,
     memory_is_given_back,
     limits_are_kept,
@@ -243,6 +261,10 @@ def same_until_a_request_ends(day: Day, other: Day) -> None:
         if min(step.started_ps, twin.started_ps) >= first_end:
             return
         assert step == twin, f"before any length could show, one day has {step}\nthe other {twin}"
+
+
+def _shares_blocks(day: Day) -> bool:
+    return day.rules.prefix_caching and day.trace.prefix_ids is not None
 
 
 def _completed(day: Day) -> list[int]:

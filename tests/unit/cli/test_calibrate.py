@@ -79,7 +79,6 @@ def test_a_calibration_is_written_and_compare_stands_on_it(
         ([*LIMITS, "--kv-tokens", "5"], "--kv-tokens must be at least one block of 16, got 5"),
         ([*PROFILE, "--kv-tokens", "40", "--block-tokens", "64"], "--kv-tokens must be at least one block of 64"),
         ([*PROFILE, "--fit", "speed"], "'speed' is no scalar"),
-        ([*PROFILE, "--prefix-caching"], "does not say which prompts share blocks"),
         (["--hardware", "rtx-4091"], "unknown hardware"),
         ([*LIMITS, "--model", "llama-3.1-70b"], "--model is about a profile; name its GPU with --hardware"),
         ([*LIMITS, "--fit", "kv_scale"], "--fit is about a profile"),

@@ -134,6 +134,18 @@ def test_what_never_fits_is_refused_and_counted(headway: Headway, small_trace: P
     assert run["goodput"] <= 0.9
 
 
+def test_a_preempted_request_finds_its_own_blocks_unless_told(headway: Headway, small_trace: Path) -> None:
+    line = ("compare", small_trace, "--policy", "fcfs", "--kv-tokens", "8000", "--load", "1.1", "--json", "-")
+
+    def recomputed(*options: str) -> tuple[bool, int]:
+        content = json.loads(headway(*line, *options).out)
+        return content["replica"]["rules"]["prefix_caching"], content["runs"][0]["recomputed_tokens"]
+
+    (_, plain), cached = recomputed("--prefix-caching", "off"), recomputed()
+    assert cached == recomputed("--prefix-caching", "on")
+    assert 0 < 2 * cached[1] < plain
+
+
 def test_over_context_is_refused_or_cut_when_asked(headway: Headway, tmp_path: Path) -> None:
     path = tmp_path / "long.jsonl"
     lengths = (100, 200_000, 100)

@@ -50,7 +50,6 @@ def told(said: Said) -> str:
         (("--tp", "3"), "tp 3 is not known for h100: use one of 1, 2, 4, 8"),
         (("--kv-tokens", "5"), "kv_tokens must be at least one block"),
         (("--max-num-batched-tokens", "10", "--max-num-seqs", "20"), "must be at least max_num_seqs"),
-        (("--prefix-caching", "on"), "does not say which prompts share blocks"),
         (("--bundles", "none.toml"), "none.toml: it cannot be read"),
         (("--requests", "0"), "'--requests': Input should be greater than or equal to 1"),
         (("--seed", "-1"), "'--seed': Input should be greater than or equal to 0"),

@@ -245,6 +245,7 @@ def test_the_day_itself_is_lawful() -> None:
         (day_laws.every_token_comes, lambda day: day._replace(outcome=replace(day.outcome, gaps=day.outcome.gaps[1:]))),
         (day_laws.every_token_comes, lambda day: altered(day, "ended_ps", 0, 1)),
         (day_laws.prompts_are_computed_once, lambda day: with_step(day, 0, chunks=((0, 20, 0), (1, 4, 0)))),
+        (day_laws.a_request_finds_its_own_blocks, lambda day: with_step(day, 0, chunks=((0, 4, 16), (1, 5, 0)))),
         (day_laws.memory_is_finite, lambda day: with_step(day, 0, blocks_free=-1)),
         (day_laws.memory_is_finite, lambda day: with_step(day, 0, blocks_free=3)),
         (day_laws.memory_is_given_back, lambda day: with_step(day, -1, blocks_free=2)),
