@@ -329,6 +329,7 @@ FAULTS: dict[str, Fault] = {
     "ends without [DONE]": Fault(_ends(), of="streams"),
     "ends with an error event": Fault(_ends(_ERROR), of="streams"),
     "error event, then [DONE]": Fault(_ends(_ERROR, DONE), of="streams"),
+    "error event, then more tokens": Fault(_among(_ERROR), of="streams"),
     "closes an answer without length early": Fault(_until_closed_too_early),
     "shorter than its length": Fault(_shorter_than_its_length, of="wholes"),
     "trailers without end": Fault(_floods(b"0\r\n", b"a: b\r\n" * 200, 500, begins=True), of="streams"),

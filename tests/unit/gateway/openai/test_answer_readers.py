@@ -126,6 +126,14 @@ BAD_ENDS = {
     "usage": (TOKEN + LAST, True, True),
     "an error": (TOKEN + ENGINE_DIED, False, True),
     "an error, [DONE]": (TOKEN + ENGINE_DIED + DONE, False, True),
+    "an error, many tokens, [DONE]": (TOKEN * 3 + ENGINE_DIED + TOKEN * 50 + ENDED + DONE, False, True),
+    "an error at the start": (ENGINE_DIED + TOKEN * 50 + DONE, False, True),
+    "an error event of several lines": (TOKEN + b"event: error\n" + ENGINE_DIED + TOKEN * 9 + DONE, False, True),
+    "an error as old vLLM wrote it": (
+        TOKEN + b'data: {"object":"error","error":"died"}\n\n' + TOKEN * 9 + DONE,
+        False,
+        True,
+    ),
     "an error, usage, [DONE]": (TOKEN + ENGINE_DIED + LAST + DONE, False, True),
     "an error with a usage": (
         b'data: {"error":"died","usage":{"prompt_tokens":3,"completion_tokens":1}}\n\n' + DONE,
@@ -163,6 +171,16 @@ def test_a_stream_that_stops_or_holds_an_error_is_no_success(
     fault = reader.fault(CHAT.stream_end)
     assert fault is not None
     assert (fault.is_cut, fault.is_of_replica) == (is_cut, is_of_replica)
+
+
+def test_an_error_counts_wherever_it_stands_when_each_event_comes_alone() -> None:
+    for before in (0, 1, 7):
+        reader = StreamReader(hide_usage=True)
+        for event_alone in [TOKEN] * before + [ENGINE_DIED] + [TOKEN] * 7 + [ENDED, DONE]:
+            assert reader.pass_on(event_alone) == event_alone
+        fault = reader.fault(CHAT.stream_end)
+        assert fault is not None
+        assert "the engine died" in fault.why
 
 
 @pytest.mark.parametrize(
