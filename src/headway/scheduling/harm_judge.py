@@ -7,13 +7,32 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
 
+from headway.config.typed_values import Bounds
 from headway.domain.request import RequestId
 from headway.scheduling.shadow_fcfs import ShadowAdmission, ShadowFcfs
 
 _POPULATION = 1_000  # requests that FCFS would have admitted last
 _STARVING = 512  # of the waiting requests that FCFS would have admitted, how many are looked at
+
+
+@dataclass(frozen=True, slots=True)
+class HarmLimits:
+    """What the do-no-harm guard calls harm, and how long it suspends the policies for it.
+
+    Attributes:
+        harm_ratio: our order does harm when its p99 wait is this many times that of the live FCFS estimate
+        harm_slack_seconds: and longer by this too, so that noise among short waits does not count.
+        harm_seconds: harm that lasts this long suspends the policies.
+        step_back_seconds: how long they stay suspended before the next try.
+    """
+
+    harm_ratio: Annotated[float, Bounds(least=1)] = 2.0
+    harm_slack_seconds: Annotated[float, Bounds(least=0)] = 1.0
+    harm_seconds: Annotated[float, Bounds(least=0)] = 60.0
+    step_back_seconds: Annotated[float, Bounds(least=0)] = 300.0
 
 
 class Waits(NamedTuple):
@@ -72,28 +91,42 @@ class WaitComparison:
 
 
 class HarmJudge:
-    """Decides when harm has lasted: our p99 above FCFS's by `ratio` and by `slack_seconds`, for `seconds`."""
+    """Decides when the policies are suspended for the harm they do, and when they are reinstated."""
 
-    def __init__(self, ratio: float, slack_seconds: float, seconds: float, least_requests: int = 50) -> None:
-        self._ratio = ratio
-        self._slack_seconds = slack_seconds
-        self._seconds = seconds
+    def __init__(self, limits: HarmLimits, least_requests: int = 50) -> None:
+        self._limits = limits
         self._least_requests = least_requests
-        self._since: float | None = None
+        self._since: float | None = None  # harm is seen; None: it is not
+        self._suspended_until: float | None = None
 
-    def harmful(self, waits: Waits, now: float) -> bool:
-        """Whether the policies should be suspended. Too few requests prove nothing."""
-        worse = waits.ours > self._ratio * waits.fcfs and waits.ours > waits.fcfs + self._slack_seconds
+    def check(self, waits: Waits, now: float) -> bool:
+        """Judge the waits; whether that changed what rules: the policies were suspended, or are reinstated."""
+        if self._suspended_until is not None:
+            if now < self._suspended_until:
+                return False
+            self._suspended_until = None
+        elif self._harmful(waits, now):
+            self._since = None
+            self._suspended_until = now + self._limits.step_back_seconds
+        else:
+            return False
+        return True
+
+    @property
+    def suspends(self) -> bool:
+        """Whether the policies are suspended."""
+        return self._suspended_until is not None
+
+    def _harmful(self, waits: Waits, now: float) -> bool:
+        """Whether harm has lasted. Too few requests prove nothing."""
+        limits = self._limits
+        worse = waits.ours > limits.harm_ratio * waits.fcfs and waits.ours > waits.fcfs + limits.harm_slack_seconds
         if waits.requests < self._least_requests or not worse:
             self._since = None
             return False
         if self._since is None:
             self._since = now
-        return now - self._since >= self._seconds
-
-    def reset(self) -> None:
-        """Forget harm seen so far."""
-        self._since = None
+        return now - self._since >= limits.harm_seconds
 
 
 def _p99(values: list[float]) -> float:

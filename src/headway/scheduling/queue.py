@@ -88,6 +88,14 @@ class WaitingQueue:
         else:
             self._front[request.id] = request
 
+    def under(self, ordering: OrderingPolicy) -> WaitingQueue:
+        """A new queue with the same requests under another ordering; the preempted stay in front. O(n log n)."""
+        other = WaitingQueue(ordering, self._resumed)
+        other._front.update(self._front)
+        for entry in sorted([entry for _, entry in self._where.values()], key=_by_arrival):
+            other.add(entry[-1])
+        return other
+
     def head(self, now: float) -> Request | None:
         """The next request at time `now` (seconds); None if the queue is empty."""
         if self._front:

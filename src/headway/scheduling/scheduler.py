@@ -7,7 +7,7 @@ how vLLM's loop works, how the simulator imitates it, and what several replicas 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headway.domain.event import (
     Admitted,
@@ -22,6 +22,7 @@ from headway.domain.event import (
 )
 from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import Request, RequestId
+from headway.policies.admission.greedy import Greedy
 from headway.policies.contracts import (
     AdmissionPolicy,
     BackfillingAdmission,
@@ -30,6 +31,8 @@ from headway.policies.contracts import (
     PreemptionPolicy,
 )
 from headway.policies.event_fanout import EventFanout
+from headway.policies.ordering.fcfs import Fcfs
+from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.scheduling.queue import Resumed, WaitingQueue
 
 
@@ -52,9 +55,10 @@ class Scheduler:
 
     def __init__(self, policies: Policies, *, resumed: Resumed = "front", listeners: Sequence[Listener] = ()) -> None:
         self.queue = WaitingQueue(policies.ordering, resumed)
+        self.suspended = False
+        self._chosen = policies
         self._policies = policies
-        admission = policies.admission
-        self._backfilling = admission if isinstance(admission, BackfillingAdmission) else None
+        self._backfilling = _backfilling(policies.admission)
         fanout = policies.fanout()
         self._listeners: list[Listener] = [*fanout.listeners, *listeners]
         self._ordering_listens = policies.ordering in fanout
@@ -160,8 +164,30 @@ class Scheduler:
         if self._listeners:
             self._deliver(Cancelled(request, now))
 
+    def suspend(self) -> None:
+        """Let first come, first served rule, greedy admission and the latest as victim; O(waiting · log waiting).
+
+        The policies still hear every event, and estimates are still stamped.
+        """
+        stock = replace(self._chosen, ordering=Fcfs(), admission=Greedy(), preemption=LatestAdmitted())
+        self._rule(stock, suspended=True)
+
+    def reinstate(self) -> None:
+        """Let the chosen policies rule again; O(waiting · log waiting)."""
+        self._rule(self._chosen, suspended=False)
+
+    def _rule(self, policies: Policies, *, suspended: bool) -> None:
+        self.queue = self.queue.under(policies.ordering)
+        self.suspended = suspended
+        self._policies = policies
+        self._backfilling = _backfilling(policies.admission)
+
     def _deliver(self, event: Event) -> None:
         for listener in self._listeners:
             listener.observe(event)
         if self._ordering_listens:
             self.queue.reconsider()
+
+
+def _backfilling(admission: AdmissionPolicy) -> BackfillingAdmission | None:
+    return admission if isinstance(admission, BackfillingAdmission) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from headway.domain.request import uncached_prefill_tokens
 from headway.scheduling.self_tuned_limits import SelfTunedLimits, StepFacts
 from headway.vllm_plugin import vllm_adapter as vllm
 from headway.vllm_plugin.config import PluginConfig
@@ -35,8 +34,6 @@ class BatchControl:
         self._metrics = metrics
         self._limits = SelfTunedLimits(engine.seats, engine.own_threshold) if config.tuning == "self-tuned" else None
         self.preempted = 0  # preemptions in this step
-        self._lost_tokens = 0  # by preemptions since the limits were set
-        self._computed_tokens = 0  # in the step before
         self._reordered = False
 
     def before_step(self, now: float) -> None:
@@ -51,13 +48,15 @@ class BatchControl:
         """Count a preemption: vLLM is about to take a running request's blocks."""
         tokens = vllm.computed_tokens(request)
         self.preempted += 1
-        self._lost_tokens += tokens
+        if self._limits is not None:
+            self._limits.preempted(tokens)
         self._metrics.count("preemptions")
         self._metrics.count("recomputed_tokens", tokens)
 
     def after_step(self, tokens: int) -> None:
         """The step computes so many tokens."""
-        self._computed_tokens = tokens
+        if self._limits is not None:
+            self._limits.after_step(tokens)
 
     def _set_limits(self, limits: SelfTunedLimits) -> None:
         engine, running = self._engine, self._engine.running_count()
@@ -68,32 +67,20 @@ class BatchControl:
         prefilling = [entry.request for entry in self._book.batch.prefilling.values()]
         left = [vllm.total_tokens(request) - vllm.computed_tokens(request) for request in prefilling]
         prefill_left = [tokens for tokens in left if tokens > 0]
-        step = limits.step(
+        step = limits.before_step(
             StepFacts(
                 token_budget=engine.token_budget,
-                decoding=running - len(prefill_left),
+                running=running,
                 prefill_left=prefill_left,
-                next_tokens=self._next_short_tokens(),
-                seats_free=engine.cap - running,
+                head=self._policies.head(self._queue.now) if prefill_left else None,
+                memory=engine.memory(),
                 waiting=len(self._queue),
-                preempted=self.preempted,
-                lost_tokens=self._lost_tokens,
-                computed_tokens=self._computed_tokens,
             )
         )
-        self._lost_tokens = 0
         engine.set_threshold(step.long_prefill_threshold)
         engine.set_cap(step.active_cap)
         self._metrics.show("long_prefill_threshold", step.long_prefill_threshold)
         self._metrics.show("active_cap", step.active_cap)
-
-    def _next_short_tokens(self) -> int:
-        """Tokens the head of the queue has to compute; 0 unless that is at most half a step and its blocks are free."""
-        view = self._policies.head(self._queue.now)
-        work = 0 if view is None else uncached_prefill_tokens(view)
-        memory = self._engine.memory()
-        fits = -(-work // memory.block_tokens) <= memory.blocks_free
-        return work if fits and work <= self._engine.token_budget // 2 else 0
 
     def _order_victims(self, now: float) -> None:
         """Put victims at the end of vLLM's list when this step may run out of blocks; else restore its order."""

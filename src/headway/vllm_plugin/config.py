@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, TypeAlias
 
 from headway.config.table_reader import TableReader
 from headway.config.toml_file import read_toml
@@ -14,7 +14,9 @@ from headway.config.typed_values import Bounds, Described, checked, read_table
 from headway.domain.costs import ServiceCosts
 from headway.policies.catalog import KINDS
 from headway.scheduling.bundle import bundle, name_and_options
+from headway.scheduling.harm_judge import HarmLimits
 from headway.scheduling.scheduler import Policies
+from headway.scheduling.self_tuned_limits import Tuning
 from headway.tuning.tuning_settings import TuningSettings
 
 VARIABLE = "HEADWAY_CONFIG"
@@ -26,27 +28,19 @@ _Path: TypeAlias = Annotated[str, Described("a path, or an empty text for none")
 
 
 @dataclass(frozen=True, slots=True)
-class GuardLimits:
-    """When the plug-in falls back to first come, first served.
+class GuardLimits(HarmLimits):
+    """When the plug-in falls back to first come, first served: for harm, or for slow policies.
 
     Attributes:
         budget_ms: time limit for one answer of a policy, and for all its choices of one step together.
         strikes: proven overruns within `strike_seconds` that disable the policies for good (`policy_guard.PolicyTimer`
             defines proven); one overrun of 25 budgets disables them at once.
         strike_seconds: how long a strike counts.
-        harm_ratio: our order does harm when its p99 wait is this many times that of the live FCFS estimate
-        harm_slack_seconds: and longer by this too, so that noise among short waits does not count.
-        harm_seconds: harm that lasts this long suspends the policies.
-        step_back_seconds: how long they stay suspended before the next try.
     """
 
     budget_ms: Annotated[float, Bounds(least=0.01)] = 20.0
     strikes: Annotated[int, Bounds(least=1)] = 3
     strike_seconds: _AtLeast0 = 60.0
-    harm_ratio: Annotated[float, Bounds(least=1)] = 2.0
-    harm_slack_seconds: _AtLeast0 = 1.0
-    harm_seconds: _AtLeast0 = 60.0
-    step_back_seconds: _AtLeast0 = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +73,7 @@ class PluginConfig:
     preemption: str = "latest-admitted"
     prediction: str = "running-mean"
     options: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    tuning: Literal["off", "self-tuned"] = "off"
+    tuning: Tuning = "off"
     live_tuning: TuningSettings = field(default_factory=TuningSettings)
     state_file: _Path = ""
     prefix_hits: bool = True

@@ -7,7 +7,6 @@ they still hear every event; after either every waiting request still waits, and
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from headway.domain.event import Listener
@@ -37,7 +36,6 @@ class FallbackScheduler:
         listeners: Sequence[Listener] = (),
     ) -> None:
         """`listeners` hear every event after the policies, until those are disabled."""
-        self._listeners = listeners
         self._retune = policies.ordering.retune if isinstance(policies.ordering, Retunable) else None
         self._timer = timer
         self._on_fault = on_fault
@@ -48,7 +46,7 @@ class FallbackScheduler:
         self.suspended = False  # for a while, by the do-no-harm guard
         self.holds = type(policies.admission) is not Greedy  # whether admission may hold a request
         self.chooses_victims = type(policies.preemption) is not LatestAdmitted
-        self._scheduler = self._chosen_policies()
+        self._scheduler = Scheduler(self._guarded, listeners=[self._events, *listeners])
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -141,13 +139,13 @@ class FallbackScheduler:
         """Order first come, first served until `reinstate`; O(waiting · log waiting)."""
         if self.in_force:
             self.suspended = True
-            self._guard(self._rebuild)
+            self._guard(self._scheduler.suspend)
 
     def reinstate(self) -> None:
         """End the suspension; O(waiting · log waiting)."""
         if self.suspended:
             self.suspended = False
-            self._guard(self._rebuild)
+            self._guard(self._scheduler.reinstate)
 
     def _guard(self, act: Callable[[], Answer]) -> Answer:
         """Act; if a policy fails, disable all of them and act once more under first come, first served.
@@ -176,7 +174,7 @@ class FallbackScheduler:
         )
 
     def _rebuild(self) -> None:
-        self._scheduler = self._fcfs() if self.disabled else self._chosen_policies()
+        self._scheduler = Scheduler(Policies(Fcfs(), Greedy(), LatestAdmitted(), RunningMean()))
         for request, resumed in self._waiting.values():
             self._queue(request, resumed)
 
@@ -191,15 +189,6 @@ class FallbackScheduler:
             self._scheduler.take(request.id, now)
         else:
             self._scheduler.admit_past(request, head, now)
-
-    def _chosen_policies(self) -> Scheduler:
-        policies = self._guarded
-        if self.suspended:
-            policies = replace(policies, ordering=Fcfs(), admission=Greedy(), preemption=LatestAdmitted())
-        return Scheduler(policies, listeners=[self._events, *self._listeners])
-
-    def _fcfs(self) -> Scheduler:
-        return Scheduler(Policies(Fcfs(), Greedy(), LatestAdmitted(), RunningMean()))
 
     def _retuned(self, values: Mapping[str, float]) -> None:
         if self._retune is not None and not self.disabled:  # asked again after a fault

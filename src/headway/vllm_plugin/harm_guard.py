@@ -18,8 +18,7 @@ class HarmGuard:
         self._limits = config.guard
         self._policies = policies
         self._metrics = metrics
-        self._judge = HarmJudge(self._limits.harm_ratio, self._limits.harm_slack_seconds, self._limits.harm_seconds)
-        self._fcfs_until = 0.0
+        self._judge = HarmJudge(config.guard)
 
     def check(self, now: float) -> None:
         """Once a second: suspend the policies if they have done harm for long, or reinstate them."""
@@ -27,17 +26,14 @@ class HarmGuard:
         self._metrics.show("p99_wait_seconds", waits.ours, 'of="ours"')
         self._metrics.show("p99_wait_seconds", waits.fcfs, 'of="fcfs-estimate"')
         policies, limits = self._policies, self._limits
-        if policies.disabled or self._ordering == "fcfs":
+        if policies.disabled or self._ordering == "fcfs" or not self._judge.check(waits, now):
             return
-        if policies.suspended:
-            if now >= self._fcfs_until:
-                policies.reinstate()
-                self.comparison.forget()
-                logger.warning("headway: waiting requests are ordered by %s again", self._ordering)
-        elif self._judge.harmful(waits, now):
+        if not self._judge.suspends:
+            policies.reinstate()
+            self.comparison.forget()
+            logger.warning("headway: waiting requests are ordered by %s again", self._ordering)
+        else:
             policies.suspend()
-            self._judge.reset()
-            self._fcfs_until = now + limits.step_back_seconds
             self._metrics.count("step_backs")
             logger.error(
                 "headway: for %g s the p99 wait under %s was above its limit (now %.2f s, estimated %.2f s first come, "

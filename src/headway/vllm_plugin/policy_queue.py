@@ -282,7 +282,12 @@ class PolicyQueue:
 
     def _hold(self, entry: Entry) -> bool:
         """Whether the admission policy holds the head; never when nothing runs."""
-        if not self._policies.holds or self._batch.size == 0 or self._engine.running_count() == 0:
+        if (
+            not self._policies.holds
+            or self._policies.suspended
+            or self._batch.size == 0
+            or self._engine.running_count() == 0
+        ):
             return False
         batch, request_id = self._batch, entry.id
         if self._held_until is not None and not self._policies.backfills:  # else a refusal stands for one step

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from headway.policies.contracts import BackfillingAdmission
+from headway.scheduling.harm_watch import SECONDS_BETWEEN_CHECKS
 from headway.scheduling.scheduler import Policies
 from headway.vllm_plugin import vllm_adapter as vllm
 from headway.vllm_plugin.batch_control import BatchControl
@@ -81,19 +82,23 @@ class SchedulerHooks:
         self.queue.tick(self.clock())
 
     def before_schedule(self) -> None:
-        """Before vLLM scans: read the clock once, retune the ordering, set limits and victims."""
+        """Before vLLM scans: read the clock once, judge the policies, retune the ordering, set limits and victims."""
         began = time.perf_counter()
         now = self.clock()
         if self.prefix_hits is not None:
             self.prefix_hits.begin_step()
         self.queue.begin_scan(now)
+        if now >= self._second_ends:
+            self._second_ends = now + SECONDS_BETWEEN_CHECKS
+            self.report.begin_second()
+            self.harm.check(now)
         if (values := self.learned.wanted()) is not None:
             self.policies.retune(values)
         self.control.before_step(now)
         self._prepared_seconds = time.perf_counter() - began
 
     def after_schedule(self, tokens: int) -> None:
-        """After vLLM scanned and gave out so many tokens: judge the policies, count, publish."""
+        """After vLLM scanned and gave out so many tokens: judge the policies' time, count, publish."""
         began = time.perf_counter()
         now = self.queue.now
         self.control.after_step(tokens)
@@ -104,10 +109,6 @@ class SchedulerHooks:
         self.metrics.count("steps")
         if self.queue.held:
             self.metrics.count("admissions_held")
-        if now >= self._second_ends:
-            self._second_ends = now + 1.0
-            self.report.begin_second()
-            self.harm.check(now)
         judged_seconds = time.perf_counter() - began
         self.metrics.decisions.observe(self._prepared_seconds + self.queue.seconds + judged_seconds)
         idle = not self.book.entries

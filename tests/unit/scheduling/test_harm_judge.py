@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.scheduling.harm_judge import HarmJudge, WaitComparison, Waits
+from headway.scheduling.harm_judge import HarmJudge, HarmLimits, WaitComparison, Waits
 
 
 def serve(works: list[int], order: list[int]) -> WaitComparison:
@@ -71,21 +71,22 @@ def test_the_population_is_bounded_and_can_be_dropped() -> None:
     assert shadow.waits(0.0) == Waits(0.0, 0.0, 0)
 
 
-def test_harm_must_last() -> None:
-    judge = HarmJudge(ratio=2.0, slack_seconds=1.0, seconds=10.0)
-    bad, good, few = Waits(9.0, 3.0, 100), Waits(5.0, 3.0, 100), Waits(9.0, 3.0, 10)
-    assert not judge.harmful(bad, 0.0)
-    assert not judge.harmful(bad, 9.0)
-    assert judge.harmful(bad, 10.0)
-    assert not judge.harmful(good, 11.0)
-    assert not judge.harmful(bad, 12.0), "the time starts again"
-    assert not judge.harmful(few, 30.0), "ten requests prove nothing"
-    judge.harmful(bad, 40.0)
-    judge.reset()
-    assert not judge.harmful(bad, 55.0)
-
-
-def test_noise_among_short_waits_is_no_harm() -> None:
-    judge = HarmJudge(ratio=2.0, slack_seconds=1.0, seconds=0.0)
-    assert not judge.harmful(Waits(0.9, 0.1, 100), 0.0)
-    assert judge.harmful(Waits(1.2, 0.1, 100), 0.0)
+def test_harm_must_last_and_suspends_for_a_while() -> None:
+    judge = HarmJudge(HarmLimits(harm_ratio=2.0, harm_slack_seconds=1.0, harm_seconds=10.0, step_back_seconds=30.0))
+    bad, good, few, near = Waits(9.0, 3.0, 100), Waits(5.0, 3.0, 100), Waits(9.0, 3.0, 10), Waits(1.0, 0.1, 100)
+    for harmless in (good, few, near):
+        assert not judge.check(bad, 0.0)
+        assert not judge.check(bad, 9.0)
+        assert not judge.check(harmless, 10.0)
+        assert not judge.check(bad, 10.0)
+        assert not judge.check(bad, 19.0)
+        assert not judge.suspends
+        assert not judge.check(harmless, 19.5)
+    assert not judge.check(bad, 20.0)
+    assert judge.check(bad, 30.0)
+    assert judge.suspends
+    assert not judge.check(bad, 59.0), "nothing changes while they are suspended"
+    assert judge.check(bad, 60.0)
+    assert not judge.suspends
+    assert not judge.check(bad, 61.0), "harm has to last again"
+    assert judge.check(bad, 71.0)

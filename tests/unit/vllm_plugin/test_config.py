@@ -80,7 +80,7 @@ MISTAKES = {
     "guard": ({"guard": {"budget": 5}}, "unknown key guard.budget: did you mean 'budget_ms'?"),
     "guard number": ({"guard": {"harm_ratio": 0.5}}, "guard.harm_ratio must be a number of at least 1, got 0.5"),
     "guard strikes": ({"guard": {"strikes": 1.5}}, "guard.strikes must be a whole number of at least 1, got 1.5"),
-    "guard kind": ({"guard": 5}, "guard must be a table of budget_ms"),
+    "guard kind": ({"guard": 5}, "guard must be a table of harm_ratio"),
     "half the costs": ({"costs": {"prefill_seconds_per_token": 1}}, "costs: decode_seconds_per_token is missing"),
     "classes": ({"length_class_tokens": [5, 5]}, "length_class_tokens must rise, such as [512, 4096], got [5, 5]"),
     "classes kind": ({"length_class_tokens": 5}, "length_class_tokens must be two prompt lengths"),
