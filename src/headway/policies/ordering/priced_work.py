@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 
 from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, Preempted
@@ -49,7 +49,7 @@ class PricedWork:
 
     def __init__(self) -> None:
         self._waiting: dict[RequestId, _QueuePlace] = {}
-        self._arrival_order: deque[_QueuePlace] = deque()  # the shadow queue: requests that would still wait there
+        self._shadow: OrderedDict[_QueuePlace, None] = OrderedDict()  # requests that would still wait by arrival
         self._ahead = 0.0  # work admitted that the shadow has not let in yet
         self._works = _Recent()
         self._arrival_order_waits = _Recent()
@@ -88,11 +88,11 @@ class PricedWork:
             case Arrived(request=request):
                 self._enter(request)
             case Admitted(request=request, at=at):
-                self._leave(request.id, at, admitted=True)
+                self._admit(request.id, at)
             case Preempted(request=request, at=at):  # it had its turn: where it waits by rank it is overdue at once
                 self._waiting[request.id] = _QueuePlace(0.0, -math.inf, False, at)
             case Cancelled(request=request, at=at) | Completed(request=request, at=at):
-                self._leave(request.id, at, admitted=False)
+                self._withdraw(request.id, at)
             case _:
                 pass
 
@@ -108,34 +108,52 @@ class PricedWork:
         self._credit = min(SPARE_SHARE * _MEMORY, self._credit + SPARE_SHARE) - spared
         place = _QueuePlace(size, request.arrived_at, spared)
         self._waiting[request.id] = place
-        self._arrival_order.append(place)
+        self._shadow[place] = None
         self._works.add(size)
 
     def _due(self, place: _QueuePlace) -> float:
         """When it is overdue, as things are: not before it has waited as long as the tail by arrival."""
         return max(place.due, place.arrived_at + self._tail)
 
-    def _leave(self, request_id: RequestId, at: float, *, admitted: bool) -> None:
+    def _admit(self, request_id: RequestId, at: float) -> None:
+        place = self._waiting.pop(request_id, None)
+        if place is not None:
+            self._ahead += place.work
+            self._refund(place, at)
+            self._advance(at)
+
+    def _withdraw(self, request_id: RequestId, at: float) -> None:
+        """Take a request that will not be admitted out of both queues, as if it had never come."""
         place = self._waiting.pop(request_id, None)
         if place is None:
             return
-        if place.spared and admitted and at <= max(place.due_unspared, place.arrived_at + self._tail):
-            self._credit += 1  # it did not have to make way after all
-        self._ahead += place.work
+        if place in self._shadow:
+            del self._shadow[place]
+        else:
+            self._ahead += place.work  # the shadow spent as much on it
+        self._refund(place, at)
         self._advance(at)
+
+    def _refund(self, place: _QueuePlace, at: float) -> None:
+        """Give its share back to the account if it did not have to make way after all."""
+        if place.spared and at <= max(place.due_unspared, place.arrived_at + self._tail):
+            self._credit += 1
 
     def _advance(self, at: float) -> None:
         """Let the shadow queue admit the requests that the work admitted so far pays for."""
-        order = self._arrival_order
-        while order and (not self._waiting or order[0].work <= self._ahead * _ROUNDING):
-            place = order.popleft()
+        shadow = self._shadow
+        while shadow:
+            place = next(iter(shadow))
+            if self._waiting and place.work > self._ahead * _ROUNDING:
+                break
+            del shadow[place]
             self._ahead -= place.work
             waited = at - place.arrived_at
             self._arrival_order_waits.add(waited)
             place.due_unspared = place.arrived_at + PATIENCE * waited
             place.due = place.arrived_at + (SPARE_PATIENCE if place.spared else PATIENCE) * waited
             self._tail = self._arrival_order_waits.quantile(TAIL)
-        if not order:
+        if not shadow:
             self._ahead = 0.0
 
 
