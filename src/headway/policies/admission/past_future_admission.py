@@ -17,12 +17,12 @@ class PastFutureAdmission:
         what was produced; work out the peak of memory exactly for that draw; take the worst of a few draws.
     Source: Past-Future, arXiv 2507.10150, as in its code (ModelTC/lightllm, branch `future_past_router`): min(5,
         ⌊200/batch⌋ + 1) independent draws, held c = input + out and remaining r = L − out − 1 for a running request, c
-        = input + 1 and r = L − 2 for the waiting one, drawn without regard to what it has produced (r at least 0); M* =
-        max over m of r_m·m + Σ c_j, r descending; admit while M* < (1 − `reserve`) of memory, `reserve` = 5 %.
-        Everything is drawn again each time, so a refused head tries again until a draw favours it. `steps_between` = 2
-        engine steps lie between attempts, as in the authors' artefact server; attempts start whatever the batch. Draws
-        come from a hash of seed, step, draw and request. Prompt cache: none is subtracted, since a view does not tell
-        what is pinned.
+        = input + out + 1 and r = L − out − 2 (at least 0) for the waiting one (out is above 0 after a preemption),
+        L drawn without regard to out, as published. M* = max over m of r_m·m + Σ c_j, r descending;
+        admit while M* < (1 − `reserve`) of memory, `reserve` = 5 %. Everything is drawn again each time, so a refused
+        head tries again until a draw favours it. `steps_between` = 2 engine steps lie between attempts, as in the
+        authors' artefact server; attempts start whatever the batch. Draws come from a hash of seed, step, draw and
+        request. Prompt cache: none is subtracted, since a view does not tell what is pinned.
     Reads: the length estimates (`--prediction past-future` is the published law), prompt and produced tokens, total
         memory, the seed.
     Wins when: memory is the bottleneck and lengths are known only as a history.
@@ -66,8 +66,9 @@ def peak_tokens(running: Sequence[RequestView], candidate: RequestView, stream: 
         estimate, produced = _estimate(request), request.produced_tokens
         remaining = estimate.remaining_quantile(lot(stream, request), produced) - 1
         needs.append((remaining, request.prompt_tokens + produced))
-    length = max(candidate.produced_tokens, _estimate(candidate).remaining_quantile(lot(stream, candidate), 0))
-    needs.append((max(0, length - 2), candidate.prompt_tokens + 1))
+    produced = candidate.produced_tokens
+    length = _estimate(candidate).remaining_quantile(lot(stream, candidate), 0)
+    needs.append((max(0, length - produced - 2), candidate.prompt_tokens + produced + 1))
     needs.sort(reverse=True)
     held = peak = 0
     for rank, (remaining, tokens) in enumerate(needs, 1):

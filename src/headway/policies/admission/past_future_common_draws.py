@@ -14,8 +14,7 @@ class PastFutureCommonDraws:
         does not fit waits until the batch has room for it, not until it is lucky.
     Source: ours, after Past-Future (arXiv 2507.10150): formula, `reserve` and `steps_between` are past-future's. The
         lots depend on seed, request and draw alone (common random numbers), and there are `draws` of them (5) whatever
-        the batch, where the published form makes do with fewer for large batches. A request that waits again after a
-        preemption is still drawn without regard to what it had produced.
+        the batch, where the published form makes do with fewer for large batches.
     Reads: the length estimates, prompt and produced tokens, total memory, the seed.
     Wins when: a head is refused for many steps in a row, where drawing again admits it too early in the end.
     Loses when: as past-future; and one unlucky lot keeps a request out for as long as the batch stays full.

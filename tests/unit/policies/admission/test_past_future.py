@@ -29,9 +29,24 @@ def test_the_published_requirement() -> None:
     assert peak_tokens(batch, waiting, "any") == 43
 
 
-def test_who_was_preempted_is_drawn_without_regard_to_what_it_had() -> None:
-    waiting = known(0, 8, 50, 20)
-    assert peak_tokens([], waiting, "any") == 9 + 48  # max(tokens out, 20) - 2
+def test_a_preempted_request_needs_what_it_had_produced_again() -> None:
+    """c = input + out + 1 and r = L - out - 2, L drawn without regard to out: 8 + 5 + 1 held, 20 - 5 - 2 to come."""
+    assert peak_tokens([], known(0, 8, 5, 20), "any") == 14 + 13
+    assert peak_tokens([], known(0, 8, 50, 20), "any") == 59 + 0  # it has outlived its draw
+
+
+@pytest.mark.parametrize("make", [PastFutureAdmission, PastFutureCommonDraws])
+def test_the_reserve_is_held_back(make: type[PastFutureAdmission] | type[PastFutureCommonDraws]) -> None:
+    """A peak of 43 tokens fits 44 and not 43, as in the test above; with 5 % held back it fits 46 and not 45."""
+    batch = ScriptedBatch([known(0, 7, 4, 11), known(1, 4, 1, 9)])
+    waiting = known(2, 8, 0, 9)
+
+    def admits(tokens: int, **options: float) -> bool:
+        return make(seed=0, **options).hold_steps(waiting, batch, MemoryView(tokens, tokens, 1), 0.0) == 0  # type: ignore[arg-type]
+
+    assert [admits(tokens, reserve=0.0) for tokens in (40, 43, 44)] == [False, False, True]
+    assert [admits(tokens) for tokens in (44, 45, 46)] == [False, False, True]
+    assert [admits(tokens, reserve=0.5) for tokens in (86, 87)] == [False, True]
 
 
 @pytest.mark.parametrize(("running", "expected"), [(0, 1), (1, 5), (50, 5), (51, 4), (100, 3), (200, 2), (201, 1)])
