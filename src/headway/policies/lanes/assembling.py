@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 
 from headway.domain.costs import ServiceCosts
+from headway.domain.request import uncached_prefill_tokens
 from headway.policies.lanes.cost_fit import CostFit, PowerLaw, fit_beyond_overhead, fit_power_law
-from headway.policies.lanes.features import SIZE_OF, Feature
+from headway.policies.lanes.features import SIZE_OF, Feature, prompt_tokens
 from headway.policies.lanes.lane_assignment import LaneAssigner
 from headway.policies.lanes.lane_learner import LaneLearner
 from headway.policies.lanes.partition import Merge, Span, refine_and_prune
@@ -93,7 +94,11 @@ def learned_lanes(
 ) -> ScoredLanes:
     """Lanes that are learned, with costs that are fitted; before there are any, bubbles serve."""
     per_token = costs.prefill_seconds_per_token
-    fit = CostFit(PowerLaw(per_token), fit_power_law if parameters.by_queue else fit_beyond_overhead)
+    fit = CostFit(
+        PowerLaw(per_token),
+        fit_power_law if parameters.by_queue else fit_beyond_overhead,
+        prompt_tokens if parameters.feature == "prompt-tokens" else uncached_prefill_tokens,
+    )
     by_volume = PowerLaw(per_token / _VOLUME_TOKENS, 2.0)
 
     def score(size: int, mean: float, queue_index: int, arrived_at: float) -> ScoreLine:

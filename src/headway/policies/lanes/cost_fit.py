@@ -16,7 +16,7 @@ from statistics import median
 from typing import NamedTuple, TypeAlias
 
 from headway.domain.event import Admitted, Cancelled, Completed, Event, FirstToken, Preempted
-from headway.domain.request import RequestId, uncached_prefill_tokens
+from headway.domain.request import RequestId, RequestView, uncached_prefill_tokens
 
 EXPONENT_MIN, EXPONENT_MAX = 0.5, 3.0
 COEFFICIENT_MIN, COEFFICIENT_MAX = 1e-30, 1e30  # of a law taken back: no replica is out there
@@ -48,7 +48,7 @@ class PowerLaw(NamedTuple):
 
 
 class PrefillPoint(NamedTuple):
-    """One observation: so many uncached prompt tokens took so many seconds."""
+    """One observation: so many prompt tokens took so many seconds."""
 
     tokens: int
     seconds: float
@@ -112,15 +112,22 @@ class CostFit:
     How long a prefill took is read off admissions and first tokens, as one reads service times off a busy single
     server: prefills whose first tokens come out together cost the time since the ones before came out, or since their
     own admission where that was later. While a prompt admitted before that is still being computed, time and tokens
-    are carried forward to the next first token, for part of the time was its.
+    are carried forward to the next first token, for part of the time was its. `tokens_of` counts a request's tokens;
+    ask the law in the same unit.
     """
 
-    def __init__(self, prior: PowerLaw, fit: Fit = fit_power_law) -> None:
+    def __init__(
+        self,
+        prior: PowerLaw,
+        fit: Fit = fit_power_law,
+        tokens_of: Callable[[RequestView], int] = uncached_prefill_tokens,
+    ) -> None:
         self._prior = prior
         self._fit = fit
+        self._tokens_of = tokens_of
         self.law = prior
         self.points: deque[PrefillPoint] = deque(maxlen=POINTS_KEPT)
-        self._computing: dict[RequestId, tuple[float, int]] = {}  # admitted at, uncached tokens
+        self._computing: dict[RequestId, tuple[float, int]] = {}  # admitted at, tokens
         self._done: list[tuple[float, int]] = []  # the same, of requests whose first token is not counted yet
         self._token_at = -math.inf  # when the latest first tokens came out
         self._since = -math.inf  # when those before them did
@@ -134,7 +141,7 @@ class CostFit:
         request_id = event.request.id
         match event:
             case Admitted(request=request, at=at) if request.produced_tokens == 0:
-                self._computing[request_id] = (at, uncached_prefill_tokens(request))
+                self._computing[request_id] = (at, self._tokens_of(request))
             case FirstToken(at=at):
                 started = self._computing.pop(request_id, None)
                 if started is not None:

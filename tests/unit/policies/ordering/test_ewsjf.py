@@ -16,7 +16,7 @@ from headway.domain.event import Admitted, Arrived, FirstToken
 from headway.domain.request import Request, uncached_prefill_tokens
 from headway.policies.admission.greedy import Greedy
 from headway.policies.contracts import OrderingPolicy, RedrawnOrdering
-from headway.policies.lanes.features import FEATURES
+from headway.policies.lanes.features import FEATURES, Feature
 from headway.policies.ordering.ewsjf import Ewsjf
 from headway.policies.ordering.ewsjf_authors import EwsjfAuthors
 from headway.policies.ordering.ewsjf_published import EwsjfPublished
@@ -106,6 +106,25 @@ def test_cost_is_learned_from_first_tokens() -> None:
     law = ordering._lanes.costs.law  # type: ignore[union-attr]
     assert law.seconds(3_000) == pytest.approx(1.5, rel=0.1)
     assert law.seconds(30) == pytest.approx(0.015, rel=0.3)
+
+
+@pytest.mark.parametrize("make", [Ewsjf, EwsjfPublished])
+@pytest.mark.parametrize(("feature", "counted"), [("prompt-tokens", 4_000), ("uncached-tokens", 400)])
+def test_cost_is_fitted_to_the_tokens_that_it_is_asked_for(
+    make: type[Ewsjf] | type[EwsjfPublished], feature: Feature, counted: int
+) -> None:
+    """Nine tenths of each prompt are cached, and 4,000 tokens take 0.4 s: their cost, whichever of them are counted."""
+    ordering = make(costs=COSTS, feature=feature)
+    now = 0.0
+    for number, size in enumerate(sizes(200)):
+        request = Request(number, now, size, cached_prompt_tokens=size * 9 // 10)
+        ordering.lane(request)
+        ordering.observe(Arrived(request, now))
+        ordering.observe(Admitted(request, now))
+        now += 1e-4 * size
+        ordering.observe(FirstToken(request, now))
+    assert ordering._lanes.costs is not None
+    assert ordering._lanes.costs.law.seconds(counted) == pytest.approx(0.4, rel=0.1)
 
 
 def test_the_feature_decides_what_size_is() -> None:
@@ -328,6 +347,13 @@ def test_under_the_adversary_the_guard_holds_where_the_published_score_starves(s
     assert bounded.worst_excess <= 0
     published = Watched(EwsjfPublished(costs=COSTS, b_u=0.0, b_f=2.0), 5.0, 0.25)
     assert "victim" not in [request.id for request in adversary(published, steps, short, 1)]
+
+
+def test_the_guard_serves_the_victim_sooner_than_its_score_would() -> None:
+    """Overdue at 5 s it goes once others had a ninth of its 600 tokens; by score it would wait for 30 s."""
+    server = Watched(Ewsjf(costs=COSTS, overdue_seconds=5.0, overdue_share=0.9), 5.0, 0.9)
+    served_at = {request.id: server.now for request in adversary(server, 1_000, 2, 1)}
+    assert 5.0 < served_at["victim"] < 10.0
 
 
 def test_a_fairness_weight_alone_does_not_save_the_long_one() -> None:
