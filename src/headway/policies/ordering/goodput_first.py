@@ -20,12 +20,15 @@ class GoodputFirst:
     Source: after JITServe, arXiv 2504.20068 (goodput by margin under just enough bandwidth, with an upper quantile of
         the length at first that is refined as tokens come). Cost is prefill plus decode seconds at the `quantile` of
         the length, 0.95 as in its code, computed again with the tokens produced when a preempted request is ranked
-        again. Deviations: a request met counts one, as in goodput, where JITServe counts its tokens; hopeless ones go
-        to the end, by arrival, where its code lets an overrun deadline have nearly infinite priority; no running
-        request is swapped out. Deadlines are looked at in lanes of `lane_seconds`, cheapest first inside; a choice
-        costs as many looks as there are lanes. With `tpot_seconds` a deadline is for the last token: that much is
-        allowed for each token expected after the first, on top of the deadline for the first; at a typical batch a
-        request that needs more than that per token is hopeless from the start.
+        again. Deviations: a request met counts one, as in goodput, where JITServe weighs its tokens (input, 8 times the
+        output) by how late they come; hopeless ones go to the end, by arrival, where its code lets an overrun deadline
+        have nearly infinite priority. Left out of JITServe: reward per remaining second as the priority; the grouping
+        of the best requests by length, bin by bin, and running requests that give way to it; its quantile forest (any
+        predictor will do); compound requests, whose parts share one deadline; new priorities every 50 steps. Deadlines
+        are looked at in lanes of `lane_seconds`, cheapest first inside; a choice costs as many looks as there are
+        lanes. With `tpot_seconds` a deadline is for the last token: that much is allowed for each token expected after
+        the first, on top of the deadline for the first; at a typical batch a request that needs more than that per
+        token is hopeless from the start.
     Reads: deadline, uncached prompt tokens, tokens produced, the length estimate, arrival time, seconds per token.
     Wins when: deadlines differ, or load is above what can be met and some requests have to miss.
     Loses when: no request has a deadline (then it is shortest-job-first) or load is low. Under lasting overload the

@@ -60,6 +60,17 @@ def test_the_cache_and_a_preemption_change_the_work() -> None:
     assert policy.lane(Request(0, 0.0, 1)) == 0
 
 
+def test_tokens_to_compute_again_count_when_heads_are_compared() -> None:
+    """10 prompt tokens and 990 to recompute are 1,000 of work: it stands behind 100 that came at the same time."""
+    policy = HighestResponseRatio()
+    heads = {0: Request("preempted", 0.0, 10, produced_tokens=990), 1: Request("fresh", 0.0, 100)}
+    assert policy.choose(heads, 5.0) == 1
+    late = {0: heads[0], 1: Request("late", 4.5, 100)}
+    assert policy.choose(late, 4.9) == 0
+    assert policy.choose(late, 5.01) == 1
+    assert policy.next_change(late, 4.9) == pytest.approx(5.0)
+
+
 def test_no_work_goes_first_by_arrival() -> None:
     queue = WaitingQueue(HighestResponseRatio())
     queue.add(Request("waited long", 0.0, 1))
