@@ -66,7 +66,9 @@ class Gateway:
         self._saved_at = time.monotonic()
         self.cut_off = 0  # requests that were inside when it stopped
         start_trace = self._tracing.start if self._tracing is not None else None
-        intake = Intake(self._prompt_count, self._clock, f"hw-{secrets.token_hex(4)}", start_trace)
+        name = f"hw-{secrets.token_hex(4)}"
+        self._via = f"1.1 {name}".encode()
+        intake = Intake(self._prompt_count, self._clock, name, start_trace)
         history = RequestHistory()
         self._refusal_log = RefusalLog()
         recording = [observer for observer in (self._recorder, self._tracing) if observer is not None]
@@ -86,6 +88,7 @@ class Gateway:
             [self._recorder.arrived] if self._recorder is not None else [],
             self._learned,
             self._refusal_log,
+            self._via,
             shows_inside=shows_inside,
         )
         self._metrics.watch(self.dispatcher, self.loop_watch)
@@ -136,7 +139,7 @@ class Gateway:
             raise OSError(f"cannot listen on {key} {address!r}: {getattr(error, 'strerror', None) or error}") from None
 
     def _replica(self, settings: ReplicaSettings) -> UpstreamReplica:
-        return UpstreamReplica(settings, self.settings.health, self._clock, lambda: self.dispatcher.replicas)
+        return UpstreamReplica(settings, self.settings.health, self._clock, lambda: self.dispatcher.replicas, self._via)
 
     def _take_replicas(self, settings: Settings) -> None:
         """Keep replicas whose settings stayed, add the new ones, let the others finish their requests."""

@@ -57,9 +57,11 @@ class PublicRoutes:
         on_arrival: Sequence[Callable[[GatewayRequest], None]],
         learned: LearnedState,
         refusal_log: RefusalLog,
+        via: bytes,
         *,
         shows_inside: bool,
     ) -> None:
+        """`via` is this gateway's name in the requests that it passes on."""
         self.dispatcher = dispatcher
         self.tenants = tenants
         self.history = history
@@ -69,6 +71,7 @@ class PublicRoutes:
         self._own_paths = {**HEALTH_PATHS, **(INSIDE_PATHS if shows_inside else {})}
         self.learned = learned
         self._refusal_log = refusal_log
+        self.via = via
         self._is_on_loopback = is_loopback(dispatcher.settings.listen)
         self.trusted_proxies = TrustedProxies(dispatcher.settings.trusted_proxies)
         self.is_leaving = False  # the address closes soon, which `/ready` shows; requests are still taken
@@ -78,6 +81,8 @@ class PublicRoutes:
         settings = self.dispatcher.settings
         if self._is_on_loopback and not settings.tenant and not leads_here(request.header(b"host"), settings.hosts):
             return _foreign_host()
+        if request.was_passed_on(self.via):
+            return _loop()
         if not request.path.startswith("/v1/"):
             return None
         request.reply_headers = reply_headers(request, settings.cors_origins, needs_key=bool(settings.tenant))
@@ -199,6 +204,12 @@ def _foreign_host() -> Response:
     return error_response(421, f"{message}; its operator can add that name to `hosts`", Reason.MALFORMED)
 
 
+def _loop() -> Response:
+    """The refusal of a request that this gateway has sent itself."""
+    message = "this request was passed on by this gateway before: the url of a replica leads back to it"
+    return error_response(508, f"{message}; name the engine's own address", Reason.MALFORMED)
+
+
 def _json(content: object) -> Response:
     return Response(200, json.dumps(content).encode())
 
@@ -301,6 +312,8 @@ class AdminRoutes:
 
     def refuse_head(self, request: HttpRequest) -> Response | None:
         """Where there is a key, all but health needs it: as a bearer, or as the password that a browser asks for."""
+        if request.was_passed_on(self._public.via):
+            return _loop()
         if self._key is None:
             hosts = self._public.dispatcher.settings.hosts
             is_foreign = self._is_on_loopback and not leads_here(request.header(b"host"), hosts)

@@ -21,7 +21,7 @@ from headway.gateway.relay.upstream_request import LOAD_HEADER, asks_for_load, h
 from headway.gateway.replicas.load_report import read_load_header
 from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
 from headway.gateway.wire.client_connection import ClientConnection
-from headway.gateway.wire.messages import HOP_BY_HOP, Headers
+from headway.gateway.wire.messages import HOP_BY_HOP, Headers, connection_names
 from headway.gateway.wire.name_lookup import is_ours
 from headway.gateway.wire.upstream_connection import UpstreamConnection
 
@@ -34,7 +34,8 @@ _UNABLE = frozenset([501, 505])  # to do what was asked, which tells nothing of 
 BROKE = "the gateway failed at this request; its log names the cause"
 _ANSWERED_5XX = "it answered with a status of 500 or above"
 _SHORTAGE_SECONDS = 0.25  # between two tries to connect while descriptors or ports are lacking here
-_NOT_RETURNED = frozenset([b"content-length", b"x-request-id", REASON_HEADER])
+_REPLICA_HEADER, _QUEUE_HEADER = b"x-headway-replica", b"x-headway-queue-ms"
+_NOT_RETURNED = HOP_BY_HOP | {b"content-length", b"x-request-id", REASON_HEADER, _REPLICA_HEADER, _QUEUE_HEADER}
 
 
 class Exchange:
@@ -153,13 +154,15 @@ class Exchange:
             length = None
         elif kind == b"application/json" and not encoded:
             relayed.reader = JsonReader(arrived.endpoint.usage, may_be_cut=length is None)
+        dropped = _NOT_RETURNED if b"connection" not in named else _NOT_RETURNED | connection_names(headers)
         forwarded = [
             (name, value)
             for name, value in headers
-            if name not in HOP_BY_HOP
-            and name not in _NOT_RETURNED
-            and not (name == LOAD_HEADER and asks_for_load(self.request, replica))
+            if name not in dropped and not (name == LOAD_HEADER and asks_for_load(self.request, replica))
         ]
+        if b"location" in named:
+            hidden = replica.pool.without_address
+            forwarded = [(name, hidden(value) if name == b"location" else value) for name, value in forwarded]
         self._client.start(status, [*forwarded, *self._own_headers(replica)], length, more=more)
 
     def _judge(self, replica: UpstreamReplica, status: int) -> None:
@@ -187,8 +190,8 @@ class Exchange:
         waited = (self.request.queued.dispatched_at or arrived.arrived_at) - arrived.arrived_at
         return [
             (b"x-request-id", arrived.request_id),
-            (b"x-headway-replica", replica.shown_as.encode("latin-1", "replace")),
-            (b"x-headway-queue-ms", b"%d" % (waited * 1000)),
+            (_REPLICA_HEADER, replica.shown_as.encode("latin-1", "replace")),
+            (_QUEUE_HEADER, b"%d" % (waited * 1000)),
         ]
 
     def upstream_data(self, body: bytes) -> None:

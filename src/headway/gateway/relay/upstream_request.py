@@ -12,7 +12,7 @@ from headway.gateway.openai.request_body import NO_PRIORITY, extra_arguments, wi
 from headway.gateway.queueing.request_state import GatewayRequest, QueuedRequest
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.trusted_sources import FORWARDED_HEADERS
-from headway.gateway.wire.messages import HOP_BY_HOP, TRACE_HEADER, Headers, header_lines
+from headway.gateway.wire.messages import HOP_BY_HOP, TRACE_HEADER, VIA_HEADER, Headers, connection_names, header_lines
 
 LOAD_HEADER = b"endpoint-load-metrics"
 LOAD_FORMAT_HEADER = b"endpoint-load-metrics-format"
@@ -27,9 +27,7 @@ def upstream_request(request: GatewayRequest, replica: UpstreamReplica) -> bytes
     http = request.arrived.http
     body = _body(request, replica)
     dropped = set(_NOT_FORWARDED if http.keeps_forwarded else _NOT_FORWARDED_FROM_CLIENTS)
-    connection_only = http.header(b"connection")
-    if connection_only is not None:
-        dropped.update(name.strip().lower() for name in connection_only.split(b","))
+    dropped |= connection_names(http.headers)
     if replica.authorization is not None:
         dropped.add(b"authorization")
     if request.arrived.traceparent is not None:
@@ -45,10 +43,11 @@ def upstream_request(request: GatewayRequest, replica: UpstreamReplica) -> bytes
         headers.append((TRACE_HEADER, request.arrived.traceparent))
     if asks_for_load(request, replica):
         headers.append((LOAD_FORMAT_HEADER, b"json"))
-    headers += [(b"host", replica.pool.host_header), (b"x-request-id", request.arrived.request_id)]
+    pool = replica.pool
+    headers += [(b"host", pool.host_header), (VIA_HEADER, pool.via), (b"x-request-id", request.arrived.request_id)]
     if body or http.method not in (b"GET", b"DELETE", b"OPTIONS"):
         headers.append((b"content-length", b"%d" % len(body)))
-    line = b"%b %b%b HTTP/1.1\r\n" % (http.method, replica.pool.prefix, http.target)
+    line = b"%b %b%b HTTP/1.1\r\n" % (http.method, pool.prefix, http.target)
     return b"".join([line, header_lines(headers), b"\r\n", body])
 
 

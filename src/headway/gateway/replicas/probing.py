@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from http import HTTPStatus
 
 from headway.gateway.replicas.engine_figures import METRICS_PATHS, read_metrics
 from headway.gateway.replicas.load_report import LoadReport
@@ -54,7 +55,12 @@ async def _probe(replica: UpstreamReplica) -> None:
             why = f"it cannot be reached: {error or 'no answer in time'}"
             replica.probed(False, why, refused=isinstance(error, ConnectionRefusedError))
         return
-    replica.probed(status == 200, f"it answered its probe with status {status}")
+    why = (
+        "its url leads back to this gateway"
+        if status == HTTPStatus.LOOP_DETECTED
+        else f"it answered its probe with status {status}"
+    )
+    replica.probed(status == 200, why)
 
 
 async def read_models(replica: UpstreamReplica, seconds: float) -> int:

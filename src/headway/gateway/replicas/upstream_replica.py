@@ -75,8 +75,9 @@ class UpstreamReplica:
         health: HealthSettings,
         clock: Callable[[], float],
         peers: Callable[[], Sequence[UpstreamReplica]] = tuple,
+        via: bytes = b"1.1 headway",
     ) -> None:
-        """`peers` gives all replicas of the gateway, which bound how many are ejected at once."""
+        """`peers` gives all replicas of the gateway, which bound how many are ejected at once; `via`: see the pool."""
         self.settings = settings
         self.name = settings.name or urlsplit(settings.url).netloc
         self.position = 0  # in the configuration
@@ -88,6 +89,7 @@ class UpstreamReplica:
             connect_seconds=health.connect_seconds,
             head_bytes=health.answer_head_bytes,
             clock=clock,
+            via=via,
         )
         self.health = health
         self._clock = clock

@@ -24,6 +24,9 @@ from headway.gateway.wire.limits import WireLimits
 from headway.gateway.wire.messages import COMMON_NAMES, Headers, HttpRequest, Response, header_lines, status_line
 from headway.gateway.wire.shared_limits import SharedLimits
 
+_BODILESS = (204, 304)
+"""Statuses whose answers end with their head, whatever it says of a length (RFC 9112, section 6.3)."""
+
 
 class PendingAnswer(Protocol):
     """An answer that is still to come; hears what its client does meanwhile."""
@@ -88,6 +91,7 @@ class ClientConnection(asyncio.Protocol):
         "_parser",
         "_pending",
         "_refusal",
+        "_refuses_head",
         "_request",
         "_shared",
         "_started",
@@ -119,6 +123,7 @@ class ClientConnection(asyncio.Protocol):
         self._owner = ""  # of its latest request
         self._held_bytes = 0  # of bodies, as counted in `shared`
         self._refusal: Response | None = None
+        self._refuses_head = False  # what is refused is a HEAD request, whose answer has no body
         self._request: HttpRequest | None = None  # being answered
         self._answering: PendingAnswer | None = None
         self._chunked = False
@@ -290,6 +295,7 @@ class ClientConnection(asyncio.Protocol):
         request = self._parsed = HttpRequest(method, self._target, self._headers)
         request.speaks_chunked = version == "1.1"
         self._refusal = self._refusal_of(request, version)
+        self._refuses_head = method == b"HEAD"
         self._keeps_body = self._refusal is None and self._handler.takes_body(request)
         expects = request.header(b"expect")
         waits = expects is not None and expects.lower() == b"100-continue" and version == "1.1"
@@ -409,7 +415,9 @@ class ClientConnection(asyncio.Protocol):
         if request is not None and request.reply_headers:
             ours = [name for name, _ in request.reply_headers]
             headers = [*[pair for pair in headers if pair[0] not in ours], *request.reply_headers]
-        if length is not None:
+        if status in _BODILESS:
+            framing = b""
+        elif length is not None:
             framing = b"content-length: %d\r\n" % length
         elif request is not None and request.speaks_chunked:
             framing, self._chunked = b"transfer-encoding: chunked\r\n", True
@@ -516,6 +524,6 @@ class ClientConnection(asyncio.Protocol):
 
     def _refuse(self, response: Response) -> None:
         self._refusal = None
-        self._request = HttpRequest(b"", b"", [], keep_alive=False)
+        self._request = HttpRequest(b"HEAD" if self._refuses_head else b"", b"", [], keep_alive=False)
         self._handler.refused(response, self.address)
         self.respond(response)

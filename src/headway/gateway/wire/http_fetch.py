@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from headway.gateway.wire.messages import Headers, header_lines
+from headway.gateway.wire.messages import VIA_HEADER, Headers, header_lines
 from headway.gateway.wire.upstream_pool import UpstreamPool
 
 _BYTES_MAX = 8 << 20
@@ -50,6 +50,7 @@ async def fetch(
         OSError: the replica cannot be reached, breaks off, says too much, or takes longer than `seconds`.
     """
     headers: Headers = [(b"host", pool.host_header), (b"connection", b"close"), (b"accept", b"*/*")]
+    headers.append((VIA_HEADER, pool.via))
     if authorization is not None:
         headers.append((b"authorization", authorization))
     request = b"GET %b%b HTTP/1.1\r\n%b\r\n" % (pool.prefix, path.encode(), header_lines(headers))

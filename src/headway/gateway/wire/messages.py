@@ -27,6 +27,9 @@ HOP_BY_HOP = frozenset(
 )
 """Headers of one connection, never forwarded (RFC 9110, section 7.6.1)."""
 
+VIA_HEADER = b"via"
+"""Names each gateway that passed a request on (RFC 9110, section 7.6.3); one that finds itself there is in a loop."""
+
 TRACE_HEADER = b"traceparent"
 """Of W3C Trace Context."""
 
@@ -77,6 +80,11 @@ class HttpRequest:
                 return value
         return None
 
+    def was_passed_on(self, via: bytes) -> bool:
+        """Whether the gateway of that name in `via` headers has passed it on before."""
+        passed_on_by = [value for key, value in self.headers if key == VIA_HEADER]
+        return bool(passed_on_by) and any(via in value for value in passed_on_by)
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -86,6 +94,11 @@ class Response:
     body: bytes
     content_type: bytes = b"application/json"
     headers: tuple[tuple[bytes, bytes], ...] = field(default=())
+
+
+def connection_names(headers: Headers) -> set[bytes]:
+    """Names of further headers of one connection: those that its `connection` headers list."""
+    return {token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")}
 
 
 def status_line(status: int) -> bytes:

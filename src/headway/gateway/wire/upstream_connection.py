@@ -207,7 +207,9 @@ class UpstreamConnection(asyncio.Protocol):
         length = names.get(b"content-length")
         if self._status in (204, 304):
             self._length = 0
-        elif b"transfer-encoding" not in names:
+        elif b"transfer-encoding" in names:  # of several codings the last one frames
+            self._until_eof = not names[b"transfer-encoding"].strip().lower().endswith(b"chunked")
+        else:
             self._length = None if length is None else int(length)
             self._until_eof = length is None
         self._head_ready = True

@@ -18,9 +18,17 @@ SETTLE_SECONDS = 0.01
 
 
 class UpstreamPool:
-    """Connections to one address. `url` is http(s)://host[:port][/prefix]."""
+    """Connections to one address. `url` is http(s)://host[:port][/prefix]; `via` names this gateway in requests."""
 
-    def __init__(self, url: str, *, connect_seconds: float, head_bytes: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        connect_seconds: float,
+        head_bytes: int,
+        clock: Callable[[], float],
+        via: bytes = b"1.1 headway",
+    ) -> None:
         parts = urlsplit(url)
         self.host = parts.hostname or ""
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -28,6 +36,7 @@ class UpstreamPool:
         default = self.port == (443 if parts.scheme == "https" else 80)
         bracketed = f"[{self.host}]" if ":" in self.host else self.host
         self.host_header = (bracketed if default else f"{bracketed}:{self.port}").encode()
+        self.via = via
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._connect_seconds = connect_seconds
         self._head_bytes = head_bytes
@@ -36,6 +45,18 @@ class UpstreamPool:
         self._resting: deque[tuple[float, UpstreamConnection]] = deque()  # freed just now; the latest freed last
         self._idle: deque[tuple[float, UpstreamConnection]] = deque()  # freed before those, likewise
         self._all: set[UpstreamConnection] = set()
+
+    def without_address(self, url: bytes) -> bytes:
+        """A URL that an answer names, as a path where it leads to this replica: clients never see its address."""
+        try:
+            parts = urlsplit(url.decode("latin-1"))
+            leads_here = parts.hostname == self.host and (parts.port or self.port) == self.port
+        except ValueError:  # of its port or its brackets
+            return url
+        if not leads_here and parts.netloc.lower().encode("latin-1") != self.host_header:
+            return url
+        path = parts.path.encode("latin-1").removeprefix(self.prefix) or b"/"
+        return path + (b"?" + parts.query.encode("latin-1") if parts.query else b"")
 
     def take(self) -> UpstreamConnection | None:
         """A free connection, the one used last that has rested; None if a new one has to be opened."""
