@@ -11,17 +11,18 @@ from dataclasses import replace
 from http import HTTPStatus
 
 from headway.gateway.openai.answer_readers import AnswerFault, JsonReader, StreamReader
-from headway.gateway.openai.error_responses import REASON_HEADER, Reason, error_response
+from headway.gateway.openai.error_responses import Reason, error_response
 from headway.gateway.openai.stored_objects import makes_object
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import GatewayRequest, RequestMove, RequestStage
-from headway.gateway.relay.upstream_request import LOAD_HEADER, asks_for_load, hides_usage, upstream_request
+from headway.gateway.relay.answer_headers import answer_headers
+from headway.gateway.relay.upstream_request import LOAD_HEADER, hides_usage, upstream_request
 from headway.gateway.replicas.load_report import read_load_header
 from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
 from headway.gateway.wire.client_connection import ClientConnection
-from headway.gateway.wire.messages import HOP_BY_HOP, Headers, connection_names
+from headway.gateway.wire.messages import Headers
 from headway.gateway.wire.name_lookup import is_ours
 from headway.gateway.wire.upstream_connection import UpstreamConnection
 
@@ -34,8 +35,6 @@ _UNABLE = frozenset([501, 505])  # to do what was asked, which tells nothing of 
 BROKE = "the gateway failed at this request; its log names the cause"
 _ANSWERED_5XX = "it answered with a status of 500 or above"
 _SHORTAGE_SECONDS = 0.25  # between two tries to connect while descriptors or ports are lacking here
-_REPLICA_HEADER, _QUEUE_HEADER = b"x-headway-replica", b"x-headway-queue-ms"
-_NOT_RETURNED = HOP_BY_HOP | {b"content-length", b"x-request-id", REASON_HEADER, _REPLICA_HEADER, _QUEUE_HEADER}
 
 
 class Exchange:
@@ -154,16 +153,7 @@ class Exchange:
             length = None
         elif kind == b"application/json" and not encoded:
             relayed.reader = JsonReader(arrived.endpoint.usage, may_be_cut=length is None)
-        dropped = _NOT_RETURNED if b"connection" not in named else _NOT_RETURNED | connection_names(headers)
-        forwarded = [
-            (name, value)
-            for name, value in headers
-            if name not in dropped and not (name == LOAD_HEADER and asks_for_load(self.request, replica))
-        ]
-        if b"location" in named:
-            hidden = replica.pool.without_address
-            forwarded = [(name, hidden(value) if name == b"location" else value) for name, value in forwarded]
-        self._client.start(status, [*forwarded, *self._own_headers(replica)], length, more=more)
+        self._client.start(status, answer_headers(self.request, replica, headers, named), length, more=more)
 
     def _judge(self, replica: UpstreamReplica, status: int) -> None:
         """Find whose failure a 5xx answer is: not the replica's if another one answers the same request so too."""
@@ -184,15 +174,6 @@ class Exchange:
         suspect, self._suspect = self._suspect, None
         if suspect is not None:
             suspect.failed(_ANSWERED_5XX)
-
-    def _own_headers(self, replica: UpstreamReplica) -> Headers:
-        arrived = self.request.arrived
-        waited = (self.request.queued.dispatched_at or arrived.arrived_at) - arrived.arrived_at
-        return [
-            (b"x-request-id", arrived.request_id),
-            (_REPLICA_HEADER, replica.shown_as.encode("latin-1", "replace")),
-            (_QUEUE_HEADER, b"%d" % (waited * 1000)),
-        ]
 
     def upstream_data(self, body: bytes) -> None:
         """Pass a piece of the answer on: the path of every token."""

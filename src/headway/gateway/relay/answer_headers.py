@@ -1,0 +1,37 @@
+"""Headers of an answer as its client gets them: the replica's, less those of its hop and its address, and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from headway.gateway.openai.error_responses import REASON_HEADER
+from headway.gateway.queueing.request_state import GatewayRequest
+from headway.gateway.relay.upstream_request import LOAD_HEADER, asks_for_load
+from headway.gateway.replicas.upstream_replica import UpstreamReplica
+from headway.gateway.wire.messages import HOP_BY_HOP, Headers, connection_names
+
+_ID_HEADER, _REPLICA_HEADER, _QUEUE_HEADER = b"x-request-id", b"x-headway-replica", b"x-headway-queue-ms"
+_NOT_RETURNED = HOP_BY_HOP | {b"content-length", REASON_HEADER, _ID_HEADER, _REPLICA_HEADER, _QUEUE_HEADER}
+
+
+def answer_headers(
+    request: GatewayRequest, replica: UpstreamReplica, headers: Headers, named: Mapping[bytes, bytes]
+) -> Headers:
+    """The headers for the client; `named` are the replica's `headers` by name."""
+    dropped = _NOT_RETURNED if b"connection" not in named else _NOT_RETURNED | connection_names(headers)
+    returned = [
+        (name, value)
+        for name, value in headers
+        if name not in dropped and not (name == LOAD_HEADER and asks_for_load(request, replica))
+    ]
+    if b"location" in named:
+        hidden = replica.pool.without_address
+        returned = [(name, hidden(value) if name == b"location" else value) for name, value in returned]
+    arrived = request.arrived
+    waited = (request.queued.dispatched_at or arrived.arrived_at) - arrived.arrived_at
+    return [
+        *returned,
+        (_ID_HEADER, arrived.request_id),
+        (_REPLICA_HEADER, replica.shown_as.encode("latin-1", "replace")),
+        (_QUEUE_HEADER, b"%d" % (waited * 1000)),
+    ]
