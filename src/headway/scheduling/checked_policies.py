@@ -1,14 +1,14 @@
 """Checked policies: every answer of a policy is checked; a wrong one is raised as `PolicyFault`.
 
 The shells decide what follows a fault: the vLLM plug-in disables all policies, the gateway falls back for one decision.
-How a question is put (timed or not) is the shell's `PolicyAsker`.
+How a question is put (timed or not) is the shell's `PolicyAsker`; it is bound once, for it is asked for every request.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import NoReturn, ParamSpec, Protocol, TypeVar
 
 from headway.domain.estimate import LengthEstimate
 from headway.domain.event import Event
@@ -29,7 +29,9 @@ from headway.policies.contracts import (
 )
 from headway.scheduling.scheduler import Policies
 
+P = ParamSpec("P")
 Answer = TypeVar("Answer")
+_NUMBER = (int, float)  # `int | float` would be made anew for each question
 
 
 class PolicyFault(Exception):
@@ -42,39 +44,44 @@ class PolicyFault(Exception):
 
 
 class PolicyAsker(Protocol):
-    """Puts a question to a policy."""
+    """Puts questions to policies."""
 
     lanes: int
     """Lanes compared in the last choice of a laned ordering."""
 
-    def ask(self, kind: str, per_step: bool, question: Callable[..., Answer], *arguments: Any) -> Answer:
-        """The policy's answer. Raises PolicyFault if it raised, or answered too slowly.
+    def bound(self, kind: str, per_step: bool, question: Callable[P, Answer]) -> Callable[P, Answer]:
+        """The question as it is put from now on.
+
+        It raises what the policy raises, or a PolicyFault of its own, for example if the answer came too slowly.
 
         Args:
             kind: "ordering", "admission", "preemption", "prediction" or "routing".
             per_step: the question is asked many times in a step of an engine.
             question: the policy's method.
-            arguments: of the method.
         """
 
 
 class PlainAsker:
-    """Asks without a clock: what a policy raises becomes a `PolicyFault`."""
+    """Asks as it is: without a clock, and without a further call."""
 
     lanes = 1
 
-    def ask(self, kind: str, per_step: bool, question: Callable[..., Answer], *arguments: Any) -> Answer:
-        """The policy's answer. Raises PolicyFault if it raised."""
-        try:
-            return question(*arguments)
-        except Exception as error:
-            raise _raised(kind, error) from error
+    def bound(self, kind: str, per_step: bool, question: Callable[P, Answer]) -> Callable[P, Answer]:
+        """The question itself."""
+        return question
 
 
-def _raised(kind: str, error: Exception) -> PolicyFault:
+def _fault(kind: str, error: Exception) -> PolicyFault:
+    """What a question raised, as a fault of the policy."""
+    if isinstance(error, PolicyFault):
+        return error
     fault = PolicyFault(kind, "raised", f"raised {type(error).__name__}: {error}")
     fault.__cause__ = error
     return fault
+
+
+def _fail(kind: str, error: Exception) -> NoReturn:
+    raise _fault(kind, error)
 
 
 def guarded(policies: Policies, asker: PolicyAsker) -> Policies:
@@ -114,7 +121,6 @@ class CheckedEvents:
         heard: Callable[[], None],
         on_fault: Callable[[PolicyFault], None] | None = None,
     ) -> None:
-        self._asker = asker
         self._heard = heard
         self._on_fault = on_fault
         fanout = policies.fanout()
@@ -124,7 +130,8 @@ class CheckedEvents:
             id(policies.ordering): "ordering",
             id(policies.prediction): "prediction",  # of one object that answers several questions the first kind counts
         }
-        self._listeners = [(kinds[id(listener)], listener) for listener in fanout.listeners]
+        asked = [(kinds[id(listener)], listener.observe) for listener in fanout.listeners]
+        self._listeners = [(kind, asker.bound(kind, False, observe)) for kind, observe in asked]
         self._ordering_listens = policies.ordering in fanout
 
     def __bool__(self) -> bool:
@@ -133,28 +140,28 @@ class CheckedEvents:
 
     def observe(self, event: Event) -> None:
         """Pass one event on."""
-        on_fault = self._on_fault
-        for kind, listener in self._listeners:
-            if on_fault is None:
-                self._asker.ask(kind, False, listener.observe, event)
-                continue
+        for kind, observe in self._listeners:
             try:
-                listener.observe(event)
+                observe(event)
             except Exception as error:
-                on_fault(_raised(kind, error))
+                if self._on_fault is None:
+                    _fail(kind, error)
+                self._on_fault(_fault(kind, error))
         if self._ordering_listens:
             self._heard()
 
 
 class _CheckedRanked:
     def __init__(self, inner: RankedOrdering, asker: PolicyAsker) -> None:
-        self._inner = inner
-        self._asker = asker
+        self._rank = asker.bound("ordering", False, inner.rank)
 
     def rank(self, request: RequestView) -> Rank:
-        rank = self._asker.ask("ordering", False, self._inner.rank, request)
+        try:
+            rank = self._rank(request)
+        except Exception as error:
+            _fail("ordering", error)
         for number in rank if isinstance(rank, tuple) else (rank,):
-            if not isinstance(number, int | float) or math.isnan(number):
+            if not isinstance(number, _NUMBER) or math.isnan(number):
                 raise PolicyFault("ordering", "nonsense", f"gave request {request.id!r} the rank {rank!r}")
         return rank
 
@@ -162,10 +169,16 @@ class _CheckedRanked:
 class _CheckedLaned(_CheckedRanked):
     def __init__(self, inner: LanedOrdering, asker: PolicyAsker) -> None:
         super().__init__(inner, asker)
-        self._laned = inner
+        self._asker = asker
+        self._lane = asker.bound("ordering", False, inner.lane)
+        self._choose = asker.bound("ordering", True, inner.choose)
+        self._next_change = asker.bound("ordering", True, inner.next_change)
 
     def lane(self, request: RequestView) -> LaneId:
-        lane = self._asker.ask("ordering", False, self._laned.lane, request)
+        try:
+            lane = self._lane(request)
+        except Exception as error:
+            _fail("ordering", error)
         try:
             hash(lane)
         except TypeError:
@@ -174,7 +187,10 @@ class _CheckedLaned(_CheckedRanked):
 
     def choose(self, heads: Mapping[LaneId, RequestView], now: float) -> LaneId:
         self._asker.lanes = len(heads)
-        lane = self._asker.ask("ordering", True, self._laned.choose, heads, now)
+        try:
+            lane = self._choose(heads, now)
+        except Exception as error:
+            _fail("ordering", error)
         try:
             known = lane in heads
         except TypeError:
@@ -184,8 +200,11 @@ class _CheckedLaned(_CheckedRanked):
         return lane
 
     def next_change(self, heads: Mapping[LaneId, RequestView], now: float) -> float:
-        at = self._asker.ask("ordering", True, self._laned.next_change, heads, now)
-        if not isinstance(at, int | float) or math.isnan(at):
+        try:
+            at = self._next_change(heads, now)
+        except Exception as error:
+            _fail("ordering", error)
+        if not isinstance(at, _NUMBER) or math.isnan(at):
             raise PolicyFault("ordering", "nonsense", f"answered {at!r} when asked how long its choice stands")
         return at
 
@@ -202,11 +221,13 @@ class _CheckedRedrawn(_CheckedLaned):
 
 class _CheckedAdmission:
     def __init__(self, inner: AdmissionPolicy, asker: PolicyAsker) -> None:
-        self._inner = inner
-        self._asker = asker
+        self._hold_steps = asker.bound("admission", True, inner.hold_steps)
 
     def hold_steps(self, request: RequestView, batch: BatchView, memory: MemoryView, now: float) -> int:
-        steps = self._asker.ask("admission", True, self._inner.hold_steps, request, batch, memory, now)
+        try:
+            steps = self._hold_steps(request, batch, memory, now)
+        except Exception as error:
+            _fail("admission", error)
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
             raise PolicyFault("admission", "nonsense", f"held request {request.id!r} for {steps!r} steps")
         return steps
@@ -216,6 +237,8 @@ class _CheckedBackfilling(_CheckedAdmission):
     def __init__(self, inner: BackfillingAdmission, asker: PolicyAsker) -> None:
         super().__init__(inner, asker)
         self._backfilling = inner
+        self._may_pass = asker.bound("admission", True, inner.may_pass)
+        self._passed = asker.bound("admission", True, inner.passed)
 
     @property
     def look_ahead(self) -> int:
@@ -224,22 +247,30 @@ class _CheckedBackfilling(_CheckedAdmission):
     def may_pass(
         self, request: RequestView, head: RequestView, batch: BatchView, memory: MemoryView, now: float
     ) -> bool:
-        may = self._asker.ask("admission", True, self._backfilling.may_pass, request, head, batch, memory, now)
+        try:
+            may = self._may_pass(request, head, batch, memory, now)
+        except Exception as error:
+            _fail("admission", error)
         if not isinstance(may, bool):
             raise PolicyFault("admission", "nonsense", f"answered {may!r} when asked what may pass {head.id!r}")
         return may
 
     def passed(self, head: RequestView) -> None:
-        self._asker.ask("admission", True, self._backfilling.passed, head)
+        try:
+            self._passed(head)
+        except Exception as error:
+            _fail("admission", error)
 
 
 class _CheckedPreemption:
     def __init__(self, inner: PreemptionPolicy, asker: PolicyAsker) -> None:
-        self._inner = inner
-        self._asker = asker
+        self._victim = asker.bound("preemption", True, inner.victim)
 
     def victim(self, running: Sequence[RequestView], now: float) -> RequestView:
-        chosen = self._asker.ask("preemption", True, self._inner.victim, running, now)
+        try:
+            chosen = self._victim(running, now)
+        except Exception as error:
+            _fail("preemption", error)
         if not any(chosen is request for request in running):
             raise PolicyFault("preemption", "nonsense", f"named {chosen!r}, which does not run")
         return chosen
@@ -248,11 +279,14 @@ class _CheckedPreemption:
 class _CheckedPrediction:
     def __init__(self, inner: LengthPredictor, asker: PolicyAsker) -> None:
         self._inner = inner
-        self._asker = asker
+        self._predict = asker.bound("prediction", False, self._both)
 
     def predict(self, request: RequestView) -> LengthEstimate:
-        estimate, mean = self._asker.ask("prediction", False, self._both, request)
-        if not isinstance(mean, int | float) or not 0 <= mean < math.inf:
+        try:
+            estimate, mean = self._predict(request)
+        except Exception as error:
+            _fail("prediction", error)
+        if not isinstance(mean, _NUMBER) or not 0 <= mean < math.inf:
             raise PolicyFault("prediction", "nonsense", f"expects {mean!r} output tokens of request {request.id!r}")
         return estimate
 
@@ -265,14 +299,16 @@ class CheckedRouting:
     """A routing policy whose choice is one of the replicas that it was given, or None."""
 
     def __init__(self, inner: RoutingPolicy, asker: PolicyAsker) -> None:
-        self._inner = inner
-        self._asker = asker
+        self._choose = asker.bound("routing", False, inner.choose)
 
     def choose(
         self, request: RequestView, prefix: Sequence[int], replicas: Sequence[ReplicaView], now: float
     ) -> ReplicaView | None:
         """The policy's choice. Raises PolicyFault."""
-        chosen = self._asker.ask("routing", False, self._inner.choose, request, prefix, replicas, now)
+        try:
+            chosen = self._choose(request, prefix, replicas, now)
+        except Exception as error:
+            _fail("routing", error)
         if chosen is None:
             return None
         for replica in replicas:

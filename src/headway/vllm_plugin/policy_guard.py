@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, ParamSpec, TypeVar, cast
 
 from headway.scheduling.checked_policies import PolicyFault
 from headway.vllm_plugin.config import GuardLimits
 
+P = ParamSpec("P")
 Answer = TypeVar("Answer")
 _GROSS_OVERRUN = 25  # budgets in one answer that need no second strike
 _SURE_OVERRUN = 10  # budgets of wall time that a busy machine does not explain
@@ -38,6 +40,10 @@ class PolicyTimer:
         self._step_seconds = self._step_cpu_seconds = 0.0  # of choices in the present step; entries are judged singly
         self._step_kind = "ordering"
         self.lanes = 1  # compared in the last choice
+
+    def bound(self, kind: str, per_step: bool, question: Callable[P, Answer]) -> Callable[P, Answer]:
+        """The question as `ask` puts it."""
+        return cast(Callable[P, Answer], partial(self.ask, kind, per_step, question))
 
     def ask(self, kind: str, per_step: bool, question: Callable[..., Answer], *arguments: Any) -> Answer:
         """The policy's answer. Raises PolicyFault if it raised, or stalled too often or too grossly."""

@@ -53,7 +53,7 @@ def test_backfilling_goes_when_policies_are_put_aside() -> None:
     for request in (StubRequest("runs", 30, 12), StubRequest("large", 50, 5)):
         engine.add_request(request)
     engine.step()
-    engine.headway.policies._guarded.admission._inner._inner = None  # type: ignore[attr-defined]
+    engine.headway.policies._guarded.admission._backfilling._inner = None  # type: ignore[attr-defined]
     engine.add_request(StubRequest("small", 5))
     assert engine.serve()[:2] == ["runs", "large"]
     assert engine.headway.policies.disabled

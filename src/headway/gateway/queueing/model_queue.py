@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Concatenate, ParamSpec, TypeAlias, TypeVar
+from typing import TypeAlias
 
 from headway.domain.estimate import LengthEstimate, PointEstimate
 from headway.domain.event import Event, Listener
@@ -29,8 +29,6 @@ from headway.scheduling.scheduler import Policies, Scheduler
 
 _REMEMBERED = 4_096
 
-P = ParamSpec("P")
-Answer = TypeVar("Answer")
 Prepare: TypeAlias = Callable[[QueueKey, PolicySettings, Policies], tuple[Listener, ...]]
 
 
@@ -42,11 +40,11 @@ class WaitingSums:
     tokens: int = 0
     bytes: int = 0
 
-    def add(self, queued: QueuedRequest, sign: int) -> None:
-        """A request joined (+1) or left (-1)."""
-        self.requests += sign
-        self.tokens += sign * queued.prompt_tokens
-        self.bytes += sign * queued.arrived.body_bytes
+    def add(self, requests: int, tokens: int, size: int) -> None:
+        """A request joined, or left with its sums negated."""
+        self.requests += requests
+        self.tokens += tokens
+        self.bytes += size
 
 
 class HintedPrediction:
@@ -142,11 +140,11 @@ class ModelQueue:
 
     def arrive(self, queued: QueuedRequest, now: float) -> None:
         """A request joins the queue."""
-        self._ask(Scheduler.arrive, queued, now)
+        self._let_in(queued, now)
         try:
             queued.work = work_of(queued)
-            queued.predicted_wait_seconds = self.forecast.wait_seconds(queued, self.waiting_work)
-            queued.drain_seconds = self.forecast.drain_seconds(self.waiting_work)
+            drain = queued.drain_seconds = self.drain_seconds()
+            queued.predicted_wait_seconds = None if drain is None else self.forecast.wait_seconds(queued, drain)
         except Exception:  # a request is in the queue with all its figures, or not at all
             self.scheduler.cancel(queued.id, now)
             raise
@@ -158,7 +156,10 @@ class ModelQueue:
     def take_back(self, queued: QueuedRequest, now: float) -> None:
         """A dispatched request returns, to be sent to another replica: in front of all others."""
         if queued.admitted_by is self.scheduler:
-            self._ask(Scheduler.preempted, queued, now)
+            try:
+                self.scheduler.preempted(queued, now)
+            except Exception as error:
+                self._in_arrival_order(error).preempted(queued, now)
             self._add(queued, 1, now)
         else:  # the policies were changed meanwhile
             if queued.admitted_by is not None:
@@ -169,7 +170,10 @@ class ModelQueue:
         """The request to dispatch next; None if none waits."""
         if self._fair is not None and self._accounts.are_shared:
             self.scheduler.queue.reconsider()
-        head = self._ask(Scheduler.head, now)
+        try:
+            head = self.scheduler.head(now)
+        except Exception as error:
+            head = self._in_arrival_order(error).head(now)
         assert head is None or isinstance(head, QueuedRequest)
         return head
 
@@ -195,7 +199,10 @@ class ModelQueue:
 
     def admit(self, now: float) -> QueuedRequest:
         """The head leaves the queue for a replica."""
-        queued = self._ask(Scheduler.admit, now)
+        try:
+            queued = self.scheduler.admit(now)
+        except Exception as error:
+            queued = self._in_arrival_order(error).admit(now)
         assert isinstance(queued, QueuedRequest)
         self._add(queued, -1, now)
         self.forecast.dispatched(queued.work, now)
@@ -212,7 +219,10 @@ class ModelQueue:
         """A request leaves the queue for good."""
         if queued.id in self._requests:
             self._add(queued, -1, now)
-            self._ask(Scheduler.cancel, queued.id, now)
+            try:
+                self.scheduler.cancel(queued.id, now)
+            except Exception as error:
+                self._in_arrival_order(error).cancel(queued.id, now)
 
     def drain_seconds(self) -> float | None:
         """Forecast of when the queue will be empty if nothing more arrives; None without one."""
@@ -223,7 +233,7 @@ class ModelQueue:
         waiting = sorted(self._requests.values(), key=lambda request: (request.arrived_at, request.id))
         self.scheduler = self._chosen_scheduler(settings, accounts)
         for request in waiting:
-            self._ask(Scheduler.arrive, request, now)
+            self._let_in(request, now)
 
     def _chosen_scheduler(self, settings: PolicySettings, accounts: SharedAccounts) -> Scheduler:
         policies = _policies(settings)
@@ -243,26 +253,19 @@ class ModelQueue:
         self._policies = replace(checked, prediction=self._prediction)
         return Scheduler(self._policies, listeners=self._listeners)
 
-    def _ask(
-        self,
-        act: Callable[Concatenate[Scheduler, P], Answer],
-        *arguments: P.args,
-        **named: P.kwargs,
-    ) -> Answer:
-        """Act on the scheduler; if the ordering fails, go over to arrival order, and act once more.
+    def _let_in(self, queued: QueuedRequest, now: float) -> None:
+        try:
+            self.scheduler.arrive(queued, now)
+        except Exception as error:
+            self._in_arrival_order(error).arrive(queued, now)
+
+    def _in_arrival_order(self, error: Exception) -> Scheduler:
+        """The scheduler to ask once more after the ordering failed: in arrival order until the policies are changed.
 
         Any exception counts: ranks that cannot be compared fail inside the scheduler's queue, not inside the policy.
         """
-        try:
-            return act(self.scheduler, *arguments, **named)
-        except Exception as error:
-            if self._arrival_order:
-                raise
-            self._fall_back(error)
-            return act(self.scheduler, *arguments, **named)
-
-    def _fall_back(self, error: Exception) -> None:
-        """Arrival order until the policies are changed: ranks of an ordering that failed compare with nothing."""
+        if self._arrival_order:
+            raise error
         fault = error if isinstance(error, PolicyFault) else PolicyFault("ordering", "nonsense", f"failed: {error!r}")
         self._errors.policy_fault(fault)
         self._arrival_order = True
@@ -275,6 +278,7 @@ class ModelQueue:
                 self.scheduler.queue.resume(request)
             else:
                 self.scheduler.queue.add(request)
+        return self.scheduler
 
     def _reconsider(self) -> None:
         """The ordering heard an event."""
@@ -282,20 +286,21 @@ class ModelQueue:
 
     def _add(self, queued: QueuedRequest, sign: int, now: float) -> None:
         self.used_at = now
-        self.waiting.add(queued, sign)
-        self.waiting_work = self.waiting_work + sign * queued.work if self.waiting.requests else 0.0
-        payer = queued.arrived.payer
+        waiting, payer = self.waiting, queued.arrived.payer
+        tokens, size = sign * queued.prompt_tokens, sign * queued.arrived.body_bytes
+        waiting.add(sign, tokens, size)
+        self.waiting_work = self.waiting_work + sign * queued.work if waiting.requests else 0.0
         own = self.waiting_by_payer.get(payer)
         if own is None:
             own = self.waiting_by_payer[payer] = WaitingSums()
-        own.add(queued, sign)
+        own.add(sign, tokens, size)
         if not own.requests:
             del self.waiting_by_payer[payer]
         if sign > 0:
             self._requests[queued.id] = queued
         else:
             del self._requests[queued.id]
-        self.forecast.backlog(self.waiting.requests > 0, now)
+        self.forecast.backlog(waiting.requests > 0, now)
 
     def _explanation(self, queued: QueuedRequest, now: float) -> str:
         """Why a request waited, in words."""

@@ -57,10 +57,9 @@ class WaitForecast:
         rate = self.rate()
         return None if rate is None else waiting_work / rate
 
-    def wait_seconds(self, request: Request, waiting_work: float) -> float | None:
-        """The forecast for a request that arrives now behind `waiting_work`; None before enough was seen."""
-        drain = self.drain_seconds(waiting_work)
-        return None if drain is None else drain * self._shares.get(_length_class(request), 1.0)
+    def wait_seconds(self, request: Request, drain_seconds: float) -> float:
+        """The forecast for a request that arrives now, behind work that leaves within `drain_seconds`."""
+        return drain_seconds * self._shares.get(_length_class(request), 1.0)
 
     def _pass_time(self, now: float) -> None:
         if self._since is None or now <= self._since:
