@@ -23,11 +23,14 @@ def gateway_request(
     """One that arrived at 100 s. `arrived` overrides fields of `ArrivedRequest`."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     endpoint = endpoint_of(path)
+    read = read_body(content, endpoint)
     fields: dict[str, Any] = {
         "request_id": b"id-1",
         "http": HttpRequest(b"POST", path.encode(), headers or [], content),
         "endpoint": endpoint,
-        "body": read_body(content, endpoint),
+        "body": read,
+        "body_bytes": len(content),
+        "streams": read is not None and bool(read.stream),
         "model": "",
         "tenant": "",
         "payer": "",

@@ -111,6 +111,7 @@ def test_an_observer_that_raises_harms_no_request(run_gateway: RunGateway) -> No
 
     async def scenario(setup: Setup) -> None:
         setup.dispatcher._observers.insert(0, Broken())
+        setup.dispatcher._dispatch_observers.insert(0, Broken())
         assert [(await setup.ask()).status for _ in range(3)] == [200] * 3
         assert setup.dispatcher.errors.by_place["observing"] == 6
         text = (await setup.get("/metrics")).body.decode()

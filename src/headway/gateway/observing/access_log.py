@@ -14,9 +14,6 @@ log = logging.getLogger("headway.gateway")
 class AccessLog:
     """Logs each request when it ends: lengths, times and names, none of its text."""
 
-    def dispatched(self, request: GatewayRequest, now: float) -> None:
-        """Nothing is logged yet."""
-
     def ended(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None, now: float) -> None:
         """Log the request."""
         queued, replica = request.queued, request.queued.replica

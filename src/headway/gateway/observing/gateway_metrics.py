@@ -110,7 +110,7 @@ class GatewayMetrics:
     def ended(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None, now: float) -> None:
         """Count the request; observe the times and tokens of one that was answered."""
         series, relayed, arrived_at = self._series_of(request), request.relayed, request.arrived.arrived_at
-        series.requests[str(outcome), str(reason or "")] += 1
+        series.requests[outcome, reason or ""] += 1
         series.text = None
         if outcome is not Outcome.COMPLETED or relayed.status != 200:
             return

@@ -32,9 +32,6 @@ class RefusalLog:
         reason = next((value.decode() for name, value in response.headers if name == REASON_HEADER), "")
         self._count(response.status, reason, address)
 
-    def dispatched(self, request: GatewayRequest, now: float) -> None:
-        """Nothing is refused."""
-
     def ended(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None, now: float) -> None:
         """Count it if it was refused."""
         if outcome is Outcome.REFUSED:

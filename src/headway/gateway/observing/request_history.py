@@ -28,9 +28,6 @@ class RequestHistory:
         """The latest request of that id; None if it is not remembered."""
         return next((known for known in reversed(self.requests) if known["id"] == request_id), None)
 
-    def dispatched(self, request: GatewayRequest, now: float) -> None:
-        """Nothing to note yet."""
-
     def ended(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None, now: float) -> None:
         """Remember the request."""
         arrived, queued, relayed = request.arrived, request.queued, request.relayed

@@ -76,9 +76,6 @@ class TraceRecorder:
             place = self._place(arrived.session, arrived.arrived_at) if arrived.session is not None else {}
             self._open[arrived.number] = place
 
-    def dispatched(self, request: GatewayRequest, now: float) -> None:
-        """Nothing to note."""
-
     def ended(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None, now: float) -> None:
         """Keep the lines of a whole answer, and write those before which no request is open."""
         place = self._open.pop(request.arrived.number, None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from headway.gateway.openai.error_responses import Reason, error_event
@@ -37,6 +37,7 @@ class Endpoint:
         takes_engine_hints: Headway's vLLM plug-in reads its hints in `vllm_xargs`.
         stream_error: the event that ends a stream with an error.
         stream_end: what is found in the last events of a stream that is whole; a generation path has one.
+        is_generation: whether its answer is output tokens.
     """
 
     kind: Literal["generation", "other"] = "other"
@@ -51,11 +52,10 @@ class Endpoint:
     takes_engine_hints: bool = False
     stream_error: Callable[[str, Reason], bytes] = error_event
     stream_end: re.Pattern[bytes] = _FINISHED
+    is_generation: bool = field(init=False)
 
-    @property
-    def is_generation(self) -> bool:
-        """Whether its answer is output tokens."""
-        return self.kind == "generation"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_generation", self.kind == "generation")
 
 
 def _response_error(message: str, reason: Reason) -> bytes:

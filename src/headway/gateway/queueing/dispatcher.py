@@ -9,11 +9,10 @@ One file because these laws are kept by the ways in, to the replicas and back to
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import takewhile
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.openai.stored_objects import StoredObjects
@@ -64,13 +63,18 @@ class Relay(Protocol):
 
 
 class RequestObserver(Protocol):
-    """Takes note of requests: metrics, logs, traces."""
-
-    def dispatched(self, request: GatewayRequest, now: float) -> None:
-        """A request left its queue for a replica."""
+    """Takes note of requests: metrics, logs, traces. It may be a `DispatchObserver` too."""
 
     def ended(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None, now: float) -> None:
         """A request ended."""
+
+
+@runtime_checkable
+class DispatchObserver(Protocol):
+    """Takes note of dispatches too."""
+
+    def dispatched(self, request: GatewayRequest, now: float) -> None:
+        """A request left its queue for a replica."""
 
 
 class Dispatcher:
@@ -104,12 +108,13 @@ class Dispatcher:
         self.queues: dict[QueueKey, ModelQueue] = {}
         self.relays: dict[int, Relay] = {}  # of requests that have not ended, by number, in order of arrival
         self._sent: dict[int, Relay] = {}  # of those at a replica
-        self._waiting: Counter[Demand] = Counter()  # of those in a queue
+        self._waiting: dict[Demand, int] = {}  # of those in a queue, how many
         self.stored_objects = StoredObjects()
         self.is_draining = False
         self._is_stopped = False
         self.now = clock  # an attribute, because it is asked many times a request
         self._observers = observers
+        self._dispatch_observers = [observer for observer in observers if isinstance(observer, DispatchObserver)]
         self._retry_delays = RetryDelays(settings.policies.seed)
         self.errors = InternalErrors(clock)
         self._routing = RequestRouting(settings.policies, self.errors)
@@ -158,7 +163,7 @@ class Dispatcher:
         queue = self._queue_of(queued)
         queue.arrive(queued, now)
         self._enqueued(request, RequestMove.QUEUED)
-        if self._misses_deadline(queued, queue, now):
+        if queued.deadline is not None and self._misses_deadline(queued, queue, now):
             wait = queued.predicted_wait_seconds or 0.0
             bound = (queued.deadline or now) - now
             message = f"the first token is wanted within {bound:.2f} s and is expected after about {wait:.2f} s"
@@ -234,17 +239,17 @@ class Dispatcher:
         """Serve the queues in turn, one head each, until no head fits."""
         if not self._waiting:
             return
-        waiting = {queue.key: queue for queue in self.queues.values() if len(queue)}
-        while len(waiting) == 1:  # as mostly: no turns
-            (queue,) = waiting.values()
+        queues = self._waiting_queues()
+        while len(queues) == 1:  # as mostly: no turns
             try:
-                served = self._serve(queue, [], [], self.now())
+                served = self._serve(queues[0], [], [], self.now())
             except Exception as error:
                 self.errors.contained("queue", error)
                 return
             if not served or not self._waiting:
                 return
-            waiting = {queue.key: queue for queue in self.queues.values() if len(queue)}
+            queues = self._waiting_queues()
+        waiting = {queue.key: queue for queue in queues}
         while waiting:
             now = self.now()
             passed: list[ModelQueue] = []  # those before in turn, whose heads do not fit
@@ -265,6 +270,9 @@ class Dispatcher:
                     owed += self._could_serve(queue, now)
             else:
                 return
+
+    def _waiting_queues(self) -> list[ModelQueue]:
+        return [queue for queue in self.queues.values() if queue.waiting.requests]
 
     def _serve(self, queue: ModelQueue, owed: list[UpstreamReplica], passed: list[ModelQueue], now: float) -> bool:
         """Dispatch the head of a queue, if it fits somewhere; False if it has to wait."""
@@ -339,7 +347,7 @@ class Dispatcher:
         except Exception as error:
             self.contain(relay, "dispatch", error)
             return
-        for observer in self._observers:
+        for observer in self._dispatch_observers:
             try:
                 observer.dispatched(relay.request, now)
             except Exception as error:
@@ -347,14 +355,17 @@ class Dispatcher:
 
     def _enqueued(self, request: GatewayRequest, move: RequestMove) -> None:
         request.move(move)
-        self._waiting[demand_of(request.queued)] += 1
+        demand = demand_of(request.queued)
+        self._waiting[demand] = self._waiting.get(demand, 0) + 1
         self._deadlines.queued(request)
 
     def _leaves_queue(self, request: GatewayRequest, move: RequestMove) -> None:
         request.move(move)
         demand = demand_of(request.queued)
-        self._waiting[demand] -= 1
-        if not self._waiting[demand]:
+        left = self._waiting[demand] - 1
+        if left:
+            self._waiting[demand] = left
+        else:
             del self._waiting[demand]
 
     # The way back

@@ -76,6 +76,8 @@ class Intake:
             http=http,
             endpoint=endpoint,
             body=body,
+            body_bytes=len(http.body),
+            streams=body is not None and bool(body.stream),
             model=model,
             tenant=fairness_tenant,
             payer=tenant.name or fairness_tenant,
@@ -106,9 +108,6 @@ class Intake:
                 enter(self._size(arrived, self._prompt_count.total(arrived.model, counted), counted))
 
         self._prompt_count.later(body, counted_later)
-
-    def dispatched(self, request: GatewayRequest, now: float) -> None:
-        """Nothing is learned from it."""
 
     def ended(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None, now: float) -> None:
         """Where a replica counted the prompt: improve the estimates of prompt and cached tokens."""

@@ -29,10 +29,10 @@ def demand_of(queued: QueuedRequest) -> Demand:
 def can_be_served(demand: Demand, replicas: Sequence[UpstreamReplica]) -> bool:
     """Whether some replica, full or not, could serve it. A replica that was not probed yet is believed healthy."""
     model, avoided = demand
-    return any(
-        replica.state.health in _BELIEVED_UP and replica is not avoided and replica.serves(model)
-        for replica in replicas
-    )
+    for replica in replicas:
+        if replica.state.health in _BELIEVED_UP and replica is not avoided and replica.serves(model):
+            return True
+    return False
 
 
 class Outages:

@@ -30,7 +30,7 @@ def broken_bound(
     queues: Iterable[ModelQueue], queued: QueuedRequest, bounds: QueueSettings
 ) -> tuple[str, Reason] | None:
     """The first bound that breaks if this request waits too, as a message and a reason; None if all hold."""
-    waiting = [queue for queue in queues if len(queue)]
+    waiting = [queue for queue in queues if queue.waiting.requests]
     if not waiting:
         return None
     prompt_tokens, body_bytes, payer = queued.prompt_tokens, queued.arrived.body_bytes, queued.arrived.payer

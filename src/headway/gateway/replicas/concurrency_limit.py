@@ -75,6 +75,8 @@ class ConcurrencyLimit:
                 queue.
             now: seconds.
         """
+        if self._fixed is not None:
+            return
         if time is not None:
             self._note(time, requests, now)
         else:

@@ -17,6 +17,7 @@ class InFlight:
 
     def __init__(self, replica_id: str) -> None:
         self.id = replica_id
+        self.requests = 0  # dispatched and not ended
         self.requests_max = 1
         self.kv_tokens_max: int | None = None
         self.as_of = -math.inf
@@ -32,14 +33,9 @@ class InFlight:
         return f"<in flight at {self.id}: {self.requests}/{self.requests_max} requests, {tokens}>"
 
     @property
-    def requests(self) -> int:
-        """Requests dispatched and not ended."""
-        return len(self._inside)
-
-    @property
     def size(self) -> int:
-        """The same, as a batch."""
-        return len(self._inside)
+        """The requests, as a batch."""
+        return self.requests
 
     def running(self) -> Sequence[Request]:
         """The requests inside, in order of dispatch."""
@@ -49,6 +45,7 @@ class InFlight:
         """A request was dispatched."""
         assert request.id not in self._inside, f"{request!r} was dispatched twice"
         self._book(request, uncached_prefill_tokens(request))
+        self.requests += 1
         self.version += 1
 
     def first_token(self, request: Request) -> None:
@@ -62,8 +59,9 @@ class InFlight:
     def leave(self, request: Request) -> None:
         """A request ended, or goes elsewhere."""
         self._unbook(request.id)
+        self.requests -= 1
         self.version += 1
-        if not self._inside:
+        if not self.requests:
             self.decode_tokens, self.kv_tokens, self.prefill_tokens = 0.0, 0, 0  # no rounding is carried along
 
     def refresh(self) -> None:

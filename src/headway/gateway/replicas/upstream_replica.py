@@ -28,7 +28,7 @@ from headway.gateway.wire.upstream_pool import UpstreamPool
 FIGURES = ("waiting", "running", "kv_share", "kv_tokens_max")
 """Of a `LoadReport`; each has an age of its own."""
 _BLOCK_TOKENS = 16
-_UNKNOWN_BLOCKS = 1 << 40
+_UNKNOWN_MEMORY = MemoryView(blocks_free=1 << 40, blocks_total=1 << 40, block_tokens=_BLOCK_TOKENS)
 log = logging.getLogger("headway.gateway")
 
 
@@ -39,6 +39,9 @@ class Health(StrEnum):
     UP = "up"
     EJECTED = "ejected"
     LEAVING = "leaving"
+
+
+_UP = Health.UP  # asked for each request, and slow to reach through its class
 
 
 @dataclass(slots=True)
@@ -111,7 +114,7 @@ class UpstreamReplica:
     @property
     def is_up(self) -> bool:
         """Whether requests may be sent to it."""
-        return self.state.health is Health.UP
+        return self.state.health is _UP
 
     def serves(self, model: str) -> bool:
         """Whether it has the model; a replica that lists no models is believed to have any."""
@@ -136,7 +139,7 @@ class UpstreamReplica:
         """Its KV memory by our ledger, for admission policies."""
         most = self.ledger.kv_tokens_max
         if most is None:
-            return MemoryView(_UNKNOWN_BLOCKS, _UNKNOWN_BLOCKS, _BLOCK_TOKENS)
+            return _UNKNOWN_MEMORY
         return MemoryView(max(0, most - self._held_tokens()) // _BLOCK_TOKENS, most // _BLOCK_TOKENS, _BLOCK_TOKENS)
 
     # What the relay and the probes report
