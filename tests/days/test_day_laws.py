@@ -4,30 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from headway.scheduling import harm_judge
 from headway.simulator.outcome import DayOutcome
 from headway.simulator.reference import simulate_reference
-from headway.simulator.rules import EngineRules
+from headway.simulator.rules import NO_PLUGIN, EngineRules, PluginRules
 from headway.simulator.skipping import simulate
 from headway.simulator.step_time import LinearStepTime
 from headway.simulator.trace import Trace
 from headway.testing.day_laws import Day, StepRecords, check_day, same_day, same_until_a_request_ends
 from headway.testing.lifecycle_checker import LifecycleChecker
-from headway.testing.strategies import PolicyNames, bundles, engine_rules, step_times, traces
+from headway.testing.strategies import PolicyNames, bundles, engine_rules, plugin_rules, step_times, traces
 
 Simulate = Callable[..., DayOutcome]
 ENGINES = pytest.mark.parametrize("engine", [simulate, simulate_reference])
 FCFS = PolicyNames("fcfs", "greedy", "latest-admitted", "running-mean")
 
 
-def live(engine: Simulate, trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: PolicyNames) -> Day:
+def live(
+    engine: Simulate,
+    trace: Trace,
+    rules: EngineRules,
+    step_time: LinearStepTime,
+    bundle: PolicyNames,
+    plugin: PluginRules = NO_PLUGIN,
+) -> Day:
     log, life = StepRecords(), LifecycleChecker()
-    outcome = engine(trace, rules, step_time, bundle.make(trace), observer=log, listeners=[life])
+    outcome = engine(trace, rules, step_time, bundle.make(trace), plugin=plugin, observer=log, listeners=[life])
     life.finish()
     return Day(trace, rules, outcome, log.steps, greedy=bundle.admission == "greedy")
 
@@ -56,6 +65,17 @@ def test_both_engines_live_the_same_day(
     trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: PolicyNames
 ) -> None:
     same_day(live(simulate, trace, rules, step_time, bundle), live(simulate_reference, trace, rules, step_time, bundle))
+
+
+@settings(deadline=None, max_examples=250)
+@given(trace=traces(), rules=engine_rules(), step_time=step_times(), bundle=bundles(), plugin=plugin_rules())
+def test_with_the_plugin_laws_hold_and_both_engines_live_the_same_day(
+    trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: PolicyNames, plugin: PluginRules
+) -> None:
+    with patch.object(harm_judge, "_LEAST_REQUESTS", 1):
+        days = [live(engine, trace, rules, step_time, bundle, plugin) for engine in (simulate, simulate_reference)]
+    check_day(days[0]._replace(greedy=days[0].greedy and plugin.tuning == "off"))
+    same_day(days[0], days[1])
 
 
 @settings(deadline=None, max_examples=150)

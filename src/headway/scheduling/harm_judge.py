@@ -15,6 +15,7 @@ from headway.domain.request import RequestId
 from headway.scheduling.shadow_fcfs import ShadowAdmission, ShadowFcfs
 
 _POPULATION = 1_000  # requests that FCFS would have admitted last
+_LEAST_REQUESTS = 50  # fewer prove nothing
 _STARVING = 512  # of the waiting requests that FCFS would have admitted, how many are looked at
 
 
@@ -93,9 +94,8 @@ class WaitComparison:
 class HarmJudge:
     """Decides when the policies are suspended for the harm they do, and when they are reinstated."""
 
-    def __init__(self, limits: HarmLimits, least_requests: int = 50) -> None:
+    def __init__(self, limits: HarmLimits) -> None:
         self._limits = limits
-        self._least_requests = least_requests
         self._since: float | None = None  # harm is seen; None: it is not
         self._suspended_until: float | None = None
 
@@ -118,10 +118,10 @@ class HarmJudge:
         return self._suspended_until is not None
 
     def _harmful(self, waits: Waits, now: float) -> bool:
-        """Whether harm has lasted. Too few requests prove nothing."""
+        """Whether harm has lasted."""
         limits = self._limits
         worse = waits.ours > limits.harm_ratio * waits.fcfs and waits.ours > waits.fcfs + limits.harm_slack_seconds
-        if waits.requests < self._least_requests or not worse:
+        if waits.requests < _LEAST_REQUESTS or not worse:
             self._since = None
             return False
         if self._since is None:

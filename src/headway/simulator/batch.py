@@ -19,6 +19,8 @@ class Batch:
     """The running requests of one replica.
 
     Attributes:
+        seats: most requests that may run now.
+        threshold: most tokens of one prompt in a step, 0 for no limit; see `EngineRules.long_prefill_token_threshold`.
         members: all of them, in order of admission; those LEAVING hold seat and memory until their last token.
         prefilling: requests whose prompt is not complete, in order of admission.
         decoding: requests that get a token in every step.
@@ -37,7 +39,9 @@ class Batch:
         "memory",
         "prefilling",
         "rules",
+        "seats",
         "stalled",
+        "threshold",
         "version",
         "wasting",
     )
@@ -45,6 +49,8 @@ class Batch:
     def __init__(self, rules: EngineRules, memory: BlockMemory) -> None:
         self.rules = rules
         self.memory = memory
+        self.seats = rules.max_num_seqs
+        self.threshold = rules.long_prefill_token_threshold
         self.members: dict[TrackedRequest, None] = {}
         self.prefilling: list[TrackedRequest] = []
         self.decoding = DecodeSet(rules.block_tokens)
@@ -86,8 +92,12 @@ class Batch:
 
     def chunk_limit(self, waiting: int) -> int:
         """Most tokens of one prompt in a step; a request that is alone starves no other and has no limit."""
-        threshold = self.rules.long_prefill_token_threshold
-        return threshold if threshold and len(self.members) + waiting > 1 else NO_LIMIT
+        requests = len(self.members) + waiting
+        if not self.threshold or requests <= 1:
+            return NO_LIMIT
+        if self.rules.long_prefill_token_threshold_adaptive:
+            return max(self.threshold, self.rules.max_num_batched_tokens // requests)
+        return self.threshold
 
     def shares(self, due_blocks: int, limit: int) -> Chunks | None:
         """The prompts' chunks when every running request gets tokens and blocks; None if one would go short.

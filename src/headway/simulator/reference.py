@@ -20,7 +20,7 @@ from headway.simulator.outcome import NEVER, DayOutcome, Ints, StepObserver, Ste
 from headway.simulator.reference_blocks import ContentKeys
 from headway.simulator.reference_engine import ReferenceEngine
 from headway.simulator.reference_request import ReferenceRequest
-from headway.simulator.rules import EngineRules
+from headway.simulator.rules import NO_PLUGIN, EngineRules, PluginRules
 from headway.simulator.step_time import PS_PER_SECOND, SECONDS_PER_PS, StepTime
 from headway.simulator.trace import Trace
 
@@ -31,6 +31,7 @@ def simulate_reference(
     step_time: StepTime,
     policies: Policies,
     *,
+    plugin: PluginRules = NO_PLUGIN,
     observer: StepObserver | None = None,
     listeners: Sequence[Listener] = (),
 ) -> DayOutcome:
@@ -41,13 +42,14 @@ def simulate_reference(
         rules: limits and switches of the engine.
         step_time: duration of a step.
         policies: fresh ones; they keep state.
+        plugin: what the vLLM plug-in does beside them.
         observer: receives every step.
         listeners: receive every event.
 
     Raises:
         ValueError: the preemption policy named a victim that does not run.
     """
-    return _ReferenceDay(trace, rules, step_time, policies, observer, listeners).run()
+    return _ReferenceDay(trace, rules, step_time, policies, plugin, observer, listeners).run()
 
 
 class _ReferenceDay:
@@ -59,11 +61,14 @@ class _ReferenceDay:
         rules: EngineRules,
         step_time: StepTime,
         policies: Policies,
+        plugin: PluginRules,
         observer: StepObserver | None,
         listeners: Sequence[Listener],
     ) -> None:
         content_key = ContentKeys(trace, rules.block_tokens).key
-        self._engine = ReferenceEngine(rules, step_time, policies, content_key, observer=self, listeners=listeners)
+        self._engine = ReferenceEngine(
+            rules, step_time, policies, content_key, plugin=plugin, observer=self, listeners=listeners
+        )
         self._rules = rules
         self._trace = trace
         self._observer = observer

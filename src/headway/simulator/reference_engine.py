@@ -17,12 +17,15 @@ from dataclasses import dataclass, field
 from headway.domain.event import Listener
 from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request, RequestView
+from headway.policies.ordering.fcfs import Fcfs
+from headway.scheduling.harm_watch import SECONDS_BETWEEN_CHECKS, HarmWatch
 from headway.scheduling.scheduler import Policies, Scheduler
+from headway.scheduling.self_tuned_limits import SelfTunedLimits, StepFacts, StepLimits
 from headway.simulator.outcome import NEVER, StepObserver, StepRecord
 from headway.simulator.reference_blocks import ContentKeyOf, ReferenceBlockMemory
 from headway.simulator.reference_request import ReferenceRequest
-from headway.simulator.rules import EngineRules
-from headway.simulator.step_time import SECONDS_PER_PS, StepTime
+from headway.simulator.rules import NO_PLUGIN, EngineRules, PluginRules
+from headway.simulator.step_time import PS_PER_SECOND, SECONDS_PER_PS, StepTime
 
 
 @dataclass(slots=True)
@@ -48,6 +51,7 @@ class _Draft:
 
     budget: int
     long_prompt_tokens: int  # most tokens of one prompt in this step, 0 for no limit
+    seats: int  # requests that may run
     tokens: dict[ReferenceRequest, int] = field(default_factory=dict)  # in the order in which they were given
     preempted: list[int] = field(default_factory=list)
     admitted: list[int] = field(default_factory=list)
@@ -76,6 +80,7 @@ class ReferenceEngine:
         policies: Policies,
         content_key: ContentKeyOf,
         *,
+        plugin: PluginRules = NO_PLUGIN,
         observer: StepObserver | None = None,
         listeners: Sequence[Listener] = (),
     ) -> None:
@@ -86,7 +91,14 @@ class ReferenceEngine:
         self._rules = rules
         self._step_time = step_time
         self._observer = observer
-        self._scheduler = Scheduler(policies, resumed=rules.resumed, listeners=listeners)
+        guard = None if isinstance(policies.ordering, Fcfs) else plugin.guard  # first come, first served harms nothing
+        self._harm = None if guard is None else HarmWatch(guard)
+        self._next_check_ps = 0
+        watches = [] if self._harm is None else [self._harm]
+        self._scheduler = Scheduler(policies, resumed=rules.resumed, listeners=[*watches, *listeners])
+        self._limits: SelfTunedLimits | None = None
+        if plugin.tuning == "self-tuned":
+            self._limits = SelfTunedLimits(rules.max_num_seqs, rules.long_prefill_token_threshold)
         self._memory = ReferenceBlockMemory(
             rules.kv_blocks, rules.block_tokens, content_key if rules.prefix_caching else None
         )
@@ -186,17 +198,44 @@ class ReferenceEngine:
         """
         if not self._running and not self.waiting:
             return None
-        # The threshold keeps a long prompt from starving others; a request that is alone has none to starve.
-        alone = len(self._running) + self.waiting <= 1
-        draft = _Draft(
-            budget=self._rules.max_num_batched_tokens,
-            long_prompt_tokens=0 if alone else self._rules.long_prefill_token_threshold,
-        )
+        self._judge_harm()
+        limits = self._step_limits()
+        budget, requests = self._rules.max_num_batched_tokens, len(self._running) + self.waiting
+        long_prompt_tokens = limits.long_prefill_threshold
+        if requests == 1:
+            long_prompt_tokens = 0  # the threshold keeps a long prompt from starving others, and there are none
+        elif long_prompt_tokens and self._rules.long_prefill_token_threshold_adaptive:
+            long_prompt_tokens = max(long_prompt_tokens, budget // requests)
+        draft = _Draft(budget, long_prompt_tokens, limits.active_cap)
         self._serve_running(draft)
         if not draft.preempted:
             self._admit_waiting(draft)
         self._victims += draft.preempted
+        if self._limits is not None:
+            self._limits.after_step(sum(draft.tokens.values()))
         return self._launch(draft) if draft.tokens else None
+
+    def _judge_harm(self) -> None:
+        """Once a second the do-no-harm guard, where there is one, suspends the policies or reinstates them."""
+        if self._harm is not None and self.now_ps >= self._next_check_ps:
+            self._next_check_ps = self.now_ps + SECONDS_BETWEEN_CHECKS * PS_PER_SECOND
+            self._harm.check(self._scheduler, self._now)
+
+    def _step_limits(self) -> StepLimits:
+        """Long-prefill threshold and cap on running requests: the engine's own, or those that the plug-in moves."""
+        if self._limits is None or self._scheduler.suspended:
+            return StepLimits(self._rules.long_prefill_token_threshold, self._rules.max_num_seqs)
+        lacking = [request.lacking_tokens for request in self._running if request.is_prefilling]
+        return self._limits.before_step(
+            StepFacts(
+                token_budget=self._rules.max_num_batched_tokens,
+                running=len(self._running),
+                prefill_left=lacking,
+                head=self._scheduler.head(self._now) if lacking else None,
+                memory=self.memory,
+                waiting=self.waiting,
+            )
+        )
 
     def _serve_running(self, draft: _Draft) -> None:
         """Give every running request what it lacks, in order of admission, while the budget lasts."""
@@ -235,6 +274,8 @@ class ReferenceEngine:
         """
         self._vacate(victim)
         victim.high_water_tokens = max(victim.high_water_tokens, victim.computed_tokens)
+        if self._limits is not None:
+            self._limits.preempted(victim.computed_tokens)
         victim.computed_tokens = 0
         victim.placeholders = 0
         victim.preemptions += 1
@@ -260,7 +301,7 @@ class ReferenceEngine:
         Unless the admission policy backfills: then requests that it names may pass those that do not fit.
         """
         refused: list[Request] = []
-        while draft.budget > 0 and len(self._running) < self._rules.max_num_seqs:
+        while draft.budget > 0 and len(self._running) < draft.seats:
             request = self._scheduler.candidate(refused, self, self.memory, self._now)
             if request is None:
                 return

@@ -4,7 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headway.scheduling.harm_judge import HarmLimits
 from headway.scheduling.queue import Resumed
+from headway.scheduling.self_tuned_limits import Tuning
+
+
+@dataclass(frozen=True, slots=True)
+class PluginRules:
+    """What Headway's vLLM plug-in does in the engine beside its four policies; by default nothing.
+
+    Attributes:
+        tuning: "self-tuned" moves the long-prefill threshold and the cap on running requests before each step.
+        guard: when the do-no-harm guard suspends the policies; None for no guard.
+    """
+
+    tuning: Tuning = "off"
+    guard: HarmLimits | None = None
+
+
+NO_PLUGIN = PluginRules()
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +39,8 @@ class EngineRules:
             than what is left of the budget.
         long_prefill_token_threshold: most tokens of one prompt in one step, 0 for no limit. A request that is alone
             (no other runs or waits) ignores it, as since 0.31.
+        long_prefill_token_threshold_adaptive: raises that limit to an equal share of the step, where this is more: the
+            budget over all requests that run or wait (since 0.32, default off).
         reserve_full_prompt: admission requires free blocks for the whole prompt although only the first chunk's are
             taken (`scheduler_reserve_full_isl`; since 0.20, default on).
         watermark: fraction of blocks that admission leaves free while something runs (since 0.25, default 0).
@@ -38,6 +58,7 @@ class EngineRules:
     max_num_seqs: int = 1_024
     chunked_prefill: bool = True
     long_prefill_token_threshold: int = 0
+    long_prefill_token_threshold_adaptive: bool = False
     reserve_full_prompt: bool = True
     watermark: float = 0.0
     async_scheduling: bool = True
@@ -63,6 +84,11 @@ class EngineRules:
         if self.long_prefill_token_threshold < 0:
             raise ValueError(
                 f"long_prefill_token_threshold must not be negative, got {self.long_prefill_token_threshold}"
+            )
+        if self.long_prefill_token_threshold > self.max_model_tokens:
+            raise ValueError(
+                f"long_prefill_token_threshold ({self.long_prefill_token_threshold}) must be at most max_model_tokens "
+                f"({self.max_model_tokens})"
             )
 
     @property

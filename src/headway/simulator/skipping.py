@@ -16,7 +16,10 @@ from typing import NamedTuple
 from headway.domain.event import Listener
 from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request
+from headway.policies.ordering.fcfs import Fcfs
+from headway.scheduling.harm_watch import SECONDS_BETWEEN_CHECKS, HarmWatch
 from headway.scheduling.scheduler import Policies, Scheduler
+from headway.scheduling.self_tuned_limits import SelfTunedLimits, StepFacts
 from headway.simulator.arrivals import FOREVER, Arrivals, RequestFactory, why_never
 from headway.simulator.batch import NO_LIMIT, Batch, Chunks
 from headway.simulator.blocks import BlockMemory, CountedBlocks
@@ -25,7 +28,7 @@ from headway.simulator.day_columns import DayColumns
 from headway.simulator.decoding import least_steps, run_duration
 from headway.simulator.outcome import NEVER, DayOutcome, StepObserver
 from headway.simulator.prefix_cache import CachedBlocks
-from headway.simulator.rules import EngineRules
+from headway.simulator.rules import NO_PLUGIN, EngineRules, PluginRules
 from headway.simulator.step_log import StepLog
 from headway.simulator.step_time import PS_PER_SECOND, SECONDS_PER_PS, StepTime
 from headway.simulator.trace import Trace
@@ -38,18 +41,19 @@ def simulate(
     step_time: StepTime,
     policies: Policies,
     *,
+    plugin: PluginRules = NO_PLUGIN,
     observer: StepObserver | None = None,
     listeners: Sequence[Listener] = (),
 ) -> DayOutcome:
     """Replay a trace on one replica and return what became of every request.
 
     The same arguments give the same outcome, bit for bit, on every machine. `policies` are used up: make fresh ones
-    for each run.
+    for each run. `plugin` says what the vLLM plug-in does beside them.
 
     Raises:
         ValueError: blocks do not divide the trace's prefix blocks (with prefix caching); a policy broke its contract.
     """
-    return SkippingEngine(trace, rules, step_time, policies, observer, listeners).run()
+    return SkippingEngine(trace, rules, step_time, policies, plugin, observer, listeners).run()
 
 
 class Outputs(NamedTuple):
@@ -72,6 +76,7 @@ class SkippingEngine:
         rules: EngineRules,
         step_time: StepTime,
         policies: Policies,
+        plugin: PluginRules,
         observer: StepObserver | None,
         listeners: Sequence[Listener],
     ) -> None:
@@ -80,7 +85,14 @@ class SkippingEngine:
             memory = CachedBlocks(rules.kv_blocks, rules.block_tokens, trace.prefix_ids, trace.prefix_block_tokens)
         self._rules = rules
         self._batch = Batch(rules, memory)
-        self._scheduler = Scheduler(policies, resumed=rules.resumed, listeners=listeners)
+        guard = None if isinstance(policies.ordering, Fcfs) else plugin.guard
+        self._harm = None if guard is None else HarmWatch(guard)
+        self._next_check_ps = FOREVER if guard is None else 0
+        self._limits: SelfTunedLimits | None = None
+        if plugin.tuning == "self-tuned":
+            self._limits = SelfTunedLimits(rules.max_num_seqs, rules.long_prefill_token_threshold)
+        watches = [] if self._harm is None else [self._harm]
+        self._scheduler = Scheduler(policies, resumed=rules.resumed, listeners=[*watches, *listeners])
         self._columns = DayColumns(len(trace))
         self._now_ps = 0
         self._busy_until_ps = 0  # end of the last step composed
@@ -136,6 +148,8 @@ class SkippingEngine:
     def _compose(self) -> bool:
         """Compose the next step, or a run of steps equal to it; False if there is nothing to do."""
         batch, step = self._batch, self._step + 1
+        if self._limits is not None or self._now_ps >= self._next_check_ps:
+            self._act_as_plugin()
         decodes, context = batch.decoding.size, 0
         preempted: tuple[int, ...] = ()
         returning = batch.stalled
@@ -175,18 +189,43 @@ class SkippingEngine:
         self._columns.sample(self._now_ps, queued, len(batch.members), used)
         return True
 
+    def _act_as_plugin(self) -> None:
+        """Before a step: once a second the guard judges, and the limits move, where the plug-in has these."""
+        batch, scheduler, rules = self._batch, self._scheduler, self._rules
+        waiting = len(scheduler.queue)
+        if not batch.members and not waiting:
+            return
+        now = self._now_ps * SECONDS_PER_PS
+        if self._harm is not None and self._now_ps >= self._next_check_ps:
+            self._next_check_ps = self._now_ps + SECONDS_BETWEEN_CHECKS * PS_PER_SECOND
+            self._harm.check(scheduler, now)
+        if self._limits is None or scheduler.suspended:
+            batch.threshold, batch.seats = rules.long_prefill_token_threshold, rules.max_num_seqs
+            return
+        prefill_left = [request.target_tokens - request.computed_tokens for request in batch.prefilling]
+        head = scheduler.head(now) if prefill_left else None
+        facts = StepFacts(
+            rules.max_num_batched_tokens, len(batch.members), prefill_left, head, self._view(), len(scheduler.queue)
+        )
+        batch.threshold, batch.seats = self._limits.before_step(facts)
+
     def _constrained(self, step: int, returning: list[TrackedRequest]) -> tuple[Chunks, tuple[int, ...], int, int]:
         """(chunks, preempted rows, decodes, their context tokens) of a step that not every request gets a share of."""
         moment = Moment(step, self._now_ps, self._busy_until_ps)
         shared = constrained_step(self._batch, self._scheduler, moment, returning)
         for victim in shared.preempted:
             self._columns.preemptions[victim.row] += 1
+        if self._limits is not None:
+            for tokens in shared.lost_tokens:
+                self._limits.preempted(tokens)
         if shared.owed:
             self._flying[-1].stale.extend(shared.owed)
         return shared.chunks, tuple([v.row for v in shared.preempted]), shared.decodes, shared.context_tokens
 
     def _nothing_scheduled(self, step: int, preempted: tuple[int, ...]) -> bool:
         """A step without tokens takes no time; if it made room, the next composition at this instant uses it."""
+        if self._limits is not None and (self._batch.members or self._scheduler.queue):
+            self._limits.after_step(0)
         if not preempted:
             return False
         self._step = step
@@ -200,7 +239,7 @@ class SkippingEngine:
         budget = rules.max_num_batched_tokens - decodes - sum([chunk[1] for chunk in chunks])
         now = self._now_ps * SECONDS_PER_PS
         refused: list[Request] = []  # in this step; others may pass them only under a backfilling policy
-        while budget > 0 and len(batch.members) < rules.max_num_seqs:
+        while budget > 0 and len(batch.members) < batch.seats:
             request = scheduler.candidate(refused, batch, self._view(), now) if refused else scheduler.head(now)
             if request is None:
                 break
@@ -282,6 +321,8 @@ class SkippingEngine:
                 columns.gap(end - request.last_token_ps, 0, 1, 1)
             batch.start_decoding(request, step, self._output_tokens[request.row] - request.produced_tokens)
         self._log.step(start, duration, decodes, context, chunks, preempted, batch.memory.free)
+        if self._limits is not None:
+            self._limits.after_step(decodes + sum([chunk[1] for chunk in chunks]))
         self._flying.append(Outputs(end, step, 1, finals, batch.take_endings(step), []))
 
     def _run_of_steps(self, decodes: int, context: int, refusal: int) -> None:
@@ -290,6 +331,8 @@ class SkippingEngine:
         fixed, slope = self._step_time.decode_step(decodes)
         first, growth = fixed + slope * context, slope * decodes
         steps = self._length_of_run(first, growth, refusal)
+        if self._limits is not None:
+            self._limits.after_step(decodes, steps)
         if steps > 1:
             batch.memory.take(batch.decoding.blocks_of_run(step + 1, steps - 1))
             if self._flying:
@@ -312,6 +355,9 @@ class SkippingEngine:
         next_end = decoding.next_end()
         assert next_end is not None
         steps = min(refusal, next_end - self._step + 1)
+        if self._limits is not None:
+            unchanged = self._limits.steps_unchanged(len(self._scheduler.queue))
+            steps = steps if unchanged is None else min(steps, 1 + unchanged)
         until = self._next_change_ps()
         if until < FOREVER:
             # The first step is composed now; each further one when the step `depth` before it ends.
@@ -322,8 +368,8 @@ class SkippingEngine:
 
     def _next_change_ps(self) -> int:
         """When an arrival, or time alone, may change which request is admitted."""
-        until = self._arrivals.next_ps
-        if len(self._batch.members) < self._rules.max_num_seqs:
+        until = min(self._arrivals.next_ps, self._next_check_ps)
+        if len(self._batch.members) < self._batch.seats:
             stands_until = self._scheduler.queue.stands_until(self._now_ps * SECONDS_PER_PS)
             if stands_until * PS_PER_SECOND < until:
                 until = int(stands_until * PS_PER_SECOND) - 1_000  # a nanosecond early: seconds are rounded

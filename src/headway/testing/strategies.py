@@ -20,8 +20,9 @@ from headway.domain.request import Request
 from headway.policies import catalog
 from headway.policies.options import constructor_keywords
 from headway.scheduling.bundle import bundle
+from headway.scheduling.harm_judge import HarmLimits
 from headway.scheduling.scheduler import Policies
-from headway.simulator.rules import EngineRules
+from headway.simulator.rules import EngineRules, PluginRules
 from headway.simulator.step_time import LinearStepTime
 from headway.simulator.trace import Trace
 
@@ -160,6 +161,7 @@ def engine_rules(
     seats = draw(st.integers(1, 6))
     chunked = draw(st.booleans())
     context = draw(st.sampled_from([100, 170, 100_000] if chunked else [100, 170]))
+    threshold = draw(st.sampled_from([0, 0, 7])) if chunked else 0
     return EngineRules(
         kv_blocks=draw(st.integers(8, 60)),
         block_tokens=draw(st.sampled_from([1, 2, 16])),
@@ -167,12 +169,21 @@ def engine_rules(
         max_num_seqs=seats,
         max_num_batched_tokens=(seats if chunked else max(seats, context)) + draw(st.integers(0, 50)),
         chunked_prefill=chunked,
-        long_prefill_token_threshold=draw(st.sampled_from([0, 0, 7])) if chunked else 0,
+        long_prefill_token_threshold=threshold,
+        long_prefill_token_threshold_adaptive=threshold > 0 and draw(st.booleans()),
         reserve_full_prompt=draw(st.booleans()),
         watermark=draw(st.sampled_from([0.0, 0.0, 0.1])),
         async_scheduling=draw(st.booleans()) if asynchronous is None else asynchronous,
         prefix_caching=draw(st.booleans()) if prefix_caching is None else prefix_caching,
         resumed=draw(st.sampled_from(["front", "by-rank"])),
+    )
+
+
+def plugin_rules() -> st.SearchStrategy[PluginRules]:
+    """Everything off, or limits that move, or a guard that suspends at once and for a moment, or both."""
+    quick = [HarmLimits(1.0, 0.0, seconds, for_seconds) for seconds in (0.0, 1.0) for for_seconds in (0.0, 0.5, 3.0)]
+    return st.builds(
+        PluginRules, tuning=st.sampled_from(["off", "self-tuned"]), guard=st.none() | st.sampled_from(quick)
     )
 
 
