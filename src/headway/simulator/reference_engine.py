@@ -17,15 +17,13 @@ from dataclasses import dataclass, field
 from headway.domain.event import Listener
 from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request, RequestView
-from headway.policies.ordering.fcfs import Fcfs
-from headway.scheduling.harm_watch import SECONDS_BETWEEN_CHECKS, HarmWatch
 from headway.scheduling.scheduler import Policies, Scheduler
-from headway.scheduling.self_tuned_limits import SelfTunedLimits, StepFacts, StepLimits
 from headway.simulator.outcome import NEVER, StepObserver, StepRecord
+from headway.simulator.plugin_control import PluginControl
 from headway.simulator.reference_blocks import ContentKeyOf, ReferenceBlockMemory
 from headway.simulator.reference_request import ReferenceRequest
 from headway.simulator.rules import NO_PLUGIN, EngineRules, PluginRules
-from headway.simulator.step_time import PS_PER_SECOND, SECONDS_PER_PS, StepTime
+from headway.simulator.step_time import SECONDS_PER_PS, StepTime
 
 
 @dataclass(slots=True)
@@ -91,14 +89,8 @@ class ReferenceEngine:
         self._rules = rules
         self._step_time = step_time
         self._observer = observer
-        guard = None if isinstance(policies.ordering, Fcfs) else plugin.guard  # first come, first served harms nothing
-        self._harm = None if guard is None else HarmWatch(guard)
-        self._next_check_ps = 0
-        watches = [] if self._harm is None else [self._harm]
-        self._scheduler = Scheduler(policies, resumed=rules.resumed, listeners=[*watches, *listeners])
-        self._limits: SelfTunedLimits | None = None
-        if plugin.tuning == "self-tuned":
-            self._limits = SelfTunedLimits(rules.max_num_seqs, rules.long_prefill_token_threshold)
+        self._plugin = PluginControl(plugin, rules, policies)
+        self._scheduler = Scheduler(policies, resumed=rules.resumed, listeners=[*self._plugin.listeners, *listeners])
         self._memory = ReferenceBlockMemory(
             rules.kv_blocks, rules.block_tokens, content_key if rules.prefix_caching else None
         )
@@ -198,8 +190,8 @@ class ReferenceEngine:
         """
         if not self._running and not self.waiting:
             return None
-        self._judge_harm()
-        limits = self._step_limits()
+        lacking = [request.lacking_tokens for request in self._running if request.is_prefilling]
+        limits = self._plugin.before_step(self._scheduler, self.now_ps, len(self._running), lacking, self.memory)
         budget, requests = self._rules.max_num_batched_tokens, len(self._running) + self.waiting
         long_prompt_tokens = limits.long_prefill_threshold
         if requests == 1:
@@ -211,31 +203,8 @@ class ReferenceEngine:
         if not draft.preempted:
             self._admit_waiting(draft)
         self._victims += draft.preempted
-        if self._limits is not None:
-            self._limits.after_step(sum(draft.tokens.values()))
+        self._plugin.after_step(sum(draft.tokens.values()))
         return self._launch(draft) if draft.tokens else None
-
-    def _judge_harm(self) -> None:
-        """Once a second the do-no-harm guard, where there is one, suspends the policies or reinstates them."""
-        if self._harm is not None and self.now_ps >= self._next_check_ps:
-            self._next_check_ps = self.now_ps + SECONDS_BETWEEN_CHECKS * PS_PER_SECOND
-            self._harm.check(self._scheduler, self._now)
-
-    def _step_limits(self) -> StepLimits:
-        """Long-prefill threshold and cap on running requests: the engine's own, or those that the plug-in moves."""
-        if self._limits is None or self._scheduler.suspended:
-            return StepLimits(self._rules.long_prefill_token_threshold, self._rules.max_num_seqs)
-        lacking = [request.lacking_tokens for request in self._running if request.is_prefilling]
-        return self._limits.before_step(
-            StepFacts(
-                token_budget=self._rules.max_num_batched_tokens,
-                running=len(self._running),
-                prefill_left=lacking,
-                head=self._scheduler.head(self._now) if lacking else None,
-                memory=self.memory,
-                waiting=self.waiting,
-            )
-        )
 
     def _serve_running(self, draft: _Draft) -> None:
         """Give every running request what it lacks, in order of admission, while the budget lasts."""
@@ -274,8 +243,7 @@ class ReferenceEngine:
         """
         self._vacate(victim)
         victim.high_water_tokens = max(victim.high_water_tokens, victim.computed_tokens)
-        if self._limits is not None:
-            self._limits.preempted(victim.computed_tokens)
+        self._plugin.preempted(victim.computed_tokens)
         victim.computed_tokens = 0
         victim.placeholders = 0
         victim.preemptions += 1

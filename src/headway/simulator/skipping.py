@@ -16,10 +16,7 @@ from typing import NamedTuple
 from headway.domain.event import Listener
 from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request
-from headway.policies.ordering.fcfs import Fcfs
-from headway.scheduling.harm_watch import SECONDS_BETWEEN_CHECKS, HarmWatch
 from headway.scheduling.scheduler import Policies, Scheduler
-from headway.scheduling.self_tuned_limits import SelfTunedLimits, StepFacts
 from headway.simulator.arrivals import FOREVER, Arrivals, RequestFactory, why_never
 from headway.simulator.batch import NO_LIMIT, Batch, Chunks
 from headway.simulator.blocks import BlockMemory, CountedBlocks
@@ -27,6 +24,7 @@ from headway.simulator.constrained_step import Moment, constrained_step
 from headway.simulator.day_columns import DayColumns
 from headway.simulator.decoding import least_steps, run_duration
 from headway.simulator.outcome import NEVER, DayOutcome, StepObserver
+from headway.simulator.plugin_control import PluginControl
 from headway.simulator.prefix_cache import CachedBlocks
 from headway.simulator.rules import NO_PLUGIN, EngineRules, PluginRules
 from headway.simulator.step_log import StepLog
@@ -85,14 +83,8 @@ class SkippingEngine:
             memory = CachedBlocks(rules.kv_blocks, rules.block_tokens, trace.prefix_ids, trace.prefix_block_tokens)
         self._rules = rules
         self._batch = Batch(rules, memory)
-        guard = None if isinstance(policies.ordering, Fcfs) else plugin.guard
-        self._harm = None if guard is None else HarmWatch(guard)
-        self._next_check_ps = FOREVER if guard is None else 0
-        self._limits: SelfTunedLimits | None = None
-        if plugin.tuning == "self-tuned":
-            self._limits = SelfTunedLimits(rules.max_num_seqs, rules.long_prefill_token_threshold)
-        watches = [] if self._harm is None else [self._harm]
-        self._scheduler = Scheduler(policies, resumed=rules.resumed, listeners=[*watches, *listeners])
+        self._plugin = PluginControl(plugin, rules, policies)
+        self._scheduler = Scheduler(policies, resumed=rules.resumed, listeners=[*self._plugin.listeners, *listeners])
         self._columns = DayColumns(len(trace))
         self._now_ps = 0
         self._busy_until_ps = 0  # end of the last step composed
@@ -148,8 +140,11 @@ class SkippingEngine:
     def _compose(self) -> bool:
         """Compose the next step, or a run of steps equal to it; False if there is nothing to do."""
         batch, step = self._batch, self._step + 1
-        if self._limits is not None or self._now_ps >= self._next_check_ps:
-            self._act_as_plugin()
+        if self._plugin.acts and (batch.members or self._scheduler.queue):
+            prefill_left = [request.target_tokens - request.computed_tokens for request in batch.prefilling]
+            batch.threshold, batch.seats = self._plugin.before_step(
+                self._scheduler, self._now_ps, len(batch.members), prefill_left, self._view()
+            )
         decodes, context = batch.decoding.size, 0
         preempted: tuple[int, ...] = ()
         returning = batch.stalled
@@ -189,43 +184,22 @@ class SkippingEngine:
         self._columns.sample(self._now_ps, queued, len(batch.members), used)
         return True
 
-    def _act_as_plugin(self) -> None:
-        """Before a step: once a second the guard judges, and the limits move, where the plug-in has these."""
-        batch, scheduler, rules = self._batch, self._scheduler, self._rules
-        waiting = len(scheduler.queue)
-        if not batch.members and not waiting:
-            return
-        now = self._now_ps * SECONDS_PER_PS
-        if self._harm is not None and self._now_ps >= self._next_check_ps:
-            self._next_check_ps = self._now_ps + SECONDS_BETWEEN_CHECKS * PS_PER_SECOND
-            self._harm.check(scheduler, now)
-        if self._limits is None or scheduler.suspended:
-            batch.threshold, batch.seats = rules.long_prefill_token_threshold, rules.max_num_seqs
-            return
-        prefill_left = [request.target_tokens - request.computed_tokens for request in batch.prefilling]
-        head = scheduler.head(now) if prefill_left else None
-        facts = StepFacts(
-            rules.max_num_batched_tokens, len(batch.members), prefill_left, head, self._view(), len(scheduler.queue)
-        )
-        batch.threshold, batch.seats = self._limits.before_step(facts)
-
     def _constrained(self, step: int, returning: list[TrackedRequest]) -> tuple[Chunks, tuple[int, ...], int, int]:
         """(chunks, preempted rows, decodes, their context tokens) of a step that not every request gets a share of."""
         moment = Moment(step, self._now_ps, self._busy_until_ps)
         shared = constrained_step(self._batch, self._scheduler, moment, returning)
         for victim in shared.preempted:
             self._columns.preemptions[victim.row] += 1
-        if self._limits is not None:
-            for tokens in shared.lost_tokens:
-                self._limits.preempted(tokens)
+        for tokens in shared.lost_tokens:
+            self._plugin.preempted(tokens)
         if shared.owed:
             self._flying[-1].stale.extend(shared.owed)
         return shared.chunks, tuple([v.row for v in shared.preempted]), shared.decodes, shared.context_tokens
 
     def _nothing_scheduled(self, step: int, preempted: tuple[int, ...]) -> bool:
         """A step without tokens takes no time; if it made room, the next composition at this instant uses it."""
-        if self._limits is not None and (self._batch.members or self._scheduler.queue):
-            self._limits.after_step(0)
+        if self._batch.members or self._scheduler.queue:
+            self._plugin.after_step(0)
         if not preempted:
             return False
         self._step = step
@@ -321,8 +295,8 @@ class SkippingEngine:
                 columns.gap(end - request.last_token_ps, 0, 1, 1)
             batch.start_decoding(request, step, self._output_tokens[request.row] - request.produced_tokens)
         self._log.step(start, duration, decodes, context, chunks, preempted, batch.memory.free)
-        if self._limits is not None:
-            self._limits.after_step(decodes + sum([chunk[1] for chunk in chunks]))
+        if self._plugin.acts:
+            self._plugin.after_step(decodes + sum([chunk[1] for chunk in chunks]))
         self._flying.append(Outputs(end, step, 1, finals, batch.take_endings(step), []))
 
     def _run_of_steps(self, decodes: int, context: int, refusal: int) -> None:
@@ -331,8 +305,7 @@ class SkippingEngine:
         fixed, slope = self._step_time.decode_step(decodes)
         first, growth = fixed + slope * context, slope * decodes
         steps = self._length_of_run(first, growth, refusal)
-        if self._limits is not None:
-            self._limits.after_step(decodes, steps)
+        self._plugin.after_step(decodes, steps)
         if steps > 1:
             batch.memory.take(batch.decoding.blocks_of_run(step + 1, steps - 1))
             if self._flying:
@@ -354,10 +327,7 @@ class SkippingEngine:
         decoding = self._batch.decoding
         next_end = decoding.next_end()
         assert next_end is not None
-        steps = min(refusal, next_end - self._step + 1)
-        if self._limits is not None:
-            unchanged = self._limits.steps_unchanged(len(self._scheduler.queue))
-            steps = steps if unchanged is None else min(steps, 1 + unchanged)
+        steps = self._plugin.steps_alike(min(refusal, next_end - self._step + 1), len(self._scheduler.queue))
         until = self._next_change_ps()
         if until < FOREVER:
             # The first step is composed now; each further one when the step `depth` before it ends.
@@ -368,7 +338,7 @@ class SkippingEngine:
 
     def _next_change_ps(self) -> int:
         """When an arrival, or time alone, may change which request is admitted."""
-        until = min(self._arrivals.next_ps, self._next_check_ps)
+        until = min(self._arrivals.next_ps, self._plugin.next_check_ps)
         if len(self._batch.members) < self._batch.seats:
             stands_until = self._scheduler.queue.stands_until(self._now_ps * SECONDS_PER_PS)
             if stands_until * PS_PER_SECOND < until:
