@@ -21,6 +21,7 @@ STEP_TIME = LinearStepTime(
 )
 TINY = EngineRules(kv_blocks=2_000, block_tokens=16, max_model_tokens=512, max_num_batched_tokens=256, max_num_seqs=32)
 GENERATED_REQUESTS = 120
+CACHES = ("plain", "shared", "own")  # no prefix cache; one with shared prompts; one in which nothing is shared
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def _next_turns(trace: Trace) -> dict[int, int]:
 
 
 def generated_days() -> Iterator[ParityDay]:
-    """Every rule on a day that needs it, each with one and two batches in flight, without and with prefix caching."""
+    """Every rule on a day that needs it, each with one and two batches in flight, and under each kind of `CACHES`."""
     tight = replace(TINY, kv_blocks=70)
     cases: dict[str, tuple[EngineRules, Literal["fcfs", "priority"]]] = {
         "ample": (TINY, "fcfs"),
@@ -91,13 +92,14 @@ def generated_days() -> Iterator[ParityDay]:
     }
     for seed, (name, (rules, ordering)) in enumerate(cases.items()):
         for async_scheduling in (False, True):
-            for prefix_caching in (False, True):
-                flags = f"{'async' if async_scheduling else 'sync'}-{'cache' if prefix_caching else 'plain'}"
-                trace = generated_trace(np.random.default_rng([seed, async_scheduling, prefix_caching]))
+            for number, cache in enumerate(CACHES):
+                trace = generated_trace(np.random.default_rng([seed, async_scheduling, number]))
+                if cache == "own":
+                    trace = replace(trace, prefix_ids=None)
                 yield ParityDay(
-                    f"{name}-{flags}",
+                    f"{name}-{'async' if async_scheduling else 'sync'}-{cache}",
                     in_sessions(trace) if name == "sessions" else trace,
-                    replace(rules, async_scheduling=async_scheduling, prefix_caching=prefix_caching),
+                    replace(rules, async_scheduling=async_scheduling, prefix_caching=cache != "plain"),
                     ordering,
                 )
 
@@ -159,7 +161,7 @@ def recorded_days(folder: Path) -> Iterator[ParityDay]:
             yield ParityDay(f"{name}-{label}", trace, which, "fcfs")
             ranked = replace(which, resumed="by-rank")
             yield ParityDay(f"{name}-priority-{label}", trace, ranked, "priority")
-    large = replace(rules, kv_blocks=4_600, max_model_tokens=65_536, max_num_batched_tokens=8_192, prefix_caching=True)
+    large = replace(rules, kv_blocks=4_600, max_model_tokens=65_536, max_num_batched_tokens=8_192)
     for name, rows, speed in (("mooncake_conversation", 60, 1.0), ("agentic_coding_weka", 40, 1.0)):
         trace = _recorded(folder, name, rows, large.max_model_tokens, speed)
         for label, async_scheduling in (("sync", False), ("async", True)):

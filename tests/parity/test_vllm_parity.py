@@ -116,7 +116,10 @@ def test_generated_days_reach_the_rules_they_are_meant_for() -> None:
         outcome, steps = our_day(day)
         if not name.startswith(("ample", "few-seats", "priority-ample", "watermark-alone")):
             assert outcome.preemptions.sum() >= 5, name
-        if day.rules.prefix_caching:
+        if name.endswith("shared"):
             assert outcome.cached_tokens.sum() > 100, name
+        if name.endswith("own"):
+            found = sum(before for step in steps for row, _, before in step.chunks if row in step.admitted)
+            assert found > 0 or not outcome.preemptions.any(), name
         if day.rules.chunked_prefill and day.rules.max_num_batched_tokens < 400:
             assert any(before and row not in step.admitted for step in steps for row, _, before in step.chunks), name

@@ -5,6 +5,7 @@ The true output length is not here and cannot be reached from here: it lives in 
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, TypeAlias
 
 from headway.domain.estimate import LengthEstimate
@@ -64,11 +65,14 @@ class RequestView(Protocol):
         """What the predictor stamped on it at entry; None before that."""
 
 
+NEVER_LOOKED_UP = -math.inf
+
+
 class Request:
     """A request as the scheduler keeps it; satisfies `RequestView`.
 
     `produced_tokens` and `cached_prompt_tokens` are written by the shell that owns the request, `estimate` by the
-    scheduler at entry; policies only read.
+    scheduler at entry; policies only read. `looked_up_at` is when the shell last asked its prefix cache, in seconds.
     """
 
     __slots__ = (
@@ -77,6 +81,7 @@ class Request:
         "deadline",
         "estimate",
         "id",
+        "looked_up_at",
         "max_output_tokens",
         "priority",
         "produced_tokens",
@@ -113,6 +118,7 @@ class Request:
         self.produced_tokens = produced_tokens
         self.sequences = sequences
         self.estimate: LengthEstimate | None = None
+        self.looked_up_at = NEVER_LOOKED_UP
 
     def __repr__(self) -> str:
         return f"Request({self.id!r}, arrived_at={self.arrived_at:.6f}, prompt_tokens={self.prompt_tokens})"

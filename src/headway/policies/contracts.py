@@ -63,7 +63,10 @@ class RankedOrdering(Protocol):
     """Which request runs next, when the answer is fixed at entry: a rank for each request, lower sooner."""
 
     def rank(self, request: RequestView) -> Rank:
-        """The request's rank. Asked at entry, and again when a preempted request returns. Ties: earlier arrival."""
+        """The request's rank; ties go to the earlier arrival.
+
+        Asked at entry, when a preempted request returns, and when the cache holds much more or less of the head.
+        """
 
 
 @runtime_checkable
@@ -71,7 +74,7 @@ class LanedOrdering(Protocol):
     """Which request runs next, when the answer moves with time: a few lanes, of which only the heads are compared."""
 
     def lane(self, request: RequestView) -> LaneId:
-        """The lane the request joins. Asked once at entry, before `rank`."""
+        """The lane the request joins. Asked before `rank`."""
 
     def rank(self, request: RequestView) -> Rank:
         """The request's place inside its lane, lower sooner. Ties: earlier arrival. Return 0 for FCFS in the lane."""

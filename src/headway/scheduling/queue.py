@@ -96,6 +96,13 @@ class WaitingQueue:
             other.add(entry[-1])
         return other
 
+    def requeue(self, request_id: RequestId) -> None:
+        """Ask again for the lane and rank of a waiting request, whose work has changed; one in front stays there."""
+        if request_id not in self._front:
+            request = self.remove(request_id)
+            assert request is not None, "it waits"
+            self.add(request)
+
     def head(self, now: float) -> Request | None:
         """The next request at time `now` (seconds); None if the queue is empty."""
         if self._front:

@@ -21,7 +21,7 @@ from headway.domain.event import (
     Refused,
 )
 from headway.domain.replica_view import BatchView, MemoryView
-from headway.domain.request import Request, RequestId
+from headway.domain.request import NEVER_LOOKED_UP, Request, RequestId
 from headway.policies.admission.greedy import Greedy
 from headway.policies.contracts import (
     AdmissionPolicy,
@@ -137,7 +137,8 @@ class Scheduler:
         raise ValueError(f"the preemption policy named {chosen.id!r}, which is not running")
 
     def preempted(self, request: Request, now: float) -> None:
-        """A running request lost its memory and waits again."""
+        """A running request lost its memory and waits again; what a prefix cache held of it is out of date."""
+        request.looked_up_at = NEVER_LOOKED_UP
         self.queue.resume(request)
         if self._listeners:
             self._deliver(Preempted(request, now))

@@ -5,7 +5,7 @@ same day, and this one has to take vLLM's own decisions (`docs/parity.md`). Name
 0.32 that a rule comes from; methods without a class are those of `vllm.v1.core.sched.scheduler.Scheduler`.
 
 It has no trace, no day and no wall clock. Its user submits requests and takes the steps: `reference.py` plays a trace
-at once, the gateway's embedded engine plays live requests in real time.
+at once, the gateway's embedded engine plays live requests in real time. One file because vLLM's loop is one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from headway.domain.event import Listener
 from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request, RequestView
+from headway.scheduling.head_lookups import MOVES_PER_STEP, is_stale, note_answer
 from headway.scheduling.scheduler import Policies, Scheduler
 from headway.simulator.outcome import NEVER, StepObserver, StepRecord
 from headway.simulator.plugin_control import PluginControl
@@ -51,6 +52,7 @@ class _Draft:
     long_prompt_tokens: int  # most tokens of one prompt in this step, 0 for no limit
     seats: int  # requests that may run
     tokens: dict[ReferenceRequest, int] = field(default_factory=dict)  # in the order in which they were given
+    heads_moved: int = 0  # because the prefix cache holds something else of them now
     preempted: list[int] = field(default_factory=list)
     admitted: list[int] = field(default_factory=list)
 
@@ -117,7 +119,7 @@ class ReferenceEngine:
     def submit(self, request: ReferenceRequest, output_tokens: int) -> None:
         """Queue a request that will produce `output_tokens`. It must fit the replica, see `arrivals.why_never`."""
         self._inside[request] = output_tokens
-        request.cached_prompt_tokens = len(self._memory.find(request)) * self._rules.block_tokens
+        note_answer(request, self._cached_tokens(request), self._now)
         self._scheduler.arrive(request, self._now)
 
     def refuse(self, request: ReferenceRequest, reason: str) -> None:
@@ -269,13 +271,31 @@ class ReferenceEngine:
         Unless the admission policy backfills: then requests that it names may pass those that do not fit.
         """
         refused: list[Request] = []
-        while draft.budget > 0 and len(self._running) < draft.seats:
+        while True:
+            if self._rules.prefix_caching and not refused:
+                self._look_up_heads(draft)
+            if draft.budget <= 0 or len(self._running) >= draft.seats:
+                return
             request = self._scheduler.candidate(refused, self, self.memory, self._now)
             if request is None:
                 return
             assert isinstance(request, ReferenceRequest)
             if not self._admit_one(request, refused, draft):
                 refused.append(request)
+
+    def _look_up_heads(self, draft: _Draft) -> None:
+        """Ask the cache about the head, as the vLLM plug-in does; one that loses its place makes room for the next."""
+        while draft.heads_moved < MOVES_PER_STEP:
+            head = self._scheduler.head(self._now)
+            if head is None or not is_stale(head, self._now):
+                return
+            assert isinstance(head, ReferenceRequest)
+            if note_answer(head, self._cached_tokens(head), self._now):
+                draft.heads_moved += 1
+                self._scheduler.queue.requeue(head.id)
+
+    def _cached_tokens(self, request: ReferenceRequest) -> int:
+        return len(self._memory.find(request)) * self._rules.block_tokens
 
     def _admit_one(self, request: ReferenceRequest, refused: list[Request], draft: _Draft) -> bool:
         """Admit one request; False if budget, memory or policy say no."""

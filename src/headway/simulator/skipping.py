@@ -16,6 +16,7 @@ from typing import NamedTuple
 from headway.domain.event import Listener
 from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request
+from headway.scheduling.head_lookups import MOVES_PER_STEP, STALE_SECONDS, is_stale, note_answer
 from headway.scheduling.scheduler import Policies, Scheduler
 from headway.simulator.arrivals import FOREVER, Arrivals, RequestFactory, why_never
 from headway.simulator.batch import NO_LIMIT, Batch, Chunks
@@ -82,6 +83,9 @@ class SkippingEngine:
         if rules.prefix_caching:
             memory = CachedBlocks(rules.kv_blocks, rules.block_tokens, trace.prefix_ids, trace.prefix_block_tokens)
         self._rules = rules
+        self._shares = rules.prefix_caching and trace.prefix_ids is not None
+        self._looks_up = self._shares  # otherwise from the first preemption on
+        self._look_up_ps = FOREVER  # when the cache is asked about the head again
         self._batch = Batch(rules, memory)
         self._plugin = PluginControl(plugin, rules, policies)
         self._scheduler = Scheduler(policies, resumed=rules.resumed, listeners=[*self._plugin.listeners, *listeners])
@@ -126,8 +130,8 @@ class SkippingEngine:
             self._columns.arrived_ps[row] = at_ps
             reason = why_never(self._rules, request.prompt_tokens, self._output_tokens[row])
             if reason is None:
-                if self._rules.prefix_caching:
-                    request.cached_prompt_tokens = self._batch.memory.cached_tokens(request)
+                if self._shares:
+                    note_answer(request, self._batch.memory.cached_tokens(request), now)
                 self._scheduler.arrive(request, now)
                 continue
             self._columns.refused[row] = reason
@@ -170,6 +174,7 @@ class SkippingEngine:
             refusal = self._admit(decodes, chunks)
         else:
             refusal = NO_LIMIT
+            self._look_up_ps = FOREVER
         if not decodes and not chunks:
             return self._nothing_scheduled(step, preempted)
         self._step = step
@@ -190,6 +195,7 @@ class SkippingEngine:
         shared = constrained_step(self._batch, self._scheduler, moment, returning)
         for victim in shared.preempted:
             self._columns.preemptions[victim.row] += 1
+            self._looks_up = self._rules.prefix_caching
         for tokens in shared.lost_tokens:
             self._plugin.preempted(tokens)
         if shared.owed:
@@ -213,7 +219,12 @@ class SkippingEngine:
         budget = rules.max_num_batched_tokens - decodes - sum([chunk[1] for chunk in chunks])
         now = self._now_ps * SECONDS_PER_PS
         refused: list[Request] = []  # in this step; others may pass them only under a backfilling policy
-        while budget > 0 and len(batch.members) < batch.seats:
+        moves_left = MOVES_PER_STEP
+        while True:
+            if self._looks_up and not refused:
+                moves_left = self._look_up_heads(now, moves_left)
+            if budget <= 0 or len(batch.members) >= batch.seats:
+                break
             request = scheduler.candidate(refused, batch, self._view(), now) if refused else scheduler.head(now)
             if request is None:
                 break
@@ -238,6 +249,22 @@ class SkippingEngine:
             chunks.append((request, tokens, hit))
             budget -= tokens
         return 1 if refused else NO_LIMIT
+
+    def _look_up_heads(self, now: float, moves_left: int) -> int:
+        """Ask the cache about the head, as the vLLM plug-in does; returns how many more may lose their place."""
+        self._look_up_ps = FOREVER
+        while (head := self._scheduler.head(now)) is not None:
+            assert isinstance(head, TrackedRequest)
+            if not (self._shares or head.high_water_tokens):
+                break  # it has never run, and others' blocks are not for it
+            stale = moves_left and is_stale(head, now)
+            if stale and note_answer(head, self._batch.memory.cached_tokens(head), now):
+                moves_left -= 1
+                self._scheduler.queue.requeue(head.id)
+                continue
+            self._look_up_ps = int((head.looked_up_at + STALE_SECONDS) * PS_PER_SECOND) - 1_000  # as `_next_change_ps`
+            break
+        return moves_left
 
     def _room(self, request: TrackedRequest, budget: int) -> tuple[int, int] | None:
         """(tokens of its first chunk, cached before them); None if budget or memory do not reach."""
@@ -338,7 +365,7 @@ class SkippingEngine:
 
     def _next_change_ps(self) -> int:
         """When an arrival, or time alone, may change which request is admitted."""
-        until = min(self._arrivals.next_ps, self._plugin.next_check_ps)
+        until = min(self._arrivals.next_ps, self._plugin.next_check_ps, self._look_up_ps)
         if len(self._batch.members) < self._batch.seats:
             stands_until = self._scheduler.queue.stands_until(self._now_ps * SECONDS_PER_PS)
             if stands_until * PS_PER_SECOND < until:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headway.domain.request import Request
+from headway.domain.request import NEVER_LOOKED_UP, Request
 
 WAITING, PREFILLING, DECODING, LEAVING = range(4)
 
@@ -70,6 +70,7 @@ class TrackedRequest(Request):
         self.deadline = deadline
         self.priority = priority
         self.cached_prompt_tokens = 0
+        self.looked_up_at = NEVER_LOOKED_UP
         self.produced_tokens = 0
         self.sequences = 1
         self.estimate = None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 from headway.domain.request import Request
+from headway.scheduling.head_lookups import MOVES_PER_STEP
 from headway.vllm_plugin import vllm_adapter as vllm
 from headway.vllm_plugin.fallback import FallbackScheduler
 from headway.vllm_plugin.request_book import RequestBook
@@ -20,7 +21,6 @@ from headway.vllm_plugin.vllm_adapter import VllmAdapter, VllmRequest
 
 _BLOCKED_CHECKED_PER_SCAN = 256  # whether one is ready costs about a microsecond
 _SKIPPED_OFFERED_PER_SCAN = 64  # offering one costs vLLM a prefix lookup
-_HEADS_REFRESHED_PER_SCAN = 4  # heads moved because the prefix cache holds something else now
 
 
 class PolicyQueue:
@@ -248,7 +248,7 @@ class PolicyQueue:
         """The head of the order, its cached tokens up to date."""
         while (view := self._policies.head(self.now)) is not None:
             entry = self._entries[view.id]
-            if self._refreshed < _HEADS_REFRESHED_PER_SCAN and self._refresh_head(entry):
+            if self._refreshed < MOVES_PER_STEP and self._refresh_head(entry):
                 continue
             return entry
         return None

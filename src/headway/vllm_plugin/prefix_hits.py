@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+from headway.scheduling.head_lookups import is_stale, note_answer
 from headway.vllm_plugin import vllm_adapter as vllm
 from headway.vllm_plugin.request_entries import Entry
 
 Lookup: TypeAlias = Callable[[Sequence[Any], int], int]
 """(block hashes, tokens at most) → tokens cached."""
-
-_STALE_SECONDS = 1.0  # an answer older than this is looked up again when its request is a head
-_MUCH = 0.25  # relative change of prefill work that is worth moving a request
 
 
 class PrefixHits:
@@ -48,28 +46,19 @@ class PrefixHits:
 
     def refresh(self, entry: Entry, now: float) -> bool:
         """Look a head up again if the answer is old; true if its prefill work changed by more than a quarter."""
-        if now - entry.looked_up_at < _STALE_SECONDS:
-            return False
-        view = entry.view
-        before = _work(entry)
-        self._ask(entry, now)
-        return abs(_work(entry) - before) > _MUCH * max(1, before) and view.prompt_tokens > 0
+        return is_stale(entry.view, now) and self._ask(entry, now) and entry.view.prompt_tokens > 0
 
-    def _ask(self, entry: Entry, now: float) -> None:
+    def _ask(self, entry: Entry, now: float) -> bool:
+        """Whether the answer changed the request's prefill work much."""
         hashes = vllm.block_hashes_to_look_up(entry.request)
         if not hashes or self._left_seconds <= 0:
-            return
+            return False
         began = self._clock()
-        entry.looked_up_at = now
         asked = hashes if len(hashes) <= self._blocks_max else hashes[: self._blocks_max]
         tokens_max = vllm.total_tokens(entry.request) - 1
         cached = self._lookup(asked, tokens_max)
-        entry.view.cached_prompt_tokens = min(cached, tokens_max)
+        changed_much = note_answer(entry.view, min(cached, tokens_max), now)
         self.lookups += 1
         self.hit_tokens += cached
         self._left_seconds -= self._clock() - began
-
-
-def _work(entry: Entry) -> int:
-    view = entry.view
-    return view.prompt_tokens + view.produced_tokens - view.cached_prompt_tokens
+        return changed_much

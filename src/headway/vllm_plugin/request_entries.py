@@ -48,7 +48,6 @@ class Entry:
         "first_token_came",
         "hints",
         "id",
-        "looked_up_at",
         "place",
         "produced_at_admission",
         "request",
@@ -72,7 +71,6 @@ class Entry:
         self.first_token_came = False
         self.produced_at_admission = 0
         self.work = 0  # prefill tokens at arrival, as the live FCFS estimate counts them
-        self.looked_up_at = float("-inf")  # when the prefix cache was last asked
         self.wait_began = NO_READING  # the wait clocks at arrival
 
     def __repr__(self) -> str:

@@ -24,7 +24,7 @@ class HighestResponseRatio:
         the clock is in seconds, not in prefilled tokens; ties go to the earlier arrival, then to less work, not by
         id; tokens produced before a preemption count as work; no fall-back to FCFS above 128 waiting; requests that
         share an uncached prefix are not held back for each other.
-    Reads: prompt length, cached prompt tokens at entry, tokens produced, the arrival time.
+    Reads: prompt length, cached prompt tokens, tokens produced, the arrival time.
     Wins when: prefill is the bottleneck, prompts differ widely and the tail counts as well as the mean.
     Loses when: decoding or KV memory is the bottleneck: it does not look at outputs.
     """

@@ -9,10 +9,10 @@ class LongestPrefixMatch:
     """Longest cached prefix first.
 
     Idea: serve the requests that reuse most of the cache before something evicts it.
-    Source: SGLang's `lpm` schedule policy (arXiv 2312.07104, §3). Deviations: the match is the one seen at entry, not
-        asked again each round; no fall-back to FCFS beyond 128 waiting; no holding back of requests that share an
-        uncached prefix with one already waiting.
-    Reads: cached prompt tokens at entry, then the arrival time.
+    Source: SGLang's `lpm` schedule policy (arXiv 2312.07104, §3). Deviations: the match is the one seen at entry; only
+        the head is asked again, once a second; no fall-back to FCFS beyond 128 waiting; no holding back of requests
+        that share an uncached prefix with one already waiting.
+    Reads: cached prompt tokens, then the arrival time.
     Wins when: the cache is small against the shared prefixes, so that order decides what is still there.
     Loses when: the tail matters: a request with no match waits as long as others with one keep coming. A long match
         is not a small request: 90,000 of 100,000 tokens cached goes before 0 of 10.

@@ -39,7 +39,7 @@ class PricedWork:
         wait. docs/priced-work.md has the linear programs this follows, the bound and its proof.
     Source: ours. Volume: SVF, arXiv 2606.22327v2. In the fluid model under Kleinrock's conservation law (1965) the
         optimum is all-or-nothing: a request waits not at all or as long as allowed.
-    Reads: prompt length, cached prompt tokens at entry, the length estimate's quantiles, arrivals and admissions.
+    Reads: prompt length, cached prompt tokens, the length estimate's quantiles, arrivals and admissions.
     Wins when: load comes in rushes or exceeds what can be served, whatever is scarce, and lengths differ.
     Loses when: the longest wait matters and not the 99th percentile, since requests that make way wait long. Against
         the least prefill first in the mean, where the tail does not count; against fcfs at p99 in a long overload of

@@ -12,7 +12,7 @@ class ShortestJobFirst:
     Idea: add the time to prefill what is not cached and the time to decode what is expected; serve the least sum first.
     Source: shortest-processing-time-first, optimal for the mean on one machine that serves one job at a time (Smith,
         1956). A batching engine is no such machine: SVF prices the memory held as well.
-    Reads: prompt length, cached prompt tokens at entry, the length estimate, and the replica's costs of a token.
+    Reads: prompt length, cached prompt tokens, the length estimate, and the replica's costs of a token.
     Wins when: seats or compute are the bottleneck and the estimate tells long outputs from short ones.
     Loses when: KV memory is the bottleneck, the estimate is poor, or overload lasts: long requests then starve
         without bound.

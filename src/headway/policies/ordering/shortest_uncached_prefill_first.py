@@ -10,10 +10,10 @@ class ShortestUncachedPrefillFirst:
 
     Idea: a long prompt that is already in the prefix cache is a short piece of work and should be treated as one.
     Source: the `len - cached` key of SGLang PR #30806 without its ageing; ROCm/ATOM PR #2158 orders alike. Those ask
-        the cache again each round; here the hit is the one seen at entry.
-    Reads: prompt length, cached prompt tokens at entry, tokens produced before a preemption (they are computed again).
+        the cache again each round; here at entry, then once a second for the head only.
+    Reads: prompt length, cached prompt tokens, tokens produced before a preemption (they are computed again).
     Wins when: prefill is the bottleneck and prefix hits differ between requests (agents, long conversations).
-    Loses when: decoding or KV memory is the bottleneck, when the cache loses what it held at entry, or when overload
+    Loses when: decoding or KV memory is the bottleneck, when the cache has lost what it held at entry, or when overload
         lasts: large cold prompts then starve without bound.
     """
 
