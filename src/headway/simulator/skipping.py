@@ -5,6 +5,8 @@ events nothing changes but counters, so a run of k decode steps is one addition 
 must look at single requests, because memory or the token budget ran out, go through `constrained_step.py`.
 
 Time line of asynchronous scheduling: step i is composed when step i - 2 has ended, while step i - 1 runs.
+
+One file because composing, taking and ending a step change the same few counters.
 """
 
 from __future__ import annotations
