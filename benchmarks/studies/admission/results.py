@@ -154,7 +154,7 @@ def with_rows(trace: Trace, kept: np.ndarray[Any, np.dtype[np.bool_]]) -> Trace:
 
 
 def saturation_of(trace: Trace, server: Replica) -> float:
-    return measure_saturation(trace, lambda one: live(one, server), jobs=1).requests_per_second
+    return measure_saturation(trace, lambda one: live(one, server)).requests_per_second
 
 
 def live(

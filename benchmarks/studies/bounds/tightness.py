@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 
 from headway.bench.experiment.bundles import Bundle
-from headway.bench.experiment.saturation import at_rate, is_closed_loop, measure_saturation
+from headway.bench.experiment.saturation import Saturation, is_closed_loop, measure_saturation
 from headway.bench.experiment.simulated_runs import simulate_bundle
 from headway.bench.metrics.agreement import times_of
 from headway.bench.traces.loading import load_trace
@@ -51,7 +51,7 @@ def main() -> None:
         for load in LOADS:
             if load is None and is_closed_loop(trace):
                 continue  # sessions at once are a load like any other
-            day = at_load(trace, load, saturation.requests_per_second)
+            day = at_load(trace, load, saturation)
             bounds = lower_bounds(day, server.rules, server.step_time)
             print(row(f"{name}, {'all at once' if load is None else f'load {load:g}'}", best_of(day, server), bounds))
             print(f"{name} {load}", file=sys.stderr, flush=True)
@@ -65,10 +65,10 @@ def prepared(name: str, requests: int) -> tuple[Replica, Trace]:
     return server, check_context(trace, server.rules.max_model_tokens, "refuse")[0]
 
 
-def at_load(trace: Trace, load: float | None, saturated: float) -> Trace:
+def at_load(trace: Trace, load: float | None, saturation: Saturation) -> Trace:
     if load is None:
         return replace(trace, arrived_seconds=np.zeros(len(trace)))
-    return at_rate(trace, load * saturated)
+    return saturation.at_load(trace, load)
 
 
 def best_of(trace: Trace, server: Replica) -> Best:

@@ -9,7 +9,6 @@ import numpy as np
 
 from benchmarks.studies.ewsjf.situations import ewsjf, lanes_of, saturation, seconds, table
 from headway.bench.experiment.bundles import Bundle
-from headway.bench.experiment.saturation import at_rate
 from headway.policies.lanes.partition import refine_and_prune
 from headway.scheduling.scheduler import Policies
 from headway.simulator.replica import Replica, replica
@@ -31,7 +30,7 @@ def drift_trace(server: Replica) -> Trace:
     for prompts in (chat, batch):
         gaps = np.random.default_rng(6).exponential(1.0, HALF)
         half = Trace("half", np.cumsum(gaps), prompts.astype(np.int64), outputs)
-        halves.append(at_rate(half, 1.05 * saturation(server, half)))
+        halves.append(saturation(server, half).at_load(half, 1.05))
     night = halves[1].arrived_seconds + halves[0].arrived_seconds[-1]
     return replace(
         halves[0], name="day and night", arrived_seconds=np.concatenate([halves[0].arrived_seconds, night]),

@@ -34,7 +34,6 @@ from benchmarks.studies.ewsjf.situations import (
     table,
 )  # fmt: skip
 from headway.bench.experiment.bundles import Bundle
-from headway.bench.experiment.saturation import at_rate
 from headway.bench.experiment.simulated_runs import simulate_bundle
 from headway.policies.lanes.lane_assignment import Lane
 from headway.scheduling.scheduler import Policies
@@ -68,7 +67,7 @@ def paper_table() -> str:
 
     def work(cell: tuple[float, Bundle, int]) -> Numbers:
         load, bundle, seed = cell
-        trace = at_rate(paper_trace(seed), load * rates[seed])
+        trace = rates[seed].at_load(paper_trace(seed), load)
         return numbers(trace, simulate_bundle(trace, server, bundle, seed), short_below=256)
 
     found = dict(zip([(load, b.label, s) for load, b, s in cells], each(cells, work), strict=True))
@@ -84,7 +83,7 @@ def paper_table() -> str:
                 f"{base.short / own.short:.1f}×", seconds(own.long), seconds(own.mean), seconds(own.p99),
                 seconds(own.longest_wait),
             ])  # fmt: skip
-    rate = np.mean(list(rates.values()))
+    rate = np.mean([found.requests_per_second for found in rates.values()])
     return f"Load 1 is {rate:.2f} requests/s.\n\n" + table(
         ["load · order", "tokens/s, whole day", "tokens/s until the last arrival", "÷ fcfs", "TTFT short, s",
          "fcfs ÷ it", "TTFT long, s", "TTFT mean, s", "TTFT p99, s", "longest wait, s"], rows
@@ -106,8 +105,8 @@ def real_table() -> str:
 
     def work(cell: tuple[str, float, Bundle]) -> Numbers:
         name, load, bundle = cell
-        server, trace, rate = real(name)
-        trace = at_rate(trace, load * rate)
+        server, trace, saturated = real(name)
+        trace = saturated.at_load(trace, load)
         return numbers(trace, simulate_bundle(trace, server, bundle, 0))
 
     found = dict(zip([(n, load, b.label) for n, load, b in cells], each(cells, work), strict=True))
@@ -121,7 +120,9 @@ def real_table() -> str:
                          seconds(own[2].longest_wait)])  # fmt: skip
         header = ["TTFT in s", "mean at 0.7", "0.9", "1.1", "short half at 0.9", "1.1", "longest 5 % at 0.9", "1.1",
                   "p99 at 0.9", "1.1", "longest wait at 1.1"]  # fmt: skip
-        parts.append(f"**{name}**, load 1 is {real(name)[2]:.2f} requests/s\n\n{table(header, rows)}")
+        parts.append(
+            f"**{name}**, load 1 is {real(name)[2].requests_per_second:.2f} requests/s\n\n{table(header, rows)}"
+        )
     return "\n\n".join(parts)
 
 
@@ -169,10 +170,10 @@ def day(server: Replica, trace: Trace, options: Mapping[str, Any], change: Calla
 
 def situations() -> dict[str, tuple[Replica, Trace]]:
     server, trace = paper_server(), paper_trace(0)
-    found = {"paper's mix at 1.1": (server, at_rate(trace, 1.1 * saturation(server, trace)))}
+    found = {"paper's mix at 1.1": (server, saturation(server, trace).at_load(trace, 1.1))}
     for name, load in (("mooncake_conversation", 0.9), ("azure_code_2023", 1.1)):
-        server, trace, rate = real(name)
-        found[f"{name} at {load:g}"] = (server, at_rate(trace, load * rate))
+        server, trace, saturated = real(name)
+        found[f"{name} at {load:g}"] = (server, saturated.at_load(trace, load))
     return found
 
 

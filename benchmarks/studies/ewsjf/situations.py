@@ -10,7 +10,7 @@ import numpy as np
 
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.parallel import spread
-from headway.bench.experiment.saturation import measure_saturation
+from headway.bench.experiment.saturation import Saturation, measure_saturation
 from headway.bench.experiment.simulated_runs import simulate_bundle
 from headway.bench.traces.loading import load_trace
 from headway.bench.traces.reshaping import check_context, head
@@ -73,18 +73,16 @@ def paper_server() -> Replica:
 
 
 @cache
-def real(name: str) -> tuple[Replica, Trace, float]:
-    """A replica, the first requests of a trace, and how many per second saturate the replica under FCFS."""
+def real(name: str) -> tuple[Replica, Trace, Saturation]:
+    """A replica, the first requests of a trace, and the saturation of the replica under FCFS."""
     trace = head(load_trace(name, requests=TRACE_REQUESTS).trace, TRACE_REQUESTS)
     server = replica("h100", "llama-3.1-8b")
     trace, _ = check_context(trace, server.rules.max_model_tokens, "refuse")
     return server, trace, saturation(server, trace)
 
 
-def saturation(server: Replica, trace: Trace) -> float:
-    return measure_saturation(
-        trace, lambda t: simulate_bundle(t, server, Bundle("fcfs"), 0), jobs=1
-    ).requests_per_second
+def saturation(server: Replica, trace: Trace) -> Saturation:
+    return measure_saturation(trace, lambda t: simulate_bundle(t, server, Bundle("fcfs"), 0))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -20,7 +20,7 @@ from headway.bench.experiment.saturation import at_rate, measure_saturation
 from headway.bench.experiment.simulated_runs import simulate_bundle
 from headway.bench.metrics.run_metrics import Slo, summarise
 from headway.bench.traces.loading import load_trace
-from headway.bench.traces.reshaping import head
+from headway.bench.traces.reshaping import head, repeated
 from headway.bench.user_mistake import UserMistake
 from headway.bounds.lower_bounds import lower_bounds
 from headway.policies.catalog import ORDERING
@@ -215,13 +215,14 @@ def _settled(
         held.append(_held_blocks(outcome) * server.rules.block_tokens)
         return outcome
 
-    saturation = measure_saturation(trace, fcfs, jobs=1)
+    saturation = measure_saturation(trace, fcfs)
     facts = {
         "requests": len(trace),
         "kv_tokens": server.rules.kv_blocks * server.rules.block_tokens,
         "held_tokens": max(held),
         "saturation": saturation.requests_per_second,
         "closed_loop": saturation.closed_loop,
+        "copies": saturation.copies,
     }
     return _keep(folder, _setting(wanted, trace_name, replica_name, memory) | facts)
 
@@ -243,7 +244,7 @@ def _fill(wanted: Wanted, folder: Path, setting: dict[str, Any], trace: Trace, s
         missing = [(kind, one) for kind in asked for one in asked[kind] if one.label not in there[kind]]
         if not missing and str(load) in setting["bounds"]:
             continue
-        day = at_rate(trace, load * setting["saturation"])
+        day = at_rate(repeated(trace, setting["copies"]), load * setting["saturation"])
         if str(load) not in setting["bounds"]:
             bounds = lower_bounds(day, server.rules, server.step_time)
             told = {"e2e_mean": bounds.mean_e2e_seconds, "ttft_mean": bounds.mean_ttft_seconds}

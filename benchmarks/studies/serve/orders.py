@@ -154,7 +154,7 @@ def cells(one: Replica, seconds: float) -> Iterator[Cell]:
     for name, made in TRAFFICS.items():
         whole = made()
         sample = head(whole, 3_000)
-        found = measure_saturation(sample, lambda day: simulate_bundle(day, one, Bundle("fcfs"), 0), jobs=1)
+        found = measure_saturation(sample, lambda day: simulate_bundle(day, one, Bundle("fcfs"), 0))
         for load in LOADS:
             rate = load * REPLICAS * found.requests_per_second
             part = head(whole, round(rate * seconds / (1 - COUNTED_FROM)))

@@ -64,9 +64,15 @@ class Traffic:
         caching = caches_prefixes(options.prefix_caching, loaded.trace)
         with as_mistakes():
             server = modelled_replica(options, caching)
-        # Against the model's context alone: a request too long for this replica's memory is refused by the replica.
-        longest = server.rules.max_model_tokens
-        trace, notes = check_context(loaded.trace, longest, options.over_context.value, lines=loaded.lines)
+        rules = server.rules
+        words = {"limit": "the replica's KV memory", "holds_more": "more --kv-tokens"}
+        trace, notes = check_context(
+            loaded.trace,
+            rules.context_tokens,
+            options.over_context.value,
+            lines=loaded.lines,
+            **(words if rules.context_tokens < rules.max_model_tokens else {}),
+        )
         for note in notes:
             say(note)
         if self.loads.open_loop and is_closed_loop(trace):

@@ -11,7 +11,7 @@ from typing import get_args
 
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.comparison import Json
-from headway.bench.experiment.saturation import at_rate, measure_saturation
+from headway.bench.experiment.saturation import measure_saturation
 from headway.bench.experiment.simulated_runs import simulate_bundle
 from headway.bench.metrics.run_metrics import Slo
 from headway.bench.output_files import check_files, replacing
@@ -135,8 +135,8 @@ def _at_load(trace: Trace, server: Replica, traffic: Traffic) -> Trace:
     if load is None:
         return trace
     fcfs, seed = Bundle("fcfs"), traffic.reading.seed
-    measured = measure_saturation(trace, lambda day: simulate_bundle(day, server, fcfs, seed), jobs=1)
-    return at_rate(trace, load * measured.requests_per_second)
+    measured = measure_saturation(trace, lambda day: simulate_bundle(day, server, fcfs, seed))
+    return measured.at_load(trace, load)
 
 
 def _known(state: Path, problem: Problem) -> list[Tried]:

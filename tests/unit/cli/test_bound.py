@@ -54,9 +54,11 @@ def test_the_docs_name_every_key(headway: Headway, small_trace: Path) -> None:
 def test_a_trace_that_the_replica_cannot_serve(headway: Headway, tmp_path: Path) -> None:
     path = tmp_path / "long.jsonl"
     path.write_text('{"timestamp": 0, "input_length": 5000, "output_length": 5}\n')
-    said = headway("bound", path, "--kv-tokens", "1600")
-    assert said.status == 0, said.err
-    assert "nothing to bound" in said.out
+    for over_context in ("error", "refuse"):
+        said = headway("bound", path, "--kv-tokens", "1600", "--over-context", over_context)
+        assert said.status == 2
+        assert "past the replica's KV memory of 1,601" in said.err
+        assert "more --kv-tokens" in said.err
 
 
 def test_a_file_that_cannot_be_written_is_found_out_before_the_work(headway: Headway, small_trace: Path) -> None:

@@ -113,7 +113,7 @@ def test_a_sweep_holds_every_load(headway: Headway, small_trace: Path) -> None:
 def test_the_saturation_is_printed_with_its_definition(headway: Headway, small_trace: Path) -> None:
     said = headway("compare", small_trace, "--load", "0.5", "--policy", "fcfs")
     assert "requests/s" in said.out
-    assert "until the last one is admitted" in " ".join(said.out.split())
+    assert "while requests always wait" in " ".join(said.out.split())
 
 
 def test_bundles_from_a_file_stand_beside_policies(headway: Headway, small_trace: Path, tmp_path: Path) -> None:
@@ -127,7 +127,8 @@ def test_bundles_from_a_file_stand_beside_policies(headway: Headway, small_trace
 
 
 def test_what_never_fits_is_refused_and_counted(headway: Headway, small_trace: Path) -> None:
-    said = headway("compare", small_trace, "--policy", "fcfs", "--kv-tokens", "4096", "--json", "-")
+    line = ("compare", small_trace, "--policy", "fcfs", "--kv-tokens", "4096", "--over-context", "refuse")
+    said = headway(*line, "--json", "-")
     (run,) = json.loads(said.out)["runs"]
     assert (run["completed"], run["refused"]) == (180, 20)
     assert sum(run["refused_reasons"].values()) == 20
@@ -159,6 +160,23 @@ def test_over_context_is_refused_or_cut_when_asked(headway: Headway, tmp_path: P
     assert told.status == 2
     assert "line 2" in told.err
     assert "--over-context" in told.err
+
+
+def test_kv_memory_too_small_for_a_request_is_past_the_context_too(headway: Headway, tmp_path: Path) -> None:
+    path = tmp_path / "long.jsonl"
+    path.write_text(
+        "".join(f'{{"timestamp": {n}, "input_length": {n}, "output_length": 5}}\n' for n in (100, 2_000, 3_000))
+    )
+    line = ("compare", path, "--policy", "fcfs", "--json", "-", "--kv-tokens")
+    told = headway(*line, "1600")
+    assert told.status == 2
+    assert "line 2 (and 1 more)" in told.err
+    assert "past the replica's KV memory of 1,601" in told.err
+    assert json.loads(headway(*line, "1600", "--over-context", "refuse").out)["runs"][0]["refused"] == 2
+    assert json.loads(headway(*line, "1600", "--over-context", "cut").out)["runs"][0]["completed"] == 3
+    told = headway(*line, "48", "--over-context", "refuse")
+    assert told.status == 2
+    assert "all 3 requests are past the replica's KV memory of 49 tokens, the shortest with 105" in told.err
 
 
 def test_sessions_run_in_a_closed_loop_unless_told(headway: Headway, tmp_path: Path) -> None:

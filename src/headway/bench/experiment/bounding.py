@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from headway import __version__
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.comparison import Json, trace_facts
-from headway.bench.experiment.saturation import Saturation, at_rate, measure_saturation
+from headway.bench.experiment.parallel import spread
+from headway.bench.experiment.saturation import Saturation, measure_saturation
 from headway.bench.experiment.simulated_runs import Progress, facts_of_replica, simulate_bundle, traffic_facts
 from headway.bench.experiment.small_optimum import SmallOptimum
 from headway.bench.user_mistake import UserMistake, as_mistakes
@@ -75,25 +76,24 @@ def bound(
     saturation = None
     if any(load is not None for load in loads):
         with report("measuring saturation", 1) as on_done:
-            saturation = measure_saturation(
-                trace, lambda day: simulate_bundle(day, replica, Bundle("fcfs"), seed=0), jobs=jobs
-            )
+            saturation = measure_saturation(trace, lambda day: simulate_bundle(day, replica, Bundle("fcfs"), seed=0))
             on_done()
-    at_loads: dict[float | None, LowerBounds] = {}
+    traffic = [trace if load is None or saturation is None else saturation.at_load(trace, load) for load in loads]
+    with as_mistakes():
+        for replayed in traffic:
+            check_clock(replayed)
     with report("bounding", len(loads)) as on_done:
-        for load in loads:
-            scaled = trace
-            if load is not None and saturation is not None:
-                scaled = at_rate(trace, load * saturation.requests_per_second)
-            with as_mistakes():
-                check_clock(scaled)
-            at_loads[load] = lower_bounds(scaled, replica.rules, replica.step_time)
-            on_done()
+        bounds = spread(
+            lambda replayed: lower_bounds(replayed, replica.rules, replica.step_time),
+            traffic,
+            jobs=jobs,
+            on_done=on_done,
+        )
     return BoundResult(
         trace=trace_facts(trace) | traffic_facts(trace),
         replica=facts_of_replica(replica),
         saturation=saturation,
-        at_loads=at_loads,
+        at_loads=dict(zip(loads, bounds, strict=True)),
         command=command,
     )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from headway.bench.experiment.parallel import spread
 from headway.bench.metrics.run_metrics import Mask, completed_rows
+from headway.bench.traces.reshaping import repeated, session_starts
 from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.simulator.arrivals import check_clock
 from headway.simulator.outcome import DayOutcome
@@ -16,99 +17,225 @@ from headway.simulator.step_time import PS_PER_SECOND
 from headway.simulator.trace import Trace
 
 OPEN_LOOP = (
-    "requests served per second under fcfs with greedy admission when all arrive at once, until the last one is "
-    "admitted. A request that still runs then counts by the share of its service that is over. A trace too short to "
-    "fill the replica is measured over the whole run"
+    "requests served per second under fcfs with greedy admission while requests always wait. The trace is repeated, "
+    "all requests arrive at once, and the copies that fill the replica are not counted. A request counts by the share "
+    "of its service that lies in the copies counted"
 )
 CLOSED_LOOP = (
-    "the most requests completed per second under fcfs with greedy admission, between the first and the last tenth of "
-    "completions, over four replays. Sessions start a quarter as densely as recorded, as recorded, 4 times as densely, "
-    "and all at once. Each waits for its answers and pauses as recorded, so few sessions may not fill the replica"
+    "the most requests completed per second under fcfs with greedy admission, however densely sessions start. The "
+    "trace is repeated until sessions start for three times as long as one lasts. Each waits for its answers and "
+    "pauses as recorded. Completions between the first and the last tenth count"
 )
 
-# Of session starts. Sparser ones too: with many sessions at once a prefix cache may lose every block before it is
-# asked for again, and the replica then completes less than it does with few.
-_DENSITIES = (0.25, 1.0, 4.0, float("inf"))
+SPANS = 3
+"""How many times as long as a session lasts, sessions go on starting at saturation."""
+MOST_REQUESTS = 30_000
+"""No more are simulated to measure a saturation, unless the trace itself is longer."""
+_DENSE, _LESS_DENSE = 2.5, 1.25  # offered rates, as multiples of the completed rate known so far
+_SETTLED = 1.1  # a rate that grows by less from one round to the next is the knee's
+_LIGHT = 0.1  # share of the rate at which sessions hardly wait for each other
 _FEW = 20  # completions; below that, tenths say nothing and the whole span is taken
+_QUARTERS_FROM = 100  # requests; a quarter of fewer says nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Saturation:
-    """The replica's throughput for a trace when requests always wait, in requests/s, and its definition."""
+    """The replica's throughput for a trace when requests always wait: the unit of a load.
+
+    Attributes:
+        requests_per_second: offered requests, those that the replica refuses included.
+        definition: in words.
+        closed_loop: whether sessions wait for their answers.
+        copies: how often a closed loop's sessions are repeated in the traffic of a load; 1 in an open loop.
+        quarters: the same rate for each quarter of an open trace; None for sessions and for fewer than 100 requests.
+        busy_share: share of the time counted in which the replica runs a request.
+    """
 
     requests_per_second: float
     definition: str
     closed_loop: bool
+    copies: int = 1
+    quarters: tuple[float, ...] | None = None
+    busy_share: float = 1.0
 
-    def to_json(self) -> dict[str, float | str | bool]:
-        """The three fields by name."""
-        return {
-            "requests_per_second": self.requests_per_second,
-            "definition": self.definition,
-            "closed_loop": self.closed_loop,
-        }
+    def at_load(self, trace: Trace, load: float) -> Trace:
+        """The traffic that offers this share of saturation.
+
+        Raises:
+            UserMistake: the trace has no span to scale.
+        """
+        return at_rate(repeated(trace, self.copies), load * self.requests_per_second)
+
+    def to_json(self) -> dict[str, float | str | bool | list[float] | None]:
+        """The fields by name."""
+        return asdict(self) | {"quarters": None if self.quarters is None else list(self.quarters)}
 
 
-def measure_saturation(
-    trace: Trace, simulate_fcfs: Callable[[Trace], DayOutcome], *, jobs: int | None = None
-) -> Saturation:
+def measure_saturation(trace: Trace, simulate_fcfs: Callable[[Trace], DayOutcome]) -> Saturation:
     """Measure the saturation throughput for this trace, by simulating it under FCFS.
 
     `OPEN_LOOP` and `CLOSED_LOOP` define it.
 
-    One simulation of the trace, four for one with sessions.
-
     Raises:
-        UserMistake: fewer than two requests complete, so that there is no rate; sessions outlast the simulator's clock.
+        UserMistake: fewer than two requests complete, or sessions all start at one moment, so that there is no rate;
+            sessions outlast the simulator's clock, or are too few to fill the replica.
     """
-    closed = is_closed_loop(trace)
-    densities = _DENSITIES if closed else _DENSITIES[-1:]
-    denser = [_all_at_once(trace) if density == float("inf") else scaled(trace, density) for density in densities]
-    with as_mistakes():
-        for replayed in denser:
-            check_clock(replayed)
-    rate = completed_rate if closed else served_rate
-    rates = spread(lambda replayed: rate(simulate_fcfs(replayed)), denser, jobs=jobs)
-    return Saturation(max(rates), CLOSED_LOOP if closed else OPEN_LOOP, closed)
+    if is_closed_loop(trace):
+        return _of_sessions(trace, simulate_fcfs)
+    copies = 1
+    while True:
+        outcome = simulate_fcfs(_all_at_once(repeated(trace, 2 * copies)))
+        measured = served_rate(outcome, len(trace), copies)
+        if measured is not None or 4 * copies * len(trace) > MOST_REQUESTS:
+            break
+        copies *= 2
+    rate = whole_day_rate(outcome) if measured is None else measured[0]
+    return Saturation(rate, OPEN_LOOP, False, quarters=None if measured is None else measured[1])
 
 
-def served_rate(outcome: DayOutcome) -> float:
-    """Requests served per second while requests wait, on a day on which all arrive at its start.
+def served_rate(outcome: DayOutcome, requests: int, filling: int) -> tuple[float, tuple[float, ...] | None] | None:
+    """Requests served per second while the later copies of a trace are admitted, and the same by quarter of the trace.
 
-    A request that still runs when the last one is admitted counts by the share of its service time that is over.
-    Counting completed requests alone would miss the long ones in service. Counting until the end would include the
-    hours in which a few long ones run alone. If the last request is admitted in the first half of the day, the trace
-    is too short to keep the replica full. The rate is then that of the whole day, less than the replica could do.
+    All arrive at the day's start. A request counts by the share of its service, admission to end, that lies in the
+    time counted. Counting completed requests alone would miss the long ones in service. Refused requests raise the
+    rate in proportion: it is one of offered requests.
+
+    Args:
+        outcome: of a trace repeated.
+        requests: in one copy.
+        filling: copies that are not counted.
+
+    Returns:
+        The two; None where the replica is not full yet when the time counted begins: some request's service is longer.
 
     Raises:
         UserMistake: fewer than two requests complete.
     """
     done = _completed(outcome)
+    rows = np.flatnonzero(done)
     admitted, ended = outcome.admitted_ps[done] / PS_PER_SECOND, outcome.ended_ps[done] / PS_PER_SECOND
-    last = float(admitted.max())
-    if last < float(ended.max()) / 2:
-        return len(ended) / float(ended.max())
-    return float(np.clip((last - admitted) / (ended - admitted), 0.0, 1.0).sum()) / last
+    last_admission = np.maximum.accumulate(admitted)
+
+    def admitted_until(row: float) -> float:
+        """When the last of the requests before this row is admitted."""
+        before = int(np.searchsorted(rows, row))
+        return float(last_admission[before - 1]) if before else 0.0
+
+    def served_until(seconds: float) -> float:
+        return float(np.clip((seconds - admitted) / (ended - admitted), 0.0, 1.0).sum()) * len(done) / len(rows)
+
+    begin, end = admitted_until(filling * requests), float(last_admission[-1])
+    if begin < float((ended - admitted).max()) or begin >= end:
+        return None
+    rate = (served_until(end) - served_until(begin)) / (end - begin)
+    if requests < _QUARTERS_FROM:
+        return rate, None
+    bounds = [admitted_until(row) for row in np.arange(filling * requests, len(done) + 1, requests / 4)]
+    seconds = np.diff(bounds).reshape(-1, 4).sum(axis=0)
+    served = np.diff([served_until(bound) for bound in bounds]).reshape(-1, 4).sum(axis=0)
+    return rate, tuple((served / np.maximum(seconds, 1e-12)).tolist())
+
+
+def whole_day_rate(outcome: DayOutcome) -> float:
+    """Offered requests over the time to the last end: of a replica that so many requests do not fill.
+
+    Raises:
+        UserMistake: fewer than two requests complete.
+    """
+    return len(outcome.ended_ps) / (float(outcome.ended_ps[_completed(outcome)].max()) / PS_PER_SECOND)
 
 
 def completed_rate(outcome: DayOutcome) -> float:
     """Requests completed per second between the first and the last tenth of completions.
 
+    Refused requests raise it in proportion: it is a rate of offered requests.
+
     Raises:
         UserMistake: fewer than two requests complete.
     """
-    ended = np.sort(outcome.ended_ps[_completed(outcome)])
-    tenth = len(ended) // 10 if len(ended) >= _FEW else 0
-    first, last = tenth, len(ended) - 1 - tenth
+    done = _completed(outcome)
+    ended = np.sort(outcome.ended_ps[done])
+    first, last = _middle(len(ended))
+    offered = len(done) / len(ended)
     seconds = float(ended[last] - ended[first]) / PS_PER_SECOND
     if seconds > 0:
-        return (last - first) / seconds
-    return len(ended) / (float(ended[-1]) / PS_PER_SECOND)  # all ended in one step
+        return (last - first) / seconds * offered
+    return len(ended) / (float(ended[-1]) / PS_PER_SECOND) * offered  # all ended in one step
+
+
+def busy_share(outcome: DayOutcome) -> float:
+    """Share of the time between the first and the last tenth of completions in which some request runs.
+
+    Raises:
+        UserMistake: fewer than two requests complete.
+    """
+    done = _completed(outcome)
+    order = np.argsort(outcome.admitted_ps[done], kind="stable")
+    admitted, ended = outcome.admitted_ps[done][order], outcome.ended_ps[done][order]
+    first, last = _middle(len(ended))
+    begin, end = np.sort(ended)[[first, last]]
+    if begin == end:
+        return 1.0
+    busy_until = np.maximum.accumulate(ended)
+    idle_until = np.maximum(admitted[1:], busy_until[:-1])
+    idle = np.clip(idle_until, begin, end) - np.clip(busy_until[:-1], begin, end)
+    return 1.0 - float(idle.sum()) / float(end - begin)
+
+
+def _of_sessions(trace: Trace, simulate_fcfs: Callable[[Trace], DayOutcome]) -> Saturation:
+    """More and more copies, more and more densely, until the completed rate does not grow."""
+    rate = completed_rate(_simulated(_all_at_once(trace), simulate_fcfs))
+    lasts = session_seconds(trace, _simulated(at_rate(trace, _LIGHT * rate), simulate_fcfs))
+    while True:
+        copies = max(1, math.ceil(SPANS * lasts * rate / len(trace)))
+        if copies > 1 and copies * len(trace) > MOST_REQUESTS:
+            raise UserMistake(
+                f"{trace.name}: its sessions are too few to fill the replica, so no load can be measured "
+                f"({copies:,} copies would be needed); leave --load out, give more --requests, or use --open-loop"
+            )
+        whole = repeated(trace, copies)
+        dense = _simulated(at_rate(whole, _DENSE * rate), simulate_fcfs)
+        if completed_rate(dense) <= _SETTLED * rate:
+            break
+        rate = completed_rate(dense)
+    # Sessions that start more densely push each other's prefixes out of the cache: the best rate may be at fewer.
+    outcomes = [dense, _simulated(at_rate(whole, _LESS_DENSE * rate), simulate_fcfs)]
+    best = max(outcomes, key=completed_rate)
+    return Saturation(completed_rate(best), CLOSED_LOOP, True, copies, busy_share=busy_share(best))
+
+
+def session_seconds(trace: Trace, outcome: DayOutcome) -> float:
+    """How long a session lasts, from its first arrival to its last end: the mean over requests of their session's.
+
+    Raises:
+        UserMistake: fewer than two requests complete.
+    """
+    assert trace.session is not None  # it is a closed loop
+    done = _completed(outcome)
+    rows = np.arange(len(trace))
+    session = np.where(trace.session >= 0, trace.session, trace.session.max() + 1 + rows)[done]
+    arrived, ended = outcome.arrived_ps[done] / PS_PER_SECOND, outcome.ended_ps[done] / PS_PER_SECOND
+    begun, over = np.full(int(session.max()) + 1, np.inf), np.zeros(int(session.max()) + 1)
+    np.minimum.at(begun, session, arrived)
+    np.maximum.at(over, session, ended)
+    return float((over[session] - begun[session]).mean())
+
+
+def _simulated(day: Trace, simulate_fcfs: Callable[[Trace], DayOutcome]) -> DayOutcome:
+    with as_mistakes():
+        check_clock(day)
+    return simulate_fcfs(day)
+
+
+def _middle(completions: int) -> tuple[int, int]:
+    """Places of the completions that end the first tenth and begin the last one."""
+    tenth = completions // 10 if completions >= _FEW else 0
+    return tenth, completions - 1 - tenth
 
 
 def is_closed_loop(trace: Trace) -> bool:
     """Whether some request waits for an earlier one of its session."""
-    return trace.session is not None and trace.turn is not None and not _starts(trace).all()
+    return trace.session is not None and trace.turn is not None and not session_starts(trace).all()
 
 
 def open_loop(trace: Trace) -> Trace:
@@ -122,7 +249,7 @@ def offered_rate(trace: Trace) -> float:
     Requests over the span of arrivals. With sessions, all requests over the span of session starts, because follow-up
     turns wait for answers. If sessions last longer than that span, the real rate of requests is lower.
     """
-    starts = trace.arrived_seconds[_starts(trace)] if is_closed_loop(trace) else trace.arrived_seconds
+    starts = trace.arrived_seconds[session_starts(trace)] if is_closed_loop(trace) else trace.arrived_seconds
     span = float(starts[-1] - starts[0]) if len(starts) else 0.0
     return len(trace) * (1 - 1 / len(starts)) / span if span > 0 else 0.0
 
@@ -162,13 +289,3 @@ def _completed(outcome: DayOutcome) -> Mask:
 
 def _all_at_once(trace: Trace) -> Trace:
     return replace(trace, arrived_seconds=np.zeros(len(trace)))
-
-
-def _starts(trace: Trace) -> Mask:
-    """Which rows wait for no earlier answer: the first turn of each session, and requests without a session."""
-    starts = np.ones(len(trace), np.bool_)
-    if trace.session is not None and trace.turn is not None:
-        order = np.lexsort((trace.turn, trace.session))
-        session = trace.session[order]
-        starts[order[1:]] = (session[1:] < 0) | (session[1:] != session[:-1])
-    return starts

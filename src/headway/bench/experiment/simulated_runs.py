@@ -7,14 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
 from headway import __version__
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.comparison import Comparison, Json, Run, replica_facts, trace_facts
 from headway.bench.experiment.parallel import RunFailed, spread
-from headway.bench.experiment.saturation import Saturation, at_rate, is_closed_loop, measure_saturation, offered_rate
+from headway.bench.experiment.saturation import Saturation, is_closed_loop, measure_saturation, offered_rate
 from headway.bench.experiment.unloaded import unloaded_seconds
 from headway.bench.metrics.agreement import Agreement, agreement, in_both, times_of
 from headway.bench.metrics.curves import curves
@@ -89,13 +86,12 @@ def compare(
     with as_mistakes():
         for replayed in traffic.values():
             check_clock(replayed)
-    alone = unloaded_seconds(experiment.trace, experiment.replica.rules, experiment.replica.step_time)
     cells = [_Cell(load, traffic[load], bundle) for load in experiment.loads for bundle in experiment.bundles]
     with report("bounding", len(traffic)) as on_done:
         by_load = spread(_bound_by(experiment.replica), [*traffic.values()], jobs=jobs, on_done=on_done)
         bounds = dict(zip(traffic, by_load, strict=True))
     with report("simulating", len(cells)) as on_done:
-        runs = spread(lambda cell: _run(experiment, cell, alone, bounds[cell.load]), cells, jobs=jobs, on_done=on_done)
+        runs = spread(lambda cell: _run(experiment, cell, bounds[cell.load]), cells, jobs=jobs, on_done=on_done)
     return Comparison(
         trace=trace_facts(experiment.trace) | traffic_facts(experiment.trace),
         replica=facts_of_replica(experiment.replica),
@@ -124,7 +120,7 @@ def _saturation(experiment: Experiment, jobs: int | None, report: Progress) -> S
         return simulate_bundle(trace, experiment.replica, Bundle("fcfs"), experiment.seed)
 
     with report("measuring saturation", 1) as on_done:
-        measured = measure_saturation(experiment.trace, fcfs, jobs=jobs)
+        measured = measure_saturation(experiment.trace, fcfs)
         on_done()
     return measured
 
@@ -132,7 +128,7 @@ def _saturation(experiment: Experiment, jobs: int | None, report: Progress) -> S
 def _at_load(trace: Trace, load: float | None, saturation: Saturation | None) -> Trace:
     if load is None or saturation is None:
         return trace
-    return at_rate(trace, load * saturation.requests_per_second)
+    return saturation.at_load(trace, load)
 
 
 def _bound_by(replica: Replica) -> Callable[[Trace], float | None]:
@@ -140,8 +136,9 @@ def _bound_by(replica: Replica) -> Callable[[Trace], float | None]:
     return lambda trace: lower_bounds(trace, replica.rules, replica.step_time).mean_e2e_seconds
 
 
-def _run(experiment: Experiment, cell: _Cell, alone: npt.NDArray[np.float64], bound: float | None) -> Run:
+def _run(experiment: Experiment, cell: _Cell, bound: float | None) -> Run:
     rules = experiment.replica.rules
+    alone = unloaded_seconds(cell.trace, rules, experiment.replica.step_time)
     began = time.perf_counter()
     calibration = CalibrationListener(len(cell.trace))
     try:

@@ -51,7 +51,7 @@ def scale_arrivals(trace: Trace, rate_factor: float) -> Trace:
     """
     if not (np.isfinite(rate_factor) and rate_factor > 0):
         raise UserMistake(f"the factor {rate_factor} of arrivals is not a number above 0; give 2 for twice as fast")
-    start = _session_starts(trace)
+    start = _session_began(trace)
     moved = start / rate_factor + (trace.arrived_seconds - start)
     trace = replace(trace, **_NOT_MEASURED)
     if trace.session is None:
@@ -95,42 +95,83 @@ def merge(traces: Sequence[Trace], name: str | None = None) -> Trace:
     return _taken(whole, np.argsort(whole.arrived_seconds, kind="stable"))
 
 
+def repeated(trace: Trace, copies: int) -> Trace:
+    """The trace so many times, one copy after the other; copies share neither sessions nor prefix blocks.
+
+    A copy starts as long after the last request, or the last start of a session, as these follow each other on average.
+
+    Raises:
+        UserMistake: fewer than one copy.
+    """
+    if copies < 1:
+        raise UserMistake(f"{copies} copies of {trace.name} are too few; give a whole number from 1")
+    if copies == 1:
+        return trace
+    starts = trace.arrived_seconds[session_starts(trace)]
+    period = float(starts[-1] - starts[0]) * len(starts) / max(1, len(starts) - 1)
+    parts = [replace(trace, arrived_seconds=trace.arrived_seconds + copy * period) for copy in range(copies)]
+    columns: dict[str, Any] = {column: _joined(parts, column) for column in _COLUMNS if column != "session"}
+    blocks = _joined_blocks(parts)
+    whole = replace(trace, **columns, session=_joined_sessions(parts), prefix_ids=blocks, **_NOT_MEASURED)
+    return _taken(whole, np.argsort(whole.arrived_seconds, kind="stable"))
+
+
+def session_starts(trace: Trace) -> npt.NDArray[np.bool_]:
+    """Which rows wait for no earlier answer: the first turn of each session, and requests without a session."""
+    starts = np.ones(len(trace), np.bool_)
+    if trace.session is not None and trace.turn is not None:
+        order = np.lexsort((trace.turn, trace.session))
+        session = trace.session[order]
+        starts[order[1:]] = (session[1:] < 0) | (session[1:] != session[:-1])
+    return starts
+
+
 def check_context(
     trace: Trace,
     context_tokens: int,
     over_context: Literal["error", "refuse", "cut"] = "error",
     *,
     lines: Sequence[int] | Rows | None = None,
+    holds_more: str = "a --model with a longer one",
+    limit: str = "the model's context",
 ) -> tuple[Trace, list[str]]:
-    """Handle requests whose prompt and output together are longer than the model's context.
+    """Handle requests whose prompt and output together are longer than the replica can hold.
 
     Args:
         trace: the requests.
-        context_tokens: the model's context.
+        context_tokens: prompt and output tokens of the longest request that it can hold.
         over_context: "error" refuses the trace; "refuse" leaves it as it is, for the replica to refuse those requests;
             "cut" takes tokens off the prompt's end, and off the output only where it alone fills the context.
         lines: the line in the file of each request, to name it by.
+        holds_more: what to ask for instead, in the words of the command line.
+        limit: what sets `context_tokens`, in words.
 
     Returns:
         The trace to use, and notes for the user.
 
     Raises:
-        UserMistake: over_context is "error" and a request is too long; names the first such request and the fix.
+        UserMistake: over_context is "error" and a request is too long, or "refuse" and all are; names the first such
+            request and the fix.
     """
     over = trace.prompt_tokens + trace.output_tokens > context_tokens
     count = int(over.sum())
     if not count:
         return trace, []
     row = int(over.argmax())
+    if over_context == "refuse" and count == len(trace):
+        shortest = int((trace.prompt_tokens + trace.output_tokens).min())
+        raise UserMistake(
+            f"{trace.name}: all {count:,} requests are past {limit} of {context_tokens:,} tokens, the shortest with "
+            f"{shortest:,}; give {holds_more}"
+        )
     if over_context == "error":
         where = f"request {row + 1}" if lines is None else f"line {lines[row]}"
         others = f" (and {count - 1:,} more)" if count > 1 else ""
         raise UserMistake(
             f"{trace.name}: {where}{others}: {trace.prompt_tokens[row]:,} prompt + {trace.output_tokens[row]:,} output "
-            f"tokens are past the model's context of {context_tokens:,}; give --over-context refuse (or cut), "
-            "or a --model with a longer one"
+            f"tokens are past {limit} of {context_tokens:,}; give --over-context refuse (or cut), or {holds_more}"
         )
-    share = f"{trace.name}: {count:,} of {len(trace):,} requests are past the model's context of {context_tokens:,}"
+    share = f"{trace.name}: {count:,} of {len(trace):,} requests are past {limit} of {context_tokens:,}"
     if over_context == "refuse":
         return trace, [f"{share} and will be refused"]
     return _cut_to(trace, context_tokens), [f"{share}; their prompts are cut to fit"]
@@ -147,7 +188,7 @@ def _cut_to(trace: Trace, context_tokens: int) -> Trace:
     return replace(trace, prompt_tokens=prompt, output_tokens=output, prefix_ids=blocks, **_NOT_MEASURED)
 
 
-def _session_starts(trace: Trace) -> npt.NDArray[np.float64]:
+def _session_began(trace: Trace) -> npt.NDArray[np.float64]:
     """For each request when its session began; its own arrival outside sessions."""
     if trace.session is None:
         return trace.arrived_seconds

@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from headway.bench.experiment import saturation
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.saturation import (
     at_rate,
+    busy_share,
     completed_rate,
     is_closed_loop,
     measure_saturation,
@@ -18,11 +20,16 @@ from headway.bench.experiment.saturation import (
     open_loop,
     scaled,
     served_rate,
+    session_seconds,
+    whole_day_rate,
 )
 from headway.bench.experiment.simulated_runs import simulate_bundle
+from headway.bench.traces.reshaping import head, repeated
 from headway.bench.user_mistake import UserMistake
-from headway.simulator.outcome import DayOutcome
+from headway.simulator.outcome import NEVER, DayOutcome
 from headway.simulator.replica import replica
+from headway.simulator.scaled_step_time import Scalars, ScaledStepTime
+from headway.simulator.step_time import StepTime
 from headway.simulator.trace import Trace
 
 SERVER = replica("h100", "llama-3.1-8b")
@@ -58,14 +65,39 @@ def fcfs(trace: Trace) -> DayOutcome:
 
 
 def test_the_served_rate_of_a_day_done_by_hand() -> None:
-    """The last is admitted at 10 s. By then one has ended, one is half done, and one has a fifth of its 10 s."""
-    day = outcome(np.array([4.0, 20.0, 18.0, 15.0]), admitted_seconds=np.array([0.0, 0.0, 8.0, 10.0]))
-    assert served_rate(day) == pytest.approx((1 + 0.5 + 0.2 + 0) / 10)
+    """Two requests fill and end; two are counted from 10 s to 20 s: one whole, one half, and a half of the second."""
+    ended = np.array([5.0, 15.0, 20.0, 30.0])
+    day = outcome(ended, admitted_seconds=np.array([0.0, 10.0, 10.0, 20.0]))
+    assert served_rate(day, requests=2, filling=1) == (pytest.approx((1 + 1 + 0) / 10), None)
 
 
-def test_a_day_too_short_to_fill_the_replica_is_taken_whole() -> None:
-    day = outcome(np.array([10.0, 2.0, 10.0]), admitted_seconds=np.array([0.0, 0.0, 4.9]))
-    assert served_rate(day) == pytest.approx(0.3)
+def test_refused_requests_are_offered_too() -> None:
+    """One of each copy's three is refused: the same work, half as many requests again."""
+    seconds = np.array([5.0, 0.0, 15.0, 20.0, 0.0, 30.0])
+    day = outcome(seconds, admitted_seconds=np.array([0.0, 0.0, 10.0, 10.0, 0.0, 20.0]))
+    day = replace(day, refused={1: "context", 4: "context"}, ended_ps=np.where(seconds > 0, day.ended_ps, NEVER))
+    measured = served_rate(day, requests=3, filling=1)
+    assert measured is not None
+    assert measured[0] == pytest.approx(1.5 * 2 / 10)
+
+
+def test_a_replica_that_is_not_full_yet_has_no_rate() -> None:
+    """The longest service is 20 s, and counting would begin at 10 s."""
+    day = outcome(np.array([20.0, 15.0, 20.0, 30.0]), admitted_seconds=np.array([0.0, 10.0, 10.0, 20.0]))
+    assert served_rate(day, requests=2, filling=1) is None
+    assert whole_day_rate(day) == pytest.approx(4 / 30)
+
+
+def test_the_busy_share_of_a_day_done_by_hand() -> None:
+    """From the first end to the last, 10 s to 40 s: idle from 20 to 26."""
+    day = outcome(np.array([10.0, 20.0, 40.0]), admitted_seconds=np.array([0.0, 5.0, 26.0]))
+    assert busy_share(day) == pytest.approx(1 - 6 / 30)
+
+
+def test_a_session_lasts_from_its_first_arrival_to_its_last_end() -> None:
+    """Two turns over 30 s, one request outside of sessions for 3 s: the mean over requests is 21 s."""
+    trace = replace(poisson(3, 1.0), session=np.array([0, -1, 0]), turn=np.array([0, 0, 1]))
+    assert session_seconds(trace, outcome(np.array([10.0, 3.0, 30.0]))) == pytest.approx((30 + 3 + 30) / 3)
 
 
 def test_the_rate_of_completions_of_a_day_done_by_hand() -> None:
@@ -80,9 +112,10 @@ def test_too_few_completions_for_tenths_take_the_whole_span() -> None:
 
 
 def test_one_completion_has_no_rate() -> None:
-    for rate in (completed_rate, served_rate):
+    day = outcome(np.array([10.0]))
+    for rate in (completed_rate, whole_day_rate, busy_share, lambda one: served_rate(one, 1, 0)):
         with pytest.raises(UserMistake, match="saturation cannot be measured: 1 of"):
-            rate(outcome(np.array([10.0])))
+            rate(day)
 
 
 def outcome(
@@ -96,26 +129,54 @@ def outcome(
 
 def test_below_saturation_the_queue_stays_short_and_above_it_grows() -> None:
     trace = poisson(3000, 5.0)
-    saturation = measure_saturation(trace, fcfs).requests_per_second
+    saturated = measure_saturation(trace, fcfs).requests_per_second
 
     def last_waits(load: float) -> float:
-        day = fcfs(at_rate(trace, load * saturation))
+        day = fcfs(at_rate(trace, load * saturated))
         return float(np.mean((day.first_token_ps - day.arrived_ps)[-300:])) / 1e12
 
     assert last_waits(0.85) < 1.0
     assert last_waits(1.2) > 10 * last_waits(0.85)
 
 
-@pytest.mark.slow
-def test_hardly_depends_on_how_much_of_the_traffic_is_taken() -> None:
-    """Long outputs, so that filling and draining are a large part of the shorter day."""
-    chance = np.random.default_rng(5)
-    trace = Trace("long", np.zeros(5000), np.full(5000, 1500), chance.integers(1, 3000, 5000))
-    short = replace(
-        trace, **{k: getattr(trace, k)[:2500] for k in ("arrived_seconds", "prompt_tokens", "output_tokens")}
-    )
-    rates = [measure_saturation(one, fcfs).requests_per_second for one in (trace, short)]
-    assert rates[1] == pytest.approx(rates[0], rel=0.08)
+@pytest.mark.parametrize("requests", [60, 240])
+def test_does_not_depend_on_how_many_requests_of_like_traffic_are_taken(requests: int) -> None:
+    """Within 6 %, although the smaller part does not even fill the replica."""
+    lengths = np.tile(np.random.default_rng(5).integers(1, 600, 60), 20)
+    trace = Trace("long", np.arange(1200.0), np.full(1200, 1500), lengths)
+    rates = [measure_saturation(head(trace, part), fcfs).requests_per_second for part in (requests, 1200)]
+    assert rates[0] == pytest.approx(rates[1], rel=0.06)
+
+
+def test_a_trace_and_the_same_trace_twice_have_one_load() -> None:
+    trace = poisson(150, 5.0)
+    rates = [measure_saturation(repeated(trace, copies), fcfs).requests_per_second for copies in (1, 2, 5)]
+    assert rates[1:] == pytest.approx([rates[0]] * 2, rel=0.03)
+
+
+def test_twice_the_speed_is_twice_the_load() -> None:
+    trace = poisson(300, 5.0)
+    step_time = SERVER.step_time
+
+    def on(server_steps: StepTime) -> float:
+        policies = Bundle("fcfs")
+        return measure_saturation(
+            trace, lambda day: simulate_bundle(day, replace(SERVER, step_time=server_steps), policies, seed=0)
+        ).requests_per_second
+
+    slower = on(ScaledStepTime(SERVER.step_time, Scalars(step_scale=2.0)))
+    assert on(step_time) == pytest.approx(2 * slower, rel=1e-3)
+
+
+def test_the_quarters_tell_light_from_heavy() -> None:
+    """The last quarter has prompts ten times as long; the rate of the whole lies between."""
+    prompts = np.repeat([400, 400, 400, 4_000], 100)
+    trace = Trace("drifting", np.arange(400.0), prompts, np.full(400, 20))
+    few_seats = replica("h100", "llama-3.1-8b", max_num_seqs=8)
+    measured = measure_saturation(trace, lambda day: simulate_bundle(day, few_seats, Bundle("fcfs"), seed=0))
+    assert measured.quarters is not None
+    assert min(measured.quarters) == measured.quarters[3] < measured.requests_per_second / 2
+    assert max(measured.quarters) > measured.requests_per_second
 
 
 def test_does_not_depend_on_how_densely_the_trace_was_recorded() -> None:
@@ -124,13 +185,41 @@ def test_does_not_depend_on_how_densely_the_trace_was_recorded() -> None:
     assert len(rates) == 1
 
 
-def test_a_closed_loop_takes_the_best_of_several_densities() -> None:
-    trace = conversations(sessions=40, turns=4, think_seconds=0.5, spacing_seconds=30.0)
-    measured = measure_saturation(trace, fcfs)
+def test_a_closed_loop_is_repeated_until_the_replica_is_busy() -> None:
+    """Six sessions that mostly pause cannot fill a replica; their copies do, and the load is that of more sessions."""
+    few, more = (conversations(sessions, turns=4, think_seconds=20.0, spacing_seconds=5.0) for sessions in (6, 60))
+    slow = replica("h100", "llama-3.1-8b", max_num_seqs=2)
+
+    def simulated(day: Trace) -> DayOutcome:
+        return simulate_bundle(day, slow, Bundle("fcfs"), seed=0)
+
+    measured, of_more = measure_saturation(few, simulated), measure_saturation(more, simulated)
     assert measured.closed_loop
-    assert measured.requests_per_second >= completed_rate(fcfs(trace))
-    assert measured.requests_per_second == measure_saturation(trace, fcfs, jobs=1).requests_per_second
+    assert measured.copies > of_more.copies
+    assert measured.busy_share > 0.95
+    assert measured.requests_per_second == pytest.approx(of_more.requests_per_second, rel=0.05)
     assert "pauses as recorded" in str(measured.to_json()["definition"])
+
+
+def test_more_load_means_longer_waits_in_a_closed_loop() -> None:
+    trace = conversations(sessions=20, turns=3, think_seconds=5.0, spacing_seconds=5.0)
+    slow = replica("h100", "llama-3.1-8b", max_num_seqs=2)
+    measured = measure_saturation(trace, lambda day: simulate_bundle(day, slow, Bundle("fcfs"), seed=0))
+
+    def mean_wait(load: float) -> float:
+        day = simulate_bundle(measured.at_load(trace, load), slow, Bundle("fcfs"), seed=0)
+        return float(np.mean(day.first_token_ps - day.arrived_ps))
+
+    waits = [mean_wait(load) for load in (0.5, 0.9, 1.1, 1.5)]
+    assert waits == sorted(waits)
+    assert waits[3] > 5 * waits[0]
+
+
+def test_sessions_that_cannot_fill_the_replica_have_no_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saturation, "MOST_REQUESTS", 500)
+    trace = conversations(sessions=2, turns=2, think_seconds=100_000.0, spacing_seconds=1.0)
+    with pytest.raises(UserMistake, match="its sessions are too few to fill the replica, so no load can be measured"):
+        measure_saturation(trace, fcfs)
 
 
 @pytest.mark.parametrize("rate", [0.5, 20.0])
