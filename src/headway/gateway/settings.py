@@ -148,8 +148,12 @@ class HealthSettings:
             `max_ejection_percent`). Replicas that refuse connections or fail their probes are ejected beyond it.
         panic_share: Failures of requests eject no replica where less than this share of its model's replicas would be
             up (Envoy's panic threshold); those ejected for such failures are then probed at once.
-        stall_seconds: A replica is ejected, within those bounds, if for so long no byte of any answer came although
-            requests wait there, and its metrics, which were read before, hang too.
+        failing_share: Share of its latest answers (some twenty), above 0, from which a replica is ejected, within those
+            bounds, if the other replicas of its models fail at most half as often: one that breaks every second
+            stream does not fail five times in a row.
+        stall_seconds: A replica is ejected, within those bounds, if for so long no byte of any answer came although one
+            is due, and its metrics, which were read before, hang too. A stream is due at once, a whole answer after
+            four times its expected time.
         eject_seconds: Time until the first probe of an ejected replica; doubled at each ejection in a row.
         eject_seconds_max: Upper bound of that doubling.
         connect_seconds: Longest time to connect. After a reload it applies to new replicas only.
@@ -169,6 +173,7 @@ class HealthSettings:
     failures_to_eject: int = 5
     ejected_share_max: float = 0.1
     panic_share: float = 0.5
+    failing_share: float = 0.5
     stall_seconds: float = 15.0
     eject_seconds: float = 2.0
     eject_seconds_max: float = 60.0
@@ -353,6 +358,10 @@ def check(settings: Settings) -> None:
     _check_numbers(settings)
     for number, replica in enumerate(settings.replica):
         _check_replica(f"replica[{number}]", replica)
+    addresses = Counter(_address_of(replica.url) for replica in settings.replica)
+    for replica in settings.replica:
+        if addresses[_address_of(replica.url)] > 1:
+            raise ValueError(f"replica: the url {replica.url!r} is there twice; name each engine once")
     names = [replica.name or urlsplit(replica.url).netloc for replica in settings.replica]
     for names_of, what in ((names, "replica"), ([tenant.name for tenant in settings.tenant], "tenant")):
         twice = next((name for name, number in Counter(names_of).items() if number > 1), None)
@@ -437,7 +446,7 @@ def _check_numbers(settings: Settings) -> None:
                 raise ValueError(f"{name}.{one.name} must be above 0, got {value}")
             if value == math.inf:
                 raise ValueError(f"{name}.{one.name} must be a finite number, got {value}")
-    for key in ("ejected_share_max", "panic_share"):
+    for key in ("ejected_share_max", "panic_share", "failing_share"):
         if not 0 <= getattr(settings.health, key) <= 1:
             raise ValueError(f"health.{key} must be from 0 to 1, got {getattr(settings.health, key)}")
     for replica in settings.replica:
@@ -465,6 +474,13 @@ def _check_replica(where: str, replica: ReplicaSettings) -> None:
         raise ValueError(f"{where}.api_key_env: the environment variable {replica.api_key_env} is empty")
     if not key.isprintable() or not key.isascii():
         raise ValueError(f"{where}.api_key_env: {replica.api_key_env} holds what no header may hold; set the key alone")
+
+
+def _address_of(url: str) -> tuple[str, int | None, str]:
+    """What a URL leads to, however it is spelled."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return parts.hostname or "", port, parts.path.rstrip("/")
 
 
 def _check_name(where: str, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from dataclasses import replace
 
@@ -10,7 +11,16 @@ import pytest
 
 from headway.gateway.settings import ReplicaSettings
 from tests.support.gateway_setup import QUICK, RunGateway, Setup, completion
-from tests.support.scripted_replica import Call, Script, answers, dies_at_once, hangs
+from tests.support.scripted_replica import (
+    Call,
+    Script,
+    answers,
+    dies_at_once,
+    dies_mid_stream,
+    hangs,
+    streams,
+    waits_for,
+)
 
 FIGURES = "vllm:num_requests_waiting 0\nvllm:num_requests_running 0\n"
 POISON = completion(prompt="poison", stream=False)
@@ -115,9 +125,9 @@ def test_what_a_stalled_replica_has_is_moved_to_another_one(run_gateway: RunGate
     async def scenario(setup: Setup) -> None:
         stalled, well = setup.replicas
         await setup.until(lambda: all(replica.state.reported_at for replica in setup.dispatcher.replicas))
-        stalled.usual, well.usual = hangs, answers()
+        stalled.usual = hangs
         stalled.instead["/metrics"] = hangs
-        statuses = [answer.status for answer in await asyncio.gather(*(setup.ask(GOOD) for _ in range(6)))]
+        statuses = [answer.status for answer in await asyncio.gather(*(setup.ask() for _ in range(6)))]
         assert statuses == [200] * 6
         assert stalled.calls
         assert len(stalled.calls) == setup.dispatcher.counts.retried
@@ -125,6 +135,50 @@ def test_what_a_stalled_replica_has_is_moved_to_another_one(run_gateway: RunGate
 
     health = replace(QUICK, stall_seconds=0.5, eject_seconds=60.0, eject_seconds_max=60.0)
     run_gateway(scenario, replicas=2, health=health, metrics=FIGURES)
+
+
+def test_long_answers_that_are_not_streamed_are_no_stall(run_gateway: RunGateway) -> None:
+    """No byte comes for a while, and its metrics hang meanwhile, as a busy engine's do."""
+
+    async def scenario(setup: Setup) -> None:
+        busy, gate = setup.replicas[0], asyncio.Event()
+        replica = setup.dispatcher.replicas[0]
+        await setup.until(lambda: replica.state.reported_at)
+        busy.usual = waits_for(gate, answers())
+        busy.instead["/metrics"] = hangs
+        asking = asyncio.ensure_future(setup.ask(GOOD))
+        await setup.until(lambda: busy.inside)
+        for second in range(1, 20):
+            replica.state.silent_since = setup.dispatcher.now()
+            setup.dispatcher.sweep(setup.dispatcher.now() + second)
+        assert replica.is_up
+        setup.dispatcher.sweep(setup.dispatcher.now() + 1_000.0)
+        setup.dispatcher.sweep(setup.dispatcher.now() + 1_020.0)
+        assert not replica.is_up  # now the answer is overdue
+        gate.set()
+        assert (await asking).status == 200
+
+    run_gateway(scenario, replicas=2, metrics=FIGURES, health=replace(QUICK, first_byte_seconds=10_000.0))
+
+
+def test_a_replica_that_breaks_every_second_stream_is_ejected(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        sick = setup.replicas[0]
+        replicas = setup.dispatcher.replicas
+        turns = itertools.cycle([dies_mid_stream, streams()])
+
+        async def every_second(call: Call) -> None:
+            await next(turns)(call)
+
+        sick.usual = every_second
+        while replicas[0].is_up:
+            assert (await setup.ask()).status == 200
+        assert replicas[1].is_up
+        assert len(sick.calls) < 20
+        for _ in range(5):
+            assert (await setup.ask()).body.endswith(b"data: [DONE]\n\n")
+
+    run_gateway(scenario, replicas=2, health=replace(QUICK, eject_seconds=60.0, eject_seconds_max=60.0))
 
 
 def test_a_request_that_can_go_nowhere_else_stays_where_it_is(run_gateway: RunGateway) -> None:

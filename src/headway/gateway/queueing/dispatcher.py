@@ -14,6 +14,7 @@ from functools import partial
 from itertools import takewhile
 from typing import Protocol, runtime_checkable
 
+from headway.domain.request import expected_output_tokens
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.openai.stored_objects import StoredObjects
 from headway.gateway.queueing.counts import Counts, Outcome
@@ -37,6 +38,7 @@ from headway.gateway.settings import Settings
 
 _PREFILL_SECONDS = 1.0
 _FIRST_BYTE_FLOOR_SECONDS = 0.02  # of any answer, however short its prompt
+_OVERDUE = 4.0  # × the expected time of a whole answer: lengths and speeds are guesses
 
 
 class Relay(Protocol):
@@ -385,10 +387,15 @@ class Dispatcher:
             self._measure(queued, replica, now, 0)
 
     def _measure(self, queued: QueuedRequest, replica: UpstreamReplica, now: float, output_tokens: int) -> None:
-        costs, began = self.settings.policies.costs, queued.dispatched_at or now
+        began = queued.dispatched_at or now
+        replica.first_byte(now - began, self._expected_seconds(queued, output_tokens))
+
+    def _expected_seconds(self, queued: QueuedRequest, output_tokens: float) -> float:
+        """How long a replica should take to compute the prompt and so many output tokens."""
+        costs = self.settings.policies.costs
         uncached = queued.prompt_tokens - queued.cached_prompt_tokens
         expected = _FIRST_BYTE_FLOOR_SECONDS + uncached * costs.prefill_seconds_per_token
-        replica.first_byte(now - began, expected + output_tokens * costs.decode_seconds_per_token)
+        return expected + output_tokens * costs.decode_seconds_per_token
 
     def doubt_models(self) -> None:
         """A replica answered that it does not have a model that it lists: ask all replicas for theirs."""
@@ -479,8 +486,9 @@ class Dispatcher:
         for relay in self._sent.values():
             queued = relay.request.queued
             queued.produced_tokens = relay.request.relayed.events // queued.sequences
+        owing = {relay.request.queued.replica for relay in self._sent.values() if self._is_due(relay.request, now)}
         for replica in self.replicas:
-            self.errors.guard("sweep", replica.look_for_stall, now)
+            self.errors.guard("sweep", replica.look_for_stall, now, owes=replica in owing)
             self.errors.guard("sweep", replica.ledger.refresh)
             self.errors.guard("sweep", replica.pool.sweep, now)
         self.pump()
@@ -528,6 +536,14 @@ class Dispatcher:
             request = relay.request
             if request.stage is RequestStage.QUEUED and demand_of(request.queued) in demands:
                 self._refuse_unserved(relay, f"no healthy replica has served this model for {grace:g} s")
+
+    def _is_due(self, request: GatewayRequest, now: float) -> bool:
+        """Whether silence tells something of its replica: an answer that is not streamed comes whole, after a while."""
+        queued = request.queued
+        if request.arrived.streams or request.stage is RequestStage.ANSWERING:
+            return True
+        expected = self._expected_seconds(queued, expected_output_tokens(queued))
+        return now - (queued.dispatched_at or now) >= _OVERDUE * expected
 
     def _assume_prefilled(self, request: GatewayRequest, now: float) -> None:
         """Without a stream the first byte is the last: the prompt counts as computed after a while."""

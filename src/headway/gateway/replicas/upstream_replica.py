@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request, uncached_prefill_tokens
 from headway.gateway.replicas.concurrency_limit import ConcurrencyLimit, FirstByteTime
+from headway.gateway.replicas.failure_share import FailureShare
 from headway.gateway.replicas.in_flight import InFlight
 from headway.gateway.replicas.load_report import LoadReport
 from headway.gateway.settings import HealthSettings, ReplicaSettings, replica_key
@@ -56,10 +57,11 @@ class ReplicaState:
     ejections_withheld: int = 0  # by the bounds, in all
     is_failing: bool = False  # ejected for failures of requests: counts against the bounds
     is_spared: bool = False  # up only because of the bounds
+    failure_share: FailureShare = field(default_factory=FailureShare)  # of requests
     changed_at: float = -math.inf  # of `health`
     probe_at: float = -math.inf
     makes_progress: bool = False  # since the latest look for a stall
-    progress_at: float = -math.inf  # of the latest look that saw an answer move, or no request
+    progress_at: float = -math.inf  # of the latest look that saw an answer move, or none due
     silent_since: float | None = None  # since when its metrics hang, which came before
     models: dict[str, dict[str, object]] | None = None  # its /v1/models by id; None until it answered
     report: LoadReport = field(default_factory=LoadReport)
@@ -168,8 +170,21 @@ class UpstreamReplica:
         state = self.state
         state.failures += 1
         state.last_failure = why
-        if state.health is Health.UP and state.failures >= self.health.failures_to_eject:
+        state.failure_share.note(failed=True)
+        if state.health is not Health.UP:
+            return
+        if state.failures >= self.health.failures_to_eject:
             self._eject_within_bounds(why)
+        elif self._fails_often():
+            self._eject_within_bounds(f"{why}, as did {self.health.failing_share:.0%} of its latest answers or more")
+
+    def _fails_often(self) -> bool:
+        """Whether many of its latest answers failed, and few of those of the other replicas of its models."""
+        own = self.state.failure_share
+        if not own.reaches(self.health.failing_share):
+            return False
+        peers = {one for serving in self._peers_by_model() for one in serving if one is not self}
+        return own.stands_out(one.state.failure_share for one in peers)
 
     def unreachable(self, error: OSError) -> None:
         """No connection for a request could be made. Only a refused one proves that nothing listens."""
@@ -184,10 +199,13 @@ class UpstreamReplica:
         """Bytes of an answer came, or its client takes none."""
         self.state.makes_progress = True
 
-    def look_for_stall(self, now: float) -> None:
-        """Eject it if it has been silent in every way, about once a second. Metrics alone prove nothing."""
+    def look_for_stall(self, now: float, *, owes: bool) -> None:
+        """Eject it if it has been silent in every way, about once a second. Metrics alone prove nothing.
+
+        `owes`: some request there should have had a byte by now.
+        """
         state, bound = self.state, self.health.stall_seconds
-        if state.makes_progress or not self.ledger.requests:
+        if state.makes_progress or not owes:
             state.makes_progress, state.progress_at = False, now
         if state.health is not Health.UP or state.silent_since is None:
             return
@@ -294,8 +312,11 @@ class UpstreamReplica:
     def _answered_well(self) -> None:
         state = self.state
         state.makes_progress = True
+        state.failure_share.note(failed=False)
         if state.failures or state.ejections:
-            state.failures = state.failed_probes = state.ejections = 0
+            state.failures = state.failed_probes = 0
+            if not state.failure_share.reaches(self.health.failing_share / 2):  # else its next ejection lasts longer
+                state.ejections = 0
             state.is_spared = False
 
     def _is_up_again(self, now: float) -> None:

@@ -96,7 +96,7 @@ def test_no_connection_in_time_is_one_failure_and_a_refused_one_a_verdict(error:
 
 
 def test_a_good_answer_ends_the_row() -> None:
-    one, _ = fleet([0.0], 2)
+    one, _ = fleet([0.0], 2, failing_share=1.0)
     for _ in range(20):
         one.failed("x")
         one.completed(is_generation=True)
@@ -157,20 +157,91 @@ def test_a_stall_needs_both_a_silent_request_and_metrics_that_came_before() -> N
     now = [100.0]
     one, _ = fleet(now, 2)
     one.ledger.enter(estimated_request(1, 200, 10))
-    one.look_for_stall(100.0)
-    one.look_for_stall(1_000.0)
+    one.look_for_stall(100.0, owes=True)
+    one.look_for_stall(1_000.0, owes=True)
     assert one.is_up  # its metrics are not known to be missing
     one.metrics_missed(None)
-    one.look_for_stall(1_000.0)
+    one.look_for_stall(1_000.0, owes=True)
     assert one.is_up  # they never came, or break off
     one.metrics_missed(900.0)
     one.metrics_missed(None)
-    one.look_for_stall(1_000.0)
+    one.look_for_stall(1_000.0, owes=True)
     assert one.is_up  # who breaks off is alive
     one.metrics_missed(1_000.0)
     one.made_progress()
-    one.look_for_stall(1_015.0)
-    one.look_for_stall(1_020.0)
+    one.look_for_stall(1_015.0, owes=True)
+    one.look_for_stall(1_020.0, owes=True)
     assert one.is_up  # an answer goes on
-    one.look_for_stall(1_030.0)
+    one.look_for_stall(1_030.0, owes=True)
     assert one.state.health is Health.EJECTED
+
+
+def test_silence_is_no_stall_while_no_answer_is_due() -> None:
+    one, _ = fleet([100.0], 2)
+    one.metrics_missed(100.0)
+    for second in range(101, 200):
+        one.look_for_stall(float(second), owes=False)
+    one.look_for_stall(210.0, owes=True)
+    assert one.is_up
+    one.look_for_stall(214.0, owes=True)
+    assert one.state.health is Health.EJECTED
+
+
+def answer_in_turn(replica: UpstreamReplica, answers: int) -> None:
+    """Every second answer fails."""
+    for number in range(answers):
+        if number % 2:
+            replica.completed(is_generation=True)
+        else:
+            replica.failed("it breaks off")
+
+
+def test_a_replica_that_fails_at_every_second_answer_stands_out() -> None:
+    sick, well = fleet([0.0], 2)
+    for _ in range(20):
+        well.completed(is_generation=True)
+    answer_in_turn(sick, 8)
+    assert sick.is_up  # so few tell nothing
+    answer_in_turn(sick, 4)
+    assert not sick.is_up
+    assert sick.state.last_failure == "it breaks off"
+
+
+def test_where_all_fail_as_often_the_requests_are_to_blame() -> None:
+    replicas = fleet([0.0], 4)
+    for _ in range(20):
+        for one in replicas:
+            answer_in_turn(one, 2)
+    assert ejected(replicas) == 0
+
+
+def test_where_nothing_is_known_of_the_others_they_get_their_turn() -> None:
+    first, second = fleet([0.0], 2)
+    answer_in_turn(first, 12)
+    assert not first.is_up
+    first.probed(True)
+    answer_in_turn(second, 40)
+    assert second.is_up  # no better, no worse
+    answer_in_turn(first, 40)
+    assert first.is_up
+    (alone,) = fleet([0.0], 1)
+    answer_in_turn(alone, 40)
+    assert alone.is_up
+
+
+def test_a_replica_that_keeps_failing_often_stays_away_longer_each_time() -> None:
+    now = [0.0]
+    sick, well = fleet(now, 2)
+    for _ in range(20):
+        well.completed(is_generation=True)
+    waits = []
+    for _ in range(5):
+        while sick.is_up:
+            answer_in_turn(sick, 2)
+        waits.append(sick.state.probe_at - now[0])
+        now[0] = sick.state.probe_at
+        sick.probed(True)
+    assert waits == [2.0, 4.0, 8.0, 16.0, 32.0]
+    for _ in range(20):
+        sick.completed(is_generation=True)
+    assert sick.state.ejections == 0
