@@ -6,9 +6,16 @@ import json
 from typing import Any
 
 from headway.gateway.openai.endpoints import endpoint_of
-from headway.gateway.openai.request_body import read_body
+from headway.gateway.openai.prompt_count import NO_PROMPT, Counted, PromptCount
+from headway.gateway.openai.request_body import Body, read_body
+from headway.gateway.openai.token_ratio import TokenRatio
 from headway.gateway.queueing.request_state import ArrivedRequest, GatewayRequest, PromptSize
 from headway.gateway.wire.messages import HttpRequest
+
+
+def counted_at_once(count: PromptCount, body: Body, body_bytes: int) -> tuple[int, Counted | None]:
+    """A body's prompt is read and counted."""
+    return count.at_once(body, count.read(body), body_bytes)
 
 
 def gateway_request(
@@ -38,7 +45,7 @@ def gateway_request(
         "deadline": None,
         "priority": 0,
         "hinted_output_tokens": None,
-        "prefix_hashes": (),
+        "prompt": NO_PROMPT if read is None else PromptCount({}, TokenRatio()).read(read),
         "arrived_at": 100.0,
         "traceparent": None,
     }

@@ -85,13 +85,15 @@ class Gateway:
             self._metrics,
             history,
             intake,
+            self._prompt_count,
             [self._recorder.arrived] if self._recorder is not None else [],
             self._learned,
             self._refusal_log,
             self._via,
             shows_inside=shows_inside,
         )
-        self._metrics.watch(self.dispatcher, self.loop_watch)
+        self._held: dict[str, SharedLimits] = {}  # listener -> what its clients hold
+        self._metrics.watch(self.dispatcher, self.loop_watch, self._held)
         self._clients: set[ClientConnection] = set()
         self._servers: list[asyncio.Server] = []
         self._probed: list[_Probed] = []
@@ -110,6 +112,11 @@ class Gateway:
         schemes = ["http" if self.settings.tls_certificate is None else "https", "http"]
         return [f"{scheme}://{host}" for scheme, host in zip(schemes, hosts, strict=False)]
 
+    @property
+    def body_bytes(self) -> int:
+        """Bytes of bodies that are coming, that wait, or whose answer has not begun."""
+        return sum(shared.body_bytes for shared in self._held.values())
+
     async def start(self) -> None:
         """Listen and begin to probe the replicas. Raises OSError if an address cannot be listened on."""
         settings = self.settings
@@ -123,7 +130,7 @@ class Gateway:
     async def _listen(self, address: str, key: str, site: RequestHandler, tls: ssl.SSLContext | None) -> None:
         host, port = host_and_port(address, key)
         limits = self.settings.wire
-        shared = SharedLimits(limits)
+        shared = self._held["public" if key == "listen" else "admin"] = SharedLimits(limits)
 
         def connect() -> ClientConnection:
             return ClientConnection(site, limits, self._clients, self._clock, shared)
@@ -227,8 +234,8 @@ class Gateway:
         return whole
 
     def _is_busy(self) -> bool:
-        """Whether a request is inside, or a client has not read all of its answer."""
-        return bool(self.dispatcher.counts.inside) or any(client.has_unsent for client in self._clients)
+        """Whether a request is inside or still read, or a client has not read all of its answer."""
+        return bool(self.dispatcher.counts.inside) or any(client.is_served for client in self._clients)
 
     async def stop(self) -> None:
         """Stop at once; requests inside are cut off."""

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from http import HTTPStatus
 from types import MappingProxyType
 from typing import TypeAlias
 from urllib.parse import unquote, unquote_to_bytes
@@ -23,18 +24,22 @@ from headway.gateway.observing.prometheus_text import CONTENT_TYPE
 from headway.gateway.observing.refusal_log import RefusalLog
 from headway.gateway.observing.request_history import REMEMBERED, RequestHistory
 from headway.gateway.openai.allowed_paths import why_not_allowed
-from headway.gateway.openai.endpoints import endpoint_of
+from headway.gateway.openai.endpoints import Endpoint, endpoint_of
 from headway.gateway.openai.error_responses import Reason, bad_request, error_response
+from headway.gateway.openai.large_body import LargeBody
 from headway.gateway.openai.model_name import content_coding, named_model
-from headway.gateway.openai.request_body import read_body, why_unreadable
+from headway.gateway.openai.prompt_count import NO_PROMPT, PromptCount, PromptFacts
+from headway.gateway.openai.request_body import LARGE_BYTES, Body, read_body, why_unreadable
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.intake import Intake
 from headway.gateway.queueing.request_state import GatewayRequest, id_text
 from headway.gateway.relay.exchange import BROKE, Exchange
+from headway.gateway.settings import TenantSettings
 from headway.gateway.trusted_sources import TrustedProxies, is_loopback, leads_here
 from headway.gateway.wire.client_connection import ClientConnection, PendingAnswer
 from headway.gateway.wire.messages import HttpRequest, Response
 from headway.gateway.wire.sliced_answer import SlicedAnswer
+from headway.gateway.wire.stepped_answer import SteppedAnswer
 
 _COMPRESSED = "the body is compressed (content-encoding: {}), so its model cannot be read; send it as it is"
 _ONE_MODEL = "/v1/models/"
@@ -54,6 +59,7 @@ class PublicRoutes:
         metrics: GatewayMetrics,
         history: RequestHistory,
         intake: Intake,
+        prompt_count: PromptCount,
         on_arrival: Sequence[Callable[[GatewayRequest], None]],
         learned: LearnedState,
         refusal_log: RefusalLog,
@@ -67,6 +73,7 @@ class PublicRoutes:
         self.history = history
         self.metrics = metrics
         self._intake = intake
+        self._prompt_count = prompt_count
         self._on_arrival = on_arrival
         self._own_paths = {**HEALTH_PATHS, **(INSIDE_PATHS if shows_inside else {})}
         self.learned = learned
@@ -173,15 +180,52 @@ class PublicRoutes:
             )
             return None
         endpoint = endpoint_of(http.path)
+        if len(http.body) > LARGE_BYTES:
+            return self._read_large(http, client, tenant, endpoint)
         body = read_body(http.body, endpoint) if http.body else None
         if body is None and endpoint.needs_json and http.method == b"POST":
             self._reject(client, error_response(400, why_unreadable(http.body, endpoint), Reason.MALFORMED))
             return None
+        prompt = NO_PROMPT if body is None else self._prompt_count.read(body)
+        return self._take(http, client, tenant, endpoint, body, prompt)
+
+    def _read_large(
+        self, http: HttpRequest, client: ClientConnection, tenant: TenantSettings, endpoint: Endpoint
+    ) -> PendingAnswer:
+        """Read a large body, a step at each turn of the event loop; then the same as for any other."""
+        read = LargeBody(http.body, endpoint, self.dispatcher.settings.wire.body_values)
+
+        def broke(error: Exception) -> None:
+            self.dispatcher.errors.contained("routes", error)
+            client.break_off(error_response(500, BROKE, Reason.INTERNAL_ERROR))
+
+        def then() -> PendingAnswer | None:
+            needs_json = endpoint.needs_json and http.method == b"POST"
+            fault = read.fault
+            if fault is None and read.body is None and needs_json:
+                fault = 400, "the body is not a JSON object; send one"
+            if fault is not None and (needs_json or fault[0] != HTTPStatus.BAD_REQUEST):
+                self._reject(client, error_response(*fault, Reason.MALFORMED))
+                return None
+            return self._take(http, client, tenant, endpoint, read.body, read.prompt)
+
+        return SteppedAnswer(read.steps(self._prompt_count), then, broke)
+
+    def _take(
+        self,
+        http: HttpRequest,
+        client: ClientConnection,
+        tenant: TenantSettings,
+        endpoint: Endpoint,
+        body: Body | None,
+        prompt: PromptFacts,
+    ) -> PendingAnswer:
+        """A request whose body was read enters the queue."""
         http.keeps_forwarded = self.trusted_proxies.holds(client.address)
         if tenant.name:  # the key is the gateway's: no replica sees it
             http.headers = [pair for pair in http.headers if pair[0] != b"authorization"]
         request = self._intake.take(
-            http, endpoint, body, named_model(http, body), tenant, self.dispatcher.settings.objectives
+            http, endpoint, body, prompt, named_model(http, body), tenant, self.dispatcher.settings.objectives
         )
         for note_arrival in self._on_arrival:
             note_arrival(request)

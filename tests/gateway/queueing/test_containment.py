@@ -38,7 +38,7 @@ def fails_for(marked: bytes, otherwise: Any) -> Any:
 def test_a_request_that_cannot_be_sent_gets_500_and_frees_its_seat(
     run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, "upstream_request", fails_for(b"poison", exchange.upstream_request))
+    monkeypatch.setattr(exchange, "send_request", fails_for(b"poison", exchange.send_request))
 
     async def scenario(setup: Setup) -> None:
         for kept in (False, True, True):  # over a new connection and over kept ones
@@ -58,7 +58,7 @@ def test_a_request_that_cannot_be_sent_gets_500_and_frees_its_seat(
 def test_a_request_that_fails_from_the_queue_harms_no_bystander(
     run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, "upstream_request", fails_for(b"poison", exchange.upstream_request))
+    monkeypatch.setattr(exchange, "send_request", fails_for(b"poison", exchange.send_request))
 
     async def scenario(setup: Setup) -> None:
         gate = asyncio.Event()
@@ -86,13 +86,13 @@ def test_a_fault_in_the_middle_of_an_answer_ends_that_answer_only(
 
     def upstream_data(self: Any, body: bytes) -> None:
         whole(self, body)
-        if b"poison" in self.request.arrived.http.body and self.request.stage is RequestStage.ANSWERING:
+        if self.request.arrived.request_id == b"poison" and self.request.stage is RequestStage.ANSWERING:
             raise RuntimeError("a fault of our own")
 
     monkeypatch.setattr(exchange.Exchange, "upstream_data", upstream_data)
 
     async def scenario(setup: Setup) -> None:
-        good, bad = await asyncio.gather(setup.ask(), setup.ask(completion(prompt="poison")))
+        good, bad = await asyncio.gather(setup.ask(), setup.ask(headers="x-request-id: poison\r\n"))
         assert (good.status, good.whole) == (200, True)
         assert bad.status == 200
         assert b"internal_error" in bad.body

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 
 from headway.gateway.observing import prometheus_text as prometheus
@@ -14,6 +14,7 @@ from headway.gateway.openai.error_responses import Reason
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.request_state import GatewayRequest
+from headway.gateway.wire.shared_limits import SharedLimits
 
 _FAIRNESS_HELP = "Jain's index of the tenants' mean speed over the last 1,000 streams; 1 is fair"
 _SLICE = 100  # series written at one turn of the event loop
@@ -45,11 +46,13 @@ class GatewayMetrics:
         self._recent: deque[tuple[str, float]] = deque(maxlen=_FAIR_OVER)
         self._dispatcher: Dispatcher | None = None
         self._loop_watch: LoopWatch | None = None
+        self._held: Mapping[str, SharedLimits] = {}
 
-    def watch(self, dispatcher: Dispatcher, loop_watch: LoopWatch) -> None:
-        """Read the gauges from these."""
+    def watch(self, dispatcher: Dispatcher, loop_watch: LoopWatch, held: Mapping[str, SharedLimits]) -> None:
+        """Read the gauges from these; `held` is what clients hold, by the name of the address they came to."""
         self._dispatcher = dispatcher
         self._loop_watch = loop_watch
+        self._held = held
 
     def rejected(self, status: int) -> None:
         """Count a request that never entered the queue."""
@@ -144,6 +147,16 @@ class GatewayMetrics:
         )
         if self._loop_watch is not None:
             yield from self._loop_watch.metrics()
+        yield prometheus.gauge(
+            "headway_connections",
+            "Open connections of clients, by the address they came to: public or admin",
+            [({"listener": name}, shared.connections) for name, shared in self._held.items()],
+        )
+        yield prometheus.gauge(
+            "headway_body_bytes",
+            "Bytes of request bodies that are coming, that wait, or whose answer has not begun",
+            [({}, sum(shared.body_bytes for shared in self._held.values()))],
+        )
         fairness = self.fairness()
         if fairness is not None:
             yield prometheus.gauge("headway_jains_fairness_index", _FAIRNESS_HELP, [({}, fairness)])

@@ -164,10 +164,9 @@ class TraceRecorder:
         if output < 1 or relayed.status != 200 or not arrived.endpoint.is_generation:
             return ""
         prompt = relayed.usage.prompt_tokens if relayed.usage is not None else queued.prompt_tokens
-        prompts = arrived.body.prompts if arrived.body is not None else 1
         record: dict[str, object] = {
             "timestamp": round((arrived.arrived_at - self._began) * 1000),
-            "input_length": max(1, prompt // prompts),
+            "input_length": max(1, prompt // arrived.prompt.prompts),
             "output_length": output,
         }
         if queued.max_output_tokens is not None and queued.max_output_tokens >= output:

@@ -10,19 +10,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
 
-from headway.gateway.openai.prompt_media import NO_MEDIA, media_of
-from headway.gateway.openai.request_body import Body
+from headway.gateway.openai.prompt_media import NO_MEDIA, Media, media_in_steps, media_of
+from headway.gateway.openai.request_body import Body, prefix_hashes, prompts_in
 from headway.gateway.openai.token_ratio import TokenRatio
 
 WAIT_SECONDS = 0.05
 _AT_ONCE_BYTES = 2_048
+_COUNTED_BYTES_MAX = 4 << 20  # of JSON, which the thread decodes in one go; longer prompts are estimated
 _IDS = re.compile(rb"\[[\s\[]*\d")
 _TEMPLATE_TOKENS = 5.0  # a message, before anything is learned
 _TEMPLATE_TOKENS_MAX = 64.0
@@ -45,6 +46,27 @@ class Counted(NamedTuple):
     messages: int
 
 
+class PromptFacts(NamedTuple):
+    """What is read of a prompt when it arrives. After that its bytes are needed only to be sent on.
+
+    Attributes:
+        bytes: of the prompt as it stands in the JSON.
+        ids: token ids that it is; 0 where it is something else.
+        prompts: how many prompts it is.
+        media: what of it is no text.
+        hashes: of ever longer parts of it, for routing.
+    """
+
+    bytes: int = 0
+    ids: int = 0
+    prompts: int = 1
+    media: Media = NO_MEDIA
+    hashes: Sequence[int] = ()
+
+
+NO_PROMPT = PromptFacts()
+
+
 class PromptCount:
     """Counts prompts; `ratio` estimates those that cannot be counted."""
 
@@ -59,32 +81,52 @@ class PromptCount:
         self._template: dict[str, float] = {}  # model -> tokens its chat template adds to a message
         self._threads = ThreadPoolExecutor(1, "headway-tokenizer") if files else None
 
-    def at_once(self, body: Body | None, body_bytes: int) -> tuple[int, Counted | None]:
+    def read(self, body: Body) -> PromptFacts:
+        """Read a prompt, whose body is not large (`large_body.py`)."""
+        prompt = body.prompt_bytes
+        if not prompt:
+            return NO_PROMPT
+        hashes, prompts = prefix_hashes(body.model, prompt), prompts_in(prompt, body.endpoint)
+        if _IDS.match(prompt):
+            return PromptFacts(len(prompt), prompt.count(b",") + 1, prompts, NO_MEDIA, hashes)
+        return PromptFacts(len(prompt), 0, prompts, media_of(prompt, body.model, self._media_tokens), hashes)
+
+    def read_in_steps(self, body: Body) -> Iterator[PromptFacts]:
+        """The same for a large body: one pass over the prompt between two facts, of which the last are whole."""
+        prompt = body.prompt_bytes
+        facts = PromptFacts(len(prompt), hashes=prefix_hashes(body.model, prompt))
+        yield facts
+        if _IDS.match(prompt):
+            facts = facts._replace(ids=prompt.count(b",") + 1)
+        for media in media_in_steps(prompt, body.model, self._media_tokens) if not facts.ids else ():
+            facts = facts._replace(media=media)
+            yield facts
+        yield facts._replace(prompts=prompts_in(prompt, body.endpoint))
+
+    def at_once(self, body: Body | None, prompt: PromptFacts, body_bytes: int) -> tuple[int, Counted | None]:
         """Prompt tokens without waiting, and what was counted; None where they are an estimate."""
         if body is None:
             return min(self._media_tokens, self._ratio.tokens("", body_bytes)), None  # a form: its file is no text
-        prompt = body.prompt_bytes
-        if _IDS.match(prompt):
-            counted: Counted | None = Counted(prompt.count(b",") + 1, 0)
-        elif body.model in self._tokenizers and len(prompt) <= _AT_ONCE_BYTES:
-            counted = _count(self._tokenizers[body.model], body, self._media_tokens)
-        else:
-            counted = None
+        counted: Counted | None = None
+        if prompt.ids:
+            counted = Counted(prompt.ids, 0)
+        elif body.model in self._tokenizers and prompt.bytes <= _AT_ONCE_BYTES:
+            counted = _count(self._tokenizers[body.model], body, prompt.media)
         if counted is None:
-            media = media_of(prompt, body.model, self._media_tokens)
-            text_bytes = (len(prompt) or body_bytes) - media.bytes
-            return self._ratio.tokens(body.model, text_bytes) + media.tokens, None
+            text_bytes = (prompt.bytes or body_bytes) - prompt.media.bytes
+            return self._ratio.tokens(body.model, text_bytes) + prompt.media.tokens, None
         return self.total(body.model, counted), counted
 
-    def takes_long(self, body: Body | None, counted: Counted | None) -> bool:
+    def takes_long(self, body: Body | None, prompt: PromptFacts, counted: Counted | None) -> bool:
         """Whether a tokenizer exists for a prompt that was not counted at once."""
-        return counted is None and body is not None and body.model in self._tokenizers and bool(body.prompt_bytes)
+        is_open = counted is None and body is not None and body.model in self._tokenizers
+        return is_open and 0 < prompt.bytes <= _COUNTED_BYTES_MAX
 
-    def later(self, body: Body, then: Callable[[Counted | None], None]) -> None:
+    def later(self, body: Body, prompt: PromptFacts, then: Callable[[Counted | None], None]) -> None:
         """Count in a thread; `then` gets the result in the event loop, or None after `WAIT_SECONDS`."""
         assert self._threads is not None, "only asked where there is a tokenizer"
         loop = asyncio.get_running_loop()
-        counting = loop.run_in_executor(self._threads, _count, self._tokenizers[body.model], body, self._media_tokens)
+        counting = loop.run_in_executor(self._threads, _count, self._tokenizers[body.model], body, prompt.media)
         late = loop.call_later(WAIT_SECONDS, counting.cancel)
 
         def end(done: asyncio.Future[Counted | None]) -> None:
@@ -101,17 +143,16 @@ class PromptCount:
         added = counted.messages * self._template.get(model, _TEMPLATE_TOKENS)
         return max(1, counted.tokens + round(added))
 
-    def learn(self, body: Body, counted: Counted | None, prompt_tokens: int) -> None:
+    def learn(self, model: str, prompt: PromptFacts, counted: Counted | None, prompt_tokens: int) -> None:
         """Calibrate the ratio, or what the template adds, by the tokens that a replica counted of a prompt of text."""
-        prompt = body.prompt_bytes
-        if media_of(prompt, body.model, 0) != NO_MEDIA:
+        if prompt.media != NO_MEDIA:
             return
         if counted is None:
-            self._ratio.learn(body.model, len(prompt), prompt_tokens)
+            self._ratio.learn(model, prompt.bytes, prompt_tokens)
         elif counted.messages:
             added = min(_TEMPLATE_TOKENS_MAX, max(0.0, (prompt_tokens - counted.tokens) / counted.messages))
-            known = self._template.get(body.model)
-            self._template[body.model] = added if known is None else known + _LEARNING * (added - known)
+            known = self._template.get(model)
+            self._template[model] = added if known is None else known + _LEARNING * (added - known)
 
     def close(self) -> None:
         """Stop counting."""
@@ -135,9 +176,8 @@ def _load(model: str, file: Path) -> Tokenizer:
     return cast(Tokenizer, loaded)
 
 
-def _count(tokenizer: Tokenizer, body: Body, media_tokens: int) -> Counted | None:
+def _count(tokenizer: Tokenizer, body: Body, media: Media) -> Counted | None:
     """Tokens of the prompt; None if it holds no text."""
-    media = media_of(body.prompt_bytes, body.model, media_tokens)
     try:
         prompt = _ANYTHING.decode(body.prompt_bytes)
         if isinstance(prompt, list) and any(isinstance(part, dict) for part in prompt):  # the messages of a chat

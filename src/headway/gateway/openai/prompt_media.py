@@ -21,6 +21,8 @@ _MEDIA_TYPES = re.compile(rb"image|audio|video|file|document")
 _DATA = re.compile(rb'base64,|"data"\s*:\s*"')
 _HEAD_BYTES = 1 << 16  # of a part; a JPEG's size may stand behind a thumbnail
 _WORD_BYTES = 64
+_LONG_BYTES = 1 << 20
+_LOOKED_AT_MAX = 4_096  # messages and parts of them; each takes some microseconds. What comes after counts as text
 _NOTHING = memoryview(b"")
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -38,18 +40,39 @@ NO_MEDIA = Media(0, 0)
 
 def media_of(prompt: bytes, model: str, default_tokens: int) -> Media:
     """The media of a prompt's messages, or of the items of its `input`."""
+    media = NO_MEDIA
+    for media in media_in_steps(prompt, model, default_tokens):  # noqa: B007 - the last one counts
+        pass
+    return media
+
+
+def media_in_steps(prompt: bytes, model: str, default_tokens: int) -> Iterator[Media]:
+    """The same of a large prompt: what was found up to now, after each pass over much of it."""
     if prompt.find(b"[", 1) < 0 or prompt.find(_SIGN) < 0:  # the first search is much the faster one
-        return NO_MEDIA
+        return
     size = tokens = 0
     for part in _media_parts(prompt):
-        size += len(part)
-        tokens += _tokens_of(part, model, default_tokens)
-    return Media(size, tokens)
+        if part is not None:
+            size += len(part)
+            tokens += _tokens_of(part, model, default_tokens)
+        yield Media(size, tokens)
 
 
-def _media_parts(prompt: bytes) -> Iterator[memoryview]:
-    for message in _items(memoryview(prompt)):
-        for part in _items(_fields(message).get("content", _NOTHING)):
+def _media_parts(prompt: bytes) -> Iterator[memoryview | None]:
+    """The parts; None after each pass over a long message."""
+    left = _LOOKED_AT_MAX
+    messages = _items(memoryview(prompt), left)
+    if len(prompt) > _LONG_BYTES:
+        yield None
+    for message in messages:
+        content = _fields(message).get("content", _NOTHING)
+        if len(content) > _LONG_BYTES:
+            yield None
+        parts = _items(content, max(0, left))
+        left -= 1 + len(parts)
+        for part in parts:
+            if len(part) > _LONG_BYTES:
+                yield None
             yield from _media_in(part, depth=1)
 
 
@@ -57,7 +80,7 @@ def _media_in(part: memoryview, depth: int) -> Iterator[memoryview]:
     fields = _fields(part)
     kind = _word(fields.get("type"))
     if depth and kind == b'"tool_result"':
-        for inner in _items(fields.get("content", _NOTHING)):
+        for inner in _items(fields.get("content", _NOTHING), _LOOKED_AT_MAX):
             yield from _media_in(inner, depth - 1)
     elif (
         _MEDIA_TYPES.search(kind) is not None
@@ -67,10 +90,10 @@ def _media_in(part: memoryview, depth: int) -> Iterator[memoryview]:
         yield part
 
 
-def _items(content: memoryview) -> list[memoryview]:
-    """The items of a JSON array, not copied; none of anything else."""
+def _items(content: memoryview, most: int) -> list[memoryview]:
+    """The first items of a JSON array, not copied; none of anything else."""
     try:
-        return [memoryview(item) for item in _LIST.decode(content)] if _word(content[:1]) == b"[" else []
+        return [memoryview(item) for item in _LIST.decode(content)[:most]] if _word(content[:1]) == b"[" else []
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return []
 

@@ -13,10 +13,12 @@ import msgspec
 from headway.domain.foreign_counts import token_count
 from headway.gateway.openai.endpoints import UNLISTED, Endpoint
 
+LARGE_BYTES = 1 << 17
+"""A longer body is read in steps, see `large_body.py`; within this any body takes a few milliseconds."""
 _PREFIX_BLOCK_BYTES = 1_024
 _PREFIX_BLOCKS_MAX = 32
 _SEQUENCES_MAX = 16_384  # vLLM refuses more (`VLLM_MAX_N_SEQUENCES`)
-_SEVERAL = re.compile(rb'\[\s*["\[]')
+_SEVERAL = re.compile(rb'\[\s*(["\[])')
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -40,11 +42,11 @@ class Body(msgspec.Struct, rename={"priority_bytes": "priority", "arguments_byte
     best_of: int | None = None
     priority_bytes: msgspec.Raw = msgspec.Raw(b"")
     arguments_bytes: msgspec.Raw = msgspec.Raw(b"")
-    stream_options: StreamOptions | None = None
+    stream_options: StreamOptions | msgspec.UnsetType | None = msgspec.UNSET
 
     @property
     def prompt_bytes(self) -> bytes:
-        """The prompt as it stands in the JSON; empty if there is none."""
+        """The prompt as it stands in the JSON, copied; empty if there is none."""
         for name in self.endpoint.prompt_fields:
             if prompt := bytes(getattr(self, name)):
                 return prompt
@@ -69,22 +71,15 @@ class Body(msgspec.Struct, rename={"priority_bytes": "priority", "arguments_byte
                 return max(1, token_count(bound)) if bound >= 0 else None
         return None
 
-    @property
-    def sequences(self) -> int:
-        """Outputs that are generated at once: `n` or `best_of` for each of its prompts."""
+    def sequences(self, prompts: int) -> int:
+        """Outputs that are generated at once: `n` or `best_of` for each of `prompts` prompts."""
         each = max(1, self.n or 1, self.best_of or 1)
-        return min(each * self.prompts, _SEQUENCES_MAX)
+        return min(each * prompts, _SEQUENCES_MAX)
 
     @property
-    def prompts(self) -> int:
-        """How many prompts a completion holds: a list of texts, or of lists of token ids, is several."""
-        if not self.endpoint.takes_prompts:
-            return 1
-        content = self.prompt_bytes
-        if not _SEVERAL.match(content):
-            return 1
-        prompts: list[msgspec.Raw] = _ITEMS.decode(content)
-        return max(1, len(prompts))
+    def raw_fields(self) -> tuple[str, ...]:
+        """Those that are views of the request's bytes, which cannot be freed before them."""
+        return "priority_bytes", "arguments_bytes", *self.endpoint.prompt_fields, self.endpoint.agent_field
 
     @property
     def agent_bytes(self) -> bytes:
@@ -122,15 +117,25 @@ def why_unreadable(content: bytes, endpoint: Endpoint = UNLISTED) -> str:
         return "the request has no body; send a JSON object"
     try:
         _decode(content, endpoint)
-    except RecursionError:
-        return "the body is nested too deeply; send a flatter JSON object"
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return f"the body is not a valid JSON object: {error}"
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return why_no_object(error)
     return "the body cannot be read"
 
 
+def why_no_object(error: Exception) -> str:
+    """The sentence about a body that could not be decoded."""
+    if isinstance(error, RecursionError):
+        return "the body is nested too deeply; send a flatter JSON object"
+    return f"the body is not a valid JSON object: {error}"
+
+
+def decoded(content: bytes, endpoint: Endpoint) -> Body:
+    """The fields of a JSON body that is known to be UTF-8. Raises DecodeError or RecursionError if it is none."""
+    return _decoder(endpoint).decode(content)
+
+
 def _decode(content: bytes, endpoint: Endpoint) -> Body:
-    body = _decoder(endpoint).decode(content)
+    body = decoded(content, endpoint)
     if not content.isascii():
         content.decode()  # msgspec skips fields unread, and what is written into the body later reads all of them
     return body
@@ -190,6 +195,21 @@ def _table(content: bytes | msgspec.Raw) -> dict[str, Any]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     return table if isinstance(table, dict) else {}
+
+
+def prompts_in(prompt: bytes, endpoint: Endpoint) -> int:
+    """How many prompts a completion holds: a list of texts, or of lists of token ids, is several.
+
+    In a large one they are estimated by its quotes or brackets: to list all items would take too long.
+    """
+    first = _SEVERAL.match(prompt) if endpoint.takes_prompts else None
+    if first is None:
+        return 1
+    if len(prompt) > LARGE_BYTES:
+        marks = prompt.count(b"]") - 1 if first[1] == b"[" else (prompt.count(b'"') - prompt.count(b'\\"')) // 2
+        return max(1, marks)
+    prompts: list[msgspec.Raw] = _ITEMS.decode(prompt)
+    return max(1, len(prompts))
 
 
 def prefix_hashes(model: str, prompt: bytes) -> list[int]:

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 from headway.domain import engine_hints
 from headway.gateway.openai.client_hints import HIGHER_FIRST, HINT_HEADERS, LOWER_FIRST
-from headway.gateway.openai.request_body import NO_PRIORITY, Body, top_level, with_fields
+from headway.gateway.openai.large_body import written_in_parts
+from headway.gateway.openai.request_body import LARGE_BYTES, NO_PRIORITY, Body, top_level, with_fields
 from headway.gateway.settings import TenantSettings
 from headway.gateway.wire.messages import Headers, HttpRequest
 
@@ -36,7 +37,9 @@ def withhold(http: HttpRequest, body: Body | None, tenant: TenantSettings, prior
         changes = _changes(given[0], given[1], given[2], tenant, priority)
     else:
         return
-    if changes:
+    if changes and body is not None and len(http.body) > LARGE_BYTES:
+        http.body = b"".join(written_in_parts(http.body, body, changes))
+    elif changes:
         http.body = with_fields(http.body, changes)
 
 

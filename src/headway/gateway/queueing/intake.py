@@ -8,8 +8,8 @@ from functools import partial
 from headway.gateway.openai.client_hints import read_hints
 from headway.gateway.openai.endpoints import Endpoint
 from headway.gateway.openai.error_responses import Reason
-from headway.gateway.openai.prompt_count import Counted, PromptCount
-from headway.gateway.openai.request_body import Body, prefix_hashes
+from headway.gateway.openai.prompt_count import Counted, PromptCount, PromptFacts
+from headway.gateway.openai.request_body import Body
 from headway.gateway.openai.stored_objects import named_object
 from headway.gateway.openai.withheld_hints import withhold
 from headway.gateway.queueing.arrival_pacing import ArrivalPacer
@@ -48,6 +48,7 @@ class Intake:
         http: HttpRequest,
         endpoint: Endpoint,
         body: Body | None,
+        prompt: PromptFacts,
         model: str,
         tenant: TenantSettings,
         objectives: Mapping[str, int],
@@ -58,6 +59,7 @@ class Intake:
             http: as it was parsed, less what no replica may see.
             endpoint: the row of its path.
             body: the fields of its JSON body; None if it has none.
+            prompt: what was read of its prompt.
             model: as it names it; "" if it names none.
             tenant: of its API key.
             objectives: priorities of the objectives that clients may name.
@@ -85,18 +87,19 @@ class Intake:
             deadline=None if hints.deadline_seconds is None else now + hints.deadline_seconds,
             priority=hints.priority,
             hinted_output_tokens=hints.output_tokens,
-            prefix_hashes=prefix_hashes(body.model, body.prompt_bytes) if body is not None else (),
             arrived_at=now,
             traceparent=None if start_trace is None else start_trace(http, endpoint, self._number, now),
+            prompt=prompt,
             stored_object=named_object(http),
         )
-        tokens, counted = self._prompt_count.at_once(body, len(http.body))
+        tokens, counted = self._prompt_count.at_once(body, prompt, len(http.body))
         return GatewayRequest(arrived, self._size(arrived, tokens, counted))
 
     def let_in(self, request: GatewayRequest, enter: Callable[[PromptSize | None], None]) -> None:
         """Call `enter` when the request may go into its queue, with its prompt's size if that was counted since."""
         body = request.arrived.body
-        if body is None or not self._prompt_count.takes_long(body, request.queued.counted):
+        prompt = request.arrived.prompt
+        if body is None or not self._prompt_count.takes_long(body, prompt, request.queued.counted):
             self._pacer.arrive(partial(enter, None))
             return
 
@@ -107,13 +110,13 @@ class Intake:
             else:
                 enter(self._size(arrived, self._prompt_count.total(arrived.model, counted), counted))
 
-        self._prompt_count.later(body, counted_later)
+        self._prompt_count.later(body, prompt, counted_later)
 
     def ended(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None, now: float) -> None:
         """Where a replica counted the prompt: improve the estimates of prompt and cached tokens."""
         arrived, usage = request.arrived, request.relayed.usage
         if usage is not None and arrived.body is not None:
-            self._prompt_count.learn(arrived.body, request.queued.counted, usage.prompt_tokens)
+            self._prompt_count.learn(arrived.model, arrived.prompt, request.queued.counted, usage.prompt_tokens)
             self._cached_tokens.learn(arrived.model, arrived.payer, arrived.session, usage)
 
     def _size(self, arrived: ArrivedRequest, tokens: int, counted: Counted | None) -> PromptSize:

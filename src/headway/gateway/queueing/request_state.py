@@ -11,16 +11,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+import msgspec
+
 from headway.domain.request import Request
 from headway.gateway.openai.answer_readers import JsonReader, StreamReader
 from headway.gateway.openai.endpoints import Endpoint
-from headway.gateway.openai.prompt_count import Counted
+from headway.gateway.openai.prompt_count import NO_PROMPT, Counted, PromptFacts
 from headway.gateway.openai.request_body import Body
 from headway.gateway.openai.usage import Usage
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.wire.messages import HttpRequest
 from headway.scheduling.lifecycle import StageTable
 from headway.scheduling.scheduler import Scheduler
+
+_NOTHING = msgspec.Raw(b"")
 
 
 class RequestStage(StrEnum):
@@ -68,7 +72,7 @@ _NEXT = REQUEST_STAGES.moves
 
 @dataclass(slots=True, eq=False)
 class ArrivedRequest:
-    """What is known of a request when it arrives; never changed.
+    """What is known of a request when it arrives; never changed, but that its body is freed in time.
 
     Its fields are `Final`, which mypy checks; a frozen dataclass would cost 5 us more per request.
 
@@ -88,7 +92,7 @@ class ArrivedRequest:
         deadline: time of the first token as its client wants it, seconds on the dispatcher's clock.
         priority: in vLLM's sign, lower sooner.
         hinted_output_tokens: of its hints.
-        prefix_hashes: of ever longer parts of its prompt, for routing.
+        prompt: what was read of its prompt.
         arrived_at: seconds on the dispatcher's clock.
         traceparent: W3C header of our own span; None where the request is not traced.
         stored_object: id of the object it is about, which only the replica that made it knows; None without one.
@@ -108,10 +112,22 @@ class ArrivedRequest:
     deadline: Final[float | None]
     priority: Final[int]
     hinted_output_tokens: Final[int | None]
-    prefix_hashes: Final[Sequence[int]]
     arrived_at: Final[float]
     traceparent: Final[bytes | None]
+    prompt: Final[PromptFacts] = NO_PROMPT
     stored_object: Final[str | None] = None
+
+    @property
+    def prefix_hashes(self) -> Sequence[int]:
+        """Hashes of ever longer parts of its prompt, for routing."""
+        return self.prompt.hashes
+
+    def let_go_of_body(self) -> None:
+        """Free its body, which is not sent again: the client has the beginning of an answer."""
+        self.http.body = b""
+        if self.body is not None:
+            for name in self.body.raw_fields:
+                setattr(self.body, name, _NOTHING)
 
 
 class QueueKey(NamedTuple):
@@ -188,7 +204,7 @@ class QueuedRequest(Request):
             deadline=arrived.deadline,
             priority=arrived.priority,
             cached_prompt_tokens=prompt.cached_tokens,
-            sequences=body.sequences if body is not None else 1,
+            sequences=body.sequences(arrived.prompt.prompts) if body is not None else 1,
         )
         self.arrived = arrived
         self.counted = prompt.counted

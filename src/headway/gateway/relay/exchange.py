@@ -18,7 +18,7 @@ from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import GatewayRequest, RequestMove, RequestStage
 from headway.gateway.relay.answer_headers import answer_headers
-from headway.gateway.relay.upstream_request import LOAD_HEADER, hides_usage, upstream_request
+from headway.gateway.relay.upstream_request import LOAD_HEADER, hides_usage, send_request
 from headway.gateway.replicas.load_report import read_load_header
 from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
 from headway.gateway.wire.client_connection import ClientConnection
@@ -123,7 +123,7 @@ class Exchange:
         self._connection = connection
         self._sends += 1
         self._sent_at = self._dispatcher.now()
-        connection.send(upstream_request(self.request, replica), self)
+        send_request(self.request, replica, connection, self)
 
     # From the replica
 
@@ -153,6 +153,7 @@ class Exchange:
             length = None
         elif kind == b"application/json" and not encoded:
             relayed.reader = JsonReader(arrived.endpoint.usage, may_be_cut=length is None)
+        arrived.let_go_of_body()
         self._client.start(status, answer_headers(self.request, replica, headers, named), length, more=more)
 
     def _judge(self, replica: UpstreamReplica, status: int) -> None:

@@ -6,26 +6,64 @@ stream's usage, the priority with the engine's sign, and hints for Headway's vLL
 
 from __future__ import annotations
 
+from itertools import chain
+
 from headway.domain import engine_hints as hints
 from headway.domain.request import expected_output_tokens
-from headway.gateway.openai.request_body import NO_PRIORITY, extra_arguments, with_fields, with_usage_asked
+from headway.gateway.openai.large_body import slices, written_in_parts
+from headway.gateway.openai.request_body import (
+    LARGE_BYTES,
+    NO_PRIORITY,
+    StreamOptions,
+    extra_arguments,
+    with_fields,
+    with_usage_asked,
+)
 from headway.gateway.queueing.request_state import GatewayRequest, QueuedRequest
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.trusted_sources import FORWARDED_HEADERS
 from headway.gateway.wire.messages import HOP_BY_HOP, TRACE_HEADER, VIA_HEADER, Headers, connection_names, header_lines
+from headway.gateway.wire.upstream_connection import ResponseSink, UpstreamConnection
 
 LOAD_HEADER = b"endpoint-load-metrics"
 LOAD_FORMAT_HEADER = b"endpoint-load-metrics-format"
 _NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect", b"x-request-id"}
 _NOT_FORWARDED_FROM_CLIENTS = _NOT_FORWARDED | FORWARDED_HEADERS
 _ENCODING_HEADER = b"accept-encoding"
+_SENT_BYTES = 256 << 10
+USAGE_ASKED = {"include_usage": True}
 _SIGNS = {"lower-first": 1, "higher-first": -1}
+
+
+def send_request(
+    request: GatewayRequest, replica: UpstreamReplica, connection: UpstreamConnection, sink: ResponseSink
+) -> None:
+    """Send the whole request to this replica; a large body follows in pieces, one at a turn of the event loop."""
+    if request.arrived.body_bytes <= LARGE_BYTES:
+        connection.send(upstream_request(request, replica), sink)
+    else:
+        head, parts = upstream_parts(request, replica)
+        connection.send(head, sink, chain.from_iterable(slices(part, _SENT_BYTES) for part in parts))
 
 
 def upstream_request(request: GatewayRequest, replica: UpstreamReplica) -> bytes:
     """The whole request as bytes for this replica."""
-    http = request.arrived.http
     body = _body(request, replica)
+    return _head(request, replica, len(body)) + body
+
+
+def upstream_parts(request: GatewayRequest, replica: UpstreamReplica) -> tuple[bytes, list[bytes | memoryview]]:
+    """The same of a request with a large body, which is not copied: its head, and the parts of its body."""
+    changes = _changes(request, replica)
+    body, content = request.arrived.body, request.arrived.http.body
+    parts: list[bytes | memoryview] = [content]
+    if body is not None and changes:
+        parts = written_in_parts(content, body, changes)
+    return _head(request, replica, sum(map(len, parts))), parts
+
+
+def _head(request: GatewayRequest, replica: UpstreamReplica, body_bytes: int) -> bytes:
+    http = request.arrived.http
     dropped = set(_NOT_FORWARDED if http.keeps_forwarded else _NOT_FORWARDED_FROM_CLIENTS)
     dropped |= connection_names(http.headers)
     if replica.authorization is not None:
@@ -45,10 +83,10 @@ def upstream_request(request: GatewayRequest, replica: UpstreamReplica) -> bytes
         headers.append((LOAD_FORMAT_HEADER, b"json"))
     pool = replica.pool
     headers += [(b"host", pool.host_header), (VIA_HEADER, pool.via), (b"x-request-id", request.arrived.request_id)]
-    if body or http.method not in (b"GET", b"DELETE", b"OPTIONS"):
-        headers.append((b"content-length", b"%d" % len(body)))
+    if body_bytes or http.method not in (b"GET", b"DELETE", b"OPTIONS"):
+        headers.append((b"content-length", b"%d" % body_bytes))
     line = b"%b %b%b HTTP/1.1\r\n" % (http.method, pool.prefix, http.target)
-    return b"".join([line, header_lines(headers), b"\r\n", body])
+    return b"".join([line, header_lines(headers), b"\r\n"])
 
 
 def hides_usage(request: GatewayRequest, replica: UpstreamReplica) -> bool:
@@ -56,7 +94,7 @@ def hides_usage(request: GatewayRequest, replica: UpstreamReplica) -> bool:
     body = request.arrived.body
     if body is None or not body.stream or not replica.settings.learn_usage:
         return False
-    asked = body.stream_options is not None and body.stream_options.include_usage
+    asked = isinstance(body.stream_options, StreamOptions) and body.stream_options.include_usage
     return not asked and request.arrived.endpoint.usage_on_request
 
 
@@ -84,12 +122,21 @@ def engine_hints(queued: QueuedRequest, *, rank: bool) -> dict[str, object]:
 
 def _body(request: GatewayRequest, replica: UpstreamReplica) -> bytes:
     """The client's bytes, with the fields set that this replica needs."""
-    body, content = request.arrived.body, request.arrived.http.body
-    if body is None:
-        return content
-    changes: dict[str, object] = {}
-    if hides_usage(request, replica):
+    content = request.arrived.http.body
+    changes = _changes(request, replica)
+    if "stream_options" in changes:
         changes |= with_usage_asked(content)
+    return with_fields(content, changes) if changes else content
+
+
+def _changes(request: GatewayRequest, replica: UpstreamReplica) -> dict[str, object]:
+    """The fields that this replica needs; `stream_options` beside those of the client."""
+    body = request.arrived.body
+    changes: dict[str, object] = {}
+    if body is None:
+        return changes
+    if hides_usage(request, replica):
+        changes["stream_options"] = USAGE_ASKED
     sign = _SIGNS.get(replica.settings.priority)
     if sign is not None:
         changes["priority"] = sign * request.arrived.priority
@@ -99,4 +146,4 @@ def _body(request: GatewayRequest, replica: UpstreamReplica) -> bytes:
         changes["vllm_xargs"] = own | engine_hints(request.queued, rank=sign is None)
         if sign is None and bytes(body.priority_bytes) not in NO_PRIORITY:
             changes["priority"] = 0
-    return with_fields(content, changes) if changes else content
+    return changes

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from io import BytesIO
 from typing import Protocol, cast
 
 import httptools
@@ -140,7 +141,7 @@ class ClientConnection(asyncio.Protocol):
         self._target = b""
         self._headers: Headers = []
         self._parsed: HttpRequest | None = None  # its head, once it was judged
-        self._body: bytes | bytearray = b""
+        self._body: bytes | BytesIO = b""
         self._body_bytes = 0
         self._keeps_body = True
         self._framing_bytes = 0  # since the latest byte of the body
@@ -328,10 +329,12 @@ class ClientConnection(asyncio.Protocol):
             held = self._body
             if not held:
                 self._body = body
-            elif isinstance(held, bytearray):
-                held += body
+            elif isinstance(held, BytesIO):
+                held.write(body)
             else:
-                self._body = bytearray(held) + body
+                self._body = BytesIO()
+                self._body.write(held)
+                self._body.write(body)
             if not self._shared.has_room():
                 self._refuse_body(
                     self._handler.bad_request(503, "the bodies of all requests fill the memory set aside for them")
@@ -354,7 +357,7 @@ class ClientConnection(asyncio.Protocol):
         request = self._parsed
         if self._refusal is None and request is not None:
             body = self._body
-            request.body = bytes(body) if isinstance(body, bytearray) else body
+            request.body = body.getvalue() if isinstance(body, BytesIO) else body  # neither is copied
             request.keep_alive = self._parser.should_keep_alive()
             self._pending.append(request)
         self._begin()
@@ -430,6 +433,8 @@ class ClientConnection(asyncio.Protocol):
             ending = b"connection: keep-alive\r\n\r\n"  # HTTP/1.0 else waits for the connection's end
         head = b"".join([status_line(status), header_lines(headers), framing, ending])
         self._started = True
+        if self._held_bytes and not self._pending:
+            self._release_bodies()
         if more:
             self._held = head
         else:
@@ -458,8 +463,6 @@ class ClientConnection(asyncio.Protocol):
         if self._chunked or self._held:
             self.write_last(b"")
         request, self._request, self._answering = self._request, None, None
-        if not self._pending:
-            self._release_bodies()
         if request is None or not request.keep_alive:
             self.close()
             return
@@ -491,6 +494,11 @@ class ClientConnection(asyncio.Protocol):
     def has_unsent(self) -> bool:
         """Whether some of an answer waits here for the client to read on."""
         return self._transport.get_write_buffer_size() > 0
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a request of it has no whole answer, or some of one is unsent."""
+        return self._request is not None or self.has_unsent
 
     def close_when_idle(self) -> None:
         """The server is going: take no further request."""

@@ -13,6 +13,9 @@ class WireLimits:
         head_bytes: Request line and headers together, at most. Trailers likewise.
         headers: Number of headers, at most.
         body_bytes: Body of one request, at most.
+        body_values: Values, names and brackets in a JSON body above 128 KiB, at most, and a twentieth of it beside the
+            prompt; more gets 413. Reading them must not hold up other clients. The default is twice the token ids of
+            the longest common context, a million.
         bodies_bytes: Bodies of all requests whose answer has not begun, at most; a request beyond it gets 503.
         connections: Open connections, at most; one beyond it gets 503.
         address_connections: Open connections per client address. Unset: no limit, because a proxy has one address.
@@ -31,6 +34,7 @@ class WireLimits:
     head_bytes: int = 32_768
     headers: int = 128
     body_bytes: int = 64 << 20
+    body_values: int = 2_000_000
     bodies_bytes: int = 2 << 30
     connections: int = 65_536
     address_connections: int | None = None

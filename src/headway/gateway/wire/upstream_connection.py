@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol, cast
 
 import httptools
@@ -65,6 +65,9 @@ class UpstreamConnection(asyncio.Protocol):
         self.answered = 0  # whole answers so far; a fresh connection that fails is the replica's fault, a kept one not
         self.is_lost = False
         self._paused = False
+        self._unsent: Iterator[memoryview] | None = None  # of the request
+        self._is_full = False  # the transport has enough to send
+        self._is_sending = False  # the next piece is planned
         self._readable: select.poll | None = None  # made when it is first asked
 
     def _reset(self) -> None:
@@ -80,12 +83,38 @@ class UpstreamConnection(asyncio.Protocol):
         self._messages = 0
         self._framing_bytes = 0  # that came since the latest byte of the body: headers, trailers, chunk extensions
 
-    def send(self, request: bytes, sink: ResponseSink) -> None:
-        """Write one whole request; its answer goes to `sink`."""
+    def send(self, request: bytes, sink: ResponseSink, more: Iterator[memoryview] | None = None) -> None:
+        """Write one whole request; its answer goes to `sink`. Of `more` a piece is written at a turn of the loop."""
         assert self._sink is None, "a connection carries one request at a time"
         self._sink = sink
         self._reset()
         self._transport.write(request)
+        if more is not None:
+            self._unsent = more
+            self._send_more()
+
+    def _send_more(self) -> None:
+        """The next piece, unless the replica does not read on or has answered already."""
+        self._is_sending = False
+        if self._unsent is None or self._is_full or self._sink is None or self.is_lost:
+            return
+        piece = next(self._unsent, None)
+        if piece is None:
+            self._unsent = None
+            return
+        self._transport.write(piece)
+        self._is_sending = True
+        asyncio.get_running_loop().call_soon(self._send_more)
+
+    def pause_writing(self) -> None:
+        """The replica reads more slowly than it is sent to."""
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        """It has read on."""
+        self._is_full = False
+        if not self._is_sending:
+            self._send_more()
 
     def drop(self) -> None:
         """Abandon the answer: the connection ends, so the replica stops computing."""
@@ -242,7 +271,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.answered += 1
         del self._pieces[self._whole_pieces :]  # of what follows the end
         body = self._body()
-        reusable = self._messages == 1 and not self._until_eof and self._keeps_alive
+        reusable = self._messages == 1 and not self._until_eof and self._keeps_alive and self._unsent is None
         if reusable and not self._transport.is_closing():
             self.resume()
             self._on_free(self)

@@ -10,6 +10,7 @@ from headway.gateway.openai.prompt_count import PromptCount
 from headway.gateway.openai.request_body import agent_tables, read_body
 from headway.gateway.openai.token_ratio import TokenRatio
 from headway.gateway.openai.usage import Usage, UsageFields
+from tests.support.gateway_requests import counted_at_once
 
 OWN_USAGE = UsageFields("input_tokens", "output_tokens", "input_tokens_details", stream_envelope="response")
 OWN = Endpoint(
@@ -41,7 +42,7 @@ def test_a_row_says_where_the_body_holds_what_is_read() -> None:
     own, chat = read_body(content, OWN), read_body(content, CHAT)
     assert own is not None
     assert (own.prompt_bytes, own.output_tokens_max, agent_tables(own)[0]) == (b"[1, 2,3]", 9, {"osl": 4})
-    assert PromptCount({}, TokenRatio()).at_once(own, len(content))[0] == 3
+    assert counted_at_once(PromptCount({}, TokenRatio()), own, len(content))[0] == 3
     assert chat is not None
     assert (chat.prompt_bytes, chat.output_tokens_max, agent_tables(chat)[0]) == (b"", 5, {})
     assert read_body(b'{"max_output_tokens":"many"}', OWN) is None

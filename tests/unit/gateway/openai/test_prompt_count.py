@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from headway.gateway.openai import prompt_count
-from headway.gateway.openai.prompt_count import Counted, PromptCount
+from headway.gateway.openai.prompt_count import NO_PROMPT, Counted, PromptCount
+from headway.gateway.openai.prompt_media import Media
 from headway.gateway.openai.request_body import Body, read_body
 from headway.gateway.openai.token_ratio import TokenRatio
+from tests.support.gateway_requests import counted_at_once
 
 
 @pytest.fixture
@@ -57,26 +59,26 @@ def body(**fields: Any) -> Body:
 )
 def test_what_is_counted(tokenizer_json: Path, fields: dict[str, Any], counted: Counted | None) -> None:
     count = PromptCount({"m": str(tokenizer_json)}, TokenRatio())
-    assert count.at_once(body(**fields), 400)[1] == counted
+    assert counted_at_once(count, body(**fields), 400)[1] == counted
 
 
 def test_without_a_tokenizer_only_ids_are_counted_and_the_rest_is_the_ratios() -> None:
     count = PromptCount({}, TokenRatio())
-    assert count.at_once(body(prompt="x" * 398), 1_000) == (100, None)
-    assert count.at_once(None, 400) == (100, None)
-    assert count.at_once(body(prompt=[1, 2]), 400) == (2, Counted(2, 0))
+    assert counted_at_once(count, body(prompt="x" * 398), 1_000) == (100, None)
+    assert count.at_once(None, NO_PROMPT, 400) == (100, None)
+    assert counted_at_once(count, body(prompt=[1, 2]), 400) == (2, Counted(2, 0))
     ids = body(prompt=[1, 2])
-    count.learn(ids, Counted(2, 0), 2)
-    assert count.at_once(body(prompt="x" * 398), 1_000) == (100, None), "ids say nothing of how long words are"
+    count.learn("m", count.read(ids), Counted(2, 0), 2)
+    assert counted_at_once(count, body(prompt="x" * 398), 1_000) == (100, None), "ids say nothing of how long words are"
 
 
 def test_what_a_template_adds_is_learnt(tokenizer_json: Path) -> None:
     count = PromptCount({"m": str(tokenizer_json)}, TokenRatio())
     chat = body(messages=[{"role": "user", "content": "word"}, {"role": "user", "content": "word"}])
-    tokens, counted = count.at_once(chat, 0)
+    tokens, counted = counted_at_once(count, chat, 0)
     assert (tokens, counted) == (12, Counted(2, 2))
-    count.learn(chat, counted, 2 + 2 * 9)
-    assert count.at_once(chat, 0)[0] == 20
+    count.learn("m", count.read(chat), counted, 2 + 2 * 9)
+    assert counted_at_once(count, chat, 0)[0] == 20
 
 
 def test_a_long_prompt_is_counted_in_a_thread(tokenizer_json: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,10 +87,10 @@ def test_a_long_prompt_is_counted_in_a_thread(tokenizer_json: Path, monkeypatch:
     async def count_once() -> Counted | None:
         count = PromptCount({"m": str(tokenizer_json)}, TokenRatio())
         long = body(prompt="word " * 2_000)
-        assert count.at_once(long, 0) == (2_500, None)
-        assert count.takes_long(long, None)
+        assert counted_at_once(count, long, 0) == (2_500, None)
+        assert count.takes_long(long, count.read(long), None)
         heard: asyncio.Queue[Counted | None] = asyncio.Queue()
-        count.later(long, heard.put_nowait)
+        count.later(long, count.read(long), heard.put_nowait)
         counted = await heard.get()
         count.close()
         return counted
@@ -100,9 +102,9 @@ def test_a_count_that_takes_too_long_is_not_waited_for(tokenizer_json: Path, mon
     may_count = threading.Event()
     count_now = prompt_count._count
 
-    def count_when_allowed(tokenizer: prompt_count.Tokenizer, body: Body) -> Counted | None:
+    def count_when_allowed(tokenizer: prompt_count.Tokenizer, body: Body, media: Media) -> Counted | None:
         assert may_count.wait(60)
-        return count_now(tokenizer, body)
+        return count_now(tokenizer, body, media)
 
     monkeypatch.setattr(prompt_count, "_count", count_when_allowed)
 
@@ -110,7 +112,8 @@ def test_a_count_that_takes_too_long_is_not_waited_for(tokenizer_json: Path, mon
         count = PromptCount({"m": str(tokenizer_json)}, TokenRatio())
         heard: asyncio.Queue[Counted | None] = asyncio.Queue()
         for _ in range(3):
-            count.later(body(prompt="word " * 2_000), heard.put_nowait)
+            long = body(prompt="word " * 2_000)
+            count.later(long, count.read(long), heard.put_nowait)
         answers = [await heard.get() for _ in range(3)]
         may_count.set()
         count.close()

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from headway.gateway.openai.endpoints import CHAT, MESSAGES, RESPONSES
-from headway.gateway.openai.prompt_count import PromptCount
+from headway.gateway.openai.prompt_count import NO_PROMPT, PromptCount
 from headway.gateway.openai.prompt_media import NO_MEDIA, image_size, media_of
 from headway.gateway.openai.request_body import Body, read_body
 from headway.gateway.openai.token_ratio import TokenRatio
+from tests.support.gateway_requests import counted_at_once
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 1024, 768) + bytes(100_000)
 HEADS = {
@@ -67,10 +68,10 @@ PARTS = {
 
 @pytest.mark.parametrize("part", PARTS.values(), ids=PARTS.keys())
 def test_each_kind_of_media_counts_as_the_default(part: object) -> None:
-    tokens, counted = PromptCount({}, TokenRatio(), 700).at_once(chat(part), 0)
+    tokens, counted = counted_at_once(PromptCount({}, TokenRatio(), 700), chat(part), 0)
     assert counted is None
     assert 700 < tokens < 760
-    assert PromptCount({}, TokenRatio(), 700).at_once(chat(part, part), 0)[0] > 1_400
+    assert counted_at_once(PromptCount({}, TokenRatio(), 700), chat(part, part), 0)[0] > 1_400
 
 
 TEXTS = {
@@ -84,7 +85,7 @@ TEXTS = {
 def test_text_stays_text(part: object) -> None:
     body = chat(part)
     assert media_of(body.prompt_bytes, "m", 700) == NO_MEDIA
-    assert PromptCount({}, TokenRatio()).at_once(body, 0)[0] > 50_000
+    assert counted_at_once(PromptCount({}, TokenRatio()), body, 0)[0] > 50_000
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_odd_prompts_raise_nothing(prompt: bytes) -> None:
 def test_other_vendors_prompts_are_looked_at_too(path: Any, field: str) -> None:
     content = [{"role": "user", "content": [PARTS["of the Responses API"], PARTS["of Anthropic"]]}]
     body = read_body(json.dumps({"model": "m", field: content}).encode(), path)
-    assert 1_400 <= PromptCount({}, TokenRatio(), 700).at_once(body, 0)[0] < 1_500
+    assert 1_400 <= counted_at_once(PromptCount({}, TokenRatio(), 700), body, 0)[0] < 1_500
 
 
 def test_an_image_teaches_nothing_about_text() -> None:
@@ -132,10 +133,10 @@ def test_an_image_teaches_nothing_about_text() -> None:
     count = PromptCount({}, ratio)
     before = ratio.tokens("m", 200_000)
     for part in PARTS.values():
-        count.learn(chat(part), None, 1_100)
+        count.learn("m", count.read(chat(part)), None, 1_100)
     assert ratio.tokens("m", 200_000) == before
 
 
 def test_a_file_in_a_form_is_no_text() -> None:
-    assert PromptCount({}, TokenRatio(), 700).at_once(None, 25_000_000) == (700, None)
-    assert PromptCount({}, TokenRatio(), 700).at_once(None, 40) == (10, None)
+    assert PromptCount({}, TokenRatio(), 700).at_once(None, NO_PROMPT, 25_000_000) == (700, None)
+    assert PromptCount({}, TokenRatio(), 700).at_once(None, NO_PROMPT, 40) == (10, None)

@@ -12,6 +12,7 @@ from headway.gateway.openai.endpoints import COMPLETIONS
 from headway.gateway.openai.request_body import (
     agent_tables,
     prefix_hashes,
+    prompts_in,
     read_body,
     why_unreadable,
     with_fields,
@@ -135,7 +136,7 @@ def test_a_number_that_no_float_holds_keeps_its_bytes_and_is_no_hint() -> None:
 def test_sequences_are_counted(fields: dict[str, object], sequences: int) -> None:
     body = read_body(json.dumps({"model": "m", **fields}).encode(), COMPLETIONS)
     assert body is not None
-    assert body.sequences == sequences
+    assert body.sequences(prompts_in(body.prompt_bytes, COMPLETIONS)) == sequences
 
 
 @pytest.mark.parametrize(

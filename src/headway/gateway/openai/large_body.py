@@ -1,0 +1,126 @@
+"""Large JSON body: read and written without holding the event loop, however it is filled.
+
+Laws: between two passes over a large body every other connection has its turn, and a pass is one call in C over bytes
+that are bounded (`wire.body_bytes`) and over values that are bounded (`wire.body_values`). What is sent on is not
+copied: it is the client's bytes with ours between them.
+"""
+
+from __future__ import annotations
+
+from codecs import getincrementaldecoder
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from headway.gateway.openai.endpoints import Endpoint
+from headway.gateway.openai.prompt_count import NO_PROMPT, PromptCount
+from headway.gateway.openai.request_body import LARGE_BYTES, Body, decoded, top_level, why_no_object
+
+_SLICE_BYTES = 1 << 20
+_BESIDE_SHARE = 20
+"""Values beside the prompt may be a twentieth of all: where a field is replaced, each of them becomes an object."""
+_MARKS = (b",", b":", b"[", b"{")
+_BLANKS = b" \t\r\n"
+
+
+class LargeBody:
+    """One that is read by `steps`.
+
+    Attributes:
+        body: its fields; None where it is no readable JSON object.
+        prompt: what was read of its prompt.
+        fault: status and message, where it is refused.
+    """
+
+    def __init__(self, content: bytes, endpoint: Endpoint, values_max: int) -> None:
+        """`endpoint` is the row of its path; `values_max` is `WireLimits.body_values`."""
+        self.body: Body | None = None
+        self.prompt = NO_PROMPT
+        self.fault: tuple[int, str] | None = None
+        self._content = content
+        self._endpoint = endpoint
+        self._values_max = values_max
+
+    def steps(self, prompt_count: PromptCount) -> Iterator[None]:
+        """Read it, a pass between two steps; `prompt_count` reads its prompt."""
+        begins = self._content[:LARGE_BYTES].lstrip(_BLANKS)
+        if begins and not begins.startswith(b"{"):
+            return  # a form, a file
+        values, beside_max = 0, self._values_max // _BESIDE_SHARE
+        try:
+            utf8 = getincrementaldecoder("utf-8")()
+            for piece in slices(self._content, _SLICE_BYTES):
+                values += _values_in(bytes(piece))
+                if not bytes(piece).isascii() or utf8.getstate()[0]:
+                    utf8.decode(piece)
+                yield
+            utf8.decode(b"", final=True)
+            if values > self._values_max:
+                self.fault = 413, _TOO_MANY.format(self._values_max)
+                return
+            body = decoded(self._content, self._endpoint)
+            yield
+            for self.prompt in prompt_count.read_in_steps(body):
+                yield
+            for piece in slices(body.prompt_bytes, _SLICE_BYTES):
+                values -= _values_in(bytes(piece))
+                yield
+            self.body = body
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            self.fault = 400, why_no_object(error)
+        if values > beside_max:
+            self.fault = 413, _TOO_MANY_BESIDE.format(beside_max)
+
+
+_TOO_MANY = "the body holds more than {:,} values (wire.body_values); send fewer"
+_TOO_MANY_BESIDE = (
+    "the body holds more than {:,} values beside its prompt (a twentieth of wire.body_values); send fewer"
+)
+
+
+def slices(content: bytes | memoryview, size: int) -> Iterator[memoryview]:
+    """Parts of a body of at most `size` bytes, not copied."""
+    view = memoryview(content)
+    for at in range(0, len(view), size):
+        yield view[at : at + size]
+
+
+def written_in_parts(content: bytes, body: Body, changes: Mapping[str, object]) -> list[bytes | memoryview]:
+    """A large body with some top-level fields set, as the parts that it is sent in.
+
+    `stream_options` in `changes` are joined with the client's own.
+    """
+    if not any(_has(body, name) for name in changes):  # they are appended, and the rest is not parsed again
+        end = len(content)
+        while content[end - 1] in _BLANKS:
+            end -= 1
+        return [memoryview(content)[: end - 1], b"," + msgspec.json.encode(changes)[1:]]
+    fields: dict[str, Any] = top_level(content)
+    options = changes.get("stream_options")
+    if isinstance(options, dict):
+        changes = {**changes, "stream_options": {**top_level(fields.get("stream_options", b"")), **options}}
+    parts: list[bytes | memoryview] = []
+    small = bytearray()
+    for name, value in {**fields, **changes}.items():
+        small += b"," if small or parts else b"{"
+        small += msgspec.json.encode(name) + b":"
+        if isinstance(value, msgspec.Raw) and len(value) > LARGE_BYTES:
+            parts += [bytes(small), memoryview(value)]
+            small = bytearray()
+        else:
+            small += msgspec.json.encode(value)
+    return [*parts, bytes(small) + b"}"]
+
+
+def _has(body: Body, name: str) -> bool:
+    """Whether the client's body has this field, one of those that the gateway may write."""
+    if name == "stream_options":
+        return body.stream_options is not msgspec.UNSET
+    given = {"priority": body.priority_bytes, "vllm_xargs": body.arguments_bytes}
+    return bool(given.get(name, body.agent_bytes))
+
+
+def _values_in(piece: bytes) -> int:
+    """About the number of values and names that a reader of JSON meets; what stands in texts counts too."""
+    return sum([piece.count(mark) for mark in _MARKS])
