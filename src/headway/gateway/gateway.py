@@ -31,11 +31,13 @@ from headway.gateway.routes import AdminRoutes, PublicRoutes
 from headway.gateway.settings import ReplicaSettings, Settings, admin_key, host_and_port
 from headway.gateway.trusted_sources import TrustedProxies
 from headway.gateway.wire.client_connection import ClientConnection, RequestHandler
+from headway.gateway.wire.limits import WireLimits, within_descriptors
 from headway.gateway.wire.shared_limits import SharedLimits
 
 SWEEP_SECONDS = 0.25
 _ROUNDS_A_SECOND = 4
 _BACKLOG = 4_096
+_CLIENTS_SHARE, _ADMIN_SHARE = 0.75, 0.05  # of the descriptors; the rest connects to replicas
 log = logging.getLogger("headway.gateway")
 
 
@@ -120,16 +122,23 @@ class Gateway:
     async def start(self) -> None:
         """Listen and begin to probe the replicas. Raises OSError if an address cannot be listened on."""
         settings = self.settings
-        await self._listen(settings.listen, "listen", self.site, tls_context(settings))
+        limits = within_descriptors(settings.wire, _CLIENTS_SHARE)
+        if limits.connections < settings.wire.connections:
+            fields = {"connections": limits.connections}
+            log.info("connections are bounded by this process's limit of file descriptors", extra={"fields": fields})
+        await self._listen(settings.listen, "listen", self.site, tls_context(settings), limits)
         if settings.admin_listen is not None:
-            await self._listen(settings.admin_listen, "admin_listen", AdminRoutes(self.site, admin_key(settings)), None)
+            admin = AdminRoutes(self.site, admin_key(settings))
+            limits = within_descriptors(settings.wire, _ADMIN_SHARE)
+            await self._listen(settings.admin_listen, "admin_listen", admin, None, limits)
         self._take_replicas(settings)
         self._sweeping = asyncio.create_task(self._sweep())
         self.loop_watch.start()
 
-    async def _listen(self, address: str, key: str, site: RequestHandler, tls: ssl.SSLContext | None) -> None:
+    async def _listen(
+        self, address: str, key: str, site: RequestHandler, tls: ssl.SSLContext | None, limits: WireLimits
+    ) -> None:
         host, port = host_and_port(address, key)
-        limits = self.settings.wire
         shared = self._held["public" if key == "listen" else "admin"] = SharedLimits(limits)
 
         def connect() -> ClientConnection:

@@ -6,6 +6,8 @@ import asyncio
 from collections import Counter
 from contextlib import AsyncExitStack
 
+import pytest
+
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.wire.limits import WireLimits
 from tests.support.gateway_setup import RawClient, RunGateway, Setup, completion, post
@@ -144,5 +146,28 @@ def test_a_flood_of_connections_that_come_and_go_leaves_nothing_behind(run_gatew
             await asyncio.gather(*(knocks(number) for number in range(300)), good(setup, 0, 3))
         await setup.until(lambda: len(setup.clients) == 0)
         assert setup.dispatcher.counts.ended == {Outcome.COMPLETED: 15}
+
+    run_gateway(scenario)
+
+
+def test_idle_clients_leave_descriptors_for_the_others(
+    run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 80 descriptors 60 are for clients; those beyond hear why, or are cut where they are too many."""
+    monkeypatch.setattr("resource.getrlimit", lambda _: (80, 80))
+
+    async def scenario(setup: Setup) -> None:
+        async with AsyncExitStack() as stack:
+            first, *_ = [await stack.enter_async_context(RawClient(setup.port)) for _ in range(60)]
+            await setup.until(lambda: len(setup.clients) == 60)
+            told = [await stack.enter_async_context(RawClient(setup.port)) for _ in range(8)]
+            for client in told:
+                answer = await client.answer()
+                assert (answer.status, answer.reason) == (503, "overloaded")
+                assert "60 open connections" in answer.json()["error"]["message"]
+            async with RawClient(setup.port) as cut:
+                assert await cut.closes()
+            await first.send(post(completion()))
+            assert (await first.answer()).status == 200
 
     run_gateway(scenario)

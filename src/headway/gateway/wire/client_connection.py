@@ -162,8 +162,12 @@ class ClientConnection(asyncio.Protocol):
         self.address = str(peer[0]) if peer else ""
         fault = self._shared.enter(self.address)
         self._is_counted = fault is None
-        if fault is not None:
+        if fault is None:
+            return
+        if self._shared.may_refuse():
             self._refuse(self._handler.bad_request(503, fault))
+        else:
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client left, or we closed."""
@@ -172,6 +176,8 @@ class ClientConnection(asyncio.Protocol):
         self._release_bodies()
         if self._is_counted:
             self._shared.leave(self.address, self._owner)
+        else:
+            self._shared.refused_left()
         del self._parser  # they name each other
         self._pending.clear()
         answering, self._answering = self._answering, None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import resource
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +18,10 @@ class WireLimits:
             prompt; more gets 413. Reading them must not hold up other clients. The default is twice the token ids of
             the longest common context, a million.
         bodies_bytes: Bodies of all requests whose answer has not begun, at most; a request beyond it gets 503.
-        connections: Open connections, at most; one beyond it gets 503.
-        address_connections: Open connections per client address. Unset: no limit, because a proxy has one address.
+        connections: Open connections, at most; one beyond it gets 503. No more than three quarters of the file
+            descriptors that the process may open, or none would be left to connect to replicas.
+        address_connections: Open connections per client address (of IPv6: per network of 64 bits). Unset: no limit,
+            because a proxy has one address.
         key_connections: Open connections per API key. Unset: no limit.
         ahead_bytes: Bytes a client may send before its current request is answered (pipelining). With more, the
             requests among them get 413, and the connection ends.
@@ -46,3 +49,11 @@ class WireLimits:
     stalled_seconds: float = 60.0
     linger_seconds: float = 2.0
     buffer_bytes: int = 262_144
+
+
+def within_descriptors(limits: WireLimits, share: float) -> WireLimits:
+    """The same limits, with no more connections than this share of the descriptors that the process may open."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return limits
+    return replace(limits, connections=max(1, min(limits.connections, int(share * descriptors))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from ipaddress import ip_address
 
 from headway.gateway.wire.limits import WireLimits
 
@@ -21,22 +22,34 @@ class SharedLimits:
         self.body_bytes = 0
         self._of_address: Counter[str] = Counter()
         self._of_key: Counter[str] = Counter()
+        self._refused = 0  # connections that may not stay and have not gone yet
+        self._refused_max = 1 + limits.connections // 8
 
     def enter(self, address: str) -> str | None:
         """Count one more connection; or why it may not stay, and then it is not counted."""
         limits = self._limits
         if self.connections >= limits.connections:
             return f"this gateway has {limits.connections} open connections, which is its limit"
-        if limits.address_connections is not None and self._of_address[address] >= limits.address_connections:
+        client = _client_of(address)
+        if limits.address_connections is not None and self._of_address[client] >= limits.address_connections:
             return f"your address has {limits.address_connections} open connections, which is the limit"
         self.connections += 1
-        self._of_address[address] += 1
+        self._of_address[client] += 1
         return None
+
+    def may_refuse(self) -> bool:
+        """Whether one that may not stay can be told so. They take a descriptor each, so no flood of them may."""
+        self._refused += 1
+        return self._refused <= self._refused_max
+
+    def refused_left(self) -> None:
+        """A connection that might not stay is gone."""
+        self._refused -= 1
 
     def leave(self, address: str, owner: str) -> None:
         """A counted connection is gone."""
         self.connections -= 1
-        _take_one(self._of_address, address)
+        _take_one(self._of_address, _client_of(address))
         if owner:
             _take_one(self._of_key, owner)
 
@@ -54,6 +67,14 @@ class SharedLimits:
     def has_room(self) -> bool:
         """Whether the bodies fit into their limit."""
         return self.body_bytes <= self._limits.bodies_bytes
+
+
+def _client_of(address: str) -> str:
+    """Whose connection counts with which: of IPv6 a network of 64 bits, since each client has one to itself."""
+    if ":" not in address or address.startswith("::ffff:"):  # IPv4, perhaps written as IPv6
+        return address
+    bits = int(ip_address(address.partition("%")[0])) >> 64
+    return f"{bits:x}::/64"
 
 
 def _take_one(counts: Counter[str], name: str) -> None:
