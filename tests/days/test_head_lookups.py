@@ -97,3 +97,16 @@ def test_both_engines_look_heads_up_at_the_same_moments(
         assert beliefs[0] == beliefs[1]
         assert moves[0] == moves[1]
         assert moves[0], "no head was ever moved: this day shows nothing"
+
+
+def test_more_preempted_heads_than_one_step_may_move() -> None:
+    """Forty alike requests outgrow the memory at once; a head that was preempted has no answer of the cache yet."""
+    trace = Trace("growing", np.zeros(40), np.full(40, 160), np.full(40, 400))
+    rules = EngineRules(kv_blocks=400, max_model_tokens=2_048)
+    days = []
+    for engine in (simulate, simulate_reference):
+        log = StepRecords()
+        policies = PolicyNames("fcfs", "greedy", "latest-admitted", "running-mean").make(trace)
+        days.append(Day(trace, rules, engine(trace, rules, STEP_TIME, policies, observer=log), log.steps))
+    same_day(*days)
+    assert days[0].outcome.preemptions.sum() > 4

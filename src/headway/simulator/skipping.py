@@ -264,7 +264,10 @@ class SkippingEngine:
                 moves_left -= 1
                 self._scheduler.queue.requeue(head.id)
                 continue
-            self._look_up_ps = int((head.looked_up_at + STALE_SECONDS) * PS_PER_SECOND) - 1_000  # as `_next_change_ps`
+            looked_up_at = max(
+                head.looked_up_at, now - STALE_SECONDS
+            )  # a preempted one's is -inf: ask in the next step
+            self._look_up_ps = int((looked_up_at + STALE_SECONDS) * PS_PER_SECOND) - 1_000  # as `_next_change_ps`
             break
         return moves_left
 
