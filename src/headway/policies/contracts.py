@@ -10,6 +10,7 @@ A policy gains an optional power by having its methods; nothing is registered:
 |----------------------|-------------------------------|---------------------------------------------------------------|
 | `Listener`           | `observe`                     | any policy: receives every event (`headway.domain.event`)     |
 | `RedrawnOrdering`    | `redrawn`                     | ordering: moves waiting requests to other lanes               |
+| `FollowsWhatIsLearned` | `follows_what_is_learned`   | ordering: equals are served in order of arrival               |
 | `BackfillingAdmission` | `look_ahead`, `may_pass`, `passed` | admission: lets requests pass a head that does not fit |
 | `DispatchListener`   | `routed`                      | routing: receives every dispatch                              |
 | `Stateful`           | `state`, `restore`            | ordering, prediction: what was learned survives a restart     |
@@ -43,6 +44,7 @@ __all__ = [
     "BackfillingAdmission",
     "DeclaresTunables",
     "DispatchListener",
+    "FollowsWhatIsLearned",
     "LaneId",
     "LanedOrdering",
     "LengthPredictor",
@@ -103,6 +105,19 @@ class RedrawnOrdering(LanedOrdering, Protocol):
 
 
 OrderingPolicy: TypeAlias = RankedOrdering | LanedOrdering
+
+
+@runtime_checkable
+class FollowsWhatIsLearned(Protocol):
+    """Optional power of an ordering: its ranks or lanes follow estimates, or what it learns itself.
+
+    Then a later request may rank before an equal one that waits. Where the property is true the queue serves the first
+    to come of the two in its stead.
+    """
+
+    @property
+    def follows_what_is_learned(self) -> bool:
+        """Whether it does so with its options. Never changes."""
 
 
 class AdmissionPolicy(Protocol):
@@ -215,6 +230,11 @@ class Retunable(Protocol):
         Raises:
             ValueError: an option cannot be changed, or a value is out of range. Nothing was changed then.
         """
+
+
+def follows_what_is_learned(ordering: OrderingPolicy) -> bool:
+    """Whether equals may get ranks that are not in order of arrival; False for an ordering that does not say."""
+    return isinstance(ordering, FollowsWhatIsLearned) and ordering.follows_what_is_learned
 
 
 def tunables(policy: type) -> tuple[Tunable, ...]:

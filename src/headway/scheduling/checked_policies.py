@@ -26,6 +26,7 @@ from headway.policies.contracts import (
     RankedOrdering,
     RedrawnOrdering,
     RoutingPolicy,
+    follows_what_is_learned,
 )
 from headway.scheduling.scheduler import Policies
 
@@ -154,6 +155,7 @@ class CheckedEvents:
 class _CheckedRanked:
     def __init__(self, inner: RankedOrdering, asker: PolicyAsker) -> None:
         self._rank = asker.bound("ordering", False, inner.rank)
+        self.follows_what_is_learned = follows_what_is_learned(inner)
 
     def rank(self, request: RequestView) -> Rank:
         try:

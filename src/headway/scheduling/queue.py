@@ -2,7 +2,7 @@
 
 Laws: `head` and `pop` agree; a request is in the queue once; removing costs no scan; preempted requests come back in
 front of all others (or by rank, where the engine imitated does so); ties go to the earlier arrival; when an ordering
-redraws its lanes all requests move and none is lost.
+redraws its lanes all requests move and none is lost; of equals the first to come is served first.
 """
 
 from __future__ import annotations
@@ -10,14 +10,24 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Literal, TypeAlias
 
-from headway.domain.request import Request, RequestId
-from headway.policies.contracts import LanedOrdering, LaneId, OrderingPolicy, Rank, RedrawnOrdering
+from headway.domain.estimate import LengthEstimate
+from headway.domain.request import Request, RequestId, RequestView
+from headway.policies.contracts import (
+    LanedOrdering,
+    LaneId,
+    OrderingPolicy,
+    Rank,
+    RedrawnOrdering,
+    follows_what_is_learned,
+)
+from headway.scheduling.equals import Equals
 
 Resumed: TypeAlias = Literal["front", "by-rank"]
+Predict: TypeAlias = Callable[[RequestView], LengthEstimate]
 Entry: TypeAlias = tuple[Rank, float, int, Request]  # rank, arrived_at, ticket, request
 
 _ONE_LANE = None
@@ -29,11 +39,14 @@ class WaitingQueue:
     """Waiting requests under one ordering policy.
 
     `resumed` says where a preempted request goes: "front" is vLLM's under `fcfs` (prepended, latest victim first),
-    "by-rank" is vLLM's under `priority`.
+    "by-rank" is vLLM's under `priority`. `predict` tells equals (`scheduling.equals`) under an ordering that
+    follows what is learned: ranks given at different times do not reorder them.
     """
 
-    def __init__(self, ordering: OrderingPolicy, resumed: Resumed = "front") -> None:
+    def __init__(self, ordering: OrderingPolicy, resumed: Resumed = "front", predict: Predict | None = None) -> None:
         self._ordering = ordering
+        self._predict = predict
+        self._equals = None if predict is None or not follows_what_is_learned(ordering) else Equals(predict)
         self._laned = ordering if isinstance(ordering, LanedOrdering) else None
         self._redrawn = ordering if isinstance(ordering, RedrawnOrdering) else None
         self._drawing = 0 if self._redrawn is None else self._redrawn.redrawn
@@ -66,8 +79,11 @@ class WaitingQueue:
         if request.id in self._where or request.id in self._front:
             raise ValueError(f"request {request.id!r} is already waiting")
         lane = _ONE_LANE if self._laned is None else self._laned.lane(request)
-        entry = (self._ordering.rank(request), request.arrived_at, next(self._ticket), request)
+        ticket = next(self._ticket)
+        entry = (self._ordering.rank(request), request.arrived_at, ticket, request)
         self._where[request.id] = (lane, entry)
+        if self._equals is not None:
+            self._equals.add(request, ticket)
         heap = self._lanes.get(lane)
         if heap is None:
             self._lanes[lane] = [entry]
@@ -90,7 +106,7 @@ class WaitingQueue:
 
     def under(self, ordering: OrderingPolicy) -> WaitingQueue:
         """A new queue with the same requests under another ordering; the preempted stay in front. O(n log n)."""
-        other = WaitingQueue(ordering, self._resumed)
+        other = WaitingQueue(ordering, self._resumed, self._predict)
         other._front.update(self._front)
         for entry in sorted([entry for _, entry in self._where.values()], key=_by_arrival):
             other.add(entry[-1])
@@ -109,13 +125,14 @@ class WaitingQueue:
             return next(reversed(self._front.values()))
         if not self._where:
             return None
-        return self._heads[self._lane_now(now)]
+        return self._first_equal(self._heads[self._lane_now(now)])
 
     def following(self, now: float, limit: int) -> list[Request]:
         """Up to `limit` requests behind the head, about in order of service: they may pass it if it does not fit.
 
         The preempted, then the rest of the head's lane in order, half of what is left of `limit` where there are other
-        lanes; of those one head each, as the ordering would choose among them. O(limit · (log limit + lanes)).
+        lanes; of those one head each, as the ordering would choose among them. Of equals only the first: where it does
+        not fit the others do not. O(limit · (log limit + lanes)).
         """
         behind = list(reversed(self._front.values()))[: limit + 1]
         if self._where and len(behind) <= limit:
@@ -126,6 +143,9 @@ class WaitingQueue:
             behind += self._first_of(chosen, -(-room // 2) if others else room)
             while others and self._laned is not None and len(behind) <= limit:
                 behind.append(others.pop(self._laned.choose(others, now)))
+        if self._equals is not None:
+            waiting = behind[len(self._front) :]
+            behind = [*behind[: len(self._front)], *dict.fromkeys([self._first_equal(request) for request in waiting])]
         return behind[1:]
 
     def stands_until(self, now: float) -> float:
@@ -148,18 +168,18 @@ class WaitingQueue:
             return self._front.popitem()[1]
         if not self._where:
             raise IndexError("the queue is empty")
-        lane = self._lane_now(now)
-        _, _, _, request = heapq.heappop(self._lanes[lane])
-        del self._where[request.id]
-        self._settle(lane)
+        request = self._first_equal(self._heads[self._lane_now(now)])
+        self._take(request.id)
         return request
 
     def remove(self, request_id: RequestId) -> Request | None:
         """Take one request out wherever it stands (its client left); None if it does not wait."""
-        place = self._where.pop(request_id, None)
-        if place is None:
-            return self._front.pop(request_id, None)
-        lane, (_, _, ticket, request) = place
+        return self._take(request_id) if request_id in self._where else self._front.pop(request_id, None)
+
+    def _take(self, request_id: RequestId) -> Request:
+        lane, (_, _, ticket, request) = self._where.pop(request_id)
+        if self._equals is not None:
+            self._equals.remove(request_id)
         if self._heads[lane] is request:
             heapq.heappop(self._lanes[lane])
             self._settle(lane)
@@ -167,6 +187,10 @@ class WaitingQueue:
             self._dead.add(ticket)
             self._compact()
         return request
+
+    def _first_equal(self, request: Request) -> Request:
+        """The request to serve where the ordering chose this one."""
+        return request if self._equals is None else self._equals.first(request)
 
     def _first_of(self, lane: LaneId, count: int) -> list[Request]:
         """The first of one lane in order, read off the heap without disturbing it."""

@@ -54,7 +54,7 @@ class Scheduler:
     """One queue and the policies that rule it; every method takes the shell's `now`, in seconds."""
 
     def __init__(self, policies: Policies, *, resumed: Resumed = "front", listeners: Sequence[Listener] = ()) -> None:
-        self.queue = WaitingQueue(policies.ordering, resumed)
+        self.queue = WaitingQueue(policies.ordering, resumed, policies.prediction.predict)
         self.suspended = False
         self._chosen = policies
         self._policies = policies

@@ -9,12 +9,17 @@ from headway.domain.request import Request, RequestId
 from headway.policies.contracts import LanedOrdering, LaneId, LengthPredictor, OrderingPolicy, Rank, RedrawnOrdering
 from headway.scheduling.queue import Resumed
 
+_LOOKS = [name for name in Request.__slots__ if name not in ("id", "arrived_at", "estimate")]
+
 
 class NaiveQueue:
     """A list, searched from end to end at every question; asks the ordering again each time. O(waiting) a call."""
 
-    def __init__(self, ordering: OrderingPolicy, resumed: Resumed = "front") -> None:
+    def __init__(
+        self, ordering: OrderingPolicy, resumed: Resumed = "front", prediction: LengthPredictor | None = None
+    ) -> None:
         self._ordering = ordering
+        self._prediction = prediction if getattr(ordering, "follows_what_is_learned", False) else None
         self._resumed = resumed
         self._waiting: list[tuple[LaneId, Rank, float, int, Request]] = []
         self._front: list[Request] = []
@@ -66,7 +71,16 @@ class NaiveQueue:
         if not heads:
             return None
         lane = self._ordering.choose(heads, now) if isinstance(self._ordering, LanedOrdering) else None
-        return heads[lane]
+        chosen = heads[lane]
+        equals = [entry[2:] for entry in self._waiting if self._are_equal(entry[4], chosen)]
+        return min(equals, key=lambda entry: entry[:2])[2] if equals else chosen
+
+    def _are_equal(self, one: Request, other: Request) -> bool:
+        """Whether neither a policy that looks nor the predictor can tell them apart."""
+        if self._prediction is None or any(getattr(one, name) != getattr(other, name) for name in _LOOKS):
+            return False
+        mean_tokens, others = (self._prediction.predict(request).remaining_mean(0) for request in (one, other))
+        return mean_tokens == others
 
     def remove(self, request_id: RequestId) -> Request | None:
         """Take one out."""
@@ -85,7 +99,7 @@ class NaiveScheduler:
     """What `headway.scheduling.scheduler.Scheduler` does with an ordering and a predictor, over a `NaiveQueue`."""
 
     def __init__(self, ordering: OrderingPolicy, prediction: LengthPredictor, resumed: Resumed = "front") -> None:
-        self.queue = NaiveQueue(ordering, resumed)
+        self.queue = NaiveQueue(ordering, resumed, prediction)
         self._ordering = ordering
         self._prediction = prediction
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from headway.domain.estimate import LengthEstimate
+from headway.domain.estimate import LengthEstimate, PointEstimate
+from headway.domain.event import Arrived, Event
 from headway.domain.request import Request, RequestId, RequestView
 
 
@@ -51,3 +52,19 @@ class StampedPrediction:
     def predict(self, request: RequestView) -> LengthEstimate:
         """The estimate laid down; KeyError if there is none."""
         return self._estimates[request.id]
+
+
+class DriftingPrediction:
+    """A `LengthPredictor` that learns: with every arrival it expects another of `lengths` of all requests, in turn."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self._lengths = lengths
+        self._arrivals = 0
+
+    def predict(self, request: RequestView) -> LengthEstimate:
+        """What it expects of every request at present."""
+        return PointEstimate(self._lengths[self._arrivals % len(self._lengths)], "drifting")
+
+    def observe(self, event: Event) -> None:
+        """Go on to the next length."""
+        self._arrivals += isinstance(event, Arrived)

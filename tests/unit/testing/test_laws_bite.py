@@ -15,7 +15,7 @@ from hypothesis import Phase, settings
 
 from headway.domain.estimate import PointEstimate
 from headway.domain.replica_view import BatchView, MemoryView, ReplicaView
-from headway.domain.request import Request, RequestView
+from headway.domain.request import Request, RequestView, expected_output_tokens
 from headway.policies.contracts import UNTIL_THE_BATCH_CHANGES, LaneId
 from headway.policies.ordering.fcfs import Fcfs
 from headway.simulator.reference import simulate_reference
@@ -68,6 +68,13 @@ class ChangesUnannounced(Tenants):
 
 
 _INSTANCES = count()
+
+
+class LatestEstimate:
+    """Ranks by estimates stamped at different times, without saying that it follows what is learned."""
+
+    def rank(self, request: RequestView) -> float:
+        return expected_output_tokens(request)
 
 
 class SharesState:
@@ -179,6 +186,7 @@ def only_find() -> Iterator[None]:
         (laws.next_change_is_never_late, ChangesUnannounced),
         (laws.the_fast_queue_equals_the_naive_one, FirstLaneOfTheMapping),
         (laws.same_events_same_order, SharesState),
+        (laws.equals_keep_the_order_of_arrival, LatestEstimate),
         (laws.an_empty_batch_is_answered_with_0, RefusesAlways),
         (laws.hold_steps_never_overstates, Overstates),
         (laws.admission_repeats_itself, Forgets),

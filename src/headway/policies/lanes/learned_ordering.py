@@ -43,6 +43,8 @@ class ScoredLanesOrdering:
 class LearnedLanesOrdering(ScoredLanesOrdering):
     """A `RedrawnOrdering` whose lanes are learned; it can be retuned, saved and restored."""
 
+    follows_what_is_learned = True
+
     def __init__(
         self,
         parameters: Parameters,

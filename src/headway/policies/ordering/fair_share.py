@@ -8,7 +8,14 @@ from typing import cast
 
 from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, Preempted
 from headway.domain.request import RequestId, RequestView, expected_output_tokens
-from headway.policies.contracts import LanedOrdering, LaneId, OrderingPolicy, Rank, RedrawnOrdering
+from headway.policies.contracts import (
+    LanedOrdering,
+    LaneId,
+    OrderingPolicy,
+    Rank,
+    RedrawnOrdering,
+    follows_what_is_learned,
+)
 from headway.policies.event_fanout import EventFanout
 from headway.policies.ordering.fcfs import Fcfs
 
@@ -60,6 +67,11 @@ class FairShare:
         self._redrawn = self._inner if isinstance(self._inner, RedrawnOrdering) else None
         self._inner_listeners = EventFanout(self._inner).listeners
         self._ledger = _Ledger(prompt_weight, output_weight, dict(tenant_weights or {}))
+
+    @property
+    def follows_what_is_learned(self) -> bool:
+        """Whether the inner ordering does."""
+        return follows_what_is_learned(self._inner)
 
     @property
     def redrawn(self) -> int:

@@ -35,6 +35,8 @@ class GoodputFirst:
         hopeless and those without a deadline have no bound on their wait.
     """
 
+    follows_what_is_learned = True
+
     def __init__(
         self,
         *,

@@ -47,6 +47,8 @@ class PricedWork:
         long prompts with short ones that fills a replica with memory to spare, wait many times as long as under fcfs.
     """
 
+    follows_what_is_learned = True
+
     def __init__(self) -> None:
         self._waiting: dict[RequestId, _QueuePlace] = {}
         self._shadow: OrderedDict[_QueuePlace, None] = OrderedDict()  # requests that would still wait by arrival

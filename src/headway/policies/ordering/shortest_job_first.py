@@ -18,6 +18,8 @@ class ShortestJobFirst:
         without bound.
     """
 
+    follows_what_is_learned = True
+
     def __init__(self, *, costs: ServiceCosts) -> None:
         self._costs = costs
 

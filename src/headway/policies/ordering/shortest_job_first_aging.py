@@ -27,6 +27,7 @@ class ShortestJobFirstAging:
         and loosens the bound.
     """
 
+    follows_what_is_learned = True
     TUNABLE: ClassVar[tuple[Tunable, ...]] = (Tunable("service_seconds_per_second_waited", 0.001, 10.0, "log"),)
 
     def __init__(self, *, costs: ServiceCosts, service_seconds_per_second_waited: float = 0.1) -> None:

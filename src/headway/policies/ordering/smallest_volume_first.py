@@ -20,6 +20,8 @@ class SmallestVolumeFirst:
         estimate is poor, or the tail matters: large volumes have no bound on their wait.
     """
 
+    follows_what_is_learned = True
+
     def rank(self, request: RequestView) -> float:
         """Expected volume still ahead, token·steps."""
         return volume(request.prompt_tokens + request.produced_tokens, expected_output_tokens(request))

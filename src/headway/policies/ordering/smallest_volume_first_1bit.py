@@ -25,6 +25,8 @@ class SmallestVolumeFirst1bit:
         does): the order is then by prompt alone.
     """
 
+    follows_what_is_learned = True
+
     def __init__(
         self, *, threshold_tokens: float = 256.0, short_tokens: float = 16.0, long_tokens: float = 4096.0
     ) -> None:

@@ -18,6 +18,7 @@ from headway.testing.laws.admission import (
 )
 from headway.testing.laws.ordering import (
     choose_names_a_lane_that_waits,
+    equals_keep_the_order_of_arrival,
     next_change_is_never_late,
     ranks_are_total,
     same_events_same_order,
@@ -27,7 +28,12 @@ from headway.testing.laws.prediction import estimates_are_distributions, predict
 from headway.testing.laws.preemption import the_victim_runs, victims_repeat_themselves
 from headway.testing.laws.routing import choosing_changes_nothing, the_choice_was_offered
 
-RANKED = (ranks_are_total, the_fast_queue_equals_the_naive_one, same_events_same_order)
+RANKED = (
+    ranks_are_total,
+    the_fast_queue_equals_the_naive_one,
+    same_events_same_order,
+    equals_keep_the_order_of_arrival,
+)
 """Laws of a `RankedOrdering`."""
 LANED = (*RANKED, choose_names_a_lane_that_waits, next_change_is_never_late)
 """Laws of a `LanedOrdering`. The last two fail for an ordering without lanes."""
@@ -47,6 +53,7 @@ __all__ = [
     "an_empty_batch_is_answered_with_0",
     "choose_names_a_lane_that_waits",
     "choosing_changes_nothing",
+    "equals_keep_the_order_of_arrival",
     "estimates_are_distributions",
     "hold_steps_never_overstates",
     "next_change_is_never_late",

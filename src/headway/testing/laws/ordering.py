@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headway.domain.estimate import PointEstimate
 from headway.domain.request import Request, RequestId
 from headway.policies.admission.greedy import Greedy
 from headway.policies.contracts import LanedOrdering, OrderingPolicy
@@ -19,7 +20,7 @@ from headway.scheduling.queue import Resumed, WaitingQueue
 from headway.scheduling.scheduler import Policies, Scheduler
 from headway.testing.lifecycle_checker import LifecycleChecker
 from headway.testing.naive import NaiveQueue, NaiveScheduler
-from headway.testing.scripted import StampedPrediction
+from headway.testing.scripted import DriftingPrediction, StampedPrediction
 from headway.testing.strategies import GAPS_SECONDS, request_lists, requests
 
 MakeOrdering = Callable[[], OrderingPolicy]
@@ -137,6 +138,53 @@ def same_events_same_order(make: MakeOrdering) -> None:
     check()
 
 
+def equals_keep_the_order_of_arrival(make: MakeOrdering) -> None:
+    """Of requests that look alike the first to come is served first, though lengths are learned between them.
+
+    An ordering that goes by the id (by lot, say) has no equals.
+    """
+
+    @settings(deadline=None, max_examples=50)
+    @given(
+        moves=_moves(),
+        shapes=st.lists(requests(), min_size=1, max_size=2),
+        picks=st.lists(st.integers(0, 1), min_size=2, max_size=9),
+        lengths=st.lists(st.integers(1, 400), min_size=2, max_size=5),
+    )
+    def check(moves: list[_Move], shapes: list[Request], picks: list[int], lengths: list[int]) -> None:
+        pool = [copy(shapes[pick % len(shapes)]) for pick in picks]
+        prediction = DriftingPrediction(lengths)
+        fast = Scheduler(Policies(make(), Greedy(), LatestAdmitted(), prediction))
+        naive = NaiveScheduler(make(), DriftingPrediction(lengths))
+        game = _Game([fast, naive], pool)
+        for move in moves:
+            game.play(move)
+            head = fast.head(game.now)
+            assert _id(head) == _id(naive.head(game.now))
+            if head is not None and not head.produced_tokens:
+                passed = [other for other in game.waiting if _look_alike(other, head) and other.id < head.id]  # type: ignore[operator]
+                assert not passed, f"{head!r} is next although its equal {passed[0]!r} came first"
+
+    if not _goes_by_the_id(make):
+        check()
+
+
+def _goes_by_the_id(make: MakeOrdering) -> bool:
+    ordering = make()
+    ranks = set()
+    for number in range(8):
+        request = Request(number, 0.0, 10)
+        request.estimate = PointEstimate(5, "drawn")
+        lane = ordering.lane(request) if isinstance(ordering, LanedOrdering) else None
+        ranks.add((lane, ordering.rank(request)))
+    return len(ranks) > 1
+
+
+def _look_alike(one: Request, other: Request) -> bool:
+    seen = [name for name in Request.__slots__ if name not in ("id", "arrived_at", "estimate")]
+    return all(getattr(one, name) == getattr(other, name) for name in seen)
+
+
 def _laned(make: MakeOrdering) -> LanedOrdering:
     ordering = make()
     assert isinstance(ordering, LanedOrdering), f"{type(ordering).__name__} has no lanes: hold it to laws.RANKED"
@@ -192,6 +240,11 @@ class _Game:
         self._waiting: list[Request] = []
         self._running: list[Request] = []
         self._arrivals = 0
+
+    @property
+    def waiting(self) -> Sequence[Request]:
+        """The requests that wait."""
+        return self._waiting
 
     @property
     def naive_queue(self) -> NaiveQueue:
