@@ -29,10 +29,17 @@ class OverContext(StrEnum):
 
 
 class Precision(StrEnum):
-    """Number format of the weights."""
+    """Number format of weights or KV cache."""
 
     bf16 = "bf16"
     fp8 = "fp8"
+
+
+class TuningOption(StrEnum):
+    """Whether limits of the engine move before each step."""
+
+    off = "off"
+    self_tuned = "self-tuned"
 
 
 class PrefixCaching(StrEnum):
@@ -119,6 +126,13 @@ AsyncScheduling: TypeAlias = Annotated[
 MaxNumSeqs: TypeAlias = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Most requests that run at once (as in vLLM).")
 ]
+BlockTokens: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Tokens in a KV block (vLLM's --block-size); 16 by default.")
+]
+Watermark: TypeAlias = Annotated[
+    float | None,
+    typer.Option(metavar="SHARE", help="Share of the KV blocks that admission leaves free (as in vLLM); 0 by default."),
+]
 MaxNumBatchedTokens: TypeAlias = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Token budget of one step (as in vLLM).")
 ]
@@ -145,7 +159,12 @@ class ReplicaOptions:
             show_default=False,
         ),
     ] = None
+    kv_precision: Annotated[
+        Precision, typer.Option(help="Number format of the KV cache (vLLM's --kv-cache-dtype).")
+    ] = Precision.bf16
     kv_tokens: KvTokens = None
+    block_tokens: BlockTokens = None
+    watermark: Watermark = None
     over_context: Annotated[
         OverContext,
         typer.Option(
@@ -159,6 +178,17 @@ class ReplicaOptions:
     async_scheduling: AsyncScheduling = None
     max_num_seqs: MaxNumSeqs = None
     max_num_batched_tokens: MaxNumBatchedTokens = None
+    long_prefill_token_threshold: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Most tokens of one prompt in one step (as in vLLM); 0 for no limit."),
+    ] = None
+    long_prefill_token_threshold_adaptive: Annotated[
+        bool,
+        typer.Option(
+            "--long-prefill-token-threshold-adaptive",
+            help="Raise that limit to an equal share of the step where this is more (as in vLLM).",
+        ),
+    ] = False
 
 
 # ── which policies ──
@@ -188,6 +218,20 @@ class OtherPolicies:
             autocompletion=policies_of("preemption"),
         ),
     ] = "latest-admitted"
+
+
+@dataclass(frozen=True, slots=True)
+class PluginOptions:
+    """What the vLLM plug-in does beside its policies, the same in all runs."""
+
+    tuning: Annotated[
+        TuningOption,
+        typer.Option(help="self-tuned moves the long-prefill threshold and the running requests, as the plug-in does."),
+    ] = TuningOption.off
+    guard: Annotated[
+        bool,
+        typer.Option("--guard", help="The plug-in's do-no-harm guard: first come, first served while a policy harms."),
+    ] = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from headway.cli.grouped_options import grouped
 def compare(
     orderings: options.ComparedOrderings,
     others: options.OtherPolicies,
+    plugin: options.PluginOptions,
     loads: options.LoadOptions,
     reading: options.TraceOptions,
     replica: options.ReplicaOptions,
@@ -26,4 +27,4 @@ def compare(
     from headway.cli.compare_run import run_comparisons
     from headway.cli.traffic import Traffic
 
-    run_comparisons(Traffic(traces, reading, loads), replica, orderings, others, outputs, slo=slo, jobs=jobs)
+    run_comparisons(Traffic(traces, reading, loads), replica, orderings, others, plugin, outputs, slo=slo, jobs=jobs)

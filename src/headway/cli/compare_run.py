@@ -11,13 +11,21 @@ from headway.bench.experiment.simulated_runs import compare as run_experiment
 from headway.bench.metrics.run_metrics import Slo
 from headway.bench.output_files import check_files, replacing
 from headway.bench.user_mistake import UserMistake
-from headway.cli.command_options import ComparedOrderings, ComparisonOutputs, OtherPolicies, ReplicaOptions
+from headway.cli.command_options import (
+    ComparedOrderings,
+    ComparisonOutputs,
+    OtherPolicies,
+    PluginOptions,
+    ReplicaOptions,
+)
 from headway.cli.modelled_replica import profile_files
 from headway.cli.printing import print_rich
 from headway.cli.progress import progress, say
 from headway.cli.result_files import STDOUT, command_line, json_file, write_json
 from headway.cli.traffic import Traffic
+from headway.scheduling.harm_judge import HarmLimits
 from headway.simulator.replica import Replica
+from headway.simulator.rules import PluginRules
 from headway.simulator.trace import Trace
 
 DEFAULT_ORDERINGS = (
@@ -39,6 +47,7 @@ def run_comparisons(
     replica: ReplicaOptions,
     orderings: ComparedOrderings,
     others: OtherPolicies,
+    plugin: PluginOptions,
     outputs: ComparisonOutputs,
     *,
     slo: str,
@@ -56,7 +65,13 @@ def run_comparisons(
     check_files({"--json": json_file(outputs.json), "--report": outputs.report}, files_read)
     if outputs.report is not None and len(traffic.names) > 1:
         raise UserMistake("--report holds one trace; give one trace, or run once for each")
-    template = Bundle("fcfs", admission=others.admission, preemption=others.preemption, prediction=others.prediction)
+    template = Bundle(
+        "fcfs",
+        admission=others.admission,
+        preemption=others.preemption,
+        prediction=others.prediction,
+        plugin=PluginRules(plugin.tuning.value, HarmLimits() if plugin.guard else None),
+    )
     chosen = _chosen_bundles(orderings, template)
     comparisons = []
     for name in traffic.names:

@@ -2,38 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from headway.bench.user_mistake import UserMistake
 from headway.cli.command_options import DEFAULT_HARDWARE, DEFAULT_MODEL, Precision, PrefixCaching, ReplicaOptions
 from headway.simulator.calibration import calibrated_replica, read_calibration
-from headway.simulator.replica import Replica, replica
-from headway.simulator.rules import EngineRules
+from headway.simulator.replica import Replica, changed_rules, replica
 from headway.simulator.trace import Trace
 
-_BLOCK_TOKENS = EngineRules(kv_blocks=1).block_tokens
 
-
-def modelled_replica(options: ReplicaOptions, prefix_caching: bool) -> Replica:
+def modelled_replica(options: ReplicaOptions) -> Replica:
     """The replica as calibrated, or of a GPU and a model.
 
     Raises:
         UserMistake: options contradict each other.
-        ValueError: a profile is unknown or broken, or the model does not fit the GPU.
+        ValueError: a profile is unknown or broken, a limit is wrong, or the model does not fit the GPU.
     """
+    if options.long_prefill_token_threshold_adaptive and not options.long_prefill_token_threshold:
+        raise UserMistake(
+            "--long-prefill-token-threshold-adaptive raises --long-prefill-token-threshold, which is 0: give that too"
+        )
+    limits: dict[str, Any] = {
+        "watermark": options.watermark,
+        "max_num_seqs": options.max_num_seqs,
+        "max_num_batched_tokens": options.max_num_batched_tokens,
+        "long_prefill_token_threshold": options.long_prefill_token_threshold,
+        "long_prefill_token_threshold_adaptive": options.long_prefill_token_threshold_adaptive or None,
+        "async_scheduling": options.async_scheduling,
+        "prefix_caching": options.prefix_caching is not PrefixCaching.off,
+    }
     if options.calibration is not None:
-        return _calibrated(options, prefix_caching)
+        return _calibrated(options, options.calibration, limits)
     return replica(
         options.hardware,
         options.model,
         tp=options.tp,
         precision=options.precision.value,
+        kv_precision=options.kv_precision.value,
         kv_tokens=options.kv_tokens,
-        max_num_seqs=options.max_num_seqs,
-        max_num_batched_tokens=options.max_num_batched_tokens,
-        async_scheduling=options.async_scheduling,
-        prefix_caching=prefix_caching,
+        block_tokens=options.block_tokens,
+        **limits,
     )
 
 
@@ -43,20 +54,14 @@ def profile_files(options: ReplicaOptions) -> list[str]:
     return profiles if options.calibration is None else [*profiles, str(options.calibration)]
 
 
-def caches_prefixes(asked: PrefixCaching, trace: Trace) -> bool:
-    """Whether the replica has a prefix cache.
-
-    Raises:
-        UserMistake: the trace's prefix blocks are no multiple of the replica's.
-    """
-    if asked is PrefixCaching.off:
-        return False
-    if trace.prefix_ids is not None and trace.prefix_block_tokens % _BLOCK_TOKENS:
+def check_prefix_blocks(server: Replica, trace: Trace) -> None:
+    """Raise UserMistake if the replica caches prefixes and the trace's prefix blocks are no multiple of its own."""
+    block_tokens = server.rules.block_tokens
+    if server.rules.prefix_caching and trace.prefix_ids is not None and trace.prefix_block_tokens % block_tokens:
         raise UserMistake(
             f"{trace.name}: its prefix blocks hold {trace.prefix_block_tokens} tokens, which is no multiple of the "
-            f"replica's {_BLOCK_TOKENS}; give --prefix-caching off"
+            f"replica's {block_tokens}; give --prefix-caching off"
         )
-    return True
 
 
 def whole_blocks(kv_tokens: int, block_tokens: int) -> int:
@@ -66,21 +71,17 @@ def whole_blocks(kv_tokens: int, block_tokens: int) -> int:
     return kv_tokens // block_tokens
 
 
-def _calibrated(options: ReplicaOptions, prefix_caching: bool) -> Replica:
+def _calibrated(options: ReplicaOptions, calibration: Path, limits: Mapping[str, Any]) -> Replica:
     """The engine of the calibration file. Limits on the command line replace those of the file."""
-    assert options.calibration is not None
-    named = (options.hardware, options.model, options.tp, options.precision)
-    if named != (DEFAULT_HARDWARE, DEFAULT_MODEL, None, Precision.bf16):
+    named = (options.hardware, options.model, options.tp, options.precision, options.kv_precision)
+    if named != (DEFAULT_HARDWARE, DEFAULT_MODEL, None, Precision.bf16, Precision.bf16):
         raise UserMistake(
-            "--calibration says which GPU and model were measured; leave --hardware, --model, --tp, --precision out"
+            "--calibration says which GPU and model were measured; leave --hardware, --model, --tp, --precision, "
+            "--kv-precision out"
         )
-    server = calibrated_replica(read_calibration(options.calibration))
-    limits = {
-        "kv_blocks": options.kv_tokens and whole_blocks(options.kv_tokens, server.rules.block_tokens),
-        "max_num_seqs": options.max_num_seqs,
-        "max_num_batched_tokens": options.max_num_batched_tokens,
-        "async_scheduling": options.async_scheduling,
-        "prefix_caching": prefix_caching,
-    }
-    changes: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
-    return replace(server, rules=replace(server.rules, **changes))
+    server = calibrated_replica(read_calibration(calibration))
+    rules = server.rules
+    block_tokens = options.block_tokens or rules.block_tokens
+    kv_tokens = options.kv_tokens or rules.kv_blocks * rules.block_tokens
+    memory = {"block_tokens": block_tokens, "kv_blocks": whole_blocks(kv_tokens, block_tokens)}
+    return replace(server, rules=changed_rules(rules, {**memory, **limits}))

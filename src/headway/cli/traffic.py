@@ -15,7 +15,7 @@ from headway.bench.traces.reshaping import check_context, head
 from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.bench.workloads import WORKLOADS
 from headway.cli.command_options import LoadOptions, ReplicaOptions, TraceOptions
-from headway.cli.modelled_replica import caches_prefixes, modelled_replica
+from headway.cli.modelled_replica import check_prefix_blocks, modelled_replica
 from headway.cli.progress import say
 from headway.simulator.replica import Replica
 from headway.simulator.trace import Trace
@@ -61,9 +61,9 @@ class Traffic:
             UserMistake: an option, a name or the trace is wrong.
         """
         loaded = read_trace(name, self.reading)
-        caching = caches_prefixes(options.prefix_caching, loaded.trace)
         with as_mistakes():
-            server = modelled_replica(options, caching)
+            server = modelled_replica(options)
+        check_prefix_blocks(server, loaded.trace)
         rules = server.rules
         words = {"limit": "the replica's KV memory", "holds_more": "more --kv-tokens"}
         trace, notes = check_context(

@@ -103,7 +103,8 @@ def _problem(
         raise UserMistake(f"--slo {slo}: tuning needs a bound on ttft, for example ttft=2s")
     fixed = dict(_assignment(text) for text in search.set_ or [])
     other_names = {"admission": others.admission, "preemption": others.preemption, "prediction": others.prediction}
-    Bundle(search.ordering, search.ordering, **other_names, options={"ordering": fixed}).check()
+    template = Bundle(search.ordering, search.ordering, others.admission, others.preemption, others.prediction)
+    replace(template, options={"ordering": fixed}).check()
     ranges = dict(_range(text) for text in search.range_ or [])
     both = next((name for name in ranges if name in fixed), None)
     if both is not None:

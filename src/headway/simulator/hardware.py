@@ -15,6 +15,9 @@ from headway.simulator.profile_file import profile_names, read_profile
 
 Precision: TypeAlias = Literal["bf16", "fp8"]
 
+BYTES: Mapping[Precision, int] = {"bf16": 2, "fp8": 1}
+"""Bytes of one number."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gemm:

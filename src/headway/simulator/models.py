@@ -89,9 +89,9 @@ class ModelShape:
         embeddings = self.embedding_parameters * (1 if self.tied_embeddings else 2)
         return self.layers * self.layer_parameters * bytes_per_weight + 2 * embeddings
 
-    def kv_bytes_per_token(self, tp: int) -> int:
-        """KV cache of one token on one of `tp` GPUs, BF16; key-value heads are copied where `tp` exceeds them."""
-        return self.layers * 2 * max(1, self.kv_heads // tp) * self.head_dim * 2
+    def kv_bytes_per_token(self, tp: int, bytes_per_element: int = 2) -> int:
+        """KV cache of one token on one of `tp` GPUs; key-value heads are copied where `tp` exceeds them."""
+        return self.layers * 2 * max(1, self.kv_heads // tp) * self.head_dim * bytes_per_element
 
 
 def model_names() -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 
-from headway.simulator.hardware import Gemm, Hardware, Precision
+from headway.simulator.hardware import BYTES, Gemm, Hardware, Precision
 from headway.simulator.linear_lower_bounds import supporting_lines
 from headway.simulator.models import ModelShape
 from headway.simulator.step_time import PS_PER_SECOND, Chunk, StepFloor
@@ -44,16 +44,25 @@ class Roofline:
         hardware: the card.
         model: the model's shape.
         tp: tensor-parallel degree; the card must have an all-reduce table for it.
-        precision: of the weights; KV cache, embeddings and attention stay BF16.
+        precision: of the weights; embeddings and attention stay BF16.
+        kv_precision: of the KV cache, which changes the bytes that attention reads and nothing else. FP8 is not
+            measured: the share of the bandwidth is that of BF16, and queries are not computed any faster.
     """
 
-    def __init__(self, hardware: Hardware, model: ModelShape, tp: int = 1, precision: Precision = "bf16") -> None:
+    def __init__(
+        self,
+        hardware: Hardware,
+        model: ModelShape,
+        tp: int = 1,
+        precision: Precision = "bf16",
+        kv_precision: Precision = "bf16",
+    ) -> None:
         self._hardware = hardware
         self._model = model
         self._tp = tp
         self._gemm = hardware.gemm[precision]
-        self._weight_bytes = 2 if precision == "bf16" else 1
-        self._attention_costs(-(-model.heads // tp), max(1, model.kv_heads // tp))
+        self._weight_bytes = BYTES[precision]
+        self._attention_costs(-(-model.heads // tp), max(1, model.kv_heads // tp), BYTES[kv_precision])
         self._by_tokens: dict[int, int] = {}
         self._by_sampled: dict[int, int] = {}
         self._by_decodes: dict[int, tuple[int, int]] = {}
@@ -122,14 +131,14 @@ class Roofline:
             for chunk_context, pair in attention
         )
 
-    def _attention_costs(self, heads: int, kv_heads: int) -> None:
+    def _attention_costs(self, heads: int, kv_heads: int, kv_bytes: int) -> None:
         """Whole-picosecond costs of all layers' attention, from the heads on one GPU."""
         attention, model = self._hardware.attention, self._model
         ps = model.layers * PS_PER_SECOND
         bandwidth = self._hardware.bandwidth_tb_s * 1e12
         computing = attention.prefill_compute_efficiency * self._hardware.gemm["bf16"].peak_tflops * 1e12
-        head = 4 * model.head_dim  # operations on one query row and one context token; bytes of one head's K and V
-        read = ps * kv_heads * head / (attention.decode_bandwidth_efficiency * bandwidth)
+        head = 4 * model.head_dim  # operations on one query row and one context token; bytes of K and V, or Q and O
+        read = ps * kv_heads * (2 * model.head_dim * kv_bytes) / (attention.decode_bandwidth_efficiency * bandwidth)
         tile = ps * heads * head * attention.mixed_rows / computing
         rows = ps * (heads + kv_heads) * head / (attention.prefill_activation_efficiency * bandwidth)
         layers_ps = model.layers * _PS_PER_US

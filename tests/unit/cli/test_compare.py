@@ -256,3 +256,28 @@ def test_a_folder_that_is_missing_is_told_before_the_work(
     assert said.status == 2
     assert "does not exist" in said.err
     assert said.out == ""
+
+
+def test_what_the_plugin_and_the_operator_set_is_simulated_and_named(
+    headway: Headway, small_trace: Path, tmp_path: Path
+) -> None:
+    line = ("compare", small_trace, "--requests", 60, "--policy", "fcfs", "--policy", "priced-work")
+    limits = ("--block-tokens", 32, "--watermark", 0.25, "--kv-precision", "fp8", "--long-prefill-token-threshold", 64)
+    plugin = ("--tuning", "self-tuned", "--guard", "--long-prefill-token-threshold-adaptive")
+    out = tmp_path / "out.json"
+    said = headway(*line, *limits, *plugin, "--json", out)
+    assert said.status == 0, said.err
+    shown = " ".join(said.out.split())
+    rules = "block_tokens 32, long_prefill_token_threshold 64, long_prefill_token_threshold_adaptive on, watermark 0.25"
+    assert f"engine {rules}, KV cache fp8 " in shown
+    assert "self-tuned limits: fcfs, priced-work; do-no-harm guard: fcfs, priced-work " in shown
+    content = json.loads(out.read_text())
+    assert content["replica"]["profile"]["kv_precision"] == "fp8"
+    assert content["replica"]["rules"]["watermark"] == 0.25
+    assert content["replica"]["rules"]["block_tokens"] == 32
+    for run in content["runs"]:
+        assert run["bundle"]["tuning"] == "self-tuned"
+        assert run["bundle"]["guard"]["harm_ratio"] == 2.0
+    plain = headway(*line)
+    assert "engine" not in plain.out.split("policy")[0]
+    assert "plug-in" not in plain.out

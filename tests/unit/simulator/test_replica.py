@@ -104,6 +104,23 @@ def test_what_is_given_is_taken() -> None:
     assert found.rules.max_num_batched_tokens == 512
     assert not found.rules.async_scheduling
     assert replica(max_num_batched_tokens=512).rules.max_num_seqs == 512
+    limits = {"watermark": 0.1, "long_prefill_token_threshold": 64, "long_prefill_token_threshold_adaptive": True}
+    rules = replica(kv_tokens=1_000, block_tokens=64, **limits).rules  # type: ignore[arg-type]
+    assert (rules.kv_blocks, rules.block_tokens) == (15, 64)
+    assert {name: getattr(rules, name) for name in limits} == limits
+
+
+def test_kv_in_fp8_takes_half_the_memory_and_half_the_reading() -> None:
+    plain, fp8 = replica("h100", tp=2), replica("h100", tp=2, kv_precision="fp8")
+    assert fp8.rules.kv_blocks == pytest.approx(2 * plain.rules.kv_blocks, abs=1)
+    (fixed, slope), (fp8_fixed, fp8_slope) = (server.step_time.decode_step(8) for server in (plain, fp8))
+    assert fp8_fixed == fixed, "the weights' products and the rest stay"
+    assert fp8_slope == pytest.approx(slope / 2, abs=1)
+    assert fp8.step_time.mixed_step(0, 0, ((8_000, 0),), 1) == plain.step_time.mixed_step(0, 0, ((8_000, 0),), 1), (
+        "a long chunk is bound by computing, in BF16"
+    )
+    assert fp8.describe()["step_time_error"].endswith("; FP8 KV not measured")
+    assert plain.describe()["step_time_error"] == plain.hardware.error
 
 
 @pytest.mark.parametrize(
@@ -121,6 +138,9 @@ def test_what_is_given_is_taken() -> None:
         ({"hardware": "a100", "precision": "fp8"}, "a100 has no fp8 figures: use precision bf16"),
         ({"precision": "int4"}, "precision must be one of bf16, fp8, got 'int4'"),
         ({"kv_tokens": 5}, "kv_tokens must be at least one block of 16, got 5"),
+        ({"kv_precision": "fp4"}, "kv_precision must be one of bf16, fp8, got 'fp4'"),
+        ({"kv_tokens": 40, "block_tokens": 64}, "kv_tokens must be at least one block of 64, got 40"),
+        ({"block_tokens": 0}, "block_tokens must be at least 1, got 0"),
         ({"max_num_seqs": 0}, "max_num_seqs must be at least 1"),
         ({"max_num_batched_tokens": 0}, "max_num_batched_tokens must be at least 1"),
     ],

@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from headway.bench.experiment.comparison import Json
 from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.config.nearest_name import nearest
 from headway.config.toml_file import read_toml
+from headway.config.typed_values import Reader, checked, read_table
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestId
 from headway.policies.catalog import KINDS, canonical, find, names
 from headway.policies.outside_policies import raised_in
 from headway.scheduling.bundle import bundle, name_and_options
+from headway.scheduling.harm_judge import HarmLimits
 from headway.scheduling.scheduler import Policies
+from headway.scheduling.self_tuned_limits import Tuning
+from headway.simulator.rules import NO_PLUGIN, PluginRules
 
 EXAMPLE = """\
 [bundle.svf-peak]                  # the label in the table
 ordering = "smallest-volume-first"
 admission = {name = "peak-check", options = {reserve = 0.1}}
 prediction = "running-mean"        # by default as on the command line
+tuning = "self-tuned"              # what the vLLM plug-in does beside its policies
+guard = {harm_ratio = 3.0}         # likewise; true for its defaults, false for none
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """The four policies of one row of the table, by full name; `options` by kind. `build` makes new ones per run."""
+    """One row of the table: four policies by full name, their `options` by kind, and what the plug-in does beside them.
+
+    `build` makes new policies per run.
+    """
 
     label: str
     ordering: str = "fcfs"
@@ -35,6 +45,7 @@ class Bundle:
     preemption: str = "latest-admitted"
     prediction: str = "running-mean"
     options: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
+    plugin: PluginRules = NO_PLUGIN
 
     def __post_init__(self) -> None:
         for kind in KINDS:  # short names are written out
@@ -80,8 +91,10 @@ class Bundle:
         return None
 
     def to_json(self) -> dict[str, Json]:
-        """Each kind's name and options."""
-        return {kind: {"name": getattr(self, kind), "options": dict(self.options.get(kind, {}))} for kind in KINDS}
+        """Each kind's name and options; the plug-in's `tuning`, and its `guard` with all limits, null for none."""
+        named = {kind: {"name": getattr(self, kind), "options": dict(self.options.get(kind, {}))} for kind in KINDS}
+        guard = None if self.plugin.guard is None else asdict(self.plugin.guard)
+        return named | {"tuning": self.plugin.tuning, "guard": guard}
 
 
 def named_bundles(orderings: Sequence[str], template: Bundle) -> list[Bundle]:
@@ -126,18 +139,35 @@ def read_bundles(path: Path, template: Bundle) -> list[Bundle]:
 def _read_bundle(where: str, name: str, table: object, template: Bundle) -> Bundle:
     if not isinstance(table, dict):
         raise UserMistake(f'{where} must be a table with ordering = "…" in it')
+    known = (*KINDS, *_PLUGIN_READERS)
     for key in table:
-        if key not in KINDS:
-            raise UserMistake(f"{where}: unknown key {key!r}{nearest(key, KINDS)}")
+        if key not in known:
+            raise UserMistake(f"{where}: unknown key {key!r}{nearest(key, known)}")
     chosen: dict[str, str] = {kind: getattr(template, kind) for kind in KINDS}
     options: dict[str, Mapping[str, Json]] = {}
     for kind in KINDS:
         if kind in table:
             with as_mistakes():
                 chosen[kind], options[kind] = name_and_options(kind, table[kind], f"{where}.{kind}")
-    row = Bundle(name, chosen["ordering"], chosen["admission"], chosen["preemption"], chosen["prediction"], options)
     try:
+        plugin = {key: read(table[key], key) for key, read in _PLUGIN_READERS.items() if key in table}
+        row = Bundle(name, **chosen, options=options, plugin=replace(template.plugin, **plugin))
         row.check()
-    except UserMistake as mistake:
+    except (UserMistake, ValueError) as mistake:
         raise UserMistake(f"{where}: {mistake}") from None
     return row
+
+
+def _tuning(value: object, where: str) -> Any:
+    return checked(value, Tuning, where)
+
+
+def _guard(value: object, where: str) -> Any:
+    if isinstance(value, bool):
+        return HarmLimits() if value else None
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where} must be true, false, or a table such as {{harm_ratio = 3.0}}, got {value!r}")
+    return read_table(HarmLimits, value, f"{where}.")
+
+
+_PLUGIN_READERS: Mapping[str, Reader] = {"tuning": _tuning, "guard": _guard}

@@ -109,7 +109,7 @@ def simulate_bundle(
     """Simulate one day under one bundle, with new policies; `listeners` receive every event."""
     truth = trace.output_tokens.tolist()
     policies = bundle.build(costs=replica.costs, seed=seed, truth=truth.__getitem__)
-    return simulate(trace, replica.rules, replica.step_time, policies, listeners=listeners)
+    return simulate(trace, replica.rules, replica.step_time, policies, plugin=bundle.plugin, listeners=listeners)
 
 
 def _saturation(experiment: Experiment, jobs: int | None, report: Progress) -> Saturation | None:
@@ -169,7 +169,9 @@ def _run(experiment: Experiment, cell: _Cell, bound: float | None) -> Run:
 
 def _against_recording(cell: _Cell, outcome: DayOutcome) -> Agreement | None:
     """How far the run is from the measured times, if it repeats the recorded day: FCFS at the recorded arrivals."""
-    repeats = cell.load is None and (cell.bundle.ordering, cell.bundle.admission) == ("fcfs", "greedy")
+    bundle = cell.bundle
+    stock = (bundle.ordering, bundle.admission, bundle.plugin.tuning) == ("fcfs", "greedy", "off")
+    repeats = cell.load is None and stock
     recording = of_trace(cell.trace, cell.trace.name) if repeats else None
     ttft, e2e = times_of(outcome)
     if recording is None or not in_both(recording, e2e).any():  # nothing was measured, or the replica serves no request
@@ -192,6 +194,7 @@ def facts_of_replica(replica: Replica) -> dict[str, Json]:
         "model_source": described["model_source"],
         "model_version": described["model_profile_version"],
         "precision": described["precision"],
+        "kv_precision": described["kv_precision"],
     }
     return replica_facts(
         hardware=described["hardware"],

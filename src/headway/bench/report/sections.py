@@ -180,10 +180,12 @@ def _bundles(comparison: Comparison) -> Markup:
 def _chosen(value: Json) -> str:
     if not isinstance(value, Mapping):
         return NOTHING if value is None else str(value)
-    options = value.get("options")
+    options = value.get("options", {}) if "name" in value else value
     pairs = options.items() if isinstance(options, Mapping) else ()
     listed = ", ".join(f"{key} = {_plain(option)}" for key, option in pairs)
-    return f"{value.get('name')}{f' ({listed})' if listed else ''}"
+    if "name" not in value:
+        return listed
+    return f"{value['name']}{f' ({listed})' if listed else ''}"
 
 
 def _recorded_figures(recorded: Agreement) -> Markup:

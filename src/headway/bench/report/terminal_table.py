@@ -6,6 +6,7 @@ The text depends on the comparison and the width alone: `wall_seconds` is not sh
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -18,10 +19,14 @@ from headway.bench.metrics.prediction_quality import INTERVALS
 from headway.bench.metrics.run_metrics import DEFINITIONS
 from headway.bench.report.headline import headline
 from headway.bench.report.table_columns import Cell, CellColumn, cell_columns, significant
+from headway.simulator.rules import EngineRules
 
 BEST = "*"
 BEST_STYLE = "bold green"
 
+_SIZES = frozenset(
+    {"kv_blocks", "max_model_tokens", "max_num_batched_tokens", "max_num_seqs"}
+)  # differ from card to card
 _GAP = 2  # blanks between two columns, one of them rich's own divider
 _FEWEST_COLUMNS = 2  # a table of fewer values than this reads worse than blocks
 
@@ -66,6 +71,9 @@ def facts(comparison: Comparison) -> RenderableType:
     profile = replica.get("profile")
     if isinstance(profile, Mapping):
         grid.add_row("step times", Text(f"{profile.get('source')}; error: {profile.get('error')}"))
+    for title, text in (("engine", describe_rules(comparison)), ("plug-in", describe_plugin(comparison))):
+        if text:
+            grid.add_row(title, Text(text))
     if comparison.saturation is not None:
         grid.add_row("load 1", Text(describe_saturation(comparison)))
     return grid
@@ -83,6 +91,27 @@ def describe_saturation(comparison: Comparison) -> str:
     if saturation.get("closed_loop") and isinstance(busy, int | float):
         text += f" (sessions in {copies} copies, replica busy {100 * busy:.0f} % of the time)"
     return f"{text}, measured on this replica{f': {definition}' if definition else ''}"
+
+
+def describe_rules(comparison: Comparison) -> str:
+    """What of the engine's rules is not vLLM's default, and a KV cache that is not BF16; "" if nothing is."""
+    rules, profile = comparison.replica.get("rules"), comparison.replica.get("profile")
+    defaults = {rule.name: rule.default for rule in fields(EngineRules) if rule.name not in _SIZES}
+    shown = rules if isinstance(rules, Mapping) else {}
+    parts = [f"{name} {_rule(shown[name])}" for name in defaults if shown.get(name, defaults[name]) != defaults[name]]
+    kv_precision = profile.get("kv_precision", "bf16") if isinstance(profile, Mapping) else "bf16"
+    return ", ".join([*parts, *([] if kv_precision == "bf16" else [f"KV cache {kv_precision}"])])
+
+
+def describe_plugin(comparison: Comparison) -> str:
+    """In which rows the vLLM plug-in acts beside its policies; "" if in none."""
+    rows: dict[str, list[str]] = {"self-tuned limits": [], "do-no-harm guard": []}
+    for run in {run.policy: run for run in comparison.runs}.values():
+        if run.bundle.get("tuning", "off") != "off":
+            rows["self-tuned limits"].append(run.policy)
+        if run.bundle.get("guard") is not None:
+            rows["do-no-harm guard"].append(run.policy)
+    return "; ".join(f"{what}: {', '.join(policies)}" for what, policies in rows.items() if policies)
 
 
 def describe_predictions(comparison: Comparison) -> Iterator[str]:
@@ -234,6 +263,12 @@ def _run_name(run: Run) -> str:
 
 def _accelerators(count: Json) -> str:
     return f"{count} × " if isinstance(count, int) and count > 1 else ""
+
+
+def _rule(value: Json) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return _number(value)
 
 
 def _number(value: Json) -> str:

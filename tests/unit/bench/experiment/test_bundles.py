@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from headway.domain.costs import ServiceCosts
 from headway.policies.admission.peak_check import PeakCheck
 from headway.policies.catalog import names
 from headway.policies.ordering.smallest_volume_first import SmallestVolumeFirst
+from headway.scheduling.harm_judge import HarmLimits
+from headway.simulator.rules import NO_PLUGIN, PluginRules
 
 TEMPLATE = Bundle("any", prediction="declared-max")
 
@@ -29,6 +32,8 @@ def test_the_example_of_the_help_is_read(tmp_path: Path) -> None:
         "admission": {"name": "peak-check", "options": {"reserve": 0.1}},
         "preemption": {"name": "latest-admitted", "options": {}},
         "prediction": {"name": "running-mean", "options": {}},
+        "tuning": "self-tuned",
+        "guard": {"harm_ratio": 3.0, "harm_slack_seconds": 1.0, "harm_seconds": 60.0, "step_back_seconds": 300.0},
     }
     built = found.build(costs=ServiceCosts(1e-4, 1e-2), seed=0, truth=lambda _: 1)
     assert isinstance(built.ordering, SmallestVolumeFirst)
@@ -38,6 +43,16 @@ def test_the_example_of_the_help_is_read(tmp_path: Path) -> None:
 def test_what_a_bundle_leaves_out_is_the_templates(tmp_path: Path) -> None:
     (found,) = read_bundles(written(tmp_path, '[bundle.x]\nordering = "random"'), TEMPLATE)
     assert (found.label, found.ordering, found.prediction) == ("x", "random", "declared-max")
+
+
+def test_what_the_plugin_does_is_the_templates_or_the_bundles_own(tmp_path: Path) -> None:
+    guarded = replace(TEMPLATE, plugin=PluginRules("self-tuned", HarmLimits(harm_ratio=5.0)))
+    text = "[bundle.a]\ntuning = 'off'\nguard = false\n[bundle.b]\nguard = true\n[bundle.c]\nordering = 'fcfs'"
+    plain, default, as_given = read_bundles(written(tmp_path, text), guarded)
+    assert plain.plugin == PluginRules()
+    assert default.plugin == PluginRules("self-tuned", HarmLimits())
+    assert as_given.plugin == guarded.plugin
+    assert read_bundles(written(tmp_path, text), TEMPLATE)[2].plugin == NO_PLUGIN
 
 
 def test_all_is_every_ordering_once() -> None:
@@ -74,6 +89,13 @@ def test_a_policy_named_twice() -> None:
         ("[bundle.x]\nadmission = {name = 'peak-check', options = {reserv = 1}}", "did you mean 'reserve'"),
         ("[bundle.x]\nadmission = {name = 'peak-check', options = {reserve = 2.0}}", "reserve must be at least 0"),
         ("[bundle.x]\nprediction = 'oracel'", "did you mean 'oracle'"),
+        ("[bundle.x]\ntuning = 'on'", "bundle.x: tuning must be one of 'off', 'self-tuned', got 'on'"),
+        ("[bundle.x]\nguard = 'yes'", "bundle.x: guard must be true, false, or a table such as"),
+        (
+            "[bundle.x]\nguard = {harm_ratio = 0.5}",
+            "bundle.x: guard.harm_ratio must be a number of at least 1, got 0.5",
+        ),
+        ("[bundle.x]\nguard = {ratio = 2}", "bundle.x: unknown key guard.ratio: did you mean 'harm_ratio'"),
     ],
 )
 def test_a_bad_file_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
