@@ -1,0 +1,574 @@
+"""The dispatcher on a clock of our own, without a socket: what is sent where, what is refused why, who hears of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from headway.domain.event import Cancelled, Completed, Event
+from headway.domain.replica_view import BatchView, MemoryView
+from headway.domain.request import RequestView
+from headway.gateway.openai.error_responses import Reason
+from headway.gateway.openai.usage import Usage
+from headway.gateway.queueing.counts import Outcome
+from headway.gateway.queueing.dispatcher import Dispatcher
+from headway.gateway.queueing.model_queue import ModelQueue
+from headway.gateway.queueing.refusals import Refusal
+from headway.gateway.queueing.request_state import GatewayRequest, PromptSize, QueueKey, RequestMove, RequestStage
+from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
+from headway.gateway.settings import (
+    HealthSettings,
+    PolicySettings,
+    QueueSettings,
+    ReplicaSettings,
+    Settings,
+)
+from headway.scheduling.scheduler import Policies
+from tests.support.gateway_requests import gateway_request
+
+HEALTH = HealthSettings(no_replica_seconds=30.0)
+
+
+class Client:
+    """What carries a request: notes what is done with it."""
+
+    def __init__(self, bench: Bench, request: GatewayRequest) -> None:
+        self.request = request
+        self.sent_to: list[str] = []
+        self.refusal: Refusal | None = None
+        self.looked_at: list[float] = []
+        self.broken = False
+        self._bench = bench
+
+    def dispatch(self, replica: UpstreamReplica) -> None:
+        self.sent_to.append(replica.name)
+        if replica.name == "breaks":
+            raise RuntimeError("no transport")
+        self.request.move(RequestMove.SENT)
+
+    def refuse(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+        self._bench.dispatcher.end(self.request, Outcome.REFUSED, refusal.reason)
+
+    def check_silence(self, now: float) -> None:
+        self.looked_at.append(now)
+
+    def cut_off(self, refusal: Refusal) -> None:
+        self.refuse(refusal)
+
+    def break_off(self) -> None:
+        self.broken = True
+
+    @property
+    def reason(self) -> str:
+        return "" if self.refusal is None else self.refusal.reason
+
+    @property
+    def stage(self) -> RequestStage:
+        return self.request.stage
+
+
+class Heard:
+    """A listener beside the policies, and an observer of requests."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.dispatched_at: list[tuple[int, float]] = []
+        self.ends: list[tuple[int, Outcome, Reason | None]] = []
+
+    def observe(self, event: Event) -> None:
+        self.events.append(event)
+
+    def dispatched(self, request: GatewayRequest, now: float) -> None:
+        self.dispatched_at.append((request.arrived.number, now))
+
+    def ended(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None, now: float) -> None:
+        self.ends.append((request.arrived.number, outcome, reason))
+
+
+class Bench:
+    """A dispatcher with replicas that are up and answer when the test says so."""
+
+    def __init__(
+        self,
+        names: Sequence[str] = ("r0",),
+        *,
+        seats: int = 1,
+        queue: QueueSettings | None = None,
+        policies: PolicySettings | None = None,
+        models: Sequence[str] = (),
+    ) -> None:
+        self.now = 100.0
+        self.heard = Heard()
+        self.asked_for_models = 0
+        self.forgotten: list[QueueKey] = []
+        self.settings = Settings(
+            listen="127.0.0.1:0",
+            queue=queue or QueueSettings(),
+            health=HEALTH,
+            policies=policies or PolicySettings(ordering="fcfs"),
+        )
+        self.dispatcher = Dispatcher(
+            self.settings,
+            lambda: self.now,
+            [self.heard],
+            prepare=self._prepare,
+            forget=self.forgotten.append,
+            ask_for_models=self._ask_for_models,
+        )
+        self.policies: Policies | None = None
+        replicas = []
+        for name in names:
+            chosen = ReplicaSettings(url=f"http://{name}:1", name=name, max_requests=seats)
+            replica = UpstreamReplica(chosen, HEALTH, lambda: self.now)
+            replica.state.health = Health.UP
+            if models:
+                replica.state.models = {model: {} for model in models}
+            replicas.append(replica)
+        self.replicas = self.dispatcher.replicas = replicas
+        self._numbers = 0
+
+    def _prepare(self, key: QueueKey, settings: PolicySettings, policies: Policies) -> tuple[Heard, ...]:
+        self.policies = policies
+        return (self.heard,)
+
+    def _ask_for_models(self, then: object) -> bool:
+        self.asked_for_models += 1
+        return False
+
+    def arrive(self, prompt_tokens: int = 50, *, body: dict[str, object] | None = None, **arrived: object) -> Client:
+        self._numbers += 1
+        content = {"prompt": "x", "max_tokens": 10} | (body or {})
+        arrived = {"arrived_at": self.now} | arrived
+        client = Client(self, gateway_request(self._numbers, content, prompt_tokens=prompt_tokens, **arrived))
+        if self.dispatcher.announce(client):
+            self.dispatcher.arrive(client)
+        return client
+
+    def answer(self, client: Client, tokens: int = 10, *, status: int = 200, whole: bool = True) -> None:
+        """The replica answers, and the request ends."""
+        client.request.relayed.status = status
+        client.request.relayed.usage = Usage(50, tokens, 0)
+        self.dispatcher.first_byte(client.request)
+        if status == 200 and whole:
+            self.dispatcher.end(client.request, Outcome.COMPLETED)
+        elif whole:
+            self.dispatcher.end(client.request, Outcome.COMPLETED, None)
+        else:
+            self.dispatcher.end(client.request, Outcome.FAILED, Reason.REPLICA_FAILED)
+
+    @property
+    def queue(self) -> ModelQueue:
+        (queue,) = self.dispatcher.queues.values()
+        return queue
+
+    def learned(self) -> list[int]:
+        return [event.output_tokens for event in self.heard.events if isinstance(event, Completed)]
+
+
+class OneAtATime:
+    """An admission policy that lets a request join a batch only when the test says so; outside the catalogue."""
+
+    allowed = False
+    asked: tuple[int, int] | None = None
+
+    def hold_steps(self, request: RequestView, batch: BatchView, memory: MemoryView, now: float) -> int:
+        OneAtATime.asked = batch.size, memory.blocks_total
+        return 0 if OneAtATime.allowed or not batch.size else 1
+
+
+def with_admission(bench: Bench) -> None:
+    queue = bench.queue
+    queue.scheduler._policies = replace(queue.scheduler._policies, admission=OneAtATime())
+
+
+# admission
+
+
+def test_the_admission_policy_holds_the_head_back_from_a_replica_with_room() -> None:
+    bench = Bench(seats=4)
+    first = bench.arrive()
+    assert first.sent_to == ["r0"]
+    OneAtATime.allowed = False
+    with_admission(bench)
+    second = bench.arrive()
+    assert second.stage is RequestStage.QUEUED
+    assert OneAtATime.asked == (1, 1 << 40)
+    OneAtATime.allowed = True
+    bench.dispatcher.pump()
+    assert second.sent_to == ["r0"]
+
+
+def test_an_idle_replica_is_not_asked_for_admission() -> None:
+    bench = Bench(("r0", "r1"), seats=4)
+    bench.arrive()
+    OneAtATime.allowed = False
+    with_admission(bench)
+    assert bench.arrive().sent_to == ["r1"]
+    assert bench.arrive().stage is RequestStage.QUEUED
+
+
+def test_a_policy_of_the_catalogue_decides_by_the_replicas_memory() -> None:
+    """640 tokens of memory, 400 in use: by its bound another request of 400 does not fit, one of 100 does."""
+    policies = PolicySettings(ordering="fcfs", admission="reserve-max", prediction="declared-max")
+    bench = Bench(seats=8, policies=policies)
+    bench.replicas[0].ledger.kv_tokens_max = 10_000
+    bench.arrive(400)
+    bench.replicas[0].memory = lambda: MemoryView(15, 40, 16)  # type: ignore[method-assign]
+    large = bench.arrive(400)
+    assert large.stage is RequestStage.QUEUED
+    bench.dispatcher.end(large.request, Outcome.CANCELLED)
+    assert bench.arrive(100).sent_to == ["r0"]
+
+
+# deadlines
+
+
+def slow(bench: Bench) -> None:
+    """The queue's forecast: a tenth of a weighted token leaves a second."""
+    bench.queue.forecast._work, bench.queue.forecast._seconds = 1.0, 10.0
+
+
+def test_a_deadline_that_the_forecast_misses_is_refused_at_once() -> None:
+    bench = Bench()
+    bench.arrive()
+    bench.arrive()
+    slow(bench)
+    tight = bench.arrive(deadline=bench.now + 5.0)
+    assert tight.reason == Reason.DEADLINE_UNMEETABLE
+    assert tight.refusal is not None
+    assert tight.refusal.status == 429
+    assert "is wanted within 5.00 s and is expected after about" in tight.refusal.message
+    assert tight.refusal.retry_seconds == pytest.approx(120, rel=0.2)
+    patient = bench.arrive(deadline=bench.now + 1e6)
+    assert patient.stage is RequestStage.QUEUED
+
+
+def test_a_request_that_goes_at_once_meets_any_deadline() -> None:
+    bench = Bench(seats=2)
+    bench.arrive()
+    slow(bench)
+    bench.queue.waiting_work = 1e6
+    assert bench.arrive(deadline=bench.now + 0.1).sent_to == ["r0"]
+
+
+def test_a_deadline_that_passes_in_the_queue_is_refused_at_the_next_sweep() -> None:
+    bench = Bench()
+    bench.arrive()
+    late = bench.arrive(deadline=bench.now + 5.0)
+    bench.now += 4.9
+    bench.dispatcher.sweep(bench.now)
+    assert late.stage is RequestStage.QUEUED
+    bench.now += 0.2
+    bench.dispatcher.sweep(bench.now)
+    assert late.reason == Reason.DEADLINE_UNMEETABLE
+    assert late.refusal is not None
+    assert "within 5.00 s, which have passed" in late.refusal.message
+
+
+# learning
+
+
+def test_a_whole_answer_teaches_its_length() -> None:
+    bench = Bench()
+    bench.answer(bench.arrive(), tokens=7)
+    assert bench.learned() == [7]
+
+
+@pytest.mark.parametrize(("status", "whole", "tokens"), [(200, False, 7), (500, True, 7), (200, True, 0)])
+def test_an_answer_that_failed_teaches_no_length(status: int, whole: bool, tokens: int) -> None:
+    bench = Bench()
+    client = bench.arrive()
+    bench.answer(client, tokens, status=status, whole=whole)
+    assert bench.learned() == []
+    assert [type(event) for event in bench.heard.events][-1] is Cancelled
+    assert bench.dispatcher.counts.inside == 0
+
+
+def test_tokens_are_those_of_one_sequence() -> None:
+    bench = Bench()
+    bench.answer(bench.arrive(body={"n": 4}), tokens=10)
+    assert bench.learned() == [3]  # rounded up
+
+
+# the way in and out
+
+
+def test_a_full_replica_lets_the_others_wait_and_the_next_goes_when_it_answers() -> None:
+    bench = Bench()
+    first, second, third = bench.arrive(), bench.arrive(), bench.arrive()
+    assert [client.stage for client in (first, second, third)] == [
+        RequestStage.SENT,
+        RequestStage.QUEUED,
+        RequestStage.QUEUED,
+    ]
+    assert (first.request.queued.has_waited, second.request.queued.has_waited) == (False, True)
+    bench.now += 3.0
+    bench.answer(first)
+    assert (second.sent_to, third.sent_to) == (["r0"], [])
+    assert second.request.queued.wait_explanation.startswith("waited 3.00 s")
+    assert bench.heard.dispatched_at == [(1, 100.0), (2, 103.0)]
+    assert bench.heard.ends == [(1, Outcome.COMPLETED, None)]
+    assert [second.request.queued.rank, second.request.queued.tries] == [2, 1]
+
+
+def test_a_client_that_leaves_the_queue_is_gone() -> None:
+    bench = Bench()
+    first, second, third = bench.arrive(), bench.arrive(), bench.arrive()
+    bench.dispatcher.end(second.request, Outcome.CANCELLED)
+    assert len(bench.queue) == 1
+    bench.answer(first)
+    assert (second.sent_to, third.sent_to) == ([], ["r0"])
+    assert bench.dispatcher.counts.is_conserved()
+    with pytest.raises(ValueError, match="ended"):
+        bench.dispatcher.end(second.request, Outcome.CANCELLED)
+
+
+def test_an_unknown_model_is_refused_and_looked_for() -> None:
+    bench = Bench(models=("a",))
+    unknown = bench.arrive(model="b")
+    assert unknown.refusal is not None
+    assert (unknown.refusal.status, unknown.reason) == (404, Reason.UNKNOWN_MODEL)
+    assert bench.asked_for_models == 1
+    assert bench.arrive(model="a").sent_to == ["r0"]
+
+
+def test_without_a_healthy_replica_a_request_is_refused() -> None:
+    bench = Bench()
+    bench.replicas[0].state.health = Health.EJECTED
+    bench.replicas[0].state.probe_at = bench.now + 2.0
+    refused = bench.arrive()
+    assert refused.refusal is not None
+    assert (refused.refusal.status, refused.reason) == (503, Reason.NO_REPLICA)
+    assert refused.refusal.retry_seconds == pytest.approx(2.0, rel=0.5)
+    bench.replicas[0].state.health = Health.UNKNOWN
+    assert bench.arrive().stage is RequestStage.QUEUED, "not probed yet: believed healthy, but not sent to"
+
+
+def test_requests_that_no_replica_serves_any_more_wait_for_the_grace() -> None:
+    bench = Bench()
+    bench.arrive()
+    waiting = bench.arrive()
+    bench.replicas[0].state.health = Health.EJECTED
+    bench.dispatcher.sweep(bench.now)
+    bench.now += 29.0
+    bench.dispatcher.sweep(bench.now)
+    assert waiting.stage is RequestStage.QUEUED
+    bench.now += 1.5
+    bench.dispatcher.sweep(bench.now)
+    assert waiting.reason == Reason.NO_REPLICA
+    assert waiting.refusal is not None
+    assert "for 30 s" in waiting.refusal.message
+
+
+def test_a_request_that_waits_too_long_is_refused() -> None:
+    bench = Bench(queue=QueueSettings(timeout_seconds=60.0))
+    sent = bench.arrive()
+    waiting = bench.arrive()
+    bench.now += 59.9
+    later = bench.arrive()
+    bench.dispatcher.sweep(bench.now)
+    assert waiting.stage is RequestStage.QUEUED
+    bench.now += 0.2
+    bench.dispatcher.sweep(bench.now)
+    assert waiting.reason == Reason.QUEUE_TIMEOUT
+    assert waiting.refusal is not None
+    assert waiting.refusal.message == "the request waited 60 s in the queue, the longest allowed"
+    assert sent.stage is RequestStage.SENT
+    assert later.stage is RequestStage.QUEUED
+
+
+@pytest.mark.parametrize(
+    ("bounds", "reason", "words"),
+    [
+        ({"max_requests": 2}, Reason.QUEUE_FULL, "2 requests"),
+        ({"max_tokens": 150}, Reason.QUEUE_FULL, "150 prompt tokens"),
+        ({"max_bytes": 80}, Reason.QUEUE_FULL, "80 bytes"),
+        ({"tenant_max_requests": 2}, Reason.TENANT_QUEUE_FULL, "2 requests"),
+        ({"tenant_max_tokens": 150}, Reason.TENANT_QUEUE_FULL, "150 prompt tokens"),
+        ({"tenant_max_bytes": 80}, Reason.TENANT_QUEUE_FULL, "80 bytes"),
+    ],
+)
+def test_each_bound_of_the_queue(bounds: dict[str, int], reason: Reason, words: str) -> None:
+    """One is sent; two of 50 and 60 tokens wait; a third of 50 is one too many by whichever bound."""
+    bench = Bench(queue=QueueSettings(**bounds))  # type: ignore[arg-type]
+    bench.arrive()
+    waiting = [bench.arrive(50), bench.arrive(60)]
+    assert [client.stage for client in waiting] == [RequestStage.QUEUED] * 2
+    refused = bench.arrive(50)
+    assert refused.refusal is not None
+    assert (refused.refusal.status, refused.reason) == (429, reason)
+    assert words in refused.refusal.message
+    other = bench.arrive(50, payer="other")
+    assert (other.reason == "") is (reason is Reason.TENANT_QUEUE_FULL)
+    bench.dispatcher.end(waiting[0].request, Outcome.CANCELLED)
+    assert (bench.arrive(40).reason == "") or reason is Reason.QUEUE_FULL
+
+
+def test_the_same_amount_as_the_bound_fits() -> None:
+    bench = Bench(queue=QueueSettings(max_tokens=100, max_requests=2, tenant_max_tokens=100, tenant_max_requests=2))
+    bench.arrive()
+    assert [bench.arrive(50).stage for _ in range(2)] == [RequestStage.QUEUED] * 2
+
+
+def test_a_size_counted_meanwhile_replaces_the_estimate() -> None:
+    bench = Bench()
+    bench.arrive()
+    client = Client(bench, gateway_request(9, {"prompt": "x"}, prompt_tokens=50))
+    assert bench.dispatcher.announce(client)
+    bench.dispatcher.arrive(client, PromptSize(70, 20, None))
+    assert bench.queue.waiting.tokens == 70
+    assert client.request.queued.cached_prompt_tokens == 20
+
+
+def test_a_client_that_left_before_it_was_queued_is_let_be() -> None:
+    bench = Bench()
+    client = Client(bench, gateway_request(1, {"prompt": "x"}))
+    bench.dispatcher.announce(client)
+    bench.dispatcher.end(client.request, Outcome.CANCELLED)
+    bench.dispatcher.arrive(client)
+    assert client.sent_to == []
+    assert not bench.dispatcher.queues
+
+
+# retries
+
+
+def test_a_request_taken_back_goes_first_and_avoids_the_replica_that_failed() -> None:
+    bench = Bench(("r0", "r1"))
+    first, second = bench.arrive(), bench.arrive()
+    third = bench.arrive()
+    assert (first.sent_to, second.sent_to, third.sent_to) == (["r0"], ["r1"], [])
+    assert bench.dispatcher.has_alternative(first.request)
+    bench.dispatcher.take_back(first.request)
+    assert third.sent_to == [], "the one taken back goes first, and waits for the other replica"
+    assert bench.dispatcher.counts.retried == 1
+    bench.answer(second)
+    assert first.sent_to == ["r0", "r1"]
+    assert first.request.queued.tries == 2
+    assert third.sent_to == ["r0"]
+
+
+def test_a_request_that_only_the_failed_replica_could_serve_is_refused() -> None:
+    bench = Bench(("r0", "r1"))
+    first = bench.arrive()
+    bench.replicas[1].state.health = Health.EJECTED
+    assert not bench.dispatcher.has_alternative(first.request)
+    bench.dispatcher.take_back(first.request)
+    assert first.reason == Reason.NO_REPLICA
+    assert first.refusal is not None
+    assert "replica r0 failed, and no other is up" in first.refusal.message
+    assert bench.arrive().sent_to == ["r0"]
+
+
+def test_what_breaks_at_a_dispatch_ends_that_request_alone() -> None:
+    bench = Bench(("breaks",))
+    client = bench.arrive()
+    assert client.broken
+    assert client.stage is RequestStage.ENDED
+    assert bench.heard.ends == [(1, Outcome.FAILED, Reason.INTERNAL_ERROR)]
+    assert bench.replicas[0].ledger.requests == 0
+
+
+# as time passes
+
+
+def test_a_sweep_looks_at_every_request_sent_and_books_what_it_produced() -> None:
+    bench = Bench(seats=2)
+    first = bench.arrive(body={"stream": True})
+    waiting = [bench.arrive(), bench.arrive()][1]
+    bench.dispatcher.sweep(bench.now)
+    assert first.looked_at == [bench.now]
+    assert waiting.looked_at == []
+
+
+def test_a_prompt_counts_as_computed_after_a_second_without_a_stream() -> None:
+    bench = Bench(seats=2)
+    bench.arrive(body={"stream": False})
+    bench.arrive(70, body={"stream": True})
+    ledger = bench.replicas[0].ledger
+    assert ledger.prefill_tokens == 120
+    bench.now += 0.9
+    bench.dispatcher.sweep(bench.now)
+    assert ledger.prefill_tokens == 120
+    bench.now += 0.2
+    bench.dispatcher.sweep(bench.now)
+    assert ledger.prefill_tokens == 70
+
+
+def test_an_idle_queue_is_forgotten_and_one_with_a_request_at_a_replica_is_not() -> None:
+    bench = Bench(queue=QueueSettings(idle_seconds=10.0), models=("a", "b"))
+    sent, done = bench.arrive(model="a"), bench.arrive(model="b")
+    bench.dispatcher.end(done.request, Outcome.CANCELLED)
+    bench.now += 9.9
+    bench.dispatcher.sweep(bench.now)
+    assert len(bench.dispatcher.queues) == 2
+    bench.now += 0.2
+    bench.dispatcher.sweep(bench.now)
+    assert [key.model for key in bench.dispatcher.queues] == ["a"]
+    assert bench.forgotten == [QueueKey("b", "generation")]
+    bench.answer(sent)
+    bench.dispatcher.sweep(bench.now)
+    assert not bench.dispatcher.queues
+
+
+def test_at_the_end_all_are_cut_off_and_none_is_taken_any_more() -> None:
+    bench = Bench()
+    sent, waiting = bench.arrive(), bench.arrive()
+    bench.dispatcher.end_all()
+    assert [client.reason for client in (sent, waiting)] == [Reason.DRAINING] * 2
+    refused = bench.arrive()
+    assert refused.refusal is not None
+    assert (refused.refusal.status, refused.reason) == (503, Reason.DRAINING)
+    assert bench.dispatcher.counts.is_conserved()
+
+
+def test_other_policies_take_over_the_waiting_requests() -> None:
+    bench = Bench()
+    first = bench.arrive()
+    long, short = bench.arrive(900), bench.arrive(10)
+    settings = replace(bench.settings, policies=PolicySettings(ordering="shortest-prompt-first"))
+    bench.dispatcher.replace(settings, bench.replicas, bench.now)
+    bench.answer(first)
+    assert (long.sent_to, short.sent_to) == ([], ["r0"])
+
+
+def test_two_queues_take_turns_at_one_seat() -> None:
+    bench = Bench(models=("a", "b"))
+    sent = bench.arrive(model="a")
+    waiting = [bench.arrive(model="a"), bench.arrive(model="a"), bench.arrive(model="b"), bench.arrive(model="b")]
+    order = []
+    for _ in range(4):
+        bench.answer(sent)
+        sent = next(client for client in waiting if client.stage is RequestStage.SENT)
+        order.append(sent.request.arrived.model)
+    assert order in (["a", "b", "a", "b"], ["b", "a", "b", "a"])
+
+
+def test_a_stored_object_goes_to_the_replica_that_made_it() -> None:
+    bench = Bench(("r0", "r1"), seats=4)
+    maker = bench.arrive()
+    home = maker.sent_to[0]
+    bench.dispatcher.object_made(maker.request, b'{"id":"resp_1","object":"response"')
+    others = [bench.arrive(stored_object="resp_1") for _ in range(3)]
+    assert [client.sent_to for client in others] == [[home]] * 3
+
+
+def test_the_wait_is_forecast_from_the_work_that_leaves() -> None:
+    bench = Bench()
+    sent = bench.arrive()
+    bench.arrive()
+    for _ in range(8):
+        bench.now += 1.0
+        bench.arrive()
+        bench.answer(sent)
+        sent = next(relay for relay in bench.dispatcher.relays.values() if relay.request.stage is RequestStage.SENT)  # type: ignore[assignment]
+    last = bench.arrive()
+    work = last.request.queued.work
+    assert last.request.queued.drain_seconds == pytest.approx(len(bench.queue) - 1, rel=0.3), "one a second leaves"
+    assert work > 50
+    assert bench.queue.waiting_work == pytest.approx(work * len(bench.queue), rel=0.3)
+    assert math.isfinite(last.request.queued.predicted_wait_seconds or math.nan)
