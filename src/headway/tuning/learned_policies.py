@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -64,9 +65,13 @@ class LearnedPolicies:
                 problems.append(f"{where}: its {kind} is {part.get('name')!r}, not {name!r}, which starts afresh")
             elif why := restore(policy, name, part["state"]):
                 problems.append(f"{where}: {why}; starting afresh")
-        return Restored(self._tuned(saved), problems)
+        tuned = self._tuned(saved)
+        if not all(map(_is_number, tuned.values())):
+            problems.append(f"{where}: a tuned value is no finite number; tuning begins with the options as configured")
+            tuned = {}
+        return Restored(tuned, problems)
 
-    def _tuned(self, saved: Mapping[str, Any]) -> Mapping[str, float]:
+    def _tuned(self, saved: Mapping[str, Any]) -> Mapping[str, Any]:
         ordering, tuned = saved.get("ordering"), saved.get("tuned")
         if isinstance(ordering, Mapping) and ordering.get("name") == self.ordering and isinstance(tuned, Mapping):
             return tuned
@@ -76,3 +81,8 @@ class LearnedPolicies:
         """Kind, name and policy."""
         yield "ordering", self.ordering, self.policies.ordering
         yield "prediction", self.prediction, self.policies.prediction
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number that fits a float, and neither NaN nor infinite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

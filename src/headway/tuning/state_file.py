@@ -129,14 +129,18 @@ def try_to_write(path: Path, state: SavedState) -> str | None:
     return None
 
 
-def restore(policy: object, name: str, state: Mapping[str, Any]) -> str | None:
+def restore(policy: object, name: str, state: object) -> str | None:
     """Hand a fresh policy what it had learned. Where it refuses, why: it is then still fresh."""
     if not isinstance(policy, Stateful):
         return f"{name} learns nothing that could be taken back"
+    if not isinstance(state, Mapping):
+        return f"what {name} had learned is no table"
     try:
         policy.restore(state)
     except ValueError as error:
         return str(error)
+    except Exception as error:  # of an outside package's policy: it must not keep a server from starting
+        return f"{name} cannot take back what it had learned ({error!r})"
     return None
 
 

@@ -11,12 +11,13 @@ import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
 Explain: TypeAlias = Callable[[str], dict[str, object] | None]
 """Request id → why it waits or waited, None if it is unknown. Called by the endpoint's threads."""
 
+ANSWERED_AT_ONCE = 16
 NOT_AMONG_THE_LATEST = "no such request among the latest"
 
 
@@ -44,12 +45,32 @@ class WhyEndpoint:
 
 
 class _Server(ThreadingHTTPServer):
+    """Answers a few connections at once and closes those beyond: their threads share the engine's interpreter."""
+
     daemon_threads = True
     explain: Explain
 
     def __init__(self, host: str, port: int) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._free = threading.Semaphore(ANSWERED_AT_ONCE)
         super().__init__((host, port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a connection in a thread, if one is free."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer it, and free the thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that breaks off is nothing to log."""
 
 
 class _Handler(BaseHTTPRequestHandler):

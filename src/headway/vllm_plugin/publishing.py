@@ -11,6 +11,7 @@ import queue
 import tempfile
 import threading
 from pathlib import Path
+from typing import TextIO
 
 from headway.vllm_plugin.plugin_log import logger
 
@@ -25,6 +26,13 @@ def metrics_folder(configured: str | None, instance_id: str) -> Path | None:
     if configured is None:
         return Path(tempfile.gettempdir()) / f"headway-{os.getuid()}-{instance_id}" if instance_id else None
     return Path(configured) if configured else None
+
+
+def _appending(path: Path) -> TextIO:
+    """A file to append to, that only its owner may read if it is new. A pipe needs a reader already, or this fails."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    os.set_blocking(descriptor, True)
+    return os.fdopen(descriptor, "a", encoding="utf-8")
 
 
 class Publisher:
@@ -42,7 +50,7 @@ class Publisher:
             if metrics_file is not None:
                 metrics_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if decision_log is not None:
-                self._log = decision_log.open("a", encoding="utf-8")
+                self._log = _appending(decision_log)
         except OSError as error:
             raise ValueError(f"headway: {error.filename} cannot be written: {error.strerror}") from error
         self._thread: threading.Thread | None = None

@@ -32,10 +32,10 @@ class EngineFiles:
         families: dict[str, Any] = {}
         for file in sorted(self._folder.glob("engine-*.prom")):
             try:
-                text = file.read_text(encoding="utf-8")
-            except OSError:
-                continue  # the engine has just ended
-            for family in text_string_to_metric_families(text):
+                written = list(text_string_to_metric_families(file.read_text(encoding="utf-8")))
+            except (OSError, ValueError):
+                continue  # the engine has just ended, or the file is no engine's: vLLM's own metrics must not suffer
+            for family in written:
                 known = families.setdefault(family.name, family)
                 if known is not family:
                     known.samples.extend(family.samples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -70,3 +71,31 @@ def test_a_policy_that_fails_is_named() -> None:
     failing.policies.ordering.state = lambda: 1 / 0  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match="ewsjf cannot report its learned state"):
         failing.saved(None)
+
+
+@pytest.mark.parametrize("value", ["x", None, [1], True, math.nan, math.inf, 10**400])
+def test_a_tuned_value_that_is_no_number_is_a_problem_and_stops_nothing(value: object) -> None:
+    saved = taught() | {"tuned": {"b_u": value}}
+    assert learned().restore(saved, "file") == (
+        {},
+        ["file: a tuned value is no finite number; tuning begins with the options as configured"],
+    )
+
+
+@pytest.mark.parametrize("state", [5, "x", [1, 2], True])
+def test_a_state_that_is_no_table_is_a_problem(state: object) -> None:
+    _, problems = learned().restore({"ordering": {"name": "ewsjf", "state": state}}, "file")
+    assert problems == ["file: what ewsjf had learned is no table; starting afresh"]
+
+
+def test_a_policy_of_an_outside_package_may_raise_anything() -> None:
+    ours = learned()
+
+    def fails(state: object) -> None:
+        raise ZeroDivisionError("a slip")
+
+    ours.policies.ordering.restore = fails  # type: ignore[attr-defined]
+    _, problems = ours.restore(taught(), "file")
+    assert problems == [
+        "file: ewsjf cannot take back what it had learned (ZeroDivisionError('a slip')); starting afresh"
+    ]

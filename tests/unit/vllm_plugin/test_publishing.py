@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,18 @@ def test_both_processes_find_the_same_folder() -> None:
     assert metrics_folder(None, "") is None
     assert metrics_folder("", "abc12") is None
     assert metrics_folder("/some/where", "abc12") == Path("/some/where")
+
+
+def test_a_decision_log_is_for_its_owner_and_a_pipe_needs_a_reader(tmp_path: Path) -> None:
+    log, pipe = tmp_path / "log.jsonl", tmp_path / "pipe"
+    Publisher(None, log).close()
+    assert log.stat().st_mode & 0o777 == 0o600
+    os.mkfifo(pipe)
+    with pytest.raises(ValueError, match=r"headway: .*pipe cannot be written: "):
+        Publisher(None, pipe)  # and does not wait for one
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    publisher = Publisher(None, pipe)
+    publisher.decision("{}")
+    publisher.close()
+    assert os.read(reader, 100) == b"{}\n"
+    os.close(reader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections import deque
@@ -14,7 +15,7 @@ import pytest
 from headway.bench.user_mistake import UserMistake
 from headway.cli.explain_live import live_lines
 from headway.vllm_plugin import wait_explanations as stories
-from headway.vllm_plugin.explain_endpoint import WhyEndpoint
+from headway.vllm_plugin.explain_endpoint import ANSWERED_AT_ONCE, WhyEndpoint
 from headway.vllm_plugin.scheduler_mixin import PolicyScheduling
 from tests.support.vllm_stub import StubEngine, StubRequest
 
@@ -162,3 +163,20 @@ def test_an_address_that_cannot_be_read_is_answered() -> None:
         asking.close()
     finally:
         endpoint.close()
+
+
+def test_a_flood_of_connections_gets_so_many_threads_and_no_more() -> None:
+    endpoint = WhyEndpoint("127.0.0.1", 0, lambda request_id: {"request": request_id})
+    held = [socket.create_connection(("127.0.0.1", endpoint.port)) for _ in range(ANSWERED_AT_ONCE)]
+    with socket.create_connection(("127.0.0.1", endpoint.port)) as beyond:
+        beyond.settimeout(120)
+        assert beyond.recv(1) == b""
+    for one in held:
+        one.close()
+    answers = b""
+    while b"200 OK" not in answers:  # until the threads are free again
+        with socket.create_connection(("127.0.0.1", endpoint.port)) as client, contextlib.suppress(ConnectionError):
+            client.settimeout(120)
+            client.sendall(b"GET /headway/why?id=a HTTP/1.0\r\n\r\n")
+            answers = client.recv(1_000)
+    endpoint.close()

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from array import array
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -33,20 +34,32 @@ _ID_MASK = (1 << 64) - 1
 _TYPICAL_OUTPUT_TOKENS = 200
 
 
+class _StreamOptions(msgspec.Struct):
+    include_usage: Any = None
+
+
+class _Arguments(msgspec.Struct):
+    headway_output_tokens: Any = None
+
+
 class _Body(msgspec.Struct):
     model: str = ""
-    prompt: Any = None
+    prompt: msgspec.Raw = msgspec.Raw(b"")
     messages: msgspec.Raw = msgspec.Raw(b"")
     stream: bool | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     n: int | None = None
     ignore_eos: bool | None = None
-    stream_options: dict[str, Any] | None = None
-    vllm_xargs: dict[str, Any] | None = None
+    stream_options: _StreamOptions | None = None
+    vllm_xargs: _Arguments | None = None
 
 
 _DECODER = msgspec.json.Decoder(_Body, strict=False)
+Prompt: TypeAlias = str | list[str | int | list[int]] | None
+_PROMPT = msgspec.json.Decoder(Prompt)
+_IDS = re.compile(rb"\s*\[\s*-?\d")
+_JSON_BYTES_MAX = 6  # of one byte of text, written as \u0001
 
 
 class EngineRoutes:
@@ -98,17 +111,21 @@ class EngineRoutes:
     def _generate(self, request: HttpRequest, client: ClientConnection, *, is_chat: bool) -> PendingAnswer | None:
         try:
             body = _DECODER.decode(request.body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            reason = self._engine.why_never(_prompt_tokens_min(body.prompt), 1)  # before so much is read
+            if reason is not None:
+                return self._refuse(client, reason)
+            prompt: Prompt = None if is_chat or not body.prompt else _PROMPT.decode(body.prompt)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return self._refuse(client, f"the body is not valid JSON for this endpoint: {error}")
-        content, prompt_tokens, token_bytes = _prompt(body, is_chat)
+        content, prompt_tokens, token_bytes = _content(body, prompt, is_chat)
         bound = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
         if prompt_tokens < 1 or (bound is not None and bound < 1):
             return self._refuse(client, "the prompt must not be empty and max_tokens must be at least 1")
-        if (body.n or 1) > 1 or _is_batch(body.prompt):
+        if (body.n or 1) > 1 or _is_batch(prompt):
             return self._refuse(
                 client, "the simulated engine answers one prompt, once: send a single prompt and leave n at 1"
             )
-        output_tokens = _output_tokens(body, bound)
+        output_tokens = _output_tokens(body, prompt, bound)
         reason = self._engine.why_never(prompt_tokens, output_tokens)
         if reason is not None:
             return self._refuse(client, reason)
@@ -138,7 +155,7 @@ class _EngineAnswer:
         self._client = client
         self._is_chat = is_chat
         self._is_stream = bool(body.stream)
-        self._shows_usage = bool(body.stream_options and body.stream_options.get("include_usage"))
+        self._shows_usage = bool(body.stream_options and body.stream_options.include_usage)
         self._lengths = (prompt_tokens, output_tokens)
         self._finish = "length" if bound is not None and output_tokens >= bound else "stop"
         self._produced = 0
@@ -217,12 +234,21 @@ def _is_batch(prompt: object) -> bool:
     return isinstance(prompt, list) and len(prompt) > 1 and not all(isinstance(part, int) for part in prompt)
 
 
-def _prompt(body: _Body, is_chat: bool) -> tuple[bytes, int, int]:
+def _prompt_tokens_min(prompt: msgspec.Raw) -> int:
+    """Tokens that a prompt has at least, by the size of its JSON."""
+    content = memoryview(prompt)
+    if _IDS.match(content):
+        return bytes(content).count(b",") + 1
+    return content.nbytes // (_JSON_BYTES_MAX * _BYTES_PER_TOKEN)
+
+
+def _content(body: _Body, prompt: Prompt, is_chat: bool) -> tuple[bytes, int, int]:
     """(content, prompt tokens, bytes of content per token): ids are counted, text has four bytes a token."""
-    prompt = body.prompt
-    if not is_chat and isinstance(prompt, list) and prompt and all(isinstance(token, int) for token in prompt):
-        ids = array("Q", [token & _ID_MASK for token in prompt])
-        return ids.tobytes(), len(prompt), ids.itemsize
+    if isinstance(prompt, list):
+        tokens = [token & _ID_MASK for token in prompt if isinstance(token, int)]
+        if tokens and len(tokens) == len(prompt):
+            ids = array("Q", tokens)
+            return ids.tobytes(), len(tokens), ids.itemsize
     if is_chat:
         content = bytes(body.messages)
     else:
@@ -231,13 +257,13 @@ def _prompt(body: _Body, is_chat: bool) -> tuple[bytes, int, int]:
     return content, math.ceil(len(content) / _BYTES_PER_TOKEN), _BYTES_PER_TOKEN
 
 
-def _output_tokens(body: _Body, bound: int | None) -> int:
-    known = (body.vllm_xargs or {}).get("headway_output_tokens")
+def _output_tokens(body: _Body, prompt: Prompt, bound: int | None) -> int:
+    known = None if body.vllm_xargs is None else body.vllm_xargs.headway_output_tokens
     if isinstance(known, int) and known >= 1:
         return known if bound is None else min(known, bound)
     if bound is not None and body.ignore_eos:
         return bound
-    digest = blake2b(bytes(body.messages) + repr(body.prompt).encode(), digest_size=8).digest()
+    digest = blake2b(bytes(body.messages) + repr(prompt).encode(), digest_size=8).digest()
     uniform = (int.from_bytes(digest, "big") + 1) / 2.0**64
     drawn = max(1, min(4_000, round(-_TYPICAL_OUTPUT_TOKENS * math.log(uniform))))
     return drawn if bound is None else min(drawn, bound)

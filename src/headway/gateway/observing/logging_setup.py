@@ -91,15 +91,27 @@ class LogThread(logging.Handler):
 
 
 class PlainLines(logging.Formatter):
-    """Time, level and message, the fields behind them as name=value."""
+    """Time, level and message, the fields behind them as name=value.
+
+    Law: what a client or an engine wrote begins no line and gives the terminal no command.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
 
-    def format(self, record: logging.LogRecord) -> str:
-        """One line, and a traceback if there is one."""
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name that logging calls
+        """The line without a traceback, which may have lines of its own."""
         fields = getattr(record, "fields", {})
-        return "  ".join([super().format(record), *(f"{name}={value}" for name, value in fields.items())])
+        return _printable(
+            "  ".join([super().formatMessage(record), *(f"{name}={value}" for name, value in fields.items())])
+        )
+
+
+def _printable(text: str) -> str:
+    """The text with its control characters written out, as `\\x1b`."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 class JsonLines(logging.Formatter):

@@ -7,9 +7,13 @@ import json
 import re
 import time
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headway.gateway.embedded.embedded_engine import EmbeddedEngine
+from headway.gateway.embedded.engine_routes import _Body, _content, _prompt_tokens_min
 from headway.gateway.embedded.live_engine import LiveEngine, prompt_blocks
 from headway.gateway.settings import EmbeddedSettings
 from headway.simulator.replica import replica
@@ -136,3 +140,36 @@ def test_what_it_cannot_do_is_said(fields: dict[str, object]) -> None:
     told = asyncio.run(day())
     assert told.startswith(b"HTTP/1.1 400 ")
     assert b"send a single prompt and leave n at 1" in told
+
+
+def test_the_size_of_a_prompt_is_known_before_it_is_read() -> None:
+    """Five million ids are refused by their commas alone, and what is nested too deeply ends no connection's turn."""
+
+    async def ask(port: int, body: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+        writer.write(head % len(body) + body)
+        told = await reader.read()
+        writer.close()
+        return told
+
+    async def day() -> None:
+        engine = EmbeddedEngine(EmbeddedSettings())
+        settings = await engine.start(0)
+        port = int(settings.url.rpartition(":")[2])
+        told = await ask(port, b'{"prompt":[' + b"1," * 5_000_000 + b'"no id at all"]}')
+        assert b"of 5000002 tokens exceed the model" in told
+        for body in (b'{"x":' + b"[" * 100_000, b'{"prompt":{"a":1}}', b'{"prompt":5}', b'{"prompt":[[["a"]]]}'):
+            assert (await ask(port, body)).startswith(b"HTTP/1.1 400 ")
+        assert (await ask(port, b'{"prompt":"x","max_tokens":1}')).startswith(b"HTTP/1.1 200 ")
+        await engine.stop()
+        await asyncio.sleep(0.02)
+
+    asyncio.run(day())
+
+
+@given(st.one_of(st.text(st.characters(exclude_categories=["Cs"])), st.lists(st.integers(), min_size=1)))
+def test_it_is_never_guessed_too_large(prompt: str | list[str | int | list[int]]) -> None:
+    _, tokens, _ = _content(_Body(), prompt, is_chat=False)
+    for spelled in (json.dumps(prompt), json.dumps(prompt, ensure_ascii=False), json.dumps(prompt, indent=9)):
+        assert _prompt_tokens_min(msgspec.Raw(spelled.encode())) <= max(1, tokens)

@@ -61,3 +61,21 @@ def test_a_reader_that_is_gone_ends_nothing() -> None:
     handler.close()
     assert handler.dropped >= 10
     os.close(writing)
+
+
+def test_what_others_wrote_begins_no_line_and_commands_no_terminal() -> None:
+    """An engine's error message repeats what its client sent; a request id may hold C1 controls as UTF-8."""
+    line = PlainLines().format(
+        record("replica %s failed\n12:00:00 INFO all is well\x1b[2J", request="a\u009b2Jb\u2028c")
+    )
+    assert line.isprintable()
+    assert line.endswith(r"replica r1 failed\n12:00:00 INFO all is well\x1b[2J  request=a\x9b2Jb\u2028c")
+
+
+def test_a_traceback_keeps_its_lines() -> None:
+    try:
+        raise RuntimeError("once")
+    except RuntimeError as error:
+        made = record("replica %s")
+        made.exc_info = (type(error), error, error.__traceback__)
+    assert "\nTraceback (most recent call last):\n" in PlainLines().format(made)
