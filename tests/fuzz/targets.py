@@ -92,7 +92,7 @@ class _Answering:
         self.refused_with: list[int] = []
         self.later: _Later | None = None
 
-    def bad_request(self, status: int, message: str) -> Response:
+    def bad_request(self, status: int, message: str, headers: Headers) -> Response:
         return Response(status, message.encode())
 
     def refuse_head(self, request: HttpRequest) -> Response | None:

@@ -7,22 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headway.gateway.wire.messages import HttpRequest, Response
+from headway.gateway.wire.messages import Headers, HttpRequest, Response
 
 _ANY = "*"
 _EXPOSED = b"x-request-id, x-headway-replica, x-headway-queue-ms, x-headway-reason, retry-after, retry-after-ms"
 _PREFLIGHT_SECONDS = b"600"
 
 
-def reply_headers(request: HttpRequest, origins: Sequence[str], *, needs_key: bool) -> tuple[tuple[bytes, bytes], ...]:
+def reply_headers(headers: Headers, origins: Sequence[str], *, needs_key: bool) -> tuple[tuple[bytes, bytes], ...]:
     """Headers of every answer to this request: its page may read it; empty where it may not, or there is no page.
 
     Args:
-        request: of the client.
+        headers: of the client's request.
         origins: that are allowed, as configured.
         needs_key: whether each request needs a key; only then "*" counts, for the key keeps strangers out.
     """
-    origin = request.header(b"origin")
+    origin = next((value for name, value in headers if name == b"origin"), None)
     if origin is None or (origin.decode("latin-1") not in origins and not (needs_key and _ANY in origins)):
         return ()
     return (

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from types import MappingProxyType
@@ -37,7 +36,7 @@ from headway.gateway.relay.exchange import BROKE, Exchange
 from headway.gateway.settings import TenantSettings
 from headway.gateway.trusted_sources import TrustedProxies, is_loopback, leads_here
 from headway.gateway.wire.client_connection import ClientConnection, PendingAnswer
-from headway.gateway.wire.messages import HttpRequest, Response
+from headway.gateway.wire.messages import Headers, HttpRequest, Response, with_headers
 from headway.gateway.wire.sliced_answer import SlicedAnswer
 from headway.gateway.wire.stepped_answer import SteppedAnswer
 
@@ -49,8 +48,6 @@ _REQUESTS_SHOWN = 50
 
 class PublicRoutes:
     """The public address: the OpenAI API, health, and (without an address of their own) metrics and the live page."""
-
-    bad_request = staticmethod(bad_request)
 
     def __init__(
         self,
@@ -83,6 +80,12 @@ class PublicRoutes:
         self.trusted_proxies = TrustedProxies(dispatcher.settings.trusted_proxies)
         self.is_leaving = False  # the address closes soon, which `/ready` shows; requests are still taken
 
+    def bad_request(self, status: int, message: str, headers: Headers) -> Response:
+        """The response to a request that is not valid HTTP or too large; the page that sent it may read it."""
+        settings = self.dispatcher.settings
+        origin = reply_headers(headers, settings.cors_origins, needs_key=bool(settings.tenant))
+        return with_headers(bad_request(status, message), origin)
+
     def refuse_head(self, request: HttpRequest) -> Response | None:
         """What needs no body is refused before it is read: a foreign host name, a wrong key, an unlisted path."""
         settings = self.dispatcher.settings
@@ -92,13 +95,11 @@ class PublicRoutes:
             return _loop()
         if not request.path.startswith("/v1/"):
             return None
-        request.reply_headers = reply_headers(request, settings.cors_origins, needs_key=bool(settings.tenant))
+        request.reply_headers = reply_headers(request.headers, settings.cors_origins, needs_key=bool(settings.tenant))
         if request.reply_headers and is_preflight(request):
             return None
         refusal = self._refusal_of_head(request)
-        if refusal is None or not request.reply_headers:
-            return refusal
-        return replace(refusal, headers=(*refusal.headers, *request.reply_headers))
+        return None if refusal is None else with_headers(refusal, request.reply_headers)
 
     def _refusal_of_head(self, request: HttpRequest) -> Response | None:
         tenant = self.tenants.who(request.header(b"authorization"))
@@ -346,7 +347,9 @@ ADMIN_PATHS: Mapping[str, OwnAnswer] = MappingProxyType({"/health": _health, "/r
 class AdminRoutes:
     """The admin address: metrics, the live page and health, and nothing of the API."""
 
-    bad_request = staticmethod(bad_request)
+    def bad_request(self, status: int, message: str, headers: Headers) -> Response:
+        """The response to a request that is not valid HTTP or too large."""
+        return bad_request(status, message)
 
     def __init__(self, public: PublicRoutes, key: str | None) -> None:
         """`key` is asked for, if there is one."""
@@ -367,7 +370,7 @@ class AdminRoutes:
         if is_key(request.header(b"authorization"), self._key):
             return None
         refusal = error_response(401, "the admin address needs its key (`admin_key_env`)", Reason.UNAUTHORISED)
-        return replace(refusal, headers=(*refusal.headers, (b"www-authenticate", b'Basic realm="headway"')))
+        return with_headers(refusal, ((b"www-authenticate", b'Basic realm="headway"'),))
 
     def takes_body(self, request: HttpRequest) -> bool:
         """No path needs one."""

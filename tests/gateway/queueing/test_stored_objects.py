@@ -63,3 +63,88 @@ def test_a_follow_up_goes_to_the_replica_that_made_it_even_if_that_is_busier(run
         assert sum(len(replica.calls) for replica in setup.replicas) == len(home.calls) == 6
 
     run_gateway(scenario, replicas=2, queue=QueueSettings(stored_objects=10))
+
+
+def test_a_follow_up_waits_for_its_home_beside_the_queue_of_the_others(run_gateway: RunGateway) -> None:
+    """Its home is full: all behind it are served elsewhere, and it gets its home's next seat within eight others."""
+
+    async def scenario(setup: Setup) -> None:
+        gates = [asyncio.Event() for _ in setup.replicas]
+        served: list[str] = []
+
+        def waits(number: int):  # type: ignore[no-untyped-def]
+            async def script(call: Call) -> None:
+                served.append(str(call.json()["input"]))
+                if call.json()["input"] == "long":
+                    await gates[number].wait()
+                await call.whole(200, {"id": f"resp_{number}"})
+
+            return script
+
+        for number, replica in enumerate(setup.replicas):
+            replica.usual = waits(number)
+        first = (await setup.ask({"model": "m", "input": "first"}, "/v1/responses")).json()["id"]
+        home = int(first[-1])
+        plain = {"model": "m", "input": "plain"}
+        full = [asyncio.ensure_future(setup.ask({**plain, "input": "long"}, "/v1/responses")) for _ in range(2)]
+        await setup.until(lambda: all(replica.inside for replica in setup.replicas))
+        follow_up = {"model": "m", "input": "follow-up", "previous_response_id": first}
+        waiting = [asyncio.ensure_future(setup.ask(follow_up, "/v1/responses")) for _ in range(2)]
+        await setup.until(lambda: sum(map(len, setup.dispatcher.queues.values())) == 2)
+        others = [asyncio.ensure_future(setup.ask(plain, "/v1/responses")) for _ in range(20)]
+        await setup.until(lambda: sum(map(len, setup.dispatcher.queues.values())) == 22)
+        state = (await setup.get("/headway/state")).json()
+        assert {line["kind"]: line["waiting"] for line in state["lines"]} == {
+            "generation": 20,
+            f"generation at r{home}": 2,
+        }
+        gates[1 - home].set()  # the other replica alone serves on
+        assert {answer.status for answer in await asyncio.gather(*others)} == {200}
+        assert served.count("follow-up") == 0
+        gates[home].set()
+        assert {answer.json()["id"] for answer in await asyncio.gather(*waiting)} == {first}
+        await asyncio.gather(*full)
+
+        # And it does not starve where its home serves others too.
+        for gate in gates:
+            gate.clear()
+        served.clear()
+        full = [asyncio.ensure_future(setup.ask({**plain, "input": "long"}, "/v1/responses")) for _ in range(2)]
+        await setup.until(lambda: all(replica.inside for replica in setup.replicas))
+        others = [asyncio.ensure_future(setup.ask(plain, "/v1/responses")) for _ in range(30)]
+        await setup.until(lambda: sum(map(len, setup.dispatcher.queues.values())) == 30)
+        waiting = [asyncio.ensure_future(setup.ask(follow_up, "/v1/responses"))]
+        await setup.until(lambda: sum(map(len, setup.dispatcher.queues.values())) == 31)
+        gates[home].set()
+        await asyncio.gather(*others, *waiting)
+        assert served.index("follow-up") <= 2 + 9
+        gates[1 - home].set()
+        await asyncio.gather(*full)
+
+    run_gateway(scenario, replicas=2, seats=1)
+
+
+def test_a_follow_up_whose_home_is_gone_goes_to_another_replica(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        gate = asyncio.Event()
+
+        async def waits(call: Call) -> None:
+            if call.method == "POST" and call.json().get("input") == "long":
+                await gate.wait()
+            await call.whole(200, {"id": "resp_1"})
+
+        for replica in setup.replicas:
+            replica.usual = waits
+        await setup.ask({"model": "m", "input": "x"}, "/v1/responses")
+        home = next(replica for replica in setup.replicas if replica.calls)
+        long = {"model": "m", "input": "long", "previous_response_id": "resp_1"}
+        full = asyncio.ensure_future(setup.ask(long, "/v1/responses"))
+        await setup.until(lambda: home.inside == 1)
+        waiting = asyncio.ensure_future(setup.ask({**long, "input": "x"}, "/v1/responses"))
+        await setup.until(lambda: sum(map(len, setup.dispatcher.queues.values())) == 1)
+        await home.stop()
+        gate.set()
+        assert (await waiting).status == 200
+        await full
+
+    run_gateway(scenario, replicas=2, seats=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from headway.gateway.settings import TenantSettings
+from headway.gateway.wire.limits import WireLimits
 from tests.support.gateway_setup import RawClient, RunGateway, Setup, completion
 from tests.support.scripted_replica import Call, answers
 
@@ -69,3 +70,49 @@ def test_without_keys_the_replica_decides(run_gateway: RunGateway) -> None:
         assert status == 200
 
     run_gateway(scenario)
+
+
+LIMITS = WireLimits(head_bytes=2_000, headers=20, body_bytes=5_000, bodies_bytes=4_000, key_connections=1)
+TOO_MUCH = {
+    "a body that is announced": (f"content-length: 9000\r\n{ORIGIN}\r\n", 413),
+    "a body that comes": (f"transfer-encoding: chunked\r\n{ORIGIN}\r\n1000\r\n{'x' * 4096}\r\n1000\r\n", 503),
+    "bodies of all": (f"content-length: 4500\r\n{ORIGIN}\r\n{'x' * 4_500}", 503),
+    "a long header": (f"{ORIGIN}x: {'y' * 3_000}\r\n\r\n", 431),
+    "many headers": (ORIGIN + "x: y\r\n" * 30 + "\r\n", 431),
+    "no HTTP": (f"{ORIGIN}content-length: x\r\n\r\n", 400),
+}
+
+
+@pytest.mark.parametrize(("rest", "status"), TOO_MUCH.values(), ids=TOO_MUCH.keys())
+def test_a_page_can_read_why_its_request_is_beyond_a_limit(
+    run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch, rest: str, status: int
+) -> None:
+    monkeypatch.setenv("KEY_A", "secret-of-a")
+
+    async def scenario(setup: Setup) -> None:
+        for origin, allowed in (("https://page.example", True), ("https://other.example", False)):
+            async with RawClient(setup.port) as client:
+                request = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\n{KEY}{rest}"
+                await client.send(request.replace("https://page.example", origin).encode())
+                answer = await client.answer()
+            assert answer.status == status
+            assert (answer.headers.get("access-control-allow-origin") == origin) is allowed
+            assert ("retry-after" in answer.headers.get("access-control-expose-headers", "")) is allowed
+
+    run_gateway(scenario, tenant=TENANTS, wire=LIMITS, cors_origins=("https://page.example",))
+
+
+def test_a_page_can_read_that_its_key_has_too_many_connections(
+    run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEY_A", "secret-of-a")
+
+    async def scenario(setup: Setup) -> None:
+        async with RawClient(setup.port) as first:
+            await first.send(f"GET /v1/models HTTP/1.1\r\nhost: x\r\n{KEY}\r\n".encode())
+            await first.answer()
+            answer = await setup.ask(completion(), headers=ORIGIN + KEY)
+            assert answer.status == 429
+            assert answer.headers["access-control-allow-origin"] == "https://page.example"
+
+    run_gateway(scenario, tenant=TENANTS, wire=LIMITS)

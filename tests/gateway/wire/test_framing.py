@@ -15,7 +15,7 @@ from headway.gateway.openai.error_responses import bad_request
 from headway.gateway.settings import TenantSettings
 from headway.gateway.wire.client_connection import ClientConnection, PendingAnswer
 from headway.gateway.wire.limits import WireLimits
-from headway.gateway.wire.messages import HttpRequest, Response, header_lines
+from headway.gateway.wire.messages import Headers, HttpRequest, Response, header_lines
 from tests.support.gateway_setup import RawClient, RunGateway, Setup, completion, post
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\n"
@@ -354,7 +354,8 @@ class Echo:
     def __init__(self) -> None:
         self.seen: list[tuple[bytes, bytes, bytes]] = []
 
-    bad_request = staticmethod(bad_request)
+    def bad_request(self, status: int, message: str, headers: Headers) -> Response:
+        return bad_request(status, message)
 
     def refuse_head(self, request: HttpRequest) -> Response | None:
         return None

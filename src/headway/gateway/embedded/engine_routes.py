@@ -22,7 +22,7 @@ from headway.gateway.embedded.live_engine import LiveEngine, prompt_blocks
 from headway.gateway.openai.endpoints import CHAT, COMPLETIONS, endpoint_of
 from headway.gateway.openai.error_responses import Reason, bad_request, error_response
 from headway.gateway.wire.client_connection import ClientConnection, PendingAnswer
-from headway.gateway.wire.messages import HttpRequest, Response
+from headway.gateway.wire.messages import Headers, HttpRequest, Response
 
 SIMULATED_BY = "headway-simulated"
 """`owned_by` of the embedded engine's model: it shows that no model runs."""
@@ -65,7 +65,9 @@ _JSON_BYTES_MAX = 6  # of one byte of text, written as \u0001
 class EngineRoutes:
     """The embedded engine's address: models, health, metrics, and the two generation endpoints."""
 
-    bad_request = staticmethod(bad_request)
+    def bad_request(self, status: int, message: str, headers: Headers) -> Response:
+        """The response to a request that is not valid HTTP or too large."""
+        return bad_request(status, message)
 
     def __init__(self, engine: LiveEngine, model: str) -> None:
         self._engine = engine

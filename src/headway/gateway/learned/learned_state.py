@@ -68,16 +68,19 @@ class LearnedState:
 
     def prepare(self, key: QueueKey, chosen: PolicySettings, policies: Policies) -> tuple[Listener, ...]:
         """Restore what a queue's fresh policies had learned; returns the listeners that must hear its events."""
-        saved = self._parts.pop(key, None)
-        if key in self._live:
+        model_key = key._replace(home="")  # a queue of one replica begins with what its model's has learned
+        saved = self._parts.get(model_key) if key.home else self._parts.pop(key, None)
+        if model_key in self._live:
             try:
-                saved = self._live[key].saved()
+                saved = self._live[model_key].saved()
             except RuntimeError as error:
                 self._report(f"what was learned for {key.model or 'any model'} is lost: {error}")
         learned = LearnedPolicies(policies, chosen.ordering, chosen.prediction)
         tuned, problems = learned.restore(saved or {}, f"what was learned for {key.model or 'any model'}")
         for problem in problems:
             self._report(problem)
+        if key.home:
+            return ()
         tuner = live_tuner(self.settings, policies.ordering, tuned) if self.settings.tuning.on else None
         self._live[key] = _Live(learned, tuner)
         self._trials_reported[key] = 0

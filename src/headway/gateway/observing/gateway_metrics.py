@@ -165,12 +165,12 @@ class GatewayMetrics:
         )
 
     def _queues(self, dispatcher: Dispatcher) -> Iterator[str]:
-        """Queues beyond the bound are added up as `other`; of their drain times the longest counts."""
+        """Queues of one model and kind are added up, as are those beyond the bound; the longest drain time counts."""
         sizes: Counter[tuple[str, str]] = Counter()
         sums: Counter[tuple[str, str]] = Counter()
         drains: dict[tuple[str, str], float] = {}
         model = BoundedLabels(self._series_max)
-        for (name, kind), queue in dispatcher.queues.items():
+        for (name, kind, _), queue in dispatcher.queues.items():
             key = model(name), kind
             sizes[key] += len(queue)
             sums[key] += queue.waiting.bytes

@@ -6,22 +6,20 @@ that is none) names no model, and any replica may get it. A compressed body is r
 
 from __future__ import annotations
 
-import re
 from urllib.parse import parse_qs
 
 import msgspec
 
+from headway.gateway.openai.form_fields import delimiter_of, form_parts
 from headway.gateway.openai.request_body import Body, top_level
 from headway.gateway.wire.messages import HttpRequest
 
 _FIRST_BYTES = 1 << 20
 _LAST_BYTES = 1 << 16
 """Where a form's field is looked for: before and behind a file, which is not searched."""
+_URLENCODED_BYTES = 1 << 15  # which is decoded whole
 _PARTS_MAX = 100
-_PART_HEAD_BYTES = 4_096
 _NAME_BYTES = 1_024
-_BOUNDARY = re.compile(rb'boundary=(?:"([^"]{1,200})"|([^;,\s"]{1,200}))', re.IGNORECASE)
-_IS_MODEL = re.compile(rb'content-disposition:[^\r\n]*;[ \t]*name="?model"?[ \t]*(?:;|\r|$)', re.IGNORECASE)
 _TEXT = msgspec.json.Decoder(str)
 
 
@@ -43,8 +41,8 @@ def named_model(http: HttpRequest, body: Body | None) -> str:
     kind = http.header(b"content-type") or b""
     media_type = kind.partition(b";")[0].strip().lower()
     if media_type == b"multipart/form-data":
-        boundary = _BOUNDARY.search(kind)
-        return "" if boundary is None else _in_form(http.body, b"--" + (boundary[1] or boundary[2]))
+        delimiter = delimiter_of(kind)
+        return "" if delimiter is None else _in_form(http.body, delimiter)
     if media_type == b"application/x-www-form-urlencoded":
         return _in_urlencoded(http.body)
     return _in_json(http.body)
@@ -59,7 +57,7 @@ def _in_json(content: bytes) -> str:
 
 def _in_urlencoded(content: bytes) -> str:
     try:
-        fields = parse_qs(content[:_FIRST_BYTES].decode("utf-8", "replace"), max_num_fields=_PARTS_MAX)
+        fields = parse_qs(content[:_URLENCODED_BYTES].decode("utf-8", "replace"), max_num_fields=_PARTS_MAX)
     except ValueError:  # more fields than that
         return ""
     return fields.get("model", [""])[0]
@@ -70,14 +68,7 @@ def _in_form(content: bytes, delimiter: bytes) -> str:
 
 
 def _in_parts(content: bytes, delimiter: bytes) -> str:
-    at = 0
-    for _ in range(_PARTS_MAX):
-        at = content.find(delimiter, at)
-        if at < 0:
-            return ""
-        at += len(delimiter)
-        end = content.find(b"\r\n\r\n", at, at + _PART_HEAD_BYTES)
-        if end >= 0 and _IS_MODEL.search(content, at, end + 2) is not None:
-            value_end = content.find(b"\r\n" + delimiter, end + 4, end + 4 + _NAME_BYTES + len(delimiter))
-            return content[end + 4 : value_end].decode("utf-8", "replace").strip() if value_end >= 0 else ""
+    for part in form_parts(content, delimiter, _PARTS_MAX):
+        if b"model" in part.names and part.end - part.start <= _NAME_BYTES:
+            return content[part.start : part.end].decode("utf-8", "replace").strip()
     return ""

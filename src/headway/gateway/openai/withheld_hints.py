@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from headway.domain import engine_hints
 from headway.gateway.openai.client_hints import HIGHER_FIRST, HINT_HEADERS, LOWER_FIRST
+from headway.gateway.openai.form_fields import delimiter_of, form_parts
 from headway.gateway.openai.large_body import written_in_parts
 from headway.gateway.openai.request_body import LARGE_BYTES, NO_PRIORITY, Body, top_level, with_fields
 from headway.gateway.settings import TenantSettings
 from headway.gateway.wire.messages import Headers, HttpRequest
 
+_FIELDS = {b"priority": "priority", b"vllm_xargs": "vllm_xargs", b"nvext": "nvext"}
+_PARTS_MAX = 2_000  # of a form; engines behind Starlette take 1,000 files and 1,000 fields
 _AGENT_HINTS = {"priority": "priority", "osl": "output-tokens"}
 """Field of Dynamo's `nvext.agent_hints` -> the hint that it gives."""
 
@@ -31,6 +36,9 @@ def withhold(http: HttpRequest, body: Body | None, tenant: TenantSettings, prior
     http.headers = _allowed_headers(http.headers, tenant, priority)
     if body is not None:
         changes = _changes(body.priority_bytes, body.arguments_bytes, body.agent_bytes, tenant, priority)
+    elif http.body and (delimiter := delimiter_of(http.header(b"content-type") or b"")) is not None:
+        http.body = _allowed_form(http.body, delimiter, tenant, priority)
+        return
     elif http.body:
         fields: Mapping[str, bytes] = top_level(http.body)
         given = [fields.get(name, b"") for name in ("priority", "vllm_xargs", "nvext")]
@@ -41,6 +49,23 @@ def withhold(http: HttpRequest, body: Body | None, tenant: TenantSettings, prior
         http.body = b"".join(written_in_parts(http.body, body, changes))
     elif changes:
         http.body = with_fields(http.body, changes)
+
+
+def _allowed_form(content: bytes, delimiter: bytes, tenant: TenantSettings, priority: int) -> bytes:
+    """A form without what its key does not allow: values are replaced, and all else keeps its bytes."""
+    kept: list[bytes | memoryview] = []
+    at = 0
+    for part in form_parts(content, delimiter, _PARTS_MAX):
+        value = allowed = content[part.start : part.end].strip()
+        for name in part.names & _FIELDS.keys():
+            given = dict.fromkeys(_FIELDS, b"") | {name: value}
+            changes = _changes(given[b"priority"], given[b"vllm_xargs"], given[b"nvext"], tenant, priority)
+            if changes:
+                allowed = msgspec.json.encode(changes[_FIELDS[name]])
+        if allowed is not value:
+            kept += [memoryview(content)[at : part.start], allowed]
+            at = part.end
+    return b"".join([*kept, memoryview(content)[at:]]) if kept else content
 
 
 def _allowed_headers(headers: Headers, tenant: TenantSettings, priority: int) -> Headers:

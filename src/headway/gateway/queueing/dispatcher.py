@@ -194,7 +194,9 @@ class Dispatcher:
         if key is None:
             model = queued.arrived.model
             known = any(replica.state.models and model in replica.state.models for replica in self.replicas)
-            key = QueueKey(model if known else "", queued.arrived.endpoint.kind)  # unknown names share one queue
+            home = self._home(queued)  # requests that one replica alone can serve must not hold up the others
+            kind = queued.arrived.endpoint.kind
+            key = QueueKey(model if known else "", kind, "" if home is None else home.name)  # unknown names share one
         queue = self.queues.get(key)
         if queue is None:
             queue = self.queues[key] = ModelQueue(
@@ -308,8 +310,9 @@ class Dispatcher:
         head = queue.head(now)
         if head is None:
             return []
-        model, failed = head.arrived.model, head.failed_replica
-        return [r for r in self.replicas if r.is_up and r is not failed and r.serves(model)]
+        model, failed, home = head.arrived.model, head.failed_replica, self._home(head)
+        replicas = self.replicas if home is None else [home]
+        return [r for r in replicas if r.is_up and r is not failed and r.serves(model)]
 
     def _candidates(self, queued: QueuedRequest) -> list[UpstreamReplica]:
         model, failed = queued.arrived.model, queued.failed_replica

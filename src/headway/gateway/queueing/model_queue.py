@@ -130,7 +130,7 @@ class ModelQueue:
         return self.waiting.requests
 
     def __repr__(self) -> str:
-        model, kind = self.key
+        model, kind, _ = self.key
         return f"<queue of {model or 'any model'} ({kind}): {len(self)} waiting, {self._dispatched} dispatched>"
 
     @property

@@ -131,10 +131,15 @@ class ArrivedRequest:
 
 
 class QueueKey(NamedTuple):
-    """Which requests share a queue. `kind` keeps embeddings apart: their lengths teach nothing about generation."""
+    """Which requests share a queue.
+
+    `kind` keeps embeddings apart: their lengths teach nothing about generation. `home` is the replica that alone can
+    serve them, because it stored what they are about; "" where any may.
+    """
 
     model: str
     kind: str
+    home: str = ""
 
 
 class PromptSize(NamedTuple):

@@ -45,8 +45,11 @@ class PendingAnswer(Protocol):
 class RequestHandler(Protocol):
     """Answers the requests of all connections of one address."""
 
-    def bad_request(self, status: int, message: str) -> Response:
-        """The response to a request that is not valid HTTP, or beyond a limit of the wire."""
+    def bad_request(self, status: int, message: str, headers: Headers) -> Response:
+        """The response to a request that is not valid HTTP, or beyond a limit of the wire.
+
+        `headers` are those that were read of it; of the one before it, where it was not read at all.
+        """
 
     def refuse_head(self, request: HttpRequest) -> Response | None:
         """A response that needs no body (to a wrong API key, say); None to read on."""
@@ -165,7 +168,7 @@ class ClientConnection(asyncio.Protocol):
         if fault is None:
             return
         if self._shared.may_refuse():
-            self._refuse(self._handler.bad_request(503, fault))
+            self._refuse(self._bad_request(503, fault))
         else:
             self.abort()
 
@@ -217,7 +220,7 @@ class ClientConnection(asyncio.Protocol):
                 self._ahead += data
                 if len(self._ahead) > self._limits.ahead_bytes:
                     self._ahead = bytearray()
-                    self._refusal = self._handler.bad_request(*too_far_ahead(self._limits))
+                    self._refusal = self._bad_request(*too_far_ahead(self._limits))
             return
         self._feed(data)
 
@@ -233,17 +236,15 @@ class ClientConnection(asyncio.Protocol):
         try:
             self._parse(data)
         except httptools.HttpParserError as error:
-            self._refusal = self._refusal or self._handler.bad_request(
-                400, f"the request is not valid HTTP/1.1: {error}"
-            )
+            self._refusal = self._refusal or self._bad_request(400, f"the request is not valid HTTP/1.1: {error}")
         if self._refusal is None:
             if not self._head_done:
                 if self._head_bytes > self._limits.head_bytes:
-                    self._refusal = self._handler.bad_request(*headers_too_long(self._limits))
+                    self._refusal = self._bad_request(*headers_too_long(self._limits))
             elif was_in_body and self._body_bytes == body_bytes:
                 self._framing_bytes += len(data)
                 if self._framing_bytes > self._limits.head_bytes:
-                    self._refusal = self._handler.bad_request(*trailers_too_long(self._limits))
+                    self._refusal = self._bad_request(*trailers_too_long(self._limits))
             else:
                 self._framing_bytes = 0
         self._serve()
@@ -286,7 +287,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._trailer_bytes += len(name) + len(value) + 4
         if self._trailer_bytes > self._limits.head_bytes and self._refusal is None:
-            self._refusal = self._handler.bad_request(*trailers_too_long(self._limits))
+            self._refusal = self._bad_request(*trailers_too_long(self._limits))
 
     def on_headers_complete(self) -> None:
         """The head is whole (httptools): judge it before a byte of the body is kept."""
@@ -312,13 +313,13 @@ class ClientConnection(asyncio.Protocol):
     def _refusal_of(self, request: HttpRequest, version: str) -> Response | None:
         fault = judge_head(request, version, self._limits)
         if fault is not None:
-            return self._handler.bad_request(*fault)
+            return self._bad_request(*fault)
         refusal = self._handler.refuse_head(request)
         if refusal is not None or request.owner == self._owner:
             return refusal
         too_many = self._shared.change_owner(self._owner, request.owner)
         if too_many is not None:
-            return self._handler.bad_request(429, too_many)
+            return self._bad_request(429, too_many)
         self._owner = request.owner
         return None
 
@@ -328,7 +329,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._body_bytes += len(body)
         if self._body_bytes > self._limits.body_bytes:
-            self._refuse_body(self._handler.bad_request(*body_too_long(self._limits)))
+            self._refuse_body(self._bad_request(*body_too_long(self._limits)))
         elif self._keeps_body:
             self._held_bytes += len(body)
             self._shared.body_bytes += len(body)
@@ -343,8 +344,14 @@ class ClientConnection(asyncio.Protocol):
                 self._body.write(body)
             if not self._shared.has_room():
                 self._refuse_body(
-                    self._handler.bad_request(503, "the bodies of all requests fill the memory set aside for them")
+                    self._bad_request(503, "the bodies of all requests fill the memory set aside for them")
                 )
+
+    def _bad_request(self, status: int, message: str) -> Response:
+        headers = self._headers
+        if not headers and self._request is not None:
+            headers = self._request.headers
+        return self._handler.bad_request(status, message, headers)
 
     def _refuse_body(self, refusal: Response) -> None:
         self._refusal = refusal
@@ -534,7 +541,7 @@ class ClientConnection(asyncio.Protocol):
             self.close()
         else:
             what = "body" if self._head_done else "headers"
-            self._refuse(self._handler.bad_request(408, f"the {what} of the request did not arrive in time"))
+            self._refuse(self._bad_request(408, f"the {what} of the request did not arrive in time"))
 
     def _refuse(self, response: Response) -> None:
         self._refusal = None

@@ -5,7 +5,7 @@ Laws: header names are lower case; nothing that is written contains a byte that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import TypeAlias
 
@@ -99,6 +99,11 @@ class Response:
 def connection_names(headers: Headers) -> set[bytes]:
     """Names of further headers of one connection: those that its `connection` headers list."""
     return {token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")}
+
+
+def with_headers(response: Response, more: tuple[tuple[bytes, bytes], ...]) -> Response:
+    """The response with more headers."""
+    return replace(response, headers=(*response.headers, *more)) if more else response
 
 
 def status_line(status: int) -> bytes:

@@ -76,3 +76,61 @@ def test_a_value_that_no_float_holds_hides_nothing_beside_it(odd: bytes) -> None
     content %= (odd, odd, odd)
     expected = b'{"vllm_xargs":{"own":%b},"nvext":{"own":%b,"agent_hints":{"own":%b}}}' % (odd, odd, odd)
     assert passed_on(content).body == expected
+
+
+FORM = {b"content-type": b"multipart/form-data; boundary=bound"}
+END = b"--bound--\r\n"
+
+
+def field(name: bytes, value: bytes) -> bytes:
+    return b"--bound\r\nContent-Disposition: form-data; %b\r\n\r\n%b\r\n" % (name, value)
+
+
+FILE = field(b'name="file"; filename="a.wav"', b"RIFF" + bytes(2_000_000))
+FORMS = {
+    "quoted": field(b'name="priority"', b"-100"),
+    "bare": field(b"name=priority", b"-100"),
+    "odd blanks and letters": field(b'NAME =  "priority"', b"-100"),
+    "escaped": field(rb'name="prior\ity"', b"-100"),
+    "extended": field(b"name*=UTF-8''%70riority", b"-100"),
+    "twice in a part": field(b'name="x"; name="priority"', b"-100"),
+    "a part's second line": field(b'name="x"\r\ncontent-disposition: form-data; name="priority"', b"-100"),
+    "with a type": field(b'name="priority"\r\nContent-Type: application/json', b"-100"),
+    "no number": field(b'name="priority"', b"high"),
+}
+
+
+@pytest.mark.parametrize("part", FORMS.values(), ids=FORMS.keys())
+def test_a_priority_in_a_form_does_not_pass_without_the_right(part: bytes) -> None:
+    for before, after in ((b"", b""), (FILE, b""), (b"", FILE), (FILE, FILE)):
+        sent = passed_on(before + part + after + END, path="/v1/audio/transcriptions", headers=FORM).body
+        assert sent == before + part.replace(b"-100", b"0").replace(b"high", b"0") + after + END
+
+
+def test_hints_in_a_form_are_withheld_as_in_json() -> None:
+    arguments = field(b'name="vllm_xargs"', b'{"headway_rank":-1,"own":1}')
+    hints = field(b'name="nvext"', b'{"agent_hints":{"priority":9,"other":1}}')
+    sent = passed_on(arguments + hints + FILE + END, path="/v1/audio/transcriptions", headers=FORM).body
+    assert sent == (
+        field(b'name="vllm_xargs"', b'{"own":1}') + field(b'name="nvext"', b'{"agent_hints":{"other":1}}') + FILE + END
+    )
+    allowed = {**FORM, b"x-request-priority": b"-3"}
+    given = field(b'name="priority"', b"-3") + END
+    assert passed_on(given, "priority", path="/v1/audio/transcriptions", headers=allowed).body == given
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        field(b'name="priority"', b"0") + END,
+        field(b'name="x"', b"name=priority") + FILE + END,
+        field(b'name="my_priority"', b"-100") + END,
+        field(b'name="vllm_xargs"', b'{"own":1}') + END,
+        b"--bound",
+        b"--bound\r\n\r\n",
+        b"--bound" * 50_000,
+        b"",
+    ],
+)
+def test_a_form_that_asks_for_nothing_keeps_its_bytes(content: bytes) -> None:
+    assert passed_on(content, path="/v1/audio/transcriptions", headers=FORM).body == content

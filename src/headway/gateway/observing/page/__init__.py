@@ -20,6 +20,7 @@ _FILES = {
     "/headway/live.css": ("live.css", b"text/css; charset=utf-8"),
     "/headway/live.js": ("live.js", b"text/javascript; charset=utf-8"),
 }
+_QUEUES_SHOWN = 200
 _SHOWN = 10  # lanes and tenants, the largest
 _SAFE = (
     (
@@ -64,11 +65,17 @@ def state_of(
             **{str(outcome): counts.ended[outcome] for outcome in Outcome},  # zeros too: a reader needs no default
         },
         "reasons": {str(reason): number for reason, number in counts.reasons.items()},
-        "lines": [_queue(queue) | {"tuned": tuned(queue.key)} for queue in dispatcher.queues.values()],
+        "lines": [_queue(queue) | {"tuned": tuned(queue.key)} for queue in _longest(dispatcher)],
         "replicas": [_replica(replica) for replica in dispatcher.replicas],
         "fairness": fairness,
         "stories": list(stories),
     }
+
+
+def _longest(dispatcher: Dispatcher) -> Sequence[ModelQueue]:
+    """All queues, or as many of the longest as a reader can take in and the event loop can write down at one turn."""
+    queues = list(dispatcher.queues.values())
+    return queues if len(queues) <= _QUEUES_SHOWN else heapq.nlargest(_QUEUES_SHOWN, queues, key=len)
 
 
 def _queue(queue: ModelQueue) -> dict[str, object]:
@@ -76,7 +83,7 @@ def _queue(queue: ModelQueue) -> dict[str, object]:
     lanes = heapq.nlargest(_SHOWN, queue.scheduler.queue.lane_sizes().items(), key=lambda entry: entry[1])
     return {
         "model": queue.key.model or "any",
-        "kind": queue.key.kind,
+        "kind": f"{queue.key.kind} at {queue.key.home}" if queue.key.home else queue.key.kind,
         "waiting": len(queue),
         "waiting_tokens": queue.waiting.tokens,
         "drain_seconds": queue.drain_seconds(),
