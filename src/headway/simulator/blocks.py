@@ -1,4 +1,4 @@
-"""KV memory of the fast engine: its interface, and the memory without prefix caching, which is a count of blocks."""
+"""KV memory of the fast engine: its interface, and the memory without a prefix cache, which is a count of blocks."""
 
 from __future__ import annotations
 

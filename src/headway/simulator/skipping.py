@@ -27,6 +27,7 @@ from headway.simulator.constrained_step import Moment, constrained_step
 from headway.simulator.day_columns import DayColumns
 from headway.simulator.decoding import least_steps, run_duration
 from headway.simulator.outcome import NEVER, DayOutcome, StepObserver
+from headway.simulator.own_blocks import OwnBlocks
 from headway.simulator.plugin_control import PluginControl
 from headway.simulator.prefix_cache import CachedBlocks
 from headway.simulator.rules import NO_PLUGIN, EngineRules, PluginRules
@@ -83,6 +84,8 @@ class SkippingEngine:
     ) -> None:
         memory: BlockMemory = CountedBlocks(rules.kv_blocks, rules.block_tokens)
         if rules.prefix_caching:
+            memory = OwnBlocks(rules.kv_blocks, rules.block_tokens)
+        if rules.prefix_caching and trace.prefix_ids is not None:
             memory = CachedBlocks(rules.kv_blocks, rules.block_tokens, trace.prefix_ids, trace.prefix_block_tokens)
         self._rules = rules
         self._shares = rules.prefix_caching and trace.prefix_ids is not None
