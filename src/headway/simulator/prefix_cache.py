@@ -1,4 +1,4 @@
-"""KV memory of the fast engine where prompts share blocks: cached content is kept as stretches of blocks, not block by block.
+"""KV memory of the fast engine where prompts share blocks: cached content is kept as stretches, not block by block.
 
 Which physical block is which never matters, so none is named. Blank blocks (never used, or freed before they were full)
 are handed out first, then cached ones, least recently freed first, the deepest of a request before its others. That is
