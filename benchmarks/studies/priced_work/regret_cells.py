@@ -250,12 +250,12 @@ def _fill(wanted: Wanted, folder: Path, setting: dict[str, Any], trace: Trace, s
             told = {"e2e_mean": bounds.mean_e2e_seconds, "ttft_mean": bounds.mean_ttft_seconds}
             setting["bounds"][str(load)] = told
         for kind, one in missing:
-            setting[kind].append({"load": load, "order": one.label} | _numbers(day, server, one))
+            setting[kind].append({"load": load, "order": one.label} | numbers(day, server, one))
             setting[kind].sort(key=lambda row: (row["load"], row["order"]))
         write(folder, setting)
 
 
-def _numbers(day: Trace, server: Replica, order: Bundle) -> dict[str, float | int | None]:
+def numbers(day: Trace, server: Replica, order: Bundle) -> dict[str, float | int | None]:
     outcome = simulate_bundle(day, server, order, SEED)
     told = summarise(day, outcome, SLO, None, kv_blocks=server.rules.kv_blocks)
     waits = (outcome.first_token_ps - outcome.arrived_ps)[outcome.first_token_ps != NEVER]

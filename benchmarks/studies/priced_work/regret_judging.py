@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import geometric_mean
 from typing import Any
 
 from benchmarks.studies.priced_work.regret_cells import cells_of
@@ -95,6 +96,7 @@ class Verdict:
     close: int
     better: int
     median: float
+    mean: float  # geometric
     worst: float
 
     @classmethod
@@ -110,6 +112,7 @@ class Verdict:
             close=sum(ratio <= CLOSE for ratio in ratios),
             better=sum(ratio < BETTER for ratio in ratios),
             median=ratios[len(ratios) // 2],
+            mean=geometric_mean(ratios),
             worst=ratios[-1],
         )
 

@@ -74,7 +74,7 @@ def test_a_cell_is_calm_when_no_order_of_the_catalogue_matters() -> None:
 def test_the_page_holds_every_cell_and_keeps_what_the_real_engine_said(tmp_path: Path, cell: Any) -> None:
     old = tmp_path / "page.md"
     old.write_text(f"before\n{page.KEPT[0]}\n| a real row |\n{page.KEPT[1]}\nafter", encoding="utf-8")
-    told = page.page([cell.setting], [cell], old)
+    told = page.page([cell.setting], [cell], old, cells.Wanted())
     assert "| a real row |" in told
     assert "before" not in told
     assert "| azure_code_2023, 8B, ample, load 0.9 | HRRN 1 · 1.04 | FCFS 1 · 2.00 |" in told
