@@ -14,6 +14,7 @@ from benchmarks.studies.priced_work import regret_cells as cells
 from benchmarks.studies.priced_work import regret_judging as judging
 from benchmarks.studies.priced_work import regret_page as page
 from benchmarks.studies.priced_work import regret_picture as picture
+from benchmarks.studies.priced_work import regret_tables as tables
 from headway.bench.user_mistake import UserMistake
 
 OURS, OTHER, HRRN = "ewsjf", "fcfs", "highest-response-ratio"
@@ -84,6 +85,22 @@ def test_the_page_holds_every_cell_and_keeps_what_the_real_engine_said(tmp_path:
     assert "asked for was nine in ten, **missed**" in " ".join(told.split())
     assert "**Not finished.** Of 4 cells 1 hold `ewsjf`" in told
     assert picture.picture([cell]).startswith("<svg")
+
+
+def test_each_half_is_judged_by_three_statistics() -> None:
+    """Three test cells in which ours is 1, 2 and 4 times behind, HRRN always 1.5 times."""
+    told = []
+    for trace, ttft in (("azure_code_2023", 1.0), ("lengths_apex_mix", 2.0), ("servegen_m_large", 4.0)):
+        told.append(
+            setting(row(OURS, ttft, 1.0, 1.0), row(OTHER, 1.0, 9.0, 1.0), row(HRRN, 1.5, 1.0, 1.0), trace=trace)
+        )
+    judged = judging.judged(told, OURS)
+    sentence = tables.half_sentence("test", judged)
+    assert "on the test half, 3 cells: median 2.00 (least: highest-response-ratio, 1.50)" in sentence
+    assert "geometric mean 2.00" in sentence
+    assert "worst 4.00" in sentence
+    assert tables.half_sentence("training", judged) == "No cell of the training half was measured."
+    assert f"| **{OURS}** | – | – | – | 2.00 | 2.00 | 4.00 |" in tables.halves_section(judged)
 
 
 @pytest.fixture
