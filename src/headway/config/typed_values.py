@@ -83,6 +83,8 @@ def checked(value: object, declared: Any, where: str) -> Any:
         return tuple(checked(entry, arguments[0], f"{where}[{number}]") for number, entry in enumerate(value))
     if not _fits(value, declared):
         raise _mismatch(value, declared, where)
+    if isinstance(value, str) and "\0" in value:  # which no path, address or name may hold
+        raise ValueError(f"{where} holds a NUL character: {value!r}; take it out")
     return float(value) if declared is float else value  # type: ignore[arg-type]
 
 

@@ -435,6 +435,8 @@ def _check_policies(chosen: PolicySettings) -> None:
 
 
 def _check_numbers(settings: Settings) -> None:
+    if settings.media_tokens < 0:
+        raise ValueError(f"media_tokens must be at least 0, got {settings.media_tokens}")
     for key in ("metrics_series_max", "log_lines_max"):
         if getattr(settings, key) < 1:
             raise ValueError(f"{key} must be at least 1, got {getattr(settings, key)}")

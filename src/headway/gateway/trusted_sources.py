@@ -55,7 +55,7 @@ def leads_here(host: bytes | None, names: Iterable[str]) -> bool:
     Its browser still sends that site's name. An address, a name without a dot and the configured ones are never that.
     """
     name = _foreign_name(host or b"")
-    return name is None or name in names
+    return name is None or any(name == own.lower() for own in names)
 
 
 @lru_cache(maxsize=1_024)

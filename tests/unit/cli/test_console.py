@@ -163,3 +163,14 @@ def test_the_command_that_repeats_it_is_kept(small_trace: Path) -> None:
     line = ["compare", str(small_trace), "--policy", "fcfs", "--json", "-"]
     told = subprocess.run([*COMMAND, *line], capture_output=True, text=True, check=True, env={**os.environ})
     assert json.loads(told.stdout)["command"] == " ".join(["headway", *line])
+
+
+def test_a_stream_that_the_caller_closed_is_no_fault_and_nothing_else_gets_its_number(tmp_path: Path) -> None:
+    """Else the next file or connection would be number 2, and read what is logged."""
+    code = "import os; from headway.cli import main; from headway.cli import app; "
+    code += f"app.run = lambda line: os.open({str(tmp_path / 'first')!r}, os.O_CREAT | os.O_WRONLY); main()"
+    for closed in ("2>&-", ">&- 2>&-", "<&- >&- 2>&-"):
+        told = subprocess.run(["/bin/sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code], check=False)
+        assert told.returncode >= 3, closed  # the number of the first file opened after the start
+    told = subprocess.run(["/bin/sh", "-c", 'exec "$0" -c "$1" nonsense 2>&-', *COMMAND[::2]], check=False)
+    assert told.returncode == 2

@@ -78,6 +78,8 @@ def test_everything_is_read(tmp_path: Path) -> None:
         ("[[replica]]\nurl = 'http://x'\n[[replica]]\nurl = 'http://x'", "the url 'http://x' is there twice"),
         ("[[replica]]\nurl = 'http://x'\nname = 'a'\n[[replica]]\nurl = 'HTTP://X:80/'", "name each engine once"),
         ("[[replica]]\nurl = 'http://x'\nname = 'y'\n[[replica]]\nurl = 'http://y'", "'y' is there twice"),
+        ("media_tokens = -1", "media_tokens must be at least 0, got -1"),
+        ('[state]\npath = "a\\u0000b"', "state.path holds a NUL character: 'a\\x00b'; take it out"),
         ("[health]\nfailing_share = 0", "health.failing_share must be above 0, got 0"),
         ("[health]\nfailing_share = 2.0", "health.failing_share must be from 0 to 1, got 2.0"),
         ("[[replica]]\nurl = 'http://x:0'", "replica[0].url must be like"),

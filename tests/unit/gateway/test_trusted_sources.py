@@ -11,7 +11,7 @@ from headway.gateway.trusted_sources import TrustedProxies, is_loopback, leads_h
     "host", [b"127.0.0.1:8000", b"[::1]:8000", b"LOCALHOST", b"x", b"10.1.2.3", b"a.localhost:1", b"api.example.com:80"]
 )
 def test_names_that_lead_here(host: bytes) -> None:
-    assert leads_here(host, ["api.example.com"])
+    assert leads_here(host, ["API.example.com"])
 
 
 @pytest.mark.parametrize(
