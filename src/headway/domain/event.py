@@ -34,10 +34,14 @@ class Admitted(NamedTuple):
 
 
 class Preempted(NamedTuple):
-    """The request lost its KV blocks and went back to the queue."""
+    """The request lost its KV blocks and went back to the queue.
+
+    `for_memory` is False where memory was not short: its replica failed, and another one is to serve it.
+    """
 
     request: RequestView
     at: float
+    for_memory: bool = True
 
 
 class FirstToken(NamedTuple):

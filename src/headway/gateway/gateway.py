@@ -23,6 +23,7 @@ from headway.gateway.observing.tracing import Tracing
 from headway.gateway.openai.prompt_count import PromptCount
 from headway.gateway.openai.token_ratio import TokenRatio
 from headway.gateway.queueing.dispatcher import Dispatcher, RequestObserver
+from headway.gateway.queueing.hold_timer import HoldTimer
 from headway.gateway.queueing.intake import Intake
 from headway.gateway.replicas.model_lists import ModelLists
 from headway.gateway.replicas.probing import keep_probing
@@ -76,8 +77,15 @@ class Gateway:
         recording = [observer for observer in (self._recorder, self._tracing) if observer is not None]
         observing: list[RequestObserver] = [self._metrics, *observers, *recording, intake, history, self._refusal_log]
         self._model_lists = ModelLists(lambda: self.dispatcher.replicas, self._clock)
+        self._hold_timer = HoldTimer(self._clock, lambda: self.dispatcher.pump())  # noqa: PLW0108 - made below
         self.dispatcher = Dispatcher(
-            settings, self._clock, observing, self._learned.prepare, self._learned.forget, self._model_lists.ask_again
+            settings,
+            self._clock,
+            observing,
+            self._learned.prepare,
+            self._learned.forget,
+            self._model_lists.ask_again,
+            self._hold_timer.held,
         )
         # Metrics and the live page show all tenants: with keys they have an address of their own or none.
         shows_inside = settings.admin_listen is None and not settings.tenant
@@ -249,6 +257,7 @@ class Gateway:
     async def stop(self) -> None:
         """Stop at once; requests inside are cut off."""
         self.loop_watch.stop()
+        self._hold_timer.close()
         for server in self._servers:
             server.close()
         self._model_lists.close()

@@ -22,6 +22,8 @@ from headway.domain.costs import ServiceCosts
 from headway.gateway.trusted_sources import TrustedProxies
 from headway.gateway.wire.limits import WireLimits
 from headway.policies.catalog import ALL_KINDS, build, canonical
+from headway.policies.contracts import Need
+from headway.policies.places import DecisionPlace, check_place, needs_of
 from headway.scheduling.bundle import bundle
 from headway.tuning.tuning_settings import TuningSettings
 
@@ -36,7 +38,8 @@ class PolicySettings:
     Attributes:
         ordering: Which queued request is next: any ordering, or `fair-share/NAME` with another ordering inside.
         admission: Whether the head of the queue may be dispatched, beyond what fits.
-        preemption: Part of every bundle, without effect here: a gateway never takes a request back from a replica.
+        preemption: Part of every bundle, and `latest-admitted` here: a gateway never takes a request back from a
+            replica, so the engine chooses.
         prediction: How many output tokens a request will have.
         routing: Which of the replicas with room gets the request.
         options: Kind -> option -> value, for example `{ordering = {tenant_weights = {a = 2.0}}}`. `headway explain
@@ -356,8 +359,15 @@ def check(settings: Settings) -> None:
         raise ValueError("tls_certificate and tls_key belong together: give both or neither")
     _check_policies(settings.policies)
     _check_numbers(settings)
+    admission = settings.policies.admission
+    needs_memory = Need.MEMORY in needs_of("admission", admission)
     for number, replica in enumerate(settings.replica):
         _check_replica(f"replica[{number}]", replica)
+        if needs_memory and replica.kv_tokens is None and not replica.metrics:
+            raise ValueError(
+                f"replica[{number}].kv_tokens: policies.admission {admission} needs the replica's KV memory, which "
+                "nothing tells: set kv_tokens, or metrics = true where its engine reports it"
+            )
     addresses = Counter(_address_of(replica.url) for replica in settings.replica)
     for replica in settings.replica:
         if addresses[_address_of(replica.url)] > 1:
@@ -432,6 +442,8 @@ def _check_policies(chosen: PolicySettings) -> None:
     options = {kind: table for kind, table in chosen.options.items() if kind != "routing"}
     bundle(**names, options=options, costs=chosen.costs, seed=chosen.seed)
     build("routing", routing, chosen.options.get("routing"), costs=chosen.costs, seed=chosen.seed)
+    for kind in ALL_KINDS:
+        check_place(kind, getattr(chosen, kind), DecisionPlace.GATEWAY, f"policies.{kind}")
 
 
 def _check_numbers(settings: Settings) -> None:

@@ -12,10 +12,12 @@ A policy gains an optional power by having its methods; nothing is registered:
 | `RedrawnOrdering`    | `redrawn`                     | ordering: moves waiting requests to other lanes               |
 | `FollowsWhatIsLearned` | `follows_what_is_learned`   | ordering: equals are served in order of arrival               |
 | `BackfillingAdmission` | `look_ahead`, `may_pass`, `passed` | admission: lets requests pass a head that does not fit |
+| `LossListener`       | `memory_lost`                 | admission: hears of preemptions that an engine only counts    |
 | `DispatchListener`   | `routed`                      | routing: receives every dispatch                              |
 | `Stateful`           | `state`, `restore`            | ordering, prediction: what was learned survives a restart     |
 | `DeclaresTunables`   | `TUNABLE`                     | any policy class: options that `headway tune` may search      |
 | `Retunable`          | `retune`                      | ordering: new option values while requests wait               |
+| `DeclaresNeeds`      | `NEEDS`                       | any policy class: what the place must give it, see `Need`     |
 
 An estimate has optional powers too: `SurvivalEstimate`, `SurvivalCurveEstimate` and `MovingEstimate` in
 `headway.domain.estimate`. Powers are looked up once, when a scheduler is built: add no method later.
@@ -24,6 +26,7 @@ An estimate has optional powers too: `SurvivalEstimate`, `SurvivalCurveEstimate`
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from enum import StrEnum
 from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from headway.domain.estimate import LengthEstimate
@@ -42,6 +45,7 @@ __all__ = [
     "UNTIL_THE_BATCH_CHANGES",
     "AdmissionPolicy",
     "BackfillingAdmission",
+    "DeclaresNeeds",
     "DeclaresTunables",
     "DispatchListener",
     "FollowsWhatIsLearned",
@@ -49,6 +53,8 @@ __all__ = [
     "LanedOrdering",
     "LengthPredictor",
     "Listener",
+    "LossListener",
+    "Need",
     "OrderingPolicy",
     "PreemptionPolicy",
     "Rank",
@@ -154,6 +160,17 @@ class BackfillingAdmission(AdmissionPolicy, Protocol):
         """Record that a request passed `head` and runs."""
 
 
+@runtime_checkable
+class LossListener(Protocol):
+    """Optional power of an admission policy that learns from preemptions: a count is enough for it.
+
+    Where a shell knows which request was preempted it delivers `Preempted` instead.
+    """
+
+    def memory_lost(self, tokens: int) -> None:
+        """Record that the engine preempted requests that held about so many tokens without a cached copy."""
+
+
 class PreemptionPolicy(Protocol):
     """Which running request is preempted when another needs a KV block and none is free?"""
 
@@ -213,6 +230,36 @@ class Stateful(Protocol):
         """
 
 
+class Need(StrEnum):
+    """What a policy may need of the place that asks it, beyond the requests, their estimates and their events."""
+
+    STEPS = "engine steps"
+    """`BatchView.decode_steps` and the tokens of running requests, as of now."""
+    MEMORY = "KV memory"
+    """`MemoryView`: the whole."""
+    MEMORY_IN_USE = "KV memory in use"
+    """`MemoryView`: what is free."""
+    PREEMPTIONS = "preemptions"
+    """Every preemption in the engine."""
+    BEHIND_HEAD = "requests behind the head"
+    """Requests other than the head can be admitted."""
+    CACHED_TOKENS = "cached prompt tokens"
+    """How much of a waiting prompt the prefix cache holds."""
+    VICTIMS = "the choice of a victim"
+    """Its answer decides which request is preempted."""
+    REPLICAS = "the choice of a replica"
+    """Its answer decides where a request runs."""
+    TRUE_LENGTHS = "true output lengths"
+    """The truth, before it happens."""
+
+
+@runtime_checkable
+class DeclaresNeeds(Protocol):
+    """Optional power of a policy class: it names what the place that asks it must give it."""
+
+    NEEDS: ClassVar[frozenset[Need]]
+
+
 @runtime_checkable
 class DeclaresTunables(Protocol):
     """Optional power of a policy class: it names the options that a tuner may search over."""
@@ -240,3 +287,8 @@ def follows_what_is_learned(ordering: OrderingPolicy) -> bool:
 def tunables(policy: type) -> tuple[Tunable, ...]:
     """The options that a policy class declares in `TUNABLE`; () if it declares none."""
     return policy.TUNABLE if isinstance(policy, DeclaresTunables) else ()
+
+
+def needs(policy: type) -> frozenset[Need]:
+    """What a policy class declares in `NEEDS`; nothing if it declares none."""
+    return policy.NEEDS if isinstance(policy, DeclaresNeeds) else frozenset()

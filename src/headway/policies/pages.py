@@ -15,6 +15,7 @@ from typing import Any
 from headway.config.typed_values import type_in_words
 from headway.policies.catalog import ALL_KINDS, ROOMS, Kind, aliases, find, own_options
 from headway.policies.options import declared_types
+from headway.policies.places import GIVEN, DecisionPlace, Grade, grade, needs_of
 
 PARTS = ("Idea", "Source", "Reads", "Wins when", "Loses when")
 """The labelled parts of every policy's docstring, in their order, after a one-line summary."""
@@ -27,6 +28,15 @@ QUESTIONS: dict[Kind, str] = {
     "routing": "On which replica does a request run? (in the gateway only)",
 }
 
+_PLACES_FILE = "places.md"
+_PLACES = """The same code decides in the simulator, in the gateway and in the vLLM plug-in. What it is given there
+differs. Generated from what policies declare (`NEEDS`) and places give (`policies/places.py`); a
+[test](../../tests/parity/test_three_places.py) plays one day in all three and compares each decision.
+
+Every place gives a policy the requests that wait, their estimates, and the events of their lives. A policy may need
+more. **yes**: all of it is given exactly. **estimated**: some of it is estimated, as told below, so its decisions may
+differ from those in a simulation. **no**: something is missing, and the configuration is refused with one sentence."""
+_MARKS = {Grade.EXACT: "yes", Grade.ESTIMATED: "estimated", Grade.MISSING: "no"}
 _LABEL = re.compile(rf"^({'|'.join(PARTS)}):\s*", re.MULTILINE)
 
 
@@ -110,16 +120,41 @@ def render(page: PolicyPage) -> str:
 def render_index(pages: list[PolicyPage]) -> str:
     """The list of all pages as Markdown."""
     lines = ["# Policies", "", "Generated from the docstrings: `python -m headway.policies.pages docs/policies`."]
+    lines += ["", f"[Where each policy works]({_PLACES_FILE}): simulator, gateway, vLLM plug-in."]
     for kind in ALL_KINDS:
         lines += ["", f"## {kind.capitalize()}: {QUESTIONS[kind]}", "", "| policy | in one line |", "|---|---|"]
         lines += [f"| [{p.name}]({file_name(p)}) | {p.summary} |" for p in pages if p.kind == kind]
     return "\n".join(lines) + "\n"
 
 
+def render_places(pages: list[PolicyPage]) -> str:
+    """Where each policy works, as Markdown."""
+    lines = [
+        "# Where each policy works",
+        "",
+        _PLACES,
+        "",
+        f"| policy | needs | {' | '.join(DecisionPlace)} |",
+        "|---|---|" + "---|" * 3,
+    ]
+    for policy in pages:
+        needed = sorted(needs_of(policy.kind, policy.name))
+        marks = [_MARKS[grade(policy.kind, policy.name, place)] for place in DecisionPlace]
+        name = f"[{policy.name}]({file_name(policy)}) ({policy.kind})"
+        lines.append(f"| {name} | {', '.join(needed) or '—'} | {' | '.join(marks)} |")
+    for place in DecisionPlace:
+        lines += ["", f"## What the {place} gives", "", "| need | given | how |", "|---|---|---|"]
+        for need, given in GIVEN[place].items():
+            fix = f": {given.fix}" if given.fix else ""
+            lines.append(f"| {need} | {given.grade} | {given.how}{fix} |")
+    return "\n".join(lines) + "\n"
+
+
 def files() -> dict[str, str]:
     """All generated files, file name → text."""
     all_pages = pages()
-    return {"README.md": render_index(all_pages), **{file_name(p): render(p) for p in all_pages}}
+    named = {file_name(page): render(page) for page in all_pages}
+    return {"README.md": render_index(all_pages), _PLACES_FILE: render_places(all_pages), **named}
 
 
 def file_name(page: PolicyPage) -> str:

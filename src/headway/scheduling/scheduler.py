@@ -86,13 +86,19 @@ class Scheduler:
         """
         if not refused:
             return self.queue.head(now)
-        policy = self._backfilling
-        if policy is None or batch.size == 0:
-            return None
-        for request in self.queue.following(now, policy.look_ahead):
-            if request not in refused and policy.may_pass(request, refused[0], batch, memory, now):
-                return request
+        if batch.size:
+            for request in self.behind_head(now):
+                if request not in refused and self.may_pass(request, refused[0], batch, memory, now):
+                    return request
         return None
+
+    def behind_head(self, now: float) -> list[Request]:
+        """The requests behind the head that the admission policy wants to be asked about, about in order of service."""
+        return [] if self._backfilling is None else self.queue.following(now, self._backfilling.look_ahead)
+
+    def may_pass(self, request: Request, head: Request, batch: BatchView, memory: MemoryView, now: float) -> bool:
+        """Whether one of `behind_head` may join this batch, which is not empty, before the head that was refused."""
+        return self._backfilling is not None and self._backfilling.may_pass(request, head, batch, memory, now)
 
     @property
     def backfills(self) -> bool:
@@ -142,6 +148,12 @@ class Scheduler:
         self.queue.resume(request)
         if self._listeners:
             self._deliver(Preempted(request, now))
+
+    def taken_back(self, request: Request, now: float) -> None:
+        """A request's replica failed, and it waits again."""
+        self.queue.resume(request)
+        if self._listeners:
+            self._deliver(Preempted(request, now, for_memory=False))
 
     def first_token(self, request: Request, now: float) -> None:
         """A request's first token came out."""

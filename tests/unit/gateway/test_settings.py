@@ -60,6 +60,15 @@ def test_everything_is_read(tmp_path: Path) -> None:
         ('[policies]\nordering = "fcsf"', "did you mean 'fcfs'?"),
         ('[policies]\nrouting = "least"', "unknown routing policy 'least'"),
         ('[policies]\nprediction = "oracle"', "works in the simulator only"),
+        (
+            '[policies]\npreemption = "lowest-priority"',
+            "policies.preemption: lowest-priority needs the choice of a victim, but a gateway never takes a request "
+            "back from a replica: leave it out, and choose victims in the engine",
+        ),
+        (
+            '[policies]\nadmission = "backfill/peak-check"\n[[replica]]\nurl = "http://x:1"\nmetrics = false',
+            "replica[0].kv_tokens: policies.admission backfill/peak-check needs the replica's KV memory, which nothing",
+        ),
         ("[policies]\noptions = {routing = {load_factor = 0.5}}", "unknown option 'load_factor'"),
         ("[policies]\noptions = {rooting = {}}", "unknown kind 'rooting': did you mean 'routing'?"),
         ("[queue]\nmax_requests = 0", "queue.max_requests must be above 0, got 0"),

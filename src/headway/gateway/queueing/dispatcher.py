@@ -9,12 +9,14 @@ One file because these laws are kept by the ways in, to the replicas and back to
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import takewhile
 from typing import Protocol, runtime_checkable
 
-from headway.domain.request import expected_output_tokens
+from headway.domain.request import expected_output_tokens, uncached_prefill_tokens
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.openai.stored_objects import StoredObjects
 from headway.gateway.queueing.counts import Counts, Outcome
@@ -36,6 +38,7 @@ from headway.gateway.queueing.request_state import (
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import Settings
 
+log = logging.getLogger("headway.gateway")
 _PREFILL_SECONDS = 1.0
 _FIRST_BYTE_FLOOR_SECONDS = 0.02  # of any answer, however short its prompt
 _OVERDUE = 4.0  # × the expected time of a whole answer: lengths and speeds are guesses
@@ -90,6 +93,7 @@ class Dispatcher:
         prepare: Prepare = lambda key, chosen, policies: (),
         forget: Callable[[QueueKey], None] = lambda key: None,
         ask_for_models: Callable[[Callable[[], None]], bool] = lambda then: False,
+        held: Callable[[UpstreamReplica, int], None] = lambda replica, steps: None,
     ) -> None:
         """A dispatcher.
 
@@ -100,10 +104,14 @@ class Dispatcher:
             prepare: gets the fresh policies of every queue, see `ModelQueue`.
             forget: hears of a queue that goes.
             ask_for_models: see `ModelLists.ask_again`.
+            held: hears for how many steps of a replica a request was refused there; `pump` is to be called then.
         """
         self.settings = settings
         self._prepare = prepare
         self._ask_for_models = ask_for_models
+        self._held = held
+        self._of_unknown_memory: set[str] = set()  # replicas, which the log names
+        self._holds = False  # the admission policy refused a request when the queues were served last
         self._forget = forget
         self.counts = Counts()
         self.replicas: list[UpstreamReplica] = []
@@ -241,6 +249,7 @@ class Dispatcher:
 
     def _serve_queues(self) -> None:
         """Serve the queues in turn, one head each, until no head fits."""
+        self._holds = False
         if not self._waiting:
             return
         queues = self._waiting_queues()
@@ -279,17 +288,18 @@ class Dispatcher:
         return [queue for queue in self.queues.values() if queue.waiting.requests]
 
     def _serve(self, queue: ModelQueue, owed: list[UpstreamReplica], passed: list[ModelQueue], now: float) -> bool:
-        """Dispatch the head of a queue, if it fits somewhere; False if it has to wait."""
+        """Dispatch the head of a queue, if it fits somewhere, or one that may pass it; False if all have to wait."""
         head = queue.head(now)
         if head is None:
             return False
         candidates = [
             replica
             for replica in self._candidates(head)
-            if replica not in owed
-            and (not replica.ledger.requests or queue.may_go(head, replica.ledger, replica.memory(), now))
+            if replica not in owed and self._admits(queue, head, replica, now)
         ]
         if not candidates:
+            if self._serve_past(queue, head, owed, passed, now):
+                return True
             failed = head.failed_replica
             if failed is None or can_be_served(demand_of(head), self.replicas):
                 return False
@@ -302,8 +312,61 @@ class Dispatcher:
             return False
         if passed or len(self.queues) > 1:
             self._turns.served(queue, [other for other in passed if chosen in self._could_serve(other, now)])
-        self._dispatch(queue, chosen, now)
+        self._dispatch(queue.admit(now), chosen, now)
         return True
+
+    def _admits(self, queue: ModelQueue, queued: QueuedRequest, replica: UpstreamReplica, now: float) -> bool:
+        """Whether the admission policy lets a request go to a replica that has room; an empty one takes any."""
+        if not replica.ledger.requests or not queue.asks_admission:
+            return True
+        if replica.ledger.kv_tokens_max is None:
+            self._warn_of_unknown_memory(replica)
+        _look_at(replica, now)
+        steps = queue.hold_steps(queued, replica.ledger, replica.memory(), now)
+        if steps:
+            self._holds = True
+            self._held(replica, steps)
+        return not steps
+
+    def _warn_of_unknown_memory(self, replica: UpstreamReplica) -> None:
+        """Say once that an admission policy has nothing to go by."""
+        if replica.name not in self._of_unknown_memory:
+            self._of_unknown_memory.add(replica.name)
+            message = "replica %s reports no KV memory, so admission %s lets every request go there: set kv_tokens"
+            log.warning(message, replica.name, self.settings.policies.admission)
+
+    def _serve_past(
+        self,
+        queue: ModelQueue,
+        head: QueuedRequest,
+        owed: list[UpstreamReplica],
+        passed: list[ModelQueue],
+        now: float,
+    ) -> bool:
+        """Dispatch a request that may pass the head of its queue, which fits nowhere.
+
+        It may where the admission policy says so of that replica, and has to be admitted there as any head. For the
+        turns it is as good as a head, but its head stays owed what it was.
+        """
+        for queued in queue.behind_head(now):
+            candidates = []
+            for replica in self._candidates(queued):
+                if replica in owed or not replica.ledger.requests:
+                    continue
+                _look_at(replica, now)
+                if queue.may_pass(queued, head, replica.ledger, replica.memory(), now) and self._admits(
+                    queue, queued, replica, now
+                ):
+                    candidates.append(replica)
+            chosen = self._routing.choose(queued, candidates, now) if candidates else None
+            if chosen is not None:
+                if passed or len(self.queues) > 1:
+                    others = [other for other in passed if chosen in self._could_serve(other, now)]
+                    self._turns.served(queue, others, is_head=False)
+                queue.admit_past(queued, head, now)
+                self._dispatch(queued, chosen, now)
+                return True
+        return False
 
     def _could_serve(self, queue: ModelQueue, now: float) -> list[UpstreamReplica]:
         """The replicas that have a queue's head to wait for."""
@@ -337,12 +400,12 @@ class Dispatcher:
         assert replica is not None, "only a dispatched request is answered"
         self.stored_objects.note(answer, replica.name, self.settings.queue.stored_objects)
 
-    def _dispatch(self, queue: ModelQueue, replica: UpstreamReplica, now: float) -> None:
-        queued = queue.admit(now)
+    def _dispatch(self, queued: QueuedRequest, replica: UpstreamReplica, now: float) -> None:
+        """Send a request that has left its queue."""
         number = queued.arrived.number
         relay = self._sent[number] = self.relays[number]
         self._leaves_queue(relay.request, RequestMove.DISPATCHED)
-        replica.ledger.enter(queued)
+        replica.ledger.enter(queued, relay.request.relayed)
         self._routing.routed(queued, replica)
         queued.replica = replica
         queued.tries += 1
@@ -388,6 +451,8 @@ class Dispatcher:
                 self.errors.contained("policies", error)
         if is_good and request.arrived.streams:
             self._measure(queued, replica, now, 0)
+        if self._holds:  # a refusal stands no longer than the batch is the same
+            self.pump()
 
     def _measure(self, queued: QueuedRequest, replica: UpstreamReplica, now: float, output_tokens: int) -> None:
         began = queued.dispatched_at or now
@@ -415,6 +480,7 @@ class Dispatcher:
         """Put a dispatched request in front of its queue, for another replica."""
         queued, now = request.queued, self.now()
         assert queued.replica is not None
+        queued.produced_tokens = 0
         self._queue_of(queued).take_back(queued, now)
         queued.replica.ledger.leave(queued)
         queued.failed_replica = queued.replica
@@ -486,15 +552,28 @@ class Dispatcher:
                 relay.check_silence(now)
             except Exception as error:
                 self.contain(relay, "sweep", error)
-        for relay in self._sent.values():
-            queued = relay.request.queued
-            queued.produced_tokens = relay.request.relayed.events // queued.sequences
         owing = {relay.request.queued.replica for relay in self._sent.values() if self._is_due(relay.request, now)}
         for replica in self.replicas:
+            self.errors.guard("sweep", _look_at, replica, now)
+            self.errors.guard("sweep", self._report_preemptions, replica)
             self.errors.guard("sweep", replica.look_for_stall, now, owes=replica in owing)
             self.errors.guard("sweep", replica.ledger.refresh)
             self.errors.guard("sweep", replica.pool.sweep, now)
         self.pump()
+
+    def _report_preemptions(self, replica: UpstreamReplica) -> None:
+        """Pass on what a replica's engine preempted: the mean of all requests there, shared out by queue."""
+        preemptions = replica.take_preemptions()
+        if not preemptions:
+            return
+        held: Counter[QueueKey] = Counter()
+        for queued in replica.ledger.running():
+            if isinstance(queued, QueuedRequest) and queued.queue_key is not None:
+                held[queued.queue_key] += uncached_prefill_tokens(queued)
+        requests = replica.ledger.requests + replica.state.other_requests
+        for key, tokens in held.items():
+            if key in self.queues:
+                self.queues[key].memory_lost(preemptions * tokens // requests)
 
     def _forget_idle_queues(self, now: float) -> None:
         """A queue without a request for long goes; what its policies learned is kept."""
@@ -545,7 +624,8 @@ class Dispatcher:
         queued = request.queued
         if request.arrived.streams or request.stage is RequestStage.ANSWERING:
             return True
-        expected = self._expected_seconds(queued, expected_output_tokens(queued))
+        output_tokens = queued.produced_tokens + expected_output_tokens(queued)
+        expected = self._expected_seconds(queued, output_tokens)
         return now - (queued.dispatched_at or now) >= _OVERDUE * expected
 
     def _assume_prefilled(self, request: GatewayRequest, now: float) -> None:
@@ -577,3 +657,9 @@ class Dispatcher:
             for queue in self.queues.values():
                 queue.change_policies(settings.policies, self._accounts, now)
         self.pump()
+
+
+def _look_at(replica: UpstreamReplica, now: float) -> None:
+    """Write down the tokens that came by now for every request there."""
+    for request, tokens in replica.ledger.progress(now):
+        request.produced_tokens = tokens

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from headway.domain.estimate import LengthEstimate, PointEstimate
 from headway.domain.event import Event, Listener
@@ -19,7 +19,8 @@ from headway.gateway.queueing.internal_errors import InternalErrors
 from headway.gateway.queueing.request_state import QueuedRequest, QueueKey
 from headway.gateway.queueing.wait_forecast import WaitForecast, work_of
 from headway.gateway.settings import PolicySettings
-from headway.policies.contracts import LengthPredictor
+from headway.policies.admission.greedy import Greedy
+from headway.policies.contracts import LengthPredictor, LossListener
 from headway.policies.ordering.fair_share import FairShare
 from headway.policies.ordering.fcfs import Fcfs
 from headway.policies.prediction.running_mean import RunningMean
@@ -29,6 +30,7 @@ from headway.scheduling.scheduler import Policies, Scheduler
 
 _REMEMBERED = 4_096
 
+Answer = TypeVar("Answer")
 Prepare: TypeAlias = Callable[[QueueKey, PolicySettings, Policies], tuple[Listener, ...]]
 
 
@@ -157,9 +159,9 @@ class ModelQueue:
         """A dispatched request returns, to be sent to another replica: in front of all others."""
         if queued.admitted_by is self.scheduler:
             try:
-                self.scheduler.preempted(queued, now)
+                self.scheduler.taken_back(queued, now)
             except Exception as error:
-                self._in_arrival_order(error).preempted(queued, now)
+                self._in_arrival_order(error).taken_back(queued, now)
             self._add(queued, 1, now)
         else:  # the policies were changed meanwhile
             if queued.admitted_by is not None:
@@ -184,18 +186,35 @@ class ModelQueue:
         head = self.head(now)
         return 0.0 if head is None else self._fair.service(head.tenant)
 
-    def may_go(self, queued: QueuedRequest, batch: BatchView, memory: MemoryView, now: float) -> bool:
-        """Whether the admission policy lets the head go to this replica."""
-        if self._admission_faults >= self._faults_max:
-            return True
+    @property
+    def asks_admission(self) -> bool:
+        """Whether the admission policy is to be asked: `greedy` never refuses, and a failed one is replaced by it."""
+        return self._may_refuse and self._admission_faults < self._faults_max
+
+    def hold_steps(self, queued: QueuedRequest, batch: BatchView, memory: MemoryView, now: float) -> int:
+        """The admission policy's answer: 0 if a request may go to this replica, else steps for which it may not."""
+        return self._ask_admission(0, self.scheduler.hold_steps, queued, batch, memory, now)
+
+    def behind_head(self, now: float) -> list[QueuedRequest]:
+        """Requests that may pass a head that does not fit, if the admission policy lets any."""
+        if not self.asks_admission or not self.scheduler.backfills:
+            return []
         try:
-            may = not self.scheduler.hold_steps(queued, batch, memory, now)
-        except PolicyFault as fault:
-            self._admission_faults += 1
-            self._errors.policy_fault(fault)
-            return True
-        self._admission_faults = 0
-        return may
+            behind = self.scheduler.behind_head(now)
+        except Exception as error:
+            behind = self._in_arrival_order(error).behind_head(now)
+        return [request for request in behind if isinstance(request, QueuedRequest)]
+
+    def may_pass(
+        self, queued: QueuedRequest, head: QueuedRequest, batch: BatchView, memory: MemoryView, now: float
+    ) -> bool:
+        """Whether one of `behind_head` may go to this replica before the head."""
+        return self._ask_admission(False, self.scheduler.may_pass, queued, head, batch, memory, now)
+
+    def memory_lost(self, tokens: int) -> None:
+        """Tell an admission policy that learns from it: replicas preempted requests with so many tokens."""
+        if self._loss_listener is not None:
+            self._errors.guard("policies", self._loss_listener.memory_lost, tokens)
 
     def admit(self, now: float) -> QueuedRequest:
         """The head leaves the queue for a replica."""
@@ -204,6 +223,15 @@ class ModelQueue:
         except Exception as error:
             queued = self._in_arrival_order(error).admit(now)
         assert isinstance(queued, QueuedRequest)
+        self._left_for_replica(queued, now)
+        return queued
+
+    def admit_past(self, queued: QueuedRequest, head: QueuedRequest, now: float) -> None:
+        """One of `behind_head` leaves the queue for a replica, before the head."""
+        self.scheduler.admit_past(queued, head, now)
+        self._left_for_replica(queued, now)
+
+    def _left_for_replica(self, queued: QueuedRequest, now: float) -> None:
         self._add(queued, -1, now)
         self.forecast.dispatched(queued.work, now)
         if queued.drain_seconds is not None and queued.tries == 0:
@@ -213,7 +241,17 @@ class ModelQueue:
         queued.rank = self._dispatched
         queued.admitted_by = self.scheduler
         self._dispatches.append((self._dispatched, queued.arrived_at))
-        return queued
+
+    def _ask_admission(self, instead: Answer, question: Callable[..., Answer], *arguments: object) -> Answer:
+        """The admission policy's answer; `instead` where it fails."""
+        try:
+            answer = question(*arguments)
+        except PolicyFault as fault:
+            self._admission_faults += 1
+            self._errors.policy_fault(fault)
+            return instead
+        self._admission_faults = 0
+        return answer
 
     def cancel(self, queued: QueuedRequest, now: float) -> None:
         """A request leaves the queue for good."""
@@ -243,6 +281,8 @@ class ModelQueue:
         self._fair = policies.ordering if isinstance(policies.ordering, FairShare) else None
         self._faults_max = settings.faults_max
         self._admission_faults = 0
+        self._may_refuse = type(policies.admission) is not Greedy
+        self._loss_listener = policies.admission if isinstance(policies.admission, LossListener) else None
         self._arrival_order = False  # the ordering failed
         listeners = self._prepare(self.key, settings, policies)
         checked = guarded(policies, PlainAsker())

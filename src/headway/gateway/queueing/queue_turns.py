@@ -49,10 +49,14 @@ class Turns(Generic[QueueT]):
         """Whether the replicas of its head must be kept free for it."""
         return self._passed.get(queue.key, 0) >= PASSES_MAX
 
-    def served(self, queue: QueueT, passed: Iterable[QueueT]) -> None:
-        """A queue's head was dispatched, past the heads of others, which came before it and wait for the same room."""
+    def served(self, queue: QueueT, passed: Iterable[QueueT], *, is_head: bool = True) -> None:
+        """A request of a queue was dispatched, past the heads of others, which came before it.
+
+        Those wait for the same room. Where the request is not its queue's head (`is_head`), the head still waits too.
+        """
         self._served[queue.key] = next(self._number)
-        self._passed.pop(queue.key, None)
+        if is_head:
+            self._passed.pop(queue.key, None)
         for other in passed:
             self._passed[other.key] = self._passed.get(other.key, 0) + 1
 

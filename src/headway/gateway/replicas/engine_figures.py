@@ -45,6 +45,8 @@ class EngineFigures:
         kv_share: Share of its KV memory in use, from 0 to 1, likewise; of several the mean.
         kv_tokens: Metrics whose product is its KV memory in tokens.
         kv_labels: A metric and two of its labels, whose product is the same.
+        preemptions: Counter of requests that lost their KV memory to others, likewise.
+        steps: Counter of engine steps, likewise; of several engines the mean.
         copies: Labels of ranks that all report the figures of the whole.
         breakdown: A label that splits a figure; where it is empty on one sample, that sample is the total.
     """
@@ -54,6 +56,8 @@ class EngineFigures:
     kv_share: tuple[Series, ...]
     kv_tokens: tuple[Series, ...] = ()
     kv_labels: tuple[str, str, str] | None = None
+    preemptions: tuple[Series, ...] = ()
+    steps: tuple[Series, ...] = ()
     copies: frozenset[str] = frozenset()
     breakdown: str = ""
 
@@ -63,12 +67,15 @@ _VLLM = EngineFigures(  # several engines behind one address differ in the label
     running=(Series("vllm:num_requests_running"),),
     kv_share=(Series("vllm:kv_cache_usage_perc"), Series("vllm:gpu_cache_usage_perc")),
     kv_labels=("vllm:cache_config_info", "num_gpu_blocks", "block_size"),
+    preemptions=(Series("vllm:num_preemptions_total"),),
+    steps=(Series("vllm:iteration_tokens_total_count"),),  # a histogram with one observation a step
 )
 _SGLANG = EngineFigures(  # --enable-metrics-for-all-schedulers: every rank; --enable-priority-scheduling: `priority`
     waiting=(Series("sglang:num_queue_reqs"),),
     running=(Series("sglang:num_running_reqs"),),
     kv_share=(Series("sglang:token_usage"),),
     kv_tokens=(Series("sglang:max_total_num_tokens"),),
+    preemptions=(Series("sglang:num_retracted_requests_total"),),  # `num_retracted_reqs` is a gauge
     copies=frozenset(["tp_rank", "pp_rank", "cp_rank", "moe_ep_rank"]),  # `dp_rank` adds up: its requests are its own
     breakdown="priority",
 )
@@ -79,18 +86,24 @@ _TENSORRT_LLM = EngineFigures(
     kv_tokens=(Series("trtllm_kv_cache_max_blocks"), Series("trtllm_kv_cache_tokens_per_block")),
 )
 _REQUESTS, _BLOCKS = "nv_trt_llm_request_metrics", "nv_trt_llm_kv_cache_block_metrics"
+_GENERAL = "nv_trt_llm_general_metrics"
 _TRITON = EngineFigures(  # its TensorRT-LLM backend: one name for many figures
     waiting=(Series(_REQUESTS, "request_type", "waiting"),),
     running=(Series(_REQUESTS, "request_type", "scheduled"),),
     kv_share=(Series(_BLOCKS, "kv_cache_block_type", "fraction"),),
     kv_tokens=(Series(_BLOCKS, "kv_cache_block_type", "max"), Series(_BLOCKS, "kv_cache_block_type", "tokens_per")),
+    steps=(Series(_GENERAL, "general_type", "iteration_counter"),),
 )
 ENGINES = {"vLLM": _VLLM, "SGLang": _SGLANG, "TensorRT-LLM": _TENSORRT_LLM, "Triton": _TRITON}
 """By the name of the engine. The first engine that reports a figure decides it."""
 
 
 def _names() -> frozenset[str]:
-    series = [one for row in ENGINES.values() for one in (*row.waiting, *row.running, *row.kv_share, *row.kv_tokens)]
+    series = [
+        one
+        for row in ENGINES.values()
+        for one in (*row.waiting, *row.running, *row.kv_share, *row.kv_tokens, *row.preemptions, *row.steps)
+    ]
     return frozenset([*(one.name for one in series), *(row.kv_labels[0] for row in ENGINES.values() if row.kv_labels)])
 
 
@@ -106,12 +119,16 @@ def read_metrics(text: str) -> LoadReport:
     running = _first(_sum(samples, row, row.running) for row in rows)
     kv_share = _first(_mean(samples, row, row.kv_share) for row in rows)
     kv_tokens = _first(_kv_tokens(samples, row) for row in rows)
+    preemptions = _first(_sum(samples, row, row.preemptions) for row in rows)
+    steps = _first(_mean(samples, row, row.steps) for row in rows)
     return LoadReport(
         waiting=None if waiting is None else int(waiting),
         running=None if running is None else int(running),
         kv_share=None if kv_share is None else min(1.0, kv_share),
         kv_tokens_max=int(kv_tokens) if kv_tokens else None,
         reads_hints=text.startswith(_PLUGIN) or f"\n{_PLUGIN}" in text,
+        preemptions=None if preemptions is None else int(preemptions),
+        steps=steps,
     )
 
 

@@ -2,6 +2,8 @@
 
 Laws: a request that enters leaves once; all sums are those of the requests inside. Satisfies `ReplicaView` and
 `BatchView`, so that routing and admission policies read the same ledger.
+
+The batch is every request sent to the replica, those in its engine's own queue included: they cannot be told apart.
 """
 
 from __future__ import annotations
@@ -10,6 +12,20 @@ import math
 from collections.abc import Sequence
 
 from headway.domain.request import Request, RequestId, expected_output_tokens, uncached_prefill_tokens
+from headway.gateway.replicas.step_clock import DecodingStream, Progress, StepClock
+
+
+class _Booked(DecodingStream):
+    """A request inside, with its prefill, decode and KV tokens as booked."""
+
+    __slots__ = ("decode", "kv", "prefill", "request")
+
+    def __init__(self, request: Request, answer: Progress | None) -> None:
+        super().__init__(answer, request.sequences)
+        self.request = request
+        self.prefill = 0
+        self.decode = 0.0
+        self.kv = 0
 
 
 class InFlight:
@@ -22,11 +38,11 @@ class InFlight:
         self.kv_tokens_max: int | None = None
         self.as_of = -math.inf
         self.version = 0
-        self.decode_steps = 0
+        self.clock = StepClock()
         self.prefill_tokens = 0
         self.decode_tokens = 0.0
         self.kv_tokens = 0
-        self._inside: dict[RequestId, tuple[Request, int, float, int]] = {}  # prefill, decode and KV tokens as booked
+        self._inside: dict[RequestId, _Booked] = {}
 
     def __repr__(self) -> str:
         tokens = f"{self.prefill_tokens} prefill, {self.decode_tokens:.0f} decode, {self.kv_tokens} KV tokens"
@@ -37,28 +53,44 @@ class InFlight:
         """The requests, as a batch."""
         return self.requests
 
-    def running(self) -> Sequence[Request]:
-        """The requests inside, in order of dispatch."""
-        return [entry[0] for entry in self._inside.values()]
+    @property
+    def decode_steps(self) -> int:
+        """Steps that have ended, as of the latest `progress`; counted by tokens, see `StepClock`."""
+        return self.clock.steps
 
-    def enter(self, request: Request) -> None:
-        """A request was dispatched."""
+    def running(self) -> Sequence[Request]:
+        """The requests inside, in order of dispatch; their tokens are as of the latest `progress`."""
+        return [booked.request for booked in self._inside.values()]
+
+    def progress(self, now: float) -> list[tuple[Request, int]]:
+        """Every request inside with the output tokens that came by now; brings the step clock up to date. O(size)."""
+        clock, inside = self.clock, list(self._inside.values())
+        clock.look(inside, now)
+        return [(booked.request, clock.tokens_of(booked)) for booked in inside]
+
+    def enter(self, request: Request, answer: Progress | None = None) -> None:
+        """A request was dispatched; `answer` shows its tokens as they come."""
         assert request.id not in self._inside, f"{request!r} was dispatched twice"
-        self._book(request, uncached_prefill_tokens(request))
+        booked = _Booked(request, answer)
+        self._book(booked, uncached_prefill_tokens(request))
+        self._inside[request.id] = booked
         self.requests += 1
         self.version += 1
 
     def first_token(self, request: Request) -> None:
         """Its prompt is computed."""
-        entry = self._inside.get(request.id)
-        if entry is not None and entry[1]:
-            self.prefill_tokens -= entry[1]
-            self._inside[request.id] = (entry[0], 0, entry[2], entry[3])
+        booked = self._inside.get(request.id)
+        if booked is not None and booked.begins_at_step is None:
+            self.prefill_tokens -= booked.prefill
+            booked.prefill = 0
+            self.clock.begins(booked)
             self.version += 1
 
     def leave(self, request: Request) -> None:
         """A request ended, or goes elsewhere."""
-        self._unbook(request.id)
+        booked = self._inside.pop(request.id)
+        self._unbook(booked)
+        self.clock.ends(booked, self._inside.values())
         self.requests -= 1
         self.version += 1
         if not self.requests:
@@ -66,29 +98,28 @@ class InFlight:
 
     def refresh(self) -> None:
         """Book all requests again, with the tokens produced by now. O(requests); about once a second."""
-        for request, prefill, _, _ in list(self._inside.values()):
-            self._unbook(request.id)
-            self._book(request, prefill)
-        self.decode_steps += 1
+        for booked in self._inside.values():
+            self._unbook(booked)
+            self._book(booked, booked.prefill)
 
     def kv_need(self, request: Request) -> int:
         """KV tokens a request holds on average until its end: what it has, and half of what is to come."""
         return _kv_tokens(request, expected_output_tokens(request))
 
-    def _book(self, request: Request, prefill: int) -> None:
+    def _book(self, booked: _Booked, prefill: int) -> None:
+        request = booked.request
         decode = expected_output_tokens(request)
-        kv = _kv_tokens(request, decode)
-        decode *= request.sequences
-        self._inside[request.id] = (request, prefill, decode, kv)
+        booked.prefill = prefill
+        booked.decode = decode * request.sequences
+        booked.kv = _kv_tokens(request, decode)
         self.prefill_tokens += prefill
-        self.decode_tokens += decode
-        self.kv_tokens += kv
+        self.decode_tokens += booked.decode
+        self.kv_tokens += booked.kv
 
-    def _unbook(self, request_id: RequestId) -> None:
-        _, prefill, decode, kv = self._inside.pop(request_id)
-        self.prefill_tokens -= prefill
-        self.decode_tokens = max(0.0, self.decode_tokens - decode)
-        self.kv_tokens -= kv
+    def _unbook(self, booked: _Booked) -> None:
+        self.prefill_tokens -= booked.prefill
+        self.decode_tokens = max(0.0, self.decode_tokens - booked.decode)
+        self.kv_tokens -= booked.kv
 
 
 def _kv_tokens(request: Request, decode: float) -> int:

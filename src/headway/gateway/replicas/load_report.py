@@ -13,13 +13,25 @@ FIGURE_MAX = 1e15
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """One replica's own figures, None where it reports none. `reads_hints`: Headway's plug-in schedules there."""
+    """One replica's own figures, None where it reports none.
+
+    Attributes:
+        waiting: requests in its queue.
+        running: requests in its batch.
+        kv_share: share of its KV memory in use, from 0 to 1.
+        kv_tokens_max: its KV memory in tokens.
+        reads_hints: Headway's plug-in schedules there.
+        preemptions: since its start.
+        steps: since its start; of several engines behind one address the mean.
+    """
 
     waiting: int | None = None
     running: int | None = None
     kv_share: float | None = None
     kv_tokens_max: int | None = None
     reads_hints: bool = False
+    preemptions: int | None = None
+    steps: float | None = None
 
 
 def is_figure(value: float) -> bool:

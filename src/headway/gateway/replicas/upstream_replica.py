@@ -68,6 +68,8 @@ class ReplicaState:
     reported_at: dict[str, float] = field(default_factory=dict)  # figure of the report -> when it last came
     other_requests: int = 0  # there, not sent by this gateway, by its latest metrics
     other_kv_tokens: int = 0  # KV memory of those, likewise
+    preemptions: int | None = None  # in its engine, by its latest metrics that count them
+    new_preemptions: int = 0  # of those, the ones that no policy has learned of
     last_failure: str = ""
 
 
@@ -263,6 +265,17 @@ class UpstreamReplica:
         self._take_report(report)
         used = (report.kv_share or 0.0) * (self.ledger.kv_tokens_max or 0)
         state.other_kv_tokens = max(0, int(used) - self._held_tokens())
+        if report.steps is not None:
+            self.ledger.clock.engine_counted(report.steps)
+        if report.preemptions is not None:
+            before, state.preemptions = state.preemptions, report.preemptions
+            if before is not None:  # a counter that falls began again with its engine
+                state.new_preemptions += max(0, report.preemptions - before)
+
+    def take_preemptions(self) -> int:
+        """Preemptions that its engine has counted since the latest call."""
+        taken, self.state.new_preemptions = self.state.new_preemptions, 0
+        return taken
 
     def reported_in_header(self, report: LoadReport) -> None:
         """An answer carried a load header: fewer figures than the metrics, but newer. Figures it leaves out stay."""

@@ -6,7 +6,7 @@ from headway.domain.event import Admitted, Cancelled, Completed, Event
 from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import RequestId, RequestView
 from headway.policies.admission.greedy import Greedy
-from headway.policies.contracts import AdmissionPolicy
+from headway.policies.contracts import AdmissionPolicy, LossListener, Need
 from headway.policies.event_fanout import EventFanout
 
 _PREFILL_TOKENS_PER_STEP = 2_048
@@ -30,6 +30,8 @@ class Backfill:
     Loses when: estimates are short, so that a request that passed is still there when the head would have fitted: it is
         late then, by at most `skips_max` requests. An order that serves small ones first leaves little to gain.
     """
+
+    NEEDS = frozenset([Need.STEPS, Need.MEMORY, Need.BEHIND_HEAD])
 
     def __init__(
         self,
@@ -83,6 +85,11 @@ class Backfill:
             self._skips.pop(event.request.id, None)
         for listener in self._inner_listeners:
             listener.observe(event)
+
+    def memory_lost(self, tokens: int) -> None:
+        """Pass it on to the inner policy."""
+        if isinstance(self._inner, LossListener):
+            self._inner.memory_lost(tokens)
 
     def _reservation(self, head: RequestView, batch: BatchView, memory: MemoryView) -> tuple[int, int]:
         """(steps until the head is expected to fit, blocks free beside it then); (0, 0) if no end makes room."""

@@ -10,6 +10,7 @@ from headway.domain.estimate import LengthEstimate, law_moves, remaining_surviva
 from headway.domain.event import Completed, Event, Preempted
 from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import RequestId, RequestView
+from headway.policies.contracts import Need
 
 _LOWEST_Z, _HIGHEST_Z = -4.0, 8.0
 _MEMORY = 500  # completions that the mean size of a request goes back over
@@ -46,6 +47,8 @@ class OverflowProbability:
         normal either. Beside latest-admitted, where a few requests hold much of the memory: one of them lost keeps z
         up for hundreds of completions; choose the victim by smallest-remaining-benefit.
     """
+
+    NEEDS = frozenset([Need.STEPS, Need.MEMORY, Need.MEMORY_IN_USE, Need.PREEMPTIONS, Need.CACHED_TOKENS])
 
     def __init__(
         self,
@@ -96,16 +99,24 @@ class OverflowProbability:
     def observe(self, event: Event) -> None:
         """Learn from what was lost and what was not."""
         if isinstance(event, Preempted):
-            request = event.request
-            held = max(1, request.prompt_tokens + request.produced_tokens)
-            lost = max(0, held - request.cached_prompt_tokens)
-            mean = self._mean_tokens if self._completions else held  # nothing else is known of sizes yet
-            self._z = min(_HIGHEST_Z, self._z + self._rate * lost / mean)
+            if event.for_memory:
+                request = event.request
+                held = max(1, request.prompt_tokens + request.produced_tokens)
+                self._lost(max(0, held - request.cached_prompt_tokens), held)
         elif isinstance(event, Completed):
             self._completions += 1
             tokens = event.request.prompt_tokens + event.output_tokens
             self._mean_tokens += (tokens - self._mean_tokens) / min(self._completions, _MEMORY)
             self._z = max(_LOWEST_Z, self._z - self._rate * self._target * tokens / self._mean_tokens)
+
+    def memory_lost(self, tokens: int) -> None:
+        """Learn from preemptions that an engine counts without naming the requests."""
+        self._lost(tokens, max(1, tokens))
+
+    def _lost(self, tokens: int, size: int) -> None:
+        """Tokens were lost; `size` stands for that of a request before any has completed."""
+        mean = self._mean_tokens if self._completions else size
+        self._z = min(_HIGHEST_Z, self._z + self._rate * tokens / mean)
 
     def _share_of(self, request: RequestView, block_tokens: int) -> _MemoryShare:
         """What the head would add; kept, since it is asked for again and again."""

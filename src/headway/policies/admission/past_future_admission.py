@@ -8,6 +8,7 @@ from hashlib import blake2b
 from headway.domain.estimate import LengthEstimate
 from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import RequestView
+from headway.policies.contracts import Need
 
 
 class PastFutureAdmission:
@@ -29,6 +30,8 @@ class PastFutureAdmission:
     Loses when: the batch is small, for one or few draws decide; or a head stays refused for long, since each attempt is
         another lot. Tokens are counted, not blocks.
     """
+
+    NEEDS = frozenset([Need.STEPS, Need.MEMORY])
 
     def __init__(self, *, seed: int, reserve: float = 0.05, steps_between: int = 2) -> None:
         if not 0 <= reserve < 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import RequestView
 from headway.policies.admission.past_future_admission import peak_tokens
+from headway.policies.contracts import Need
 
 
 class PastFutureCommonDraws:
@@ -19,6 +20,8 @@ class PastFutureCommonDraws:
     Wins when: a head is refused for many steps in a row, where drawing again admits it too early in the end.
     Loses when: as past-future; and one unlucky lot keeps a request out for as long as the batch stays full.
     """
+
+    NEEDS = frozenset([Need.STEPS, Need.MEMORY])
 
     def __init__(self, *, seed: int, reserve: float = 0.05, steps_between: int = 2, draws: int = 5) -> None:
         if not 0 <= reserve < 1:

@@ -9,6 +9,7 @@ from itertools import accumulate
 
 from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import RequestView
+from headway.policies.contracts import Need
 
 _OFTEN = 64  # a request that outlives its estimate again and again is extended by at least 1/64
 _LANE_BITS = 24  # a forecast counts up to 16 million requests
@@ -30,6 +31,8 @@ class PeakCheck:
     Loses when: estimates are poor. Too long leaves memory idle, too short preempts all the same (hold back a
         `reserve` of 0.1 with predicted lengths). Blocks shared through a prefix cache are counted for each sharer.
     """
+
+    NEEDS = frozenset([Need.STEPS, Need.MEMORY])
 
     def __init__(self, *, reserve: float = 0.0, quantile: float | None = None) -> None:
         """`reserve`: fraction of memory held back. `quantile`: of the estimate, instead of its mean (0 to 1)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import RequestView
-from headway.policies.contracts import UNTIL_THE_BATCH_CHANGES
+from headway.policies.contracts import UNTIL_THE_BATCH_CHANGES, Need
 
 
 class ReserveMax:
@@ -18,6 +18,8 @@ class ReserveMax:
     Wins when: bounds are tight, or a preemption is very dear (long prompts, no prefix cache).
     Loses when: clients declare far more than they use, as most do: the batch stays small and memory idle.
     """
+
+    NEEDS = frozenset([Need.STEPS, Need.MEMORY])
 
     def __init__(self, *, default_tokens: int = 4_096) -> None:
         if default_tokens < 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from headway.domain.costs import ServiceCosts
+from headway.policies.contracts import Need
 from headway.policies.lanes.assembling import Parameters
 from headway.policies.lanes.features import Feature
 from headway.policies.lanes.learned_ordering import LearnedLanesOrdering
@@ -33,6 +34,8 @@ class Ewsjf(LearnedLanesOrdering):
     Loses when: decoding or KV memory is the bottleneck (try `feature` "kv-volume"), or sizes are so alike that there
         is nothing to learn: it is FCFS then.
     """
+
+    NEEDS = frozenset([Need.CACHED_TOKENS])
 
     TUNABLE: ClassVar[tuple[Tunable, ...]] = (
         Tunable("a_u", -0.001, 0.01),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from headway.policies.contracts import Need
 from headway.policies.lanes.features import prompt_tokens
 from headway.policies.lanes.lane_assignment import LaneAssigner
 from headway.policies.lanes.learned_ordering import ScoredLanesOrdering
@@ -24,6 +25,8 @@ class EwsjfAuthors(ScoredLanesOrdering):
         requests waiting settle near the inverse ratio of their factors.
     Loses when: most prompts are shorter than `step`: within it, of two that waited equally the longer goes first.
     """
+
+    NEEDS = frozenset([Need.CACHED_TOKENS])
 
     def __init__(self, *, lanes: int = 10, lane_tokens: int = 100, step: int = 200) -> None:
         if lanes < 1 or lane_tokens < 1:

@@ -6,6 +6,7 @@ import math
 from typing import ClassVar, Literal
 
 from headway.domain.costs import ServiceCosts
+from headway.policies.contracts import Need
 from headway.policies.lanes.assembling import Parameters
 from headway.policies.lanes.features import Feature
 from headway.policies.lanes.learned_ordering import LearnedLanesOrdering
@@ -29,6 +30,8 @@ class EwsjfPublished(LearnedLanesOrdering):
     Loses when: load stays high: length counts twice, so a long head needs a wait in proportion to b^(1 + e) to come up,
         and with w_urg 0 it never does; the fairness term does not grow with the wait and cannot prevent it.
     """
+
+    NEEDS = frozenset([Need.CACHED_TOKENS])
 
     TUNABLE: ClassVar[tuple[Tunable, ...]] = (
         Tunable("a_u", -0.001, 0.01),

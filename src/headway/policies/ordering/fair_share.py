@@ -11,6 +11,7 @@ from headway.domain.request import RequestId, RequestView, expected_output_token
 from headway.policies.contracts import (
     LanedOrdering,
     LaneId,
+    Need,
     OrderingPolicy,
     Rank,
     RedrawnOrdering,
@@ -45,6 +46,8 @@ class FairShare:
         lengths are overestimated: a tenant that comes back is lifted to charges of which those running get a part back
         at their end, and waits until they have used it up.
     """
+
+    NEEDS = frozenset([Need.CACHED_TOKENS])
 
     def __init__(
         self,

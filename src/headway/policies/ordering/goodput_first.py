@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestView, uncached_prefill_tokens
-from headway.policies.contracts import LaneId
+from headway.policies.contracts import LaneId, Need
 
 
 class GoodputFirst:
@@ -36,6 +36,7 @@ class GoodputFirst:
     """
 
     follows_what_is_learned = True
+    NEEDS = frozenset([Need.CACHED_TOKENS])
 
     def __init__(
         self,

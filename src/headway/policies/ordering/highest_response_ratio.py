@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from headway.domain.request import RequestView, uncached_prefill_tokens
-from headway.policies.contracts import LaneId
+from headway.policies.contracts import LaneId, Need
 
 _NO_WORK = -1  # the lane of requests with nothing to prefill; those with work have lanes 0, 1, 2, …
 _ROUNDING = 8 * 2.0**-53  # relative error of a computed ratio or crossing time, with room to spare
@@ -28,6 +28,8 @@ class HighestResponseRatio:
     Wins when: prefill is the bottleneck, prompts differ widely and the tail counts as well as the mean.
     Loses when: decoding or KV memory is the bottleneck: it does not look at outputs.
     """
+
+    NEEDS = frozenset([Need.CACHED_TOKENS])
 
     def __init__(self, *, lane_width: float = 1.2) -> None:
         if not 1 < lane_width < math.inf:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from headway.domain.request import RequestView
+from headway.policies.contracts import Need
 
 
 class LongestPrefixMatch:
@@ -17,6 +18,8 @@ class LongestPrefixMatch:
     Loses when: the tail matters: a request with no match waits as long as others with one keep coming. A long match
         is not a small request: 90,000 of 100,000 tokens cached goes before 0 of 10.
     """
+
+    NEEDS = frozenset([Need.CACHED_TOKENS])
 
     def rank(self, request: RequestView) -> float:
         """Minus the cached prompt tokens."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, Preempted
 from headway.domain.request import RequestId, RequestView, uncached_prefill_tokens
-from headway.policies.contracts import LaneId
+from headway.policies.contracts import LaneId, Need
 
 PATIENCE = 2.0
 """A request is overdue once it has waited at least this many times what it would have waited under FCFS."""
@@ -48,6 +48,7 @@ class PricedWork:
     """
 
     follows_what_is_learned = True
+    NEEDS = frozenset([Need.CACHED_TOKENS])
 
     def __init__(self) -> None:
         self._waiting: dict[RequestId, _QueuePlace] = {}

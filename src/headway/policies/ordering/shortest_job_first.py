@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestView, expected_output_tokens, uncached_prefill_tokens
+from headway.policies.contracts import Need
 
 
 class ShortestJobFirst:
@@ -19,6 +20,7 @@ class ShortestJobFirst:
     """
 
     follows_what_is_learned = True
+    NEEDS = frozenset([Need.CACHED_TOKENS])
 
     def __init__(self, *, costs: ServiceCosts) -> None:
         self._costs = costs

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestView
+from headway.policies.contracts import Need
 from headway.policies.ordering.shortest_job_first import service_seconds
 from headway.policies.tunable import Tunable
 
@@ -28,6 +29,8 @@ class ShortestJobFirstAging:
     """
 
     follows_what_is_learned = True
+    NEEDS = frozenset([Need.CACHED_TOKENS])
+
     TUNABLE: ClassVar[tuple[Tunable, ...]] = (Tunable("service_seconds_per_second_waited", 0.001, 10.0, "log"),)
 
     def __init__(self, *, costs: ServiceCosts, service_seconds_per_second_waited: float = 0.1) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from headway.domain.request import RequestView, uncached_prefill_tokens
+from headway.policies.contracts import Need
 
 
 class ShortestUncachedPrefillFirst:
@@ -16,6 +17,8 @@ class ShortestUncachedPrefillFirst:
     Loses when: decoding or KV memory is the bottleneck, when the cache has lost what it held at entry, or when overload
         lasts: large cold prompts then starve without bound.
     """
+
+    NEEDS = frozenset([Need.CACHED_TOKENS])
 
     def rank(self, request: RequestView) -> float:
         """Tokens to compute before the next output token."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from headway.domain.estimate import PointEstimate
 from headway.domain.request import RequestId, RequestView
+from headway.policies.contracts import Need
 
 
 class Oracle:
@@ -17,6 +18,8 @@ class Oracle:
     Wins when: always, which is its purpose: the distance to it is the price of not knowing.
     Loses when: it is taken for something that can be deployed.
     """
+
+    NEEDS = frozenset([Need.TRUE_LENGTHS])
 
     def __init__(self, *, truth: Callable[[RequestId], int]) -> None:
         self._truth = truth

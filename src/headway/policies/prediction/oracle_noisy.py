@@ -8,6 +8,7 @@ from hashlib import blake2b
 
 from headway.domain.estimate import PointEstimate
 from headway.domain.request import RequestId, RequestView
+from headway.policies.contracts import Need
 
 
 class OracleNoisy:
@@ -20,6 +21,8 @@ class OracleNoisy:
     Wins when: one asks how good a predictor must be for an order to keep its gain: sweep σ.
     Loses when: taken for a real predictor: real errors are biased and grow with the length.
     """
+
+    NEEDS = frozenset([Need.TRUE_LENGTHS])
 
     def __init__(self, *, truth: Callable[[RequestId], int], seed: int, sigma: float = 0.7) -> None:
         if not 0 <= sigma < math.inf:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from headway.domain.request import RequestView
+from headway.policies.contracts import Need
 
 
 class LeastSunkWork:
@@ -18,6 +19,8 @@ class LeastSunkWork:
     Loses when: requests are alike (then it is latest-admitted), or memory is very short: the smallest victim also
         frees the least, and another must follow.
     """
+
+    NEEDS = frozenset([Need.VICTIMS])
 
     def victim(self, running: Sequence[RequestView], now: float) -> RequestView:
         """The one of `running` with the fewest prompt and produced tokens."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from headway.domain.request import RequestView
+from headway.policies.contracts import Need
 
 
 class LowestPriority:
@@ -18,6 +19,8 @@ class LowestPriority:
     Loses when: no client sets priorities (then it is latest-arrived), or a steady stream of urgent requests preempts
         the same victim over and over.
     """
+
+    NEEDS = frozenset([Need.VICTIMS])
 
     def victim(self, running: Sequence[RequestView], now: float) -> RequestView:
         """The one of `running` with the largest (priority, arrived_at)."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from headway.domain.event import Cancelled, Completed, Event, Preempted
 from headway.domain.request import RequestId, RequestView, expected_output_tokens
+from headway.policies.contracts import Need
 
 _LEAST_HORIZON = 16
 
@@ -29,6 +30,8 @@ class SmallestRemainingBenefit:
     Loses when: estimates say nothing (then it weighs work against size alone, which nearly cancel), or requests are
         alike: latest-admitted is as good and fairer.
     """
+
+    NEEDS = frozenset([Need.VICTIMS, Need.PREEMPTIONS, Need.CACHED_TOKENS])
 
     def __init__(self) -> None:
         self._spared_until: dict[RequestId, int] = {}  # produced tokens

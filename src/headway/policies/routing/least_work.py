@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from headway.domain.costs import ServiceCosts
 from headway.domain.replica_view import ReplicaView
 from headway.domain.request import RequestView
+from headway.policies.contracts import Need
 
 _TYPICAL_BATCH = 64  # requests that share a decode step; what `ServiceCosts.decode_seconds_per_token` is measured at
 _FULL = 0.99
@@ -24,6 +25,8 @@ class LeastWork:
     Wins when: sizes differ much, so that counting requests misjudges load.
     Loses when: prompts share prefixes: work it could have saved is not seen.
     """
+
+    NEEDS = frozenset([Need.REPLICAS])
 
     def __init__(self, *, costs: ServiceCosts, kv_barrier_seconds: float = 0.15) -> None:
         if not 0 <= kv_barrier_seconds < math.inf:

@@ -8,6 +8,7 @@ from hashlib import blake2b
 from headway.domain.replica_view import ReplicaView
 from headway.domain.request import RequestView
 from headway.policies.bounded_load import outstanding_requests
+from headway.policies.contracts import Need
 
 
 class PowerOfTwo:
@@ -20,6 +21,8 @@ class PowerOfTwo:
     Wins when: several gateways share the replicas, or there are very many of them.
     Loses when: one gateway sees all: then looking at every replica is better, and costs nothing.
     """
+
+    NEEDS = frozenset([Need.REPLICAS])
 
     def __init__(self, *, seed: int) -> None:
         self._seed = seed

@@ -9,6 +9,7 @@ from headway.domain.costs import ServiceCosts
 from headway.domain.replica_view import ReplicaView
 from headway.domain.request import RequestView
 from headway.policies.bounded_load import checked_factor, within_bound
+from headway.policies.contracts import Need
 from headway.policies.routing.least_work import LeastWork
 
 
@@ -23,6 +24,8 @@ class PrefixAffinity:
     Wins when: prompts share long prefixes: conversations, agents, common system prompts.
     Loses when: nothing is shared, or the engine's cache forgets faster than this memory does.
     """
+
+    NEEDS = frozenset([Need.REPLICAS])
 
     def __init__(self, *, costs: ServiceCosts, load_factor: float = 1.25, prefixes_max: int = 65_536) -> None:
         if prefixes_max < 1:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from headway.domain.replica_view import ReplicaView
 from headway.domain.request import RequestView
+from headway.policies.contracts import Need
 
 
 class RoundRobin:
@@ -17,6 +18,8 @@ class RoundRobin:
     Wins when: requests are alike and replicas are equal.
     Loses when: sizes differ, or prompts share prefixes that one replica has cached.
     """
+
+    NEEDS = frozenset([Need.REPLICAS])
 
     def __init__(self) -> None:
         self._turn: dict[str, int] = {}

@@ -9,6 +9,7 @@ from headway.domain.costs import ServiceCosts
 from headway.domain.replica_view import ReplicaView
 from headway.domain.request import RequestView
 from headway.policies.bounded_load import checked_factor, within_bound
+from headway.policies.contracts import Need
 from headway.policies.routing.least_work import LeastWork
 
 
@@ -24,6 +25,8 @@ class SessionAffinity:
     Wins when: clients name their sessions and come back soon.
     Loses when: sessions differ much in size, or no client names them.
     """
+
+    NEEDS = frozenset([Need.REPLICAS])
 
     def __init__(self, *, costs: ServiceCosts, load_factor: float = 1.25) -> None:
         self._load_factor = checked_factor(load_factor)

@@ -25,6 +25,13 @@ vllm:kv_cache_usage_perc{engine="1",model_name="m"} 0.75
 vllm:cache_config_info{block_size="16",cache_dtype="auto",engine="0",num_gpu_blocks="1000",sliding_window="None"} 1.0
 vllm:cache_config_info{block_size="16",cache_dtype="auto",engine="1",num_gpu_blocks="1000",sliding_window="None"} 1.0
 vllm:time_to_first_token_seconds_bucket{engine="0",le="0.001",model_name="m"} 0.0
+vllm:num_preemptions_total{engine="0",model_name="m"} 2.0
+vllm:num_preemptions_total{engine="1",model_name="m"} 3.0
+vllm:num_preemptions_created{engine="0",model_name="m"} 1.7e+09
+vllm:iteration_tokens_total_bucket{engine="0",le="1.0",model_name="m"} 50.0
+vllm:iteration_tokens_total_count{engine="0",model_name="m"} 100.0
+vllm:iteration_tokens_total_count{engine="1",model_name="m"} 201.0
+vllm:iteration_tokens_total_sum{engine="0",model_name="m"} 9000.0
 """
 SGLANG = """# TYPE sglang:num_running_reqs gauge
 sglang:num_running_reqs{engine_type="unified",model_name="m",moe_ep_rank="0",pp_rank="0",tp_rank="0"} 9.0
@@ -32,6 +39,9 @@ sglang:num_running_reqs{engine_type="unified",model_name="m",moe_ep_rank="0",pp_
 sglang:num_queue_reqs{engine_type="unified",model_name="m",moe_ep_rank="0",pp_rank="0",tp_rank="0"} 2.0
 sglang:token_usage{engine_type="unified",model_name="m",moe_ep_rank="0",pp_rank="0",tp_rank="0"} 0.5
 sglang:max_total_num_tokens{engine_type="unified",model_name="m",moe_ep_rank="0",pp_rank="0",tp_rank="0"} 800.0
+sglang:num_retracted_reqs{engine_type="unified",model_name="m",moe_ep_rank="0",pp_rank="0",tp_rank="0"} 1.0
+sglang:num_retracted_requests_total{engine_type="unified",model_name="m",moe_ep_rank="0",pp_rank="0",tp_rank="0"} 6.0
+sglang:num_retracted_requests_total{engine_type="unified",model_name="m",moe_ep_rank="0",pp_rank="0",tp_rank="1"} 6.0
 """
 TENSORRT_LLM = """# TYPE trtllm_num_requests_running gauge
 trtllm_num_requests_running{engine_type="trtllm",model_name="m"} 2.0
@@ -48,12 +58,14 @@ nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="fraction",model="tensorrt
 nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="used",model="tensorrt_llm",version="1"} 900
 nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="max",model="tensorrt_llm",version="1"} 1800
 nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="tokens_per",model="tensorrt_llm",version="1"} 64
+nv_trt_llm_general_metrics{general_type="iteration_counter",model="tensorrt_llm",version="1"} 77
+nv_trt_llm_general_metrics{general_type="timestamp",model="tensorrt_llm",version="1"} 1700000000
 """
 PUBLISHED = {
-    "vLLM": (VLLM, LoadReport(7, 6, 0.5, 32_000)),
-    "SGLang": (SGLANG, LoadReport(2, 9, 0.5, 800)),
+    "vLLM": (VLLM, LoadReport(7, 6, 0.5, 32_000, preemptions=5, steps=150.5)),
+    "SGLang": (SGLANG, LoadReport(2, 9, 0.5, 800, preemptions=6)),
     "TensorRT-LLM": (TENSORRT_LLM, LoadReport(1, 2, 0.75, 3_200)),
-    "Triton": (TRITON, LoadReport(3, 4, 0.5, 115_200)),
+    "Triton": (TRITON, LoadReport(3, 4, 0.5, 115_200, steps=77.0)),
 }
 
 

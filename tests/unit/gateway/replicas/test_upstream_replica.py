@@ -245,3 +245,23 @@ def test_a_replica_that_keeps_failing_often_stays_away_longer_each_time() -> Non
     for _ in range(20):
         sick.completed(is_generation=True)
     assert sick.state.ejections == 0
+
+
+def test_preemptions_are_counted_from_the_first_report_and_over_restarts_of_the_engine() -> None:
+    now = [100.0]
+    one, _ = fleet(now, 2)
+    for counted in (40, 43, None, 45, 2, 3):
+        one.reported(LoadReport(0, 0, 0.5, 1_000, preemptions=counted))
+    assert one.take_preemptions() == 3 + 2 + 1
+    assert one.take_preemptions() == 0
+
+
+def test_the_engines_steps_reach_the_ledger() -> None:
+    now = [100.0]
+    one, _ = fleet(now, 2)
+    request = estimated_request(1, 200, 10)
+    one.ledger.enter(request)
+    one.ledger.first_token(request)
+    for steps in (10.0, 25.0):
+        one.reported(LoadReport(0, 1, 0.5, 1_000, steps=steps))
+    assert one.ledger.decode_steps == 15

@@ -1,0 +1,138 @@
+"""Step clock: counts the decode steps of one engine by the tokens of a stream that it follows.
+
+A decoding request gets a token in every step, so a stream that is passed on tells the engine's steps as they end. One
+stream is followed at a time: streams jitter against each other, and the largest of many counts would run fast. Where
+no stream comes, the engine's own counter drives the clock, as often as its metrics are read.
+
+The clock loses at most a step where it takes up another stream. Prefill-only steps bring no token and are not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+_STALLED_TOKENS = 8  # other streams bring so many while the one followed brings none: it was preempted in the engine
+_PACE_LEARNING = 0.2
+_PACE_START_SECONDS = 0.02
+
+
+class Progress(Protocol):
+    """An answer that comes in pieces."""
+
+    @property
+    def events(self) -> int:
+        """Events of the stream so far; 0 where none is streamed."""
+
+
+class DecodingStream:
+    """A request at the replica, as far as its tokens go. Tokens are those of one of its sequences.
+
+    Attributes:
+        answer: what comes; None where nobody can look.
+        sequences: answers generated at once.
+        begins_at_step: the clock when its prompt was computed; None before.
+        seen_tokens: of it, when the stream that is followed moved last.
+    """
+
+    __slots__ = ("answer", "begins_at_step", "seen_tokens", "sequences")
+
+    def __init__(self, answer: Progress | None, sequences: int) -> None:
+        self.answer = answer
+        self.sequences = sequences
+        self.begins_at_step: int | None = None
+        self.seen_tokens = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that came; 0 where it does not stream."""
+        return self.answer.events // self.sequences if self.answer is not None else 0
+
+
+class StepClock:
+    """The clock of one replica. `step_seconds` is how long a step has taken lately."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.step_seconds = _PACE_START_SECONDS
+        self._followed: DecodingStream | None = None
+        self._counted_tokens = 0  # of the one followed
+        self._engine_steps: float | None = None  # as the engine counts them, at its latest report
+        self._paced_from: tuple[float, int] | None = None  # time and steps
+
+    def begins(self, stream: DecodingStream) -> None:
+        """A prompt is computed: its tokens come from now on."""
+        self._count()
+        stream.begins_at_step = self.steps
+        if self._followed is None:
+            self._follow(stream)
+
+    def ends(self, stream: DecodingStream, others: Iterable[DecodingStream]) -> None:
+        """A request is gone. `others` are still there."""
+        if stream is not self._followed:
+            return
+        self._count()
+        self._followed = self._paced_from = None
+        decoding = [other for other in others if other.begins_at_step is not None]
+        if decoding:
+            self._follow(max(decoding, key=lambda other: other.tokens > 0))
+
+    def look(self, streams: Sequence[DecodingStream], now: float) -> None:
+        """Bring the clock up to date; follow another stream if the one followed has stalled. O(streams)."""
+        if self._count():
+            for stream in streams:
+                stream.seen_tokens = stream.tokens
+        else:
+            swift = max(streams, key=_news, default=None)
+            if swift is not None and swift is not self._followed and _news(swift) >= _STALLED_TOKENS:
+                self.steps += _news(swift)
+                self._follow(swift)
+                for stream in streams:
+                    stream.seen_tokens = stream.tokens
+        self._measure(now)
+
+    def engine_counted(self, steps: float) -> None:
+        """The engine's own counter of steps, which began at any number. It counts where no stream does."""
+        before, self._engine_steps = self._engine_steps, steps
+        followed = self._followed
+        if followed is not None and followed.tokens == 0 and before is not None and steps > before:
+            self.steps += int(steps - before)
+
+    def tokens_of(self, stream: DecodingStream) -> int:
+        """Output tokens of a request; of one that does not stream those of the steps since its prompt was computed."""
+        tokens = stream.tokens
+        if tokens or stream.begins_at_step is None:
+            return tokens
+        return self.steps - stream.begins_at_step
+
+    def _follow(self, stream: DecodingStream) -> None:
+        self._followed = stream
+        self._counted_tokens = stream.tokens
+        self._paced_from = None
+
+    def _count(self) -> bool:
+        """Count the tokens that the stream brought since; whether there were any."""
+        followed = self._followed
+        if followed is None:
+            return False
+        tokens = followed.tokens
+        new = tokens - self._counted_tokens
+        if new <= 0:
+            return False
+        self.steps += new
+        self._counted_tokens = tokens
+        return True
+
+    def _measure(self, now: float) -> None:
+        if self._paced_from is None:
+            self._paced_from = (now, self.steps) if self._followed is not None else None
+            return
+        since, steps = self._paced_from
+        if self.steps > steps and now > since:
+            pace = (now - since) / (self.steps - steps)
+            self.step_seconds += _PACE_LEARNING * (pace - self.step_seconds)
+            self._paced_from = (now, self.steps)
+
+
+def _news(stream: DecodingStream) -> int:
+    return stream.tokens - stream.seen_tokens

@@ -1,0 +1,133 @@
+"""Places where policies decide: the simulator, the gateway and the vLLM plug-in, and what each gives to a policy.
+
+A policy names what it needs (`Need` in `contracts`), a place what it gives. From both follows where a policy works, in
+`docs/policies/places.md` (written by `pages`) and in the checks of a configuration. Nothing is written twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+from headway.policies.catalog import Kind, canonical, find
+from headway.policies.contracts import Need, needs
+
+
+class DecisionPlace(StrEnum):
+    """Where policies decide."""
+
+    SIMULATOR = "simulator"
+    GATEWAY = "gateway"
+    PLUGIN = "vLLM plug-in"
+
+
+class Grade(StrEnum):
+    """How well a place gives something."""
+
+    EXACT = "exact"
+    ESTIMATED = "estimated"
+    MISSING = "missing"
+
+
+class Provision(NamedTuple):
+    """What a place gives of one need.
+
+    Attributes:
+        grade: how well.
+        how: where it comes from; of what is missing, why.
+        fix: of what is missing, what to do instead.
+    """
+
+    grade: Grade
+    how: str
+    fix: str = ""
+
+
+def _exact(how: str) -> Provision:
+    return Provision(Grade.EXACT, how)
+
+
+def _estimated(how: str) -> Provision:
+    return Provision(Grade.ESTIMATED, how)
+
+
+GIVEN: Mapping[DecisionPlace, Mapping[Need, Provision]] = {
+    DecisionPlace.SIMULATOR: {
+        Need.STEPS: _exact("the engine's own steps"),
+        Need.MEMORY: _exact("the KV blocks of its replica"),
+        Need.MEMORY_IN_USE: _exact("the blocks free now, shared ones counted once"),
+        Need.PREEMPTIONS: _exact("each one, with its request"),
+        Need.BEHIND_HEAD: _exact("asked for in every step in which the head does not fit"),
+        Need.CACHED_TOKENS: _exact("looked up at arrival, and again each second of the head"),
+        Need.VICTIMS: _exact("asked each time a block is lacking"),
+        Need.REPLICAS: Provision(Grade.MISSING, "one replica is simulated", "leave routing out"),
+        Need.TRUE_LENGTHS: _exact("from the trace, for predictors named `oracle` alone"),
+    },
+    DecisionPlace.GATEWAY: {
+        Need.STEPS: _estimated(
+            "counted by the tokens of a stream as they pass, and where no request streams by the engine's counter at "
+            "each scrape; steps that bring no token are not seen, and after a refusal the policy is asked again at "
+            "about the step it named"
+        ),
+        Need.MEMORY: _exact("from the engine's metrics, or `kv_tokens` of the replica"),
+        Need.MEMORY_IN_USE: _estimated(
+            "prompts and tokens of the requests that this gateway sent; blocks shared through a prefix cache are "
+            "counted for each sharer"
+        ),
+        Need.PREEMPTIONS: _estimated(
+            "the engine's counter at each scrape; it names no request, so the mean of those running stands in"
+        ),
+        Need.BEHIND_HEAD: _exact("asked for when the head fits no replica; bounded, and a turn of its queue as any"),
+        Need.CACHED_TOKENS: _estimated("from the session's previous turn; 0 without a session; not looked up again"),
+        Need.VICTIMS: Provision(
+            Grade.MISSING,
+            "a gateway never takes a request back from a replica",
+            "leave it out, and choose victims in the engine",
+        ),
+        Need.REPLICAS: _exact("asked for each dispatch"),
+        Need.TRUE_LENGTHS: Provision(Grade.MISSING, "no length is known before it happened", "use running-mean"),
+    },
+    DecisionPlace.PLUGIN: {
+        Need.STEPS: _exact("vLLM's own steps"),
+        Need.MEMORY: _exact("vLLM's KV blocks"),
+        Need.MEMORY_IN_USE: _exact("vLLM's free blocks"),
+        Need.PREEMPTIONS: _exact("each one, with its request"),
+        Need.BEHIND_HEAD: _exact(
+            "one that fits is shown before a head that does not; refused at start for models with several kinds of KV "
+            "blocks"
+        ),
+        Need.CACHED_TOKENS: _exact("looked up at arrival, and again each second of the head, for 2 ms a step at most"),
+        Need.VICTIMS: _exact("asked before a step in which blocks may be lacking"),
+        Need.REPLICAS: Provision(Grade.MISSING, "it schedules one engine", "choose routing in the gateway"),
+        Need.TRUE_LENGTHS: Provision(Grade.MISSING, "no length is known before it happened", "use running-mean"),
+    },
+}
+"""What each place gives. The same policy code decides in all three; what it is given differs."""
+
+
+def needs_of(kind: Kind, name: str) -> frozenset[Need]:
+    """What a policy needs, those inside it included ("fair-share/priced-work").
+
+    Raises:
+        ValueError: there is no such policy.
+    """
+    return frozenset().union(*(needs(find(kind, part)) for part in canonical(kind, name).split("/")))
+
+
+def grade(kind: Kind, name: str, place: DecisionPlace) -> Grade:
+    """How well a policy works at a place: as well as what it needs is given there."""
+    grades = {GIVEN[place][need].grade for need in needs_of(kind, name)}
+    return next((grade for grade in (Grade.MISSING, Grade.ESTIMATED) if grade in grades), Grade.EXACT)
+
+
+def check_place(kind: Kind, name: str, place: DecisionPlace, field: str) -> None:
+    """Refuse a policy that lacks something at a place.
+
+    Raises:
+        ValueError: one sentence that names the field, what is missing and the fix.
+    """
+    for need in sorted(needs_of(kind, name)):
+        given = GIVEN[place][need]
+        if given.grade is Grade.MISSING:
+            raise ValueError(f"{field}: {name} needs {need}, but {given.how}: {given.fix}")

@@ -1,0 +1,152 @@
+"""The step clock counts an engine's decode steps: by one stream, by another when that stalls, else by the engine."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import pytest
+
+from headway.gateway.replicas.in_flight import InFlight
+from headway.gateway.replicas.step_clock import DecodingStream, StepClock
+from tests.support.estimated_request import estimated_request
+
+
+@dataclass
+class Answer:
+    events: int = 0
+
+
+def stream(answer: Answer | None = None, sequences: int = 1) -> DecodingStream:
+    return DecodingStream(answer, sequences)
+
+
+def test_each_token_of_one_stream_is_a_step() -> None:
+    clock, answer = StepClock(), Answer()
+    one = stream(answer)
+    clock.look([one], 0.0)
+    assert clock.steps == 0
+    clock.begins(one)
+    answer.events = 7
+    clock.look([one], 1.0)
+    assert (clock.steps, clock.tokens_of(one)) == (7, 7)
+
+
+def test_jitter_between_streams_adds_no_steps() -> None:
+    """Streams of one engine are seen a token before or after each other, and looked at in between."""
+    chance, clock = random.Random(1), StepClock()
+    answers = [Answer() for _ in range(20)]
+    streams = [stream(answer) for answer in answers]
+    for one in streams:
+        clock.begins(one)
+    for step in range(1, 501):
+        for number in chance.sample(range(20), 20):
+            answers[number].events = step
+            if chance.random() < 0.3:
+                clock.look(streams, step + number / 100)
+    clock.look(streams, 501.0)
+    assert clock.steps == 500
+
+
+def test_streams_that_come_and_go_lose_a_step_each_at_most() -> None:
+    chance, clock = random.Random(2), StepClock()
+    inside: list[tuple[DecodingStream, Answer]] = []
+    ends = 0
+    for step in range(1, 1_001):
+        for _, answer in inside:
+            answer.events += 1
+        if inside and chance.random() < 0.2:
+            gone, _ = inside.pop(0)
+            clock.ends(gone, [one for one, _ in inside])
+            ends += 1
+        while len(inside) < 8:
+            answer = Answer()
+            inside.append((stream(answer), answer))
+            clock.begins(inside[-1][0])
+        if step % 50 == 0:
+            clock.look([one for one, _ in inside], float(step))
+    assert 1_000 - ends <= clock.steps <= 1_000
+    assert ends > 100
+
+
+def test_a_stream_that_stalls_is_left_for_one_that_moves() -> None:
+    clock, preempted, lively = StepClock(), Answer(), Answer()
+    streams = [stream(preempted), stream(lively)]
+    for one in streams:
+        clock.begins(one)
+    preempted.events = lively.events = 5
+    clock.look(streams, 1.0)
+    lively.events = 10  # not enough to tell
+    clock.look(streams, 2.0)
+    assert clock.steps == 5
+    lively.events = 105
+    clock.look(streams, 3.0)
+    assert clock.steps == 105
+    preempted.events = 6  # it runs again, and counts for nothing
+    lively.events = 106
+    clock.look(streams, 4.0)
+    assert clock.steps == 106
+
+
+def test_without_a_stream_the_engines_counter_counts() -> None:
+    clock, quiet = StepClock(), stream(None)
+    clock.engine_counted(1_000)
+    clock.engine_counted(1_100)
+    assert clock.steps == 0, "no request was there"
+    clock.begins(quiet)
+    clock.engine_counted(1_130)
+    assert (clock.steps, clock.tokens_of(quiet)) == (30, 30)
+    clock.engine_counted(3)  # the engine was started again
+    clock.engine_counted(8)
+    assert clock.steps == 35
+
+
+def test_with_a_stream_the_engines_counter_counts_nothing() -> None:
+    clock, answer = StepClock(), Answer()
+    one = stream(answer)
+    clock.begins(one)
+    answer.events = 10
+    clock.engine_counted(50)
+    clock.engine_counted(70)
+    clock.look([one], 1.0)
+    assert clock.steps == 10
+
+
+def test_the_pace_is_that_of_the_stream() -> None:
+    clock, answer = StepClock(), Answer()
+    one = stream(answer)
+    clock.begins(one)
+    for look in range(60):
+        answer.events = 25 * look
+        clock.look([one], float(look))
+    assert clock.step_seconds == pytest.approx(0.04, rel=0.01)
+
+
+def test_several_sequences_share_the_events() -> None:
+    clock, answer = StepClock(), Answer()
+    four = stream(answer, 4)
+    clock.begins(four)
+    answer.events = 43
+    clock.look([four], 1.0)
+    assert (clock.steps, clock.tokens_of(four)) == (10, 10)
+
+
+def test_the_ledger_is_an_honest_batch() -> None:
+    """Version and steps change as `BatchView` says: also where a prompt was cached as a whole."""
+    ledger, answer, late = InFlight("r"), Answer(), Answer()
+    streamed, cached, whole = (estimated_request(number, 100, 50) for number in range(3))
+    cached.cached_prompt_tokens = 100
+    ledger.enter(streamed, answer)
+    ledger.first_token(streamed)
+    ledger.enter(cached, late)
+    ledger.enter(whole)
+    version = ledger.version
+    ledger.first_token(cached)
+    assert ledger.version == version + 1
+    ledger.first_token(cached)
+    assert ledger.version == version + 1
+    ledger.first_token(whole)
+    answer.events, late.events = 9, 4
+    version = ledger.version
+    assert ledger.progress(1.0) == [(streamed, 9), (cached, 4), (whole, 9)]
+    assert (ledger.decode_steps, ledger.version) == (9, version)
