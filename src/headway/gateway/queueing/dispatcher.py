@@ -37,6 +37,8 @@ from headway.gateway.queueing.request_state import (
 )
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import Settings
+from headway.policies.contracts import Need
+from headway.policies.places import needs_of
 
 log = logging.getLogger("headway.gateway")
 _PREFILL_SECONDS = 1.0
@@ -125,6 +127,7 @@ class Dispatcher:
         self.now = clock  # an attribute, because it is asked many times a request
         self._observers = observers
         self._dispatch_observers = [observer for observer in observers if isinstance(observer, DispatchObserver)]
+        self._has_room = _room_gate(settings)
         self._retry_delays = RetryDelays(settings.policies.seed)
         self.errors = InternalErrors(clock)
         self._routing = RequestRouting(settings.policies, self.errors)
@@ -379,11 +382,11 @@ class Dispatcher:
 
     def _candidates(self, queued: QueuedRequest) -> list[UpstreamReplica]:
         model, failed = queued.arrived.model, queued.failed_replica
-        home = self._home(queued)
+        home, has_room = self._home(queued), self._has_room
         return [
             replica
             for replica in (self.replicas if home is None else [home])
-            if replica.is_up and replica is not failed and replica.has_room(queued) and replica.serves(model)
+            if replica.is_up and replica is not failed and has_room(replica, queued) and replica.serves(model)
         ]
 
     def _home(self, queued: QueuedRequest) -> UpstreamReplica | None:
@@ -650,6 +653,7 @@ class Dispatcher:
         before = self.settings
         changed = (settings.policies, settings.tuning) != (before.policies, before.tuning)
         self.settings = settings
+        self._has_room = _room_gate(settings)
         self.replicas = list(replicas)
         if changed or self._routing.is_replaced or any(queue.is_replaced for queue in self.queues.values()):
             self._routing = RequestRouting(settings.policies, self.errors)
@@ -663,3 +667,10 @@ def _look_at(replica: UpstreamReplica, now: float) -> None:
     """Write down the tokens that came by now for every request there."""
     for request, tokens in replica.ledger.progress(now):
         request.produced_tokens = tokens
+
+
+def _room_gate(settings: Settings) -> Callable[[UpstreamReplica, QueuedRequest], bool]:
+    """Whether a replica has room; an admission policy that weighs memory decides itself what outputs will need."""
+    if Need.MEMORY in needs_of("admission", settings.policies.admission):
+        return partial(UpstreamReplica.has_room, for_output=False)
+    return UpstreamReplica.has_room

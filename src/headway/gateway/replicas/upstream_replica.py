@@ -124,8 +124,12 @@ class UpstreamReplica:
         """Whether it has the model; a replica that lists no models is believed to have any."""
         return not self.state.models or not model or model in self.state.models
 
-    def has_room(self, request: Request) -> bool:
-        """Whether one more fits: its limit of requests, prompts to compute, KV memory where known. If empty, always."""
+    def has_room(self, request: Request, *, for_output: bool = True) -> bool:
+        """Whether one more fits: its limit of requests, prompts to compute, KV memory where known. If empty, always.
+
+        `for_output`: whether memory has to suffice for half of all expected outputs too, as long as no admission policy
+        weighs it. Without, the prompt has to fit beside what is held now, which is what engines ask for.
+        """
         ledger = self.ledger
         if ledger.requests == 0:
             return True
@@ -137,7 +141,10 @@ class UpstreamReplica:
         if ledger.kv_tokens_max is None:
             return True
         others = self.state.other_kv_tokens if self._is_fresh("kv_share") else 0
-        return ledger.kv_tokens + others + ledger.kv_need(request) <= ledger.kv_tokens_max
+        if for_output:
+            return ledger.kv_tokens + others + ledger.kv_need(request) <= ledger.kv_tokens_max
+        prompt = -(-request.prompt_tokens // _BLOCK_TOKENS) * _BLOCK_TOKENS
+        return self._held_tokens() + others + prompt <= ledger.kv_tokens_max
 
     def memory(self) -> MemoryView:
         """Its KV memory by our ledger, for admission policies."""
@@ -264,7 +271,8 @@ class UpstreamReplica:
         state.other_requests = max(0, (report.running or 0) + (report.waiting or 0) - self.ledger.requests)
         self._take_report(report)
         used = (report.kv_share or 0.0) * (self.ledger.kv_tokens_max or 0)
-        state.other_kv_tokens = max(0, int(used) - self._held_tokens())
+        ours = self._held_tokens() + _BLOCK_TOKENS * self.ledger.requests  # which take a block ahead of their tokens
+        state.other_kv_tokens = max(0, int(used) - ours)
         if report.steps is not None:
             self.ledger.clock.engine_counted(report.steps)
         if report.preemptions is not None:
@@ -308,9 +316,13 @@ class UpstreamReplica:
         return {name: now - at for name, at in self.state.reported_at.items()}
 
     def _held_tokens(self) -> int:
-        return sum(
-            [request.prompt_tokens + request.sequences * request.produced_tokens for request in self.ledger.running()]
-        )
+        """KV memory of its requests in tokens, whole blocks each; what they share in a prefix cache counts for each."""
+        blocks = 0
+        for request in self.ledger.running():
+            output = max(0, request.produced_tokens - 1)  # the latest token has no KV before the next step
+            blocks += -(-(request.prompt_tokens + output) // _BLOCK_TOKENS)
+            blocks += (request.sequences - 1) * -(-output // _BLOCK_TOKENS)
+        return blocks * _BLOCK_TOKENS
 
     def _is_fresh(self, figure: str) -> bool:
         return self._clock() - self.state.reported_at.get(figure, -math.inf) <= self.health.stale_seconds

@@ -1,0 +1,224 @@
+"""A gateway's dispatcher before one simulated engine, in virtual time: no socket, no event loop, no wall clock.
+
+Queues, policies, ledger and step clock are the gateway's own. In place of relay and engine stand a relay that submits
+to the simulator's readable engine, and that engine, which serves first come, first served. What the relay tells the
+dispatcher, and in which order, is what `Exchange` tells it: tokens as they come, the first byte, the end.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from headway.gateway.openai.usage import Usage
+from headway.gateway.queueing.counts import Outcome
+from headway.gateway.queueing.dispatcher import Dispatcher
+from headway.gateway.queueing.refusals import Refusal
+from headway.gateway.queueing.request_state import GatewayRequest, PromptSize, RequestMove
+from headway.gateway.replicas.load_report import LoadReport
+from headway.gateway.replicas.upstream_replica import UpstreamReplica
+from headway.gateway.settings import HealthSettings, PolicySettings, QueueSettings, ReplicaSettings, Settings
+from headway.policies.admission.greedy import Greedy
+from headway.policies.ordering.fcfs import Fcfs
+from headway.policies.prediction.running_mean import RunningMean
+from headway.policies.preemption.latest_admitted import LatestAdmitted
+from headway.scheduling.scheduler import Policies
+from headway.simulator.outcome import NEVER, StepRecord
+from headway.simulator.reference import ExpectedArrivals
+from headway.simulator.reference_blocks import ContentKeys
+from headway.simulator.reference_engine import ReferenceEngine
+from headway.simulator.reference_request import ReferenceRequest
+from headway.simulator.rules import EngineRules
+from headway.simulator.step_time import PS_PER_SECOND, SECONDS_PER_PS, StepTime
+from headway.simulator.trace import Trace
+from tests.support.gateway_requests import gateway_request
+
+_SCRAPE_SECONDS = 1.0
+_HOURS = 1e6
+
+
+class CountedEvents:
+    """Stands in for a stream's reader: it only counts."""
+
+    def __init__(self) -> None:
+        self.events = 0
+
+
+@dataclass(eq=False)
+class VirtualRelay:
+    """Carries one request to the engine."""
+
+    request: GatewayRequest
+    day: VirtualGateway
+    row: int
+
+    def dispatch(self, replica: UpstreamReplica) -> None:
+        self.request.move(RequestMove.SENT)
+        self.request.move(RequestMove.ANSWERED)
+        self.request.relayed.status = 200
+        self.request.relayed.reader = CountedEvents()  # type: ignore[assignment]
+        self.day.submit(self)
+
+    def refuse(self, refusal: Refusal) -> None:
+        self.day.refused.append((self.row, refusal.message))
+        self.day.dispatcher.end(self.request, Outcome.REFUSED, refusal.reason)
+
+    def check_silence(self, now: float) -> None:
+        pass
+
+    def cut_off(self, refusal: Refusal) -> None:
+        raise NotImplementedError
+
+    def break_off(self) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class VirtualGateway:
+    """One day; `run` once. `steps` are the engine's."""
+
+    trace: Trace
+    rules: EngineRules
+    step_time: StepTime
+    policies: PolicySettings
+    together: bool = False  # the ends of one step are heard together, and only then is asked what comes next
+    steps: list[StepRecord] = field(default_factory=list)
+    sent: list[int] = field(default_factory=list)  # rows, in order of dispatch
+    refused: list[tuple[int, str]] = field(default_factory=list)
+    preemptions: int = 0
+    held: int = 0  # refusals of the admission policy
+
+    def __post_init__(self) -> None:
+        self.engine = ReferenceEngine(
+            self.rules,
+            self.step_time,
+            Policies(Fcfs(), Greedy(), LatestAdmitted(), RunningMean()),
+            ContentKeys(self.trace, self.rules.block_tokens).key,
+            observer=self,
+        )
+        self.now = 0.0
+        self.expected = ExpectedArrivals(self.trace)
+        self.relays: dict[int, VirtualRelay] = {}
+        self.ask_at_step: int | None = None
+        self.scrape_at = 0.0
+        replica = ReplicaSettings(
+            url="http://127.0.0.1:1",
+            max_requests=self.rules.max_num_seqs,
+            prefill_tokens=self.rules.max_num_batched_tokens,
+            kv_tokens=self.rules.kv_blocks * self.rules.block_tokens,
+        )
+        queue = QueueSettings(timeout_seconds=_HOURS, idle_seconds=_HOURS)
+        settings = Settings(policies=self.policies, queue=queue, replica=(replica,))
+        self.dispatcher = Dispatcher(settings, lambda: self.now, held=self.ask_again)
+        self.replica = UpstreamReplica(replica, HealthSettings(), lambda: self.now, lambda: self.dispatcher.replicas)
+        self.replica.probed(True)
+        self.dispatcher.replace(settings, [self.replica], 0.0)
+
+    def run(self) -> VirtualGateway:
+        while True:
+            ends_ps = self.engine.compose()
+            if ends_ps is not None:
+                self._arrive_until(ends_ps, inclusive=False)
+                self._finish_step()
+                self._arrive_until(ends_ps, inclusive=True)
+            elif self.expected.next_ps is not None:
+                self.engine.idle_until(self.expected.next_ps)
+                self._arrive_until(self.expected.next_ps, inclusive=True)
+            else:
+                assert self.dispatcher.counts.inside == 0, self.dispatcher.relays
+                assert self.dispatcher.counts.is_conserved()
+                assert not self.dispatcher.errors.by_place, self.dispatcher.errors.by_place
+                return self
+
+    def ask_again(self, replica: UpstreamReplica, steps: int) -> None:
+        """`Dispatcher`'s `held`; the timer is exact here."""
+        self.held += 1
+        due = self.engine.decode_steps + steps
+        self.ask_at_step = due if self.ask_at_step is None else min(due, self.ask_at_step)
+
+    def submit(self, relay: VirtualRelay) -> None:
+        queued, trace, row = relay.request.queued, self.trace, relay.row
+        self.sent.append(row)
+        bound = 0 if trace.max_output_tokens is None else int(trace.max_output_tokens[row])
+        request = ReferenceRequest(row, self.now, queued.prompt_tokens, max_output_tokens=bound or None)
+        self.relays[row] = relay
+        self.engine.submit(request, int(trace.output_tokens[row]))
+
+    def on_step(self, step: StepRecord) -> None:
+        self.steps.append(step)
+        self.preemptions += len(step.preempted)
+
+    def _arrive_until(self, at_ps: int, *, inclusive: bool) -> None:
+        """Every arrival and every look of the gateway's own up to a time, each at its own."""
+        while True:
+            next_ps = self.expected.next_ps
+            scrape_ps = int(self.scrape_at * PS_PER_SECOND)
+            first = scrape_ps if next_ps is None else min(next_ps, scrape_ps)
+            if first > at_ps or (first == at_ps and not inclusive):
+                return
+            self.now = first * SECONDS_PER_PS
+            if first == scrape_ps:
+                self._scrape()
+                continue
+            for arrived_ps, row in self.expected.take(first):
+                self._arrive(row, arrived_ps * SECONDS_PER_PS)
+
+    def _arrive(self, row: int, at: float) -> None:
+        trace = self.trace
+        bound = 0 if trace.max_output_tokens is None else int(trace.max_output_tokens[row])
+        deadline = math.nan if trace.deadline_seconds is None else float(trace.deadline_seconds[row])
+        session = -1 if trace.session is None else int(trace.session[row])
+        body = {"model": "", "prompt": "", "stream": True, **({"max_tokens": bound} if bound else {})}
+        request = gateway_request(
+            row,
+            body,
+            prompt_tokens=int(trace.prompt_tokens[row]),
+            arrived_at=at,
+            tenant=trace.tenants[0 if trace.tenant is None else int(trace.tenant[row])],
+            session=None if session < 0 else str(session),
+            deadline=None if math.isnan(deadline) else at + deadline,
+            priority=0 if trace.priority is None else int(trace.priority[row]),
+        )
+        relay = VirtualRelay(request, self, row)
+        assert self.dispatcher.announce(relay)
+        # What its estimate of cached tokens would be, were it right: what the engine's cache holds at arrival.
+        probe = ReferenceRequest(row, at, int(trace.prompt_tokens[row]))
+        cached = len(self.engine._memory.find(probe)) * self.rules.block_tokens
+        self.dispatcher.arrive(relay, PromptSize(probe.prompt_tokens, cached, None))
+
+    def _finish_step(self) -> None:
+        served = self.engine.finish_step()
+        self.now = self.engine.now_ps * SECONDS_PER_PS
+        for request in served:
+            reader = self.relays[request.row].request.relayed.reader
+            assert reader is not None
+            reader.events += 1
+        self.dispatcher._is_pumping = self.together
+        for request in served:
+            relay = self.relays[request.row]
+            if request.produced_tokens == 1:
+                self.dispatcher.first_byte(relay.request)
+            if request.ended_ps != NEVER:
+                relay.request.relayed.usage = Usage(request.prompt_tokens, request.produced_tokens, 0)
+                self.dispatcher.end(relay.request, Outcome.COMPLETED)
+                self.expected.ended(request.row, self.engine.now_ps)
+        self.dispatcher._is_pumping = False
+        is_due = self.ask_at_step is not None and self.engine.decode_steps >= self.ask_at_step
+        if is_due or self.together:
+            self.ask_at_step = None if is_due else self.ask_at_step
+            self.dispatcher.pump()
+
+    def _scrape(self) -> None:
+        """Once a second the metrics are read, and the dispatcher sweeps."""
+        self.scrape_at = self.now + _SCRAPE_SECONDS
+        memory = self.engine.memory
+        report = LoadReport(
+            waiting=self.engine.waiting,
+            running=self.engine.size,
+            kv_share=1 - memory.blocks_free / memory.blocks_total,
+            kv_tokens_max=memory.blocks_total * memory.block_tokens,
+            preemptions=self.preemptions,
+            steps=self.engine.decode_steps,
+        )
+        self.replica.reported(report)
+        self.dispatcher.sweep(self.now)
