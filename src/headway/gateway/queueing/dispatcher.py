@@ -325,7 +325,7 @@ class Dispatcher:
         if replica.ledger.kv_tokens_max is None:
             self._warn_of_unknown_memory(replica)
         _look_at(replica, now)
-        steps = queue.hold_steps(queued, replica.ledger, replica.memory(), now)
+        steps = queue.hold_steps(queued, replica.ledger, replica.ledger.memory(), now)
         if steps:
             self._holds = True
             self._held(replica, steps)
@@ -357,7 +357,7 @@ class Dispatcher:
                 if replica in owed or not replica.ledger.requests:
                     continue
                 _look_at(replica, now)
-                if queue.may_pass(queued, head, replica.ledger, replica.memory(), now) and self._admits(
+                if queue.may_pass(queued, head, replica.ledger, replica.ledger.memory(), now) and self._admits(
                     queue, queued, replica, now
                 ):
                     candidates.append(replica)

@@ -11,8 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request, RequestId, expected_output_tokens, uncached_prefill_tokens
 from headway.gateway.replicas.step_clock import DecodingStream, Progress, StepClock
+
+BLOCK_TOKENS = 16
+"""Of a KV block: vLLM's default, close enough where an engine has another."""
+_UNKNOWN_MEMORY = MemoryView(blocks_free=1 << 40, blocks_total=1 << 40, block_tokens=BLOCK_TOKENS)
 
 
 class _Booked(DecodingStream):
@@ -101,6 +106,23 @@ class InFlight:
         for booked in self._inside.values():
             self._unbook(booked)
             self._book(booked, booked.prefill)
+
+    def held_tokens(self) -> int:
+        """KV memory that they hold now, in whole blocks; what they share in a prefix cache counts for each."""
+        blocks = 0
+        for booked in self._inside.values():
+            request = booked.request
+            output = max(0, request.produced_tokens - 1)  # the latest token has no KV before the next step
+            blocks += -(-(request.prompt_tokens + output) // BLOCK_TOKENS)
+            blocks += (request.sequences - 1) * -(-output // BLOCK_TOKENS)
+        return blocks * BLOCK_TOKENS
+
+    def memory(self) -> MemoryView:
+        """The replica's KV memory, for admission policies; without bound where nothing is known of it."""
+        if self.kv_tokens_max is None:
+            return _UNKNOWN_MEMORY
+        free = max(0, self.kv_tokens_max - self.held_tokens())
+        return MemoryView(free // BLOCK_TOKENS, self.kv_tokens_max // BLOCK_TOKENS, BLOCK_TOKENS)
 
     def kv_need(self, request: Request) -> int:
         """KV tokens a request holds on average until its end: what it has, and half of what is to come."""

@@ -17,19 +17,16 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from urllib.parse import urlsplit
 
-from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request, uncached_prefill_tokens
 from headway.gateway.replicas.concurrency_limit import ConcurrencyLimit, FirstByteTime
 from headway.gateway.replicas.failure_share import FailureShare
-from headway.gateway.replicas.in_flight import InFlight
+from headway.gateway.replicas.in_flight import BLOCK_TOKENS, InFlight
 from headway.gateway.replicas.load_report import LoadReport
 from headway.gateway.settings import HealthSettings, ReplicaSettings, replica_key
 from headway.gateway.wire.upstream_pool import UpstreamPool
 
 FIGURES = ("waiting", "running", "kv_share", "kv_tokens_max")
 """Of a `LoadReport`; each has an age of its own."""
-_BLOCK_TOKENS = 16
-_UNKNOWN_MEMORY = MemoryView(blocks_free=1 << 40, blocks_total=1 << 40, block_tokens=_BLOCK_TOKENS)
 log = logging.getLogger("headway.gateway")
 
 
@@ -143,15 +140,8 @@ class UpstreamReplica:
         others = self.state.other_kv_tokens if self._is_fresh("kv_share") else 0
         if for_output:
             return ledger.kv_tokens + others + ledger.kv_need(request) <= ledger.kv_tokens_max
-        prompt = -(-request.prompt_tokens // _BLOCK_TOKENS) * _BLOCK_TOKENS
-        return self._held_tokens() + others + prompt <= ledger.kv_tokens_max
-
-    def memory(self) -> MemoryView:
-        """Its KV memory by our ledger, for admission policies."""
-        most = self.ledger.kv_tokens_max
-        if most is None:
-            return _UNKNOWN_MEMORY
-        return MemoryView(max(0, most - self._held_tokens()) // _BLOCK_TOKENS, most // _BLOCK_TOKENS, _BLOCK_TOKENS)
+        prompt = -(-request.prompt_tokens // BLOCK_TOKENS) * BLOCK_TOKENS
+        return ledger.held_tokens() + others + prompt <= ledger.kv_tokens_max
 
     # What the relay and the probes report
 
@@ -271,7 +261,9 @@ class UpstreamReplica:
         state.other_requests = max(0, (report.running or 0) + (report.waiting or 0) - self.ledger.requests)
         self._take_report(report)
         used = (report.kv_share or 0.0) * (self.ledger.kv_tokens_max or 0)
-        ours = self._held_tokens() + _BLOCK_TOKENS * self.ledger.requests  # which take a block ahead of their tokens
+        ours = (
+            self.ledger.held_tokens() + BLOCK_TOKENS * self.ledger.requests
+        )  # which take a block ahead of their tokens
         state.other_kv_tokens = max(0, int(used) - ours)
         if report.steps is not None:
             self.ledger.clock.engine_counted(report.steps)
@@ -314,15 +306,6 @@ class UpstreamReplica:
         """Seconds since it last reported each figure that it ever reported."""
         now = self._clock()
         return {name: now - at for name, at in self.state.reported_at.items()}
-
-    def _held_tokens(self) -> int:
-        """KV memory of its requests in tokens, whole blocks each; what they share in a prefix cache counts for each."""
-        blocks = 0
-        for request in self.ledger.running():
-            output = max(0, request.produced_tokens - 1)  # the latest token has no KV before the next step
-            blocks += -(-(request.prompt_tokens + output) // _BLOCK_TOKENS)
-            blocks += (request.sequences - 1) * -(-output // _BLOCK_TOKENS)
-        return blocks * _BLOCK_TOKENS
 
     def _is_fresh(self, figure: str) -> bool:
         return self._clock() - self.state.reported_at.get(figure, -math.inf) <= self.health.stale_seconds

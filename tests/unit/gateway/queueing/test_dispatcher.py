@@ -11,13 +11,15 @@ import pytest
 from headway.domain.event import Cancelled, Completed, Event
 from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import RequestView
+from headway.gateway.openai.answer_readers import StreamReader
 from headway.gateway.openai.error_responses import Reason
-from headway.gateway.openai.usage import Usage
+from headway.gateway.openai.usage import COMPLETION_USAGE, Usage
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.model_queue import ModelQueue
 from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import GatewayRequest, PromptSize, QueueKey, RequestMove, RequestStage
+from headway.gateway.replicas.load_report import LoadReport
 from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
 from headway.gateway.settings import (
     HealthSettings,
@@ -26,6 +28,7 @@ from headway.gateway.settings import (
     ReplicaSettings,
     Settings,
 )
+from headway.policies.admission.overflow_probability import OverflowProbability
 from headway.scheduling.scheduler import Policies
 from tests.support.gateway_requests import gateway_request
 
@@ -183,6 +186,7 @@ class OneAtATime:
 def with_admission(bench: Bench) -> None:
     queue = bench.queue
     queue.scheduler._policies = replace(queue.scheduler._policies, admission=OneAtATime())
+    queue._may_refuse = True
 
 
 # admission
@@ -217,7 +221,7 @@ def test_a_policy_of_the_catalogue_decides_by_the_replicas_memory() -> None:
     bench = Bench(seats=8, policies=policies)
     bench.replicas[0].ledger.kv_tokens_max = 10_000
     bench.arrive(400)
-    bench.replicas[0].memory = lambda: MemoryView(15, 40, 16)  # type: ignore[method-assign]
+    bench.replicas[0].ledger.memory = lambda: MemoryView(15, 40, 16)  # type: ignore[method-assign]
     large = bench.arrive(400)
     assert large.stage is RequestStage.QUEUED
     bench.dispatcher.end(large.request, Outcome.CANCELLED)
@@ -572,3 +576,95 @@ def test_the_wait_is_forecast_from_the_work_that_leaves() -> None:
     assert work > 50
     assert bench.queue.waiting_work == pytest.approx(work * len(bench.queue), rel=0.3)
     assert math.isfinite(last.request.queued.predicted_wait_seconds or math.nan)
+
+
+# what policies need of a gateway
+
+
+def streams(bench: Bench, client: Client, tokens: int) -> None:
+    """The replica has sent so many events of the answer."""
+    if client.request.relayed.reader is None:
+        client.request.relayed.reader = StreamReader(hide_usage=False, fields=COMPLETION_USAGE)
+        client.request.relayed.status = 200
+        bench.dispatcher.first_byte(client.request)
+    client.request.relayed.reader.events = tokens
+
+
+def test_greedy_is_not_asked() -> None:
+    bench = Bench(seats=4)
+    bench.arrive()
+    bench.queue.hold_steps = None  # type: ignore[method-assign,assignment]
+    assert bench.arrive().sent_to == ["r0"]
+
+
+def test_a_refusal_is_passed_on_and_ends_with_the_first_token_or_an_end() -> None:
+    policies = PolicySettings(ordering="fcfs", admission="peak-check", prediction="declared-max")
+    held: list[tuple[str, int]] = []
+    bench = Bench(seats=8, policies=policies)
+    bench.dispatcher._held = lambda replica, steps: held.append((replica.name, steps))
+    bench.replicas[0].ledger.kv_tokens_max = 640
+    first = bench.arrive(300, body={"max_tokens": 100})
+    second = bench.arrive(200, body={"max_tokens": 100})
+    assert second.stage is RequestStage.QUEUED
+    assert held[-1] == ("r0", 60)  # at the first's end, 40 steps on, they hold 25 and 15 of the 40 blocks
+    streams(bench, first, 1)
+    streams(bench, first, 59)
+    bench.dispatcher.pump()
+    assert second.sent_to == []
+    streams(bench, first, 60)
+    bench.dispatcher.pump()
+    assert second.sent_to == ["r0"]
+    assert first.request.queued.produced_tokens == 60
+
+
+def test_a_request_that_ends_in_time_passes_a_head_that_does_not_fit() -> None:
+    policies = PolicySettings(ordering="fcfs", admission="backfill", prediction="declared-max")
+    bench = Bench(seats=8, policies=policies)
+    bench.replicas[0].ledger.kv_tokens_max = 640
+    first = bench.arrive(300, body={"max_tokens": 100})
+    head = bench.arrive(400, body={"max_tokens": 50})
+    long, short = bench.arrive(100, body={"max_tokens": 200}), bench.arrive(100, body={"max_tokens": 20})
+    assert [one.sent_to for one in (first, head, long, short)] == [["r0"], [], [], ["r0"]]
+    bench.answer(first)
+    bench.answer(short)
+    assert head.sent_to == ["r0"]
+
+
+def test_a_head_is_passed_a_bounded_number_of_times() -> None:
+    options = {"admission": {"skips_max": 2}}
+    policies = PolicySettings(ordering="fcfs", admission="backfill", prediction="declared-max", options=options)
+    bench = Bench(seats=8, policies=policies)
+    bench.replicas[0].ledger.kv_tokens_max = 640
+    bench.arrive(300, body={"max_tokens": 100})
+    head = bench.arrive(400, body={"max_tokens": 50})
+    passing = [bench.arrive(30, body={"max_tokens": 10}) for _ in range(4)]
+    assert [one.sent_to for one in passing] == [["r0"], ["r0"], [], []]
+    assert head.sent_to == []
+
+
+def test_the_engines_preemptions_teach_and_retries_do_not() -> None:
+    policies = PolicySettings(ordering="fcfs", admission="overflow-probability", prediction="declared-max")
+    bench = Bench(("r0", "r1"), seats=8, policies=policies)
+    first = bench.arrive(300)
+    learned = bench.policies.admission if bench.policies is not None else None
+    assert isinstance(learned, OverflowProbability)
+    before = learned.z
+    bench.dispatcher.take_back(first.request)
+    assert (first.sent_to, learned.z) == (["r0", "r1"], before)
+    replica = first.request.queued.replica
+    assert replica is not None
+    for counted in (7, 9):
+        replica.reported(LoadReport(0, 1, 0.5, 100_000, preemptions=counted))
+    bench.dispatcher.sweep(bench.now)
+    assert learned.z == before + 0.5  # learning rate × what was lost; nothing else is known of sizes yet
+    bench.dispatcher.sweep(bench.now)
+    assert learned.z == before + 0.5
+
+
+def test_a_replica_that_reports_no_memory_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    policies = PolicySettings(ordering="fcfs", admission="reserve-max", prediction="declared-max")
+    bench = Bench(seats=8, policies=policies)
+    for _ in range(3):
+        assert bench.arrive(300).sent_to == ["r0"]
+    sentence = "replica r0 reports no KV memory, so admission reserve-max lets every request go there: set kv_tokens"
+    assert caplog.messages == [sentence]
