@@ -89,20 +89,22 @@ class PublicRoutes:
     def refuse_head(self, request: HttpRequest) -> Response | None:
         """What needs no body is refused before it is read: a foreign host name, a wrong key, an unlisted path."""
         settings = self.dispatcher.settings
-        if self._is_on_loopback and not settings.tenant and not leads_here(request.header(b"host"), settings.hosts):
+        if self._is_on_loopback and not settings.tenant and not leads_here(request.named.get(b"host"), settings.hosts):
             return _foreign_host()
         if request.was_passed_on(self.via):
             return _loop()
         if not request.path.startswith("/v1/"):
             return None
-        request.reply_headers = reply_headers(request.headers, settings.cors_origins, needs_key=bool(settings.tenant))
+        if b"origin" in request.named:
+            origins, needs_key = settings.cors_origins, bool(settings.tenant)
+            request.reply_headers = reply_headers(request.headers, origins, needs_key=needs_key)
         if request.reply_headers and is_preflight(request):
             return None
         refusal = self._refusal_of_head(request)
         return None if refusal is None else with_headers(refusal, request.reply_headers)
 
     def _refusal_of_head(self, request: HttpRequest) -> Response | None:
-        tenant = self.tenants.who(request.header(b"authorization"))
+        tenant = self.tenants.who(request.named.get(b"authorization"))
         if tenant is None:
             return error_response(401, _BAD_KEY, Reason.UNAUTHORISED)
         request.owner = tenant.name
@@ -167,7 +169,7 @@ class PublicRoutes:
     # Through the queue
 
     def _proxy(self, http: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
-        tenant = self.tenants.who(http.header(b"authorization"))
+        tenant = self.tenants.who(http.named.get(b"authorization"))
         if tenant is None:  # the keys were changed between head and body
             self._reject(client, error_response(401, _BAD_KEY, Reason.UNAUTHORISED))
             return None
@@ -224,7 +226,7 @@ class PublicRoutes:
         """A request whose body was read enters the queue."""
         http.keeps_forwarded = self.trusted_proxies.holds(client.address)
         if tenant.name:  # the key is the gateway's: no replica sees it
-            http.headers = [pair for pair in http.headers if pair[0] != b"authorization"]
+            http.change_headers([pair for pair in http.headers if pair[0] != b"authorization"])
         request = self._intake.take(
             http, endpoint, body, prompt, named_model(http, body), tenant, self.dispatcher.settings.objectives
         )

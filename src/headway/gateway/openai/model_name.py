@@ -25,7 +25,7 @@ _TEXT = msgspec.json.Decoder(str)
 
 def content_coding(http: HttpRequest) -> bytes:
     """The coding of a body that cannot be read as it is; empty where there is none."""
-    coding = http.header(b"content-encoding")
+    coding = http.named.get(b"content-encoding")
     if coding is None:
         return b""
     coding = coding.strip().lower()

@@ -33,7 +33,7 @@ def withhold(http: HttpRequest, body: Body | None, tenant: TenantSettings, prior
         tenant: of its key.
         priority: as its key allows it, in vLLM's sign.
     """
-    http.headers = _allowed_headers(http.headers, tenant, priority)
+    http.change_headers(_allowed_headers(http.headers, tenant, priority))
     if body is not None:
         changes = _changes(body.priority_bytes, body.arguments_bytes, body.agent_bytes, tenant, priority)
     elif http.body and (delimiter := delimiter_of(http.header(b"content-type") or b"")) is not None:

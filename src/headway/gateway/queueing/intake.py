@@ -66,7 +66,7 @@ class Intake:
         """
         self._number += 1
         now, start_trace = self._clock(), self._start_trace
-        given = http.header(b"x-request-id")
+        given = http.named.get(b"x-request-id")
         has_id = bool(given) and len(given or b"") <= _REQUEST_ID_BYTES_MAX
         hints = read_hints(http, body, tenant, objectives)
         if tenant.name:

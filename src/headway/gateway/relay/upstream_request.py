@@ -63,26 +63,24 @@ def upstream_parts(request: GatewayRequest, replica: UpstreamReplica) -> tuple[b
 
 
 def _head(request: GatewayRequest, replica: UpstreamReplica, body_bytes: int) -> bytes:
-    http = request.arrived.http
-    dropped = set(_NOT_FORWARDED if http.keeps_forwarded else _NOT_FORWARDED_FROM_CLIENTS)
-    dropped |= connection_names(http.headers)
+    arrived, pool = request.arrived, replica.pool
+    http = arrived.http
+    ours: Headers = []  # each takes the place of the client's
+    if arrived.endpoint.is_generation:  # a packed answer could not be read
+        ours.append((_ENCODING_HEADER, b"identity"))
     if replica.authorization is not None:
-        dropped.add(b"authorization")
-    if request.arrived.traceparent is not None:
-        dropped.add(TRACE_HEADER)
-    if request.arrived.endpoint.is_generation:
-        dropped.add(_ENCODING_HEADER)
-    headers: Headers = [pair for pair in http.headers if pair[0] not in dropped]
-    if request.arrived.endpoint.is_generation:  # a packed answer could not be read
-        headers.append((_ENCODING_HEADER, b"identity"))
-    if replica.authorization is not None:
-        headers.append((b"authorization", replica.authorization))
-    if request.arrived.traceparent is not None:
-        headers.append((TRACE_HEADER, request.arrived.traceparent))
+        ours.append((b"authorization", replica.authorization))
+    if arrived.traceparent is not None:
+        ours.append((TRACE_HEADER, arrived.traceparent))
+    dropped = _NOT_FORWARDED if http.keeps_forwarded else _NOT_FORWARDED_FROM_CLIENTS
+    if b"connection" in http.named:
+        dropped = dropped | connection_names(http.headers)
+    replaced = dict(ours)
+    headers = [pair for pair in http.headers if pair[0] not in dropped and pair[0] not in replaced]
+    headers += ours
     if asks_for_load(request, replica):
         headers.append((LOAD_FORMAT_HEADER, b"json"))
-    pool = replica.pool
-    headers += [(b"host", pool.host_header), (VIA_HEADER, pool.via), (b"x-request-id", request.arrived.request_id)]
+    headers += [(b"host", pool.host_header), (VIA_HEADER, pool.via), (b"x-request-id", arrived.request_id)]
     if body_bytes or http.method not in (b"GET", b"DELETE", b"OPTIONS"):
         headers.append((b"content-length", b"%d" % body_bytes))
     line = b"%b %b%b HTTP/1.1\r\n" % (http.method, pool.prefix, http.target)

@@ -305,7 +305,7 @@ class ClientConnection(asyncio.Protocol):
         self._refusal = self._refusal_of(request, version)
         self._refuses_head = method == b"HEAD"
         self._keeps_body = self._refusal is None and self._handler.takes_body(request)
-        expects = request.header(b"expect")
+        expects = request.named.get(b"expect")
         waits = expects is not None and expects.lower() == b"100-continue" and version == "1.1"
         if waits and self._refusal is None and self._request is None and not self._pending:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")

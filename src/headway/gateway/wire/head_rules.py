@@ -6,14 +6,19 @@ llhttp has refused most ambiguous heads already; these rules refuse the rest.
 from __future__ import annotations
 
 import re
+from collections import Counter
+from itertools import chain
 from typing import NamedTuple
 
 from headway.gateway.wire.limits import WireLimits
-from headway.gateway.wire.messages import HttpRequest
+from headway.gateway.wire.messages import Headers, HttpRequest
 
 _SLASH, _DOT = rb"(?:[/\\]|%(?:25)*(?:2f|5c))", rb"(?:\.|%(?:25)*2e)"
 _DOT_SEGMENT = re.compile(_SLASH + _DOT + rb"{1,2}(?:" + _SLASH + rb"|;|%(?:25)*3b|\Z)", re.IGNORECASE)
 """A segment `.` or `..`, however it is encoded: a server behind us may resolve it, and reach what no rule allows."""
+
+
+_DOT_BYTE, _PERCENT_BYTE = b".%"
 
 
 class BadRequest(NamedTuple):
@@ -25,34 +30,39 @@ class BadRequest(NamedTuple):
 
 def judge_head(request: HttpRequest, version: str, limits: WireLimits) -> BadRequest | None:
     """What is wrong with a head; None if nothing is. `version` is "1.1", as it was parsed."""
-    names = [name for name, _ in request.headers]
+    headers, named = request.headers, request.named
+    repeated = _repeated(headers) if len(named) != len(headers) else ()
     if version not in ("1.0", "1.1"):
         return BadRequest(505, f"HTTP/{version} is not supported; use HTTP/1.1")
-    if len(names) > limits.headers:
+    if len(headers) > limits.headers:
         return BadRequest(431, f"the request has more than {limits.headers} headers, which is the limit")
-    if sum([len(name) + len(value) + 4 for name, value in request.headers]) + len(request.target) > limits.head_bytes:
+    if sum(map(len, chain.from_iterable(headers))) + 4 * len(headers) + len(request.target) > limits.head_bytes:
         return headers_too_long(limits)
-    encodings = []
-    if b"transfer-encoding" in names:
-        encodings = [value for name, value in request.headers if name == b"transfer-encoding"]
-    if encodings and (version == "1.0" or encodings[0].lower() != b"chunked" or len(encodings) > 1):
+    coding = named.get(b"transfer-encoding")
+    if coding is not None and (version == "1.0" or coding.lower() != b"chunked" or b"transfer-encoding" in repeated):
         return BadRequest(400, "transfer-encoding must be chunked, once, and only in HTTP/1.1")
-    if names.count(b"content-length") + len(encodings) > 1:
+    length = named.get(b"content-length")
+    if b"content-length" in repeated or (length is not None and coding is not None):
         return BadRequest(
             400, "the length of the body is given twice; send one content-length or transfer-encoding header"
         )
-    hosts = names.count(b"host")
-    if hosts != 1 and (version == "1.1" or hosts > 1):
+    if b"host" in repeated or (version == "1.1" and b"host" not in named):
         return BadRequest(400, "the request must have exactly one host header")
-    length = request.header(b"content-length")
     if length is not None and int(length) > limits.body_bytes:
         return body_too_long(limits)
-    if request.method == b"CONNECT" or not request.target.startswith(b"/"):
+    if request.method == b"CONNECT" or not request.path:
         return BadRequest(400, "the request target must be a path")
-    has_dots = request.target.count(b".") or request.target.count(b"%")
-    if has_dots and _DOT_SEGMENT.search(request.target.partition(b"?")[0]) is not None:
+    if (_DOT_BYTE in request.target or _PERCENT_BYTE in request.target) and _DOT_SEGMENT.search(
+        request.target.partition(b"?")[0]
+    ) is not None:
         return BadRequest(400, "the path has a segment . or ..; send the path that it stands for")
     return None
+
+
+def _repeated(headers: Headers) -> set[bytes]:
+    """Names that occur more than once."""
+    numbers = Counter(name for name, _ in headers)
+    return {name for name, number in numbers.items() if number > 1}
 
 
 def headers_too_long(limits: WireLimits) -> BadRequest:

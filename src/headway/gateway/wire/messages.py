@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
+from itertools import chain
 from typing import TypeAlias
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
@@ -45,7 +46,8 @@ COMMON_NAMES = {
 }
 """Names that most requests have: kept in memory once, not once per waiting request."""
 
-_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+_LF, _CR, _NUL = b"\n\r\0"
 
 
 @dataclass(slots=True)
@@ -66,24 +68,30 @@ class HttpRequest:
     owner: str = ""
     keeps_forwarded: bool = False
     reply_headers: tuple[tuple[bytes, bytes], ...] = ()
+    named: dict[bytes, bytes] = field(init=False, repr=False)
+    """The first value of each header."""
     path: str = field(init=False)
     """The target without its query; "" where it is no path."""
 
     def __post_init__(self) -> None:
+        self.named = dict(reversed(self.headers))
         path = self.target.partition(b"?")[0]
         self.path = path.decode("latin-1") if path.startswith(b"/") else ""
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, by its lower-case name."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return None
+        return self.named.get(name)
+
+    def change_headers(self, headers: Headers) -> None:
+        """Other headers take the place of those that it has."""
+        self.headers = headers
+        self.named = dict(reversed(headers))
 
     def was_passed_on(self, via: bytes) -> bool:
         """Whether the gateway of that name in `via` headers has passed it on before."""
-        passed_on_by = [value for key, value in self.headers if key == VIA_HEADER]
-        return bool(passed_on_by) and any(via in value for value in passed_on_by)
+        if VIA_HEADER not in self.named:
+            return False
+        return any(via in value for name, value in self.headers if name == VIA_HEADER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +116,7 @@ def with_headers(response: Response, more: tuple[tuple[bytes, bytes], ...]) -> R
 
 def status_line(status: int) -> bytes:
     """The first line of a response, with its line end."""
-    return b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b"Unknown"))
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status
 
 
 def header_lines(headers: Headers | tuple[tuple[bytes, bytes], ...]) -> bytes:
@@ -117,7 +125,7 @@ def header_lines(headers: Headers | tuple[tuple[bytes, bytes], ...]) -> bytes:
     Raises:
         ValueError: a name or value holds CR, LF or NUL, which would end the header early.
     """
-    lines = b"".join([b"%b: %b\r\n" % pair for pair in headers])
-    if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers) or lines.count(b"\0"):
+    content = b"".join(chain.from_iterable(headers))
+    if _LF in content or _CR in content or _NUL in content:
         raise ValueError("a header holds a line break or a NUL")
-    return lines
+    return b"\r\n".join([*map(b": ".join, headers), b""])
