@@ -1,0 +1,1 @@
+"""Mutants: how many small faults in the code do the tests find?"""

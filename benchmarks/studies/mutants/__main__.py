@@ -1,0 +1,224 @@
+"""How many small faults do the tests find? A seeded sample of mutants, room by room.
+
+    python -m benchmarks.studies.mutants policies [--sample 100] [--seed 1] [--jobs 2] [--seconds 20] [--write FILE]
+
+One pytest process collects a room's tests and runs them once, to see which functions each of them calls. Then, for each
+mutant, a fork of it puts the fault in and runs the tests that call the function, the quickest first, until one fails.
+A mutant that outlasts `--seconds` of tests is alive if none has failed. Tests marked `slow` are left out, but for
+those of a room's own that take no socket. Property tests draw 25 examples, the same every time.
+
+`equivalents.txt` lists mutants that change nothing that anything can see, with the reason. Those that are neither
+killed nor listed are printed: write a test, or list them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from benchmarks.studies.mutants.mutations import Mutant, mutants_of, mutated
+from benchmarks.studies.mutants.transplant import transplant
+
+HERE = Path(__file__).parent
+ROOMS: dict[str, tuple[str, ...]] = {
+    "policies": ("tests/unit/policies", "tests/unit/scheduling/test_equals.py"),
+    "scheduling": ("tests/unit/scheduling", "tests/unit/testing", "tests/unit/vllm_plugin/test_fallback.py"),
+    "simulator": ("tests/unit/simulator", "tests/unit/scheduling/test_equals.py", "tests/days/test_golden_days.py"),
+    "gateway/queueing": ("tests/unit/gateway/queueing", "tests/unit/gateway/observing"),
+    "vllm_plugin": ("tests/unit/vllm_plugin",),
+    "bounds": ("tests/unit/bounds",),
+}
+"""Room -> tests that may find its faults."""
+UNTESTED = ("policies/pages.py", "policies/contracts.py")  # documents; protocols
+_SLOWEST_TEST_SECONDS = 10.0
+
+
+class Driver:
+    """A pytest plugin: instead of a test run, one run to learn what calls what, then a fork for each mutant."""
+
+    def __init__(self, room: str, sample: int, seed: int, jobs: int, seconds: float) -> None:
+        self._folder = f"src/headway/{room}"
+        self._sample, self._seed, self._jobs, self._seconds = sample, seed, jobs, seconds
+        self.outcomes: list[tuple[Mutant, str]] = []
+        self.possible = 0
+        self._failed = False
+        self._files: set[str] = set()
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Leave out slow tests of a second and more; those of golden days are the simulator's own."""
+        items[:] = [item for item in items if "slow" not in item.keywords or "golden" in item.nodeid]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note a failure."""
+        self._failed = self._failed or report.failed
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Everything happens here."""
+        mutants = self._draw()
+        self._files = {str(Path(mutant.path).resolve()) for mutant in mutants}
+        called, seconds = self._baseline(session.items)
+        waiting, running = list(mutants), dict[int, tuple[Mutant, float]]()
+        while waiting or running:
+            while waiting and len(running) < self._jobs:
+                mutant = waiting.pop()
+                items = self._tests_of(mutant, called, seconds)
+                child = os.fork()
+                if not child:
+                    os._exit(self._try(mutant, items))
+                budget = 5.0 + 6.0 * min(self._seconds, sum(seconds[item] for item in items))
+                running[child] = (mutant, time.monotonic() + budget)
+            self._reap(running)
+        return True
+
+    def _draw(self) -> list[Mutant]:
+        paths = sorted(str(path) for path in Path(self._folder).rglob("*.py"))
+        everything = [mutant for path in paths if not path.endswith(UNTESTED) for mutant in mutants_of(path)]
+        self.possible = len(everything)
+        return random.Random(self._seed).sample(everything, min(self._sample, len(everything)))
+
+    def _baseline(self, items: list[pytest.Item]) -> tuple[dict[tuple[str, str], list[Any]], dict[Any, float]]:
+        """Which tests call which function, and what each takes. Tests that fail as it is are left out."""
+        called: dict[tuple[str, str], list[Any]] = {}
+        seconds: dict[Any, float] = {}
+        for item in items:
+            self._failed = False
+            seen: set[tuple[str, str]] = set()
+            files = self._files
+
+            def note(frame: FrameType, event: str, argument: object, seen=seen, files=files) -> None:  # type: ignore[no-untyped-def]
+                code = frame.f_code
+                if code.co_filename in files:
+                    seen.add((code.co_filename, code.co_qualname.replace(".<locals>", "")))
+
+            began = time.process_time()
+            sys.settrace(note)
+            try:
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+            finally:
+                sys.settrace(None)
+            took = time.process_time() - began
+            if self._failed or took > _SLOWEST_TEST_SECONDS:
+                print(f"\nleft out: {item.nodeid} ({'fails' if self._failed else f'{took:.0f} s'})")
+                continue
+            seconds[item] = took
+            for function in seen:
+                called.setdefault(function, []).append(item)
+        return called, seconds
+
+    def _tests_of(
+        self, mutant: Mutant, called: dict[tuple[str, str], list[Any]], seconds: dict[Any, float]
+    ) -> list[Any]:
+        file = str(Path(mutant.path).resolve())
+        inside = [
+            item
+            for (path, name), items in called.items()
+            if path == file and (name == mutant.scope or name.startswith(f"{mutant.scope}."))
+            for item in items
+        ]
+        if not inside:  # of a module or a class: whatever calls anything in it
+            inside = [item for (path, _), items in called.items() if path == file for item in items]
+        return sorted(dict.fromkeys(inside), key=lambda item: seconds[item])
+
+    def _try(self, mutant: Mutant, items: list[Any]) -> int:
+        """In a fork: 0 if all tests pass, 1 if one fails, 2 if the mutant could not be put in."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        try:
+            name = mutant.path.removeprefix("src/").removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+            if not transplant(sys.modules[name], mutated(mutant)):
+                return 2
+        except Exception:  # it cannot even be loaded: any test fails
+            return 1
+        deadline = time.process_time() + self._seconds
+        for item in items:
+            self._failed = False
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+            if self._failed:
+                return 1
+            if time.process_time() > deadline:
+                break
+        return 0
+
+    def _reap(self, running: dict[int, tuple[Mutant, float]]) -> None:
+        time.sleep(0.02)
+        for child, (mutant, deadline) in list(running.items()):
+            done, status = os.waitpid(child, os.WNOHANG)
+            outcome = ""
+            if done:
+                outcome = {0: "alive", 1: "killed", 2: "not put in"}.get(os.waitstatus_to_exitcode(status), "killed")
+            elif time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                outcome = "killed"  # it does not end
+            if outcome:
+                del running[child]
+                self.outcomes.append((mutant, outcome))
+                print(f"{len(self.outcomes)} {outcome}: {mutant.line}: {mutant.name}", file=sys.stderr, flush=True)
+
+
+def equivalents() -> dict[str, str]:
+    """Mutant → why it changes nothing."""
+    lines = (HERE / "equivalents.txt").read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if line and not line.startswith("#")]
+    return dict(zip(kept[::2], (why.strip() for why in kept[1::2]), strict=True))
+
+
+def interval(killed: int, tried: int) -> tuple[float, float]:
+    """95 % confidence interval of a share (Wilson, 1927)."""
+    z, share = 1.96, killed / tried
+    middle = share + z * z / (2 * tried)
+    spread = z * math.sqrt(share * (1 - share) / tried + z * z / (4 * tried * tried))
+    return (middle - spread) / (1 + z * z / tried), (middle + spread) / (1 + z * z / tried)
+
+
+def main() -> None:
+    """One room."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("room", choices=ROOMS)
+    parser.add_argument("--sample", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--write", type=Path)
+    asked = parser.parse_args()
+    driver = Driver(asked.room, asked.sample, asked.seed, asked.jobs, asked.seconds)
+    chosen = ["-q", "-p", "no:cacheprovider", "--hypothesis-profile=mutants", *ROOMS[asked.room]]
+    pytest.main(chosen, plugins=[driver])
+    known = equivalents()
+    alive = [mutant for mutant, outcome in driver.outcomes if outcome == "alive"]
+    equivalent = [mutant for mutant in alive if mutant.name in known]
+    killed = sum(outcome == "killed" for _, outcome in driver.outcomes)
+    tried = killed + len(alive) - len(equivalent)
+    low, high = interval(killed, tried)
+    print(
+        f"\n{asked.room}: {driver.possible} mutants, {len(driver.outcomes)} drawn (seed {asked.seed}), {killed} killed"
+    )
+    print(f"{len(equivalent)} equivalent; of the other {tried}: {killed / tried:.0%} killed ({low:.0%} to {high:.0%})")
+    for mutant in sorted(set(alive) - set(equivalent)):
+        print(f"alive: {mutant.path}:{mutant.line} {mutant.name}")
+    if asked.write is not None:
+        row = {
+            "possible": driver.possible,
+            "drawn": len(driver.outcomes),
+            "killed": killed,
+            "equivalent": len(equivalent),
+        }
+        rows = json.loads(asked.write.read_text()) if asked.write.exists() else {}
+        asked.write.write_text(json.dumps(rows | {asked.room: row | {"seed": asked.seed}}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
