@@ -145,52 +145,63 @@ def _is_untested(node: ast.AST) -> bool:
 
 def _variants(node: ast.AST) -> Iterator[ast.AST]:
     """What the node may become."""
+    if isinstance(node, ast.stmt):
+        yield from _of_statement(node)
+    elif isinstance(node, ast.Constant):
+        yield from _of_constant(node.value)
+    elif isinstance(node, ast.expr):
+        yield from _of_expression(node)
+
+
+def _of_constant(value: object) -> Iterator[ast.Constant]:
+    if isinstance(value, bool):
+        yield ast.Constant(not value)
+    elif isinstance(value, int):
+        yield ast.Constant(value + 1)
+    elif isinstance(value, float):
+        yield ast.Constant(value * 2 if value else 1.0)
+
+
+def _of_expression(node: ast.expr) -> Iterator[ast.expr]:
     match node:
-        case ast.Compare(ops=ops):
+        case ast.Compare(left=left, ops=ops, comparators=comparators):
             for number, op in enumerate(ops):
                 for other in _COMPARED[type(op)]:
-                    changed = copy.copy(node)
-                    changed.ops = [*ops[:number], other(), *ops[number + 1 :]]
-                    yield changed
+                    yield ast.Compare(left, [*ops[:number], other(), *ops[number + 1 :]], comparators)
         case ast.BoolOp(op=op, values=values):
             yield ast.BoolOp(ast.Or() if isinstance(op, ast.And) else ast.And(), values)
             yield values[0] if len(values) == 2 else ast.BoolOp(op, values[1:])
         case ast.UnaryOp(op=ast.Not() | ast.USub(), operand=operand):
             yield operand
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _COMPUTED:
-            yield ast.BinOp(left, _COMPUTED[type(op)](), right)
-        case ast.AugAssign(target=target, op=op, value=value) if type(op) in _COMPUTED:
-            yield ast.AugAssign(target, _COMPUTED[type(op)](), value)
-            yield ast.Pass()
-        case ast.Constant(value=bool(truth)):
-            yield ast.Constant(not truth)
-        case ast.Constant(value=int(number)):
-            yield ast.Constant(number + 1)
-        case ast.Constant(value=float(number)):
-            yield ast.Constant(number * 2 if number else 1.0)
+        case ast.BinOp(left=left, op=binary, right=right) if type(binary) in _COMPUTED:
+            yield ast.BinOp(left, _COMPUTED[type(binary)](), right)
         case ast.IfExp(body=body, orelse=orelse):
             yield body
             yield orelse
-        case ast.If() | ast.While():
-            changed = copy.copy(node)
-            changed.test = ast.Constant(False)
-            yield changed
-            if isinstance(node, ast.If):
-                changed = copy.copy(node)
-                changed.test = ast.Constant(True)
-                yield changed
         case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if name in _OPPOSITES:
             yield ast.Call(ast.Name(_OPPOSITES[name], ast.Load()), args, keywords)
         case ast.Call(func=ast.Attribute(value=value, attr=name), args=args, keywords=keywords) if name in _OPPOSITES:
             yield ast.Call(ast.Attribute(value, _OPPOSITES[name], ast.Load()), args, keywords)
-        case ast.Expr(value=ast.Call()) | ast.Raise() | ast.Delete():
+        case _:
+            pass
+
+
+def _of_statement(node: ast.stmt) -> Iterator[ast.stmt]:
+    match node:
+        case ast.AugAssign(target=target, op=op, value=value) if type(op) in _COMPUTED:
+            yield ast.AugAssign(target, _COMPUTED[type(op)](), value)
+            yield ast.Pass()
+        case ast.If(body=body, orelse=orelse):
+            yield ast.If(ast.Constant(False), body, orelse)
+            yield ast.If(ast.Constant(True), body, orelse)
+        case ast.While(body=body, orelse=orelse):
+            yield ast.While(ast.Constant(False), body, orelse)
+        case ast.Expr(value=ast.Call()) | ast.Raise() | ast.Delete() | ast.Continue():
             yield ast.Pass()
         case ast.Assign(targets=[ast.Attribute() | ast.Subscript(), *_]):
             yield ast.Pass()
         case ast.Break():
             yield ast.Continue()
-        case ast.Continue():
-            yield ast.Pass()
         case _:
             pass
 
