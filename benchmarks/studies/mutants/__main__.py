@@ -33,7 +33,12 @@ from benchmarks.studies.mutants.transplant import transplant
 HERE = Path(__file__).parent
 ROOMS: dict[str, tuple[str, ...]] = {
     "policies": ("tests/unit/policies", "tests/unit/scheduling/test_equals.py"),
-    "scheduling": ("tests/unit/scheduling", "tests/unit/testing", "tests/unit/vllm_plugin/test_fallback.py"),
+    "scheduling": (
+        "tests/unit/scheduling",
+        "tests/unit/testing",
+        "tests/unit/tuning/test_feedback.py",
+        "tests/unit/vllm_plugin/test_fallback.py",
+    ),
     "simulator": ("tests/unit/simulator", "tests/unit/scheduling/test_equals.py", "tests/days/test_golden_days.py"),
     "gateway/queueing": ("tests/unit/gateway/queueing", "tests/unit/gateway/observing"),
     "vllm_plugin": ("tests/unit/vllm_plugin",),
