@@ -23,6 +23,7 @@ _SEEK_SECONDS = 30.0  # until metrics are looked for again where there were none
 _RETRY_SECONDS = 5.0  # likewise where the replica could not answer
 _PROBE_SECONDS = 5.0
 _MODELS_BYTES_MAX = 2 << 20  # of JSON, which is read in one go
+_MODEL_CHARACTERS_MAX = 512  # of a name, which becomes a label of the metrics
 _THREAD_BYTES = 256 << 10  # longer metrics are read in a thread
 log = logging.getLogger("headway.gateway")
 
@@ -136,6 +137,12 @@ def _models(body: bytes) -> dict[str, dict[str, object]] | None:
         return None
     try:
         listed = json.loads(body)["data"]
-        return {entry["id"]: entry for entry in listed if isinstance(entry["id"], str)}
+        return {entry["id"]: entry for entry in listed if _has_name(entry)}
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _has_name(entry: object) -> bool:
+    """Whether an entry of the list is a model that a request can name."""
+    name = entry.get("id") if isinstance(entry, dict) else None
+    return isinstance(name, str) and 0 < len(name) <= _MODEL_CHARACTERS_MAX

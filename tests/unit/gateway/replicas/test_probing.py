@@ -1,0 +1,22 @@
+"""The list of models that a replica gives: one odd entry takes no other away."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from headway.gateway.replicas.probing import _models
+
+ODD: list[object] = [{}, {"id": 5}, {"id": None}, {"id": ""}, {"id": "x" * 513}, "m", 5, None, ["m"]]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_odd_entry_is_left_out_and_the_others_stay(odd: object) -> None:
+    models = _models(json.dumps({"data": [{"id": "a"}, odd, {"id": "b" * 512}]}).encode())
+    assert list(models or {}) == ["a", "b" * 512]
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"data":5}', b'{"data":null}', b"[" * 100_000, b"\xff", b"5"])
+def test_what_is_no_list_says_nothing_of_models(body: bytes) -> None:
+    assert _models(body) is None
