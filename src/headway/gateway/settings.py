@@ -162,7 +162,8 @@ class HealthSettings:
         connect_seconds: Longest time to connect. After a reload it applies to new replicas only.
         answer_head_bytes: Headers of an answer, at most, and its trailers; more is a failure of the replica. After a
             reload it applies to new replicas only.
-        first_byte_seconds: Longest time from dispatch to the first byte of the answer.
+        first_byte_seconds: Longest time from dispatch to the first byte of the answer; of a stream to its first event,
+            for which comments do not count.
         silent_seconds: Longest time between two pieces of an answer.
         no_replica_seconds: How long a queued request is kept while no healthy replica could answer it.
         lame_duck_seconds: After SIGTERM, how long `/ready` says 503 while requests are still taken, so that balancers

@@ -13,6 +13,7 @@ from headway.gateway.settings import QueueSettings
 from headway.gateway.wire import upstream_pool
 from tests.support.gateway_setup import QUICK, RawClient, RunGateway, Setup, completion, post
 from tests.support.scripted_replica import (
+    Call,
     Script,
     answers,
     breaks_framing,
@@ -154,6 +155,23 @@ def test_a_replica_that_hangs_before_its_first_byte_is_given_up(run_gateway: Run
         await setup.until(lambda: not any(one.inside for one in setup.replicas))
 
     run_gateway(scenario, replicas=2, health=replace(QUICK, first_byte_seconds=0.3))
+
+
+def test_a_stream_of_comments_alone_is_no_answer(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        async def pings(call: Call) -> None:
+            await call.head()
+            while True:
+                await call.chunk(b": still here\n\n")
+                await asyncio.sleep(0.02)
+
+        setup.replicas[0].usual = pings
+        answer = await setup.ask()
+        assert answer.body.startswith(b": still here\n\n")
+        assert b"the replica did not answer within 0.3 s" in answer.body
+        assert setup.dispatcher.counts.ended["failed"] == 1
+
+    run_gateway(scenario, health=replace(QUICK, first_byte_seconds=0.3))
 
 
 def test_a_replica_that_falls_silent_is_given_up(run_gateway: RunGateway) -> None:

@@ -254,10 +254,11 @@ class Exchange:
         if stage in (RequestStage.CONNECTING, RequestStage.SENT) and self._replica().state.health is Health.EJECTED:
             self._retry_elsewhere()  # it produced nothing, and its replica is not trusted to
             stage = self.request.stage
-        if stage is RequestStage.SENT:
-            if now - (self.request.queued.dispatched_at or now) >= health.first_byte_seconds:
-                self._give_up(f"the replica did not answer within {health.first_byte_seconds:g} s")
-        elif stage is RequestStage.ANSWERING:
+        is_answering = stage is RequestStage.ANSWERING
+        is_due = stage is RequestStage.SENT or (is_answering and self._is_stream and relayed.first_byte_at is None)
+        if is_due and now - (self.request.queued.dispatched_at or now) >= health.first_byte_seconds:
+            self._give_up(f"the replica did not answer within {health.first_byte_seconds:g} s")
+        elif is_answering:
             if relayed.pieces != self._pieces_seen or not self._client.writable:
                 self._pieces_seen, self._seen_at = relayed.pieces, now
                 self._replica().made_progress()
