@@ -4,8 +4,8 @@
 
 One pytest process collects a room's tests and runs them once, to see which functions each of them calls. Then, for each
 mutant, a fork of it puts the fault in and runs the tests that call the function, the quickest first, until one fails.
-A mutant that outlasts `--seconds` of tests is alive if none has failed. Tests marked `slow` are left out, but for
-those of a room's own that take no socket. Property tests draw 25 examples, the same every time.
+A mutant that outlasts `--seconds` of tests is alive if none has failed. Tests that take more than ten seconds are left
+out. Property tests draw 25 examples, the same every time.
 
 `equivalents.txt` lists mutants that change nothing that anything can see, with the reason. Those that are neither
 killed nor listed are printed: write a test, or list them.
@@ -45,6 +45,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "bounds": ("tests/unit/bounds",),
 }
 """Room -> tests that may find its faults."""
+_EXAMPLES = 25
 UNTESTED = ("policies/pages.py", "policies/contracts.py")  # documents; protocols
 _SLOWEST_TEST_SECONDS = 10.0
 
@@ -62,8 +63,13 @@ class Driver:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Leave out slow tests of a second and more; those of golden days are the simulator's own."""
-        items[:] = [item for item in items if "slow" not in item.keywords or "golden" in item.nodeid]
+        """Let no property test draw more than a few examples, whatever it asks for."""
+        from hypothesis import settings
+
+        for item in items:
+            wanted = getattr(getattr(item, "obj", None), "_hypothesis_internal_use_settings", None)
+            if wanted is not None and wanted.max_examples > _EXAMPLES:
+                item.obj._hypothesis_internal_use_settings = settings(wanted, max_examples=_EXAMPLES)  # type: ignore[attr-defined]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note a failure."""
