@@ -54,7 +54,7 @@ def test_a_fault_in_one_round_is_told_and_the_next_round_comes(
             rounds += 1
             raise RuntimeError("a fault of ours")
 
-        setup.dispatcher.sweep = fails
+        setup.dispatcher.sweep_in_steps = fails
         await setup.until(lambda: rounds == 2)
 
     run_gateway(scenario)

@@ -2,11 +2,12 @@
 
 Laws: lines are in order of arrival. A session is a number, not the name that the client gave it. Only whole answers are
 recorded: the length of one that was refused, failed or left is unknown. A file that cannot be written any more ends the
-recording with one log line, and delays no request.
+recording with one log line. A slow disk delays no request: a thread writes, and what waits for it is bounded.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
@@ -15,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from heapq import heappop, heappush, merge
 from pathlib import Path
 from typing import TextIO
@@ -25,6 +27,7 @@ from headway.gateway.queueing.request_state import GatewayRequest
 
 _SESSIONS_MAX = 100_000
 _HELD_LINES_MAX = 10_000
+_UNWRITTEN_BYTES_MAX = 64 << 20
 _HELD_SECONDS_MAX = 60.0  # what a crash loses at most
 _SEQUENCES_MAX = 128  # lines of one request; OpenAI's own bound of `n`
 log = logging.getLogger("headway.gateway")
@@ -65,7 +68,12 @@ class TraceRecorder:
         self._began = began
         self._open: OrderedDict[int, dict[str, object]] = OrderedDict()  # number -> place in its session, if any
         self._held: list[tuple[int, float, str]] = []  # a heap of number, end and lines
-        self._written = 0  # the highest number whose lines are in the file
+        self._unwritten: list[tuple[bool, str]] = []  # lines for the files, and whether they are late
+        self._unwritten_bytes = 0
+        self._writing: asyncio.Task[None] | None = None
+        self._has_thread = False  # one writes now
+        self._given_up: list[TextIO] = []  # files that cannot be written any more, to be closed
+        self._written = 0  # the highest number whose lines are in the file, or wait for the disk
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
         self._numbers = 0
 
@@ -89,17 +97,31 @@ class TraceRecorder:
             heappush(self._held, (request.arrived.number, now, lines))
         self._release(-math.inf)
 
-    def flush(self, now: float = math.inf) -> None:
-        """Write lines that have waited for long, and pass buffered ones to the operating system."""
+    def flush_soon(self, now: float) -> None:
+        """Write in a thread what need not wait any longer, about once a second."""
         self._release(now - _HELD_SECONDS_MAX)
-        for file in (self._file, self._late_file):
-            if file is not None:
-                self._unless_full(file.flush)
+        if self._has_thread:
+            if self._unwritten_bytes > _UNWRITTEN_BYTES_MAX:
+                self._stop("the disk is too slow")
+        elif self._unwritten:
+            self._writing = asyncio.create_task(self._put_in_thread(self._take()))
+
+    async def end(self) -> None:
+        """Close the files when the thread has written."""
+        if self._writing is not None:
+            await self._writing
+        await asyncio.to_thread(self.close)
+
+    def flush(self, now: float = math.inf) -> None:
+        """Write what need not wait any longer."""
+        self._release(now - _HELD_SECONDS_MAX)
+        self._unless_full(partial(self._put, self._take()))
 
     def close(self) -> None:
         """Write the lines of all requests that have ended, put late ones into their places, and close."""
         self._open.clear()
         self._release(-math.inf)
+        self._unless_full(partial(self._put, self._take()))
         late, self._late_file = self._late_file, None
         if self._file is not None:
             self._unless_full(self._file.close)
@@ -107,6 +129,28 @@ class TraceRecorder:
             self._unless_full(late.close)
             if self._file is not None:
                 self._unless_full(self._merge)
+
+    async def _put_in_thread(self, batch: list[tuple[bool, str]]) -> None:
+        self._has_thread = True
+        try:
+            await asyncio.to_thread(self._put, batch)
+        except OSError as error:
+            self._stop(error.strerror or str(error))
+        finally:
+            self._has_thread = False
+            self._close_given_up()
+
+    def _take(self) -> list[tuple[bool, str]]:
+        batch, self._unwritten, self._unwritten_bytes = self._unwritten, [], 0
+        return batch
+
+    def _put(self, batch: list[tuple[bool, str]]) -> None:
+        for is_late in (False, True):
+            lines = "".join([lines for late, lines in batch if late is is_late])
+            file = self._file if not is_late or not lines else self._late()
+            if file is not None and lines:
+                file.write(lines)
+                file.flush()
 
     def _release(self, before: float) -> None:
         """Write what need not wait: nothing earlier is open, it ended `before` then, or too many wait."""
@@ -119,14 +163,11 @@ class TraceRecorder:
             self._write(number, lines)
 
     def _write(self, number: int, lines: str) -> None:
-        file = self._file
-        if file is None:
+        if self._file is None:
             return
-        if number > self._written:
-            self._written = number
-            self._unless_full(lambda: file.write(lines))
-        else:
-            self._unless_full(lambda: self._late().write(lines))
+        self._unwritten.append((number <= self._written, lines))
+        self._unwritten_bytes += len(lines)
+        self._written = max(self._written, number)
 
     def _late(self) -> TextIO:
         if self._late_file is None:
@@ -147,15 +188,22 @@ class TraceRecorder:
         try:
             put()
         except OSError as error:
-            log.error("recording stopped: %s cannot be written: %s", self._path, error.strerror or error)
-            files = [self._file, self._late_file]
-            self._file = self._late_file = None
-            self._open.clear()
-            self._held.clear()
-            for file in files:
-                if file is not None:
-                    with suppress(OSError):  # logged already
-                        file.close()
+            self._stop(error.strerror or str(error))
+
+    def _stop(self, why: str) -> None:
+        log.error("recording stopped: %s cannot be written: %s", self._path, why)
+        self._given_up += [file for file in (self._file, self._late_file) if file is not None]
+        self._file = self._late_file = None
+        self._open.clear()
+        self._held.clear()
+        self._take()
+        if not self._has_thread:
+            self._close_given_up()
+
+    def _close_given_up(self) -> None:
+        while self._given_up:
+            with suppress(OSError):  # logged already
+                self._given_up.pop().close()
 
     def _lines(self, request: GatewayRequest, place: dict[str, object]) -> str:
         """A line for each sequence of the answer; the first one stands in the session."""

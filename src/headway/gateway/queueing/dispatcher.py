@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import takewhile
 from typing import Protocol, runtime_checkable
@@ -45,6 +45,8 @@ log = logging.getLogger("headway.gateway")
 _QUEUED, _SENT, _ENDED = RequestStage.QUEUED, RequestStage.SENT, RequestStage.ENDED
 _MOVE_QUEUED, _MOVE_DISPATCHED, _MOVE_ENDED = RequestMove.QUEUED, RequestMove.DISPATCHED, RequestMove.ENDED
 _COMPLETED = Outcome.COMPLETED
+TURN_SECONDS = 0.01
+"""How long dispatches, or moves to changed policies, may go on before every other connection has its turn."""
 _PREFILL_SECONDS = 1.0
 _FIRST_BYTE_FLOOR_SECONDS = 0.02  # of any answer, however short its prompt
 _OVERDUE = 4.0  # × the expected time of a whole answer: lengths and speeds are guesses
@@ -100,6 +102,7 @@ class Dispatcher:
         forget: Callable[[QueueKey], None] = lambda key: None,
         ask_for_models: Callable[[Callable[[], None]], bool] = lambda then: False,
         held: Callable[[UpstreamReplica, int], None] = lambda replica, steps: None,
+        go_on_soon: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
         """A dispatcher.
 
@@ -111,6 +114,7 @@ class Dispatcher:
             forget: hears of a queue that goes.
             ask_for_models: see `ModelLists.ask_again`.
             held: hears for how many steps of a replica a request was refused there; `pump` is to be called then.
+            go_on_soon: calls back at the next turn of the event loop; None where work need not be divided.
         """
         self.settings = settings
         self._prepare = prepare
@@ -140,8 +144,10 @@ class Dispatcher:
         self._outages = Outages()
         self.shortages = OwnShortages()
         self._deadlines = Deadlines()
+        self._go_on_soon = go_on_soon
         self._is_pumping = False
         self._pump_again = False
+        self._pumps_soon = False  # at the next turn of the event loop, with what was left at this one
 
     # The way in
 
@@ -237,7 +243,7 @@ class Dispatcher:
 
     def pump(self) -> None:
         """Dispatch as many requests as there is room for, in the order of the policies."""
-        if self._is_stopped:
+        if self._is_stopped or self._pumps_soon:
             return
         if self._is_pumping:
             self._pump_again = True
@@ -247,7 +253,7 @@ class Dispatcher:
             while True:
                 self._pump_again = False
                 self._serve_queues()
-                if not self._pump_again:
+                if not self._pump_again or self._pumps_soon:
                     return
         except Exception as error:
             self.errors.contained("pump", error)
@@ -255,23 +261,37 @@ class Dispatcher:
             self._is_pumping = False
 
     def _serve_queues(self) -> None:
-        """Serve the queues in turn, one head each, until no head fits."""
+        """Dispatch until no head fits, or this turn of the event loop has taken long enough."""
         self._holds = False
-        if not self._waiting:
-            return
-        queues = self._waiting_queues()
-        while len(queues) == 1:  # as mostly: no turns
+        queues = self._waiting_queues() if self._waiting else []
+        if len(queues) == 1:
+            self._serve_alone(queues[0])
+        elif queues:
+            self._serve_in_turn({queue.key: queue for queue in queues})
+
+    def _serve_alone(self, queue: ModelQueue) -> None:
+        """Serve the only queue in which requests wait, as mostly."""
+        until = 0.0
+        while queue.waiting.requests:
+            now = self.now()
+            if not until:
+                until = now + TURN_SECONDS
+            elif now >= until and self._pump_soon():
+                return
             try:
-                served = self._serve(queues[0], [], [], self.now())
+                if not self._serve(queue, [], [], now):
+                    return
             except Exception as error:
                 self.errors.contained("queue", error)
                 return
-            if not served or not self._waiting:
-                return
-            queues = self._waiting_queues()
-        waiting = {queue.key: queue for queue in queues}
+
+    def _serve_in_turn(self, waiting: dict[QueueKey, ModelQueue]) -> None:
+        """Serve several queues in turn, one head each."""
+        until = self.now() + TURN_SECONDS
         while waiting:
             now = self.now()
+            if now >= until and self._pump_soon():
+                return
             passed: list[ModelQueue] = []  # those before in turn, whose heads do not fit
             owed: list[UpstreamReplica] = []  # replicas kept free for some of those
             for queue in self._turns.order(list(waiting.values()), now):
@@ -290,6 +310,18 @@ class Dispatcher:
                     owed += self._could_serve(queue, now)
             else:
                 return
+
+    def _pump_soon(self) -> bool:
+        """Leave the rest to the next turn of the event loop; False where there is none."""
+        if self._go_on_soon is None:
+            return False
+        self._pumps_soon = True
+        self._go_on_soon(self._pump_on)
+        return True
+
+    def _pump_on(self) -> None:
+        self._pumps_soon = False
+        self.pump()
 
     def _waiting_queues(self) -> list[ModelQueue]:
         return [queue for queue in self.queues.values() if queue.waiting.requests]
@@ -551,14 +583,26 @@ class Dispatcher:
 
     def sweep(self, now: float) -> None:
         """Refuse requests that waited too long, give up on silent replicas, refresh the ledgers. Once a second."""
-        for check in (self._refuse_all_unserved, self._refuse_late, self._refuse_overdue, self._forget_idle_queues):
-            self.errors.guard("sweep", check, now)
-        for relay in list(self._sent.values()):
+        for _ in self.sweep_in_steps(now):
+            pass
+
+    def sweep_in_steps(self, now: float) -> Iterator[None]:
+        """The same, a request at a step."""
+        for refusing in (self._refuse_all_unserved, self._refuse_late, self._refuse_overdue):
+            try:
+                yield from refusing(now)
+            except Exception as error:
+                self.errors.contained("sweep", error)
+        self.errors.guard("sweep", self._forget_idle_queues, now)
+        for number, relay in list(self._sent.items()):
+            if number not in self._sent:  # it ended between two steps
+                continue
             try:
                 self._assume_prefilled(relay.request, now)
                 relay.check_silence(now)
             except Exception as error:
                 self.contain(relay, "sweep", error)
+            yield
         owing = {relay.request.queued.replica for relay in self._sent.values() if self._is_due(relay.request, now)}
         for replica in self.replicas:
             self.errors.guard("sweep", _look_at, replica, now)
@@ -595,7 +639,7 @@ class Dispatcher:
                 self._turns.forget(queue)
                 self._forget(queue.key)
 
-    def _refuse_overdue(self, now: float) -> None:
+    def _refuse_overdue(self, now: float) -> Iterator[None]:
         limit = self.settings.queue.timeout_seconds
         # Only the oldest are looked at: with 100,000 waiting a look at all would hold up every stream.
         overdue = takewhile(lambda relay: now - relay.request.arrived.arrived_at >= limit, self.relays.values())
@@ -605,8 +649,9 @@ class Dispatcher:
                 message = f"the request waited {waited:.0f} s in the queue, the longest allowed"
                 drain_seconds = self._queue_of(relay.request.queued).drain_seconds()
                 self._refuse_waiting(relay, message, Reason.QUEUE_TIMEOUT, drain_seconds)
+                yield
 
-    def _refuse_late(self, now: float) -> None:
+    def _refuse_late(self, now: float) -> Iterator[None]:
         for request in self._deadlines.passed(now):
             if request.stage is not _QUEUED:  # sent when the one before it was refused
                 continue
@@ -615,16 +660,21 @@ class Dispatcher:
             drain_seconds = self._queue_of(request.queued).drain_seconds()
             relay = self.relays[request.arrived.number]
             self._refuse_waiting(relay, message, Reason.DEADLINE_UNMEETABLE, drain_seconds)
+            yield
 
-    def _refuse_all_unserved(self, now: float) -> None:
+    def _refuse_all_unserved(self, now: float) -> Iterator[None]:
         grace = self.settings.health.no_replica_seconds
         demands = self._outages.given_up(self._waiting, self.replicas, now, grace)
         if not demands:
             return
         for relay in list(self.relays.values()):
             request = relay.request
-            if request.stage is _QUEUED and demand_of(request.queued) in demands:
+            demand = demand_of(request.queued)
+            if request.stage is not _QUEUED or demand not in demands:
+                continue
+            if not can_be_served(demand, self.replicas):  # none came back between two steps
                 self._refuse_unserved(relay, f"no healthy replica has served this model for {grace:g} s")
+            yield
 
     def _is_due(self, request: GatewayRequest, now: float) -> bool:
         """Whether silence tells something of its replica: an answer that is not streamed comes whole, after a while."""
@@ -663,7 +713,19 @@ class Dispatcher:
             self._routing = RequestRouting(settings.policies, self.errors)
             self._accounts = SharedAccounts()
             for queue in self.queues.values():
-                queue.change_policies(settings.policies, self._accounts, now)
+                queue.change_policies(settings.policies, self._accounts)
+            self._move_waiting()
+        self.pump()
+
+    def _move_waiting(self) -> None:
+        """Waiting requests go over to changed policies, the oldest first, as many as a turn of the event loop takes."""
+        until = self.now() + TURN_SECONDS
+        for queue in list(self.queues.values()):
+            while queue.move_one(self.now()):
+                if self._go_on_soon is not None and self.now() >= until:
+                    self._go_on_soon(self._move_waiting)
+                    self.pump()
+                    return
         self.pump()
 
 

@@ -124,6 +124,7 @@ class ModelQueue:
         self.waiting_work = 0.0
         self.waiting_by_payer: dict[str, WaitingSums] = {}  # of payers with a request waiting
         self._requests: dict[RequestId, QueuedRequest] = {}  # that wait, in order of entry
+        self._unmoved: dict[RequestId, QueuedRequest] = {}  # of those, the ones that changed policies do not know yet
         self._dispatches: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)  # (number, when it had arrived)
         self._dispatched = 0
         self.used_at = 0.0  # when a request came or went last
@@ -257,6 +258,8 @@ class ModelQueue:
         """A request leaves the queue for good."""
         if queued.id in self._requests:
             self._add(queued, -1, now)
+            if self._unmoved.pop(queued.id, None) is not None:
+                return
             try:
                 self.scheduler.cancel(queued.id, now)
             except Exception as error:
@@ -266,12 +269,22 @@ class ModelQueue:
         """Forecast of when the queue will be empty if nothing more arrives; None without one."""
         return self.forecast.drain_seconds(self.waiting_work)
 
-    def change_policies(self, settings: PolicySettings, accounts: SharedAccounts, now: float) -> None:
-        """All waiting requests go over to a scheduler with other policies, in order of arrival."""
+    def change_policies(self, settings: PolicySettings, accounts: SharedAccounts) -> None:
+        """All waiting requests go over to a scheduler with other policies, in order of arrival: by `move_one`."""
         waiting = sorted(self._requests.values(), key=lambda request: (request.arrived_at, request.id))
         self.scheduler = self._chosen_scheduler(settings, accounts)
-        for request in waiting:
-            self._let_in(request, now)
+        self._unmoved = {request.id: request for request in waiting}
+
+    def move_one(self, now: float) -> bool:
+        """The next waiting request goes over to the scheduler with the changed policies. False if all have."""
+        if not self._unmoved:
+            return False
+        request = self._unmoved.pop(next(iter(self._unmoved)))
+        try:
+            self.scheduler.arrive(request, now)
+        except Exception as error:
+            self._in_arrival_order(error)
+        return True
 
     def _chosen_scheduler(self, settings: PolicySettings, accounts: SharedAccounts) -> Scheduler:
         policies = _policies(settings)
@@ -313,6 +326,7 @@ class ModelQueue:
         self._fair = None
         self._policies = replace(self._policies, ordering=Fcfs())
         self.scheduler = Scheduler(self._policies, listeners=self._listeners)
+        self._unmoved.clear()
         for request in self._requests.values():
             if request.tries:
                 self.scheduler.queue.resume(request)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import threading
 from pathlib import Path
 
 import pytest
 
+from headway.gateway.observing import trace_recorder
 from headway.gateway.observing.trace_recorder import TraceRecorder
 from headway.gateway.openai.usage import Usage
 from headway.gateway.queueing.counts import Outcome
@@ -73,6 +76,39 @@ def test_what_waits_for_an_open_request_is_bounded(tmp_path: Path) -> None:
     assert len(recorder._held) == 10_000
     recorder.close()
     assert len(lines_of(tmp_path / "night.jsonl")) == 12_000
+
+
+def test_a_slow_disk_holds_up_nothing_and_ends_the_recording_before_memory_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(trace_recorder, "_UNWRITTEN_BYTES_MAX", 2_000)
+    is_free, threads = threading.Event(), set()
+
+    async def record() -> None:
+        recorder = TraceRecorder(tmp_path / "night.jsonl", 0.0)
+        put = recorder._put
+
+        def put_slowly(batch: list[tuple[bool, str]]) -> None:
+            threads.add(threading.current_thread())
+            assert is_free.wait(120)
+            put(batch)
+
+        monkeypatch.setattr(recorder, "_put", put_slowly)
+        for number in range(1, 101):
+            recorder.arrived(answered(number, float(number)))
+            recorder.ended(answered(number, float(number)), Outcome.COMPLETED, None, 200.0)
+            recorder.flush_soon(200.0)  # returns at once, however slow the disk is
+            await asyncio.sleep(0)
+        assert len(threads) == 1
+        assert threading.current_thread() not in threads
+        assert recorder._unwritten_bytes < 2_500
+        is_free.set()
+        await recorder.end()
+        assert recorder._given_up == []
+
+    asyncio.run(record())
+    assert "recording stopped: " in caplog.text
+    assert "the disk is too slow" in caplog.text
 
 
 def _numbered(request: GatewayRequest, number: int) -> GatewayRequest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -103,8 +103,11 @@ class Bench:
         queue: QueueSettings | None = None,
         policies: PolicySettings | None = None,
         models: Sequence[str] = (),
+        turn_by_turn: bool = False,
     ) -> None:
+        """With `turn_by_turn` each look at the clock takes a millisecond, and `turns` are what is left for later."""
         self.now = 100.0
+        self.turns: list[Callable[[], None]] = []
         self.heard = Heard()
         self.asked_for_models = 0
         self.forgotten: list[QueueKey] = []
@@ -121,7 +124,10 @@ class Bench:
             prepare=self._prepare,
             forget=self.forgotten.append,
             ask_for_models=self._ask_for_models,
+            go_on_soon=self.turns.append if turn_by_turn else None,
         )
+        if turn_by_turn:
+            self.dispatcher.now = self._slow_clock
         self.policies: Policies | None = None
         replicas = []
         for name in names:
@@ -133,6 +139,17 @@ class Bench:
             replicas.append(replica)
         self.replicas = self.dispatcher.replicas = replicas
         self._numbers = 0
+
+    def _slow_clock(self) -> float:
+        self.now += 0.001
+        return self.now
+
+    def turn(self) -> int:
+        """Let the dispatcher go on; how many requests it dispatched."""
+        (act,), self.turns[:] = self.turns, []
+        before = len(self.heard.dispatched_at)
+        act()
+        return len(self.heard.dispatched_at) - before
 
     def _prepare(self, key: QueueKey, settings: PolicySettings, policies: Policies) -> tuple[Heard, ...]:
         self.policies = policies
@@ -668,3 +685,86 @@ def test_a_replica_that_reports_no_memory_is_named_once(caplog: pytest.LogCaptur
         assert bench.arrive(300).sent_to == ["r0"]
     sentence = "replica r0 reports no KV memory, so admission reserve-max lets every request go there: set kv_tokens"
     assert caplog.messages == [sentence]
+
+
+# turns of the event loop
+
+
+@pytest.mark.parametrize("models", [[], ["a", "b"]])
+def test_a_crowd_is_dispatched_over_several_turns(models: list[str]) -> None:
+    bench = Bench(seats=1, turn_by_turn=True, models=models)
+    bench.arrive(model="a" if models else "")
+    clients = [bench.arrive(model=models[number % 2] if models else "") for number in range(100)]
+    bench.replicas[0].ledger.requests_max = 200
+    bench.dispatcher.pump()
+    dispatched = [len(bench.heard.dispatched_at) - 1]
+    while bench.turns:
+        bench.dispatcher.pump()  # what happens meanwhile adds nothing to a turn
+        assert len(bench.turns) == 1
+        dispatched.append(bench.turn())
+    assert sum(dispatched) == len([client for client in clients if client.sent_to]) == 100
+    assert max(dispatched) <= 11, "a turn is 10 ms"
+
+
+def test_a_crowd_goes_over_to_other_policies_in_several_turns_and_none_is_lost() -> None:
+    bench = Bench(seats=1, turn_by_turn=True)
+    bench.arrive()
+    clients = [bench.arrive(priority=-number) for number in range(100)]
+    bench.dispatcher.replace(
+        replace(bench.settings, policies=PolicySettings(ordering="priority")), bench.replicas, bench.now
+    )
+    assert len(bench.queue) == 100
+    assert len(bench.queue._unmoved) > 80
+    late = bench.arrive(priority=-1_000)
+    left = [clients[99], clients[0]]
+    for client in left:  # known to the new policies or not
+        bench.dispatcher.end(client.request, Outcome.CANCELLED)
+    turns = 0
+    while bench.turns:
+        bench.turns.pop(0)()
+        turns += 1
+    assert turns > 5
+    assert not bench.queue._unmoved
+    bench.replicas[0].ledger.requests_max = 200
+    bench.dispatcher.pump()
+    while bench.turns:
+        bench.turns.pop(0)()
+    assert len(bench.queue) == 0
+    order = [number for number, _ in bench.heard.dispatched_at]
+    assert order[1:4] == [late.request.arrived.number, 100, 99], "the most urgent first"
+    assert len(order) == len(set(order)) == 100
+
+
+def test_an_ordering_that_fails_while_requests_go_over_to_it_loses_none() -> None:
+    bench = Bench(seats=1, turn_by_turn=True)
+    bench.arrive()
+    clients = [bench.arrive() for _ in range(50)]
+    bench.dispatcher.replace(
+        replace(bench.settings, policies=PolicySettings(ordering="priority")), bench.replicas, bench.now
+    )
+
+    def fails(request: RequestView, now: float) -> None:
+        raise RuntimeError("a fault of ours")
+
+    bench.queue.scheduler.arrive = fails  # type: ignore[method-assign,assignment]
+    while bench.turns:
+        bench.turns.pop(0)()
+    bench.replicas[0].ledger.requests_max = 200
+    bench.dispatcher.pump()
+    while bench.turns:
+        bench.turns.pop(0)()
+    assert all(client.sent_to == ["r0"] for client in clients)
+
+
+def test_a_sweep_refuses_a_request_at_a_step_and_looks_again_before_each() -> None:
+    bench = Bench(seats=1, queue=QueueSettings(timeout_seconds=50.0))
+    bench.arrive()
+    clients = [bench.arrive() for _ in range(10)]
+    steps = bench.dispatcher.sweep_in_steps(bench.now + 60.0)
+    next(steps)
+    assert [client.reason for client in clients] == ["queue-timeout"] + [""] * 9
+    bench.replicas[0].ledger.requests_max = 2
+    bench.dispatcher.pump()  # between two steps
+    assert clients[1].sent_to == ["r0"]
+    assert sum(1 for _ in steps) >= 8
+    assert [client.reason for client in clients[1:]] == [""] + ["queue-timeout"] * 8
