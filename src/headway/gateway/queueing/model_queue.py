@@ -143,7 +143,10 @@ class ModelQueue:
 
     def arrive(self, queued: QueuedRequest, now: float) -> None:
         """A request joins the queue."""
-        self._let_in(queued, now)
+        try:
+            self.scheduler.arrive(queued, now)
+        except Exception as error:
+            self._in_arrival_order(error).arrive(queued, now)
         try:
             queued.work = work_of(queued)
             drain = queued.drain_seconds = self.drain_seconds()
@@ -305,12 +308,6 @@ class ModelQueue:
         self._listeners: list[Listener] = [*([events] if events else []), *contained]
         self._policies = replace(checked, prediction=self._prediction)
         return Scheduler(self._policies, listeners=self._listeners)
-
-    def _let_in(self, queued: QueuedRequest, now: float) -> None:
-        try:
-            self.scheduler.arrive(queued, now)
-        except Exception as error:
-            self._in_arrival_order(error).arrive(queued, now)
 
     def _in_arrival_order(self, error: Exception) -> Scheduler:
         """The scheduler to ask once more after the ordering failed: in arrival order until the policies are changed.
