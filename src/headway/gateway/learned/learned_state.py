@@ -116,14 +116,14 @@ class LearnedState:
     def save_soon(self) -> None:
         """Write the file in a thread, unless one is being written."""
         if self._path is not None and (self._saving is None or self._saving.done()):
-            self._saving = asyncio.create_task(asyncio.to_thread(self._write, self._path, self._content()))
+            self._saving = asyncio.create_task(self._save(self._path))
 
     async def save(self) -> None:
         """Write the file, and return when it is written."""
         if self._saving is not None:
             await self._saving
         if self._path is not None:
-            await asyncio.to_thread(self._write, self._path, self._content())
+            await self._save(self._path)
 
     def _read(self, path: Path) -> None:
         saved = read_state(path, _OWNER)
@@ -139,17 +139,17 @@ class LearnedState:
             else:
                 self._parts = parts
 
-    def _content(self) -> SavedState:
+    async def _save(self, path: Path) -> None:
+        """Gather the state, a queue at a turn of the event loop, and write it in a thread."""
         parts: dict[QueueKey, Mapping[str, Any]] = dict(self._parts)  # of queues without a request since the start
-        for key, live in self._live.items():
+        for key, live in list(self._live.items()):
             try:
                 parts[key] = live.saved()
             except RuntimeError as error:  # of a policy: the other queues' state is kept
                 self._report(f"what was learned for {key.model or 'any model'} is not saved: {error}")
+            await asyncio.sleep(0)
         lines = [{"model": key.model, "kind": key.kind, **part} for key, part in parts.items()]
-        return SavedState(_OWNER, {"lines": lines, "bytes_per_token": self._ratio.state()})
-
-    def _write(self, path: Path, content: SavedState) -> None:
-        problem = try_to_write(path, content)
+        content = SavedState(_OWNER, {"lines": lines, "bytes_per_token": self._ratio.state()})
+        problem = await asyncio.to_thread(try_to_write, path, content)
         if problem is not None:
             self._report(problem)

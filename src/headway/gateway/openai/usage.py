@@ -14,6 +14,7 @@ from headway.domain.foreign_counts import TOKENS_MAX
 
 """A larger count is no count: a hundred times the longest context that any model has."""
 _FAULT_CHARACTERS_MAX = 200
+_VALUE_BYTES_MAX = 1 << 16  # of a usage or an error, each of whose values becomes an object
 
 
 class Usage(NamedTuple):
@@ -120,7 +121,8 @@ class AnswerParser:
         return self._answer.decode(content) if content.startswith(b"{") else None
 
     def _usage(self, content: msgspec.Raw) -> Usage | None:
-        counts = _ANYTHING.decode(content) if not _is_empty(content) else None
+        is_readable = not _is_empty(content) and len(content) <= _VALUE_BYTES_MAX
+        counts = _ANYTHING.decode(content) if is_readable else None
         if not isinstance(counts, dict):
             return None
         fields = self._fields
@@ -155,7 +157,7 @@ def _error(answer: Any) -> EngineError | None:
     """OpenAI's `{"error": …}` in any spelling; Anthropic's and the Responses API's events of that type."""
     if _is_empty(answer.error):
         return EngineError("the engine reported an error", True) if bytes(answer.type) in _ERROR_TYPES else None
-    error = _ANYTHING.decode(answer.error)
+    error = _ANYTHING.decode(answer.error) if len(answer.error) <= _VALUE_BYTES_MAX else "an error beyond all bounds"
     if not isinstance(error, dict):
         return EngineError(str(error)[:_FAULT_CHARACTERS_MAX], True)
     code = error.get("code")

@@ -173,8 +173,8 @@ class _Counts:
 
     def state(self) -> dict[str, list[float]]:
         """Bins that are not empty, bin → [ended, left], where the newest completion weighs 1."""
-        pairs = enumerate(zip(self._ended, self._left, strict=True))
-        return {str(n): [ended / self._weight, left / self._weight] for n, (ended, left) in pairs if left}
+        ended, weight = self._ended, self._weight
+        return {str(n): [ended[n] / weight, left / weight] for n, left in enumerate(self._left) if left}
 
     @classmethod
     def of(cls, state: Mapping[str, Sequence[float]]) -> _Counts:
