@@ -39,6 +39,7 @@ class InFlight:
     def __init__(self, replica_id: str) -> None:
         self.id = replica_id
         self.requests = 0  # dispatched and not ended
+        self.answering = 0  # of them, those whose prompt is computed
         self.requests_max = 1
         self.kv_tokens_max: int | None = None
         self.as_of = -math.inf
@@ -89,6 +90,7 @@ class InFlight:
             self.prefill_tokens -= booked.prefill
             booked.prefill = 0
             self.clock.begins(booked)
+            self.answering += 1
             self.version += 1
 
     def leave(self, request: Request) -> None:
@@ -97,6 +99,7 @@ class InFlight:
         self._unbook(booked)
         self.clock.ends(booked, self._inside.values())
         self.requests -= 1
+        self.answering -= booked.begins_at_step is not None
         self.version += 1
         if not self.requests:
             self.decode_tokens, self.kv_tokens, self.prefill_tokens = 0.0, 0, 0  # no rounding is carried along

@@ -150,7 +150,8 @@ class UpstreamReplica:
         now = self._clock()
         self.made_progress()  # which is not yet a good answer: an engine that dies sends a first byte too
         time = None if self._is_fresh("waiting") else FirstByteTime(seconds, seconds / expected_seconds)
-        self.limit.answered(self.ledger.requests, time, now)
+        requests = self.ledger.requests
+        self.limit.answered(requests, time, now, requests - self.ledger.answering)
         self._update_requests_max()
 
     def completed(self, *, is_generation: bool) -> None:

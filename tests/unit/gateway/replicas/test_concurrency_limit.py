@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -44,12 +45,13 @@ def replay(first_byte: Times, *, clients: int, slots: int, seconds: float = 120.
     free = [0.0] * slots  # when each slot is free
     events: list[tuple[float, int, str, float, float]] = [(0.001 * n, n, "arrives", 0.0, 0.0) for n in range(clients)]
     heapq.heapify(events)
-    inside, waiting, limits = 0, [], []
+    inside, silent, waiting, limits = 0, 0, [], []
     while events and events[0][0] < seconds:
         now, client, what, sent, expected = heapq.heappop(events)
         if what == "first byte":
             time = now - sent
-            limit.answered(inside, FirstByteTime(time, time / expected), now)
+            silent -= 1
+            limit.answered(inside, FirstByteTime(time, time / expected), now, silent)
             if now >= 10.0:
                 limits.append(limit.requests_max)
             continue
@@ -59,6 +61,7 @@ def replay(first_byte: Times, *, clients: int, slots: int, seconds: float = 120.
         while waiting and inside < limit.requests_max:
             client = waiting.pop(0)
             inside += 1
+            silent += 1
             took, expected = first_byte(chance, now)
             begins = max(now, heapq.heappop(free))
             ends = begins + took + decode * chance.uniform(0.5, 1.5)
@@ -117,3 +120,30 @@ def test_a_queue_in_the_engine_is_congestion(slots: int) -> None:
 
     limits = replay(crowded, clients=100, slots=slots, seconds=400.0, decode=0.2)
     assert max(limits[-500:]) <= 60  # of 100 that ask
+
+
+def at_once(chance: random.Random, now: float) -> tuple[float, float]:
+    """Short prompts, known to be."""
+    return 0.02, 0.02
+
+
+@pytest.mark.parametrize(("slots", "decode"), [(1, 0.2), (4, 0.2), (4, 2.0), (8, 0.2), (8, 2.0), (16, 8.0)])
+def test_seats_of_an_engine_without_figures_show(slots: int, decode: float) -> None:
+    """As many answer and others wait, at every moment: the limit comes near the seats, and the queue is ours again."""
+    limits = replay(at_once, clients=200, slots=slots, seconds=900.0, decode=decode)
+    late = sorted(limits[-len(limits) // 4 :])
+    assert slots <= late[len(late) // 2] <= 6 + 2 * slots
+    assert late[0] >= 3 * slots // 4
+
+
+def test_a_decrease_without_relief_is_tried_ever_more_seldom() -> None:
+    """Prompts of ten seconds and answers of none look like one seat, but fewer requests make none of them quicker."""
+
+    def slow(chance: random.Random, now: float) -> tuple[float, float]:
+        return 10.0, 10.0
+
+    limits = replay(slow, clients=40, slots=40, seconds=4_000.0, decode=0.01)
+    lowered = sum(after < before for before, after in pairwise(limits))
+    assert lowered <= 6
+    assert min(limits) >= 28  # nine tenths of the first 32
+    assert limits[-1] >= 40

@@ -28,7 +28,7 @@ def test_the_ledgers_sums_are_those_of_who_is_inside(steps: list[tuple[str, int]
             for one in inside.values():
                 one.produced_tokens = 4
             ledger.refresh()
-        assert ledger.requests == len(inside)
+        assert (ledger.requests, ledger.answering) == (len(inside), len(first))
         assert ledger.prefill_tokens == sum(r.prompt_tokens for n, r in inside.items() if n not in first)
     ledger.refresh()
     left = sum(10 - r.produced_tokens for r in inside.values())
