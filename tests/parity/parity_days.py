@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from headway.simulator.rules import EngineRules
+from headway.scheduling.harm_judge import HarmLimits
+from headway.simulator.rules import NO_PLUGIN, EngineRules, PluginRules
 from headway.simulator.step_time import PS_PER_SECOND, LinearStepTime
 from headway.simulator.trace import Trace
 
@@ -26,13 +27,21 @@ CACHES = ("plain", "shared", "own")  # no prefix cache; one with shared prompts;
 
 @dataclass(frozen=True)
 class ParityDay:
-    """One trace under one set of rules; `ordering` is vLLM's `--scheduling-policy`."""
+    """One trace under one set of rules.
+
+    Attributes:
+        ordering: vLLM's `--scheduling-policy`.
+        policy: the ordering of Headway's plug-in inside vLLM; None for stock vLLM.
+        plugin: what the plug-in does besides.
+    """
 
     name: str
     trace: Trace
     rules: EngineRules
     ordering: Literal["fcfs", "priority"]
     step_time: LinearStepTime = STEP_TIME
+    policy: str | None = None
+    plugin: PluginRules = NO_PLUGIN
 
     def as_json(self) -> dict[str, Any]:
         """What `vllm_driver.py` reads."""
@@ -42,6 +51,7 @@ class ParityDay:
             "name": self.name,
             "rules": asdict(self.rules),
             "ordering": self.ordering,
+            "headway": self._config(),
             "step_time": asdict(self.step_time),
             "trace": {
                 "arrived_ps": np.rint(trace.arrived_seconds * PS_PER_SECOND).astype(np.int64).tolist(),
@@ -56,6 +66,19 @@ class ParityDay:
                 if trace.think_seconds is None
                 else np.rint(trace.think_seconds * PS_PER_SECOND).astype(np.int64).tolist(),
             },
+        }
+
+    def _config(self) -> dict[str, Any] | None:
+        """The plug-in's; its time limits are off, since a busy machine is not what is compared."""
+        if self.policy is None:
+            return None
+        limits = HarmLimits(harm_ratio=1e9) if self.plugin.guard is None else self.plugin.guard
+        quiet = {"prefix_hits": False, "metrics_dir": "", "explain_above_seconds": 1e9}
+        return {
+            "ordering": self.policy,
+            "tuning": self.plugin.tuning,
+            "guard": asdict(limits) | {"budget_ms": 1e9},
+            **quiet,
         }
 
 
@@ -74,6 +97,10 @@ def generated_days() -> Iterator[ParityDay]:
         "tight": (tight, "fcfs"),
         "one-long-at-a-time": (replace(TINY, kv_blocks=33), "fcfs"),
         "chunks-of-40": (replace(tight, long_prefill_token_threshold=40), "fcfs"),
+        "fair-chunks": (
+            replace(tight, long_prefill_token_threshold=24, long_prefill_token_threshold_adaptive=True),
+            "fcfs",
+        ),
         "no-chunks": (replace(tight, chunked_prefill=False, max_num_batched_tokens=512), "fcfs"),
         "first-chunk-gate": (replace(tight, reserve_full_prompt=False), "fcfs"),
         "watermark": (replace(tight, kv_blocks=59, watermark=0.05), "fcfs"),  # 3 blocks of 60, one being vLLM's null
@@ -102,6 +129,37 @@ def generated_days() -> Iterator[ParityDay]:
                     replace(rules, async_scheduling=async_scheduling, prefix_caching=cache != "plain"),
                     ordering,
                 )
+
+
+def plugin_days() -> Iterator[ParityDay]:
+    """What the plug-in does in vLLM beside its order, each with one and two batches in flight, without a prefix cache.
+
+    The rest of what it does, such as asking the prefix cache, depends on how much time it has for that.
+    """
+    long_prompts = replace(TINY, max_num_batched_tokens=64)  # that is, beside a step's budget
+    small_memory = replace(long_prompts, kv_blocks=60)
+    guard = HarmLimits(harm_ratio=1.0, harm_slack_seconds=0.0, harm_seconds=1.0, step_back_seconds=2.0)
+    cases = {
+        "self-tuned": ("highest-response-ratio", long_prompts, PluginRules("self-tuned")),
+        "self-tuned-own-threshold": (
+            "shortest-prompt-first",
+            replace(long_prompts, long_prefill_token_threshold=48),
+            PluginRules("self-tuned"),
+        ),
+        "self-tuned-small-memory": ("priced-work", small_memory, PluginRules("self-tuned")),
+        "guard": ("shortest-prompt-first", small_memory, PluginRules(guard=guard)),
+        "guard-and-self-tuned": ("shortest-prompt-first", small_memory, PluginRules("self-tuned", guard)),
+    }
+    for seed, (name, (policy, rules, plugin)) in enumerate(cases.items()):
+        for async_scheduling in (False, True):
+            yield ParityDay(
+                f"{name}-{'async' if async_scheduling else 'sync'}",
+                replace(generated_trace(np.random.default_rng([100 + seed, async_scheduling]), 300), prefix_ids=None),
+                replace(rules, async_scheduling=async_scheduling, prefix_caching=False),
+                "fcfs",
+                policy=policy,
+                plugin=plugin,
+            )
 
 
 def generated_trace(rng: np.random.Generator, requests: int = GENERATED_REQUESTS) -> Trace:

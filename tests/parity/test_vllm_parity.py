@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from headway.policies.preemption.lowest_priority import LowestPriority
 from headway.scheduling.scheduler import Policies
 from headway.simulator.outcome import DayOutcome, StepRecord
 from headway.simulator.reference import simulate_reference
+from headway.simulator.rules import PluginRules
+from headway.vllm_plugin.config import PluginConfig
 from tests.parity import parity_days
 
 ROOT = Path(__file__).parents[2]
@@ -33,13 +36,14 @@ needs_vllm = pytest.mark.skipif(
 )
 
 GENERATED = {day.name: day for day in parity_days.generated_days()}
+PLUGIN = {day.name: day for day in parity_days.plugin_days()}
 RECORDED = {day.name: day for day in parity_days.recorded_days(Path(TRACES))} if PYTHON and TRACES else {}
 
 
 @cache
 def vllm_answers(kind: str) -> dict[str, Any]:
     """All days of one kind in one process: importing vLLM takes longer than a day."""
-    return ask_vllm([*(GENERATED if kind == "generated" else RECORDED).values()])
+    return ask_vllm([*{"generated": GENERATED, "recorded": RECORDED, "plugin": PLUGIN}[kind].values()])
 
 
 def ask_vllm(days: Sequence[parity_days.ParityDay], *packages: Path) -> dict[str, Any]:
@@ -68,7 +72,10 @@ def our_day(day: parity_days.ParityDay) -> tuple[DayOutcome, list[StepRecord]]:
     recorder = Recorder()
     ordering, preemption = (Fcfs(), LatestAdmitted()) if day.ordering == "fcfs" else (Priority(), LowestPriority())
     policies = Policies(ordering, Greedy(), preemption, RunningMean())
-    return simulate_reference(day.trace, day.rules, day.step_time, policies, observer=recorder), recorder.steps
+    if day.policy is not None:
+        policies = PluginConfig(ordering=day.policy).policies()
+    outcome = simulate_reference(day.trace, day.rules, day.step_time, policies, plugin=day.plugin, observer=recorder)
+    return outcome, recorder.steps
 
 
 def as_record(step: dict[str, Any]) -> StepRecord:
@@ -108,6 +115,22 @@ def test_generated_day_equals_vllm(name: str) -> None:
 @pytest.mark.skipif(not TRACES, reason="HEADWAY_TRACES does not name the folder of recorded traces")
 def test_recorded_day_equals_vllm(name: str) -> None:
     compare(RECORDED[name], vllm_answers("recorded")[name])
+
+
+@needs_vllm
+@pytest.mark.parametrize("name", PLUGIN if PYTHON else ["all"])
+def test_the_plugin_in_vllm_does_what_the_simulator_says(name: str) -> None:
+    compare(PLUGIN[name], vllm_answers("plugin")[name])
+
+
+def test_days_of_the_plugin_differ_by_what_it_does() -> None:
+    for name, day in PLUGIN.items():
+        _, steps = our_day(day)
+        _, without = our_day(replace(day, plugin=parity_days.NO_PLUGIN))
+        assert first_difference(steps, without), name
+        if day.plugin.guard is not None and day.plugin.tuning != "off":
+            assert first_difference(steps, our_day(replace(day, plugin=PluginRules(guard=day.plugin.guard)))[1]), name
+            assert first_difference(steps, our_day(replace(day, plugin=PluginRules(day.plugin.tuning)))[1]), name
 
 
 def test_generated_days_reach_the_rules_they_are_meant_for() -> None:

@@ -37,7 +37,8 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
-from headway.simulator.step_time import LinearStepTime
+from headway import vllm_plugin
+from headway.simulator.step_time import SECONDS_PER_PS, LinearStepTime
 
 STOP_TOKEN = 2
 SHARED, OWN_PROMPT, OWN_OUTPUT = 10**9, 2 * 10**9, 3 * 10**9  # token ids that cannot be confused
@@ -59,9 +60,11 @@ MODEL = {
 }
 
 
-def vllm_scheduler(rules: dict[str, Any], ordering: str, model: str) -> Scheduler:
-    """vLLM's scheduler under these rules; it takes one of the blocks as its null block."""
+def vllm_scheduler(rules: dict[str, Any], ordering: str, headway: dict[str, Any] | None, model: str) -> Scheduler:
+    """vLLM's scheduler under these rules, or the plug-in's subclass; it takes one of the blocks as its null block."""
     limit = rules["max_model_tokens"]
+    adaptive = "long_prefill_token_threshold_adaptive"
+    newer = {adaptive: True} if rules[adaptive] else {}  # since 0.32
     config = VllmConfig(
         model_config=ModelConfig(model=model, skip_tokenizer_init=True, dtype="float16", max_model_len=limit, seed=0),
         scheduler_config=SchedulerConfig(
@@ -75,9 +78,11 @@ def vllm_scheduler(rules: dict[str, Any], ordering: str, model: str) -> Schedule
             watermark=rules["watermark"],
             async_scheduling=rules["async_scheduling"],
             policy=ordering,
+            **newer,
         ),
         cache_config=CacheConfig(block_size=rules["block_tokens"], enable_prefix_caching=rules["prefix_caching"]),
         parallel_config=ParallelConfig(),
+        additional_config={} if headway is None else {"headway": headway},
     )
     # The CPU platform has just switched these off; the scheduler itself knows nothing of platforms.
     config.scheduler_config.async_scheduling = rules["async_scheduling"]
@@ -86,7 +91,8 @@ def vllm_scheduler(rules: dict[str, Any], ordering: str, model: str) -> Schedule
     config.cache_config.num_gpu_blocks = rules["kv_blocks"] + 1
     register_all_kvcache_specs(config)
     spec = FullAttentionSpec(block_size=rules["block_tokens"], num_kv_heads=1, head_size=1, dtype=torch.float16)
-    return (AsyncScheduler if rules["async_scheduling"] else Scheduler)(
+    stock = AsyncScheduler if rules["async_scheduling"] else Scheduler
+    return (stock if headway is None else vllm_plugin.Scheduler)(
         vllm_config=config,
         kv_cache_config=KVCacheConfig(
             num_blocks=rules["kv_blocks"] + 1,
@@ -111,7 +117,7 @@ class Day:
 
     def __init__(self, day: dict[str, Any], model: str) -> None:
         self.day, self.rules, self.trace = day, day["rules"], day["trace"]
-        self.scheduler = vllm_scheduler(self.rules, day["ordering"], model)
+        self.scheduler = vllm_scheduler(self.rules, day["ordering"], day["headway"], model)
         self.step_time = LinearStepTime(**day["step_time"])
         self.now_ps = self.gpu_free_ps = 0
         self.steps: list[dict[str, Any]] = []
@@ -129,6 +135,9 @@ class Day:
             sha = get_hash_fn_by_name("sha256")
             init_none_hash(sha)
             self.hasher = get_request_block_hasher(self.rules["block_tokens"], sha)
+        self.clock_ps = 0
+        if day["headway"] is not None:
+            self.scheduler.headway.clock = lambda: self.clock_ps * SECONDS_PER_PS
         self._preempt = self.scheduler._preempt_request
         self.scheduler._preempt_request = self._note_victim
 
@@ -169,6 +178,7 @@ class Day:
     def _arrivals(self) -> None:
         while self.expected and self.expected[0][0] <= self.now_ps:
             at_ps, row = heapq.heappop(self.expected)
+            self.clock_ps = at_ps  # the simulator knows when a request came, not just when the engine sees it
             self.scheduler.add_request(self._request(row, at_ps))
 
     def _request(self, row: int, at_ps: int) -> Request:
@@ -192,6 +202,7 @@ class Day:
 
     def _schedule(self) -> Batch:
         ran = {request.request_id for request in self.scheduler.running}
+        self.clock_ps = self.now_ps
         output = self.scheduler.schedule()
         given = output.num_scheduled_tokens
         admitted = [r.request_id for r in self.scheduler.running if r.request_id not in ran]
@@ -230,7 +241,7 @@ class Day:
         return Batch(output, samples, self.gpu_free_ps)
 
     def _update(self, batch: Batch) -> None:
-        self.now_ps = max(self.now_ps, batch.ends_ps)
+        self.now_ps = self.clock_ps = max(self.now_ps, batch.ends_ps)
         ids = list(batch.output.num_scheduled_tokens)
         sampled = [[self._next_token(id_)] if samples else [] for id_, samples in zip(ids, batch.samples, strict=True)]
         answer = self.scheduler.update_from_output(
