@@ -36,7 +36,7 @@ class Precision(StrEnum):
 
 
 class TuningOption(StrEnum):
-    """Whether limits of the engine move before each step."""
+    """Whether the long-prefill threshold moves before each step."""
 
     off = "off"
     self_tuned = "self-tuned"
@@ -226,7 +226,7 @@ class PluginOptions:
 
     tuning: Annotated[
         TuningOption,
-        typer.Option(help="self-tuned moves the long-prefill threshold and the running requests, as the plug-in does."),
+        typer.Option(help="self-tuned moves the long-prefill threshold before each step, as the plug-in does."),
     ] = TuningOption.off
     guard: Annotated[
         bool,

@@ -19,7 +19,6 @@ class Batch:
     """The running requests of one replica.
 
     Attributes:
-        seats: most requests that may run now.
         threshold: most tokens of one prompt in a step, 0 for no limit; see `EngineRules.long_prefill_token_threshold`.
         members: all of them, in order of admission; those LEAVING hold seat and memory until their last token.
         prefilling: requests whose prompt is not complete, in order of admission.
@@ -39,7 +38,6 @@ class Batch:
         "memory",
         "prefilling",
         "rules",
-        "seats",
         "stalled",
         "threshold",
         "version",
@@ -49,7 +47,6 @@ class Batch:
     def __init__(self, rules: EngineRules, memory: BlockMemory) -> None:
         self.rules = rules
         self.memory = memory
-        self.seats = rules.max_num_seqs
         self.threshold = rules.long_prefill_token_threshold
         self.members: dict[TrackedRequest, None] = {}
         self.prefilling: list[TrackedRequest] = []

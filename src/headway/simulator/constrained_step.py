@@ -31,7 +31,6 @@ class ConstrainedStep(NamedTuple):
     decodes: int
     context_tokens: int  # of the decodes
     preempted: list[TrackedRequest]
-    lost_tokens: list[int]  # that each of these had computed
     owed: list[TrackedRequest]  # preempted while the step in flight computes a token of theirs
 
 
@@ -51,7 +50,6 @@ def constrained_step(
     order = list(batch.members)
     given: dict[TrackedRequest, int] = {}
     preempted: list[TrackedRequest] = []
-    lost_tokens: list[int] = []
     owed: list[TrackedRequest] = []
     position = 0
     while position < len(order) and budget > 0:
@@ -71,7 +69,6 @@ def constrained_step(
             del order[index]
             refund = given.pop(victim, 0)
             budget += refund
-            lost_tokens.append(_computed(victim, moment.step))
             if _preempt(batch, moment, victim, refund, was_stalled=victim in returning):
                 owed.append(victim)
             scheduler.preempted(victim, now)
@@ -92,7 +89,7 @@ def constrained_step(
     for request in order:
         if request.phase == DECODING and request not in given:
             _stall(batch, moment, request, was_stalled=request in returning)
-    return ConstrainedStep(chunks, len(decoding), context_tokens, preempted, lost_tokens, owed)
+    return ConstrainedStep(chunks, len(decoding), context_tokens, preempted, owed)
 
 
 def _wanted(request: TrackedRequest, limit: int) -> int:

@@ -50,7 +50,6 @@ class _Draft:
 
     budget: int
     long_prompt_tokens: int  # most tokens of one prompt in this step, 0 for no limit
-    seats: int  # requests that may run
     tokens: dict[ReferenceRequest, int] = field(default_factory=dict)  # in the order in which they were given
     heads_moved: int = 0  # because the prefix cache holds something else of them now
     preempted: list[int] = field(default_factory=list)
@@ -193,19 +192,19 @@ class ReferenceEngine:
         if not self._running and not self.waiting:
             return None
         lacking = [request.lacking_tokens for request in self._running if request.is_prefilling]
-        limits = self._plugin.before_step(self._scheduler, self.now_ps, len(self._running), lacking, self.memory)
+        long_prompt_tokens = self._plugin.before_step(
+            self._scheduler, self.now_ps, len(self._running), lacking, self.memory
+        )
         budget, requests = self._rules.max_num_batched_tokens, len(self._running) + self.waiting
-        long_prompt_tokens = limits.long_prefill_threshold
         if requests == 1:
             long_prompt_tokens = 0  # the threshold keeps a long prompt from starving others, and there are none
         elif long_prompt_tokens and self._rules.long_prefill_token_threshold_adaptive:
             long_prompt_tokens = max(long_prompt_tokens, budget // requests)
-        draft = _Draft(budget, long_prompt_tokens, limits.active_cap)
+        draft = _Draft(budget, long_prompt_tokens)
         self._serve_running(draft)
         if not draft.preempted:
             self._admit_waiting(draft)
         self._victims += draft.preempted
-        self._plugin.after_step(sum(draft.tokens.values()))
         return self._launch(draft) if draft.tokens else None
 
     def _serve_running(self, draft: _Draft) -> None:
@@ -245,7 +244,6 @@ class ReferenceEngine:
         """
         self._vacate(victim)
         victim.high_water_tokens = max(victim.high_water_tokens, victim.computed_tokens)
-        self._plugin.preempted(victim.computed_tokens)
         victim.computed_tokens = 0
         victim.placeholders = 0
         victim.preemptions += 1
@@ -274,7 +272,7 @@ class ReferenceEngine:
         while True:
             if self._rules.prefix_caching and not refused:
                 self._look_up_heads(draft)
-            if draft.budget <= 0 or len(self._running) >= draft.seats:
+            if draft.budget <= 0 or len(self._running) >= self._rules.max_num_seqs:
                 return
             request = self._scheduler.candidate(refused, self, self.memory, self._now)
             if request is None:

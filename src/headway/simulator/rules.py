@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from headway.scheduling.harm_judge import HarmLimits
 from headway.scheduling.queue import Resumed
-from headway.scheduling.self_tuned_limits import Tuning
+from headway.scheduling.self_tuned_threshold import Tuning
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,7 @@ class PluginRules:
     """What Headway's vLLM plug-in does in the engine beside its four policies; by default nothing.
 
     Attributes:
-        tuning: "self-tuned" moves the long-prefill threshold and the cap on running requests before each step.
+        tuning: "self-tuned" moves the long-prefill threshold before each step.
         guard: when the do-no-harm guard suspends the policies; None for no guard.
     """
 

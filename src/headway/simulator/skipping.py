@@ -151,7 +151,7 @@ class SkippingEngine:
         batch, step = self._batch, self._step + 1
         if self._plugin.acts and (batch.members or self._scheduler.queue):
             prefill_left = [request.target_tokens - request.computed_tokens for request in batch.prefilling]
-            batch.threshold, batch.seats = self._plugin.before_step(
+            batch.threshold = self._plugin.before_step(
                 self._scheduler, self._now_ps, len(batch.members), prefill_left, self._view()
             )
         decodes, context = batch.decoding.size, 0
@@ -201,16 +201,12 @@ class SkippingEngine:
         for victim in shared.preempted:
             self._columns.preemptions[victim.row] += 1
             self._looks_up = self._rules.prefix_caching
-        for tokens in shared.lost_tokens:
-            self._plugin.preempted(tokens)
         if shared.owed:
             self._flying[-1].stale.extend(shared.owed)
         return shared.chunks, tuple([v.row for v in shared.preempted]), shared.decodes, shared.context_tokens
 
     def _nothing_scheduled(self, step: int, preempted: tuple[int, ...]) -> bool:
         """A step without tokens takes no time; if it made room, the next composition at this instant uses it."""
-        if self._batch.members or self._scheduler.queue:
-            self._plugin.after_step(0)
         if not preempted:
             return False
         self._step = step
@@ -228,7 +224,7 @@ class SkippingEngine:
         while True:
             if self._looks_up and not refused:
                 moves_left = self._look_up_heads(now, moves_left)
-            if budget <= 0 or len(batch.members) >= batch.seats:
+            if budget <= 0 or len(batch.members) >= rules.max_num_seqs:
                 break
             request = scheduler.candidate(refused, batch, self._view(), now) if refused else scheduler.head(now)
             if request is None:
@@ -330,8 +326,6 @@ class SkippingEngine:
                 columns.gap(end - request.last_token_ps, 0, 1, 1)
             batch.start_decoding(request, step, self._output_tokens[request.row] - request.produced_tokens)
         self._log.step(start, duration, decodes, context, chunks, preempted, batch.memory.free)
-        if self._plugin.acts:
-            self._plugin.after_step(decodes + sum([chunk[1] for chunk in chunks]))
         self._flying.append(Outputs(end, step, 1, finals, batch.take_endings(step), []))
 
     def _run_of_steps(self, decodes: int, context: int, refusal: int) -> None:
@@ -340,7 +334,6 @@ class SkippingEngine:
         fixed, slope = self._step_time.decode_step(decodes)
         first, growth = fixed + slope * context, slope * decodes
         steps = self._length_of_run(first, growth, refusal)
-        self._plugin.after_step(decodes, steps)
         if steps > 1:
             batch.memory.take(batch.decoding.blocks_of_run(step + 1, steps - 1))
             if self._flying:
@@ -362,7 +355,7 @@ class SkippingEngine:
         decoding = self._batch.decoding
         next_end = decoding.next_end()
         assert next_end is not None
-        steps = self._plugin.steps_alike(min(refusal, next_end - self._step + 1), len(self._scheduler.queue))
+        steps = min(refusal, next_end - self._step + 1)
         until = self._next_change_ps()
         if until < FOREVER:
             # The first step is composed now; each further one when the step `depth` before it ends.
@@ -374,7 +367,7 @@ class SkippingEngine:
     def _next_change_ps(self) -> int:
         """When an arrival, or time alone, may change which request is admitted."""
         until = min(self._arrivals.next_ps, self._plugin.next_check_ps, self._look_up_ps)
-        if len(self._batch.members) < self._batch.seats:
+        if len(self._batch.members) < self._rules.max_num_seqs:
             stands_until = self._scheduler.queue.stands_until(self._now_ps * SECONDS_PER_PS)
             if stands_until * PS_PER_SECOND < until:
                 until = int(stands_until * PS_PER_SECOND) - 1_000  # a nanosecond early: seconds are rounded

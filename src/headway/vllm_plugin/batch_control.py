@@ -1,8 +1,8 @@
-"""Batch control: sets, before each step, what vLLM's own scan obeys: its two limits and the order of its victims."""
+"""Batch control: sets, before each step, what vLLM's own scan obeys: long-prefill threshold and order of victims."""
 
 from __future__ import annotations
 
-from headway.scheduling.self_tuned_limits import SelfTunedLimits, StepFacts
+from headway.scheduling.self_tuned_threshold import StepFacts, self_tuned_threshold
 from headway.vllm_plugin import vllm_adapter as vllm
 from headway.vllm_plugin.config import PluginConfig
 from headway.vllm_plugin.fallback import FallbackScheduler
@@ -16,7 +16,7 @@ _VICTIMS_NAMED = 4  # per step; vLLM seldom needs a second
 
 
 class BatchControl:
-    """Long-prefill threshold and cap on running requests (where `tuning` is on), and who is preempted first."""
+    """Long-prefill threshold (where `tuning` is on), and which requests are preempted first."""
 
     def __init__(
         self,
@@ -32,14 +32,17 @@ class BatchControl:
         self._book = book
         self._queue = queue
         self._metrics = metrics
-        self._limits = SelfTunedLimits(engine.seats, engine.own_threshold) if config.tuning == "self-tuned" else None
+        self._tunes = config.tuning == "self-tuned"
         self.preempted = 0  # preemptions in this step
         self._reordered = False
 
     def before_step(self, now: float) -> None:
-        """Set the limits and put victims last for the step that begins."""
-        if self._limits is not None:
-            self._set_limits(self._limits)
+        """Set the threshold and put victims last for the step that begins."""
+        if self._tunes:
+            threshold = self._threshold() if self._policies.in_force else self._engine.own_threshold
+            self._engine.set_threshold(threshold)
+            self._metrics.show("long_prefill_threshold", threshold)
+            self._metrics.show("active_cap", self._engine.seats)
         self.preempted = 0
         if self._policies.chooses_victims and not self._policies.suspended:
             self._order_victims(now)
@@ -48,39 +51,25 @@ class BatchControl:
         """Count a preemption: vLLM is about to take a running request's blocks."""
         tokens = vllm.computed_tokens(request)
         self.preempted += 1
-        if self._limits is not None:
-            self._limits.preempted(tokens)
         self._metrics.count("preemptions")
         self._metrics.count("recomputed_tokens", tokens)
 
-    def after_step(self, tokens: int) -> None:
-        """The step computes so many tokens."""
-        if self._limits is not None:
-            self._limits.after_step(tokens)
-
-    def _set_limits(self, limits: SelfTunedLimits) -> None:
+    def _threshold(self) -> int:
         engine, running = self._engine, self._engine.running_count()
-        if not self._policies.in_force:
-            engine.set_threshold(engine.own_threshold)
-            engine.set_cap(engine.seats)
-            return
         prefilling = [entry.request for entry in self._book.batch.prefilling.values()]
         left = [vllm.total_tokens(request) - vllm.computed_tokens(request) for request in prefilling]
         prefill_left = [tokens for tokens in left if tokens > 0]
-        step = limits.before_step(
-            StepFacts(
-                token_budget=engine.token_budget,
-                running=running,
-                prefill_left=prefill_left,
-                head=self._policies.head(self._queue.now) if prefill_left else None,
-                memory=engine.memory(),
-                waiting=len(self._queue),
-            )
+        if not prefill_left:
+            return engine.own_threshold
+        facts = StepFacts(
+            engine.token_budget,
+            seats_free=engine.seats - running,
+            decoding=running - len(prefill_left),
+            prefill_left=prefill_left,
+            head=self._policies.head(self._queue.now),
+            memory=engine.memory(),
         )
-        engine.set_threshold(step.long_prefill_threshold)
-        engine.set_cap(step.active_cap)
-        self._metrics.show("long_prefill_threshold", step.long_prefill_threshold)
-        self._metrics.show("active_cap", step.active_cap)
+        return self_tuned_threshold(facts, engine.own_threshold)
 
     def _order_victims(self, now: float) -> None:
         """Put victims at the end of vLLM's list when this step may run out of blocks; else restore its order."""

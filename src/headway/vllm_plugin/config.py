@@ -16,7 +16,7 @@ from headway.policies.catalog import KINDS
 from headway.scheduling.bundle import bundle, name_and_options
 from headway.scheduling.harm_judge import HarmLimits
 from headway.scheduling.scheduler import Policies
-from headway.scheduling.self_tuned_limits import Tuning
+from headway.scheduling.self_tuned_threshold import Tuning
 from headway.tuning.tuning_settings import TuningSettings
 
 VARIABLE = "HEADWAY_CONFIG"
@@ -50,7 +50,7 @@ class PluginConfig:
     Attributes:
         ordering, admission, preemption, prediction: names of the catalogue.
         options: kind → option → value.
-        tuning: "off", or "self-tuned": the plug-in moves the long-prefill threshold and the cap on running requests.
+        tuning: "off", or "self-tuned": the plug-in moves the long-prefill threshold before each step.
         live_tuning: settings of the tuner that tries parameters of the ordering on live traffic.
         state_file: file that keeps what the policies learn over restarts; "" keeps nothing. A further engine of the
             same server has a file of its own, with its index in the name.

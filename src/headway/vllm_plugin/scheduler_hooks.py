@@ -82,7 +82,7 @@ class SchedulerHooks:
         self.queue.tick(self.clock())
 
     def before_schedule(self) -> None:
-        """Before vLLM scans: read the clock once, judge the policies, retune the ordering, set limits and victims."""
+        """Before vLLM scans: read the clock once, judge and retune the policies, set threshold and victims."""
         began = time.perf_counter()
         now = self.clock()
         if self.prefix_hits is not None:
@@ -101,7 +101,6 @@ class SchedulerHooks:
         """After vLLM scanned and gave out so many tokens: judge the policies' time, count, publish."""
         began = time.perf_counter()
         now = self.queue.now
-        self.control.after_step(tokens)
         self.queue.end_scan()
         self.policies.end_step()
         self.learned.stepped(now)
@@ -195,7 +194,7 @@ class SchedulerHooks:
             return "held"
         if self.control.preempted:
             return "preempting"
-        if self.engine.running_count() >= self.engine.cap:
+        if self.engine.running_count() >= self.engine.seats:
             return "seats"
         return "tokens" if tokens >= self.engine.token_budget else "blocks"
 

@@ -93,8 +93,9 @@ class VllmAdapter:
         total = blocks.num_blocks if blocks is not None else scheduler.cache_config.num_gpu_blocks
         self._blocks_total = total - 1  # one is vLLM's null block
         self.block_tokens = int(getattr(scheduler, "block_size", 0) or scheduler.cache_config.block_size)
-        self._cap_name = "max_num_active_reqs" if hasattr(scheduler, "max_num_active_reqs") else "max_num_running_reqs"
-        self.seats = int(getattr(scheduler, self._cap_name))
+        self._seats_name = (
+            "max_num_active_reqs" if hasattr(scheduler, "max_num_active_reqs") else "max_num_running_reqs"
+        )
         self.own_threshold = int(getattr(scheduler.scheduler_config, "long_prefill_token_threshold", 0) or 0)
         self._blocked_by_status: dict[Any, bool] = {}
 
@@ -118,13 +119,9 @@ class VllmAdapter:
         return int(self._scheduler.max_num_scheduled_tokens)
 
     @property
-    def cap(self) -> int:
+    def seats(self) -> int:
         """Number of requests that may run now."""
-        return int(getattr(self._scheduler, self._cap_name))
-
-    def set_cap(self, cap: int) -> None:
-        """Cap the running requests; never below those that run (vLLM asserts it) nor above the configured seats."""
-        setattr(self._scheduler, self._cap_name, min(self.seats, max(cap, self.running_count())))
+        return int(getattr(self._scheduler, self._seats_name))
 
     def set_threshold(self, tokens: int) -> None:
         """Tokens one prefill may take of a step; 0 for no limit."""

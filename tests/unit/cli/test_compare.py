@@ -270,7 +270,7 @@ def test_what_the_plugin_and_the_operator_set_is_simulated_and_named(
     shown = " ".join(said.out.split())
     rules = "block_tokens 32, long_prefill_token_threshold 64, long_prefill_token_threshold_adaptive on, watermark 0.25"
     assert f"engine {rules}, KV cache fp8 " in shown
-    assert "self-tuned limits: fcfs, priced-work; do-no-harm guard: fcfs, priced-work " in shown
+    assert "self-tuned threshold: fcfs, priced-work; do-no-harm guard: fcfs, priced-work " in shown
     content = json.loads(out.read_text())
     assert content["replica"]["profile"]["kv_precision"] == "fp8"
     assert content["replica"]["rules"]["watermark"] == 0.25

@@ -308,9 +308,9 @@ def test_metrics_are_written_and_taken_away(tmp_path: Path) -> None:
     assert not file.exists(), "a dead engine's numbers must not be scraped"
 
 
-def test_self_tuning_leaves_room_for_the_short_and_restores_the_limits() -> None:
+def test_self_tuning_leaves_room_for_the_short_and_restores_the_threshold() -> None:
     engine = Engine(headway={"tuning": "self-tuned"})
-    engine.max_num_active_reqs = engine.headway.engine.seats = 4
+    engine.max_num_active_reqs = 4
     long = StubRequest("long", 50_000, output=3)
     fill(engine, [long])
     engine.schedule()

@@ -19,7 +19,7 @@ from headway.policies.outside_policies import raised_in
 from headway.scheduling.bundle import bundle, name_and_options
 from headway.scheduling.harm_judge import HarmLimits
 from headway.scheduling.scheduler import Policies
-from headway.scheduling.self_tuned_limits import Tuning
+from headway.scheduling.self_tuned_threshold import Tuning
 from headway.simulator.rules import NO_PLUGIN, PluginRules
 
 EXAMPLE = """\

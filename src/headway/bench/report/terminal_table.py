@@ -105,10 +105,10 @@ def describe_rules(comparison: Comparison) -> str:
 
 def describe_plugin(comparison: Comparison) -> str:
     """In which rows the vLLM plug-in acts beside its policies; "" if in none."""
-    rows: dict[str, list[str]] = {"self-tuned limits": [], "do-no-harm guard": []}
+    rows: dict[str, list[str]] = {"self-tuned threshold": [], "do-no-harm guard": []}
     for run in {run.policy: run for run in comparison.runs}.values():
         if run.bundle.get("tuning", "off") != "off":
-            rows["self-tuned limits"].append(run.policy)
+            rows["self-tuned threshold"].append(run.policy)
         if run.bundle.get("guard") is not None:
             rows["do-no-harm guard"].append(run.policy)
     return "; ".join(f"{what}: {', '.join(policies)}" for what, policies in rows.items() if policies)
