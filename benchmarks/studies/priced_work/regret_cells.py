@@ -169,6 +169,15 @@ def _path(folder: Path, trace: str, name: str, memory: str) -> Path:
 
 
 def _measure_pair(wanted: Wanted, folder: Path, trace_name: str, replica_name: str) -> None:
+    trace, settings = settings_of(wanted, folder, trace_name, replica_name)
+    for setting, server in settings:
+        _fill(wanted, folder, setting, trace, server)
+
+
+def settings_of(
+    wanted: Wanted, folder: Path, trace_name: str, replica_name: str
+) -> tuple[Trace, list[tuple[dict[str, Any], Replica]]]:
+    """The trace, and its settings that are not left out, each with its replica; written as far as they are new."""
     trace = head(load_trace(trace_name).trace, wanted.requests_of(trace_name, replica_name))
     card, model, gpus = REPLICAS[replica_name]
     ample = replica(card, model, tp=gpus)
@@ -177,7 +186,7 @@ def _measure_pair(wanted: Wanted, folder: Path, trace_name: str, replica_name: s
         why = f"only {100 * fits.mean():.0f} % of its requests fit a context of {ample.rules.context_tokens:,} tokens"
         for memory in MEMORIES:
             _keep(folder, _setting(wanted, trace_name, replica_name, memory) | {"left_out": why})
-        return
+        return trace, []
     first = _settled(wanted, folder, trace_name, replica_name, "ample", trace, ample)
     largest = int((trace.prompt_tokens + trace.output_tokens)[fits].max())
     kv_tokens = max(int(SQUEEZE * first["held_tokens"]), int(LARGEST_MARGIN * largest))
@@ -185,10 +194,9 @@ def _measure_pair(wanted: Wanted, folder: Path, trace_name: str, replica_name: s
     if squeezed.rules.kv_blocks >= ample.rules.kv_blocks:
         why = f"its largest request needs {largest:,} of {ample.rules.kv_blocks * 16:,} KV tokens, so none can be taken"
         _keep(folder, _setting(wanted, trace_name, replica_name, "squeezed") | {"left_out": why})
-        return
+        return trace, []
     second = _settled(wanted, folder, trace_name, replica_name, "squeezed", trace, squeezed)
-    for setting, server in ((first, ample), (second, squeezed)):
-        _fill(wanted, folder, setting, trace, server)
+    return trace, [(first, ample), (second, squeezed)]
 
 
 def _setting(wanted: Wanted, trace: str, name: str, memory: str) -> dict[str, Any]:
