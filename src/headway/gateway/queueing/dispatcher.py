@@ -299,7 +299,7 @@ class Dispatcher:
                     served = self._serve(queue, owed, passed, now)
                 except Exception as error:  # the other queues go on
                     self.errors.contained("queue", error)
-                    served = False
+                    continue
                 if served and len(queue):
                     break  # their order has changed
                 if served:

@@ -48,3 +48,26 @@ def test_the_belief_is_always_less_than_the_prompt(turns: list[tuple[int, int, i
         guess.learn("m", "", "s", Usage(prompt, output, cached))
         assert 0 <= guess.tokens("m", "", "s", 300) < 300
         assert guess.tokens("m", "", "s", 1) == 0
+
+
+def test_what_is_confirmed_by_hand() -> None:
+    """A tenth of the way at each turn, to the share of what was left that the engine found, at most all of it."""
+    guess = CachedTokens()
+    guess.learn("m", "a", "s", Usage(100, 20, 50))  # nothing was left before it
+    assert guess.tokens("m", "a", "s", 1_000) == 0
+    guess.learn("m", "a", "s", Usage(200, 20, 60))  # 60 of 120
+    assert guess.tokens("m", "a", "s", 1_000) == int(220 * 0.05)
+    guess.learn("m", "a", "s", Usage(100, 20, 90))  # 90 of 100: the prompt is shorter than what was left
+    confirmed = 0.05 + 0.1 * (0.9 - 0.05)
+    assert guess.tokens("m", "a", "s", 1_000) == int(120 * confirmed)
+    guess.learn("m", "a", "s", Usage(1_000, 20, 999))  # more than was left: another session's, or it was 120 at most
+    assert guess.tokens("m", "a", "s", 9_000) == int(1_020 * (confirmed + 0.1 * (1 - confirmed)))
+
+
+def test_only_so_many_models_are_learned(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(cached_guess, "_MODELS_MAX", 1)
+    guess = CachedTokens()
+    for model in ("m", "n", "m"):
+        for _ in range(2):
+            guess.learn(model, "a", "s", Usage(100, 0, 100))
+    assert guess.tokens("m", "a", "s", 1_000) > guess.tokens("n", "a", "s", 1_000) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -16,9 +17,17 @@ from headway.gateway.openai.error_responses import Reason
 from headway.gateway.openai.usage import COMPLETION_USAGE, Usage
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
-from headway.gateway.queueing.model_queue import ModelQueue
-from headway.gateway.queueing.refusals import Refusal
-from headway.gateway.queueing.request_state import GatewayRequest, PromptSize, QueueKey, RequestMove, RequestStage
+from headway.gateway.queueing.model_queue import ModelQueue, WaitingSums
+from headway.gateway.queueing.outages import demand_of
+from headway.gateway.queueing.refusals import Refusal, RetryDelays
+from headway.gateway.queueing.request_state import (
+    GatewayRequest,
+    PromptSize,
+    QueuedRequest,
+    QueueKey,
+    RequestMove,
+    RequestStage,
+)
 from headway.gateway.replicas.load_report import LoadReport
 from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
 from headway.gateway.settings import (
@@ -92,6 +101,11 @@ class Heard:
         self.ends.append((request.arrived.number, outcome, reason))
 
 
+def sums_of(waiting: Sequence[QueuedRequest]) -> WaitingSums:
+    tokens, size = sum(q.prompt_tokens for q in waiting), sum(q.arrived.body_bytes for q in waiting)
+    return WaitingSums(len(waiting), tokens, size)
+
+
 class Bench:
     """A dispatcher with replicas that are up and answer when the test says so."""
 
@@ -131,7 +145,7 @@ class Bench:
         self.policies: Policies | None = None
         replicas = []
         for name in names:
-            chosen = ReplicaSettings(url=f"http://{name}:1", name=name, max_requests=seats)
+            chosen = ReplicaSettings(url=f"http://{name}:1", name=name, max_requests=seats, prefill_tokens=100_000)
             replica = UpstreamReplica(chosen, HEALTH, lambda: self.now)
             replica.state.health = Health.UP
             if models:
@@ -151,6 +165,31 @@ class Bench:
         act()
         return len(self.heard.dispatched_at) - before
 
+    def law(self) -> None:
+        """What is counted is what is there: by demand, by queue, by payer, at each replica."""
+        dispatcher, requests = self.dispatcher, [relay.request for relay in self.dispatcher.relays.values()]
+        assert dispatcher.counts.is_conserved()
+        assert dispatcher.counts.inside == len(requests)
+        waiting = [request.queued for request in requests if request.stage is RequestStage.QUEUED]
+        assert dispatcher._waiting == Counter(demand_of(queued) for queued in waiting)
+        for queue in dispatcher.queues.values():
+            own = [queued for queued in waiting if queued.queue_key == queue.key]
+            assert (len(queue), len(queue.scheduler.queue) + len(queue._unmoved)) == (len(own), len(own))
+            assert sums_of(own) == queue.waiting
+            by_payer = {queued.arrived.payer: [] for queued in own}  # type: ignore[var-annotated]
+            for queued in own:
+                by_payer[queued.arrived.payer].append(queued)
+            assert queue.waiting_by_payer == {payer: sums_of(theirs) for payer, theirs in by_payer.items()}
+            assert queue.waiting_work == pytest.approx(sum(queued.work for queued in own))
+            assert list(queue._requests.values()) == sorted(
+                own, key=lambda queued: list(queue._requests).index(queued.id)
+            )
+        sent = [request.queued for request in requests if request.stage is RequestStage.SENT]
+        assert {queued.arrived.number for queued in sent} == set(dispatcher._sent)
+        for replica in self.replicas:
+            assert set(replica.ledger.running()) == {queued for queued in sent if queued.replica is replica}
+            assert replica.ledger.requests == len(replica.ledger.running())
+
     def _prepare(self, key: QueueKey, settings: PolicySettings, policies: Policies) -> tuple[Heard, ...]:
         self.policies = policies
         return (self.heard,)
@@ -166,6 +205,7 @@ class Bench:
         client = Client(self, gateway_request(self._numbers, content, prompt_tokens=prompt_tokens, **arrived))
         if self.dispatcher.announce(client):
             self.dispatcher.arrive(client)
+        self.law()
         return client
 
     def answer(self, client: Client, tokens: int = 10, *, status: int = 200, whole: bool = True) -> None:
@@ -179,6 +219,7 @@ class Bench:
             self.dispatcher.end(client.request, Outcome.COMPLETED, None)
         else:
             self.dispatcher.end(client.request, Outcome.FAILED, Reason.REPLICA_FAILED)
+        self.law()
 
     @property
     def queue(self) -> ModelQueue:
@@ -233,16 +274,15 @@ def test_an_idle_replica_is_not_asked_for_admission() -> None:
 
 
 def test_a_policy_of_the_catalogue_decides_by_the_replicas_memory() -> None:
-    """640 tokens of memory, 400 in use: by its bound another request of 400 does not fit, one of 100 does."""
+    """640 tokens of memory: beside a request of 400 and its 10 another one of 400 does not fit, one of 200 does."""
     policies = PolicySettings(ordering="fcfs", admission="reserve-max", prediction="declared-max")
     bench = Bench(seats=8, policies=policies)
-    bench.replicas[0].ledger.kv_tokens_max = 10_000
+    bench.replicas[0].ledger.kv_tokens_max = 640
     bench.arrive(400)
-    bench.replicas[0].ledger.memory = lambda: MemoryView(15, 40, 16)  # type: ignore[method-assign]
     large = bench.arrive(400)
     assert large.stage is RequestStage.QUEUED
     bench.dispatcher.end(large.request, Outcome.CANCELLED)
-    assert bench.arrive(100).sent_to == ["r0"]
+    assert bench.arrive(200).sent_to == ["r0"]
 
 
 # deadlines
@@ -768,3 +808,140 @@ def test_a_sweep_refuses_a_request_at_a_step_and_looks_again_before_each() -> No
     assert clients[1].sent_to == ["r0"]
     assert sum(1 for _ in steps) >= 8
     assert [client.reason for client in clients[1:]] == [""] + ["queue-timeout"] * 8
+
+
+def test_retries_are_asked_for_about_when_there_is_room() -> None:
+    delays = RetryDelays(seed=0)
+    for wanted, about in [(10.0, 10.0), (None, 1.0), (0.0, 0.05), (1e9, 120.0)]:
+        given = [delays.after(wanted) for _ in range(200)]
+        assert max(given) <= 120.0
+        assert sum(given) / len(given) == pytest.approx(about, rel=0.15)
+        assert max(given) > min(given) or about == 120.0
+
+
+def test_the_retry_after_an_outage_is_the_next_probe_at_most_five_seconds_on() -> None:
+    bench = Bench(("r0", "r1"))
+    delays = RetryDelays(seed=0)
+
+    def after(*probes: float) -> float:
+        for replica, probe in zip(bench.replicas, probes, strict=True):
+            replica.state.probe_at = bench.now + probe
+        return sum(delays.after_probe(bench.replicas, bench.now) for _ in range(200)) / 200
+
+    assert after(4.0, 2.0) == pytest.approx(2.0, rel=0.1)
+    assert after(0.1, 3.0) == pytest.approx(1.0, rel=0.1)
+    assert after(90.0, 80.0) == pytest.approx(5.0, rel=0.1)
+
+
+def test_a_first_byte_frees_the_room_for_prompts_and_is_measured() -> None:
+    bench = Bench(seats=2)
+    client = bench.arrive(70, streams=True)
+    ledger = bench.replicas[0].ledger
+    assert ledger.prefill_tokens == 70
+    bench.now += 0.5
+    client.request.relayed.status = 200
+    seen: list[tuple[float, float]] = []
+    bench.replicas[0].first_byte = lambda took, expected: seen.append((took, expected))  # type: ignore[method-assign]
+    bench.dispatcher.first_byte(client.request)
+    assert ledger.prefill_tokens == 0
+    costs = bench.settings.policies.costs
+    assert seen == [(0.5, pytest.approx(0.02 + 70 * costs.prefill_seconds_per_token))]
+    assert [type(event).__name__ for event in bench.heard.events] == ["Arrived", "Admitted", "FirstToken"]
+
+
+def test_an_error_has_no_first_token_and_says_nothing_of_speed() -> None:
+    bench = Bench()
+    client = bench.arrive(streams=True)
+    client.request.relayed.status = 500
+    seen: list[float] = []
+    bench.replicas[0].first_byte = lambda took, expected: seen.append(took)  # type: ignore[method-assign]
+    bench.dispatcher.first_byte(client.request)
+    assert not seen
+    assert [type(event).__name__ for event in bench.heard.events] == ["Arrived", "Admitted"]
+
+
+def test_a_whole_answer_is_measured_by_its_tokens() -> None:
+    bench = Bench()
+    client = bench.arrive(60, streams=False)
+    bench.now += 2.0
+    seen: list[tuple[float, float]] = []
+    bench.replicas[0].first_byte = lambda took, expected: seen.append((took, expected))  # type: ignore[method-assign]
+    bench.answer(client, tokens=30)
+    costs = bench.settings.policies.costs
+    expected = 0.02 + 60 * costs.prefill_seconds_per_token + 30 * costs.decode_seconds_per_token
+    assert seen == [(2.0, pytest.approx(expected))]
+
+
+def test_a_queue_that_fails_is_contained_and_the_others_are_served() -> None:
+    bench = Bench(models=("a", "b"))
+    first = bench.arrive(model="a")
+    bench.arrive(model="a")
+    other = bench.arrive(model="b")
+    broken = bench.dispatcher.queues[QueueKey("a", "generation")]
+
+    def fail(now: float) -> None:
+        raise RuntimeError("no head")
+
+    broken.head = fail  # type: ignore[method-assign,assignment]
+    broken.standing = lambda now: 0.0  # type: ignore[method-assign]
+    bench.answer(first)
+    assert other.sent_to == ["r0"]
+    assert bench.dispatcher.errors.by_place["queue"] > 0
+
+
+def test_routing_may_let_the_head_wait_and_is_built_again_once_it_failed_for_good() -> None:
+    bench = Bench(("r0", "r1"), seats=2)
+    bench.dispatcher._routing._policy.choose = lambda *_: None  # type: ignore[method-assign]
+    waiting = bench.arrive()
+    assert waiting.stage is RequestStage.QUEUED
+    routing = bench.dispatcher._routing
+    bench.dispatcher.replace(bench.settings, bench.replicas, bench.now)
+    assert bench.dispatcher._routing is routing, "nothing changed"
+    routing._faults = routing._faults_max
+    bench.dispatcher.replace(bench.settings, bench.replicas, bench.now)
+    assert bench.dispatcher._routing is not routing
+    assert waiting.sent_to
+
+
+def test_one_queue_whose_policy_failed_for_good_is_enough_to_build_them_again() -> None:
+    bench = Bench(models=("a", "b"))
+    bench.arrive(model="a")
+    bench.arrive(model="b")
+    queues = list(bench.dispatcher.queues.values())
+    schedulers = [queue.scheduler for queue in queues]
+    bench.dispatcher.replace(bench.settings, bench.replicas, bench.now)
+    assert [queue.scheduler for queue in queues] == schedulers
+    queues[0]._arrival_order = True
+    assert queues[0].is_replaced
+    bench.dispatcher.replace(bench.settings, bench.replicas, bench.now)
+    assert all(queue.scheduler not in schedulers for queue in queues)
+    assert not queues[0].is_replaced
+
+
+def test_a_body_that_is_exactly_as_large_as_the_bound_fits() -> None:
+    bench = Bench()
+    bench.arrive()
+    first = bench.arrive()
+    size = first.request.arrived.body_bytes
+    bench.dispatcher.settings = replace(
+        bench.settings, queue=QueueSettings(max_bytes=2 * size, tenant_max_bytes=2 * size)
+    )
+    assert bench.arrive().stage is RequestStage.QUEUED
+    assert bench.arrive().reason == Reason.QUEUE_FULL
+
+
+def test_waiting_is_explained_by_those_before_and_those_that_rank_sooner() -> None:
+    bench = Bench(policies=PolicySettings(ordering="shortest-prompt-first"))
+    sent = bench.arrive()
+    before = bench.arrive(40)
+    bench.now += 1.0
+    long = bench.arrive(900)
+    bench.now += 1.0
+    later = bench.arrive(10)
+    for client in (sent, later, before):
+        assert client.stage is RequestStage.SENT
+        bench.now += 1.0
+        bench.answer(client)
+    assert sent.request.queued.wait_explanation == "did not wait"
+    words = "waited 4.00 s for 1 that came before it and 1 that came later but rank sooner by shortest-prompt-first"
+    assert long.request.queued.wait_explanation == words

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headway.gateway.queueing.wait_forecast import WaitForecast
+from headway.gateway.queueing.wait_forecast import WaitForecast, work_of
 from tests.support.estimated_request import estimated_request
 
 
@@ -32,3 +32,53 @@ def test_what_a_length_class_waits_is_learnt() -> None:
         forecast.waited(estimated_request(0, 50), 10.0, 1.0)
     assert forecast.wait_seconds(estimated_request(1, 60), 10.0) == pytest.approx(1.0, rel=0.1)
     assert forecast.wait_seconds(estimated_request(2, 5_000), 10.0) == pytest.approx(10.0, rel=0.1)
+
+
+def test_the_rate_by_hand() -> None:
+    """What left long ago counts half after 30 s; less than 3 s of backlog says nothing; nor does nothing that left."""
+    forecast = WaitForecast()
+    forecast.backlog(True, 0.0)
+    forecast.dispatched(300.0, 2.9)
+    assert forecast.rate() is None
+    forecast.dispatched(300.0, 3.2)
+    assert forecast.rate() == pytest.approx((300 * 2 ** (-0.3 / 30) + 300) / (2.9 * 2 ** (-0.3 / 30) + 0.3))
+    forecast.dispatched(0.0, 33.2)
+    first = 300 * 2 ** (-0.3 / 30) + 300
+    seconds = (2.9 * 2 ** (-0.3 / 30) + 0.3) / 2 + 30
+    assert forecast.rate() == pytest.approx(first / 2 / seconds)
+    idle = WaitForecast()
+    idle.backlog(True, 0.0)
+    idle.backlog(True, 10.0)
+    assert idle.rate() is None
+    idle.backlog(False, 10.0)
+    idle.backlog(True, 1_000.0)
+    idle.dispatched(500.0, 1_010.0)
+    assert idle.rate() == pytest.approx(500 / (10 * 2 ** (-10 / 30) + 10)), "while none waited no time passed"
+
+
+def test_a_share_is_taken_first_and_then_a_tenth_at_a_time_up_to_three() -> None:
+    forecast = WaitForecast()
+    forecast.backlog(True, 0.0)
+    forecast.dispatched(1_000.0, 10.0)
+
+    def share() -> float | None:
+        return forecast.wait_seconds(estimated_request(1, 60), 1.0)
+
+    assert share() == 1.0
+    forecast.waited(estimated_request(0, 50), 10.0, 5.0)
+    assert share() == 0.5
+    forecast.waited(estimated_request(0, 50), 10.0, 15.0)
+    assert share() == pytest.approx(0.5 + 0.1 * (1.5 - 0.5))
+    forecast.waited(estimated_request(0, 50), 0.0, 15.0)
+    assert share() == pytest.approx(0.6)
+    forecast.waited(estimated_request(0, 5_000), 1.0, 15.0)
+    assert forecast.wait_seconds(estimated_request(2, 5_000), 1.0) == 3.0
+
+
+def test_the_work_of_a_request() -> None:
+    """Prompt tokens to compute, and twice the output expected, of every sequence."""
+    request = estimated_request(0, 50)
+    request.cached_prompt_tokens = 20
+    request.sequences = 3
+    assert request.estimate is not None
+    assert work_of(request) == 30 + 2 * request.estimate.remaining_mean(0) * 3
