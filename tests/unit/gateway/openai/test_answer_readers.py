@@ -173,6 +173,17 @@ def test_a_stream_that_stops_or_holds_an_error_is_no_success(
     assert (fault.is_cut, fault.is_of_replica) == (is_cut, is_of_replica)
 
 
+def test_of_a_crowd_of_events_in_one_packet_the_last_are_read_and_an_error_wherever_it_stands() -> None:
+    early, late = ENGINE_DIED, LAST
+    stream = TOKEN + early + b'data: {"usage":null}\n\n' * 5_000 + ENDED + late + DONE
+    reader = StreamReader(hide_usage=True)
+    assert reader.pass_on(stream) == stream.replace(late, b"")
+    assert reader.usage is not None
+    fault = reader.fault(CHAT.stream_end)
+    assert fault is not None
+    assert "the engine died" in fault.why
+
+
 def test_an_error_counts_wherever_it_stands_when_each_event_comes_alone() -> None:
     for before in (0, 1, 7):
         reader = StreamReader(hide_usage=True)
