@@ -40,7 +40,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "tests/unit/vllm_plugin/test_fallback.py",
     ),
     "simulator": ("tests/unit/simulator", "tests/unit/scheduling/test_equals.py", "tests/days/test_golden_days.py"),
-    "gateway/queueing": ("tests/unit/gateway/queueing", "tests/unit/gateway/observing"),
+    "gateway/queueing": ("tests/unit/gateway/queueing", "tests/gateway/queueing"),
     "vllm_plugin": ("tests/unit/vllm_plugin",),
     "bounds": ("tests/unit/bounds",),
 }
