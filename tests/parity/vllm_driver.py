@@ -4,7 +4,8 @@ Run by an interpreter that has vLLM, with headway's `src` on PYTHONPATH for the 
 
     python -m tests.parity.vllm_driver < days.json > answers.json
 
-In: a list of days (see `parity_days.py`); out: the vLLM version, and per day every step and every request's times.
+In: a list of days (see `parity_days.py`); out: the vLLM version, its defaults for what `EngineRules` sets, and per day
+every step and every request's times.
 Nothing of headway's engines is used here: the loop is the one of `vllm.v1.engine.core.EngineCore` (`step`, and
 `step_with_batch_queue` with two batches in flight), time is ours, and everything in between is vLLM's.
 """
@@ -277,12 +278,25 @@ class Day:
         return OWN_OUTPUT + row
 
 
+def defaults() -> dict[str, Any]:
+    """What vLLM takes where its user says nothing, by the names of `EngineRules`."""
+    scheduler = SchedulerConfig.default_factory(max_model_len=4_096, is_encoder_decoder=False)
+    return {
+        "block_tokens": CacheConfig.DEFAULT_BLOCK_SIZE,
+        "chunked_prefill": scheduler.enable_chunked_prefill,
+        "long_prefill_token_threshold": scheduler.long_prefill_token_threshold,
+        "reserve_full_prompt": scheduler.scheduler_reserve_full_isl,
+        "watermark": scheduler.watermark,
+        "prefix_caching": CacheConfig().enable_prefix_caching,
+    }
+
+
 def main() -> None:
     days = json.load(sys.stdin)
     with tempfile.TemporaryDirectory() as model:
         (Path(model) / "config.json").write_text(json.dumps(MODEL))
         answers = {day["name"]: Day(day, model).run() for day in days}
-    json.dump({"vllm": vllm.__version__, "days": answers}, sys.__stdout__)
+        json.dump({"vllm": vllm.__version__, "defaults": defaults(), "days": answers}, sys.__stdout__)
 
 
 if __name__ == "__main__":
