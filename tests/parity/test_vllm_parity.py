@@ -6,13 +6,15 @@ import json
 import os
 import subprocess
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from headway.cli.command_options import ReplicaOptions
+from headway.cli.modelled_replica import modelled_replica
 from headway.policies.admission.greedy import Greedy
 from headway.policies.ordering.fcfs import Fcfs
 from headway.policies.ordering.priority import Priority
@@ -43,11 +45,16 @@ RECORDED = {day.name: day for day in parity_days.recorded_days(Path(TRACES))} if
 @cache
 def vllm_answers(kind: str) -> dict[str, Any]:
     """All days of one kind in one process: importing vLLM takes longer than a day."""
-    return ask_vllm([*{"generated": GENERATED, "recorded": RECORDED, "plugin": PLUGIN}[kind].values()])
+    return vllm_says([*{"generated": GENERATED, "recorded": RECORDED, "plugin": PLUGIN}[kind].values()])
 
 
 def ask_vllm(days: Sequence[parity_days.ParityDay], *packages: Path) -> dict[str, Any]:
     """vLLM's answer to each day, by name; `packages` are folders whose vLLM goes before the interpreter's own."""
+    return dict(vllm_says(days, *packages)["days"])
+
+
+def vllm_says(days: Sequence[parity_days.ParityDay], *packages: Path) -> dict[str, Any]:
+    """All that the driver gives out."""
     done = subprocess.run(
         [PYTHON, "-m", "tests.parity.vllm_driver"],
         input=json.dumps([day.as_json() for day in days]),
@@ -57,7 +64,7 @@ def ask_vllm(days: Sequence[parity_days.ParityDay], *packages: Path) -> dict[str
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3_000:]
-    return dict(json.loads(done.stdout)["days"])
+    return dict(json.loads(done.stdout))
 
 
 class Recorder:
@@ -107,20 +114,27 @@ def compare(day: parity_days.ParityDay, answer: dict[str, Any]) -> None:
 @needs_vllm
 @pytest.mark.parametrize("name", GENERATED if PYTHON else ["all"])
 def test_generated_day_equals_vllm(name: str) -> None:
-    compare(GENERATED[name], vllm_answers("generated")[name])
+    compare(GENERATED[name], vllm_answers("generated")["days"][name])
+
+
+@needs_vllm
+def test_what_compare_simulates_by_default_is_vllms_default() -> None:
+    """Parity of the engine says nothing of a default that no vLLM has."""
+    ours, theirs = asdict(modelled_replica(ReplicaOptions()).rules), vllm_answers("generated")["defaults"]
+    assert {name: ours[name] for name in theirs} == theirs
 
 
 @needs_vllm
 @pytest.mark.parametrize("name", RECORDED or ["all"])
 @pytest.mark.skipif(not TRACES, reason="HEADWAY_TRACES does not name the folder of recorded traces")
 def test_recorded_day_equals_vllm(name: str) -> None:
-    compare(RECORDED[name], vllm_answers("recorded")[name])
+    compare(RECORDED[name], vllm_answers("recorded")["days"][name])
 
 
 @needs_vllm
 @pytest.mark.parametrize("name", PLUGIN if PYTHON else ["all"])
 def test_the_plugin_in_vllm_does_what_the_simulator_says(name: str) -> None:
-    compare(PLUGIN[name], vllm_answers("plugin")[name])
+    compare(PLUGIN[name], vllm_answers("plugin")["days"][name])
 
 
 def test_days_of_the_plugin_differ_by_what_it_does() -> None:

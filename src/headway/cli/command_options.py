@@ -173,7 +173,9 @@ class ReplicaOptions:
     ] = OverContext.error
     prefix_caching: Annotated[
         PrefixCaching,
-        typer.Option(help="Prefix cache, as in vLLM. auto: on. Prompts share blocks if the trace says so."),
+        typer.Option(
+            help="Prefix cache. auto: on as in vLLM, or as calibrated. Prompts share blocks if the trace says so."
+        ),
     ] = PrefixCaching.auto
     async_scheduling: AsyncScheduling = None
     max_num_seqs: MaxNumSeqs = None

@@ -13,6 +13,9 @@ from headway.simulator.calibration import calibrated_replica, read_calibration
 from headway.simulator.replica import Replica, changed_rules, replica
 from headway.simulator.trace import Trace
 
+# None: a calibration's own, or vLLM's default, which is on.
+_PREFIX_CACHING = {PrefixCaching.auto: None, PrefixCaching.on: True, PrefixCaching.off: False}
+
 
 def modelled_replica(options: ReplicaOptions) -> Replica:
     """The replica as calibrated, or of a GPU and a model.
@@ -32,7 +35,7 @@ def modelled_replica(options: ReplicaOptions) -> Replica:
         "long_prefill_token_threshold": options.long_prefill_token_threshold,
         "long_prefill_token_threshold_adaptive": options.long_prefill_token_threshold_adaptive or None,
         "async_scheduling": options.async_scheduling,
-        "prefix_caching": options.prefix_caching is not PrefixCaching.off,
+        "prefix_caching": _PREFIX_CACHING[options.prefix_caching],
     }
     if options.calibration is not None:
         return _calibrated(options, options.calibration, limits)
