@@ -78,8 +78,10 @@ class WaitingQueue:
         """Put a request in. Raises ValueError if its id is waiting already."""
         if request.id in self._where or request.id in self._front:
             raise ValueError(f"request {request.id!r} is already waiting")
+        self._put(request, next(self._ticket))
+
+    def _put(self, request: Request, ticket: int) -> None:
         lane = _ONE_LANE if self._laned is None else self._laned.lane(request)
-        ticket = next(self._ticket)
         entry = (self._ordering.rank(request), request.arrived_at, ticket, request)
         self._where[request.id] = (lane, entry)
         if self._equals is not None:
@@ -113,11 +115,20 @@ class WaitingQueue:
         return other
 
     def requeue(self, request_id: RequestId) -> None:
-        """Ask again for the lane and rank of a waiting request, whose work has changed; one in front stays there."""
-        if request_id not in self._front:
-            request = self.remove(request_id)
-            assert request is not None, "it waits"
-            self.add(request)
+        """Ask again for the lane and rank of a waiting request, whose work has changed; one in front stays there.
+
+        It keeps its place among those of one rank that arrived at one time.
+        """
+        if request_id in self._front:
+            return
+        lane, (_, _, ticket, _) = self._where[request_id]
+        request = self._take(request_id)
+        if ticket in self._dead:  # it was not its lane's head, so its old entry is still there
+            self._dead.remove(ticket)
+            heap = self._lanes[lane]
+            heap[:] = [entry for entry in heap if entry[_TICKET] != ticket]
+            heapq.heapify(heap)
+        self._put(request, ticket)
 
     def head(self, now: float) -> Request | None:
         """The next request at time `now` (seconds); None if the queue is empty."""

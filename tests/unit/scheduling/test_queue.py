@@ -197,3 +197,25 @@ def test_lane_sizes_are_of_those_who_wait() -> None:
     queue.remove(2)
     assert queue.lane_sizes() == {("a", None): 1}
     assert WaitingQueue(Fcfs()).lane_sizes() == {}
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_request_whose_work_changed_keeps_its_place_among_those_of_its_time(which: int) -> None:
+    """Three of one rank that arrived at once; asked for again, the first or second stays where it was."""
+    queue = WaitingQueue(ByArrival())
+    requests = [Request(number, 1.0, 10) for number in range(3)]
+    for request in requests:
+        queue.add(request)
+    queue.requeue(which)
+    assert len(queue) == 3
+    assert [queue.pop(2.0).id for _ in range(3)] == [0, 1, 2]
+
+
+def test_a_request_whose_work_changed_moves_by_its_rank() -> None:
+    queue = WaitingQueue(ShortestPrompt())
+    first, second = Request(1, 0.0, 10), Request(2, 0.0, 20)
+    queue.add(first)
+    queue.add(second)
+    first.prompt_tokens = 30
+    queue.requeue(1)
+    assert [queue.pop(2.0).id for _ in range(2)] == [2, 1]
