@@ -97,7 +97,7 @@ class InFlight:
         """A request ended, or goes elsewhere."""
         booked = self._inside.pop(request.id)
         self._unbook(booked)
-        self.clock.ends(booked, self._inside.values())
+        self.clock.ends(booked, reversed(self._inside.values()))  # the latest stays longest: the next look is far off
         self.requests -= 1
         self.answering -= booked.begins_at_step is not None
         self.version += 1

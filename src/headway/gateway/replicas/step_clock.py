@@ -68,14 +68,20 @@ class StepClock:
             self._follow(stream)
 
     def ends(self, stream: DecodingStream, others: Iterable[DecodingStream]) -> None:
-        """A request is gone. `others` are still there."""
+        """A request is gone. `others` are still there, the one to follow rather first."""
         if stream is not self._followed:
             return
         self._count()
         self._followed = self._paced_from = None
-        decoding = [other for other in others if other.begins_at_step is not None]
-        if decoding:
-            self._follow(max(decoding, key=lambda other: other.tokens > 0))
+        silent = None  # decodes, but does not stream
+        for other in others:
+            if other.begins_at_step is not None:
+                if other.tokens:
+                    self._follow(other)
+                    return
+                silent = silent or other
+        if silent is not None:
+            self._follow(silent)
 
     def look(self, streams: Sequence[DecodingStream], now: float) -> None:
         """Bring the clock up to date; follow another stream if the one followed has stalled. O(streams)."""

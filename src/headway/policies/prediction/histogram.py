@@ -154,11 +154,13 @@ def _log_logistic_hazards(median_tokens: float) -> list[float]:
 class _Counts:
     """Decayed counts of one kind: instead of shrinking the old, each new one weighs more."""
 
-    __slots__ = ("_ended", "_left", "_weight")
+    __slots__ = ("_ended", "_left", "_reached", "_stale", "_weight")
 
     def __init__(self) -> None:
         self._ended = [0.0] * (len(EDGES) - 1)  # in this bin, for good
         self._left = [0.0] * (len(EDGES) - 1)  # in this bin, for good or cut off
+        self._reached: list[float] = []  # in this bin or a later one; summed from the last bin down
+        self._stale = len(EDGES) - 1  # the first so many sums are out of date: those up to the latest completions
         self._weight = 1.0
 
     def add(self, position: int, cut_off: bool, growth: float) -> None:
@@ -167,7 +169,9 @@ class _Counts:
             self._ended = [weight / self._weight for weight in self._ended]
             self._left = [weight / self._weight for weight in self._left]
             self._weight = 1.0
+            self._reached, self._stale = [], len(EDGES) - 1
         self._left[position] += self._weight
+        self._stale = max(self._stale, position + 1)
         if not cut_off:
             self._ended[position] += self._weight
 
@@ -189,7 +193,15 @@ class _Counts:
 
     def hazards(self, parent: Sequence[float], parent_requests: float) -> list[float]:
         """Hazard of each bin that the parent has, leaning on the parent's."""
+        if self._stale:
+            self._sum_again()
         lean = parent_requests * self._weight
-        reached = list(accumulate(reversed(self._left)))
-        reached.reverse()
-        return [(e + lean * h) / (r + lean) for e, h, r in zip(self._ended, parent, reached, strict=False)]
+        return [(e + lean * h) / (r + lean) for e, h, r in zip(self._ended, parent, self._reached, strict=False)]
+
+    def _sum_again(self) -> None:
+        """Bring the sums up to date. A completion changes none above its own bin, and short ones are the many."""
+        stale, known = self._stale, self._reached
+        sums = list(accumulate(reversed(self._left[:stale]), initial=known[stale] if stale < len(known) else 0.0))
+        sums.reverse()
+        self._reached = sums[:-1] + known[stale:]
+        self._stale = 0

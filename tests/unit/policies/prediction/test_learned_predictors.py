@@ -51,6 +51,19 @@ class TestHistogram:
         assert estimate.remaining_quantile(0.5, 0) == pytest.approx(300 * math.log(2), rel=0.1)
         assert estimate.remaining_mean(600) == pytest.approx(300, rel=0.35)  # memoryless, but from few
 
+    @pytest.mark.parametrize("half_life_requests", [1.0, 300.0])  # the first weighs anew every few dozen
+    def test_sums_that_are_kept_are_those_of_all_it_learned(self, half_life_requests: float) -> None:
+        asked, never_asked = (Histogram(half_life_requests=half_life_requests) for _ in range(2))
+        for number, length in enumerate(exponential(100, 200, seed=2)):
+            bound = (None, 20, 1)[number % 3]
+            for predictor in (asked, never_asked):
+                predictor.observe(Completed(request(number, max_output_tokens=bound), 0.0, length))
+            asked.predict(request(number, max_output_tokens=bound))
+        for bound in (None, 20, 1):
+            one = request(max_output_tokens=bound)
+            assert repr(asked.predict(one)) == repr(never_asked.predict(one))
+            assert asked.predict(one).remaining_mean(0) == never_asked.predict(one).remaining_mean(0)
+
     def test_tenants_prompts_and_sessions_are_told_apart(self) -> None:
         predictor = Histogram()
         for _ in range(100):
