@@ -107,12 +107,12 @@ class PiecewiseEstimate:
 
     def survival(self, tokens: int) -> float:
         """P(L > tokens)."""
+        if tokens <= 0:
+            return 1.0
         edges = self._edges
         after = bisect_right(edges, tokens)
         if after == len(edges):
             return 0.0
-        if after == 0:
-            return 1.0
         low, gone = edges[after - 1], self._gone
         return 1.0 - gone[after - 1] - (gone[after] - gone[after - 1]) * (tokens - low) / (edges[after] - low)
 

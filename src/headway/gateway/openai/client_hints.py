@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from headway.gateway.openai.request_body import Body, agent_tables
 from headway.gateway.settings import TenantSettings
-from headway.gateway.wire.messages import HttpRequest
+from headway.gateway.wire.messages import COMMON_NAMES, HttpRequest
 
 NO_OBJECTIVES: Mapping[str, int] = MappingProxyType({})
 _DEADLINES = (b"x-llm-d-slo-ttft-ms", b"x-slo-ttft-ms", b"x-dynamo-slo-ttft-ms")
@@ -63,16 +63,22 @@ def read_hints(
     """
     headers: dict[bytes, bytes] = {}
     for name, value in request.headers:
+        if name in COMMON_NAMES:  # none of them is a hint
+            continue
         dashed = name.replace(b"_", b"-")
         if dashed in HINT_HEADERS:
             headers.setdefault(dashed, value)
-    nested, context = agent_tables(body) if body is not None and tenant.may else ({}, {})
+    may = tenant.may
+    nested, context = agent_tables(body) if body is not None and may else ({}, {})
+    priority = _priority(headers, body, nested, tenant, objectives) if "priority" in may else 0
+    if not (headers or nested or context):  # as mostly
+        return ClientHints(priority)
     return ClientHints(
-        priority=_priority(headers, body, nested, tenant, objectives) if "priority" in tenant.may else 0,
-        deadline_seconds=_deadline(headers, tenant) if "deadline" in tenant.may else None,
-        fairness_id=_name(headers, _FAIRNESS) if "fairness-id" in tenant.may else None,
-        session=(_name(headers, _SESSIONS) or _text(context)) if "session" in tenant.may else None,
-        output_tokens=_output_tokens(headers, nested) if "output-tokens" in tenant.may else None,
+        priority,
+        deadline_seconds=_deadline(headers, tenant) if "deadline" in may else None,
+        fairness_id=_name(headers, _FAIRNESS) if "fairness-id" in may else None,
+        session=(_name(headers, _SESSIONS) or _text(context)) if "session" in may else None,
+        output_tokens=_output_tokens(headers, nested) if "output-tokens" in may else None,
     )
 
 

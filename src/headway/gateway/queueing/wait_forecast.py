@@ -32,13 +32,14 @@ class WaitForecast:
 
     def backlog(self, waits: bool, now: float) -> None:
         """Whether any request waits, from now on."""
-        self._pass_time(now)
+        if self._since is not None:
+            self._pass_time(now, self._since)
         self._since = now if waits else None
 
     def dispatched(self, work: float, now: float) -> None:
         """Work left the queue; it counts only if requests had been waiting."""
         if self._since is not None:
-            self._pass_time(now)
+            self._pass_time(now, self._since)
             self._work += work
 
     def waited(self, request: Request, drain_seconds: float, seconds: float) -> None:
@@ -61,10 +62,10 @@ class WaitForecast:
         """The forecast for a request that arrives now, behind work that leaves within `drain_seconds`."""
         return drain_seconds * self._shares.get(_length_class(request), 1.0)
 
-    def _pass_time(self, now: float) -> None:
-        if self._since is None or now <= self._since:
+    def _pass_time(self, now: float, since: float) -> None:
+        seconds = now - since
+        if seconds <= 0:
             return
-        seconds = now - self._since
         keep = math.exp2(-seconds / _HALF_LIFE_SECONDS)
         self._work *= keep
         self._seconds = self._seconds * keep + seconds

@@ -7,10 +7,10 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.gateway.openai.client_hints import ClientHints, read_hints
+from headway.gateway.openai.client_hints import HINT_HEADERS, ClientHints, read_hints
 from headway.gateway.openai.request_body import read_body
 from headway.gateway.settings import TenantSettings
-from headway.gateway.wire.messages import HttpRequest
+from headway.gateway.wire.messages import COMMON_NAMES, HttpRequest
 
 
 def hints(headers: dict[str, str], body: object = None, **may: object) -> ClientHints:
@@ -79,3 +79,7 @@ def test_nonsense_is_as_if_unsaid(headers: dict[str, str]) -> None:
     assert found.deadline_seconds is None or 0.1 <= found.deadline_seconds <= 86_400
     assert found.output_tokens is None or found.output_tokens >= 1
     assert found.session is None or len(found.session) <= 128
+
+
+def test_no_header_that_most_requests_have_is_a_hint() -> None:
+    assert HINT_HEADERS.keys().isdisjoint(COMMON_NAMES)  # so that reading hints may pass them by
