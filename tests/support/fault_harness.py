@@ -47,6 +47,9 @@ FLAPS = "flaps"
 REFUSALS = {"answers 429", "answers 503"}
 """Faults that say of a request that it was not executed."""
 
+KINDS = ("large", "HTTP/1.0", "h2c", "expects", "old and keeps", "half", "slow")
+"""Clients that do what HTTP allows and few do: a body that is read in steps, an old protocol, an offer of another one,
+100 Continue, half a request on a connection that breaks, an answer that is read late."""
 ODD_BODIES = [
     b'{"model":"m","prompt":"x","stream":true,"stream_options":{"a":"\xff"}}',
     b'{"model":"m","prompt":"\xff","stream":true}',
@@ -79,6 +82,7 @@ class Plan:
         clients: connections at a time.
         odd: share of the requests whose body is one of `ODD_BODIES`.
         leaves: share of the requests whose client leaves before the end.
+        kinds: share of the requests that are of one of `KINDS`.
         flaps: one replica after the other cuts its connections and is gone for a moment.
         beside: names in `BESIDE`, one for each replica: how it misbehaves beside its API.
         scrapes: of each replica's metrics that a client awaits before its next request.
@@ -91,6 +95,7 @@ class Plan:
     clients: int = 10
     odd: float = 0.0
     leaves: float = 0.0
+    kinds: float = 0.0
     flaps: bool = False
     beside: Sequence[str] = ()
     scrapes: int = 0
@@ -114,6 +119,7 @@ BESIDE_DAYS = [
     for at in range(0, len(_BESIDE), REPLICAS)
 ]
 """Few requests and many scrapes: no success between two failures."""
+MANY_CLIENTS = Plan("many clients", ["slowly", "all in one packet"], 0.3, requests=250, leaves=0.05, kinds=0.7)
 FLAPPING = Plan("flapping", ["slowly"], 1.0, requests=300, flaps=True, leaves=0.05)
 
 
@@ -124,6 +130,7 @@ class Book:
     sent: int = 0
     behind: int = 0  # pipelined behind an answer that was cut off: never begun
     left: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
     endings: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
@@ -150,6 +157,13 @@ class Book:
             *(f"hung: {one}" for one in self.hung),
             *(f"executed more than twice: {one}" for one in self.more_than_twice()),
         ]
+
+
+_MORE = {
+    "h2c": "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n",
+    "expects": "expect: 100-continue\r\n",
+    "old and keeps": "connection: keep-alive\r\n",
+}
 
 
 class FaultyReplica(ScriptedReplica):
@@ -269,8 +283,17 @@ class Day:
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, marks: list[str]) -> bool:
         """Send them all, then read the answers; False if the connection is of no more use."""
-        asked = [self._request(mark) for mark in marks]
+        kind = self._draw.choice(KINDS) if self._draw.random() < self._plan.kinds else ""
+        self.book.kinds.update([kind] if kind else [])
+        if kind == "half":
+            await self._half_a_request()
+        asked = [self._request(mark, kind) for mark in marks]
+        if kind == "slow":
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
         await self._send(writer, b"".join(request for request, _, _ in asked))
+        if kind == "slow":
+            await asyncio.sleep(0.1)
+            writer.transport.resume_reading()  # type: ignore[attr-defined]
         if self._draw.random() < self._plan.leaves:
             with suppress(TimeoutError, asyncio.IncompleteReadError, ConnectionError):
                 async with asyncio.timeout(self._draw.random() * 0.05):
@@ -285,6 +308,14 @@ class Day:
                 return False
         return True
 
+    async def _half_a_request(self) -> None:
+        """A request that never becomes whole, on a connection that breaks."""
+        _, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        request, _, _ = self._request("half", "large")
+        writer.write(request[: self._draw.randrange(1, len(request) - 1)])
+        await asyncio.sleep(0.01)
+        writer.transport.abort()
+
     async def _send(self, writer: asyncio.StreamWriter, data: bytes) -> None:
         with suppress(ConnectionError):
             cut = self._draw.randrange(len(data)) if self._draw.random() < 0.2 else 0
@@ -294,15 +325,20 @@ class Day:
             writer.write(data[cut:])
             await writer.drain()
 
-    def _request(self, mark: str) -> tuple[bytes, bool, bool]:
+    def _request(self, mark: str, kind: str = "") -> tuple[bytes, bool, bool]:
         """(bytes, whether it asks for a stream, whether it asks for the usage)."""
         is_stream, asks_usage = self._draw.random() < self._streams, self._draw.random() < 0.3
         if self._draw.random() < self._plan.odd:
             body, is_stream, asks_usage = self._draw.choice(ODD_BODIES), False, True
         else:
             options = {"stream_options": {"include_usage": True}} if asks_usage and is_stream else {}
-            body = json.dumps({"model": "m", "prompt": mark, "stream": is_stream, **options}).encode()
-        head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nx-request-id: {mark}\r\n".encode()
+            padding = {"suffix": "é, " * 100_000} if kind == "large" else {}
+            body = json.dumps({"model": "m", "prompt": mark, "stream": is_stream, **options, **padding}).encode()
+        version = "1.0" if kind in ("HTTP/1.0", "old and keeps") else "1.1"
+        line = f"POST /v1/completions HTTP/{version}\r\nhost: x\r\nx-request-id: {mark}\r\n"
+        head = (line + _MORE.get(kind, "")).encode()
+        if version == "1.0":
+            return head + b"content-length: %d\r\n\r\n" % len(body) + body, is_stream, asks_usage
         if body and len(body) < 10_000 and self._draw.random() < 0.1:
             size = self._draw.choice([1, 7, 100])
             parts = [body[at : at + size] for at in range(0, len(body), size)]

@@ -282,6 +282,29 @@ async def _trailers(call: Call) -> None:
     await call.send(right_answer(call).removesuffix(b"\r\n") + b"x-checksum: 1\r\nx-other: 2\r\n\r\n")
 
 
+async def _chunk_extensions(call: Call) -> None:
+    body = stream_body(call)
+    await call.send(_STREAM_HEAD + _CHUNKED + b'%x;a=b;c="d"\r\n%b\r\n' % (len(body), body) + END)
+
+
+async def _in_capitals(call: Call) -> None:
+    head, _, body = right_answer(call).partition(b"\r\n\r\n")
+    await call.send(head.upper().replace(b"OK", b"ok") + b"\r\n\r\n" + body)
+
+
+async def _without_type(call: Call) -> None:
+    await call.send(right_answer(call).replace(b"content-type: application/json\r\n", b""))
+
+
+async def _as_http_1_0(call: Call) -> None:
+    """No length and no word about the connection, which ends after the answer as it did then."""
+    is_stream = wants_stream(call)
+    kind = b"text/event-stream" if is_stream else b"application/json"
+    body = stream_body(call) if is_stream else whole_body(mark_of(call))
+    await call.send(b"HTTP/1.0 200 OK\r\ncontent-type: %b\r\n\r\n%b" % (kind, body))
+    call.writer.close()
+
+
 async def _line_ends(call: Call) -> None:
     """Events that end with CR LF, as the standard allows."""
     body = stream_body(call).replace(b"\n", b"\r\n")
@@ -319,12 +342,25 @@ FAULTS: dict[str, Fault] = {
     "an interim answer with a body": Fault(
         _sends(b"HTTP/1.1 103 X\r\n" + _CHUNKED + b"5\r\nhello\r\n" + END + _LENGTH + b"content-length: 2\r\n\r\n{}")
     ),
+    "answers 401": Fault(_answers(401)),
+    "redirects": Fault(_answers(307, "location: http://127.0.0.1:9/v1/elsewhere\r\n")),
+    "204 with a body": Fault(_sends(b"HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\nhello")),
+    "status 999": Fault(_sends(b"HTTP/1.1 999 X\r\ncontent-length: 2\r\n\r\n{}")),
+    "an odd status line": Fault(_sends(b"http/1.1 200 ok\r\ncontent-length: 2\r\n\r\n{}")),
+    "lines that end with LF": Fault(_sends(b"HTTP/1.1 200 OK\ncontent-length: 2\n\n{}")),
+    "a negative length": Fault(_sends(_LENGTH + b"content-length: -2\r\n\r\n{}")),
+    "a NUL in a header": Fault(_sends(_LENGTH + b"x: a\0b\r\ncontent-length: 2\r\n\r\n{}")),
+    "a header of two lines": Fault(_sends(_LENGTH + b"x: a\r\n b\r\ncontent-length: 2\r\n\r\n{}")),
+    "ten thousand headers": Fault(_sends(_LENGTH + b"a:b\r\n" * 30_000 + b"content-length: 2\r\n\r\n{}")),
     "head without end": Fault(_floods(_LENGTH, b"a: " + b"b" * 1_000 + b"\r\n", 2_000)),
     "interim answers without end": Fault(_floods(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100, 200)),
     # After it
     "resets mid-stream": Fault(_resets_mid_stream, of="streams"),
     "closes mid-stream": Fault(_begins_then(b""), of="streams"),
     "breaks its framing": Fault(_begins_then(b"zz\r\nnot a chunk\r\n"), of="streams"),
+    "closes in the middle of a chunk": Fault(_begins_then(b"100\r\nhalf of it"), of="streams"),
+    "a chunk's extension without end": Fault(_floods(b"5;", b"a" * 1_000, 500, begins=True), of="streams"),
+    "ends in the middle of an event": Fault(_ends(b'data: {"id":"c","cho'), of="streams"),
     "falls silent": Fault(_falls_silent, of="streams"),
     "ends without [DONE]": Fault(_ends(), of="streams"),
     "ends with an error event": Fault(_ends(_ERROR), of="streams"),
@@ -358,6 +394,15 @@ FAULTS: dict[str, Fault] = {
     "usage that is no number": Fault(
         _among(_event({"choices": [], "usage": "many"})), "streams", is_legal=True, adds_events=True
     ),
+    "a crowd of usages in one packet": Fault(
+        _among(_event({"choices": [{"index": 0, "text": ""}], "usage": None}) * 3_000),
+        "streams",
+        is_legal=True,
+        adds_events=True,
+    ),
+    "fields of events that few send": Fault(
+        _among(b": ping\n\nretry: 10\n\nid: 7\nevent: ping\ndata: {}\n\n"), "streams", is_legal=True, adds_events=True
+    ),
     # Odd, and right
     "closes a connection that it promised to keep": Fault(_ends_and_closes, is_legal=True),
     "no length, until closed": Fault(_until_closed, is_legal=True),
@@ -367,18 +412,30 @@ FAULTS: dict[str, Fault] = {
     "seven bytes at a time": Fault(_drips, is_legal=True),
     "a chunk for each byte": Fault(_byte_chunks, is_legal=True),
     "all in one packet": Fault(_at_once, is_legal=True),
+    "chunks with extensions": Fault(_chunk_extensions, "streams", is_legal=True),
+    "names in capitals": Fault(_in_capitals, is_legal=True),
+    "no content type": Fault(_without_type, "wholes", is_legal=True),
+    "HTTP/1.0": Fault(_as_http_1_0, is_legal=True),
     "trailers": Fault(_trailers, "streams", is_legal=True),
     "events ended by CR LF": Fault(_line_ends, "streams", is_legal=True),
     "zipped without being asked": Fault(_zipped, "wholes", is_legal=True),
 }
 
 _FIGURES = b"vllm:num_requests_waiting 1e400\nvllm:kv_cache_usage_perc NaN\n\xff\n" + b"sglang:x{" * 999
+_LABELS = b"".join(b'vllm:num_requests_running{x="%d"} 0\n' % number for number in range(20_000))
+_ODD = b'{"data":[5,{"id":null},{"id":"m"},{"id":"m","object":[]},{"no":"id"}]}'
 BESIDE: dict[str, dict[str, Script]] = {
     "metrics break off": {"/metrics": _sends(_PLAIN + b"content-length: 99\r\n\r\nvllm:num_requests_waiting 1\n")},
     "metrics are no HTTP": {"/metrics": _sends(b"SSH-2.0-OpenSSH_9.2\r\n")},
     "metrics reset": {"/metrics": dies_at_once},
     "metrics answer 500": {"/metrics": _answers(500)},
     "metrics without sense": {"/metrics": _sends(_PLAIN + b"connection: close\r\n\r\n" + _FIGURES)},
+    "metrics hang": {"/metrics": hangs},
+    "metrics without end": {"/metrics": _floods(_PLAIN + _CHUNKED, b"400\r\n" + b"# x\n" * 256 + b"\r\n", 9_000)},
+    "metrics of many labels": {"/metrics": _sends(_PLAIN + b"connection: close\r\n\r\n" + _LABELS)},
+    "models answer 500": {"/v1/models": _answers(500)},
+    "models are no JSON": {"/v1/models": _sends(_LENGTH + b"content-length: 9\r\n\r\n<html>no<")},
+    "models without sense": {"/v1/models": _sends(_LENGTH + b"content-length: %d\r\n\r\n%b" % (len(_ODD), _ODD))},
     "metrics are elsewhere": {"/metrics": _answers(302, "location: /there\r\n")},
 }
 """Ways in which a replica misbehaves beside its API: path -> script. Its requests must all be answered rightly."""

@@ -23,6 +23,7 @@ from tests.support.fault_harness import (
     ALL_FAULTS,
     BESIDE_DAYS,
     FLAPPING,
+    MANY_CLIENTS,
     ODD_CLIENTS,
     Book,
     Plan,
@@ -38,6 +39,7 @@ DAYS: dict[str, list[Plan]] = {
     "odd and right answers, or more than an answer": [one_fault(name) for name in FAULTS if FAULTS[name].is_legal],
     "all faults at once, clients that leave": [ALL_FAULTS] * 4,
     "odd bodies, clients that leave": [ODD_CLIENTS] * 2,
+    "clients of many kinds": [MANY_CLIENTS] * 2,
     "replicas that come and go": [FLAPPING] * 2,
     "misbehaviour beside the API": BESIDE_DAYS,
 }

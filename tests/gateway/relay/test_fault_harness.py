@@ -12,6 +12,8 @@ from tests.support.fault_harness import (
     BESIDE_DAYS,
     FLAPPING,
     FLAPS,
+    KINDS,
+    MANY_CLIENTS,
     ODD_CLIENTS,
     Book,
     Plan,
@@ -50,7 +52,7 @@ def test_one_fault(runner: asyncio.Runner, setup: Setup, fault: str) -> None:
     assert any(fault in met for met in book.executed.values())
 
 
-@pytest.mark.parametrize("plan", BESIDE_DAYS, ids=["breaks-off,no-HTTP,resets", "500,nonsense,302"])
+@pytest.mark.parametrize("plan", BESIDE_DAYS, ids=[",".join(plan.beside).replace(" ", "-") for plan in BESIDE_DAYS])
 def test_misbehaviour_beside_the_api_is_no_fault(runner: asyncio.Runner, setup: Setup, plan: Plan) -> None:
     book = check(runner, setup, plan)
     assert book.endings == {"whole": book.sent}
@@ -62,6 +64,11 @@ def test_all_faults_at_once(runner: asyncio.Runner, setup: Setup) -> None:
 
 def test_clients_that_send_odd_bodies_and_leave(runner: asyncio.Runner, setup: Setup) -> None:
     check(runner, setup, ODD_CLIENTS)
+
+
+def test_clients_of_many_kinds(runner: asyncio.Runner, setup: Setup) -> None:
+    book = check(runner, setup, MANY_CLIENTS)
+    assert set(book.kinds) == set(KINDS)
 
 
 def test_replicas_that_come_and_go(runner: asyncio.Runner, setup: Setup) -> None:

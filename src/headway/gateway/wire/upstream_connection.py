@@ -174,6 +174,9 @@ class UpstreamConnection(asyncio.Protocol):
                 if not 200 <= self._status <= 599:
                     self._fail(f"its answer has the invalid status {self._status:03}")
                     return
+                if self._framing_bytes + len(data) > self._head_bytes < _size_of(self._headers):
+                    self._fail(f"the headers of its answer are longer than {self._head_bytes} bytes")
+                    return
                 self._pass_head()
             pieces = self._pieces
             if self._complete:
@@ -294,3 +297,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport.abort()
         if sink is not None:
             sink.upstream_failed(why)
+
+
+def _size_of(headers: Headers) -> int:
+    return sum([len(name) + len(value) + 4 for name, value in headers])
