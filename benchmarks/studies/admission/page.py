@@ -53,6 +53,11 @@ def page(study: Study) -> str:
     return "\n".join([*parts, _shift(study), _orders(study), _reading()])
 
 
+def tables(study: Study) -> str:
+    """The tables of admission and of victims alone."""
+    return "\n".join([_admission(study), _preemption(study)])
+
+
 def _opening(study: Study) -> str:
     sizes = ", ".join(f"{name} ({count:,})" for name, count in study.traces.items())
     left_out = {point.trace: point.left_out for point in study.points if point.left_out}

@@ -1,7 +1,8 @@
 """Measure admission, prediction and preemption on real traces: run with HEADWAY_TRACES set to a folder.
 
-Writes docs/results/admission.md, all of whose numbers come from here. `--jobs` processes (all cores); some ten minutes
-on two cores. Another seed or trace folder gives other numbers; the same give the same.
+Writes docs/results/admission.md. `--jobs` processes (all cores); some ten minutes on two cores. `--quick` prints only
+the tables at load 1.1, memory tightest and amplest, without the policies that take longest to simulate. Another seed or
+trace folder gives other numbers; the same give the same.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.studies.admission.page import Point, Study, page
+from benchmarks.studies.admission.page import Point, Study, page, tables
 from headway.bench.experiment.parallel import spread
 from headway.bench.experiment.saturation import at_rate, measure_saturation, open_loop
 from headway.bench.metrics.prediction_quality import CalibrationListener, PredictionCalibration, Verdict, summary
@@ -68,6 +69,7 @@ MORE_ADMISSION: dict[str, dict[str, Any]] = {  # at the tightest memory and load
     },
     "overflow-probability, true lengths": {"admission": "overflow-probability", "prediction": "oracle"},
 }
+SLOW = ("reserve-max", "past-future")  # requests stay waiting for long, and each is asked about at every step
 PREEMPTION = ("latest-admitted", "least-sunk-work", "smallest-remaining-benefit")
 PREDICTION = ("running-mean", "past-future", "histogram", "conformal/histogram", "quantile-boosting", "one-bit")
 ORDERS: dict[str, dict[str, Any]] = {
@@ -98,9 +100,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=None)
     parser.add_argument("--only", nargs="*", default=list(TRACES), help="names of traces, for a look; writes to stdout")
+    parser.add_argument("--quick", action="store_true", help="the tables of admission and victims at load 1.1 alone")
     asked = parser.parse_args()
     if not os.environ.get("HEADWAY_TRACES"):
         sys.exit("HEADWAY_TRACES names no folder; the page is measured on the traces listed in docs/public-traces.md")
+    if asked.quick:
+        print(quick(asked.only, asked.jobs))
+        return
     settings = [setting for each in spread(settings_of, asked.only, jobs=asked.jobs) for setting in each]
     tasks = admission_tasks(settings) + order_tasks(settings) + prediction_tasks(settings)
     points = spread(lambda task: task(), tasks, jobs=asked.jobs)
@@ -111,6 +117,24 @@ def main() -> None:
         PAGE.write_text(text, encoding="utf-8")
     else:
         print(text)
+
+
+def quick(names: list[str], jobs: int | None) -> str:
+    """The tables of admission and of victims, tightest and amplest memory, load 1.1, no slow policy."""
+    settings = [one for each in spread(settings_of, names, jobs=jobs) for one in each if one.squeeze != SQUEEZES[1]]
+    tasks = [
+        task("admission", setting, LOADS[-1], label, chosen)
+        for setting in settings
+        for label, chosen in ADMISSION.items()
+        if label not in SLOW
+    ]
+    tasks += [
+        task("preemption", setting, LOADS[-1], name, {"preemption": name, "prediction": "histogram"})
+        for setting in settings
+        if setting.squeeze == SQUEEZES[0]
+        for name in PREEMPTION
+    ]
+    return tables(Study(spread(lambda one: one(), tasks, jobs=jobs), {}, SLO, TRACES, WINDOW, SHIFT))
 
 
 def settings_of(name: str) -> list[Setting]:
