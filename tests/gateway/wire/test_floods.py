@@ -9,7 +9,9 @@ from contextlib import AsyncExitStack
 import pytest
 
 from headway.gateway.queueing.counts import Outcome
+from headway.gateway.wire.client_connection import ClientConnection, PendingAnswer
 from headway.gateway.wire.limits import WireLimits
+from headway.gateway.wire.messages import HttpRequest
 from tests.support.gateway_setup import RawClient, RunGateway, Setup, completion, post
 from tests.support.scripted_replica import Call, echoes
 
@@ -169,5 +171,56 @@ def test_idle_clients_leave_descriptors_for_the_others(
                 assert await cut.closes()
             await first.send(post(completion()))
             assert (await first.answer()).status == 200
+
+    run_gateway(scenario)
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_thousands_of_requests_in_one_packet_leave_the_others_their_turns(
+    run_gateway: RunGateway, is_chunked: bool
+) -> None:
+    """So many are read at a turn of the loop as fit into 8 KiB; beyond `ahead_bytes` they are refused."""
+    small = b"GET /health HTTP/1.1\r\nhost:x\r\n\r\n"
+
+    async def scenario(setup: Setup) -> None:
+        turn, answered = 0, Counter[int]()
+        answer = setup.gateway.site.answer
+
+        def counted(request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
+            answered[turn] += 1
+            return answer(request, client)
+
+        async def turns() -> None:
+            nonlocal turn
+            while True:
+                await asyncio.sleep(0)
+                turn += 1
+
+        setup.gateway.site.answer = counted  # type: ignore[method-assign]
+        counting = asyncio.create_task(turns())
+        first = HEAD + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n" if is_chunked else b""
+        async with RawClient(setup.port) as client:
+            await client.send(first + small * 8_000)
+            told = (await client.reader.read()).decode()
+        counting.cancel()
+        assert told.count("HTTP/1.1 200 ") >= 100
+        assert "HTTP/1.1 413 " in told
+        assert max(answered.values()) <= 8_192 // len(small) + 1
+
+    run_gateway(scenario)
+
+
+def test_requests_in_one_packet_are_answered_in_order(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        async with RawClient(setup.port) as client:
+            sizes = [0, 100, 9_000, 30_000, 5, 8_192, 1]
+            packet = b"".join(
+                post(completion(prompt="x" * size, stream=False), headers=f"x-request-id: r{number}\r\n")
+                for number, size in enumerate(sizes)
+            )
+            await client.send(packet)
+            got = [(await client.answer()).headers["x-request-id"] for _ in sizes]
+        assert got == [f"r{number}" for number in range(len(sizes))]
+        assert [len(str(call.json()["prompt"])) for call in setup.replicas[0].calls] == sizes
 
     run_gateway(scenario)

@@ -35,6 +35,8 @@ from headway.gateway.wire.shared_limits import SharedLimits
 _CHUNK_HEADS = [b"%x\r\n" % size for size in range(2_048)]  # of tokens: to write one anew takes three times as long
 _BODILESS = (204, 304)
 """Statuses whose answers end with their head, whatever it says of a length (RFC 9112, section 6.3)."""
+_SLICE_BYTES = 8_192
+"""Read at once: a long body in many of these, one after the other; of small requests some 200 at a turn of the loop."""
 
 
 class PendingAnswer(Protocol):
@@ -93,6 +95,7 @@ class ClientConnection(asyncio.Protocol):
         "_held",
         "_held_bytes",
         "_is_counted",
+        "_is_resuming",
         "_keeps_body",
         "_limits",
         "_looping",
@@ -132,6 +135,7 @@ class ClientConnection(asyncio.Protocol):
         self._ahead = bytearray()  # came while a request was being answered
         self.address = ""
         self._is_counted = False
+        self._is_resuming = False
         self._owner = ""  # of its latest request
         self._held_bytes = 0  # of bodies, as counted in `shared`
         self._refusal: Response | None = None
@@ -222,19 +226,36 @@ class ClientConnection(asyncio.Protocol):
         """Bytes of a request, or of the next one."""
         if self._closing:
             return  # lingering: they are read and forgotten
-        if self._request is not None or self._pending:
+        if self._request is not None or self._pending or self._ahead:
             # Reading goes on, or the client's leaving would not be noticed.
-            if self._refusal is None:
-                self._ahead += data
-                if len(self._ahead) > self._limits.ahead_bytes:
-                    self._ahead = bytearray()
-                    self._refusal = self._bad_request(*too_far_ahead(self._limits))
-            return
-        self._feed(data)
+            self._keep_ahead(data)
+        else:
+            self._feed(data)
 
     # Reading
 
+    def _keep_ahead(self, data: bytes) -> None:
+        """Keep what was sent before its turn, within its bound."""
+        if self._refusal is None:
+            self._ahead += data
+            if len(self._ahead) > self._limits.ahead_bytes:
+                self._ahead = bytearray()
+                self._refusal = self._bad_request(*too_far_ahead(self._limits))
+
     def _feed(self, data: bytes) -> None:
+        """Read until a request is whole. What follows it waits: a packet may hold thousands of small requests."""
+        if len(data) <= _SLICE_BYTES:
+            self._feed_slice(data)
+        else:
+            at = 0
+            while at < len(data) and not self._pending and self._refusal is None:
+                self._feed_slice(data[at : at + _SLICE_BYTES])
+                at += _SLICE_BYTES
+            if at < len(data):
+                self._keep_ahead(data[at:])
+        self._serve()
+
+    def _feed_slice(self, data: bytes) -> None:
         if not self._begun and data.lstrip(b"\r\n"):  # blank lines before a request are none of it
             self._begun = True
             self._deadline = self._clock() + self._limits.head_seconds
@@ -255,7 +276,6 @@ class ClientConnection(asyncio.Protocol):
                     self._refusal = self._bad_request(*trailers_too_long(self._limits))
             else:
                 self._framing_bytes = 0
-        self._serve()
 
     def _parse(self, data: bytes) -> None:
         rest: bytes | memoryview = data
@@ -399,14 +419,20 @@ class ClientConnection(asyncio.Protocol):
                     self._answering = answering
             elif self._refusal is not None:
                 self._refuse(self._refusal)
-            elif self._ahead:
-                data, self._ahead = bytes(self._ahead), bytearray()
-                self._looping = False
-                self._feed(data)
-                return
             else:
+                if self._ahead and not self._is_resuming:
+                    self._is_resuming = True
+                    asyncio.get_running_loop().call_soon(self._resume)
                 break
         self._looping = False
+
+    def _resume(self) -> None:
+        """Read on in what was sent ahead, after all other connections had a turn."""
+        self._is_resuming = False
+        if self._closing or self._request is not None or self._pending or not self.writable:
+            return  # `_serve` comes back to it
+        data, self._ahead = bytes(self._ahead), bytearray()
+        self._feed(data)
 
     def respond(self, response: Response) -> None:
         """A whole answer at once."""
