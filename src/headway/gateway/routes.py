@@ -38,7 +38,7 @@ from headway.gateway.trusted_sources import TrustedProxies, is_loopback, leads_h
 from headway.gateway.wire.client_connection import ClientConnection, PendingAnswer
 from headway.gateway.wire.messages import Headers, HttpRequest, Response, with_headers
 from headway.gateway.wire.sliced_answer import SlicedAnswer
-from headway.gateway.wire.stepped_answer import SteppedAnswer
+from headway.gateway.wire.stepped_answer import SteppedAnswer, StepsInTurn
 
 _COMPRESSED = "the body is compressed (content-encoding: {}), so its model cannot be read; send it as it is"
 _ONE_MODEL = "/v1/models/"
@@ -71,6 +71,7 @@ class PublicRoutes:
         self.metrics = metrics
         self._intake = intake
         self._prompt_count = prompt_count
+        self._steps_in_turn = StepsInTurn()
         self._on_arrival = on_arrival
         self._own_paths = {**HEALTH_PATHS, **(INSIDE_PATHS if shows_inside else {})}
         self.learned = learned
@@ -212,7 +213,9 @@ class PublicRoutes:
                 return None
             return self._take(http, client, tenant, endpoint, read.body, read.prompt)
 
-        return SteppedAnswer(read.steps(self._prompt_count), then, broke)
+        answer = SteppedAnswer(read.steps(self._prompt_count), then, broke)
+        self._steps_in_turn.add(answer)
+        return answer
 
     def _take(
         self,

@@ -72,21 +72,22 @@ def test_other_clients_have_turns_while_a_body_is_read_and_sent(
 ) -> None:
     """No clock: a turn of the loop is counted between any two steps."""
     turns, seen = 0, []
-    step = SteppedAnswer._step
+    step = SteppedAnswer.step
 
-    def noted(self: Any) -> None:
+    def noted(self: Any) -> bool:
         seen.append(turns)
-        step(self)
+        return step(self)
 
-    monkeypatch.setattr(SteppedAnswer, "_step", noted)
+    monkeypatch.setattr(SteppedAnswer, "step", noted)
 
     async def scenario(setup: Setup) -> None:
         nonlocal turns
-        asking = asyncio.ensure_future(setup.ask(completion(prompt=LONG)))
+        asking = asyncio.gather(*(setup.ask(completion(prompt=LONG)) for _ in range(4)))
         while not asking.done():
             turns += 1
             await asyncio.sleep(0)
-        assert len(seen) > 8
+        assert [answer.status for answer in await asking] == [200] * 4
+        assert len(seen) > 4 * 8
         assert len(set(seen)) == len(seen), "two steps at one turn"
 
     run_gateway(scenario)
@@ -97,7 +98,7 @@ def test_a_client_that_leaves_while_its_body_is_read_is_no_request(
 ) -> None:
     async def scenario(setup: Setup) -> None:
         begun = asyncio.Event()
-        monkeypatch.setattr(SteppedAnswer, "_step", lambda self: begun.set())  # it takes for ever
+        monkeypatch.setattr(SteppedAnswer, "step", lambda self: begun.set() or True)  # it takes for ever
         async with RawClient(setup.port) as client:
             await client.send(post(completion(prompt=LONG)))
             await begun.wait()

@@ -1,11 +1,40 @@
-"""Stepped answer: its request is read first, a step at each turn of the event loop."""
+"""Stepped answer: its request is read first, a step at a time.
+
+Law: at each turn of the event loop one step is taken, of whichever answer; so a crowd of large requests holds up the
+other connections no longer than one does.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from headway.gateway.wire.client_connection import PendingAnswer
+
+
+class StepsInTurn:
+    """Takes the steps of all answers that are not read yet, in turn."""
+
+    def __init__(self) -> None:
+        self._open: deque[SteppedAnswer] = deque()
+
+    def add(self, answer: SteppedAnswer) -> None:
+        """One more answer, whose first step is taken soon."""
+        self._open.append(answer)
+        if len(self._open) == 1:
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        answer = self._open[0]
+        try:
+            goes_on = answer.step()
+        finally:
+            self._open.popleft()
+        if goes_on:
+            self._open.append(answer)
+        if self._open:
+            asyncio.get_running_loop().call_soon(self._turn)
 
 
 class SteppedAnswer:
@@ -14,14 +43,12 @@ class SteppedAnswer:
     def __init__(
         self, steps: Iterator[None], then: Callable[[], PendingAnswer | None], broke: Callable[[Exception], None]
     ) -> None:
-        """Take the first step at once; `broke` hears of what a step or `then` raises."""
+        """`broke` hears of what a step or `then` raises."""
         self._steps = steps
         self._then = then
         self._broke = broke
         self._answer: PendingAnswer | None = None
         self._is_over = False
-        self._loop = asyncio.get_running_loop()
-        self._loop.call_soon(self._step)
 
     def client_left(self) -> None:
         """Stop."""
@@ -39,15 +66,16 @@ class SteppedAnswer:
         if self._answer is not None:
             self._answer.client_ready()
 
-    def _step(self) -> None:
+    def step(self) -> bool:
+        """Take the next step; whether there are more."""
         if self._is_over:
-            return
+            return False
         try:
             for _ in self._steps:
-                self._loop.call_soon(self._step)
-                return
+                return True
             self._answer = self._then()
             del self._then, self._broke  # they hold the body
         except Exception as error:
             self._is_over = True
             self._broke(error)
+        return False
