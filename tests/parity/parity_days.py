@@ -146,7 +146,7 @@ def plugin_days() -> Iterator[ParityDay]:
             replace(long_prompts, long_prefill_token_threshold=48),
             PluginRules("self-tuned"),
         ),
-        "self-tuned-small-memory": ("priced-work", small_memory, PluginRules("self-tuned")),
+        "self-tuned-small-memory": ("shortest-prompt-first", small_memory, PluginRules("self-tuned")),
         "guard": ("shortest-prompt-first", small_memory, PluginRules(guard=guard)),
         "guard-and-self-tuned": ("shortest-prompt-first", small_memory, PluginRules("self-tuned", guard)),
     }

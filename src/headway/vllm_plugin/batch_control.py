@@ -59,14 +59,15 @@ class BatchControl:
         prefilling = [entry.request for entry in self._book.batch.prefilling.values()]
         left = [vllm.total_tokens(request) - vllm.computed_tokens(request) for request in prefilling]
         prefill_left = [tokens for tokens in left if tokens > 0]
-        if not prefill_left:
+        head = self._policies.head(self._queue.now) if prefill_left else None
+        if head is None:
             return engine.own_threshold
         facts = StepFacts(
             engine.token_budget,
             seats_free=engine.seats - running,
             decoding=running - len(prefill_left),
             prefill_left=prefill_left,
-            head=self._policies.head(self._queue.now),
+            head=self._book.entries[head.id].refresh(),  # a preempted request's last token may have come since
             memory=engine.memory(),
         )
         return self_tuned_threshold(facts, engine.own_threshold)

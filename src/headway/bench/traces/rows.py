@@ -28,6 +28,7 @@ _DEFAULTS: dict[str, tuple[str, float]] = {
     "e2e": ("d", np.nan),
     "priority": ("q", 0),
 }
+_IMAGE_FIELD = "image_tokens"  # of the prompt, those that stand for images
 _BLOCK_TOKENS = (512, *(1 << power for power in range(12, 2, -1) if power != 9))  # Mooncake's 512 wins a tie
 
 
@@ -52,6 +53,7 @@ class Rows:
         self._last_turn: dict[int, int] = {}
         self._block_flat, self._block_ends = array("q"), array("q")
         self._read = 0
+        self._with_images = 0
         self._skipped: Counter[str] = Counter()
         self._first_skipped: dict[str, int] = {}
 
@@ -81,6 +83,8 @@ class Rows:
             if column_and_reader is not None and value is not None:
                 column, read = column_and_reader
                 values[column] = read(value)
+            elif name == _IMAGE_FIELD and value not in (None, "", "0", 0):
+                self._with_images += 1
         for column in REQUIRED:
             if column not in values:
                 raise self._missing(column, record)
@@ -155,7 +159,7 @@ class Rows:
         if not self._lines:
             raise UserMistake(f"{self._file}: holds no request; {self._why_none()}")
         lines = np.array(self._lines, dtype=np.int64)
-        notes = self._skipped_notes()
+        notes = [*self._skipped_notes(), *self._image_notes()]
         optional: dict[str, Any] = {column: np.array(kept) for column, kept in self._optional.items()}
         optional |= self._closed_loop(optional, lines, notes)
         prompt = np.array(self._prompt, dtype=np.int64)
@@ -195,6 +199,14 @@ class Rows:
             for rule, count in self._skipped.most_common()
         )
         return [f"{self._file}: {self._skipped.total()} of {self._read} lines skipped: {reasons}"]
+
+    def _image_notes(self) -> list[str]:
+        if not self._with_images:
+            return []
+        return [
+            f"{self._file}: {self._with_images} requests have images, which count as prompt tokens only; the encoder's "
+            "time, and vLLM's encoder budget and cache, are not simulated"
+        ]
 
     def _closed_loop(
         self, optional: dict[str, npt.NDArray[np.float64]], lines: npt.NDArray[np.int64], notes: list[str]

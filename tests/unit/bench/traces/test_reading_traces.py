@@ -251,3 +251,16 @@ def test_a_zst_file_may_hold_several_frames(tmp_path: Path) -> None:
     lines = [request(number) + "\n" for number in range(50)]
     path.write_bytes(b"".join(zstandard.compress(line.encode()) for line in lines))
     assert len(load_trace(str(path)).trace) == 50
+
+
+def test_a_trace_with_images_says_what_of_them_is_not_simulated(tmp_path: Path) -> None:
+    row = '{"timestamp": 0, "input_length": 10, "output_length": 5, "image_tokens": %s}\n'
+    path = tmp_path / "images.jsonl"
+    path.write_text(row % 8 + row % 0 + row % "null")
+    (note,) = load_trace(str(path)).notes
+    assert note == (
+        f"{path}: 1 requests have images, which count as prompt tokens only; the encoder's time, and vLLM's encoder "
+        "budget and cache, are not simulated"
+    )
+    path.write_text(row % 0)
+    assert load_trace(str(path)).notes == []
