@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Hashable
+from itertools import count
+from typing import TypeAlias
 
 from headway.domain.estimate import LengthEstimate
 from headway.domain.request import Request, RequestId, RequestView
 
+_Entry: TypeAlias = tuple[float, int, int, Request]  # arrived_at, ticket in the queue, number of the entry, request
 _COMPACT_ABOVE = 64  # entries of requests that left; below that a rebuild is not worth its call
 
 
@@ -20,16 +23,17 @@ class Equals:
 
     def __init__(self, predict: Callable[[RequestView], LengthEstimate]) -> None:
         self._predict = predict
-        self._waiting: dict[RequestId, tuple[Hashable, int]] = {}  # looks and ticket
-        self._alike: dict[Hashable, list[tuple[float, int, Request]]] = {}  # with requests that left
+        self._waiting: dict[RequestId, tuple[Hashable, int]] = {}  # looks, and number of its entry
+        self._alike: dict[Hashable, list[_Entry]] = {}  # with requests that left
+        self._number = count()
         self._left = 0
         self._compared: tuple[Request, Request, bool] | None = None  # asked again for every look at the head
 
     def add(self, request: Request, ticket: int) -> None:
         """A request waits from now on."""
-        looks = _looks(request)
-        self._waiting[request.id] = (looks, ticket)
-        heapq.heappush(self._alike.setdefault(looks, []), (request.arrived_at, ticket, request))
+        looks, number = _looks(request), next(self._number)
+        self._waiting[request.id] = (looks, number)
+        heapq.heappush(self._alike.setdefault(looks, []), (request.arrived_at, ticket, number, request))
 
     def remove(self, request_id: RequestId) -> None:
         """It does not wait any more."""
@@ -45,7 +49,7 @@ class Equals:
     def first(self, request: Request) -> Request:
         """The equal of a waiting request that came first; itself where none came before it."""
         looks, _ = self._waiting[request.id]
-        first = self._alike[looks][0][2]
+        first = self._alike[looks][0][-1]
         return first if first is request or self._expects_the_same(first, request) else request
 
     def _settle(self, looks: Hashable) -> None:

@@ -230,3 +230,40 @@ def test_a_route_is_one_of_those_offered_or_none() -> None:
     with pytest.raises(PolicyFault, match="the routing policy raised RuntimeError"):
         choose(RuntimeError("lost"))
     assert CheckedRouting(RoundRobin(), PlainAsker()).choose(REQUEST, (), offered, 1.0) in offered
+
+
+def test_which_questions_are_asked_many_times_a_step() -> None:
+    """The asker judges those together, step by step; the others one by one."""
+
+    class Notes(PlainAsker):
+        def __init__(self) -> None:
+            self.bounds: dict[str, tuple[str, bool]] = {}
+
+        def bound(self, kind: str, per_step: bool, question: Any) -> Any:
+            self.bounds[question.__name__] = (kind, per_step)
+            return question
+
+    class Named(Answers):
+        """Each method has a name of its own."""
+
+    for name in ("rank", "lane", "choose", "next_change", "hold_steps", "may_pass", "passed", "victim", "predict"):
+
+        def answer(self: Any, *_: Any) -> Any:
+            return self
+
+        answer.__name__ = name
+        setattr(Named, name, answer)
+    notes, policy = Notes(), Named(0)
+    guarded(Policies(policy, policy, policy, policy), notes)  # type: ignore[arg-type]
+    notes.bounds["predict"] = notes.bounds.pop("_both")
+    assert notes.bounds == {
+        "rank": ("ordering", False),
+        "lane": ("ordering", False),
+        "choose": ("ordering", True),
+        "next_change": ("ordering", True),
+        "hold_steps": ("admission", True),
+        "may_pass": ("admission", True),
+        "passed": ("admission", True),
+        "victim": ("preemption", True),
+        "predict": ("prediction", False),
+    }

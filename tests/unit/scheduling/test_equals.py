@@ -138,6 +138,25 @@ def test_one_that_left_is_not_served_and_one_that_came_back_is_new() -> None:
     assert door.drain() == [0, 2]
 
 
+def test_a_request_whose_work_changes_and_changes_back_has_the_equals_that_it_looks_like() -> None:
+    door = Door()
+    for number, expected in enumerate([300, 250, 200]):
+        door.arrive(number, expected)
+    first = door.queue._where[0][1][3]
+    first.cached_prompt_tokens = 5
+    door.queue.requeue(0)
+    assert door.queue.head(0.0).id == 1  # type: ignore[union-attr]
+    second = door.queue._where[1][1][3]
+    for cached in (5, 0, 5, 0):
+        second.cached_prompt_tokens = cached
+        door.queue.requeue(1)
+    assert door.drain() == [1, 2, 0]
+    for number, expected in enumerate([300, 300], 5):
+        door.arrive(number, expected, at=1.0)
+    door.queue.requeue(5)
+    assert door.drain() == [5, 6], "it keeps its place"
+
+
 def test_of_equals_behind_the_head_only_the_first_is_a_candidate() -> None:
     door = Door()
     for number, expected in enumerate([400, 300, 350, 200]):

@@ -90,3 +90,21 @@ def test_harm_must_last_and_suspends_for_a_while() -> None:
     assert not judge.suspends
     assert not judge.check(bad, 61.0), "harm has to last again"
     assert judge.check(bad, 71.0)
+
+
+def test_waits_count_from_arrival() -> None:
+    comparison = WaitComparison()
+    for number, arrived_at in enumerate([10.0, 11.0]):
+        comparison.arrive(number, arrived_at, 5)
+    comparison.admit(1, 11.0, 14.0, 5)  # FCFS would have admitted request 0 then, after 4 s
+    assert comparison.waits(20.0) == Waits(10.0, 4.0, 1)
+    comparison.admit(0, 10.0, 30.0, 5)
+    assert comparison.waits(99.0) == Waits(20.0, 19.0, 2)
+
+
+def test_just_as_much_as_allowed_is_no_harm() -> None:
+    judge = HarmJudge(HarmLimits(harm_ratio=2.0, harm_slack_seconds=1.0, harm_seconds=0.0, step_back_seconds=30.0))
+    assert not judge.check(Waits(6.0, 3.0, 100), 0.0)
+    assert not judge.check(Waits(1.5, 0.5, 100), 0.0)
+    assert not judge.check(Waits(9.0, 3.0, 49), 0.0)
+    assert judge.check(Waits(6.1, 3.0, 50), 0.0)

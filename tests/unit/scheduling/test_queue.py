@@ -219,3 +219,80 @@ def test_a_request_whose_work_changed_moves_by_its_rank() -> None:
     first.prompt_tokens = 30
     queue.requeue(1)
     assert [queue.pop(2.0).id for _ in range(2)] == [2, 1]
+
+
+class Redraws:
+    """Lanes by `by`; redrawn when the test says so. The least lane first."""
+
+    def __init__(self) -> None:
+        self.redrawn = 0
+        self.by = lambda request: "all"
+        self.asked = 0
+
+    def lane(self, request: RequestView) -> LaneId:
+        self.asked += 1
+        return self.by(request)
+
+    def rank(self, request: RequestView) -> float:
+        return 0.0
+
+    def choose(self, heads: Mapping[LaneId, RequestView], now: float) -> LaneId:
+        return min(heads, key=str)
+
+    def next_change(self, heads: Mapping[LaneId, RequestView], now: float) -> float:
+        return now + 1.0
+
+
+def test_a_redraw_moves_every_request_that_waits_and_no_other() -> None:
+    ordering = Redraws()
+    queue = WaitingQueue(ordering)
+    for number, prompt in enumerate([3, 1, 2, 1]):
+        queue.add(waiting(number, prompt, at=float(number)))
+    queue.remove(2)
+    queue.reconsider()
+    assert ordering.asked == 4, "nothing was redrawn"
+    ordering.redrawn, ordering.by = 1, lambda request: request.prompt_tokens
+    queue.reconsider()
+    assert ordering.asked == 7
+    assert queue.lane_sizes() == {3: 1, 1: 2}
+    assert not queue._dead
+    assert queue.head(0.0).id == 1
+    assert queue.remove(0).id == 0
+    assert queue.lane_sizes() == {1: 2}
+    assert drain(queue) == [1, 3]
+    queue.reconsider()
+    assert ordering.asked == 7
+
+
+def test_in_front_of_the_lanes_nothing_changes_with_time() -> None:
+    queue = WaitingQueue(Redraws())
+    queue.add(waiting(0))
+    assert queue.stands_until(5.0) == 6.0
+    queue.resume(waiting(1))
+    assert queue.stands_until(5.0) == math.inf
+    assert queue.pop(5.0).id == 1
+    assert queue.stands_until(5.0) == 6.0
+
+
+@pytest.mark.parametrize(("limit", "behind"), [(0, []), (1, [1]), (2, [1, 0]), (3, [1, 0, 3])])
+def test_the_preempted_count_among_those_behind_the_head(limit: int, behind: list[int]) -> None:
+    queue = WaitingQueue(ByArrival())
+    queue.add(waiting(0, at=0.0))
+    queue.add(waiting(3, at=3.0))
+    queue.resume(waiting(1))
+    queue.resume(waiting(2))
+    assert queue.head(9.0).id == 2
+    assert [request.id for request in queue.following(9.0, limit)] == behind
+
+
+def test_heaps_are_rebuilt_once_most_of_them_is_dead() -> None:
+    queue = WaitingQueue(ByArrival())
+    for number in range(200):
+        queue.add(waiting(number, at=float(number)))
+    for number in range(1, 101):
+        queue.remove(number)
+    assert len(queue._dead) == 0
+    assert len(queue._lanes[None]) == 100
+    for number in range(101, 150):
+        queue.remove(number)
+    assert len(queue._dead) == 49

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -12,6 +12,7 @@ from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request, RequestView
 from headway.policies.admission.greedy import Greedy
 from headway.policies.contracts import LaneId
+from headway.policies.prediction.declared_max import DeclaredMax
 from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.scheduling.scheduler import Policies, Scheduler
 from headway.testing.lifecycle_checker import LifecycleChecker
@@ -146,3 +147,51 @@ def test_the_client_of_a_running_request_may_leave() -> None:
     scheduler.admit(1.0)
     scheduler.left(request, 2.0)
     assert ears.heard[-1] == Cancelled(request, 2.0)
+
+
+def test_while_suspended_first_come_first_served_rules_and_the_policies_still_listen() -> None:
+    class Latest(Ears):
+        def rank(self, request: RequestView) -> float:
+            return -request.arrived_at
+
+    class HoldsAll:
+        look_ahead = 4
+
+        def hold_steps(self, *_: object) -> int:
+            return 7
+
+        def may_pass(self, *_: object) -> bool:
+            return True
+
+        def passed(self, head: RequestView) -> None: ...
+
+    class First:
+        def victim(self, running: Sequence[RequestView], now: float) -> RequestView:
+            return running[0]
+
+    scheduler = Scheduler(Policies(Latest(), HoldsAll(), First(), DeclaredMax()))  # type: ignore[arg-type]
+    batch = ScriptedBatch([Request(8, 0.0, 1), Request(9, 0.0, 1)])
+    running = list(batch.running())
+    for number in range(3):
+        scheduler.arrive(Request(number, float(number), 1), float(number))
+    scheduler.preempted(Request(7, 0.0, 1), 3.0)
+
+    def rules() -> tuple[object, ...]:
+        scheduler.queue.remove(7)
+        head = scheduler.head(4.0)
+        assert head is not None
+        behind = scheduler.candidate([head], batch, MemoryView(9, 9, 1), 4.0)
+        hold = scheduler.hold_steps(head, batch, MemoryView(9, 9, 1), 4.0)
+        return head.id, behind and behind.id, hold, scheduler.victim(running, 4.0).id, scheduler.backfills
+
+    front = scheduler.head(4.0)
+    assert rules() == (2, 1, 7, 8, True)
+    assert front is not None
+    scheduler.queue.resume(front)
+    scheduler.suspend()
+    assert scheduler.suspended
+    assert scheduler.head(4.0) is front, "the preempted stay in front"
+    assert rules() == (0, None, 0, 9, False)
+    scheduler.reinstate()
+    assert not scheduler.suspended
+    assert rules() == (2, 1, 7, 8, True)
