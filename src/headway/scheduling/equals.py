@@ -41,8 +41,8 @@ class Equals:
         self._left += 1
         self._settle(looks)
         if self._left > _COMPACT_ABOVE + len(self._waiting):
-            for looks, alike in self._alike.items():
-                alike[:] = [entry for entry in alike if self._waits(looks, entry)]
+            for alike in self._alike.values():
+                alike[:] = [entry for entry in alike if self._waits(entry)]
                 heapq.heapify(alike)
             self._left = 0
 
@@ -55,15 +55,16 @@ class Equals:
     def _settle(self, looks: Hashable) -> None:
         """Let a waiting request stand first among those that look so."""
         alike = self._alike[looks]
-        while alike and not self._waits(looks, alike[0]):
+        while alike and not self._waits(alike[0]):
             heapq.heappop(alike)
             self._left -= 1
         if not alike:
             del self._alike[looks]
 
-    def _waits(self, looks: Hashable, entry: tuple[float, int, Request]) -> bool:
-        _, ticket, request = entry
-        return self._waiting.get(request.id) == (looks, ticket)
+    def _waits(self, entry: _Entry) -> bool:
+        _, _, number, request = entry
+        place = self._waiting.get(request.id)
+        return place is not None and place[1] == number
 
     def _expects_the_same(self, one: Request, other: Request) -> bool:
         if self._compared is None or self._compared[0] is not one or self._compared[1] is not other:
