@@ -6,7 +6,7 @@ preempted any number of times, in turn. Times are seconds on the shell's clock.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import NamedTuple, Protocol, TypeAlias, get_args, runtime_checkable
 
 from headway.domain.request import RequestView
 
@@ -67,11 +67,21 @@ class Cancelled(NamedTuple):
 
 
 Event: TypeAlias = Arrived | Refused | Admitted | Preempted | FirstToken | Completed | Cancelled
+EVENTS: frozenset[type[Event]] = frozenset(get_args(Event))
 
 
 @runtime_checkable
 class Listener(Protocol):
-    """Receives lifecycle events: predictors, adaptive policies, recorders."""
+    """Receives lifecycle events: predictors, adaptive policies, recorders.
+
+    It may name the classes of events that it needs in an attribute `hears`. Then others may be kept from it, which
+    saves them a call and, where no listener needs them, being made.
+    """
 
     def observe(self, event: Event) -> None:
         """Take note of one event. Must not raise, and must not keep the request beyond its end."""
+
+
+def heard_by(*listeners: Listener) -> frozenset[type[Event]]:
+    """The classes of events that at least one of the listeners needs."""
+    return frozenset().union(*[getattr(listener, "hears", EVENTS) for listener in listeners])

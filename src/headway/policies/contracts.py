@@ -8,7 +8,7 @@ A policy gains an optional power by having its methods; nothing is registered:
 
 | power                | members                       | effect                                                        |
 |----------------------|-------------------------------|---------------------------------------------------------------|
-| `Listener`           | `observe`                     | any policy: receives every event (`headway.domain.event`)     |
+| `Listener`           | `observe`, perhaps `hears`    | any policy: receives events (`headway.domain.event`)          |
 | `RedrawnOrdering`    | `redrawn`                     | ordering: moves waiting requests to other lanes               |
 | `FollowsWhatIsLearned` | `follows_what_is_learned`   | ordering: equals are served in order of arrival               |
 | `BackfillingAdmission` | `look_ahead`, `may_pass`, `passed` | admission: lets requests pass a head that does not fit |

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn, ParamSpec, Protocol, TypeVar
 
 from headway.domain.estimate import LengthEstimate
-from headway.domain.event import Event
+from headway.domain.event import Event, heard_by
 from headway.domain.replica_view import BatchView, MemoryView, ReplicaView
 from headway.domain.request import RequestView
 from headway.policies.contracts import (
@@ -131,6 +131,7 @@ class CheckedEvents:
             id(policies.ordering): "ordering",
             id(policies.prediction): "prediction",  # of one object that answers several questions the first kind counts
         }
+        self.hears = heard_by(*fanout.listeners)
         asked = [(kinds[id(listener)], listener.observe) for listener in fanout.listeners]
         self._listeners = [(kind, asker.bound(kind, False, observe)) for kind, observe in asked]
         self._ordering_listens = policies.ordering in fanout

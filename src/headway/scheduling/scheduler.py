@@ -19,6 +19,7 @@ from headway.domain.event import (
     Listener,
     Preempted,
     Refused,
+    heard_by,
 )
 from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import NEVER_LOOKED_UP, Request, RequestId
@@ -61,18 +62,19 @@ class Scheduler:
         self._backfilling = _backfilling(policies.admission)
         fanout = policies.fanout()
         self._listeners: list[Listener] = [*fanout.listeners, *listeners]
+        self._heard = heard_by(*self._listeners)
         self._ordering_listens = policies.ordering in fanout
 
     def arrive(self, request: Request, now: float) -> None:
         """A request came in: estimate its length, queue it."""
         request.estimate = self._policies.prediction.predict(request)
         self.queue.add(request)
-        if self._listeners:
+        if Arrived in self._heard:
             self._deliver(Arrived(request, now))
 
     def refuse(self, request: Request, now: float, reason: str) -> None:
         """A request is turned away before it waits."""
-        if self._listeners:
+        if Refused in self._heard:
             self._deliver(Refused(request, now, reason))
 
     def head(self, now: float) -> Request | None:
@@ -110,7 +112,7 @@ class Scheduler:
         assert self._backfilling is not None
         self.queue.remove(request.id)
         self._backfilling.passed(head)
-        if self._listeners:
+        if Admitted in self._heard:
             self._deliver(Admitted(request, now))
 
     def hold_steps(self, request: Request, batch: BatchView, memory: MemoryView, now: float) -> int:
@@ -120,7 +122,7 @@ class Scheduler:
     def admit(self, now: float) -> Request:
         """The head joins a batch."""
         request = self.queue.pop(now)
-        if self._listeners:
+        if Admitted in self._heard:
             self._deliver(Admitted(request, now))
         return request
 
@@ -130,7 +132,7 @@ class Scheduler:
         None if it does not wait.
         """
         request = self.queue.remove(request_id)
-        if request is not None and self._listeners:
+        if request is not None and Admitted in self._heard:
             self._deliver(Admitted(request, now))
         return request
 
@@ -146,35 +148,35 @@ class Scheduler:
         """A running request lost its memory and waits again; what a prefix cache held of it is out of date."""
         request.looked_up_at = NEVER_LOOKED_UP
         self.queue.resume(request)
-        if self._listeners:
+        if Preempted in self._heard:
             self._deliver(Preempted(request, now))
 
     def taken_back(self, request: Request, now: float) -> None:
         """A request's replica failed, and it waits again."""
         self.queue.resume(request)
-        if self._listeners:
+        if Preempted in self._heard:
             self._deliver(Preempted(request, now, for_memory=False))
 
     def first_token(self, request: Request, now: float) -> None:
         """A request's first token came out."""
-        if self._listeners:
+        if FirstToken in self._heard:
             self._deliver(FirstToken(request, now))
 
     def complete(self, request: Request, now: float) -> None:
         """A request's last token came out; `produced_tokens` is final."""
-        if self._listeners:
+        if Completed in self._heard:
             self._deliver(Completed(request, now, request.produced_tokens))
 
     def cancel(self, request_id: RequestId, now: float) -> Request | None:
         """A waiting request's client left; None if it does not wait."""
         request = self.queue.remove(request_id)
-        if request is not None and self._listeners:
+        if request is not None and Cancelled in self._heard:
             self._deliver(Cancelled(request, now))
         return request
 
     def left(self, request: Request, now: float) -> None:
         """The client of a request that does not wait in the queue left: it ran, or the shell had taken it out."""
-        if self._listeners:
+        if Cancelled in self._heard:
             self._deliver(Cancelled(request, now))
 
     def suspend(self) -> None:

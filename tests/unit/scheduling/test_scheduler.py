@@ -7,12 +7,25 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from headway.domain.estimate import PointEstimate
-from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, FirstToken, Preempted, Refused
+from headway.domain.event import (
+    EVENTS,
+    Admitted,
+    Arrived,
+    Cancelled,
+    Completed,
+    Event,
+    FirstToken,
+    Preempted,
+    Refused,
+    heard_by,
+)
 from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request, RequestView
 from headway.policies.admission.greedy import Greedy
 from headway.policies.contracts import LaneId
+from headway.policies.ordering.fcfs import Fcfs
 from headway.policies.prediction.declared_max import DeclaredMax
+from headway.policies.prediction.running_mean import RunningMean
 from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.scheduling.scheduler import Policies, Scheduler
 from headway.testing.lifecycle_checker import LifecycleChecker
@@ -92,6 +105,29 @@ def test_a_life_is_told_in_order_once_each() -> None:
     )
     assert request.estimate is not None
     assert request.estimate.made_by == "test"
+
+
+def test_a_listener_that_names_what_it_needs_is_spared_the_rest() -> None:
+    def life_heard_by(ears: Ears) -> list[type[Event]]:
+        scheduler = Scheduler(Policies(Fcfs(), Greedy(), LatestAdmitted(), RunningMean()), listeners=[ears])
+        request = Request(0, 0.0, 5)
+        scheduler.arrive(request, 0.0)
+        scheduler.admit(1.0)
+        scheduler.first_token(request, 2.0)
+        scheduler.complete(request, 3.0)
+        return [type(event) for event in ears.heard]
+
+    class Frugal(Ears):
+        hears = (Admitted,)
+
+    heard = life_heard_by(Frugal())
+    assert Admitted in heard
+    assert Arrived not in heard
+    assert FirstToken not in heard
+    assert life_heard_by(Ears()) == [Arrived, Admitted, FirstToken, Completed]
+    assert heard_by(Frugal(), RunningMean()) == {Admitted, Completed}
+    assert heard_by(Frugal(), Ears()) == EVENTS
+    assert heard_by() == frozenset()
 
 
 def test_what_an_ordering_hears_may_change_its_choice() -> None:

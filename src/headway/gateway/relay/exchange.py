@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import lru_cache
 
 from headway.gateway.openai.answer_readers import AnswerFault, JsonReader, StreamReader
 from headway.gateway.openai.error_responses import Reason, error_response
@@ -147,8 +148,9 @@ class Exchange:
         self.request.move(_MOVE_ANSWERED)
         relayed, arrived = self._relayed, self.request.arrived
         relayed.status = status
-        kind = named.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        encoded = named.get(b"content-encoding", b"identity").strip().lower() != b"identity"
+        kind = _media_type(named.get(b"content-type", b""))
+        coding = named.get(b"content-encoding")
+        encoded = coding is not None and coding.strip().lower() != b"identity"
         self._is_stream = kind == b"text/event-stream" and not encoded
         if self._is_stream:
             hides = hides_usage(self.request, replica)
@@ -380,6 +382,11 @@ class Exchange:
         """Read on from the replica."""
         if self._connection is not None:
             self._connection.resume()
+
+
+@lru_cache(maxsize=256)
+def _media_type(content_type: bytes) -> bytes:
+    return content_type.partition(b";")[0].strip().lower()
 
 
 def _note_load(replica: UpstreamReplica, value: bytes) -> None:

@@ -99,6 +99,11 @@ class ConcurrencyLimit:
         self._patient_until = -math.inf
 
     @property
+    def is_fixed(self) -> bool:
+        """Whether it never moves, so that no first byte need be judged."""
+        return self._fixed is not None
+
+    @property
     def requests_max(self) -> int:
         """Requests it may have at once, at least 1."""
         return self._fixed if self._fixed is not None else max(1, int(self._limit))
@@ -113,8 +118,6 @@ class ConcurrencyLimit:
             now: seconds.
             waiting: of the requests, those without a first byte yet.
         """
-        if self._fixed is not None:
-            return
         if time is not None:
             self._note(time, requests, waiting, now)
         else:

@@ -149,9 +149,10 @@ class UpstreamReplica:
         """A first byte came after `seconds`; about `expected_seconds` were expected for a request of that size."""
         now = self._clock()
         self.made_progress()  # which is not yet a good answer: an engine that dies sends a first byte too
-        time = None if self._is_fresh("waiting") else FirstByteTime(seconds, seconds / expected_seconds)
-        requests = self.ledger.requests
-        self.limit.answered(requests, time, now, requests - self.ledger.answering)
+        if not self.limit.is_fixed:
+            time = None if self._is_fresh("waiting") else FirstByteTime(seconds, seconds / expected_seconds)
+            requests = self.ledger.requests
+            self.limit.answered(requests, time, now, requests - self.ledger.answering)
         self._update_requests_max()
 
     def completed(self, *, is_generation: bool) -> None:
@@ -313,7 +314,8 @@ class UpstreamReplica:
 
     def _update_requests_max(self) -> None:
         """The limit, less the requests there that this gateway did not send, by the latest report."""
-        others = self.state.other_requests if self._is_fresh("running") else 0
+        reported = self.state.other_requests
+        others = reported if reported and self._is_fresh("running") else 0
         self.ledger.requests_max = max(1, self.limit.requests_max - others)
 
     # Health

@@ -34,6 +34,8 @@ class Histogram:
         Short outputs complete first, so that after a start or a change the estimate is low for a while.
     """
 
+    hears = (Completed,)
+
     def __init__(
         self,
         *,

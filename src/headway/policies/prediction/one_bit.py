@@ -30,6 +30,8 @@ class OneBit:
         nothing of the spread.
     """
 
+    hears = (Completed,)
+
     def __init__(
         self, *, window_requests: int = 1_000, parent_requests: float = 10.0, prior_tokens: float = 256.0
     ) -> None:

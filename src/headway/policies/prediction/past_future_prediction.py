@@ -27,6 +27,8 @@ class PastFuturePrediction:
         cut off by one client's bound stand for all. The start is cautious: half of the window is the maximum.
     """
 
+    hears = (Completed,)
+
     def __init__(self, *, window_requests: int = 200, default_max_tokens: int = 4_096) -> None:
         if window_requests < 2:
             raise ValueError(f"window_requests must be at least 2, got {window_requests}")

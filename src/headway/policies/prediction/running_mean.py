@@ -28,6 +28,8 @@ class RunningMean:
         low at first; cancelled requests are not learned from.
     """
 
+    hears = (Completed,)
+
     def __init__(
         self, *, prior_tokens: float = 256.0, prior_requests: float = 10.0, half_life_requests: float = 100.0
     ) -> None:
