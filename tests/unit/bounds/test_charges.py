@@ -343,3 +343,14 @@ def test_the_last_turn_refused_takes_the_later_ones_along_and_no_other() -> None
     alone_again = chains(replace(trace, session=None, turn=None), EngineRules(kv_blocks=50, block_tokens=16))
     assert alone_again.rows.tolist() == [0, 1, 3, 4, 5]
     assert alone_again.think_ps.tolist() == [0] * 5
+
+
+def test_first_tokens_of_prompts_in_many_chunks_by_hand() -> None:
+    """Prompts of 25 and 45 in steps of 10 tokens: 3 and 5 steps of 1,000, and on one machine 250 and 250 + 450."""
+    trace = Trace("chunks", np.zeros(2), np.array([25, 45]), np.array([1, 1]))
+    rules = EngineRules(kv_blocks=100, max_num_batched_tokens=10, max_num_seqs=4, prefix_caching=False)
+    served, found, _ = by_hand(trace, rules)
+    floor = StepFloor(1_000.0, 7.0, 10.0, 0.0, 3.0, 0.0, 0.0, 0.0)
+    together = 8 * 1_000 + 2 * 7 + (250 + 3) + (250 + 3 + 450 + 3)
+    assert first_token_bound(served, found, [floor], rules) == pytest.approx(together)
+    assert alone_to_first_token(found, [floor], rules).tolist() == [3_260.0, 5_460.0]
