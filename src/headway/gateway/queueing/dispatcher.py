@@ -49,7 +49,7 @@ TURN_SECONDS = 0.01
 """How long dispatches, or moves to changed policies, may go on before every other connection has its turn."""
 _PREFILL_SECONDS = 1.0
 _FIRST_BYTE_FLOOR_SECONDS = 0.02  # of any answer, however short its prompt
-_OVERDUE = 4.0  # × the expected time of a whole answer: lengths and speeds are guesses
+_OVERDUE = 2.0  # × the expected time of a whole answer: lengths and speeds are guesses
 
 
 class Relay(Protocol):
