@@ -16,9 +16,7 @@ import heapq
 import json
 import os
 import sys
-import tempfile
 from collections import deque
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
@@ -28,8 +26,6 @@ import torch
 import vllm
 from vllm.config import CacheConfig, ModelConfig, ParallelConfig, SchedulerConfig, VllmConfig
 from vllm.sampling_params import SamplingParams
-from vllm.utils.hashing import get_hash_fn_by_name
-from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
@@ -40,25 +36,9 @@ from vllm.v1.structured_output import StructuredOutputManager
 
 from headway import vllm_plugin
 from headway.simulator.step_time import SECONDS_PER_PS, LinearStepTime
+from tests.support.virtual_engine import STOP, block_hasher, model_folder
 
-STOP_TOKEN = 2
 SHARED, OWN_PROMPT, OWN_OUTPUT = 10**9, 2 * 10**9, 3 * 10**9  # token ids that cannot be confused
-
-# All that ModelConfig reads of a model; there are no weights.
-MODEL = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 64,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 1,
-    "num_key_value_heads": 1,
-    "vocab_size": 64,
-    "max_position_embeddings": 1 << 20,
-    "bos_token_id": 1,
-    "eos_token_id": STOP_TOKEN,
-    "torch_dtype": "float16",
-}
 
 
 def vllm_scheduler(rules: dict[str, Any], ordering: str, headway: dict[str, Any] | None, model: str) -> Scheduler:
@@ -131,11 +111,7 @@ class Day:
         late = set(self.next_turn.values())
         self.expected = [(at, row) for row, at in enumerate(self.trace["arrived_ps"]) if row not in late]
         heapq.heapify(self.expected)
-        self.hasher = None
-        if self.rules["prefix_caching"]:
-            sha = get_hash_fn_by_name("sha256")
-            init_none_hash(sha)
-            self.hasher = get_request_block_hasher(self.rules["block_tokens"], sha)
+        self.hasher = block_hasher(self.rules["block_tokens"]) if self.rules["prefix_caching"] else None
         self.clock_ps = 0
         if day["headway"] is not None:
             self.scheduler.headway.clock = lambda: self.clock_ps * SECONDS_PER_PS
@@ -190,7 +166,7 @@ class Day:
         tokens += [OWN_PROMPT + row] * (prompt - len(tokens))
         bound = trace["max_output_tokens"][row] or self.rules["max_model_tokens"] - prompt
         params = SamplingParams(max_tokens=bound, temperature=0.0)
-        params.update_from_generation_config({}, STOP_TOKEN)
+        params.update_from_generation_config({}, STOP)
         return Request(
             request_id=f"{row:09d}",  # vLLM breaks ties of priority and arrival by this string
             prompt_token_ids=tokens,
@@ -274,7 +250,7 @@ class Day:
                 self.first_token_ps[row] = self.now_ps
             true_length = self.trace["output_tokens"][row]
             if self.produced[row] == true_length != self.trace["max_output_tokens"][row]:
-                return STOP_TOKEN
+                return STOP
         return OWN_OUTPUT + row
 
 
@@ -293,10 +269,8 @@ def defaults() -> dict[str, Any]:
 
 def main() -> None:
     days = json.load(sys.stdin)
-    with tempfile.TemporaryDirectory() as model:
-        (Path(model) / "config.json").write_text(json.dumps(MODEL))
-        answers = {day["name"]: Day(day, model).run() for day in days}
-        json.dump({"vllm": vllm.__version__, "defaults": defaults(), "days": answers}, sys.__stdout__)
+    answers = {day["name"]: Day(day, model_folder()).run() for day in days}
+    json.dump({"vllm": vllm.__version__, "defaults": defaults(), "days": answers}, sys.__stdout__)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class AddressOptions:
             UserMistake: --listen contradicts --host or --port.
             ValueError: an address is not HOST:PORT.
         """
-        from headway.gateway.settings import host_and_port
+        from headway.config.address import host_and_port
 
         if self.host is None and self.port is None:
             return default if self.listen is None else self.listen

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from headway.config.address import host_and_port
 from headway.gateway.api_keys import ApiKeys
 from headway.gateway.learned.learned_state import LearnedState
 from headway.gateway.learned.queue_tuning import check_tuning
@@ -29,7 +30,7 @@ from headway.gateway.replicas.model_lists import ModelLists
 from headway.gateway.replicas.probing import keep_probing
 from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
 from headway.gateway.routes import AdminRoutes, PublicRoutes
-from headway.gateway.settings import ReplicaSettings, Settings, admin_key, host_and_port
+from headway.gateway.settings import ReplicaSettings, Settings, admin_key
 from headway.gateway.trusted_sources import TrustedProxies
 from headway.gateway.wire.client_connection import ClientConnection, RequestHandler
 from headway.gateway.wire.limits import WireLimits, within_descriptors

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from headway.config.address import host_and_port
 from headway.config.nearest_name import nearest
 from headway.config.toml_file import read_toml
 from headway.config.typed_values import read_table
@@ -393,14 +394,6 @@ def _check_rights(settings: Settings) -> None:
     for name in settings.forward:
         if not name or "/" in name or not name.isascii() or not name.isprintable():
             raise ValueError(f"forward must hold first names of paths, for example 'load_lora_adapter', got {name!r}")
-
-
-def host_and_port(address: str, key: str) -> tuple[str, int]:
-    """Both parts of an address. Raises ValueError, one sentence."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65_535:
-        raise ValueError(f'{key} must be host:port, for example "127.0.0.1:8000", got {address!r}')
-    return host.strip("[]"), int(port)
 
 
 def tenant_key(tenant: TenantSettings) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
+from headway.config.address import host_and_port
 from headway.config.table_reader import TableReader
 from headway.config.toml_file import read_toml
 from headway.config.typed_values import Bounds, Described, checked, read_table
@@ -137,12 +138,7 @@ def _parse(given: object, where: str) -> PluginConfig:
 def _address(value: object, where: str) -> tuple[str, int] | None:
     if value == "":
         return None
-    host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
-        raise ValueError(
-            f'{where} must be "host:port", such as "127.0.0.1:9901", or an empty text for none, got {value!r}'
-        )
-    return host.strip("[]"), int(port)
+    return host_and_port(value, where, port_min=1, otherwise=", or an empty text for none")
 
 
 def _classes(value: object, where: str) -> tuple[int, int]:

@@ -75,7 +75,10 @@ MISTAKES = {
     "seconds": ({"metrics_seconds": 0}, "metrics_seconds must be a number of seconds of at least 0.05, got 0"),
     "never": ({"explain_above_seconds": float("inf")}, "explain_above_seconds must be a number of seconds"),
     "text": ({"metrics_dir": 5}, "metrics_dir must be a path"),
-    "an address": ({"why_listen": 9901}, 'why_listen must be "host:port", such as "127.0.0.1:9901", or an empty text'),
+    "an address": (
+        {"why_listen": 9901},
+        'why_listen must be host:port, for example "127.0.0.1:8000", or an empty',
+    ),
     "a port": ({"why_listen": "localhost:70000"}, "why_listen must be"),
     "guard": ({"guard": {"budget": 5}}, "unknown key guard.budget: did you mean 'budget_ms'?"),
     "guard number": ({"guard": {"harm_ratio": 0.5}}, "guard.harm_ratio must be a number of at least 1, got 0.5"),

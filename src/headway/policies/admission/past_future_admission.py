@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
 from headway.domain.estimate import LengthEstimate
@@ -34,16 +34,35 @@ class PastFutureAdmission:
     NEEDS = frozenset([Need.STEPS, Need.MEMORY])
 
     def __init__(self, *, seed: int, reserve: float = 0.05, steps_between: int = 2) -> None:
+        self._seed = seed
+        self._attempts = Attempts(reserve, steps_between)
+
+    def hold_steps(self, request: RequestView, batch: BatchView, memory: MemoryView, now: float) -> int:
+        """0 if no draw overfills memory; else the steps to the next attempt."""
+        step = batch.decode_steps
+        return self._attempts.hold_steps(
+            request, batch, memory, lambda running: [f"{self._seed}/{step}/{n}" for n in range(draws(running))]
+        )
+
+
+class Attempts:
+    """When the head is tried, and how much memory a drawn future may fill: the part that both forms share."""
+
+    def __init__(self, reserve: float, steps_between: int) -> None:
         if not 0 <= reserve < 1:
             raise ValueError(f"reserve must be at least 0 and below 1, got {reserve:g}")
         if steps_between < 1:
             raise ValueError(f"steps_between must be at least 1, got {steps_between}")
-        self._seed = seed
         self._reserve = reserve
         self._steps_between = steps_between
 
-    def hold_steps(self, request: RequestView, batch: BatchView, memory: MemoryView, now: float) -> int:
-        """0 if no draw overfills memory; else the steps to the next attempt."""
+    def hold_steps(
+        self, request: RequestView, batch: BatchView, memory: MemoryView, streams: Callable[[int], Sequence[str]]
+    ) -> int:
+        """0 if no draw overfills memory; else the steps to the next attempt.
+
+        `streams` names the draws beside so many running requests; it is asked when the head is tried.
+        """
         if batch.size == 0:
             return 0
         late = batch.decode_steps % self._steps_between
@@ -51,10 +70,8 @@ class PastFutureAdmission:
             return self._steps_between - late
         capacity = memory.blocks_total * memory.block_tokens * (1 - self._reserve)
         running = batch.running()
-        for number in range(draws(len(running))):
-            if peak_tokens(running, request, f"{self._seed}/{batch.decode_steps}/{number}") >= capacity:
-                return self._steps_between
-        return 0
+        fits = all(peak_tokens(running, request, stream) < capacity for stream in streams(len(running)))
+        return 0 if fits else self._steps_between
 
 
 def draws(running: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import RequestView
-from headway.policies.admission.past_future_admission import peak_tokens
+from headway.policies.admission.past_future_admission import Attempts
 from headway.policies.contracts import Need
 
 
@@ -24,24 +24,11 @@ class PastFutureCommonDraws:
     NEEDS = frozenset([Need.STEPS, Need.MEMORY])
 
     def __init__(self, *, seed: int, reserve: float = 0.05, steps_between: int = 2, draws: int = 5) -> None:
-        if not 0 <= reserve < 1:
-            raise ValueError(f"reserve must be at least 0 and below 1, got {reserve:g}")
-        for name, value in (("steps_between", steps_between), ("draws", draws)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        self._seed = seed
-        self._reserve = reserve
-        self._steps_between = steps_between
-        self._draws = draws
+        if draws < 1:
+            raise ValueError(f"draws must be at least 1, got {draws}")
+        self._attempts = Attempts(reserve, steps_between)
+        self._streams = [f"{seed}/{number}" for number in range(draws)]
 
     def hold_steps(self, request: RequestView, batch: BatchView, memory: MemoryView, now: float) -> int:
         """0 if no draw overfills memory; else the steps to the next attempt."""
-        if batch.size == 0:
-            return 0
-        late = batch.decode_steps % self._steps_between
-        if late:
-            return self._steps_between - late
-        capacity = memory.blocks_total * memory.block_tokens * (1 - self._reserve)
-        running = batch.running()
-        fits = all(peak_tokens(running, request, f"{self._seed}/{n}") < capacity for n in range(self._draws))
-        return 0 if fits else self._steps_between
+        return self._attempts.hold_steps(request, batch, memory, lambda _: self._streams)
