@@ -945,3 +945,35 @@ def test_waiting_is_explained_by_those_before_and_those_that_rank_sooner() -> No
     assert sent.request.queued.wait_explanation == "did not wait"
     words = "waited 4.00 s for 1 that came before it and 1 that came later but rank sooner by shortest-prompt-first"
     assert long.request.queued.wait_explanation == words
+
+
+def test_with_nothing_waiting_no_bound_refuses_a_request() -> None:
+    """A request larger than the whole queue may be would otherwise never get in."""
+    bench = Bench(queue=QueueSettings(max_tokens=100, tenant_max_tokens=80))
+    bench.arrive()
+    assert bench.arrive(500).stage is RequestStage.QUEUED
+    assert bench.arrive(10).reason == Reason.QUEUE_FULL
+    other = Bench(queue=QueueSettings(tenant_max_tokens=80))
+    other.arrive()
+    assert other.arrive(60, payer="a").stage is RequestStage.QUEUED
+    assert other.arrive(500, payer="b").stage is RequestStage.QUEUED, "of this payer none waits"
+
+
+def test_a_forecast_that_just_meets_the_deadline_is_let_in() -> None:
+    bench = Bench()
+    bench.arrive()
+    bench.arrive()
+    slow(bench)
+    bench.queue.forecast.wait_seconds = lambda *_: 5.0  # type: ignore[method-assign]
+    assert bench.arrive(deadline=bench.now + 5.0).stage is RequestStage.QUEUED
+    assert bench.arrive(deadline=bench.now + 4.999).reason == Reason.DEADLINE_UNMEETABLE
+
+
+def test_a_stored_object_whose_replica_is_down_may_go_anywhere() -> None:
+    bench = Bench(("r0", "r1"), seats=4)
+    maker = bench.arrive()
+    (home,) = maker.sent_to
+    bench.dispatcher.object_made(maker.request, b'{"id":"resp_1","object":"response"')
+    next(replica for replica in bench.replicas if replica.name == home).state.health = Health.EJECTED
+    assert bench.arrive(stored_object="resp_1").sent_to == [name for name in ("r0", "r1") if name != home]
+    assert bench.arrive(stored_object="unknown").sent_to
