@@ -97,13 +97,15 @@ def opening(settings: Sequence[Mapping[str, Any]], cells: Sequence[Cell], wanted
 def owed(settings: Sequence[Mapping[str, Any]], cells: Sequence[Cell], wanted: Wanted) -> list[str]:
     """What of the table has not been measured, if anything."""
     there = {(cell.setting["trace"], cell.setting["replica"], cell.setting["memory"], cell.load) for cell in cells}
+    missing = [trace for trace in wanted.traces if trace not in {setting["trace"] for setting in settings}]
     whole_table = len(wanted.loads) * sum(not setting["left_out"] for setting in settings)
-    if len(there) >= whole_table:
+    if len(there) >= whole_table and not missing:
         return []
-    whole = [f"{name} {sum(one[1] == name for one in there)}" for name in REPLICAS]
+    whole = [f"{name} {sum(one[1] == name for one in there)}" for name in wanted.replicas]
+    unseen = f" No cell is there of {', '.join(missing)}." if missing else ""
     return [
-        f"**Not finished.** Of {whole_table} cells {len(there)} hold `{cells[0].ours}` ({', '.join(whole)}); the same "
-        "command with the same CELLS measures the rest. Everything below is of those cells only."
+        f"**Not finished.** Of {whole_table} cells {len(there)} hold `{cells[0].ours}` ({', '.join(whole)}).{unseen} "
+        "The same command with the same CELLS measures the rest. Everything below is of those cells only."
     ]
 
 
