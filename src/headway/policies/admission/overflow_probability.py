@@ -45,7 +45,8 @@ class OverflowProbability:
     Loses when: the estimates' errors go together (all of a burst longer than foretold), which a sum of independent
         lengths does not foresee; z rises then, but late. With few running requests and heavy tails the sum is not
         normal either. Beside latest-admitted, where a few requests hold much of the memory: one of them lost keeps z
-        up for hundreds of completions; choose the victim by smallest-remaining-benefit.
+        up for hundreds of completions; choose the victim by smallest-remaining-benefit. Where the engine's prefix cache
+        keeps what a victim had computed, as vLLM's does by default: preemption is cheap, and greedy admission as good.
     """
 
     NEEDS = frozenset([Need.STEPS, Need.MEMORY, Need.MEMORY_IN_USE, Need.PREEMPTIONS, Need.CACHED_TOKENS])
