@@ -118,8 +118,8 @@ bound". The truth lies between 1 and that number, for the best order tried need 
 TAIL = """
 ## How to read it
 
-- **`crowding` helps where decodes read much context** and the replica has little time to spare: reasoning (2.92 →
-  1.99 at load 0.9), recorded and generated conversations (4.47 → 3.47, 4.02 → 3.51). To serve that much in that time
+- **`crowding` helps where decodes read much context** and the replica has little time to spare: reasoning (2.31 →
+  1.74 at load 0.9), recorded and generated conversations (4.47 → 3.47, 4.55 → 3.95). To serve that much in that time
   requests must run side by side, and then each sits through what all of them read. `steps and work` adds up to 6 %.
 - **All at once**, one machine that does the least work first is the strongest bound. The best order is within 1.3–2.1
   of it.
