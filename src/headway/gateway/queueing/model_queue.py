@@ -42,12 +42,6 @@ class WaitingSums:
     tokens: int = 0
     bytes: int = 0
 
-    def add(self, requests: int, tokens: int, size: int) -> None:
-        """A request joined, or left with its sums negated."""
-        self.requests += requests
-        self.tokens += tokens
-        self.bytes += size
-
 
 class HintedPrediction:
     """The predictor in use, but a hinted output length counts as it is: the API key allows the client to give one.
@@ -336,21 +330,24 @@ class ModelQueue:
         self.scheduler.queue.reconsider()
 
     def _add(self, queued: QueuedRequest, sign: int, now: float) -> None:
+        """A request joined (+1) or left (-1)."""
         self.used_at = now
-        waiting, payer = self.waiting, queued.arrived.payer
-        tokens, size = sign * queued.prompt_tokens, sign * queued.arrived.body_bytes
-        waiting.add(sign, tokens, size)
-        self.waiting_work = self.waiting_work + sign * queued.work if waiting.requests else 0.0
-        own = self.waiting_by_payer.get(payer)
+        waiting, arrived, by_payer = self.waiting, queued.arrived, self.waiting_by_payer
+        own = by_payer.get(arrived.payer)
         if own is None:
-            own = self.waiting_by_payer[payer] = WaitingSums()
-        own.add(sign, tokens, size)
-        if not own.requests:
-            del self.waiting_by_payer[payer]
+            own = by_payer[arrived.payer] = WaitingSums()
+        tokens, size = sign * queued.prompt_tokens, sign * arrived.body_bytes
+        for sums in (waiting, own):
+            sums.requests += sign
+            sums.tokens += tokens
+            sums.bytes += size
         if sign > 0:
             self._requests[queued.id] = queued
         else:
             del self._requests[queued.id]
+            if not own.requests:
+                del by_payer[arrived.payer]
+        self.waiting_work = self.waiting_work + sign * queued.work if waiting.requests else 0.0
         self.forecast.backlog(waiting.requests > 0, now)
 
     def _explanation(self, queued: QueuedRequest, now: float) -> str:

@@ -178,14 +178,15 @@ class UpstreamConnection(asyncio.Protocol):
                     self._fail(f"the headers of its answer are longer than {self._head_bytes} bytes")
                     return
                 self._pass_head()
+                if self._sink is not sink:
+                    return  # it was dropped: the request goes to another replica
             pieces = self._pieces
             if self._complete:
                 self._end()
             elif pieces:
                 self._framing_bytes = 0
                 body = pieces.pop() if len(pieces) == 1 else self._body()
-                if self._sink is not None:
-                    self._sink.upstream_data(body)
+                sink.upstream_data(body)
             else:
                 self._framing_bytes += len(data)
                 if self._framing_bytes > self._head_bytes:

@@ -76,6 +76,7 @@ class Histogram:
             return
         bound = event.request.max_output_tokens
         cut_off = bound is not None and event.output_tokens >= bound
+        position = bin_of(event.output_tokens)
         for kind in kinds_of(event.request):
             counts = self._counts.get(kind)
             if counts is None:
@@ -84,7 +85,7 @@ class Histogram:
                     self._counts.popitem(last=False)
             else:
                 self._counts.move_to_end(kind)
-            counts.add(bin_of(event.output_tokens), cut_off, self._growth)
+            counts.add(position, cut_off, self._growth)
 
     def state(self) -> dict[str, object]:
         """What it has learned, as plain values that JSON can hold; conversations are left out, they end by themselves.
@@ -161,8 +162,8 @@ class _Counts:
     def __init__(self) -> None:
         self._ended = [0.0] * (len(EDGES) - 1)  # in this bin, for good
         self._left = [0.0] * (len(EDGES) - 1)  # in this bin, for good or cut off
-        self._reached: list[float] = []  # in this bin or a later one; summed from the last bin down
-        self._stale = len(EDGES) - 1  # the first so many sums are out of date: those up to the latest completions
+        self._reached = [0.0] * len(EDGES)  # in this bin or a later one; summed from the last bin down
+        self._stale = 0  # the first so many sums are out of date: those up to the latest completions
         self._weight = 1.0
 
     def add(self, position: int, cut_off: bool, growth: float) -> None:
@@ -171,9 +172,10 @@ class _Counts:
             self._ended = [weight / self._weight for weight in self._ended]
             self._left = [weight / self._weight for weight in self._left]
             self._weight = 1.0
-            self._reached, self._stale = [], len(EDGES) - 1
+            self._stale = len(self._left)
         self._left[position] += self._weight
-        self._stale = max(self._stale, position + 1)
+        if position >= self._stale:
+            self._stale = position + 1
         if not cut_off:
             self._ended[position] += self._weight
 
@@ -191,6 +193,7 @@ class _Counts:
             if not (0 <= place < len(EDGES) - 1 and 0 <= ended <= left <= _HEAVIEST):
                 raise ValueError(f"bin {position} holds {ended!r} of {left!r}")
             counts._ended[place], counts._left[place] = float(ended), float(left)
+        counts._stale = len(counts._left)
         return counts
 
     def hazards(self, parent: Sequence[float], parent_requests: float) -> list[float]:
@@ -202,8 +205,8 @@ class _Counts:
 
     def _sum_again(self) -> None:
         """Bring the sums up to date. A completion changes none above its own bin, and short ones are the many."""
-        stale, known = self._stale, self._reached
-        sums = list(accumulate(reversed(self._left[:stale]), initial=known[stale] if stale < len(known) else 0.0))
+        stale, reached = self._stale, self._reached
+        sums = list(accumulate(reversed(self._left[:stale]), initial=reached[stale]))
         sums.reverse()
-        self._reached = sums[:-1] + known[stale:]
+        reached[: stale + 1] = sums
         self._stale = 0
