@@ -4,9 +4,10 @@
 
 Traffic: prompt and output lengths of the Azure 2023 conversation trace (HEADWAY_TRACES) cut to 4,096 tokens a request,
 or, without it, of the built-in `chat` workload; Poisson arrivals; one replica, 512 tokens a step, at most 128 requests,
-26,000 blocks of 16. Every case is a process of its own and the cases take turns. Peers that are not there are named
-and left out:
+26,000 blocks of 16, otherwise vLLM's defaults. Every case is a process of its own and the cases take turns. What is not
+there is named and left out:
 
+    HEADWAY_COMPILED        folder of a Headway whose engine is compiled (a wheel, unpacked; see docs/results/speed.md)
     HEADWAY_DYNAMO_PYTHON   interpreter with ai-dynamo 1.4.2 (its replay is in Rust)
     HEADWAY_VIDUR           checkout of Vidur 7d47513 whose predictor is trained; HEADWAY_VIDUR_PYTHON its interpreter
 
@@ -52,7 +53,7 @@ def traffic(requests: int, rate: float):
     return Trace("conv", arrivals - arrivals[0], prompts, outputs)
 
 
-def ours(engine: str, ordering: str, requests: int, rate: float) -> dict[str, float]:
+def ours(engine: str, ordering: str, requests: int, rate: float, *, caching: bool = True) -> dict[str, float]:
     from headway.bench.metrics.run_metrics import Slo, summarise
     from headway.scheduling.bundle import bundle
     from headway.simulator.reference import simulate_reference
@@ -61,15 +62,17 @@ def ours(engine: str, ordering: str, requests: int, rate: float) -> dict[str, fl
 
     trace = traffic(requests, rate)
     machine = replica("a100", "llama-3.1-8b")
-    rules = replace(machine.rules, kv_blocks=26_000, max_num_batched_tokens=512, max_num_seqs=128)
-    if ordering == "prefix-cache-tenants":
+    rules = replace(
+        machine.rules, kv_blocks=26_000, max_num_batched_tokens=512, max_num_seqs=128, prefix_caching=caching
+    )
+    if ordering == "shared-prefixes-tenants":
         trace = replace(
             trace,
             prefix_ids=[[row % 50, *range(1_000 + 8 * row, 1_008 + 8 * row)] for row in range(requests)],
             tenant=np.arange(requests) % 20,
             tenants=tuple(f"tenant {i}" for i in range(20)),
         )
-        rules, ordering = replace(rules, prefix_caching=True), "fair-share"
+        ordering = "fair-share"
     policies = bundle(ordering=ordering, costs=machine.costs, seed=0)
     run: Callable = simulate if engine == "skipping" else simulate_reference
     began = time.perf_counter()
@@ -146,7 +149,13 @@ CASES: dict[str, Callable[[float], dict[str, float]]] = {
     "fcfs": lambda rate: ours("skipping", "fcfs", REQUESTS, rate),
     "highest-response-ratio": lambda rate: ours("skipping", "highest-response-ratio", REQUESTS, rate),
     "smallest-volume-first": lambda rate: ours("skipping", "smallest-volume-first", REQUESTS, rate),
-    "fair-share, 20 tenants, prefix cache": lambda rate: ours("skipping", "prefix-cache-tenants", REQUESTS, rate),
+    "fcfs, no prefix cache": lambda rate: ours("skipping", "fcfs", REQUESTS, rate, caching=False),
+    "fair-share, 20 tenants, shared prefixes": lambda rate: ours("skipping", "shared-prefixes-tenants", REQUESTS, rate),
+    "compiled fcfs": lambda rate: ours("skipping", "fcfs", REQUESTS, rate),
+    "compiled highest-response-ratio": lambda rate: ours("skipping", "highest-response-ratio", REQUESTS, rate),
+    "compiled fair-share, 20 tenants, shared prefixes": lambda rate: ours(
+        "skipping", "shared-prefixes-tenants", REQUESTS, rate
+    ),
     "fcfs, 3 x the rate": lambda rate: ours("skipping", "fcfs", REQUESTS, 3 * rate),
     "fcfs, 100,000 requests": lambda rate: ours("skipping", "fcfs", 100_000, rate),
     "reference engine, 1,000 requests": lambda rate: ours("reference", "fcfs", 1_000, rate),
@@ -155,13 +164,15 @@ CASES: dict[str, Callable[[float], dict[str, float]]] = {
     "Vidur 7d47513": lambda rate: vidur(REQUESTS, rate, metrics=True),
     "million": lambda rate: ours("skipping", "fcfs", 1_000_000, rate),
 }
-NEEDS = {"Dynamo": "HEADWAY_DYNAMO_PYTHON", "Vidur": "HEADWAY_VIDUR_PYTHON"}
+NEEDS = {"compiled": "HEADWAY_COMPILED", "Dynamo": "HEADWAY_DYNAMO_PYTHON", "Vidur": "HEADWAY_VIDUR_PYTHON"}
 
 
 def measured(case: str, rate: float) -> dict[str, float]:
     """One case in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.cost.simulator", "--case", case, "--rate", str(rate)]
-    return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    package = {"PYTHONPATH": os.environ["HEADWAY_COMPILED"]} if case.startswith("compiled") else {}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **package})
+    return dict(json.loads(done.stdout))
 
 
 def main() -> None:

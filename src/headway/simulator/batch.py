@@ -105,6 +105,8 @@ class Batch:
         if free < 0:
             return None
         chunks: Chunks = []
+        if not self.prefilling:
+            return chunks
         budget = self.rules.max_num_batched_tokens - self.decoding.size
         block_tokens = self.rules.block_tokens
         for request in self.prefilling:

@@ -86,7 +86,9 @@ class DecodeSet:
 
     def pop_ends(self, step: int) -> list[TrackedRequest]:
         """Requests whose last token comes at `step`, by row; they stay in the set until they `leave`."""
-        ending = []
+        ending: list[TrackedRequest] = []
+        if not self._ends or self._ends[0][0] > step:
+            return ending  # as in most steps; a stale entry only comes earlier
         while self.next_end() == step:
             ending.append(heapq.heappop(self._ends)[3])
         return ending

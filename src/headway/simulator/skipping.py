@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, TypeAlias
 
 from headway.domain.event import Listener
 from headway.domain.replica_view import MemoryView
@@ -58,15 +58,14 @@ def simulate(
     return SkippingEngine(trace, rules, step_time, policies, plugin, observer, listeners).run()
 
 
-class Outputs(NamedTuple):
-    """Output of a step when it ends."""
+Outputs: TypeAlias = tuple[int, int, int, list[TrackedRequest], list[TrackedRequest], list[TrackedRequest]]
+"""Output of a step when it ends; a plain tuple, since one is made for every step.
 
-    end_ps: int
-    step: int
-    steps: int  # how many end here: a run counts once
-    finals: list[TrackedRequest]  # their prompt is complete: a token each
-    endings: list[TrackedRequest]  # their last token
-    stale: list[TrackedRequest]  # preempted since, their token still on its way
+Its end in picoseconds; its number; how many steps end here (a run counts once); requests whose prompt is complete, a
+token each; those whose last token comes; those preempted since, their token still on its way.
+"""
+_ENDINGS: Final = 4  # places in `Outputs`
+_STALE: Final = 5
 
 
 class SkippingEngine:
@@ -183,7 +182,7 @@ class SkippingEngine:
         if not decodes and not chunks:
             return self._nothing_scheduled(step, preempted)
         self._step = step
-        calm = not self._flying or not (self._flying[0].endings or self._flying[0].stale)
+        calm = not self._flying or not (self._flying[0][_ENDINGS] or self._flying[0][_STALE])
         if chunks or refusal == 1 or not quiet or not calm:
             self._single_step(decodes, context, chunks, preempted, returning)
         else:
@@ -202,7 +201,7 @@ class SkippingEngine:
             self._columns.preemptions[victim.row] += 1
             self._looks_up = self._rules.prefix_caching
         if shared.owed:
-            self._flying[-1].stale.extend(shared.owed)
+            self._flying[-1][_STALE].extend(shared.owed)
         return shared.chunks, tuple([v.row for v in shared.preempted]), shared.decodes, shared.context_tokens
 
     def _nothing_scheduled(self, step: int, preempted: tuple[int, ...]) -> bool:
@@ -246,7 +245,8 @@ class SkippingEngine:
             tokens, hit = room
             batch.enter(request, request.prompt_tokens + request.produced_tokens, tokens, hit)
             self._columns.admit(request.row, self._now_ps, hit)
-            self._log.admitted.append(request.row)
+            if self._log.is_read:
+                self._log.admitted.append(request.row)
             chunks.append((request, tokens, hit))
             budget -= tokens
         return 1 if refused else NO_LIMIT
@@ -263,9 +263,8 @@ class SkippingEngine:
                 moves_left -= 1
                 self._scheduler.queue.requeue(head.id)
                 continue
-            looked_up_at = max(
-                head.looked_up_at, now - STALE_SECONDS
-            )  # a preempted one's is -inf: ask in the next step
+            # A preempted one's is -inf: ask in the next step.
+            looked_up_at = max(head.looked_up_at, now - STALE_SECONDS)
             self._look_up_ps = int((looked_up_at + STALE_SECONDS) * PS_PER_SECOND) - 1_000  # as `_next_change_ps`
             break
         return moves_left
@@ -325,8 +324,9 @@ class SkippingEngine:
             if request.produced_tokens:
                 columns.gap(end - request.last_token_ps, 0, 1, 1)
             batch.start_decoding(request, step, self._output_tokens[request.row] - request.produced_tokens)
-        self._log.step(start, duration, decodes, context, chunks, preempted, batch.memory.free)
-        self._flying.append(Outputs(end, step, 1, finals, batch.take_endings(step), []))
+        if self._log.is_read:
+            self._log.step(start, duration, decodes, context, chunks, preempted, batch.memory.free)
+        self._flying.append((end, step, 1, finals, batch.take_endings(step), []))
 
     def _run_of_steps(self, decodes: int, context: int, refusal: int) -> None:
         """Take as many steps as equal this one; its own blocks are taken already."""
@@ -339,7 +339,8 @@ class SkippingEngine:
             if self._flying:
                 self._finish_oldest()
         start = max(self._busy_until_ps, self._now_ps)
-        self._log.run(start, first, growth, steps, decodes, context, batch, step)
+        if self._log.is_read:
+            self._log.run(start, first, growth, steps, decodes, context, batch, step)
         self._columns.gap(first, growth, steps, decodes)
         end = self._busy_until_ps = start + run_duration(first, growth, steps)
         self._step = last = step + steps - 1
@@ -348,7 +349,7 @@ class SkippingEngine:
             batch.done_step = last - 1
             batch.decode_steps += steps - 1
             steps = 1
-        self._flying.append(Outputs(end, last, steps, [], batch.take_endings(last), []))
+        self._flying.append((end, last, steps, [], batch.take_endings(last), []))
 
     def _length_of_run(self, first: int, growth: int, refusal: int) -> int:
         """Steps until a request ends, a block is missing, or a request may be admitted."""

@@ -7,10 +7,11 @@ from headway.simulator.outcome import StepObserver, StepRecord
 
 
 class StepLog:
-    """Writes `StepRecord`s to an observer; costs next to nothing without one."""
+    """Writes `StepRecord`s to an observer. Without one `is_read` is false, and nothing need be written."""
 
     def __init__(self, observer: StepObserver | None) -> None:
         self._observer = observer
+        self.is_read = observer is not None
         self._held_over: tuple[int, ...] = ()
         self.admitted: list[int] = []  # rows admitted by the step that is being composed
 
