@@ -19,7 +19,8 @@ _HELD_BYTES_MAX = 1 << 20
 _JSON_BYTES_MAX = 4 << 20
 _LATEST = 4
 """Pieces that are kept to judge the end: a finish reason and [DONE] are among the last events; an error is anywhere."""
-_END_BYTES = 1 << 16
+_END_BYTES = 1 << 13
+"""Of a long piece only so much of either end is kept: thousands of streams may have such pieces."""
 _READ_TOGETHER = 1_000
 """Events with a usage in one packet, at most; an engine sends one, and to read 12,000 takes a quarter of a second."""
 _USUAL_BYTES = 20
@@ -73,7 +74,7 @@ class StreamReader:
             if piece.endswith(b"\n\n") and piece.find(b'"error"') < 0:
                 self._usual = piece[:_USUAL_BYTES]
                 self.events += piece.count(b"\n\n")
-                self._note(piece)
+                self._note(_shortened(piece))
                 return piece
         return self._slowly(piece)
 
@@ -127,7 +128,7 @@ class StreamReader:
         """What is for the client of these events, each of which ends at one of `ends`."""
         self.events += len(ends)
         if not self._is_too_long and not self._says_more(whole):
-            self._note(whole)
+            self._note(_shortened(whole))
             return [whole]
         passed, begin = [], 0
         unread = len(ends) - _READ_TOGETHER  # of a crowd only the last ones are read for their usage
@@ -136,7 +137,7 @@ class StreamReader:
             begin = end
             if self._is_too_long:
                 self._is_too_long = False
-                self._note(event)
+                self._note(_shortened(event))
                 passed.append(event)
             elif number < unread and (self._error is not None or event.find(b'"error"') < 0):
                 passed.append(event)
@@ -150,7 +151,7 @@ class StreamReader:
 
     def _passes(self, event: bytes) -> bool:
         """Note its usage and its error; false for a usage chunk that the client did not ask for."""
-        self._note(event)
+        self._note(_shortened(event))
         if not self._says_more(event):
             return True
         facts = self._parser.facts(_data_of(event))

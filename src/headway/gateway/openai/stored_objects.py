@@ -8,16 +8,25 @@ from urllib.parse import unquote
 
 import msgspec
 
-from headway.gateway.openai.request_body import top_level
 from headway.gateway.wire.messages import HttpRequest
 
 _STORING = frozenset(["batches", "conversations", "files", "responses", "uploads", "vector_stores", "videos"])
 """First name after `/v1/` of the paths whose POST makes an object."""
 _PREFIXES = tuple(f"/v1/{name}" for name in _STORING)  # all other paths are left out by these alone, which is quick
-_NAMING_FIELDS = ("previous_response_id", "conversation", "input_file_id")
 _FIRST_ID = re.compile(rb'"id"\s*:\s*"([\w.:-]{1,200})"')
 _ID_WITHIN_BYTES = 4_096
 _TEXT = msgspec.json.Decoder(str)
+
+
+class _Naming(msgspec.Struct):
+    """Fields of a body that name an object, the first of which counts."""
+
+    previous_response_id: msgspec.Raw = msgspec.Raw(b"")
+    conversation: msgspec.Raw = msgspec.Raw(b"")
+    input_file_id: msgspec.Raw = msgspec.Raw(b"")
+
+
+_NAMING = msgspec.json.Decoder(_Naming)
 
 
 def named_object(http: HttpRequest) -> str | None:
@@ -29,13 +38,15 @@ def named_object(http: HttpRequest) -> str | None:
         return None
     if len(parts) > 3 and parts[3]:
         return unquote(parts[3])
-    fields = top_level(http.body) if http.body else {}
-    for name in _NAMING_FIELDS:
-        if name in fields:
-            try:
-                return _TEXT.decode(fields[name])
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                continue
+    try:
+        fields = _NAMING.decode(http.body) if http.body else _Naming()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    for value in (fields.previous_response_id, fields.conversation, fields.input_file_id):
+        try:
+            return _TEXT.decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
     return None
 
 
