@@ -116,3 +116,41 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     broken.write_text("ordering = ")
     with pytest.raises(ValueError, match="it is not valid TOML"):
         read_config({}, {"HEADWAY_CONFIG": str(broken)})
+
+
+def test_the_defaults_are_those_of_the_page() -> None:
+    """docs/vllm.md states them; a slip here would change every engine."""
+    config = PluginConfig()
+    guard = config.guard
+    assert (guard.budget_ms, guard.strikes, guard.strike_seconds) == (20.0, 3, 60.0)
+    assert (guard.harm_ratio, guard.harm_slack_seconds, guard.harm_seconds, guard.step_back_seconds) == (2, 1, 60, 300)
+    assert (config.admission, config.preemption, config.prediction) == ("greedy", "latest-admitted", "running-mean")
+    assert (config.tuning, config.state_file, config.decision_log, config.why_listen) == ("off", "", "", None)
+    assert (config.prefix_hits, config.hints, config.seed, config.metrics_dir) == (True, True, 0, None)
+    assert (config.metrics_seconds, config.explain_above_seconds, config.length_class_tokens) == (
+        1.0,
+        10.0,
+        (512, 4096),
+    )
+    assert config.costs == (1e-4, 2e-2)
+
+
+@pytest.mark.parametrize(
+    ("key", "taken", "refused"),
+    [
+        ("length_class_tokens", [1, 2], [2, 2]),
+        ("length_class_tokens", [1, 2], [1]),
+        ("length_class_tokens", [1, 2], [0, 2]),
+        ("metrics_seconds", 0.05, 0.04),
+        ("seed", 0, -1),
+        ("explain_above_seconds", 0, -1),
+        ("guard", {"strikes": 1}, {"strikes": 0}),
+        ("guard", {"budget_ms": 0.01}, {"budget_ms": 0.0}),
+        ("live_tuning", {"window_seconds": 1}, {"window_seconds": 0.9}),
+        ("live_tuning", {"harm": 1}, {"harm": 0.9}),
+    ],
+)
+def test_a_key_at_its_bounds(key: str, taken: object, refused: object) -> None:
+    read_config({"headway": {key: taken, "ordering": "ewsjf"}}, {})
+    with pytest.raises(ValueError, match=key):
+        read_config({"headway": {key: refused, "ordering": "ewsjf"}}, {})
