@@ -16,6 +16,7 @@ from typing import Any
 
 import vllm
 
+from headway.domain import engine_hints
 from headway.domain.request import Request
 from headway.policies.catalog import ADMISSION, ORDERING, PREEMPTION
 from tests.engines import faulty_policies
@@ -120,6 +121,28 @@ def chaos() -> dict[str, Any]:
                 numbers["aborted"] += len(day.aborted)
                 numbers["preempted"] += int(day.scheduler.headway.metrics.counters["preemptions", ""])
     return {"failures": failures, "numbers": numbers}
+
+
+ODD_HINTS: list[object] = [
+    *(None, True, False, -1, 0, 2**63, -(2**63), 1e308, float("nan"), float("inf")),
+    *("", "x", "5", "nan", "\n", "\ud800", "a" * 5_000, b"x", [], {}, [1], {"a": 1}),
+]
+
+
+def odd_hints() -> dict[str, Any]:
+    """Hints of every type, and priorities at the ends of their range: each request is served, and no policy fails."""
+    failures = []
+    for name, asynchronous in both():
+        for ordering in ("fair-share/highest-response-ratio", "priority-aging", "earliest-deadline-first"):
+            chance = random.Random(5)
+            rows = mixed(60, 60, seed=5)
+            for row in rows:
+                row["hints"] = {hint: chance.choice(ODD_HINTS) for hint in sorted(engine_hints.NAMES)}
+                row["priority"] = chance.choice([0, -1, 2**63 - 1, -(2**63)])
+            day = engine.Day(ours(asynchronous, {"ordering": ordering}, blocks=230), depth=depth(asynchronous))
+            failures += [f"{name} {ordering}: {one}" for one in conserved(day.run(rows), rows, 230)]
+            failures += [f"{name} {ordering}: disabled"] if day.scheduler.headway.policies.disabled else []
+    return {"failures": failures}
 
 
 def policy_faults() -> dict[str, Any]:
@@ -328,6 +351,7 @@ CHECKS: dict[str, Callable[[], dict[str, Any]]] = {
         default_without_queue_is_stock,
         order_of_every_policy,
         chaos,
+        odd_hints,
         policy_faults,
         held_for_ever_still_runs,
         blocked_requests_are_stepped_over,
