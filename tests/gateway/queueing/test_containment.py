@@ -11,6 +11,7 @@ import pytest
 from headway.gateway.queueing import model_queue, request_routing
 from headway.gateway.queueing.request_state import RequestStage
 from headway.gateway.relay import exchange
+from headway.gateway.replicas import probing
 from headway.gateway.settings import PolicySettings
 from tests.support import failing_policies
 from tests.support.gateway_setup import RawClient, RunGateway, Setup, completion, post
@@ -53,6 +54,42 @@ def test_a_request_that_cannot_be_sent_gets_500_and_frees_its_seat(
         assert 'headway_internal_errors_total{place="dispatch"} 3.0' in text
 
     run_gateway(scenario, seats=1)
+
+
+def test_a_connection_that_fails_by_a_fault_of_ours_ends_the_request(
+    run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(setup: Setup) -> None:
+        pool = setup.dispatcher.replicas[0].pool
+
+        async def fails() -> None:
+            raise ValueError("a fault of our own")
+
+        monkeypatch.setattr(pool, "open", fails)
+        answer = await setup.ask()
+        assert (answer.status, answer.reason) == (500, "internal-error")
+        assert setup.dispatcher.replicas[0].state.failures == 0
+
+    run_gateway(scenario)
+
+
+def test_a_replica_whose_probe_fails_by_a_fault_of_ours_is_not_waited_for(
+    run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(setup: Setup) -> None:
+        def fails(body: bytes) -> None:
+            raise RuntimeError("a fault of our own")
+
+        monkeypatch.setattr(probing, "_models", fails)
+        (settings,) = setup.settings.replica
+        setup.gateway.reload(replace(setup.settings, replica=(replace(settings, name="other"),)))
+        (replica,) = setup.dispatcher.replicas
+        await setup.until(lambda: replica.state.health == "ejected")
+        assert replica.state.last_failure == "the gateway failed at its probe"
+        monkeypatch.undo()
+        await setup.until(lambda: replica.is_up)
+
+    run_gateway(scenario)
 
 
 def test_a_request_that_fails_from_the_queue_harms_no_bystander(

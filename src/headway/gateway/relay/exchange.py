@@ -96,24 +96,31 @@ class Exchange:
 
     async def _connect(self, replica: UpstreamReplica) -> None:
         connection = None
-        while connection is None:
+        try:
+            connection = await self._opened(replica)
+            self._connecting = None
+            if connection is None:
+                self._fail(f"replica {replica.shown_as} cannot be reached")
+            else:
+                self._send(connection, replica)
+        except Exception as error:
+            self._connecting = None
+            if connection is not None:
+                connection.close()
+            self._dispatcher.contain(self, "dispatch", error)
+
+    async def _opened(self, replica: UpstreamReplica) -> UpstreamConnection | None:
+        """A new connection; None if the replica cannot be reached. Waits while it is our own lack that prevents it."""
+        while True:
             try:
-                connection = await replica.pool.open()
+                return await replica.pool.open()
             except OSError as error:
                 if is_ours(error) and self._may_wait(error):
                     await asyncio.sleep(_SHORTAGE_SECONDS)
                     continue
-                self._connecting = None
                 if not is_ours(error):
                     replica.unreachable(error)
-                self._fail(f"replica {replica.shown_as} cannot be reached")
-                return
-        self._connecting = None
-        try:
-            self._send(connection, replica)
-        except Exception as error:
-            connection.close()
-            self._dispatcher.contain(self, "dispatch", error)
+                return None
 
     def _may_wait(self, error: OSError) -> bool:
         """Whether to try again to connect, for which something is lacking here: descriptors, memory or ports."""

@@ -41,6 +41,8 @@ async def keep_probing(
                 await scraper.scrape()
         except Exception:  # a fault over one answer must not end the probing of this replica
             log.exception("cannot read the answer of replica %s to a probe", replica.name)
+            if not replica.is_up:  # else requests would wait for it for ever
+                replica.probed(False, "the gateway failed at its probe")
         on_news()
         await asyncio.sleep(health.scrape_seconds if replica.is_up else min(0.25, health.scrape_seconds))
 
