@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from headway.gateway.openai.error_responses import REASON_HEADER
 from headway.gateway.queueing.request_state import GatewayRequest
 from headway.gateway.relay.upstream_request import LOAD_HEADER, asks_for_load
+from headway.gateway.replicas.load_report import read_load_header
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.wire.messages import HOP_BY_HOP, Headers, connection_names
 
@@ -35,3 +36,10 @@ def answer_headers(
         (_REPLICA_HEADER, replica.shown_as.encode("latin-1", "replace")),
         (_QUEUE_HEADER, b"%d" % (waited * 1000)),
     ]
+
+
+def note_load(replica: UpstreamReplica, value: bytes) -> None:
+    """Take note of the load that an answer reports in its header."""
+    report = read_load_header(value)
+    if report is not None:
+        replica.reported_in_header(report)

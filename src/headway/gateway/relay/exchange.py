@@ -17,9 +17,8 @@ from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import GatewayRequest, RequestMove, RequestStage
-from headway.gateway.relay.answer_headers import answer_headers
+from headway.gateway.relay.answer_headers import answer_headers, note_load
 from headway.gateway.relay.upstream_request import LOAD_HEADER, hides_usage, send_request
-from headway.gateway.replicas.load_report import read_load_header
 from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
 from headway.gateway.wire.client_connection import ClientConnection
 from headway.gateway.wire.messages import Headers
@@ -115,11 +114,11 @@ class Exchange:
             try:
                 return await replica.pool.open()
             except OSError as error:
-                if is_ours(error) and self._may_wait(error):
-                    await asyncio.sleep(_SHORTAGE_SECONDS)
-                    continue
                 if not is_ours(error):
                     replica.unreachable(error)
+                elif self._may_wait(error):
+                    await asyncio.sleep(_SHORTAGE_SECONDS)
+                    continue
                 return None
 
     def _may_wait(self, error: OSError) -> bool:
@@ -142,7 +141,7 @@ class Exchange:
         """Judge the status: retry on another replica, or pass the head of the answer on."""
         replica, named = self._replica(), dict(headers)
         if LOAD_HEADER in named:
-            _note_load(replica, named[LOAD_HEADER])
+            note_load(replica, named[LOAD_HEADER])
         if status in _FULL:
             replica.refused()
             self._sends -= 1  # it was not executed
@@ -394,9 +393,3 @@ class Exchange:
 @lru_cache(maxsize=256)
 def _media_type(content_type: bytes) -> bytes:
     return content_type.partition(b";")[0].strip().lower()
-
-
-def _note_load(replica: UpstreamReplica, value: bytes) -> None:
-    report = read_load_header(value)
-    if report is not None:
-        replica.reported_in_header(report)

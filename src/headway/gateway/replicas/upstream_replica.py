@@ -58,7 +58,7 @@ class ReplicaState:
     changed_at: float = -math.inf  # of `health`
     probe_at: float = -math.inf
     makes_progress: bool = False  # since the latest look for a stall
-    progress_at: float = -math.inf  # of the latest look that saw an answer move, or none due
+    progress_at: float = -math.inf  # of the latest look that saw an answer move, or no request
     silent_since: float | None = None  # since when its metrics hang, which came before
     models: dict[str, dict[str, object]] | None = None  # its /v1/models by id; None until it answered
     report: LoadReport = field(default_factory=LoadReport)
@@ -203,12 +203,12 @@ class UpstreamReplica:
     def look_for_stall(self, now: float, *, owes: bool) -> None:
         """Eject it if it has been silent in every way, about once a second. Metrics alone prove nothing.
 
-        `owes`: some request there should have had a byte by now.
+        `owes`: some request there should have had a byte by now, or else its latest probe must have failed.
         """
         state, bound = self.state, self.health.stall_seconds
-        if state.makes_progress or not owes:
+        if state.makes_progress or not self.ledger.requests:
             state.makes_progress, state.progress_at = False, now
-        if state.health is not Health.UP or state.silent_since is None:
+        if state.health is not Health.UP or state.silent_since is None or not (owes or state.failed_probes):
             return
         if now - state.silent_since >= bound and now - state.progress_at >= bound:
             self._eject_within_bounds(f"for {bound:g} s it sent neither an answer nor its metrics")

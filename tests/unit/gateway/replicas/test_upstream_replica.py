@@ -177,14 +177,18 @@ def test_a_stall_needs_both_a_silent_request_and_metrics_that_came_before() -> N
 
 
 def test_silence_is_no_stall_while_no_answer_is_due() -> None:
-    one, _ = fleet([100.0], 2)
-    one.metrics_missed(100.0)
-    for second in range(101, 200):
-        one.look_for_stall(float(second), owes=False)
-    one.look_for_stall(210.0, owes=True)
-    assert one.is_up
-    one.look_for_stall(214.0, owes=True)
+    one, two, _, _ = fleet([100.0], 4, panic_share=0.0, ejected_share_max=1.0)
+    for replica in (one, two):
+        replica.ledger.enter(estimated_request(1, 200, 10))
+        replica.metrics_missed(100.0)
+        for second in range(100, 200):
+            replica.look_for_stall(float(second), owes=False)
+        assert replica.is_up
+    one.look_for_stall(200.0, owes=True)
     assert one.state.health is Health.EJECTED
+    two.probed(False, "it cannot be reached: no answer in time")
+    two.look_for_stall(200.0, owes=False)
+    assert two.state.health is Health.EJECTED  # silent in every way
 
 
 def answer_in_turn(replica: UpstreamReplica, answers: int) -> None:
