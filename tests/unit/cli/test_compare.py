@@ -113,7 +113,28 @@ def test_a_sweep_holds_every_load(headway: Headway, small_trace: Path) -> None:
 def test_the_saturation_is_printed_with_its_definition(headway: Headway, small_trace: Path) -> None:
     said = headway("compare", small_trace, "--load", "0.5", "--policy", "fcfs")
     assert "requests/s" in said.out
-    assert "while requests always wait" in " ".join(said.out.split())
+    text = " ".join(said.out.split())
+    assert "while requests always wait" in text
+    assert "over the quarters of the trace)" in text
+
+
+def test_the_copies_of_sessions_and_the_busy_share_are_printed(headway: Headway, tmp_path: Path) -> None:
+    path = tmp_path / "sessions.jsonl"
+    calls = [
+        {"timestamp": 4000 * session + turn, "input_length": 100, "output_length": 20, "session_id": f"s{session}"}
+        | ({"think_time_ms": 20_000} if turn else {})
+        for session in range(5)
+        for turn in range(3)
+    ]
+    path.write_text("".join(json.dumps(call) + "\n" for call in calls))
+    line = ("compare", path, "--load", "0.9", "--policy", "fcfs", "--max-num-seqs", "1")
+    text = " ".join(headway(*line).out.split())
+    copies = int(text.partition("(sessions in ")[2].split()[0])
+    assert copies > 1
+    assert "copies, replica busy " in text
+    content = json.loads(headway(*line, "--json", "-").out)
+    assert content["saturation"]["copies"] == copies
+    assert content["runs"][0]["requests"] == copies * content["trace"]["requests"] == copies * 15
 
 
 def test_bundles_from_a_file_stand_beside_policies(headway: Headway, small_trace: Path, tmp_path: Path) -> None:
