@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from headway.domain.engine_hints import DEADLINE_MS, SESSION, TENANT
 from headway.scheduling.harm_judge import HarmLimits
 from headway.simulator.rules import NO_PLUGIN, EngineRules, PluginRules
 from headway.simulator.step_time import PS_PER_SECOND, LinearStepTime
@@ -33,6 +34,7 @@ class ParityDay:
         ordering: vLLM's `--scheduling-policy`.
         policy: the ordering of Headway's plug-in inside vLLM; None for stock vLLM.
         plugin: what the plug-in does besides.
+        bundle: its whole configuration instead of these two; then requests carry the hints that a gateway writes.
     """
 
     name: str
@@ -42,6 +44,7 @@ class ParityDay:
     step_time: LinearStepTime = STEP_TIME
     policy: str | None = None
     plugin: PluginRules = NO_PLUGIN
+    bundle: dict[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """What `vllm_driver.py` reads."""
@@ -62,6 +65,7 @@ class ParityDay:
                 "prefix_ids": trace.prefix_ids,
                 "prefix_block_tokens": trace.prefix_block_tokens,
                 "next_turn": _next_turns(trace),
+                "hints": None if self.bundle is None else _hints(trace),
                 "think_ps": zeros
                 if trace.think_seconds is None
                 else np.rint(trace.think_seconds * PS_PER_SECOND).astype(np.int64).tolist(),
@@ -70,8 +74,8 @@ class ParityDay:
 
     def _config(self) -> dict[str, Any] | None:
         """The plug-in's; its time limits are off, since a busy machine is not what is compared."""
-        if self.policy is None:
-            return None
+        if self.bundle is not None or self.policy is None:
+            return self.bundle
         limits = HarmLimits(harm_ratio=1e9) if self.plugin.guard is None else self.plugin.guard
         quiet = {"prefix_hits": False, "metrics_dir": "", "explain_above_seconds": 1e9}
         return {
@@ -87,6 +91,21 @@ def _next_turns(trace: Trace) -> dict[int, int]:
         return {}
     row_of = {(int(s), int(t)): row for row, (s, t) in enumerate(zip(trace.session, trace.turn, strict=True)) if s >= 0}
     return {row: row_of[s, t + 1] for (s, t), row in row_of.items() if (s, t + 1) in row_of}
+
+
+def _hints(trace: Trace) -> list[dict[str, object]]:
+    """What a gateway would write into `vllm_xargs`."""
+    rows: list[dict[str, object]] = []
+    for row in range(len(trace)):
+        hints: dict[str, object] = {}
+        if trace.tenant is not None:
+            hints[TENANT] = trace.tenants[int(trace.tenant[row])]
+        if trace.session is not None and trace.session[row] >= 0:
+            hints[SESSION] = str(int(trace.session[row]))
+        if trace.deadline_seconds is not None:
+            hints[DEADLINE_MS] = float(trace.deadline_seconds[row]) * 1_000
+        rows.append(hints)
+    return rows
 
 
 def generated_days() -> Iterator[ParityDay]:
@@ -179,7 +198,7 @@ def generated_trace(rng: np.random.Generator, requests: int = GENERATED_REQUESTS
         output,
         max_output_tokens=bound,
         priority=rng.integers(0, 3, requests),
-        prefix_ids=_shared_prefixes(rng, prompt, 24),
+        prefix_ids=shared_prefixes(rng, prompt, 24),
         prefix_block_tokens=24,  # not a multiple of the engine's 16, so that blocks lie across two ids
     )
 
@@ -193,7 +212,7 @@ def in_sessions(trace: Trace, turns: int = 4) -> Trace:
     )
 
 
-def _shared_prefixes(rng: np.random.Generator, prompt: np.ndarray, block_tokens: int) -> list[list[int]]:
+def shared_prefixes(rng: np.random.Generator, prompt: np.ndarray, block_tokens: int) -> list[list[int]]:
     """Prompts drawn from a tree: at each block a prompt stays with the crowd (0.9) or leaves for ever."""
     ids: dict[tuple[int, ...], int] = {}
     rows: list[list[int]] = []

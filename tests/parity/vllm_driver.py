@@ -86,6 +86,15 @@ def vllm_scheduler(rules: dict[str, Any], ordering: str, headway: dict[str, Any]
     )
 
 
+class RowId(str):
+    """A row as vLLM's text, by which policies draw the lots of the simulator's number."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 class Batch:
     """A scheduled step: vLLM's output, whose token comes at its end, and when that is."""
 
@@ -114,7 +123,10 @@ class Day:
         self.hasher = block_hasher(self.rules["block_tokens"]) if self.rules["prefix_caching"] else None
         self.clock_ps = 0
         if day["headway"] is not None:
-            self.scheduler.headway.clock = lambda: self.clock_ps * SECONDS_PER_PS
+            hooks = self.scheduler.headway
+            hooks.clock = lambda: self.clock_ps * SECONDS_PER_PS
+            if hooks.prefix_hits is not None:  # no look-up is too slow, since a test machine may be busy with others
+                hooks.prefix_hits._clock = lambda: 0.0
         self._preempt = self.scheduler._preempt_request
         self.scheduler._preempt_request = self._note_victim
 
@@ -148,6 +160,7 @@ class Day:
             "first_token_ps": self.first_token_ps,
             "ended_ps": self.ended_ps,
             "preemptions": self.preemptions,
+            "disabled": self.day["headway"] is not None and self.scheduler.headway.policies.disabled,
         }
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -165,10 +178,12 @@ class Day:
         tokens = [SHARED + ids[p // per_id] for p in range(min(prompt, len(ids) * per_id))]
         tokens += [OWN_PROMPT + row] * (prompt - len(tokens))
         bound = trace["max_output_tokens"][row] or self.rules["max_model_tokens"] - prompt
-        params = SamplingParams(max_tokens=bound, temperature=0.0)
+        hints = trace["hints"]
+        params = SamplingParams(max_tokens=bound, temperature=0.0, extra_args=None if hints is None else hints[row])
         params.update_from_generation_config({}, STOP)
         return Request(
-            request_id=f"{row:09d}",  # vLLM breaks ties of priority and arrival by this string
+            # vLLM breaks ties of priority and arrival by this string.
+            request_id=f"{row:09d}" if hints is None else RowId(row),
             prompt_token_ids=tokens,
             sampling_params=params,
             pooling_params=None,

@@ -81,12 +81,13 @@ class VirtualGateway:
     rules: EngineRules
     step_time: StepTime
     policies: PolicySettings
-    together: bool = False  # the ends of one step are heard together, and only then is asked what comes next
+    at_step_ends: bool = False  # arrivals and ends are heard at the end of a step, and then is asked what comes next
     steps: list[StepRecord] = field(default_factory=list)
     sent: list[int] = field(default_factory=list)  # rows, in order of dispatch
     refused: list[tuple[int, str]] = field(default_factory=list)
     preemptions: int = 0
     held: int = 0  # refusals of the admission policy
+    full_steps: int = 0  # steps composed until the queue was empty for the first time since it was not
 
     def __post_init__(self) -> None:
         self.engine = ReferenceEngine(
@@ -118,7 +119,8 @@ class VirtualGateway:
         while True:
             ends_ps = self.engine.compose()
             if ends_ps is not None:
-                self._arrive_until(ends_ps, inclusive=False)
+                if not self.at_step_ends:
+                    self._arrive_until(ends_ps, inclusive=False)
                 self._finish_step()
                 self._arrive_until(ends_ps, inclusive=True)
             elif self.expected.next_ps is not None:
@@ -146,17 +148,22 @@ class VirtualGateway:
 
     def on_step(self, step: StepRecord) -> None:
         self.steps.append(step)
+        waits = any(len(queue) for queue in self.dispatcher.queues.values())
+        if waits and (not self.full_steps or self.full_steps == len(self.steps) - 1):
+            self.full_steps = len(self.steps)
         self.preemptions += len(step.preempted)
 
     def _arrive_until(self, at_ps: int, *, inclusive: bool) -> None:
         """Every arrival and every look of the gateway's own up to a time, each at its own."""
+        self._hold_back(self.at_step_ends)
         while True:
             next_ps = self.expected.next_ps
             scrape_ps = int(self.scrape_at * PS_PER_SECOND)
             first = scrape_ps if next_ps is None else min(next_ps, scrape_ps)
             if first > at_ps or (first == at_ps and not inclusive):
+                self._hold_back(False)
                 return
-            self.now = first * SECONDS_PER_PS
+            self.now = (at_ps if self.at_step_ends else first) * SECONDS_PER_PS
             if first == scrape_ps:
                 self._scrape()
                 continue
@@ -193,7 +200,7 @@ class VirtualGateway:
             reader = self.relays[request.row].request.relayed.reader
             assert reader is not None
             reader.events += 1
-        self.dispatcher._is_pumping = self.together
+        self._hold_back(self.at_step_ends)
         for request in served:
             relay = self.relays[request.row]
             if request.produced_tokens == 1:
@@ -202,10 +209,14 @@ class VirtualGateway:
                 relay.request.relayed.usage = Usage(request.prompt_tokens, request.produced_tokens, 0)
                 self.dispatcher.end(relay.request, Outcome.COMPLETED)
                 self.expected.ended(request.row, self.engine.now_ps)
-        self.dispatcher._is_pumping = False
-        is_due = self.ask_at_step is not None and self.engine.decode_steps >= self.ask_at_step
-        if is_due or self.together:
-            self.ask_at_step = None if is_due else self.ask_at_step
+        if self.ask_at_step is not None and self.engine.decode_steps >= self.ask_at_step:
+            self.ask_at_step = None
+            self.dispatcher.pump()
+
+    def _hold_back(self, holds: bool) -> None:
+        """Ask nothing until everything of this moment is heard; then ask."""
+        self.dispatcher._is_pumping = holds
+        if self.at_step_ends and not holds:
             self.dispatcher.pump()
 
     def _scrape(self) -> None:

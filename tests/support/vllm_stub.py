@@ -100,7 +100,7 @@ class StubEngine:
             self.waiting.prepend_requests(skipped)
         return SimpleNamespace(total_num_scheduled_tokens=scheduled)
 
-    def update_from_output(self) -> None:
+    def update_from_output(self, scheduler_output: SimpleNamespace) -> None:
         for request in list(self.running):
             request.num_output_tokens += 1
             if request.num_output_tokens >= request.output:

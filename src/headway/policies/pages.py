@@ -15,7 +15,7 @@ from typing import Any
 from headway.config.typed_values import type_in_words
 from headway.policies.catalog import ALL_KINDS, ROOMS, Kind, aliases, find, own_options
 from headway.policies.options import declared_types
-from headway.policies.places import GIVEN, DecisionPlace, Grade, grade, needs_of
+from headway.policies.places import DIFFERENCES, GIVEN, DecisionPlace, Grade, grade, needs_of
 
 PARTS = ("Idea", "Source", "Reads", "Wins when", "Loses when")
 """The labelled parts of every policy's docstring, in their order, after a one-line summary."""
@@ -147,6 +147,8 @@ def render_places(pages: list[PolicyPage]) -> str:
         for need, given in GIVEN[place].items():
             fix = f": {given.fix}" if given.fix else ""
             lines.append(f"| {need} | {given.grade} | {given.how}{fix} |")
+    lines += ["", "## Where the gateway decides otherwise all the same", ""]
+    lines += [f"- **{name.capitalize()}:** {reason}." for name, reason in DIFFERENCES.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -105,6 +105,38 @@ GIVEN: Mapping[DecisionPlace, Mapping[Need, Provision]] = {
 }
 """What each place gives. The same policy code decides in all three; what it is given differs."""
 
+DIFFERENCES: Mapping[str, str] = {
+    "sent at once": (
+        "a request that finds room is sent as it arrives, so the order chooses among those that wait by then; an "
+        "engine chooses at the end of a step among all that came in it"
+    ),
+    "one end at a time": (
+        "the ends of one step are heard one after another, and after each the next request is chosen; an engine "
+        "chooses when it has heard them all"
+    ),
+    "taken in at arrival": (
+        "a request enters its queue as it arrives, with what its policies have learned by then; an engine takes it in "
+        "at the end of the step that runs, after the ends of that step"
+    ),
+    "preempted inside": (
+        "a request that its engine preempts waits in the engine, in front of all that the gateway holds back, and no "
+        "policy here sees it wait"
+    ),
+    "room for outputs": (
+        "under an admission policy that does not weigh memory, room is kept for half of the output that is expected, "
+        "since a request cannot be taken back; an engine admits where the prompt fits, and preempts"
+    ),
+    "blocks taken ahead": (
+        "whether a prompt fits is told by the tokens that came; an engine that schedules ahead has taken blocks for "
+        "those on their way"
+    ),
+    "shared blocks": (
+        "blocks that requests share through a prefix cache are counted for each sharer, so a prompt may seem not to "
+        "fit where an engine finds room"
+    ),
+}
+"""Why the gateway may decide otherwise than an engine although all that a policy needs is given: name → reason."""
+
 
 def needs_of(kind: Kind, name: str) -> frozenset[Need]:
     """What a policy needs, those inside it included ("fair-share/priced-work").

@@ -118,6 +118,7 @@ class EngineBatch:
         self.decode_steps = 0
         self.prefilling: dict[str, Entry] = {}  # running, and no token came since their admission
         self._running: dict[str, Entry] = {}
+        self._computing: list[Entry] = []  # running, and a part of the prompt is in no step yet
 
     @property
     def size(self) -> int:
@@ -132,17 +133,28 @@ class EngineBatch:
         """A request was admitted."""
         entry.produced_at_admission = vllm.output_tokens(entry.request)
         self._running[entry.id] = self.prefilling[entry.id] = entry
+        self._computing.append(entry)
         self.version += 1
 
     def leave(self, request_id: str) -> None:
         """A request runs no longer; one that did not run is ignored."""
-        if self._running.pop(request_id, None) is not None:
+        entry = self._running.pop(request_id, None)
+        if entry is not None:
             self.prefilling.pop(request_id, None)
+            if entry in self._computing:
+                self._computing.remove(entry)
             self.version += 1
 
-    def end_step(self) -> list[Entry]:
-        """A step's tokens came: the requests that got their first token since their admission."""
-        self.decode_steps += 1
+    def composed(self) -> None:
+        """A step was composed: prompts that it completes are prefilling no longer."""
+        for entry in self._computing.copy():
+            if vllm.computed_tokens(entry.request) >= vllm.total_tokens(entry.request):
+                self._computing.remove(entry)
+                self.version += 1
+
+    def end_step(self, *, had_tokens: bool = True) -> list[Entry]:
+        """A step ended, which counts if it computed tokens: the requests that got their first since their admission."""
+        self.decode_steps += had_tokens
         if not self.prefilling:
             return []
         answered = [e for e in self.prefilling.values() if vllm.output_tokens(e.request) > e.produced_at_admission]

@@ -102,6 +102,7 @@ class SchedulerHooks:
         began = time.perf_counter()
         now = self.queue.now
         self.queue.end_scan()
+        self.book.batch.composed()
         self.policies.end_step()
         self.learned.stepped(now)
         self.report.explanations.clocks.scanned(self._stop_reason(tokens), now)
@@ -115,10 +116,10 @@ class SchedulerHooks:
             self._published_at = now
             self.publish()
 
-    def after_update(self) -> None:
-        """After a step's tokens came back."""
+    def after_update(self, tokens: int) -> None:
+        """After a step came back that had computed so many tokens."""
         self.tick()
-        for entry in self.book.batch.end_step():
+        for entry in self.book.batch.end_step(had_tokens=tokens > 0):
             self._report_first_token(entry)
 
     def before_preempt(self, request: VllmRequest) -> None:

@@ -66,11 +66,11 @@ class PolicyScheduling:
         self.headway.after_schedule(output.total_num_scheduled_tokens)
         return output
 
-    def update_from_output(self, *args: Any, **kwargs: Any) -> Any:
+    def update_from_output(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         """A step's tokens came back."""
         self.headway.tick()
-        outputs = super().update_from_output(*args, **kwargs)  # type: ignore[misc]
-        self.headway.after_update()
+        outputs = super().update_from_output(scheduler_output, *args, **kwargs)  # type: ignore[misc]
+        self.headway.after_update(scheduler_output.total_num_scheduled_tokens)
         return outputs
 
     def _handle_stopped_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:

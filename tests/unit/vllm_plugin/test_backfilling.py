@@ -16,8 +16,7 @@ class Tight(PolicyScheduling, StubEngine):
     seats, blocks = 8, 60
 
     def step(self) -> None:
-        self.schedule()
-        self.update_from_output()
+        self.update_from_output(self.schedule())
 
     def serve(self) -> list[str]:
         for _ in range(1_000):

@@ -43,10 +43,10 @@ def forwarded(name: str, rank: int, priority: int, settings: dict[str, Any]) -> 
 def test_the_plug_in_serves_in_the_order_that_the_gateway_means(settings: dict[str, Any], order: list[str]) -> None:
     engine = Engine(headway={"ordering": "priority"})
     engine.add_request(StubRequest("runs", 50, 3))
-    engine.schedule()
+    output = engine.schedule()
     for name, rank, priority in (("third", 30, -5), ("second", 20, 4), ("first", 10, 3)):
         engine.add_request(forwarded(name, rank, priority, settings))
     while engine.requests:
-        engine.update_from_output()
-        engine.schedule()
+        engine.update_from_output(output)
+        output = engine.schedule()
     assert engine.admitted == order

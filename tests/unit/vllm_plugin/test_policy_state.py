@@ -28,13 +28,13 @@ class Engine(PolicyScheduling, StubEngine):
         self.headway.clock = lambda: now[0]
         for index in range(count):
             self.add_request(StubRequest(f"{prefix}{index}", 900 if index % 5 == 0 else 20 + index % 7, 2))
-            self.schedule()
+            output = self.schedule()
             now[0] += 1.0
-            self.update_from_output()
+            self.update_from_output(output)
         while self.requests:
-            self.schedule()
+            output = self.schedule()
             now[0] += 1.0
-            self.update_from_output()
+            self.update_from_output(output)
         return now[0]
 
 

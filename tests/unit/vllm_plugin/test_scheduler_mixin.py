@@ -23,9 +23,9 @@ class Engine(PolicyScheduling, StubEngine):
         self.headway.clock = lambda: self.now
 
     def step(self) -> None:
-        self.schedule()
+        output = self.schedule()
         self.now += 0.1
-        self.update_from_output()
+        self.update_from_output(output)
 
     def serve(self, steps_max: int = 10_000) -> list[str]:
         while self.requests:

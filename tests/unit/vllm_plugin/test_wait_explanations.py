@@ -45,9 +45,9 @@ def asked() -> Iterator[tuple[Engine, str]]:
 
 
 def step(engine: Engine, seconds: float = 1.0) -> None:
-    engine.schedule()
+    output = engine.schedule()
     engine.now[0] += seconds  # type: ignore[attr-defined]
-    engine.update_from_output()
+    engine.update_from_output(output)
 
 
 def test_a_waiting_and_an_admitted_request_are_explained(asked: tuple[Engine, str]) -> None:

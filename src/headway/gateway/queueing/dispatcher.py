@@ -331,6 +331,9 @@ class Dispatcher:
         head = queue.head(now)
         if head is None:
             return False
+        if queue.asks_admission:  # which goes by what the replicas hold now
+            for replica in self.replicas:
+                _look_at(replica, now)
         candidates = [
             replica
             for replica in self._candidates(head)
@@ -360,7 +363,6 @@ class Dispatcher:
             return True
         if replica.ledger.kv_tokens_max is None:
             self._warn_of_unknown_memory(replica)
-        _look_at(replica, now)
         steps = queue.hold_steps(queued, replica.ledger, replica.ledger.memory(), now)
         if steps:
             self._holds = True
@@ -392,7 +394,6 @@ class Dispatcher:
             for replica in self._candidates(queued):
                 if replica in owed or not replica.ledger.requests:
                     continue
-                _look_at(replica, now)
                 if queue.may_pass(queued, head, replica.ledger, replica.ledger.memory(), now) and self._admits(
                     queue, queued, replica, now
                 ):

@@ -71,7 +71,10 @@ class InFlight:
     def progress(self, now: float) -> list[tuple[Request, int]]:
         """Every request inside with the output tokens that came by now; brings the step clock up to date. O(size)."""
         clock, inside = self.clock, list(self._inside.values())
+        before = clock.steps
         clock.look(inside, now)
+        if clock.steps != before and any(booked.begins_at_step is None for booked in inside):
+            self.version += 1  # those produced nothing meanwhile, which no one may take for granted
         return [(booked.request, clock.tokens_of(booked)) for booked in inside]
 
     def enter(self, request: Request, answer: Progress | None = None) -> None:
@@ -111,11 +114,11 @@ class InFlight:
             self._book(booked, booked.prefill)
 
     def held_tokens(self) -> int:
-        """KV memory that they hold now, in whole blocks; what they share in a prefix cache counts for each."""
+        """KV memory that they hold in the step to come, in whole blocks; shared ones count for each sharer."""
         blocks = 0
         for booked in self._inside.values():
             request = booked.request
-            output = max(0, request.produced_tokens - 1)  # the latest token has no KV before the next step
+            output = request.produced_tokens
             blocks += -(-(request.prompt_tokens + output) // BLOCK_TOKENS)
             blocks += (request.sequences - 1) * -(-output // BLOCK_TOKENS)
         return blocks * BLOCK_TOKENS

@@ -1,0 +1,145 @@
+"""Days for the comparison of the places where policies decide: bundles, traces and rules.
+
+The trace keeps a replica full from its ninth request on, so that a request never finds room by chance; see
+`DIFFERENCES` in `headway.policies.places`. Lengths are estimated by the bound that the client declared, unless a day is
+about learning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from headway.gateway.settings import PolicySettings
+from headway.policies.catalog import ADMISSION, ORDERING, PREEMPTION
+from headway.scheduling.bundle import bundle
+from headway.scheduling.scheduler import Policies
+from headway.simulator.rules import EngineRules
+from headway.simulator.trace import Trace
+from tests.parity.parity_days import ParityDay, in_sessions, shared_prefixes
+
+SEATS = EngineRules(
+    kv_blocks=2_000, max_model_tokens=512, max_num_batched_tokens=4_096, max_num_seqs=8, prefix_caching=True
+)
+"""Memory suffices: seats are short, and the order decides."""
+MEMORY = replace(SEATS, kv_blocks=60, max_num_seqs=32)
+"""Memory is short, and admission decides."""
+EVERY_OTHER_STEP = ("past-future", "past-future-common-draws")
+"""Admission policies that are asked at even steps; here at all of them, since each place counts from its beginning."""
+_REQUESTS = 160
+_COSTS = PolicySettings().costs
+
+
+@dataclass(frozen=True)
+class PlaceDay:
+    """One bundle on one trace under one set of rules."""
+
+    trace: Trace
+    rules: EngineRules
+    ordering: str = "fcfs"
+    admission: str = "greedy"
+    preemption: str = "latest-admitted"
+    prediction: str = "declared-max"
+    options: Mapping[str, Mapping[str, Any]] | None = None
+
+    @property
+    def name(self) -> str:
+        names = (self.ordering, self.admission, self.preemption, self.prediction)
+        chosen = [name for name, usual in zip(names, _USUAL, strict=True) if name != usual]
+        flags = "async" if self.rules.async_scheduling else "sync"
+        short = "seats" if self.rules.kv_blocks == SEATS.kv_blocks else "memory"
+        return f"{' '.join(chosen) or 'fcfs'}, {self.trace.name}, {short} short, {flags}"
+
+    def policies(self) -> Policies:
+        """Fresh ones, for the simulator."""
+        return bundle(
+            ordering=self.ordering,
+            admission=self.admission,
+            preemption=self.preemption,
+            prediction=self.prediction,
+            options=self.options,
+            costs=_COSTS,
+            seed=0,
+        )
+
+    def gateway_policies(self) -> PolicySettings:
+        """The same for the gateway."""
+        return PolicySettings(
+            ordering=self.ordering,
+            admission=self.admission,
+            preemption=self.preemption,
+            prediction=self.prediction,
+            options=self.options or {},
+        )
+
+    def plugin_day(self) -> ParityDay:
+        """The same for vLLM with our plug-in."""
+        chosen: dict[str, Any] = {
+            kind: {"name": getattr(self, kind), "options": dict((self.options or {}).get(kind, {}))}
+            for kind in ("ordering", "admission", "preemption", "prediction")
+        }
+        never = {"harm_seconds": 1e9, "budget_ms": 60_000}  # neither guard judges by the clock of a busy machine
+        config = {**chosen, "costs": _COSTS._asdict(), "metrics_dir": "", "guard": never}
+        return ParityDay(self.name, self.trace, self.rules, "fcfs", bundle=config)
+
+
+_USUAL = ("fcfs", "greedy", "latest-admitted", "declared-max")
+
+
+def full_trace(name: str, seed: int, *, shared: bool, sessions: bool) -> Trace:
+    """Requests that keep eight seats taken; `shared` prefixes, and turns of `sessions`, or neither."""
+    rng = np.random.default_rng(seed)
+    rows = np.arange(_REQUESTS)
+    prompt = np.where(rng.random(_REQUESTS) < 0.7, rng.integers(10, 60, _REQUESTS), rng.integers(100, 300, _REQUESTS))
+    output = np.where(rows < 8, rng.integers(60, 120, _REQUESTS), rng.integers(2, 80, _REQUESTS))
+    gaps = np.where(rows <= 8, 0.03, rng.exponential(0.015, _REQUESTS))
+    trace = Trace(
+        name,
+        np.cumsum(gaps),
+        prompt,
+        output,
+        max_output_tokens=output + rng.integers(0, 20, _REQUESTS),
+        priority=rng.integers(0, 3, _REQUESTS),
+        tenant=rng.integers(0, 3, _REQUESTS),
+        tenants=("a", "b", "c"),
+        deadline_seconds=rng.uniform(500, 900, _REQUESTS),
+        prefix_ids=shared_prefixes(rng, prompt, 24) if shared else None,
+        prefix_block_tokens=24,
+    )
+    if not sessions:
+        return trace
+    trace = in_sessions(trace)
+    return replace(trace, think_seconds=trace.think_seconds + 0.013)  # a client thinks longer than a step's fraction
+
+
+PLAIN = full_trace("private prompts", 2, shared=False, sessions=False)
+SESSIONS = full_trace("sessions", 2, shared=False, sessions=True)
+SHARED = full_trace("sessions with shared prefixes", 2, shared=True, sessions=True)
+
+
+def order_days(trace: Trace) -> Iterator[PlaceDay]:
+    """Every order, where seats are short."""
+    for asynchronous in (False, True):
+        rules = replace(SEATS, async_scheduling=asynchronous)
+        for ordering in ORDERING:
+            yield PlaceDay(trace, rules, ordering=ordering)
+
+
+def admission_days(trace: Trace, ordering: str = "fcfs") -> Iterator[PlaceDay]:
+    """Every admission policy, where memory is short."""
+    for asynchronous in (False, True):
+        rules = replace(MEMORY, async_scheduling=asynchronous)
+        for admission in (*ADMISSION, "backfill/reserve-max"):
+            options = {"admission": {"steps_between": 1}} if admission in EVERY_OTHER_STEP else {}
+            yield PlaceDay(trace, rules, ordering=ordering, admission=admission, options=options)
+
+
+def preemption_days(trace: Trace) -> Iterator[PlaceDay]:
+    """Every preemption policy, under greedy admission where memory is short."""
+    for asynchronous in (False, True):
+        rules = replace(MEMORY, async_scheduling=asynchronous)
+        for preemption in PREEMPTION:
+            yield PlaceDay(trace, rules, ordering="priced-work", preemption=preemption, prediction="running-mean")

@@ -1,0 +1,154 @@
+"""One set of policies in three places: the simulator, the gateway and the plug-in take the same decisions.
+
+One trace and bundle is played three times in virtual time: by the simulator's readable engine, by the gateway's
+dispatcher before that engine (`tests/support/virtual_gateway.py`), and by vLLM's own scheduler with our plug-in
+(`tests/parity/vllm_driver.py`). The same decisions are the same days, step by step: which request is admitted when, and
+which is preempted.
+
+The gateway hears of arrivals and ends one by one, so its days are compared twice. Heard at step ends, as an engine
+hears of them, they are the simulator's up to the first preemption. Heard each at its own time, they are so as long as
+requests wait, except where `DIFFERENT` names the reason, which docs/policies/places.md tells.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+
+from headway.policies.catalog import ADMISSION, ORDERING, PREEMPTION
+from headway.policies.contracts import Need
+from headway.policies.places import DIFFERENCES, GIVEN, DecisionPlace, Grade, needs_of
+from headway.simulator.outcome import StepRecord
+from headway.simulator.reference import simulate_reference
+from tests.parity.parity_days import STEP_TIME
+from tests.parity.place_days import PLAIN, SESSIONS, SHARED, PlaceDay, admission_days, order_days, preemption_days
+from tests.parity.test_vllm_parity import Recorder, as_record, ask_vllm, first_difference, needs_vllm
+from tests.support.virtual_gateway import VirtualGateway
+
+Steps = list[StepRecord]
+
+DIFFERENT = {
+    "fair-share": "one end at a time",
+    "ewsjf": "taken in at arrival",
+    "peak-check": "one end at a time",
+    "backfill": "one end at a time",
+    "backfill/reserve-max": "one end at a time",
+}
+"""Policies that may choose otherwise where ends and arrivals are heard each at its own time: name → reason."""
+
+
+def only(days: Any, *, asynchronous: bool) -> list[PlaceDay]:
+    return [day for day in days if day.rules.async_scheduling is asynchronous]
+
+
+ORDER_DAYS = [*only(order_days(SESSIONS), asynchronous=False), *only(order_days(PLAIN), asynchronous=True)]
+ADMISSION_DAYS = [
+    day
+    for day in [*only(admission_days(SESSIONS), asynchronous=False), *only(admission_days(PLAIN), asynchronous=True)]
+    if day.admission != "greedy"
+]
+GATEWAY_DAYS = {day.name: day for day in [*ORDER_DAYS, *ADMISSION_DAYS]}
+SHARED_DAYS = {day.name: day for day in only(order_days(SHARED), asynchronous=True)}
+PLUGIN_DAYS = {
+    day.name: day
+    for day in [
+        *only(order_days(SESSIONS), asynchronous=False),
+        *only(order_days(SHARED), asynchronous=True),
+        *only(admission_days(SHARED), asynchronous=False),
+        *only(admission_days(PLAIN), asynchronous=True),
+        *only(admission_days(SESSIONS, "priced-work"), asynchronous=True),
+        *only(preemption_days(SHARED), asynchronous=False),
+    ]
+}
+
+
+def simulated(day: PlaceDay) -> Steps:
+    recorder = Recorder()
+    simulate_reference(day.trace, day.rules, STEP_TIME, day.policies(), observer=recorder)
+    return recorder.steps
+
+
+def through_gateway(day: PlaceDay, *, at_step_ends: bool = False) -> VirtualGateway:
+    return VirtualGateway(day.trace, day.rules, STEP_TIME, day.gateway_policies(), at_step_ends=at_step_ends).run()
+
+
+def to_first_preemption(*days: Steps) -> int:
+    return min(next((number for number, step in enumerate(day) if step.preempted), len(day)) for day in days)
+
+
+def chosen(day: PlaceDay) -> str:
+    return day.ordering if day.admission == "greedy" else day.admission
+
+
+@cache
+def gateway_difference(name: str) -> str:
+    """Between the simulator and the gateway that hears each event at its own time, as long as requests wait there."""
+    day = GATEWAY_DAYS[name]
+    expected, got = simulated(day), through_gateway(day)
+    compared = min(to_first_preemption(expected, got.steps), got.full_steps)
+    assert compared >= (500 if chosen(day) != "backfill" else 30), "a comparison of the beginning proves little"
+    return first_difference(expected[:compared], got.steps[:compared])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GATEWAY_DAYS)
+def test_the_gateway_decides_as_the_simulator(name: str) -> None:
+    day = GATEWAY_DAYS[name]
+    expected, got = simulated(day), through_gateway(day, at_step_ends=True).steps
+    compared = to_first_preemption(expected, got)
+    if chosen(day) == "backfill" and day.rules.async_scheduling:
+        compared -= 2  # "blocks taken ahead", which show as memory runs out
+    assert first_difference(expected[:compared], got[:compared]) == ""
+    if chosen(day) not in DIFFERENT:
+        assert gateway_difference(name) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", DIFFERENT)
+def test_a_reason_is_named_only_where_a_day_shows_it(policy: str) -> None:
+    assert DIFFERENT[policy] in DIFFERENCES
+    assert any(gateway_difference(name) for name, day in GATEWAY_DAYS.items() if chosen(day) == policy)
+
+
+@pytest.mark.slow
+def test_with_shared_prefixes_only_what_reads_cached_tokens_differs_in_the_gateway() -> None:
+    """There they are told once, at arrival; an engine looks the head's up again each second."""
+    different = set()
+    for day in SHARED_DAYS.values():
+        expected, got = simulated(day), through_gateway(day, at_step_ends=True).steps
+        if expected != got:
+            different.add(day.ordering)
+    assert GIVEN[DecisionPlace.GATEWAY][Need.CACHED_TOKENS].grade is Grade.ESTIMATED
+    assert len(different) >= 3
+    assert {order for order in different if Need.CACHED_TOKENS not in needs_of("ordering", order)} == set()
+
+
+def test_greedy_sends_less_through_a_gateway_than_an_engine_admits() -> None:
+    """The reason "room for outputs"."""
+    (day,) = [day for day in only(admission_days(PLAIN), asynchronous=False) if day.admission == "greedy"]
+    preempted = sum(len(step.preempted) for step in simulated(day))
+    assert through_gateway(day).preemptions < preempted / 4
+
+
+def test_every_policy_is_compared() -> None:
+    days = [*GATEWAY_DAYS.values(), *PLUGIN_DAYS.values()]
+    assert {day.ordering for day in days} == set(ORDERING)
+    assert {day.admission for day in days} == {*ADMISSION, "backfill/reserve-max"}
+    assert {day.preemption for day in days} == set(PREEMPTION)
+    assert set(DIFFERENT.values()) <= set(DIFFERENCES)
+
+
+@cache
+def plugin_answers() -> dict[str, Any]:
+    return ask_vllm([day.plugin_day() for day in PLUGIN_DAYS.values()])
+
+
+@needs_vllm
+@pytest.mark.parametrize("name", PLUGIN_DAYS)
+def test_the_plug_in_decides_as_the_simulator(name: str) -> None:
+    day, answer = PLUGIN_DAYS[name], plugin_answers()[name]
+    assert not answer["disabled"]
+    expected, got = simulated(day), [as_record(step) for step in answer["steps"]]
+    assert first_difference(expected, got) == ""
