@@ -19,7 +19,7 @@ import pytest
 
 from headway.policies.catalog import ADMISSION, ORDERING, PREEMPTION
 from headway.policies.contracts import Need
-from headway.policies.places import DIFFERENCES, GIVEN, DecisionPlace, Grade, needs_of
+from headway.policies.places import DIFFERENCES, GIVEN, DecisionPlace, Grade, grade, needs_of
 from headway.simulator.outcome import StepRecord
 from headway.simulator.reference import simulate_reference
 from tests.parity.parity_days import STEP_TIME
@@ -28,6 +28,7 @@ from tests.parity.test_vllm_parity import Recorder, as_record, ask_vllm, first_d
 from tests.support.virtual_gateway import VirtualGateway
 
 Steps = list[StepRecord]
+PLUGIN = DecisionPlace.PLUGIN
 
 DIFFERENT = {
     "fair-share": "one end at a time",
@@ -151,4 +152,8 @@ def test_the_plug_in_decides_as_the_simulator(name: str) -> None:
     day, answer = PLUGIN_DAYS[name], plugin_answers()[name]
     assert not answer["disabled"]
     expected, got = simulated(day), [as_record(step) for step in answer["steps"]]
+    if Grade.ESTIMATED in {grade("admission", day.admission, PLUGIN), grade("preemption", day.preemption, PLUGIN)}:
+        compared = to_first_preemption(expected, got)
+        assert expected != got or not any(step.preempted for step in expected), "the page may say that it is exact"
+        expected, got = expected[:compared], got[:compared]
     assert first_difference(expected, got) == ""

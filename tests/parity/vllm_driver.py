@@ -182,7 +182,7 @@ class Day:
         params = SamplingParams(max_tokens=bound, temperature=0.0, extra_args=None if hints is None else hints[row])
         params.update_from_generation_config({}, STOP)
         return Request(
-            # vLLM breaks ties of priority and arrival by this string.
+            # vLLM breaks ties of priority and arrival by this string; our policies draw lots by it.
             request_id=f"{row:09d}" if hints is None else RowId(row),
             prompt_token_ids=tokens,
             sampling_params=params,

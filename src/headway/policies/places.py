@@ -93,12 +93,14 @@ GIVEN: Mapping[DecisionPlace, Mapping[Need, Provision]] = {
         Need.MEMORY: _exact("vLLM's KV blocks"),
         Need.MEMORY_IN_USE: _exact("vLLM's free blocks"),
         Need.PREEMPTIONS: _exact("each one, with its request"),
-        Need.BEHIND_HEAD: _exact(
-            "one that fits is shown before a head that does not; refused at start for models with several kinds of KV "
-            "blocks"
+        Need.BEHIND_HEAD: _estimated(
+            "one that fits is shown before a head that does not; a preempted head whose blocks are cached may be taken "
+            "for one that fits; refused at start for models with several kinds of KV blocks"
         ),
         Need.CACHED_TOKENS: _exact("looked up at arrival, and again each second of the head, for 2 ms a step at most"),
-        Need.VICTIMS: _exact("asked before a step in which blocks may be lacking"),
+        Need.VICTIMS: _estimated(
+            "named before a step in which blocks may be lacking, and put last in vLLM's list, from which it preempts"
+        ),
         Need.REPLICAS: Provision(Grade.MISSING, "it schedules one engine", "choose routing in the gateway"),
         Need.TRUE_LENGTHS: Provision(Grade.MISSING, "no length is known before it happened", "use running-mean"),
     },
@@ -125,6 +127,10 @@ DIFFERENCES: Mapping[str, str] = {
     "room for outputs": (
         "under an admission policy that does not weigh memory, room is kept for half of the output that is expected, "
         "since a request cannot be taken back; an engine admits where the prompt fits, and preempts"
+    ),
+    "other lots": (
+        "a policy that draws lots draws them by the request's id, which is another in each place: the same law, not the "
+        "same lot"
     ),
     "blocks taken ahead": (
         "whether a prompt fits is told by the tokens that came; an engine that schedules ahead has taken blocks for "

@@ -99,7 +99,7 @@ def peak_tokens(running: Sequence[RequestView], candidate: RequestView, stream: 
 
 def lot(stream: str, request: RequestView) -> float:
     """A number evenly spread over (0, 1), the same for the same stream and request."""
-    digest = blake2b(f"{stream}/{request.id}".encode(), digest_size=8, person=b"past-future").digest()
+    digest = blake2b(f"{stream}/{request.id!r}".encode(), digest_size=8, person=b"past-future").digest()
     return ((int.from_bytes(digest, "big") >> 12) + 0.5) * 2.0**-52
 
 

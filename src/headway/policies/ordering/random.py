@@ -22,5 +22,5 @@ class Random:
 
     def rank(self, request: RequestView) -> float:
         """A lot in [0, 1), a hash of seed and id: it does not depend on other requests, or on time."""
-        digest = blake2b(f"{self._seed}/{request.id}".encode(), digest_size=8).digest()
+        digest = blake2b(f"{self._seed}/{request.id!r}".encode(), digest_size=8).digest()
         return (int.from_bytes(digest, "big") >> 11) * 2.0**-53
