@@ -129,11 +129,11 @@ DIFFERENCES: Mapping[str, str] = {
         "since a request cannot be taken back; an engine admits where the prompt fits, and preempts"
     ),
     "other lots": (
-        "a policy that draws lots draws them by the request's id, which is another in each place: the same law, not the "
-        "same lot"
+        "a policy that draws lots draws them by the request's id, which is another in each place: the same law, but "
+        "not the same lot"
     ),
     "blocks taken ahead": (
-        "whether a prompt fits is told by the tokens that came; an engine that schedules ahead has taken blocks for "
+        "whether a prompt fits follows from the tokens that came; an engine that schedules ahead has taken blocks for "
         "those on their way"
     ),
     "shared blocks": (
