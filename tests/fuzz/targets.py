@@ -21,10 +21,10 @@ from headway.domain import engine_hints
 from headway.gateway.openai.answer_readers import JsonReader, StreamReader
 from headway.gateway.openai.client_hints import read_hints
 from headway.gateway.openai.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, UNLISTED
+from headway.gateway.openai.large_body import LargeBody, written_in_parts
 from headway.gateway.openai.prompt_count import PromptCount
 from headway.gateway.openai.request_body import (
     extra_arguments,
-    prefix_hashes,
     read_body,
     why_unreadable,
     with_fields,
@@ -254,18 +254,26 @@ def replica_bytes(data: bytes) -> None:
 
 
 def request_body(data: bytes) -> None:
-    """A body is read, changed and counted, or refused with a sentence; every number of it is bounded."""
+    """A body is read, changed and counted, or refused with a sentence; every number of it is bounded.
+
+    Read in steps, as a large one is, it is the same.
+    """
     for endpoint in (CHAT, COMPLETIONS, EMBEDDINGS, UNLISTED):
-        body = read_body(data, endpoint)
-        if body is None:
+        body, count = read_body(data, endpoint), PromptCount({}, TokenRatio())
+        large = LargeBody(data, endpoint, values_max=1 << 40)
+        for _ in large.steps(count):
+            pass
+        assert (large.body is None) == (body is None)
+        if body is None or large.body is None:
             why = why_unreadable(data, endpoint)
             assert why
             assert "\n" not in why
             continue
-        _plain(body.output_tokens_max, body.sequences, body.prompts)
-        prompt = body.prompt_bytes
-        assert len(prefix_hashes(body.model, prompt)) <= 32
-        tokens, _ = PromptCount({}, TokenRatio()).at_once(body, len(data))
+        prompt = count.read(body)
+        assert large.prompt == prompt
+        _plain(body.output_tokens_max, body.sequences(prompt.prompts), prompt.prompts)
+        assert len(prompt.hashes) <= 32
+        tokens, _ = count.at_once(body, prompt, len(data))
         assert 1 <= tokens <= max(1, 2 * len(data))
         headers = [
             (b"x-request-priority", data[:40]),
@@ -282,6 +290,8 @@ def request_body(data: bytes) -> None:
         _same_but(data, with_fields(data, {"priority": 3}), {"priority": 3})
         usage = with_usage_asked(data)
         _same_but(data, with_fields(data, usage), json.loads(msgspec.json.encode(usage)))
+        parts = written_in_parts(data, large.body, {"stream_options": {"include_usage": True}})
+        _same_but(data, b"".join(parts), json.loads(msgspec.json.encode(usage)))
 
 
 def _gives_no_hint(http: HttpRequest) -> None:

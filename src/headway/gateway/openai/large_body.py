@@ -15,7 +15,7 @@ import msgspec
 
 from headway.gateway.openai.endpoints import Endpoint
 from headway.gateway.openai.prompt_count import NO_PROMPT, PromptCount
-from headway.gateway.openai.request_body import LARGE_BYTES, Body, decoded, top_level, why_no_object
+from headway.gateway.openai.request_body import FIRST_NAME, LARGE_BYTES, Body, decoded, top_level, why_no_object
 
 _SLICE_BYTES = 1 << 20
 _BESIDE_SHARE = 20
@@ -95,7 +95,8 @@ def written_in_parts(content: bytes, body: Body, changes: Mapping[str, object]) 
         end = len(content)
         while content[end - 1] in _BLANKS:
             end -= 1
-        return [memoryview(content)[: end - 1], b"," + msgspec.json.encode(changes)[1:]]
+        comma = b"," if FIRST_NAME.match(content) else b""
+        return [memoryview(content)[: end - 1], comma + msgspec.json.encode(changes)[1:]]
     fields: dict[str, Any] = top_level(content)
     options = changes.get("stream_options")
     if isinstance(options, dict):

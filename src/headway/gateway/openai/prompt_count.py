@@ -94,6 +94,8 @@ class PromptCount:
     def read_in_steps(self, body: Body) -> Iterator[PromptFacts]:
         """The same for a large body: one pass over the prompt between two facts, of which the last are whole."""
         prompt = body.prompt_bytes
+        if not prompt:
+            return
         facts = PromptFacts(len(prompt), hashes=prefix_hashes(body.model, prompt))
         yield facts
         if _IDS.match(prompt):

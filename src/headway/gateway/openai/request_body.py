@@ -100,7 +100,8 @@ def _decoder(endpoint: Endpoint) -> msgspec.json.Decoder[Body]:
 _WHOLE_NUMBER = msgspec.json.Decoder(int | None, strict=False)
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ANYTHING = msgspec.json.Decoder()
-_FIRST_NAME = re.compile(rb'\s*\{\s*"')
+FIRST_NAME = re.compile(rb'\s*\{\s*"')
+"""What an object with a field begins with."""
 
 
 def read_body(content: bytes, endpoint: Endpoint = UNLISTED) -> Body | None:
@@ -147,7 +148,7 @@ def with_fields(body: bytes, changes: Mapping[str, object]) -> bytes:
         # None of the names is in it, not even in escapes: they are appended, and the rest is not parsed again.
         whole = body.rstrip(b" \t\r\n")
         ours = msgspec.json.encode(changes)
-        return whole[:-1] + (b"," if _FIRST_NAME.match(whole) else b"") + ours[1:]
+        return whole[:-1] + (b"," if FIRST_NAME.match(whole) else b"") + ours[1:]
     fields: dict[str, Any] = _FIELDS.decode(body)
     fields.update(changes)
     return msgspec.json.encode(fields)

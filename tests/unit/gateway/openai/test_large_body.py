@@ -26,6 +26,7 @@ def read(content: bytes, endpoint: Endpoint = COMPLETIONS, values_max: int = 10*
 
 FIELDS: list[tuple[Endpoint, dict[str, Any]]] = [
     (COMPLETIONS, {"model": "m", "prompt": LONG}),
+    (COMPLETIONS, {"odd": LONG}),
     (COMPLETIONS, {"model": "m", "prompt": [[1] * 50_000, [2] * 50_000], "n": 2}),
     (COMPLETIONS, {"model": "m", "prompt": [5] * LARGE_BYTES, "stream": True}),
     (COMPLETIONS, {"stream_options": {"x": 1}, "stream": True, "prompt": LONG, "priority": 3, "max_tokens": 7}),
@@ -64,6 +65,13 @@ def test_it_is_read_and_written_as_a_small_one(
         assert json.loads(written) == json.loads(with_fields(content, ours))
         pairs = json.loads(written, object_pairs_hook=list)
         assert len({name for name, _ in pairs}) == len(pairs), "no field may be there twice"
+
+
+def test_an_object_without_fields_gets_ours() -> None:
+    content = b"{" + b" " * LARGE_BYTES + b"}"
+    body = read(content)[0].body
+    assert body is not None
+    assert json.loads(b"".join(written_in_parts(content, body, {"priority": 5}))) == {"priority": 5}
 
 
 def test_the_long_part_of_what_is_written_is_not_copied() -> None:
