@@ -9,7 +9,7 @@ from headway.policies.admission.peak_check import PeakCheck
 from headway.policies.ordering.highest_response_ratio import HighestResponseRatio
 from headway.policies.prediction.running_mean import RunningMean
 from headway.policies.preemption.latest_admitted import LatestAdmitted
-from headway.scheduling.bundle import bundle
+from headway.scheduling.bundle import bundle, name_and_options
 
 COSTS = ServiceCosts(1e-4, 1e-2)
 
@@ -36,3 +36,25 @@ def test_options_go_by_kind_and_instances_are_fresh() -> None:
 def test_a_mistyped_kind_is_told() -> None:
     with pytest.raises(ValueError, match=r"^unknown kind of policy 'odering': did you mean 'ordering'\?"):
         bundle(options={"odering": {}}, costs=COSTS, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("hrrn", ("highest-response-ratio", {})),
+        ({"name": "hrrn"}, ("highest-response-ratio", {})),
+        ({"name": "hrrn", "options": {"lane_width": 2.0}}, ("highest-response-ratio", {"lane_width": 2.0})),
+    ],
+)
+def test_a_policy_is_written_as_a_name_or_a_table(value: object, expected: tuple[str, dict[str, object]]) -> None:
+    assert name_and_options("ordering", value, "here") == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    [3, {}, {"name": 3}, {"name": "fcfs", "options": 3}, {"name": "fcfs", "more": {}}, {"options": {}}],
+    ids=str,
+)
+def test_anything_else_is_told_with_its_place(value: object) -> None:
+    with pytest.raises(ValueError, match=r"^here must be a name, or \{name"):
+        name_and_options("ordering", value, "here")
