@@ -1,6 +1,6 @@
 """How many small faults do the tests find? A seeded sample of mutants, room by room.
 
-    python -m benchmarks.studies.mutants policies [--sample 100] [--seed 1] [--jobs 2] [--seconds 20] [--write FILE]
+    python -m benchmarks.studies.mutants policies [--sample 100] [--seed 1] [--jobs 2] [--seconds 20] [--but laws]
 
 One pytest process collects a room's tests and runs them once, to see which functions each of them calls. Then, for each
 mutant, a fork of it puts the fault in and runs the tests that call the function, the quickest first, until one fails.
@@ -14,7 +14,6 @@ killed nor listed are printed: write a test, or list them.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import random
@@ -203,10 +202,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--write", type=Path)
+    parser.add_argument("--but", default="", help="leave out tests whose names match (pytest's -k)")
     asked = parser.parse_args()
     driver = Driver(asked.room, asked.sample, asked.seed, asked.jobs, asked.seconds)
     chosen = ["-q", "-p", "no:cacheprovider", "--hypothesis-profile=mutants", *ROOMS[asked.room]]
+    if asked.but:
+        chosen += ["-k", f"not ({asked.but})"]
     pytest.main(chosen, plugins=[driver])
     known = equivalents()
     alive = [mutant for mutant, outcome in driver.outcomes if outcome == "alive"]
@@ -214,21 +215,13 @@ def main() -> None:
     killed = sum(outcome == "killed" for _, outcome in driver.outcomes)
     tried = killed + len(alive) - len(equivalent)
     low, high = interval(killed, tried)
-    print(
-        f"\n{asked.room}: {driver.possible} mutants, {len(driver.outcomes)} drawn (seed {asked.seed}), {killed} killed"
-    )
+    drawn = len(driver.outcomes)
+    print(f"\n{asked.room}: {driver.possible} mutants, {drawn} drawn (seed {asked.seed}), {killed} killed")
     print(f"{len(equivalent)} equivalent; of the other {tried}: {killed / tried:.0%} killed ({low:.0%} to {high:.0%})")
+    shares = f"{killed / tried:.0%} | {low:.0%}–{high:.0%}"
+    print(f"| {asked.room} | {driver.possible:,} | {drawn} | {len(equivalent)} | {killed} | {shares} |")
     for mutant in sorted(set(alive) - set(equivalent)):
         print(f"alive: {mutant.path}:{mutant.line} {mutant.name}")
-    if asked.write is not None:
-        row = {
-            "possible": driver.possible,
-            "drawn": len(driver.outcomes),
-            "killed": killed,
-            "equivalent": len(equivalent),
-        }
-        rows = json.loads(asked.write.read_text()) if asked.write.exists() else {}
-        asked.write.write_text(json.dumps(rows | {asked.room: row | {"seed": asked.seed}}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Mutations: the small faults of a tired colleague, one at a time, in the syntax tree of a module.
 
-Left out, because a test of behaviour says nothing of them: annotations, decorators, docstrings, messages of exceptions,
-assertions, `__repr__`, `__slots__`, log lines, protocols, and what a tuner may search (`TUNABLE`).
+Left out, because a test of behaviour says nothing of them: annotations, decorators, docstrings, f-strings, which are
+messages, assertions, `__repr__`, `__slots__`, log lines, protocols, and what a tuner may search (`TUNABLE`).
 """
 
 from __future__ import annotations
