@@ -157,7 +157,7 @@ class HealthSettings:
             stream does not fail five times in a row.
         stall_seconds: A replica is ejected, within those bounds, if for so long no byte of any answer came although one
             is due, and its metrics, which were read before, hang too. A stream is due at once, a whole answer after
-            eight times its expected time, or once a probe has failed.
+            twice its expected time, or once a probe has failed.
         eject_seconds: Time until the first probe of an ejected replica; doubled at each ejection in a row.
         eject_seconds_max: Upper bound of that doubling.
         connect_seconds: Longest time to connect. After a reload it applies to new replicas only.

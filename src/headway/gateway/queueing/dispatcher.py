@@ -16,7 +16,7 @@ from functools import partial
 from itertools import takewhile
 from typing import Protocol, runtime_checkable
 
-from headway.domain.request import expected_output_tokens, uncached_prefill_tokens
+from headway.domain.request import uncached_prefill_tokens
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.openai.stored_objects import StoredObjects
 from headway.gateway.queueing.counts import Counts, Outcome
@@ -682,7 +682,8 @@ class Dispatcher:
         queued = request.queued
         if request.arrived.streams or request.stage is RequestStage.ANSWERING:
             return True
-        output_tokens = queued.produced_tokens + expected_output_tokens(queued)
+        # As expected when it arrived: what is expected of it since then grows with what it seems to have produced.
+        output_tokens = queued.estimate.remaining_mean(0) if queued.estimate is not None else 0.0
         expected = self._expected_seconds(queued, output_tokens)
         return now - (queued.dispatched_at or now) >= _OVERDUE * expected
 
