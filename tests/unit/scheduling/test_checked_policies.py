@@ -267,3 +267,10 @@ def test_which_questions_are_asked_many_times_a_step() -> None:
         "victim": ("preemption", True),
         "predict": ("prediction", False),
     }
+
+
+def test_the_asker_knows_among_how_many_lanes_was_chosen() -> None:
+    asker, policy = PlainAsker(), Answers("a")
+    ordering: Any = guarded(Policies(policy, policy, policy, policy), asker).ordering  # type: ignore[arg-type]
+    ordering.choose({"a": REQUEST, "b": REQUEST, "c": REQUEST}, 1.0)
+    assert asker.lanes == 3

@@ -151,6 +151,13 @@ def test_a_request_whose_work_changes_and_changes_back_has_the_equals_that_it_lo
         second.cached_prompt_tokens = cached
         door.queue.requeue(1)
     assert door.drain() == [1, 2, 0]
+    for number, expected in enumerate([300, 250, 200], 3):
+        middle = door.arrive(number, expected)
+        if number == 4:
+            left = middle
+    left.cached_prompt_tokens = 5
+    door.queue.requeue(4)
+    assert door.drain() == [3, 5, 4], "it left its equals from their middle"
     for number, expected in enumerate([300, 300], 5):
         door.arrive(number, expected, at=1.0)
     door.queue.requeue(5)

@@ -7,7 +7,14 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headway.domain.request import Request
+from headway.policies.admission.greedy import Greedy
+from headway.policies.ordering.shortest_prompt_first import ShortestPromptFirst
+from headway.policies.prediction.declared_max import DeclaredMax
+from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.scheduling.harm_judge import HarmJudge, HarmLimits, WaitComparison, Waits
+from headway.scheduling.harm_watch import HarmWatch
+from headway.scheduling.scheduler import Policies, Scheduler
 
 
 def serve(works: list[int], order: list[int]) -> WaitComparison:
@@ -108,3 +115,32 @@ def test_just_as_much_as_allowed_is_no_harm() -> None:
     assert not judge.check(Waits(1.5, 0.5, 100), 0.0)
     assert not judge.check(Waits(9.0, 3.0, 49), 0.0)
     assert judge.check(Waits(6.1, 3.0, 50), 0.0)
+
+
+def test_the_limits_unless_set() -> None:
+    assert HarmLimits() == HarmLimits(2.0, 1.0, 60.0, 300.0)
+
+
+def test_the_watch_suspends_a_scheduler_and_reinstates_it() -> None:
+    """Shortest first keeps one request waiting for 100 s that FCFS would have admitted at once; then all is well."""
+    limits = HarmLimits(harm_ratio=2.0, harm_slack_seconds=1.0, harm_seconds=5.0, step_back_seconds=30.0)
+    watch = HarmWatch(limits)
+    policies = Policies(ShortestPromptFirst(), Greedy(), LatestAdmitted(), DeclaredMax())
+    scheduler = Scheduler(policies, listeners=[watch])
+    scheduler.arrive(Request("long", 0.0, 1_000), 0.0)
+    for second in range(60):
+        scheduler.arrive(Request(second, float(second), 10), float(second))
+        assert scheduler.admit(float(second)).id == second
+    watch.check(scheduler, 100.0)
+    assert not scheduler.suspended
+    watch.check(scheduler, 104.0)
+    watch.check(scheduler, 106.0)
+    assert scheduler.suspended
+    assert scheduler.admit(107.0).id == "long"
+    watch.check(scheduler, 130.0)
+    assert scheduler.suspended
+    watch.check(scheduler, 136.0)
+    assert not scheduler.suspended
+    watch.check(scheduler, 200.0)
+    watch.check(scheduler, 300.0)
+    assert not scheduler.suspended, "the comparison has started again"

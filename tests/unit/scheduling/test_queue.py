@@ -296,3 +296,27 @@ def test_heaps_are_rebuilt_once_most_of_them_is_dead() -> None:
     for number in range(101, 150):
         queue.remove(number)
     assert len(queue._dead) == 49
+
+
+def test_after_a_redraw_each_lane_is_in_order_of_rank() -> None:
+    class ByPrompt(Redraws):
+        def rank(self, request: RequestView) -> float:
+            return -request.prompt_tokens
+
+    ordering = ByPrompt()
+    queue = WaitingQueue(ordering)
+    for number, prompt in enumerate([1, 5, 3, 9, 7, 2]):
+        queue.add(waiting(number, prompt, at=float(number)))
+    ordering.redrawn, ordering.by = 1, lambda request: request.prompt_tokens % 2
+    queue.reconsider()
+    assert drain(queue) == [5, 3, 4, 1, 2, 0]
+
+
+def test_of_many_lanes_as_many_heads_as_asked_for_are_named() -> None:
+    ordering = Redraws()
+    ordering.by = lambda request: request.prompt_tokens
+    queue = WaitingQueue(ordering)
+    for number in range(5):
+        queue.add(waiting(number, number + 1))
+    assert [request.id for request in queue.following(0.0, 2)] == [1, 2]
+    assert [request.id for request in queue.following(0.0, 9)] == [1, 2, 3, 4]
