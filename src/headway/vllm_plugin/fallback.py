@@ -76,6 +76,10 @@ class FallbackScheduler:
         self._guard(lambda: self._queue(request, resumed))
         self._waiting[request.id] = (request, resumed)
 
+    def work_changed(self, request_id: RequestId) -> None:
+        """A waiting request has more or less to compute: ask for its rank again; it stays ahead of later equals."""
+        self._guard(lambda: self._scheduler.queue.requeue(request_id))
+
     def remove(self, request_id: RequestId) -> None:
         """Take a request out without an event: it cannot run now, or its client left."""
         if self._waiting.pop(request_id, None) is not None:

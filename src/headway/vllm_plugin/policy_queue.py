@@ -276,8 +276,7 @@ class PolicyQueue:
         if not self._book.look_up_again(entry, self.now):
             return False
         self._refreshed += 1
-        self._policies.remove(entry.view.id)
-        self._requeue(entry)
+        self._policies.work_changed(entry.view.id)
         return True
 
     def _hold(self, entry: Entry) -> bool:

@@ -294,3 +294,17 @@ def test_a_fault_while_a_request_passes_the_head_does_not_end_the_engine() -> No
     fallback.admit_past(passing, head, 1.0)
     assert [fault.reason for fault in faults] == ["raised"]
     assert str(passing.id) not in drain(fallback)
+
+
+def test_a_request_whose_work_changed_stays_ahead_of_later_equals() -> None:
+    policies = Policies(ShortestPromptFirst(), Greedy(), LatestAdmitted(), RunningMean())
+    fallback = FallbackScheduler(policies, PolicyTimer(GuardLimits(), Clock(), Clock()), lambda fault: None)
+    first, second, longer = Request("a", 1.0, 50), Request("b", 1.0, 50), Request("c", 0.5, 60)
+    for one in (first, second, longer):
+        fallback.arrive(one, 1.0)
+    fallback.work_changed("a")
+    assert fallback.head(2.0) is first
+    first.prompt_tokens = 70
+    fallback.work_changed("a")
+    assert fallback.head(2.0) is second
+    assert len(fallback) == 3
