@@ -148,7 +148,7 @@ BODIES: dict[str, tuple[Callable[[], bytes], str, str, int]] = {
         "application/x-www-form-urlencoded",
         200,
     ),
-    "blanks": (lambda: b" " * SIZE, "", "", 400),
+    "blanks": (lambda: b" " * SIZE, "", "", 413),
     "brackets": (lambda: b"[" * SIZE, "", "", 400),
 }
 

@@ -15,8 +15,8 @@ class WireLimits:
         headers: Number of headers, at most.
         body_bytes: Body of one request, at most.
         body_values: Values, names and brackets in a JSON body above 128 KiB, at most, and a twentieth of it beside the
-            prompt; more gets 413. Reading them must not hold up other clients. The default is twice the token ids of
-            the longest common context, a million.
+            prompt; eight blanks count as one. More gets 413, since reading them must not hold up other clients. The
+            default is twice the token ids of the longest common context, a million.
         bodies_bytes: Bodies of all requests whose answer has not begun, at most; a request beyond it gets 503.
         connections: Open connections, at most; one beyond it gets 503. No more than three quarters of the file
             descriptors that the process may open, or none would be left to connect to replicas.

@@ -102,6 +102,7 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
     "half a letter at the end": (b'{"prompt":"' + b"x" * (1 << 20) + b"\xc3", 400, "unexpected end of data"),
     "nested deeply": (b'{"prompt":' + b"[" * 200_000, 413, "values"),
     "cut off": (b'{"prompt":"' + b"x" * LARGE_BYTES, 400, "truncated"),
+    "blanks": (b'{"prompt":' + b" " * 400_000 + b'"x"}', 413, "values"),
     "blanks before the brace": (b" " * (2 * LARGE_BYTES) + b"{" + b'"a":1,' * 100_000, 413, "values"),
 }
 
