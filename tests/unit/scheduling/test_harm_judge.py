@@ -127,7 +127,7 @@ def test_the_watch_suspends_a_scheduler_and_reinstates_it() -> None:
     watch = HarmWatch(limits)
     policies = Policies(ShortestPromptFirst(), Greedy(), LatestAdmitted(), DeclaredMax())
     scheduler = Scheduler(policies, listeners=[watch])
-    scheduler.arrive(Request("long", 0.0, 1_000), 0.0)
+    scheduler.arrive(Request("long", 0.0, 20), 0.0)
     for second in range(60):
         scheduler.arrive(Request(second, float(second), 10), float(second))
         assert scheduler.admit(float(second)).id == second
