@@ -133,9 +133,12 @@ def _preempt(batch: Batch, moment: Moment, victim: TrackedRequest, refund: int, 
     victim.phase = WAITING
     victim.produced_tokens = produced
     victim.high_water_tokens = max(victim.high_water_tokens, computed)
-    # vLLM names a block once its tokens are known: not the token on its way, but what this very step was to compute.
-    known = min(computed + refund, victim.prompt_tokens + produced) if refund else computed - on_its_way
-    batch.memory.release(victim, max(known, computed - on_its_way), held, keep=True)
+    # vLLM names a block once its tokens are known: not the token on its way, whose KV the step in flight computes, but
+    # what this very step was to compute. If the step in flight completes a prompt, all that it computes is known.
+    named = computed if victim.joined_step == step - 1 else computed - on_its_way
+    if refund:
+        named = max(named, min(computed + refund, victim.prompt_tokens + produced))
+    batch.memory.release(victim, named, held, keep=True)
     del batch.members[victim]
     batch.version += 1
     return on_its_way > 0
