@@ -150,3 +150,23 @@ def test_the_ledger_is_an_honest_batch() -> None:
     version = ledger.version
     assert ledger.progress(1.0) == [(streamed, 9), (cached, 4), (whole, 9)]
     assert (ledger.decode_steps, ledger.version) == (9, version)
+
+
+def test_the_next_stream_to_follow_is_found_without_a_look_at_all() -> None:
+    looks = 0
+
+    class Counted:
+        @property
+        def events(self) -> int:
+            nonlocal looks
+            looks += 1
+            return 1
+
+    ledger, requests = InFlight("a"), [estimated_request(number) for number in range(1_000)]
+    for request in requests:
+        ledger.enter(request, Counted())
+        ledger.first_token(request)
+    looks = 0
+    for request in requests:  # the oldest ends first, as where all answers are as long
+        ledger.leave(request)
+    assert looks < 10 * len(requests)
