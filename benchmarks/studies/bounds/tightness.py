@@ -119,7 +119,7 @@ TAIL = """
 ## How to read it
 
 - **`crowding` helps where decodes read much context** and the replica has little time to spare: reasoning (2.31 →
-  1.74 at load 0.9), recorded and generated conversations (4.47 → 3.47, 4.55 → 3.95). To serve that much in that time
+  1.74 at load 0.9), recorded and generated conversations (5.27 → 4.08, 4.55 → 3.95). To serve that much in that time
   requests must run side by side, and then each sits through what all of them read. `steps and work` adds up to 6 %.
 - **All at once**, one machine that does the least work first is the strongest bound. The best order is within 1.3–2.1
   of it.
@@ -131,7 +131,7 @@ TAIL = """
   arrival of the first request that has it, and conversations of that trace go on for its whole length.
 - **TTFT** is bounded by prompts only. Above saturation no order comes near, since there requests wait for memory.
   A decoding request could be preempted to make room, so no bound on TTFT can count memory. Load 1.2 of the
-  conversations, where prompts alone would keep up, shows it (26–276).
+  conversations, where prompts alone would keep up, shows it (31–153).
 """
 
 
