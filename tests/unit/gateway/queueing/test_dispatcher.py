@@ -977,3 +977,17 @@ def test_a_stored_object_whose_replica_is_down_may_go_anywhere() -> None:
     next(replica for replica in bench.replicas if replica.name == home).state.health = Health.EJECTED
     assert bench.arrive(stored_object="resp_1").sent_to == [name for name in ("r0", "r1") if name != home]
     assert bench.arrive(stored_object="unknown").sent_to
+
+
+def test_what_a_policy_raises_at_a_first_token_is_contained() -> None:
+    bench = Bench()
+    client = bench.arrive(streams=True)
+    client.request.relayed.status = 200
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("deaf")
+
+    assert client.request.queued.admitted_by is not None
+    client.request.queued.admitted_by.first_token = fail  # type: ignore[method-assign]
+    bench.dispatcher.first_byte(client.request)
+    assert bench.dispatcher.errors.by_place == {"policies": 1}

@@ -288,6 +288,14 @@ def test_where_routing_fails_the_replica_with_the_most_room_is_chosen() -> None:
     assert errors.policy_faults == {("routing", "raised"): 3}
 
 
+def test_a_routing_policy_hears_where_a_request_went() -> None:
+    routing = RequestRouting(PolicySettings(ordering="fcfs", routing="round-robin"), InternalErrors(lambda: 0.0))
+    one, other = replicas(2)
+    assert routing.choose(request(1).queued, [one, other], 0.0) is one
+    routing.routed(request(1).queued, one)
+    assert routing.choose(request(2).queued, [one, other], 0.0) is other
+
+
 def test_an_outage_is_over_with_one_look_that_finds_a_replica() -> None:
     outages = Outages()
     demand = ("m", None)

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from benchmarks.studies.mutants.__main__ import equivalents
 from benchmarks.studies.mutants.mutations import mutants_of, mutated
 from benchmarks.studies.mutants.transplant import transplant
 
@@ -124,3 +125,12 @@ def test_names_stay_when_lines_move(loaded: tuple[str, ModuleType]) -> None:
     before = [mutant.name for mutant in mutants_of(path)]
     Path(path).write_text(SOURCE.replace('"""A module."""', '"""A module."""\n\n'))
     assert [mutant.name for mutant in mutants_of(path)] == before
+
+
+def test_every_equivalent_that_is_listed_is_a_mutant_of_today() -> None:
+    """A line that changed needs a new look."""
+    listed = equivalents()
+    assert all(listed.values()), "each has its reason"
+    paths = {name.partition(" ")[0] for name in listed}
+    names = {mutant.name for path in paths for mutant in mutants_of(path)}
+    assert not listed.keys() - names
