@@ -274,3 +274,9 @@ def test_the_asker_knows_among_how_many_lanes_was_chosen() -> None:
     ordering: Any = guarded(Policies(policy, policy, policy, policy), asker).ordering  # type: ignore[arg-type]
     ordering.choose({"a": REQUEST, "b": REQUEST, "c": REQUEST}, 1.0)
     assert asker.lanes == 3
+
+
+def test_a_victim_is_one_of_those_that_run() -> None:
+    policy: Any = Answers(REQUEST)
+    preemption = guarded(Policies(policy, policy, policy, policy), PlainAsker()).preemption
+    assert preemption.victim([Request("other", 0.0, 1), REQUEST], 1.0) is REQUEST

@@ -231,3 +231,28 @@ def test_while_suspended_first_come_first_served_rules_and_the_policies_still_li
     scheduler.reinstate()
     assert not scheduler.suspended
     assert rules() == (2, 1, 7, 8, True)
+
+
+def test_each_way_of_a_request_is_heard() -> None:
+    class Passes:
+        look_ahead = 4
+
+        def hold_steps(self, *_: object) -> int:
+            return 0
+
+        def may_pass(self, *_: object) -> bool:
+            return True
+
+        def passed(self, head: RequestView) -> None: ...
+
+    ears, policy = Ears(), LearnsAndOrders()
+    scheduler = Scheduler(Policies(policy, Passes(), LatestAdmitted(), policy), listeners=[ears])
+    head, behind = Request(0, 0.0, 1), Request(1, 1.0, 1)
+    scheduler.arrive(head, 0.0)
+    assert not scheduler.backfills, "none is behind the head"
+    scheduler.arrive(behind, 1.0)
+    assert scheduler.backfills
+    scheduler.admit_past(behind, head, 2.0)
+    scheduler.taken_back(behind, 3.0)
+    assert scheduler.cancel(99, 4.0) is None
+    assert ears.heard[2:] == [Admitted(behind, 2.0), Preempted(behind, 3.0, for_memory=False)]

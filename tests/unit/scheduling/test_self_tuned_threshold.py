@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request
-from headway.scheduling.self_tuned_threshold import StepFacts, self_tuned_threshold
+from headway.scheduling.self_tuned_threshold import StepFacts, _level, self_tuned_threshold
 
 QUIET = StepFacts(
     token_budget=1000, seats_free=5, decoding=100, prefill_left=[5_000], head=None, memory=MemoryView(1_000, 1_000, 16)
@@ -64,3 +64,10 @@ def test_no_token_of_a_step_is_left_over(prefill_left: list[int], next_tokens: i
         assert room - len(prefill_left) < taken <= room, "but for rounding, all but what is kept"
     elif threshold == 0:
         assert taken <= room or next_tokens > budget // 2, "all fit beside it"
+
+
+def test_the_level_is_the_largest_wish_where_all_fit() -> None:
+    assert _level([5, 2, 9], 100) == 9
+    assert _level([5, 2, 9], 16) == 9
+    assert _level([5, 2, 9], 15) == 8
+    assert _level([5, 2, 9], 6) == 2
