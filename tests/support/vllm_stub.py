@@ -51,7 +51,9 @@ class StubEngine:
         self.cached: dict[Any, int] = {}
         self.kv_cache_manager = SimpleNamespace(
             block_pool=SimpleNamespace(get_num_free_blocks=self._free_blocks),
-            coordinator=SimpleNamespace(find_longest_cache_hit=lambda hashes, most: (None, self.cached.get(hashes[0]))),
+            coordinator=SimpleNamespace(
+                find_longest_cache_hit=lambda hashes, most: (((),), self.cached.get(hashes[0]) if hashes else 0)
+            ),
         )
         self.waiting: Any = []
         self.running: list[StubRequest] = []

@@ -93,9 +93,9 @@ GIVEN: Mapping[DecisionPlace, Mapping[Need, Provision]] = {
         Need.MEMORY: _exact("vLLM's KV blocks"),
         Need.MEMORY_IN_USE: _exact("vLLM's free blocks"),
         Need.PREEMPTIONS: _exact("each one, with its request"),
-        Need.BEHIND_HEAD: _estimated(
-            "one that fits is shown before a head that does not; a preempted head whose blocks are cached may be taken "
-            "for one that fits; refused at start for models with several kinds of KV blocks"
+        Need.BEHIND_HEAD: _exact(
+            "one that fits is shown before a head that does not; refused at start for models with several kinds of KV "
+            "blocks"
         ),
         Need.CACHED_TOKENS: _exact("looked up at arrival, and again each second of the head, for 2 ms a step at most"),
         Need.VICTIMS: _estimated(

@@ -261,7 +261,7 @@ class PolicyQueue:
         """
         refused: list[Request] = []
         entry = head
-        while not self._engine.may_fit(entry.request, entry.view.cached_prompt_tokens) or self._hold(entry):
+        while not self._engine.may_fit(entry.request) or self._hold(entry):
             refused.append(entry.view)
             view = self._policies.candidate(refused, self._batch, self._engine.memory(), self.now)
             if view is None:

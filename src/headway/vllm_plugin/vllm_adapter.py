@@ -146,13 +146,13 @@ class VllmAdapter:
         kinds = [kind.__name__ for group in groups for kind in type(group.kv_cache_spec).__mro__]
         return len(groups) == 1 and "FullAttentionSpec" in kinds
 
-    def may_fit(self, request: VllmRequest, cached_tokens: int) -> bool:
+    def may_fit(self, request: VllmRequest) -> bool:
         """Whether vLLM may find KV blocks for a waiting request now; False only where it surely does not.
 
         vLLM wants blocks for the whole prompt, or for its next chunk where the operator says so, and keeps its
-        watermark free. Blocks in the prefix cache may be in use already, so they do not count as wanted.
+        watermark free. Blocks in the prefix cache are wanted too, unless another request holds them now.
         """
-        tokens = total_tokens(request) - cached_tokens
+        tokens = total_tokens(request) - (self._tokens_held_by_others(request) if self.caches_prefixes else 0)
         if not getattr(self._scheduler, "scheduler_reserve_full_isl", False):
             tokens = min(tokens, self.token_budget)
         kept = int(getattr(self._scheduler.kv_cache_manager, "watermark_blocks", 0))
@@ -168,6 +168,13 @@ class VllmAdapter:
         """Tokens of a prompt that the prefix cache holds; asking has no side effects (index 1 since 0.11)."""
         assert self._coordinator is not None
         return int(self._coordinator.find_longest_cache_hit(block_hashes, tokens_max)[1])
+
+    def _tokens_held_by_others(self, request: VllmRequest) -> int:
+        """Tokens of a waiting prompt whose cached blocks are in use (index 0: the blocks, by kind)."""
+        assert self._coordinator is not None
+        hashes = block_hashes_to_look_up(request)
+        blocks = self._coordinator.find_longest_cache_hit(hashes, total_tokens(request) - 1)[0][0]
+        return int(sum([block.ref_cnt > 0 for block in blocks]) * self.block_tokens)
 
     def is_blocked(self, request: VllmRequest) -> bool:
         """Whether it cannot run yet: it waits for its grammar, its remote KV or its session's next input."""

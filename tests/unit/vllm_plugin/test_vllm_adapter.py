@@ -121,24 +121,35 @@ def test_paused_means_that_vllm_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "tokens", "cached", "fits"),
+    ("changes", "tokens", "fits"),
     [
-        ({"scheduler_reserve_full_isl": True}, 160, 0, True),  # ten free blocks of 16
-        ({"scheduler_reserve_full_isl": True}, 161, 0, False),
-        ({"scheduler_reserve_full_isl": True}, 177, 17, True),
-        ({}, 9_999, 0, True),  # a chunk of 100 tokens will do
-        ({"max_num_scheduled_tokens": 161}, 9_999, 0, False),
-        ({"kv_cache_manager": 2, "scheduler_reserve_full_isl": True}, 128, 0, True),
-        ({"kv_cache_manager": 2, "scheduler_reserve_full_isl": True}, 129, 0, False),
+        ({"scheduler_reserve_full_isl": True}, 160, True),  # ten free blocks of 16
+        ({"scheduler_reserve_full_isl": True}, 161, False),
+        ({}, 9_999, True),  # a chunk of 100 tokens will do
+        ({"max_num_scheduled_tokens": 161}, 9_999, False),
+        ({"kv_cache_manager": 2, "scheduler_reserve_full_isl": True}, 128, True),
+        ({"kv_cache_manager": 2, "scheduler_reserve_full_isl": True}, 129, False),
     ],
 )
-def test_a_prompt_may_fit(changes: dict[str, Any], tokens: int, cached: int, fits: bool) -> None:
+def test_a_prompt_may_fit(changes: dict[str, Any], tokens: int, fits: bool) -> None:
     if "kv_cache_manager" in changes:
         pool = SimpleNamespace(get_num_free_blocks=lambda: 10)
         manager = SimpleNamespace(block_pool=pool, watermark_blocks=changes["kv_cache_manager"])
         changes = changes | {"kv_cache_manager": manager}
     request: Any = SimpleNamespace(num_tokens=tokens)
-    assert VllmAdapter(scheduler(**changes)).may_fit(request, cached) is fits
+    assert VllmAdapter(scheduler(**changes)).may_fit(request) is fits
+
+
+def test_cached_blocks_are_wanted_too_unless_another_request_holds_them() -> None:
+    held, free = SimpleNamespace(ref_cnt=1), SimpleNamespace(ref_cnt=0)
+    for blocks, fits in (([held, held], True), ([held, free], False), ([], False)):
+        manager = SimpleNamespace(
+            block_pool=SimpleNamespace(get_num_free_blocks=lambda: 10),
+            coordinator=SimpleNamespace(find_longest_cache_hit=lambda hashes, most, found=blocks: ((found,), 0)),
+        )
+        engine = VllmAdapter(scheduler(kv_cache_manager=manager, scheduler_reserve_full_isl=True))
+        request: Any = SimpleNamespace(num_tokens=192, block_hashes=["h"])
+        assert engine.may_fit(request) is fits
 
 
 @pytest.mark.parametrize(
