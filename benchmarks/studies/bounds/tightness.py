@@ -108,9 +108,9 @@ latency, and of mean TTFT. Regenerate with
 HEADWAY_TRACES=FOLDER python -m benchmarks.studies.bounds.tightness > docs/results/lower-bounds.md
 ```
 
-**A floor, not a target.** At load 0.5 the best order is within 1.2 to 3.1 times of the bound (bursts: 4.7). Where orders
-matter, at loads 0.9 to 2, the best order is 1.5 to 17 times above it, 4.2 times in the median. How much of that a better
-order could gain, and how much is slack of the bound, is not known.
+**A floor, not a target.** At load 0.5 the best order is at 1.2 to 3.1 times the bound (bursts: 4.7). Where orders
+matter, at loads 0.9 to 2, it is at 1.5 to 17 times the bound, 4.2 times in the median. How much of that a better order
+could gain, and how much is slack of the bound, is not known.
 
 The replica has vLLM's prefix cache, and [load 1](../decisions/what-load-means.md) is measured while it is full.
 
@@ -133,9 +133,9 @@ TAIL = """
   let a policy compute prompts beside decodes, whose steps read all weights anyhow, or when they hold up no other
   request. Charging each prompt to all requests that run beside it, by an argument on pairs, was worth 0–5 % where it
   could be proven (docs/dead-ends.md).
-- **Loosest where prefixes are shared** (mooncake_conversation: 6–17; coding-agents at load 2: 9). A shared prefix counts
-  as computed from the arrival of the first request that has it, and kept for good; conversations go on for the whole
-  trace, and a full replica loses their blocks in between.
+- **Loosest where prefixes are shared** (mooncake_conversation: 6–17; coding-agents at load 2: 9). A shared prefix
+  counts as computed from the arrival of the first request that has it, and is kept for good. Conversations go on for
+  the whole trace, and a full replica loses their blocks in between.
 - **TTFT** is bounded by prompts only. Above saturation no order comes near, since there requests wait for memory.
   A decoding request could be preempted to make room, so no bound on TTFT can count memory. Load 1.2 of the
   conversations, where prompts alone would keep up, shows it (31–153).
