@@ -202,7 +202,6 @@ def order_of_every_policy(engine: Engine) -> dict[str, Any]:
     engine.scheduler.max_num_active_reqs = 1
     for ordering in [name for name in ORDERING if name not in faults]:
         hooks = engine.rule(ordering=ordering)
-        hooks.engine.seats = 1
         orders[ordering], expected = one_at_a_time(engine, hooks, rows_for_one_seat())
         if orders[ordering] != expected:
             failures.append(f"{ordering}: admitted {orders[ordering]}, expected {expected}")
