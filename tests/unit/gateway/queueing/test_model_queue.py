@@ -22,6 +22,7 @@ from headway.policies.ordering.fair_share import FairShare
 from headway.policies.prediction.running_mean import RunningMean
 from headway.scheduling.checked_policies import PolicyFault
 from headway.testing.scripted import ScriptedBatch
+from tests.support.failing_policies import FailingRank
 from tests.support.gateway_requests import gateway_request
 
 KEY = QueueKey("m", "generation")
@@ -139,20 +140,16 @@ def test_greedy_admission_is_not_asked() -> None:
 # ordering
 
 
-class FailsAtTheThird:
-    def __init__(self) -> None:
-        self.asked = 0
+class LatestFirstThenFails(FailingRank):
+    """The latest request first, as long as it works."""
 
     def rank(self, request: RequestView) -> float:
-        self.asked += 1
-        if self.asked == 3:
-            raise RuntimeError("a rank")
-        return -request.arrived_at
+        return -super().rank(request)
 
 
 def test_an_ordering_that_fails_leaves_arrival_order_and_every_request() -> None:
     broken = queue()
-    broken.scheduler.queue._ordering = FailsAtTheThird()  # latest first, while it works
+    broken.scheduler.queue._ordering = LatestFirstThenFails()
     for number in (1, 2):
         broken.arrive(request(number, arrived_at=float(number)).queued, float(number))
     assert broken.head(2.0).id == 2  # type: ignore[union-attr]
