@@ -32,7 +32,7 @@ from headway.scheduling.scheduler import Policies
 
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
-_NUMBER = (int, float)  # `int | float` would be made anew for each question
+_NUMBER = (int, float)  # `int | float` would be built again for each question
 
 
 class PolicyFault(Exception):

@@ -2,7 +2,7 @@
 
 No block is looked up by content. Free blocks stand in vLLM's queue (`prefix_cache.py` says how it is ordered), of which
 only lengths are kept: blank blocks in front, then cached ones. Only a request that was preempted can find blocks again.
-Where they stand in the queue is a number, so how many of them are left is a subtraction, made when somebody asks.
+Where they stand in the queue is a number, so how many of them are left is a subtraction, made when it is needed.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class DecodingStream:
     """A request at the replica, as far as its tokens go. Tokens are those of one of its sequences.
 
     Attributes:
-        answer: what comes; None where nobody can look.
+        answer: what comes; None where it cannot be read.
         sequences: answers generated at once.
         begins_at_step: the clock when its prompt was computed; None before.
         seen_tokens: of it, when the stream that is followed moved last.

@@ -32,7 +32,7 @@ from headway.gateway.wire.messages import (
 )
 from headway.gateway.wire.shared_limits import SharedLimits
 
-_CHUNK_HEADS = [b"%x\r\n" % size for size in range(2_048)]  # of tokens: to write one anew takes three times as long
+_CHUNK_HEADS = [b"%x\r\n" % size for size in range(2_048)]  # of tokens: to format one takes three times as long
 _BODILESS = (204, 304)
 """Statuses whose answers end with their head, whatever it says of a length (RFC 9112, section 6.3)."""
 _SLICE_BYTES = 8_192
