@@ -1,40 +1,74 @@
 """Cross-origin requests: which web pages may call the API, and the headers that tell their browser so.
 
 Source: the CORS protocol of the Fetch standard. A preflight carries no key by that standard, so none is asked of it.
+An engine has no say in it: what its answers tell browsers of other origins is removed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from headway.gateway.wire.messages import Headers, HttpRequest, Response
 
 _ANY = "*"
 _EXPOSED = b"x-request-id, x-headway-replica, x-headway-queue-ms, x-headway-reason, retry-after, retry-after-ms"
 _PREFLIGHT_SECONDS = b"600"
+_PREFIX = b"access-control-"
+_VARIES = (b"vary", b"origin")
 
 
-def reply_headers(headers: Headers, origins: Sequence[str], *, needs_key: bool) -> tuple[tuple[bytes, bytes], ...]:
-    """Headers of every answer to this request: its page may read it; empty where it may not, or there is no page.
+class CrossOrigin(NamedTuple):
+    """What the configuration says to the page that sent a request.
+
+    Attributes:
+        may_read: whether there is such a page and it may read the answer.
+        headers: that say so to its browser, on every answer; they also tell caches that other pages get others.
+    """
+
+    may_read: bool
+    headers: tuple[tuple[bytes, bytes], ...]
+
+
+def judge_origin(origin: bytes | None, origins: Sequence[str], *, needs_key: bool) -> CrossOrigin:
+    """Whether the page that sent a request may read its answer.
 
     Args:
-        headers: of the client's request.
+        origin: of the page, which its browser names; None where no page sent the request.
         origins: that are allowed, as configured.
         needs_key: whether each request needs a key; only then "*" counts, for the key keeps strangers out.
     """
-    origin = next((value for name, value in headers if name == b"origin"), None)
-    if origin is None or (origin.decode("latin-1") not in origins and not (needs_key and _ANY in origins)):
-        return ()
-    return (
-        (b"access-control-allow-origin", origin),
-        (b"access-control-expose-headers", _EXPOSED),
-        (b"vary", b"origin"),
-    )
+    allows_any = needs_key and _ANY in origins
+    if not allows_any and all(origin == _ANY for origin in origins):
+        return _NO_PAGE
+    if origin is None or not (allows_any or origin.decode("latin-1") in origins):
+        return _OTHERS_MAY
+    allowed = (b"access-control-allow-origin", origin), (b"access-control-expose-headers", _EXPOSED)
+    return CrossOrigin(True, (*allowed, _VARIES))
+
+
+def without_cross_origin(headers: Headers, ours: tuple[tuple[bytes, bytes], ...]) -> Headers:
+    """The headers of an engine's answer, less what they tell browsers of other origins.
+
+    `ours` are added to them later; where those name `origin` in `vary`, the engine's need not.
+    """
+    kept = [pair for pair in headers if not (pair[0].startswith(_PREFIX) or pair[0] == b"timing-allow-origin")]
+    if _VARIES not in ours:
+        return kept
+    return [(name, value) for name, value in map(_without_origin, kept) if value or name != _VARIES[0]]
+
+
+def _without_origin(pair: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    name, value = pair
+    if name != _VARIES[0]:
+        return pair
+    return name, b", ".join(field for field in map(bytes.strip, value.split(b",")) if field.lower() != b"origin")
 
 
 def is_preflight(request: HttpRequest) -> bool:
     """Whether a browser asks if its page may send a request."""
-    return request.method == b"OPTIONS" and request.header(b"access-control-request-method") is not None
+    named = request.named
+    return request.method == b"OPTIONS" and b"origin" in named and b"access-control-request-method" in named
 
 
 def preflight_answer(request: HttpRequest) -> Response:
@@ -46,3 +80,7 @@ def preflight_answer(request: HttpRequest) -> Response:
         (b"access-control-max-age", _PREFLIGHT_SECONDS),
     ]
     return Response(200, b"", headers=tuple(headers))
+
+
+_NO_PAGE = CrossOrigin(False, ())
+_OTHERS_MAY = CrossOrigin(False, (_VARIES,))

@@ -15,7 +15,7 @@ from urllib.parse import unquote, unquote_to_bytes
 
 from headway import __version__
 from headway.gateway.api_keys import ApiKeys, is_key
-from headway.gateway.cross_origin import is_preflight, preflight_answer, reply_headers
+from headway.gateway.cross_origin import CrossOrigin, is_preflight, judge_origin, preflight_answer
 from headway.gateway.learned.learned_state import LearnedState
 from headway.gateway.observing.gateway_metrics import GatewayMetrics
 from headway.gateway.observing.page import PAGE_PATHS, page_file, state_of
@@ -43,6 +43,7 @@ from headway.gateway.wire.stepped_answer import SteppedAnswer, StepsInTurn
 _COMPRESSED = "the body is compressed (content-encoding: {}), so its model cannot be read; send it as it is"
 _ONE_MODEL = "/v1/models/"
 _BAD_KEY = "the API key is missing or unknown; send one that this gateway is configured with"
+_FOREIGN_PAGE = "pages of this origin may not call this gateway; its operator can add the origin to `cors_origins`"
 _REQUESTS_SHOWN = 50
 
 
@@ -83,9 +84,12 @@ class PublicRoutes:
 
     def bad_request(self, status: int, message: str, headers: Headers) -> Response:
         """The response to a request that is not valid HTTP or too large; the page that sent it may read it."""
+        origin = next((value for name, value in headers if name == b"origin"), None)
+        return with_headers(bad_request(status, message), self._cross_origin(origin).headers)
+
+    def _cross_origin(self, origin: bytes | None) -> CrossOrigin:
         settings = self.dispatcher.settings
-        origin = reply_headers(headers, settings.cors_origins, needs_key=bool(settings.tenant))
-        return with_headers(bad_request(status, message), origin)
+        return judge_origin(origin, settings.cors_origins, needs_key=bool(settings.tenant))
 
     def refuse_head(self, request: HttpRequest) -> Response | None:
         """What needs no body is refused before it is read: a foreign host name, a wrong key, an unlisted path."""
@@ -96,15 +100,14 @@ class PublicRoutes:
             return _loop()
         if not request.path.startswith("/v1/"):
             return None
-        if b"origin" in request.named:
-            origins, needs_key = settings.cors_origins, bool(settings.tenant)
-            request.reply_headers = reply_headers(request.headers, origins, needs_key=needs_key)
-        if request.reply_headers and is_preflight(request):
-            return None
-        refusal = self._refusal_of_head(request)
-        return None if refusal is None else with_headers(refusal, request.reply_headers)
+        page = self._cross_origin(request.named.get(b"origin"))
+        request.reply_headers = page.headers
+        refusal = self._refusal_of_head(request, page)
+        return None if refusal is None else with_headers(refusal, page.headers)
 
-    def _refusal_of_head(self, request: HttpRequest) -> Response | None:
+    def _refusal_of_head(self, request: HttpRequest, page: CrossOrigin) -> Response | None:
+        if is_preflight(request):
+            return None if page.may_read else error_response(403, _FOREIGN_PAGE, Reason.MALFORMED)
         tenant = self.tenants.who(request.named.get(b"authorization"))
         if tenant is None:
             return error_response(401, _BAD_KEY, Reason.UNAUTHORISED)
@@ -132,7 +135,7 @@ class PublicRoutes:
 
     def _answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
         path = request.path
-        if request.reply_headers and is_preflight(request):
+        if request.path.startswith("/v1/") and is_preflight(request):
             client.respond(preflight_answer(request))
         elif path == "/v1/models" and request.method in (b"GET", b"HEAD"):
             client.respond(_json({"object": "list", "data": list(self._models().values())}))

@@ -294,8 +294,9 @@ class Settings:
             in the InferenceObjective of Kubernetes' inference gateway. Ignored for keys that may not set a priority.
         forward: First names of paths under `/v1` that are forwarded besides those of the usual APIs, with any method;
             for example `load_lora_adapter`. Each client that may use the gateway may then call them.
-        cors_origins: Origins of web pages that may call the API, for example `https://chat.example.com`. Their
-            preflights are answered here. `*` means any page that has a key, and nothing where no tenant is configured.
+        cors_origins: Origins of web pages that may call the API, for example `https://chat.example.com`. Engines have
+            no say in it: preflights are answered here, and `access-control-*` headers of engines' answers are removed.
+            `*` means any page that has a key, and nothing where no tenant is configured.
         metrics_series_max: Pairs of a model and a fairness id that metrics keep apart, and values of a label. The pairs
             used least lately are added up as `other`. Needs a restart.
         log_lines_max: Lines of the log that wait for a slow reader of stderr; later ones are dropped and counted. Needs

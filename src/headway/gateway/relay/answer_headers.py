@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from headway.gateway.cross_origin import without_cross_origin
 from headway.gateway.openai.error_responses import REASON_HEADER
 from headway.gateway.queueing.request_state import GatewayRequest
 from headway.gateway.relay.upstream_request import LOAD_HEADER, asks_for_load
@@ -25,6 +26,7 @@ def answer_headers(
         for name, value in headers
         if name not in dropped and not (name == LOAD_HEADER and asks_for_load(request, replica))
     ]
+    returned = without_cross_origin(returned, request.arrived.http.reply_headers)
     if b"location" in named:
         hidden = replica.pool.without_address
         returned = [(name, hidden(value) if name == b"location" else value) for name, value in returned]

@@ -463,8 +463,7 @@ class ClientConnection(asyncio.Protocol):
         request = self._request
         keep_alive = request is not None and request.keep_alive
         if request is not None and request.reply_headers:
-            ours = [name for name, _ in request.reply_headers]
-            headers = [*[pair for pair in headers if pair[0] not in ours], *request.reply_headers]
+            headers = [*headers, *request.reply_headers]
         if status in _BODILESS:
             framing = b""
         elif length is not None:
