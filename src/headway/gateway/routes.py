@@ -37,6 +37,7 @@ from headway.gateway.settings import TenantSettings
 from headway.gateway.trusted_sources import TrustedProxies, is_loopback, leads_here
 from headway.gateway.wire.client_connection import ClientConnection, PendingAnswer
 from headway.gateway.wire.messages import Headers, HttpRequest, Response, with_headers
+from headway.gateway.wire.request_target import ALLOWED_METHODS
 from headway.gateway.wire.sliced_answer import SlicedAnswer
 from headway.gateway.wire.stepped_answer import SteppedAnswer, StepsInTurn
 
@@ -283,6 +284,8 @@ def _send(client: ClientConnection, answer: Response | Iterator[bytes]) -> Pendi
 def _own_answer(
     routes: PublicRoutes, request: HttpRequest, paths: Mapping[str, OwnAnswer], otherwise: str
 ) -> Response | Iterator[bytes]:
+    if request.path == "*":
+        return Response(200, b"", headers=((b"allow", ALLOWED_METHODS),))
     answer = paths.get(request.path)
     if answer is None:
         return error_response(404, f"unknown path {request.path}; {otherwise}", Reason.MALFORMED)

@@ -44,7 +44,6 @@ AMBIGUOUS = [
     b"POST /v1/completions HTTP/1.1\r\ncontent-length: 0\r\n\r\n",
     HEAD + b"host: y\r\ncontent-length: 0\r\n\r\n",
     b"POST /v1/completions HTTP/1.1\nhost: x\ncontent-length: 0\n\n",
-    b"POST http://elsewhere/v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n",
     b"CONNECT elsewhere:80 HTTP/1.1\r\nhost: elsewhere:80\r\n\r\n",
     b"GET / HTTP/2.0\r\nhost: x\r\n\r\n",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",

@@ -311,7 +311,7 @@ class ClientConnection(asyncio.Protocol):
         """A header (httptools). Trailers come here too, after the body, and are counted and dropped."""
         if not self._head_done:
             name = name.lower()
-            self._headers.append((COMMON_NAMES.get(name, name), value))
+            self._headers.append((COMMON_NAMES.get(name, name), value.rstrip(b" \t")))  # the parser leaves blanks
             return
         self._trailer_bytes += len(name) + len(value) + 4
         if self._trailer_bytes > self._limits.head_bytes and self._refusal is None:

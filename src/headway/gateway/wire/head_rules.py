@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from itertools import chain
-from typing import NamedTuple
 
 from headway.gateway.wire.limits import WireLimits
-from headway.gateway.wire.messages import Headers, HttpRequest
+from headway.gateway.wire.messages import BadRequest, Headers, HttpRequest
+from headway.gateway.wire.request_target import is_host, resolve_target
 
 _SLASH, _DOT = rb"(?:[/\\]|%(?:25)*(?:2f|5c))", rb"(?:\.|%(?:25)*2e)"
 _DOT_SEGMENT = re.compile(_SLASH + _DOT + rb"{1,2}(?:" + _SLASH + rb"|;|%(?:25)*3b|\Z)", re.IGNORECASE)
@@ -21,15 +21,11 @@ _DOT_SEGMENT = re.compile(_SLASH + _DOT + rb"{1,2}(?:" + _SLASH + rb"|;|%(?:25)*
 _DOT_BYTE, _PERCENT_BYTE = b".%"
 
 
-class BadRequest(NamedTuple):
-    """Why a request is not taken; `RequestHandler.bad_request` makes the response."""
-
-    status: int
-    message: str
-
-
 def judge_head(request: HttpRequest, version: str, limits: WireLimits) -> BadRequest | None:
-    """What is wrong with a head; None if nothing is. `version` is "1.1", as it was parsed."""
+    """What is wrong with a head; None if nothing is. `version` is "1.1", as it was parsed.
+
+    A target that is no path is resolved (`resolve_target`).
+    """
     headers, named = request.headers, request.named
     repeated = _repeated(headers) if len(named) != len(headers) else ()
     if version not in ("1.0", "1.1"):
@@ -50,8 +46,12 @@ def judge_head(request: HttpRequest, version: str, limits: WireLimits) -> BadReq
         return BadRequest(400, "the request must have exactly one host header")
     if length is not None and int(length) > limits.body_bytes:
         return body_too_long(limits)
-    if request.method == b"CONNECT" or not request.path:
-        return BadRequest(400, "the request target must be a path")
+    if not is_host(named.get(b"host", b"")):
+        return BadRequest(400, "the host header names no host; send a name or an address, perhaps with a port")
+    if request.method == b"CONNECT" or not request.target.startswith(b"/"):
+        fault = resolve_target(request)
+        if fault is not None:
+            return fault
     if (_DOT_BYTE in request.target or _PERCENT_BYTE in request.target) and _DOT_SEGMENT.search(
         request.target.partition(b"?")[0]
     ) is not None:

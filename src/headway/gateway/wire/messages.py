@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from itertools import chain
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 """(lower-case name, value), in the order received; a name may appear several times."""
@@ -55,7 +55,7 @@ class HttpRequest:
     """One whole request.
 
     `target` is the request line's, path and query. `owner` names its API key's tenant, if any. `reply_headers` are
-    added to its answer, and replace a replica's of the same names. `keeps_forwarded`: it came from a proxy that may say
+    added to its answer. `keeps_forwarded`: it came from a proxy that may say
     who its client is.
     """
 
@@ -71,12 +71,11 @@ class HttpRequest:
     named: dict[bytes, bytes] = field(init=False, repr=False)
     """The first value of each header."""
     path: str = field(init=False)
-    """The target without its query; "" where it is no path."""
+    """The target without its query; "*" where it is that; "" where it is no path."""
 
     def __post_init__(self) -> None:
         self.named = dict(reversed(self.headers))
-        path = self.target.partition(b"?")[0]
-        self.path = path.decode("latin-1") if path.startswith(b"/") else ""
+        self.change_target(self.target)
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, by its lower-case name."""
@@ -87,11 +86,24 @@ class HttpRequest:
         self.headers = headers
         self.named = dict(reversed(headers))
 
+    def change_target(self, target: bytes) -> None:
+        """Another target takes the place of the one that it has."""
+        self.target = target
+        path = target.partition(b"?")[0]
+        self.path = path.decode("latin-1") if path.startswith(b"/") or target == b"*" else ""
+
     def was_passed_on(self, via: bytes) -> bool:
         """Whether the gateway of that name in `via` headers has passed it on before."""
         if VIA_HEADER not in self.named:
             return False
         return any(via in value for name, value in self.headers if name == VIA_HEADER)
+
+
+class BadRequest(NamedTuple):
+    """Why a request is not taken; `RequestHandler.bad_request` makes the response."""
+
+    status: int
+    message: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,7 +224,7 @@ class UpstreamConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header (httptools); trailers are dropped."""
         if not self._head_ready and not self._head_passed and not self._complete:
-            self._headers.append((name.lower(), value))
+            self._headers.append((name.lower(), value.rstrip(b" \t")))  # the parser leaves blanks
 
     def on_headers_complete(self) -> None:
         """The head is whole (httptools)."""
