@@ -6,7 +6,6 @@ stands in: the mean length, "admit", arrival order.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
@@ -16,6 +15,7 @@ from headway.domain.event import Event, Listener
 from headway.domain.replica_view import BatchView, MemoryView
 from headway.domain.request import RequestId, RequestView
 from headway.gateway.queueing.internal_errors import InternalErrors
+from headway.gateway.queueing.recent_dispatches import RecentDispatches
 from headway.gateway.queueing.request_state import QueuedRequest, QueueKey
 from headway.gateway.queueing.wait_forecast import WaitForecast, work_of
 from headway.gateway.settings import PolicySettings
@@ -27,8 +27,6 @@ from headway.policies.prediction.running_mean import RunningMean
 from headway.scheduling.bundle import bundle
 from headway.scheduling.checked_policies import CheckedEvents, PlainAsker, PolicyFault, guarded
 from headway.scheduling.scheduler import Policies, Scheduler
-
-_REMEMBERED = 4_096
 
 Answer = TypeVar("Answer")
 Prepare: TypeAlias = Callable[[QueueKey, PolicySettings, Policies], tuple[Listener, ...]]
@@ -119,7 +117,8 @@ class ModelQueue:
         self.waiting_by_payer: dict[str, WaitingSums] = {}  # of payers with a request waiting
         self._requests: dict[RequestId, QueuedRequest] = {}  # that wait, in order of entry
         self._unmoved: dict[RequestId, QueuedRequest] = {}  # of those, the ones that changed policies do not know yet
-        self._dispatches: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)  # (number, when it had arrived)
+        self._recent = RecentDispatches()
+        self._entered = 0
         self._dispatched = 0
         self.used_at = 0.0  # when a request came or went last
 
@@ -148,6 +147,8 @@ class ModelQueue:
         except Exception:  # a request is in the queue with all its figures, or not at all
             self.scheduler.cancel(queued.id, now)
             raise
+        self._entered += 1
+        queued.entry = self._entered
         queued.queue_key = self.key
         queued.dispatches_at_arrival = self._dispatched
         queued.waiting_at_arrival = len(self)
@@ -238,7 +239,7 @@ class ModelQueue:
         self._dispatched += 1
         queued.rank = self._dispatched
         queued.admitted_by = self.scheduler
-        self._dispatches.append((self._dispatched, queued.arrived_at))
+        self._recent.note(queued.entry)
 
     def _ask_admission(self, instead: Answer, question: Callable[..., Answer], *arguments: object) -> Answer:
         """The admission policy's answer; `instead` where it fails."""
@@ -356,11 +357,7 @@ class ModelQueue:
             return "did not wait"
         waited = now - queued.arrived_at
         since = self._dispatched - queued.dispatches_at_arrival
-        later = 0
-        for number, arrived_at in reversed(self._dispatches):
-            if number <= queued.dispatches_at_arrival:
-                break
-            later += arrived_at > queued.arrived_at
+        later = self._recent.later_than(queued.entry)
         named = (
             (since - later, "that came before it"),
             (later, f"that came later but rank sooner by {self._ordering}"),

@@ -167,6 +167,7 @@ class QueuedRequest(Request):
         arrived: what is known of it from its arrival.
         counted: see `PromptSize`.
         queue_key: its queue; None before it enters one.
+        entry: which request to enter its queue it was, counted from 1.
         work: expected work when it entered its queue, in weighted tokens (`wait_forecast`).
         rank: which dispatch of its queue it was, counted from 1; 0 while it waits.
         has_waited: it was not dispatched at the moment of its arrival.
@@ -189,6 +190,7 @@ class QueuedRequest(Request):
         "dispatched_at",
         "dispatches_at_arrival",
         "drain_seconds",
+        "entry",
         "failed_replica",
         "has_waited",
         "predicted_wait_seconds",
@@ -218,6 +220,7 @@ class QueuedRequest(Request):
         self.arrived = arrived
         self.counted = prompt.counted
         self.queue_key: QueueKey | None = None
+        self.entry = 0
         self.work = 0.0
         self.rank = 0
         self.has_waited = False

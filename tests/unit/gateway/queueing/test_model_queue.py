@@ -348,3 +348,19 @@ def test_events_reach_the_ordering_and_the_choice_is_made_again() -> None:
     for listener in shared._listeners:
         listener.observe(Arrived(request(3, tenant="c").queued, 2.0))
     assert shared.head(2.0) is other
+
+
+def test_why_a_request_waited_names_those_that_came_later() -> None:
+    one = queue(ordering="shortest-prompt-first")
+    sent_before, long, before, later = (request(number, tokens).queued for number, tokens in enumerate((5, 90, 9, 7)))
+    one.arrive(sent_before, 0.0)
+    one.admit(0.0)
+    for queued in (before, long, later):
+        queued.has_waited = True
+        one.arrive(queued, 1.0)
+    assert [one.admit(4.0) for _ in range(3)] == [later, before, long]
+    assert long.wait_explanation.endswith(
+        "for 1 that came before it and 1 that came later but rank sooner by shortest-prompt-first"
+    )
+    assert before.wait_explanation.endswith("for 1 that came later but rank sooner by shortest-prompt-first")
+    assert later.wait_explanation.endswith("for room at a replica")
