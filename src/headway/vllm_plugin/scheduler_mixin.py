@@ -151,7 +151,7 @@ class SkippedWaitingQueue:
 
 def _with_base(base: type, kind: type = PolicyQueue) -> type:
     """Our queue as a subclass of vLLM's `RequestQueue`."""
-    return kind if base is object else type(kind.__name__, (kind, base), {})
+    return type(kind.__name__, (kind, base), {})
 
 
 def _own_file(path: str, engine_name: str) -> Path:
