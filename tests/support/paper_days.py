@@ -23,6 +23,7 @@ from headway.scheduling.scheduler import Policies
 from headway.simulator.outcome import NEVER, DayOutcome, StepRecord
 from headway.simulator.reference import simulate_reference
 from headway.simulator.rules import EngineRules
+from headway.simulator.skipping import simulate
 from headway.simulator.step_time import PS_PER_SECOND, LinearStepTime
 from headway.simulator.trace import Trace
 
@@ -79,12 +80,20 @@ class StepWords:
 def run_day(
     trace: Trace, rules: EngineRules, *, admission: AdmissionPolicy | None = None, by_priority: bool = False
 ) -> tuple[list[str], DayOutcome]:
-    """Steps in words, and the outcome. `by_priority` chooses victims by priority, the queue stays first come."""
-    step_words = StepWords()
-    preemption = LowestPriority() if by_priority else LatestAdmitted()
-    policies = Policies(Fcfs(), admission or Greedy(), preemption, RunningMean())
-    outcome = simulate_reference(trace, rules, ONE_SECOND, policies, observer=step_words)
-    return step_words.steps, outcome
+    """Steps in words, and the outcome. `by_priority` chooses victims by priority, the queue stays first come.
+
+    Both engines live the day; that they agree is checked here, and the reference's day is returned.
+    """
+    words, outcomes = [], []
+    for engine in (simulate, simulate_reference):
+        step_words = StepWords()
+        preemption = LowestPriority() if by_priority else LatestAdmitted()
+        policies = Policies(Fcfs(), admission or Greedy(), preemption, RunningMean())
+        outcomes.append(engine(trace, rules, ONE_SECOND, policies, observer=step_words))
+        words.append(step_words.steps)
+    assert words[0] == words[1]
+    assert seconds(outcomes[0].ended_ps) == seconds(outcomes[1].ended_ps)
+    return words[1], outcomes[1]
 
 
 def seconds(times_ps: np.ndarray) -> list[float]:

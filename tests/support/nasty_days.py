@@ -1,0 +1,126 @@
+"""Small days drawn to be nasty, the same ones every time: what the two engines could see differently happens here.
+
+Python's own generator draws them, whose streams do not change.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+import numpy as np
+
+from headway.scheduling.harm_judge import HarmLimits
+from headway.simulator.rules import NO_PLUGIN, EngineRules, PluginRules
+from headway.simulator.step_time import LinearStepTime
+from headway.simulator.trace import Trace
+from headway.testing.strategies import TENANTS, PolicyNames
+
+KINDS = ("no cache", "own blocks", "shared blocks", "sessions", "plug-in")
+
+_ORDERINGS = (
+    "fcfs",
+    "fcfs",
+    "priority",
+    "shortest-prompt-first",
+    "shortest-uncached-prefill-first",
+    "highest-response-ratio",
+    "earliest-deadline-first",
+    "fair-share/shortest-prompt-first",
+)
+_ADMISSIONS = ("greedy", "greedy", "greedy", "peak-check", "backfill", "reserve-max")
+_PREEMPTIONS = ("latest-admitted", "latest-admitted", "lowest-priority", "least-sunk-work")
+_GAPS_SECONDS = (0.0, 0.0, 0.001, 0.1, 1 / 3, 1.0, 3.0)
+_PREFIX_BLOCK_TOKENS = 16
+_CONTEXT_TOKENS = 160
+
+
+class NastyDay(NamedTuple):
+    """What an engine is given."""
+
+    trace: Trace
+    rules: EngineRules
+    step_time: LinearStepTime
+    policies: PolicyNames
+    plugin: PluginRules
+
+
+def nasty_day(kind: str, seed: int) -> NastyDay:
+    """Day number `seed` of one of `KINDS`: bursts and ties, memory for a few requests, budgets below a prompt."""
+    dice = random.Random(f"{kind}, {seed}")
+    shared = kind == "shared blocks" or (kind in ("sessions", "plug-in") and dice.random() < 0.5)
+    rules = _rules(dice, prefix_caching=kind != "no cache")
+    policies = PolicyNames(dice.choice(_ORDERINGS), dice.choice(_ADMISSIONS), dice.choice(_PREEMPTIONS), "declared-max")
+    step_time = LinearStepTime(
+        dice.choice([1, 10**9, 10**10, 333_333_333_333]),
+        dice.choice([0, 10**6, 10**9]),
+        dice.choice([0, 1, 10**5]),
+        dice.choice([0, 10**7]),
+    )
+    plugin = NO_PLUGIN
+    if kind == "plug-in":
+        limits = HarmLimits(1.0, 0.0, dice.choice([0.0, 1.0]), dice.choice([0.0, 0.5, 3.0]))
+        plugin = PluginRules(dice.choice(["off", "self-tuned"]), dice.choice([None, limits, limits]))
+    return NastyDay(_trace(dice, sessions=kind == "sessions", shared=shared), rules, step_time, policies, plugin)
+
+
+def _rules(dice: random.Random, *, prefix_caching: bool) -> EngineRules:
+    seats = dice.randint(1, 6)
+    chunked = dice.random() < 0.8
+    threshold = dice.choice([0, 0, 7]) if chunked else 0
+    block_tokens = dice.choice([1, 2, 2, 16])
+    budget = seats + dice.randint(0, 50) if chunked else _CONTEXT_TOKENS + dice.randint(0, 50)
+    return EngineRules(
+        kv_blocks=-(-dice.randint(130, 300) // block_tokens),
+        block_tokens=block_tokens,
+        max_model_tokens=_CONTEXT_TOKENS,
+        max_num_seqs=seats,
+        max_num_batched_tokens=budget,
+        chunked_prefill=chunked,
+        long_prefill_token_threshold=threshold,
+        long_prefill_token_threshold_adaptive=dice.random() < 0.5,
+        reserve_full_prompt=dice.random() < 0.5,
+        watermark=dice.choice([0.0, 0.0, 0.1]),
+        async_scheduling=dice.random() < 0.6,
+        prefix_caching=prefix_caching,
+        resumed=dice.choice(["front", "by-rank"]),
+    )
+
+
+def _trace(dice: random.Random, *, sessions: bool, shared: bool) -> Trace:
+    at, rows, turns = 0.0, [], [0, 0, 0, 0]
+    for row in range(dice.randint(8, 16)):
+        at += dice.choice(_GAPS_SECONDS)
+        prompt, output = dice.choice([1, 5, 40, 120]) + dice.randint(0, 5), dice.choice([1, 3, 20, 45])
+        if dice.random() < 0.1:
+            output = _CONTEXT_TOKENS - prompt + dice.randint(0, 1)  # the longest there is, or refused
+        session = dice.randint(-1, 2) if sessions else -1
+        turn = turns[session] if session >= 0 else 0
+        turns[session] += 1
+        blocks = -(-prompt // _PREFIX_BLOCK_TOKENS)
+        same = dice.randint(0, blocks)
+        document = dice.choice([1_000, 2_000])
+        rows.append(
+            {
+                "arrived_seconds": at,
+                "prompt_tokens": prompt,
+                "output_tokens": output,
+                "max_output_tokens": dice.choice([0, output, output + 9]),
+                "tenant": dice.randint(0, len(TENANTS) - 1),
+                "session": session,
+                "turn": turn,
+                "think_seconds": dice.choice(_GAPS_SECONDS) if turn else 0.0,
+                "prefix_ids": [document + i if i < same else 100 * (100 + row) + i for i in range(blocks)],
+                "deadline_seconds": dice.choice([float("nan"), 0.5, 20.0]),
+                "priority": dice.choice([0, 0, -1, 3]),
+            }
+        )
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    ids = columns.pop("prefix_ids")
+    return Trace(
+        "nasty",
+        prefix_ids=ids if shared else None,
+        prefix_block_tokens=_PREFIX_BLOCK_TOKENS,
+        tenants=TENANTS,
+        **{name: np.array(values) for name, values in columns.items()},
+    )
