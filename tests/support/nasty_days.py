@@ -6,7 +6,7 @@ Python's own generator draws them, whose streams do not change.
 from __future__ import annotations
 
 import random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -88,18 +88,23 @@ def _rules(dice: random.Random, *, prefix_caching: bool) -> EngineRules:
 
 
 def _trace(dice: random.Random, *, sessions: bool, shared: bool) -> Trace:
-    at, rows, turns = 0.0, [], [0, 0, 0, 0]
+    at, turns = 0.0, [0, 0, 0]
+    rows: list[dict[str, float]] = []
+    prefix_ids: list[list[int]] = []
     for row in range(dice.randint(8, 16)):
         at += dice.choice(_GAPS_SECONDS)
         prompt, output = dice.choice([1, 5, 40, 120]) + dice.randint(0, 5), dice.choice([1, 3, 20, 45])
         if dice.random() < 0.1:
             output = _CONTEXT_TOKENS - prompt + dice.randint(0, 1)  # the longest there is, or refused
         session = dice.randint(-1, 2) if sessions else -1
-        turn = turns[session] if session >= 0 else 0
-        turns[session] += 1
+        turn = 0
+        if session >= 0:
+            turn = turns[session]
+            turns[session] += 1
         blocks = -(-prompt // _PREFIX_BLOCK_TOKENS)
         same = dice.randint(0, blocks)
         document = dice.choice([1_000, 2_000])
+        prefix_ids.append([document + i if i < same else 100 * (100 + row) + i for i in range(blocks)])
         rows.append(
             {
                 "arrived_seconds": at,
@@ -110,17 +115,15 @@ def _trace(dice: random.Random, *, sessions: bool, shared: bool) -> Trace:
                 "session": session,
                 "turn": turn,
                 "think_seconds": dice.choice(_GAPS_SECONDS) if turn else 0.0,
-                "prefix_ids": [document + i if i < same else 100 * (100 + row) + i for i in range(blocks)],
                 "deadline_seconds": dice.choice([float("nan"), 0.5, 20.0]),
                 "priority": dice.choice([0, 0, -1, 3]),
             }
         )
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    ids = columns.pop("prefix_ids")
+    columns: dict[str, Any] = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return Trace(
         "nasty",
-        prefix_ids=ids if shared else None,
+        prefix_ids=prefix_ids if shared else None,
         prefix_block_tokens=_PREFIX_BLOCK_TOKENS,
         tenants=TENANTS,
-        **{name: np.array(values) for name, values in columns.items()},
+        **columns,
     )

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import pytest
 
 from headway.domain.event import Event
-from headway.domain.request import Request
+from headway.domain.replica_view import BatchView, MemoryView
+from headway.domain.request import Request, RequestView
+from headway.policies.ordering.fcfs import Fcfs
+from headway.policies.prediction.running_mean import RunningMean
 from headway.scheduling import harm_judge
+from headway.scheduling.scheduler import Policies
 from headway.simulator.outcome import DayOutcome, TokenGaps
 from headway.simulator.reference import simulate_reference
 from headway.simulator.skipping import simulate
@@ -83,3 +88,40 @@ def test_they_live_the_same_day(kind: str, first: int, monkeypatch: pytest.Monke
         assert told == plainly_told
         assert gaps(fast.outcome) == gaps(plain.outcome)
         check_curves(fast.outcome, plain.outcome)
+
+
+class Nosy:
+    """Admission and preemption that write down all they are shown. They hold a request for three steps of four."""
+
+    def __init__(self) -> None:
+        self.shown: list[tuple[object, ...]] = []
+        self.batches: list[tuple[int, list[int]]] = []  # version, and who runs
+
+    def hold_steps(self, request: RequestView, batch: BatchView, memory: MemoryView, now: float) -> int:
+        running = batch.running()
+        assert batch.size == len(running) > 0
+        produced = [(int(one.id), one.produced_tokens) for one in running]
+        self.shown.append((request.id, batch.decode_steps, produced, memory, now))
+        self.batches.append((batch.version, [row for row, _ in produced]))
+        return int((int(request.id) + batch.decode_steps) % 4 > 0)
+
+    def victim(self, running: Sequence[RequestView], now: float) -> RequestView:
+        self.shown.append(("victim", [(one.id, one.produced_tokens) for one in running], now))
+        return running[len(self.shown) % len(running)]
+
+
+@pytest.mark.parametrize("kind", ["no cache", "own blocks", "shared blocks", "sessions"])
+def test_they_show_policies_the_same(kind: str) -> None:
+    looks = 0
+    for seed in range(100, 120):
+        trace, rules, step_time, _, _ = nasty_day(kind, seed)
+        shown = []
+        for engine in (simulate, simulate_reference):
+            nosy = Nosy()
+            engine(trace, rules, step_time, Policies(Fcfs(), nosy, nosy, RunningMean()))
+            shown.append(nosy.shown)
+            for (version, running), (later, others) in pairwise(nosy.batches):
+                assert version != later or running == others
+        assert shown[0] == shown[1]
+        looks += len(shown[0])
+    assert looks > 100

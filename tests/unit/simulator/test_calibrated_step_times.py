@@ -125,3 +125,119 @@ def test_scalars_out_of_bounds_are_refused() -> None:
         Scalars(kv_scale=0.0)
     with pytest.raises(ValueError, match="step_us"):
         Scalars(step_us=-1.0)
+
+
+def test_a_file_reads_like_its_description() -> None:
+    written = Calibration("mine", '300 requests of "x"', "held out: ±1 %", "", LINEAR, RULES)
+    assert calibration_text(written).splitlines() == [
+        "# Step times of one engine, fitted by `headway calibrate`; `headway compare --calibration` reads it.",
+        'name = "mine"',
+        'source = "300 requests of \\"x\\""',
+        'error = "held out: ±1 %"',
+        "",
+        "[linear]",
+        "fixed_us = 5600.0",
+        "token_us = 76.0",
+        "context_token_us = 0.13",
+        "request_us = 500.0",
+        "pair_us = 0.13",
+        "",
+        "[engine]",
+        "kv_blocks = 100",
+        "block_tokens = 16",
+        "max_model_tokens = 131072",
+        "max_num_batched_tokens = 2048",
+        "max_num_seqs = 64",
+        "chunked_prefill = true",
+        "long_prefill_token_threshold = 0",
+        "long_prefill_token_threshold_adaptive = false",
+        "reserve_full_prompt = true",
+        "watermark = 0.0",
+        "async_scheduling = true",
+        "prefix_caching = true",
+        'resumed = "front"',
+    ]
+
+
+def test_the_error_before_comes_back(tmp_path: Path) -> None:
+    fitted = ProfileUnderScalars("h100", "llama-3.1-70b", 4, "fp8", Scalars(1.04, 1.1, 0.9, 250.0))
+    written = Calibration("mine", "x", "after", "before", fitted, RULES)
+    file = tmp_path / "c.toml"
+    file.write_text(calibration_text(written), encoding="utf-8")
+    assert read_calibration(file) == written
+
+
+def test_a_linear_calibration_describes_an_engine_of_its_own() -> None:
+    told = calibrated_replica(Calibration("mine", "300 requests of x", "held out: +1 %", "", LINEAR, RULES)).describe()
+    assert told["hardware"] == told["hardware_title"] == "mine"
+    assert (told["model"], told["model_title"], told["model_source"]) == ("its own model", "", "")
+    assert told["hardware_source"] == "calibrated to 300 requests of x"
+    assert (told["step_time"], told["step_time_error"]) == ("linear", "held out: +1 %")
+
+
+def test_a_calibrated_profile_keeps_its_card_and_model() -> None:
+    scalars = Scalars(2.0, 1.0, 1.0, 100.0)
+    fitted = ProfileUnderScalars("h100", "llama-3.1-70b", 8, "fp8", scalars)
+    server = calibrated_replica(Calibration("mine", "300 requests of x", "held out: +1 %", "off by 9 %", fitted, RULES))
+    profile = replica("h100", "llama-3.1-70b", tp=8, precision="fp8")
+    told = server.describe()
+    assert (told["hardware"], told["model"], told["tp"], told["precision"]) == ("h100", "llama-3.1-70b", 8, "fp8")
+    assert told["hardware_source"] == f"{profile.hardware.source}; calibrated to 300 requests of x"
+    assert (told["step_time"], told["step_time_error"]) == ("calibrated roofline", "held out: +1 %")
+    fixed, slope = profile.step_time.decode_step(4)
+    assert server.step_time.decode_step(4) == (2 * fixed + 100_000_000, 2 * slope)
+    assert server.costs.decode_seconds_per_token > 1.9 * profile.costs.decode_seconds_per_token
+    linear = calibrated_replica(Calibration("mine", "x", "e", "", LINEAR, RULES))
+    assert linear.step_time is LINEAR
+    # 64 decodes over 1,000 tokens: 5.6 ms, 76 + 500 µs each, 0.13 µs a token of context.
+    assert linear.costs.decode_seconds_per_token == pytest.approx(5.6e-3 + 64 * (576e-6 + 1_000 * 0.13e-6))
+
+
+def test_the_least_fixed_cost_is_a_picosecond(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    text = calibration_text(Calibration("mine", "s", "e", "", LINEAR, RULES))
+    for fixed_us, ps in (("0.000001", 1), ("0.5", 500_000)):
+        file.write_text(text.replace("fixed_us = 5600.0", f"fixed_us = {fixed_us}"), encoding="utf-8")
+        found = read_calibration(file).step_times
+        assert isinstance(found, LinearStepTime)
+        assert found.fixed_ps == ps
+    file.write_text(text.replace("fixed_us = 5600.0", "fixed_us = 0.0000001"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"linear\.fixed_us must be above 0"):
+        read_calibration(file)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("[linear]", "[scalars]\nhardware = 'h100'\n[linear]", "must have one of the tables"),
+        ("pair_us", "pair_us = 1\npears_us", r"unknown key linear\.pears_us"),
+        ('source = "s"', 'source = "s"\nsauce = "s"', "unknown key sauce"),
+        ('source = "s"', 'source = ""', "source must be a text"),
+    ],
+)
+def test_what_means_nothing_is_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
+    text = calibration_text(Calibration("mine", "s", "e", "", LINEAR, RULES))
+    assert old in text
+    file = tmp_path / "c.toml"
+    file.write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(ValueError, match=said):
+        read_calibration(file)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('precision = "bf16"', 'precision = "fp4"', "precision must be one of bf16, fp8, got 'fp4'"),
+        ("tp = 1", "tp = 0", r"scalars\.tp must be a whole number"),
+        ("tp = 1", "tp = 1\nttp = 1", r"unknown key scalars\.ttp"),
+        ("kv_scale = 1.0", "kv_scale = 0.0", "kv_scale must be a factor"),
+    ],
+)
+def test_what_is_wrong_with_scalars_is_said(tmp_path: Path, old: str, new: str, said: str) -> None:
+    fitted = ProfileUnderScalars("rtx-4090", "llama-3.1-8b", 1, "bf16", Scalars())
+    text = calibration_text(Calibration("mine", "s", "e", "b", fitted, RULES))
+    assert old in text
+    file = tmp_path / "c.toml"
+    file.write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(ValueError, match=said):
+        read_calibration(file)
