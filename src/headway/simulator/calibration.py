@@ -133,9 +133,13 @@ def read_calibration(path: Path) -> Calibration:
     label = f"calibration {path}"
     table = TableReader(label, read_toml(path, label))
     scalars, linear = table.optional_table("scalars"), table.optional_table("linear")
-    if (scalars is None) == (linear is None):
+    step_times: ProfileUnderScalars | LinearStepTime
+    if scalars is not None and linear is None:
+        step_times = _scaled(scalars)
+    elif linear is not None and scalars is None:
+        step_times = _linear(linear)
+    else:
         raise ValueError(f"{label} must have one of the tables [scalars] and [linear]; run `headway calibrate` again")
-    step_times = _scaled(scalars) if scalars is not None else _linear(linear or table)
     calibration = Calibration(
         name=table.text("name"),
         source=table.text("source"),

@@ -105,14 +105,10 @@ def least_steps(first_ps: int, growth_ps: int, span_ps: int) -> int:
         return 1
     if growth_ps == 0:
         return -(-span_ps // first_ps)
-    half = growth_ps / 2
-    linear = first_ps - half
-    k = max(1, int((math.sqrt(linear * linear + 2.0 * growth_ps * span_ps) - linear) / growth_ps))
-    while run_duration(first_ps, growth_ps, k) < span_ps:  # the root is rounded: settle it in integers
-        k += 1
-    while k > 1 and run_duration(first_ps, growth_ps, k - 1) >= span_ps:
-        k -= 1
-    return k
+    # The root of growth/2 · k² + (first - growth/2) · k = span, rounded down.
+    linear = 2 * first_ps - growth_ps
+    k = (math.isqrt(linear * linear + 8 * growth_ps * span_ps) - linear) // (2 * growth_ps)
+    return k if run_duration(first_ps, growth_ps, k) >= span_ps else k + 1
 
 
 def run_duration(first_ps: int, growth_ps: int, steps: int) -> int:

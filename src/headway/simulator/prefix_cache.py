@@ -68,7 +68,8 @@ class CachedBlocks:
         self._looked = (-1, -1, -1)  # row, blocks asked for, changes: the latest look-up
         self._found: list[Hit] = []  # what it found
         self._epoch = 0  # as `_changes`, evictions apart
-        self._wanted: dict[int, tuple[int, int]] = {}  # row -> (epoch, blocks it needs at least)
+        self._evicted = 0  # blocks, since the day began
+        self._wanted: dict[int, tuple[int, int]] = {}  # row -> (epoch, blocks it needed and blocks evicted by then)
 
     def cached_tokens(self, request: TrackedRequest) -> int:
         """Longest run of cached blocks from the start, at most all tokens but one."""
@@ -79,13 +80,16 @@ class CachedBlocks:
         shared = sum([hit.stop - hit.start for hit in self._find(request) if hit.stretch.holders])
         blocks = -(-tokens // self._block_tokens) - shared
         if tokens == request.prompt_tokens + request.produced_tokens:
-            self._wanted[request.row] = (self._epoch, blocks)
+            self._wanted[request.row] = (self._epoch, blocks + self._evicted)
         return blocks
 
     def surely_needs_more(self, request: TrackedRequest, free: int) -> bool:
-        """Whether a look of this epoch showed so: evictions alone never lower the need."""
+        """Whether a look of this epoch showed so.
+
+        Evictions alone lower the need by a block each at most: where another request holds a copy of what is evicted.
+        """
         epoch, blocks = self._wanted.get(request.row, (-1, 0))
-        return epoch == self._epoch and blocks > free
+        return epoch == self._epoch and blocks - self._evicted > free
 
     def admit(self, request: TrackedRequest, tokens: int, hit_tokens: int) -> None:
         """Share the hits, then take new blocks."""
@@ -119,6 +123,7 @@ class CachedBlocks:
         blocks -= self._blank
         self._blank = 0
         self._changes += 1
+        self._evicted += blocks
         while blocks:
             entry, size = next(iter(self._lru.items()))
             if isinstance(entry, Stretch):

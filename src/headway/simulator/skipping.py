@@ -205,13 +205,13 @@ class SkippingEngine:
         return shared.chunks, tuple([v.row for v in shared.preempted]), shared.decodes, shared.context_tokens
 
     def _nothing_scheduled(self, step: int, preempted: tuple[int, ...]) -> bool:
-        """A step without tokens takes no time; if it made room, the next composition at this instant uses it."""
+        """A step without tokens takes no time; True if it made room that the next one, at this instant, may use."""
         if not preempted:
             return False
         self._step = step
         self._empty_steps += 1
         self._log.hold_over(preempted)
-        return not self._flying and self._compose()
+        return not self._flying
 
     def _admit(self, decodes: int, chunks: Chunks) -> int:
         """Admit waiting requests while they fit; returns for how many steps like this one the refusal stands."""

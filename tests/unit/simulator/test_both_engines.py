@@ -51,6 +51,8 @@ def gaps(outcome: DayOutcome) -> Counter[int]:
     found: Counter[int] = Counter()
     for line in outcome.gaps.tolist():
         gap = TokenGaps(*line)
+        assert gap.steps > 0
+        assert gap.tokens > 0
         for step in range(gap.steps):
             found[gap.first_ps + step * gap.growth_ps] += gap.tokens
     return found

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from headway.domain.event import Arrived
+from headway.domain.replica_view import BatchView, MemoryView
+from headway.domain.request import RequestView
 from headway.policies.admission.greedy import Greedy
 from headway.policies.ordering.fcfs import Fcfs
 from headway.policies.prediction.running_mean import RunningMean
@@ -119,3 +121,20 @@ class TestPrefixCaching:
             "prefill 1:1@6; free 3",
         ]
         assert day.recomputed_tokens.tolist() == [0, 0]
+
+    def test_a_block_that_is_lost_may_be_found_in_another_copy(self) -> None:
+        class FromSecondThree(Greedy):
+            def hold_steps(self, request: RequestView, batch: BatchView, memory: MemoryView, now: float) -> int:
+                return int(request.id == 3 and now < 3)
+
+        document = [1, 2, 3, 4]
+        trace = requests(
+            (6, 1), (6, 5), (2, 1), (8, 1), at=[0, 0, 1, 2], prefix_ids=[document[:3], document[:3], [7], document]
+        )
+        steps, _ = run_day(trace, replace(self.RULES, kv_blocks=6), admission=FromSecondThree())
+        assert steps[:4] == [
+            "prefill 0:6@0 1:2@4; free 2",  # row 1 has a copy of block 3
+            "prefill 2:2@0; decode 1 over 6; free 1",
+            "decode 1 over 7; free 2",  # row 3 would find row 0's copy, which is free, and needs one block more
+            "prefill 3:2@6; decode 1 over 8; free 0",  # the free copy is lost, and row 1's is found: one will do
+        ]
