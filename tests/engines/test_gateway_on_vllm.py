@@ -122,8 +122,8 @@ def test_the_openai_package_gets_what_vllm_says(gateway: str) -> None:
     with openai.OpenAI(base_url=gateway + "/v1", api_key="any") as client:
         assert [model.id for model in client.models.list()] == ["tiny"]
         asked = {"model": "tiny", "prompt": "each word has its turn", "max_tokens": 12, "temperature": 0}
-        whole = client.completions.create(**asked)
-        pieces = list(client.completions.create(**asked, stream=True))
+        whole = client.completions.create(**asked, extra_headers={"x-request-id": "whole"})
+        pieces = list(client.completions.create(**asked, stream=True, extra_headers={"x-request-id": "stream"}))
         assert "".join(piece.choices[0].text for piece in pieces) == whole.choices[0].text
         assert all(piece.usage is None for piece in pieces)  # asked for by the gateway, and taken out again
         assert whole.usage is not None
@@ -137,10 +137,11 @@ def test_the_openai_package_gets_what_vllm_says(gateway: str) -> None:
         assert told[-1].usage.completion_tokens == 8
         with pytest.raises(openai.BadRequestError, match="maximum context length"):
             client.completions.create(model="tiny", prompt="word " * 9_000, max_tokens=1)
-    stories = fetched(gateway + "/headway/state")["stories"]
-    completion, stream = (one for one in stories if one["prompt_tokens"] and one["output_tokens"] == 12)
-    assert completion["replica"].startswith("127.0.0.1:")
-    assert stream["outcome"] == "completed"
+    stories = {story["id"]: story for story in fetched(gateway + "/headway/state")["stories"]}
+    for story in (stories["whole"], stories["stream"]):
+        assert (story["outcome"], story["output_tokens"]) == ("completed", whole.usage.completion_tokens), story
+        assert story["prompt_tokens"] > 0
+        assert story["replica"].startswith("127.0.0.1:")
 
 
 def test_many_at_once_are_spread_and_the_engines_reports_are_read(gateway: str) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import pytest
+
 from headway.gateway.queueing.counts import Outcome
 from tests.support.gateway_setup import RawClient, RunGateway, Setup, completion, post
-from tests.support.scripted_replica import echoes, waits_for
+from tests.support.scripted_replica import Call, echoes, text, usage, waits_for
 
 EACH = 10
 
@@ -99,3 +102,47 @@ def test_a_replica_that_goes_while_its_clients_leave_is_counted_once(run_gateway
         assert ended[Outcome.CANCELLED] + ended[Outcome.FAILED] == EACH == setup.dispatcher.counts.arrived
 
     run_gateway(scenario, seats=EACH)
+
+
+COMPLETION_EVENTS = (text("a"), usage(5, 7), "[DONE]")
+RESPONSE_EVENTS = ({"type": "response.completed", "response": {"usage": {"input_tokens": 5, "output_tokens": 7}}},)
+MESSAGE_EVENTS = (
+    {"type": "message_start", "message": {"usage": {"input_tokens": 5, "output_tokens": 0}}},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 7}},
+    {"type": "message_stop"},
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "events", "outcome"),
+    [
+        ("/v1/completions", COMPLETION_EVENTS, Outcome.COMPLETED),
+        ("/v1/responses", RESPONSE_EVENTS, Outcome.COMPLETED),
+        ("/v1/messages", MESSAGE_EVENTS, Outcome.COMPLETED),
+        ("/v1/completions", COMPLETION_EVENTS[:-1], Outcome.CANCELLED),
+        ("/v1/messages", MESSAGE_EVENTS[:-1], Outcome.CANCELLED),
+    ],
+)
+def test_who_leaves_at_a_streams_last_event_has_the_whole_answer(
+    run_gateway: RunGateway, path: str, events: tuple[object, ...], outcome: Outcome
+) -> None:
+    async def scenario(setup: Setup) -> None:
+        async def never_ends(call: Call) -> None:
+            await call.head()
+            for event in events:
+                data = event if isinstance(event, str) else json.dumps(event)
+                await call.chunk(f"data: {data}\n\n".encode())
+            await call.chunk(b": last\n\n")
+            await call.left.wait()
+
+        setup.replicas[0].usual = never_ends
+        async with RawClient(setup.port) as client:
+            await client.send(post({"model": "m", "prompt": "hello", "max_tokens": 9, "stream": True}, path))
+            await client.reader.readuntil(b": last")
+        await setup.until(lambda: not setup.dispatcher.counts.inside)
+        assert setup.dispatcher.counts.ended == {outcome: 1}
+        story = setup.gateway.site.history.requests[-1]
+        if outcome is Outcome.COMPLETED:
+            assert (story["outcome"], story["output_tokens"]) == ("completed", 7)
+
+    run_gateway(scenario)

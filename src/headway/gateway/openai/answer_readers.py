@@ -86,10 +86,17 @@ class StreamReader:
         self.events += bool(held)
         return held if self._is_too_long or not held or self._passes(held) else b""
 
+    def has_passed_all(self, last_event: re.Pattern[bytes]) -> bool:
+        """Whether a good stream's last event has passed; asked when no more of it will."""
+        return last_event.search(self._last_events()) is not None and self.fault(last_event) is None
+
+    def _last_events(self) -> bytes:
+        # An event may end with CR, its LF having come in the next packet. Of a long one both ends are looked at.
+        return b"\n".join([_shortened(piece) for piece in self._latest])
+
     def fault(self, end: re.Pattern[bytes]) -> AnswerFault | None:
         """What is wrong with a stream that ended now; `end` finds the mark of a whole one in its last events."""
-        # An event may end with CR, its LF having come in the next packet. Of a long one both ends are looked at.
-        latest = b"\n".join([_shortened(piece) for piece in self._latest])
+        latest = self._last_events()
         self._latest.clear()
         if self._error is not None:
             return AnswerFault(f"its answer holds an error: {self._error.message}", False, self._error.is_of_replica)
@@ -199,6 +206,10 @@ class JsonReader:
                 self._fault = AnswerFault("its answer stops before its end", True, True)
         self._pieces.clear()
         return b""
+
+    def has_passed_all(self, last_event: re.Pattern[bytes]) -> bool:
+        """False: the end of JSON is the end of the answer; `last_event` is of streams."""
+        return False
 
     def fault(self, end: re.Pattern[bytes]) -> AnswerFault | None:
         """What is wrong with an answer that ended now; `end` is of streams."""

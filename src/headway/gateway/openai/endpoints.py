@@ -15,6 +15,7 @@ from typing import Literal
 from headway.gateway.openai.error_responses import Reason, error_event
 from headway.gateway.openai.usage import COMPLETION_USAGE, MESSAGES_USAGE, RESPONSES_USAGE, UsageFields
 
+_DONE = re.compile(rb"^data:[ \t]*\[DONE\]", re.MULTILINE)
 _FINISHED = re.compile(rb'^data:[ \t]*\[DONE\]|"finish_reason"\s*:\s*(?!null)\S', re.MULTILINE)
 _MESSAGE_STOPPED = re.compile(rb'"message_stop"')
 _RESPONSE_ENDED = re.compile(rb'"response\.(?:completed|incomplete|failed)"')
@@ -37,6 +38,7 @@ class Endpoint:
         takes_engine_hints: Headway's vLLM plug-in reads its hints in `vllm_xargs`.
         stream_error: the event that ends a stream with an error.
         stream_end: what is found in the last events of a stream that is whole; a generation path has one.
+        last_event: what only the last event of a stream holds; a finish reason may be that of one of several choices.
         is_generation: whether its answer is output tokens.
     """
 
@@ -52,6 +54,7 @@ class Endpoint:
     takes_engine_hints: bool = False
     stream_error: Callable[[str, Reason], bytes] = error_event
     stream_end: re.Pattern[bytes] = _FINISHED
+    last_event: re.Pattern[bytes] = _DONE
     is_generation: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -99,6 +102,7 @@ RESPONSES = Endpoint(
     usage=RESPONSES_USAGE,
     stream_error=_response_error,
     stream_end=_RESPONSE_ENDED,
+    last_event=_RESPONSE_ENDED,
 )
 MESSAGES = Endpoint(
     kind="generation",
@@ -109,6 +113,7 @@ MESSAGES = Endpoint(
     usage=MESSAGES_USAGE,
     stream_error=_message_error,
     stream_end=_MESSAGE_STOPPED,
+    last_event=_MESSAGE_STOPPED,
 )
 UNLISTED = Endpoint()
 """Every other path: forwarded as it came, and read by the usual names where its body is JSON."""

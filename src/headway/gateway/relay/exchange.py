@@ -374,10 +374,15 @@ class Exchange:
     # From the client
 
     def client_left(self) -> None:
-        """Stop all work for the request."""
-        if self.request.stage is not RequestStage.ENDED:
-            self._stop_replica()
-            self._dispatcher.end(self.request, Outcome.CANCELLED)
+        """Stop all work for the request. Many clients leave at a stream's last event: these have the whole answer."""
+        if self.request.stage is RequestStage.ENDED:
+            return
+        self._stop_replica()
+        outcome, reader, endpoint = Outcome.CANCELLED, self._relayed.reader, self.request.arrived.endpoint
+        if self._relayed.status == 200 and reader is not None and reader.has_passed_all(endpoint.last_event):
+            self._relayed.usage, outcome = reader.usage, _COMPLETED
+            self._replica().completed(is_generation=endpoint.is_generation)
+        self._dispatcher.end(self.request, outcome)
 
     def client_full(self) -> None:
         """Read no more from the replica for now."""
