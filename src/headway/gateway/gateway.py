@@ -34,13 +34,13 @@ from headway.gateway.settings import ReplicaSettings, Settings, admin_key
 from headway.gateway.trusted_sources import TrustedProxies
 from headway.gateway.wire.client_connection import ClientConnection, RequestHandler
 from headway.gateway.wire.limits import WireLimits, within_descriptors
-from headway.gateway.wire.shared_limits import SharedLimits
+from headway.gateway.wire.shared_limits import ConnectionPlace, SharedLimits
+from headway.gateway.wire.tls_listener import BACKLOG, TlsListener
 
 SWEEP_SECONDS = 0.25
 _ROUNDS_A_SECOND = 4
 _CLIENTS_A_TURN = 2_000  # looked at; each takes about a microsecond
 _REQUESTS_A_TURN = 50  # looked at, of which each may be refused: about 60 us
-_BACKLOG = 4_096
 _CLIENTS_SHARE, _ADMIN_SHARE = 0.75, 0.05  # of the descriptors; the rest connects to replicas
 log = logging.getLogger("headway.gateway")
 
@@ -109,7 +109,7 @@ class Gateway:
         self._held: dict[str, SharedLimits] = {}  # listener -> what its clients hold
         self._metrics.watch(self.dispatcher, self.loop_watch, self._held)
         self._clients: set[ClientConnection] = set()
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | TlsListener] = []
         self._probed: list[_Probed] = []
         self._leaving: list[UpstreamReplica] = []
         self._sweeping: asyncio.Task[None] | None = None
@@ -153,16 +153,17 @@ class Gateway:
         host, port = host_and_port(address, key)
         shared = self._held["public" if key == "listen" else "admin"] = SharedLimits(limits)
 
-        def connect() -> ClientConnection:
-            return ClientConnection(site, limits, self._clients, self._clock, shared)
+        def connect(place: ConnectionPlace | None = None) -> ClientConnection:
+            return ClientConnection(site, limits, self._clients, self._clock, shared, place)
 
-        loop = asyncio.get_running_loop()
         try:
-            handshake = limits.head_seconds if tls is not None else None
-            server = await loop.create_server(
-                connect, host, port, backlog=_BACKLOG, ssl=tls, ssl_handshake_timeout=handshake
-            )
-            self._servers.append(server)
+            if tls is None:  # uvloop accepts one connection at a turn of the loop
+                server = await asyncio.get_running_loop().create_server(connect, host, port, backlog=BACKLOG)
+                self._servers.append(server)
+            else:
+                listener = TlsListener(connect, shared, tls, limits.head_seconds)
+                await listener.listen(host, port)
+                self._servers.append(listener)
         except (OSError, UnicodeError) as error:
             raise OSError(f"cannot listen on {key} {address!r}: {getattr(error, 'strerror', None) or error}") from None
 

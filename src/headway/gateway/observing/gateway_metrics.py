@@ -155,6 +155,16 @@ class GatewayMetrics:
             [({"listener": name}, shared.connections) for name, shared in self._held.items()],
         )
         yield prometheus.gauge(
+            "headway_tls_handshakes",
+            "Those of the open connections whose TLS handshake is not done",
+            [({"listener": name}, shared.handshakes) for name, shared in self._held.items()],
+        )
+        yield prometheus.counter(
+            "headway_tls_handshakes_failed",
+            "TLS handshakes that ended without a connection: not valid, broken off or too slow",
+            [({"listener": name}, shared.handshakes_failed) for name, shared in self._held.items()],
+        )
+        yield prometheus.gauge(
             "headway_body_bytes",
             "Bytes of request bodies that are coming, that wait, or whose answer has not begun",
             [({}, sum(shared.body_bytes for shared in self._held.values()))],

@@ -30,7 +30,7 @@ from headway.gateway.wire.messages import (
     header_lines,
     status_line,
 )
-from headway.gateway.wire.shared_limits import SharedLimits
+from headway.gateway.wire.shared_limits import ConnectionPlace, SharedLimits
 
 _CHUNK_HEADS = [b"%x\r\n" % size for size in range(2_048)]  # of tokens: to format one takes three times as long
 _BODILESS = (204, 304)
@@ -94,17 +94,16 @@ class ClientConnection(asyncio.Protocol):
         "_headers",
         "_held",
         "_held_bytes",
-        "_is_counted",
         "_is_resuming",
         "_keeps_body",
         "_limits",
         "_looping",
         "_offers_upgrade",
         "_opened",
-        "_owner",
         "_parsed",
         "_parser",
         "_pending",
+        "_place",
         "_refusal",
         "_refuses_head",
         "_request",
@@ -124,19 +123,20 @@ class ClientConnection(asyncio.Protocol):
         opened: set[ClientConnection],
         clock: Callable[[], float],
         shared: SharedLimits | None = None,
+        place: ConnectionPlace | None = None,
     ) -> None:
+        """`place` is its place in `shared`, where it has one already."""
         self._handler = handler
         self._limits = limits
         self._shared = shared or SharedLimits(limits)
+        self._place = place
         self._opened = opened
         self._clock = clock
         self._parser = httptools.HttpRequestParser(self)
         self._pending: list[HttpRequest] = []  # parsed and not yet begun to be answered
         self._ahead = bytearray()  # came while a request was being answered
         self.address = ""
-        self._is_counted = False
         self._is_resuming = False
-        self._owner = ""  # of its latest request
         self._held_bytes = 0  # of bodies, as counted in `shared`
         self._refusal: Response | None = None
         self._refuses_head = False  # what is refused is a HEAD request, whose answer has no body
@@ -173,13 +173,14 @@ class ClientConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=self._limits.buffer_bytes)
         self._opened.add(self)
-        peer = transport.get_extra_info("peername")
-        self.address = str(peer[0]) if peer else ""
-        fault = self._shared.enter(self.address)
-        self._is_counted = fault is None
+        if self._place is None:
+            peer = transport.get_extra_info("peername")
+            self._place = self._shared.take(str(peer[0]) if peer else "")
+        self.address = self._place.address
+        fault = self._place.fault
         if fault is None:
             return
-        if self._shared.may_refuse():
+        if self._place.may_be_told:
             self._refuse(self._bad_request(503, fault))
         else:
             self.abort()
@@ -189,10 +190,8 @@ class ClientConnection(asyncio.Protocol):
         self._opened.discard(self)
         self._closing = True
         self._release_bodies()
-        if self._is_counted:
-            self._shared.leave(self.address, self._owner)
-        else:
-            self._shared.refused_left()
+        if self._place is not None:
+            self._place.leave()
         del self._parser  # they name each other
         self._pending.clear()
         answering, self._answering = self._answering, None
@@ -343,13 +342,10 @@ class ClientConnection(asyncio.Protocol):
         if fault is not None:
             return self._bad_request(*fault)
         refusal = self._handler.refuse_head(request)
-        if refusal is not None or request.owner == self._owner:
+        if refusal is not None or self._place is None:
             return refusal
-        too_many = self._shared.change_owner(self._owner, request.owner)
-        if too_many is not None:
-            return self._bad_request(429, too_many)
-        self._owner = request.owner
-        return None
+        too_many = self._place.change_owner(request.owner)
+        return self._bad_request(429, too_many) if too_many is not None else None
 
     def on_body(self, body: bytes) -> None:
         """Some of the body (httptools)."""

@@ -22,18 +22,23 @@ from headway.gateway.wire.shared_limits import SharedLimits
 )
 def test_a_client_of_ipv6_counts_with_its_network(address: str, neighbour: str, is_other: bool) -> None:
     shared = SharedLimits(WireLimits(address_connections=1))
-    assert shared.enter(address) is None
-    assert (shared.enter(neighbour) is None) == is_other
-    shared.leave(address, "")
-    assert shared.enter(address) is None
+    first = shared.take(address)
+    assert first.fault is None
+    assert (shared.take(neighbour).fault is None) == is_other
+    for _ in range(2):  # it leaves once
+        first.leave()
+    assert [shared.take(address).fault is None for _ in range(2)] == [True, False]
 
 
 def test_only_so_many_refused_connections_are_told_why() -> None:
-    shared = SharedLimits(WireLimits(connections=16))
-    assert [shared.may_refuse() for _ in range(5)] == [True, True, True, False, False]
-    for _ in range(3):
-        shared.refused_left()
-    assert shared.may_refuse()
+    shared = SharedLimits(WireLimits(connections=16, address_connections=0))
+    refused = [shared.take("10.0.0.1") for _ in range(5)]
+    assert all("0 open connections" in str(place.fault) for place in refused)
+    assert [place.may_be_told for place in refused] == [True, True, True, False, False]
+    for place in refused[:3]:
+        place.leave()
+    assert shared.take("10.0.0.1").may_be_told
+    assert shared.connections == 0
 
 
 @pytest.mark.parametrize(
