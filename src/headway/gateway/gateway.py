@@ -34,6 +34,7 @@ from headway.gateway.settings import ReplicaSettings, Settings, admin_key
 from headway.gateway.trusted_sources import TrustedProxies
 from headway.gateway.wire.client_connection import ClientConnection, RequestHandler
 from headway.gateway.wire.limits import WireLimits, within_descriptors
+from headway.gateway.wire.read_pacing import ReadPacer
 from headway.gateway.wire.shared_limits import ConnectionPlace, SharedLimits
 from headway.gateway.wire.tls_listener import BACKLOG, TlsListener
 
@@ -151,7 +152,7 @@ class Gateway:
         self, address: str, key: str, site: RequestHandler, tls: ssl.SSLContext | None, limits: WireLimits
     ) -> None:
         host, port = host_and_port(address, key)
-        shared = self._held["public" if key == "listen" else "admin"] = SharedLimits(limits)
+        shared = self._held["public" if key == "listen" else "admin"] = SharedLimits(limits, ReadPacer())
 
         def connect(place: ConnectionPlace | None = None) -> ClientConnection:
             return ClientConnection(site, limits, self._clients, self._clock, shared, place)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import Counter
 from contextlib import AsyncExitStack
 
 import pytest
+import uvloop
 
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.wire.client_connection import ClientConnection, PendingAnswer
 from headway.gateway.wire.limits import WireLimits
 from headway.gateway.wire.messages import HttpRequest
+from headway.gateway.wire.read_pacing import PACKETS_A_TURN
 from tests.support.gateway_setup import RawClient, RunGateway, Setup, completion, post
 from tests.support.scripted_replica import Call, echoes
 
@@ -222,5 +225,96 @@ def test_requests_in_one_packet_are_answered_in_order(run_gateway: RunGateway) -
             got = [(await client.answer()).headers["x-request-id"] for _ in sizes]
         assert got == [f"r{number}" for number in range(len(sizes))]
         assert [len(str(call.json()["prompt"])) for call in setup.replicas[0].calls] == sizes
+
+    run_gateway(scenario)
+
+
+@pytest.mark.parametrize("sent", [b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n", HEAD + b"content-length: 9\r\n\r\n"])
+def test_clients_that_ask_at_the_same_moment_leave_the_others_their_turns(
+    run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    """So many are read at a turn of the loop; all are read, in order, and who left meanwhile is none of them."""
+
+    async def scenario(setup: Setup) -> None:
+        turn, read, order = 0, Counter[int](), list[ClientConnection]()
+        feed = ClientConnection._feed
+
+        def counted(client: ClientConnection, data: bytes) -> None:
+            read[turn] += 1
+            order.append(client)
+            feed(client, data)
+
+        async def turns() -> None:
+            nonlocal turn
+            while True:
+                await asyncio.sleep(0)
+                turn += 1
+
+        async with AsyncExitStack() as stack:
+            crowd = [await stack.enter_async_context(RawClient(setup.port)) for _ in range(200)]
+            await setup.until(lambda: len(setup.clients) == len(crowd))
+            monkeypatch.setattr(ClientConnection, "_feed", counted)
+            counting = asyncio.create_task(turns())
+            await setup.until(lambda: turn > 2)
+            for client in crowd:
+                client.writer.write(sent)  # at once: the loop has no turn between them
+            crowd[-1].writer.transport.abort()
+            await setup.until(lambda: len(order) >= 199)
+            counting.cancel()
+            assert len(set(order)) == len(order) == read.total()
+            assert max(read.values()) == PACKETS_A_TURN
+            if sent.startswith(b"GET"):
+                for client in crowd[:-1]:
+                    assert (await client.answer()).status == 200
+            else:  # the rest of each request is read as well
+                for client in crowd[:-1]:
+                    await client.send(b'{"model":')
+                    assert (await client.answer()).status == 400
+
+    run_gateway(scenario)
+
+
+def test_the_loop_of_the_server_accepts_one_connection_at_a_turn() -> None:
+    """What `Gateway` relies on for plain HTTP, where it accepts nothing itself."""
+    turn, accepted = 0, Counter[int]()
+
+    class Counts(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            accepted[turn] += 1
+            transport.close()
+
+    async def turns() -> None:
+        nonlocal turn
+        while accepted.total() < 100:
+            await asyncio.sleep(0)
+            turn += 1
+
+    async def scenario() -> None:
+        server = await asyncio.get_running_loop().create_server(Counts, "127.0.0.1", 0, backlog=4_096)
+        crowd = [socket.create_connection(server.sockets[0].getsockname()[:2]) for _ in range(100)]
+        async with asyncio.timeout(60):
+            await turns()
+        for one in crowd:
+            one.close()
+        server.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario())
+    assert max(accepted.values()) <= 2
+
+
+def test_what_a_transport_had_read_already_is_read_with_the_packet_before_it(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        async with RawClient(setup.port) as client:
+            await setup.until(lambda: len(setup.clients) == 1)
+            (connection,), packet = setup.clients, post(completion(), headers="x-request-id: a\r\n")
+            pacer = connection._shared.pacer
+            assert pacer is not None
+            while pacer.may_read():
+                pass
+            for at in range(0, len(packet), 50):
+                connection.data_received(packet[at : at + 50])
+            assert setup.dispatcher.counts.arrived == 0
+            assert (await client.answer()).texts == "t0 t1 t2 "
 
     run_gateway(scenario)

@@ -87,6 +87,7 @@ class ClientConnection(asyncio.Protocol):
         "_clock",
         "_closing",
         "_deadline",
+        "_deferred",
         "_framing_bytes",
         "_handler",
         "_head_bytes",
@@ -134,6 +135,7 @@ class ClientConnection(asyncio.Protocol):
         self._clock = clock
         self._parser = httptools.HttpRequestParser(self)
         self._pending: list[HttpRequest] = []  # parsed and not yet begun to be answered
+        self._deferred = b""  # came with too many packets of others, and is read a few turns later
         self._ahead = bytearray()  # came while a request was being answered
         self.address = ""
         self._is_resuming = False
@@ -225,10 +227,23 @@ class ClientConnection(asyncio.Protocol):
         """Bytes of a request, or of the next one."""
         if self._closing:
             return  # lingering: they are read and forgotten
-        if self._request is not None or self._pending or self._ahead:
+        if self._deferred:
+            self._deferred += data  # a transport that had read it already
+        elif self._request is not None or self._pending or self._ahead:
             # Reading goes on, or the client's leaving would not be noticed.
             self._keep_ahead(data)
+        elif (pacer := self._shared.pacer) is None or pacer.may_read():
+            self._feed(data)
         else:
+            self._deferred = data
+            self._transport.pause_reading()
+            pacer.wait(self._read_deferred)
+
+    def _read_deferred(self) -> None:
+        """The turn of a packet that came with too many others."""
+        data, self._deferred = self._deferred, b""
+        if not self._closing:
+            self._transport.resume_reading()
             self._feed(data)
 
     # Reading

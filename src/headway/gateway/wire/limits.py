@@ -18,8 +18,9 @@ class WireLimits:
             prompt; eight blanks count as one. More gets 413, since reading them must not hold up other clients. The
             default is twice the token ids of the longest common context, a million.
         bodies_bytes: Bodies of all requests whose answer has not begun, at most; a request beyond it gets 503.
-        connections: Open connections, at most; one beyond it gets 503. No more than three quarters of the file
-            descriptors that the process may open, or none would be left to connect to replicas.
+        connections: Open connections, those in a TLS handshake included, at most; one beyond it gets 503. No more than
+            three quarters of the file descriptors that the process may open, or none would be left to connect to
+            replicas.
         address_connections: Open connections per client address (of IPv6: per network of 64 bits). Unset: no limit,
             because a proxy has one address.
         key_connections: Open connections per API key. Unset: no limit.

@@ -6,6 +6,7 @@ from collections import Counter
 from ipaddress import ip_address
 
 from headway.gateway.wire.limits import WireLimits
+from headway.gateway.wire.read_pacing import ReadPacer
 
 
 class SharedLimits:
@@ -16,14 +17,16 @@ class SharedLimits:
         handshakes: of them, those in a TLS handshake.
         handshakes_failed: TLS handshakes that ended without a connection, since the start.
         body_bytes: of all bodies that are coming, that wait, or whose answer has not begun.
+        pacer: gives them their turns to be read; without one each is read at once.
     """
 
-    def __init__(self, limits: WireLimits) -> None:
+    def __init__(self, limits: WireLimits, pacer: ReadPacer | None = None) -> None:
         self._limits = limits
         self.connections = 0
         self.handshakes = 0
         self.handshakes_failed = 0
         self.body_bytes = 0
+        self.pacer = pacer
         self._of_address: Counter[str] = Counter()
         self._of_key: Counter[str] = Counter()
         self._refused = 0  # connections that may not stay and have not gone yet
