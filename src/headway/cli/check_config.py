@@ -40,7 +40,8 @@ def check_config(file: Annotated[Path, typer.Argument(help="A TOML file for `hea
         if not settings.replica:
             EmbeddedEngine(settings.embedded)
     except ValueError as error:
-        raise UserMistake(str(error)) from error
+        sentence = str(error)
+        raise UserMistake(sentence if sentence.startswith(f"{file}: ") else f"{file}: {sentence}") from error
     engines = str(len(settings.replica)) if settings.replica else "none, so engines are simulated"
     print(
         f"{file}: no mistake found; replicas: {engines}; tenants: {len(settings.tenant)}; "

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from headway.gateway.settings import Settings
 
 Value = TypeVar("Value")
+_SIMULATED = ("embedded_replicas", "hardware", "model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,10 @@ def _settings(config: Path | None, address: AddressOptions, options: GatewayOpti
             model=_given(options.model, base.embedded.model),
         ),
     )
+    unused = [name for name in _SIMULATED if getattr(options, name) is not None] if settings.replica else []
+    if unused:
+        typed = ", ".join("--" + name.replace("_", "-") for name in unused)
+        raise ValueError(f"{typed} describes simulated engines, and there are replicas; leave it out, or the replicas")
     check(settings)
     return settings
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
@@ -331,6 +332,21 @@ class Settings:
 
 
 _MAY_BE_0 = ("seed", "lame_duck_seconds", "on", "prefix_caching", "sample_share", "ejected_share_max", "panic_share")
+_SHARES = (
+    ("health", "ejected_share_max"),
+    ("health", "panic_share"),
+    ("health", "failing_share"),
+    ("tracing", "sample_share"),
+)
+_NUMBER_MAX = 10**15  # timers, sockets and engines take any whole number up to it; nothing here needs a larger one
+_ENGINES_MAX = 1_000  # simulated ones, all in this process
+
+
+_PATH_NAME = re.compile(r"[A-Za-z0-9._~%!$&'()*+,;=:@-]+")  # RFC 3986, segment-nz
+_HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_ORIGIN = re.compile(
+    r"(?!http://[^:]+:80$|https://[^:]+:443$)[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]+)?"
+)
 
 
 def read_settings(path: Path) -> Settings:
@@ -350,10 +366,7 @@ def read_settings(path: Path) -> Settings:
 
 def check(settings: Settings) -> None:
     """Raise ValueError, one sentence, if the settings cannot be carried out."""
-    for key in ("listen", "admin_listen"):
-        address = getattr(settings, key)
-        if address is not None:
-            host_and_port(address, key)
+    _check_addresses(settings)
     for key in ("tls_certificate", "tls_key", "record"):
         if getattr(settings, key) == "":
             raise ValueError(f"{key} must name a file; leave it out to have none")
@@ -386,6 +399,15 @@ def check(settings: Settings) -> None:
         _check_unlike_parts(tenant.name, names_with_parts)
 
 
+def _check_addresses(settings: Settings) -> None:
+    _, port = host_and_port(settings.listen, "listen")
+    if settings.admin_listen is None:
+        return
+    host_and_port(settings.admin_listen, "admin_listen")
+    if settings.admin_listen == settings.listen and port:
+        raise ValueError(f"admin_listen must not be the address of listen, {settings.listen}; give it another port")
+
+
 def _check_rights(settings: Settings) -> None:
     admin_key(settings)
     try:
@@ -393,8 +415,19 @@ def _check_rights(settings: Settings) -> None:
     except ValueError as error:
         raise ValueError(f"trusted_proxies must hold addresses or networks: {error}") from None
     for name in settings.forward:
-        if not name or "/" in name or not name.isascii() or not name.isprintable():
+        if not _PATH_NAME.fullmatch(name):
             raise ValueError(f"forward must hold first names of paths, for example 'load_lora_adapter', got {name!r}")
+    for name in settings.hosts:
+        if not _HOST_NAME.fullmatch(name):
+            raise ValueError(
+                f"hosts must hold names without scheme and port, for example 'gateway.local', got {name!r}"
+            )
+    for origin in settings.cors_origins:
+        if origin not in ("*", "null") and not _ORIGIN.fullmatch(origin):
+            raise ValueError(
+                "cors_origins must hold origins as browsers send them, for example 'https://chat.example.com': scheme "
+                f"and name in small letters, no path, and no port that the scheme has anyway; got {origin!r}"
+            )
 
 
 def tenant_key(tenant: TenantSettings) -> str:
@@ -419,7 +452,9 @@ def admin_key(settings: Settings) -> str | None:
         return None
     key = os.environ.get(settings.admin_key_env, "").strip()
     if len(key) < 8:
-        raise ValueError(f"admin_key_env: {settings.admin_key_env} holds no key of 8 characters or more")
+        raise ValueError(
+            f"admin_key_env: the environment variable {settings.admin_key_env} holds no key of 8 characters or more"
+        )
     return key
 
 
@@ -442,26 +477,48 @@ def _check_policies(chosen: PolicySettings) -> None:
 
 
 def _check_numbers(settings: Settings) -> None:
-    if settings.media_tokens < 0:
-        raise ValueError(f"media_tokens must be at least 0, got {settings.media_tokens}")
-    for key in ("metrics_series_max", "log_lines_max"):
-        if getattr(settings, key) < 1:
-            raise ValueError(f"{key} must be at least 1, got {getattr(settings, key)}")
+    for key, least in (("media_tokens", 0), ("metrics_series_max", 1), ("log_lines_max", 1)):
+        _check_count(key, getattr(settings, key), least)
+    for name, key in _SHARES:
+        share = getattr(getattr(settings, name), key)
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name}.{key} must be from 0 to 1, got {share}")
     for name in ("policies", "queue", "health", "wire", "state", "tuning", "tracing", "embedded"):
         part = getattr(settings, name)
         for one in fields(part):
             value = getattr(part, one.name)
-            if isinstance(value, int | float) and one.name not in _MAY_BE_0 and not value > 0:
-                raise ValueError(f"{name}.{one.name} must be above 0, got {value}")
-            if value == math.inf:
-                raise ValueError(f"{name}.{one.name} must be a finite number, got {value}")
-    for key in ("ejected_share_max", "panic_share", "failing_share"):
-        if not 0 <= getattr(settings.health, key) <= 1:
-            raise ValueError(f"health.{key} must be from 0 to 1, got {getattr(settings.health, key)}")
-    for replica in settings.replica:
+            if isinstance(value, int | float):
+                _check_number(f"{name}.{one.name}", value, may_be_0=one.name in _MAY_BE_0)
+    if settings.embedded.replicas > _ENGINES_MAX:
+        raise ValueError(f"embedded.replicas must be at most {_ENGINES_MAX}, got {settings.embedded.replicas}")
+    for objective, priority in settings.objectives.items():
+        _check_not_huge(f"objectives.{objective}", priority)
+    for number, replica in enumerate(settings.replica):
         for key in ("max_requests", "prefill_tokens", "kv_tokens"):
-            if getattr(replica, key) is not None and getattr(replica, key) < 1:
-                raise ValueError(f"replica.{key} must be at least 1, got {getattr(replica, key)}")
+            _check_count(f"replica[{number}].{key}", getattr(replica, key), 1)
+
+
+def _check_count(where: str, value: int | None, least: int) -> None:
+    if value is None:
+        return
+    if value < least:
+        raise ValueError(f"{where} must be at least {least}, got {value}")
+    _check_not_huge(where, value)
+
+
+def _check_number(where: str, value: float, *, may_be_0: bool) -> None:
+    if may_be_0 and not value >= 0:
+        raise ValueError(f"{where} must be at least 0, got {value}")
+    if not may_be_0 and not value > 0:
+        raise ValueError(f"{where} must be above 0, got {value}")
+    if value == math.inf:
+        raise ValueError(f"{where} must be a finite number, got {value}")
+    _check_not_huge(where, value)
+
+
+def _check_not_huge(where: str, value: float) -> None:
+    if abs(value) > _NUMBER_MAX:
+        raise ValueError(f"{where} must be at most {_NUMBER_MAX:g}, got {value:g}")
 
 
 def _check_replica(where: str, replica: ReplicaSettings) -> None:
@@ -518,5 +575,7 @@ def _check_tenant(tenant: TenantSettings) -> None:
     for hint in tenant.may:
         if hint not in HINTS:
             raise ValueError(f"tenant {tenant.name!r}: unknown hint {hint!r} in may{nearest(hint, HINTS)}")
+    for key in ("priority_min", "priority_max", "deadline_seconds_min"):
+        _check_not_huge(f"tenant {tenant.name!r}: {key}", getattr(tenant, key))
     if tenant.priority_min > tenant.priority_max:
         raise ValueError(f"tenant {tenant.name!r}: priority_min is above priority_max; swap them")

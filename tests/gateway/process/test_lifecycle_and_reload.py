@@ -226,6 +226,10 @@ def test_load_prints_the_table_of_compare(tmp_path: Path) -> None:
         (("serve", "--listen", "8000"), 'listen must be host:port, for example "127.0.0.1:8000"'),
         (("serve", "--config", "none.toml"), "none.toml: it cannot be read"),
         (("serve", "--hardware", "h1000"), "unknown hardware"),
+        (
+            ("serve", "--replica", "http://127.0.0.1:1", "--embedded-replicas", "2"),
+            "--embedded-replicas describes simulated engines, and there are replicas; leave it out",
+        ),
         (("load", "127.0.0.1:8000"), "is no endpoint"),
         (("load", "http://127.0.0.1:9"), "cannot be reached"),
         (("load", "http://127.0.0.1:9", "--rate", "0"), "--rate: 0 is no rate"),

@@ -48,6 +48,7 @@ def test_mistakes(headway: Headway, tmp_path: Path, text: str, sentence: str) ->
     said = headway("check-config", file)
     assert (said.status, said.out) == (2, "")
     assert sentence in said.err
+    assert f"{file}: " in said.err
     assert said.err.count("\n") == 1
 
 

@@ -50,7 +50,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
         ("lisen = 1", "unknown key lisen: did you mean 'listen'?"),
         ('forward = ["a/b"]', "forward must hold first names of paths, for example 'load_lora_adapter', got 'a/b'"),
         ('trusted_proxies = ["x"]', "trusted_proxies must hold addresses or networks: 'x' does not appear to be"),
-        ('admin_key_env = "NONE"', "admin_key_env: NONE holds no key of 8 characters or more"),
+        ('admin_key_env = "NONE"', "admin_key_env: the environment variable NONE holds no key of 8 characters or more"),
         (
             '[[tenant]]\nname = "a"\nkey_env = "A"\nmay = ["fairness-id"]\n[[tenant]]\nname = "a/b"\nkey_env = "B"',
             "tenant 'a/b' is also tenant 'a' with fairness id 'b'; name it without /",
@@ -104,6 +104,30 @@ def test_everything_is_read(tmp_path: Path) -> None:
         ("[[tenant]]\nname = 'a'\nkey_env = 'X'\nmay = ['priorty']", "did you mean 'priority'?"),
         ("[[tenant]]\nname = 'a'\nkey_env = 'X'\npriority_min = 200", "priority_min is above priority_max"),
         ("tls_key = 'x'", "tls_certificate and tls_key belong together"),
+        ('listen = "127.0.0.1:80"\nadmin_listen = "127.0.0.1:80"', "admin_listen must not be the address of listen"),
+        ('cors_origins = ["chat.example.com"]', "cors_origins must hold origins as browsers send them"),
+        ('cors_origins = ["https://chat.example.com/"]', "got 'https://chat.example.com/'"),
+        ('cors_origins = ["https://Chat.example.com"]', "got 'https://Chat.example.com'"),
+        ('cors_origins = ["https://chat.example.com:443"]', "no port that the scheme has anyway"),
+        ('cors_origins = [""]', "cors_origins must hold origins"),
+        ('hosts = ["https://gateway.example.com"]', "hosts must hold names without scheme and port"),
+        ('hosts = ["gateway.example.com:8000"]', "got 'gateway.example.com:8000'"),
+        ('hosts = [""]', "hosts must hold names"),
+        ('forward = ["two words"]', "forward must hold first names of paths"),
+        ("[tracing]\nsample_share = 1.5", "tracing.sample_share must be from 0 to 1, got 1.5"),
+        ("[tracing]\nsample_share = nan", "tracing.sample_share must be from 0 to 1, got nan"),
+        ("[health]\nlame_duck_seconds = -1", "health.lame_duck_seconds must be at least 0, got -1"),
+        ("[health]\nlame_duck_seconds = nan", "health.lame_duck_seconds must be at least 0, got nan"),
+        ("[wire]\nbuffer_bytes = 99999999999999999999", "wire.buffer_bytes must be at most 1e+15, got 1e+20"),
+        ("[health]\ndrain_seconds = 1e20", "health.drain_seconds must be at most 1e+15, got 1e+20"),
+        ("log_lines_max = 99999999999999999999", "log_lines_max must be at most 1e+15"),
+        ("objectives = {a = -99999999999999999999}", "objectives.a must be at most 1e+15"),
+        ("[embedded]\nreplicas = 1001", "embedded.replicas must be at most 1000, got 1001"),
+        ("[[tenant]]\nname = 'a'\nkey_env = 'X'\npriority_max = 99999999999999999999", "priority_max must be at most"),
+        (
+            "[[replica]]\nurl = 'http://x'\n[[replica]]\nurl = 'http://y'\nmax_requests = 0",
+            "replica[1].max_requests must be at least 1, got 0",
+        ),
         ("x = ", "it is not valid TOML"),
     ],
 )
@@ -114,6 +138,18 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> 
         read_settings(path)
     assert sentence in str(told.value)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["*", "null", "https://chat.example.com", "http://localhost:3000", "http://[::1]:5173", "vscode-webview://a-b1"],
+)
+def test_an_origin_as_browsers_send_it_is_taken(tmp_path: Path, origin: str) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(
+        f'cors_origins = ["{origin}"]\nhosts = ["gateway.example.com", "a_b"]\nforward = ["load_lora_adapter"]'
+    )
+    assert read_settings(path).cors_origins == (origin,)
 
 
 def test_a_key_is_what_it_is_without_the_line_break_behind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
