@@ -183,6 +183,13 @@ class TestAsynchronousScheduling:
         assert seconds(day.ended_ps) == [5, 1, 3]
         assert day.preemptions.tolist() == [0, 0, 1]
 
+    def test_one_alone_may_give_way_while_its_last_token_is_in_flight(self) -> None:
+        steps, day = run_day(requests((2, 1)), replace(ASYNC, kv_blocks=1))
+        assert steps == ["prefill 0:2@0; free 0"]  # the next step wants a block for a token that nobody needs
+        assert day.preemptions.tolist() == [1]
+        assert seconds(day.ended_ps) == [1]
+        assert day.recomputed_tokens.tolist() == [0]
+
 
 class TestArrivals:
     def test_a_session_is_a_closed_loop(self) -> None:
