@@ -7,7 +7,8 @@ which is preempted.
 
 The gateway hears of arrivals and ends one by one, so its days are compared twice. Heard at step ends, as an engine
 hears of them, they are the simulator's up to the first preemption. Heard each at its own time, they are so as long as
-requests wait, except where `DIFFERENT` names the reason, which docs/policies/places.md tells.
+requests wait, except where `DIFFERENT` names the reason, which docs/policies/places.md tells. With shared prefixes it
+knows less of memory than an engine (`SHARED_DIFFERENT`); told what it lacks, it decides as the simulator.
 """
 
 from __future__ import annotations
@@ -18,14 +19,13 @@ from typing import Any
 import pytest
 
 from headway.policies.catalog import ADMISSION, ORDERING, PREEMPTION
-from headway.policies.contracts import Need
-from headway.policies.places import DIFFERENCES, GIVEN, DecisionPlace, Grade, grade, needs_of
+from headway.policies.places import DIFFERENCES, DecisionPlace, Grade, grade
 from headway.simulator.outcome import StepRecord
 from headway.simulator.reference import simulate_reference
 from tests.parity.parity_days import STEP_TIME
 from tests.parity.place_days import PLAIN, SESSIONS, SHARED, PlaceDay, admission_days, order_days, preemption_days
 from tests.parity.test_vllm_parity import Recorder, as_record, ask_vllm, first_difference, needs_vllm
-from tests.support.virtual_gateway import VirtualGateway
+from tests.support.virtual_gateway import MemoryToldGateway, VirtualGateway
 
 Steps = list[StepRecord]
 PLUGIN = DecisionPlace.PLUGIN
@@ -38,6 +38,10 @@ DIFFERENT = {
     "backfill/reserve-max": "one end at a time",
 }
 """Policies that may choose otherwise where ends and arrivals are heard each at its own time: name → reason."""
+SHARED_DIFFERENT = dict.fromkeys(
+    ("past-future", "past-future-common-draws", "overflow-probability", "backfill"), "shared blocks"
+)
+"""Policies that may choose otherwise where requests share blocks through a prefix cache: name → reason."""
 
 
 def only(days: Any, *, asynchronous: bool) -> list[PlaceDay]:
@@ -52,6 +56,9 @@ ADMISSION_DAYS = [
 ]
 GATEWAY_DAYS = {day.name: day for day in [*ORDER_DAYS, *ADMISSION_DAYS]}
 SHARED_DAYS = {day.name: day for day in only(order_days(SHARED), asynchronous=True)}
+SHARED_ADMISSION_DAYS = {
+    day.name: day for day in only(admission_days(SHARED), asynchronous=False) if day.admission != "greedy"
+}
 PLUGIN_DAYS = {
     day.name: day
     for day in [
@@ -114,16 +121,34 @@ def test_a_reason_is_named_only_where_a_day_shows_it(policy: str) -> None:
 
 
 @pytest.mark.slow
-def test_with_shared_prefixes_only_what_reads_cached_tokens_differs_in_the_gateway() -> None:
-    """There they are told once, at arrival; an engine looks the head's up again each second."""
-    different = set()
-    for day in SHARED_DAYS.values():
-        expected, got = simulated(day), through_gateway(day, at_step_ends=True).steps
-        if expected != got:
-            different.add(day.ordering)
-    assert GIVEN[DecisionPlace.GATEWAY][Need.CACHED_TOKENS].grade is Grade.ESTIMATED
-    assert len(different) >= 3
-    assert {order for order in different if Need.CACHED_TOKENS not in needs_of("ordering", order)} == set()
+@pytest.mark.parametrize("name", SHARED_DAYS)
+def test_with_shared_prefixes_an_order_is_the_same_in_the_gateway(name: str) -> None:
+    """Given the cached tokens of a head again each second, as an engine looks them up."""
+    day = SHARED_DAYS[name]
+    assert first_difference(simulated(day), through_gateway(day, at_step_ends=True).steps) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHARED_ADMISSION_DAYS)
+def test_with_shared_prefixes_only_what_goes_by_blocks_in_use_is_decided_otherwise(name: str) -> None:
+    day = SHARED_ADMISSION_DAYS[name]
+    expected, got = simulated(day), through_gateway(day, at_step_ends=True).steps
+    compared = to_first_preemption(expected, got)
+    is_same = first_difference(expected[:compared], got[:compared]) == ""
+    assert is_same is (chosen(day) not in SHARED_DIFFERENT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "day", [day for day in SHARED_ADMISSION_DAYS.values() if chosen(day) in SHARED_DIFFERENT], ids=chosen
+)
+def test_told_of_the_engines_blocks_the_gateway_decides_as_the_simulator(day: PlaceDay) -> None:
+    """So nothing but "shared blocks" makes the difference."""
+    told = MemoryToldGateway(day.trace, day.rules, STEP_TIME, day.gateway_policies(), at_step_ends=True).run()
+    expected, got = simulated(day), told.steps
+    compared = to_first_preemption(expected, got)
+    assert compared >= (500 if chosen(day) != "backfill" else 30), "a comparison of the beginning proves little"
+    assert first_difference(expected[:compared], got[:compared]) == ""
 
 
 def test_greedy_sends_less_through_a_gateway_than_an_engine_admits() -> None:
@@ -138,7 +163,8 @@ def test_every_policy_is_compared() -> None:
     assert {day.ordering for day in days} == set(ORDERING)
     assert {day.admission for day in days} == {*ADMISSION, "backfill/reserve-max"}
     assert {day.preemption for day in days} == set(PREEMPTION)
-    assert set(DIFFERENT.values()) <= set(DIFFERENCES)
+    assert {*DIFFERENT.values(), *SHARED_DIFFERENT.values()} <= set(DIFFERENCES)
+    assert {day.admission for day in SHARED_ADMISSION_DAYS.values()} >= set(SHARED_DIFFERENT)
 
 
 @cache

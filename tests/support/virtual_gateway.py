@@ -8,8 +8,11 @@ dispatcher, and in which order, is what `Exchange` tells it: tokens as they come
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from dataclasses import dataclass, field
 
+from headway.domain.replica_view import MemoryView
+from headway.domain.request import Request
 from headway.gateway.openai.usage import Usage
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
@@ -25,7 +28,7 @@ from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.scheduling.scheduler import Policies
 from headway.simulator.outcome import NEVER, StepRecord
 from headway.simulator.reference import ExpectedArrivals
-from headway.simulator.reference_blocks import ContentKeys
+from headway.simulator.reference_blocks import ContentKeys, ReferenceBlockMemory
 from headway.simulator.reference_engine import ReferenceEngine
 from headway.simulator.reference_request import ReferenceRequest
 from headway.simulator.rules import EngineRules
@@ -90,16 +93,18 @@ class VirtualGateway:
     full_steps: int = 0  # steps composed until the queue was empty for the first time since it was not
 
     def __post_init__(self) -> None:
+        self.keys = ContentKeys(self.trace, self.rules.block_tokens)
         self.engine = ReferenceEngine(
             self.rules,
             self.step_time,
             Policies(Fcfs(), Greedy(), LatestAdmitted(), RunningMean()),
-            ContentKeys(self.trace, self.rules.block_tokens).key,
+            self.keys.key,
             observer=self,
         )
         self.now = 0.0
         self.expected = ExpectedArrivals(self.trace)
         self.relays: dict[int, VirtualRelay] = {}
+        self.in_engine: dict[int, ReferenceRequest] = {}  # by row, in order of dispatch
         self.ask_at_step: int | None = None
         self.scrape_at = 0.0
         replica = ReplicaSettings(
@@ -110,7 +115,12 @@ class VirtualGateway:
         )
         queue = QueueSettings(timeout_seconds=_HOURS, idle_seconds=_HOURS)
         settings = Settings(policies=self.policies, queue=queue, replica=(replica,))
-        self.dispatcher = Dispatcher(settings, lambda: self.now, held=self.ask_again)
+        self.dispatcher = Dispatcher(
+            settings,
+            lambda: self.now,
+            held=self.ask_again,
+            cached_tokens=lambda queued: self._cached(queued.arrived.number),
+        )
         self.replica = UpstreamReplica(replica, HealthSettings(), lambda: self.now, lambda: self.dispatcher.replicas)
         self.replica.probed(True)
         self.dispatcher.replace(settings, [self.replica], 0.0)
@@ -144,6 +154,7 @@ class VirtualGateway:
         bound = 0 if trace.max_output_tokens is None else int(trace.max_output_tokens[row])
         request = ReferenceRequest(row, self.now, queued.prompt_tokens, max_output_tokens=bound or None)
         self.relays[row] = relay
+        self.in_engine[row] = request
         self.engine.submit(request, int(trace.output_tokens[row]))
 
     def on_step(self, step: StepRecord) -> None:
@@ -188,10 +199,17 @@ class VirtualGateway:
         )
         relay = VirtualRelay(request, self, row)
         assert self.dispatcher.announce(relay)
-        # What its estimate of cached tokens would be, were it right: what the engine's cache holds at arrival.
-        probe = ReferenceRequest(row, at, int(trace.prompt_tokens[row]))
-        cached = len(self.engine._memory.find(probe)) * self.rules.block_tokens
-        self.dispatcher.arrive(relay, PromptSize(probe.prompt_tokens, cached, None))
+        self.dispatcher.arrive(relay, PromptSize(int(trace.prompt_tokens[row]), self._cached(row), None))
+
+    def _cached(self, row: int) -> int:
+        """What an estimate of cached tokens would be, were it right: what the engine's cache holds now."""
+        return len(self._engine_memory().find(self._probe(row))) * self.rules.block_tokens
+
+    def _engine_memory(self) -> ReferenceBlockMemory:
+        return self.engine._memory
+
+    def _probe(self, row: int) -> ReferenceRequest:
+        return ReferenceRequest(row, self.now, int(self.trace.prompt_tokens[row]))
 
     def _finish_step(self) -> None:
         served = self.engine.finish_step()
@@ -206,6 +224,7 @@ class VirtualGateway:
             if request.produced_tokens == 1:
                 self.dispatcher.first_byte(relay.request)
             if request.ended_ps != NEVER:
+                del self.in_engine[request.row]
                 relay.request.relayed.usage = Usage(request.prompt_tokens, request.produced_tokens, 0)
                 self.dispatcher.end(relay.request, Outcome.COMPLETED)
                 self.expected.ended(request.row, self.engine.now_ps)
@@ -233,3 +252,49 @@ class VirtualGateway:
         )
         self.replica.reported(report)
         self.dispatcher.sweep(self.now)
+
+
+class MemoryToldGateway(VirtualGateway):
+    """One that is told what a real one estimates: the engine's blocks, once it has taken in all that was sent to it.
+
+    Blocks that requests share count once, and a prompt that finds others' blocks needs fewer of its own.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.dispatcher._has_room = self._has_room
+        self.replica.ledger.memory = self._free_memory  # type: ignore[method-assign]
+
+    def _engine_memory(self) -> ReferenceBlockMemory:
+        """A copy in which running requests hold what the next step takes, and those sent are admitted."""
+        engine = self.engine
+        memory = deepcopy(engine._memory, {id(self.keys): self.keys})
+        for request in engine._running:
+            if not engine._end_is_foreseen(request):
+                tokens = request.computed_tokens + max(1, request.lacking_tokens)
+                more = -(-tokens // self.rules.block_tokens) - len(request.blocks)
+                memory._append(ReferenceRequest(request.row, 0.0, 1), min(max(0, more), memory.free))
+        for row, request in self.in_engine.items():
+            if not request.is_running:
+                probe = self._probe(row)
+                hits = memory.find(probe)
+                if memory.needed(request.total_tokens, hits) > memory.free:
+                    break  # the engine will preempt, and comparisons end there
+                memory.admit(probe, request.total_tokens, hits)
+        return memory
+
+    def _free_memory(self) -> MemoryView:
+        memory = self._engine_memory()
+        return MemoryView(memory.free, memory.blocks, memory.block_tokens)
+
+    def _has_room(self, replica: UpstreamReplica, request: Request) -> bool:
+        if not replica.ledger.requests:
+            return True
+        tokens_max, replica.ledger.kv_tokens_max = replica.ledger.kv_tokens_max, None  # memory is judged here
+        has_seat = replica.has_room(request)
+        replica.ledger.kv_tokens_max = tokens_max
+        if not has_seat:
+            return False
+        assert isinstance(request.id, int)
+        memory, probe = self._engine_memory(), self._probe(request.id)
+        return memory.needed(probe.prompt_tokens, memory.find(probe)) <= memory.free

@@ -91,6 +91,7 @@ class Gateway:
             self._model_lists.ask_again,
             self._hold_timer.held,
             _at_next_turn,
+            intake.cached_tokens,
         )
         # Metrics and the live page show all tenants: with keys they have an address of their own or none.
         shows_inside = settings.admin_listen is None and not settings.tenant

@@ -79,7 +79,9 @@ GIVEN: Mapping[DecisionPlace, Mapping[Need, Provision]] = {
             "the engine's counter at each scrape; it names no request, so the mean of those running stands in"
         ),
         Need.BEHIND_HEAD: _exact("asked for when the head fits no replica; bounded, and a turn of its queue as any"),
-        Need.CACHED_TOKENS: _estimated("from the session's previous turn; 0 without a session; not looked up again"),
+        Need.CACHED_TOKENS: _estimated(
+            "from the session's previous turn; 0 without a session; asked again each second of the head"
+        ),
         Need.VICTIMS: Provision(
             Grade.MISSING,
             "a gateway never takes a request back from a replica",

@@ -1,7 +1,7 @@
 """Head look-ups: when the prefix cache is asked again about the head of the queue, and what the answer moves.
 
-What a cache holds of a prompt changes while its request waits. vLLM plug-in and simulator ask at arrival and then only
-about heads, as often as said here.
+What a cache holds of a prompt changes while its request waits. Plug-in, simulator and gateway ask at arrival and then
+only about heads, as often as said here; the gateway asks an estimate (`gateway.queueing.cached_tokens`).
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from headway.gateway.openai.stored_objects import StoredObjects
 from headway.gateway.queueing.counts import Counts, Outcome
 from headway.gateway.queueing.deadlines import Deadlines
 from headway.gateway.queueing.internal_errors import InternalErrors
-from headway.gateway.queueing.model_queue import ModelQueue, Prepare, SharedAccounts
+from headway.gateway.queueing.model_queue import CachedTokensOf, ModelQueue, Prepare, SharedAccounts
 from headway.gateway.queueing.outages import Demand, Outages, OwnShortages, can_be_served, demand_of
 from headway.gateway.queueing.queue_turns import Turns
 from headway.gateway.queueing.refusals import NO_REPLICA_SECONDS, Refusal, RetryDelays, broken_bound
@@ -103,6 +103,7 @@ class Dispatcher:
         ask_for_models: Callable[[Callable[[], None]], bool] = lambda then: False,
         held: Callable[[UpstreamReplica, int], None] = lambda replica, steps: None,
         go_on_soon: Callable[[Callable[[], None]], object] | None = None,
+        cached_tokens: CachedTokensOf | None = None,
     ) -> None:
         """A dispatcher.
 
@@ -115,9 +116,11 @@ class Dispatcher:
             ask_for_models: see `ModelLists.ask_again`.
             held: hears for how many steps of a replica a request was refused there; `pump` is to be called then.
             go_on_soon: calls back at the next turn of the event loop; None where work need not be divided.
+            cached_tokens: see `ModelQueue`.
         """
         self.settings = settings
         self._prepare = prepare
+        self._cached_tokens = cached_tokens
         self._ask_for_models = ask_for_models
         self._held = held
         self._of_unknown_memory: set[str] = set()  # replicas, which the log names
@@ -221,7 +224,7 @@ class Dispatcher:
         queue = self.queues.get(key)
         if queue is None:
             queue = self.queues[key] = ModelQueue(
-                key, self.settings.policies, self._prepare, self.errors, self._accounts
+                key, self.settings.policies, self._prepare, self.errors, self._accounts, self._cached_tokens
             )
         return queue
 

@@ -15,7 +15,7 @@ from headway.gateway.openai.withheld_hints import withhold
 from headway.gateway.queueing.arrival_pacing import ArrivalPacer
 from headway.gateway.queueing.cached_tokens import CachedTokens
 from headway.gateway.queueing.counts import Outcome
-from headway.gateway.queueing.request_state import ArrivedRequest, GatewayRequest, PromptSize
+from headway.gateway.queueing.request_state import ArrivedRequest, GatewayRequest, PromptSize, QueuedRequest
 from headway.gateway.settings import TenantSettings
 from headway.gateway.wire.messages import HttpRequest
 
@@ -118,6 +118,11 @@ class Intake:
         if usage is not None and arrived.body is not None:
             self._prompt_count.learn(arrived.model, arrived.prompt, request.queued.counted, usage.prompt_tokens)
             self._cached_tokens.learn(arrived.model, arrived.payer, arrived.session, usage)
+
+    def cached_tokens(self, queued: QueuedRequest) -> int:
+        """Prompt tokens of a waiting request that are estimated to be cached by now."""
+        arrived = queued.arrived
+        return self._cached_tokens.tokens(arrived.model, arrived.payer, arrived.session, queued.prompt_tokens)
 
     def _size(self, arrived: ArrivedRequest, tokens: int, counted: Counted | None) -> PromptSize:
         cached = self._cached_tokens.tokens(arrived.model, arrived.payer, arrived.session, tokens)

@@ -26,10 +26,13 @@ from headway.policies.ordering.fcfs import Fcfs
 from headway.policies.prediction.running_mean import RunningMean
 from headway.scheduling.bundle import bundle
 from headway.scheduling.checked_policies import CheckedEvents, PlainAsker, PolicyFault, guarded
+from headway.scheduling.head_lookups import MOVES_PER_STEP, is_stale, note_answer
 from headway.scheduling.scheduler import Policies, Scheduler
 
 Answer = TypeVar("Answer")
 Prepare: TypeAlias = Callable[[QueueKey, PolicySettings, Policies], tuple[Listener, ...]]
+CachedTokensOf: TypeAlias = Callable[[QueuedRequest], int]
+"""Prompt tokens of a waiting request that a replica is expected to have in its prefix cache now."""
 
 
 @dataclass(slots=True)
@@ -104,9 +107,14 @@ class ModelQueue:
         prepare: Prepare,
         errors: InternalErrors,
         accounts: SharedAccounts,
+        cached_tokens: CachedTokensOf | None = None,
     ) -> None:
-        """`prepare` gets the fresh policies before they see a request, and returns more listeners to their events."""
+        """`prepare` gets the fresh policies before they see a request, and returns more listeners to their events.
+
+        `cached_tokens` is asked again about heads; None where nothing is known of caches.
+        """
         self.key = key
+        self._cached_tokens = cached_tokens
         self._prepare = prepare
         self._errors = errors
         self._admission_faults = 0  # in a row
@@ -136,6 +144,7 @@ class ModelQueue:
 
     def arrive(self, queued: QueuedRequest, now: float) -> None:
         """A request joins the queue."""
+        queued.looked_up_at = now
         try:
             self.scheduler.arrive(queued, now)
         except Exception as error:
@@ -172,11 +181,24 @@ class ModelQueue:
         if self._fair is not None and self._accounts.are_shared:
             self.scheduler.queue.reconsider()
         try:
-            head = self.scheduler.head(now)
+            return self._head(now)
         except Exception as error:
-            head = self._in_arrival_order(error).head(now)
-        assert head is None or isinstance(head, QueuedRequest)
-        return head
+            self._in_arrival_order(error)
+            return self._head(now)
+
+    def _head(self, now: float) -> QueuedRequest | None:
+        """The head, its cached tokens up to date: one whose work changed much is ranked again."""
+        moved = 0
+        while True:
+            head = self.scheduler.head(now)
+            if head is None:
+                return None
+            assert isinstance(head, QueuedRequest)
+            if self._cached_tokens is None or moved == MOVES_PER_STEP or not is_stale(head, now):
+                return head
+            if note_answer(head, self._cached_tokens(head), now):
+                moved += 1
+                self.scheduler.queue.requeue(head.id)
 
     def standing(self, now: float) -> float:
         """Of the head's tenant under `fair-share`, the service it was given; lower comes first. Otherwise 0."""

@@ -5,9 +5,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headway.gateway.openai.prompt_count import PromptCount
+from headway.gateway.openai.token_ratio import TokenRatio
 from headway.gateway.openai.usage import Usage
 from headway.gateway.queueing import cached_tokens as cached_guess
 from headway.gateway.queueing.cached_tokens import CachedTokens
+from headway.gateway.queueing.counts import Outcome
+from headway.gateway.queueing.intake import Intake
+from headway.gateway.queueing.request_state import GatewayRequest
+from tests.support.gateway_requests import gateway_request
 
 
 def test_an_engine_that_does_not_tell_is_believed_to_cache_nothing() -> None:
@@ -71,3 +77,21 @@ def test_only_so_many_models_are_learned(monkeypatch) -> None:  # type: ignore[n
         for _ in range(2):
             guess.learn(model, "a", "s", Usage(100, 0, 100))
     assert guess.tokens("m", "a", "s", 1_000) > guess.tokens("n", "a", "s", 1_000) == 0
+
+
+def test_a_turn_that_waits_is_estimated_again_when_the_turn_before_it_has_ended() -> None:
+    intake = Intake(PromptCount({}, TokenRatio()), lambda: 0.0, "id")
+
+    def turn(number: int, prompt_tokens: int) -> GatewayRequest:
+        body = {"prompt": "x"}
+        return gateway_request(number, body, prompt_tokens=prompt_tokens, model="m", payer="p", session="s")
+
+    def answered(request: GatewayRequest, usage: Usage) -> None:
+        request.relayed.usage = usage
+        intake.ended(request, Outcome.COMPLETED, None, 0.0)
+
+    answered(turn(1, 100), Usage(100, 20, 0))
+    waiting, before = turn(3, 400), turn(2, 200)
+    assert intake.cached_tokens(waiting.queued) == 0
+    answered(before, Usage(200, 30, 120))
+    assert intake.cached_tokens(waiting.queued) == 23, "a tenth of 230, since one turn has confirmed an estimate"

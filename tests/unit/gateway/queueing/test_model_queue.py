@@ -15,7 +15,7 @@ from headway.gateway.queueing.model_queue import HintedPrediction, ModelQueue, S
 from headway.gateway.queueing.outages import Outages, OwnShortages
 from headway.gateway.queueing.queue_turns import PASSES_MAX, Turns
 from headway.gateway.queueing.request_routing import RequestRouting
-from headway.gateway.queueing.request_state import GatewayRequest, QueueKey
+from headway.gateway.queueing.request_state import GatewayRequest, QueuedRequest, QueueKey
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import HealthSettings, PolicySettings, ReplicaSettings
 from headway.policies.ordering.fair_share import FairShare
@@ -46,6 +46,77 @@ def change(queue: ModelQueue, now: float, **policies: object) -> None:
     queue.change_policies(settings, SharedAccounts())
     while queue.move_one(now):
         pass
+
+
+# cached tokens of heads
+
+
+class Caches:
+    """What caches hold of each request's prompt, and who was asked about."""
+
+    def __init__(self, **held: int) -> None:
+        self.held = {int(number.removeprefix("r")): tokens for number, tokens in held.items()}
+        self.asked: list[int] = []
+
+    def __call__(self, queued: QueuedRequest) -> int:
+        self.asked.append(queued.arrived.number)
+        return self.held.get(queued.arrived.number, 0)
+
+
+def looking_up(caches: Caches, ordering: str = "shortest-uncached-prefill-first") -> ModelQueue:
+    settings = PolicySettings(ordering=ordering)
+    return ModelQueue(KEY, settings, lambda *_: (), InternalErrors(lambda: 0.0), SharedAccounts(), caches)
+
+
+def test_a_head_that_lost_its_cached_prompt_makes_room_for_the_next() -> None:
+    caches = Caches()
+    waiting = looking_up(caches)
+    warm, cold = request(1, 100).queued, request(2, 60).queued
+    warm.cached_prompt_tokens = 90
+    waiting.arrive(warm, 10.0)
+    waiting.arrive(cold, 10.5)
+    assert waiting.head(10.999) is warm
+    assert caches.asked == [], "the estimate at arrival is fresh for a second"
+    assert waiting.head(11.0) is cold
+    assert waiting.head(11.4) is cold
+    assert caches.asked == [1], "others than the head are not asked about"
+    assert waiting.head(11.5) is cold
+    assert (caches.asked, warm.cached_prompt_tokens) == ([1, 2], 0)
+    assert [waiting.admit(11.5).arrived.number for _ in range(2)] == [2, 1]
+    assert waiting.waiting_work == 0.0
+
+
+def test_a_head_whose_work_is_about_the_same_keeps_its_place() -> None:
+    caches = Caches(r1=75)
+    waiting = looking_up(caches)
+    head, other = request(1, 100).queued, request(2, 22).queued
+    head.cached_prompt_tokens = 80
+    waiting.arrive(head, 10.0)
+    waiting.arrive(other, 10.0)
+    assert waiting.head(11.0) is head
+    assert (caches.asked, head.cached_prompt_tokens) == ([1], 75)
+
+
+def test_few_heads_are_asked_about_at_once() -> None:
+    caches = Caches()
+    waiting = looking_up(caches)
+    for number in range(1, 9):
+        queued = request(number, 100).queued
+        queued.cached_prompt_tokens = 90
+        waiting.arrive(queued, 10.0)
+    head = waiting.head(11.0)
+    assert head is not None
+    assert (caches.asked, head.arrived.number) == ([1, 2, 3, 4], 5)
+
+
+def test_an_ordering_that_fails_as_a_head_is_ranked_again_costs_no_request() -> None:
+    waiting = looking_up(Caches(r1=40))
+    waiting.scheduler.queue._ordering = FailingRank()
+    for number in (1, 2):
+        waiting.arrive(request(number, arrived_at=float(number)).queued, float(number))
+    assert waiting.head(9.0).id == 1  # type: ignore[union-attr]
+    assert waiting.is_replaced
+    assert [waiting.admit(9.0).arrived.number for _ in range(2)] == [1, 2]
 
 
 # predictors
