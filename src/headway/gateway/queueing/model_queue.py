@@ -10,20 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
-from headway.domain.estimate import LengthEstimate, PointEstimate
 from headway.domain.event import Event, Listener
 from headway.domain.replica_view import BatchView, MemoryView
-from headway.domain.request import RequestId, RequestView
+from headway.domain.request import RequestId
+from headway.gateway.queueing.hinted_prediction import HintedPrediction
 from headway.gateway.queueing.internal_errors import InternalErrors
 from headway.gateway.queueing.recent_dispatches import RecentDispatches
 from headway.gateway.queueing.request_state import QueuedRequest, QueueKey
 from headway.gateway.queueing.wait_forecast import WaitForecast, work_of
 from headway.gateway.settings import PolicySettings
 from headway.policies.admission.greedy import Greedy
-from headway.policies.contracts import LengthPredictor, LossListener
+from headway.policies.contracts import LossListener
 from headway.policies.ordering.fair_share import FairShare
 from headway.policies.ordering.fcfs import Fcfs
-from headway.policies.prediction.running_mean import RunningMean
 from headway.scheduling.bundle import bundle
 from headway.scheduling.checked_policies import CheckedEvents, PlainAsker, PolicyFault, guarded
 from headway.scheduling.head_lookups import MOVES_PER_STEP, is_stale, note_answer
@@ -42,42 +41,6 @@ class WaitingSums:
     requests: int = 0
     tokens: int = 0
     bytes: int = 0
-
-
-class HintedPrediction:
-    """The predictor in use, but a hinted output length counts as it is: the API key allows the client to give one.
-
-    (The vLLM plug-in's `HintedLengths` corrects hints, because there any client may give one.) Where the predictor
-    fails, 256 tokens stand in (`RunningMean`'s prior); after `faults_max` faults in a row it is asked no more.
-    """
-
-    def __init__(self, inner: LengthPredictor, errors: InternalErrors, faults_max: int) -> None:
-        self._inner = inner
-        self._errors = errors
-        self._faults_max = faults_max
-        self._faults = 0  # in a row
-        self._stand_in = RunningMean()
-
-    @property
-    def is_replaced(self) -> bool:
-        """Whether the predictor is asked no more."""
-        return self._faults >= self._faults_max
-
-    def predict(self, request: RequestView) -> LengthEstimate:
-        """The hint as a point, else what the predictor says."""
-        hinted = request.hinted_output_tokens if isinstance(request, QueuedRequest) else None
-        if hinted is not None:
-            return PointEstimate(hinted, "client")
-        if not self.is_replaced:
-            try:
-                estimate = self._inner.predict(request)
-            except PolicyFault as fault:
-                self._faults += 1
-                self._errors.policy_fault(fault)
-            else:
-                self._faults = 0
-                return estimate
-        return self._stand_in.predict(request)
 
 
 class SharedAccounts:
