@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import msgspec
 
@@ -23,13 +23,27 @@ from headway.gateway.openai.token_ratio import TokenRatio
 
 WAIT_SECONDS = 0.05
 _AT_ONCE_BYTES = 2_048
-_COUNTED_BYTES_MAX = 4 << 20  # of JSON, which the thread decodes in one go; longer prompts are estimated
+_TEXTS_MAX = 4_096  # messages, parts of them or prompts; a prompt of more is estimated
+_COUNTED_BYTES_MAX = 4 << 20  # of a prompt; longer ones are estimated
+_TEXT_BYTES_MAX = 1 << 19  # of those without media: what takes a tokenizer longer than `WAIT_SECONDS` is not waited for
 _IDS = re.compile(rb"\[[\s\[]*\d")
 _TEMPLATE_TOKENS = 5.0  # a message, before anything is learned
 _TEMPLATE_TOKENS_MAX = 64.0
 _LEARNING = 0.05
 log = logging.getLogger("headway.gateway")
-_ANYTHING = msgspec.json.Decoder()
+
+
+class _Holder(msgspec.Struct, gc=False):
+    """A chat message, or a part of its content; all else in it is skipped, and becomes no object."""
+
+    content: msgspec.Raw = msgspec.Raw(b"")
+    text: msgspec.Raw = msgspec.Raw(b"")
+
+
+_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+_HOLDER = msgspec.json.Decoder(_Holder)
+_TEXT = msgspec.json.Decoder(str)
+_NOTHING = msgspec.Raw(b"")
 
 
 class Tokenizer(Protocol):
@@ -122,7 +136,8 @@ class PromptCount:
     def takes_long(self, body: Body | None, prompt: PromptFacts, counted: Counted | None) -> bool:
         """Whether a tokenizer exists for a prompt that was not counted at once."""
         is_open = counted is None and body is not None and body.model in self._tokenizers
-        return is_open and 0 < prompt.bytes <= _COUNTED_BYTES_MAX
+        text_bytes = prompt.bytes - prompt.media.bytes
+        return is_open and 0 < prompt.bytes <= _COUNTED_BYTES_MAX and text_bytes <= _TEXT_BYTES_MAX
 
     def later(self, body: Body, prompt: PromptFacts, then: Callable[[Counted | None], None]) -> None:
         """Count in a thread; `then` gets the result in the event loop, or None after `WAIT_SECONDS`."""
@@ -179,23 +194,38 @@ def _load(model: str, file: Path) -> Tokenizer:
 
 
 def _count(tokenizer: Tokenizer, body: Body, media: Media) -> Counted | None:
-    """Tokens of the prompt; None if it holds no text."""
+    """Tokens of the prompt; None if it holds no text, or too many.
+
+    A call to msgspec lets nothing else run, in whatever thread. So none makes an object of a value that is not needed.
+    """
     try:
-        prompt = _ANYTHING.decode(body.prompt_bytes)
-        if isinstance(prompt, list) and any(isinstance(part, dict) for part in prompt):  # the messages of a chat
-            texts = [text for message in prompt for text in _texts(message)]
+        prompt = body.prompt_bytes
+        is_list = prompt.startswith(b"[")
+        items = _LIST.decode(prompt) if is_list else [msgspec.Raw(prompt)]
+        if len(items) > _TEXTS_MAX:
+            return None
+        if is_list and any(_begins(item, b"{") for item in items):  # the messages of a chat
+            written = [text for message in items for text in _texts(message)]
+            if len(written) > _TEXTS_MAX:
+                return None
+            texts = [_TEXT.decode(text) for text in written]
             tokens = sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
-            return Counted(tokens + media.tokens, len(prompt))
-        texts = [text for text in (prompt if isinstance(prompt, list) else [prompt]) if isinstance(text, str)]
+            return Counted(tokens + media.tokens, len(items))
+        texts = [_TEXT.decode(item) for item in items if _begins(item, b'"')]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
         return None  # the replica answers with what is wrong with it
     return Counted(sum(len(tokenizer.encode(text)) for text in texts), 0) if texts else None
 
 
-def _texts(message: Any) -> list[str]:
-    """The texts of a chat message: its content, or the text parts of it."""
-    content = message.get("content") if isinstance(message, dict) else None
-    if isinstance(content, str):
-        return [content]
-    parts = [part.get("text") for part in content if isinstance(part, dict)] if isinstance(content, list) else []
-    return [text for text in parts if isinstance(text, str)]
+def _texts(message: msgspec.Raw) -> list[msgspec.Raw]:
+    """The texts of a chat message, as they stand in it: its content, or the text parts of it."""
+    content = _HOLDER.decode(message).content if _begins(message, b"{") else _NOTHING
+    if not _begins(content, b"["):
+        return [content] if _begins(content, b'"') else []
+    parts = _LIST.decode(content)[: _TEXTS_MAX + 1]
+    texts = [_HOLDER.decode(part).text for part in parts if _begins(part, b"{")]
+    return [text for text in texts if _begins(text, b'"')]
+
+
+def _begins(value: msgspec.Raw, mark: bytes) -> bool:
+    return bytes(memoryview(value)[:1]) == mark

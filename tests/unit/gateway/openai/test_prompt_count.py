@@ -12,7 +12,7 @@ import pytest
 
 from headway.gateway.openai import prompt_count
 from headway.gateway.openai.prompt_count import NO_PROMPT, Counted, PromptCount
-from headway.gateway.openai.prompt_media import Media
+from headway.gateway.openai.prompt_media import NO_MEDIA, Media
 from headway.gateway.openai.request_body import Body, read_body
 from headway.gateway.openai.token_ratio import TokenRatio
 from tests.support.gateway_requests import counted_at_once
@@ -50,6 +50,10 @@ def body(**fields: Any) -> Body:
         (
             {"messages": [{"role": "s", "content": [{"type": "text", "text": "word word"}, {"type": "x"}]}, {}, 5]},
             Counted(2, 3),
+        ),
+        (
+            {"messages": [{"content": [{"text": 5}, {"text": ["word"]}, 7]}, {"content": {"text": "word"}}]},
+            Counted(0, 2),
         ),
         ({"messages": 5}, None),
         ({"prompt": {"odd": 1}}, None),
@@ -96,6 +100,36 @@ def test_a_long_prompt_is_counted_in_a_thread(tokenizer_json: Path, monkeypatch:
         return counted
 
     assert asyncio.run(count_once()) == Counted(2_001, 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "counted"),
+    [
+        ({"messages": [{}] * 4_096}, Counted(0, 4_096)),
+        ({"messages": [{}] * 4_097}, None),
+        ({"prompt": [""] * 4_097}, None),
+        ({"messages": [{"content": [{"text": "word"}] * 2_000}] * 2}, Counted(4_000, 2)),
+        ({"messages": [{"content": [{"text": "word"}] * 2_500}] * 2}, None),
+    ],
+)
+def test_a_prompt_of_too_many_texts_is_estimated(
+    tokenizer_json: Path, fields: dict[str, Any], counted: Counted | None
+) -> None:
+    tokenizer = PromptCount({"m": str(tokenizer_json)}, TokenRatio())._tokenizers["m"]
+    assert prompt_count._count(tokenizer, body(**fields), NO_MEDIA) == counted
+
+
+def test_only_prompts_whose_values_are_soon_read_are_counted(tokenizer_json: Path) -> None:
+    count = PromptCount({"m": str(tokenizer_json)}, TokenRatio())
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_000_000}}
+    for fields, takes_long in (
+        ({"prompt": "x" * 500_000}, True),
+        ({"prompt": "x" * 600_000}, False),
+        ({"messages": [{"content": [image, {"type": "text", "text": "word " * 1_000}]}]}, True),
+        ({"messages": [{"content": [image]}, *[{}] * 200_000]}, False),
+    ):
+        one = body(**fields)
+        assert count.takes_long(one, count.read(one), None) is takes_long
 
 
 def test_a_count_that_takes_too_long_is_not_waited_for(tokenizer_json: Path, monkeypatch: pytest.MonkeyPatch) -> None:
