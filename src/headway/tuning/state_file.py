@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -20,6 +20,7 @@ from headway.policies.contracts import Stateful
 
 FORMAT, VERSION = "headway-state", 1
 _BEGINS = f'{{"format": "{FORMAT}"'.encode()
+_DEPTH = 7  # the file, what was learned, queues, a queue, its predictor, that one's state, kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ def write_state(path: Path, state: SavedState) -> None:
             for t in state.trials
         ],
     }
-    text = json.dumps(content, allow_nan=False)
+    text = "".join(_pieces(content, _DEPTH))
     if is_special(path):
         path.write_text(text + "\n", encoding="utf-8")
         return
@@ -142,6 +143,26 @@ def restore(policy: object, name: str, state: object) -> str | None:
     except Exception as error:  # of an outside package's policy: it must not keep a server from starting
         return f"{name} cannot take back what it had learned ({error!r})"
     return None
+
+
+def _pieces(value: object, depth: int) -> Iterator[str]:
+    """The JSON text of a value, down to a depth in pieces: a server writes in a thread, and `json` holds all others."""
+    if depth and isinstance(value, Mapping):
+        mark = "{"
+        for name, inner in value.items():
+            yield f"{mark}{json.dumps(str(name))}: "
+            yield from _pieces(inner, depth - 1)
+            mark = ", "
+        yield "}" if value else "{}"
+    elif depth and isinstance(value, list | tuple):
+        mark = "["
+        for inner in value:
+            yield mark
+            yield from _pieces(inner, depth - 1)
+            mark = ", "
+        yield "]" if value else "[]"
+    else:
+        yield json.dumps(value, allow_nan=False)
 
 
 def _is_ours(path: Path) -> bool:

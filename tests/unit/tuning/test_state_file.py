@@ -46,6 +46,27 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["ewsjf.state"]
 
 
+def test_no_call_to_json_writes_a_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread writes it, and while `json` encodes no other thread runs."""
+    state = {
+        "lines": [{"prediction": {"state": {"kinds": [[["a", n], {"7": [0.5, 1e-9]}] for n in range(50)]}}}, {}, []]
+    }
+    longest, dumps = [0], json.dumps
+
+    def noted(value: object, **named: bool) -> str:
+        text = dumps(value, **named)  # type: ignore[arg-type]
+        longest[0] = max(longest[0], len(text))
+        return text
+
+    monkeypatch.setattr(json, "dumps", noted)
+    write_state(tmp_path / "s", SavedState("ewsjf", state))
+    assert 0 < longest[0] < 100
+    monkeypatch.undo()
+    content = json.loads((tmp_path / "s").read_text())
+    assert content["learned"] == state
+    assert (tmp_path / "s").read_text() == json.dumps(content) + "\n"
+
+
 def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "s"
     write_state(path, SavedState("ewsjf", {"a": 1}))

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from operator import mul
-from typing import Any, cast
+from typing import Any
 
 from headway.domain.event import Completed, Event
 from headway.domain.piecewise_estimate import PiecewiseEstimate
@@ -91,10 +91,11 @@ class Histogram:
         """What it has learned, as plain values that JSON can hold; conversations are left out, they end by themselves.
 
         `kinds` lists [[tenant, …], {bin: [ended, left]}], the least recently learnt of first; the newest completion of
-        a kind weighs 1.
+        a kind weighs 1. Only the 1,000 kinds learnt of last are in it: a server writes it down between two requests.
         """
-        kept = [(list(cast(Sequence[object], kind)), counts.state()) for kind, counts in self._counts.items()]
-        return {"edges": len(EDGES), "kinds": [[kind, counts] for kind, counts in kept if kind[1:2] != ["session"]]}
+        kinds = [kind for kind in map(_parts, self._counts) if kind[1:2] != ("session",)]
+        kept = kinds[-_SAVED_KINDS_MAX:]
+        return {"edges": len(EDGES), "kinds": [[list(kind), self._counts[kind or ""].state()] for kind in kept]}
 
     def restore(self, state: Mapping[str, object]) -> None:
         """Go on from what `state` gave, all of it or nothing. Raises ValueError when it is something else."""
@@ -116,6 +117,11 @@ def kinds_of(request: RequestView) -> list[Hashable]:
     if request.session is not None:
         kinds.append((tenant, "session", request.session))
     return kinds
+
+
+def _parts(kind: Hashable) -> tuple[object, ...]:
+    """What tells a kind from others; nothing for the one of all requests."""
+    return kind if isinstance(kind, tuple) else ()
 
 
 def _kind(listed: Any) -> Hashable:
@@ -145,7 +151,9 @@ def _edges() -> tuple[int, ...]:
 
 EDGES = _edges()
 """Bounds of the bins in tokens."""
+_NAMES = [str(number) for number in range(len(EDGES))]
 _HEAVIEST = 1e12
+_SAVED_KINDS_MAX = 1_000
 
 
 def _log_logistic_hazards(median_tokens: float) -> list[float]:
@@ -182,7 +190,7 @@ class _Counts:
     def state(self) -> dict[str, list[float]]:
         """Bins that are not empty, bin → [ended, left], where the newest completion weighs 1."""
         ended, weight = self._ended, self._weight
-        return {str(n): [ended[n] / weight, left / weight] for n, left in enumerate(self._left) if left}
+        return {_NAMES[n]: [ended[n] / weight, left / weight] for n, left in enumerate(self._left) if left}
 
     @classmethod
     def of(cls, state: Mapping[str, Sequence[float]]) -> _Counts:

@@ -57,6 +57,16 @@ def test_conversations_are_not_written_down() -> None:
     assert "team" in json.dumps(predictor.state())
 
 
+def test_of_many_kinds_the_latest_are_written_down() -> None:
+    predictor = taught(
+        Histogram(), [(2**power, 20, f"t{number}", None, 64) for number in range(100) for power in range(20)]
+    )
+    kinds: Any = predictor.state()["kinds"]
+    assert len(predictor._counts) > len(kinds) == 1_000
+    assert [kind for kind, _ in kinds[-3:]] == [[], ["t99"], ["t99", 64, 40]]
+    assert not any(kind[:1] == ["t0"] for kind, _ in kinds)
+
+
 @pytest.mark.parametrize(
     "state",
     [
