@@ -10,10 +10,10 @@ One file because these laws are kept by the ways in, to the replicas and back to
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Protocol, runtime_checkable
 
 from headway.domain.request import uncached_prefill_tokens
@@ -143,6 +143,7 @@ class Dispatcher:
         self.errors = InternalErrors(clock)
         self._routing = RequestRouting(settings.policies, self.errors)
         self._accounts = SharedAccounts()
+        self._unchanged: deque[ModelQueue] = deque()  # whose policies are still those of before the latest reload
         self._turns: Turns[ModelQueue] = Turns()
         self._outages = Outages()
         self.shortages = OwnShortages()
@@ -717,21 +718,31 @@ class Dispatcher:
         if changed or self._routing.is_replaced or any(queue.is_replaced for queue in self.queues.values()):
             self._routing = RequestRouting(settings.policies, self.errors)
             self._accounts = SharedAccounts()
-            for queue in self.queues.values():
-                queue.change_policies(settings.policies, self._accounts)
+            self._unchanged = deque(self.queues.values())
             self._move_waiting()
         self.pump()
 
     def _move_waiting(self) -> None:
-        """Waiting requests go over to changed policies, the oldest first, as many as a turn of the event loop takes."""
+        """Queues, then their requests, the oldest first, go over to changed policies: so many as a turn takes."""
         until = self.now() + TURN_SECONDS
+        for _ in chain(self._change_queues(), self._move_requests()):
+            if self._go_on_soon is not None and self.now() >= until:
+                self._go_on_soon(self._move_waiting)
+                break
+        self.pump()
+
+    def _change_queues(self) -> Iterator[None]:
+        """A queue at a step: what its policies have learned goes over to the changed ones, which takes its time."""
+        while self._unchanged:
+            queue = self._unchanged.popleft()
+            if self.queues.get(queue.key) is queue:  # not forgotten meanwhile
+                self.errors.guard("policies", queue.change_policies, self.settings.policies, self._accounts)
+                yield
+
+    def _move_requests(self) -> Iterator[None]:
         for queue in list(self.queues.values()):
             while queue.move_one(self.now()):
-                if self._go_on_soon is not None and self.now() >= until:
-                    self._go_on_soon(self._move_waiting)
-                    self.pump()
-                    return
-        self.pump()
+                yield
 
 
 def _look_at(replica: UpstreamReplica, now: float) -> None:

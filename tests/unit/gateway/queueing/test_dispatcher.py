@@ -775,6 +775,31 @@ def test_a_crowd_goes_over_to_other_policies_in_several_turns_and_none_is_lost()
     assert len(order) == len(set(order)) == 100
 
 
+def test_queues_go_over_to_other_policies_in_several_turns() -> None:
+    """What each has learned is handed over, which takes time."""
+    models = [f"m{number}" for number in range(40)]
+    bench = Bench(seats=1, turn_by_turn=True, models=models)
+    clients = [bench.arrive(model=model) for model in models]
+    queues = list(bench.dispatcher.queues.values())
+    shortest = replace(bench.settings, policies=PolicySettings(ordering="shortest-prompt-first"))
+    bench.dispatcher.replace(shortest, bench.replicas, bench.now)
+    changed = [queue._ordering == "shortest-prompt-first" for queue in queues]
+    assert 1 <= sum(changed) <= 10
+    assert changed[0], "the first comes first"
+    gone = queues[-1]
+    bench.dispatcher.end(clients[-1].request, Outcome.CANCELLED)
+    del bench.dispatcher.queues[gone.key]
+    bench.dispatcher.replace(replace(shortest, policies=PolicySettings(ordering="priority")), bench.replicas, bench.now)
+    while bench.turns:
+        bench.turns.pop(0)()
+    assert [queue._ordering for queue in queues] == ["priority"] * 39 + ["fcfs"]
+    bench.replicas[0].ledger.requests_max = 200
+    bench.dispatcher.pump()
+    while bench.turns:
+        bench.turns.pop(0)()
+    assert sum(client.sent_to == ["r0"] for client in clients) == 39
+
+
 def test_an_ordering_that_fails_while_requests_go_over_to_it_loses_none() -> None:
     bench = Bench(seats=1, turn_by_turn=True)
     bench.arrive()
