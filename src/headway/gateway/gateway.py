@@ -93,8 +93,6 @@ class Gateway:
             _at_next_turn,
             intake.cached_tokens,
         )
-        # Metrics and the live page show all tenants: with keys they have an address of their own or none.
-        shows_inside = settings.admin_listen is None and not settings.tenant
         self.site = PublicRoutes(
             self.dispatcher,
             self._tenants,
@@ -106,7 +104,7 @@ class Gateway:
             self._learned,
             self._refusal_log,
             self._via,
-            shows_inside=shows_inside,
+            has_admin=settings.admin_listen is not None,
         )
         self._held: dict[str, SharedLimits] = {}  # listener -> what its clients hold
         self._metrics.watch(self.dispatcher, self.loop_watch, self._held)

@@ -13,6 +13,8 @@ from types import MappingProxyType
 from typing import TypeAlias
 from urllib.parse import unquote, unquote_to_bytes
 
+import msgspec
+
 from headway import __version__
 from headway.gateway.api_keys import ApiKeys, is_key
 from headway.gateway.cross_origin import CrossOrigin, is_preflight, judge_origin, preflight_answer
@@ -64,9 +66,9 @@ class PublicRoutes:
         refusal_log: RefusalLog,
         via: bytes,
         *,
-        shows_inside: bool,
+        has_admin: bool,
     ) -> None:
-        """`via` is this gateway's name in the requests that it passes on."""
+        """`via` is this gateway's name in the requests that it passes on; `has_admin`: there is an admin address."""
         self.dispatcher = dispatcher
         self.tenants = tenants
         self.history = history
@@ -75,7 +77,7 @@ class PublicRoutes:
         self._prompt_count = prompt_count
         self._steps_in_turn = StepsInTurn()
         self._on_arrival = on_arrival
-        self._own_paths = {**HEALTH_PATHS, **(INSIDE_PATHS if shows_inside else {})}
+        self._has_admin = has_admin
         self.learned = learned
         self._refusal_log = refusal_log
         self.via = via
@@ -94,6 +96,13 @@ class PublicRoutes:
 
     def refuse_head(self, request: HttpRequest) -> Response | None:
         """What needs no body is refused before it is read: a foreign host name, a wrong key, an unlisted path."""
+        try:
+            return self._refused_by_head(request)
+        except Exception as error:
+            self.dispatcher.errors.contained("routes", error)
+            return error_response(500, BROKE, Reason.INTERNAL_ERROR)
+
+    def _refused_by_head(self, request: HttpRequest) -> Response | None:
         settings = self.dispatcher.settings
         if self._is_on_loopback and not settings.tenant and not leads_here(request.named.get(b"host"), settings.hosts):
             return _foreign_host()
@@ -139,18 +148,22 @@ class PublicRoutes:
         if request.path.startswith("/v1/") and is_preflight(request):
             client.respond(preflight_answer(request))
         elif path == "/v1/models" and request.method in (b"GET", b"HEAD"):
-            client.respond(_json({"object": "list", "data": list(self._models().values())}))
+            listed = {"object": "list", "data": list(self._models().values())}
+            client.respond(Response(200, msgspec.json.encode(listed)))
         elif path.startswith(_ONE_MODEL) and request.method in (b"GET", b"HEAD") and self._all_list_models():
             client.respond(self._model(unquote(path.removeprefix(_ONE_MODEL))))
         elif path.startswith("/v1/"):
             return self._proxy(request, client)
         else:
-            return _send(client, _own_answer(self, request, self._own_paths, "the API is under /v1/"))
+            # All tenants' traffic: with keys, which a reload may bring, it is on the admin address or nowhere.
+            shows_inside = not self._has_admin and not self.dispatcher.settings.tenant
+            paths = _ALL_PATHS if shows_inside else HEALTH_PATHS
+            return _send(client, _own_answer(self, request, paths, "the API is under /v1/"))
         return None
 
-    def _models(self) -> dict[str, dict[str, object]]:
+    def _models(self) -> dict[str, object]:
         """The models of all replicas that are up, each once."""
-        merged: dict[str, dict[str, object]] = {}
+        merged: dict[str, object] = {}
         for replica in self.dispatcher.replicas:
             if replica.is_up:
                 for name, entry in (replica.state.models or {}).items():
@@ -162,14 +175,15 @@ class PublicRoutes:
         return all(replica.state.models for replica in self.dispatcher.replicas if replica.is_up)
 
     def _model(self, name: str) -> Response:
-        entry = self._models().get(name)
+        listing = (replica.state.models or {} for replica in self.dispatcher.replicas if replica.is_up)
+        entry = next((models[name] for models in listing if name in models), None)
         if entry is None:
             return error_response(
                 404,
                 f"no replica serves the model {name[:100]!r}; GET /v1/models lists the models",
                 Reason.UNKNOWN_MODEL,
             )
-        return _json(entry)
+        return Response(200, msgspec.json.encode(entry))
 
     # Through the queue
 
@@ -240,11 +254,11 @@ class PublicRoutes:
         for note_arrival in self._on_arrival:
             note_arrival(request)
         exchange = Exchange(request, client, self.dispatcher)
-        if self.dispatcher.announce(exchange):
-            try:
+        try:
+            if self.dispatcher.announce(exchange):
                 self._intake.let_in(request, partial(self.dispatcher.arrive, exchange))
-            except Exception as error:
-                self.dispatcher.contain(exchange, "intake", error)
+        except Exception as error:
+            self.dispatcher.contain(exchange, "intake", error)
         return exchange
 
     def _reject(self, client: ClientConnection, response: Response) -> None:
@@ -351,6 +365,7 @@ INSIDE_PATHS: Mapping[str, OwnAnswer] = MappingProxyType(
 )
 """All tenants' traffic: on the admin address; on the public one if neither admin address nor keys are configured."""
 
+_ALL_PATHS: Mapping[str, OwnAnswer] = MappingProxyType({**HEALTH_PATHS, **INSIDE_PATHS})
 ADMIN_PATHS: Mapping[str, OwnAnswer] = MappingProxyType({"/health": _health, "/ready": _ready, **INSIDE_PATHS})
 """Answered on the admin address."""
 

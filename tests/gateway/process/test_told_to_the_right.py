@@ -59,6 +59,21 @@ def test_without_a_key_no_page_of_another_site_reaches_a_loopback_gateway(
     run_gateway(with_keys, tenant=TENANTS, admin_listen="127.0.0.1:0")
 
 
+def test_a_reload_that_brings_keys_takes_the_inside_from_the_public_address(
+    run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEY_A", "secret-of-a")
+
+    async def scenario(setup: Setup) -> None:
+        for tenants, status in (((), 200), (TENANTS, 404), ((), 200)):
+            setup.gateway.reload(replace(setup.settings, tenant=tenants))
+            for path in ("/metrics", "/headway/", "/headway/state"):
+                assert (await setup.get(path)).status == status
+            assert (await setup.get("/ready")).status == 200
+
+    run_gateway(scenario)
+
+
 def test_the_admin_address_can_have_a_key(run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADMIN", "secret-of-the-admin")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from headway.gateway import routes
 from headway.gateway.queueing import model_queue, request_routing
 from headway.gateway.queueing.request_state import RequestStage
 from headway.gateway.relay import exchange
@@ -54,6 +55,43 @@ def test_a_request_that_cannot_be_sent_gets_500_and_frees_its_seat(
         assert 'headway_internal_errors_total{place="dispatch"} 3.0' in text
 
     run_gateway(scenario, seats=1)
+
+
+def test_a_fault_of_ours_over_a_head_is_told_as_ours(run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = routes.why_not_allowed
+
+    def fails(path: str, *rest: Any) -> Any:
+        if path.endswith("poison"):
+            raise RuntimeError("a fault of our own")
+        return judge(path, *rest)
+
+    monkeypatch.setattr(routes, "why_not_allowed", fails)
+
+    async def scenario(setup: Setup) -> None:
+        async with RawClient(setup.port) as bystander:
+            for number in (1, 2):
+                answer = await setup.ask(path="/v1/poison")
+                assert (answer.status, answer.reason) == (500, "internal-error")
+                assert setup.dispatcher.errors.by_place["routes"] == number
+                await bystander.send(post(completion()))
+                assert (await bystander.answer()).status == 200
+
+    run_gateway(scenario)
+
+
+def test_a_request_whose_refusal_fails_is_counted_out(run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("a fault of our own")
+
+    monkeypatch.setattr(exchange.Exchange, "refuse", fails)
+
+    async def scenario(setup: Setup) -> None:
+        setup.dispatcher.is_draining = True
+        answer = await setup.ask()
+        assert (answer.status, answer.reason) == (500, "internal-error")
+        assert setup.dispatcher.counts.inside == 0
+
+    run_gateway(scenario)
 
 
 def test_a_connection_that_fails_by_a_fault_of_ours_ends_the_request(

@@ -7,10 +7,12 @@ are no HTTP, the figures grow stale and the next probe comes at once.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
+
+import msgspec
 
 from headway.gateway.replicas.engine_figures import METRICS_PATHS, read_metrics
 from headway.gateway.replicas.load_report import LoadReport
@@ -22,7 +24,8 @@ from headway.gateway.wire.name_lookup import is_ours
 _SEEK_SECONDS = 30.0  # until metrics are looked for again where there were none
 _RETRY_SECONDS = 5.0  # likewise where the replica could not answer
 _PROBE_SECONDS = 5.0
-_MODELS_BYTES_MAX = 2 << 20  # of JSON, which is read in one go
+_MODELS_BYTES_MAX = 1 << 20  # of JSON, which is read in one go
+_MODELS_MAX = 10_000
 _MODEL_CHARACTERS_MAX = 512  # of a name, which becomes a label of the metrics
 _THREAD_BYTES = 256 << 10  # longer metrics are read in a thread
 log = logging.getLogger("headway.gateway")
@@ -134,17 +137,33 @@ async def _get(replica: UpstreamReplica, path: str, seconds: float = _PROBE_SECO
     return await fetch(replica.pool, path, seconds=seconds, authorization=replica.authorization)
 
 
-def _models(body: bytes) -> dict[str, dict[str, object]] | None:
+class _List(msgspec.Struct):
+    data: list[msgspec.Raw]
+
+
+class _Entry(msgspec.Struct):
+    id: str
+
+
+_LIST = msgspec.json.Decoder(_List)
+_ENTRY = msgspec.json.Decoder(_Entry)
+
+
+def _models(body: bytes) -> dict[str, object] | None:
+    """The entries of a list of models as they stand in it, by their ids; None where it is no such list."""
     if len(body) > _MODELS_BYTES_MAX:
         return None
     try:
-        listed = json.loads(body)["data"]
-        return {entry["id"]: entry for entry in listed if _has_name(entry)}
-    except (ValueError, KeyError, TypeError, RecursionError):
+        body.decode()  # what is passed on to clients
+        listed = _LIST.decode(body).data
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-
-
-def _has_name(entry: object) -> bool:
-    """Whether an entry of the list is a model that a request can name."""
-    name = entry.get("id") if isinstance(entry, dict) else None
-    return isinstance(name, str) and 0 < len(name) <= _MODEL_CHARACTERS_MAX
+    if len(listed) > _MODELS_MAX:
+        return None
+    models: dict[str, object] = {}
+    for entry in listed:
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):  # it is no model that a request can name
+            name = _ENTRY.decode(entry).id
+            if 0 < len(name) <= _MODEL_CHARACTERS_MAX:
+                models[name] = entry
+    return models

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from urllib.parse import urlsplit
@@ -60,7 +60,7 @@ class ReplicaState:
     makes_progress: bool = False  # since the latest look for a stall
     progress_at: float = -math.inf  # of the latest look that saw an answer move, or no request
     silent_since: float | None = None  # since when its metrics hang, which came before
-    models: dict[str, dict[str, object]] | None = None  # its /v1/models by id; None until it answered
+    models: Mapping[str, object] | None = None  # its /v1/models by id, as it wrote them; None until it answered
     report: LoadReport = field(default_factory=LoadReport)
     reported_at: dict[str, float] = field(default_factory=dict)  # figure of the report -> when it last came
     other_requests: int = 0  # there, not sent by this gateway, by its latest metrics

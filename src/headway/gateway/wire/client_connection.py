@@ -8,6 +8,7 @@ bytes are framed. One file because reading and answering take turns on one state
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from io import BytesIO
 from typing import Protocol, cast
@@ -35,6 +36,8 @@ from headway.gateway.wire.shared_limits import ConnectionPlace, SharedLimits
 _CHUNK_HEADS = [b"%x\r\n" % size for size in range(2_048)]  # of tokens: to format one takes three times as long
 _BODILESS = (204, 304)
 """Statuses whose answers end with their head, whatever it says of a length (RFC 9112, section 6.3)."""
+_TURN_SECONDS = 0.01
+"""How long requests that were sent together may be answered at once; then all other connections have their turn."""
 _SLICE_BYTES = 8_192
 """Read at once: a long body in many of these, one after the other; of small requests some 200 at a turn of the loop."""
 
@@ -278,6 +281,9 @@ class ClientConnection(asyncio.Protocol):
             self._head_bytes += len(data)
         try:
             self._parse(data)
+        except httptools.HttpParserCallbackError as error:
+            self.abort()
+            raise error.__context__ or error from None  # a fault of ours, which says nothing of the request
         except httptools.HttpParserError as error:
             self._refusal = self._refusal or self._bad_request(400, f"the request is not valid HTTP/1.1: {error}")
         if self._refusal is None:
@@ -421,27 +427,47 @@ class ClientConnection(asyncio.Protocol):
         if self._looping:
             return
         self._looping = True
-        while not self._closing and self._request is None and self.writable:
-            if self._pending:
-                self._request = self._pending.pop(0)
-                self._deadline = None
-                answering = self._handler.answer(self._request, self)
-                if self._request is not None:
-                    self._answering = answering
-            elif self._refusal is not None:
-                self._refuse(self._refusal)
-            else:
-                if self._ahead and not self._is_resuming:
-                    self._is_resuming = True
-                    asyncio.get_running_loop().call_soon(self._resume)
-                break
-        self._looping = False
+        try:
+            until = self._clock() + _TURN_SECONDS if len(self._pending) > 1 else math.inf
+            while not self._closing and self._request is None and self.writable:
+                if self._pending:
+                    self._answer(self._pending.pop(0))
+                    if until < math.inf and self._clock() >= until:
+                        self._resume_soon()
+                        break
+                elif self._refusal is not None:
+                    self._refuse(self._refusal)
+                else:
+                    if self._ahead:
+                        self._resume_soon()
+                    break
+        finally:
+            self._looping = False
+
+    def _answer(self, request: HttpRequest) -> None:
+        self._request = request
+        self._deadline = None
+        try:
+            answering = self._handler.answer(request, self)
+        except Exception:
+            self.abort()
+            raise
+        if self._request is not None:
+            self._answering = answering
+
+    def _resume_soon(self) -> None:
+        if not self._is_resuming:
+            self._is_resuming = True
+            asyncio.get_running_loop().call_soon(self._resume)
 
     def _resume(self) -> None:
-        """Read on in what was sent ahead, after all other connections had a turn."""
+        """Go on with what was sent ahead, after all other connections had a turn."""
         self._is_resuming = False
-        if self._closing or self._request is not None or self._pending or not self.writable:
+        if self._closing or self._request is not None or not self.writable:
             return  # `_serve` comes back to it
+        if self._pending or not self._ahead:
+            self._serve()
+            return
         data, self._ahead = bytes(self._ahead), bytearray()
         self._feed(data)
 

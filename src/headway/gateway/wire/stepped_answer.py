@@ -18,22 +18,25 @@ class StepsInTurn:
 
     def __init__(self) -> None:
         self._open: deque[SteppedAnswer] = deque()
+        self._is_planned = False
 
     def add(self, answer: SteppedAnswer) -> None:
         """One more answer, whose first step is taken soon."""
         self._open.append(answer)
-        if len(self._open) == 1:
-            asyncio.get_running_loop().call_soon(self._turn)
+        self._plan()
 
     def _turn(self) -> None:
-        answer = self._open[0]
+        answer = self._open.popleft()
         try:
-            goes_on = answer.step()
-        finally:
-            self._open.popleft()
-        if goes_on:
-            self._open.append(answer)
-        if self._open:
+            if answer.step():
+                self._open.append(answer)
+        finally:  # an answer that fails must not stop the others
+            self._is_planned = False
+            self._plan()
+
+    def _plan(self) -> None:
+        if self._open and not self._is_planned:
+            self._is_planned = True
             asyncio.get_running_loop().call_soon(self._turn)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
 from headway.gateway.replicas.probing import _models
@@ -17,6 +18,20 @@ def test_an_odd_entry_is_left_out_and_the_others_stay(odd: object) -> None:
     assert list(models or {}) == ["a", "b" * 512]
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"data":5}', b'{"data":null}', b"[" * 100_000, b"\xff", b"5"])
+def test_entries_are_passed_on_as_they_stand_in_the_list() -> None:
+    body = b'{"object":"list","data":[{"id":"a","x":1.50e1,"y":[]}, {"id" : "a", "x":2}]}'
+    assert msgspec.json.encode(_models(body)) == b'{"a":{"id" : "a", "x":2}}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"{}", b"[]", b'{"data":5}', b'{"data":null}', b"[" * 100_000, b"\xff", b"5"),
+        b'{"data":[{"id":"a","x":"\xff"}]}',
+        b'{"data":[' + b'{"id":"a"},' * 10_000 + b'{"id":"b"}]}',  # more than can be read at one turn
+        b'{"data":[' + b"[]," * 400_000 + b'{"id":"b"}]}',
+    ],
+    ids=range(11),
+)
 def test_what_is_no_list_says_nothing_of_models(body: bytes) -> None:
     assert _models(body) is None
