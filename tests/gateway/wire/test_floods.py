@@ -105,13 +105,14 @@ def test_a_flood_of_bad_clients_harms_no_good_one_and_all_are_counted(run_gatewa
             one.usual = serves
         found: Counter[tuple[str, str]] = Counter()
 
-        async def misbehaves(client: RawClient, how: int) -> None:
-            found[bad[how].__name__, await bad[how](client)] += 1
-
         async with AsyncExitStack() as stack:
+
+            async def misbehaves(how: int) -> None:
+                client = await stack.enter_async_context(RawClient(setup.port))  # and acts before it is idle for long
+                found[bad[how].__name__, await bad[how](client)] += 1
+
             kinds = [how for how, kind in enumerate(bad) for _ in range(EACH if kind is not reads_nothing else 10)]
-            crowd = [(how, await stack.enter_async_context(RawClient(setup.port))) for how in kinds]
-            flood = [asyncio.ensure_future(misbehaves(client, how)) for how, client in crowd]
+            flood = [asyncio.ensure_future(misbehaves(how)) for how in kinds]
             served = await asyncio.gather(*(good(setup, number, 15) for number in range(20)))
             assert served == [15] * 20
             await asyncio.gather(*flood)
