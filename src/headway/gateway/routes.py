@@ -35,6 +35,7 @@ from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.intake import Intake
 from headway.gateway.queueing.request_state import GatewayRequest, id_text
 from headway.gateway.relay.exchange import BROKE, Exchange
+from headway.gateway.replicas.model_lists import all_list_models, listed_models, model_entry
 from headway.gateway.settings import TenantSettings
 from headway.gateway.trusted_sources import TrustedProxies, is_loopback, leads_here
 from headway.gateway.wire.client_connection import ClientConnection, PendingAnswer
@@ -148,41 +149,27 @@ class PublicRoutes:
         if request.path.startswith("/v1/") and is_preflight(request):
             client.respond(preflight_answer(request))
         elif path == "/v1/models" and request.method in (b"GET", b"HEAD"):
-            listed = {"object": "list", "data": list(self._models().values())}
+            listed = {"object": "list", "data": list(listed_models(self.dispatcher.replicas).values())}
             client.respond(Response(200, msgspec.json.encode(listed)))
-        elif path.startswith(_ONE_MODEL) and request.method in (b"GET", b"HEAD") and self._all_list_models():
+        elif (
+            path.startswith(_ONE_MODEL)
+            and request.method in (b"GET", b"HEAD")
+            and all_list_models(self.dispatcher.replicas)
+        ):
             client.respond(self._model(unquote(path.removeprefix(_ONE_MODEL))))
         elif path.startswith("/v1/"):
             return self._proxy(request, client)
         else:
             # All tenants' traffic: with keys, which a reload may bring, it is on the admin address or nowhere.
-            shows_inside = not self._has_admin and not self.dispatcher.settings.tenant
-            paths = _ALL_PATHS if shows_inside else HEALTH_PATHS
+            paths = HEALTH_PATHS if self._has_admin or self.dispatcher.settings.tenant else _ALL_PATHS
             return _send(client, _own_answer(self, request, paths, "the API is under /v1/"))
         return None
 
-    def _models(self) -> dict[str, object]:
-        """The models of all replicas that are up, each once."""
-        merged: dict[str, object] = {}
-        for replica in self.dispatcher.replicas:
-            if replica.is_up:
-                for name, entry in (replica.state.models or {}).items():
-                    merged.setdefault(name, entry)
-        return merged
-
-    def _all_list_models(self) -> bool:
-        """Whether every replica that is up lists its models; one that does not may serve others."""
-        return all(replica.state.models for replica in self.dispatcher.replicas if replica.is_up)
-
     def _model(self, name: str) -> Response:
-        listing = (replica.state.models or {} for replica in self.dispatcher.replicas if replica.is_up)
-        entry = next((models[name] for models in listing if name in models), None)
+        entry = model_entry(self.dispatcher.replicas, name)
         if entry is None:
-            return error_response(
-                404,
-                f"no replica serves the model {name[:100]!r}; GET /v1/models lists the models",
-                Reason.UNKNOWN_MODEL,
-            )
+            message = f"no replica serves the model {name[:100]!r}; GET /v1/models lists the models"
+            return error_response(404, message, Reason.UNKNOWN_MODEL)
         return Response(200, msgspec.json.encode(entry))
 
     # Through the queue
@@ -197,9 +184,8 @@ class PublicRoutes:
             return None
         coding = content_coding(http)
         if coding:
-            self._reject(
-                client, error_response(415, _COMPRESSED.format(coding.decode("latin-1")[:40]), Reason.MALFORMED)
-            )
+            message = _COMPRESSED.format(coding.decode("latin-1")[:40])
+            self._reject(client, error_response(415, message, Reason.MALFORMED))
             return None
         endpoint = endpoint_of(http.path)
         if len(http.body) > LARGE_BYTES:
@@ -391,9 +377,7 @@ class AdminRoutes:
             hosts = self._public.dispatcher.settings.hosts
             is_foreign = self._is_on_loopback and not leads_here(request.header(b"host"), hosts)
             return _foreign_host() if is_foreign else None
-        if request.path in HEALTH_PATHS:
-            return None
-        if is_key(request.header(b"authorization"), self._key):
+        if request.path in HEALTH_PATHS or is_key(request.header(b"authorization"), self._key):
             return None
         refusal = error_response(401, "the admin address needs its key (`admin_key_env`)", Reason.UNAUTHORISED)
         return with_headers(refusal, ((b"www-authenticate", b'Basic realm="headway"'),))

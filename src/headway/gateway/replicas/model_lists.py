@@ -1,4 +1,4 @@
-"""Lists of models, asked for again before a name counts as unknown: an adapter may have been loaded a moment ago.
+"""Lists of models, as clients get them; asked for again before a name is unknown: an adapter may have come just now.
 
 Law: all replicas are asked at most once a second, whatever clients name; no other request waits for their answers.
 """
@@ -48,3 +48,24 @@ class ModelLists:
         waiting, self._waiting = self._waiting, []
         for then in waiting:
             then()
+
+
+def listed_models(replicas: Sequence[UpstreamReplica]) -> dict[str, object]:
+    """The models of all replicas that are up, each once."""
+    merged: dict[str, object] = {}
+    for replica in replicas:
+        if replica.is_up:
+            for name, entry in (replica.state.models or {}).items():
+                merged.setdefault(name, entry)
+    return merged
+
+
+def all_list_models(replicas: Sequence[UpstreamReplica]) -> bool:
+    """Whether every replica that is up lists its models; one that does not may serve others."""
+    return all(replica.state.models for replica in replicas if replica.is_up)
+
+
+def model_entry(replicas: Sequence[UpstreamReplica], name: str) -> object | None:
+    """A model of a replica that is up, by its name, without a look at all others."""
+    listing = (replica.state.models or {} for replica in replicas if replica.is_up)
+    return next((models[name] for models in listing if name in models), None)
