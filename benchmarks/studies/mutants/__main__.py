@@ -146,8 +146,10 @@ class Driver:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)
+        name = mutant.path.removeprefix("src/").removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        if name not in sys.modules:  # no test loads it
+            return 0
         try:
-            name = mutant.path.removeprefix("src/").removesuffix(".py").replace("/", ".").removesuffix(".__init__")
             if not transplant(sys.modules[name], mutated(mutant)):
                 return 2
         except Exception:  # it cannot even be loaded: any test fails
