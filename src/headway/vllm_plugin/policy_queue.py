@@ -228,7 +228,7 @@ class PolicyQueue:
     # the next request -----------------------------------------------------------------------------------------------
 
     def _offer(self) -> Entry:
-        entry = self._next or self._find_next()
+        entry = self._find_next()
         if entry is None:
             raise IndexError("no request to admit now")
         return entry
