@@ -308,3 +308,164 @@ def test_a_request_whose_work_changed_stays_ahead_of_later_equals() -> None:
     fallback.work_changed("a")
     assert fallback.head(2.0) is second
     assert len(fallback) == 3
+
+
+class Hears(ShortestPromptFirst):
+    """Shortest first; notes what it is told, and takes what it is given."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, object, float]] = []
+        self.values: list[dict[str, float]] = []
+
+    def observe(self, event: Any) -> None:
+        self.told.append((type(event).__name__, event.request.id, event.at))
+
+    def retune(self, values: Any) -> None:
+        self.values.append(dict(values))
+
+
+def test_each_event_is_told_once_with_its_time() -> None:
+    ordering = Hears()
+    fallback, faults, _ = build(ordering)
+    one, two = Request("one", 0.0, 10), Request("two", 0.0, 20)
+    fallback.arrive(one, 1.0)
+    fallback.arrive(two, 2.0)
+    assert len(fallback) == 2
+    fallback.admit("one", 3.0)
+    assert len(fallback) == 1
+    fallback.first_token(one, 4.0)
+    fallback.preempted(one, 5.0)
+    assert len(fallback) == 2
+    assert fallback.head(5.0) is one
+    fallback.remove("two")
+    fallback.remove("two")
+    assert len(fallback) == 1
+    fallback.cancel(two, 6.0)
+    fallback.admit("one", 7.0)
+    fallback.complete(one, 8.0)
+    assert ordering.told == [
+        ("Arrived", "one", 1.0),
+        ("Arrived", "two", 2.0),
+        ("Admitted", "one", 3.0),
+        ("FirstToken", "one", 4.0),
+        ("Preempted", "one", 5.0),
+        ("Cancelled", "two", 6.0),
+        ("Admitted", "one", 7.0),
+        ("Completed", "one", 8.0),
+    ]
+    assert (len(fallback), faults) == (0, [])
+
+
+def test_one_that_is_queued_again_is_told_of_no_event_and_keeps_its_front() -> None:
+    hears, fails = Hears(), Ordering()
+    for ordering in (hears, fails):
+        fallback, faults, _ = build(ordering)
+        for id_, prompt, resumed in (("short", 10, False), ("long", 90, True), ("middle", 50, False)):
+            request = Request(id_, 0.0, prompt)
+            request.estimate = PointEstimate(1, "test")
+            fallback.requeue(request, resumed)
+        fails.wrong = ("rank", fail)
+        fallback.work_changed("short")
+        assert fallback.head(1.0).id == "long"  # type: ignore[union-attr]
+        assert len(faults) == (ordering is fails), "also when the policies fail"
+    assert hears.told == []
+
+
+def test_values_reach_the_ordering_until_it_is_disabled() -> None:
+    ordering = Hears()
+    fallback, faults, _ = build(ordering)
+    fallback.retune({"a": 1.0})
+    assert ordering.values == [{"a": 1.0}]
+    fallback._fail(PolicyFault("ordering", "raised", "failed"))
+    fallback.retune({"a": 2.0})
+    assert ordering.values == [{"a": 1.0}]
+    assert len(faults) == 1
+    plain, faults, _ = build()
+    plain.retune({"a": 1.0})
+    assert faults == [], "an ordering without parameters has none to take"
+
+
+def test_an_ordering_that_fails_at_its_values_is_disabled() -> None:
+    class Refuses(Hears):
+        def retune(self, values: Any) -> None:
+            fail()
+
+    fallback, faults, _ = build(Refuses())
+    arrive(fallback, 20, 10)
+    fallback.retune({"a": 1.0})
+    assert [fault.reason for fault in faults] == ["raised"]
+    assert drain(fallback) == ["r20", "r10"]
+
+
+def test_new_values_make_it_choose_anew() -> None:
+    class Turned:
+        """One lane per prompt; the longest first once it is turned."""
+
+        sign = 1
+
+        def lane(self, request: Any) -> int:
+            return int(request.prompt_tokens)
+
+        def rank(self, request: Any) -> float:
+            return 0.0
+
+        def choose(self, heads: Any, now: float) -> int:
+            return int(min(heads, key=lambda lane: self.sign * lane))
+
+        def next_change(self, heads: Any, now: float) -> float:
+            return math.inf
+
+        def retune(self, values: Any) -> None:
+            self.sign = -1
+
+    fallback, faults, _ = build(Turned())
+    arrive(fallback, 10, 20)
+    assert fallback.head(1.0).id == "r10"  # type: ignore[union-attr]
+    fallback.retune({})
+    assert fallback.head(1.0).id == "r20"  # type: ignore[union-attr]
+    assert faults == []
+
+
+def test_what_rules_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    fallback, faults, _ = build()
+    assert (fallback.in_force, fallback.holds, fallback.chooses_victims) == (True, False, False)
+    fallback.suspend()
+    fallback.suspend()
+    assert (fallback.in_force, fallback.suspended, fallback.disabled) == (False, True, False)
+    fallback.reinstate()
+    fallback.reinstate()
+    assert fallback.in_force
+    fallback.suspend()
+    fallback._fail(PolicyFault("ordering", "raised", "slipped"))
+    assert (fallback.in_force, fallback.suspended, fallback.disabled) == (False, False, True)
+    assert caplog.messages == [
+        "headway: the ordering policy slipped; all policies are disabled until the engine restarts, and waiting "
+        "requests are served first come, first served"
+    ]
+    fallback.suspend()
+    assert not fallback.suspended, "there is nothing left to suspend"
+    assert len(faults) == 1
+
+
+def test_listeners_hear_what_policies_hear() -> None:
+    heard = []
+
+    class Listens:
+        def observe(self, event: Any) -> None:
+            heard.append(type(event).__name__)
+
+    policies = Policies(ShortestPromptFirst(), Greedy(), LatestAdmitted(), RunningMean())
+    timer = PolicyTimer(GuardLimits(), Clock(), Clock())
+    fallback = FallbackScheduler(policies, timer, lambda fault: None, [Listens()])
+    arrive(fallback, 5)
+    fallback._fail(PolicyFault("ordering", "raised", "failed"))
+    arrive(fallback, 6)
+    assert heard == ["Arrived"], "until a fault"
+
+
+def test_a_fault_that_first_come_first_served_has_too_is_not_hidden() -> None:
+    fallback, faults, _ = build()
+    fallback._fail(PolicyFault("ordering", "raised", "failed"))
+    with pytest.raises(KeyError):
+        fallback.work_changed("nobody waits by this name")
+    assert len(faults) == 1

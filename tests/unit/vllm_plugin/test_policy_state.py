@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ import pytest
 
 from headway.domain.event import Arrived
 from headway.domain.request import Request
+from headway.tuning.tuning_settings import TuningSettings
+from headway.vllm_plugin.config import PluginConfig
+from headway.vllm_plugin.policy_state import PolicyState
 from headway.vllm_plugin.scheduler_mixin import PolicyScheduling
 from tests.support.vllm_stub import StubEngine, StubRequest
 
@@ -180,3 +184,104 @@ def test_a_tuner_that_fails_stops_and_the_engine_does_not_wait_for_it(caplog: py
     engine.serve(20)
     assert not engine.headway.policies.disabled
     engine.shutdown()
+
+
+def state(file: Path | None, **settings: Any) -> PolicyState:
+    config = PluginConfig(**{"ordering": "ewsjf", **settings})
+    return PolicyState(config, config.policies(), file)
+
+
+def test_the_file_is_written_once_a_minute_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "state.json"
+    kept = state(file)
+    times: list[float] = []
+
+    def at(now: float) -> int:
+        """So many writes there have been after a step at this time."""
+        kept.stepped(now)
+        if kept._writer is not None:
+            kept._writer.join()
+        return len(times)
+
+    plain = kept._write
+    monkeypatch.setattr(kept, "_write", lambda *where: (times.append(1), plain(*where)))
+    assert [at(now) for now in (1_000.0, 1_059.9, 1_060.0, 1_119.9, 1_120.1)] == [0, 0, 1, 1, 2]
+    assert file.exists()
+    kept.close()
+    assert len(times) == 3
+
+
+def test_a_slow_disk_gets_one_write_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = state(tmp_path / "state.json")
+    go_on = threading.Event()
+    begun: list[float] = []
+    monkeypatch.setattr(kept, "_write", lambda *where: (begun.append(1), go_on.wait(60)))
+    for now in (0.0, 60.0, 120.0, 180.0):
+        kept.stepped(now)
+    until(lambda: bool(begun))
+    assert len(begun) == 1
+    go_on.set()
+    assert kept._writer is not None
+    kept._writer.join()
+    kept.stepped(180.5)
+    until(lambda: len(begun) == 2)
+    kept.close()
+
+
+def test_without_a_file_or_a_tuner_nothing_is_done() -> None:
+    kept = state(None)
+    assert kept.listeners == ()
+    assert kept.wanted() is None
+    for now in (0.0, 100.0):
+        kept.stepped(now)
+    assert kept._writer is None
+    kept.close()
+
+
+def test_a_file_that_cannot_be_written_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "folder").mkdir()
+    kept = state(tmp_path / "folder" / "state.json")
+    (tmp_path / "folder").rmdir()
+    with caplog.at_level(logging.WARNING, "vllm.headway"):
+        kept.close()
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("headway: ")
+
+
+def test_values_offered_are_taken_once_and_the_latest_counts() -> None:
+    pytest.importorskip("optuna")
+    kept = state(None, live_tuning=TuningSettings(on=True))
+    (thread,) = kept.listeners
+    assert kept.wanted() is None
+    for value in (1.0, 2.0):
+        thread.retune({"b_u": value})
+    assert kept.wanted() == {"b_u": 2.0}
+    assert kept.wanted() is None
+    kept.close()
+    assert not thread._thread.is_alive()
+
+
+def test_each_trial_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("optuna")
+    kept = state(None, live_tuning=TuningSettings(on=True))
+    (thread,) = kept.listeners
+
+    class Tuner:
+        """One trial with every event."""
+
+        def __init__(self) -> None:
+            self.trials: list[str] = []
+
+        def observe(self, event: object) -> None:
+            self.trials.append(f"trial {len(self.trials)}")
+
+        def best(self) -> dict[str, float]:
+            return {"b_u": float(len(self.trials))}
+
+    thread._tuner = Tuner()  # type: ignore[assignment]
+    with caplog.at_level(logging.INFO, "vllm.headway"):
+        for _ in range(3):
+            thread.observe(Arrived(Request("a", 0.0, 5), 0.0))
+        kept.close()
+    assert caplog.messages == [f"headway: tuning: trial {number}" for number in range(3)]
+    assert thread.best() == {"b_u": 3.0}

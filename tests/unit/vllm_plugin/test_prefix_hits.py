@@ -57,3 +57,49 @@ def test_nothing_to_look_up() -> None:
     private.request.skip_reading_prefix_cache = True  # type: ignore[attr-defined]
     hits.arrive(private, 0.0)
     assert hits.lookups == 0
+
+
+def test_all_blocks_are_asked_for_up_to_the_most() -> None:
+    asked = []
+
+    def lookup(hashes: Any, most: int) -> int:
+        asked.append(len(hashes))
+        return 0
+
+    hits = PrefixHits(lookup, Ticks(), blocks_max=3, seconds_per_step=1.0)
+    for count in (2, 3, 4):
+        hits.arrive(entry(hashes=count), 0.0)
+    usual = PrefixHits(lookup, Ticks())
+    usual.arrive(entry(hashes=2_000), 0.0)
+    assert asked == [2, 3, 3, 1_024]
+
+
+def test_a_step_looks_up_for_two_milliseconds() -> None:
+    hits = PrefixHits(lambda hashes, most: 1, Ticks())  # each takes half of one
+    for _ in range(9):
+        hits.arrive(entry(), 0.0)
+    assert hits.lookups == 4
+    hits.begin_step()
+    for _ in range(9):
+        hits.arrive(entry(), 0.0)
+    assert hits.lookups == 8
+
+
+def test_the_last_token_is_computed_whatever_the_cache_holds() -> None:
+    hits = PrefixHits(lambda hashes, most: 500, Ticks())
+    one = entry(100)
+    hits.arrive(one, 0.0)
+    assert one.view.cached_prompt_tokens == 99
+    one.request.num_output_tokens = 5  # type: ignore[misc] - it was preempted after five
+    hits.refresh(one, 1.0)
+    assert one.view.cached_prompt_tokens == 104
+
+
+def test_a_head_moves_if_more_than_a_quarter_of_its_work_changed() -> None:
+    answers = iter([20, 40, 55, 55, 0])
+    hits = PrefixHits(lambda hashes, most: next(answers), Ticks(), seconds_per_step=1.0)
+    one = entry(100)
+    hits.arrive(one, 0.0)
+    moves = [hits.refresh(one, now) for now in (1.0, 1.99, 2.0, 3.0, 4.0)]
+    assert moves == [False, False, False, False, True], "80, 60 and 45 tokens to compute: a quarter each time at most"
+    assert hits.hit_tokens == 170

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headway.vllm_plugin.wait_clocks import WaitClocks, in_words
+from headway.vllm_plugin.wait_clocks import REASONS, WaitClocks, in_words
 
 
 def test_a_wait_is_split_by_reason() -> None:
@@ -28,3 +28,51 @@ def test_later_arrivals_admitted_earlier_are_counted() -> None:
     wait = clocks.wait(2, began, ended)
     assert wait.overtaken_by == 3, "9 was in before it came, 1 had come before it, and 8 went after it"
     assert "3 later arrivals were admitted before it" in in_words(wait)
+
+
+def test_before_the_first_scan_no_reason_has_counted() -> None:
+    clocks = WaitClocks()
+    began = clocks.reading(3.0)
+    assert began == (3.0, (0.0,) * 7, 0)
+    assert clocks.wait(0, began, clocks.reading(8.0)) == (5.0, {}, 0)
+    clocks.scanned("idle", 8.0)
+    assert clocks.reading(8.0).seconds == (0.0,) * 7
+    assert clocks.reading(9.5).seconds == (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.5)
+    assert clocks.reading(7.0).seconds == (0.0,) * 7, "a clock that another thread read earlier takes nothing away"
+
+
+def test_every_reason_has_a_clock_of_its_own() -> None:
+    clocks = WaitClocks()
+    began = clocks.reading(0.0)
+    for number, reason in enumerate(REASONS):
+        clocks.scanned(reason, 10.0 * number)
+    wait = clocks.wait(0, began, clocks.reading(70.0))
+    assert wait.by_reason == dict.fromkeys(REASONS, 10.0)
+    clocks.scanned("seats", 70.0)
+    assert clocks.wait(0, began, clocks.reading(74.0)).by_reason == {**dict.fromkeys(REASONS, 10.0), "seats": 14.0}
+
+
+def test_half_a_millisecond_is_worth_a_word() -> None:
+    clocks = WaitClocks()
+    clocks.scanned("seats", 0.0)
+    began = clocks.reading(0.0)
+    clocks.scanned("tokens", 0.0005)
+    clocks.scanned("idle", 0.00099)
+    assert clocks.wait(0, began, clocks.reading(0.00099)).by_reason == {"seats": 0.0005}
+
+
+def test_admissions_are_numbered_and_told_in_words() -> None:
+    clocks = WaitClocks()
+    began = clocks.reading(0.0)
+    assert [clocks.admit(arrival) for arrival in (7, 8)] == [0, 1]
+    assert clocks.admissions == 2
+    wait = clocks.wait(7, began, clocks.reading(1.0))
+    assert in_words(wait) == "waited 1.00 s (no scan meanwhile); 1 later arrival was admitted before it"
+
+
+def test_only_the_latest_admissions_can_have_overtaken() -> None:
+    clocks = WaitClocks()
+    began = clocks.reading(0.0)
+    for _ in range(65_537):
+        clocks.admit(1)
+    assert clocks.wait(0, began, clocks.reading(1.0)).overtaken_by == 65_536

@@ -14,10 +14,13 @@ import pytest
 
 from headway.bench.user_mistake import UserMistake
 from headway.cli.explain_live import live_lines
+from headway.domain.request import Request
 from headway.vllm_plugin import wait_explanations as stories
 from headway.vllm_plugin.explain_endpoint import ANSWERED_AT_ONCE, WhyEndpoint
+from headway.vllm_plugin.request_entries import Entry
 from headway.vllm_plugin.scheduler_mixin import PolicyScheduling
-from tests.support.vllm_stub import StubEngine, StubRequest
+from headway.vllm_plugin.xargs_hints import NO_HINTS
+from tests.support.vllm_stub import Status, StubEngine, StubRequest
 
 
 class Engine(PolicyScheduling, StubEngine):
@@ -180,3 +183,67 @@ def test_a_flood_of_connections_gets_so_many_threads_and_no_more() -> None:
             client.sendall(b"GET /headway/why?id=a HTTP/1.0\r\n\r\n")
             answers = client.recv(1_000)
     endpoint.close()
+
+
+def test_an_explanation_as_plain_values() -> None:
+    engine = Engine(headway={"ordering": "fcfs"})
+    now = [0.0]
+    engine.headway.clock = lambda: now[0]
+    engine.add_request(StubRequest("runs", 10))
+    engine.schedule()
+    now[0] = 1.0
+    engine.add_request(StubRequest("waits", 20))
+    now[0] = 3.0000004
+    assert engine.headway.explain("waits") == {
+        "request": "waits",
+        "state": "waiting",
+        "admitted_at": None,
+        "waited_seconds": 2.0,
+        "by_reason_seconds": {"idle": 2.0},
+        "overtaken_by": 0,
+        "order": "fcfs",
+        "prompt_tokens": 20,
+        "cached_prompt_tokens": 0,
+        "why": "(20 prompt tokens, 0 cached; order fcfs) waited 2.00 s (2.00 s idle); no later arrival was admitted "
+        "before it",
+        "parts": 1,
+    }
+    runs = engine.headway.explain("runs")
+    assert runs is not None
+    assert (runs["state"], runs["admitted_at"], runs["waited_seconds"]) == ("admitted", 0.0, 0.0)
+    assert engine.headway.explain("run") is None, "half a name is another's"
+    assert engine.headway.explain("r.ns") is None, "it is no pattern"
+
+
+def test_a_request_that_cannot_run_yet_is_said_to_be_parked() -> None:
+    engine = Engine()
+    request = StubRequest("7_cmpl-mine-ab", 10)
+    request.status = Status.WAITING_FOR_REMOTE_KVS
+    engine.add_request(request)
+    facts = engine.headway.explain("mine")
+    assert facts is not None
+    assert facts["state"] == "parked"
+    assert facts["request"] == "7_cmpl-mine-ab"
+
+
+def test_so_many_of_the_latest_are_remembered() -> None:
+    explanations = stories.WaitExplanations()
+    entry = Entry(StubRequest("first", 5), Request("first", 0.0, 5), NO_HINTS, 0)  # type: ignore[arg-type]
+    entry.wait_began = explanations.clocks.reading(0.0)
+    for number in range(4_097):
+        entry.id = f"r{number}"
+        explanations.admitted(entry, "fcfs", 1.0)
+    assert explanations.explain("r0", {}, "fcfs", 2.0) is None
+    assert explanations.explain("r1", {}, "fcfs", 2.0) is not None
+
+
+def test_what_changes_while_it_is_read_is_read_again() -> None:
+    answers = iter([RuntimeError("dictionary changed size during iteration"), 5])
+
+    def read() -> int:
+        answer = next(answers)
+        if isinstance(answer, RuntimeError):
+            raise answer
+        return answer
+
+    assert stories._undisturbed(read) == 5

@@ -96,3 +96,86 @@ def test_no_request_is_remembered_after_its_end_and_tenants_are_bounded() -> Non
         lengths.observe(Cancelled(one, 0.0) if index % 2 else Completed(one, 0.0, 5))
     assert not lengths._hinted
     assert len(lengths._ratios) <= 1024
+
+
+def test_what_counts_as_a_number_and_as_a_text() -> None:
+    def deadline(said: object) -> float | None:
+        return read_hints({"headway_deadline_ms": said}).deadline_seconds
+
+    assert [deadline(said) for said in (0, -1, "0", " 1500 ", 2.5)] == [0, 0, 0, 1.5, 0.0025]
+    assert [deadline(said) for said in ("", "x", None, [1], "inf", "nan", float("inf"), -float("inf"), False)] == [
+        None
+    ] * 9
+    assert deadline("1" + " " * 63) == 0.001
+    assert deadline("1" + " " * 64) is None, "longer than any text that is read"
+    assert read_hints({"headway_expected_tokens": 0}).expected_tokens == 1
+    assert read_hints({"headway_expected_tokens": 2.6}).expected_tokens == 3
+    assert read_hints({"headway_expected_tokens": "7"}) == (7, None, "", None, None, ())
+    assert read_hints({"headway_rank": 10**400}).rank == MAX_RANK
+    assert read_hints({"headway_rank": 1.7}).rank == 2
+    assert read_hints({"headway_session": "y" * 65}).session == "y" * 64
+    nothing = read_hints({"headway_tenant": "", "headway_session": 5, "headway_rank": "r"})
+    assert (nothing.tenant, nothing.session, nothing.rank) == ("", None, None)
+    assert nothing.ignored == ("headway_tenant", "headway_session", "headway_rank")
+
+
+def completed(lengths: HintedLengths, name: str, tenant: str, hinted: int, produced: int) -> None:
+    one = request(name, tenant)
+    lengths.hint(one.id, hinted)
+    lengths.observe(Completed(one, 0.0, produced))
+
+
+def test_the_correction_by_hand() -> None:
+    """A hundred tokens of doubt on either side, and an observation weighs half after fifty more."""
+    lengths = HintedLengths(Five())
+    assert lengths.correction("t") == 1.0
+    completed(lengths, "a", "t", 300, 500)
+    assert lengths.correction("t") == pytest.approx(600 / 400)
+    assert lengths.correction("other") == 1.0
+    completed(lengths, "b", "t", 100, 0)
+    weight = 0.5 ** (1 / 50)
+    assert lengths.correction("t") == pytest.approx((500 * weight + 100) / (300 * weight + 100 + 100))
+    for number in range(50):
+        completed(lengths, f"z{number}", "zero", 0, 1_000 if number == 0 else 0)
+    completed(lengths, "last", "zero", 0, 0)
+    assert lengths.correction("zero") == pytest.approx((500 + 100) / 100, rel=1e-6)
+
+
+def test_a_correction_is_within_a_sixteenth_and_sixteen() -> None:
+    lengths = HintedLengths(Five())
+    completed(lengths, "a", "long", 1, 100_000)
+    completed(lengths, "b", "short", 100_000, 0)
+    assert (lengths.correction("long"), lengths.correction("short")) == (16.0, 1 / 16)
+    lengths.hint("c", 10)
+    assert lengths.predict(request("c", "long")).remaining_mean(0) == pytest.approx(160, rel=0.05)
+    lengths.hint("d", 10)
+    assert lengths.predict(request("d", "short")).remaining_mean(0) == pytest.approx(1.0), "a token at least"
+
+
+def test_the_tenant_that_was_heard_least_lately_is_forgotten() -> None:
+    lengths = HintedLengths(Five())
+    completed(lengths, "a", "first", 100, 300)
+    completed(lengths, "b", "second", 100, 300)
+    completed(lengths, "c", "first", 100, 300)
+    for number in range(1_022):
+        completed(lengths, f"r{number}", f"t{number}", 100, 300)
+    assert lengths.correction("second") == 2.0
+    completed(lengths, "one more", "new", 100, 300)
+    assert lengths.correction("second") == 1.0
+    assert lengths.correction("first") > 2.0
+    assert lengths.correction("new") == 2.0
+
+
+def test_the_inner_predictor_hears_every_event() -> None:
+    heard = []
+
+    class Listens(Five):
+        def observe(self, event: object) -> None:
+            heard.append(event)
+
+    lengths = HintedLengths(Listens())
+    events = [Completed(request("a"), 0.0, 5), Cancelled(request("b"), 0.0)]
+    for event in events:
+        lengths.observe(event)
+    assert heard == events
+    assert lengths.correction("") == 1.0, "without a hint nothing is compared"
