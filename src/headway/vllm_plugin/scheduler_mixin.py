@@ -75,7 +75,6 @@ class PolicyScheduling:
 
     def _handle_stopped_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         """A request stopped; a streaming session goes on with its next input."""
-        self.headway.tick()
         stopped = super()._handle_stopped_request(request, *args, **kwargs)  # type: ignore[misc]
         if not stopped:
             self.headway.turn_ended(request)
