@@ -46,7 +46,7 @@ class PrefixHits:
 
     def refresh(self, entry: Entry, now: float) -> bool:
         """Look a head up again if the answer is old; true if its prefill work changed by more than a quarter."""
-        return is_stale(entry.view, now) and self._ask(entry, now) and entry.view.prompt_tokens > 0
+        return is_stale(entry.view, now) and self._ask(entry, now)
 
     def _ask(self, entry: Entry, now: float) -> bool:
         """Whether the answer changed the request's prefill work much."""
