@@ -164,6 +164,34 @@ def test_when_few_are_blocked_each_is_asked_in_each_scan_and_keeps_its_place() -
     assert len(engine.offered()) == 256
 
 
+@pytest.mark.parametrize("change", ["comes", "comes back", "is put back", "is removed", "ends"])
+def test_what_changes_within_a_scan_shows_at_the_next_look(change: str) -> None:
+    """vLLM asks whether there is one before it looks at it, and much may happen in between."""
+    engine = Engine(headway=SHORTEST)
+    (runs,) = engine.come(1)
+    engine.step()
+    first, second = engine.come(20, 30)
+    engine.headway.before_schedule()
+    assert engine.waiting.peek_request() is first
+    match change:
+        case "comes":
+            (expected,) = engine.come(10)
+        case "comes back":
+            engine.running.remove(runs)
+            engine._preempt_request(runs, 0.0)
+            expected = runs
+        case "is put back":
+            engine.waiting.prepend_requests([expected := StubRequest("r5", 5)])
+        case "is removed":
+            engine.waiting.remove_requests([first])
+            expected = second
+        case _:
+            engine.finish_requests(["r20"], Status.FINISHED_ABORTED)
+            expected = second
+    assert engine.waiting.peek_request() is expected
+    assert engine.waiting.pop_request() is expected
+
+
 # preemption
 
 
@@ -256,6 +284,17 @@ def test_a_turn_goes_on_where_the_session_stands(monkeypatch: pytest.MonkeyPatch
         assert engine.offered() == ["r20"]
 
 
+def test_a_session_that_vllm_runs_again_unasked_is_in_the_batch() -> None:
+    engine = Engine(headway=SHORTEST)
+    (session,) = engine.come(20)
+    engine.step()
+    engine.headway.turn_ended(session)  # type: ignore[arg-type]
+    assert engine.headway.book.batch.size == 0
+    engine.headway.before_schedule()
+    engine.headway.after_schedule(1)  # it is in vLLM's running list
+    assert engine.headway.book.batch.size == 1
+
+
 # admission
 
 
@@ -327,6 +366,20 @@ def test_a_refusal_stands_for_one_step_where_others_may_pass_the_head(monkeypatc
     engine.come(60)
     assert all({"r50", "r60"} == set(engine.asked_in_a_step()) for _ in range(4))
     assert engine.headway.metrics.counters["admissions_held", ""] == 8
+
+
+def test_where_one_passes_the_head_the_scan_was_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Holding(monkeypatch, "backfill")
+    monkeypatch.setattr(engine.headway.policies, "hold_steps", lambda request, *more: 3 * (request.id == "r50"))
+    engine.come(1)
+    engine.step()
+    engine.step()
+    engine.come(50, 60)
+    engine.headway.before_schedule()
+    assert engine.waiting
+    assert engine.waiting.peek_request().request_id == "r60"
+    assert not engine.headway.queue.held
+    assert engine.waiting.pop_request().request_id == "r60"
 
 
 # the time it takes
