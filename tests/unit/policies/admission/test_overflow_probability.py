@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from headway.domain.costs import ServiceCosts
 from headway.domain.estimate import GeometricEstimate, PointEstimate
@@ -185,3 +187,234 @@ def test_bad_options_are_said(options: dict[str, float], said: str) -> None:
 def test_without_a_length_estimate_it_says_what_to_do() -> None:
     with pytest.raises(ValueError, match="name a predictor with --prediction"):
         OverflowProbability().hold_steps(Request(1, 0.0, 5), ScriptedBatch([candidate()]), MemoryView(9, 9, BLOCK), 0.0)
+
+
+# recomputed from the docstring, in plain loops
+
+
+INSTANTS = [1, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192, 16384]
+
+
+def age_and_width(produced: int) -> tuple[int, int]:
+    """Buckets of 16 tokens; from 128 on four to an octave."""
+    width = 16
+    while produced >= 8 * width:
+        width *= 2
+    return produced // width * width, width
+
+
+def fits_by_hand(running: list[Request], head: Request, memory: MemoryView, z: float, slack_tokens: float) -> bool:
+    """Whether the head may come in, with so many tokens more of memory."""
+    block, lives = memory.block_tokens, [*running, head]
+    cautious = 0
+    for request in lives:
+        age, width = age_and_width(request.produced_tokens)
+        longest = request.estimate.remaining_quantile(0.99, age)  # type: ignore[union-attr]
+        if request.max_output_tokens is not None:
+            longest = min(longest, max(1, request.max_output_tokens - age))
+        cautious += math.ceil((request.prompt_tokens + max(age + longest, age + width)) / block)
+    if cautious <= memory.blocks_total:
+        return True
+    held_blocks = 0
+    for request in running:
+        age, width = age_and_width(request.produced_tokens)
+        held_blocks += math.ceil((request.prompt_tokens + age + width // 2) / block)
+    used = memory.blocks_total - memory.blocks_free
+    shared = min(max(0, held_blocks - used) * block, sum(request.cached_prompt_tokens for request in running))
+    for instant in INSTANTS:
+        mean = variance = mean_of_running = 0.0
+        for request in lives:
+            age, width = age_and_width(request.produced_tokens)
+            there = request.estimate.remaining_survival(instant - 1, age)  # type: ignore[union-attr]
+            if request.max_output_tokens is not None and instant > max(1, request.max_output_tokens - age):
+                there = 0.0
+            size = request.prompt_tokens + age + (width - 1) / 2 + (block - 1) / 2 + instant
+            mean += there * size
+            variance += there * (1 - there) * size * size
+            if request is not head:
+                mean_of_running = mean
+        need = mean + z * math.sqrt(variance)
+        credit = shared * min(1.0, mean_of_running / max(1, held_blocks * block))
+        if need - credit > memory.blocks_total * block + slack_tokens:
+            return False
+    return True
+
+
+lives = st.tuples(
+    st.integers(1, 700),  # prompt
+    st.sampled_from([0, 0, 5, 127, 128, 255, 300, 1_100]) | st.integers(0, 700),  # produced
+    st.integers(0, 3),  # quarters of the prompt that are cached
+    st.integers(2, 900),  # expected
+    st.none() | st.integers(1_200, 3_000),  # bound
+    st.booleans(),  # known for certain
+)
+
+
+def life(number: int, drawn: tuple[int, int, int, int, int | None, bool]) -> Request:
+    prompt, produced, quarters, expected, bound, known = drawn
+    request = Request(number, 0.0, prompt, produced_tokens=produced, max_output_tokens=bound)
+    request.cached_prompt_tokens = quarters * prompt // 4
+    request.estimate = (
+        PointEstimate(produced + expected, "test") if known else GeometricEstimate(float(expected), None, "test")
+    )
+    return request
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(lives, min_size=2, max_size=7), st.sampled_from([1, 16]), st.sampled_from([-1.0, 0.0, 1.0, 3.0]), st.data()
+)
+def test_the_least_memory_that_lets_a_head_in(
+    drawn: list[tuple[int, int, int, int, int | None, bool]], block: int, z: float, data: st.DataObject
+) -> None:
+    head, *running = [life(number, one) for number, one in enumerate(drawn)]
+    batch = ScriptedBatch(running)
+    used = data.draw(st.integers(0, sum(r.prompt_tokens + r.produced_tokens for r in running) // block))
+
+    def memory(total: int) -> MemoryView:
+        return MemoryView(max(0, total - used), total, block)
+
+    def admits(total: int) -> bool:
+        answer = OverflowProbability(z_start=z).hold_steps(head, batch, memory(total), 0.0)
+        assert answer in (0, 1)
+        return answer == 0
+
+    refused, admitted = used, 40_000
+    if admits(refused):
+        return
+    while admitted - refused > 1:
+        middle = (refused + admitted) // 2
+        refused, admitted = (refused, middle) if admits(middle) else (middle, admitted)
+    rounding = 0.01 * len(drawn) * (1 + z * z)
+    assert fits_by_hand(running, head, memory(admitted), z, rounding)
+    assert not fits_by_hand(running, head, memory(refused), z, -rounding)
+
+
+class Moving:
+    """An estimate that follows what is learned: all lengths are `tokens`."""
+
+    made_by, law_moves = "test", True
+    tokens = 1_000
+
+    def remaining_mean(self, produced_tokens: int) -> float:
+        return float(max(1, self.tokens - produced_tokens))
+
+    def remaining_quantile(self, probability: float, produced_tokens: int) -> int:
+        return max(1, self.tokens - produced_tokens)
+
+    def remaining_survival(self, tokens: int, produced_tokens: int) -> float:
+        return float(tokens < max(1, self.tokens - produced_tokens))
+
+
+@pytest.mark.parametrize("who", ["the head", "one that runs"])
+def test_what_is_learned_counts_with_the_next_completion(who: str) -> None:
+    moving = Moving()
+    head, runs = candidate(100, 10.0), Request("runs", 0.0, 100)
+    runs.estimate = GeometricEstimate(10.0, None, "test")
+    (head if who == "the head" else runs).estimate = moving
+    policy, batch, memory = OverflowProbability(), ScriptedBatch([runs]), MemoryView(50, 50, BLOCK)
+    assert policy.hold_steps(head, batch, memory, 0.0) == 1
+    moving.tokens = 20
+    policy.observe(Completed(Request("done", 0.0, 100), 1.0, 20))
+    assert policy.hold_steps(head, batch, memory, 1.0) == 0
+
+
+def test_what_is_kept_of_a_head_is_what_a_fresh_policy_says() -> None:
+    """The same head with other blocks, another estimate, more tokens, and after completions."""
+    lots = random.Random(9)
+    batch = ScriptedBatch(running(12, 150.0, lots))
+    head, policy = candidate(), OverflowProbability(learning_rate=0.0)
+    for _ in range(200):
+        match lots.randrange(5):
+            case 0:
+                head.produced_tokens = lots.randint(0, 400)
+            case 1:
+                head.estimate = GeometricEstimate(float(lots.randint(5, 900)), None, "test")
+            case 2:
+                policy.observe(Completed(Request("done", 0.0, 100), 0.0, 50))
+            case 3:
+                head = candidate(lots.randint(1, 900))
+            case _:
+                batch.decode()
+        for block in (16, 8):
+            total = lots.randint(100, 500) * 16 // block
+            memory = MemoryView(total, total, block)
+            fresh = OverflowProbability(learning_rate=0.0).hold_steps(head, batch, memory, 0.0)
+            assert policy.hold_steps(head, batch, memory, 0.0) == fresh
+
+
+def test_a_head_is_weighed_at_every_so_many_steps() -> None:
+    policy = OverflowProbability(steps_between=4)
+    batch = ScriptedBatch(running(10, 100.0, random.Random(1)))
+    none = MemoryView(1, 1, BLOCK)
+    assert policy.hold_steps(candidate(1, 1.0), ScriptedBatch(), none, 0.0) == 0, "nothing runs"
+    head = candidate(10, 20.0)
+    ample = next(
+        m for m in (MemoryView(t, t, BLOCK) for t in range(100, 999)) if not policy.hold_steps(head, batch, m, 0)
+    )
+    answers = []
+    for _ in range(5):
+        answers.append([policy.hold_steps(head, batch, memory, 0.0) for memory in (ample, none)])
+        batch.decode_steps += 1
+    assert answers == [[0, 4], [3, 3], [2, 2], [1, 1], [0, 4]]
+    assert policy.hold_steps(head, batch, MemoryView(9_999, 9_999, BLOCK), 0.0) == 0, "it fits with the longest of all"
+
+
+def test_z_moves_by_hand() -> None:
+    policy = OverflowProbability(overflow_target=0.1, learning_rate=0.5, z_start=0.0)
+    assert policy.z == 0.0
+    policy.observe(Completed(Request(0, 0.0, 60), 0.0, 40))  # a mean of 100 tokens from now on
+    assert policy.z == pytest.approx(-0.05)
+    policy.observe(Completed(Request(1, 0.0, 200), 0.0, 100))  # of 200
+    assert policy.z == pytest.approx(-0.05 - 0.05 * 300 / 200)
+    lost = Request(2, 0.0, 100, produced_tokens=50, cached_prompt_tokens=30)
+    policy.observe(Preempted(lost, 0.0))
+    assert policy.z == pytest.approx(-0.125 + 0.5 * 120 / 200)
+    policy.observe(Preempted(lost, 0.0, for_memory=False))
+    assert policy.z == pytest.approx(0.175), "memory was not what was short"
+    policy.memory_lost(80)
+    assert policy.z == pytest.approx(0.175 + 0.5 * 80 / 200)
+    for _ in range(1_000):
+        policy.observe(Completed(Request(3, 0.0, 150), 0.0, 50))
+    assert policy.z == -4.0
+    never = OverflowProbability(z_start=0.0)
+    never.observe(Preempted(Request(4, 0.0, 10, cached_prompt_tokens=50), 0.0))
+    assert never.z == 0.0
+    engine = OverflowProbability(z_start=0.0, learning_rate=0.5)
+    engine.memory_lost(0)
+    assert engine.z == 0.0
+    engine.memory_lost(700)
+    assert engine.z == 0.5, "before any has completed it counts as one request"
+
+
+def test_the_mean_size_goes_back_over_five_hundred_completions() -> None:
+    policy = OverflowProbability(overflow_target=0.001, learning_rate=0.1, z_start=0.0)
+    for _ in range(600):
+        policy.observe(Completed(Request(0, 0.0, 50), 0.0, 50))
+    before = policy.z
+    policy.observe(Completed(Request(1, 0.0, 500), 0.0, 600))
+    mean = 100 + (1_100 - 100) / 500
+    assert before - policy.z == pytest.approx(0.1 * 0.001 * 1_100 / mean, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"overflow_target": 0.0001},
+        {"overflow_target": 0.9999},
+        {"learning_rate": 0.0},
+        {"z_start": -4.0},
+        {"z_start": 8.0},
+        {"steps_between": 1},
+    ],
+)
+def test_options_at_their_bounds(options: dict[str, float]) -> None:
+    OverflowProbability(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options", [{"overflow_target": 1.0}, {"learning_rate": math.inf}, {"z_start": -4.1}, {"z_start": 8.1}]
+)
+def test_options_past_their_bounds(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        OverflowProbability(**options)  # type: ignore[arg-type]
