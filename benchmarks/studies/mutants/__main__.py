@@ -17,6 +17,7 @@ import argparse
 import math
 import os
 import random
+import resource
 import signal
 import sys
 import time
@@ -84,11 +85,13 @@ class Driver:
             while waiting and len(running) < self._jobs:
                 mutant = waiting.pop()
                 items = self._tests_of(mutant, called, seconds)
+                usual = min(self._seconds, sum(seconds[item] for item in items))
                 child = os.fork()
                 if not child:
+                    most = math.ceil(5.0 + 6.0 * usual)  # of processor time: other programs may run beside
+                    resource.setrlimit(resource.RLIMIT_CPU, (most, most))
                     os._exit(self._try(mutant, items))
-                budget = 5.0 + 6.0 * min(self._seconds, sum(seconds[item] for item in items))
-                running[child] = (mutant, time.monotonic() + budget)
+                running[child] = (mutant, time.monotonic() + 30.0 + 15.0 * usual)  # for one that waits for ever
             self._reap(running)
         return True
 
