@@ -8,7 +8,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from headway.policies.lanes.partition import (
@@ -150,3 +150,154 @@ def test_gaps_that_double_are_cut_in_bounded_depth() -> None:
     """2, 4, 8, …: every cut leaves one more significant gap; the number of passes stays logarithmic."""
     sizes = [1 << i for i in range(40)] * 50
     assert len(refine_and_prune(sizes, coarse=1, significance=2.0, lanes_max=1_000)) >= 5
+
+
+# recomputed from the docstrings, in plain loops
+
+
+def total_squares(values: list[float]) -> float:
+    mean = sum(values) / len(values)
+    return sum((value - mean) ** 2 for value in values)
+
+
+def requests_of(sizes: list[int], some: list[int]) -> list[int]:
+    """The requests, with repetitions, whose size is one of these."""
+    return [size for size in sizes if size in some]
+
+
+@given(st.lists(st.integers(0, 400), min_size=1, max_size=60), st.integers(1, 5))
+def test_k_means_starts_from_halves_and_ends_where_each_is_nearest_its_own_mean(sizes: list[int], k: int) -> None:
+    distinct = sorted(set(sizes))
+    parts = [distinct]
+    while len(parts) < min(k, len(distinct)):
+        worst = max(parts, key=lambda part: (len(part) > 1, total_squares(requests_of(sizes, part))))
+        half = (worst[0] + worst[-1]) / 2
+        low = [value for value in worst if value < half] or worst[:1]
+        low = low if len(low) < len(worst) else worst[:-1]
+        at = parts.index(worst)
+        parts[at : at + 1] = [low, worst[len(low) :]]
+        spreads = sorted(total_squares([float(size) for size in requests_of(sizes, part)]) for part in parts)
+        if any(b - a < 1e-6 for a, b in pairwise(spreads)):
+            return  # a tie may be cut either way
+    for _ in range(50):
+        means = [sum(own := requests_of(sizes, part)) / len(own) for part in parts]
+        middles = [(a + b) / 2 for a, b in pairwise(means)]
+        edges = [-1.0, *middles, math.inf]
+        moved = [[v for v in distinct if (i == 0 or v >= edges[i]) and v < edges[i + 1]] for i in range(len(means))]
+        moved = [part for part in moved if part]
+        if moved == parts:
+            break
+        parts = moved
+    known = Sizes(sizes)
+    assert [known.distinct[begin:end] for begin, end in clusters(known, k)] == parts
+
+
+@given(
+    st.lists(st.integers(0, 3_000), min_size=1, max_size=60),
+    st.sampled_from([0.5, 1.0, 1.5, 2.0, 5.5]),
+    st.sampled_from([1, 20, 64]),
+    st.sampled_from([1, 5, 20]),
+)
+def test_gaps_are_cut_again_and_again_until_none_stands_out(
+    sizes: list[int], significance: float, gap_tokens_min: int, requests_min: int
+) -> None:
+    distinct = sorted(set(sizes))
+
+    def cut(part: list[int], depth: int) -> list[list[int]]:
+        gaps = [b - a for a, b in pairwise(part)]
+        if not depth or not gaps or len(requests_of(sizes, part)) < requests_min:
+            return [part]
+        wide = max(significance * sum(gaps) / len(gaps), gap_tokens_min)
+        at = [place for place, gap in enumerate(gaps, 1) if gap >= wide]
+        if not at or (significance <= 1 and len(at) == len(gaps)):
+            return [part]
+        pieces = [part[a:b] for a, b in pairwise([0, *at, len(part)])]
+        return [small for piece in pieces for small in cut(piece, depth - 1)]
+
+    known = Sizes(sizes)
+    found = split_at_gaps(known, (0, len(distinct)), significance, gap_tokens_min, requests_min)
+    assert [distinct[begin:end] for begin, end in found] == cut(distinct, max(1, len(distinct).bit_length()))
+
+
+@given(
+    st.lists(st.integers(0, 3_000), min_size=2, max_size=60),
+    st.sampled_from([1.1, 2.0, 10.0]),
+    st.integers(1, 6),
+    st.sampled_from([1, 5]),
+)
+def test_the_widest_lane_is_cut_first_while_lanes_are_left(
+    sizes: list[int], spread_max: float, lanes_max: int, requests_min: int
+) -> None:
+    distinct = sorted(set(sizes))
+
+    def logs(part: list[int]) -> list[float]:
+        return [math.log(size + 1) for size in requests_of(sizes, part)]
+
+    def halved(part: list[int]) -> tuple[list[int], list[int]]:
+        middle = (math.log(part[0] + 1) + math.log(part[-1] + 1)) / 2
+        at = 0
+        for _ in range(51):
+            assume(all(abs(math.log(size + 1) - middle) > 1e-9 for size in part))  # a tie may be cut either way
+            below = sum(math.log(size + 1) < middle for size in part)
+            moved = min(max(1, below), len(part) - 1)
+            if moved == at:
+                break
+            at = moved
+            sides = logs(part[:at]), logs(part[at:])
+            middle = sum(sum(side) / len(side) for side in sides) / 2
+        return part[:at], part[at:]
+
+    def wide(part: list[int]) -> bool:
+        many = len(requests_of(sizes, part)) >= requests_min
+        return len(part) > 1 and part[-1] + 1 > spread_max * (part[0] + 1) and many
+
+    parts = [distinct]
+    while len(parts) < lanes_max and any(wide(part) for part in parts):
+        spreads = sorted((total_squares(logs(part)) for part in parts if wide(part)), reverse=True)
+        if len(spreads) > 1 and spreads[0] - spreads[1] < 1e-9:
+            return  # a tie may be cut either way
+        worst = max((part for part in parts if wide(part)), key=lambda part: total_squares(logs(part)))
+        parts = sorted([*(part for part in parts if part is not worst), *halved(worst)])
+    known = Sizes(sizes)
+    found = split_wide(known, [(0, len(distinct))], spread_max, lanes_max, requests_min)
+    assert [distinct[begin:end] for begin, end in found] == parts
+
+
+@given(st.lists(st.integers(0, 900), min_size=1, max_size=40), st.data())
+def test_any_run_of_sizes_is_described(sizes: list[int], data: st.DataObject) -> None:
+    known = Sizes(sizes)
+    begin = data.draw(st.integers(0, len(known.distinct) - 1))
+    end = data.draw(st.integers(begin + 1, len(known.distinct)))
+    own = requests_of(sizes, known.distinct[begin:end])
+    assert known.distinct == sorted(set(sizes))
+    assert known.logs == [math.log(size + 1) for size in known.distinct]
+    assert known.requests(begin, end) == len(own)
+    assert known.span(begin, end) == (min(own), max(own), pytest.approx(sum(own) / len(own)), len(own))
+    assert known.spread(begin, end) == pytest.approx(total_squares([float(size) for size in own]), abs=1e-3)
+    logs = [math.log(size + 1) for size in own]
+    assert known.log_mean(begin, end) == pytest.approx(sum(logs) / len(logs))
+    assert known.log_spread(begin, end) == pytest.approx(total_squares(logs), abs=1e-6)
+    assert known.log_spread(begin, end) >= 0.0
+
+
+def test_what_is_made_by_default() -> None:
+    """Three clusters, cuts at 5.5 mean gaps of at least 64 tokens where 50 requests are, and 30 lanes by Ward."""
+    sizes = np.random.default_rng(4).lognormal(6, 1.2, 3_000).astype(int).tolist()
+    given_by_name = refine_and_prune(
+        sizes,
+        coarse=3,
+        significance=5.5,
+        gap_tokens_min=64,
+        requests_min=50,
+        spread_max=math.inf,
+        lanes_max=30,
+        merge="ward",
+    )
+    assert refine_and_prune(sizes) == given_by_name
+    runs = [run for c in clusters(Sizes(sizes), 3) for run in split_at_gaps(Sizes(sizes), c, 5.5, 64, 50)]
+    known = Sizes(sizes)
+    assert refine_and_prune(sizes, lanes_max=5) == tuple(merge_down([known.span(*run) for run in runs], 5, "ward"))
+    wide = split_wide(known, runs, 1.5, 4 * 5, 50)
+    assert refine_and_prune(sizes, lanes_max=5, spread_max=1.5, merge="ward-log") == tuple(
+        merge_down([known.span(*run) for run in wide], 5, "ward-log")
+    )
