@@ -86,6 +86,8 @@ MISTAKES = {
     "guard kind": ({"guard": 5}, "guard must be a table of harm_ratio"),
     "half the costs": ({"costs": {"prefill_seconds_per_token": 1}}, "costs: decode_seconds_per_token is missing"),
     "classes": ({"length_class_tokens": [5, 5]}, "length_class_tokens must rise, such as [512, 4096], got [5, 5]"),
+    "tuner": ({"live_tuning": 5}, 'live_tuning must be "off", or a table such as {"window_seconds": 600}, got 5'),
+    "costs kind": ({"costs": 5}, "costs must be a table of prefill_seconds_per_token, decode_seconds_per_token, got 5"),
     "classes kind": ({"length_class_tokens": 5}, "length_class_tokens must be two prompt lengths"),
 }
 

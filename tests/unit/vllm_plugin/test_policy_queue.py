@@ -100,6 +100,17 @@ def test_a_request_that_was_popped_waits_no_longer_until_it_is_brought_back() ->
     assert engine.offered() == ["r10"], "vLLM gave it back"
 
 
+def test_whom_a_scan_admitted_last_is_in_the_batch_when_it_ends() -> None:
+    engine = Engine(headway=SHORTEST)
+    (one,) = engine.come(10)
+    engine.headway.before_schedule()
+    engine.waiting.pop_request()
+    one.status = Status.RUNNING
+    engine.running.append(one)
+    engine.headway.after_schedule(1)
+    assert engine.headway.book.batch.size == 1
+
+
 def test_strangers_that_are_put_back_are_taken_in() -> None:
     engine = Engine(headway=SHORTEST)
     engine.headway.before_schedule()

@@ -228,6 +228,24 @@ def test_a_slow_disk_gets_one_write_at_a_time(tmp_path: Path, monkeypatch: pytes
     kept.close()
 
 
+def test_the_end_waits_for_a_write_that_has_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = state(tmp_path / "state.json")
+    go_on, order = threading.Event(), list[str]()
+
+    def write(*where: object) -> None:
+        by_the_writer = threading.current_thread() is kept._writer
+        if by_the_writer:
+            go_on.wait(60)
+        order.append("writer" if by_the_writer else "end")
+
+    monkeypatch.setattr(kept, "_write", write)
+    kept.stepped(0.0)
+    kept.stepped(60.0)
+    threading.Timer(0.05, go_on.set).start()
+    kept.close()
+    assert order == ["writer", "end"], "or the older state would be the last to be written"
+
+
 def test_without_a_file_or_a_tuner_nothing_is_done() -> None:
     kept = state(None)
     assert kept.listeners == ()

@@ -67,14 +67,15 @@ def test_one_that_is_admitted_again_is_compared_and_reported_once() -> None:
     class Tight(Engine):
         seats, blocks = 2, 50
 
-    engine = Tight(headway={"ordering": "fcfs"})
-    for name in "ab":
-        engine.add_request(StubRequest(name, 20, output=10))
-    engine.serve()
-    assert engine.headway.metrics.counters["preemptions", ""] == 1
-    assert engine.admitted == ["a", "b", "b"]
-    assert engine.headway.harm.comparison.waits(engine.now).requests == 2
-    assert engine.headway.metrics.waits["short"].count == 2
+    for preemption, twice in (("latest-admitted", "b"), ("least-sunk-work", "a")):
+        engine = Tight(headway={"ordering": "fcfs", "preemption": preemption})
+        for name, prompt in (("a", 19), ("b", 21)):
+            engine.add_request(StubRequest(name, prompt, output=10))
+        engine.serve()
+        assert engine.headway.metrics.counters["preemptions", ""] == 1
+        assert engine.admitted == ["a", "b", twice]
+        assert engine.headway.harm.comparison.waits(engine.now).requests == 2
+        assert engine.headway.metrics.waits["short"].count == 2
 
 
 def test_an_entry_by_hand() -> None:

@@ -57,7 +57,13 @@ def test_vllm_is_given_our_queue_while_it_has_one_to_admit() -> None:
     assert engine._select_waiting_queue_for_scheduling() is None
     engine.add_request(StubRequest("a", 1))
     assert engine._select_waiting_queue_for_scheduling() is engine.waiting
-    assert not hasattr(PolicyScheduling, "skipped_waiting")
+
+
+def test_a_version_without_a_second_queue_is_given_none() -> None:
+    class Plain(PolicyScheduling, StubEngine):
+        pass
+
+    assert not hasattr(Plain(), "skipped_waiting")
 
 
 @pytest.mark.parametrize(
