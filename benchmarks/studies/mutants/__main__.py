@@ -22,12 +22,11 @@ import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
 
-from benchmarks.studies.mutants.mutations import Mutant, mutants_of, mutated
+from benchmarks.studies.mutants.mutations import Mutant, mutants_of, mutated, noting_calls
 from benchmarks.studies.mutants.transplant import transplant
 
 HERE = Path(__file__).parent
@@ -48,6 +47,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 _EXAMPLES = 25
 UNTESTED = ("policies/pages.py", "policies/contracts.py")  # documents; protocols
 _SLOWEST_TEST_SECONDS = 10.0
+_NOTE = "_note_call"  # what functions call while it is seen which test calls which
 
 
 class Driver:
@@ -78,7 +78,7 @@ class Driver:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Everything happens here."""
         mutants = self._draw()
-        self._files = {str(Path(mutant.path).resolve()) for mutant in mutants}
+        self._files = {mutant.path for mutant in mutants}
         called, seconds = self._baseline(session.items)
         waiting, running = list(mutants), dict[int, tuple[Mutant, float]]()
         while waiting or running:
@@ -105,22 +105,18 @@ class Driver:
         """Which tests call which function, and what each takes. Tests that fail as it is are left out."""
         called: dict[tuple[str, str], list[Any]] = {}
         seconds: dict[Any, float] = {}
+        seen: set[tuple[str, str]] = set()
+        for path in self._files:
+            module = sys.modules.get(_module_name(path))
+            if module is not None:
+                notes = {_NOTE: lambda name, path=path: seen.add((path, name))}
+                vars(module).update(notes)
+                transplant(module, noting_calls(path, _NOTE), notes)
         for item in items:
             self._failed = False
-            seen: set[tuple[str, str]] = set()
-            files = self._files
-
-            def note(frame: FrameType, event: str, argument: object, seen=seen, files=files) -> None:  # type: ignore[no-untyped-def]
-                code = frame.f_code
-                if code.co_filename in files:
-                    seen.add((code.co_filename, code.co_qualname.replace(".<locals>", "")))
-
+            seen.clear()
             began = time.process_time()
-            sys.settrace(note)
-            try:
-                item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
-            finally:
-                sys.settrace(None)
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
             took = time.process_time() - began
             if self._failed or took > _SLOWEST_TEST_SECONDS:
                 print(f"\nleft out: {item.nodeid} ({'fails' if self._failed else f'{took:.0f} s'})")
@@ -133,15 +129,14 @@ class Driver:
     def _tests_of(
         self, mutant: Mutant, called: dict[tuple[str, str], list[Any]], seconds: dict[Any, float]
     ) -> list[Any]:
-        file = str(Path(mutant.path).resolve())
         inside = [
             item
             for (path, name), items in called.items()
-            if path == file and (name == mutant.scope or name.startswith(f"{mutant.scope}."))
+            if path == mutant.path and (name == mutant.scope or name.startswith(f"{mutant.scope}."))
             for item in items
         ]
         if not inside:  # of a module or a class: whatever calls anything in it
-            inside = [item for (path, _), items in called.items() if path == file for item in items]
+            inside = [item for (path, _), items in called.items() if path == mutant.path for item in items]
         return sorted(dict.fromkeys(inside), key=lambda item: seconds[item])
 
     def _try(self, mutant: Mutant, items: list[Any]) -> int:
@@ -149,7 +144,7 @@ class Driver:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)
-        name = mutant.path.removeprefix("src/").removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        name = _module_name(mutant.path)
         if name not in sys.modules:  # no test loads it
             return 0
         try:
@@ -182,6 +177,10 @@ class Driver:
                 del running[child]
                 self.outcomes.append((mutant, outcome))
                 print(f"{len(self.outcomes)} {outcome}: {mutant.line}: {mutant.name}", file=sys.stderr, flush=True)
+
+
+def _module_name(path: str) -> str:
+    return path.removeprefix("src/").removesuffix(".py").replace("/", ".").removesuffix(".__init__")
 
 
 def equivalents() -> dict[str, str]:

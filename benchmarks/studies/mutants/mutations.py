@@ -100,6 +100,24 @@ def mutated(mutant: Mutant) -> ast.Module:
     return ast.fix_missing_locations(tree)
 
 
+def noting_calls(path: str, note: str) -> ast.Module:
+    """The module's tree, where every function first calls the global `note` with its qualified name."""
+    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+
+    def visit(node: ast.AST, scope: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            inside = scope
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                inside = f"{scope}.{child.name}" if scope else child.name
+            visit(child, inside)
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                call = ast.Call(ast.Name(note, ast.Load()), [ast.Constant(inside)], [])
+                child.body.insert(0, ast.copy_location(ast.Expr(call), child.body[0]))
+
+    visit(tree, "")
+    return ast.fix_missing_locations(tree)
+
+
 def _testable(node: ast.AST, scope: str) -> Iterator[tuple[ast.AST, str]]:
     """The nodes that may be mutated, and where they are."""
     for child in _children(node):

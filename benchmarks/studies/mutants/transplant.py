@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
-from types import FunctionType, ModuleType
+from collections.abc import Iterator, Mapping
+from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any
 
 _PLAIN = (bool, int, float, str, tuple, frozenset, dict, list)
 
 
-def transplant(module: ModuleType, tree: ast.Module) -> bool:
-    """Put the mutant into the module; False where nothing of it could be put in."""
+def transplant(module: ModuleType, tree: ast.Module, known: Mapping[str, object] = MappingProxyType({})) -> bool:
+    """Put the mutant into the module; False where nothing of it could be put in. `known`: names that it may use."""
     beside = ModuleType(module.__name__)
+    vars(beside).update(known)
     beside.__file__ = module.__file__
     real = sys.modules[module.__name__]
     sys.modules[module.__name__] = beside  # dataclasses look their module up
