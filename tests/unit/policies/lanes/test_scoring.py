@@ -77,3 +77,21 @@ def test_it_is_not_foretold_much_too_early() -> None:
     leader, other = ScoreLine(1.0, 1.0, 0.0), ScoreLine(0.0, 2.0, 0.0)  # 1 + t = 2 t at t = 1
     assert overtaken_at(leader, [leader, other], 0.5) == pytest.approx(1.0, abs=1e-9)
     assert overtaken_at(leader, [ScoreLine(0.5, 1.0, 0.0), ScoreLine(0.0, 0.3, 0.0)], 0.5) == math.inf
+
+
+def test_who_leads_by_less_than_rounding_may_be_overtaken_at_once() -> None:
+    leader, other = ScoreLine(1.0, 1.0, 0.0), ScoreLine(1.0, 1.0, 1e-15)
+    assert overtaken_at(leader, [leader, other], 5.0) == 5.0
+    assert overtaken_at(leader, [leader], 5.0) == math.inf
+    clear = ScoreLine(1.0, 1.0, 1e-9)
+    assert overtaken_at(leader, [leader, clear], 5.0) == math.inf, "a parallel line stays behind"
+
+
+def test_of_several_the_first_to_cross_counts() -> None:
+    leader = ScoreLine(10.0, 1.0, 0.0)
+    later, sooner = ScoreLine(0.0, 2.0, 0.0), ScoreLine(4.0, 3.0, 0.0)  # at 10 and at 3
+    assert overtaken_at(leader, [later, leader, sooner], 1.0) == pytest.approx(3.0, abs=1e-9)
+    assert overtaken_at(leader, [later, leader, sooner], 1.0) <= 3.0
+    far = ScoreLine(10.0 + 1e6, 1.0, 0.0)
+    assert overtaken_at(far, [later], 0.0) == pytest.approx(1e6 + 10, rel=1e-9)
+    assert overtaken_at(far, [later], 0.0) <= 1e6 + 10

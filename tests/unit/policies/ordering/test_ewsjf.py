@@ -360,3 +360,86 @@ def test_a_fairness_weight_alone_does_not_save_the_long_one() -> None:
     """The reported theorem asks for w_fair > 0 only; without urgency the term does not grow with the wait."""
     published = Watched(EwsjfPublished(costs=COSTS, b_u=0.0, b_f=100.0), 5.0, 0.25)
     assert "victim" not in [request.id for request in adversary(published, 2_000, 40, 2)]
+
+
+def saved(**changes: object) -> dict[str, object]:
+    costs = {"law": [2e-4, 1.0, 0.0, 1.0], "points": []}
+    lanes = [[0, 10, 5.0, 3], [11, 11, 11.0, 0], [20, 2**53, 30.0, 1]]
+    return {"feature": "uncached-tokens", "lanes": lanes, "costs": costs, "window": [0, 2**53], "seen": 0, **changes}
+
+
+def test_a_state_at_its_bounds_is_taken_back() -> None:
+    ordering = Ewsjf(costs=COSTS)
+    ordering.restore(saved())
+    assert ordering.state() == saved()
+    assert ordering.redrawn == 1
+    ordering.lane(Request(0, 0.0, 15))  # opens a bubble
+    assert ordering.state() == saved(), "bubbles are not kept"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"feature": None},
+        {"lanes": [[0, 10, 5.0, 3], [10, 20, 15.0, 3]]},
+        {"lanes": [[20, 30, 25.0, 3], [0, 10, 5.0, 3]]},
+        {"lanes": [[-1, 10, 5.0, 3]]},
+        {"lanes": [[6, 10, 5.0, 3]]},
+        {"lanes": [[0, 10, 10.5, 3]]},
+        {"lanes": [[0, 10, 5.0, -1]]},
+        {"lanes": [[0, 2**53 + 1, 5.0, 1]]},
+        {"lanes": ()},
+        {"window": (1, 2)},
+        {"window": [-1]},
+        {"window": [1.5]},
+        {"window": [2**53 + 1]},
+        {"seen": -1},
+        {"seen": 1.5},
+        {"costs": []},
+    ],
+    ids=str,
+)
+def test_a_state_past_its_bounds_is_refused_whole(change: dict[str, object]) -> None:
+    ordering = Ewsjf(costs=COSTS)
+    ordering.restore(saved())
+    with pytest.raises(ValueError, match=r"\S"):
+        ordering.restore(saved(**change))
+    assert ordering.state() == saved()
+
+
+@pytest.mark.parametrize("part", ["lanes", "costs", "window", "seen"])
+def test_a_state_that_lacks_a_part_is_refused(part: str) -> None:
+    state = saved()
+    del state[part]
+    with pytest.raises(ValueError, match="it lacks a part or has one of another kind"):
+        Ewsjf(costs=COSTS).restore(state)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lanes_max": 1},
+        {"significance": 1.001},
+        {"spread_max": 1.001},
+        {"spread_max": math.inf},
+        {"overdue_share": 1.0},
+        {"overdue_seconds": 0.0},
+        {"window_requests": 2},
+        {"relearn_requests": 0},
+    ],
+    ids=str,
+)
+def test_options_at_their_bounds(options: dict[str, float]) -> None:
+    Ewsjf(costs=COSTS, **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="significance"):
+        Ewsjf(costs=COSTS, significance=math.inf)
+
+
+def test_the_authors_options_at_their_bounds() -> None:
+    ordering = EwsjfAuthors(lanes=1, lane_tokens=1, step=0)
+    assert [lane.span for lane in ordering._lanes.router.lanes] == [(0, 0, 0.5, 0)]
+    usual = EwsjfAuthors()._lanes.router.lanes
+    assert [lane.span for lane in usual] == [(100 * i, 100 * i + 99, 100 * i + 50.0, 0) for i in range(10)]
+    for options in ({"lanes": 0}, {"lane_tokens": 0}):
+        with pytest.raises(ValueError, match="lanes and lane_tokens must be at least 1"):
+            EwsjfAuthors(**options)  # type: ignore[arg-type]
