@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from benchmarks.studies.mutants.__main__ import equivalents
-from benchmarks.studies.mutants.mutations import mutants_of, mutated
+from benchmarks.studies.mutants.mutations import mutants_of, mutated, noting_calls
 from benchmarks.studies.mutants.transplant import transplant
 
 SOURCE = '''"""A module."""
@@ -134,3 +134,14 @@ def test_every_equivalent_that_is_listed_is_a_mutant_of_today() -> None:
     paths = {name.partition(" ")[0] for name in listed}
     names = {mutant.name for path in paths for mutant in mutants_of(path)}
     assert not listed.keys() - names
+
+
+def test_every_function_notes_that_it_was_called(loaded: tuple[str, ModuleType]) -> None:
+    path, module = loaded
+    noted: list[str] = []
+    vars(module)["note"] = noted.append
+    assert transplant(module, noting_calls(path, "note"), {"note": noted.append})
+    box = module.Box(1)
+    assert box.fits
+    box.grow()
+    assert noted == ["Box.__init__", "Box.fits", "Box.grow"]
