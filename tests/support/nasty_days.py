@@ -16,7 +16,7 @@ from headway.simulator.step_time import LinearStepTime
 from headway.simulator.trace import Trace
 from headway.testing.strategies import TENANTS, PolicyNames
 
-KINDS = ("no cache", "own blocks", "shared blocks", "sessions", "plug-in")
+KINDS = ("no cache", "own blocks", "shared blocks", "moving limits", "sessions", "plug-in")
 
 _ORDERINGS = (
     "fcfs",
@@ -29,8 +29,8 @@ _ORDERINGS = (
     "fair-share/shortest-prompt-first",
 )
 _ADMISSIONS = ("greedy", "greedy", "greedy", "peak-check", "backfill", "reserve-max")
-_PREEMPTIONS = ("latest-admitted", "latest-admitted", "lowest-priority", "least-sunk-work")
-_GAPS_SECONDS = (0.0, 0.0, 0.001, 0.1, 1 / 3, 1.0, 3.0)
+_PREEMPTIONS = ("latest-admitted", "lowest-priority", "least-sunk-work")
+_GAPS_SECONDS = (0.0, 0.0, 0.0, 0.0, 0.001, 0.1, 1 / 3, 1.0)
 _PREFIX_BLOCK_TOKENS = 16
 _CONTEXT_TOKENS = 160
 
@@ -49,29 +49,30 @@ def nasty_day(kind: str, seed: int) -> NastyDay:
     """Day number `seed` of one of `KINDS`: bursts and ties, memory for a few requests, budgets below a prompt."""
     dice = random.Random(f"{kind}, {seed}")
     shared = kind == "shared blocks" or (kind in ("sessions", "plug-in") and dice.random() < 0.5)
-    rules = _rules(dice, prefix_caching=kind != "no cache")
+    caching = kind != "no cache" and (kind != "moving limits" or dice.random() < 0.5)
+    rules = _rules(dice, prefix_caching=caching, moving_limits=kind == "moving limits")
     policies = PolicyNames(dice.choice(_ORDERINGS), dice.choice(_ADMISSIONS), dice.choice(_PREEMPTIONS), "declared-max")
     step_time = LinearStepTime(
-        dice.choice([1, 10**9, 10**10, 333_333_333_333]),
+        dice.choice([1, 10**10, 333_333_333_333]),
         dice.choice([0, 10**6, 10**9]),
         dice.choice([0, 1, 10**5]),
         dice.choice([0, 10**7]),
     )
-    plugin = NO_PLUGIN
+    plugin = PluginRules("self-tuned") if kind == "moving limits" else NO_PLUGIN
     if kind == "plug-in":
         limits = HarmLimits(1.0, 0.0, dice.choice([0.0, 1.0]), dice.choice([0.0, 0.5, 3.0]))
         plugin = PluginRules(dice.choice(["off", "self-tuned"]), dice.choice([None, limits, limits]))
     return NastyDay(_trace(dice, sessions=kind == "sessions", shared=shared), rules, step_time, policies, plugin)
 
 
-def _rules(dice: random.Random, *, prefix_caching: bool) -> EngineRules:
-    seats = dice.randint(1, 6)
-    chunked = dice.random() < 0.8
+def _rules(dice: random.Random, *, prefix_caching: bool, moving_limits: bool) -> EngineRules:
+    seats = dice.randint(2, 6)
+    chunked = moving_limits or dice.random() < 0.8
     threshold = dice.choice([0, 0, 7]) if chunked else 0
     block_tokens = dice.choice([1, 2, 2, 16])
-    budget = seats + dice.randint(0, 50) if chunked else _CONTEXT_TOKENS + dice.randint(0, 50)
+    budget = seats + dice.randint(5, 20) if chunked else _CONTEXT_TOKENS + dice.randint(0, 50)
     return EngineRules(
-        kv_blocks=-(-dice.randint(130, 300) // block_tokens),
+        kv_blocks=-(-dice.randint(140, 220) // block_tokens),
         block_tokens=block_tokens,
         max_model_tokens=_CONTEXT_TOKENS,
         max_num_seqs=seats,
@@ -80,7 +81,7 @@ def _rules(dice: random.Random, *, prefix_caching: bool) -> EngineRules:
         long_prefill_token_threshold=threshold,
         long_prefill_token_threshold_adaptive=dice.random() < 0.5,
         reserve_full_prompt=dice.random() < 0.5,
-        watermark=dice.choice([0.0, 0.0, 0.1]),
+        watermark=dice.choice([0.0, 0.0, 0.0, 0.1]),
         async_scheduling=dice.random() < 0.6,
         prefix_caching=prefix_caching,
         resumed=dice.choice(["front", "by-rank"]),
@@ -91,9 +92,9 @@ def _trace(dice: random.Random, *, sessions: bool, shared: bool) -> Trace:
     at, turns = 0.0, [0, 0, 0]
     rows: list[dict[str, float]] = []
     prefix_ids: list[list[int]] = []
-    for row in range(dice.randint(8, 16)):
+    for row in range(dice.randint(8, 14)):
         at += dice.choice(_GAPS_SECONDS)
-        prompt, output = dice.choice([1, 5, 40, 120]) + dice.randint(0, 5), dice.choice([1, 3, 20, 45])
+        prompt, output = dice.choice([1, 5, 30, 60, 110]) + dice.randint(0, 5), dice.choice([1, 3, 20, 45])
         if dice.random() < 0.1:
             output = _CONTEXT_TOKENS - prompt + dice.randint(0, 1)  # the longest there is, or refused
         session = dice.randint(-1, 2) if sessions else -1
