@@ -112,7 +112,7 @@ class Engine:
             "ttft_mean": statistics.mean(waits),
             "tokens_per_second": sum(len(row.tokens) + row.output_tokens for row in rows) / makespan,
             "preemptions": len(preempted),
-            "recomputed_tokens": sum(preempted),
+            "preempted_tokens": sum(preempted),
             "plugin_us_per_step": 0.0 if headway is None else _plugin_us_per_step(headway.metrics),
         }
 

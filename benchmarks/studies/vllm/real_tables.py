@@ -15,7 +15,7 @@ RATIOS = {
     "itl_p99": "ITL p99",
     "tokens_per_second": "tokens/s",
 }
-COUNTS = {"preemptions": "preemptions", "recomputed_tokens": "recomputed tokens"}
+COUNTS = {"preemptions": "preemptions", "preempted_tokens": "tokens of the preempted"}
 
 
 def table(runs: list[Run], orders: list[str], stock: str, named: Callable[[str], str]) -> str:

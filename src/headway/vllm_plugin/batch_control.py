@@ -42,7 +42,6 @@ class BatchControl:
             threshold = self._threshold() if self._policies.in_force else self._engine.own_threshold
             self._engine.set_threshold(threshold)
             self._metrics.show("long_prefill_threshold", threshold)
-            self._metrics.show("active_cap", self._engine.seats)
         self.preempted = 0
         if self._policies.chooses_victims and not self._policies.suspended:
             self._order_victims(now)
@@ -52,7 +51,7 @@ class BatchControl:
         tokens = vllm.computed_tokens(request)
         self.preempted += 1
         self._metrics.count("preemptions")
-        self._metrics.count("recomputed_tokens", tokens)
+        self._metrics.count("preempted_tokens", tokens)
 
     def _threshold(self) -> int:
         engine, running = self._engine, self._engine.running_count()

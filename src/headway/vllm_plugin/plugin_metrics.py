@@ -39,7 +39,7 @@ class PluginMetrics:
         self.gauges: dict[tuple[str, str], float] = {}
         self.waits: dict[str, SecondsHistogram] = {}
         self.decisions = SecondsHistogram(DECISION_BUCKETS)
-        for name in ("admissions_held", "preemptions", "recomputed_tokens", "steps", "step_backs"):
+        for name in ("admissions_held", "preemptions", "preempted_tokens", "steps", "step_backs"):
             self.count(name, 0)
         for reason in ("raised", "stalled", "nonsense"):
             self.count("fallbacks", 0, f'reason="{reason}"')
@@ -104,7 +104,7 @@ DESCRIPTIONS = {
     "admissions_held": "Steps in which the admission policy held the head of the queue.",
     "preemptions": "Preemptions: running requests that lost their KV blocks.",
     "backfilled": "Requests admitted past a head of the queue that did not fit.",
-    "recomputed_tokens": "Tokens lost by preemptions, which have to be computed again.",
+    "preempted_tokens": "Tokens that preempted requests had computed; the prefix cache may keep a part.",
     "steps": "Engine steps: calls of schedule().",
     "step_backs": "Times the do-no-harm guard fell back to first come, first served for a while.",
     "fallbacks": "Policy faults that disabled the policies until the engine restarts, by reason.",
@@ -116,7 +116,6 @@ DESCRIPTIONS = {
     "lanes": "Lanes compared in the latest choice of a request.",
     "stepped_back": "1 while a fault or the do-no-harm guard makes the order first come, first served, else 0.",
     "long_prefill_threshold": "Tokens one prefill may take of a step; 0 for no limit.",
-    "active_cap": "Number of requests that may run at once.",
     "p99_wait_seconds": "p99 of the seconds from arrival to first admission of the last 1,000 requests: ours, and as "
     "estimated for first come, first served.",
     "wait_seconds": "Seconds from arrival in the engine to first admission, by prompt length class.",

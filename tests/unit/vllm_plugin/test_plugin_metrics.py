@@ -82,8 +82,8 @@ def test_the_whole_text_by_hand() -> None:
             "Policy faults that disabled the policies until the engine restarts, by reason.",
             [',reason="nonsense"', ',reason="raised"', ',reason="stalled"'],
         ),
+        ("preempted_tokens", "Tokens that preempted requests had computed; the prefix cache may keep a part.", [""]),
         ("preemptions", "Preemptions: running requests that lost their KV blocks.", [""]),
-        ("recomputed_tokens", "Tokens lost by preemptions, which have to be computed again.", [""]),
         ("step_backs", "Times the do-no-harm guard fell back to first come, first served for a while.", [""]),
         ("steps", "Engine steps: calls of schedule().", [""]),
     ]
