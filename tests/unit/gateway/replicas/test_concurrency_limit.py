@@ -36,12 +36,14 @@ Times = Callable[[random.Random, float], tuple[float, float]]
 """Of one request at a time: seconds until its first byte without any queue, and those expected of its prompt."""
 
 
-def replay(first_byte: Times, *, clients: int, slots: int, seconds: float = 120.0, decode: float = 0.4) -> list[int]:
+def replay(
+    first_byte: Times, *, clients: int, slots: int, seconds: float = 120.0, decode: float = 0.4, seed: int = 3
+) -> list[int]:
     """The limits over a closed loop of clients in front of an engine with `slots` that serves first come, first served.
 
     A limit is noted at each first byte from the tenth second on.
     """
-    limit, chance = ConcurrencyLimit(), random.Random(3)
+    limit, chance = ConcurrencyLimit(), random.Random(seed)
     free = [0.0] * slots  # when each slot is free
     events: list[tuple[float, int, str, float, float]] = [(0.001 * n, n, "arrives", 0.0, 0.0) for n in range(clients)]
     heapq.heapify(events)
@@ -127,13 +129,39 @@ def at_once(chance: random.Random, now: float) -> tuple[float, float]:
     return 0.02, 0.02
 
 
-@pytest.mark.parametrize(("slots", "decode"), [(1, 0.2), (4, 0.2), (4, 2.0), (8, 0.2), (8, 2.0), (16, 8.0)])
-def test_seats_of_an_engine_without_figures_show(slots: int, decode: float) -> None:
-    """As many answer and others wait, at every moment: the limit comes near the seats, and the queue is ours again."""
-    limits = replay(at_once, clients=200, slots=slots, seconds=900.0, decode=decode)
-    late = sorted(limits[-len(limits) // 4 :])
-    assert slots <= late[len(late) // 2] <= 6 + 2 * slots
-    assert late[0] >= 3 * slots // 4
+def mixed(chance: random.Random, now: float) -> tuple[float, float]:
+    """Prompts of 10 to 10,000 tokens."""
+    tokens = int(10 ** chance.uniform(1, 4))
+    return 0.02 + tokens * 3e-5, 0.02 + tokens * 2e-5
+
+
+@pytest.mark.parametrize("first_byte", [at_once, mixed, images])
+@pytest.mark.parametrize(
+    ("slots", "decode", "most"),
+    [
+        (2, 0.2, 16),
+        (4, 0.2, 24),
+        (8, 0.2, 32),
+        (64, 0.2, 256),
+        (2, 2.0, 6),
+        (4, 2.0, 9),
+        (8, 2.0, 13),
+        (64, 2.0, 84),
+        (8, 10.0, 12),
+        (64, 10.0, 84),
+    ],
+)
+def test_the_limit_comes_near_the_seats_of_an_engine_without_figures(
+    first_byte: Times, slots: int, decode: float, most: int
+) -> None:
+    """Minutes of more clients than seats: then their queue is ours, and no seat is empty for long."""
+    middles, seconds = [], 900.0 if slots < 64 else 450.0
+    for seed in (3, 4, 5):
+        limits = replay(first_byte, clients=max(200, 4 * slots), slots=slots, seconds=seconds, decode=decode, seed=seed)
+        late = sorted(limits[-len(limits) // 4 :])
+        assert late[len(late) // 10] >= 3 * slots // 4
+        middles.append(late[len(late) // 2])
+    assert slots <= sorted(middles)[1] <= most, middles
 
 
 def test_a_decrease_without_relief_is_tried_ever_more_seldom() -> None:
