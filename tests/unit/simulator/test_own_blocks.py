@@ -96,3 +96,24 @@ def test_the_same_blocks_are_found(block_tokens: int) -> None:
         copies += twins.copies
     assert found > 500 * block_tokens, "blocks were found again"
     assert copies > 100, "some were there twice"
+
+
+def test_of_two_copies_the_older_is_taken_out_of_the_queue() -> None:
+    """Blocks of one token, six of them. The queue of free blocks is written from its front, copies with a prime."""
+    twins = Twins(6, 1)
+    b = (request(1, 2), request(1, 2))
+    twins.waiting = [(request(0, 2), request(0, 2)), b]
+    twins.admit(0, 2)
+    twins.release(0, keep=True)
+    twins.admit(0, 2)  # finds a0; its last token has to be computed again, beside a1
+    twins.admit(0, 2)
+    twins.release(1, keep=True)  # b: a1 b1 b0
+    twins.grow(0)  # its third token
+    twins.release(0, keep=True)  # a: a1 b1 b0 a2 a1' a0
+    twins.look()
+    twins.admit(0, 1)  # finds a0 and a1, takes b1: b0 a2 a1'
+    twins.look()
+    assert twins.own.cached_tokens(b[0]) == 1
+    twins.grow(0)  # takes b0: a2 a1'
+    twins.look()
+    assert twins.own.cached_tokens(b[0]) == 0
