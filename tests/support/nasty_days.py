@@ -48,7 +48,7 @@ class NastyDay(NamedTuple):
 def nasty_day(kind: str, seed: int) -> NastyDay:
     """Day number `seed` of one of `KINDS`: bursts and ties, memory for a few requests, budgets below a prompt."""
     dice = random.Random(f"{kind}, {seed}")
-    shared = kind == "shared blocks" or (kind in ("sessions", "plug-in") and dice.random() < 0.5)
+    shared = kind == "shared blocks" or (kind in ("no cache", "sessions", "plug-in") and dice.random() < 0.5)
     caching = kind != "no cache" and (kind != "moving limits" or dice.random() < 0.5)
     rules = _rules(dice, prefix_caching=caching, moving_limits=kind == "moving limits")
     policies = PolicyNames(dice.choice(_ORDERINGS), dice.choice(_ADMISSIONS), dice.choice(_PREEMPTIONS), "declared-max")
