@@ -21,7 +21,7 @@ from headway.simulator.step_time import PS_PER_SECOND, StepTime
 __all__ = ["Replica", "hardware_names", "model_names", "replica"]
 
 _GIB = 1 << 30
-_MEMORY_UTILISATION = 0.9  # vLLM's --gpu-memory-utilization
+_MEMORY_UTILISATION = 0.9  # vLLM's, before it counted graphs: docs/decisions/memory-utilisation.md
 _CONTEXT_BYTES = 512 << 20  # CUDA context, communicators, captured graphs
 _LOGIT_BYTES = 10  # one logit of one sampled request: BF16, its FP32 copy, the sampler's work space
 _ROOMY_SHARE = 0.7  # weights take at most this share of a GPU in the default tensor-parallel degree
