@@ -115,7 +115,7 @@ def test_the_saturation_is_printed_with_its_definition(headway: Headway, small_t
     assert "requests/s" in said.out
     text = " ".join(said.out.split())
     assert "while requests always wait" in text
-    assert "over the quarters of the trace)" in text
+    assert "over the quarters of these requests)" in text
 
 
 def test_the_copies_of_sessions_and_the_busy_share_are_printed(headway: Headway, tmp_path: Path) -> None:

@@ -76,7 +76,9 @@ def bound(
     saturation = None
     if any(load is not None for load in loads):
         with report("measuring saturation", 1) as on_done:
-            saturation = measure_saturation(trace, lambda day: simulate_bundle(day, replica, Bundle("fcfs"), seed=0))
+            saturation = measure_saturation(
+                trace, lambda day: simulate_bundle(day, replica, Bundle("fcfs"), seed=0), quarters=True
+            )
             on_done()
     traffic = [trace if load is None or saturation is None else saturation.at_load(trace, load) for load in loads]
     with as_mistakes():

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
 from headway.bench.metrics.run_metrics import Mask, completed_rows
-from headway.bench.traces.reshaping import repeated, session_starts
+from headway.bench.traces.reshaping import part, repeated, session_starts
 from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.simulator.arrivals import check_clock
 from headway.simulator.outcome import DayOutcome
@@ -47,7 +48,8 @@ class Saturation:
         definition: in words.
         closed_loop: whether sessions wait for their answers.
         copies: how often a closed loop's sessions are repeated in the traffic of a load; 1 in an open loop.
-        quarters: the same rate for each quarter of an open trace; None for sessions and for fewer than 100 requests.
+        quarters: the rate of each quarter of an open trace, measured as if it were all. None where not asked for,
+            for sessions, for fewer than 100 requests, and where none of a quarter completes.
         busy_share: share of the time counted in which the replica runs a request.
     """
 
@@ -71,8 +73,10 @@ class Saturation:
         return asdict(self) | {"quarters": None if self.quarters is None else list(self.quarters)}
 
 
-def measure_saturation(trace: Trace, simulate_fcfs: Callable[[Trace], DayOutcome]) -> Saturation:
-    """Measure the saturation throughput for this trace, by simulating it under FCFS.
+def measure_saturation(
+    trace: Trace, simulate_fcfs: Callable[[Trace], DayOutcome], *, quarters: bool = False
+) -> Saturation:
+    """Measure the saturation throughput for this trace, by simulating it under FCFS, and that of its `quarters`.
 
     `OPEN_LOOP` and `CLOSED_LOOP` define it.
 
@@ -82,19 +86,36 @@ def measure_saturation(trace: Trace, simulate_fcfs: Callable[[Trace], DayOutcome
     """
     if is_closed_loop(trace):
         return _of_sessions(trace, simulate_fcfs)
+    rate = _of_requests(trace, simulate_fcfs)
+    return Saturation(rate, OPEN_LOOP, False, quarters=_of_quarters(trace, simulate_fcfs) if quarters else None)
+
+
+def _of_requests(trace: Trace, simulate_fcfs: Callable[[Trace], DayOutcome]) -> float:
+    """Copies all at once, more and more, until the replica is full when the first half of them is admitted."""
     copies = 1
     while True:
         outcome = simulate_fcfs(_all_at_once(repeated(trace, 2 * copies)))
-        measured = served_rate(outcome, len(trace), copies)
-        if measured is not None or 4 * copies * len(trace) > MOST_REQUESTS:
-            break
+        rate = served_rate(outcome, len(trace), copies)
+        if rate is not None:
+            return rate
+        if 4 * copies * len(trace) > MOST_REQUESTS:
+            return whole_day_rate(outcome)
         copies *= 2
-    rate = whole_day_rate(outcome) if measured is None else measured[0]
-    return Saturation(rate, OPEN_LOOP, False, quarters=None if measured is None else measured[1])
 
 
-def served_rate(outcome: DayOutcome, requests: int, filling: int) -> tuple[float, tuple[float, ...] | None] | None:
-    """Requests served per second while the later copies of a trace are admitted, and the same by quarter of the trace.
+def _of_quarters(trace: Trace, simulate_fcfs: Callable[[Trace], DayOutcome]) -> tuple[float, ...] | None:
+    """Each by itself: within the whole trace, long services would spread the work of one quarter over the next."""
+    if len(trace) < _QUARTERS_FROM:
+        return None
+    ends = [len(trace) * quarter // 4 for quarter in range(5)]
+    try:
+        return tuple(_of_requests(part(trace, *bounds), simulate_fcfs) for bounds in pairwise(ends))
+    except UserMistake:  # of one quarter none completes, of the trace as a whole some do
+        return None
+
+
+def served_rate(outcome: DayOutcome, requests: int, filling: int) -> float | None:
+    """Requests served per second while the later copies of a trace are admitted.
 
     All arrive at the day's start. A request counts by the share of its service, admission to end, that lies in the
     time counted. Counting completed requests alone would miss the long ones in service. Refused requests raise the
@@ -106,7 +127,7 @@ def served_rate(outcome: DayOutcome, requests: int, filling: int) -> tuple[float
         filling: copies that are not counted.
 
     Returns:
-        The two; None where the replica is not full yet when the time counted begins: some request's service is longer.
+        The rate; None where the replica is not full yet when the time counted begins: some request's service is longer.
 
     Raises:
         UserMistake: fewer than two requests complete.
@@ -116,24 +137,14 @@ def served_rate(outcome: DayOutcome, requests: int, filling: int) -> tuple[float
     admitted, ended = outcome.admitted_ps[done] / PS_PER_SECOND, outcome.ended_ps[done] / PS_PER_SECOND
     last_admission = np.maximum.accumulate(admitted)
 
-    def admitted_until(row: float) -> float:
-        """When the last of the requests before this row is admitted."""
-        before = int(np.searchsorted(rows, row))
-        return float(last_admission[before - 1]) if before else 0.0
-
     def served_until(seconds: float) -> float:
         return float(np.clip((seconds - admitted) / (ended - admitted), 0.0, 1.0).sum()) * len(done) / len(rows)
 
-    begin, end = admitted_until(filling * requests), float(last_admission[-1])
+    before = int(np.searchsorted(rows, filling * requests))
+    begin, end = float(last_admission[before - 1]) if before else 0.0, float(last_admission[-1])
     if begin < float((ended - admitted).max()) or begin >= end:
         return None
-    rate = (served_until(end) - served_until(begin)) / (end - begin)
-    if requests < _QUARTERS_FROM:
-        return rate, None
-    bounds = [admitted_until(row) for row in np.arange(filling * requests, len(done) + 1, requests / 4)]
-    seconds = np.diff(bounds).reshape(-1, 4).sum(axis=0)
-    served = np.diff([served_until(bound) for bound in bounds]).reshape(-1, 4).sum(axis=0)
-    return rate, tuple((served / np.maximum(seconds, 1e-12)).tolist())
+    return (served_until(end) - served_until(begin)) / (end - begin)
 
 
 def whole_day_rate(outcome: DayOutcome) -> float:

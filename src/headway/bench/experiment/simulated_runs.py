@@ -120,7 +120,7 @@ def _saturation(experiment: Experiment, jobs: int | None, report: Progress) -> S
         return simulate_bundle(trace, experiment.replica, Bundle("fcfs"), experiment.seed)
 
     with report("measuring saturation", 1) as on_done:
-        measured = measure_saturation(experiment.trace, fcfs)
+        measured = measure_saturation(experiment.trace, fcfs, quarters=True)
         on_done()
     return measured
 

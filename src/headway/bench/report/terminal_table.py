@@ -87,7 +87,7 @@ def describe_saturation(comparison: Comparison) -> str:
     quarters, copies, busy = saturation.get("quarters"), saturation.get("copies"), saturation.get("busy_share")
     if isinstance(quarters, Sequence):
         rates = [rate for rate in quarters if isinstance(rate, int | float)]
-        text += f" ({significant(min(rates))} to {significant(max(rates))} over the quarters of the trace)"
+        text += f" ({significant(min(rates))} to {significant(max(rates))} over the quarters of these requests)"
     if saturation.get("closed_loop") and isinstance(busy, int | float):
         text += f" (sessions in {copies} copies, replica busy {100 * busy:.0f} % of the time)"
     return f"{text}, measured on this replica{f': {definition}' if definition else ''}"

@@ -38,7 +38,12 @@ def head(trace: Trace, requests: int) -> Trace:
         raise UserMistake(f"--requests: {requests} is too few; give a whole number from 1")
     if requests >= len(trace):
         return trace
-    return _compacted(_taken(trace, np.arange(requests)))
+    return part(trace, 0, requests)
+
+
+def part(trace: Trace, first: int, end: int) -> Trace:
+    """The requests from row `first` up to row `end`, which is left out, alone."""
+    return _compacted(_taken(trace, np.arange(first, end)))
 
 
 def scale_arrivals(trace: Trace, rate_factor: float) -> Trace:

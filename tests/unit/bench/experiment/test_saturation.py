@@ -24,7 +24,7 @@ from headway.bench.experiment.saturation import (
     whole_day_rate,
 )
 from headway.bench.experiment.simulated_runs import simulate_bundle
-from headway.bench.traces.reshaping import head, repeated
+from headway.bench.traces.reshaping import head, part, repeated
 from headway.bench.user_mistake import UserMistake
 from headway.simulator.outcome import NEVER, DayOutcome
 from headway.simulator.replica import replica
@@ -68,7 +68,7 @@ def test_the_served_rate_of_a_day_done_by_hand() -> None:
     """Two requests fill and end; two are counted from 10 s to 20 s: one whole, one half, and a half of the second."""
     ended = np.array([5.0, 15.0, 20.0, 30.0])
     day = outcome(ended, admitted_seconds=np.array([0.0, 10.0, 10.0, 20.0]))
-    assert served_rate(day, requests=2, filling=1) == (pytest.approx((1 + 1 + 0) / 10), None)
+    assert served_rate(day, requests=2, filling=1) == pytest.approx((1 + 1 + 0) / 10)
 
 
 def test_refused_requests_are_offered_too() -> None:
@@ -76,9 +76,7 @@ def test_refused_requests_are_offered_too() -> None:
     seconds = np.array([5.0, 0.0, 15.0, 20.0, 0.0, 30.0])
     day = outcome(seconds, admitted_seconds=np.array([0.0, 0.0, 10.0, 10.0, 0.0, 20.0]))
     day = replace(day, refused={1: "context", 4: "context"}, ended_ps=np.where(seconds > 0, day.ended_ps, NEVER))
-    measured = served_rate(day, requests=3, filling=1)
-    assert measured is not None
-    assert measured[0] == pytest.approx(1.5 * 2 / 10)
+    assert served_rate(day, requests=3, filling=1) == pytest.approx(1.5 * 2 / 10)
 
 
 def test_a_replica_that_is_not_full_yet_has_no_rate() -> None:
@@ -173,10 +171,34 @@ def test_the_quarters_tell_light_from_heavy() -> None:
     prompts = np.repeat([400, 400, 400, 4_000], 100)
     trace = Trace("drifting", np.arange(400.0), prompts, np.full(400, 20))
     few_seats = replica("h100", "llama-3.1-8b", max_num_seqs=8)
-    measured = measure_saturation(trace, lambda day: simulate_bundle(day, few_seats, Bundle("fcfs"), seed=0))
+
+    def simulated(day: Trace) -> DayOutcome:
+        return simulate_bundle(day, few_seats, Bundle("fcfs"), seed=0)
+
+    measured = measure_saturation(trace, simulated, quarters=True)
     assert measured.quarters is not None
     assert min(measured.quarters) == measured.quarters[3] < measured.requests_per_second / 2
     assert max(measured.quarters) > measured.requests_per_second
+    alone = [measure_saturation(part(trace, 100 * n, 100 * (n + 1)), simulated) for n in range(4)]
+    assert measured.quarters == tuple(one.requests_per_second for one in alone)
+    assert measure_saturation(trace, simulated) == replace(measured, quarters=None)
+
+
+def test_long_answers_do_not_blur_the_quarters() -> None:
+    """Answers of 400 tokens outlast the admission of a quarter: 25 requests on 16 seats."""
+    trace = Trace("long, then short", np.arange(100.0), np.full(100, 100), np.repeat([400, 40], 50))
+    seats = replica("h100", "llama-3.1-8b", max_num_seqs=16)
+    measured = measure_saturation(trace, lambda day: simulate_bundle(day, seats, Bundle("fcfs"), seed=0), quarters=True)
+    assert measured.quarters is not None
+    assert measured.quarters[2] > 9 * measured.quarters[1], "the same work a token, a tenth of the tokens"
+
+
+@pytest.mark.parametrize(("requests", "refused"), [(99, 0), (100, 25)])
+def test_quarters_that_say_nothing_are_not_told(requests: int, refused: int) -> None:
+    """Too few requests, or a quarter that is refused as a whole."""
+    trace = poisson(requests, 5.0)
+    over_context = np.where(np.arange(requests) < refused, 200_000, trace.prompt_tokens)
+    assert measure_saturation(replace(trace, prompt_tokens=over_context), fcfs, quarters=True).quarters is None
 
 
 def test_does_not_depend_on_how_densely_the_trace_was_recorded() -> None:
