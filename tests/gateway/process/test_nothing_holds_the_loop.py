@@ -20,7 +20,7 @@ from headway.gateway.gateway import Gateway
 from headway.gateway.queueing.model_queue import ModelQueue
 from headway.gateway.queueing.request_state import QueueKey
 from headway.gateway.settings import PolicySettings, QueueSettings, ReplicaSettings, Settings
-from tests.support.gateway_setup import LOOP_HELD_SECONDS_MAX, QUICK, Answer, RawClient, post
+from tests.support.gateway_setup import LOOP_HELD_SECONDS_MAX, LOOP_WATCH_SECONDS, QUICK, Answer, RawClient, post
 from tests.support.scripted_replica import Call, Script, ScriptedReplica, text
 
 MIB = 1 << 20
@@ -78,6 +78,7 @@ class Bench:
                 replica=(ReplicaSettings(url=self.replica.url, name="r0", metrics=False),),
             )
         )
+        self.gateway.loop_watch.period_seconds = LOOP_WATCH_SECONDS
         await self.gateway.start()
         while not self.gateway.dispatcher.replicas[0].is_up:
             await asyncio.sleep(0.01)
@@ -285,7 +286,7 @@ def test_nothing_holds_the_loop() -> None:
                 await bench.inside(lambda gateway: setattr(gateway.loop_watch, "longest_held_seconds", 0.0))
                 await act(bench)
                 bench.replica.calls.clear()
-                await asyncio.sleep(0.05)  # the watch has its turn
+                await asyncio.sleep(3 * LOOP_WATCH_SECONDS)  # the watch has its turn
                 figures[name] = watch.longest_held_seconds
         finally:
             await bench.stop()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headway.gateway.observing.loop_watch import LoopWatch
+from headway.gateway.observing.loop_watch import PERIOD_SECONDS, LoopWatch
 
 
 class Clock:
@@ -17,10 +17,10 @@ def test_a_pause_is_the_lateness_of_a_turn() -> None:
     clock, cpu = Clock(), Clock()
     watch = LoopWatch(clock, cpu)
     watch.turn()
-    clock.now += 0.02
+    clock.now += PERIOD_SECONDS
     watch.turn()
     assert (watch.longest_seconds(), watch.pauses) == (0.0, 0)
-    clock.now += 0.52
+    clock.now += PERIOD_SECONDS + 0.5
     cpu.now += 0.1  # another program had the machine for the rest
     watch.turn()
     assert round(watch.longest_seconds(), 6) == 0.5
@@ -35,11 +35,11 @@ def test_a_pause_is_forgotten_after_a_minute_and_not_before_half_of_it() -> None
     clock.now += 1.0
     watch.turn()
     for second in range(1, 120):
-        clock.now += 0.02
+        clock.now += PERIOD_SECONDS
         watch.turn()
         assert (watch.longest_seconds() > 0.5) or second > 1
-        clock.now += 0.98
+        clock.now += 1.0 - PERIOD_SECONDS
         watch._due = clock.now  # asyncio's timer
-    clock.now += 0.02
+    clock.now += PERIOD_SECONDS
     watch.turn()
     assert watch.longest_seconds() < 0.5
