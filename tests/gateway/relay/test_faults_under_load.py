@@ -109,7 +109,7 @@ def test_a_replica_killed_mid_stream_breaks_its_streams_and_no_others(run_gatewa
             ledger, relays = setup.dispatcher.replicas[1].ledger, setup.dispatcher.relays
 
             def pieces() -> list[int]:
-                return [relays[request.id].request.relayed.pieces for request in ledger.running()]
+                return [relays[request.id].request.relayed.pieces_mark for request in ledger.running()]
 
             await setup.until(lambda: len(pieces()) == 4 and all(pieces()))
             replica.send_signal(signal.SIGKILL)

@@ -24,8 +24,8 @@ _END_BYTES = 1 << 13
 _READ_TOGETHER = 1_000
 """Events with a usage in one packet, at most; an engine sends one, and to read 12,000 takes a quarter of a second."""
 _USUAL_BYTES = 20
-_LF = 10
 """Beginning in which events of tokens are alike and an error differs: a compare costs half a search for "error"."""
+_NEVER = b"\0"  # no event begins so
 _LINE_END = rb"(?:\r\n|\n|\r(?!\n))"
 _BREAK = re.compile(_LINE_END + _LINE_END)  # six times as fast as with {2}: `re` skips to the first byte of a line end
 _BREAK_BYTES_MAX = 4
@@ -56,35 +56,42 @@ class StreamReader:
         self._searched = 0  # bytes held in which no event ends
         self._split_break: bytes | None = None  # an event ended with CR: what becomes of LF if that comes next
         self._is_too_long = False  # the event that is open passes unread
-        self._usual = b"\0"  # how a token's event begins: an error's begins differently
+        self._usual = _NEVER  # how a token's event begins: an error's begins differently
         self._latest: deque[bytes] = deque(maxlen=_LATEST)
-        self._note = self._latest.append
         self._error: EngineError | None = None
+        self._read_slowly = 0  # pieces
         self.events = 0
         self.usage: Usage | None = None
 
     def pass_on(self, piece: bytes) -> bytes:
         """The bytes for the client: `piece`, perhaps with what was held before it; may be empty."""
-        if piece[-1] == _LF and not self._is_open and piece.find(b'"usage"') < 0:
+        if piece.endswith(b"\n\n") and piece.find(b'"usage"') < 0:
             # One event of one line, as mostly: to find its end is quicker than to count.
-            if piece.find(b"\n") == len(piece) - 2 and piece.startswith(self._usual):
+            if piece.startswith(self._usual) and piece.find(b"\n") == len(piece) - 2:
                 self.events += 1
-                self._note(piece)
+                self._latest.append(piece)
                 return piece
-            if piece.endswith(b"\n\n") and piece.find(b'"error"') < 0:
+            if not self._is_open and piece.find(b'"error"') < 0:
                 self._usual = piece[:_USUAL_BYTES]
                 self.events += piece.count(b"\n\n")
-                self._note(_shortened(piece))
+                self._latest.append(_shortened(piece))
                 return piece
         return self._slowly(piece)
 
+    @property
+    def pieces_mark(self) -> int:
+        """A number that grows with every piece: of the usual ones each brings an event."""
+        return self.events + self._read_slowly
+
     def rest(self) -> bytes:
         """The bytes still held when the stream ends: an event without its end."""
+        self._is_open = False
+        if not self._held:
+            return b""
         held = bytes(self._held)
         self._held.clear()
-        self._is_open = False
-        self.events += bool(held)
-        return held if self._is_too_long or not held or self._passes(held) else b""
+        self.events += 1
+        return held if self._is_too_long or self._passes(held) else b""
 
     def has_passed_all(self, last_event: re.Pattern[bytes]) -> bool:
         """Whether a good stream's last event has passed; asked when no more of it will."""
@@ -92,7 +99,8 @@ class StreamReader:
 
     def _last_events(self) -> bytes:
         # An event may end with CR, its LF having come in the next packet. Of a long one both ends are looked at.
-        return b"\n".join([_shortened(piece) for piece in self._latest])
+        latest = b"\n".join(self._latest)
+        return latest if len(latest) <= 2 * _END_BYTES else b"\n".join(map(_shortened, self._latest))
 
     def fault(self, end: re.Pattern[bytes]) -> AnswerFault | None:
         """What is wrong with a stream that ended now; `end` finds the mark of a whole one in its last events."""
@@ -110,6 +118,7 @@ class StreamReader:
         return None
 
     def _slowly(self, piece: bytes) -> bytes:
+        self._read_slowly += 1
         held, passed = self._held, []
         if self._split_break is not None and piece.startswith(b"\n"):
             passed.append(self._split_break)
@@ -129,13 +138,15 @@ class StreamReader:
             del held[:-_BREAK_BYTES_MAX]
         self._searched = max(0, len(held) - _BREAK_BYTES_MAX)
         self._is_open = bool(held) or self._is_too_long or self._split_break is not None
+        if self._is_open:
+            self._usual = _NEVER
         return b"".join(passed)
 
     def _passed_of(self, whole: bytes, ends: list[int]) -> list[bytes]:
         """What is for the client of these events, each of which ends at one of `ends`."""
         self.events += len(ends)
         if not self._is_too_long and not self._says_more(whole):
-            self._note(_shortened(whole))
+            self._latest.append(_shortened(whole))
             return [whole]
         passed, begin = [], 0
         unread = len(ends) - _READ_TOGETHER  # of a crowd only the last ones are read for their usage
@@ -144,7 +155,7 @@ class StreamReader:
             begin = end
             if self._is_too_long:
                 self._is_too_long = False
-                self._note(_shortened(event))
+                self._latest.append(_shortened(event))
                 passed.append(event)
             elif number < unread and (self._error is not None or event.find(b'"error"') < 0):
                 passed.append(event)
@@ -158,7 +169,7 @@ class StreamReader:
 
     def _passes(self, event: bytes) -> bool:
         """Note its usage and its error; false for a usage chunk that the client did not ask for."""
-        self._note(_shortened(event))
+        self._latest.append(_shortened(event))
         if not self._says_more(event):
             return True
         facts = self._parser.facts(_data_of(event))
@@ -183,6 +194,11 @@ class JsonReader:
         self._fault: AnswerFault | None = None
         self.events = 0
         self.usage: Usage | None = None
+
+    @property
+    def pieces_mark(self) -> int:
+        """A number that grows with every piece."""
+        return self._bytes
 
     def pass_on(self, piece: bytes) -> bytes:
         """The piece itself."""

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -118,11 +117,6 @@ class ArrivedRequest:
     traceparent: Final[bytes | None]
     prompt: Final[PromptFacts] = NO_PROMPT
     stored_object: Final[str | None] = None
-
-    @property
-    def prefix_hashes(self) -> Sequence[int]:
-        """Hashes of ever longer parts of its prompt, for routing."""
-        return self.prompt.hashes
 
     def let_go_of_body(self) -> None:
         """Free its body, which is not sent again: the client has the beginning of an answer."""
@@ -247,19 +241,24 @@ class RelayedAnswer:
     Attributes:
         status: HTTP status that the client got; 0 before.
         first_byte_at: when the replica produced something, seconds on the dispatcher's clock.
-        pieces: parts of the answer that came; a count that stands still is a silent replica.
+        unread_pieces: parts that came of an answer without a reader.
         reader: of the answer's usage; None where the answer is neither JSON nor a stream.
         usage: tokens as the replica counted them, once the answer is whole.
     """
 
-    __slots__ = ("first_byte_at", "pieces", "reader", "status", "usage")
+    __slots__ = ("first_byte_at", "reader", "status", "unread_pieces", "usage")
 
     def __init__(self) -> None:
         self.status = 0
         self.first_byte_at: float | None = None
-        self.pieces = 0
+        self.unread_pieces = 0
         self.reader: StreamReader | JsonReader | None = None
         self.usage: Usage | None = None
+
+    @property
+    def pieces_mark(self) -> int:
+        """A number that grows with every part that comes: one that stands still is a silent replica."""
+        return self.unread_pieces if self.reader is None else self.reader.pieces_mark
 
     @property
     def events(self) -> int:
@@ -273,31 +272,26 @@ class RelayedAnswer:
 
 
 class GatewayRequest:
-    """One request inside the gateway: its three values and its stage."""
+    """One request inside the gateway: its three values and its stage, which `move` alone changes."""
 
-    __slots__ = ("_stage", "arrived", "queued", "relayed")
+    __slots__ = ("arrived", "queued", "relayed", "stage")
 
     def __init__(self, arrived: ArrivedRequest, prompt: PromptSize) -> None:
         self.arrived: Final = arrived
         self.queued: Final = QueuedRequest(arrived, prompt)
         self.relayed: Final = RelayedAnswer()
-        self._stage = _ARRIVING
-
-    @property
-    def stage(self) -> RequestStage:
-        """Where it stands."""
-        return self._stage
+        self.stage = _ARRIVING
 
     def move(self, move: RequestMove) -> None:
         """Go on to the next stage. Raises ValueError if the table does not allow it."""
         # The table is looked up here, without a call; where it has no entry, its sentence says what may follow.
-        self._stage = _NEXT.get((self._stage, move)) or REQUEST_STAGES.after(self._stage, move, self.arrived.number)
+        self.stage = _NEXT.get((self.stage, move)) or REQUEST_STAGES.after(self.stage, move, self.arrived.number)
 
     def __repr__(self) -> str:
         queued, replica = self.queued, self.queued.replica
         where = f" at {replica.name}" if replica is not None else ""
         return (
-            f"<request {queued.id}: {self._stage}{where}, tries={queued.tries}, status={self.relayed.status}, "
+            f"<request {queued.id}: {self.stage}{where}, tries={queued.tries}, status={self.relayed.status}, "
             f"model={self.arrived.model!r}, prompt_tokens={queued.prompt_tokens}>"
         )
 

@@ -49,7 +49,7 @@ class Exchange:
         "_connection",
         "_dispatcher",
         "_is_stream",
-        "_pieces_seen",
+        "_mark_seen",
         "_relayed",
         "_seen_at",
         "_sends",
@@ -69,7 +69,7 @@ class Exchange:
         self._was_kept = False  # the connection had carried a request before
         self._is_stream = False
         self._suspect: UpstreamReplica | None = None  # answered 5xx; the next replica's answer shows whose fault it is
-        self._pieces_seen = -1  # at the latest sweep, to notice silence
+        self._mark_seen = -1  # at the latest sweep, to notice silence
         self._seen_at = 0.0
         self._sends = 0  # after each of which the request may have been executed
         self._sent_at = 0.0
@@ -190,14 +190,13 @@ class Exchange:
     def upstream_data(self, body: bytes) -> None:
         """Pass a piece of the answer on: the path of every token."""
         relayed = self._relayed
-        relayed.pieces += 1
         if relayed.first_byte_at is None and (not self._is_stream or body.find(b"data:") >= 0):
             self._first_byte(body)
         reader = relayed.reader
-        if reader is not None:
-            body = reader.pass_on(body)
-            if not body:
-                return
+        if reader is None:
+            relayed.unread_pieces += 1
+        elif not (body := reader.pass_on(body)):
+            return
         self._client.write(body)
 
     def upstream_end(self, body: bytes) -> None:
@@ -267,8 +266,8 @@ class Exchange:
         if is_due and now - (self.request.queued.dispatched_at or now) >= health.first_byte_seconds:
             self._give_up(f"the replica did not answer within {health.first_byte_seconds:g} s")
         elif is_answering:
-            if relayed.pieces != self._pieces_seen or not self._client.writable:
-                self._pieces_seen, self._seen_at = relayed.pieces, now
+            if relayed.pieces_mark != self._mark_seen or not self._client.writable:
+                self._mark_seen, self._seen_at = relayed.pieces_mark, now
                 self._replica().made_progress()
             elif now - self._seen_at >= health.silent_seconds:
                 self._give_up(f"the replica sent nothing for {health.silent_seconds:g} s in the middle of its answer")

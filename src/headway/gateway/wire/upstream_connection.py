@@ -155,7 +155,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:  # noqa: PLR0912 - no further call for each token
         """Parse, and pass on what came: the path of every token."""
-        if self._sink is None:
+        sink = self._sink
+        if sink is None:
             self._transport.abort()  # no request is open
             return
         try:
@@ -168,7 +169,6 @@ class UpstreamConnection(asyncio.Protocol):
             if not self._complete:
                 self._fail(f"its answer is not valid HTTP/1.1: {error.__context__ or error}")
                 return
-        sink = self._sink
         try:
             if self._head_ready:
                 if not 200 <= self._status <= 599:
@@ -177,7 +177,8 @@ class UpstreamConnection(asyncio.Protocol):
                 if self._framing_bytes + len(data) > self._head_bytes < _size_of(self._headers):
                     self._fail(f"the headers of its answer are longer than {self._head_bytes} bytes")
                     return
-                self._pass_head()
+                self._head_ready, self._head_passed = False, True
+                sink.upstream_head(self._status, self._headers, self._length, bool(self._pieces) or self._complete)
                 if self._sink is not sink:
                     return  # it was dropped: the request goes to another replica
             pieces = self._pieces
@@ -256,12 +257,6 @@ class UpstreamConnection(asyncio.Protocol):
 
     # Handing on
 
-    def _pass_head(self) -> None:
-        self._head_ready = False
-        self._head_passed = True
-        assert self._sink is not None
-        self._sink.upstream_head(self._status, self._headers, self._length, bool(self._pieces) or self._complete)
-
     def _body(self) -> bytes:
         """The body's bytes since the last call."""
         pieces = self._pieces
@@ -274,10 +269,11 @@ class UpstreamConnection(asyncio.Protocol):
         sink, self._sink = self._sink, None
         self.answered += 1
         del self._pieces[self._whole_pieces :]  # of what follows the end
-        body = self._body()
+        body = self._body() if self._pieces else b""
         reusable = self._messages == 1 and not self._until_eof and self._keeps_alive and self._unsent is None
         if reusable and not self._transport.is_closing():
-            self.resume()
+            if self._paused:
+                self.resume()
             self._on_free(self)
         else:
             self._transport.close()

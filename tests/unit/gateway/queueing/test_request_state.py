@@ -37,7 +37,7 @@ def foreign_writes(source: str, room: str) -> list[str]:
     written to `http`, a message whose request has no state yet.
     """
     owned = {name: owner for owner, names in WRITERS.items() for name in names}
-    owned |= dict.fromkeys([*ArrivedRequest.__slots__, "_stage", "queued", "relayed"], "no room")
+    owned |= dict.fromkeys([*ArrivedRequest.__slots__, "stage", "queued", "relayed"], "no room")
     found = []
     for node in ast.walk(ast.parse(source)):
         targets: list[ast.expr] = []
@@ -78,7 +78,7 @@ def test_each_part_is_written_by_one_room() -> None:
         ("relay", "relayed.usage = None", False),
         ("observing", "request.arrived.traceparent = b''", True),
         ("queueing", "queued.arrived.traceparent = b''", True),
-        ("queueing", "request._stage = 'ended'", True),
+        ("queueing", "request.stage = 'ended'", True),
         ("observing", "del request.queued.arrived", True),
         ("observing", "setattr(request.relayed, 'status', 1)", True),
         ("openai", "self.usage = None", False),
