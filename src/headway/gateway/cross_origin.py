@@ -14,7 +14,8 @@ from headway.gateway.wire.messages import Headers, HttpRequest, Response
 _ANY = "*"
 _EXPOSED = b"x-request-id, x-headway-replica, x-headway-queue-ms, x-headway-reason, retry-after, retry-after-ms"
 _PREFLIGHT_SECONDS = b"600"
-_PREFIX = b"access-control-"
+TELLS_OTHER_ORIGINS = (b"access-control-", b"timing-allow-origin")
+"""How the headers begin by which a server tells browsers what pages of other origins may do."""
 _VARIES = (b"vary", b"origin")
 
 
@@ -38,6 +39,8 @@ def judge_origin(origin: bytes | None, origins: Sequence[str], *, needs_key: boo
         origins: that are allowed, as configured.
         needs_key: whether each request needs a key; only then "*" counts, for the key keeps strangers out.
     """
+    if not origins:
+        return _NO_PAGE
     allows_any = needs_key and _ANY in origins
     if not allows_any and all(origin == _ANY for origin in origins):
         return _NO_PAGE
@@ -47,15 +50,11 @@ def judge_origin(origin: bytes | None, origins: Sequence[str], *, needs_key: boo
     return CrossOrigin(True, (*allowed, _VARIES))
 
 
-def without_cross_origin(headers: Headers, ours: tuple[tuple[bytes, bytes], ...]) -> Headers:
-    """The headers of an engine's answer, less what they tell browsers of other origins.
-
-    `ours` are added to them later; where those name `origin` in `vary`, the engine's need not.
-    """
-    kept = [pair for pair in headers if not (pair[0].startswith(_PREFIX) or pair[0] == b"timing-allow-origin")]
+def without_origin_twice(headers: Headers, ours: tuple[tuple[bytes, bytes], ...]) -> Headers:
+    """The headers of an engine's answer; where `ours`, which are added later, name `origin` in `vary`, less that."""
     if _VARIES not in ours:
-        return kept
-    return [(name, value) for name, value in map(_without_origin, kept) if value or name != _VARIES[0]]
+        return headers
+    return [(name, value) for name, value in map(_without_origin, headers) if value or name != _VARIES[0]]
 
 
 def _without_origin(pair: tuple[bytes, bytes]) -> tuple[bytes, bytes]:

@@ -117,7 +117,7 @@ class PublicRoutes:
         return None if refusal is None else with_headers(refusal, page.headers)
 
     def _refusal_of_head(self, request: HttpRequest, page: CrossOrigin) -> Response | None:
-        if is_preflight(request):
+        if request.method == b"OPTIONS" and is_preflight(request):
             return None if page.may_read else error_response(403, _FOREIGN_PAGE, Reason.MALFORMED)
         tenant = self.tenants.who(request.named.get(b"authorization"))
         if tenant is None:
@@ -146,7 +146,7 @@ class PublicRoutes:
 
     def _answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
         path = request.path
-        if request.path.startswith("/v1/") and is_preflight(request):
+        if request.method == b"OPTIONS" and path.startswith("/v1/") and is_preflight(request):
             client.respond(preflight_answer(request))
         elif path == "/v1/models" and request.method in (b"GET", b"HEAD"):
             listed = {"object": "list", "data": list(listed_models(self.dispatcher.replicas).values())}

@@ -144,14 +144,15 @@ def _decode(content: bytes, endpoint: Endpoint) -> Body:
 
 def with_fields(body: bytes, changes: Mapping[str, object]) -> bytes:
     """The body with some top-level fields set; the other fields keep their bytes and their order."""
-    if not any(_mentions(body, b'"%b"' % name.encode()) for name in changes):
-        # None of the names is in it, not even in escapes: they are appended, and the rest is not parsed again.
-        whole = body.rstrip(b" \t\r\n")
-        ours = msgspec.json.encode(changes)
-        return whole[:-1] + (b"," if FIRST_NAME.match(whole) else b"") + ours[1:]
-    fields: dict[str, Any] = _FIELDS.decode(body)
-    fields.update(changes)
-    return msgspec.json.encode(fields)
+    for name in changes:
+        if _mentions(body, b'"%b"' % name.encode()):
+            fields: dict[str, Any] = _FIELDS.decode(body)
+            fields.update(changes)
+            return msgspec.json.encode(fields)
+    # None of the names is in it, not even in escapes: they are appended, and the rest is not parsed again.
+    whole = body.rstrip(b" \t\r\n")
+    ours = msgspec.json.encode(changes)
+    return whole[:-1] + (b"," if FIRST_NAME.match(whole) else b"") + ours[1:]
 
 
 def with_usage_asked(body: bytes) -> dict[str, object]:
@@ -183,9 +184,10 @@ def top_level(content: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
 
 def agent_tables(body: Body) -> tuple[dict[str, Any], dict[str, Any]]:
     """Dynamo's `agent_hints` and `agent_context`, each {} if there is none."""
-    tables = top_level(body.agent_bytes)
-    if not tables:
+    content = getattr(body, body.endpoint.agent_field)
+    if not content:  # as mostly
         return {}, {}
+    tables = top_level(content)
     return _table(tables.get("agent_hints", b"")), _table(tables.get("agent_context", b""))
 
 
@@ -215,6 +217,8 @@ def prompts_in(prompt: bytes, endpoint: Endpoint) -> int:
 
 def prefix_hashes(model: str, prompt: bytes) -> list[int]:
     """Hashes of the prompt's first 1, 2, 3, … KiB, at most 32, for routing by shared prefixes."""
+    if len(prompt) < _PREFIX_BLOCK_BYTES:
+        return []
     state = blake2b(model.encode(), digest_size=8)
     hashes = []
     for start in range(0, min(len(prompt) - _PREFIX_BLOCK_BYTES + 1, _PREFIX_BLOCKS_MAX * _PREFIX_BLOCK_BYTES), 1024):

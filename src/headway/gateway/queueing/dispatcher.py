@@ -139,6 +139,7 @@ class Dispatcher:
         self._observers = observers
         self._dispatch_observers = [observer for observer in observers if isinstance(observer, DispatchObserver)]
         self._has_room = _room_gate(settings)
+        self._costs = settings.policies.costs
         self._retry_delays = RetryDelays(settings.policies.seed)
         self.errors = InternalErrors(clock)
         self._routing = RequestRouting(settings.policies, self.errors)
@@ -201,33 +202,36 @@ class Dispatcher:
 
     def _refusal(self, queued: QueuedRequest) -> Refusal | None:
         """Why a request may not enter a queue; None if it may."""
-        model = queued.arrived.model
-        serving = [replica for replica in self.replicas if replica.serves(model)]
-        if self.replicas and not serving:
-            message = f"no replica serves the model {model[:100]!r}; GET /v1/models lists the models"
-            return Refusal(404, message, Reason.UNKNOWN_MODEL)
-        if not can_be_served(demand_of(queued), serving):
+        if not can_be_served(demand_of(queued), self.replicas):
+            model = queued.arrived.model
+            if self.replicas and not any(replica.serves(model) for replica in self.replicas):
+                message = f"no replica serves the model {model[:100]!r}; GET /v1/models lists the models"
+                return Refusal(404, message, Reason.UNKNOWN_MODEL)
             retry = self._retry_delays.after_probe(self.replicas, self.now())
             return Refusal(503, "no healthy replica serves this model", Reason.NO_REPLICA, retry)
+        if not self._waiting:
+            return None
         broken = broken_bound(self.queues.values(), queued, self.settings.queue)
         if broken is None:
             return None
         return Refusal(429, *broken, self._retry_delays.after(self._queue_of(queued).drain_seconds()))
 
     def _queue_of(self, queued: QueuedRequest) -> ModelQueue:
-        key = queued.queue_key
-        if key is None:
-            model = queued.arrived.model
-            known = any(replica.state.models and model in replica.state.models for replica in self.replicas)
-            home = self._home(queued)  # requests that one replica alone can serve must not hold up the others
-            kind = queued.arrived.endpoint.kind
-            key = QueueKey(model if known else "", kind, "" if home is None else home.name)  # unknown names share one
+        key = queued.queue_key or self._key_of(queued)
         queue = self.queues.get(key)
         if queue is None:
             queue = self.queues[key] = ModelQueue(
                 key, self.settings.policies, self._prepare, self.errors, self._accounts, self._cached_tokens
             )
         return queue
+
+    def _key_of(self, queued: QueuedRequest) -> QueueKey:
+        model, kind = queued.arrived.model, queued.arrived.endpoint.kind
+        home = self._home(queued)  # requests that one replica alone can serve must not hold up the others
+        key = QueueKey(model, kind, "" if home is None else home.name)
+        if key in self.queues or any(model in (replica.state.models or ()) for replica in self.replicas):
+            return key
+        return key._replace(model="")  # unknown names share one
 
     def _misses_deadline(self, queued: QueuedRequest, queue: ModelQueue, now: float) -> bool:
         deadline, wait = queued.deadline, queued.predicted_wait_seconds
@@ -249,6 +253,9 @@ class Dispatcher:
         """Dispatch as many requests as there is room for, in the order of the policies."""
         if self._is_stopped or self._pumps_soon:
             return
+        if not self._waiting:  # as mostly when a request ends
+            self._holds = False
+            return
         if self._is_pumping:
             self._pump_again = True
             return
@@ -267,7 +274,11 @@ class Dispatcher:
     def _serve_queues(self) -> None:
         """Dispatch until no head fits, or this turn of the event loop has taken long enough."""
         self._holds = False
-        queues = self._waiting_queues() if self._waiting else []
+        if len(self.queues) == 1:
+            (only,) = self.queues.values()
+            self._serve_alone(only)
+            return
+        queues = self._waiting_queues()
         if len(queues) == 1:
             self._serve_alone(queues[0])
         elif queues:
@@ -335,14 +346,15 @@ class Dispatcher:
         head = queue.head(now)
         if head is None:
             return False
-        if queue.asks_admission:  # which goes by what the replicas hold now
+        asks_admission = queue.asks_admission
+        if asks_admission:  # which goes by what the replicas hold now
             for replica in self.replicas:
                 _look_at(replica, now)
-        candidates = [
-            replica
-            for replica in self._candidates(head)
-            if replica not in owed and self._admits(queue, head, replica, now)
-        ]
+        candidates = self._candidates(head)
+        if owed:
+            candidates = [replica for replica in candidates if replica not in owed]
+        if asks_admission:
+            candidates = [replica for replica in candidates if self._admits(queue, head, replica, now)]
         if not candidates:
             if self._serve_past(queue, head, owed, passed, now):
                 return True
@@ -504,7 +516,7 @@ class Dispatcher:
 
     def _expected_seconds(self, queued: QueuedRequest, output_tokens: float) -> float:
         """How long a replica should take to compute the prompt and so many output tokens."""
-        costs = self.settings.policies.costs
+        costs = self._costs
         uncached = queued.prompt_tokens - queued.cached_prompt_tokens
         expected = _FIRST_BYTE_FLOOR_SECONDS + uncached * costs.prefill_seconds_per_token
         return expected + output_tokens * costs.decode_seconds_per_token
@@ -714,6 +726,7 @@ class Dispatcher:
         changed = (settings.policies, settings.tuning) != (before.policies, before.tuning)
         self.settings = settings
         self._has_room = _room_gate(settings)
+        self._costs = settings.policies.costs
         self.replicas = list(replicas)
         if changed or self._routing.is_replaced or any(queue.is_replaced for queue in self.queues.values()):
             self._routing = RequestRouting(settings.policies, self.errors)

@@ -23,16 +23,12 @@ class HintedPrediction:
         self._errors = errors
         self._faults_max = faults_max
         self._faults = 0  # in a row
+        self.is_replaced = False  # the predictor is asked no more
         self._stand_in = RunningMean()
-
-    @property
-    def is_replaced(self) -> bool:
-        """Whether the predictor is asked no more."""
-        return self._faults >= self._faults_max
 
     def predict(self, request: RequestView) -> LengthEstimate:
         """The hint as a point, else what the predictor says."""
-        hinted = request.hinted_output_tokens if isinstance(request, QueuedRequest) else None
+        hinted = request.arrived.hinted_output_tokens if isinstance(request, QueuedRequest) else None
         if hinted is not None:
             return PointEstimate(hinted, "client")
         if not self.is_replaced:
@@ -40,6 +36,7 @@ class HintedPrediction:
                 estimate = self._inner.predict(request)
             except PolicyFault as fault:
                 self._faults += 1
+                self.is_replaced = self._faults >= self._faults_max
                 self._errors.policy_fault(fault)
             else:
                 self._faults = 0

@@ -71,7 +71,9 @@ class Intake:
         hints = read_hints(http, body, tenant, objectives)
         if tenant.name:
             withhold(http, body, tenant, hints.priority)
-        fairness_tenant = "/".join(filter(None, [tenant.name, hints.fairness_id]))
+        fairness_tenant = tenant.name
+        if hints.fairness_id:
+            fairness_tenant = f"{tenant.name}/{hints.fairness_id}" if tenant.name else hints.fairness_id
         arrived = ArrivedRequest(
             number=self._number,
             request_id=given if given and has_id else f"{self._id_prefix}-{self._number}".encode(),

@@ -323,10 +323,12 @@ class ModelQueue:
         if own is None:
             own = by_payer[arrived.payer] = WaitingSums()
         tokens, size = sign * queued.prompt_tokens, sign * arrived.body_bytes
-        for sums in (waiting, own):
-            sums.requests += sign
-            sums.tokens += tokens
-            sums.bytes += size
+        waiting.requests += sign
+        waiting.tokens += tokens
+        waiting.bytes += size
+        own.requests += sign
+        own.tokens += tokens
+        own.bytes += size
         if sign > 0:
             self._requests[queued.id] = queued
         else:

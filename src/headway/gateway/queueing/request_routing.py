@@ -24,20 +24,17 @@ class RequestRouting:
         self._errors = errors
         self._faults_max = settings.faults_max
         self._faults = 0  # in a row
-
-    @property
-    def is_replaced(self) -> bool:
-        """Whether the policy is asked no more."""
-        return self._faults >= self._faults_max
+        self.is_replaced = False  # the policy is asked no more
 
     def choose(self, head: QueuedRequest, candidates: Sequence[UpstreamReplica], now: float) -> UpstreamReplica | None:
         """One of the candidates; None if the policy lets the request wait."""
-        views = [replica.ledger for replica in candidates]
         if not self.is_replaced:
+            views = [replica.ledger for replica in candidates]
             try:
-                chosen = self._policy.choose(head, head.arrived.prefix_hashes, views, now)
+                chosen = self._policy.choose(head, head.arrived.prompt.hashes, views, now)
             except PolicyFault as fault:
                 self._faults += 1
+                self.is_replaced = self._faults >= self._faults_max
                 self._errors.policy_fault(fault)
             else:
                 self._faults = 0
@@ -51,6 +48,6 @@ class RequestRouting:
         """A request is sent to a replica."""
         if self._listener is not None:
             try:
-                self._listener.routed(queued, queued.arrived.prefix_hashes, replica.ledger)
+                self._listener.routed(queued, queued.arrived.prompt.hashes, replica.ledger)
             except Exception as error:
                 self._errors.policy_fault(PolicyFault("routing", "raised", f"raised {error!r} at a dispatch"))

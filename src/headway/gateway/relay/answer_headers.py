@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from headway.gateway.cross_origin import without_cross_origin
+from headway.gateway.cross_origin import TELLS_OTHER_ORIGINS, without_origin_twice
 from headway.gateway.openai.error_responses import REASON_HEADER
 from headway.gateway.queueing.request_state import GatewayRequest
 from headway.gateway.relay.upstream_request import LOAD_HEADER, asks_for_load
@@ -21,12 +21,11 @@ def answer_headers(
 ) -> Headers:
     """The headers for the client; `named` are the replica's `headers` by name."""
     dropped = _NOT_RETURNED if b"connection" not in named else _NOT_RETURNED | connection_names(headers)
-    returned = [
-        (name, value)
-        for name, value in headers
-        if name not in dropped and not (name == LOAD_HEADER and asks_for_load(request, replica))
-    ]
-    returned = without_cross_origin(returned, request.arrived.http.reply_headers)
+    if LOAD_HEADER in named and asks_for_load(request, replica):
+        dropped = dropped | {LOAD_HEADER}
+    returned = [pair for pair in headers if pair[0] not in dropped and not pair[0].startswith(TELLS_OTHER_ORIGINS)]
+    if request.arrived.http.reply_headers:
+        returned = without_origin_twice(returned, request.arrived.http.reply_headers)
     if b"location" in named:
         hidden = replica.pool.without_address
         returned = [(name, hidden(value) if name == b"location" else value) for name, value in returned]

@@ -47,8 +47,12 @@ def send_request(
 
 
 def upstream_request(request: GatewayRequest, replica: UpstreamReplica) -> bytes:
-    """The whole request as bytes for this replica."""
-    body = _body(request, replica)
+    """The whole request as bytes for this replica: the client's body, with the fields set that the replica needs."""
+    body, changes = request.arrived.http.body, _changes(request, replica)
+    if "stream_options" in changes:
+        changes |= with_usage_asked(body)
+    if changes:
+        body = with_fields(body, changes)
     return _head(request, replica, len(body)) + body
 
 
@@ -116,15 +120,6 @@ def engine_hints(queued: QueuedRequest, *, rank: bool) -> dict[str, object]:
         if text and text.isprintable():
             fields[name] = text[: hints.MAX_TEXT]
     return fields
-
-
-def _body(request: GatewayRequest, replica: UpstreamReplica) -> bytes:
-    """The client's bytes, with the fields set that this replica needs."""
-    content = request.arrived.http.body
-    changes = _changes(request, replica)
-    if "stream_options" in changes:
-        changes |= with_usage_asked(content)
-    return with_fields(content, changes) if changes else content
 
 
 def _changes(request: GatewayRequest, replica: UpstreamReplica) -> dict[str, object]:

@@ -26,7 +26,10 @@ class _Booked(DecodingStream):
     __slots__ = ("decode", "kv", "prefill", "request")
 
     def __init__(self, request: Request, answer: Progress | None) -> None:
-        super().__init__(answer, request.sequences)
+        self.answer = answer  # written here too: a call less for every request
+        self.sequences = request.sequences
+        self.begins_at_step = None
+        self.seen_tokens = 0
         self.request = request
         self.prefill = 0
         self.decode = 0.0

@@ -119,9 +119,9 @@ class StepClock:
     def _count(self) -> bool:
         """Count the tokens that the stream brought since; whether there were any."""
         followed = self._followed
-        if followed is None:
+        if followed is None or followed.answer is None:
             return False
-        tokens = followed.tokens
+        tokens = followed.answer.events // followed.sequences
         new = tokens - self._counted_tokens
         if new <= 0:
             return False

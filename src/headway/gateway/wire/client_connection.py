@@ -280,7 +280,10 @@ class ClientConnection(asyncio.Protocol):
         if not was_in_body:
             self._head_bytes += len(data)
         try:
-            self._parse(data)
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                self._ignore_offer(offer, data)
         except httptools.HttpParserCallbackError as error:
             self.abort()
             raise error.__context__ or error from None  # a fault of ours, which says nothing of the request
@@ -297,19 +300,16 @@ class ClientConnection(asyncio.Protocol):
             else:
                 self._framing_bytes = 0
 
-    def _parse(self, data: bytes) -> None:
-        rest: bytes | memoryview = data
-        while True:
-            try:
-                self._parser.feed_data(rest)
-                return
-            except httptools.HttpParserUpgrade as offer:
-                if not self._offers_upgrade:
-                    return  # CONNECT, which was refused
-                # An offer of another protocol is ignored (RFC 9110, 7.8). The parser cannot ignore it: it takes the
-                # body for that protocol. So a fresh one reads the same head without the offer, and goes on from there.
-                # The connection ends after the answer, for what follows the body might be of that protocol.
-                rest = memoryview(rest)[offer.args[0] :]
+    def _ignore_offer(self, offer: httptools.HttpParserUpgrade, data: bytes) -> None:
+        """Read on after an offer of another protocol in the head, which is ignored (RFC 9110, section 7.8).
+
+        The parser cannot ignore it: it takes the body for that protocol. So a fresh one reads the same head without the
+        offer, and goes on from there. The connection ends after the answer, for what follows the body might be of that
+        protocol.
+        """
+        rest = memoryview(data)
+        while self._offers_upgrade:  # else it is CONNECT, which was refused
+            rest = rest[offer.args[0] :]
             line = self._parser.get_method(), self._target, self._parser.get_http_version().encode()
             headers = [pair for pair in self._headers if pair[0] not in (b"upgrade", b"connection")]
             connection = [value for name, value in self._headers if name == b"connection"]
@@ -318,6 +318,11 @@ class ClientConnection(asyncio.Protocol):
             self._begin()
             self._parser = httptools.HttpRequestParser(self)
             self._parser.feed_data(head)
+            try:
+                self._parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as next_offer:  # of a request pipelined behind it
+                offer = next_offer
 
     def on_message_begin(self) -> None:
         """A request begins (httptools)."""

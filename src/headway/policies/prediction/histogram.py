@@ -111,9 +111,10 @@ class Histogram:
 
 def kinds_of(request: RequestView) -> list[Hashable]:
     """The kinds a request belongs to, from the coarsest to the finest."""
-    prompt_bucket = (2 * request.prompt_tokens.bit_length()) + (_second_bit(request.prompt_tokens))
-    tenant = request.tenant
-    kinds: list[Hashable] = ["", (tenant,), (tenant, request.max_output_tokens, prompt_bucket)]
+    tenant, tokens = request.tenant, request.prompt_tokens
+    octave = tokens.bit_length()
+    half = (tokens >> (octave - 2)) & 1 if tokens > 1 else 0  # of its octave
+    kinds: list[Hashable] = ["", (tenant,), (tenant, request.max_output_tokens, 2 * octave + half)]
     if request.session is not None:
         kinds.append((tenant, "session", request.session))
     return kinds
@@ -136,11 +137,6 @@ def _kind(listed: Any) -> Hashable:
 def bin_of(output_tokens: int) -> int:
     """The bin (EDGES[i], EDGES[i + 1]] that holds a length; the last takes whatever is longer."""
     return min(bisect_left(EDGES, output_tokens), len(EDGES) - 1) - 1
-
-
-def _second_bit(tokens: int) -> int:
-    """Which half of its octave a number is in."""
-    return (tokens >> (tokens.bit_length() - 2)) & 1 if tokens > 1 else 0
 
 
 def _edges() -> tuple[int, ...]:

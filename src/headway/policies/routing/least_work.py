@@ -38,6 +38,8 @@ class LeastWork:
         self, request: RequestView, prefix: Sequence[int], replicas: Sequence[ReplicaView], now: float
     ) -> ReplicaView:
         """The one with the fewest seconds; of equals the one with fewer requests, then the first."""
+        if len(replicas) == 1:
+            return replicas[0]
         return min(replicas, key=lambda replica: (self.seconds(replica), replica.requests))
 
     def seconds(self, replica: ReplicaView) -> float:

@@ -922,7 +922,7 @@ def test_routing_may_let_the_head_wait_and_is_built_again_once_it_failed_for_goo
     routing = bench.dispatcher._routing
     bench.dispatcher.replace(bench.settings, bench.replicas, bench.now)
     assert bench.dispatcher._routing is routing, "nothing changed"
-    routing._faults = routing._faults_max
+    routing.is_replaced = True
     bench.dispatcher.replace(bench.settings, bench.replicas, bench.now)
     assert bench.dispatcher._routing is not routing
     assert waiting.sent_to
