@@ -395,26 +395,3 @@ def test_the_mean_size_goes_back_over_five_hundred_completions() -> None:
     policy.observe(Completed(Request(1, 0.0, 500), 0.0, 600))
     mean = 100 + (1_100 - 100) / 500
     assert before - policy.z == pytest.approx(0.1 * 0.001 * 1_100 / mean, rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"overflow_target": 0.0001},
-        {"overflow_target": 0.9999},
-        {"learning_rate": 0.0},
-        {"z_start": -4.0},
-        {"z_start": 8.0},
-        {"steps_between": 1},
-    ],
-)
-def test_options_at_their_bounds(options: dict[str, float]) -> None:
-    OverflowProbability(**options)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "options", [{"overflow_target": 1.0}, {"learning_rate": math.inf}, {"z_start": -4.1}, {"z_start": 8.1}]
-)
-def test_options_past_their_bounds(options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=next(iter(options))):
-        OverflowProbability(**options)  # type: ignore[arg-type]
