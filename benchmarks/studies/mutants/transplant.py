@@ -43,7 +43,13 @@ def transplant(module: ModuleType, tree: ast.Module, known: Mapping[str, object]
         old = classes.get(where)
         for name, value in list(vars(new).items()):
             had = None if old is None else vars(old).get(name)
-            if isinstance(had, _PLAIN) and not name.startswith("__") and type(value) is type(had) and value != had:
+            if (
+                isinstance(had, _PLAIN)
+                and not name.startswith("__")
+                and type(value) is type(had)
+                and value != had
+                and repr(value) != repr(had)
+            ):
                 setattr(old, name, value)
                 changed = True
     return changed
