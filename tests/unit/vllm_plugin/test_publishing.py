@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from headway.vllm_plugin import publishing
 from headway.vllm_plugin.publishing import Publisher, metrics_folder
 
 
@@ -96,8 +95,7 @@ def test_the_default_folder_is_one_of_this_user_and_instance() -> None:
 def test_what_cannot_be_written_is_dropped_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thread is kept from reading until the backlog is full."""
-    monkeypatch.setattr(publishing, "_BACKLOG", 3)
+    """The thread is kept from reading until the backlog of 10,000 lines is full."""
     go_on = threading.Event()
     plain = Publisher._run
 
@@ -108,15 +106,16 @@ def test_what_cannot_be_written_is_dropped_with_one_warning(
     monkeypatch.setattr(Publisher, "_run", late)
     publisher = Publisher(None, tmp_path / "log.jsonl")
     with caplog.at_level(logging.WARNING, "vllm.headway"):
-        for number in range(6):
+        for number in range(10_000):
             publisher.decision(str(number))
-        assert caplog.messages == [
-            "headway: cannot write all metrics and decisions, some are dropped: the backlog is full"
-        ]
+        assert caplog.messages == []
+        for number in range(10_000, 10_003):
+            publisher.decision(str(number))
+    assert caplog.messages == ["headway: cannot write all metrics and decisions, some are dropped: the backlog is full"]
     go_on.set()
     until(publisher._lines.empty)
     publisher.close()
-    assert (tmp_path / "log.jsonl").read_text() == "0\n1\n2\n"
+    assert (tmp_path / "log.jsonl").read_text().splitlines() == [str(number) for number in range(10_000)]
 
 
 def test_a_disk_that_fails_costs_one_warning_and_no_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

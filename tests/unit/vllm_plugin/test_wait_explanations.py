@@ -16,7 +16,7 @@ from headway.bench.user_mistake import UserMistake
 from headway.cli.explain_live import live_lines
 from headway.domain.request import Request
 from headway.vllm_plugin import wait_explanations as stories
-from headway.vllm_plugin.explain_endpoint import ANSWERED_AT_ONCE, WhyEndpoint
+from headway.vllm_plugin.explain_endpoint import WhyEndpoint
 from headway.vllm_plugin.request_entries import Entry
 from headway.vllm_plugin.scheduler_mixin import PolicyScheduling
 from headway.vllm_plugin.xargs_hints import NO_HINTS
@@ -170,7 +170,7 @@ def test_an_address_that_cannot_be_read_is_answered() -> None:
 
 def test_a_flood_of_connections_gets_so_many_threads_and_no_more() -> None:
     endpoint = WhyEndpoint("127.0.0.1", 0, lambda request_id: {"request": request_id})
-    held = [socket.create_connection(("127.0.0.1", endpoint.port)) for _ in range(ANSWERED_AT_ONCE)]
+    held = [socket.create_connection(("127.0.0.1", endpoint.port)) for _ in range(16)]
     with socket.create_connection(("127.0.0.1", endpoint.port)) as beyond:
         beyond.settimeout(120)
         assert beyond.recv(1) == b""
