@@ -434,6 +434,8 @@ def test_goodput_first_prefers_what_must_start_now_then_the_cheap_then_the_hopel
     assert policy.choose(heads, 9.01) == 2
     assert policy.next_change(heads, 5.0) == 8.0
     assert policy.next_change(heads, 8.5) == 9.0
+    assert policy.next_change(heads, 8.0) == 8.0
+    assert policy.next_change(heads, 9.0) == 9.0, "it can just make it, and no more from then on"
     assert policy.next_change(heads, 9.5) == 18.0
     assert policy.next_change({0: near}, 5.0) == math.inf
     lost_too = request(4, 10, 0.5, at=-1.0)

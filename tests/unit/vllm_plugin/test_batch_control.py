@@ -90,6 +90,8 @@ def test_victims_are_left_to_vllm_where_its_own_choice_holds() -> None:
         # 90 tokens of prompt are left, of which a step of 32 computes two blocks; of 33 it is three.
         (32, [("b", 100, 0, 10), ("a", 200, 1, 200)], 2),
         (33, [("b", 100, 0, 10), ("a", 200, 1, 200)], 3),
+        # Both stand at the end of a block, and 32 tokens of prompt are computed.
+        (32, [("b", 160, 0, 16), ("a", 320, 1, 320)], 4),
         # 5 are left and a decode: one block.
         (32, [("b", 15, 0, 10), ("a", 20, 1, 20)], 1),
     ],

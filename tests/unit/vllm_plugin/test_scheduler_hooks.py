@@ -155,6 +155,24 @@ def test_waits_are_judged_once_a_second() -> None:
     assert judged == [True, False, True, False, True, False]
 
 
+def test_policies_that_are_slow_in_every_step_are_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step a policy is asked twice, and takes three quarters of its budget each time."""
+    spent = SimpleNamespace(seconds=0.0)
+    for name in ("perf_counter", "thread_time"):
+        monkeypatch.setattr(time, name, lambda: spent.seconds)
+    engine = Engine(headway={"ordering": "fcfs", "admission": "reserve-max", "guard": {"budget_ms": 1000}})
+    engine.come("runs")
+    engine.step()
+    steps = 0
+    while not engine.headway.policies.disabled:
+        for _ in range(2):
+            engine.headway.timer.ask("admission", True, lambda: setattr(spent, "seconds", spent.seconds + 0.75))
+        engine.step()
+        steps += 1
+        assert steps < 10
+    assert steps == 4, "a suspicion and three strikes"
+
+
 # why a scan ended
 
 

@@ -141,6 +141,21 @@ def test_a_metrics_folder_that_was_not_configured_goes_with_its_engine(
     assert ended == [engine], "vLLM's own end comes after ours"
 
 
+def test_an_instance_without_an_id_has_no_metrics_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    class Nameless(StubEngine):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.vllm_config.additional_config = self.vllm_config.instance_id = None
+
+    class Plain(PolicyScheduling, Nameless):
+        pass
+
+    Plain().shutdown()
+    assert list(tmp_path.iterdir()) == []
+
+
 class Sessions(StubEngine):
     """Requests that may go on: vLLM's hooks for it, of which a test calls one."""
 

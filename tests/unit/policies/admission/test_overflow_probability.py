@@ -395,3 +395,24 @@ def test_the_mean_size_goes_back_over_five_hundred_completions() -> None:
     policy.observe(Completed(Request(1, 0.0, 500), 0.0, 600))
     mean = 100 + (1_100 - 100) / 500
     assert before - policy.z == pytest.approx(0.1 * 0.001 * 1_100 / mean, rel=1e-6)
+
+
+def test_a_step_asks_anew_only_for_those_that_enter_another_bucket_of_ages() -> None:
+    asked: list[object] = []
+
+    class Counting(GeometricEstimate):
+        def remaining_survival(self, tokens: int, produced_tokens: int) -> float:
+            asked.append(tokens)
+            return super().remaining_survival(tokens, produced_tokens)
+
+    young, old = Request(0, 0.0, 10), Request(1, 0.0, 10, produced_tokens=15)
+    for request in (young, old):
+        request.estimate = Counting(50.0, None, "test")
+    batch, policy, head = ScriptedBatch([young, old]), OverflowProbability(), candidate()
+    asked_at = []
+    for _ in range(18):
+        asked.clear()
+        policy.hold_steps(head, batch, MemoryView(1, 1, BLOCK), 0.0)
+        asked_at.append(len(asked) // len(INSTANTS))
+        batch.decode()
+    assert asked_at == [2, 1, *[0] * 14, 1, 1], "both at first; then each as its age enters another sixteen"

@@ -169,3 +169,25 @@ def test_who_is_far_beyond_all_that_is_known_is_asked_about_a_few_hundred_times(
             newcomer, batch, memory, 0.0
         )
     assert OneMore.asked < 60 * told
+
+
+@settings(deadline=None, max_examples=60)
+@given(situations())
+def test_the_first_answer_is_brute_force(situation: tuple[list[Request], Request, int, int]) -> None:
+    running_now, candidate, block, total = situation
+    answer = PeakCheck().hold_steps(candidate, ScriptedBatch(running_now), MemoryView(0, total, block), 0.0)
+    assert (answer == 0) == (peak_blocks([*running_now, candidate], block) <= total)
+
+
+def test_a_bound_caps_what_is_still_to_come() -> None:
+    """Forty of fifty tokens are out, so ten are to come: 140 with the head's 50 fit in 190, and not in 189."""
+    batch = ScriptedBatch([running(0, 90, 1_000, produced=40, bound=50)])
+    assert PeakCheck().hold_steps(running(1, 40, 10), batch, MemoryView(0, 190, 1), 0.0) == 0
+    assert PeakCheck().hold_steps(running(1, 40, 10), batch, MemoryView(0, 189, 1), 0.0) > 0
+
+
+def test_blocks_of_several_tokens_are_weighed_at_each_end() -> None:
+    """One that runs holds 12 blocks of 4 when it ends in 8 steps; the head 7 then, or 6 if it joins 4 steps later."""
+    batch = ScriptedBatch([running(0, 40, 8)])
+    for total, answer in ((20, 0), (19, 0), (18, 4)):
+        assert PeakCheck().hold_steps(running(1, 20, 40), batch, MemoryView(0, total, 4), 0.0) == answer

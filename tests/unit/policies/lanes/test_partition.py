@@ -301,3 +301,15 @@ def test_what_is_made_by_default() -> None:
     assert refine_and_prune(sizes, lanes_max=5, spread_max=1.5, merge="ward-log") == tuple(
         merge_down([known.span(*run) for run in wide], 5, "ward-log")
     )
+
+
+def test_closeness_in_logs_is_of_sizes_and_one() -> None:
+    """ln(4/1) is more than ln(15/4), so the two long ones are merged."""
+    some = [Span(0, 0, 0.0, 1), Span(3, 3, 3.0, 1), Span(14, 14, 14.0, 1)]
+    assert [span[:2] for span in merge_down(some, 2, "ward-log")] == [(0, 0), (3, 14)]
+
+
+def test_no_more_than_thirty_lanes_are_made_unless_more_are_asked_for() -> None:
+    sizes = [1_000 * group + place for group in range(60) for place in range(20)] * 3
+    assert len(refine_and_prune(sizes, lanes_max=99)) == 60
+    assert len(refine_and_prune(sizes)) == 30

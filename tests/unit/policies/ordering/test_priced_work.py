@@ -353,3 +353,26 @@ def _due_by_hand(
     for one in arrivals:
         due[one.id] = max(due[one.id], one.arrived_at + longest_tail)
     return due
+
+
+@pytest.mark.parametrize(("admitted_at", "given_back"), [(300.0, True), (300.5, False), (201.5, True)])
+def test_a_share_is_given_back_where_the_wait_was_no_longer_than_the_tail(admitted_at: float, given_back: bool) -> None:
+    """The tail is 100 s; one that makes way has waited a second in the shadow, and would be overdue after a hundred."""
+    policy = PricedWork()
+
+    def come(number: int, at: float, prompt: int) -> Request:
+        one = request(number, at, prompt)
+        policy.lane(one)
+        policy.observe(Arrived(one, at))
+        return one
+
+    first = come(0, 0.0, 10)
+    policy.observe(Admitted(first, 100.0))
+    for number in range(1, 60):
+        policy.observe(Admitted(come(number, 100.0 + number, 10), 100.0 + number))
+    large = come(60, 200.0, 1_000)
+    assert not policy.lane(request(-1, 200.0, 9_000))[0], "the account is spent: it makes way"
+    others = [come(61 + number, 200.5, 2_000) for number in range(3)]
+    policy.observe(Admitted(others[0], 201.0))  # pays for the large one in the shadow
+    policy.observe(Admitted(large, admitted_at))
+    assert policy.lane(request(-1, admitted_at, 9_000))[0] is given_back

@@ -52,6 +52,15 @@ def test_the_noise_depends_on_seed_and_id_alone() -> None:
     assert forwards == backwards
 
 
+def test_pinned_so_that_published_days_can_be_repeated() -> None:
+    noisy = OracleNoisy(truth=lambda _: 1_000_000, seed=3)
+    assert [noisy.predict(request(i)).output_tokens for i in range(4)] == [2016942, 611312, 742899, 1597042]
+
+
+def test_a_length_beyond_reason_is_one_that_a_float_holds() -> None:
+    assert OracleNoisy(truth=lambda _: 10**300, seed=0, sigma=0.0).predict(request(1)).output_tokens == 2**53
+
+
 def test_more_sigma_stretches_the_same_error() -> None:
     for small, large in zip(errors(0.5, count=200), errors(1.0, count=200), strict=True):
         assert large == pytest.approx(2 * small, abs=1e-4)
