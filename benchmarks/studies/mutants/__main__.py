@@ -129,15 +129,17 @@ class Driver:
     def _tests_of(
         self, mutant: Mutant, called: dict[tuple[str, str], list[Any]], seconds: dict[Any, float]
     ) -> list[Any]:
-        inside = [
+        near = dict.fromkeys(
             item
             for (path, name), items in called.items()
             if path == mutant.path and (name == mutant.scope or name.startswith(f"{mutant.scope}."))
             for item in items
-        ]
-        if not inside:  # of a module or a class: whatever calls anything in it
-            inside = [item for (path, _), items in called.items() if path == mutant.path for item in items]
-        return sorted(dict.fromkeys(inside), key=lambda item: seconds[item])
+        )
+        if (mutant.path, mutant.scope) in called:
+            return sorted(near, key=lambda item: seconds[item])
+        # Of a module or a class: whatever calls anything in it, then all others, which may read what it defines.
+        near |= dict.fromkeys(item for (path, _), items in called.items() if path == mutant.path for item in items)
+        return sorted(seconds, key=lambda item: (item not in near, seconds[item]))
 
     def _try(self, mutant: Mutant, items: list[Any]) -> int:
         """In a fork: 0 if all tests pass, 1 if one fails, 2 if the mutant could not be put in."""
