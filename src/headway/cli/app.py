@@ -17,6 +17,7 @@ import typer
 from headway import __version__
 from headway.bench.user_mistake import UserMistake
 from headway.cli import bound, calibrate, check_config, compare, explain, load, policies, serve, tune, workloads
+from headway.cli import fusion_verbs as fusion
 from headway.cli import trace_verbs as trace
 
 FAULT, MISTAKE, INTERRUPTED, NO_READER = 1, 2, 130, 141
@@ -40,6 +41,7 @@ app.command("explain")(explain.explain)
 app.command("tune")(tune.tune)
 app.command("workloads")(workloads.workloads)
 app.add_typer(trace.app, name="trace")
+app.add_typer(fusion.app, name="fusion")
 
 
 @app.callback()

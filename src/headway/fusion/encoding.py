@@ -166,6 +166,16 @@ class Encoding:
         sizes = self.sizes()
         return 1.0 - sizes.representatives / sizes.original if sizes.original else 0.0
 
+    def layer_shares(self) -> tuple[float, ...]:
+        """`fused_share` of each layer."""
+        blocks = len(self.requests)
+        kept = [0] * self.layers
+        for part in self.parts:
+            for one in part.components:
+                kept[one.component.layer] += one.representatives.size
+        numbers = 2 * blocks * self.block_tokens * self.heads * self.head_dim
+        return tuple(1.0 - size / numbers if numbers else 0.0 for size in kept)
+
     def free_blocks_with_one_table(self) -> int:
         """Blocks that are free in an engine with one block id for all layers.
 

@@ -92,7 +92,7 @@ class StoreMachine(RuleBasedStateMachine):
         blocks = data.draw(st.integers(0, self.written[donor][0].shape[1] // BLOCK_TOKENS))
         self.number += 1
         self.store.share_prefix(donor, self.number, blocks)
-        self.written[self.number] = [array[:, : blocks * BLOCK_TOKENS] for array in self.written[donor]]
+        self.written[self.number] = [array[:, : blocks * BLOCK_TOKENS].copy() for array in self.written[donor]]
 
     @precondition(lambda self: self.written)
     @rule(data=st.data())
