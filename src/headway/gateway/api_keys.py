@@ -9,13 +9,17 @@ from __future__ import annotations
 import hmac
 import secrets
 from base64 import b64decode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
 from headway.gateway.settings import TenantSettings, tenant_key
 
 NO_KEYS = TenantSettings(name="", may=("session", "fairness-id"))
 """The tenant of all requests where no keys are configured: they may name a session and a fairness id only."""
+
+
+KEY_HEADERS = frozenset([b"authorization", b"x-api-key"])
+"""Where clients send their key: those of the OpenAI API in the first, some of Anthropic's in the second."""
 
 
 class ApiKeys:
@@ -30,11 +34,17 @@ class ApiKeys:
             if twin is not tenant:
                 raise ValueError(f"tenants {twin.name!r} and {tenant.name!r} have the same key; give each its own")
 
-    def who(self, authorization: bytes | None) -> TenantSettings | None:
-        """The tenant of an `Authorization` header; None if its key is missing or unknown."""
+    def who(self, headers: Mapping[bytes, bytes]) -> TenantSettings | None:
+        """The tenant of a request's headers; None if its key is missing or unknown.
+
+        `Authorization` decides where it is there, else `x-api-key`.
+        """
         if not self._tenants:
             return NO_KEYS
-        scheme, _, key = (authorization or b"").partition(b" ")
+        authorization = headers.get(b"authorization")
+        if authorization is None:
+            return self._tenants.get(self._digest(headers.get(b"x-api-key", b"")))
+        scheme, _, key = authorization.partition(b" ")
         tenant = self._tenants.get(self._digest(key.strip()))
         return tenant if scheme.lower() == b"bearer" else None
 

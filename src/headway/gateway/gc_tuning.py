@@ -16,15 +16,22 @@ INSIDE_MAX = 1_000
 _NEVER = 1 << 30
 
 
+def spare_objects_of_the_start() -> None:
+    """Collect now, before anybody is served; what is left lives on, and no later collection visits it again.
+
+    Changes how the whole process collects garbage: full collections run only when `collect_when_quiet` asks for them.
+    """
+    gc.collect()
+    gc.freeze()
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, _NEVER)
+
+
 async def collect_when_quiet(inside: Callable[[], int]) -> None:
-    """Collect once a minute until cancelled. Changes how the whole process collects garbage.
+    """Collect once a minute until cancelled.
 
     `inside` gives the number of requests that are queued or running.
     """
-    gc.collect()
-    gc.freeze()  # objects of the start live on, and are not visited again
-    young, middle, _ = gc.get_threshold()
-    gc.set_threshold(young, middle, _NEVER)
     while True:
         await asyncio.sleep(EVERY_SECONDS)
         if inside() <= INSIDE_MAX:

@@ -14,10 +14,11 @@ import uvloop
 from headway.gateway.api_keys import ApiKeys
 from headway.gateway.embedded.embedded_engine import EmbeddedEngine
 from headway.gateway.gateway import Gateway
-from headway.gateway.gc_tuning import collect_when_quiet
+from headway.gateway.gc_tuning import collect_when_quiet, spare_objects_of_the_start
 from headway.gateway.observing.access_log import AccessLog
 from headway.gateway.observing.logging_setup import set_up_logging
 from headway.gateway.settings import ReplicaSettings, Settings
+from headway.gateway.settings_page import restart_keys
 
 _DESCRIPTORS_MAX = 1 << 20
 log = logging.getLogger("headway.gateway")
@@ -61,6 +62,7 @@ async def _serve(settings: Settings, reread: Callable[[], Settings] | None, log_
         embedded = [await engine.start(number) for number, engine in enumerate(engines)]
         log.info("no replica is configured: simulated engines answer", extra={"fields": {"replicas": len(engines)}})
     gateway = Gateway(_with(settings, embedded), [AccessLog()] if log_requests else [])
+    spare_objects_of_the_start()
     await gateway.start()
     tidying = asyncio.create_task(collect_when_quiet(lambda: gateway.dispatcher.counts.inside))
     rereading = asyncio.create_task(_reload_when_asked(reloading, gateway, reread, embedded))
@@ -122,10 +124,23 @@ async def _reload(gateway: Gateway, reread: Callable[[], Settings] | None, embed
     try:
         settings = _with(await asyncio.to_thread(reread), embedded)
         tenants = await asyncio.to_thread(ApiKeys, settings.tenant)
+        before = gateway.settings
         gateway.reload(settings, tenants)
     except ValueError as error:
         log.error("configuration reload rejected: %s", error)
     except Exception:  # the settings of before stay
         log.exception("configuration reload failed")
     else:
-        log.info("configuration reloaded")
+        _log_reload(before, settings)
+
+
+def _log_reload(before: Settings, now: Settings) -> None:
+    """Say what is in force, and which changes wait for a restart."""
+    replicas, tenants = len(now.replica), len(now.tenant)
+    fields = {"replicas": replicas, "tenants": tenants, "ordering": now.policies.ordering}
+    log.info("configuration reloaded", extra={"fields": fields})
+    waiting = restart_keys(before, now)
+    if waiting:
+        log.warning("these keys changed and need a restart: %s", ", ".join(waiting))
+    if before.tenant and not now.tenant:
+        log.warning("no tenant is configured any more: requests need no key")

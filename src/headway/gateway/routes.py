@@ -16,7 +16,7 @@ from urllib.parse import unquote, unquote_to_bytes
 import msgspec
 
 from headway import __version__
-from headway.gateway.api_keys import ApiKeys, is_key
+from headway.gateway.api_keys import KEY_HEADERS, ApiKeys, is_key
 from headway.gateway.cross_origin import CrossOrigin, is_preflight, judge_origin, preflight_answer
 from headway.gateway.learned.learned_state import LearnedState
 from headway.gateway.observing.gateway_metrics import GatewayMetrics
@@ -26,7 +26,7 @@ from headway.gateway.observing.refusal_log import RefusalLog
 from headway.gateway.observing.request_history import REMEMBERED, RequestHistory
 from headway.gateway.openai.allowed_paths import why_not_allowed
 from headway.gateway.openai.endpoints import Endpoint, endpoint_of
-from headway.gateway.openai.error_responses import Reason, bad_request, error_response
+from headway.gateway.openai.error_responses import Reason, bad_request, error_response, reason_of
 from headway.gateway.openai.large_body import LargeBody
 from headway.gateway.openai.model_name import content_coding, named_model
 from headway.gateway.openai.prompt_count import NO_PROMPT, PromptCount, PromptFacts
@@ -46,7 +46,8 @@ from headway.gateway.wire.stepped_answer import SteppedAnswer, StepsInTurn
 
 _COMPRESSED = "the body is compressed (content-encoding: {}), so its model cannot be read; send it as it is"
 _ONE_MODEL = "/v1/models/"
-_BAD_KEY = "the API key is missing or unknown; send one that this gateway is configured with"
+_BAD_KEY = "the API key is missing or unknown; send one that this gateway knows as `Authorization: Bearer KEY`"
+_ASKS_FOR_KEY = ((b"www-authenticate", b'Bearer realm="headway"'),)
 _FOREIGN_PAGE = "pages of this origin may not call this gateway; its operator can add the origin to `cors_origins`"
 _REQUESTS_SHOWN = 50
 
@@ -119,12 +120,16 @@ class PublicRoutes:
     def _refusal_of_head(self, request: HttpRequest, page: CrossOrigin) -> Response | None:
         if request.method == b"OPTIONS" and is_preflight(request):
             return None if page.may_read else error_response(403, _FOREIGN_PAGE, Reason.MALFORMED)
-        tenant = self.tenants.who(request.named.get(b"authorization"))
+        tenant = self.tenants.who(request.named)
         if tenant is None:
-            return error_response(401, _BAD_KEY, Reason.UNAUTHORISED)
+            return _no_key()
         request.owner = tenant.name
         fault = why_not_allowed(request.path, request.method, self.dispatcher.settings.forward)
-        return error_response(*fault, Reason.MALFORMED) if fault is not None else None
+        if fault is None:
+            return None
+        status, message, methods = fault
+        refusal = error_response(status, message, Reason.MALFORMED)
+        return with_headers(refusal, ((b"allow", methods.encode()),)) if methods else refusal
 
     def takes_body(self, request: HttpRequest) -> bool:
         """Our own paths need none."""
@@ -132,7 +137,7 @@ class PublicRoutes:
 
     def refused(self, response: Response, address: str) -> None:
         """Count it: it entered no queue, and no explanation of it is kept."""
-        self.metrics.rejected(response.status)
+        self.metrics.rejected(response.status, reason_of(response))
         self._refusal_log.rejected(response, address)
 
     def answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
@@ -175,12 +180,13 @@ class PublicRoutes:
     # Through the queue
 
     def _proxy(self, http: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
-        tenant = self.tenants.who(http.named.get(b"authorization"))
+        tenant = self.tenants.who(http.named)
         if tenant is None:  # the keys were changed between head and body
-            self._reject(client, error_response(401, _BAD_KEY, Reason.UNAUTHORISED))
+            self._reject(client, _no_key())
             return None
         if http.method == b"HEAD":
-            self._reject(client, error_response(405, "HEAD requests are not forwarded; use GET", Reason.MALFORMED))
+            refusal = error_response(405, "HEAD requests are not forwarded; use GET", Reason.MALFORMED)
+            self._reject(client, with_headers(refusal, ((b"allow", b"GET"),)))
             return None
         coding = content_coding(http)
         if coding:
@@ -231,9 +237,10 @@ class PublicRoutes:
         prompt: PromptFacts,
     ) -> PendingAnswer:
         """A request whose body was read enters the queue."""
+        http.client_address = client.address
         http.keeps_forwarded = self.trusted_proxies.holds(client.address)
         if tenant.name:  # the key is the gateway's: no replica sees it
-            http.change_headers([pair for pair in http.headers if pair[0] != b"authorization"])
+            http.change_headers([pair for pair in http.headers if pair[0] not in KEY_HEADERS])
         request = self._intake.take(
             http, endpoint, body, prompt, named_model(http, body), tenant, self.dispatcher.settings.objectives
         )
@@ -250,6 +257,10 @@ class PublicRoutes:
     def _reject(self, client: ClientConnection, response: Response) -> None:
         self.refused(response, client.address)
         client.respond(response)
+
+
+def _no_key() -> Response:
+    return with_headers(error_response(401, _BAD_KEY, Reason.UNAUTHORISED), _ASKS_FOR_KEY)
 
 
 def _foreign_host() -> Response:

@@ -24,6 +24,7 @@ say "Needs a restart" keep their values until then.
 
 Generated from the docstrings: `python -m headway.gateway.settings_page docs/gateway-config.md`.
 """
+_NEEDS_RESTART = "Needs a restart."
 _ATTRIBUTE = re.compile(r"^    (\w+): ", re.MULTILINE)
 
 
@@ -37,6 +38,25 @@ def render() -> str:
             is_list = not is_dataclass(kinds[key.name])
             sections.append(_section(f"`[[{key.name}]]`" if is_list else f"`[{key.name}]`", inner))
     return "\n".join([_HEAD, *sections])
+
+
+def restart_keys(before: Settings, now: Settings) -> list[str]:
+    """Keys and tables whose values differ although they need a restart, by their docstrings: what the page says."""
+    _, meanings = _docstring(Settings)
+    changed = [key.name for key in fields(Settings) if getattr(before, key.name) != getattr(now, key.name)]
+    waiting: list[str] = []
+    for name in changed:
+        table = getattr(now, name)
+        if name in meanings:
+            waiting += [name] if _NEEDS_RESTART in meanings[name] else []
+        elif is_dataclass(table):
+            summary, inner = _docstring(type(table))
+            whole = _NEEDS_RESTART in summary
+            for key in fields(table):
+                differs = getattr(getattr(before, name), key.name) != getattr(table, key.name)
+                if differs and (whole or _NEEDS_RESTART in inner[key.name]):
+                    waiting.append(f"{name}.{key.name}")
+    return waiting
 
 
 def _table_class(kind: Any) -> type | None:

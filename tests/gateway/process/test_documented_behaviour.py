@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -198,7 +199,56 @@ def test_the_why_of_a_wait_is_told(run_gateway: RunGateway) -> None:
     run_gateway(scenario, seats=1, policies=PolicySettings(ordering="shortest-prompt-first"))
 
 
-def test_whoever_is_not_let_in_is_counted_by_status(run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_and_a_foreign_method_are_told_what_would_do(
+    run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEAM_KEY", "team-key-1")
+
+    async def scenario(setup: Setup) -> None:
+        refused = await setup.ask()
+        assert (refused.status, refused.headers["www-authenticate"]) == (401, 'Bearer realm="headway"')
+        assert "`Authorization: Bearer KEY`" in refused.json()["error"]["message"]
+        async with RawClient(setup.port) as client:
+            await client.send(b"PUT /v1/files HTTP/1.1\r\nhost: a\r\nauthorization: Bearer team-key-1\r\n\r\n")
+            answer = await client.answer()
+        assert (answer.status, answer.headers["allow"]) == (405, "DELETE, GET, POST")
+
+    run_gateway(scenario, tenant=(TenantSettings(name="team", key_env="TEAM_KEY"),))
+
+
+def test_a_key_in_either_header_counts_and_goes_to_no_replica(
+    run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEAM_KEY", "team-key-1")
+
+    async def scenario(setup: Setup) -> None:
+        for headers in (
+            "x-api-key: team-key-1\r\n",
+            "authorization: Bearer team-key-1\r\nx-api-key: team-key-1\r\n",
+        ):
+            assert (await setup.ask(headers=headers)).status == 200
+        for call in setup.replicas[0].calls:
+            assert not {"x-api-key", "authorization"} & set(call.headers)
+        assert (await setup.ask(headers="x-api-key: guessed-key\r\n")).status == 401
+
+    run_gateway(scenario, seats=4, tenant=(TenantSettings(name="team", key_env="TEAM_KEY"),))
+
+
+def test_a_replica_that_is_full_for_everybody_is_seen_in_the_metrics(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        setup.replicas[0].usual = setup.replicas[1].usual = answers(503)
+        for _ in range(3):
+            assert (await setup.ask()).status == 503
+        metrics = setup.gateway._metrics.text().decode()
+        refusals = re.findall(r"^headway_replica_refusals_total\{.*\} (\d+)", metrics, re.MULTILINE)
+        assert [int(number) for number in refusals] == [3, 3]
+        assert "headway_request_retries_total 3.0" in metrics
+        assert re.findall(r"^headway_replica_failures_total\{.*\} (\d+)", metrics, re.MULTILINE) == ["0", "0"]
+
+    run_gateway(scenario, replicas=2)
+
+
+def test_whoever_is_not_let_in_is_counted_by_reason(run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEAM_KEY", "team-key-1")
 
     async def scenario(setup: Setup) -> None:
@@ -212,8 +262,8 @@ def test_whoever_is_not_let_in_is_counted_by_status(run_gateway: RunGateway, mon
             assert (await client.answer()).status == 400
         assert (await setup.ask(headers=key)).status == 200
         metrics = setup.gateway._metrics.text().decode()
-        assert 'headway_rejected_requests_total{status="401"} 1.0' in metrics
-        assert 'headway_rejected_requests_total{status="400"} 2.0' in metrics
+        assert 'headway_rejected_requests_total{status="401",reason="unauthorised"} 1.0' in metrics
+        assert 'headway_rejected_requests_total{status="400",reason="malformed"} 2.0' in metrics
         assert setup.dispatcher.counts.arrived == 1
 
     run_gateway(scenario, tenant=(TenantSettings(name="team", key_env="TEAM_KEY"),))

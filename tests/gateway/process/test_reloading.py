@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+import pytest
 
 from headway.gateway.process import _reload
 from headway.gateway.settings import QueueSettings, Settings, TenantSettings
@@ -57,6 +60,38 @@ def test_bounds_and_health_change_at_once_and_the_replicas_books_stay(run_gatewa
         await setup.until(lambda: replica.is_up)
 
     run_gateway(scenario, seats=1)
+
+
+def test_what_waits_for_a_restart_is_named(run_gateway: RunGateway, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(setup: Setup) -> None:
+        changed = replace(
+            setup.settings,
+            listen="127.0.0.1:1",
+            queue=QueueSettings(max_requests=7),
+            wire=replace(setup.settings.wire, connections=5),
+            state=replace(setup.settings.state, path="state.json", save_seconds=5.0),
+        )
+        await _reload(setup.gateway, lambda: changed, [])
+
+    with caplog.at_level(logging.INFO, logger="headway.gateway"):
+        run_gateway(scenario)
+    done = next(record for record in caplog.records if record.getMessage() == "configuration reloaded")
+    assert done.__dict__["fields"]["tenants"] == 0
+    assert "these keys changed and need a restart: listen, state.path, wire.connections" in caplog.messages
+
+
+def test_a_reload_that_lets_everybody_in_says_so(
+    run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TEAM_KEY", "team-key-1")
+
+    async def scenario(setup: Setup) -> None:
+        await _reload(setup.gateway, lambda: replace(setup.settings, tenant=()), [])
+        assert (await setup.ask()).status == 200
+
+    with caplog.at_level(logging.WARNING, logger="headway.gateway"):
+        run_gateway(scenario, tenant=(TenantSettings(name="team", key_env="TEAM_KEY"),))
+    assert caplog.messages == ["no tenant is configured any more: requests need no key"]
 
 
 def test_the_file_is_read_again_beside_the_loop(run_gateway: RunGateway) -> None:

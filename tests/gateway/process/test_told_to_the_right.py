@@ -117,6 +117,7 @@ def test_refusals_are_logged_with_their_number(
                 record.__dict__["fields"] for record in caplog.records if record.getMessage() == "requests refused"
             ]
             assert all((line["reason"], line["latest"]) == ("unauthorised", "127.0.0.1") for line in lines)
+            assert all("`Authorization: Bearer KEY`" in line["why"] for line in lines)
             return sum(line["requests"] for line in lines)
 
         await setup.until(lambda: logged() == 5)

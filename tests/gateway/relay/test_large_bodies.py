@@ -62,7 +62,10 @@ def test_too_many_values_are_refused_and_counted(run_gateway: RunGateway) -> Non
         octets = "content-type: application/octet-stream\r\n"
         file = await setup.ask(b"[" + b"{}," * 200_000, path="/v1/files", headers=octets)
         assert file.status == 200
-        assert b'headway_rejected_requests_total{status="413"} 1.0' in (await setup.get("/metrics")).body
+        assert (
+            b'headway_rejected_requests_total{status="413",reason="malformed"} 1.0'
+            in (await setup.get("/metrics")).body
+        )
 
     run_gateway(scenario, wire=WireLimits(body_values=100_000))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 
-from headway.gateway.gc_tuning import collect_when_quiet
+from headway.gateway.gc_tuning import collect_when_quiet, spare_objects_of_the_start
 from headway.gateway.relay.exchange import Exchange
 from tests.support.gateway_setup import RawClient, RunGateway, Setup, completion, post
 from tests.support.scripted_replica import answers, dies_mid_stream, hangs
@@ -42,6 +42,7 @@ def test_requests_free_themselves_however_they_end(run_gateway: RunGateway) -> N
 def test_the_process_collects_the_young_only_until_it_is_quiet() -> None:
     async def scenario() -> None:
         before = gc.get_threshold()
+        spare_objects_of_the_start()
         task = asyncio.create_task(collect_when_quiet(lambda: 0))
         try:
             await asyncio.sleep(0)

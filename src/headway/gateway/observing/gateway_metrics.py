@@ -43,7 +43,7 @@ class GatewayMetrics:
     def __init__(self, series_max: int) -> None:
         self._series = SeriesByLabels(series_max)
         self._series_max = series_max
-        self._rejected: Counter[int] = Counter()
+        self._rejected: Counter[tuple[int, str]] = Counter()
         self._forecast = prometheus.BucketHistogram()
         self._recent: deque[tuple[str, float]] = deque(maxlen=_FAIR_OVER)
         self._dispatcher: Dispatcher | None = None
@@ -56,9 +56,9 @@ class GatewayMetrics:
         self._loop_watch = loop_watch
         self._held = held
 
-    def rejected(self, status: int) -> None:
+    def rejected(self, status: int, reason: str) -> None:
         """Count a request that never entered the queue."""
-        self._rejected[status] += 1
+        self._rejected[status, reason] += 1
 
     def text(self) -> bytes:
         """All metrics in Prometheus's text format."""
@@ -81,8 +81,11 @@ class GatewayMetrics:
         yield from (_text_of(one)[0] for one in series)
         yield prometheus.counter(
             "headway_rejected_requests",
-            "Requests rejected before the queue: malformed, or without a valid API key",
-            [({"status": str(status)}, number) for status, number in self._rejected.items()],
+            "Requests rejected before the queue: malformed, without a valid API key, or beyond a limit of [wire]",
+            [
+                ({"status": str(status), "reason": reason}, number)
+                for (status, reason), number in self._rejected.items()
+            ],
         )
         yield prometheus.counter_head(*_TOKENS)
         yield from (_text_of(one)[1] for one in series)
@@ -155,6 +158,11 @@ class GatewayMetrics:
             [({"listener": name}, shared.connections) for name, shared in self._held.items()],
         )
         yield prometheus.gauge(
+            "headway_connections_max",
+            "Limit of open connections: `wire.connections`, or less where the process may open too few descriptors",
+            [({"listener": name}, shared.limits.connections) for name, shared in self._held.items()],
+        )
+        yield prometheus.gauge(
             "headway_tls_handshakes",
             "Those of the open connections whose TLS handshake is not done",
             [({"listener": name}, shared.handshakes) for name, shared in self._held.items()],
@@ -168,6 +176,11 @@ class GatewayMetrics:
             "headway_body_bytes",
             "Bytes of request bodies that are coming, that wait, or whose answer has not begun",
             [({}, sum(shared.body_bytes for shared in self._held.values()))],
+        )
+        yield prometheus.gauge(
+            "headway_body_bytes_max",
+            "Limit of those bytes: `wire.bodies_bytes`",
+            [({}, dispatcher.settings.wire.bodies_bytes)],
         )
         fairness = self.fairness()
         if fairness is not None:
@@ -196,6 +209,11 @@ class GatewayMetrics:
         ):
             samples = [({"model_name": name, "kind": kind}, float(figure)) for (name, kind), figure in figures.items()]
             yield prometheus.gauge(name, help_text, samples)
+        yield prometheus.gauge(
+            "headway_flow_control_queue_size_max",
+            "Limit of requests queued, of all models together: `queue.max_requests`",
+            [({}, dispatcher.settings.queue.max_requests)],
+        )
 
 
 def _encoded(lines: list[str]) -> bytes:
@@ -275,6 +293,21 @@ def _replicas(dispatcher: Dispatcher) -> Iterator[str]:
         "headway_replica_ejections_withheld",
         "Times the replica stayed although it failed, because too few others were up",
         [({"replica": replica.name}, replica.state.ejections_withheld) for replica in replicas],
+    )
+    yield prometheus.counter(
+        "headway_replica_failures",
+        "Requests that the replica did not answer, or not properly",
+        [({"replica": replica.name}, replica.state.failures_total) for replica in replicas],
+    )
+    yield prometheus.counter(
+        "headway_replica_refusals",
+        "Requests that the replica refused because it has too many (status 429, 503 or 529)",
+        [({"replica": replica.name}, replica.state.refusals_total) for replica in replicas],
+    )
+    yield prometheus.counter(
+        "headway_request_retries",
+        "Requests sent to a second replica after the first one failed or refused them",
+        [({}, dispatcher.counts.retried)],
     )
     yield prometheus.counter(
         "headway_connections_delayed",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass
 
-from headway.gateway.openai.error_responses import REASON_HEADER, Reason
+from headway.gateway.openai.error_responses import Reason, reason_of
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.request_state import GatewayRequest
 from headway.gateway.wire.messages import Response
@@ -18,7 +19,8 @@ class _Refused:
     """Requests refused for one reason since the last line."""
 
     requests: int = 0
-    latest_client: str = ""  # its address, or its tenant where that is known
+    latest_client: str = ""  # its tenant where that is known, else its address
+    latest_answer: bytes = b""  # to a request that entered no queue: it names the limit or the mistake
 
 
 class RefusalLog:
@@ -29,22 +31,30 @@ class RefusalLog:
 
     def rejected(self, response: Response, address: str) -> None:
         """A request was refused before the queue: it is malformed, has no valid key, or breaks a limit."""
-        reason = next((value.decode() for name, value in response.headers if name == REASON_HEADER), "")
-        self._count(response.status, reason, address)
+        self._count(response.status, reason_of(response), address).latest_answer = response.body
 
     def ended(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None, now: float) -> None:
         """Count it if it was refused."""
         if outcome is Outcome.REFUSED:
-            self._count(request.relayed.status, str(reason or ""), request.arrived.payer)
+            client = request.arrived.payer or request.arrived.http.client_address
+            self._count(request.relayed.status, str(reason or ""), client)
 
     def flush(self) -> None:
         """Log what was refused since the last call."""
         for (status, reason), refused in self._refused.items():
-            fields = {"status": status, "reason": reason, "requests": refused.requests, "latest": refused.latest_client}
+            fields: dict[str, object] = {
+                "status": status,
+                "reason": reason,
+                "requests": refused.requests,
+                "latest": refused.latest_client,
+            }
+            if refused.latest_answer:
+                fields["why"] = json.loads(refused.latest_answer)["error"]["message"]
             log.warning("requests refused", extra={"fields": fields})
         self._refused.clear()
 
-    def _count(self, status: int, reason: str, client: str) -> None:
+    def _count(self, status: int, reason: str, client: str) -> _Refused:
         refused = self._refused.setdefault((status, reason), _Refused())
         refused.requests += 1
         refused.latest_client = client
+        return refused

@@ -42,8 +42,8 @@ METHODS: Mapping[str, frozenset[bytes]] = MappingProxyType(
 """First name after `/v1/` -> methods: the OpenAI and Anthropic APIs, and what vLLM, SGLang and others add to infer."""
 
 
-def why_not_allowed(path: str, method: bytes, more: Collection[str]) -> tuple[int, str] | None:
-    """Status and message for a request under `/v1` that no replica may get; None if it may.
+def why_not_allowed(path: str, method: bytes, more: Collection[str]) -> tuple[int, str, str] | None:
+    """Why no replica may get a request under `/v1`: status, message, and the methods that are allowed; else None.
 
     Args:
         path: of the request, beginning with `/v1/`, as it was sent.
@@ -56,8 +56,8 @@ def why_not_allowed(path: str, method: bytes, more: Collection[str]) -> tuple[in
     methods = METHODS.get(name)
     if methods is None:
         shown = f"/v1/{name[:100]}"
-        return 404, f"{shown} is not forwarded by this gateway; its operator can add {name[:100]!r} to `forward`"
+        return 404, f"{shown} is not forwarded by this gateway; its operator can add {name[:100]!r} to `forward`", ""
     if method not in methods and method not in _EVERYWHERE:
         allowed = ", ".join(sorted(one.decode() for one in methods))
-        return 405, f"{method.decode('latin-1')} is not forwarded to /v1/{name}; use {allowed}"
+        return 405, f"{method.decode('latin-1')} is not forwarded to /v1/{name}; use {allowed}", allowed
     return None

@@ -79,6 +79,11 @@ def bad_request(status: int, message: str) -> Response:
     return error_response(status, message, Reason.MALFORMED)
 
 
+def reason_of(response: Response) -> str:
+    """The reason that a response made here gives; "" if it gives none."""
+    return next((value.decode() for name, value in response.headers if name == REASON_HEADER), "")
+
+
 def retry_headers(seconds: float) -> list[tuple[bytes, bytes]]:
     """`Retry-After` in whole seconds, rounded up, and `retry-after-ms`, which openai-python reads first."""
     bounded = min(max(seconds, 0.001), RETRY_SECONDS_MAX)

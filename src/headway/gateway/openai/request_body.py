@@ -127,6 +127,9 @@ def why_no_object(error: Exception) -> str:
     """The sentence about a body that could not be decoded."""
     if isinstance(error, RecursionError):
         return "the body is nested too deeply; send a flatter JSON object"
+    what, _, place = str(error).partition(" - at `$.")
+    if place and isinstance(error, msgspec.ValidationError):
+        return f"`{place.rstrip('`')}` in the body is not valid: {what[:1].lower()}{what[1:]}"
     return f"the body is not a valid JSON object: {error}"
 
 

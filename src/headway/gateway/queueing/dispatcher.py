@@ -662,8 +662,7 @@ class Dispatcher:
         overdue = takewhile(lambda relay: now - relay.request.arrived.arrived_at >= limit, self.relays.values())
         for relay in list(overdue):
             if relay.request.stage is _QUEUED:
-                waited = now - relay.request.arrived.arrived_at
-                message = f"the request waited {waited:.0f} s in the queue, the longest allowed"
+                message = f"the request waited in the queue for {limit:g} s, the limit `queue.timeout_seconds`"
                 drain_seconds = self._queue_of(relay.request.queued).drain_seconds()
                 self._refuse_waiting(relay, message, Reason.QUEUE_TIMEOUT, drain_seconds)
                 yield

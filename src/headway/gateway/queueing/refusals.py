@@ -35,24 +35,34 @@ def broken_bound(
         return None
     prompt_tokens, body_bytes, payer = queued.prompt_tokens, queued.arrived.body_bytes, queued.arrived.payer
     totals = (
-        (sum(map(len, waiting)) + 1, bounds.max_requests, "requests"),
-        (sum(queue.waiting.tokens for queue in waiting) + prompt_tokens, bounds.max_tokens, "prompt tokens"),
-        (sum(queue.waiting.bytes for queue in waiting) + body_bytes, bounds.max_bytes, "bytes"),
+        (sum(map(len, waiting)) + 1, bounds.max_requests, "requests", "max_requests"),
+        (
+            sum(queue.waiting.tokens for queue in waiting) + prompt_tokens,
+            bounds.max_tokens,
+            "prompt tokens",
+            "max_tokens",
+        ),
+        (sum(queue.waiting.bytes for queue in waiting) + body_bytes, bounds.max_bytes, "bytes", "max_bytes"),
     )
-    for amount, most, unit in totals:
+    for amount, most, unit, key in totals:
         if amount > most:
-            return f"the queue is full: its limit is {most:,} {unit}", Reason.QUEUE_FULL
+            return f"the queue is full: its limit is {most:,} {unit} (`queue.{key}`)", Reason.QUEUE_FULL
     own = [queue.waiting_by_payer[payer] for queue in waiting if payer in queue.waiting_by_payer]
     if not own:
         return None
     own_totals = (
-        (sum(sums.requests for sums in own) + 1, bounds.tenant_max_requests, "requests"),
-        (sum(sums.tokens for sums in own) + prompt_tokens, bounds.tenant_max_tokens, "prompt tokens"),
-        (sum(sums.bytes for sums in own) + body_bytes, bounds.tenant_max_bytes, "bytes"),
+        (sum(sums.requests for sums in own) + 1, bounds.tenant_max_requests, "requests", "tenant_max_requests"),
+        (
+            sum(sums.tokens for sums in own) + prompt_tokens,
+            bounds.tenant_max_tokens,
+            "prompt tokens",
+            "tenant_max_tokens",
+        ),
+        (sum(sums.bytes for sums in own) + body_bytes, bounds.tenant_max_bytes, "bytes", "tenant_max_bytes"),
     )
-    for amount, limit, unit in own_totals:
+    for amount, limit, unit, key in own_totals:
         if limit is not None and amount > limit:
-            message = f"this request would exceed its tenant's queue limit of {limit:,} {unit}"
+            message = f"this request would exceed its tenant's queue limit of {limit:,} {unit} (`queue.{key}`)"
             return message, Reason.TENANT_QUEUE_FULL
     return None
 

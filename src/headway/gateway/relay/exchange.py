@@ -36,7 +36,6 @@ _TRY_ELSEWHERE = frozenset([429, 500, 502, 503, 504, 529])
 _FULL = frozenset([429, 503, 529])
 _UNABLE = frozenset([501, 505])  # to do what was asked, which tells nothing of the replica's health
 BROKE = "the gateway failed at this request; its log names the cause"
-_ANSWERED_5XX = "it answered with a status of 500 or above"
 _SHORTAGE_SECONDS = 0.25  # between two tries to connect while descriptors or ports are lacking here
 
 
@@ -68,7 +67,7 @@ class Exchange:
         self._connecting: asyncio.Task[None] | None = None
         self._was_kept = False  # the connection had carried a request before
         self._is_stream = False
-        self._suspect: UpstreamReplica | None = None  # answered 5xx; the next replica's answer shows whose fault it is
+        self._suspect: tuple[UpstreamReplica, str] | None = None  # it answered 5xx: the next answer shows whose fault
         self._mark_seen = -1  # at the latest sweep, to notice silence
         self._seen_at = 0.0
         self._sends = 0  # after each of which the request may have been executed
@@ -169,13 +168,14 @@ class Exchange:
 
     def _judge(self, replica: UpstreamReplica, status: int) -> None:
         """Find whose failure a 5xx answer is: not the replica's if another one answers the same request so too."""
+        why = f"it answered with status {status}"
         is_failure = status >= 500 and status not in _UNABLE and status not in _FULL
         if is_failure and self._suspect is not None:
             self._suspect = None
         elif is_failure and status in _TRY_ELSEWHERE and self._may_retry():
-            self._suspect = replica
+            self._suspect = replica, why
         elif is_failure:
-            replica.failed(_ANSWERED_5XX)
+            replica.failed(why)
         elif status < 400 or status in _FULL:
             self._blame_suspect()
         else:
@@ -185,7 +185,8 @@ class Exchange:
         """No other replica was seen to fail at this request."""
         suspect, self._suspect = self._suspect, None
         if suspect is not None:
-            suspect.failed(_ANSWERED_5XX)
+            replica, why = suspect
+            replica.failed(why)
 
     def upstream_data(self, body: bytes) -> None:
         """Pass a piece of the answer on: the path of every token."""

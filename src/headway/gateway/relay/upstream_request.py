@@ -10,6 +10,8 @@ from itertools import chain
 
 from headway.domain import engine_hints as hints
 from headway.domain.request import expected_output_tokens
+from headway.gateway.openai.allowed_paths import METHODS
+from headway.gateway.openai.endpoints import UNLISTED
 from headway.gateway.openai.large_body import slices, written_in_parts
 from headway.gateway.openai.request_body import (
     LARGE_BYTES,
@@ -122,6 +124,12 @@ def engine_hints(queued: QueuedRequest, *, rank: bool) -> dict[str, object]:
     return fields
 
 
+def _is_of_the_api(request: GatewayRequest) -> bool:
+    """Whether its path is one of the usual APIs: what `forward` adds is an engine's own, and goes out as it came."""
+    arrived = request.arrived
+    return arrived.endpoint is not UNLISTED or arrived.http.path.split("/", 3)[2] in METHODS
+
+
 def _changes(request: GatewayRequest, replica: UpstreamReplica) -> dict[str, object]:
     """The fields that this replica needs; `stream_options` beside those of the client."""
     body = request.arrived.body
@@ -131,7 +139,7 @@ def _changes(request: GatewayRequest, replica: UpstreamReplica) -> dict[str, obj
     if hides_usage(request, replica):
         changes["stream_options"] = USAGE_ASKED
     sign = _SIGNS.get(replica.settings.priority)
-    if sign is not None:
+    if sign is not None and _is_of_the_api(request):
         changes["priority"] = sign * request.arrived.priority
     if replica.reads_hints and request.arrived.endpoint.takes_engine_hints:
         # What the client wrote there itself is replaced: hints count only as far as its key allows them.

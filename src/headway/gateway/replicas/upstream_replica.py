@@ -52,6 +52,8 @@ class ReplicaState:
     ejections: int = 0  # in a row
     ejections_total: int = 0
     ejections_withheld: int = 0  # by the bounds, in all
+    failures_total: int = 0  # of requests
+    refusals_total: int = 0  # of requests, because it has too many
     is_failing: bool = False  # ejected for failures of requests: counts against the bounds
     is_spared: bool = False  # up only because of the bounds
     failure_share: FailureShare = field(default_factory=FailureShare)  # of requests
@@ -170,6 +172,7 @@ class UpstreamReplica:
         """It did not answer a request, or not properly."""
         state = self.state
         state.failures += 1
+        state.failures_total += 1
         state.last_failure = why
         state.failure_share.note(failed=True)
         if state.health is not Health.UP:
@@ -177,7 +180,7 @@ class UpstreamReplica:
         if state.failures >= self.health.failures_to_eject:
             self._eject_within_bounds(why)
         elif self._fails_often():
-            self._eject_within_bounds(f"{why}, as did {self.health.failing_share:.0%} of its latest answers or more")
+            self._eject_within_bounds(f"{why}, and {self.health.failing_share:.0%} of its latest answers failed")
 
     def _fails_often(self) -> bool:
         """Whether many of its latest answers failed, and few of those of the other replicas of its models."""
@@ -216,6 +219,7 @@ class UpstreamReplica:
     def refused(self) -> None:
         """It refused a request because it has too many."""
         now = self._clock()
+        self.state.refusals_total += 1
         self.made_progress()
         self.limit.congested(self.ledger.requests, now)
         self._update_requests_max()

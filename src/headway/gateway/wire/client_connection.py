@@ -19,6 +19,7 @@ from headway.gateway.wire.head_rules import (
     body_too_long,
     headers_too_long,
     judge_head,
+    not_http,
     too_far_ahead,
     trailers_too_long,
 )
@@ -288,7 +289,7 @@ class ClientConnection(asyncio.Protocol):
             self.abort()
             raise error.__context__ or error from None  # a fault of ours, which says nothing of the request
         except httptools.HttpParserError as error:
-            self._refusal = self._refusal or self._bad_request(400, f"the request is not valid HTTP/1.1: {error}")
+            self._refusal = self._refusal or self._bad_request(*not_http(data, error))
         if self._refusal is None:
             if not self._head_done:
                 if self._head_bytes > self._limits.head_bytes:
@@ -394,7 +395,9 @@ class ClientConnection(asyncio.Protocol):
                 self._body.write(body)
             if not self._shared.has_room():
                 self._refuse_body(
-                    self._bad_request(503, "the bodies of all requests fill the memory set aside for them")
+                    self._bad_request(
+                        503, "the bodies of all requests fill the memory set aside for them (`wire.bodies_bytes`)"
+                    )
                 )
 
     def _bad_request(self, status: int, message: str) -> Response:
@@ -618,8 +621,12 @@ class ClientConnection(asyncio.Protocol):
         elif not self._begun:
             self.close()
         else:
-            what = "body" if self._head_done else "headers"
-            self._refuse(self._bad_request(408, f"the {what} of the request did not arrive in time"))
+            limits = self._limits
+            if self._head_done:
+                late = f"body of the request did not arrive within {limits.body_seconds:g} s (`wire.body_seconds`)"
+            else:
+                late = f"headers of the request did not arrive within {limits.head_seconds:g} s (`wire.head_seconds`)"
+            self._refuse(self._bad_request(408, f"the {late}"))
 
     def _refuse(self, response: Response) -> None:
         self._refusal = None

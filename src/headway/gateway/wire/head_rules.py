@@ -31,7 +31,7 @@ def judge_head(request: HttpRequest, version: str, limits: WireLimits) -> BadReq
     if version not in ("1.0", "1.1"):
         return BadRequest(505, f"HTTP/{version} is not supported; use HTTP/1.1")
     if len(headers) > limits.headers:
-        return BadRequest(431, f"the request has more than {limits.headers} headers, which is the limit")
+        return BadRequest(431, f"the request has more than {limits.headers} headers, the limit `wire.headers`")
     if sum(map(len, chain.from_iterable(headers))) + 4 * len(headers) + len(request.target) > limits.head_bytes:
         return headers_too_long(limits)
     coding = named.get(b"transfer-encoding")
@@ -65,22 +65,34 @@ def _repeated(headers: Headers) -> set[bytes]:
     return {name for name, number in numbers.items() if number > 1}
 
 
+def not_http(beginning: bytes, error: Exception) -> BadRequest:
+    """What was sent cannot be parsed; two protocols that clients speak by mistake are known by how they begin."""
+    if beginning.startswith(b"PRI * HTTP/2"):
+        return BadRequest(400, "the client began with HTTP/2, and this gateway speaks HTTP/1.1; set the client to that")
+    if beginning.startswith(b"\x16\x03"):
+        return BadRequest(400, "the client began a TLS handshake, and this address is plain HTTP; use http://")
+    return BadRequest(400, f"the request is not valid HTTP/1.1: {error}")
+
+
 def headers_too_long(limits: WireLimits) -> BadRequest:
     """The request line and the headers are longer than allowed."""
-    return BadRequest(431, f"the headers are longer than {limits.head_bytes} bytes, which is the limit")
+    return BadRequest(431, f"the headers are longer than {limits.head_bytes} bytes, the limit `wire.head_bytes`")
 
 
 def trailers_too_long(limits: WireLimits) -> BadRequest:
     """What frames a body, or follows it, is longer than allowed."""
-    return BadRequest(431, f"a chunk's extension or the trailers are longer than {limits.head_bytes} bytes")
+    return BadRequest(
+        431,
+        f"a chunk's extension or the trailers are longer than {limits.head_bytes} bytes, the limit `wire.head_bytes`",
+    )
 
 
 def too_far_ahead(limits: WireLimits) -> BadRequest:
     """Too much was sent before the answer to an earlier request."""
     message = f"more than {limits.ahead_bytes} bytes were sent before the answer to the request before them"
-    return BadRequest(413, f"{message}; send one request after the other")
+    return BadRequest(413, f"{message} (`wire.ahead_bytes`); send one request after the other")
 
 
 def body_too_long(limits: WireLimits) -> BadRequest:
     """The body is longer than allowed."""
-    return BadRequest(413, f"the body is longer than {limits.body_bytes} bytes, which is the limit")
+    return BadRequest(413, f"the body is longer than {limits.body_bytes} bytes, the limit `wire.body_bytes`")

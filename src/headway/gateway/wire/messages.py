@@ -55,8 +55,8 @@ class HttpRequest:
     """One whole request.
 
     `target` is the request line's, path and query. `owner` names its API key's tenant, if any. `reply_headers` are
-    added to its answer. `keeps_forwarded`: it came from a proxy that may say
-    who its client is.
+    added to its answer. `keeps_forwarded`: it came from a proxy that may say who its client is. `client_address` is
+    that of whoever sent it here, a proxy's if there is one.
     """
 
     method: bytes
@@ -67,6 +67,7 @@ class HttpRequest:
     speaks_chunked: bool = True  # HTTP/1.1; to 1.0 a body of unknown length ends with the connection
     owner: str = ""
     keeps_forwarded: bool = False
+    client_address: str = ""
     reply_headers: tuple[tuple[bytes, bytes], ...] = ()
     named: dict[bytes, bytes] = field(init=False, repr=False)
     """The first value of each header."""

@@ -17,11 +17,12 @@ class SharedLimits:
         handshakes: of them, those in a TLS handshake.
         handshakes_failed: TLS handshakes that ended without a connection, since the start.
         body_bytes: of all bodies that are coming, that wait, or whose answer has not begun.
+        limits: the bounds of these counts.
         pacer: gives them their turns to be read; without one each is read at once.
     """
 
     def __init__(self, limits: WireLimits, pacer: ReadPacer | None = None) -> None:
-        self._limits = limits
+        self.limits = limits
         self.connections = 0
         self.handshakes = 0
         self.handshakes_failed = 0
@@ -43,12 +44,12 @@ class SharedLimits:
         return ConnectionPlace(self, address, fault, may_be_told=self._refused <= self._refused_max)
 
     def _fault(self, address: str) -> str | None:
-        limits = self._limits
+        limits = self.limits
         if self.connections >= limits.connections:
-            return f"this gateway has {limits.connections} open connections, which is its limit"
+            return f"this gateway has {limits.connections} open connections, the limit `wire.connections`"
         most = limits.address_connections
         if most is not None and self._of_address[_client_of(address)] >= most:
-            return f"your address has {most} open connections, which is the limit"
+            return f"your address has {most} open connections, the limit `wire.address_connections`"
         return None
 
     def leave(self, place: ConnectionPlace) -> None:
@@ -63,9 +64,9 @@ class SharedLimits:
 
     def change_owner(self, before: str, owner: str) -> str | None:
         """A connection brings a request of another API key than `before`; or why it may not, then nothing changes."""
-        most = self._limits.key_connections
+        most = self.limits.key_connections
         if owner and most is not None and self._of_key[owner] >= most:
-            return f"this API key has {most} open connections, which is its limit"
+            return f"this API key has {most} open connections, the limit `wire.key_connections`"
         if owner:
             self._of_key[owner] += 1
         if before:
@@ -74,7 +75,7 @@ class SharedLimits:
 
     def has_room(self) -> bool:
         """Whether the bodies fit into their limit."""
-        return self.body_bytes <= self._limits.bodies_bytes
+        return self.body_bytes <= self.limits.bodies_bytes
 
 
 class ConnectionPlace:

@@ -437,7 +437,7 @@ def test_a_request_that_waits_too_long_is_refused() -> None:
     bench.dispatcher.sweep(bench.now)
     assert waiting.reason == Reason.QUEUE_TIMEOUT
     assert waiting.refusal is not None
-    assert waiting.refusal.message == "the request waited 60 s in the queue, the longest allowed"
+    assert waiting.refusal.message == "the request waited in the queue for 60 s, the limit `queue.timeout_seconds`"
     assert sent.stage is RequestStage.SENT
     assert later.stage is RequestStage.QUEUED
 

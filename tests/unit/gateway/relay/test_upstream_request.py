@@ -77,6 +77,12 @@ def test_a_priority_scheduler_gets_the_priority_with_its_sign_and_no_rank_beside
     both = sent(one, replica(priority="lower-first", hints="always"))[1]
     assert read_hints(both["vllm_xargs"]).rank is None
     assert both["priority"] == -2
+    assert sent(dispatched({"query": "x"}, path="/v1/rerank"), replica(priority="lower-first"))[1]["priority"] == 0
+
+
+def test_what_an_operator_adds_to_the_forwarded_paths_goes_out_as_it_came() -> None:
+    one = dispatched({"lora_name": "x"}, path="/v1/load_lora_adapter", priority=-2)
+    assert sent(one, replica(priority="lower-first"))[1] == {"lora_name": "x"}
 
 
 def test_the_plug_ins_metrics_tell_that_it_is_there() -> None:
