@@ -19,8 +19,8 @@ def check_config(file: Annotated[Path, typer.Argument(help="A TOML file for `hea
     require_gateway()
     from headway.config.atomic_file import check_folder
     from headway.gateway.api_keys import ApiKeys
+    from headway.gateway.certificate import tls_context
     from headway.gateway.embedded.embedded_engine import EmbeddedEngine
-    from headway.gateway.gateway import tls_context
     from headway.gateway.learned.queue_tuning import check_tuning
     from headway.gateway.observing.tracing import check_tracing
     from headway.gateway.openai.prompt_count import PromptCount

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from headway.config.address import host_and_port
 from headway.gateway.api_keys import ApiKeys
+from headway.gateway.certificate import Certificate
 from headway.gateway.learned.learned_state import LearnedState
 from headway.gateway.learned.queue_tuning import check_tuning
 from headway.gateway.observing.gateway_metrics import GatewayMetrics
@@ -62,6 +63,7 @@ class Gateway:
         self.settings = settings
         self._clock = time.monotonic
         self._tenants = ApiKeys(settings.tenant)
+        self._certificate = Certificate(settings)
         self._metrics = GatewayMetrics(settings.metrics_series_max)
         self.loop_watch = LoopWatch(self._clock)
         self._recorder = TraceRecorder(Path(settings.record), time.monotonic()) if settings.record is not None else None
@@ -138,7 +140,7 @@ class Gateway:
         if limits.connections < settings.wire.connections:
             fields = {"connections": limits.connections}
             log.info("connections are bounded by this process's limit of file descriptors", extra={"fields": fields})
-        await self._listen(settings.listen, "listen", self.site, tls_context(settings), limits)
+        await self._listen(settings.listen, "listen", self.site, self._certificate.context, limits)
         if settings.admin_listen is not None:
             admin = AdminRoutes(self.site, admin_key(settings))
             limits = within_descriptors(settings.wire, _ADMIN_SHARE)
@@ -195,12 +197,14 @@ class Gateway:
     def reload(self, settings: Settings, tenants: ApiKeys | None = None) -> None:
         """Other settings from now on, no request lost.
 
-        Addresses, TLS, wire limits, record, state file, tokenizers and tracing stay as they were.
+        Addresses, wire limits, record, state file, tokenizers, tracing and the names of the certificate's files stay as
+        they were; the files are read again.
 
-        Raises ValueError, one sentence, if a key cannot be read; then nothing changes.
+        Raises ValueError, one sentence, if a key or the certificate cannot be read; then nothing changes.
         """
         tenants = ApiKeys(settings.tenant) if tenants is None else tenants
         check_tuning(settings)
+        self._certificate.renew()
         self.settings = self._learned.settings = settings
         self.site.tenants = tenants
         self.site.trusted_proxies = TrustedProxies(settings.trusted_proxies)
@@ -293,16 +297,3 @@ class Gateway:
 
 def _at_next_turn(act: Callable[[], None]) -> None:
     asyncio.get_running_loop().call_soon(act)
-
-
-def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """The certificate of the public address, None for plain HTTP. Raises ValueError, one sentence."""
-    if settings.tls_certificate is None or settings.tls_key is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(settings.tls_certificate, settings.tls_key, password="")  # never ask on the terminal
-    except OSError as error:
-        files = f"tls_certificate {settings.tls_certificate!r} and tls_key {settings.tls_key!r}"
-        raise ValueError(f"{files} cannot be used: {error.strerror or error}; name two PEM files that match") from None
-    return context

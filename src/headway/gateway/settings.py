@@ -279,7 +279,8 @@ class Settings:
             nothing but a loopback address keeps strangers out (no tenant, no admin key), against DNS rebinding.
         trusted_proxies: Addresses or networks (`10.0.0.0/8`) of proxies whose `X-Forwarded-For`, `Forwarded` and the
             like are passed on to replicas; from other clients they are dropped.
-        tls_certificate: PEM file of the certificate chain; needs `tls_key` too. Needs a restart.
+        tls_certificate: PEM file of the certificate chain of the public address; needs `tls_key` too. The admin address
+            is plain HTTP. Needs a restart. Files that were renewed under their names are read again on SIGHUP.
         tls_key: PEM file of the private key. Needs a restart.
         record: New file for lengths and times of each whole answer on a path that generates, never text: a trace for
             `headway compare`, in order of arrival, a line for each sequence of `n` (128 at most). Lines are written

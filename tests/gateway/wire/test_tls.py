@@ -10,6 +10,7 @@ import ssl
 import subprocess
 from collections import Counter
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +25,11 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Settings that name a key and its certificate."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
-    folder = tmp_path_factory.mktemp("tls")
+    return make_pair(tmp_path_factory.mktemp("tls"))
+
+
+def make_pair(folder: Path) -> dict[str, str]:
+    """A new key and its certificate, as the settings name them."""
     key, certificate = str(folder / "key.pem"), str(folder / "certificate.pem")
     line = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
     names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate]
@@ -58,6 +63,34 @@ def test_answers_and_refusals_come_through_tls(run_gateway: RunGateway, pair: di
         assert (shared.handshakes, shared.handshakes_failed) == (0, 0)
 
     run_gateway(scenario, **pair)
+
+
+def test_a_renewed_certificate_is_used_after_a_reload_and_a_broken_one_is_not(
+    run_gateway: RunGateway, pair: dict[str, str], tmp_path: Path
+) -> None:
+    names = {name: str(shutil.copy(file, tmp_path)) for name, file in pair.items()}
+
+    async def scenario(setup: Setup) -> None:
+        async def served() -> bytes:
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            _, writer = await asyncio.open_connection("127.0.0.1", setup.port, ssl=context)
+            certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            writer.close()
+            return bytes(certificate)
+
+        first = await served()
+        make_pair(tmp_path)
+        assert await served() == first
+        setup.gateway.reload(setup.settings)
+        second = await served()
+        assert second != first
+        Path(names["tls_key"]).write_bytes(Path(pair["tls_key"]).read_bytes())
+        with pytest.raises(ValueError, match="name two PEM files that match"):
+            setup.gateway.reload(setup.settings)
+        assert await served() == second
+
+    run_gateway(scenario, **names)
 
 
 HALF = [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01"]  # of a ClientHello

@@ -12,6 +12,7 @@ from headway.gateway.queueing.request_state import GatewayRequest
 from headway.gateway.wire.messages import Response
 
 log = logging.getLogger("headway.gateway")
+_WHY_LENGTH_MAX = 300  # a sentence may name the path that the client sent
 
 
 @dataclass(slots=True)
@@ -49,7 +50,7 @@ class RefusalLog:
                 "latest": refused.latest_client,
             }
             if refused.latest_answer:
-                fields["why"] = json.loads(refused.latest_answer)["error"]["message"]
+                fields["why"] = json.loads(refused.latest_answer)["error"]["message"][:_WHY_LENGTH_MAX]
             log.warning("requests refused", extra={"fields": fields})
         self._refused.clear()
 
