@@ -18,13 +18,13 @@ import msgspec
 from headway import __version__
 from headway.gateway.api_keys import KEY_HEADERS, ApiKeys, is_key
 from headway.gateway.cross_origin import CrossOrigin, is_preflight, judge_origin, preflight_answer
+from headway.gateway.head_refusals import foreign_host, foreign_page, head_not_forwarded, loop, no_key, not_forwarded
 from headway.gateway.learned.learned_state import LearnedState
 from headway.gateway.observing.gateway_metrics import GatewayMetrics
 from headway.gateway.observing.page import PAGE_PATHS, page_file, state_of
 from headway.gateway.observing.prometheus_text import CONTENT_TYPE
 from headway.gateway.observing.refusal_log import RefusalLog
 from headway.gateway.observing.request_history import REMEMBERED, RequestHistory
-from headway.gateway.openai.allowed_paths import why_not_allowed
 from headway.gateway.openai.endpoints import Endpoint, endpoint_of
 from headway.gateway.openai.error_responses import Reason, bad_request, error_response, reason_of
 from headway.gateway.openai.large_body import LargeBody
@@ -46,9 +46,6 @@ from headway.gateway.wire.stepped_answer import SteppedAnswer, StepsInTurn
 
 _COMPRESSED = "the body is compressed (content-encoding: {}), so its model cannot be read; send it as it is"
 _ONE_MODEL = "/v1/models/"
-_BAD_KEY = "the API key is missing or unknown; send one that this gateway knows as `Authorization: Bearer KEY`"
-_ASKS_FOR_KEY = ((b"www-authenticate", b'Bearer realm="headway"'),)
-_FOREIGN_PAGE = "pages of this origin may not call this gateway; its operator can add the origin to `cors_origins`"
 _REQUESTS_SHOWN = 50
 
 
@@ -107,9 +104,9 @@ class PublicRoutes:
     def _refused_by_head(self, request: HttpRequest) -> Response | None:
         settings = self.dispatcher.settings
         if self._is_on_loopback and not settings.tenant and not leads_here(request.named.get(b"host"), settings.hosts):
-            return _foreign_host()
+            return foreign_host()
         if request.was_passed_on(self.via):
-            return _loop()
+            return loop()
         if not request.path.startswith("/v1/"):
             return None
         page = self._cross_origin(request.named.get(b"origin"))
@@ -119,17 +116,12 @@ class PublicRoutes:
 
     def _refusal_of_head(self, request: HttpRequest, page: CrossOrigin) -> Response | None:
         if request.method == b"OPTIONS" and is_preflight(request):
-            return None if page.may_read else error_response(403, _FOREIGN_PAGE, Reason.MALFORMED)
+            return None if page.may_read else foreign_page()
         tenant = self.tenants.who(request.named)
         if tenant is None:
-            return _no_key()
+            return no_key()
         request.owner = tenant.name
-        fault = why_not_allowed(request.path, request.method, self.dispatcher.settings.forward)
-        if fault is None:
-            return None
-        status, message, methods = fault
-        refusal = error_response(status, message, Reason.MALFORMED)
-        return with_headers(refusal, ((b"allow", methods.encode()),)) if methods else refusal
+        return not_forwarded(request, self.dispatcher.settings.forward)
 
     def takes_body(self, request: HttpRequest) -> bool:
         """Our own paths need none."""
@@ -182,11 +174,10 @@ class PublicRoutes:
     def _proxy(self, http: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
         tenant = self.tenants.who(http.named)
         if tenant is None:  # the keys were changed between head and body
-            self._reject(client, _no_key())
+            self._reject(client, no_key())
             return None
         if http.method == b"HEAD":
-            refusal = error_response(405, "HEAD requests are not forwarded; use GET", Reason.MALFORMED)
-            self._reject(client, with_headers(refusal, ((b"allow", b"GET"),)))
+            self._reject(client, head_not_forwarded())
             return None
         coding = content_coding(http)
         if coding:
@@ -257,22 +248,6 @@ class PublicRoutes:
     def _reject(self, client: ClientConnection, response: Response) -> None:
         self.refused(response, client.address)
         client.respond(response)
-
-
-def _no_key() -> Response:
-    return with_headers(error_response(401, _BAD_KEY, Reason.UNAUTHORISED), _ASKS_FOR_KEY)
-
-
-def _foreign_host() -> Response:
-    """The refusal of a name that cannot lead here, where nothing but a loopback address keeps strangers out."""
-    message = "this gateway listens on this machine only, and is not known by the name in the host header"
-    return error_response(421, f"{message}; its operator can add that name to `hosts`", Reason.MALFORMED)
-
-
-def _loop() -> Response:
-    """The refusal of a request that this gateway has sent itself."""
-    message = "this request was passed on by this gateway before: the url of a replica leads back to it"
-    return error_response(508, f"{message}; name the engine's own address", Reason.MALFORMED)
 
 
 def _json(content: object) -> Response:
@@ -383,11 +358,11 @@ class AdminRoutes:
     def refuse_head(self, request: HttpRequest) -> Response | None:
         """Where there is a key, all but health needs it: as a bearer, or as the password that a browser asks for."""
         if request.was_passed_on(self._public.via):
-            return _loop()
+            return loop()
         if self._key is None:
             hosts = self._public.dispatcher.settings.hosts
             is_foreign = self._is_on_loopback and not leads_here(request.header(b"host"), hosts)
-            return _foreign_host() if is_foreign else None
+            return foreign_host() if is_foreign else None
         if request.path in HEALTH_PATHS or is_key(request.header(b"authorization"), self._key):
             return None
         refusal = error_response(401, "the admin address needs its key (`admin_key_env`)", Reason.UNAUTHORISED)

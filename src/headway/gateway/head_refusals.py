@@ -1,0 +1,51 @@
+"""Refusals that need no body: of a key, a host name, a web page, a path or a method."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from headway.gateway.openai.allowed_paths import why_not_allowed
+from headway.gateway.openai.error_responses import Reason, error_response
+from headway.gateway.wire.messages import HttpRequest, Response, with_headers
+
+_BAD_KEY = "the API key is missing or unknown; send one that this gateway knows as `Authorization: Bearer KEY`"
+_FOREIGN_PAGE = "pages of this origin may not call this gateway; its operator can add the origin to `cors_origins`"
+
+
+def no_key() -> Response:
+    """The refusal of a request whose API key is missing or unknown."""
+    refusal = error_response(401, _BAD_KEY, Reason.UNAUTHORISED)
+    return with_headers(refusal, ((b"www-authenticate", b'Bearer realm="headway"'),))
+
+
+def foreign_page() -> Response:
+    """The refusal of a preflight of a web page that may not call the API."""
+    return error_response(403, _FOREIGN_PAGE, Reason.MALFORMED)
+
+
+def foreign_host() -> Response:
+    """The refusal of a name that cannot lead here, where nothing but a loopback address keeps strangers out."""
+    message = "this gateway listens on this machine only, and is not known by the name in the host header"
+    return error_response(421, f"{message}; its operator can add that name to `hosts`", Reason.MALFORMED)
+
+
+def loop() -> Response:
+    """The refusal of a request that this gateway has sent itself."""
+    message = "this request was passed on by this gateway before: the url of a replica leads back to it"
+    return error_response(508, f"{message}; name the engine's own address", Reason.MALFORMED)
+
+
+def not_forwarded(request: HttpRequest, more: Collection[str]) -> Response | None:
+    """The refusal of a path or a method that no replica may get; None if one may. `more`: see `why_not_allowed`."""
+    fault = why_not_allowed(request.path, request.method, more)
+    if fault is None:
+        return None
+    status, message, methods = fault
+    refusal = error_response(status, message, Reason.MALFORMED)
+    return with_headers(refusal, ((b"allow", methods.encode()),)) if methods else refusal
+
+
+def head_not_forwarded() -> Response:
+    """The refusal of a HEAD request, whose answer no replica is asked for."""
+    refusal = error_response(405, "HEAD requests are not forwarded; use GET", Reason.MALFORMED)
+    return with_headers(refusal, ((b"allow", b"GET"),))
