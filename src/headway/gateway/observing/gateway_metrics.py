@@ -297,7 +297,7 @@ def _replicas(dispatcher: Dispatcher) -> Iterator[str]:
     yield prometheus.counter(
         "headway_replica_failures",
         "Requests that the replica did not answer, or not properly",
-        [({"replica": replica.name}, replica.state.failures_total) for replica in replicas],
+        [({"replica": replica.name}, replica.state.failure_share.failed_in_all) for replica in replicas],
     )
     yield prometheus.counter(
         "headway_replica_refusals",

@@ -12,18 +12,24 @@ _ANSWERS_MIN = 8.0  # the weight of ten answers; with fewer a share says nothing
 
 
 class FailureShare:
-    """Decayed counts of one replica's answers, whole or failed."""
+    """Decayed counts of one replica's answers, whole or failed.
 
-    __slots__ = ("_answers", "_failures")
+    Attributes:
+        failed_in_all: since the start, not decayed.
+    """
+
+    __slots__ = ("_answers", "_failures", "failed_in_all")
 
     def __init__(self) -> None:
         self._answers = 0.0
         self._failures = 0.0
+        self.failed_in_all = 0
 
     def note(self, *, failed: bool) -> None:
         """Count one more answer."""
         self._answers = _KEEP * self._answers + 1.0
         self._failures = _KEEP * self._failures + failed
+        self.failed_in_all += failed
 
     def reaches(self, share: float) -> bool:
         """Whether so large a share of enough answers failed."""

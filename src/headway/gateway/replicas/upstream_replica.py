@@ -25,8 +25,7 @@ from headway.gateway.replicas.load_report import LoadReport
 from headway.gateway.settings import HealthSettings, ReplicaSettings, replica_key
 from headway.gateway.wire.upstream_pool import UpstreamPool
 
-FIGURES = ("waiting", "running", "kv_share", "kv_tokens_max")
-"""Of a `LoadReport`; each has an age of its own."""
+FIGURES = ("waiting", "running", "kv_share", "kv_tokens_max")  # of a `LoadReport`; each has an age of its own
 log = logging.getLogger("headway.gateway")
 
 
@@ -52,7 +51,6 @@ class ReplicaState:
     ejections: int = 0  # in a row
     ejections_total: int = 0
     ejections_withheld: int = 0  # by the bounds, in all
-    failures_total: int = 0  # of requests
     refusals_total: int = 0  # of requests, because it has too many
     is_failing: bool = False  # ejected for failures of requests: counts against the bounds
     is_spared: bool = False  # up only because of the bounds
@@ -172,7 +170,6 @@ class UpstreamReplica:
         """It did not answer a request, or not properly."""
         state = self.state
         state.failures += 1
-        state.failures_total += 1
         state.last_failure = why
         state.failure_share.note(failed=True)
         if state.health is not Health.UP:
@@ -218,10 +215,9 @@ class UpstreamReplica:
 
     def refused(self) -> None:
         """It refused a request because it has too many."""
-        now = self._clock()
         self.state.refusals_total += 1
         self.made_progress()
-        self.limit.congested(self.ledger.requests, now)
+        self.limit.congested(self.ledger.requests, self._clock())
         self._update_requests_max()
 
     def probed(self, alive: bool, why: str = "", *, refused: bool = False) -> None:
