@@ -73,11 +73,11 @@ def opening(settings: Sequence[Mapping[str, Any]], cells: Sequence[Cell], wanted
         "every figure on this page but those of the real engine is from that run. How the order works is in [its own "
         f"page](../policies/{ours}.md).",
         "![Share of cells in which an order is at most so many times behind the best](priced-work.svg)",
-        f"**What is measured.** {len(TRACES)} public traces, {taken}): contiguous slices, in the traces' own order "
-        "and rhythm, with time stretched "
+        f"**What is measured.** {len(TRACES)} public traces, {taken}). They are contiguous slices, in the traces' "
+        "own order and rhythm, with time stretched "
         f"to the load. Sessions are replayed in a closed loop, in as many copies as load 1 takes. {replicas}; "
-        f"vLLM's defaults, prefix cache included. KV memory is *ample* (what the card leaves) or *squeezed*: "
-        f"{SQUEEZE:g} times what requests hold on average while requests wait at saturation, but at least "
+        f"vLLM's defaults, prefix cache included. KV memory is *ample* (what the card leaves) or *squeezed*. "
+        f"Squeezed is {SQUEEZE:g} times what requests hold on average while requests wait at saturation, and at least "
         f"{LARGEST_MARGIN:g} times the largest request. Loads {loads}, where 1 is the "
         "[measured saturation](../decisions/what-load-means.md) of that replica, squeezed or not, under FCFS. Goodput "
         f"is the share of the offered requests with {SLO}. A trace is left out where less than "

@@ -65,11 +65,11 @@ def short_section(cells: Sequence[Cell]) -> list[str]:
     close = ", ".join(f"{words} {percent(verdicts[m].close / len(queue))}" for m, words in METRICS.items())
     better = ", ".join(f"{words} {percent(verdicts[m].better / len(queue))}" for m, words in METRICS.items())
     sentences = [
-        f"Of {len(queue)} queueing cells it is at most 5 % behind the best order of the cell for {close}: asked for "
-        f"was always, {met(never)}.",
-        f"It is better than the best for {better}: asked for was half of the cells, {met(half)}.",
-        f"It is better than HRRN in mean and p99 TTFT in {percent(hrrn / len(queue))} of them: asked for was nine in "
-        f"ten, {met(10 * hrrn >= 9 * len(queue))}.",
+        f"Of {len(queue)} queueing cells it is at most 5 % behind the best order of the cell for {close}. Asked "
+        f"for was always: {met(never)}.",
+        f"It is better than the best for {better}. Asked for was half of the cells: {met(half)}.",
+        f"It is better than HRRN in mean and p99 TTFT in {percent(hrrn / len(queue))} of them. Asked for was nine in "
+        f"ten: {met(10 * hrrn >= 9 * len(queue))}.",
         *(half_sentence(half, queue) for half in ("training", "test")),
     ]
     told = (fill("- " + one, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for one in sentences)

@@ -82,7 +82,7 @@ def test_the_page_holds_every_cell_and_keeps_what_the_real_engine_said(tmp_path:
     assert "| better than HRRN in mean and p99 TTFT | 0 (0 %) |" in told
     assert f"| {HRRN} | 1 | 0.80 (0.8) | – | 0.80 (0.8) | 1.04 (1.04) |" in told
     assert "| ample, 0.9 | 1 | 2.08 | 2.00 | 4.00 | 2.08 | 2.00 | 4.00 |" in told
-    assert "asked for was nine in ten, **missed**" in " ".join(told.split())
+    assert "Asked for was nine in ten: **missed**" in " ".join(told.split())
     assert "**Not finished.** Of 4 cells 1 hold `ewsjf` (8B 1" in " ".join(told.split())
     assert "No cell is there of agentic_coding_neon, agentic_coding_weka, azure_conv_2023" in " ".join(told.split())
     assert picture.picture([cell]).startswith("<svg")
