@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from headway.gateway import routes
+from headway.gateway import head_refusals
 from headway.gateway.queueing import model_queue, request_routing
 from headway.gateway.queueing.request_state import RequestStage
 from headway.gateway.relay import exchange
@@ -58,14 +58,14 @@ def test_a_request_that_cannot_be_sent_gets_500_and_frees_its_seat(
 
 
 def test_a_fault_of_ours_over_a_head_is_told_as_ours(run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    judge = routes.why_not_allowed
+    judge = head_refusals.why_not_allowed
 
     def fails(path: str, *rest: Any) -> Any:
         if path.endswith("poison"):
             raise RuntimeError("a fault of our own")
         return judge(path, *rest)
 
-    monkeypatch.setattr(routes, "why_not_allowed", fails)
+    monkeypatch.setattr(head_refusals, "why_not_allowed", fails)
 
     async def scenario(setup: Setup) -> None:
         async with RawClient(setup.port) as bystander:
