@@ -54,8 +54,7 @@ class ScaledStepTime:
         """Duration of any step: context scaled by `kv_scale`, steps with chunks by `prompt_step_scale`."""
         alone = self._profile.mixed_step(decodes, 0, chunks, sampled)
         if not chunks:
-            slope = self._profile.decode_step(decodes)[1] if decodes else 0
-            return self._scaled(alone) + context_tokens * (self._slope(slope) if decodes else 0)
+            return self._scaled(alone) + (context_tokens * self.decode_step(decodes)[1] if decodes else 0)
         context = self._profile.mixed_step(decodes, context_tokens, chunks, sampled) - alone
         scalars = self._scalars
         factor = scalars.step_scale * scalars.prompt_step_scale

@@ -139,6 +139,7 @@ class TestClock:
         with pytest.raises(ValueError, match=r"lasts 150\.0 days, pauses included; the"):
             check_clock(paused(0, 60, session=[0, 0], at=[90 * self.DAY, 90 * self.DAY]))
         check_clock(paused(0, 500, session=[-1, -1]))  # no sessions, no pauses
+        check_clock(paused(0, 100, session=[0, 0]))  # to the second
 
 
 class TestRequests:
