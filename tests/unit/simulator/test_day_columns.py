@@ -12,7 +12,7 @@ from headway.simulator.outcome import NEVER, TokenGaps
 def test_nothing_noted_is_a_day_on_which_nothing_happened() -> None:
     day = DayColumns(2).outcome(0)
     for column in (day.arrived_ps, day.admitted_ps, day.first_token_ps, day.ended_ps):
-        assert column.tolist() == [NEVER, NEVER]
+        assert column.tolist() == [-1, -1]  # NEVER: below every time there is
     for column in (day.cached_tokens, day.preemptions, day.recomputed_tokens):
         assert column.tolist() == [0, 0]
     assert (day.makespan_ps, day.steps, day.kv_blocks_peak, day.refused) == (0, 0, 0, {})
