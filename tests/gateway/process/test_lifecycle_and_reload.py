@@ -43,6 +43,26 @@ def test_draining_finishes_what_is_inside_and_takes_nothing_more(run_gateway: Ru
     run_gateway(scenario, seats=1)
 
 
+@pytest.mark.parametrize("cut", [10, 60, -5])
+def test_a_request_that_has_begun_to_come_when_the_gateway_goes_is_answered(run_gateway: RunGateway, cut: int) -> None:
+    async def scenario(setup: Setup) -> None:
+        sent = post(completion(prompt="x" * 300))
+        async with RawClient(setup.port) as client:
+            await client.send(sent[:cut])
+            await setup.until(lambda: any(one._begun for one in setup.clients))
+            draining = asyncio.ensure_future(setup.gateway.drain())
+            await asyncio.sleep(0.1)
+            assert not draining.done()
+            await client.send(sent[cut:])
+            answer = await client.answer()
+            assert (answer.status, answer.reason) == (503, "draining")
+            assert answer.headers["connection"] == "close"
+            assert await client.closes()
+            assert await draining
+
+    run_gateway(scenario)
+
+
 def test_what_the_end_cuts_off_is_answered_and_counted_as_that(run_gateway: RunGateway) -> None:
     async def scenario(setup: Setup) -> None:
         async def begins(call: Call) -> None:

@@ -99,6 +99,7 @@ class ClientConnection(asyncio.Protocol):
         "_headers",
         "_held",
         "_held_bytes",
+        "_is_going",
         "_is_resuming",
         "_keeps_body",
         "_limits",
@@ -142,6 +143,7 @@ class ClientConnection(asyncio.Protocol):
         self._deferred = b""  # came with too many packets of others, and is read a few turns later
         self._ahead = bytearray()  # came while a request was being answered
         self.address = ""
+        self._is_going = False  # the server is
         self._is_resuming = False
         self._held_bytes = 0  # of bodies, as counted in `shared`
         self._refusal: Response | None = None
@@ -424,7 +426,7 @@ class ClientConnection(asyncio.Protocol):
         if self._refusal is None and request is not None:
             body = self._body
             request.body = body.getvalue() if isinstance(body, BytesIO) else body  # neither is copied
-            request.keep_alive = self._parser.should_keep_alive()
+            request.keep_alive = self._parser.should_keep_alive() and not self._is_going
             self._pending.append(request)
         self._begin()
 
@@ -591,16 +593,21 @@ class ClientConnection(asyncio.Protocol):
 
     @property
     def is_served(self) -> bool:
-        """Whether a request of it has no whole answer, or some of one is unsent."""
-        return self._request is not None or self.has_unsent
+        """Whether a request of it has no whole answer, perhaps because it is not whole itself, or some is unsent."""
+        return self._has_request or self.has_unsent
+
+    @property
+    def _has_request(self) -> bool:
+        """Whether some of a request is here that has no whole answer."""
+        return self._request is not None or self._begun or bool(self._pending or self._ahead or self._deferred)
 
     def close_when_idle(self) -> None:
-        """The server is going: take no further request."""
-        if self._request is None and not self._pending:
+        """The server is going: answer the request that has begun to come, and take no further one."""
+        self._is_going = True
+        for request in [*self._pending, *([self._request] if self._request is not None else [])]:
+            request.keep_alive = False
+        if not self._has_request:
             self.close()
-        else:
-            for request in [*self._pending, *([self._request] if self._request is not None else [])]:
-                request.keep_alive = False
 
     def hang_up(self) -> None:
         """The server ends now: an answer that is not whole is cut off, one that is still leaves."""
