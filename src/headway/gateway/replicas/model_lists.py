@@ -13,6 +13,7 @@ from headway.gateway.replicas.probing import read_models
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 
 _AGAIN_SECONDS = 1.0
+_TOGETHER = 50  # requests that go on at one turn of the event loop; most are refused then
 _ANSWER_SECONDS = 1.0  # how long a request waits for the answers at most
 
 
@@ -24,6 +25,7 @@ class ModelLists:
         self._clock = clock
         self._asked_at = -math.inf
         self._asking: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()  # that ask, or let in who waited
         self._waiting: list[Callable[[], None]] = []
 
     def ask_again(self, then: Callable[[], None]) -> bool:
@@ -33,12 +35,14 @@ class ModelLists:
         self._waiting.append(then)
         if self._asking is None:
             self._asking = asyncio.ensure_future(self._ask())
+            self._tasks.add(self._asking)
+            self._asking.add_done_callback(self._tasks.discard)
         return True
 
     def close(self) -> None:
         """Ask no more; who waits is not called."""
-        if self._asking is not None:
-            self._asking.cancel()
+        for task in self._tasks:
+            task.cancel()
 
     async def _ask(self) -> None:
         replicas = [replica for replica in self._replicas() if replica.is_up]
@@ -46,8 +50,10 @@ class ModelLists:
         self._asked_at = self._clock()
         self._asking = None
         waiting, self._waiting = self._waiting, []
-        for then in waiting:
+        for number, then in enumerate(waiting, 1):
             then()
+            if not number % _TOGETHER:
+                await asyncio.sleep(0)
 
 
 def listed_models(replicas: Sequence[UpstreamReplica]) -> dict[str, object]:
