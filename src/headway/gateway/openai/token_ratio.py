@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping
 
 _START = 4.0  # bytes a token: the usual rule of thumb for English in JSON
@@ -17,7 +18,7 @@ class TokenRatio:
     """Bytes per token by model."""
 
     def __init__(self) -> None:
-        self._ratios: dict[str, float] = {}
+        self._ratios: OrderedDict[str, float] = OrderedDict()  # the model least lately learnt of first
         self._seen: dict[str, int] = {}  # prompts that taught the ratio of a model
 
     def tokens(self, model: str, prompt_bytes: int) -> int:
@@ -28,11 +29,7 @@ class TokenRatio:
         """Move the ratio towards a prompt of text whose tokens a replica counted. One that is odd moves it little."""
         if prompt_tokens < 1 or prompt_bytes < 1:
             return
-        known = self._ratios.get(model)
-        if known is None:
-            if len(self._ratios) >= _MODELS_MAX:
-                return
-            known = _START
+        known = self._ratios.get(model, _START)
         seen = self._seen.get(model, 0)
         self._seen[model] = min(_SEEN_MAX, seen + 1)
         # Ratios are averaged in logarithms, by large prompts more than by small ones: those are mostly template.
@@ -41,6 +38,10 @@ class TokenRatio:
             weight /= 5
         step = min(_STEP_MAX, max(1 / _STEP_MAX, prompt_bytes / prompt_tokens / known))
         self._ratios[model] = known * step**weight
+        self._ratios.move_to_end(model)
+        if len(self._ratios) > _MODELS_MAX:  # clients name models, and replicas that list none take any name
+            oldest, _ = self._ratios.popitem(last=False)
+            self._seen.pop(oldest, None)
 
     def state(self) -> dict[str, float]:
         """Bytes per token by model."""
@@ -51,5 +52,5 @@ class TokenRatio:
         for model, ratio in state.items():
             if not isinstance(model, str) or not isinstance(ratio, int | float) or not 0 < ratio < math.inf:
                 raise ValueError(f"{ratio!r} bytes per token of {model!r}")
-        self._ratios = dict(list(state.items())[:_MODELS_MAX])
+        self._ratios = OrderedDict(list(state.items())[-_MODELS_MAX:])
         self._seen = dict.fromkeys(self._ratios, _SEEN_MAX)

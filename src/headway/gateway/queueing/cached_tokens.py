@@ -23,7 +23,7 @@ class CachedTokens:
 
     def __init__(self) -> None:
         self._left: OrderedDict[_Session, int] = OrderedDict()  # tokens of prompt and answer of the latest turn
-        self._confirmed: dict[str, float] = {}  # model -> share
+        self._confirmed: OrderedDict[str, float] = OrderedDict()  # model -> share, the one least lately confirmed first
 
     def tokens(self, model: str, payer: str, session: str | None, prompt_tokens: int) -> int:
         """Prompt tokens estimated to be cached, fewer than all; 0 without a session."""
@@ -38,10 +38,13 @@ class CachedTokens:
             return
         key = (model, payer, session)
         left = self._left.get(key)
-        if left and usage.prompt_tokens and (model in self._confirmed or len(self._confirmed) < _MODELS_MAX):
+        if left and usage.prompt_tokens:
             share = min(1.0, usage.cached_tokens / min(left, usage.prompt_tokens))
             known = self._confirmed.get(model, 0.0)
             self._confirmed[model] = known + _LEARNING * (share - known)
+            self._confirmed.move_to_end(model)
+            if len(self._confirmed) > _MODELS_MAX:
+                self._confirmed.popitem(last=False)
         self._left[key] = usage.prompt_tokens + usage.output_tokens
         self._left.move_to_end(key)
         if len(self._left) > _SESSIONS_MAX:

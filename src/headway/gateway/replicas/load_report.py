@@ -56,7 +56,9 @@ def read_load_header(value: bytes) -> LoadReport | None:
     waiting, share = named.get("num_requests_waiting"), named.get("kv_cache_usage_perc")
     if waiting is None and share is None:
         return None
-    return LoadReport(waiting=None if waiting is None else int(waiting), kv_share=share)
+    return LoadReport(
+        waiting=None if waiting is None else int(waiting), kv_share=None if share is None else min(1.0, share)
+    )
 
 
 def _figures(values: Mapping[str, object]) -> dict[str, float]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 _STALLED_TOKENS = 8  # other streams bring so many while the one followed brings none: it was preempted in the engine
+_JUMP_MAX = 100_000  # steps between two reports, some minutes of them; above it another engine counts
 _PACE_LEARNING = 0.2
 _PACE_START_SECONDS = 0.02
 
@@ -101,7 +102,7 @@ class StepClock:
         """The engine's own counter of steps, which began at any number. It counts where no stream does."""
         before, self._engine_steps = self._engine_steps, steps
         followed = self._followed
-        if followed is not None and followed.tokens == 0 and before is not None and steps > before:
+        if followed is not None and followed.tokens == 0 and before is not None and 0 < steps - before <= _JUMP_MAX:
             self.steps += int(steps - before)
 
     def tokens_of(self, stream: DecodingStream) -> int:

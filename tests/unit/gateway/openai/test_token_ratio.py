@@ -27,3 +27,18 @@ def test_one_outlier_moves_nothing_far(known: int, prompt_bytes: int, tokens: in
     assert 0.45 < ratio.tokens("m", 400_000) / 100_000 < 2.2
     if known:
         assert 0.9 < ratio.tokens("m", 400_000) / 100_000 < 1.1
+
+
+def test_names_that_clients_invent_take_the_place_of_each_other_only() -> None:
+    ratio = TokenRatio()
+    for number in range(3_000):
+        ratio.learn("m", 10_000, 5_000)
+        ratio.learn(f"invented {number}", 10_000, 5_000)
+    ratio.learn("new", 10_000, 5_000)
+    assert len(ratio.state()) == len(ratio._seen) == 1_000
+    assert ratio.tokens("m", 400) == 200
+    assert ratio.tokens("new", 400) > 100
+    assert "invented 1" not in ratio.state()
+    again = TokenRatio()
+    again.restore(ratio.state())
+    assert again.state() == ratio.state()

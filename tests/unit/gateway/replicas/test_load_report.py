@@ -17,6 +17,7 @@ from headway.gateway.replicas.load_report import LoadReport, read_load_header
             b"TEXT named_metrics.kv_cache_usage_perc=0.4, named_metrics.num_requests_waiting=2.0",
             LoadReport(2, None, 0.4),
         ),
+        (b"TEXT named_metrics.kv_cache_usage_perc=1e9", LoadReport(kv_share=1.0)),
         (b"JSON {", None),
         (b"JSON []", None),
         (b'JSON {"named_metrics":{"num_requests_waiting":1e999,"kv_cache_usage_perc":0.4}}', LoadReport(kv_share=0.4)),

@@ -99,6 +99,9 @@ def test_without_a_stream_the_engines_counter_counts() -> None:
     clock.engine_counted(3)  # the engine was started again
     clock.engine_counted(8)
     assert clock.steps == 35
+    clock.engine_counted(1e15)  # it counts something else
+    clock.engine_counted(1e15 + 4)
+    assert clock.steps == 39
 
 
 def test_with_a_stream_the_engines_counter_counts_nothing() -> None:
