@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 
-from headway.gateway.openai.stored_objects import StoredObjects, makes_object, named_object
+import pytest
+
+from headway.gateway.openai.endpoints import endpoint_of
+from headway.gateway.openai.stored_objects import StoredObjects, makes_object, may_be_repeated, named_object
 from headway.gateway.settings import QueueSettings
 from headway.gateway.wire.messages import HttpRequest
 from tests.support.gateway_setup import RunGateway, Setup
-from tests.support.scripted_replica import Call
+from tests.support.scripted_replica import Call, Script, answers, dies_at_once
 
 
 def request(method: str, path: str, **fields: object) -> HttpRequest:
@@ -26,6 +29,54 @@ def test_what_a_request_is_about() -> None:
     assert makes_object(request("POST", "/v1/files"))
     assert not makes_object(request("GET", "/v1/files"))
     assert not makes_object(request("POST", "/v1/responses/r/cancel"))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "may"),
+    [
+        ("POST", "/v1/completions", True),
+        ("POST", "/v1/responses", True),
+        ("POST", "/v1/embeddings", True),
+        ("POST", "/v1/audio/transcriptions", True),
+        ("POST", "/v1/batches", False),
+        ("POST", "/v1/files", False),
+        ("POST", "/v1/uploads/u/parts", False),
+        ("POST", "/v1/conversations/c/items", False),
+        ("GET", "/v1/batches", True),
+        ("DELETE", "/v1/files/f", True),
+        ("POST", "/v1/load_lora_adapter", False),  # only its operator knows, who lets it through
+    ],
+)
+def test_what_may_be_executed_twice(method: str, path: str, may: bool) -> None:
+    assert may_be_repeated(request(method, path), endpoint_of(path)) is may
+
+
+def test_what_would_be_made_twice_is_sent_once(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        for one in setup.replicas:
+            one.usual = answers(200, {"id": "batch_1"})
+        for _ in range(4):
+            assert (await setup.ask({"model": "m", "input_file_id": "f"}, "/v1/batches")).status == 200
+        assert sum(one.connections for one in setup.replicas) == 4, "a kept connection may close with it"
+
+        for path, broken, status, executed in (
+            ("/v1/batches", dies_at_once, 502, 1),
+            ("/v1/batches", answers(500, {}), 500, 1),
+            ("/v1/batches", answers(503, {}), 200, 2),  # it was not executed there
+            ("/v1/embeddings", dies_at_once, 200, 2),
+        ):
+            calls: list[Call] = []
+
+            async def breaks_first(call: Call, calls: list[Call] = calls, broken: Script = broken) -> None:
+                calls.append(call)
+                await (broken if len(calls) == 1 else answers(200, {"id": "batch_2"}))(call)
+
+            for one in setup.replicas:
+                one.usual = breaks_first
+            answer = await setup.ask({"model": "m", "input": "x"}, path)
+            assert (answer.status, len(calls)) == (status, executed), path
+
+    run_gateway(scenario, replicas=2)
 
 
 def test_the_latest_objects_are_remembered() -> None:

@@ -8,6 +8,8 @@ from urllib.parse import unquote
 
 import msgspec
 
+from headway.gateway.openai.allowed_paths import METHODS
+from headway.gateway.openai.endpoints import Endpoint
 from headway.gateway.wire.messages import HttpRequest
 
 _STORING = frozenset(["batches", "conversations", "files", "responses", "uploads", "vector_stores", "videos"])
@@ -15,6 +17,7 @@ _STORING = frozenset(["batches", "conversations", "files", "responses", "uploads
 _PREFIXES = tuple(f"/v1/{name}" for name in _STORING)  # all other paths are left out by these alone, which is quick
 _FIRST_ID = re.compile(rb'"id"\s*:\s*"([\w.:-]{1,200})"')
 _ID_WITHIN_BYTES = 4_096
+_IDEMPOTENT = frozenset([b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"])
 _TEXT = msgspec.json.Decoder(str)
 
 
@@ -53,6 +56,17 @@ def named_object(http: HttpRequest) -> str | None:
 def makes_object(http: HttpRequest) -> bool:
     """Whether the answer to a request is a new object."""
     return http.method == b"POST" and http.path.startswith(_PREFIXES) and http.path[len("/v1/") :] in _STORING
+
+
+def may_be_repeated(http: HttpRequest, endpoint: Endpoint) -> bool:
+    """Whether a request does no harm if it is executed twice: two batches of one request would be computed.
+
+    So may those that RFC 9110 (section 9.2.2) calls idempotent, and those of the usual APIs that only compute.
+    """
+    if endpoint.is_generation or http.method in _IDEMPOTENT:
+        return True
+    name = http.path.split("/", 3)[2]
+    return name in METHODS and name not in _STORING
 
 
 class StoredObjects:

@@ -10,7 +10,7 @@ from headway.gateway.openai.endpoints import Endpoint
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.openai.prompt_count import Counted, PromptCount, PromptFacts
 from headway.gateway.openai.request_body import Body
-from headway.gateway.openai.stored_objects import named_object
+from headway.gateway.openai.stored_objects import may_be_repeated, named_object
 from headway.gateway.openai.withheld_hints import withhold
 from headway.gateway.queueing.arrival_pacing import ArrivalPacer
 from headway.gateway.queueing.cached_tokens import CachedTokens
@@ -93,6 +93,7 @@ class Intake:
             traceparent=None if start_trace is None else start_trace(http, endpoint, self._number, now),
             prompt=prompt,
             stored_object=named_object(http),
+            may_be_repeated=may_be_repeated(http, endpoint),
         )
         tokens, counted = self._prompt_count.at_once(body, prompt, len(http.body))
         return GatewayRequest(arrived, self._size(arrived, tokens, counted))

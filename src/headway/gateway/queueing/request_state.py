@@ -97,6 +97,7 @@ class ArrivedRequest:
         arrived_at: seconds on the dispatcher's clock.
         traceparent: W3C header of our own span; None where the request is not traced.
         stored_object: id of the object it is about, which only the replica that made it knows; None without one.
+        may_be_repeated: it does no harm if it is executed twice.
     """
 
     number: Final[int]
@@ -117,6 +118,7 @@ class ArrivedRequest:
     traceparent: Final[bytes | None]
     prompt: Final[PromptFacts] = NO_PROMPT
     stored_object: Final[str | None] = None
+    may_be_repeated: Final[bool] = True
 
     def let_go_of_body(self) -> None:
         """Free its body, which is not sent again: the client has the beginning of an answer."""

@@ -1,7 +1,7 @@
 """One request's exchange: sends it to a replica and passes the answer on to its client as it comes.
 
-Laws: a request ends once; it is tried on at most two replicas, and never again after its client was sent a byte; when
-the client leaves, all work for it stops at once.
+Laws: a request ends once; it is tried on at most two replicas, and never again after its client was sent a byte, nor
+where it may have been executed and must not be twice; when the client leaves, all work for it stops at once.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class Exchange:
 
     def dispatch(self, replica: UpstreamReplica) -> None:
         """Send the request; the answer comes back by itself."""
-        # A second try takes no kept connection: if that was stale, there would be no third.
-        connection = replica.pool.take() if not self._sends else None
+        # A second try takes no kept connection: if that was stale, there would be no third. Nor does an only try.
+        connection = replica.pool.take() if not self._sends and self.request.arrived.may_be_repeated else None
         if connection is None:
             self._connect_to(replica)
         else:
@@ -154,8 +154,7 @@ class Exchange:
         relayed, arrived = self._relayed, self.request.arrived
         relayed.status = status
         kind = _media_type(named.get(b"content-type", b""))
-        coding = named.get(b"content-encoding")
-        encoded = coding is not None and coding.strip().lower() != b"identity"
+        encoded = named.get(b"content-encoding", b"identity").strip().lower() != b"identity"
         self._is_stream = kind == b"text/event-stream" and not encoded
         if self._is_stream:
             hides = hides_usage(self.request, replica)
@@ -310,7 +309,8 @@ class Exchange:
 
     def _may_retry(self) -> bool:
         is_left = max(self.request.queued.tries, self._sends) < TRIES_MAX
-        return is_left and self._dispatcher.has_alternative(self.request)
+        may = not self._sends or self.request.arrived.may_be_repeated
+        return is_left and may and self._dispatcher.has_alternative(self.request)
 
     def _first_byte(self, body: bytes) -> None:
         self._relayed.first_byte_at = self._dispatcher.now()
