@@ -12,7 +12,12 @@ from typing import NamedTuple
 from headway.gateway.wire.messages import Headers, HttpRequest, Response
 
 _ANY = "*"
-_EXPOSED = b"x-request-id, x-headway-replica, x-headway-queue-ms, x-headway-reason, retry-after, retry-after-ms"
+_EXPOSED = b", ".join(
+    (
+        *(b"x-request-id", b"x-headway-replica", b"x-headway-queue-ms", b"x-headway-reason"),
+        *(b"retry-after", b"retry-after-ms", b"x-should-retry"),  # which clients of the OpenAI API obey
+    )
+)
 _PREFLIGHT_SECONDS = b"600"
 TELLS_OTHER_ORIGINS = (b"access-control-", b"timing-allow-origin")
 """How the headers begin by which a server tells browsers what pages of other origins may do."""

@@ -87,6 +87,7 @@ def test_a_model_whose_only_replica_is_down_is_not_waited_for(run_gateway: RunGa
         await setup.until(lambda: not setup.dispatcher.replicas[1].is_up)
         answer = await setup.ask(completion(model="other"))
         assert (answer.status, answer.reason) == (503, "no-replica")
+        assert "no healthy replica serves the model 'other'" in answer.json()["error"]["message"]
         assert (await setup.ask(completion(model="nobody's"))).status == 404
         assert (await setup.ask()).status == 200
 

@@ -208,7 +208,8 @@ class Dispatcher:
                 message = f"no replica serves the model {model[:100]!r}; GET /v1/models lists the models"
                 return Refusal(404, message, Reason.UNKNOWN_MODEL)
             retry = self._retry_delays.after_probe(self.replicas, self.now())
-            return Refusal(503, "no healthy replica serves this model", Reason.NO_REPLICA, retry)
+            message = f"no healthy replica serves the model {model[:100]!r}" if model else "no replica is healthy"
+            return Refusal(503, message, Reason.NO_REPLICA, retry)
         if not self._waiting:
             return None
         broken = broken_bound(self.queues.values(), queued, self.settings.queue)
