@@ -144,3 +144,10 @@ def test_the_watch_suspends_a_scheduler_and_reinstates_it() -> None:
     watch.check(scheduler, 200.0)
     watch.check(scheduler, 300.0)
     assert not scheduler.suspended, "the comparison has started again"
+
+
+def test_limits_are_by_default_those_that_operators_are_told() -> None:
+    """docs/vllm.md, "Harm"."""
+    assert HarmLimits() == HarmLimits(
+        harm_ratio=2.0, harm_slack_seconds=1.0, harm_seconds=60.0, step_back_seconds=300.0
+    )
