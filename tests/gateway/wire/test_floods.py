@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections import Counter
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import pytest
 import uvloop
@@ -15,13 +16,15 @@ from headway.gateway.wire.client_connection import ClientConnection, PendingAnsw
 from headway.gateway.wire.limits import WireLimits
 from headway.gateway.wire.messages import HttpRequest
 from headway.gateway.wire.read_pacing import PACKETS_A_TURN
-from tests.support.gateway_setup import RawClient, RunGateway, Setup, completion, post
+from tests.support.gateway_setup import QUICK, RawClient, RunGateway, Setup, completion, post
 from tests.support.scripted_replica import Call, echoes
 
 EACH = 60
 LIMITS = WireLimits(
     head_seconds=0.6, body_seconds=0.6, idle_seconds=0.6, stalled_seconds=0.6, linger_seconds=0.3, buffer_bytes=65_536
 )
+PATIENT = replace(QUICK, connect_seconds=120.0, stall_seconds=600.0, failures_to_eject=1_000)
+"""No replica is judged by the speed of this machine."""
 HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\n"
 
 
@@ -87,14 +90,15 @@ async def reads_nothing(client: RawClient) -> str:
 
 
 async def good(setup: Setup, number: int, requests: int) -> int:
-    """Asks again and again on one connection; how many answers were whole and its own."""
-    whole = 0
+    """Asks again and again on one connection, and finds each answer whole and its own; how many there were."""
     async with RawClient(setup.port) as client:
         for turn in range(requests):
             mark = f"g{number}x{turn}"
             await client.send(post(completion(prompt=mark)))
-            whole += (await client.answer()).texts.split() == [f"{mark}.{token}" for token in range(8)]
-    return whole
+            answer = await client.answer()
+            assert (answer.status, answer.whole) == (200, True), answer
+            assert answer.texts.split() == [f"{mark}.{token}" for token in range(8)], answer
+    return requests
 
 
 def test_a_flood_of_bad_clients_harms_no_good_one_and_all_are_counted(run_gateway: RunGateway) -> None:
@@ -103,19 +107,27 @@ def test_a_flood_of_bad_clients_harms_no_good_one_and_all_are_counted(run_gatewa
     async def scenario(setup: Setup) -> None:
         for one in setup.replicas:
             one.usual = serves
+        clock = setup.stop_the_clock()
         found: Counter[tuple[str, str]] = Counter()
 
+        async def misbehaves(client: RawClient, how: int) -> None:
+            found[bad[how].__name__, await bad[how](client)] += 1
+
+        def all_are_bad() -> bool:
+            begun = sum(client._begun for client in setup.clients)
+            full = sum(not client.writable for client in setup.clients)
+            return (len(setup.clients), begun, full) == (3 * EACH + 10, 2 * EACH, 10)
+
         async with AsyncExitStack() as stack:
-
-            async def misbehaves(how: int) -> None:
-                client = await stack.enter_async_context(RawClient(setup.port))  # and acts before it is idle for long
-                found[bad[how].__name__, await bad[how](client)] += 1
-
             kinds = [how for how, kind in enumerate(bad) for _ in range(EACH if kind is not reads_nothing else 10)]
-            flood = [asyncio.ensure_future(misbehaves(how)) for how in kinds]
-            served = await asyncio.gather(*(good(setup, number, 15) for number in range(20)))
-            assert served == [15] * 20
+            crowd = [(how, await stack.enter_async_context(RawClient(setup.port))) for how in kinds]
+            flood = [asyncio.ensure_future(misbehaves(client, how)) for how, client in crowd]
+            assert await asyncio.gather(*(good(setup, number, 8) for number in range(20))) == [8] * 20
+            await setup.until(all_are_bad)  # who closed its side has left; none of the others was cut
+            clock.now += 0.7
+            assert await asyncio.gather(*(good(setup, number, 7) for number in range(20))) == [7] * 20
             await asyncio.gather(*flood)
+            clock.now += 0.7
             # Who does not read is cut by the gateway, not by its own end: its connection is still open here.
             await setup.until(lambda: not setup.dispatcher.counts.inside)
             await setup.until(lambda: len(setup.clients) == 0)
@@ -132,7 +144,7 @@ def test_a_flood_of_bad_clients_harms_no_good_one_and_all_are_counted(run_gatewa
         assert counts.ended == {Outcome.COMPLETED: 300, Outcome.CANCELLED: EACH + 10}
         assert not any(one.inside for one in setup.replicas)
 
-    run_gateway(scenario, replicas=2, seats=60, wire=LIMITS)
+    run_gateway(scenario, replicas=2, seats=60, wire=LIMITS, health=PATIENT)
 
 
 def test_a_flood_of_connections_that_come_and_go_leaves_nothing_behind(run_gateway: RunGateway) -> None:
@@ -176,7 +188,7 @@ def test_idle_clients_leave_descriptors_for_the_others(
             await first.send(post(completion()))
             assert (await first.answer()).status == 200
 
-    run_gateway(scenario)
+    run_gateway(scenario, wire=WireLimits(linger_seconds=600.0))  # those that are told stay, however slow this is
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])

@@ -101,11 +101,14 @@ def test_limits_of_head_and_body(run_gateway: RunGateway) -> None:
 
 def test_slow_clients_are_shown_the_door(run_gateway: RunGateway) -> None:
     async def scenario(setup: Setup) -> None:
+        clock = setup.stop_the_clock()
         async with RawClient(setup.port) as head, RawClient(setup.port) as body, RawClient(setup.port) as idle:
             await head.send(b"GET /health HTTP/1.1\r\nho")
             await body.send(HEAD + b"content-length: 10\r\n\r\nabc")
             await idle.send(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
             assert (await idle.answer()).status == 200
+            await setup.until(lambda: sum(client._begun for client in setup.clients) == 2)
+            clock.now += 0.4
             assert (await head.answer()).status == 408
             assert (await body.answer()).status == 408
             assert await idle.closes()
@@ -181,10 +184,13 @@ def test_an_offer_of_another_protocol_takes_nothing_from_the_request(run_gateway
 
 def test_blank_lines_before_a_request_are_none_of_it(run_gateway: RunGateway) -> None:
     async def scenario(setup: Setup) -> None:
+        clock = setup.stop_the_clock()
         async with RawClient(setup.port) as client:
             for _ in range(2):
                 await client.send(b"\r\n\r\n")
-                await asyncio.sleep(0.3)  # longer than a request's head may take
+                await asyncio.sleep(0.3)  # it is read, and looked at
+                clock.now += 0.3  # longer than a request's head may take
+                await asyncio.sleep(0.3)
                 await client.send(b"\r\nGET /health HTTP/1.1\r\nhost: x\r\n\r\n\r\n")
                 assert (await client.answer()).status == 200
 

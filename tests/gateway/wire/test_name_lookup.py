@@ -108,15 +108,17 @@ def test_with_every_address_refusing_the_connection_is_refused(monkeypatch: pyte
 def test_connections_made_too_late_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         resolves(monkeypatch, lambda: ["10.0.0.1", "10.0.0.2", "10.0.0.3"])
-        closed, gate = list[str](), asyncio.Event()
+        closed, begun, gate = list[str](), list[str](), asyncio.Event()
 
         async def connect(address: str) -> str:
             if address == "10.0.0.1":
                 raise TimeoutError
+            begun.append(address)
+            if len(begun) == 2:  # both that are left wait for it, and come together
+                asyncio.get_running_loop().call_soon(gate.set)
             await gate.wait()
             return address
 
-        asyncio.get_running_loop().call_later(0.6, gate.set)  # both that are left wait for it, and come together
         lookup = NameLookup("engines.test", 1, lambda: 0.0)
         won = await first_to_connect(lookup, connect, closed.append)
         await asyncio.sleep(0)
