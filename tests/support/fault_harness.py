@@ -456,10 +456,14 @@ class Setup:
         """Carry out a plan."""
         return await Day(int(self.url.rpartition(":")[2]), self.replicas, self.state, plan, seed).run()
 
-    def loop_pause_seconds(self) -> float | None:
-        """The longest time without a turn of the gateway's loop within the last minute, by its own metric."""
-        pause = re.search(r"^headway_event_loop_pause_seconds (\S+)$", fetched(self.url + "/metrics"), re.MULTILINE)
-        return None if pause is None else float(pause[1])
+    def loop_pause_seconds(self) -> tuple[float, float]:
+        """The gateway's longest time without a turn within the last minute, and how long it computed in one."""
+        page = fetched(self.url + "/metrics")
+        found = [
+            re.search(rf"^headway_event_loop_{name}_seconds (\S+)$", page, re.MULTILINE) for name in ("pause", "held")
+        ]
+        pause, held = (0.0 if one is None else float(one[1]) for one in found)
+        return pause, held
 
     def errors_logged(self) -> list[str]:
         """Error lines since the last call: an exception that the gateway had to catch is a fault of its own."""

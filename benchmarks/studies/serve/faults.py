@@ -45,7 +45,8 @@ DAYS: dict[str, list[Plan]] = {
 }
 HEAD = (
     "| day | days | sent | whole | told | left | executed twice | more than twice | lost | wrong | hung | errors "
-    "| longest pause of the loop, ms | longest wait for `/health`, ms (the clients' own loop) |"
+    "| longest pause of the loop, ms (longest that its thread computed) "
+    "| longest wait for `/health`, ms (the clients' own loop) |"
 )
 
 
@@ -56,11 +57,12 @@ class Sums:
         self.days = 0
         self.counts: Counter[str] = Counter()
         self.executions: Counter[int] = Counter()
-        self.lag_seconds = self.own_lag_seconds = self.pause_seconds = 0.0
+        self.lag_seconds = self.own_lag_seconds = self.pause_seconds = self.held_seconds = 0.0
 
-    def add(self, book: Book, errors: int, pause_seconds: float | None) -> None:
+    def add(self, book: Book, errors: int, pauses: tuple[float, float]) -> None:
+        """`pauses`: the loop's longest without a turn, and the longest that its thread computed in one; seconds."""
         self.days += 1
-        self.pause_seconds = max(self.pause_seconds, pause_seconds or 0.0)
+        self.pause_seconds, self.held_seconds = map(max, pauses, (self.pause_seconds, self.held_seconds))
         self.counts.update(book.endings)
         wrong, lost, hung = len(book.wrong), len(book.lost), len(book.hung)
         self.counts.update({"sent": book.sent, "left": book.left, "behind": book.behind, "errors": errors})
@@ -79,7 +81,7 @@ class Sums:
         thrice = sum(number for times, number in self.executions.items() if times > 2)
         cells = [name, self.days, *(self.counts[key] for key in ("sent", "whole")), told, self.counts["left"]]
         cells += [self.executions[2], thrice, *(self.counts[key] for key in ("lost", "wrong", "hung", "errors"))]
-        cells += [f"{1_000 * self.pause_seconds:.0f}"]
+        cells += [f"{1_000 * self.pause_seconds:.0f} ({1_000 * self.held_seconds:.0f})"]
         cells += [f"{1_000 * self.lag_seconds:.0f} ({1_000 * self.own_lag_seconds:.0f})"]
         return "| " + " | ".join(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells) + " |"
 

@@ -1,8 +1,8 @@
 """Loop watch: the longest time in which the event loop had no turn for other work.
 
 No single request, scrape, log reader or reload may hold the loop for more than `PAUSE_SECONDS`. Wall time counts what
-clients notice, also where the machine is busy with other programs. `longest_held_seconds` counts only time in which
-this thread computed, so that tests can judge it on a busy machine.
+clients notice, also where the machine is busy with other programs. What this thread computed of it is told apart: in
+the rest other threads or programs had the processor.
 
 A pause is seen from the moment on at which a look was due: it lasted up to a period longer than it shows.
 """
@@ -31,6 +31,8 @@ class LoopWatch:
         self.pauses = 0  # above `PAUSE_SECONDS`, since the start
         self.longest_held_seconds = 0.0  # since the start
         self._longest = self._longest_before = 0.0  # of this window and of the one before it
+        self._held = self._held_before = 0.0  # likewise, of what this thread computed
+        self.holds = 0  # above `PAUSE_SECONDS` of it, since the start
         self._window_began = self._due = clock()
         self._cpu_before = cpu_clock()
         self._timer: asyncio.TimerHandle | None = None
@@ -49,6 +51,10 @@ class LoopWatch:
         """The longest pause of the last 30 to 60 seconds."""
         return max(self._longest, self._longest_before)
 
+    def held_seconds(self) -> float:
+        """The longest that this thread computed in a pause of the last 30 to 60 seconds."""
+        return max(self._held, self._held_before)
+
     def metrics(self) -> Iterator[str]:
         """The figures in Prometheus's text format."""
         yield prometheus.gauge(
@@ -59,17 +65,30 @@ class LoopWatch:
         yield prometheus.counter(
             "headway_event_loop_pauses", "Times that the event loop had no turn for 50 ms or more", [({}, self.pauses)]
         )
+        yield prometheus.gauge(
+            "headway_event_loop_held_seconds",
+            "Longest that the loop's thread itself computed in such a time; in the rest others had the processor",
+            [({}, self.held_seconds())],
+        )
+        yield prometheus.counter(
+            "headway_event_loop_holds",
+            "Times that the event loop had no turn for 50 ms or more because its thread computed",
+            [({}, self.holds)],
+        )
 
     def turn(self) -> None:
         """The loop has a turn: how late is it?"""
         now, cpu = self._clock(), self._cpu_clock()
         late = max(0.0, now - self._due)
-        self.longest_held_seconds = max(self.longest_held_seconds, min(late, cpu - self._cpu_before))
+        held = min(late, cpu - self._cpu_before)
+        self.longest_held_seconds = max(self.longest_held_seconds, held)
         self._cpu_before = cpu
         if now - self._window_began >= _WINDOW_SECONDS:
             self._longest_before, self._longest, self._window_began = self._longest, 0.0, now
-        self._longest = max(self._longest, late)
+            self._held_before, self._held = self._held, 0.0
+        self._longest, self._held = max(self._longest, late), max(self._held, held)
         self.pauses += late >= PAUSE_SECONDS
+        self.holds += held >= PAUSE_SECONDS
         self._due = now + self.period_seconds
 
     def _wait(self) -> None:
