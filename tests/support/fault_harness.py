@@ -174,6 +174,7 @@ class FaultyReplica(ScriptedReplica):
         self.metrics = "vllm:num_requests_waiting 0\nvllm:num_requests_running 0\n"  # figures are scraped again
         self._draw = draw
         self._answering: dict[str, int] = {}  # request -> which of its executions this is
+        self._is_gone = False
         self.plan, self.book = Plan(""), Book()
 
     def begin(self, plan: Plan, book: Book, number: int) -> None:
@@ -186,6 +187,10 @@ class FaultyReplica(ScriptedReplica):
         names = [name for name in self.plan.faults if fitting(name, call)]
         name = self._draw.choice(names) if names and self._draw.random() < self.plan.share else GOOD
         mark, executed = mark_of(call), self.book.executed[mark_of(call)]
+        if self._is_gone:  # it was read after its connection was cut, or accepted just before
+            executed.append(FLAPS)
+            call.writer.transport.abort()
+            return
         self._answering[mark] = len(executed)
         executed.append(name)
         try:
@@ -200,11 +205,13 @@ class FaultyReplica(ScriptedReplica):
         for mark, execution in self._answering.items():
             self.book.executed[mark][execution] = FLAPS
         self._answering.clear()
+        self._is_gone = True
         try:
             await self.stop()
             await asyncio.sleep(seconds)
         finally:
             await self.start()
+            self._is_gone = False
 
 
 class Day:
