@@ -235,14 +235,14 @@ def _reading() -> str:
 READING = """## Reading it
 
 - **Goodput misses its target at load 1.1 only.** There the queue grows for as long as the trace lasts and mean TTFT is
-  about the SLO's 5 s (servegen_m_large), so that a tenth of a second decides over many requests; or goodput is so small
-  that a few requests are several per cent of it. What is left to the oracle is the price of not knowing: deviations
-  kept free for lengths that do not come, and victims all the same.
-- **At load 0.9** memory mostly suffices and all but reserve-max are close together. 3× is more memory than the card has
-  where it is above 437k tokens: it is there to see that nothing is lost when nothing is short.
+  about the SLO's 5 s (servegen_m_large). So a tenth of a second decides over many requests. Or goodput is so small that
+  a few requests are several per cent of it. What is left to the oracle is the price of not knowing: deviations kept
+  free for lengths that do not come, and victims all the same.
+- **At load 0.9** memory mostly suffices and all but reserve-max are close together. Where 3× is above 437k tokens it is
+  more memory than the card has. It shows that nothing is lost when nothing is short.
 - **A watermark of 0.05** preempts nobody on any of these traces and pays with idle memory.
-- **Past-Future** as published preempts nobody either, and keeps more idle still: half of its window is at first the
-  longest output allowed (bias above), 5 % is held back, and a refused head waits for the next attempt. With the bound
+- **Past-Future** as published preempts nobody either, and keeps more idle still. Half of its window is at first the
+  longest output allowed (bias above). 5 % is held back, and a refused head waits for the next attempt. With the bound
   that servegen_deepseek_r1 needs (32,768) it is the most cautious of all but reserve-max.
 - **Reserve-max** stands for clients who declare a generous bound; these traces have none, so it reserves 4,096 tokens
   for each request (32,768 on servegen_deepseek_r1).
@@ -252,10 +252,10 @@ READING = """## Reading it
 - **Backfilling** can pass the oracle's row, since that one serves strictly in order. What it costs the long
   prompts that are passed is not in these tables.
 - **SVF** hangs on prompts as much as on outputs here: running-mean, which tells no two requests apart by their output,
-  comes close as well, and true lengths are not always best, for volume is not latency. So these traces test learned
-  lengths in SVF less than one would wish; classes with a real classifier's errors change little.
+  comes close as well. True lengths are not always best, for volume is not latency. So these traces test learned lengths
+  in SVF less than one would wish; classes with a real classifier's errors change little.
 - **Intervals.** The histogram's are wide rather than narrow. The conformal correction narrows 50 and 90 % to what they
-  say and is too narrow at 99 %, most where lengths repeat (azure_code_2023): 300 scores do not hold a 99 % quantile.
+  say. It is too narrow at 99 %, most where lengths repeat (azure_code_2023): 300 scores do not hold a 99 % quantile.
 - **Not measured here**: shared prefixes, sessions in a closed loop, several replicas, more than one seed, requests with
   declared bounds. Points (one-bit, and oracles) have no interval to cover anything.
 """
