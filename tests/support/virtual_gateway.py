@@ -15,6 +15,7 @@ from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request
 from headway.gateway.openai.usage import Usage
 from headway.gateway.queueing.counts import Outcome
+from headway.gateway.queueing.dispatch_contracts import QueueHooks
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import GatewayRequest, PromptSize, RequestMove
@@ -118,8 +119,7 @@ class VirtualGateway:
         self.dispatcher = Dispatcher(
             settings,
             lambda: self.now,
-            held=self.ask_again,
-            cached_tokens=lambda queued: self._cached(queued.arrived.number),
+            hooks=QueueHooks(held=self.ask_again, cached_tokens=lambda queued: self._cached(queued.arrived.number)),
         )
         self.replica = UpstreamReplica(replica, HealthSettings(), lambda: self.now, lambda: self.dispatcher.replicas)
         self.replica.probed(True)
@@ -234,7 +234,7 @@ class VirtualGateway:
 
     def _hold_back(self, holds: bool) -> None:
         """Ask nothing until everything of this moment is heard; then ask."""
-        self.dispatcher._is_pumping = holds
+        self.dispatcher.served_queues._is_pumping = holds
         if self.at_step_ends and not holds:
             self.dispatcher.pump()
 
@@ -262,7 +262,7 @@ class MemoryToldGateway(VirtualGateway):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.dispatcher._has_room = self._has_room
+        self.dispatcher.served_queues._has_room = self._has_room
         self.replica.ledger.memory = self._free_memory  # type: ignore[method-assign]
 
     def _engine_memory(self) -> ReferenceBlockMemory:

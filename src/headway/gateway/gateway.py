@@ -24,7 +24,8 @@ from headway.gateway.observing.trace_recorder import TraceRecorder
 from headway.gateway.observing.tracing import Tracing
 from headway.gateway.openai.prompt_count import PromptCount
 from headway.gateway.openai.token_ratio import TokenRatio
-from headway.gateway.queueing.dispatcher import Dispatcher, RequestObserver
+from headway.gateway.queueing.dispatch_contracts import QueueHooks, RequestObserver
+from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.hold_timer import HoldTimer
 from headway.gateway.queueing.intake import Intake
 from headway.gateway.replicas.model_lists import ModelLists
@@ -88,12 +89,14 @@ class Gateway:
             settings,
             self._clock,
             observing,
-            self._learned.prepare,
-            self._learned.forget,
             self._model_lists.ask_again,
-            self._hold_timer.held,
-            _at_next_turn,
-            intake.cached_tokens,
+            QueueHooks(
+                self._learned.prepare,
+                self._learned.forget,
+                self._hold_timer.held,
+                _at_next_turn,
+                intake.cached_tokens,
+            ),
         )
         self.site = PublicRoutes(
             self.dispatcher,

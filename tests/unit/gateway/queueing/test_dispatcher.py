@@ -16,6 +16,7 @@ from headway.gateway.openai.answer_readers import StreamReader
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.openai.usage import COMPLETION_USAGE, Usage
 from headway.gateway.queueing.counts import Outcome
+from headway.gateway.queueing.dispatch_contracts import QueueHooks
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.model_queue import ModelQueue, WaitingSums
 from headway.gateway.queueing.outages import demand_of
@@ -122,6 +123,7 @@ class Bench:
         """With `turn_by_turn` each look at the clock takes a millisecond, and `turns` are what is left for later."""
         self.now = 100.0
         self.turns: list[Callable[[], None]] = []
+        self.held: list[tuple[str, int]] = []  # (replica, steps) of refusals by the admission policy
         self.heard = Heard()
         self.asked_for_models = 0
         self.forgotten: list[QueueKey] = []
@@ -135,13 +137,16 @@ class Bench:
             self.settings,
             lambda: self.now,
             [self.heard],
-            prepare=self._prepare,
-            forget=self.forgotten.append,
-            ask_for_models=self._ask_for_models,
-            go_on_soon=self.turns.append if turn_by_turn else None,
+            self._ask_for_models,
+            QueueHooks(
+                self._prepare,
+                self.forgotten.append,
+                lambda replica, steps: self.held.append((replica.name, steps)),
+                self.turns.append if turn_by_turn else None,
+            ),
         )
         if turn_by_turn:
-            self.dispatcher.now = self._slow_clock
+            self.dispatcher.now = self.dispatcher.served_queues.now = self._slow_clock
         self.policies: Policies | None = None
         replicas = []
         for name in names:
@@ -151,7 +156,8 @@ class Bench:
             if models:
                 replica.state.models = {model: {} for model in models}
             replicas.append(replica)
-        self.replicas = self.dispatcher.replicas = replicas
+        self.dispatcher.replace(self.settings, replicas, self.now)
+        self.replicas = self.dispatcher.replicas
         self._numbers = 0
 
     def _slow_clock(self) -> float:
@@ -171,7 +177,7 @@ class Bench:
         assert dispatcher.counts.is_conserved()
         assert dispatcher.counts.inside == len(requests)
         waiting = [request.queued for request in requests if request.stage is RequestStage.QUEUED]
-        assert dispatcher._waiting == Counter(demand_of(queued) for queued in waiting)
+        assert dispatcher.served_queues.waiting == Counter(demand_of(queued) for queued in waiting)
         for queue in dispatcher.queues.values():
             own = [queued for queued in waiting if queued.queue_key == queue.key]
             assert (len(queue), len(queue.scheduler.queue) + len(queue._unmoved)) == (len(own), len(own))
@@ -656,9 +662,8 @@ def test_greedy_is_not_asked() -> None:
 
 def test_a_refusal_is_passed_on_and_ends_with_the_first_token_or_an_end() -> None:
     policies = PolicySettings(ordering="fcfs", admission="peak-check", prediction="declared-max")
-    held: list[tuple[str, int]] = []
     bench = Bench(seats=8, policies=policies)
-    bench.dispatcher._held = lambda replica, steps: held.append((replica.name, steps))
+    held = bench.held
     bench.replicas[0].ledger.kv_tokens_max = 640
     first = bench.arrive(300, body={"max_tokens": 100})
     second = bench.arrive(200, body={"max_tokens": 100})
@@ -916,15 +921,15 @@ def test_a_queue_that_fails_is_contained_and_the_others_are_served() -> None:
 
 def test_routing_may_let_the_head_wait_and_is_built_again_once_it_failed_for_good() -> None:
     bench = Bench(("r0", "r1"), seats=2)
-    bench.dispatcher._routing._policy.choose = lambda *_: None  # type: ignore[method-assign]
+    bench.dispatcher.served_queues.routing._policy.choose = lambda *_: None  # type: ignore[method-assign]
     waiting = bench.arrive()
     assert waiting.stage is RequestStage.QUEUED
-    routing = bench.dispatcher._routing
+    routing = bench.dispatcher.served_queues.routing
     bench.dispatcher.replace(bench.settings, bench.replicas, bench.now)
-    assert bench.dispatcher._routing is routing, "nothing changed"
+    assert bench.dispatcher.served_queues.routing is routing, "nothing changed"
     routing.is_replaced = True
     bench.dispatcher.replace(bench.settings, bench.replicas, bench.now)
-    assert bench.dispatcher._routing is not routing
+    assert bench.dispatcher.served_queues.routing is not routing
     assert waiting.sent_to
 
 

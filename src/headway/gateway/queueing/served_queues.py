@@ -1,0 +1,378 @@
+"""The queues as they are served: which waiting request is sent now, and to which replica.
+
+Laws: a request leaves its queue only for a replica with room; with nothing waiting a request is sent at once; queues
+are served in turn; an exception at one queue holds up no other, and never passes through `pump`.
+
+How requests come to the queues, and how they end, is in `dispatcher.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
+
+from headway.domain.request import uncached_prefill_tokens
+from headway.gateway.openai.stored_objects import StoredObjects
+from headway.gateway.queueing.dispatch_contracts import QueueHooks, RequestSender
+from headway.gateway.queueing.internal_errors import InternalErrors
+from headway.gateway.queueing.model_queue import ModelQueue, SharedAccounts
+from headway.gateway.queueing.outages import Demand, can_be_served, demand_of
+from headway.gateway.queueing.queue_turns import Turns
+from headway.gateway.queueing.request_routing import RequestRouting
+from headway.gateway.queueing.request_state import QueuedRequest, QueueKey
+from headway.gateway.replicas.upstream_replica import UpstreamReplica
+from headway.gateway.settings import Settings
+from headway.policies.contracts import Need
+from headway.policies.places import needs_of
+
+log = logging.getLogger("headway.gateway")
+TURN_SECONDS = 0.01
+"""How long dispatches, or moves to changed policies, may go on before every other connection has its turn."""
+
+
+class ServedQueues:
+    """One per process, as is the dispatcher. `queues` are those that there are now; `waiting` counts their requests."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], float],
+        errors: InternalErrors,
+        sender: RequestSender,
+        hooks: QueueHooks,
+    ) -> None:
+        self.settings = settings
+        self.now = clock
+        self.errors = errors
+        self._sender = sender
+        self._hooks = hooks
+        self.replicas: list[UpstreamReplica] = []
+        self.queues: dict[QueueKey, ModelQueue] = {}
+        self.waiting: dict[Demand, int] = {}
+        self.stored_objects = StoredObjects()
+        self.is_stopped = False
+        self.holds = False  # the admission policy refused a request when the queues were served last
+        self._of_unknown_memory: set[str] = set()  # replicas, which the log names
+        self._has_room = _room_gate(settings)
+        self.routing = RequestRouting(settings.policies, errors)
+        self._accounts = SharedAccounts()
+        self._unchanged: deque[ModelQueue] = deque()  # whose policies are still those of before the latest reload
+        self._turns: Turns[ModelQueue] = Turns()
+        self._is_pumping = False
+        self._pump_again = False
+        self._pumps_soon = False  # at the next turn of the event loop, with what was left at this one
+
+    # What waits
+
+    def joined(self, queued: QueuedRequest) -> None:
+        """A request waits from now on."""
+        demand = demand_of(queued)
+        self.waiting[demand] = self.waiting.get(demand, 0) + 1
+
+    def left(self, queued: QueuedRequest) -> None:
+        """A request waits no more."""
+        demand = demand_of(queued)
+        left = self.waiting[demand] - 1
+        if left:
+            self.waiting[demand] = left
+        else:
+            del self.waiting[demand]
+
+    def queue_of(self, queued: QueuedRequest) -> ModelQueue:
+        """The queue of a request; a new one where there is none yet."""
+        key = queued.queue_key or self._key_of(queued)
+        queue = self.queues.get(key)
+        if queue is None:
+            queue = self.queues[key] = ModelQueue(
+                key, self.settings.policies, self._hooks.prepare, self.errors, self._accounts, self._hooks.cached_tokens
+            )
+        return queue
+
+    def _key_of(self, queued: QueuedRequest) -> QueueKey:
+        model, kind = queued.arrived.model, queued.arrived.endpoint.kind
+        home = self._home(queued)  # requests that one replica alone can serve must not hold up the others
+        key = QueueKey(model, kind, "" if home is None else home.name)
+        if key in self.queues or any(model in (replica.state.models or ()) for replica in self.replicas):
+            return key
+        return key._replace(model="")  # unknown names share one
+
+    def _home(self, queued: QueuedRequest) -> UpstreamReplica | None:
+        """The replica that made what the request is about, while it is up; None where any may serve it."""
+        if queued.arrived.stored_object is None:
+            return None
+        name = self.stored_objects.made_by(queued.arrived.stored_object)
+        homes = (r for r in self.replicas if r.name == name and r.is_up and r is not queued.failed_replica)
+        return next(homes, None)
+
+    def candidates(self, queued: QueuedRequest) -> list[UpstreamReplica]:
+        """The replicas that have room for a request now."""
+        model, failed = queued.arrived.model, queued.failed_replica
+        home, has_room = self._home(queued), self._has_room
+        return [
+            replica
+            for replica in (self.replicas if home is None else [home])
+            if replica.is_up and replica is not failed and has_room(replica, queued) and replica.serves(model)
+        ]
+
+    # Whose turn it is
+
+    def pump(self) -> None:
+        """Dispatch as many requests as there is room for, in the order of the policies."""
+        if self.is_stopped or self._pumps_soon:
+            return
+        if not self.waiting:  # as mostly when a request ends
+            self.holds = False
+            return
+        if self._is_pumping:
+            self._pump_again = True
+            return
+        self._is_pumping = True
+        try:
+            while True:
+                self._pump_again = False
+                self._serve_queues()
+                if not self._pump_again or self._pumps_soon:
+                    return
+        except Exception as error:
+            self.errors.contained("pump", error)
+        finally:
+            self._is_pumping = False
+
+    def _serve_queues(self) -> None:
+        """Dispatch until no head fits, or this turn of the event loop has taken long enough."""
+        self.holds = False
+        if len(self.queues) == 1:
+            (only,) = self.queues.values()
+            self._serve_alone(only)
+            return
+        queues = self._waiting_queues()
+        if len(queues) == 1:
+            self._serve_alone(queues[0])
+        elif queues:
+            self._serve_in_turn({queue.key: queue for queue in queues})
+
+    def _serve_alone(self, queue: ModelQueue) -> None:
+        """Serve the only queue in which requests wait, as mostly."""
+        until = 0.0
+        while queue.waiting.requests:
+            now = self.now()
+            if not until:
+                until = now + TURN_SECONDS
+            elif now >= until and self._pump_soon():
+                return
+            try:
+                if not self._serve(queue, [], [], now):
+                    return
+            except Exception as error:
+                self.errors.contained("queue", error)
+                return
+
+    def _serve_in_turn(self, waiting: dict[QueueKey, ModelQueue]) -> None:
+        """Serve several queues in turn, one head each."""
+        until = self.now() + TURN_SECONDS
+        while waiting:
+            now = self.now()
+            if now >= until and self._pump_soon():
+                return
+            passed: list[ModelQueue] = []  # those before in turn, whose heads do not fit
+            owed: list[UpstreamReplica] = []  # replicas kept free for some of those
+            for queue in self._turns.order(list(waiting.values()), now):
+                try:
+                    served = self._serve(queue, owed, passed, now)
+                except Exception as error:  # the other queues go on
+                    self.errors.contained("queue", error)
+                    continue
+                if served and len(queue):
+                    break  # their order has changed
+                if served:
+                    del waiting[queue.key]
+                    break
+                passed.append(queue)
+                if self._turns.is_owed(queue):
+                    owed += self._could_serve(queue, now)
+            else:
+                return
+
+    def _pump_soon(self) -> bool:
+        """Leave the rest to the next turn of the event loop; False where there is none."""
+        if self._hooks.go_on_soon is None:
+            return False
+        self._pumps_soon = True
+        self._hooks.go_on_soon(self._pump_on)
+        return True
+
+    def _pump_on(self) -> None:
+        self._pumps_soon = False
+        self.pump()
+
+    def _waiting_queues(self) -> list[ModelQueue]:
+        return [queue for queue in self.queues.values() if queue.waiting.requests]
+
+    def _serve(self, queue: ModelQueue, owed: list[UpstreamReplica], passed: list[ModelQueue], now: float) -> bool:
+        """Dispatch the head of a queue, if it fits somewhere, or one that may pass it; False if all have to wait."""
+        head = queue.head(now)
+        if head is None:
+            return False
+        asks_admission = queue.asks_admission
+        if asks_admission:  # which goes by what the replicas hold now
+            for replica in self.replicas:
+                look_at(replica, now)
+        candidates = self.candidates(head)
+        if owed:
+            candidates = [replica for replica in candidates if replica not in owed]
+        if asks_admission:
+            candidates = [replica for replica in candidates if self._admits(queue, head, replica, now)]
+        if not candidates:
+            if self._serve_past(queue, head, owed, passed, now):
+                return True
+            failed = head.failed_replica
+            if failed is None or can_be_served(demand_of(head), self.replicas):
+                return False
+            # Only the replica that failed it is left: it must not keep the requests behind it waiting.
+            self._sender.give_up(head, failed)
+            return True
+        chosen = self.routing.choose(head, candidates, now)
+        if chosen is None:
+            return False
+        if passed or len(self.queues) > 1:
+            self._turns.served(queue, [other for other in passed if chosen in self._could_serve(other, now)])
+        self._sender.send(queue.admit(now), chosen, now)
+        return True
+
+    def _admits(self, queue: ModelQueue, queued: QueuedRequest, replica: UpstreamReplica, now: float) -> bool:
+        """Whether the admission policy lets a request go to a replica that has room; an empty one takes any."""
+        if not replica.ledger.requests or not queue.asks_admission:
+            return True
+        if replica.ledger.kv_tokens_max is None:
+            self._warn_of_unknown_memory(replica)
+        steps = queue.hold_steps(queued, replica.ledger, replica.ledger.memory(), now)
+        if steps:
+            self.holds = True
+            self._hooks.held(replica, steps)
+        return not steps
+
+    def _warn_of_unknown_memory(self, replica: UpstreamReplica) -> None:
+        """Say once that an admission policy has nothing to go by."""
+        if replica.name not in self._of_unknown_memory:
+            self._of_unknown_memory.add(replica.name)
+            message = "replica %s reports no KV memory, so admission %s lets every request go there: set kv_tokens"
+            log.warning(message, replica.name, self.settings.policies.admission)
+
+    def _serve_past(
+        self,
+        queue: ModelQueue,
+        head: QueuedRequest,
+        owed: list[UpstreamReplica],
+        passed: list[ModelQueue],
+        now: float,
+    ) -> bool:
+        """Dispatch a request that may pass the head of its queue, which fits nowhere.
+
+        It may where the admission policy says so of that replica, and has to be admitted there as any head. For the
+        turns it is as good as a head, but its head stays owed what it was.
+        """
+        for queued in queue.behind_head(now):
+            candidates = []
+            for replica in self.candidates(queued):
+                if replica in owed or not replica.ledger.requests:
+                    continue
+                if queue.may_pass(queued, head, replica.ledger, replica.ledger.memory(), now) and self._admits(
+                    queue, queued, replica, now
+                ):
+                    candidates.append(replica)
+            chosen = self.routing.choose(queued, candidates, now) if candidates else None
+            if chosen is not None:
+                if passed or len(self.queues) > 1:
+                    others = [other for other in passed if chosen in self._could_serve(other, now)]
+                    self._turns.served(queue, others, is_head=False)
+                queue.admit_past(queued, head, now)
+                self._sender.send(queued, chosen, now)
+                return True
+        return False
+
+    def _could_serve(self, queue: ModelQueue, now: float) -> list[UpstreamReplica]:
+        """The replicas that have a queue's head to wait for."""
+        head = queue.head(now)
+        if head is None:
+            return []
+        model, failed, home = head.arrived.model, head.failed_replica, self._home(head)
+        replicas = self.replicas if home is None else [home]
+        return [r for r in replicas if r.is_up and r is not failed and r.serves(model)]
+
+    # What changes
+
+    def report_preemptions(self, replica: UpstreamReplica) -> None:
+        """Pass on what a replica's engine preempted: the mean of all requests there, shared out by queue."""
+        preemptions = replica.take_preemptions()
+        if not preemptions:
+            return
+        held: Counter[QueueKey] = Counter()
+        for queued in replica.ledger.running():
+            if isinstance(queued, QueuedRequest) and queued.queue_key is not None:
+                held[queued.queue_key] += uncached_prefill_tokens(queued)
+        requests = replica.ledger.requests + replica.state.other_requests
+        for key, tokens in held.items():
+            if key in self.queues:
+                self.queues[key].memory_lost(preemptions * tokens // requests)
+
+    def forget_idle(self, at_replicas: set[QueueKey | None], now: float) -> None:
+        """A queue without a request for long goes, unless `at_replicas` names it; what its policies learned is kept."""
+        longest = self.settings.queue.idle_seconds
+        idle = [queue for queue in self.queues.values() if not len(queue) and now - queue.used_at >= longest]
+        for queue in idle:
+            if queue.key not in at_replicas:
+                del self.queues[queue.key]
+                self._turns.forget(queue)
+                self._hooks.forget(queue.key)
+
+    def replace(self, settings: Settings, replicas: list[UpstreamReplica]) -> None:
+        """Other settings from now on; no request is lost. Requests on replicas that go are finished there."""
+        before = self.settings
+        changed = (settings.policies, settings.tuning) != (before.policies, before.tuning)
+        self.settings = settings
+        self._has_room = _room_gate(settings)
+        self.replicas = replicas
+        if changed or self.routing.is_replaced or any(queue.is_replaced for queue in self.queues.values()):
+            self.routing = RequestRouting(settings.policies, self.errors)
+            self._accounts = SharedAccounts()
+            self._unchanged = deque(self.queues.values())
+            self._move_waiting()
+        self.pump()
+
+    def _move_waiting(self) -> None:
+        """Queues, then their requests, the oldest first, go over to changed policies: so many as a turn takes."""
+        until = self.now() + TURN_SECONDS
+        for _ in chain(self._change_queues(), self._move_requests()):
+            if self._hooks.go_on_soon is not None and self.now() >= until:
+                self._hooks.go_on_soon(self._move_waiting)
+                break
+        self.pump()
+
+    def _change_queues(self) -> Iterator[None]:
+        """A queue at a step: what its policies have learned goes over to the changed ones, which takes its time."""
+        while self._unchanged:
+            queue = self._unchanged.popleft()
+            if self.queues.get(queue.key) is queue:  # not forgotten meanwhile
+                self.errors.guard("policies", queue.change_policies, self.settings.policies, self._accounts)
+                yield
+
+    def _move_requests(self) -> Iterator[None]:
+        for queue in list(self.queues.values()):
+            while queue.move_one(self.now()):
+                yield
+
+
+def look_at(replica: UpstreamReplica, now: float) -> None:
+    """Write down the tokens that came by now for every request there."""
+    for request, tokens in replica.ledger.progress(now):
+        request.produced_tokens = tokens
+
+
+def _room_gate(settings: Settings) -> Callable[[UpstreamReplica, QueuedRequest], bool]:
+    """Whether a replica has room; an admission policy that weighs memory decides itself what outputs will need."""
+    if Need.MEMORY in needs_of("admission", settings.policies.admission):
+        return partial(UpstreamReplica.has_room, for_output=False)
+    return UpstreamReplica.has_room
