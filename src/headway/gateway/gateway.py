@@ -85,19 +85,9 @@ class Gateway:
         observing: list[RequestObserver] = [self._metrics, *observers, *recording, intake, history, self._refusal_log]
         self._model_lists = ModelLists(lambda: self.dispatcher.replicas, self._clock)
         self._hold_timer = HoldTimer(self._clock, lambda: self.dispatcher.pump())  # noqa: PLW0108 - made below
-        self.dispatcher = Dispatcher(
-            settings,
-            self._clock,
-            observing,
-            self._model_lists.ask_again,
-            QueueHooks(
-                self._learned.prepare,
-                self._learned.forget,
-                self._hold_timer.held,
-                _at_next_turn,
-                intake.cached_tokens,
-            ),
-        )
+        learned, held = self._learned, self._hold_timer.held
+        hooks = QueueHooks(learned.prepare, learned.forget, held, _at_next_turn, intake.cached_tokens)
+        self.dispatcher = Dispatcher(settings, self._clock, observing, self._model_lists.ask_again, hooks)
         self.site = PublicRoutes(
             self.dispatcher,
             self._tenants,

@@ -114,7 +114,9 @@ class Dispatcher:
             return
         queue = self.served_queues.queue_of(queued)
         queue.arrive(queued, now)
-        self._enqueued(request, _MOVE_QUEUED)
+        request.move(_MOVE_QUEUED)
+        self.served_queues.joined(queued)
+        self._deadlines.queued(request)
         if queued.deadline is not None and self._misses_deadline(queued, queue, now):
             wait = queued.predicted_wait_seconds or 0.0
             bound = (queued.deadline or now) - now
@@ -194,11 +196,6 @@ class Dispatcher:
         relay = self.relays[queued.arrived.number]
         self._refuse_unserved(relay, f"replica {failed.shown_as} failed, and no other is up")
 
-    def _enqueued(self, request: GatewayRequest, move: RequestMove) -> None:
-        request.move(move)
-        self.served_queues.joined(request.queued)
-        self._deadlines.queued(request)
-
     # The way back
 
     def first_byte(self, request: GatewayRequest) -> None:
@@ -241,7 +238,9 @@ class Dispatcher:
         queued.replica.ledger.leave(queued)
         queued.failed_replica = queued.replica
         del self._sent[queued.arrived.number]
-        self._enqueued(request, RequestMove.TAKEN_BACK)
+        request.move(RequestMove.TAKEN_BACK)
+        self.served_queues.joined(queued)
+        self._deadlines.queued(request)
         self.counts.retried += 1
         self.served_queues.pump()
 

@@ -37,7 +37,7 @@ class Intake:
     ) -> None:
         self._prompt_count = prompt_count
         self._clock = clock
-        self._id_prefix = id_prefix
+        self._id_prefix = id_prefix.encode()
         self._start_trace = start_trace
         self._cached_tokens = CachedTokens()
         self._pacer = ArrivalPacer(clock)
@@ -64,10 +64,9 @@ class Intake:
             tenant: of its API key.
             objectives: priorities of the objectives that clients may name.
         """
-        self._number += 1
+        self._number = number = self._number + 1
         now, start_trace = self._clock(), self._start_trace
-        given = http.named.get(b"x-request-id")
-        has_id = bool(given) and len(given or b"") <= _REQUEST_ID_BYTES_MAX
+        given = http.named.get(b"x-request-id", b"")
         hints = read_hints(http, body, tenant, objectives)
         if tenant.name:
             withhold(http, body, tenant, hints.priority)
@@ -75,8 +74,8 @@ class Intake:
         if hints.fairness_id:
             fairness_tenant = f"{tenant.name}/{hints.fairness_id}" if tenant.name else hints.fairness_id
         arrived = ArrivedRequest(
-            number=self._number,
-            request_id=given if given and has_id else f"{self._id_prefix}-{self._number}".encode(),
+            number=number,
+            request_id=given if 0 < len(given) <= _REQUEST_ID_BYTES_MAX else b"%b-%d" % (self._id_prefix, number),
             http=http,
             endpoint=endpoint,
             body=body,
@@ -90,7 +89,7 @@ class Intake:
             priority=hints.priority,
             hinted_output_tokens=hints.output_tokens,
             arrived_at=now,
-            traceparent=None if start_trace is None else start_trace(http, endpoint, self._number, now),
+            traceparent=None if start_trace is None else start_trace(http, endpoint, number, now),
             prompt=prompt,
             stored_object=named_object(http),
             may_be_repeated=may_be_repeated(http, endpoint),
