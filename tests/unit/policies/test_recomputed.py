@@ -94,6 +94,15 @@ def test_a_long_prompt_takes_more_steps_and_a_head_is_passed_sixteen_times_at_mo
     assert policy.may_pass(known(2, 10, 9), head, batch, memory, 1.0)
 
 
+def test_a_request_with_one_token_to_come_is_gone_in_one_step() -> None:
+    """The head fits after that step; a prefill and a token take two, and nothing is to spare beside the head."""
+    runs, head, small = (Request(number, 0.0, prompt) for number, prompt in enumerate((40, 49, 5)))
+    for request in (runs, head, small):
+        request.estimate = PointEstimate(1, "test")
+    assert not Backfill().may_pass(small, head, ScriptedBatch([runs]), MemoryView(10, 50, 1), 0.0)
+    assert Backfill().may_pass(small, head, ScriptedBatch([runs]), MemoryView(10, 56, 1), 0.0), "six blocks are"
+
+
 @given(request_lists(min_size=2, max_produced_tokens=30), st.sets(st.integers(0, 8), max_size=3))
 def test_the_victim_loses_least_work_per_memory_freed(running: list[Request], preempted: set[int]) -> None:
     policy = SmallestRemainingBenefit()
