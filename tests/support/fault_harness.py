@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -206,12 +207,15 @@ class FaultyReplica(ScriptedReplica):
             self.book.executed[mark][execution] = FLAPS
         self._answering.clear()
         self._is_gone = True
-        try:
-            await self.stop()
-            await asyncio.sleep(seconds)
-        finally:
-            await self.start()
-            self._is_gone = False
+        self.cut()
+        with socket.socket() as keeps_port:  # else a connection that begins somewhere on this machine may take it
+            keeps_port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            keeps_port.bind(("127.0.0.1", self.port))
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                await self.start()
+                self._is_gone = False
 
 
 class Day:

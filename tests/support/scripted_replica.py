@@ -188,12 +188,16 @@ class ScriptedReplica:
         return self
 
     async def stop(self) -> None:
+        self.cut()
+        await asyncio.sleep(0.01)
+
+    def cut(self) -> None:
+        """Listen no more, and cut every connection."""
         if self._server is not None:
             self._server.close()
             self._server = None
         for writer in list(self._writers):
             writer.transport.abort()
-        await asyncio.sleep(0.01)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
