@@ -92,7 +92,5 @@ class BatchControl:
         engine, memory = self._engine, self._engine.memory()
         if len(running) <= 1 or memory.blocks_free >= len(running) + engine.token_budget // memory.block_tokens + 1:
             return False
-        computed = [vllm.computed_tokens(request) for request in running]
-        left = sum([vllm.total_tokens(request) for request in running]) - sum(computed)
-        wanted = blocks_wanted(computed, min(engine.token_budget, left), memory.block_tokens)
-        return wanted > memory.blocks_free
+        progress = [(vllm.computed_tokens(request), vllm.total_tokens(request)) for request in running]
+        return blocks_wanted(progress, engine.token_budget, memory.block_tokens) > memory.blocks_free

@@ -25,7 +25,17 @@ def with_victims_last(in_order: Sequence[Item], victims: int, choose: Callable[[
     return staying + going[::-1]
 
 
-def blocks_wanted(context_tokens: Sequence[int], new_tokens: int, block_tokens: int) -> int:
-    """KV blocks that one step may want: one per decode at its block's end, and those of `new_tokens` of prefill."""
-    crossing = sum([1 for tokens in context_tokens if tokens % block_tokens == 0])
-    return crossing + -(-new_tokens // block_tokens)
+def blocks_wanted(requests: Sequence[tuple[int, int]], token_budget: int, block_tokens: int) -> int:
+    """KV blocks that running requests may take in one step at most.
+
+    `requests` has (tokens computed, tokens known) of each. One that decodes takes a block where its last one is full.
+    Prompts share the budget in a way not known here, and each may begin inside a block and end inside another.
+    """
+    blocks = prompts = prompt_blocks = 0
+    for computed, total in requests:
+        if total - computed > 1:
+            prompts += 1
+            prompt_blocks += -(-total // block_tokens) - -(-computed // block_tokens)
+        else:  # 0 tokens lacking: its next one is on the way
+            blocks += computed % block_tokens == 0
+    return blocks + min(prompt_blocks, (token_budget + prompts * (block_tokens - 1)) // block_tokens)

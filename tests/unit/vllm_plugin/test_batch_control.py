@@ -66,6 +66,13 @@ def test_victims_stand_last_while_memory_is_short_and_the_order_comes_back() -> 
     assert engine.prepared() == ["middle", "large", "small"], "an order that is not ours is left alone"
 
 
+def test_victims_stand_last_where_many_prompts_each_want_a_further_block() -> None:
+    engine = Engine(headway=LEAST_SUNK)
+    engine.run(("small", 17, 0, 15), ("large", 161, 0, 159), ("middle", 81, 0, 79))
+    assert engine.prepared(free=3) == ["small", "large", "middle"]
+    assert engine.prepared(free=2) == ["large", "middle", "small"]
+
+
 def test_four_victims_are_named_a_step() -> None:
     engine = Engine(headway=LEAST_SUNK)
     engine.run(*[(f"r{size}", 16 * size, 1, 16 * size) for size in (1, 6, 2, 5, 3, 4)])
@@ -84,16 +91,16 @@ def test_victims_are_left_to_vllm_where_its_own_choice_holds() -> None:
 @pytest.mark.parametrize(
     ("budget", "lives", "wanted"),
     [
-        # Decodes: one stands at the end of its block, and their two tokens count as a block of prefill.
-        (10_000, [("b", 16, 1, 16), ("a", 20, 1, 20)], 2),
-        (10_000, [("b", 15, 1, 15), ("a", 20, 1, 20)], 1),
-        # 90 tokens of prompt are left, of which a step of 32 computes two blocks; of 33 it is three.
+        # Decodes: those that stand at the end of a block.
+        (10_000, [("b", 16, 1, 16), ("a", 20, 1, 20)], 1),
+        (10_000, [("b", 16, 1, 16), ("a", 32, 1, 32)], 2),
+        # 90 tokens of prompt are left, of which a step of 32 computes two blocks; 33 may reach into a third.
         (32, [("b", 100, 0, 10), ("a", 200, 1, 200)], 2),
         (33, [("b", 100, 0, 10), ("a", 200, 1, 200)], 3),
         # Both stand at the end of a block, and 32 tokens of prompt are computed.
-        (32, [("b", 160, 0, 16), ("a", 320, 1, 320)], 4),
-        # 5 are left and a decode: one block.
-        (32, [("b", 15, 0, 10), ("a", 20, 1, 20)], 1),
+        (32, [("b", 160, 0, 16), ("a", 320, 1, 320)], 3),
+        # 5 are left and fit into their block; the decode begins one.
+        (32, [("b", 15, 0, 10), ("a", 32, 1, 32)], 1),
     ],
 )
 def test_memory_is_short_when_the_step_may_want_more_blocks_than_are_free(
