@@ -9,7 +9,7 @@ back in front.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
 
 from headway.domain.request import Request
 from headway.scheduling.head_lookups import MOVES_PER_STEP
@@ -167,9 +167,9 @@ class PolicyQueue:
         """Before `schedule()`: time stands still until the scan ends; requests that became ready wait in our order."""
         self._settle()
         self.now, self.seconds, self.held, self._next, self._refreshed = now, 0.0, False, None, 0
-        for request_id in list(self._skipped)[:_SKIPPED_OFFERED_PER_SCAN]:
+        for request_id in list(islice(self._skipped, _SKIPPED_OFFERED_PER_SCAN)):
             self._wait_again(self._skipped[request_id])
-        for request_id in list(self._blocked)[:_BLOCKED_CHECKED_PER_SCAN]:
+        for request_id in list(islice(self._blocked, _BLOCKED_CHECKED_PER_SCAN)):
             entry = self._blocked[request_id]
             if self._engine.may_be_ready(entry.request):
                 self._wait_again(entry)
