@@ -34,6 +34,15 @@ class ConstrainedStep(NamedTuple):
     owed: list[TrackedRequest]  # preempted while the step in flight computes a token of theirs
 
 
+class _Sharing(NamedTuple):
+    """What became of the running requests when the step was shared out."""
+
+    staying: list[TrackedRequest]  # in order of admission
+    given: dict[TrackedRequest, int]  # tokens, in the order in which they were given
+    preempted: list[TrackedRequest]
+    owed: list[TrackedRequest]
+
+
 def constrained_step(
     batch: Batch, scheduler: Scheduler, moment: Moment, returning: list[TrackedRequest]
 ) -> ConstrainedStep:
@@ -45,6 +54,19 @@ def constrained_step(
         moment: when.
         returning: decoding requests that got no token in the step before.
     """
+    shared = _share_out(batch, scheduler, moment, returning)
+    chunks = [(r, tokens, r.computed_tokens) for r, tokens in shared.given.items() if r.phase == PREFILLING]
+    decoding = [r for r in shared.given if r.phase == DECODING]
+    context_tokens = sum(computed_before(r, moment.step) for r in decoding)
+    batch.wasting = sum(r.finish_step < moment.step for r in decoding)
+    for request in shared.staying:
+        if request.phase == DECODING and request not in shared.given:
+            _stall(batch, moment, request, was_stalled=request in returning)
+    return ConstrainedStep(chunks, len(decoding), context_tokens, shared.preempted, shared.owed)
+
+
+def _share_out(batch: Batch, scheduler: Scheduler, moment: Moment, returning: list[TrackedRequest]) -> _Sharing:
+    """Give tokens and blocks in order of admission, taking blocks from victims where none is free."""
     memory, block_tokens = batch.memory, batch.rules.block_tokens
     budget, limit = batch.rules.max_num_batched_tokens, batch.chunk_limit(len(scheduler.queue))
     order = list(batch.members)
@@ -82,14 +104,7 @@ def constrained_step(
         given[request] = tokens
         budget -= tokens
         position += 1
-    chunks = [(r, tokens, r.computed_tokens) for r, tokens in given.items() if r.phase == PREFILLING]
-    decoding = [r for r in given if r.phase == DECODING]
-    context_tokens = sum(computed_before(r, moment.step) for r in decoding)
-    batch.wasting = sum(r.finish_step < moment.step for r in decoding)
-    for request in order:
-        if request.phase == DECODING and request not in given:
-            _stall(batch, moment, request, was_stalled=request in returning)
-    return ConstrainedStep(chunks, len(decoding), context_tokens, preempted, owed)
+    return _Sharing(order, given, preempted, owed)
 
 
 def _wanted(request: TrackedRequest, limit: int) -> int:
