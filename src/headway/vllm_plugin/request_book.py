@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headway.domain.request import RequestId
+from headway.domain.request import RequestId, uncached_prefill_tokens
 from headway.scheduling.harm_judge import WaitComparison
 from headway.vllm_plugin import vllm_adapter as vllm
 from headway.vllm_plugin.prefix_hits import PrefixHits
@@ -56,7 +56,7 @@ class RequestBook:
             self._hinted.hint(entry.id, hints.expected_tokens)
         if self._prefix_hits is not None:
             self._prefix_hits.arrive(entry, now)
-        entry.work = max(0, entry.view.prompt_tokens - entry.view.cached_prompt_tokens)
+        entry.work = uncached_prefill_tokens(entry.view)
         entry.wait_began = self._report.explanations.clocks.reading(now)
         self._comparison.arrive(entry.arrival, now, entry.work)
         return entry
