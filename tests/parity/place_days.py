@@ -15,7 +15,7 @@ import numpy as np
 
 from headway.gateway.settings import PolicySettings
 from headway.policies.catalog import ADMISSION, ORDERING, PREEMPTION
-from headway.scheduling.bundle import bundle
+from headway.scheduling.bundle import bundle_of
 from headway.scheduling.scheduler import Policies
 from headway.simulator.rules import EngineRules
 from headway.simulator.trace import Trace
@@ -55,15 +55,7 @@ class PlaceDay:
 
     def policies(self) -> Policies:
         """Fresh ones, for the simulator."""
-        return bundle(
-            ordering=self.ordering,
-            admission=self.admission,
-            preemption=self.preemption,
-            prediction=self.prediction,
-            options=self.options,
-            costs=_COSTS,
-            seed=0,
-        )
+        return bundle_of(self, costs=_COSTS, seed=0)
 
     def gateway_policies(self) -> PolicySettings:
         """The same for the gateway."""

@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from headway.config.nearest_name import nearest
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestId
 from headway.policies.catalog import KINDS, Kind, build, canonical
 from headway.scheduling.scheduler import Policies
+
+
+class NamedPolicies(Protocol):
+    """Policies by name with their options, as configurations keep them."""
+
+    @property
+    def ordering(self) -> str:
+        """A name of the catalogue."""
+
+    @property
+    def admission(self) -> str:
+        """Likewise."""
+
+    @property
+    def preemption(self) -> str:
+        """Likewise."""
+
+    @property
+    def prediction(self) -> str:
+        """Likewise."""
+
+    @property
+    def options(self) -> Mapping[str, Mapping[str, object]] | None:
+        """Kind → option → value."""
 
 
 def name_and_options(kind: Kind, value: object, where: str) -> tuple[str, Mapping[str, Any]]:
@@ -56,4 +80,20 @@ def bundle(
         admission=build("admission", admission, options.get("admission"), costs=costs, seed=seed, truth=truth),
         preemption=build("preemption", preemption, options.get("preemption"), costs=costs, seed=seed, truth=truth),
         prediction=build("prediction", prediction, options.get("prediction"), costs=costs, seed=seed, truth=truth),
+    )
+
+
+def bundle_of(
+    named: NamedPolicies, *, costs: ServiceCosts, seed: int, truth: Callable[[RequestId], int] | None = None
+) -> Policies:
+    """Fresh policies of a configuration; see `bundle`, whose ValueError it raises."""
+    return bundle(
+        ordering=named.ordering,
+        admission=named.admission,
+        preemption=named.preemption,
+        prediction=named.prediction,
+        options=named.options,
+        costs=costs,
+        seed=seed,
+        truth=truth,
     )

@@ -14,7 +14,7 @@ from headway.config.toml_file import read_toml
 from headway.config.typed_values import Bounds, Described, checked, read_table
 from headway.domain.costs import ServiceCosts
 from headway.policies.catalog import KINDS
-from headway.scheduling.bundle import bundle, name_and_options
+from headway.scheduling.bundle import bundle_of, name_and_options
 from headway.scheduling.harm_judge import HarmLimits
 from headway.scheduling.scheduler import Policies
 from headway.scheduling.self_tuned_threshold import Tuning
@@ -91,15 +91,7 @@ class PluginConfig:
 
     def policies(self) -> Policies:
         """Fresh policies. Raises ValueError, one sentence, for an unknown name or a bad option."""
-        return bundle(
-            ordering=self.ordering,
-            admission=self.admission,
-            preemption=self.preemption,
-            prediction=self.prediction,
-            options=self.options,
-            costs=self.costs,
-            seed=self.seed,
-        )
+        return bundle_of(self, costs=self.costs, seed=self.seed)
 
 
 def read_config(additional: object, environ: Mapping[str, str] = os.environ) -> PluginConfig:

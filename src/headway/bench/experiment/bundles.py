@@ -16,7 +16,7 @@ from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestId
 from headway.policies.catalog import KINDS, canonical, find, names
 from headway.policies.outside_policies import raised_in
-from headway.scheduling.bundle import bundle, name_and_options
+from headway.scheduling.bundle import bundle_of, name_and_options
 from headway.scheduling.harm_judge import HarmLimits
 from headway.scheduling.scheduler import Policies
 from headway.scheduling.self_tuned_threshold import Tuning
@@ -63,16 +63,7 @@ class Bundle:
             UserMistake: an unknown name, or an option that is unknown or wrong.
         """
         try:
-            return bundle(
-                ordering=self.ordering,
-                admission=self.admission,
-                preemption=self.preemption,
-                prediction=self.prediction,
-                options=self.options,
-                costs=costs,
-                seed=seed,
-                truth=truth,
-            )
+            return bundle_of(self, costs=costs, seed=seed, truth=truth)
         except ValueError as error:
             raise UserMistake(str(error)) from error
 
