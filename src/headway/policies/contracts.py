@@ -175,7 +175,10 @@ class PreemptionPolicy(Protocol):
     """Which running request is preempted when another needs a KV block and none is free?"""
 
     def victim(self, running: Sequence[RequestView], now: float) -> RequestView:
-        """One of `running` (never empty, in order of admission). All its KV is lost and recomputed later."""
+        """One of `running` (never empty, in order of admission).
+
+        It gives up its KV. What a prefix cache has not kept of it by the time it runs again is computed again.
+        """
 
 
 class LengthPredictor(Protocol):

@@ -99,7 +99,10 @@ GIVEN: Mapping[DecisionPlace, Mapping[Need, Provision]] = {
             "one that fits is shown before a head that does not; refused at start for models with several kinds of KV "
             "blocks"
         ),
-        Need.CACHED_TOKENS: _exact("looked up at arrival, and again each second of the head, for 2 ms a step at most"),
+        Need.CACHED_TOKENS: _exact(
+            "looked up at arrival, and again each second of the head: at most 1,024 blocks of a prompt, and for 2 ms a "
+            "step"
+        ),
         Need.VICTIMS: _estimated(
             "named before a step in which blocks may be lacking, and put last in vLLM's list, from which it preempts"
         ),
