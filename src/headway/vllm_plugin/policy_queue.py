@@ -149,8 +149,7 @@ class PolicyQueue:
 
     def __iter__(self) -> Iterator[VllmRequest]:
         """Every request that waits here, by arrival."""
-        here = (Place.WAITING, Place.BLOCKED, Place.SKIPPED)
-        waiting = [entry for entry in self._entries.values() if entry.place in here]
+        waiting = [entry for entry in self._entries.values() if entry.place is Place.WAITING or entry.is_parked]
         return iter([entry.request for entry in sorted(waiting, key=_arrival)])
 
     def __reversed__(self) -> Iterator[VllmRequest]:

@@ -81,6 +81,11 @@ class Entry:
         self.view.produced_tokens = vllm.output_tokens(self.request)
         return self.view
 
+    @property
+    def is_parked(self) -> bool:
+        """Whether it waits in our queue, outside the order: blocked or skipped."""
+        return self.place in (Place.BLOCKED, Place.SKIPPED)
+
     def move(self, place: Place) -> None:
         """Note its new place. A move that is not in `MOVES` is logged: it must not end the engine."""
         if place not in MOVES[self.place]:

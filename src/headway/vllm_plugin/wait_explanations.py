@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
 from headway.domain.request import RequestId
-from headway.vllm_plugin.request_entries import Entry, Place
+from headway.vllm_plugin.request_entries import Entry
 from headway.vllm_plugin.wait_clocks import Reading, WaitClocks, in_words
 
 Item = TypeVar("Item")
@@ -73,7 +73,7 @@ class WaitExplanations:
         parts = [part for part in _undisturbed(lambda: list(self._latest)) if same(part.request_id)]
         for entry in _undisturbed(lambda: list(entries.values())):
             if entry.admission < 0 and same(entry.id):
-                state = "parked" if entry.place is Place.BLOCKED else "waiting"
+                state = "parked" if entry.is_parked else "waiting"
                 parts.append(self._of(entry, state, order, now))
         if not parts:
             return None

@@ -226,6 +226,19 @@ def test_a_request_that_cannot_run_yet_is_said_to_be_parked() -> None:
     assert facts["request"] == "7_cmpl-mine-ab"
 
 
+def test_a_request_that_vllm_stepped_over_is_said_to_be_parked() -> None:
+    queue = (engine := Engine()).headway.queue
+    engine.add_request(StubRequest("skipped", 10))
+    queue.prepend_requests([queue.pop_request()])
+    facts = engine.headway.explain("skipped")
+    assert facts is not None
+    assert (facts["state"], queue.parked) == ("parked", 1)
+    queue.begin_scan(1.0)
+    facts = engine.headway.explain("skipped")
+    assert facts is not None
+    assert (facts["state"], queue.parked) == ("waiting", 0)
+
+
 def test_so_many_of_the_latest_are_remembered() -> None:
     explanations = stories.WaitExplanations()
     entry = Entry(StubRequest("first", 5), Request("first", 0.0, 5), NO_HINTS, 0)  # type: ignore[arg-type]
