@@ -1,7 +1,8 @@
 """Equals: of waiting requests that no policy can tell apart, the one that came first.
 
 Two requests are equal if they look alike, that is, in all that `RequestView` shows but id, arrival and estimate, and
-if the predictor expects the same of both now. Their estimates may differ, for each was stamped when its request came.
+if the predictor expects the same mean length of both now. Their estimates may differ, for each was stamped when its
+request came.
 """
 
 from __future__ import annotations
