@@ -38,6 +38,7 @@ VERBS = [
     "tune",
     "workloads",
     "trace",
+    "fusion",
 ]
 
 

@@ -67,12 +67,12 @@ class LoopWatch:
         )
         yield prometheus.gauge(
             "headway_event_loop_held_seconds",
-            "Longest that the loop's thread itself computed in such a time; in the rest others had the processor",
+            "Longest time within the last minute that the loop's thread computed in one such pause",
             [({}, self.held_seconds())],
         )
         yield prometheus.counter(
             "headway_event_loop_holds",
-            "Times that the event loop had no turn for 50 ms or more because its thread computed",
+            "Pauses in which the loop's thread computed for 50 ms or more",
             [({}, self.holds)],
         )
 
