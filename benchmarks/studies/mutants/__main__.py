@@ -21,6 +21,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -200,14 +201,24 @@ def interval(killed: int, tried: int) -> tuple[float, float]:
     return (middle - spread) / (1 + z * z / tried), (middle + spread) / (1 + z * z / tried)
 
 
+def _positive(number: Callable[[str], float]) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        found = number(text)
+        if not found > 0:
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        return found
+
+    return read
+
+
 def main() -> None:
     """One room."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("room", choices=ROOMS)
-    parser.add_argument("--sample", type=int, default=100)
+    parser.add_argument("--sample", type=_positive(int), default=100)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--jobs", type=_positive(int), default=2)
+    parser.add_argument("--seconds", type=_positive(float), default=20.0)
     parser.add_argument("--but", default="", help="leave out tests whose names match (pytest's -k)")
     asked = parser.parse_args()
     driver = Driver(asked.room, asked.sample, asked.seed, asked.jobs, asked.seconds)

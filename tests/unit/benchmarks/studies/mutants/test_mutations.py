@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks.studies.mutants.__main__ import equivalents
+from benchmarks.studies.mutants.__main__ import equivalents, main
 from benchmarks.studies.mutants.mutations import mutants_of, mutated, noting_calls
 from benchmarks.studies.mutants.transplant import transplant
 
@@ -145,3 +145,15 @@ def test_every_function_notes_that_it_was_called(loaded: tuple[str, ModuleType])
     assert box.fits
     box.grow()
     assert noted == ["Box.__init__", "Box.fits", "Box.grow"]
+
+
+@pytest.mark.parametrize("option", ["--sample", "--jobs", "--seconds"])
+@pytest.mark.parametrize("value", ["0", "-1"])
+def test_nothing_runs_for_a_number_that_means_nothing(
+    option: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["mutants", "bounds", option, value])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert f"argument {option}: {value} is not above 0" in capsys.readouterr().err
