@@ -27,7 +27,7 @@ class Server:
 
     async def first_model(self) -> str:
         """The name of the first model that the server lists."""
-        with self._as_mistake("name one with --served-model"):
+        with self._as_mistake("check the address and the server, or name a model with --served-model"):
             models = await self._client.models()
         if not models:
             raise UserMistake(f"{self._url}: it lists no models; name one with --served-model")

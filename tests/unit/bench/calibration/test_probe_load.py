@@ -150,6 +150,8 @@ def test_a_server_that_does_not_serve_is_named(answer: Answer, model: str, said:
 def test_an_address_without_a_server_is_named() -> None:
     with pytest.raises(UserMistake, match="cannot be reached"):
         asyncio.run(Server("http://127.0.0.1:1").complete("tiny", [1], 1))
+    with pytest.raises(UserMistake, match=r"cannot be reached: .*; check the address and the server, or name a model"):
+        asyncio.run(Server("http://127.0.0.1:1").first_model())
     with pytest.raises(UserMistake, match="no address"):
         Server("localhost")
 
