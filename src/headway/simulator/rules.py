@@ -27,7 +27,7 @@ NO_PLUGIN = PluginRules()
 
 @dataclass(frozen=True, slots=True)
 class EngineRules:
-    """Limits and switches of one replica. Defaults follow `vllm serve` 0.33 on a GPU of 70 GiB or more.
+    """Limits and switches of one replica. Defaults follow `vllm serve` 0.32 on a GPU of 70 GiB or more.
 
     Attributes:
         kv_blocks: usable KV blocks (vLLM's `num_gpu_blocks` less its null block).

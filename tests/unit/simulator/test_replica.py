@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from headway.simulator.hardware import hardware, hardware_names
 from headway.simulator.models import model_names, model_shape
 from headway.simulator.replica import replica
+from headway.simulator.rules import EngineRules
 
 PROFILES = Path(__file__).parents[3] / "src" / "headway" / "simulator" / "profiles"
 
@@ -205,3 +207,17 @@ def test_a_fault_in_an_own_file_is_one_sentence(tmp_path: Path, kind: str, old: 
         replica(**{"hardware" if kind == "hardware" else "model": path})  # type: ignore[arg-type]
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_page_on_parity_names_the_default_of_every_rule() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "parity.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\| `(\w+)` \| (\w+).* \| .* \|$", page, flags=re.MULTILINE))
+    rules = replica("h100", "llama-3.1-8b").rules
+    given_by_memory_and_model = {"kv_blocks", "max_model_tokens"}
+    names = [field.name for field in fields(EngineRules) if field.name not in given_by_memory_and_model]
+    said = {True: "on", False: "off"}
+    defaults = {name: getattr(rules, name) for name in names}
+    assert told == {
+        name: said[value] if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+        for name, value in defaults.items()
+    }
