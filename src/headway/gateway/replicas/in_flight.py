@@ -76,9 +76,18 @@ class InFlight:
         clock, inside = self.clock, list(self._inside.values())
         before = clock.steps
         clock.look(inside, now)
-        if clock.steps != before and any(booked.begins_at_step is None for booked in inside):
-            self.version += 1  # those produced nothing meanwhile, which no one may take for granted
+        self._clock_moved(before)
         return [(booked.request, clock.tokens_of(booked)) for booked in inside]
+
+    def engine_counted(self, steps: float) -> None:
+        """The engine's own counter of steps, as its metrics say; see `StepClock`. O(size)."""
+        before = self.clock.steps
+        self.clock.engine_counted(steps, self._inside.values())
+        self._clock_moved(before)
+
+    def _clock_moved(self, before: int) -> None:
+        if self.clock.steps != before and any(booked.begins_at_step is None for booked in self._inside.values()):
+            self.version += 1  # those produced nothing meanwhile, which no one may take for granted
 
     def enter(self, request: Request, answer: Progress | None = None) -> None:
         """A request was dispatched; `answer` shows its tokens as they come."""

@@ -2,7 +2,7 @@
 
 A decoding request gets a token in every step, so a stream that is passed on tells the engine's steps as they end. One
 stream is followed at a time: streams jitter against each other, and the largest of many counts would run fast. Where
-no stream comes, the engine's own counter drives the clock, as often as its metrics are read.
+no stream brings tokens, the engine's own counter drives the clock, as often as its metrics are read.
 
 The clock loses at most a step where it takes up another stream. Prefill-only steps bring no token and are not counted.
 """
@@ -33,7 +33,7 @@ class DecodingStream:
         answer: what comes; None where it cannot be read.
         sequences: answers generated at once.
         begins_at_step: the clock when its prompt was computed; None before.
-        seen_tokens: of it, when the stream that is followed moved last.
+        seen_tokens: of it, when the stream that is followed or the engine's counter moved the clock last.
     """
 
     __slots__ = ("answer", "begins_at_step", "seen_tokens", "sequences")
@@ -59,6 +59,7 @@ class StepClock:
         self._followed: DecodingStream | None = None
         self._counted_tokens = 0  # of the one followed
         self._engine_steps: float | None = None  # as the engine counts them, at its latest report
+        self._streamed = False  # a stream moved the clock since that report
         self._paced_from: tuple[float, int] | None = None  # time and steps
 
     def begins(self, stream: DecodingStream) -> None:
@@ -93,17 +94,24 @@ class StepClock:
             swift = max(streams, key=_news, default=None)
             if swift is not None and swift is not self._followed and _news(swift) >= _STALLED_TOKENS:
                 self.steps += _news(swift)
+                self._streamed = True
                 self._follow(swift)
                 for stream in streams:
                     stream.seen_tokens = stream.tokens
         self._measure(now)
 
-    def engine_counted(self, steps: float) -> None:
-        """The engine's own counter of steps, which began at any number. It counts where no stream does."""
+    def engine_counted(self, steps: float, streams: Iterable[DecodingStream]) -> None:
+        """The engine's own counter of steps, which began at any number. It counts where no stream did since the last.
+
+        Tokens that `streams` brought by now came in steps that it has counted: they count no second time.
+        """
         before, self._engine_steps = self._engine_steps, steps
-        followed = self._followed
-        if followed is not None and followed.tokens == 0 and before is not None and 0 < steps - before <= _JUMP_MAX:
-            self.steps += int(steps - before)
+        streamed, self._streamed = self._count() or self._streamed, False
+        if streamed or self._followed is None or before is None or not 0 < steps - before <= _JUMP_MAX:
+            return
+        self.steps += int(steps - before)
+        for stream in streams:
+            stream.seen_tokens = stream.tokens
 
     def tokens_of(self, stream: DecodingStream) -> int:
         """Output tokens of a request; of one that does not stream those of the steps since its prompt was computed."""
@@ -127,6 +135,7 @@ class StepClock:
         if new <= 0:
             return False
         self.steps += new
+        self._streamed = True
         self._counted_tokens = tokens
         return True
 

@@ -268,7 +268,7 @@ class UpstreamReplica:
         )  # which take a block ahead of their tokens
         state.other_kv_tokens = max(0, int(used) - ours)
         if report.steps is not None:
-            self.ledger.clock.engine_counted(report.steps)
+            self.ledger.engine_counted(report.steps)
         if report.preemptions is not None:
             before, state.preemptions = state.preemptions, report.preemptions
             if before is not None:  # a counter that falls began again with its engine

@@ -90,17 +90,17 @@ def test_a_stream_that_stalls_is_left_for_one_that_moves() -> None:
 
 def test_without_a_stream_the_engines_counter_counts() -> None:
     clock, quiet = StepClock(), stream(None)
-    clock.engine_counted(1_000)
-    clock.engine_counted(1_100)
+    clock.engine_counted(1_000, [])
+    clock.engine_counted(1_100, [])
     assert clock.steps == 0, "no request was there"
     clock.begins(quiet)
-    clock.engine_counted(1_130)
+    clock.engine_counted(1_130, [])
     assert (clock.steps, clock.tokens_of(quiet)) == (30, 30)
-    clock.engine_counted(3)  # the engine was started again
-    clock.engine_counted(8)
+    clock.engine_counted(3, [])  # the engine was started again
+    clock.engine_counted(8, [])
     assert clock.steps == 35
-    clock.engine_counted(1e15)  # it counts something else
-    clock.engine_counted(1e15 + 4)
+    clock.engine_counted(1e15, [])  # it counts something else
+    clock.engine_counted(1e15 + 4, [])
     assert clock.steps == 39
 
 
@@ -109,10 +109,59 @@ def test_with_a_stream_the_engines_counter_counts_nothing() -> None:
     one = stream(answer)
     clock.begins(one)
     answer.events = 10
-    clock.engine_counted(50)
-    clock.engine_counted(70)
+    clock.engine_counted(50, [one])
+    answer.events = 20
     clock.look([one], 1.0)
-    assert clock.steps == 10
+    clock.engine_counted(70, [one])
+    assert clock.steps == 20
+
+
+def test_the_engines_counter_counts_while_the_stream_stalls() -> None:
+    """Such as one whose client reads no further, beside requests that do not stream."""
+    clock, stalled = StepClock(), Answer()
+    streams = [stream(stalled), stream(None)]
+    for one in streams:
+        clock.begins(one)
+    stalled.events = 5
+    clock.engine_counted(5, streams)
+    for report in range(1, 10):
+        clock.engine_counted(5 + 50 * report, streams)
+        clock.look(streams, float(report))
+    assert clock.steps == clock.tokens_of(streams[1]) == 455
+    stalled.events = 6
+    clock.look(streams, 10.0)
+    assert clock.steps == 456
+
+
+def test_no_step_counts_twice_where_a_stream_comes_beside_a_silent_request() -> None:
+    clock, answer = StepClock(), Answer()
+    streams = [stream(None), stream(answer)]
+    clock.engine_counted(0, [])
+    for one in streams:
+        clock.begins(one)
+    answer.events = 50
+    clock.engine_counted(50, streams)
+    clock.look(streams, 1.0)
+    assert clock.steps == 50
+    answer.events = 70
+    clock.look(streams, 2.0)
+    clock.engine_counted(75, streams)
+    assert clock.steps == 70, "the stream counts now"
+    answer.events = 75
+    clock.look(streams, 3.0)
+    assert clock.steps == 75
+
+
+def test_the_ledger_notes_that_the_engines_counter_moved_its_clock() -> None:
+    ledger = InFlight("r")
+    decoding, prefilling = estimated_request(0), estimated_request(1)
+    ledger.engine_counted(0)
+    ledger.enter(decoding)
+    ledger.first_token(decoding)
+    ledger.enter(prefilling)
+    version = ledger.version
+    ledger.engine_counted(20)
+    assert (ledger.decode_steps, ledger.version) == (20, version + 1)
 
 
 def test_the_pace_is_that_of_the_stream() -> None:
