@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 from headway.gateway.observing import prometheus_text as prometheus
@@ -14,6 +14,7 @@ from headway.gateway.openai.error_responses import Reason
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.request_state import GatewayRequest
+from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.wire.shared_limits import SharedLimits
 
 # Bound once: on Python 3.11 a member of an enum takes forty times as long through its class.
@@ -143,7 +144,8 @@ class GatewayMetrics:
         if dispatcher is None:
             return
         yield from self._queues(dispatcher)
-        yield from _replicas(dispatcher)
+        yield from _replicas(dispatcher.replicas)
+        yield from _dispatches(dispatcher)
         yield from _faults(dispatcher)
         yield prometheus.counter(
             "headway_log_lines_dropped",
@@ -258,8 +260,7 @@ def _faults(dispatcher: Dispatcher) -> Iterator[str]:
     )
 
 
-def _replicas(dispatcher: Dispatcher) -> Iterator[str]:
-    replicas = dispatcher.replicas
+def _replicas(replicas: Sequence[UpstreamReplica]) -> Iterator[str]:
     yield prometheus.gauge(
         "headway_replica_up",
         "1 if the replica is healthy and may be sent requests, else 0",
@@ -304,6 +305,9 @@ def _replicas(dispatcher: Dispatcher) -> Iterator[str]:
         "Requests that the replica refused because it has too many (status 429, 503 or 529)",
         [({"replica": replica.name}, replica.state.refusals_total) for replica in replicas],
     )
+
+
+def _dispatches(dispatcher: Dispatcher) -> Iterator[str]:
     yield prometheus.counter(
         "headway_request_retries",
         "Requests sent to a second replica after the first one failed or refused them",
@@ -314,7 +318,7 @@ def _replicas(dispatcher: Dispatcher) -> Iterator[str]:
         "Tries to connect to a replica that wait for descriptors, memory or ports of this process",
         [({}, dispatcher.shortages.delayed)],
     )
-    seats = [(r.ledger.requests, r.ledger.requests_max) for r in replicas if r.is_up]
+    seats = [(r.ledger.requests, r.ledger.requests_max) for r in dispatcher.replicas if r.is_up]
     yield prometheus.gauge(
         "headway_flow_control_pool_saturation",
         "Mean over the replicas that are up of requests / limit of requests",
