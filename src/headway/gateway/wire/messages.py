@@ -56,7 +56,7 @@ class HttpRequest:
 
     `target` is the request line's, path and query. `owner` names its API key's tenant, if any. `reply_headers` are
     added to its answer. `keeps_forwarded`: it came from a proxy that may say who its client is. `client_address` is
-    that of whoever sent it here, a proxy's if there is one.
+    that of the peer that sent it here, a proxy's if there is one.
     """
 
     method: bytes
