@@ -184,6 +184,27 @@ def test_of_a_crowd_of_events_in_one_packet_the_last_are_read_and_an_error_where
     assert "the engine died" in fault.why
 
 
+@pytest.mark.parametrize("crowd", [b'data: {"error":null}\n\n', b'data: {"usage":null}\n\n', b"data: {}\n\n"])
+@pytest.mark.parametrize("before", [0, 3, 4_990, 5_000])
+def test_a_crowd_hides_no_error_at_either_end_of_its_packet(crowd: bytes, before: int) -> None:
+    stream = crowd * before + ENGINE_DIED + crowd * (5_000 - before) + ENDED + LAST + DONE
+    reader = StreamReader(hide_usage=True)
+    assert reader.pass_on(stream) == stream.replace(LAST, b"")
+    assert reader.events == 5_000 + 3
+    assert reader.usage == Usage(3, 4, 2)
+    fault = reader.fault(CHAT.stream_end)
+    assert fault is not None
+    assert "the engine died" in fault.why
+
+
+@pytest.mark.parametrize("blank", [b"\n", b"\r\n", b"\r"])
+def test_many_blank_lines_end_one_event(blank: bytes) -> None:
+    reader = StreamReader(hide_usage=True)
+    stream = b"data: {}" + blank * 100_000 + b"data: {}" + blank * 2
+    assert reader.pass_on(b"d") + reader.pass_on(stream[1:]) + reader.rest() == stream
+    assert reader.events == 2
+
+
 def test_an_error_counts_wherever_it_stands_when_each_event_comes_alone() -> None:
     for before in (0, 1, 7):
         reader = StreamReader(hide_usage=True)
