@@ -59,6 +59,12 @@ class GatewayOptions:
         list[str] | None,
         typer.Option(metavar="URL", help="An engine, without /v1; repeatable. Without any, engines are simulated."),
     ] = None
+    replica_key_env: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VARIABLE", help="Environment variable with the API key that the engines of --replica want."
+        ),
+    ] = None
     ordering: Annotated[
         str | None,
         typer.Option(
@@ -134,7 +140,9 @@ def _settings(config: Path | None, address: AddressOptions, options: GatewayOpti
     from headway.gateway.settings import ReplicaSettings, Settings, check, read_settings
 
     base = Settings() if config is None else read_settings(config)
-    replicas = tuple(ReplicaSettings(url=url) for url in options.replica or ())
+    if options.replica_key_env is not None and not options.replica:
+        raise ValueError("--replica-key-env is for the engines of --replica; in a file the key is `api_key_env`")
+    replicas = tuple(ReplicaSettings(url=url, api_key_env=options.replica_key_env) for url in options.replica or ())
     settings = replace(
         base,
         listen=address.address(base.listen),

@@ -146,8 +146,7 @@ class PublicRoutes:
         if request.method == b"OPTIONS" and path.startswith("/v1/") and is_preflight(request):
             client.respond(preflight_answer(request))
         elif path == "/v1/models" and request.method in (b"GET", b"HEAD"):
-            listed = {"object": "list", "data": list(listed_models(self.dispatcher.replicas).values())}
-            client.respond(Response(200, msgspec.json.encode(listed)))
+            client.respond(self._models())
         elif (
             path.startswith(_ONE_MODEL)
             and request.method in (b"GET", b"HEAD")
@@ -161,6 +160,13 @@ class PublicRoutes:
             paths = HEALTH_PATHS if self._has_admin or self.dispatcher.settings.tenant else _ALL_PATHS
             return _send(client, _own_answer(self, request, paths, "the API is under /v1/"))
         return None
+
+    def _models(self) -> Response:
+        if not any(replica.is_up for replica in self.dispatcher.replicas):  # an empty list would be a lie
+            message = "no replica is healthy, so no model is known; try again"
+            return error_response(503, message, Reason.NO_REPLICA, retry_seconds=self.dispatcher.until_probe())
+        listed = {"object": "list", "data": list(listed_models(self.dispatcher.replicas).values())}
+        return Response(200, msgspec.json.encode(listed))
 
     def _model(self, name: str) -> Response:
         entry = model_entry(self.dispatcher.replicas, name)

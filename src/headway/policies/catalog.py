@@ -267,7 +267,10 @@ def build(
     given: dict[str, Any] = {"costs": costs, "seed": seed}
     if truth is not None:
         given["truth"] = truth
-    path = [(part, find(kind, part)) for part in canonical(kind, name).split("/")]
+    parts = canonical(kind, name).split("/")
+    if len(parts) > 1 and not all(parts):
+        raise ValueError(f"the {kind} policy {name!r} lacks a name beside a slash; write OUTER/INNER, or one name")
+    path = [(part, find(kind, part)) for part in parts]
     for part, policy in path[:-1]:
         if "inner" not in constructor_keywords(policy):
             nesting = [n for n, p in ROOMS[kind].items() if "inner" in constructor_keywords(p)]

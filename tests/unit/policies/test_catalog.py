@@ -117,7 +117,13 @@ def test_mistyped_names_get_the_nearest_and_the_list() -> None:
     assert all(name in message for name in ROOMS["ordering"])
     assert "did you mean" not in sentence("admission", "zzzz")
     assert "unknown ordering policy 'nope'" in sentence("ordering", "fair-share/nope")
-    assert "unknown ordering policy ''" in sentence("ordering", "fair-share/")
+    assert "unknown ordering policy 'x'" in sentence("ordering", "x/fcfs")
+
+
+@pytest.mark.parametrize("name", ["fair-share/", "/fcfs", "fair-share//fcfs", "/"])
+def test_a_slash_needs_a_name_on_both_sides(name: str) -> None:
+    expected = f"the ordering policy {name!r} lacks a name beside a slash; write OUTER/INNER, or one name"
+    assert sentence("ordering", name) == expected
 
 
 def test_mistyped_options_get_the_nearest_and_the_list() -> None:

@@ -14,6 +14,7 @@ from headway.gateway.openai.error_responses import Reason
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.request_state import GatewayRequest
+from headway.gateway.replicas.model_lists import is_listed
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.wire.shared_limits import SharedLimits
 
@@ -134,8 +135,10 @@ class GatewayMetrics:
 
     def _series_of(self, request: GatewayRequest) -> TrafficSeries:
         # A client may invent model names: only those that a replica lists become values of the label.
-        key = request.queued.queue_key
-        return self._series.of(key.model if key is not None else "", request.arrived.tenant)
+        key, model = request.queued.queue_key, request.arrived.model
+        if key is None or key.model != model:  # it came before the first list, or was refused
+            model = model if self._dispatcher is not None and is_listed(self._dispatcher.replicas, model) else ""
+        return self._series.of(model, request.arrived.tenant)
 
     # Gauges
 

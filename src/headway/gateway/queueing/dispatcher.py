@@ -133,9 +133,8 @@ class Dispatcher:
             if self.replicas and not any(replica.serves(model) for replica in self.replicas):
                 message = f"no replica serves the model {model[:100]!r}; GET /v1/models lists the models"
                 return Refusal(404, message, Reason.UNKNOWN_MODEL)
-            retry = self._retry_delays.after_probe(self.replicas, self.now())
             message = f"no healthy replica serves the model {model[:100]!r}" if model else "no replica is healthy"
-            return Refusal(503, message, Reason.NO_REPLICA, retry)
+            return Refusal(503, message, Reason.NO_REPLICA, self.until_probe())
         if not self.served_queues.waiting:
             return None
         broken = broken_bound(self.queues.values(), queued, self.settings.queue)
@@ -154,8 +153,11 @@ class Dispatcher:
         relay.refuse(Refusal(429, message, reason, self._retry_delays.after(retry_seconds)))
 
     def _refuse_unserved(self, relay: Relay, message: str) -> None:
-        retry = self._retry_delays.after_probe(self.replicas, self.now())
-        relay.refuse(Refusal(503, message, Reason.NO_REPLICA, retry))
+        relay.refuse(Refusal(503, message, Reason.NO_REPLICA, self.until_probe()))
+
+    def until_probe(self) -> float:
+        """Seconds after which a client may come back while no replica is healthy."""
+        return self._retry_delays.after_probe(self.replicas, self.now())
 
     # To the replicas
 

@@ -23,6 +23,7 @@ from headway.gateway.queueing.outages import Demand, can_be_served, demand_of
 from headway.gateway.queueing.queue_turns import Turns
 from headway.gateway.queueing.request_routing import RequestRouting
 from headway.gateway.queueing.request_state import QueuedRequest, QueueKey
+from headway.gateway.replicas.model_lists import is_listed
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import Settings
 from headway.policies.contracts import Need
@@ -95,7 +96,7 @@ class ServedQueues:
         model, kind = queued.arrived.model, queued.arrived.endpoint.kind
         home = self._home(queued)  # requests that one replica alone can serve must not hold up the others
         key = QueueKey(model, kind, "" if home is None else home.name)
-        if key in self.queues or any(model in (replica.state.models or ()) for replica in self.replicas):
+        if key in self.queues or is_listed(self.replicas, model):
             return key
         return key._replace(model="")  # unknown names share one
 

@@ -71,6 +71,11 @@ def all_list_models(replicas: Sequence[UpstreamReplica]) -> bool:
     return all(replica.state.models for replica in replicas if replica.is_up)
 
 
+def is_listed(replicas: Sequence[UpstreamReplica], name: str) -> bool:
+    """Whether some replica, up or not, has listed a model of this name."""
+    return any(name in (replica.state.models or ()) for replica in replicas)
+
+
 def model_entry(replicas: Sequence[UpstreamReplica], name: str) -> object | None:
     """A model of a replica that is up, by its name, without a look at all others."""
     listing = (replica.state.models or {} for replica in replicas if replica.is_up)

@@ -78,7 +78,19 @@ async def read_models(replica: UpstreamReplica, seconds: float) -> int:
     status, body = await _get(replica, "/v1/models", seconds)
     if status == 200:
         replica.state.models = _models(body)
+    _note_withheld(replica, status)
     return status
+
+
+def _note_withheld(replica: UpstreamReplica, status: int) -> None:
+    """Say once that a replica keeps its list for another key; it is then believed to have any model."""
+    why = ""
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        has = "wants a key" if replica.authorization is None else "does not take the key of `api_key_env`"
+        why = f"its /v1/models {has} (status {status}); set `api_key_env` to a variable that holds its key"
+    if why and why != replica.state.models_withheld:
+        log.warning("replica %s lists no models: %s", replica.name, why, extra={"fields": {"replica": replica.name}})
+    replica.state.models_withheld = why
 
 
 class _Scraper:

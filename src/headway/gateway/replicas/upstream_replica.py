@@ -61,6 +61,7 @@ class ReplicaState:
     progress_at: float = -math.inf  # of the latest look that saw an answer move, or no request
     silent_since: float | None = None  # since when its metrics hang, which came before
     models: Mapping[str, object] | None = None  # its /v1/models by id, as it wrote them; None until it answered
+    models_withheld: str = ""  # why it does not list its models, where it wants another key for that
     report: LoadReport = field(default_factory=LoadReport)
     reported_at: dict[str, float] = field(default_factory=dict)  # figure of the report -> when it last came
     other_requests: int = 0  # there, not sent by this gateway, by its latest metrics

@@ -112,4 +112,5 @@ def _replica(replica: UpstreamReplica) -> dict[str, object]:
         "says_kv_share": report.kv_share,
         "report_age_seconds": ages,
         "last_failure": replica.state.last_failure,
+        "models_withheld": replica.state.models_withheld,
     }

@@ -82,7 +82,8 @@ function show(state) {
     l.waiting ? seconds(l.drain_seconds) : "–", wraps(perLane(l.lanes)),
     wraps(counted(Object.entries(l.tenants).map(([t, n]) => [t || "(no name)", n])))]), "no request yet");
   rows("replicas", state.replicas.map((r) => [r.name,
-    r.health === "up" ? "up" : bad(`${r.health}: ${r.last_failure || "not probed yet"}`),
+    r.health !== "up" ? bad(`${r.health}: ${r.last_failure || "not probed yet"}`)
+      : r.models_withheld ? bad(`up: ${r.models_withheld}`) : "up",
     `${r.requests} / ${r.requests_max}`, `${number(r.kv_tokens)} / ${number(r.kv_tokens_max)}`,
     `${number(r.says_running)}, ${number(r.says_waiting)}, ${r.says_kv_share === null ? "–" : Math.round(100 * r.says_kv_share) + " %"}`,
     ages(r.report_age_seconds)]), "no replica");
