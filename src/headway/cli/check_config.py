@@ -18,7 +18,7 @@ def check_config(file: Annotated[Path, typer.Argument(help="A TOML file for `hea
 
     require_gateway()
     from headway.config.atomic_file import check_folder
-    from headway.gateway.api_keys import ApiKeys
+    from headway.gateway.api_keys import AdminKeys, ApiKeys
     from headway.gateway.certificate import tls_context
     from headway.gateway.embedded.embedded_engine import EmbeddedEngine
     from headway.gateway.learned.queue_tuning import check_tuning
@@ -30,6 +30,7 @@ def check_config(file: Annotated[Path, typer.Argument(help="A TOML file for `hea
     try:
         settings = read_settings(file)
         ApiKeys(settings.tenant)
+        AdminKeys(settings)
         check_tuning(settings)
         PromptCount(settings.tokenizers, TokenRatio())
         tls_context(settings)

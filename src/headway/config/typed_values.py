@@ -2,7 +2,7 @@
 
 A type is declared as Python declares it: `bool`, `int`, `float`, `str`, `Literal`, unions, lists, tables of names, and
 dataclasses, whose fields are the keys of a table. `Annotated` notes narrow it: `Bounds` a number, `Described` how a
-sentence calls the type. Pure: no file is read here.
+sentence calls the type, `Hidden` that it does not show the value. Pure: no file is read here.
 """
 
 from __future__ import annotations
@@ -47,6 +47,12 @@ class Bounds(NamedTuple):
 
 class Described(NamedTuple):
     """What a sentence calls the type instead of "a text" or "a number"."""
+
+    words: str
+
+
+class Hidden(NamedTuple):
+    """What a sentence calls the type; it does not show the value, for a secret may have been written there."""
 
     words: str
 
@@ -123,7 +129,7 @@ def type_in_words(declared: Any) -> str:
     """A declared type as a user says it: "a number", "a whole number"; `None` beside other types is left out."""
     origin, arguments = typing.get_origin(declared), typing.get_args(declared)
     if origin is Annotated:
-        words = [note.words for note in arguments[1:] if isinstance(note, Described)]
+        words = [note.words for note in arguments[1:] if isinstance(note, Described | Hidden)]
         bounds = "".join(note.in_words() for note in arguments[1:] if isinstance(note, Bounds))
         return words[0] if words else type_in_words(arguments[0]) + bounds
     if origin in (Union, types.UnionType):
@@ -143,6 +149,8 @@ def _noted(value: object, declared: Any, where: str) -> Any:
     try:
         result = checked(value, base, where)
     except ValueError:
+        if any(isinstance(note, Hidden) for note in notes):
+            raise ValueError(f"{where} must be {type_in_words(declared)}") from None
         raise _mismatch(value, declared, where) from None
     if not all(note.hold(result) for note in notes if isinstance(note, Bounds)):
         raise _mismatch(value, declared, where)

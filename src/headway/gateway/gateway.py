@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headway.config.address import host_and_port
-from headway.gateway.api_keys import ApiKeys
+from headway.gateway.api_keys import AdminKeys, ApiKeys
 from headway.gateway.certificate import Certificate
 from headway.gateway.learned.learned_state import LearnedState
 from headway.gateway.learned.queue_tuning import check_tuning
@@ -32,7 +32,7 @@ from headway.gateway.replicas.model_lists import ModelLists
 from headway.gateway.replicas.probing import keep_probing
 from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
 from headway.gateway.routes import AdminRoutes, PublicRoutes
-from headway.gateway.settings import ReplicaSettings, Settings, admin_key
+from headway.gateway.settings import ReplicaSettings, Settings
 from headway.gateway.trusted_sources import TrustedProxies
 from headway.gateway.wire.client_connection import ClientConnection, RequestHandler
 from headway.gateway.wire.limits import WireLimits, within_descriptors
@@ -91,6 +91,7 @@ class Gateway:
         self.site = PublicRoutes(
             self.dispatcher,
             self._tenants,
+            AdminKeys(settings),
             self._metrics,
             history,
             intake,
@@ -135,7 +136,7 @@ class Gateway:
             log.info("connections are bounded by this process's limit of file descriptors", extra={"fields": fields})
         await self._listen(settings.listen, "listen", self.site, self._certificate.context, limits)
         if settings.admin_listen is not None:
-            admin = AdminRoutes(self.site, admin_key(settings))
+            admin = AdminRoutes(self.site)
             limits = within_descriptors(settings.wire, _ADMIN_SHARE)
             await self._listen(settings.admin_listen, "admin_listen", admin, None, limits)
         self._take_replicas(settings)
@@ -196,10 +197,11 @@ class Gateway:
         Raises ValueError, one sentence, if a key or the certificate cannot be read; then nothing changes.
         """
         tenants = ApiKeys(settings.tenant) if tenants is None else tenants
+        admin_keys = AdminKeys(settings)
         check_tuning(settings)
         self._certificate.renew()
         self.settings = self._learned.settings = settings
-        self.site.tenants = tenants
+        self.site.tenants, self.site.admin_keys = tenants, admin_keys
         self.site.trusted_proxies = TrustedProxies(settings.trusted_proxies)
         self._take_replicas(settings)
 

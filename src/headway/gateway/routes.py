@@ -16,7 +16,7 @@ from urllib.parse import unquote, unquote_to_bytes
 import msgspec
 
 from headway import __version__
-from headway.gateway.api_keys import KEY_HEADERS, ApiKeys, is_key
+from headway.gateway.api_keys import KEY_HEADERS, AdminKeys, ApiKeys
 from headway.gateway.cross_origin import CrossOrigin, is_preflight, judge_origin, preflight_answer
 from headway.gateway.head_refusals import foreign_host, foreign_page, head_not_forwarded, loop, no_key, not_forwarded
 from headway.gateway.learned.learned_state import LearnedState
@@ -56,6 +56,7 @@ class PublicRoutes:
         self,
         dispatcher: Dispatcher,
         tenants: ApiKeys,
+        admin_keys: AdminKeys,
         metrics: GatewayMetrics,
         history: RequestHistory,
         intake: Intake,
@@ -70,6 +71,7 @@ class PublicRoutes:
         """`via` is this gateway's name in the requests that it passes on; `has_admin`: there is an admin address."""
         self.dispatcher = dispatcher
         self.tenants = tenants
+        self.admin_keys = admin_keys
         self.history = history
         self.metrics = metrics
         self._intake = intake
@@ -355,21 +357,20 @@ class AdminRoutes:
         """The response to a request that is not valid HTTP or too large."""
         return bad_request(status, message)
 
-    def __init__(self, public: PublicRoutes, key: str | None) -> None:
-        """`key` is asked for, if there is one."""
+    def __init__(self, public: PublicRoutes) -> None:
         self._public = public
-        self._key = key
         self._is_on_loopback = is_loopback(public.dispatcher.settings.admin_listen)
 
     def refuse_head(self, request: HttpRequest) -> Response | None:
         """Where there is a key, all but health needs it: as a bearer, or as the password that a browser asks for."""
         if request.was_passed_on(self._public.via):
             return loop()
-        if self._key is None:
+        keys = self._public.admin_keys
+        if not keys.needs_key:
             hosts = self._public.dispatcher.settings.hosts
             is_foreign = self._is_on_loopback and not leads_here(request.header(b"host"), hosts)
             return foreign_host() if is_foreign else None
-        if request.path in HEALTH_PATHS or is_key(request.header(b"authorization"), self._key):
+        if request.path in HEALTH_PATHS or keys.reads(request.header(b"authorization")):
             return None
         refusal = error_response(401, "the admin address needs its key (`admin_key_env`)", Reason.UNAUTHORISED)
         return with_headers(refusal, ((b"www-authenticate", b'Basic realm="headway"'),))

@@ -12,14 +12,15 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from headway.config.address import host_and_port
 from headway.config.nearest_name import nearest
 from headway.config.toml_file import read_toml
-from headway.config.typed_values import read_table
+from headway.config.typed_values import Hidden, read_table
 from headway.domain.costs import ServiceCosts
 from headway.gateway.trusted_sources import TrustedProxies
 from headway.gateway.wire.limits import WireLimits
@@ -31,6 +32,10 @@ from headway.tuning.tuning_settings import TuningSettings
 
 HINTS = ("priority", "deadline", "fairness-id", "session", "output-tokens")
 """What a client may say of its own request, where its key allows it. `session` is allowed by default."""
+
+
+KEY_CHARACTERS_MIN = 8
+"""Of each key that opens something here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +199,16 @@ class HealthSettings:
 
 @dataclass(frozen=True, slots=True)
 class TenantSettings:
-    """One API key and what its requests may ask for. Give `key_env` or `key_file`.
+    """Who has some of the API keys, and what requests with them may ask for. Give at least one of the `key_…` keys.
 
     Attributes:
         name: Its name in metrics, fair shares and logs.
-        key_env: Environment variable with the API key.
-        key_file: File with the API key; read again on SIGHUP.
+        key_env: Environment variable with an API key.
+        key_file: File with API keys, one a line; read again on SIGHUP. With two keys both are valid, so that a key is
+            changed without a gap: add the new one, reload, change the clients, remove the old one, reload.
+        key_sha256: SHA-256 of API keys, one or a list, each as 64 hexadecimal digits, as `sha256sum` prints it of a key
+            without a line break. The keys themselves are then on no disk of the gateway. Let them be random: a short
+            one can be guessed from its hash.
         may: Hints accepted of this key: `priority`, `deadline`, `fairness-id`, `session`, `output-tokens`. Others are
             ignored.
         priority_min: The most urgent priority it may ask for; lower is sooner.
@@ -210,10 +219,27 @@ class TenantSettings:
     name: str
     key_env: str | None = None
     key_file: str | None = None
+    key_sha256: Annotated[str | Sequence[str], Hidden("a list of SHA-256 of keys")] = ()
     may: Sequence[str] = ("session",)
     priority_min: int = 0
     priority_max: int = 100
     deadline_seconds_min: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class AdminSettings:
+    """Keys of `/admin`, which changes things while the gateway runs. Without any it is not served. It is on the admin
+    address if there is one, else on the public address.
+
+    Attributes:
+        key_env: Environment variable with a key, sent as a bearer token. It opens all of the admin address.
+        key_sha256: Name -> SHA-256 of a key, as for a tenant. The log names who changed something by this name.
+    """
+
+    key_env: str | None = None
+    key_sha256: Annotated[Mapping[str, str], Hidden("a table of names, each with the SHA-256 of a key")] = field(
+        default_factory=dict
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +300,8 @@ class Settings:
         admin_listen: host:port of metrics and the live page. With tenants they are served nowhere else. Needs a
             restart.
         admin_key_env: Environment variable with a key that the admin address asks for, as a bearer token or as the
-            password of any user; `/health` and `/ready` need none. Needs a restart.
+            password of any user; `/health` and `/ready` need none. It opens what can be read, and nothing under
+            `/admin`, which has keys of its own (`[admin]`).
         hosts: Names in the `Host` header that lead here, besides addresses and names without a dot. Checked only where
             nothing but a loopback address keeps strangers out (no tenant, no admin key), against DNS rebinding.
         trusted_proxies: Addresses or networks (`10.0.0.0/8`) of proxies whose `X-Forwarded-For`, `Forwarded` and the
@@ -325,6 +352,7 @@ class Settings:
     health: HealthSettings = field(default_factory=HealthSettings)
     replica: Sequence[ReplicaSettings] = ()
     tenant: Sequence[TenantSettings] = ()
+    admin: AdminSettings = field(default_factory=AdminSettings)
     state: StateSettings = field(default_factory=StateSettings)
     tuning: TuningSettings = field(default_factory=TuningSettings)
     tracing: TracingSettings = field(default_factory=TracingSettings)
@@ -343,6 +371,9 @@ _NUMBER_MAX = 10**15  # timers, sockets and engines take any whole number up to 
 _ENGINES_MAX = 1_000  # simulated ones, all in this process
 
 
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_OF_NO_KEY = (sha256(b"").digest(), sha256(b"\n").digest())
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PATH_NAME = re.compile(r"[A-Za-z0-9._~%!$&'()*+,;=:@-]+")  # RFC 3986, segment-nz
 _HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _ORIGIN = re.compile(
@@ -410,7 +441,13 @@ def _check_addresses(settings: Settings) -> None:
 
 
 def _check_rights(settings: Settings) -> None:
-    admin_key(settings)
+    for where, variable in (("admin_key_env", settings.admin_key_env), ("admin.key_env", settings.admin.key_env)):
+        _check_variable(where, variable)
+        if variable is not None:
+            key_of_environment(where, variable)
+    for name, digest in settings.admin.key_sha256.items():
+        _check_name("admin.key_sha256: a name", name)
+        key_digest(f"admin.key_sha256.{name}", digest)
     try:
         TrustedProxies(settings.trusted_proxies)
     except ValueError as error:
@@ -431,32 +468,31 @@ def _check_rights(settings: Settings) -> None:
             )
 
 
-def tenant_key(tenant: TenantSettings) -> str:
-    """The key itself, from the environment or a file. Raises ValueError, one sentence, without the key in it."""
-    if tenant.key_env is not None:
-        key = os.environ.get(tenant.key_env, "")
-        where = f"the environment variable {tenant.key_env}"
-    else:
-        where = f"the file {tenant.key_file}"
-        try:
-            key = Path(str(tenant.key_file)).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"tenant {tenant.name!r}: {where} cannot be read: {error}") from None
-    if len(key) < 8:
-        raise ValueError(f"tenant {tenant.name!r}: {where} holds no key of 8 characters or more")
-    return key
+def key_digest(where: str, written: str) -> bytes:
+    """The SHA-256 of a key, as its setting gives it.
+
+    Raises ValueError, one sentence that does not show what was written: it might be the key itself.
+    """
+    if not _SHA256.fullmatch(written):
+        raise ValueError(f"{where} must be the SHA-256 of a key, 64 hexadecimal digits; got {len(written)} characters")
+    digest = bytes.fromhex(written)
+    if digest in _OF_NO_KEY:
+        raise ValueError(f'{where} is the SHA-256 of nothing; make it with: printf %s "$KEY" | sha256sum')
+    return digest
 
 
-def admin_key(settings: Settings) -> str | None:
-    """The key of the admin address; None if it needs none. Raises ValueError, one sentence."""
-    if settings.admin_key_env is None:
-        return None
-    key = os.environ.get(settings.admin_key_env, "").strip()
-    if len(key) < 8:
-        raise ValueError(
-            f"admin_key_env: the environment variable {settings.admin_key_env} holds no key of 8 characters or more"
-        )
-    return key
+def listed(written: str | Sequence[str]) -> Sequence[str]:
+    """A setting that may be one text or a list, as a list."""
+    return [written] if isinstance(written, str) else written
+
+
+def key_of_environment(where: str, variable: str) -> bytes:
+    """The key in an environment variable. Raises ValueError, one sentence without the key."""
+    key = os.environ.get(variable, "").strip()
+    if len(key) < KEY_CHARACTERS_MIN:
+        least = f"no key of {KEY_CHARACTERS_MIN} characters or more"
+        raise ValueError(f"{where}: the environment variable {variable} holds {least}")
+    return os.fsencode(key)
 
 
 def replica_key(replica: ReplicaSettings) -> str:
@@ -536,6 +572,7 @@ def _check_replica(where: str, replica: ReplicaSettings) -> None:
     if not url.isprintable() or " " in url:
         raise ValueError(f"{where}.url holds a space or a line break: {url!r}; take it out")
     _check_name(f"{where}.name", replica.name)
+    _check_variable(f"{where}.api_key_env", replica.api_key_env)
     key = replica_key(replica)
     if replica.api_key_env is not None and not key:
         raise ValueError(f"{where}.api_key_env: the environment variable {replica.api_key_env} is empty")
@@ -555,6 +592,14 @@ def _check_name(where: str, name: str) -> None:
         raise ValueError(f"{where} holds a line break or another unprintable character: {name!r}; take it out")
 
 
+def _check_variable(where: str, variable: str | None) -> None:
+    """The sentence does not show what was written: it might be the key itself."""
+    if variable is not None and not _VARIABLE.fullmatch(variable):
+        raise ValueError(
+            f"{where} must name an environment variable, of letters, digits and _; it does not hold the key"
+        )
+
+
 def _check_unlike_parts(name: str, names_with_parts: Set[str]) -> None:
     """Tenant `a` with fairness id `b` counts as `a/b`, so no other tenant may have that name."""
     for end, character in enumerate(name):
@@ -571,8 +616,11 @@ def _check_tenant(tenant: TenantSettings) -> None:
     if not 0 < tenant.deadline_seconds_min < math.inf:
         seconds = f"{tenant.deadline_seconds_min:g}"
         raise ValueError(f"tenant {tenant.name!r}: deadline_seconds_min must be above 0 and finite, got {seconds}")
-    if (tenant.key_env is None) == (tenant.key_file is None):
-        raise ValueError(f"tenant {tenant.name!r}: give key_env or key_file, one of them")
+    if tenant.key_env is None and tenant.key_file is None and not tenant.key_sha256:
+        raise ValueError(f"tenant {tenant.name!r} has no key; give key_env, key_file or key_sha256")
+    _check_variable(f"tenant {tenant.name!r}: key_env", tenant.key_env)
+    for number, digest in enumerate(listed(tenant.key_sha256)):
+        key_digest(f"tenant {tenant.name!r}: key_sha256[{number}]", digest)
     for hint in tenant.may:
         if hint not in HINTS:
             raise ValueError(f"tenant {tenant.name!r}: unknown hint {hint!r} in may{nearest(hint, HINTS)}")

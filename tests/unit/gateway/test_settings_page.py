@@ -21,6 +21,7 @@ SECTIONS: dict[str, Any] = {
     "`[health]`": settings.HealthSettings,
     "`[[replica]]`": settings.ReplicaSettings,
     "`[[tenant]]`": settings.TenantSettings,
+    "`[admin]`": settings.AdminSettings,
     "`[state]`": settings.StateSettings,
     "`[tuning]`": settings.TuningSettings,
     "`[tracing]`": settings.TracingSettings,
@@ -36,7 +37,7 @@ def rows() -> dict[str, dict[str, str]]:
     for line in PAGE.read_text(encoding="utf-8").splitlines():
         if line.startswith("## "):
             section = found[line[3:]] = {}
-        elif row := re.match(r"\| `([a-z_]+)` \| (.*?) \| .+ \|$", line):
+        elif row := re.match(r"\| `([a-z0-9_]+)` \| (.*?) \| .+ \|$", line):
             section[row[1]] = row[2]
     return found
 
