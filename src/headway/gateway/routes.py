@@ -166,7 +166,8 @@ class PublicRoutes:
     def _models(self) -> Response:
         if not any(replica.is_up for replica in self.dispatcher.replicas):  # an empty list would be a lie
             message = "no replica is healthy, so no model is known; try again"
-            return error_response(503, message, Reason.NO_REPLICA, retry_seconds=self.dispatcher.until_probe())
+            retry_seconds = self.dispatcher.entry_checks.until_probe()
+            return error_response(503, message, Reason.NO_REPLICA, retry_seconds=retry_seconds)
         listed = {"object": "list", "data": list(listed_models(self.dispatcher.replicas).values())}
         return Response(200, msgspec.json.encode(listed))
 

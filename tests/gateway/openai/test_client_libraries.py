@@ -79,7 +79,7 @@ def test_openai_comes_back_when_it_is_told_and_gets_its_answer(run_gateway: RunG
     async def scenario(setup: Setup) -> None:
         setup.dispatcher.is_draining = True
         setup.replicas[0].usual = answers(200, WHOLE)
-        setup.dispatcher._retry_delays.after_probe = lambda replicas, now: 0.1
+        setup.dispatcher.entry_checks.retry_delays.after_probe = lambda replicas, now: 0.1
 
         async def ends_soon() -> None:
             await setup.until(lambda: setup.dispatcher.counts.arrived == 1)

@@ -17,10 +17,9 @@ from headway.gateway.queueing.answer_forecast import expected_seconds, is_due
 from headway.gateway.queueing.counts import Counts, Outcome
 from headway.gateway.queueing.deadlines import Deadlines
 from headway.gateway.queueing.dispatch_contracts import DispatchObserver, QueueHooks, Relay, RequestObserver
+from headway.gateway.queueing.entry_checks import EntryChecks
 from headway.gateway.queueing.internal_errors import InternalErrors
-from headway.gateway.queueing.model_queue import ModelQueue
 from headway.gateway.queueing.outages import Outages, OwnShortages, can_be_served, demand_of
-from headway.gateway.queueing.refusals import NO_REPLICA_SECONDS, Refusal, RetryDelays, broken_bound
 from headway.gateway.queueing.request_state import (
     GatewayRequest,
     PromptSize,
@@ -73,7 +72,7 @@ class Dispatcher:
         self._dispatch_observers = [observer for observer in observers if isinstance(observer, DispatchObserver)]
         self._ask_for_models = ask_for_models
         self._costs = settings.policies.costs
-        self._retry_delays = RetryDelays(settings.policies.seed)
+        self.entry_checks = EntryChecks(self.served_queues, clock, settings.policies.seed)
         self._outages = Outages()
         self.shortages = OwnShortages()
         self._deadlines = Deadlines()
@@ -85,12 +84,8 @@ class Dispatcher:
         self.counts.arrive()
         self.relays[relay.request.arrived.number] = relay
         if self.is_draining:
-            relay.refuse(self._draining())
+            relay.refuse(self.entry_checks.draining())
         return not self.is_draining
-
-    def _draining(self) -> Refusal:
-        retry = self._retry_delays.after(NO_REPLICA_SECONDS)
-        return Refusal(503, "this gateway is shutting down", Reason.DRAINING, retry)
 
     def arrive(self, relay: Relay, prompt: PromptSize | None = None) -> None:
         """An announced request is refused, is sent, or waits. `prompt` is its size where that was counted since."""
@@ -106,7 +101,7 @@ class Dispatcher:
         queued = request.queued
         if prompt is not None:
             queued.prompt_tokens, queued.cached_prompt_tokens, queued.counted = prompt
-        refusal = self._refusal(queued)
+        refusal = self.entry_checks.refusal(queued)
         if refusal is not None:
             is_unknown = refusal.reason is Reason.UNKNOWN_MODEL
             if not (is_unknown and self._ask_for_models(partial(self.arrive, relay))):
@@ -117,47 +112,13 @@ class Dispatcher:
         request.move(_MOVE_QUEUED)
         self.served_queues.joined(queued)
         self._deadlines.queued(request)
-        if queued.deadline is not None and self._misses_deadline(queued, queue, now):
-            wait = queued.predicted_wait_seconds or 0.0
-            bound = (queued.deadline or now) - now
-            message = f"the first token is wanted within {bound:.2f} s and is expected after about {wait:.2f} s"
-            self._refuse_waiting(relay, message, Reason.DEADLINE_UNMEETABLE, wait - bound)
-            return
+        if queued.deadline is not None:
+            refusal = self.entry_checks.missed_deadline(queued, queue, now)
+            if refusal is not None:
+                relay.refuse(refusal)
+                return
         self.served_queues.pump()
         queued.has_waited = request.stage is _QUEUED
-
-    def _refusal(self, queued: QueuedRequest) -> Refusal | None:
-        """Why a request may not enter a queue; None if it may."""
-        if not can_be_served(demand_of(queued), self.replicas):
-            model = queued.arrived.model
-            if self.replicas and not any(replica.serves(model) for replica in self.replicas):
-                message = f"no replica serves the model {model[:100]!r}; GET /v1/models lists the models"
-                return Refusal(404, message, Reason.UNKNOWN_MODEL)
-            message = f"no healthy replica serves the model {model[:100]!r}" if model else "no replica is healthy"
-            return Refusal(503, message, Reason.NO_REPLICA, self.until_probe())
-        if not self.served_queues.waiting:
-            return None
-        broken = broken_bound(self.queues.values(), queued, self.settings.queue)
-        if broken is None:
-            return None
-        return Refusal(429, *broken, self._retry_delays.after(self.served_queues.queue_of(queued).drain_seconds()))
-
-    def _misses_deadline(self, queued: QueuedRequest, queue: ModelQueue, now: float) -> bool:
-        deadline, wait = queued.deadline, queued.predicted_wait_seconds
-        if deadline is None or wait is None:
-            return False
-        goes_at_once = len(queue) <= 1 and bool(self.served_queues.candidates(queued))
-        return not goes_at_once and now + wait > deadline
-
-    def _refuse_waiting(self, relay: Relay, message: str, reason: Reason, retry_seconds: float | None) -> None:
-        relay.refuse(Refusal(429, message, reason, self._retry_delays.after(retry_seconds)))
-
-    def _refuse_unserved(self, relay: Relay, message: str) -> None:
-        relay.refuse(Refusal(503, message, Reason.NO_REPLICA, self.until_probe()))
-
-    def until_probe(self) -> float:
-        """Seconds after which a client may come back while no replica is healthy."""
-        return self._retry_delays.after_probe(self.replicas, self.now())
 
     # To the replicas
 
@@ -196,7 +157,7 @@ class Dispatcher:
     def give_up(self, queued: QueuedRequest, failed: UpstreamReplica) -> None:
         """Refuse a waiting request: only the replica that failed it is left."""
         relay = self.relays[queued.arrived.number]
-        self._refuse_unserved(relay, f"replica {failed.shown_as} failed, and no other is up")
+        relay.refuse(self.entry_checks.unserved(f"replica {failed.shown_as} failed, and no other is up"))
 
     # The way back
 
@@ -343,7 +304,7 @@ class Dispatcher:
             if relay.request.stage is _QUEUED:
                 message = f"the request waited in the queue for {limit:g} s, the limit `queue.timeout_seconds`"
                 drain_seconds = self.served_queues.queue_of(relay.request.queued).drain_seconds()
-                self._refuse_waiting(relay, message, Reason.QUEUE_TIMEOUT, drain_seconds)
+                relay.refuse(self.entry_checks.too_many(message, Reason.QUEUE_TIMEOUT, drain_seconds))
                 yield
 
     def _refuse_late(self, now: float) -> Iterator[None]:
@@ -354,7 +315,7 @@ class Dispatcher:
             message = f"the first token was wanted within {bound:.2f} s, which have passed in the queue"
             drain_seconds = self.served_queues.queue_of(request.queued).drain_seconds()
             relay = self.relays[request.arrived.number]
-            self._refuse_waiting(relay, message, Reason.DEADLINE_UNMEETABLE, drain_seconds)
+            relay.refuse(self.entry_checks.too_many(message, Reason.DEADLINE_UNMEETABLE, drain_seconds))
             yield
 
     def _refuse_all_unserved(self, now: float) -> Iterator[None]:
@@ -368,7 +329,7 @@ class Dispatcher:
             if request.stage is not _QUEUED or demand not in demands:
                 continue
             if not can_be_served(demand, self.replicas):  # none came back between two steps
-                self._refuse_unserved(relay, f"no healthy replica has served this model for {grace:g} s")
+                relay.refuse(self.entry_checks.unserved(f"no healthy replica has served this model for {grace:g} s"))
             yield
 
     def _assume_prefilled(self, request: GatewayRequest, now: float) -> None:
@@ -384,7 +345,7 @@ class Dispatcher:
         self.is_draining = self.served_queues.is_stopped = True
         for relay in list(self.relays.values()):
             try:
-                relay.cut_off(self._draining())
+                relay.cut_off(self.entry_checks.draining())
             except Exception as error:
                 self.contain(relay, "end", error)
 

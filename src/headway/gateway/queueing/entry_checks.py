@@ -1,0 +1,67 @@
+"""Checks at the entry: whether a request may wait, and after how many seconds a refused client may come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from headway.gateway.openai.error_responses import Reason
+from headway.gateway.queueing.model_queue import ModelQueue
+from headway.gateway.queueing.outages import can_be_served, demand_of
+from headway.gateway.queueing.refusals import NO_REPLICA_SECONDS, Refusal, RetryDelays, broken_bound
+from headway.gateway.queueing.request_state import QueuedRequest
+from headway.gateway.queueing.served_queues import ServedQueues
+
+
+class EntryChecks:
+    """One per process, beside the queues. `clock` gives seconds; `seed` is of the jitter of `Retry-After`."""
+
+    def __init__(self, served: ServedQueues, clock: Callable[[], float], seed: int) -> None:
+        self._served = served
+        self._now = clock
+        self.retry_delays = RetryDelays(seed)
+
+    def refusal(self, queued: QueuedRequest) -> Refusal | None:
+        """Why a request may not enter a queue; None if it may."""
+        served, replicas = self._served, self._served.replicas
+        if not can_be_served(demand_of(queued), replicas):
+            model = queued.arrived.model
+            if replicas and not any(replica.serves(model) for replica in replicas):
+                message = f"no replica serves the model {model[:100]!r}; GET /v1/models lists the models"
+                return Refusal(404, message, Reason.UNKNOWN_MODEL)
+            message = f"no healthy replica serves the model {model[:100]!r}" if model else "no replica is healthy"
+            return self.unserved(message)
+        if not served.waiting:
+            return None
+        broken = broken_bound(served.queues.values(), queued, served.settings.queue)
+        if broken is None:
+            return None
+        return self.too_many(*broken, served.queue_of(queued).drain_seconds())
+
+    def missed_deadline(self, queued: QueuedRequest, queue: ModelQueue, now: float) -> Refusal | None:
+        """The refusal of a request in its queue whose first token is forecast after its deadline; None if it is not."""
+        deadline, wait = queued.deadline, queued.predicted_wait_seconds
+        if deadline is None or wait is None:
+            return None
+        goes_at_once = len(queue) <= 1 and bool(self._served.candidates(queued))
+        if goes_at_once or now + wait <= deadline:
+            return None
+        bound = deadline - now
+        message = f"the first token is wanted within {bound:.2f} s and is expected after about {wait:.2f} s"
+        return self.too_many(message, Reason.DEADLINE_UNMEETABLE, wait - bound)
+
+    def too_many(self, message: str, reason: Reason, retry_seconds: float | None) -> Refusal:
+        """A 429; `retry_seconds` is None where no forecast is known."""
+        return Refusal(429, message, reason, self.retry_delays.after(retry_seconds))
+
+    def unserved(self, message: str) -> Refusal:
+        """A 503, because no healthy replica serves the model."""
+        return Refusal(503, message, Reason.NO_REPLICA, self.until_probe())
+
+    def draining(self) -> Refusal:
+        """A 503, because the process ends."""
+        retry = self.retry_delays.after(NO_REPLICA_SECONDS)
+        return Refusal(503, "this gateway is shutting down", Reason.DRAINING, retry)
+
+    def until_probe(self) -> float:
+        """Seconds after which a client may come back while no replica is healthy."""
+        return self.retry_delays.after_probe(self._served.replicas, self._now())
