@@ -33,6 +33,7 @@ from tests.support.fault_harness import (
 from tests.support.replica_faults import FAULTS
 from tests.support.serve_process import HEADWAY
 
+DAYS_A_LINE = 10  # of progress
 SHOWN = 3  # broken laws of one day that are printed
 DAYS: dict[str, list[Plan]] = {
     "one fault before the first byte, or after it": [one_fault(name) for name in FAULTS if not FAULTS[name].is_legal],
@@ -86,6 +87,13 @@ class Sums:
         return "| " + " | ".join(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells) + " |"
 
 
+def show_progress(sums: dict[str, Sums], until: float) -> None:
+    days, sent = sum(one.days for one in sums.values()), sum(one.counts["sent"] for one in sums.values())
+    if days % DAYS_A_LINE == 0:
+        left = max(0.0, until - time.monotonic())
+        print(f"{days} days, {sent:,} requests, {left:.0f} s left", file=sys.stderr, flush=True)
+
+
 async def run(minutes: float, seed: int, command: list[str]) -> bool:
     """Days until the time is up, each kind at least once; whether every law held."""
     sums = {name: Sums() for name in DAYS}
@@ -105,6 +113,7 @@ async def run(minutes: float, seed: int, command: list[str]) -> bool:
                         sums[name].add(book, len(errors), await asyncio.to_thread(setup.loop_pause_seconds))
                         for line in [*book.broken_laws(), *errors][:SHOWN]:
                             print(f"{plan.name}, seed {seed}: {line.strip()[:300]}", file=sys.stderr, flush=True)
+                        show_progress(sums, until)
                 memory.append(gate.resident_mib())
     print(HEAD + "\n|" + "---|" * (HEAD.count("|") - 1))
     for name, one in sums.items():
