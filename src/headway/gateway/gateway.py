@@ -30,7 +30,8 @@ from headway.gateway.queueing.hold_timer import HoldTimer
 from headway.gateway.queueing.intake import Intake
 from headway.gateway.replicas.model_lists import ModelLists
 from headway.gateway.replicas.probing import keep_probing
-from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
+from headway.gateway.replicas.replica_state import Health
+from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.routes import AdminRoutes, PublicRoutes
 from headway.gateway.settings import ReplicaSettings, Settings
 from headway.gateway.trusted_sources import TrustedProxies

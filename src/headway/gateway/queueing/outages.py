@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 from headway.gateway.queueing.request_state import QueuedRequest
-from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
+from headway.gateway.replicas.replica_state import Health
+from headway.gateway.replicas.upstream_replica import UpstreamReplica
 
 _LOGGED_SECONDS = 60.0  # between two log lines of a shortage
 _BELIEVED_UP = (Health.UP, Health.UNKNOWN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from headway.gateway.cross_origin import TELLS_OTHER_ORIGINS, without_origin_twice
 from headway.gateway.openai.error_responses import REASON_HEADER
@@ -44,3 +45,9 @@ def note_load(replica: UpstreamReplica, value: bytes) -> None:
     report = read_load_header(value)
     if report is not None:
         replica.reported_in_header(report)
+
+
+@lru_cache(maxsize=256)
+def media_type(content_type: bytes) -> bytes:
+    """The type itself, without its parameters."""
+    return content_type.partition(b";")[0].strip().lower()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from functools import lru_cache
 
 from headway.gateway.openai.answer_readers import AnswerFault, JsonReader, StreamReader
 from headway.gateway.openai.error_responses import Reason, error_response
@@ -17,9 +16,10 @@ from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import GatewayRequest, RequestMove, RequestStage
-from headway.gateway.relay.answer_headers import answer_headers, note_load
+from headway.gateway.relay.answer_headers import answer_headers, media_type, note_load
 from headway.gateway.relay.upstream_request import LOAD_HEADER, hides_usage, send_request
-from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
+from headway.gateway.replicas.replica_state import Health
+from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.wire.client_connection import ClientConnection
 from headway.gateway.wire.messages import Headers
 from headway.gateway.wire.name_lookup import is_ours
@@ -153,7 +153,7 @@ class Exchange:
         self.request.move(_MOVE_ANSWERED)
         relayed, arrived = self._relayed, self.request.arrived
         relayed.status = status
-        kind = _media_type(named.get(b"content-type", b""))
+        kind = media_type(named.get(b"content-type", b""))
         encoded = named.get(b"content-encoding", b"identity").strip().lower() != b"identity"
         self._is_stream = kind == b"text/event-stream" and not encoded
         if self._is_stream:
@@ -393,8 +393,3 @@ class Exchange:
         """Read on from the replica."""
         if self._connection is not None:
             self._connection.resume()
-
-
-@lru_cache(maxsize=256)
-def _media_type(content_type: bytes) -> bytes:
-    return content_type.partition(b";")[0].strip().lower()

@@ -30,7 +30,8 @@ from headway.gateway.queueing.request_state import (
     RequestStage,
 )
 from headway.gateway.replicas.load_report import LoadReport
-from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
+from headway.gateway.replicas.replica_state import Health
+from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import (
     HealthSettings,
     PolicySettings,
@@ -953,9 +954,8 @@ def test_a_body_that_is_exactly_as_large_as_the_bound_fits() -> None:
     bench.arrive()
     first = bench.arrive()
     size = first.request.arrived.body_bytes
-    bench.dispatcher.settings = replace(
-        bench.settings, queue=QueueSettings(max_bytes=2 * size, tenant_max_bytes=2 * size)
-    )
+    settings = replace(bench.settings, queue=QueueSettings(max_bytes=2 * size, tenant_max_bytes=2 * size))
+    bench.dispatcher.replace(settings, bench.replicas, bench.now)
     assert bench.arrive().stage is RequestStage.QUEUED
     assert bench.arrive().reason == Reason.QUEUE_FULL
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from headway.domain.estimate import PointEstimate
 from headway.domain.request import Request
 from headway.gateway.replicas.load_report import LoadReport
-from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
+from headway.gateway.replicas.replica_state import Health
+from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import HealthSettings, ReplicaSettings
 from tests.support.estimated_request import estimated_request
 
