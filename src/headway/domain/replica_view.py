@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestView
 
 
@@ -36,7 +37,11 @@ class BatchView(Protocol):
 
 
 class ReplicaView(Protocol):
-    """One replica as a routing policy sees it: the requests sent to it and not ended, and its own reports."""
+    """One replica as a routing policy sees it: the requests sent to it and not ended, and what is known of it.
+
+    What the shell counts itself is never stale. What comes from the replica has an age: each `…as_of` is when it came,
+    seconds on the shell's clock, and `-math.inf` if it never did.
+    """
 
     @property
     def id(self) -> str:
@@ -68,4 +73,31 @@ class ReplicaView(Protocol):
 
     @property
     def as_of(self) -> float:
-        """When it last reported its load (metrics or a header), on the shell's clock; `-math.inf` if never."""
+        """When it last reported its load (metrics or a header): its KV memory, and requests of others."""
+
+    @property
+    def costs(self) -> ServiceCosts:
+        """Its seconds per token: its own, else the mean of the other replicas', else those of the configuration."""
+
+    @property
+    def costs_as_of(self) -> float:
+        """When its own costs were measured last; `-math.inf` while `costs` are not its own."""
+
+    @property
+    def adapters(self) -> frozenset[str] | None:
+        """Names of the LoRA adapters that it serves; None where unknown."""
+
+    @property
+    def adapters_as_of(self) -> float:
+        """When it listed its adapters last."""
+
+    def cached_prompt_tokens(self, request: RequestView, prefix: Sequence[int]) -> int | None:
+        """Tokens at the start of the request's prompt that it has confirmed to hold in its prefix cache.
+
+        `prefix` is what `RoutingPolicy.choose` is given. None where it has never told anything of its cache. Less than
+        the whole prompt: an engine computes at least the last token.
+        """
+
+    @property
+    def cache_as_of(self) -> float:
+        """When it told of its prefix cache last."""

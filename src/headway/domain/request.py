@@ -29,6 +29,10 @@ class RequestView(Protocol):
         """Conversation or agent run it belongs to."""
 
     @property
+    def adapter(self) -> str | None:
+        """Name of the LoRA adapter that it wants; None for the base model, and where unknown."""
+
+    @property
     def arrived_at(self) -> float:
         """When it came in, seconds."""
 
@@ -76,6 +80,7 @@ class Request:
     """
 
     __slots__ = (
+        "adapter",
         "arrived_at",
         "cached_prompt_tokens",
         "deadline",
@@ -105,12 +110,14 @@ class Request:
         cached_prompt_tokens: int = 0,
         produced_tokens: int = 0,
         sequences: int = 1,
+        adapter: str | None = None,
     ) -> None:
         self.id = id
         self.arrived_at = arrived_at
         self.prompt_tokens = prompt_tokens
         self.tenant = tenant
         self.session = session
+        self.adapter = adapter
         self.max_output_tokens = max_output_tokens
         self.deadline = deadline
         self.priority = priority

@@ -66,6 +66,7 @@ class TrackedRequest(Request):
         self.prompt_tokens = prompt_tokens
         self.tenant = tenant
         self.session = session
+        self.adapter = None
         self.max_output_tokens = max_output_tokens
         self.deadline = deadline
         self.priority = priority

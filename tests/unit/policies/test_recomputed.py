@@ -462,7 +462,10 @@ class Load:
         self.id, self.requests, self.requests_max = f"r{number}", requests, most
         self.prefill_tokens, self.decode_tokens = tokens.get("prefill", 0), tokens.get("decode", 0.0)
         self.kv_tokens, self.kv_tokens_max = tokens.get("kv", 0), tokens.get("kv_max")
-        self.as_of = 0.0
+        self.as_of, self.costs = 0.0, COSTS
+
+    def cached_prompt_tokens(self, request: Request, prefix: Sequence[int]) -> None:
+        """Nothing is confirmed."""
 
 
 def route(policy: object, replicas: Sequence[Load], prefix: Sequence[int] = (), **fields: object) -> Load:
@@ -483,7 +486,7 @@ def test_each_in_turn_and_a_newcomer_first() -> None:
 
 
 def test_the_seconds_of_work_at_a_replica() -> None:
-    policy = LeastWork(costs=COSTS)
+    policy = LeastWork()
     assert policy.seconds(Load(0, prefill=500, decode=64.0)) == pytest.approx(0.5 + 0.02)  # type: ignore[arg-type]
     assert policy.seconds(Load(0, kv=600, kv_max=800)) == pytest.approx(0.15 * 0.75 / 0.25)  # type: ignore[arg-type]
     assert policy.seconds(Load(0, kv=900, kv_max=800)) == pytest.approx(0.15 * 0.99 / 0.01)  # type: ignore[arg-type]
@@ -512,7 +515,7 @@ def test_a_replica_holds_at_most_the_bound_of_the_mean() -> None:
 
 
 def test_the_longest_prefix_known_wins_within_the_bound() -> None:
-    policy = PrefixAffinity(costs=COSTS, prefixes_max=3)
+    policy = PrefixAffinity(prefixes_max=3)
     one, other = Load(0, 1), Load(1, 1)
     policy.routed(Request(1, 0.0, 10), (11, 12), other)  # type: ignore[arg-type]
     policy.routed(Request(2, 0.0, 10), (11,), one)  # type: ignore[arg-type]
@@ -526,7 +529,7 @@ def test_the_longest_prefix_known_wins_within_the_bound() -> None:
 
 
 def test_a_session_has_a_ranking_of_its_own() -> None:
-    policy = SessionAffinity(costs=COSTS)
+    policy = SessionAffinity()
     replicas = [Load(number) for number in range(4)]
     homes = [route(policy, replicas, session=f"s{number}") for number in range(200)]
     assert [route(policy, replicas[::-1], session=f"s{number}") for number in range(200)] == homes

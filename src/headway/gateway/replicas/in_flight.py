@@ -12,8 +12,9 @@ import math
 from collections.abc import Sequence
 
 from headway.domain.replica_view import MemoryView
-from headway.domain.request import Request, RequestId, expected_output_tokens, uncached_prefill_tokens
+from headway.domain.request import Request, RequestId, RequestView, expected_output_tokens, uncached_prefill_tokens
 from headway.gateway.replicas.step_clock import DecodingStream, Progress, StepClock
+from headway.gateway.settings import PolicySettings
 
 BLOCK_TOKENS = 16
 """Of a KV block: vLLM's default, close enough where an engine has another."""
@@ -41,6 +42,11 @@ class InFlight:
 
     def __init__(self, replica_id: str) -> None:
         self.id = replica_id
+        self.costs = PolicySettings().costs  # until better ones are known
+        self.costs_as_of = -math.inf
+        self.adapters: frozenset[str] | None = None
+        self.adapters_as_of = -math.inf
+        self.cache_as_of = -math.inf
         self.requests = 0  # dispatched and not ended
         self.answering = 0  # of them, those whose prompt is computed
         self.requests_max = 1
@@ -70,6 +76,10 @@ class InFlight:
     def running(self) -> Sequence[Request]:
         """The requests inside, in order of dispatch; their tokens are as of the latest `progress`."""
         return [booked.request for booked in self._inside.values()]
+
+    def cached_prompt_tokens(self, request: RequestView, prefix: Sequence[int]) -> int | None:
+        """See `ReplicaView`."""
+        return None
 
     def progress(self, now: float) -> list[tuple[Request, int]]:
         """Every request inside with the output tokens that came by now; brings the step clock up to date. O(size)."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from headway.domain.costs import ServiceCosts
 from headway.domain.replica_view import ReplicaView
 from headway.domain.request import RequestView
 from headway.policies.bounded_load import checked_factor, within_bound
@@ -27,12 +26,12 @@ class PrefixAffinity:
 
     NEEDS = frozenset([Need.REPLICAS])
 
-    def __init__(self, *, costs: ServiceCosts, load_factor: float = 1.25, prefixes_max: int = 65_536) -> None:
+    def __init__(self, *, load_factor: float = 1.25, prefixes_max: int = 65_536) -> None:
         if prefixes_max < 1:
             raise ValueError(f"prefixes_max must be at least 1, got {prefixes_max}")
         self._load_factor = checked_factor(load_factor)
         self._prefixes_max = prefixes_max
-        self._least_work = LeastWork(costs=costs)
+        self._least_work = LeastWork()
         self._sent: OrderedDict[int, str] = OrderedDict()  # hash of a prefix -> replica it was last sent to
 
     def choose(

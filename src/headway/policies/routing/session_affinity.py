@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from headway.domain.costs import ServiceCosts
 from headway.domain.replica_view import ReplicaView
 from headway.domain.request import RequestView
 from headway.policies.bounded_load import checked_factor, within_bound
@@ -28,9 +27,9 @@ class SessionAffinity:
 
     NEEDS = frozenset([Need.REPLICAS])
 
-    def __init__(self, *, costs: ServiceCosts, load_factor: float = 1.25) -> None:
+    def __init__(self, *, load_factor: float = 1.25) -> None:
         self._load_factor = checked_factor(load_factor)
-        self._least_work = LeastWork(costs=costs)
+        self._least_work = LeastWork()
 
     def choose(
         self, request: RequestView, prefix: Sequence[int], replicas: Sequence[ReplicaView], now: float

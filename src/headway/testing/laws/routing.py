@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headway.domain.costs import ServiceCosts
+from headway.domain.estimate import PointEstimate
 from headway.domain.replica_view import ReplicaView
-from headway.domain.request import Request
+from headway.domain.request import Request, RequestView
 from headway.policies.contracts import DispatchListener, RoutingPolicy
 
 MakeRouting = Callable[[], RoutingPolicy]
 
 
 class OfferedReplica(NamedTuple):
-    """A replica made up for a law; satisfies `ReplicaView`."""
+    """A replica made up for a law; satisfies `ReplicaView`.
+
+    `cached` holds the hashes of the prefixes that it confirmed, each with its tokens; None where it never told any.
+    """
 
     id: str
-    requests: int
-    requests_max: int
-    prefill_tokens: int
-    decode_tokens: float
-    kv_tokens: int
-    kv_tokens_max: int | None
-    as_of: float
+    requests: int = 0
+    requests_max: int = 100
+    prefill_tokens: int = 0
+    decode_tokens: float = 0.0
+    kv_tokens: int = 0
+    kv_tokens_max: int | None = None
+    as_of: float = -math.inf
+    costs: ServiceCosts = ServiceCosts(1e-4, 0.02)
+    costs_as_of: float = -math.inf
+    adapters: frozenset[str] | None = None
+    adapters_as_of: float = -math.inf
+    cached: tuple[tuple[int, int], ...] | None = None
+    cache_as_of: float = -math.inf
+
+    def cached_prompt_tokens(self, request: RequestView, prefix: Sequence[int]) -> int | None:
+        """The tokens of the longest of these prefixes that it holds."""
+        if self.cached is None:
+            return None
+        tokens = dict(self.cached)
+        held = next((tokens[key] for key in reversed(prefix) if key in tokens), 0)
+        return min(held, request.prompt_tokens - 1)
 
 
 def the_choice_was_offered(make: MakeRouting) -> None:
@@ -77,11 +96,17 @@ def _route(policy: RoutingPolicy, request: Request, prefix: list[int], chosen: R
 
 def _rounds() -> st.SearchStrategy[_Round]:
     request = st.builds(
-        lambda number, prompt, session: Request(number, 0.0, prompt, session=session),
+        lambda number, prompt, session, adapter, deadline, output: _estimated(
+            Request(number, 999.0, prompt, session=session, adapter=adapter, deadline=deadline), output
+        ),
         st.integers(0, 9),
         st.integers(1, 10_000),
         st.none() | st.sampled_from(["a", "b", "c"]),
+        st.none() | st.sampled_from(["x", "y"]),
+        st.none() | st.floats(999.0, 1_010.0),
+        st.integers(1, 2_000),
     )
+    past = st.just(-math.inf) | st.floats(0, 1e3)
     replica = st.builds(
         OfferedReplica,
         id=st.sampled_from(["r0", "r1", "r2", "r3", "r4"]),
@@ -91,7 +116,18 @@ def _rounds() -> st.SearchStrategy[_Round]:
         decode_tokens=st.floats(0, 1e6),
         kv_tokens=st.integers(0, 10**6),
         kv_tokens_max=st.none() | st.integers(1, 10**6),
-        as_of=st.just(-math.inf) | st.floats(0, 1e3),
+        as_of=past,
+        costs=st.builds(ServiceCosts, st.floats(1e-7, 1e-2), st.floats(1e-4, 1.0)),
+        costs_as_of=past,
+        adapters=st.none() | st.frozensets(st.sampled_from(["x", "y"])),
+        adapters_as_of=past,
+        cached=st.none() | st.lists(st.tuples(st.integers(0, 5), st.integers(0, 10_000)), max_size=4).map(tuple),
+        cache_as_of=past,
     )
     replicas = st.lists(replica, min_size=1, max_size=5, unique_by=lambda r: r.id)
     return st.builds(_Round, request, st.lists(st.integers(0, 5), max_size=4), replicas)
+
+
+def _estimated(request: Request, output_tokens: int) -> Request:
+    request.estimate = PointEstimate(output_tokens, "law")
+    return request

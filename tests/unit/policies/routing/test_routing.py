@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 
 import pytest
@@ -25,8 +24,9 @@ def replica(
     prefill_tokens: int = 0,
     decode_tokens: float = 0.0,
     kv: tuple[int, int | None] = (0, None),
+    costs: ServiceCosts = COSTS,
 ) -> OfferedReplica:
-    return OfferedReplica(id, requests, 100, prefill_tokens, decode_tokens, kv[0], kv[1], -math.inf)
+    return OfferedReplica(id, requests, 100, prefill_tokens, decode_tokens, *kv, costs=costs)
 
 
 def policy(name: str, **options: object) -> RoutingPolicy:
@@ -73,7 +73,7 @@ def test_power_of_two_takes_the_less_loaded_of_two_and_reaches_all() -> None:
 
 
 def test_a_prefix_goes_where_it_was_until_that_replica_is_loaded() -> None:
-    affinity = PrefixAffinity(costs=COSTS, load_factor=1.5)
+    affinity = PrefixAffinity(load_factor=1.5)
     idle = [replica("a"), replica("b")]
     affinity.routed(request(), [1, 2, 3], idle[1])
     assert affinity.choose(request(), [1, 2, 9], idle, 0.0) is idle[1]
@@ -83,7 +83,7 @@ def test_a_prefix_goes_where_it_was_until_that_replica_is_loaded() -> None:
 
 
 def test_the_longest_prefix_wins_and_the_oldest_is_forgotten() -> None:
-    affinity = PrefixAffinity(costs=COSTS, prefixes_max=2, load_factor=2)
+    affinity = PrefixAffinity(prefixes_max=2, load_factor=2)
     idle = [replica("a"), replica("b")]
     affinity.routed(request(), [1], idle[0])
     affinity.routed(request(), [2], idle[1])
