@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headway.config.address import host_and_port
+from headway.gateway.admin_routes import AdminRoutes
+from headway.gateway.administration import Administration
 from headway.gateway.api_keys import AdminKeys, ApiKeys
 from headway.gateway.certificate import Certificate
 from headway.gateway.learned.learned_state import LearnedState
@@ -32,7 +34,7 @@ from headway.gateway.replicas.model_lists import ModelLists
 from headway.gateway.replicas.probing import keep_probing
 from headway.gateway.replicas.replica_state import Health
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
-from headway.gateway.routes import AdminRoutes, PublicRoutes
+from headway.gateway.routes import PublicRoutes
 from headway.gateway.settings import ReplicaSettings, Settings
 from headway.gateway.trusted_sources import TrustedProxies
 from headway.gateway.wire.client_connection import ClientConnection, RequestHandler
@@ -92,7 +94,7 @@ class Gateway:
         self.site = PublicRoutes(
             self.dispatcher,
             self._tenants,
-            AdminKeys(settings),
+            Administration(self.dispatcher, AdminKeys(settings)),
             self._metrics,
             history,
             intake,
@@ -168,8 +170,12 @@ class Gateway:
         return UpstreamReplica(settings, self.settings.health, self._clock, lambda: self.dispatcher.replicas, self._via)
 
     def _take_replicas(self, settings: Settings) -> None:
-        """Keep replicas whose settings stayed, add the new ones, let the others finish their requests."""
+        """Keep replicas whose settings stayed, add the new ones, let the others finish their requests.
+
+        One that is drained stays so, by its name, whatever else of it changes.
+        """
         kept = {probed.replica.settings: probed for probed in self._probed}
+        drained = {replica.name for replica in self.dispatcher.replicas if replica.is_drained}
         wanted: list[_Probed] = []
         for position, chosen in enumerate(settings.replica):
             probed = kept.pop(chosen, None)
@@ -181,6 +187,7 @@ class Gateway:
                     replica.health = settings.health
                 task = asyncio.create_task(keep_probing(replica, settings.health, self._clock, self.dispatcher.pump))
                 probed = _Probed(replica, task)
+            probed.replica.is_drained = probed.replica.name in drained
             wanted.append(probed)
         for leaving in kept.values():
             leaving.task.cancel()
@@ -202,7 +209,7 @@ class Gateway:
         check_tuning(settings)
         self._certificate.renew()
         self.settings = self._learned.settings = settings
-        self.site.tenants, self.site.admin_keys = tenants, admin_keys
+        self.site.tenants, self.site.administration.keys = tenants, admin_keys
         self.site.trusted_proxies = TrustedProxies(settings.trusted_proxies)
         self._take_replicas(settings)
 

@@ -16,7 +16,8 @@ from urllib.parse import unquote, unquote_to_bytes
 import msgspec
 
 from headway import __version__
-from headway.gateway.api_keys import KEY_HEADERS, AdminKeys, ApiKeys
+from headway.gateway.administration import Administration, is_admin
+from headway.gateway.api_keys import KEY_HEADERS, ApiKeys
 from headway.gateway.cross_origin import CrossOrigin, is_preflight, judge_origin, preflight_answer
 from headway.gateway.head_refusals import foreign_host, foreign_page, head_not_forwarded, loop, no_key, not_forwarded
 from headway.gateway.learned.learned_state import LearnedState
@@ -56,7 +57,7 @@ class PublicRoutes:
         self,
         dispatcher: Dispatcher,
         tenants: ApiKeys,
-        admin_keys: AdminKeys,
+        administration: Administration,
         metrics: GatewayMetrics,
         history: RequestHistory,
         intake: Intake,
@@ -71,7 +72,7 @@ class PublicRoutes:
         """`via` is this gateway's name in the requests that it passes on; `has_admin`: there is an admin address."""
         self.dispatcher = dispatcher
         self.tenants = tenants
-        self.admin_keys = admin_keys
+        self.administration = administration
         self.history = history
         self.metrics = metrics
         self._intake = intake
@@ -80,7 +81,7 @@ class PublicRoutes:
         self._on_arrival = on_arrival
         self._has_admin = has_admin
         self.learned = learned
-        self._refusal_log = refusal_log
+        self.refusal_log = refusal_log
         self.via = via
         self._is_on_loopback = is_loopback(dispatcher.settings.listen)
         self.trusted_proxies = TrustedProxies(dispatcher.settings.trusted_proxies)
@@ -110,7 +111,8 @@ class PublicRoutes:
         if request.was_passed_on(self.via):
             return loop()
         if not request.path.startswith("/v1/"):
-            return None
+            is_here = is_admin(request.path) and not self._has_admin
+            return self.administration.refuse_head(request) if is_here else None
         page = self._cross_origin(request.named.get(b"origin"))
         request.reply_headers = page.headers
         refusal = self._refusal_of_head(request, page)
@@ -132,7 +134,7 @@ class PublicRoutes:
     def refused(self, response: Response, address: str) -> None:
         """Count it: it entered no queue, and no explanation of it is kept."""
         self.metrics.rejected(response.status, reason_of(response))
-        self._refusal_log.rejected(response, address)
+        self.refusal_log.rejected(response, address)
 
     def answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
         """At once where the path is the gateway's own, else through the queue."""
@@ -157,10 +159,12 @@ class PublicRoutes:
             client.respond(self._model(unquote(path.removeprefix(_ONE_MODEL))))
         elif path.startswith("/v1/"):
             return self._proxy(request, client)
+        elif is_admin(path) and not self._has_admin:
+            client.respond(self.administration.answer(request, client.address))
         else:
             # All tenants' traffic: with keys, which a reload may bring, it is on the admin address or nowhere.
             paths = HEALTH_PATHS if self._has_admin or self.dispatcher.settings.tenant else _ALL_PATHS
-            return _send(client, _own_answer(self, request, paths, "the API is under /v1/"))
+            return send(client, own_answer(self, request, paths, "the API is under /v1/"))
         return None
 
     def _models(self) -> Response:
@@ -267,7 +271,8 @@ OwnAnswer: TypeAlias = Callable[[PublicRoutes, HttpRequest], Response | Iterator
 """A whole response, or the slices of a long text in Prometheus's format."""
 
 
-def _send(client: ClientConnection, answer: Response | Iterator[bytes]) -> PendingAnswer | None:
+def send(client: ClientConnection, answer: Response | Iterator[bytes]) -> PendingAnswer | None:
+    """Answer at once, or in slices."""
     if isinstance(answer, Response):
         client.respond(answer)
         return None
@@ -276,9 +281,10 @@ def _send(client: ClientConnection, answer: Response | Iterator[bytes]) -> Pendi
     return sliced
 
 
-def _own_answer(
+def own_answer(
     routes: PublicRoutes, request: HttpRequest, paths: Mapping[str, OwnAnswer], otherwise: str
 ) -> Response | Iterator[bytes]:
+    """The answer of one of our own `paths`; to another one 404, and `otherwise` says where to look."""
     if request.path == "*":
         return Response(200, b"", headers=((b"allow", ALLOWED_METHODS),))
     answer = paths.get(request.path)
@@ -294,9 +300,10 @@ def _health(routes: PublicRoutes, request: HttpRequest) -> Response:
 def _ready(routes: PublicRoutes, request: HttpRequest) -> Response:
     dispatcher = routes.dispatcher
     up = sum(replica.is_up for replica in dispatcher.replicas)
+    drained = sum(replica.is_drained for replica in dispatcher.replicas)
     is_leaving = routes.is_leaving or dispatcher.is_draining
     ready = up > 0 and not is_leaving
-    body = json.dumps({"ready": ready, "replicas_up": up, "draining": is_leaving}).encode()
+    body = json.dumps({"ready": ready, "replicas_up": up, "replicas_drained": drained, "draining": is_leaving}).encode()
     return Response(200 if ready else 503, body)
 
 
@@ -349,45 +356,3 @@ INSIDE_PATHS: Mapping[str, OwnAnswer] = MappingProxyType(
 _ALL_PATHS: Mapping[str, OwnAnswer] = MappingProxyType({**HEALTH_PATHS, **INSIDE_PATHS})
 ADMIN_PATHS: Mapping[str, OwnAnswer] = MappingProxyType({"/health": _health, "/ready": _ready, **INSIDE_PATHS})
 """Answered on the admin address."""
-
-
-class AdminRoutes:
-    """The admin address: metrics, the live page and health, and nothing of the API."""
-
-    def bad_request(self, status: int, message: str, headers: Headers) -> Response:
-        """The response to a request that is not valid HTTP or too large."""
-        return bad_request(status, message)
-
-    def __init__(self, public: PublicRoutes) -> None:
-        self._public = public
-        self._is_on_loopback = is_loopback(public.dispatcher.settings.admin_listen)
-
-    def refuse_head(self, request: HttpRequest) -> Response | None:
-        """Where there is a key, all but health needs it: as a bearer, or as the password that a browser asks for."""
-        if request.was_passed_on(self._public.via):
-            return loop()
-        keys = self._public.admin_keys
-        if not keys.needs_key:
-            hosts = self._public.dispatcher.settings.hosts
-            is_foreign = self._is_on_loopback and not leads_here(request.header(b"host"), hosts)
-            return foreign_host() if is_foreign else None
-        if request.path in HEALTH_PATHS or keys.reads(request.header(b"authorization")):
-            return None
-        refusal = error_response(401, "the admin address needs its key (`admin_key_env`)", Reason.UNAUTHORISED)
-        return with_headers(refusal, ((b"www-authenticate", b'Basic realm="headway"'),))
-
-    def takes_body(self, request: HttpRequest) -> bool:
-        """No path needs one."""
-        return False
-
-    def refused(self, response: Response, address: str) -> None:
-        """Not counted: metrics count the public address only."""
-
-    def answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
-        """Every path is answered at once."""
-        try:
-            return _send(client, _own_answer(self._public, request, ADMIN_PATHS, "the live page is at /headway/"))
-        except Exception as error:
-            self._public.dispatcher.errors.contained("routes", error)
-            client.break_off(error_response(500, BROKE, Reason.INTERNAL_ERROR))
-        return None

@@ -202,7 +202,7 @@ def test_models_health_ready_version_metrics_and_page(run_gateway: RunGateway) -
         models = (await setup.get("/v1/models")).json()["data"]
         assert [model["id"] for model in models] == ["m"]
         assert (await setup.get("/health")).status == 200
-        assert (await setup.get("/ready")).json() == {"ready": True, "replicas_up": 2, "draining": False}
+        assert (await setup.get("/ready")).json()["replicas_up"] == 2
         assert "version" in (await setup.get("/version")).json()
         await setup.ask()
         metrics = (await setup.get("/metrics")).body.decode()

@@ -270,6 +270,11 @@ def _replicas(replicas: Sequence[UpstreamReplica]) -> Iterator[str]:
         [({"replica": replica.name}, replica.is_up) for replica in replicas],
     )
     yield prometheus.gauge(
+        "headway_replica_drained",
+        "1 if an operator drained the replica: it gets no new request, else 0",
+        [({"replica": replica.name}, replica.is_drained) for replica in replicas],
+    )
+    yield prometheus.gauge(
         "headway_replica_requests",
         "Requests dispatched to the replica and not ended",
         [({"replica": replica.name}, replica.ledger.requests) for replica in replicas],

@@ -30,6 +30,7 @@ class Reason(StrEnum):
     DRAINING = "draining"
     REPLICA_FAILED = "replica-failed"
     REPLICA_TIMEOUT = "replica-timeout"
+    CANCELLED = "cancelled"
     INTERNAL_ERROR = "internal-error"
 
 
@@ -67,7 +68,7 @@ def error_response(
     headers = [(REASON_HEADER, str(reason).encode())]
     if retry_seconds is not None:
         headers += retry_headers(retry_seconds)
-    elif status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST):
+    elif status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST, HTTPStatus.GONE):
         headers.append((b"x-should-retry", b"false"))
     return Response(status, error_body(status, message, reason, param), headers=tuple(headers))
 

@@ -31,7 +31,8 @@ def can_be_served(demand: Demand, replicas: Sequence[UpstreamReplica]) -> bool:
     """Whether some replica, full or not, could serve it. A replica that was not probed yet is believed healthy."""
     model, avoided = demand
     for replica in replicas:
-        if replica.state.health in _BELIEVED_UP and replica is not avoided and replica.serves(model):
+        is_believed_up = replica.state.health in _BELIEVED_UP and not replica.is_drained
+        if is_believed_up and replica is not avoided and replica.serves(model):
             return True
     return False
 

@@ -40,14 +40,14 @@ async def keep_probing(
         try:
             if clock() >= replica.state.probe_at:
                 await _probe(replica)
-            elif replica.is_up and replica.settings.metrics:
+            elif replica.is_healthy and replica.settings.metrics:
                 await scraper.scrape()
         except Exception:  # a fault over one answer must not end the probing of this replica
             log.exception("cannot read the answer of replica %s to a probe", replica.name)
-            if not replica.is_up:  # else requests would wait for it for ever
+            if not replica.is_healthy:  # else requests would wait for it for ever
                 replica.probed(False, "the gateway failed at its probe")
         on_news()
-        await asyncio.sleep(health.scrape_seconds if replica.is_up else min(0.25, health.scrape_seconds))
+        await asyncio.sleep(health.scrape_seconds if replica.is_healthy else min(0.25, health.scrape_seconds))
 
 
 async def _probe(replica: UpstreamReplica) -> None:

@@ -45,6 +45,7 @@ class UpstreamReplica:
         self.name = settings.name or urlsplit(settings.url).netloc
         self.position = 0  # in the configuration
         self.state = ReplicaState()
+        self.is_drained = False  # by an operator: it gets no new request, whatever its health, and ends those it has
         self.ledger = InFlight(self.name)
         self.limit = ConcurrencyLimit(fixed=settings.max_requests)
         self.pool = UpstreamPool(
@@ -74,6 +75,11 @@ class UpstreamReplica:
     @property
     def is_up(self) -> bool:
         """Whether requests may be sent to it."""
+        return self.state.health is _UP and not self.is_drained
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether it answers, drained or not."""
         return self.state.health is _UP
 
     def serves(self, model: str) -> bool:
@@ -326,7 +332,7 @@ class UpstreamReplica:
 
     def _peers_by_model(self) -> list[list[UpstreamReplica]]:
         """The replicas that serve each of its models; one list if all replicas serve the same."""
-        peers = list(self._peers()) or [self]
+        peers = [one for one in self._peers() if one is self or not one.is_drained] or [self]
         own = (self.state.models or {}).keys()
         if all((one.state.models or {}).keys() == own for one in peers):
             return [peers]

@@ -103,6 +103,7 @@ def _replica(replica: UpstreamReplica) -> dict[str, object]:
     return {
         "name": replica.name,
         "health": str(replica.state.health),
+        "drained": replica.is_drained,
         "requests": ledger.requests,
         "requests_max": ledger.requests_max,
         "kv_tokens": ledger.kv_tokens,

@@ -83,6 +83,7 @@ function show(state) {
     wraps(counted(Object.entries(l.tenants).map(([t, n]) => [t || "(no name)", n])))]), "no request yet");
   rows("replicas", state.replicas.map((r) => [r.name,
     r.health !== "up" ? bad(`${r.health}: ${r.last_failure || "not probed yet"}`)
+      : r.drained ? "drained"
       : r.models_withheld ? bad(`up: ${r.models_withheld}`) : "up",
     `${r.requests} / ${r.requests_max}`, `${number(r.kv_tokens)} / ${number(r.kv_tokens_max)}`,
     `${number(r.says_running)}, ${number(r.says_waiting)}, ${r.says_kv_share === null ? "–" : Math.round(100 * r.says_kv_share) + " %"}`,

@@ -1,0 +1,224 @@
+"""Administration under `/admin`: drains a replica, cancels a request, lists what is inside. Each change is logged.
+
+Laws: nothing changes by GET; no page of a browser gets in, for a key is sent as a bearer token only and a request that
+names its page is refused; no answer holds text of a request.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from itertools import islice
+from types import MappingProxyType
+from typing import TypeAlias
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+import msgspec
+
+from headway.gateway.api_keys import AdminKeys
+from headway.gateway.openai.error_responses import Reason, error_response
+from headway.gateway.queueing.dispatch_contracts import Relay
+from headway.gateway.queueing.dispatcher import Dispatcher
+from headway.gateway.queueing.refusals import Refusal
+from headway.gateway.queueing.request_state import RequestStage, id_text
+from headway.gateway.replicas.upstream_replica import UpstreamReplica
+from headway.gateway.wire.messages import HttpRequest, Response, with_headers
+
+PATH = "/admin"
+_PAGE_REQUESTS, _PAGE_REQUESTS_MAX = 100, 1_000
+_NUMBER_MAX = 10**15
+_SHOWN_CHARACTERS_MAX = 200  # of what a client named: a model, a tenant's fairness id
+_CANCELLED = Refusal(HTTPStatus.GONE, "an operator cancelled this request", Reason.CANCELLED)
+log = logging.getLogger("headway.gateway")
+
+
+class Administration:
+    """Answers `/admin` of one gateway. `keys` may be replaced while it runs."""
+
+    def __init__(self, dispatcher: Dispatcher, keys: AdminKeys) -> None:
+        self._dispatcher = dispatcher
+        self.keys = keys
+
+    def refuse_head(self, request: HttpRequest) -> Response | None:
+        """Why a request under `/admin` is not answered, as far as its head tells; None if it is."""
+        if not self.keys.may_change:
+            return _error(404, f"{PATH} needs keys of its own, and there are none; its operator can set `[admin]`")
+        if request.header(b"origin") is not None:
+            return _error(403, f"web pages may not use {PATH}")
+        if self.keys.changes(request.header(b"authorization")) is None:
+            message = f"{PATH} needs one of its keys (`[admin]`) as `Authorization: Bearer KEY`"
+            refusal = error_response(401, message, Reason.UNAUTHORISED)
+            return with_headers(refusal, ((b"www-authenticate", b'Bearer realm="headway admin"'),))
+        found = _found(request)
+        if found is None:
+            return _error(404, f"unknown path {request.path[:_SHOWN_CHARACTERS_MAX]}; there are {', '.join(_VERBS)}")
+        _, methods = found
+        if request.method not in methods:
+            allowed = b", ".join(sorted(methods))
+            message = f"{request.path[:_SHOWN_CHARACTERS_MAX]} takes {allowed.decode()} only"
+            return with_headers(_error(405, message), ((b"allow", allowed),))
+        return None
+
+    def answer(self, request: HttpRequest, address: str) -> Response:
+        """The answer to a request that `refuse_head` let pass; `address` is its client's."""
+        found, who = _found(request), self.keys.changes(request.header(b"authorization"))
+        refusal = self.refuse_head(request)  # the keys may have been replaced since
+        if refusal is not None or found is None or who is None:
+            return refusal or _error(404, "unknown path")
+        name, methods = found
+        status, content = methods[request.method](self, name, request)
+        if "before" in content:
+            fields = {"who": who, "client": address, "path": request.path[:_SHOWN_CHARACTERS_MAX], **content}
+            log.warning("administration", extra={"fields": fields})
+        return Response(status, msgspec.json.encode(content), headers=((b"cache-control", b"no-store"),))
+
+    # Replicas
+
+    def _replicas(self, name: str, request: HttpRequest) -> _Answer:
+        return 200, {"replicas": [_replica(replica) for replica in self._dispatcher.replicas]}
+
+    def _drain(self, name: str, request: HttpRequest) -> _Answer:
+        return self._set_drained(name, is_drained=True)
+
+    def _undrain(self, name: str, request: HttpRequest) -> _Answer:
+        return self._set_drained(name, is_drained=False)
+
+    def _set_drained(self, name: str, *, is_drained: bool) -> _Answer:
+        replica = next((one for one in self._dispatcher.replicas if one.name == name), None)
+        if replica is None:
+            return _not_found(f"no replica is named {name[:_SHOWN_CHARACTERS_MAX]!r}; GET {PATH}/replicas lists them")
+        before, replica.is_drained = replica.is_drained, is_drained
+        self._dispatcher.pump()
+        return 200, {"replica": replica.name, "before": {"drained": before}, "after": {"drained": is_drained}}
+
+    # Requests
+
+    def _requests(self, name: str, request: HttpRequest) -> _Answer:
+        try:
+            after, limit, stage = _page_of(request)
+        except ValueError as error:
+            return 400, _error_content(400, str(error))
+        relays, now = self._dispatcher.relays, self._dispatcher.now()
+        wanted = (
+            relay
+            for number, relay in relays.items()
+            if number > after and (stage is None or relay.request.stage is stage)
+        )
+        page = list(islice(wanted, limit + 1))
+        shown = [_request(relay, now) for relay in page[:limit]]
+        return 200, {"requests": shown, "next_after": shown[-1]["number"] if len(page) > limit else None}
+
+    def _cancel(self, name: str, request: HttpRequest) -> _Answer:
+        """Each request that its client named so: ids are theirs, and may be there twice."""
+        inside = self._dispatcher.relays.values()
+        relays = [relay for relay in inside if id_text(relay.request.arrived.request_id) == name]
+        if not relays:
+            return _not_found(f"no request {name[:_SHOWN_CHARACTERS_MAX]!r} is inside; it may have ended")
+        stages = [str(relay.request.stage) for relay in relays]
+        for relay in relays:
+            try:
+                relay.cut_off(_CANCELLED)
+            except Exception as error:
+                self._dispatcher.contain(relay, "administration", error)
+        return 200, {"request": name, "before": {"stages": stages}, "after": {"cancelled": len(relays)}}
+
+
+_Answer: TypeAlias = tuple[int, dict[str, object]]
+_Verb: TypeAlias = Callable[[Administration, str, HttpRequest], _Answer]
+
+
+def _reading(verb: _Verb) -> Mapping[bytes, _Verb]:
+    return MappingProxyType({b"GET": verb, b"HEAD": verb})
+
+
+def _changing(verb: _Verb) -> Mapping[bytes, _Verb]:
+    return MappingProxyType({b"POST": verb})
+
+
+_VERBS: Mapping[str, Mapping[bytes, _Verb]] = MappingProxyType(
+    {
+        f"{PATH}/replicas": _reading(Administration._replicas),
+        f"{PATH}/replicas/NAME/drain": _changing(Administration._drain),
+        f"{PATH}/replicas/NAME/undrain": _changing(Administration._undrain),
+        f"{PATH}/requests": _reading(Administration._requests),
+        f"{PATH}/requests/ID/cancel": _changing(Administration._cancel),
+    }
+)
+_PATTERNS = tuple((re.compile(re.sub("NAME|ID", "([^/]+)", path)), methods) for path, methods in _VERBS.items())
+
+
+def is_admin(path: str) -> bool:
+    """Whether a path is `/admin` or below it."""
+    return path == PATH or path.startswith(f"{PATH}/")
+
+
+def _found(request: HttpRequest) -> tuple[str, Mapping[bytes, _Verb]] | None:
+    """What the path names, decoded, and the methods that it takes."""
+    for pattern, methods in _PATTERNS:
+        match = pattern.fullmatch(request.path)
+        if match is not None:
+            return id_text(unquote_to_bytes("".join(match.groups()))), methods
+    return None
+
+
+def _page_of(request: HttpRequest) -> tuple[int, int, RequestStage | None]:
+    """Number of the request before the page, requests on it, and the stage that is wanted. Raises ValueError."""
+    given = dict(parse_qsl(request.target.partition(b"?")[2].decode("latin-1"), keep_blank_values=True))
+    unknown = given.keys() - {"after", "limit", "stage"}
+    if unknown:
+        raise ValueError("there are the parameters after, limit and stage, and no other")
+    after = _whole("after", given.get("after", "0"), 0, _NUMBER_MAX)
+    limit = _whole("limit", given.get("limit", str(_PAGE_REQUESTS)), 1, _PAGE_REQUESTS_MAX)
+    stage = given.get("stage")
+    stages = {str(one): one for one in RequestStage if one is not RequestStage.ENDED}
+    if stage is not None and stage not in stages:
+        raise ValueError(f"stage must be one of {', '.join(stages)}")
+    return after, limit, None if stage is None else stages[stage]
+
+
+def _whole(name: str, text: str, least: int, most: int) -> int:
+    if not re.fullmatch("[0-9]{1,16}", text) or not least <= int(text) <= most:
+        raise ValueError(f"{name} must be a whole number from {least:,} to {most:,}")
+    return int(text)
+
+
+def _replica(replica: UpstreamReplica) -> dict[str, object]:
+    return {
+        "name": replica.name,
+        "health": str(replica.state.health),
+        "drained": replica.is_drained,
+        "requests": replica.ledger.requests,
+        "requests_max": replica.ledger.requests_max,
+    }
+
+
+def _request(relay: Relay, now: float) -> dict[str, object]:
+    """Lengths, times and names of a request, and none of its text."""
+    arrived, queued = relay.request.arrived, relay.request.queued
+    return {
+        "number": arrived.number,
+        "id": id_text(arrived.request_id),
+        "stage": str(relay.request.stage),
+        "tenant": arrived.tenant[:_SHOWN_CHARACTERS_MAX],
+        "model": arrived.model[:_SHOWN_CHARACTERS_MAX],
+        "priority": arrived.priority,
+        "prompt_tokens": queued.prompt_tokens,
+        "output_tokens": relay.request.relayed.output_tokens,
+        "age_seconds": round(now - arrived.arrived_at, 6),
+        "replica": queued.replica.name if queued.replica is not None else None,
+    }
+
+
+def _error(status: int, message: str) -> Response:
+    return error_response(status, message, Reason.MALFORMED)
+
+
+def _error_content(status: int, message: str) -> dict[str, object]:
+    content: dict[str, object] = msgspec.json.decode(_error(status, message).body)
+    return content
+
+
+def _not_found(message: str) -> _Answer:
+    return 404, _error_content(404, message)
