@@ -18,7 +18,8 @@ from typing import NamedTuple, Protocol, cast
 import msgspec
 
 from headway.gateway.openai.prompt_media import NO_MEDIA, Media, media_in_steps, media_of
-from headway.gateway.openai.request_body import Body, prefix_hashes, prompts_in
+from headway.gateway.openai.prompt_prefixes import prefix_hashes, prefix_hashes_in_steps
+from headway.gateway.openai.request_body import Body, prompts_in
 from headway.gateway.openai.token_ratio import TokenRatio
 
 WAIT_SECONDS = 0.05
@@ -68,7 +69,7 @@ class PromptFacts(NamedTuple):
         ids: token ids that it is; 0 where it is something else.
         prompts: how many prompts it is.
         media: what of it is no text.
-        hashes: of ever longer parts of it, for routing.
+        hashes: of ever longer parts of it (`prompt_prefixes.py`), for routing.
     """
 
     bytes: int = 0
@@ -110,8 +111,10 @@ class PromptCount:
         prompt = body.prompt_bytes
         if not prompt:
             return
-        facts = PromptFacts(len(prompt), hashes=prefix_hashes(body.model, prompt))
-        yield facts
+        facts = PromptFacts(len(prompt))
+        for hashes in prefix_hashes_in_steps(body.model, prompt):
+            facts = facts._replace(hashes=hashes)
+            yield facts
         if _IDS.match(prompt):
             facts = facts._replace(ids=prompt.count(b",") + 1)
         for media in media_in_steps(prompt, body.model, self._media_tokens) if not facts.ids else ():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cache
-from hashlib import blake2b
 from typing import Any, ClassVar, cast
 
 import msgspec
@@ -15,8 +14,6 @@ from headway.gateway.openai.endpoints import UNLISTED, Endpoint
 
 LARGE_BYTES = 1 << 17
 """A longer body is read in steps, see `large_body.py`; within this any body takes a few milliseconds."""
-_PREFIX_BLOCK_BYTES = 1_024
-_PREFIX_BLOCKS_MAX = 32
 _SEQUENCES_MAX = 16_384  # vLLM refuses more (`VLLM_MAX_N_SEQUENCES`)
 _SEVERAL = re.compile(rb'\[\s*(["\[])')
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
@@ -216,15 +213,3 @@ def prompts_in(prompt: bytes, endpoint: Endpoint) -> int:
         return max(1, marks)
     prompts: list[msgspec.Raw] = _ITEMS.decode(prompt)
     return max(1, len(prompts))
-
-
-def prefix_hashes(model: str, prompt: bytes) -> list[int]:
-    """Hashes of the prompt's first 1, 2, 3, … KiB, at most 32, for routing by shared prefixes."""
-    if len(prompt) < _PREFIX_BLOCK_BYTES:
-        return []
-    state = blake2b(model.encode(), digest_size=8)
-    hashes = []
-    for start in range(0, min(len(prompt) - _PREFIX_BLOCK_BYTES + 1, _PREFIX_BLOCKS_MAX * _PREFIX_BLOCK_BYTES), 1024):
-        state.update(prompt[start : start + _PREFIX_BLOCK_BYTES])
-        hashes.append(int.from_bytes(state.digest(), "big"))
-    return hashes

@@ -17,10 +17,15 @@ def expected_seconds(queued: QueuedRequest, output_tokens: float, costs: Service
 
 
 def is_due(request: GatewayRequest, costs: ServiceCosts, now: float) -> bool:
-    """Whether silence tells something of its replica: an answer that is not streamed comes whole, after a while."""
+    """Whether silence tells something of its replica: an answer that is not streamed comes whole, after a while.
+
+    A slow replica is not a sick one: what it takes by its own costs is waited for, where that is longer than `costs`.
+    """
     queued = request.queued
     if request.arrived.streams or request.stage is RequestStage.ANSWERING:
         return True
     # As expected when it arrived: what is expected of it since then grows with what it seems to have produced.
     output_tokens = queued.estimate.remaining_mean(0) if queued.estimate is not None else 0.0
+    if queued.replica is not None:
+        costs = ServiceCosts(*map(max, costs, queued.replica.ledger.costs))
     return now - (queued.dispatched_at or now) >= _OVERDUE * expected_seconds(queued, output_tokens, costs)

@@ -19,6 +19,7 @@ from headway.gateway.queueing.deadlines import Deadlines
 from headway.gateway.queueing.dispatch_contracts import DispatchObserver, QueueHooks, Relay, RequestObserver
 from headway.gateway.queueing.entry_checks import EntryChecks
 from headway.gateway.queueing.internal_errors import InternalErrors
+from headway.gateway.queueing.learning_from_answer import learn_from_answer
 from headway.gateway.queueing.outages import Outages, OwnShortages, can_be_served, demand_of
 from headway.gateway.queueing.request_state import (
     GatewayRequest,
@@ -28,6 +29,7 @@ from headway.gateway.queueing.request_state import (
     RequestStage,
 )
 from headway.gateway.queueing.served_queues import ServedQueues, look_at
+from headway.gateway.replicas.believed_costs import share_costs
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import Settings
 
@@ -107,6 +109,10 @@ class Dispatcher:
             if not (is_unknown and self._ask_for_models(partial(self.arrive, relay))):
                 relay.refuse(refusal)
             return
+        if any(
+            replica.ledger.adapters and queued.arrived.model in replica.ledger.adapters for replica in self.replicas
+        ):
+            queued.adapter = queued.arrived.model
         queue = self.served_queues.queue_of(queued)
         queue.arrive(queued, now)
         request.move(_MOVE_QUEUED)
@@ -138,7 +144,10 @@ class Dispatcher:
         relay = self._sent[number] = self.relays[number]
         relay.request.move(_MOVE_DISPATCHED)
         self.served_queues.left(queued)
-        replica.ledger.enter(queued, relay.request.relayed)
+        ledger = replica.ledger
+        queued.confirmed_tokens = ledger.cached_prompt_tokens(queued, queued.arrived.prompt.hashes) or 0
+        ledger.enter(queued, relay.request.relayed)
+        queued.prefill_tokens_there = ledger.prefill_tokens
         self.served_queues.routing.routed(queued, replica)
         queued.replica = replica
         queued.tries += 1
@@ -252,6 +261,8 @@ class Dispatcher:
             return
         if outcome is _COMPLETED and request.relayed.status == 200 and queued.produced_tokens > 0:
             scheduler.complete(queued, now)
+            if request.arrived.endpoint.is_generation:
+                learn_from_answer(request, replica, now)
             if not request.arrived.streams and request.arrived.endpoint.is_generation:
                 self._measure(queued, replica, now, queued.produced_tokens)
         else:
@@ -281,6 +292,7 @@ class Dispatcher:
             except Exception as error:
                 self.contain(relay, "sweep", error)
             yield
+        self.errors.guard("sweep", share_costs, self.replicas, self._costs)
         owing = {
             relay.request.queued.replica for relay in self._sent.values() if is_due(relay.request, self._costs, now)
         }
@@ -354,4 +366,5 @@ class Dispatcher:
         self.settings = settings
         self._costs = settings.policies.costs
         self.replicas = list(replicas)
+        share_costs(self.replicas, self._costs)
         self.served_queues.replace(settings, self.replicas)

@@ -175,6 +175,8 @@ class QueuedRequest(Request):
         failed_replica: which replica a retry avoids.
         tries: how often it was sent.
         dispatched_at: when it was sent last, seconds.
+        prefill_tokens_there: prompt tokens that its replica had to compute then, its own included.
+        confirmed_tokens: of its prompt, that its replica had confirmed to hold then.
         admitted_by: the scheduler that let it go last, which hears of its end.
         wait_explanation: why it waited, in words.
     """
@@ -182,6 +184,7 @@ class QueuedRequest(Request):
     __slots__ = (
         "admitted_by",
         "arrived",
+        "confirmed_tokens",
         "counted",
         "dispatched_at",
         "dispatches_at_arrival",
@@ -190,6 +193,7 @@ class QueuedRequest(Request):
         "failed_replica",
         "has_waited",
         "predicted_wait_seconds",
+        "prefill_tokens_there",
         "queue_key",
         "rank",
         "replica",
@@ -228,6 +232,8 @@ class QueuedRequest(Request):
         self.failed_replica: UpstreamReplica | None = None
         self.tries = 0
         self.dispatched_at: float | None = None
+        self.prefill_tokens_there = 0
+        self.confirmed_tokens = 0
         self.admitted_by: Scheduler | None = None
         self.wait_explanation = ""
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request, RequestId, RequestView, expected_output_tokens, uncached_prefill_tokens
+from headway.gateway.replicas.confirmed_prefixes import ConfirmedPrefixes
 from headway.gateway.replicas.step_clock import DecodingStream, Progress, StepClock
 from headway.gateway.settings import PolicySettings
 
@@ -46,7 +47,7 @@ class InFlight:
         self.costs_as_of = -math.inf
         self.adapters: frozenset[str] | None = None
         self.adapters_as_of = -math.inf
-        self.cache_as_of = -math.inf
+        self.confirmed = ConfirmedPrefixes()
         self.requests = 0  # dispatched and not ended
         self.answering = 0  # of them, those whose prompt is computed
         self.requests_max = 1
@@ -79,7 +80,12 @@ class InFlight:
 
     def cached_prompt_tokens(self, request: RequestView, prefix: Sequence[int]) -> int | None:
         """See `ReplicaView`."""
-        return None
+        return self.confirmed.tokens(prefix, request.prompt_tokens)
+
+    @property
+    def cache_as_of(self) -> float:
+        """See `ReplicaView`."""
+        return self.confirmed.as_of
 
     def progress(self, now: float) -> list[tuple[Request, int]]:
         """Every request inside with the output tokens that came by now; brings the step clock up to date. O(size)."""

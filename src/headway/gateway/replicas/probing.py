@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 
@@ -77,7 +77,8 @@ async def read_models(replica: UpstreamReplica, seconds: float) -> int:
     """
     status, body = await _get(replica, "/v1/models", seconds)
     if status == 200:
-        replica.state.models = _models(body)
+        models = _models(body)
+        replica.listed(models, _adapters(models or {}))
     _note_withheld(replica, status)
     return status
 
@@ -157,11 +158,16 @@ class _Entry(msgspec.Struct):
     id: str
 
 
+class _Adapter(msgspec.Struct):
+    parent: str  # the model that it belongs to, as vLLM writes it; null for a model
+
+
 _LIST = msgspec.json.Decoder(_List)
 _ENTRY = msgspec.json.Decoder(_Entry)
+_ADAPTER = msgspec.json.Decoder(_Adapter)
 
 
-def _models(body: bytes) -> dict[str, object] | None:
+def _models(body: bytes) -> dict[str, msgspec.Raw] | None:
     """The entries of a list of models as they stand in it, by their ids; None where it is no such list."""
     if len(body) > _MODELS_BYTES_MAX:
         return None
@@ -172,10 +178,20 @@ def _models(body: bytes) -> dict[str, object] | None:
         return None
     if len(listed) > _MODELS_MAX:
         return None
-    models: dict[str, object] = {}
+    models: dict[str, msgspec.Raw] = {}
     for entry in listed:
         with suppress(msgspec.DecodeError, UnicodeDecodeError):  # it is no model that a request can name
             name = _ENTRY.decode(entry).id
             if 0 < len(name) <= _MODEL_CHARACTERS_MAX:
                 models[name] = entry
     return models
+
+
+def _adapters(models: Mapping[str, msgspec.Raw]) -> frozenset[str]:
+    """The names of those that are LoRA adapters of another."""
+    adapters = []
+    for name, entry in models.items():
+        with suppress(msgspec.DecodeError):
+            if _ADAPTER.decode(entry).parent:
+                adapters.append(name)
+    return frozenset(adapters)

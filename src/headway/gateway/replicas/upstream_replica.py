@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
 
 from headway.domain.request import Request, uncached_prefill_tokens
 from headway.gateway.replicas.concurrency_limit import ConcurrencyLimit, FirstByteTime
 from headway.gateway.replicas.in_flight import BLOCK_TOKENS, InFlight
+from headway.gateway.replicas.learned_costs import LearnedCosts
 from headway.gateway.replicas.load_report import LoadReport
 from headway.gateway.replicas.replica_state import Health, ReplicaState
 from headway.gateway.settings import HealthSettings, ReplicaSettings, replica_key
@@ -47,6 +48,7 @@ class UpstreamReplica:
         self.state = ReplicaState()
         self.is_drained = False  # by an operator: it gets no new request, whatever its health, and ends those it has
         self.ledger = InFlight(self.name)
+        self.learned_costs = LearnedCosts()
         self.limit = ConcurrencyLimit(fixed=settings.max_requests)
         self.pool = UpstreamPool(
             settings.url,
@@ -184,6 +186,12 @@ class UpstreamReplica:
         self.made_progress()
         self.limit.congested(self.ledger.requests, self._clock())
         self._update_requests_max()
+
+    def listed(self, models: Mapping[str, object] | None, adapters: frozenset[str]) -> None:
+        """It listed its models, `adapters` among them; None where that was no such list."""
+        self.state.models = models
+        self.ledger.adapters = None if models is None else adapters
+        self.ledger.adapters_as_of = self._clock()
 
     def probed(self, alive: bool, why: str = "", *, refused: bool = False) -> None:
         """A probe was answered, or not; `refused`: its connection was."""

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from headway.gateway.openai.endpoints import COMPLETIONS
 from headway.gateway.openai.request_body import (
     agent_tables,
-    prefix_hashes,
     prompts_in,
     read_body,
     why_unreadable,
@@ -52,16 +51,6 @@ def test_bodies_are_read_or_refused() -> None:
     assert lenient is not None
     assert (lenient.output_tokens_max, lenient.stream) == (100, True)
     assert usage_asked(b'{"stream_options":{"a":1}}') == b'{"stream_options":{"a":1,"include_usage":true}}'
-
-
-def test_prefixes_hash_alike_as_far_as_they_are_alike() -> None:
-    one, two = prefix_hashes("m", b"a" * 5_000), prefix_hashes("m", b"a" * 3_000 + b"b" * 2_000)
-    assert len(one) == 4
-    assert one[:2] == two[:2]
-    assert one[2] != two[2]
-    assert prefix_hashes("other", b"a" * 5_000)[0] != one[0]
-    assert prefix_hashes("m", b"short") == []
-    assert len(prefix_hashes("m", b"a" * 1_000_000)) == 32
 
 
 NAMES = st.sampled_from(["model", "priority", "stream_options", "prompt", "é"])

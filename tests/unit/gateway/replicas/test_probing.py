@@ -7,7 +7,7 @@ import json
 import msgspec
 import pytest
 
-from headway.gateway.replicas.probing import _models
+from headway.gateway.replicas.probing import _adapters, _models
 
 ODD: list[object] = [{}, {"id": 5}, {"id": None}, {"id": ""}, {"id": "x" * 513}, "m", 5, None, ["m"]]
 
@@ -35,3 +35,16 @@ def test_entries_are_passed_on_as_they_stand_in_the_list() -> None:
 )
 def test_what_is_no_list_says_nothing_of_models(body: bytes) -> None:
     assert _models(body) is None
+
+
+def test_an_adapter_is_an_entry_with_a_parent() -> None:
+    """As vLLM 0.32 lists them: the base model's `parent` is null."""
+    entries = [
+        {"id": "base", "parent": None},
+        {"id": "sql", "parent": "base"},
+        {"id": "bare"},
+        {"id": "odd", "parent": 7},
+    ]
+    models = _models(json.dumps({"data": entries}).encode())
+    assert models is not None
+    assert _adapters(models) == {"sql"}
