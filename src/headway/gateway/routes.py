@@ -26,6 +26,7 @@ from headway.gateway.observing.page import PAGE_PATHS, page_file, state_of
 from headway.gateway.observing.prometheus_text import CONTENT_TYPE
 from headway.gateway.observing.refusal_log import RefusalLog
 from headway.gateway.observing.request_history import REMEMBERED, RequestHistory
+from headway.gateway.openai.client_terms import read_terms
 from headway.gateway.openai.endpoints import Endpoint, endpoint_of
 from headway.gateway.openai.error_responses import Reason, bad_request, error_response, reason_of
 from headway.gateway.openai.large_body import LargeBody
@@ -239,14 +240,19 @@ class PublicRoutes:
         endpoint: Endpoint,
         body: Body | None,
         prompt: PromptFacts,
-    ) -> PendingAnswer:
+    ) -> PendingAnswer | None:
         """A request whose body was read enters the queue."""
+        try:
+            terms = read_terms(http, body)
+        except ValueError as error:
+            self._reject(client, error_response(400, str(error), Reason.MALFORMED))
+            return None
         http.client_address = client.address
         http.keeps_forwarded = self.trusted_proxies.holds(client.address)
         if tenant.name:  # the key is the gateway's: no replica sees it
             http.change_headers([pair for pair in http.headers if pair[0] not in KEY_HEADERS])
         request = self._intake.take(
-            http, endpoint, body, prompt, named_model(http, body), tenant, self.dispatcher.settings.objectives
+            http, endpoint, body, prompt, named_model(http, body), tenant, terms, self.dispatcher.settings
         )
         for note_arrival in self._on_arrival:
             note_arrival(request)

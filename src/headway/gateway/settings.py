@@ -11,7 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -126,6 +126,9 @@ class QueueSettings:
         tenant_max_requests: Queued requests per API key (without keys: per fairness id). Unset: no limit.
         tenant_max_tokens: Their prompt tokens, likewise.
         tenant_max_bytes: The bytes of their bodies, likewise.
+        class_ceilings: Class -> share of the three bounds above, from 0 to 1, that its requests and all less urgent
+            ones may fill together; for example `{flex = 0.5}`. A class is a service tier or a priority (`"20" = 0.2`).
+            So the less urgent are refused first as the queue fills. Unset: every class may fill the queue.
         timeout_seconds: Longest time in the queue; then the request is answered with 429.
         stored_objects: Responses, files and batches whose replica is remembered, since requests about them go there.
         idle_seconds: A model's queue without a request for so long is forgotten. What its policies learned is kept.
@@ -137,9 +140,74 @@ class QueueSettings:
     tenant_max_requests: int | None = None
     tenant_max_tokens: int | None = None
     tenant_max_bytes: int | None = None
+    class_ceilings: Mapping[str, float] = field(default_factory=dict)
     timeout_seconds: float = 600.0
     stored_objects: int = 100_000
     idle_seconds: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceTierSettings:
+    """Priorities that OpenAI's `service_tier` asks for, lower is sooner, within the bounds of the key.
+
+    It counts for keys with `priority` among their hints (`may`). `auto`, like no tier, is the key's `priority_default`.
+    A priority that the request names itself goes first.
+
+    Attributes:
+        default: Priority of `default`, and of Anthropic's `standard_only`.
+        flex: Priority of `flex`.
+        priority: Priority of `priority`; a key needs a `priority_min` as low as this.
+    """
+
+    default: int = 0
+    flex: int = 10
+    priority: int = -10
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSettings:
+    """How long a request may take, and when it is tried again.
+
+    Attributes:
+        timeout_seconds: Longest time from a request's arrival (its body is whole) to the end of its answer; then it
+            ends with 504, or a stream with an error event. A client may ask for less (`x-headway-timeout-seconds`).
+            Unset: no bound but those of the queue and of the replica's silence.
+        backoff_seconds: Mean time before a second try; it is drawn between half and one and a half of it.
+        retry_share: Second tries that are under way at once, of those that a working replica may execute a second time,
+            at most, as a share of all requests inside, from 0 to 1 (Envoy's retry budget). Beyond it the first failure
+            is the answer. What was not executed, or was at a replica that broke off, is moved without this bound.
+        retries_min: So many such second tries are always allowed.
+    """
+
+    timeout_seconds: float | None = None
+    backoff_seconds: float = 0.025
+    retry_share: float = 0.2
+    retries_min: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """Settings of one model, by its name: `[models."NAME"]`. What is left out is as for all models.
+
+    Attributes:
+        ordering: The order of its queue.
+        ordering_options: Options of that ordering.
+        max_requests: Its queued requests, at most.
+        max_tokens: Their prompt tokens, at most.
+        max_bytes: The bytes of their bodies, at most.
+        fallbacks: Models that are asked instead, the first that can be, while no healthy replica serves this one, or
+            its queue is too long (`fallback_wait_seconds`). Decided once, when the request arrives.
+        fallback_wait_seconds: Forecast of the wait in its queue above which a fallback with a shorter one is asked.
+            Unset: only where no healthy replica serves it.
+    """
+
+    ordering: str | None = None
+    ordering_options: Mapping[str, Any] = field(default_factory=dict)
+    max_requests: int | None = None
+    max_tokens: int | None = None
+    max_bytes: int | None = None
+    fallbacks: Sequence[str] = ()
+    fallback_wait_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +234,10 @@ class HealthSettings:
             twice its expected time, or once a probe has failed.
         eject_seconds: Time until the first probe of an ejected replica; doubled at each ejection in a row.
         eject_seconds_max: Upper bound of that doubling.
+        tcp_idle_seconds: Whole seconds without a packet after which a connection to a replica is probed (TCP
+            keep-alive), three times, a third of it apart. One whose peer is gone then breaks, within twice this time;
+            so does one whose bytes are not acknowledged for so long, where the system can (Linux). After a reload it
+            applies to new replicas only.
         connect_seconds: Longest time to connect. After a reload it applies to new replicas only.
         answer_head_bytes: Headers of an answer, at most, and its trailers; more is a failure of the replica. After a
             reload it applies to new replicas only.
@@ -188,6 +260,7 @@ class HealthSettings:
     stall_seconds: float = 15.0
     eject_seconds: float = 2.0
     eject_seconds_max: float = 60.0
+    tcp_idle_seconds: int = 30
     connect_seconds: float = 5.0
     answer_head_bytes: int = 131_072
     first_byte_seconds: float = 600.0
@@ -213,6 +286,8 @@ class TenantSettings:
             ignored.
         priority_min: The most urgent priority it may ask for; lower is sooner.
         priority_max: The least urgent priority it may ask for.
+        priority_default: Priority of requests that ask for none, also of keys that may not ask for one. Unset: 0, or
+            what is nearest to it within the two bounds for keys that may ask for a priority.
         deadline_seconds_min: The shortest deadline for the first token that it may ask for.
     """
 
@@ -223,6 +298,7 @@ class TenantSettings:
     may: Sequence[str] = ("session",)
     priority_min: int = 0
     priority_max: int = 100
+    priority_default: int | None = None
     deadline_seconds_min: float = 0.1
 
 
@@ -321,6 +397,8 @@ class Settings:
             and more). Needs a restart.
         objectives: Name -> priority of the objectives that `x-llm-d-inference-objective` may name; higher is sooner, as
             in the InferenceObjective of Kubernetes' inference gateway. Ignored for keys that may not set a priority.
+        aliases: Name -> the model that it stands for, or another alias. The replica gets its model's own name, and its
+            answer keeps that; `x-headway-model` tells it. `/v1/models` lists aliases too.
         forward: First names of paths under `/v1` that are forwarded besides those of the usual APIs, with any method;
             for example `load_lora_adapter`. Each client that may use the gateway may then call them.
         cors_origins: Origins of web pages that may call the API, for example `https://chat.example.com`. Engines have
@@ -343,12 +421,16 @@ class Settings:
     tokenizers: Mapping[str, str] = field(default_factory=dict)
     media_tokens: int = 1_000
     objectives: Mapping[str, int] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
     forward: Sequence[str] = ()
     cors_origins: Sequence[str] = ("*",)
     metrics_series_max: int = 1_000
     log_lines_max: int = 10_000
     policies: PolicySettings = field(default_factory=PolicySettings)
     queue: QueueSettings = field(default_factory=QueueSettings)
+    service_tiers: ServiceTierSettings = field(default_factory=ServiceTierSettings)
+    requests: RequestSettings = field(default_factory=RequestSettings)
+    models: Mapping[str, ModelSettings] = field(default_factory=dict)
     health: HealthSettings = field(default_factory=HealthSettings)
     replica: Sequence[ReplicaSettings] = ()
     tenant: Sequence[TenantSettings] = ()
@@ -359,15 +441,40 @@ class Settings:
     embedded: EmbeddedSettings = field(default_factory=EmbeddedSettings)
     wire: WireLimits = field(default_factory=WireLimits)
 
+    def model_of(self, name: str) -> str:
+        """The model that a name stands for: itself where it is no alias."""
+        while name in self.aliases:
+            name = self.aliases[name]
+        return name
 
-_MAY_BE_0 = ("seed", "lame_duck_seconds", "on", "prefix_caching", "sample_share", "ejected_share_max", "panic_share")
+    def policies_of(self, model: str) -> PolicySettings:
+        """The policies of a model's queue."""
+        own = self.models.get(model)
+        if own is None or own.ordering is None:
+            return self.policies
+        options = {**self.policies.options, "ordering": own.ordering_options}
+        return replace(self.policies, ordering=own.ordering, options=options)
+
+
+def class_priority(name: str, tiers: ServiceTierSettings) -> int:
+    """The priority of a class: of a service tier, or a number itself. Raises ValueError if it is neither."""
+    return int(getattr(tiers, name)) if name in _TIERS else int(name)
+
+
+_TIERS = tuple(tier.name for tier in fields(ServiceTierSettings))
+_MAY_BE_0 = (
+    *("seed", "lame_duck_seconds", "on", "prefix_caching", "sample_share", "ejected_share_max", "panic_share"),
+    *("backoff_seconds", "retry_share", "retries_min"),
+)
 _SHARES = (
     ("health", "ejected_share_max"),
     ("health", "panic_share"),
     ("health", "failing_share"),
     ("tracing", "sample_share"),
+    ("requests", "retry_share"),
 )
 _NUMBER_MAX = 10**15  # timers, sockets and engines take any whole number up to it; nothing here needs a larger one
+_TCP_IDLE_SECONDS_MAX = 32_767  # Linux
 _ENGINES_MAX = 1_000  # simulated ones, all in this process
 
 
@@ -407,6 +514,10 @@ def check(settings: Settings) -> None:
         raise ValueError("tls_certificate and tls_key belong together: give both or neither")
     _check_policies(settings.policies)
     _check_numbers(settings)
+    _check_classes(settings)
+    _check_aliases(settings)
+    for name, own in settings.models.items():
+        _check_model(name, own, settings)
     admission = settings.policies.admission
     needs_memory = Need.MEMORY in needs_of("admission", admission)
     for number, replica in enumerate(settings.replica):
@@ -520,7 +631,10 @@ def _check_numbers(settings: Settings) -> None:
         share = getattr(getattr(settings, name), key)
         if not 0 <= share <= 1:
             raise ValueError(f"{name}.{key} must be from 0 to 1, got {share}")
-    for name in ("policies", "queue", "health", "wire", "state", "tuning", "tracing", "embedded"):
+    if settings.health.tcp_idle_seconds > _TCP_IDLE_SECONDS_MAX:
+        most, got = f"{_TCP_IDLE_SECONDS_MAX:,}", settings.health.tcp_idle_seconds
+        raise ValueError(f"health.tcp_idle_seconds must be at most {most}, got {got}")
+    for name in ("policies", "queue", "requests", "health", "wire", "state", "tuning", "tracing", "embedded"):
         part = getattr(settings, name)
         for one in fields(part):
             value = getattr(part, one.name)
@@ -533,6 +647,55 @@ def _check_numbers(settings: Settings) -> None:
     for number, replica in enumerate(settings.replica):
         for key in ("max_requests", "prefill_tokens", "kv_tokens"):
             _check_count(f"replica[{number}].{key}", getattr(replica, key), 1)
+
+
+def _check_classes(settings: Settings) -> None:
+    for tier in fields(settings.service_tiers):
+        _check_not_huge(f"service_tiers.{tier.name}", getattr(settings.service_tiers, tier.name))
+    for name, share in settings.queue.class_ceilings.items():
+        where = f"queue.class_ceilings.{name}"
+        try:
+            priority = class_priority(name, settings.service_tiers)
+        except ValueError:
+            tiers = ", ".join(_TIERS)
+            raise ValueError(f"{where}: a class is one of {tiers}, or a priority like '20'; rename it") from None
+        _check_not_huge(where, priority)
+        if not 0 <= share <= 1:
+            raise ValueError(f"{where} must be from 0 to 1, got {share}")
+
+
+def _check_aliases(settings: Settings) -> None:
+    """Each leads to a model in the end."""
+    for name, target in settings.aliases.items():
+        if not name or not target:
+            raise ValueError(f"aliases: {name!r} = {target!r} lacks a name; give both")
+        passed = [name]
+        while (target := settings.aliases.get(passed[-1], "")) not in ("", *passed):
+            passed.append(target)
+        if target:
+            circle = " -> ".join([*passed, target])
+            raise ValueError(f"aliases.{name} leads in a circle: {circle}; let it end at a model")
+
+
+def _check_model(name: str, own: ModelSettings, settings: Settings) -> None:
+    where = f"models.{name}"
+    if name in settings.aliases:
+        raise ValueError(f"{where} is an alias; write the settings under its model, {settings.model_of(name)!r}")
+    for key in ("max_requests", "max_tokens", "max_bytes"):
+        _check_count(f"{where}.{key}", getattr(own, key), 1)
+    if own.fallback_wait_seconds is not None:
+        _check_number(f"{where}.fallback_wait_seconds", own.fallback_wait_seconds, may_be_0=True)
+        if not own.fallbacks:
+            raise ValueError(f"{where}.fallback_wait_seconds is set without fallbacks; name some, or leave it out")
+    if "" in own.fallbacks or name in map(settings.model_of, own.fallbacks):
+        raise ValueError(f"{where}.fallbacks must name other models, got {list(own.fallbacks)!r}")
+    if own.ordering is None and own.ordering_options:
+        raise ValueError(f"{where}.ordering_options are those of its own ordering; set ordering too")
+    if own.ordering is not None:
+        try:
+            _check_policies(settings.policies_of(name))
+        except ValueError as error:
+            raise ValueError(f"{where}.ordering: {error}") from None
 
 
 def _check_count(where: str, value: int | None, least: int) -> None:
@@ -628,3 +791,7 @@ def _check_tenant(tenant: TenantSettings) -> None:
         _check_not_huge(f"tenant {tenant.name!r}: {key}", getattr(tenant, key))
     if tenant.priority_min > tenant.priority_max:
         raise ValueError(f"tenant {tenant.name!r}: priority_min is above priority_max; swap them")
+    least, most, default = tenant.priority_min, tenant.priority_max, tenant.priority_default
+    if default is not None and not least <= default <= most:
+        bounds = f"priority_min and priority_max, {least} and {most}"
+        raise ValueError(f"tenant {tenant.name!r}: priority_default must lie within {bounds}, got {default}")

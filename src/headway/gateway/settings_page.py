@@ -9,10 +9,10 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from headway.gateway.settings import Settings
 
@@ -35,8 +35,7 @@ def render() -> str:
     for key in fields(Settings):
         inner = _table_class(kinds[key.name])
         if inner is not None:
-            is_list = not is_dataclass(kinds[key.name])
-            sections.append(_section(f"`[[{key.name}]]`" if is_list else f"`[{key.name}]`", inner))
+            sections.append(_section(_title(key.name, kinds[key.name]), inner))
     return "\n".join([_HEAD, *sections])
 
 
@@ -61,8 +60,14 @@ def restart_keys(before: Settings, now: Settings) -> list[str]:
 
 def _table_class(kind: Any) -> type | None:
     """The settings class of a table or of a list of tables; None for a plain key."""
-    inner = next(iter(get_args(kind)), kind)
+    inner = (get_args(kind) or (kind,))[-1]
     return inner if isinstance(inner, type) and is_dataclass(inner) else None
+
+
+def _title(name: str, kind: Any) -> str:
+    if is_dataclass(kind):
+        return f"`[{name}]`"
+    return f'`[{name}."NAME"]`' if get_origin(kind) is Mapping else f"`[[{name}]]`"
 
 
 def _section(title: str, settings: type) -> str:

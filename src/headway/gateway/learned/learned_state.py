@@ -81,7 +81,8 @@ class LearnedState:
             self._report(problem)
         if key.home:
             return ()
-        tuner = live_tuner(self.settings, policies.ordering, tuned) if self.settings.tuning.on else None
+        is_tuned = self.settings.tuning.on and chosen == self.settings.policies  # no model with an order of its own
+        tuner = live_tuner(self.settings, policies.ordering, tuned) if is_tuned else None
         self._live[key] = _Live(learned, tuner)
         self._trials_reported[key] = 0
         return () if tuner is None else (tuner,)

@@ -55,11 +55,16 @@ class ClientHints(NamedTuple):
 
 
 def read_hints(
-    request: HttpRequest, body: Body | None, tenant: TenantSettings, objectives: Mapping[str, int] = NO_OBJECTIVES
+    request: HttpRequest,
+    body: Body | None,
+    tenant: TenantSettings,
+    objectives: Mapping[str, int] = NO_OBJECTIVES,
+    tier_priority: int | None = None,
 ) -> ClientHints:
     """The hints of a request that its tenant's key may set.
 
-    `objectives` gives the priority of each objective that a client may name; higher is sooner.
+    `objectives` gives the priority of each objective that a client may name; higher is sooner. `tier_priority` is that
+    of the service tier it names, if any; lower is sooner. It counts where the request names no other.
     """
     headers: dict[bytes, bytes] = {}
     for name, value in request.headers:
@@ -70,7 +75,10 @@ def read_hints(
             headers.setdefault(dashed, value)
     may = tenant.may
     nested, context = agent_tables(body) if body is not None and may else ({}, {})
-    priority = _priority(headers, body, nested, tenant, objectives) if "priority" in may else 0
+    if "priority" in may:
+        priority = _priority(headers, body, nested, tenant, objectives, tier_priority)
+    else:
+        priority = tenant.priority_default or 0
     if not (headers or nested or context):  # as mostly
         return ClientHints(priority)
     return ClientHints(
@@ -88,6 +96,7 @@ def _priority(
     nested: dict[str, object],
     tenant: TenantSettings,
     objectives: Mapping[str, int],
+    tier_priority: int | None,
 ) -> int:
     """With vLLM's sign (lower is sooner), within the limits of the key."""
     priority: float | None = None if body is None else body.priority
@@ -100,6 +109,8 @@ def _priority(
         if higher is None and objectives:
             higher = objectives.get(_name(headers, _OBJECTIVES) or "")
         priority = None if higher is None else -higher
+    if priority is None:
+        priority = tenant.priority_default if tier_priority is None else tier_priority
     return max(tenant.priority_min, min(tenant.priority_max, int(priority or 0)))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,6 +19,9 @@ _DONE = re.compile(rb"^data:[ \t]*\[DONE\]", re.MULTILINE)
 _FINISHED = re.compile(rb'^data:[ \t]*\[DONE\]|"finish_reason"\s*:\s*(?!null)\S', re.MULTILINE)
 _MESSAGE_STOPPED = re.compile(rb'"message_stop"')
 _RESPONSE_ENDED = re.compile(rb'"response\.(?:completed|incomplete|failed)"')
+
+
+_TIERS = {name: name for name in ("auto", "default", "flex", "priority")}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +39,7 @@ class Endpoint:
         usage_on_request: a stream ends with its usage only if `stream_options.include_usage` asks for it.
         takes_prompts: its prompt may be a list of prompts, each with an answer of its own.
         takes_engine_hints: Headway's vLLM plug-in reads its hints in `vllm_xargs`.
+        service_tiers: values of the body's `service_tier` -> the tier here; empty where its API has none.
         stream_error: the event that ends a stream with an error.
         stream_end: what is found in the last events of a stream that is whole; a generation path has one.
         last_event: what only the last event of a stream holds; a finish reason may be that of one of several choices.
@@ -52,6 +56,7 @@ class Endpoint:
     usage_on_request: bool = False
     takes_prompts: bool = False
     takes_engine_hints: bool = False
+    service_tiers: Mapping[str, str] = field(default_factory=dict)
     stream_error: Callable[[str, Reason], bytes] = error_event
     stream_end: re.Pattern[bytes] = _FINISHED
     last_event: re.Pattern[bytes] = _DONE
@@ -77,6 +82,7 @@ CHAT = Endpoint(
     kind="generation",
     span_name="chat",
     prompt_fields=("messages",),
+    service_tiers=_TIERS,
     needs_json=True,
     usage_on_request=True,
     takes_engine_hints=True,
@@ -85,6 +91,7 @@ COMPLETIONS = Endpoint(
     kind="generation",
     span_name="text_completion",
     prompt_fields=("prompt",),
+    service_tiers=_TIERS,
     needs_json=True,
     takes_prompts=True,
     usage_on_request=True,
@@ -98,6 +105,7 @@ RESPONSES = Endpoint(
     span_name="chat",
     prompt_fields=("input",),
     output_bound_fields=("max_output_tokens",),
+    service_tiers=_TIERS,
     needs_json=True,
     usage=RESPONSES_USAGE,
     stream_error=_response_error,
@@ -109,6 +117,7 @@ MESSAGES = Endpoint(
     span_name="chat",
     prompt_fields=("messages",),
     output_bound_fields=("max_tokens",),
+    service_tiers={"auto": "auto", "standard_only": "default"},
     needs_json=True,
     usage=MESSAGES_USAGE,
     stream_error=_message_error,

@@ -24,8 +24,11 @@ class Reason(StrEnum):
     UNKNOWN_MODEL = "unknown-model"
     QUEUE_FULL = "queue-full"
     TENANT_QUEUE_FULL = "tenant-queue-full"
+    CLASS_FULL = "class-full"
+    NO_QUEUE = "no-queue"
     DEADLINE_UNMEETABLE = "deadline-unmeetable"
     QUEUE_TIMEOUT = "queue-timeout"
+    REQUEST_TIMEOUT = "request-timeout"
     NO_REPLICA = "no-replica"
     DRAINING = "draining"
     REPLICA_FAILED = "replica-failed"
@@ -47,6 +50,8 @@ _CODES: dict[Reason, str] = {
     Reason.UNKNOWN_MODEL: "model_not_found",
     Reason.QUEUE_FULL: "rate_limit_exceeded",
     Reason.TENANT_QUEUE_FULL: "rate_limit_exceeded",
+    Reason.CLASS_FULL: "rate_limit_exceeded",
+    Reason.NO_QUEUE: "rate_limit_exceeded",
     Reason.DEADLINE_UNMEETABLE: "rate_limit_exceeded",
     Reason.QUEUE_TIMEOUT: "rate_limit_exceeded",
     Reason.NO_REPLICA: "server_is_overloaded",

@@ -119,6 +119,8 @@ def _has(body: Body, name: str) -> bool:
     """Whether the client's body has this field, one of those that the gateway may write."""
     if name == "stream_options":
         return body.stream_options is not msgspec.UNSET
+    if name in ("model", "service_tier"):
+        return bool(getattr(body, name))
     given = {"priority": body.priority_bytes, "vllm_xargs": body.arguments_bytes}
     return bool(given.get(name, body.agent_bytes))
 

@@ -34,6 +34,7 @@ class Body(msgspec.Struct, rename={"priority_bytes": "priority", "arguments_byte
 
     endpoint: ClassVar[Endpoint]
     model: str = ""
+    service_tier: str | None = None
     stream: bool | None = None
     n: int | None = None
     best_of: int | None = None

@@ -19,6 +19,8 @@ from headway.gateway.settings import TenantSettings
 from headway.gateway.wire.messages import Headers, HttpRequest
 
 _FIELDS = {b"priority": "priority", b"vllm_xargs": "vllm_xargs", b"nvext": "nvext"}
+_NO_TIER = (None, "auto", "default", "standard_only")
+"""Service tiers that ask for nothing beyond what the key has anyway."""
 _PARTS_MAX = 2_000  # of a form; engines behind Starlette take 1,000 files and 1,000 fields
 _AGENT_HINTS = {"priority": "priority", "osl": "output-tokens"}
 """Field of Dynamo's `nvext.agent_hints` -> the hint that it gives."""
@@ -36,6 +38,8 @@ def withhold(http: HttpRequest, body: Body | None, tenant: TenantSettings, prior
     http.change_headers(_allowed_headers(http.headers, tenant, priority))
     if body is not None:
         changes = _changes(body.priority_bytes, body.arguments_bytes, body.agent_bytes, tenant, priority)
+        if "priority" not in tenant.may and body.endpoint.service_tiers and body.service_tier not in _NO_TIER:
+            changes["service_tier"] = "default"
     elif http.body and (delimiter := delimiter_of(http.header(b"content-type") or b"")) is not None:
         http.body = _allowed_form(http.body, delimiter, tenant, priority)
         return

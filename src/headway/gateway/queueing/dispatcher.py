@@ -123,8 +123,17 @@ class Dispatcher:
             if refusal is not None:
                 relay.refuse(refusal)
                 return
-        self.served_queues.pump()
+        self._pump_for(relay)
         queued.has_waited = request.stage is _QUEUED
+
+    def _pump_for(self, relay: Relay) -> None:
+        """Dispatch what there is room for, after a request joined its queue; one that never waits does not stay."""
+        self.served_queues.pump()
+        request = relay.request
+        if request.arrived.never_waits and request.stage is _QUEUED:
+            message = "no replica has room now, and the request is not to wait (`x-headway-no-queue`)"
+            drain_seconds = self.served_queues.queue_of(request.queued).drain_seconds()
+            relay.refuse(self.entry_checks.too_many(message, Reason.NO_QUEUE, drain_seconds))
 
     # To the replicas
 
@@ -214,7 +223,7 @@ class Dispatcher:
         self.served_queues.joined(queued)
         self._deadlines.queued(request)
         self.counts.retried += 1
-        self.served_queues.pump()
+        self._pump_for(self.relays[queued.arrived.number])
 
     def end(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None = None) -> None:
         """The one end of every request, wherever it stands: its place is free. The table refuses a second end."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.queueing.model_queue import ModelQueue
 from headway.gateway.queueing.outages import can_be_served, demand_of
-from headway.gateway.queueing.refusals import NO_REPLICA_SECONDS, Refusal, RetryDelays, broken_bound
+from headway.gateway.queueing.refusals import NO_REPLICA_SECONDS, Refusal, RetryDelays, broken_bound, broken_model_bound
 from headway.gateway.queueing.request_state import QueuedRequest
 from headway.gateway.queueing.served_queues import ServedQueues
 
@@ -32,7 +32,11 @@ class EntryChecks:
             return self.unserved(message)
         if not served.waiting:
             return None
-        broken = broken_bound(served.queues.values(), queued, served.settings.queue)
+        broken = broken_bound(served.queues.values(), queued, served.settings.queue) or served.ceilings.broken(queued)
+        own = served.settings.models.get(queued.arrived.model)
+        if broken is None and own is not None:
+            same = (queue for queue in served.queues.values() if queue.key.model == queued.arrived.model)
+            broken = broken_model_bound(same, queued, own)
         if broken is None:
             return None
         return self.too_many(*broken, served.queue_of(queued).drain_seconds())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 from headway.gateway.openai.client_hints import read_hints
+from headway.gateway.openai.client_terms import ClientTerms, tier_priority, tier_used
 from headway.gateway.openai.endpoints import Endpoint
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.openai.prompt_count import Counted, PromptCount, PromptFacts
@@ -16,7 +17,7 @@ from headway.gateway.queueing.arrival_pacing import ArrivalPacer
 from headway.gateway.queueing.cached_tokens import CachedTokens
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.request_state import ArrivedRequest, GatewayRequest, PromptSize, QueuedRequest
-from headway.gateway.settings import TenantSettings
+from headway.gateway.settings import Settings, TenantSettings
 from headway.gateway.wire.messages import HttpRequest
 
 _REQUEST_ID_BYTES_MAX = 128
@@ -51,7 +52,8 @@ class Intake:
         prompt: PromptFacts,
         model: str,
         tenant: TenantSettings,
-        objectives: Mapping[str, int],
+        terms: ClientTerms,
+        settings: Settings,
     ) -> GatewayRequest:
         """Build the state of a request that has just arrived.
 
@@ -62,12 +64,14 @@ class Intake:
             prompt: what was read of its prompt.
             model: as it names it; "" if it names none.
             tenant: of its API key.
-            objectives: priorities of the objectives that clients may name.
+            terms: which its client set for it.
+            settings: of the gateway.
         """
         self._number = number = self._number + 1
         now, start_trace = self._clock(), self._start_trace
         given = http.named.get(b"x-request-id", b"")
-        hints = read_hints(http, body, tenant, objectives)
+        tiers = settings.service_tiers
+        hints = read_hints(http, body, tenant, settings.objectives, tier_priority(terms, tenant, tiers))
         if tenant.name:
             withhold(http, body, tenant, hints.priority)
         fairness_tenant = tenant.name
@@ -88,6 +92,8 @@ class Intake:
             deadline=None if hints.deadline_seconds is None else now + hints.deadline_seconds,
             priority=hints.priority,
             hinted_output_tokens=hints.output_tokens,
+            service_tier=tier_used(terms, hints.priority, tenant, tiers),
+            never_waits=terms.never_waits,
             arrived_at=now,
             traceparent=None if start_trace is None else start_trace(http, endpoint, number, now),
             prompt=prompt,

@@ -6,8 +6,8 @@ stands in: the mean length, "admit", arrival order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TypeAlias, TypeVar
 
 from headway.domain.event import Event, Listener
@@ -18,6 +18,7 @@ from headway.gateway.queueing.internal_errors import InternalErrors
 from headway.gateway.queueing.recent_dispatches import RecentDispatches
 from headway.gateway.queueing.request_state import QueuedRequest, QueueKey
 from headway.gateway.queueing.wait_forecast import WaitForecast, work_of
+from headway.gateway.queueing.waiting_sums import WaitingSums
 from headway.gateway.settings import PolicySettings
 from headway.policies.admission.greedy import Greedy
 from headway.policies.contracts import LossListener
@@ -32,15 +33,6 @@ Answer = TypeVar("Answer")
 Prepare: TypeAlias = Callable[[QueueKey, PolicySettings, Policies], tuple[Listener, ...]]
 CachedTokensOf: TypeAlias = Callable[[QueuedRequest], int]
 """Prompt tokens of a waiting request that a replica is expected to have in its prefix cache now."""
-
-
-@dataclass(slots=True)
-class WaitingSums:
-    """Sums over waiting requests. `tokens` are those of prompts, `bytes` those of bodies."""
-
-    requests: int = 0
-    tokens: int = 0
-    bytes: int = 0
 
 
 class SharedAccounts:
@@ -247,6 +239,11 @@ class ModelQueue:
                 self.scheduler.cancel(queued.id, now)
             except Exception as error:
                 self._in_arrival_order(error).cancel(queued.id, now)
+
+    @property
+    def requests(self) -> Iterable[QueuedRequest]:
+        """Those that wait, in order of entry."""
+        return self._requests.values()
 
     def drain_seconds(self) -> float | None:
         """Forecast of when the queue will be empty if nothing more arrives; None without one."""

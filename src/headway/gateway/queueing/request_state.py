@@ -93,6 +93,8 @@ class ArrivedRequest:
         deadline: time of the first token as its client wants it, seconds on the dispatcher's clock.
         priority: in vLLM's sign, lower sooner.
         hinted_output_tokens: of its hints.
+        service_tier: at which it is served; None where its client names none.
+        never_waits: it is refused rather than queued.
         prompt: what was read of its prompt.
         arrived_at: seconds on the dispatcher's clock.
         traceparent: W3C header of our own span; None where the request is not traced.
@@ -116,6 +118,8 @@ class ArrivedRequest:
     hinted_output_tokens: Final[int | None]
     arrived_at: Final[float]
     traceparent: Final[bytes | None]
+    service_tier: Final[str | None] = None
+    never_waits: Final[bool] = False
     prompt: Final[PromptFacts] = NO_PROMPT
     stored_object: Final[str | None] = None
     may_be_repeated: Final[bool] = True

@@ -16,6 +16,7 @@ from itertools import chain
 
 from headway.domain.request import uncached_prefill_tokens
 from headway.gateway.openai.stored_objects import StoredObjects
+from headway.gateway.queueing.class_ceilings import ClassCeilings
 from headway.gateway.queueing.dispatch_contracts import QueueHooks, RequestSender
 from headway.gateway.queueing.internal_errors import InternalErrors
 from headway.gateway.queueing.model_queue import ModelQueue, SharedAccounts
@@ -53,6 +54,7 @@ class ServedQueues:
         self.replicas: list[UpstreamReplica] = []
         self.queues: dict[QueueKey, ModelQueue] = {}
         self.waiting: dict[Demand, int] = {}
+        self.ceilings = ClassCeilings(settings.queue, settings.service_tiers)
         self.stored_objects = StoredObjects()
         self.is_stopped = False
         self.holds = False  # the admission policy refused a request when the queues were served last
@@ -72,6 +74,7 @@ class ServedQueues:
         """A request waits from now on."""
         demand = demand_of(queued)
         self.waiting[demand] = self.waiting.get(demand, 0) + 1
+        self.ceilings.joined(queued)
 
     def left(self, queued: QueuedRequest) -> None:
         """A request waits no more."""
@@ -81,14 +84,16 @@ class ServedQueues:
             self.waiting[demand] = left
         else:
             del self.waiting[demand]
+        self.ceilings.left(queued)
 
     def queue_of(self, queued: QueuedRequest) -> ModelQueue:
         """The queue of a request; a new one where there is none yet."""
         key = queued.queue_key or self._key_of(queued)
         queue = self.queues.get(key)
         if queue is None:
+            policies, hooks = self.settings.policies_of(key.model), self._hooks
             queue = self.queues[key] = ModelQueue(
-                key, self.settings.policies, self._hooks.prepare, self.errors, self._accounts, self._hooks.cached_tokens
+                key, policies, hooks.prepare, self.errors, self._accounts, hooks.cached_tokens
             )
         return queue
 
@@ -332,7 +337,11 @@ class ServedQueues:
     def replace(self, settings: Settings, replicas: list[UpstreamReplica]) -> None:
         """Other settings from now on; no request is lost. Requests on replicas that go are finished there."""
         before = self.settings
-        changed = (settings.policies, settings.tuning) != (before.policies, before.tuning)
+        changed = settings.tuning != before.tuning or settings.policies != before.policies
+        changed |= any(settings.policies_of(key.model) != before.policies_of(key.model) for key in self.queues)
+        if (settings.queue, settings.service_tiers) != (before.queue, before.service_tiers):
+            waiting = chain.from_iterable(queue.requests for queue in self.queues.values())
+            self.ceilings = ClassCeilings(settings.queue, settings.service_tiers, waiting)
         self.settings = settings
         self._has_room = _room_gate(settings)
         self.replicas = replicas
@@ -357,7 +366,8 @@ class ServedQueues:
         while self._unchanged:
             queue = self._unchanged.popleft()
             if self.queues.get(queue.key) is queue:  # not forgotten meanwhile
-                self.errors.guard("policies", queue.change_policies, self.settings.policies, self._accounts)
+                policies = self.settings.policies_of(queue.key.model)
+                self.errors.guard("policies", queue.change_policies, policies, self._accounts)
                 yield
 
     def _move_requests(self) -> Iterator[None]:

@@ -14,7 +14,9 @@ from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.wire.messages import HOP_BY_HOP, Headers, connection_names
 
 _ID_HEADER, _REPLICA_HEADER, _QUEUE_HEADER = b"x-request-id", b"x-headway-replica", b"x-headway-queue-ms"
-_NOT_RETURNED = HOP_BY_HOP | {b"content-length", REASON_HEADER, _ID_HEADER, _REPLICA_HEADER, _QUEUE_HEADER}
+_TIER_HEADER = b"x-headway-service-tier"
+_OURS = {REASON_HEADER, _ID_HEADER, _REPLICA_HEADER, _QUEUE_HEADER, _TIER_HEADER}
+_NOT_RETURNED = HOP_BY_HOP | {b"content-length"} | _OURS
 
 
 def answer_headers(
@@ -32,12 +34,14 @@ def answer_headers(
         returned = [(name, hidden(value) if name == b"location" else value) for name, value in returned]
     arrived = request.arrived
     waited = (request.queued.dispatched_at or arrived.arrived_at) - arrived.arrived_at
-    return [
-        *returned,
+    ours = [
         (_ID_HEADER, arrived.request_id),
         (_REPLICA_HEADER, replica.shown_as.encode("latin-1", "replace")),
         (_QUEUE_HEADER, b"%d" % (waited * 1000)),
     ]
+    if arrived.service_tier is not None:
+        ours.append((_TIER_HEADER, arrived.service_tier.encode()))
+    return [*returned, *ours]
 
 
 def note_load(replica: UpstreamReplica, value: bytes) -> None:

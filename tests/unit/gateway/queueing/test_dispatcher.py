@@ -18,7 +18,7 @@ from headway.gateway.openai.usage import COMPLETION_USAGE, Usage
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatch_contracts import QueueHooks
 from headway.gateway.queueing.dispatcher import Dispatcher
-from headway.gateway.queueing.model_queue import ModelQueue, WaitingSums
+from headway.gateway.queueing.model_queue import ModelQueue
 from headway.gateway.queueing.outages import demand_of
 from headway.gateway.queueing.refusals import Refusal, RetryDelays
 from headway.gateway.queueing.request_state import (
@@ -29,6 +29,7 @@ from headway.gateway.queueing.request_state import (
     RequestMove,
     RequestStage,
 )
+from headway.gateway.queueing.waiting_sums import WaitingSums
 from headway.gateway.replicas.load_report import LoadReport
 from headway.gateway.replicas.replica_state import Health
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
@@ -130,7 +131,7 @@ class Bench:
         self.forgotten: list[QueueKey] = []
         self.settings = Settings(
             listen="127.0.0.1:0",
-            queue=queue or QueueSettings(),
+            queue=queue or QueueSettings(class_ceilings={"1": 1.0}),
             health=HEALTH,
             policies=policies or PolicySettings(ordering="fcfs"),
         )
@@ -179,6 +180,8 @@ class Bench:
         assert dispatcher.counts.inside == len(requests)
         waiting = [request.queued for request in requests if request.stage is RequestStage.QUEUED]
         assert dispatcher.served_queues.waiting == Counter(demand_of(queued) for queued in waiting)
+        for ceiling in dispatcher.served_queues.ceilings._ceilings:
+            assert ceiling.waiting == sums_of([queued for queued in waiting if queued.priority >= ceiling.priority])
         for queue in dispatcher.queues.values():
             own = [queued for queued in waiting if queued.queue_key == queue.key]
             assert (len(queue), len(queue.scheduler.queue) + len(queue._unmoved)) == (len(own), len(own))
@@ -1021,3 +1024,26 @@ def test_what_a_policy_raises_at_a_first_token_is_contained() -> None:
     client.request.queued.admitted_by.first_token = fail  # type: ignore[method-assign]
     bench.dispatcher.first_byte(client.request)
     assert bench.dispatcher.errors.by_place == {"policies": 1}
+
+
+def test_the_less_urgent_are_refused_first_and_a_reload_counts_those_that_wait() -> None:
+    bench = Bench(queue=QueueSettings(max_requests=4, class_ceilings={"flex": 0.5}))
+    bench.arrive(priority=10)  # at the replica
+    for _ in range(2):
+        assert bench.arrive(priority=10).stage is RequestStage.QUEUED
+    assert bench.arrive(priority=10).reason == Reason.CLASS_FULL
+    assert bench.arrive().stage is RequestStage.QUEUED
+    tighter = replace(bench.settings, queue=QueueSettings(max_requests=4, class_ceilings={"0": 0.75}))
+    bench.dispatcher.replace(tighter, bench.replicas, bench.now)
+    bench.law()
+    assert bench.arrive().reason == Reason.CLASS_FULL
+    assert bench.arrive(priority=-1).stage is RequestStage.QUEUED
+    assert bench.arrive(priority=-1).reason == Reason.QUEUE_FULL
+
+
+@pytest.mark.parametrize("turn_by_turn", [False, True])
+def test_a_request_that_never_waits_is_in_no_queue_when_its_arrival_is_over(turn_by_turn: bool) -> None:
+    bench = Bench(seats=2, turn_by_turn=turn_by_turn)
+    stages = [bench.arrive(never_waits=True).stage for _ in range(4)]
+    assert stages == [RequestStage.SENT, RequestStage.SENT, RequestStage.ENDED, RequestStage.ENDED]
+    assert bench.heard.ends == [(number, Outcome.REFUSED, Reason.NO_QUEUE) for number in (3, 4)]
