@@ -35,6 +35,7 @@ from headway.gateway.openai.prompt_count import NO_PROMPT, PromptCount, PromptFa
 from headway.gateway.openai.request_body import LARGE_BYTES, Body, read_body, why_unreadable
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.intake import Intake
+from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import GatewayRequest, id_text
 from headway.gateway.relay.exchange import BROKE, Exchange
 from headway.gateway.replicas.model_lists import all_list_models, listed_models, model_entry
@@ -126,11 +127,14 @@ class PublicRoutes:
         if tenant is None:
             return no_key()
         request.owner = tenant.name
+        request.refusal = self.dispatcher.entry_checks.refusal_unread(
+            tenant.name, int(request.named.get(b"content-length", b"0"))
+        )
         return not_forwarded(request, self.dispatcher.settings.forward)
 
     def takes_body(self, request: HttpRequest) -> bool:
         """Our own paths need none."""
-        return request.path.startswith("/v1/")
+        return request.path.startswith("/v1/") and request.refusal is None
 
     def refused(self, response: Response, address: str) -> None:
         """Count it: it entered no queue, and no explanation of it is kept."""
@@ -193,6 +197,8 @@ class PublicRoutes:
         if http.method == b"HEAD":
             self._reject(client, head_not_forwarded())
             return None
+        if http.refusal is not None:
+            return self._take(http, client, tenant, endpoint_of(http.path), None, NO_PROMPT)
         coding = content_coding(http)
         if coding:
             message = _COMPRESSED.format(coding.decode("latin-1")[:40])
@@ -258,7 +264,9 @@ class PublicRoutes:
             note_arrival(request)
         exchange = Exchange(request, client, self.dispatcher)
         try:
-            if self.dispatcher.announce(exchange):
+            if isinstance(http.refusal, Refusal):
+                self.dispatcher.refuse_unread(exchange, http.refusal)
+            elif self.dispatcher.announce(exchange):
                 self._intake.let_in(request, partial(self.dispatcher.arrive, exchange))
         except Exception as error:
             self.dispatcher.contain(exchange, "intake", error)

@@ -21,6 +21,7 @@ from headway.gateway.queueing.entry_checks import EntryChecks
 from headway.gateway.queueing.internal_errors import InternalErrors
 from headway.gateway.queueing.learning_from_answer import learn_from_answer
 from headway.gateway.queueing.outages import Outages, OwnShortages, can_be_served, demand_of
+from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import (
     GatewayRequest,
     PromptSize,
@@ -88,6 +89,11 @@ class Dispatcher:
         if self.is_draining:
             relay.refuse(self.entry_checks.draining())
         return not self.is_draining
+
+    def refuse_unread(self, relay: Relay, refusal: Refusal) -> None:
+        """A request ends as any other that is refused, but that its body was not kept."""
+        if self.announce(relay):
+            relay.refuse(refusal)
 
     def arrive(self, relay: Relay, prompt: PromptSize | None = None) -> None:
         """An announced request is refused, is sent, or waits. `prompt` is its size where that was counted since."""

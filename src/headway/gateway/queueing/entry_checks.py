@@ -1,4 +1,7 @@
-"""Checks at the entry: whether a request may wait, and after how many seconds a refused client may come back."""
+"""Checks at the entry: whether a request may wait, and after how many seconds a refused client may come back.
+
+Law: what is refused by its head would be refused with its body too, while nothing else changes.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +35,29 @@ class EntryChecks:
             return self.unserved(message)
         if not served.waiting:
             return None
-        broken = broken_bound(served.queues.values(), queued, served.settings.queue) or served.ceilings.broken(queued)
-        own = served.settings.models.get(queued.arrived.model)
+        arrived = queued.arrived
+        broken = _broken_bound(served, arrived.payer, queued.prompt_tokens, arrived.body_bytes)
+        broken = broken or served.ceilings.broken(queued)
+        own = served.settings.models.get(arrived.model)
         if broken is None and own is not None:
-            same = (queue for queue in served.queues.values() if queue.key.model == queued.arrived.model)
+            same = (queue for queue in served.queues.values() if queue.key.model == arrived.model)
             broken = broken_model_bound(same, queued, own)
         if broken is None:
             return None
         return self.too_many(*broken, served.queue_of(queued).drain_seconds())
+
+    def refusal_unread(self, tenant: str, body_bytes: int) -> Refusal | None:
+        """Why a request may enter no queue whatever its body says; None if it may, or if its body must be read first.
+
+        The prompt is in the body, and counts as none. `tenant` is of its API key; "" where there are no keys: then
+        the bounds of a fairness id are judged later.
+        """
+        served = self._served
+        broken = _broken_bound(served, tenant, 0, body_bytes) if served.waiting else None
+        if broken is None:
+            return None
+        drains = [queue.drain_seconds() for queue in served.queues.values() if queue.waiting.requests]
+        return self.too_many(*broken, max([seconds for seconds in drains if seconds is not None], default=None))
 
     def missed_deadline(self, queued: QueuedRequest, queue: ModelQueue, now: float) -> Refusal | None:
         """The refusal of a request in its queue whose first token is forecast after its deadline; None if it is not."""
@@ -69,3 +87,7 @@ class EntryChecks:
     def until_probe(self) -> float:
         """Seconds after which a client may come back while no replica is healthy."""
         return self.retry_delays.after_probe(self._served.replicas, self._now())
+
+
+def _broken_bound(served: ServedQueues, payer: str, prompt_tokens: int, body_bytes: int) -> tuple[str, Reason] | None:
+    return broken_bound(served.queues.values(), payer, prompt_tokens, body_bytes, served.settings.queue)

@@ -27,13 +27,15 @@ class Refusal(NamedTuple):
 
 
 def broken_bound(
-    queues: Iterable[ModelQueue], queued: QueuedRequest, bounds: QueueSettings
+    queues: Iterable[ModelQueue], payer: str, prompt_tokens: int, body_bytes: int, bounds: QueueSettings
 ) -> tuple[str, Reason] | None:
-    """The first bound that breaks if this request waits too, as a message and a reason; None if all hold."""
+    """The first bound that breaks if a request waits too, as a message and a reason; None if all hold.
+
+    Never None for a request that is larger than one for which it is not.
+    """
     waiting = [queue for queue in queues if queue.waiting.requests]
     if not waiting:
         return None
-    prompt_tokens, body_bytes, payer = queued.prompt_tokens, queued.arrived.body_bytes, queued.arrived.payer
     totals = (
         (sum(map(len, waiting)) + 1, bounds.max_requests, "requests", "max_requests"),
         (

@@ -37,8 +37,11 @@ from headway.gateway.wire.shared_limits import ConnectionPlace, SharedLimits
 _CHUNK_HEADS = [b"%x\r\n" % size for size in range(2_048)]  # of tokens: to format one takes three times as long
 _BODILESS = (204, 304)
 """Statuses whose answers end with their head, whatever it says of a length (RFC 9112, section 6.3)."""
+_NO_ROOM = "the bodies of all requests fill the memory set aside for them (`wire.bodies_bytes`)"
 _TURN_SECONDS = 0.01
 """How long requests that were sent together may be answered at once; then all other connections have their turn."""
+_FORGOTTEN_BYTES = 65_536
+"""A body that nobody needs is read and forgotten up to this size: a new connection costs both sides more."""
 _SLICE_BYTES = 8_192
 """Read at once: a long body in many of these, one after the other; of small requests some 200 at a turn of the loop."""
 
@@ -66,7 +69,10 @@ class RequestHandler(Protocol):
         """
 
     def refuse_head(self, request: HttpRequest) -> Response | None:
-        """A response that needs no body (to a wrong API key, say); None to read on."""
+        """A response that needs no body (to a wrong API key, say); None to read on.
+
+        What is refused in the handler's own way, whatever the body says, gets its `refusal` here and comes to `answer`.
+        """
 
     def takes_body(self, request: HttpRequest) -> bool:
         """Whether the body is needed for the answer; else its bytes are read and forgotten."""
@@ -84,11 +90,13 @@ class ClientConnection(asyncio.Protocol):
     __slots__ = (
         "_ahead",
         "_answering",
+        "_answers_head",
         "_begun",
         "_body",
         "_body_bytes",
         "_chunked",
         "_clock",
+        "_closes_by",
         "_closing",
         "_deadline",
         "_deferred",
@@ -153,6 +161,7 @@ class ClientConnection(asyncio.Protocol):
         self._chunked = False
         self._held = b""  # the head of an answer whose body follows at once: one write for both
         self._closing = False
+        self._closes_by = 0.0  # when a connection that is closing ends at the latest, though its client still sends
         self._looping = False
         self._started = False  # the head of the present answer was sent
         self.writable = True
@@ -167,6 +176,7 @@ class ClientConnection(asyncio.Protocol):
         self._body: bytes | BytesIO = b""
         self._body_bytes = 0
         self._keeps_body = True
+        self._answers_head = False  # it is answered before its body came
         self._framing_bytes = 0  # since the latest byte of the body
         self._trailer_bytes = 0
         self._offers_upgrade = False
@@ -232,7 +242,8 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes of a request, or of the next one."""
         if self._closing:
-            return  # lingering: they are read and forgotten
+            self._forget()
+            return
         if self._deferred:
             self._deferred += data  # a transport that had read it already
         elif self._request is not None or self._pending or self._ahead:
@@ -244,6 +255,11 @@ class ClientConnection(asyncio.Protocol):
             self._deferred = data
             self._transport.pause_reading()
             pacer.wait(self._read_deferred)
+
+    def _forget(self) -> None:
+        """Bytes that nobody needs have come: a client that writes its whole body before it reads gets to the answer."""
+        if not self.has_unsent:
+            self._deadline = min(self._clock() + self._limits.linger_seconds, self._closes_by)
 
     def _read_deferred(self) -> None:
         """The turn of a packet that came with too many others."""
@@ -363,7 +379,11 @@ class ClientConnection(asyncio.Protocol):
         self._keeps_body = self._refusal is None and self._handler.takes_body(request)
         expects = request.named.get(b"expect")
         waits = expects is not None and expects.lower() == b"100-continue" and version == "1.1"
-        if waits and self._refusal is None and self._request is None and not self._pending:
+        if self._refusal is None and request.refusal is not None and (waits or not _is_short(request)):
+            self._answers_head = True
+            request.keep_alive = False
+            self._pending.append(request)
+        elif waits and self._refusal is None and self._request is None and not self._pending:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _refusal_of(self, request: HttpRequest, version: str) -> Response | None:
@@ -371,10 +391,15 @@ class ClientConnection(asyncio.Protocol):
         if fault is not None:
             return self._bad_request(*fault)
         refusal = self._handler.refuse_head(request)
-        if refusal is not None or self._place is None:
+        if refusal is not None:
             return refusal
-        too_many = self._place.change_owner(request.owner)
-        return self._bad_request(429, too_many) if too_many is not None else None
+        too_many = self._place.change_owner(request.owner) if self._place is not None else None
+        if too_many is not None:
+            return self._bad_request(429, too_many)
+        length = request.named.get(b"content-length")
+        if length is not None and self._handler.takes_body(request) and not self._shared.has_room(int(length)):
+            return self._bad_request(503, _NO_ROOM)
+        return None
 
     def on_body(self, body: bytes) -> None:
         """Some of the body (httptools)."""
@@ -396,11 +421,7 @@ class ClientConnection(asyncio.Protocol):
                 self._body.write(held)
                 self._body.write(body)
             if not self._shared.has_room():
-                self._refuse_body(
-                    self._bad_request(
-                        503, "the bodies of all requests fill the memory set aside for them (`wire.bodies_bytes`)"
-                    )
-                )
+                self._refuse_body(self._bad_request(503, _NO_ROOM))
 
     def _bad_request(self, status: int, message: str) -> Response:
         headers = self._headers
@@ -423,7 +444,7 @@ class ClientConnection(asyncio.Protocol):
         if self._offers_upgrade:
             return  # it is read again without the offer
         request = self._parsed
-        if self._refusal is None and request is not None:
+        if self._refusal is None and request is not None and not self._answers_head:
             body = self._body
             request.body = body.getvalue() if isinstance(body, BytesIO) else body  # neither is copied
             request.keep_alive = self._parser.should_keep_alive() and not self._is_going
@@ -575,10 +596,11 @@ class ClientConnection(asyncio.Protocol):
     def close(self) -> None:
         """Send what is waiting, then end. Input is still read for a while, or the client might lose the answer."""
         self._closing = True
+        self._closes_by = self._clock() + self._limits.body_seconds
         self._deadline = self._gone_by()
         if self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
-        else:
+        elif not self._head_done:  # TLS ends in both directions at once: a body that still comes is read past first
             self._transport.close()
 
     def _gone_by(self) -> float:
@@ -640,3 +662,9 @@ class ClientConnection(asyncio.Protocol):
         self._request = HttpRequest(b"HEAD" if self._refuses_head else b"", b"", [], keep_alive=False)
         self._handler.refused(response, self.address)
         self.respond(response)
+
+
+def _is_short(request: HttpRequest) -> bool:
+    """Whether a body that nobody needs is read to its end, so that the connection can go on."""
+    named = request.named
+    return b"transfer-encoding" not in named and int(named.get(b"content-length", b"0")) <= _FORGOTTEN_BYTES

@@ -31,7 +31,8 @@ class WireLimits:
         body_seconds: From there to the end of its body.
         idle_seconds: Between two requests.
         stalled_seconds: How long a client may leave its answer unread.
-        linger_seconds: After a refusal, how long unread bytes are still taken, so that the client can read the answer.
+        linger_seconds: After a refusal, the silence of its client after which the connection ends. Until then what
+            still comes is read past, for `body_seconds` at most, so that the client can read the answer.
         buffer_bytes: Bytes of answers waiting in memory for one client; above it the replica is not read.
     """
 

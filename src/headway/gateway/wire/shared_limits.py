@@ -73,9 +73,9 @@ class SharedLimits:
             _take_one(self._of_key, before)
         return None
 
-    def has_room(self) -> bool:
-        """Whether the bodies fit into their limit."""
-        return self.body_bytes <= self.limits.bodies_bytes
+    def has_room(self, more_bytes: int = 0) -> bool:
+        """Whether the bodies, and one of `more_bytes` that is to come, fit into their limit."""
+        return self.body_bytes + more_bytes <= self.limits.bodies_bytes
 
 
 class ConnectionPlace:

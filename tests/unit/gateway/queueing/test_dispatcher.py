@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from headway.domain.event import Cancelled, Completed, Event
 from headway.domain.replica_view import BatchView, MemoryView
@@ -961,6 +964,40 @@ def test_a_body_that_is_exactly_as_large_as_the_bound_fits() -> None:
     bench.dispatcher.replace(settings, bench.replicas, bench.now)
     assert bench.arrive().stage is RequestStage.QUEUED
     assert bench.arrive().reason == Reason.QUEUE_FULL
+
+
+BOUNDS = st.integers(1, 4)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.builds(
+        QueueSettings,
+        max_requests=BOUNDS,
+        max_tokens=BOUNDS.map(lambda size: 50 * size),
+        max_bytes=BOUNDS.map(lambda size: 40 * size),
+        tenant_max_requests=st.none() | BOUNDS,
+        tenant_max_bytes=st.none() | BOUNDS.map(lambda size: 40 * size),
+    ),
+    st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("mn"), st.integers(1, 90)), max_size=8),
+    st.tuples(st.sampled_from("ab"), st.sampled_from("mnx"), st.integers(1, 90)),
+)
+def test_what_is_refused_by_its_head_would_be_refused_with_its_body(
+    bounds: QueueSettings, before: list[tuple[str, str, int]], then: tuple[str, str, int]
+) -> None:
+    bench = Bench(models=("m", "n"), queue=bounds)
+    for payer, model, tokens in before:
+        bench.arrive(tokens, payer=payer, model=model)
+    payer, model, tokens = then
+    body: dict[str, object] = {"prompt": "x" * tokens}
+    size = len(json.dumps({"prompt": "x", "max_tokens": 10} | body))
+    early = bench.dispatcher.entry_checks.refusal_unread(payer, size)
+    late = bench.arrive(tokens, body=body, payer=payer, model=model).refusal
+    if early is not None:
+        assert late is not None
+        assert late.reason in (early.reason, Reason.UNKNOWN_MODEL)
+    elif late is not None and late.reason is not Reason.UNKNOWN_MODEL:
+        assert "prompt tokens" in late.message, "all else is told by the head"
 
 
 def test_waiting_is_explained_by_those_before_and_those_that_rank_sooner() -> None:
