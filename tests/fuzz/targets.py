@@ -99,6 +99,9 @@ class _Answering:
     def refuse_head(self, request: HttpRequest) -> Response | None:
         return Response(401, b"no") if request.header(b"authorization") == b"wrong" else None
 
+    def shaped(self, response: Response, path: str) -> Response:
+        return response
+
     def takes_body(self, request: HttpRequest) -> bool:
         return True
 

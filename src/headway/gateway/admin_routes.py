@@ -37,6 +37,10 @@ class AdminRoutes:
         refusal = error_response(401, "the admin address needs its key (`admin_key_env`)", Reason.UNAUTHORISED)
         return with_headers(refusal, ((b"www-authenticate", b'Basic realm="headway"'),))
 
+    def shaped(self, response: Response, path: str) -> Response:
+        """The response itself."""
+        return response
+
     def takes_body(self, request: HttpRequest) -> bool:
         """No path needs one."""
         return False

@@ -1,6 +1,6 @@
-"""Paths of the gateway: its own are answered at once, all others under /v1 go through the queue to a replica.
+"""Paths of the gateway: its own are answered at once, those of the API go through the queue to a replica.
 
-`HEALTH_PATHS` and `INSIDE_PATHS`, below, list its own paths; `openai/endpoints.py` lists those of the OpenAI API.
+`HEALTH_PATHS` and `INSIDE_PATHS`, below, list its own paths; `openai/allowed_paths.py` lists those of the API.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ from headway.gateway.observing.page import PAGE_PATHS, page_file, state_of
 from headway.gateway.observing.prometheus_text import CONTENT_TYPE
 from headway.gateway.observing.refusal_log import RefusalLog
 from headway.gateway.observing.request_history import REMEMBERED, RequestHistory
+from headway.gateway.openai.allowed_paths import is_of_the_api
 from headway.gateway.openai.client_terms import read_terms
 from headway.gateway.openai.endpoints import Endpoint, endpoint_of
 from headway.gateway.openai.error_responses import Reason, bad_request, error_response, reason_of
+from headway.gateway.openai.error_shapes import shaped
 from headway.gateway.openai.large_body import LargeBody
 from headway.gateway.openai.model_name import content_coding, named_model
 from headway.gateway.openai.prompt_count import NO_PROMPT, PromptCount, PromptFacts
@@ -112,7 +114,7 @@ class PublicRoutes:
             return foreign_host()
         if request.was_passed_on(self.via):
             return loop()
-        if not request.path.startswith("/v1/"):
+        if not is_of_the_api(request.path):
             is_here = is_admin(request.path) and not self._has_admin
             return self.administration.refuse_head(request) if is_here else None
         page = self._cross_origin(request.named.get(b"origin"))
@@ -132,9 +134,13 @@ class PublicRoutes:
         )
         return not_forwarded(request, self.dispatcher.settings.forward)
 
+    def shaped(self, response: Response, path: str) -> Response:
+        """An error in the shape of the API that the path belongs to."""
+        return shaped(response, path)
+
     def takes_body(self, request: HttpRequest) -> bool:
         """Our own paths need none."""
-        return request.path.startswith("/v1/") and request.refusal is None
+        return is_of_the_api(request.path) and request.refusal is None
 
     def refused(self, response: Response, address: str) -> None:
         """Count it: it entered no queue, and no explanation of it is kept."""
@@ -152,7 +158,7 @@ class PublicRoutes:
 
     def _answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
         path = request.path
-        if request.method == b"OPTIONS" and path.startswith("/v1/") and is_preflight(request):
+        if request.method == b"OPTIONS" and is_of_the_api(path) and is_preflight(request):
             client.respond(preflight_answer(request))
         elif path == "/v1/models" and request.method in (b"GET", b"HEAD"):
             client.respond(self._models())
@@ -162,7 +168,7 @@ class PublicRoutes:
             and all_list_models(self.dispatcher.replicas)
         ):
             client.respond(self._model(unquote(path.removeprefix(_ONE_MODEL))))
-        elif path.startswith("/v1/"):
+        elif is_of_the_api(path):
             return self._proxy(request, client)
         elif is_admin(path) and not self._has_admin:
             client.respond(self.administration.answer(request, client.address))

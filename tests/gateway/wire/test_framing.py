@@ -365,6 +365,9 @@ class Echo:
     def refuse_head(self, request: HttpRequest) -> Response | None:
         return None
 
+    def shaped(self, response: Response, path: str) -> Response:
+        return response
+
     def takes_body(self, request: HttpRequest) -> bool:
         return True
 

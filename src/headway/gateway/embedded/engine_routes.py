@@ -77,6 +77,10 @@ class EngineRoutes:
         """No request is refused by its head."""
         return None
 
+    def shaped(self, response: Response, path: str) -> Response:
+        """The response itself."""
+        return response
+
     def takes_body(self, request: HttpRequest) -> bool:
         """Every body is read."""
         return True

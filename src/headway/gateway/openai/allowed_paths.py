@@ -1,7 +1,7 @@
-"""Allowed paths: which parts of the API under `/v1` clients may use, by the first name of the path and the method.
+"""Allowed paths: which parts of the API clients may use, by the first name of the path under `/v1` and the method.
 
 Engines put their administration under `/v1` too (`/v1/load_lora_adapter`), so a name that is not listed is refused.
-`forward` in the configuration adds names.
+`forward` in the configuration adds names. A few paths that engines serve outside `/v1` are the same API.
 """
 
 from __future__ import annotations
@@ -42,15 +42,39 @@ METHODS: Mapping[str, frozenset[bytes]] = MappingProxyType(
 """First name after `/v1/` -> methods: the OpenAI and Anthropic APIs, and what vLLM, SGLang and others add to infer."""
 
 
+OUTSIDE_V1: Mapping[str, str] = MappingProxyType(
+    {
+        "/classify": "classify",
+        "/detokenize": "detokenize",
+        "/pooling": "pooling",
+        "/rerank": "rerank",
+        "/score": "score",
+        "/tokenize": "tokenize",
+        "/v2/rerank": "rerank",
+    }
+)
+"""Paths of vLLM and SGLang without `/v1` -> the name in `METHODS` whose rules they have."""
+
+
+def is_of_the_api(path: str) -> bool:
+    """Whether requests for a path go to replicas; all other paths are the gateway's own."""
+    return path.startswith("/v1/") or path in OUTSIDE_V1
+
+
+def name_in_api(path: str) -> str:
+    """The name of a path of the API that its rules go by: the first after `/v1/`."""
+    return OUTSIDE_V1.get(path) or path.split("/", 3)[2]
+
+
 def why_not_allowed(path: str, method: bytes, more: Collection[str]) -> tuple[int, str, str] | None:
-    """Why no replica may get a request under `/v1`: status, message, and the methods that are allowed; else None.
+    """Why no replica may get a request of the API: status, message, and the methods that are allowed; else None.
 
     Args:
-        path: of the request, beginning with `/v1/`, as it was sent.
+        path: of the request, one of the API, as it was sent.
         method: of the request.
         more: names that are allowed with any method, besides `METHODS`.
     """
-    name = path.split("/", 3)[2]
+    name = name_in_api(path)
     if name in more:
         return None
     methods = METHODS.get(name)

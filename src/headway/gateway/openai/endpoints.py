@@ -6,13 +6,11 @@ names, and a session may be named by a header (`client_hints.py`).
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from headway.gateway.openai.error_responses import Reason, error_event
 from headway.gateway.openai.usage import COMPLETION_USAGE, MESSAGES_USAGE, RESPONSES_USAGE, UsageFields
 
 _DONE = re.compile(rb"^data:[ \t]*\[DONE\]", re.MULTILINE)
@@ -26,7 +24,7 @@ _TIERS = {name: name for name in ("auto", "default", "flex", "priority")}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Endpoint:
-    """One path under `/v1`.
+    """One path of the API. The shape of its errors is in `error_shapes.py`.
 
     Attributes:
         kind: "generation" produces output tokens; each kind has queues of its own.
@@ -40,7 +38,6 @@ class Endpoint:
         takes_prompts: its prompt may be a list of prompts, each with an answer of its own.
         takes_engine_hints: Headway's vLLM plug-in reads its hints in `vllm_xargs`.
         service_tiers: values of the body's `service_tier` -> the tier here; empty where its API has none.
-        stream_error: the event that ends a stream with an error.
         stream_end: what is found in the last events of a stream that is whole; a generation path has one.
         last_event: what only the last event of a stream holds; a finish reason may be that of one of several choices.
         is_generation: whether its answer is output tokens.
@@ -57,25 +54,12 @@ class Endpoint:
     takes_prompts: bool = False
     takes_engine_hints: bool = False
     service_tiers: Mapping[str, str] = field(default_factory=dict)
-    stream_error: Callable[[str, Reason], bytes] = error_event
     stream_end: re.Pattern[bytes] = _FINISHED
     last_event: re.Pattern[bytes] = _DONE
     is_generation: bool = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "is_generation", self.kind == "generation")
-
-
-def _response_error(message: str, reason: Reason) -> bytes:
-    """The Responses API's event of type `error`."""
-    error = {"type": "error", "code": str(reason).replace("-", "_"), "message": message, "param": None}
-    return b"event: error\ndata: " + json.dumps(error | {"sequence_number": 0}).encode() + b"\n\n"
-
-
-def _message_error(message: str, reason: Reason) -> bytes:
-    """Anthropic's event of type `error`."""
-    error = {"type": "error", "error": {"type": "api_error", "message": message}}
-    return b"event: error\ndata: " + json.dumps(error).encode() + b"\n\n"
 
 
 CHAT = Endpoint(
@@ -108,7 +92,7 @@ RESPONSES = Endpoint(
     service_tiers=_TIERS,
     needs_json=True,
     usage=RESPONSES_USAGE,
-    stream_error=_response_error,
+    takes_engine_hints=True,
     stream_end=_RESPONSE_ENDED,
     last_event=_RESPONSE_ENDED,
 )
@@ -120,9 +104,12 @@ MESSAGES = Endpoint(
     service_tiers={"auto": "auto", "standard_only": "default"},
     needs_json=True,
     usage=MESSAGES_USAGE,
-    stream_error=_message_error,
+    takes_engine_hints=True,
     stream_end=_MESSAGE_STOPPED,
     last_event=_MESSAGE_STOPPED,
+)
+COUNT_TOKENS = Endpoint(
+    prompt_fields=MESSAGES.prompt_fields, output_bound_fields=(), needs_json=True, usage=MESSAGES_USAGE
 )
 UNLISTED = Endpoint()
 """Every other path: forwarded as it came, and read by the usual names where its body is JSON."""
@@ -133,6 +120,7 @@ ENDPOINTS = {
     "/v1/embeddings": EMBEDDINGS,
     "/v1/responses": RESPONSES,  # of the same vendor, newer
     "/v1/messages": MESSAGES,  # Anthropic's API, which vLLM and SGLang serve too
+    "/v1/messages/count_tokens": COUNT_TOKENS,
 }
 
 

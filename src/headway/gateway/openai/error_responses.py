@@ -1,11 +1,16 @@
-"""Error responses in OpenAI's format, and the closed list of reasons why a request was refused or failed."""
+"""Error responses, and the closed list of reasons why a request was refused or failed.
+
+They are made in OpenAI's format; `error_shapes.py` gives them that of the path asked, when they leave.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
+from typing import NamedTuple
 
 from headway.gateway.wire.messages import Response
 
@@ -59,15 +64,43 @@ _CODES: dict[Reason, str] = {
 }
 
 
-def error_body(status: int, message: str, reason: Reason, param: str | None = None) -> bytes:
-    """`{"error": {message, type, param, code}}`."""
-    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    code = _CODES.get(reason, str(reason).replace("-", "_"))
-    return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}}).encode()
+class ApiError(NamedTuple):
+    """What an error says, in whatever shape. `param` names the field at fault; `request_id` is the request's."""
+
+    status: int
+    message: str
+    reason: Reason
+    param: str | None = None
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorResponse(Response):
+    """A response that is an error, with what it says."""
+
+    error: ApiError
+
+
+def code_of(error: ApiError) -> str:
+    """OpenAI's code of an error."""
+    return _CODES.get(error.reason, str(error.reason).replace("-", "_"))
+
+
+def error_body(error: ApiError) -> bytes:
+    """`{"error": {message, type, param, code}}`, OpenAI's shape."""
+    kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
+    fields = {"message": error.message, "type": kind, "param": error.param, "code": code_of(error)}
+    return json.dumps({"error": fields}).encode()
 
 
 def error_response(
-    status: int, message: str, reason: Reason, *, retry_seconds: float | None = None, param: str | None = None
+    status: int,
+    message: str,
+    reason: Reason,
+    *,
+    retry_seconds: float | None = None,
+    param: str | None = None,
+    request_id: str = "",
 ) -> Response:
     """An error as client libraries read it; `retry_seconds` becomes both retry headers, at most 120 s."""
     headers = [(REASON_HEADER, str(reason).encode())]
@@ -75,7 +108,8 @@ def error_response(
         headers += retry_headers(retry_seconds)
     elif status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST, HTTPStatus.GONE):
         headers.append((b"x-should-retry", b"false"))
-    return Response(status, error_body(status, message, reason, param), headers=tuple(headers))
+    error = ApiError(status, message, reason, param, request_id)
+    return ErrorResponse(status, error_body(error), headers=tuple(headers), error=error)
 
 
 def bad_request(status: int, message: str) -> Response:
@@ -94,10 +128,3 @@ def retry_headers(seconds: float) -> list[tuple[bytes, bytes]]:
     """`Retry-After` in whole seconds, rounded up, and `retry-after-ms`, which openai-python reads first."""
     bounded = min(max(seconds, 0.001), RETRY_SECONDS_MAX)
     return [(b"retry-after", b"%d" % math.ceil(bounded)), (b"retry-after-ms", b"%d" % math.ceil(bounded * 1000))]
-
-
-def error_event(message: str, reason: Reason) -> bytes:
-    """An error after streaming has begun: the status line was sent, so it is an event (`finish_reason: "error"`)."""
-    error = {"message": message, "type": "server_error", "param": None, "code": str(reason).replace("-", "_")}
-    choice = {"index": 0, "delta": {}, "text": "", "finish_reason": "error"}
-    return b"data: " + json.dumps({"error": error, "choices": [choice]}).encode() + b"\n\n"

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from headway.gateway.openai.allowed_paths import METHODS
+from headway.gateway.openai.allowed_paths import METHODS, name_in_api
 from headway.gateway.openai.endpoints import Endpoint
 from headway.gateway.wire.messages import HttpRequest
 
@@ -65,7 +65,7 @@ def may_be_repeated(http: HttpRequest, endpoint: Endpoint) -> bool:
     """
     if endpoint.is_generation or http.method in _IDEMPOTENT:
         return True
-    name = http.path.split("/", 3)[2]
+    name = name_in_api(http.path)
     return name in METHODS and name not in _STORING
 
 

@@ -7,15 +7,15 @@ where it may have been executed and must not be twice; when the client leaves, a
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 from headway.gateway.openai.answer_readers import AnswerFault, JsonReader, StreamReader
-from headway.gateway.openai.error_responses import Reason, error_response
+from headway.gateway.openai.error_responses import Reason
 from headway.gateway.openai.stored_objects import makes_object
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import GatewayRequest, RequestMove, RequestStage
+from headway.gateway.relay.answer_errors import error_answer, error_event, status_of
 from headway.gateway.relay.answer_headers import answer_headers, media_type, note_load
 from headway.gateway.relay.upstream_request import LOAD_HEADER, hides_usage, send_request
 from headway.gateway.replicas.replica_state import Health
@@ -285,8 +285,7 @@ class Exchange:
         self._blame_suspect()
         if stage is not RequestStage.ANSWERING:
             if not self._retry_elsewhere():
-                status = 504 if reason is Reason.REPLICA_TIMEOUT else 502
-                self._answer_error(Refusal(status, why, reason), _FAILED)
+                self._answer_error(Refusal(status_of(reason), why, reason), _FAILED)
             return
         self._break_off(why, reason)
 
@@ -294,7 +293,7 @@ class Exchange:
         """End an answer that has begun: a stream with an error event, else by cutting its connection."""
         self._dispatcher.end(self.request, _FAILED, reason)
         if self._is_stream:
-            self._client.write(self.request.arrived.endpoint.stream_error(why, reason))
+            self._client.write(error_event(self.request, status_of(reason), why, reason))
             self._client.finish()
         else:
             self._client.abort()
@@ -366,10 +365,7 @@ class Exchange:
     def _answer_error(self, refusal: Refusal, outcome: Outcome) -> None:
         self._relayed.status = refusal.status
         self._dispatcher.end(self.request, outcome, refusal.reason)
-        status, message, reason, retry_seconds = refusal
-        response = error_response(status, message, reason, retry_seconds=retry_seconds)
-        headers = (*response.headers, (b"x-request-id", self.request.arrived.request_id))
-        self._client.respond(replace(response, headers=headers))
+        self._client.respond(error_answer(self.request, refusal))
 
     # From the client
 

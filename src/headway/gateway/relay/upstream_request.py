@@ -10,7 +10,7 @@ from itertools import chain
 
 from headway.domain import engine_hints as hints
 from headway.domain.request import expected_output_tokens
-from headway.gateway.openai.allowed_paths import METHODS
+from headway.gateway.openai.allowed_paths import METHODS, name_in_api
 from headway.gateway.openai.endpoints import UNLISTED
 from headway.gateway.openai.large_body import slices, written_in_parts
 from headway.gateway.openai.request_body import (
@@ -127,7 +127,7 @@ def engine_hints(queued: QueuedRequest, *, rank: bool) -> dict[str, object]:
 def _is_of_the_api(request: GatewayRequest) -> bool:
     """Whether its path is one of the usual APIs: what `forward` adds is an engine's own, and goes out as it came."""
     arrived = request.arrived
-    return arrived.endpoint is not UNLISTED or arrived.http.path.split("/", 3)[2] in METHODS
+    return arrived.endpoint is not UNLISTED or name_in_api(arrived.http.path) in METHODS
 
 
 def _changes(request: GatewayRequest, replica: UpstreamReplica) -> dict[str, object]:

@@ -80,6 +80,9 @@ class RequestHandler(Protocol):
     def refused(self, response: Response, address: str) -> None:
         """The client at this address is sent this response instead of its request being taken."""
 
+    def shaped(self, response: Response, path: str) -> Response:
+        """The response as a client that asked this path reads it; "" where the path is not known."""
+
     def answer(self, request: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
         """Take a whole request. None if it was answered at once."""
 
@@ -119,6 +122,7 @@ class ClientConnection(asyncio.Protocol):
         "_pending",
         "_place",
         "_refusal",
+        "_refused_target",
         "_refuses_head",
         "_request",
         "_shared",
@@ -156,6 +160,7 @@ class ClientConnection(asyncio.Protocol):
         self._held_bytes = 0  # of bodies, as counted in `shared`
         self._refusal: Response | None = None
         self._refuses_head = False  # what is refused is a HEAD request, whose answer has no body
+        self._refused_target = b""  # of the request that is refused, as far as it was read
         self._request: HttpRequest | None = None  # being answered
         self._answering: PendingAnswer | None = None
         self._chunked = False
@@ -376,6 +381,7 @@ class ClientConnection(asyncio.Protocol):
         request.speaks_chunked = version == "1.1"
         self._refusal = self._refusal_of(request, version)
         self._refuses_head = method == b"HEAD"
+        self._refused_target = request.target
         self._keeps_body = self._refusal is None and self._handler.takes_body(request)
         expects = request.named.get(b"expect")
         waits = expects is not None and expects.lower() == b"100-continue" and version == "1.1"
@@ -504,6 +510,8 @@ class ClientConnection(asyncio.Protocol):
 
     def respond(self, response: Response) -> None:
         """A whole answer at once."""
+        if self._request is not None:
+            response = self._handler.shaped(response, self._request.path)
         head = [(b"content-type", response.content_type), *response.headers]
         self.start(response.status, head, len(response.body), more=True)
         headless = self._request is not None and self._request.method == b"HEAD"
@@ -659,7 +667,10 @@ class ClientConnection(asyncio.Protocol):
 
     def _refuse(self, response: Response) -> None:
         self._refusal = None
-        self._request = HttpRequest(b"HEAD" if self._refuses_head else b"", b"", [], keep_alive=False)
+        method, target = b"HEAD" if self._refuses_head else b"", self._refused_target
+        if self._target and not self._head_done:
+            target = self._target
+        self._request = HttpRequest(method, target, [], keep_alive=False)
         self._handler.refused(response, self.address)
         self.respond(response)
 

@@ -40,6 +40,9 @@ class SlowPages:
             raise RuntimeError("a fault of our own")
         return None
 
+    def shaped(self, response: Response, path: str) -> Response:
+        return response
+
     def takes_body(self, request: HttpRequest) -> bool:
         return True
 
