@@ -1,6 +1,7 @@
-"""Settings of all property tests, and the mark `slow` of whole folders.
+"""Settings of all property tests, and the marks of whole folders.
 
-No property test depends on the machine's speed, and CI draws the same examples every time.
+No property test depends on the machine's speed. How many examples one draws is the profile's matter
+(`headway.testing.examples`); CI draws few, and the same ones every time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from hypothesis import HealthCheck, Phase, settings
 pytest.register_assert_rewrite("tests.support")
 
 settings.register_profile("headway", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True)
+settings.register_profile("ci", deadline=None, derandomize=True, max_examples=25)  # a quarter, always the same
+settings.register_profile("deep", deadline=None, max_examples=2_000)  # twenty times as many, for an evening
 settings.register_profile(
     "mutants",  # for benchmarks.studies.mutants: few examples, always the same, and no search for a smaller one
     deadline=None,

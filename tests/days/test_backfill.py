@@ -23,6 +23,7 @@ from headway.simulator.skipping import simulate
 from headway.simulator.step_time import LinearStepTime
 from headway.simulator.trace import Trace
 from headway.testing.day_laws import Day, StepRecords, check_day, same_day
+from headway.testing.examples import examples
 from headway.testing.lifecycle_checker import LifecycleChecker
 from headway.testing.strategies import PolicyNames, bundles, engine_rules, step_times, traces
 
@@ -38,7 +39,7 @@ def live(engine: Simulate, trace: Trace, rules: EngineRules, step_time: LinearSt
     return Day(trace, rules, outcome, log.steps, greedy=False)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=examples(150))
 @given(
     trace=traces(max_size=16),
     rules=engine_rules(),

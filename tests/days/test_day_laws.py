@@ -19,6 +19,7 @@ from headway.simulator.skipping import simulate
 from headway.simulator.step_time import LinearStepTime
 from headway.simulator.trace import Trace
 from headway.testing.day_laws import Day, StepRecords, check_day, same_day, same_until_a_request_ends
+from headway.testing.examples import examples
 from headway.testing.lifecycle_checker import LifecycleChecker
 from headway.testing.strategies import PolicyNames, bundles, engine_rules, plugin_rules, step_times, traces
 
@@ -42,7 +43,7 @@ def live(
 
 
 @ENGINES
-@settings(deadline=None, max_examples=250)
+@settings(max_examples=examples(250))
 @given(trace=traces(), rules=engine_rules(), step_time=step_times(), bundle=bundles())
 def test_laws_of_a_day(
     engine: Simulate, trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: PolicyNames
@@ -51,7 +52,7 @@ def test_laws_of_a_day(
 
 
 @ENGINES
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(trace=traces(), rules=engine_rules(), step_time=step_times(), bundle=bundles())
 def test_same_policies_same_day(
     engine: Simulate, trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: PolicyNames
@@ -59,7 +60,7 @@ def test_same_policies_same_day(
     same_day(live(engine, trace, rules, step_time, bundle), live(engine, trace, rules, step_time, bundle))
 
 
-@settings(deadline=None, max_examples=250)
+@settings(max_examples=examples(250))
 @given(trace=traces(), rules=engine_rules(), step_time=step_times(), bundle=bundles())
 def test_both_engines_live_the_same_day(
     trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: PolicyNames
@@ -67,7 +68,7 @@ def test_both_engines_live_the_same_day(
     same_day(live(simulate, trace, rules, step_time, bundle), live(simulate_reference, trace, rules, step_time, bundle))
 
 
-@settings(deadline=None, max_examples=250)
+@settings(max_examples=examples(250))
 @given(trace=traces(), rules=engine_rules(), step_time=step_times(), bundle=bundles(), plugin=plugin_rules())
 def test_with_the_plugin_laws_hold_and_both_engines_live_the_same_day(
     trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: PolicyNames, plugin: PluginRules
@@ -78,7 +79,7 @@ def test_with_the_plugin_laws_hold_and_both_engines_live_the_same_day(
     same_day(days[0], days[1])
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=examples(150))
 @given(
     trace=traces(min_size=2, sessions=False, max_prompt_tokens=20),
     rules=engine_rules(asynchronous=False),
@@ -100,7 +101,7 @@ def test_without_an_oracle_lengths_show_only_at_the_end(
     )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     trace=traces(sessions=False, prefixes=False),
     rules=engine_rules(asynchronous=False, prefix_caching=False),
@@ -116,7 +117,7 @@ def test_peak_check_with_an_oracle_never_preempts(
     assert not day.outcome.preemptions.any(), f"{day.outcome.preemptions} preemptions"
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=examples(100))
 @given(
     trace=traces(), rules=engine_rules(), step_time=step_times(), bundle=bundles(ordering="fcfs", admission="greedy")
 )

@@ -16,6 +16,7 @@ from headway.simulator.skipping import simulate
 from headway.simulator.step_time import LinearStepTime
 from headway.simulator.trace import Trace
 from headway.testing.day_laws import Day, StepRecords, check_day, same_day
+from headway.testing.examples import examples
 from headway.testing.strategies import PolicyNames, bundles, engine_rules, step_times, traces
 
 RULES = EngineRules(kv_blocks=2_000, max_num_seqs=64, max_num_batched_tokens=2_048, max_model_tokens=8_192)
@@ -51,7 +52,7 @@ def test_both_engines_live_the_same_rush() -> None:
     same_day(fast, live(simulate_reference, trace, "priced-work"))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(trace=traces(), rules=engine_rules(), step_time=step_times(), bundle=bundles(ordering="priced-work"))
 def test_both_engines_live_the_same_day(
     trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: PolicyNames

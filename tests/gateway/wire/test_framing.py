@@ -16,6 +16,7 @@ from headway.gateway.settings import TenantSettings
 from headway.gateway.wire.client_connection import ClientConnection, PendingAnswer
 from headway.gateway.wire.limits import WireLimits
 from headway.gateway.wire.messages import Headers, HttpRequest, Response, header_lines
+from headway.testing.examples import examples
 from tests.support.gateway_setup import RawClient, RunGateway, Setup, completion, post
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\n"
@@ -418,7 +419,7 @@ def split(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[a:b] for a, b in pairwise(places)]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.lists(requests(), min_size=1, max_size=5), st.lists(st.integers(0, 5_000), max_size=12))
 def test_any_split_of_any_requests_is_read_alike(sent: list, cuts: list[int]) -> None:  # type: ignore[type-arg]
     echo, transport = fed(split(b"".join(framed for framed, _ in sent), cuts))
@@ -427,7 +428,7 @@ def test_any_split_of_any_requests_is_read_alike(sent: list, cuts: list[int]) ->
     assert not transport.is_over
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(300), suppress_health_check=[HealthCheck.too_slow])
 @given(requests(), st.lists(st.tuples(st.integers(0, 400), st.binary(max_size=3)), min_size=1, max_size=4))
 def test_damaged_requests_never_raise_and_never_grow(sent, damage: list[tuple[int, bytes]]) -> None:  # type: ignore[no-untyped-def]
     data = sent[0]

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headway.gateway.wire.limits import WireLimits
+from headway.testing.examples import examples
 from tests.support.gateway_setup import RawClient, completion, post
 from tests.support.threaded_gateway import LiveGateway
 
@@ -201,7 +202,7 @@ async def batch(port: int, conversations_: list[tuple[bytes, list[int], str]]) -
         assert (await client.answer()).texts == "t0 t1 "
 
 
-@settings(max_examples=20, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(20), suppress_health_check=list(HealthCheck))
 @given(st.lists(conversations(), min_size=20, max_size=60))
 def test_whatever_is_sent_is_answered_or_closed_and_the_next_is_served(
     live: LiveGateway, sent: list[tuple[bytes, list[int], str]]

@@ -21,6 +21,7 @@ from headway.simulator.rules import EngineRules
 from headway.simulator.skipping import simulate
 from headway.simulator.step_time import PS_PER_SECOND, Chunk, LinearStepTime, StepTime
 from headway.simulator.trace import Trace
+from headway.testing.examples import examples
 from headway.testing.strategies import PolicyNames, bundles, engine_rules, step_times, traces
 
 Make = Callable[..., Trace]
@@ -71,7 +72,7 @@ def check(trace: Trace, rules: EngineRules, step_time: StepTime, day: DayOutcome
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=examples(500))
 @given(trace=traces(), rules=engine_rules(), step_time=step_times(), bundle=bundles())
 def test_no_policy_is_below_the_bound(
     trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: PolicyNames
@@ -80,7 +81,7 @@ def test_no_policy_is_below_the_bound(
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     trace=traces(min_size=3),
     rules=engine_rules(prefix_caching=True),
@@ -96,7 +97,7 @@ def test_nor_where_memory_is_so_short_that_requests_are_preempted(
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=examples(150))
 @given(
     trace=traces(),
     rules=engine_rules(),

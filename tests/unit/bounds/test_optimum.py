@@ -17,6 +17,7 @@ from tests.unit.bounds.test_discrete import POLICIES
 pytest.importorskip("highspy", reason="the optimum needs highspy: pip install headway[opt]")
 
 from headway.bounds.optimum import TooLarge, optimum, relaxation
+from headway.testing.examples import examples
 
 
 def by_trying_all(instance: Instance, latest: int) -> int:
@@ -35,7 +36,7 @@ def by_trying_all(instance: Instance, latest: int) -> int:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(instances(most=3, memory=9))
 def test_it_is_the_least_of_all(instance: Instance) -> None:
     latest = max(request.arrived for request in instance.requests) + sum(r.output for r in instance.requests)
@@ -45,7 +46,7 @@ def test_it_is_the_least_of_all(instance: Instance) -> None:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=examples(80))
 @given(instances(most=5, memory=16))
 def test_no_policy_is_below_it_and_no_bound_above(instance: Instance) -> None:
     found = optimum(instance)
@@ -89,7 +90,7 @@ def test_too_large_is_said_at_once() -> None:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=3, derandomize=True)
+@settings(max_examples=3, derandomize=True)
 @given(st.data())
 def test_constraint_programming_agrees(data: st.DataObject) -> None:
     pytest.importorskip("pandas", reason="CP-SAT needs ortools: pip install headway[opt]")

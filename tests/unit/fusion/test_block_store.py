@@ -13,6 +13,7 @@ from headway.fusion.block_store import BlockStore
 from headway.fusion.joint_encoder import Granularity
 from headway.fusion.kv_blocks import Floats
 from headway.fusion.rotary_embedding import RotaryEmbedding
+from headway.testing.examples import examples
 from tests.support.made_kv_blocks import BLOCK_TOKENS, HEAD_DIM, HEADS, LAYERS, made_prompts
 
 GRANULARITIES = [Granularity(), Granularity(layers_together=2), Granularity(halves_together=False)]
@@ -161,11 +162,11 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStore = StoreMachine.TestCase
-TestStore.settings = settings(max_examples=40, stateful_step_count=15)
+TestStore.settings = settings(max_examples=examples(40), stateful_step_count=15)
 
 
 @given(st.integers(0, 9), st.lists(st.integers(0, 17), min_size=2, max_size=16), st.sampled_from(GRANULARITIES))
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_fuse_preempt_resume_is_no_fusion_within_the_bound(
     seed: int, lengths: list[int], granularity: Granularity
 ) -> None:

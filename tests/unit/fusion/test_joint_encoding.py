@@ -13,6 +13,7 @@ from headway.fusion.encoding import Component, Encoding, Half
 from headway.fusion.joint_encoder import Granularity, joint_encoding, turned_back
 from headway.fusion.kv_blocks import Floats, KvBlocks, flat
 from headway.fusion.rotary_embedding import RotaryEmbedding
+from headway.testing.examples import examples
 from tests.support.made_kv_blocks import BLOCK_TOKENS, HEAD_DIM, HEADS, LAYERS, made_blocks
 
 ROTARY = RotaryEmbedding.of_base(HEAD_DIM, 100.0)
@@ -37,7 +38,7 @@ def cosine(left: Floats, right: Floats) -> float:
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.integers(0, 9), batches, st.sampled_from([0.0, 0.2, 0.6]), settings_of_encoding)
 def test_every_member_is_within_the_bound_of_its_final_representative(
     seed: int, lengths: list[int], noise: float, chosen: tuple[Granularity, float, RotaryEmbedding | None]
@@ -57,7 +58,7 @@ def test_every_member_is_within_the_bound_of_its_final_representative(
                     assert one.scales[block] == 1
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.integers(0, 9), batches, settings_of_encoding)
 def test_the_error_of_a_decoded_block_follows_from_the_bound(
     seed: int, lengths: list[int], chosen: tuple[Granularity, float, RotaryEmbedding | None]
@@ -73,7 +74,7 @@ def test_the_error_of_a_decoded_block_follows_from_the_bound(
         assert (errors <= (np.sqrt(1 - bound**2) + 3e-3) * sizes).all()
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.integers(0, 9), batches, st.sampled_from(sorted(ENCODERS)))
 def test_blocks_share_an_id_exactly_if_they_share_a_representative(seed: int, lengths: list[int], name: str) -> None:
     blocks = made_blocks(seed, lengths, 0.2, layers=5)
@@ -94,7 +95,7 @@ def test_blocks_share_an_id_exactly_if_they_share_a_representative(seed: int, le
     assert (covered == 1).all()
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.integers(0, 9), batches, settings_of_encoding, st.integers(1, 3), st.integers(1, 3))
 def test_attention_over_the_encoded_form_is_that_over_the_decoded_one(
     seed: int,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from headway.simulator.linear_lower_bounds import supporting_lines
 from headway.simulator.replica import replica
 from headway.simulator.step_time import Chunk, FlooredStepTime, StepFloor
+from headway.testing.examples import examples
 from headway.testing.strategies import step_times
 
 TOKENS, REQUESTS = 2_048, 256
@@ -45,7 +46,7 @@ def holds(step_time: FlooredStepTime, decodes: int, context: int, chunks: list[C
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.sampled_from(PROFILES), st.integers(0, 250), st.integers(0, 10**6), CHUNKS, st.integers(0, 6))
 def test_of_the_roofline(
     profile: tuple[str, str, int], decodes: int, context: int, chunks: list[Chunk], finals: int

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from headway.simulator.hardware import Precision, hardware, hardware_names
 from headway.simulator.models import model_names, model_shape
 from headway.simulator.roofline import Roofline
+from headway.testing.examples import examples
 
 MODELS = {name: model_shape(name) for name in model_names()}
 CARDS = {name: hardware(name) for name in hardware_names()}
@@ -50,7 +51,7 @@ def test_answers_depend_on_the_arguments_only(
 
 
 @given(cards, models, st.integers(0, 512), contexts, chunk_lists, st.integers(0, 512))
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_more_work_never_takes_less_time(
     card: str, model: str, requests: int, context: int, chunks: list[tuple[int, int]], sampled: int
 ) -> None:
@@ -75,7 +76,7 @@ def test_a_larger_batch_never_decodes_faster(card: str, model: str, requests: in
 
 @pytest.mark.parametrize("model", sorted(MODELS))
 @given(tokens=st.integers(1, 8_192))
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_more_gpus_never_slow_down_what_is_computed(model: str, tokens: int) -> None:
     free = dict.fromkeys((2, 4, 8), ((1.0, 2.0), (1e-9, 1e-9)))
     card = replace(CARDS["h100"], all_reduce=free)

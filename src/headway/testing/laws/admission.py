@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request
 from headway.policies.contracts import UNTIL_THE_BATCH_CHANGES, AdmissionPolicy
+from headway.testing.examples import examples
 from headway.testing.scripted import ScriptedBatch
 from headway.testing.strategies import requests
 
@@ -34,7 +35,7 @@ def _situations(draw: st.DrawFn, max_size: int = 5) -> tuple[list[Request], Memo
 def an_empty_batch_is_answered_with_0(make: MakeAdmission) -> None:
     """With an empty batch even the largest request comes in, or nothing would ever run."""
 
-    @settings(deadline=None, max_examples=50)
+    @settings(deadline=None, max_examples=examples(50))
     @given(situation=_situations(max_size=0), now=st.floats(0, 1e6))
     def check(situation: tuple[list[Request], MemoryView], now: float) -> None:
         (candidate,), memory = situation
@@ -50,7 +51,7 @@ def hold_steps_never_overstates(make: MakeAdmission) -> None:
     A caller that waits that long and then asks gets the same answer: skipping is free.
     """
 
-    @settings(deadline=None, max_examples=100)
+    @settings(deadline=None, max_examples=examples(100))
     @given(situation=_situations())
     def check(situation: tuple[list[Request], MemoryView]) -> None:
         everyone, memory = situation
@@ -80,7 +81,7 @@ def hold_steps_never_overstates(make: MakeAdmission) -> None:
 def admission_repeats_itself(make: MakeAdmission) -> None:
     """Asking changes nothing, also for others; and what a policy keeps of a batch is forgotten when that changes."""
 
-    @settings(deadline=None, max_examples=50)
+    @settings(deadline=None, max_examples=examples(50))
     @given(situation=_situations(), moves=st.lists(st.integers(0, 9), max_size=8))
     def check(situation: tuple[list[Request], MemoryView], moves: list[int]) -> None:
         everyone, memory = situation

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from headway.domain.event import Admitted, Arrived, Completed, FirstToken, Listener
 from headway.domain.request import Request
 from headway.policies.contracts import LengthPredictor
+from headway.testing.examples import examples
 from headway.testing.strategies import request_lists
 
 MakePrediction = Callable[[], LengthPredictor]
@@ -22,7 +23,7 @@ PROBABILITIES = (0.001, 0.1, 0.5, 0.9, 0.99, 0.999)
 def estimates_are_distributions(make: MakePrediction) -> None:
     """Of a request that goes on, something is always left; more certainty needs more tokens, never fewer."""
 
-    @settings(deadline=None, max_examples=30)
+    @settings(deadline=None, max_examples=examples(30))
     @given(requests=request_lists(), lengths=st.lists(st.integers(1, 5_000), min_size=8, max_size=8))
     def check(requests: list[Request], lengths: list[int]) -> None:
         predictor = make()
@@ -44,7 +45,7 @@ def estimates_are_distributions(make: MakePrediction) -> None:
 def predictions_repeat_themselves(make: MakePrediction) -> None:
     """Two predictors that saw the same say the same; asking teaches nothing."""
 
-    @settings(deadline=None, max_examples=30)
+    @settings(deadline=None, max_examples=examples(30))
     @given(requests=request_lists(), lengths=st.lists(st.integers(1, 5_000), min_size=8, max_size=8))
     def check(requests: list[Request], lengths: list[int]) -> None:
         predictor, twin = make(), make()

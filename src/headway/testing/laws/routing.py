@@ -14,6 +14,7 @@ from headway.domain.estimate import PointEstimate
 from headway.domain.replica_view import ReplicaView
 from headway.domain.request import Request, RequestView
 from headway.policies.contracts import DispatchListener, RoutingPolicy
+from headway.testing.examples import examples
 
 MakeRouting = Callable[[], RoutingPolicy]
 
@@ -51,7 +52,7 @@ class OfferedReplica(NamedTuple):
 def the_choice_was_offered(make: MakeRouting) -> None:
     """It is one of the replicas offered, the very object, or None; and what was offered is left as it was."""
 
-    @settings(deadline=None, max_examples=50)
+    @settings(deadline=None, max_examples=examples(50))
     @given(rounds=st.lists(_rounds(), min_size=1, max_size=6))
     def check(rounds: list[_Round]) -> None:
         policy = make()
@@ -69,7 +70,7 @@ def the_choice_was_offered(make: MakeRouting) -> None:
 def choosing_changes_nothing(make: MakeRouting) -> None:
     """The same question has the same answer, from the same policy and from one with the same history."""
 
-    @settings(deadline=None, max_examples=50)
+    @settings(deadline=None, max_examples=examples(50))
     @given(rounds=st.lists(_rounds(), min_size=1, max_size=6))
     def check(rounds: list[_Round]) -> None:
         policy, twin = make(), make()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from headway.bench.traces.loading import load_trace
 from headway.bench.user_mistake import UserMistake
 from headway.simulator.trace import Trace
+from headway.testing.examples import examples
 from tests.support.trace_samples import lines_file, request
 
 
@@ -268,7 +269,7 @@ def test_columns_of_a_workload() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(300), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_no_content_whatever_breaks_the_reader(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "any"
@@ -288,7 +289,7 @@ FIELDS = ("timestamp", "input_length", "output_length", "hash_ids", "session_id"
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(300), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(records=st.lists(st.dictionaries(st.sampled_from(FIELDS), json_values), min_size=1, max_size=4))
 def test_no_values_whatever_break_the_reader(tmp_path: Path, records: list[dict[str, object]]) -> None:
     whole = [{"timestamp": 1, "input_length": 5, "output_length": 5, **record} for record in records]

@@ -14,9 +14,10 @@ from headway.bench.user_mistake import UserMistake
 from headway.bench.workloads import WORKLOADS
 from headway.simulator.block_ids import BlockIds
 from headway.simulator.trace import Trace
+from headway.testing.examples import examples
 from tests.support.trace_samples import assert_alike, block_rows, tenant_names, traces
 
-quick = settings(max_examples=100, deadline=None)
+quick = settings(max_examples=examples(100))
 
 
 def sessions_of(trace: Trace) -> dict[int, list[tuple[int, int, int]]]:

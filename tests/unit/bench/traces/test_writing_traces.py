@@ -12,10 +12,11 @@ from headway.bench.traces.writing import write_jsonl
 from headway.bench.user_mistake import UserMistake
 from headway.bench.workloads import WORKLOADS
 from headway.simulator.trace import Trace
+from headway.testing.examples import examples
 from tests.support.trace_samples import assert_alike, lines_file, request, traces
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(trace=traces())
 def test_a_written_trace_is_read_back_the_same(tmp_path: Path, trace: Trace) -> None:
     path = tmp_path / "t.jsonl"

@@ -15,6 +15,7 @@ from headway.gateway.queueing.model_queue import ModelQueue, SharedAccounts
 from headway.gateway.queueing.queue_turns import Turns
 from headway.gateway.queueing.request_state import QueueKey
 from headway.gateway.settings import PolicySettings
+from headway.testing.examples import examples
 from tests.support.gateway_requests import gateway_request
 
 PROMPT_TOKENS, OUTPUT_TOKENS = 100, 50
@@ -64,7 +65,7 @@ TENANTS = st.dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(TENANTS)
 def test_tenants_get_equal_service_over_all_their_models(models_of: dict[str, set[str]]) -> None:
     answered = serve(models_of, "fair-share")
@@ -72,7 +73,7 @@ def test_tenants_get_equal_service_over_all_their_models(models_of: dict[str, se
     assert max(counts) - min(counts) <= 2
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=examples(20))
 @given(st.sets(st.sampled_from(["m0", "m1", "m2", "m3"]), min_size=1))
 def test_weights_hold_over_all_models_too(models: set[str]) -> None:
     answered = serve({"a": models, "b": {"m0"}}, "fair-share", {"b": 2.0})

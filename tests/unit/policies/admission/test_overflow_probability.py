@@ -22,6 +22,7 @@ from headway.simulator.rules import EngineRules
 from headway.simulator.skipping import simulate
 from headway.simulator.step_time import LinearStepTime
 from headway.simulator.trace import Trace
+from headway.testing.examples import examples
 from headway.testing.scripted import ScriptedBatch
 
 BLOCK = 16
@@ -260,7 +261,7 @@ def life(number: int, drawn: tuple[int, int, int, int, int | None, bool]) -> Req
     return request
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     st.lists(lives, min_size=2, max_size=7), st.sampled_from([1, 16]), st.sampled_from([-1.0, 0.0, 1.0, 3.0]), st.data()
 )

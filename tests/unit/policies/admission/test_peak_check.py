@@ -13,6 +13,7 @@ from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request
 from headway.policies.admission.peak_check import PeakCheck
 from headway.policies.prediction.past_future_prediction import EmpiricalLaw, Window
+from headway.testing.examples import examples
 from headway.testing.scripted import ScriptedBatch
 from headway.testing.strategies import requests
 
@@ -52,7 +53,7 @@ def situations(draw: st.DrawFn) -> tuple[list[Request], Request, int, int]:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=examples(400))
 @given(situations())
 def test_equals_brute_force_and_so_does_the_hold(situation: tuple[list[Request], Request, int, int]) -> None:
     """The answer is the first later step at which brute force admits, or the first believed end."""
@@ -72,7 +73,7 @@ def test_equals_brute_force_and_so_does_the_hold(situation: tuple[list[Request],
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.lists(situations(), min_size=1, max_size=1), st.lists(st.integers(1, 30), max_size=6))
 def test_stays_right_while_the_batch_decodes(
     drawn: list[tuple[list[Request], Request, int, int]], strides: list[int]
@@ -171,7 +172,7 @@ def test_who_is_far_beyond_all_that_is_known_is_asked_about_a_few_hundred_times(
     assert OneMore.asked < 60 * told
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(situations())
 def test_the_first_answer_is_brute_force(situation: tuple[list[Request], Request, int, int]) -> None:
     running_now, candidate, block, total = situation

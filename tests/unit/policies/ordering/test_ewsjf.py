@@ -26,6 +26,7 @@ from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.scheduling.queue import WaitingQueue
 from headway.scheduling.scheduler import Policies, Scheduler
 from headway.testing import laws
+from headway.testing.examples import examples
 
 COSTS = ServiceCosts(prefill_seconds_per_token=1e-3, decode_seconds_per_token=0.02)
 
@@ -302,7 +303,7 @@ bodies = st.tuples(st.sampled_from([0.0, 0.0, 0.1, 1.0, 7.0]), st.integers(1, 40
 
 @pytest.mark.parametrize("fill", ["score", "lane-and-neighbours"])
 @pytest.mark.parametrize(("overdue_seconds", "share"), [(2.0, 0.25), (0.0, 0.5), (1.0, 1.0), (3.0, 0.1)])
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(life=st.lists(bodies, min_size=5, max_size=80))
 @example(life=[(0, 34, True), (0, 1, False), (0, 1, False), (0, 3, True), (0, 34, True)])  # equals in time
 @example(life=[(0, 34, False), *[(0, 1 + at % 34, at % 3 > 0) for at in range(100)]])
