@@ -35,7 +35,10 @@ SLOW_FOLDERS = {"gateway", "engines", "parity", "days", "laws"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of the slow folders."""
+    """Mark the tests of the slow folders, and skip those on vLLM where there is none."""
+    no_vllm = pytest.mark.skip(reason="HEADWAY_VLLM_PYTHON does not name a Python interpreter that has vLLM")
     for item in items:
+        if item.get_closest_marker("vllm") and not os.environ.get("HEADWAY_VLLM_PYTHON"):
+            item.add_marker(no_vllm)
         if item.path.relative_to(HERE).parts[0] in SLOW_FOLDERS:
             item.add_marker(pytest.mark.slow)

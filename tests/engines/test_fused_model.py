@@ -11,9 +11,7 @@ import pytest
 PYTHON = os.environ.get("HEADWAY_VLLM_PYTHON", "")
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.skipif(
-    not PYTHON, reason="HEADWAY_VLLM_PYTHON does not name a Python interpreter that has torch and transformers"
-)
+pytestmark = pytest.mark.vllm
 
 
 def test_a_real_model_keeps_what_is_promised(tmp_path: Path) -> None:

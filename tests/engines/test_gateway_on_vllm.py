@@ -33,7 +33,7 @@ WANTED = os.environ.get("HEADWAY_REAL_ENGINE", "") == "1"
 SEATS, START_SECONDS = 4, 600
 
 pytestmark = [
-    pytest.mark.skipif(not PYTHON, reason="HEADWAY_VLLM_PYTHON does not name a Python interpreter that has vLLM"),
+    pytest.mark.vllm,
     pytest.mark.skipif(not WANTED, reason="HEADWAY_REAL_ENGINE is not 1: starting vLLM takes minutes and both cores"),
 ]
 

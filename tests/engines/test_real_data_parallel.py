@@ -30,7 +30,7 @@ REQUESTS = 40
 LOGS = ("log.jsonl", "log-1.jsonl")
 
 pytestmark = [
-    pytest.mark.skipif(not PYTHON, reason="HEADWAY_VLLM_PYTHON does not name a Python interpreter that has vLLM"),
+    pytest.mark.vllm,
     pytest.mark.skipif(not WANTED, reason="HEADWAY_REAL_ENGINE is not 1: starting vLLM takes minutes and both cores"),
 ]
 

@@ -29,7 +29,7 @@ PYTHON = os.environ.get("HEADWAY_VLLM_PYTHON", "")
 WANTED = os.environ.get("HEADWAY_REAL_ENGINE", "") == "1"
 
 pytestmark = [
-    pytest.mark.skipif(not PYTHON, reason="HEADWAY_VLLM_PYTHON does not name a Python interpreter that has vLLM"),
+    pytest.mark.vllm,
     pytest.mark.skipif(not WANTED, reason="HEADWAY_REAL_ENGINE is not 1: starting vLLM takes minutes and both cores"),
 ]
 LONGEST_SECONDS = 900  # an engine that hangs fails its tests; it does not hang what waits for them

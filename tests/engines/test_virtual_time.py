@@ -22,9 +22,7 @@ CHECKS = [
     for name in re.findall(r"^def (\w+)\(\) -> dict\[str, Any\]:$", (HERE / file).read_text(), re.MULTILINE)
 ]
 
-pytestmark = [
-    pytest.mark.skipif(not PYTHON, reason="HEADWAY_VLLM_PYTHON does not name a Python interpreter that has vLLM"),
-]
+pytestmark = pytest.mark.vllm
 
 
 @cache

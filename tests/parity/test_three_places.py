@@ -24,7 +24,7 @@ from headway.simulator.outcome import StepRecord
 from headway.simulator.reference import simulate_reference
 from tests.parity.parity_days import STEP_TIME
 from tests.parity.place_days import PLAIN, SESSIONS, SHARED, PlaceDay, admission_days, order_days, preemption_days
-from tests.parity.test_vllm_parity import Recorder, as_record, ask_vllm, first_difference, needs_vllm
+from tests.parity.test_vllm_parity import Recorder, as_record, ask_vllm, first_difference
 from tests.support.virtual_gateway import MemoryToldGateway, VirtualGateway
 
 Steps = list[StepRecord]
@@ -172,7 +172,7 @@ def plugin_answers() -> dict[str, Any]:
     return ask_vllm([day.plugin_day() for day in PLUGIN_DAYS.values()])
 
 
-@needs_vllm
+@pytest.mark.vllm
 @pytest.mark.parametrize("name", PLUGIN_DAYS)
 def test_the_plug_in_decides_as_the_simulator(name: str) -> None:
     day, answer = PLUGIN_DAYS[name], plugin_answers()[name]

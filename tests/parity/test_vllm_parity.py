@@ -33,10 +33,6 @@ SOURCE = ROOT / "src"
 PYTHON = os.environ.get("HEADWAY_VLLM_PYTHON", "")
 TRACES = os.environ.get("HEADWAY_TRACES", "")
 
-needs_vllm = pytest.mark.skipif(
-    not PYTHON, reason="HEADWAY_VLLM_PYTHON does not name a Python interpreter that has vLLM"
-)
-
 GENERATED = {day.name: day for day in parity_days.generated_days()}
 PLUGIN = {day.name: day for day in parity_days.plugin_days()}
 RECORDED = {day.name: day for day in parity_days.recorded_days(Path(TRACES))} if PYTHON and TRACES else {}
@@ -111,27 +107,27 @@ def compare(day: parity_days.ParityDay, answer: dict[str, Any]) -> None:
     assert outcome.ended_ps.min() >= 0
 
 
-@needs_vllm
+@pytest.mark.vllm
 @pytest.mark.parametrize("name", GENERATED if PYTHON else ["all"])
 def test_generated_day_equals_vllm(name: str) -> None:
     compare(GENERATED[name], vllm_answers("generated")["days"][name])
 
 
-@needs_vllm
+@pytest.mark.vllm
 def test_what_compare_simulates_by_default_is_vllms_default() -> None:
     """Parity of the engine says nothing of a default that no vLLM has."""
     ours, theirs = asdict(modelled_replica(ReplicaOptions()).rules), vllm_answers("generated")["defaults"]
     assert {name: ours[name] for name in theirs} == theirs
 
 
-@needs_vllm
+@pytest.mark.vllm
 @pytest.mark.parametrize("name", RECORDED or ["all"])
 @pytest.mark.skipif(not TRACES, reason="HEADWAY_TRACES does not name the folder of recorded traces")
 def test_recorded_day_equals_vllm(name: str) -> None:
     compare(RECORDED[name], vllm_answers("recorded")["days"][name])
 
 
-@needs_vllm
+@pytest.mark.vllm
 @pytest.mark.parametrize("name", PLUGIN if PYTHON else ["all"])
 def test_the_plugin_in_vllm_does_what_the_simulator_says(name: str) -> None:
     compare(PLUGIN[name], vllm_answers("plugin")["days"][name])
