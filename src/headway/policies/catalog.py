@@ -54,11 +54,18 @@ from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.policies.preemption.least_sunk_work import LeastSunkWork
 from headway.policies.preemption.lowest_priority import LowestPriority
 from headway.policies.preemption.smallest_remaining_benefit import SmallestRemainingBenefit
+from headway.policies.routing.adapter_affinity import AdapterAffinity
+from headway.policies.routing.cached_prefix import CachedPrefix
+from headway.policies.routing.dual_map import DualMap
+from headway.policies.routing.fullest_that_attains import FullestThatAttains
 from headway.policies.routing.least_work import LeastWork
+from headway.policies.routing.length_split import LengthSplit
+from headway.policies.routing.lmetric import Lmetric
 from headway.policies.routing.power_of_two import PowerOfTwo
 from headway.policies.routing.prefix_affinity import PrefixAffinity
 from headway.policies.routing.round_robin import RoundRobin
 from headway.policies.routing.session_affinity import SessionAffinity
+from headway.policies.routing.weighted_dispatch import WeightedDispatch
 
 Kind: TypeAlias = Literal["ordering", "admission", "preemption", "prediction", "routing"]
 ALL_KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -115,8 +122,15 @@ PREDICTION: dict[str, type[LengthPredictor]] = {
 ROUTING: dict[str, type[RoutingPolicy]] = {
     "least-work": LeastWork,
     "power-of-two": PowerOfTwo,
+    "lmetric": Lmetric,
+    "cached-prefix": CachedPrefix,
     "prefix-affinity": PrefixAffinity,
+    "dual-map": DualMap,
     "session-affinity": SessionAffinity,
+    "adapter-affinity": AdapterAffinity,
+    "weighted-dispatch": WeightedDispatch,
+    "length-split": LengthSplit,
+    "fullest-that-attains": FullestThatAttains,
     "round-robin": RoundRobin,
 }
 

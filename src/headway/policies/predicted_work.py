@@ -42,3 +42,11 @@ def first_token_seconds(request: RequestView, prefix: Sequence[int], replica: Re
     """How long the first token would take there: the prompts that are not computed yet, and then its own."""
     tokens = replica.prefill_tokens + uncached_tokens(request, prefix, replica)
     return tokens * replica.costs.prefill_seconds_per_token
+
+
+def service_seconds(request: RequestView, prefix: Sequence[int], replica: ReplicaView) -> float:
+    """How long the request would take there by itself: its prompt, then its output at a typical batch."""
+    seconds = uncached_tokens(request, prefix, replica) * replica.costs.prefill_seconds_per_token
+    if request.estimate is None:
+        return seconds
+    return seconds + request.estimate.remaining_mean(request.produced_tokens) * replica.costs.decode_seconds_per_token

@@ -84,6 +84,14 @@ OPTIONS: list[tuple[catalog.Kind, str, str, object, list[float], list[float]]] =
     ("routing", "prefix-affinity", "load_factor", 1.25, [1.0, 9.0], [0.9, INF]),
     ("routing", "prefix-affinity", "prefixes_max", 65_536, [1], [0]),
     ("routing", "session-affinity", "load_factor", 1.25, [1.0, 9.0], [0.9, INF]),
+    ("routing", "cached-prefix", "load_factor", 1.25, [1.0, 9.0], [0.9, INF]),
+    ("routing", "adapter-affinity", "load_factor", 1.25, [1.0, 9.0], [0.9, INF]),
+    ("routing", "adapter-affinity", "replicas_per_adapter", 2, [1], [0]),
+    ("routing", "weighted-dispatch", "speed_weight", 0.25, [0.0, 1.0], [-0.1, 1.1, NAN]),
+    ("routing", "length-split", "short_tokens", 256, [1], [0]),
+    ("routing", "dual-map", "first_token_seconds", 5.0, [0.1], [0.0, INF]),
+    ("routing", "fullest-that-attains", "first_token_seconds", 2.0, [0.1], [0.0, INF]),
+    ("routing", "fullest-that-attains", "output_seconds", 0.1, [0.01], [0.0, INF]),
 ]
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import blake2b
 
 from headway.domain.replica_view import ReplicaView
 from headway.domain.request import RequestView
 from headway.policies.bounded_load import checked_factor, within_bound
 from headway.policies.contracts import Need
+from headway.policies.rendezvous_hashing import rendezvous_score
 from headway.policies.routing.least_work import LeastWork
 
 
@@ -39,8 +39,4 @@ class SessionAffinity:
         session = request.session
         if session is None:
             return self._least_work.choose(request, prefix, allowed, now)
-        return max(allowed, key=lambda replica: _score(session, replica.id))
-
-
-def _score(session: str, replica_id: str) -> bytes:
-    return blake2b(f"{len(session)}/{session}/{replica_id}".encode(), digest_size=8).digest()
+        return max(allowed, key=lambda replica: rendezvous_score(session, replica.id))
