@@ -77,9 +77,8 @@ class Arrivals:
 class RequestFactory:
     """Makes the request of a row, with what its client gave and nothing of its true length."""
 
-    def __init__(self, trace: Trace, max_model_tokens: int) -> None:
+    def __init__(self, trace: Trace) -> None:
         count = len(trace)
-        self._max_model_tokens = max_model_tokens
         self._prompts: list[int] = trace.prompt_tokens.tolist()
         self._outputs: list[int] = trace.output_tokens.tolist()
         self._limits = [0] * count if trace.max_output_tokens is None else trace.max_output_tokens.tolist()
@@ -89,8 +88,12 @@ class RequestFactory:
         self._within = [math.nan] * count if trace.deadline_seconds is None else trace.deadline_seconds.tolist()
         self._priorities = [0] * count if trace.priority is None else trace.priority.tolist()
 
-    def make(self, row: int, arrived_at: float) -> TrackedRequest:
-        """The request of `row`, arrived at that time (seconds)."""
+    def make(self, row: int, arrived_at: float, sent_at: float, max_model_tokens: int) -> TrackedRequest:
+        """The request of `row`, arrived at `arrived_at` where a request may have so many tokens, sent at `sent_at`.
+
+        Both are seconds. They differ where it waited in a queue in front of its engine; its deadline counts from when
+        its client sent it.
+        """
         prompt, output = self._prompts[row], self._outputs[row]
         limit, session, within = self._limits[row], self._sessions[row], self._within[row]
         return TrackedRequest(
@@ -100,9 +103,9 @@ class RequestFactory:
             self._names[self._tenants[row]],
             None if session < 0 else str(session),
             limit or None,
-            None if math.isnan(within) else arrived_at + within,
+            None if math.isnan(within) else sent_at + within,
             self._priorities[row],
-            output == limit or prompt + output == self._max_model_tokens,
+            output == limit or prompt + output == max_model_tokens,
         )
 
 

@@ -1,4 +1,4 @@
-"""Columns that the fast engine fills while a day runs, a few machine words a request."""
+"""What the fast engine writes down while a day runs: columns by row, a few machine words a request, and curves."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from array import array
 
 import numpy as np
 
-from headway.simulator.outcome import NEVER, DayOutcome
+from headway.simulator.outcome import NEVER, DayOutcome, LoadPoints
 
 _CURVE_POINTS = 4_096
 _GOLDEN = 0.6180339887498949
 
 
 class DayColumns:
-    """Columns by row of the trace, filled in as facts come."""
+    """Columns by row of the trace, filled in as facts come; the engines of a fleet share them."""
 
     def __init__(self, requests: int) -> None:
         self.arrived_ps = array("q", [NEVER]) * requests
@@ -25,8 +25,6 @@ class DayColumns:
         self.recomputed_tokens = array("q", [0]) * requests
         self.refused: dict[int, str] = {}
         self.gap_columns = (array("q"), array("q"), array("q"), array("q"))
-        self._curves = (array("q"), array("q"), array("q"), array("q"))
-        self._blocks_peak = 0
 
     def gap(self, first_ps: int, growth_ps: int, steps: int, tokens: int) -> None:
         """Note inter-token gaps, see `TokenGaps`."""
@@ -42,10 +40,48 @@ class DayColumns:
             self.admitted_ps[row] = at_ps
             self.cached_tokens[row] = cached_tokens
 
+    def outcome(self, steps: int, kv_blocks_peak: int, load: LoadPoints) -> DayOutcome:
+        """Close the day."""
+        return DayOutcome(
+            arrived_ps=np.array(self.arrived_ps),
+            admitted_ps=np.array(self.admitted_ps),
+            first_token_ps=np.array(self.first_token_ps),
+            ended_ps=np.array(self.ended_ps),
+            cached_tokens=np.array(self.cached_tokens),
+            preemptions=np.array(self.preemptions),
+            recomputed_tokens=np.array(self.recomputed_tokens),
+            refused=self.refused,
+            makespan_ps=max(0, max(self.ended_ps, default=0)),
+            steps=steps,
+            kv_blocks_peak=kv_blocks_peak,
+            gaps=np.stack([np.array(column) for column in self.gap_columns], axis=1),
+            curve_ps=load.at_ps,
+            curve_waiting=load.waiting,
+            curve_running=load.running,
+            curve_blocks=load.blocks,
+        )
+
+
+class LoadCurve:
+    """What waits, what runs and how many KV blocks are in use at one replica over the day, thinned to be drawn.
+
+    Attributes:
+        blocks_peak: most KV blocks in use at once.
+    """
+
+    def __init__(self) -> None:
+        self.blocks_peak = 0
+        self._curves = (array("q"), array("q"), array("q"), array("q"))
+
+    def points(self) -> LoadPoints:
+        """The points to draw."""
+        at, waiting, running, blocks = self._curves
+        return LoadPoints(at.tolist(), waiting.tolist(), running.tolist(), blocks.tolist())
+
     def sample(self, at_ps: int, waiting: int, running: int, blocks: int) -> None:
         """Note a point of the curves, which are thinned whenever they grow too long to draw."""
-        if blocks > self._blocks_peak:  # noqa: PLR1730 - max() would cost a call in the hot path
-            self._blocks_peak = blocks
+        if blocks > self.blocks_peak:  # noqa: PLR1730 - max() would cost a call in the hot path
+            self.blocks_peak = blocks
         at_curve, waiting_curve, running_curve, blocks_curve = self._curves
         at_curve.append(at_ps)
         waiting_curve.append(waiting)
@@ -69,24 +105,3 @@ class DayColumns:
         times = np.append(starts, at[-1]).tolist()
         values = (array("q", np.array(curve)[kept].tolist()) for curve in self._curves[1:])
         self._curves = (array("q", times), *values)  # type: ignore[assignment]
-
-    def outcome(self, steps: int) -> DayOutcome:
-        """Close the day."""
-        return DayOutcome(
-            arrived_ps=np.array(self.arrived_ps),
-            admitted_ps=np.array(self.admitted_ps),
-            first_token_ps=np.array(self.first_token_ps),
-            ended_ps=np.array(self.ended_ps),
-            cached_tokens=np.array(self.cached_tokens),
-            preemptions=np.array(self.preemptions),
-            recomputed_tokens=np.array(self.recomputed_tokens),
-            refused=self.refused,
-            makespan_ps=max(0, max(self.ended_ps, default=0)),
-            steps=steps,
-            kv_blocks_peak=self._blocks_peak,
-            gaps=np.stack([np.array(column) for column in self.gap_columns], axis=1),
-            curve_ps=self._curves[0].tolist(),
-            curve_waiting=self._curves[1].tolist(),
-            curve_running=self._curves[2].tolist(),
-            curve_blocks=self._curves[3].tolist(),
-        )

@@ -42,6 +42,18 @@ class TokenGaps(NamedTuple):
     tokens: int
 
 
+class LoadPoints(NamedTuple):
+    """Load over a day: requests that wait, requests that run and KV blocks in use, from each time on."""
+
+    at_ps: list[int]
+    waiting: list[int]
+    running: list[int]
+    blocks: list[int]
+
+
+NO_POINTS = LoadPoints([], [], [], [])
+
+
 @dataclass(slots=True)
 class DayOutcome:
     """Result of simulating one trace. Times are picoseconds since the trace's start; NEVER where it did not happen."""

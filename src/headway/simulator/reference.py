@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from headway.domain.event import Listener
 from headway.scheduling.scheduler import Policies
 from headway.simulator.arrivals import why_never
-from headway.simulator.outcome import NEVER, DayOutcome, Ints, StepObserver, StepRecord, TokenGaps
+from headway.simulator.outcome import NEVER, DayOutcome, Ints, LoadPoints, StepObserver, StepRecord, TokenGaps
 from headway.simulator.reference_blocks import ContentKeys
 from headway.simulator.reference_engine import ReferenceEngine
 from headway.simulator.reference_request import ReferenceRequest
@@ -99,7 +99,7 @@ class _ReferenceDay:
         """Submit every request that has arrived by now; refuse those that can never be served whole."""
         for at_ps, row in self._expected.take(self._engine.now_ps):
             self._arrived_ps[row] = at_ps
-            request = self._requests[row] = _request(self._trace, row, at_ps * SECONDS_PER_PS)
+            request = self._requests[row] = request_of(self._trace, row, at_ps * SECONDS_PER_PS, at_ps * SECONDS_PER_PS)
             output_tokens = int(self._trace.output_tokens[row])
             reason = why_never(self._rules, request.prompt_tokens, output_tokens)
             if reason is None:
@@ -130,36 +130,60 @@ class _ReferenceDay:
             self._observer.on_step(step)
 
     def _outcome(self) -> DayOutcome:
-        """The whole day, one row a request; a later turn of a refused session has no request."""
-
-        def column(value: Callable[[ReferenceRequest], int], absent: int) -> Ints:
-            rows = map(self._requests.get, range(len(self._trace)))
-            return np.array([absent if request is None else value(request) for request in rows], dtype=np.int64)
-
-        ended_ps = column(lambda request: request.ended_ps, NEVER)
         curve = list(zip(*self._curve, strict=True)) or [(), (), (), ()]
-        return DayOutcome(
-            arrived_ps=np.array(self._arrived_ps, dtype=np.int64),
-            admitted_ps=column(lambda request: request.admitted_ps, NEVER),
-            first_token_ps=column(lambda request: request.first_token_ps, NEVER),
-            ended_ps=ended_ps,
-            cached_tokens=column(lambda request: request.cached_tokens, 0),
-            preemptions=column(lambda request: request.preemptions, 0),
-            recomputed_tokens=column(lambda request: request.recomputed_tokens, 0),
-            refused=self._refused,
-            makespan_ps=max(0, int(ended_ps.max(initial=0))),
+        return outcome_of(
+            self._arrived_ps,
+            self._requests,
+            self._refused,
+            self._gaps,
             steps=self._steps,
             kv_blocks_peak=self._blocks_peak,
-            gaps=np.array(self._gaps, np.int64).reshape(-1, 4),
-            curve_ps=list(curve[0]),
-            curve_waiting=list(curve[1]),
-            curve_running=list(curve[2]),
-            curve_blocks=list(curve[3]),
+            load=LoadPoints(*map(list, curve)),
         )
 
 
-def _request(trace: Trace, row: int, arrived_at: float) -> ReferenceRequest:
-    """The request of a row, with what its client gave and nothing of its true length."""
+def outcome_of(
+    arrived_ps: Sequence[int],
+    requests: Mapping[int, ReferenceRequest],
+    refused: dict[int, str],
+    gaps: Sequence[TokenGaps],
+    *,
+    steps: int,
+    kv_blocks_peak: int,
+    load: LoadPoints,
+) -> DayOutcome:
+    """A whole day, one row a request; a later turn of a refused session has no request."""
+
+    def column(value: Callable[[ReferenceRequest], int], absent: int) -> Ints:
+        rows = map(requests.get, range(len(arrived_ps)))
+        return np.array([absent if request is None else value(request) for request in rows], dtype=np.int64)
+
+    ended_ps = column(lambda request: request.ended_ps, NEVER)
+    return DayOutcome(
+        arrived_ps=np.array(arrived_ps, dtype=np.int64),
+        admitted_ps=column(lambda request: request.admitted_ps, NEVER),
+        first_token_ps=column(lambda request: request.first_token_ps, NEVER),
+        ended_ps=ended_ps,
+        cached_tokens=column(lambda request: request.cached_tokens, 0),
+        preemptions=column(lambda request: request.preemptions, 0),
+        recomputed_tokens=column(lambda request: request.recomputed_tokens, 0),
+        refused=refused,
+        makespan_ps=max(0, int(ended_ps.max(initial=0))),
+        steps=steps,
+        kv_blocks_peak=kv_blocks_peak,
+        gaps=np.array(gaps, np.int64).reshape(-1, 4),
+        curve_ps=load.at_ps,
+        curve_waiting=load.waiting,
+        curve_running=load.running,
+        curve_blocks=load.blocks,
+    )
+
+
+def request_of(trace: Trace, row: int, arrived_at: float, sent_at: float) -> ReferenceRequest:
+    """The request of a row, with what its client gave and nothing of its true length.
+
+    Its client sent it at `sent_at`; at `arrived_at`, perhaps later, it comes to its engine. Both are seconds.
+    """
     bound = 0 if trace.max_output_tokens is None else int(trace.max_output_tokens[row])
     deadline = math.nan if trace.deadline_seconds is None else float(trace.deadline_seconds[row])
     session = -1 if trace.session is None else int(trace.session[row])
@@ -170,7 +194,7 @@ def _request(trace: Trace, row: int, arrived_at: float) -> ReferenceRequest:
         tenant=trace.tenants[0 if trace.tenant is None else int(trace.tenant[row])],
         session=str(session) if session >= 0 else None,
         max_output_tokens=bound or None,
-        deadline=None if math.isnan(deadline) else arrived_at + deadline,
+        deadline=None if math.isnan(deadline) else sent_at + deadline,
         priority=0 if trace.priority is None else int(trace.priority[row]),
     )
 

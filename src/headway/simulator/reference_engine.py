@@ -118,7 +118,7 @@ class ReferenceEngine:
     def submit(self, request: ReferenceRequest, output_tokens: int) -> None:
         """Queue a request that will produce `output_tokens`. It must fit the replica, see `arrivals.why_never`."""
         self._inside[request] = output_tokens
-        note_answer(request, self._cached_tokens(request), self._now)
+        note_answer(request, self.cached_tokens(request), self._now)
         self._scheduler.arrive(request, self._now)
 
     def refuse(self, request: ReferenceRequest, reason: str) -> None:
@@ -288,11 +288,12 @@ class ReferenceEngine:
             if head is None or not is_stale(head, self._now):
                 return
             assert isinstance(head, ReferenceRequest)
-            if note_answer(head, self._cached_tokens(head), self._now):
+            if note_answer(head, self.cached_tokens(head), self._now):
                 draft.heads_moved += 1
                 self._scheduler.queue.requeue(head.id)
 
-    def _cached_tokens(self, request: ReferenceRequest) -> int:
+    def cached_tokens(self, request: ReferenceRequest) -> int:
+        """Tokens from the start of a request that its prefix cache holds now."""
         return len(self._memory.find(request)) * self._rules.block_tokens
 
     def _admit_one(self, request: ReferenceRequest, refused: list[Request], draft: _Draft) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from headway.domain.event import Listener
 from headway.domain.replica_view import MemoryView
@@ -24,7 +24,7 @@ from headway.simulator.arrivals import FOREVER, Arrivals, RequestFactory, why_ne
 from headway.simulator.batch import NO_LIMIT, Batch, Chunks
 from headway.simulator.blocks import BlockMemory, CountedBlocks
 from headway.simulator.constrained_step import Moment, constrained_step
-from headway.simulator.day_columns import DayColumns
+from headway.simulator.day_columns import DayColumns, LoadCurve
 from headway.simulator.decoding import least_steps, run_duration
 from headway.simulator.outcome import NEVER, DayOutcome, StepObserver
 from headway.simulator.own_blocks import OwnBlocks
@@ -55,7 +55,38 @@ def simulate(
     Raises:
         ValueError: blocks do not divide the trace's prefix blocks (with prefix caching); a policy broke its contract.
     """
-    return SkippingEngine(trace, rules, step_time, policies, plugin, observer, listeners).run()
+    columns = DayColumns(len(trace))
+    served = ServedTrace(trace, columns)
+    arrivals = Arrivals(trace)
+    engine = SkippingEngine(served, rules, step_time, policies, plugin, observer, listeners, arrivals)
+    engine.run()
+    return columns.outcome(engine.steps, engine.curve.blocks_peak, engine.curve.points())
+
+
+class RequestSource(Protocol):
+    """Where an engine's requests come from."""
+
+    next_ps: int
+    """When the next one that is known arrives, picoseconds; `FOREVER` if none is."""
+
+    def take(self, now_ps: int) -> Sequence[tuple[int, int]]:
+        """(time, row) of the requests that have arrived by `now_ps`, in order."""
+
+    def ended(self, row: int, at_ps: int) -> None:
+        """The request of `row` has ended."""
+
+    def following(self, row: int) -> Sequence[int]:
+        """Rows of the later turns of this row's session."""
+
+
+class ServedTrace:
+    """One trace as the engines of a day share it: what each request is, and the columns of what becomes of it."""
+
+    def __init__(self, trace: Trace, columns: DayColumns) -> None:
+        self.trace = trace
+        self.columns = columns
+        self.output_tokens: list[int] = trace.output_tokens.tolist()
+        self.requests = RequestFactory(trace)
 
 
 Outputs: TypeAlias = tuple[int, int, int, list[TrackedRequest], list[TrackedRequest], list[TrackedRequest]]
@@ -69,18 +100,27 @@ _STALE: Final = 5
 
 
 class SkippingEngine:
-    """One replica on one day; `run` once."""
+    """One replica on one day; `run` once.
+
+    Attributes:
+        curve: its load over the day.
+        busy_ps: picoseconds of all steps.
+        prefill_tokens: prompt tokens computed, those computed again included.
+        decode_tokens: tokens of decode steps, those wasted included.
+    """
 
     def __init__(
         self,
-        trace: Trace,
+        served: ServedTrace,
         rules: EngineRules,
         step_time: StepTime,
         policies: Policies,
         plugin: PluginRules,
         observer: StepObserver | None,
         listeners: Sequence[Listener],
+        arrivals: RequestSource,
     ) -> None:
+        trace = served.trace
         memory: BlockMemory = CountedBlocks(rules.kv_blocks, rules.block_tokens)
         if rules.prefix_caching:
             memory = OwnBlocks(rules.kv_blocks, rules.block_tokens)
@@ -93,7 +133,11 @@ class SkippingEngine:
         self._batch = Batch(rules, memory)
         self._plugin = PluginControl(plugin, rules, policies)
         self._scheduler = Scheduler(policies, resumed=rules.resumed, listeners=[*self._plugin.listeners, *listeners])
-        self._columns = DayColumns(len(trace))
+        self._columns = served.columns
+        self.curve = LoadCurve()
+        self.busy_ps = 0
+        self.prefill_tokens = 0
+        self.decode_tokens = 0
         self._now_ps = 0
         self._busy_until_ps = 0  # end of the last step composed
         self._step = 0  # the last one composed
@@ -101,13 +145,18 @@ class SkippingEngine:
         self._flying: deque[Outputs] = deque()
         self._depth = 2 if rules.async_scheduling else 1
         self._step_time = step_time
-        self._arrivals = Arrivals(trace)
-        self._request_factory = RequestFactory(trace, rules.max_model_tokens)
-        self._output_tokens: list[int] = trace.output_tokens.tolist()
+        self._arrivals = arrivals
+        self._request_factory = served.requests
+        self._output_tokens = served.output_tokens
         self._watermark_blocks = int(rules.watermark * (rules.kv_blocks + 1))  # vLLM counts its null block
         self._log = StepLog(observer)
 
-    def run(self) -> DayOutcome:
+    @property
+    def steps(self) -> int:
+        """Steps composed, those without tokens not counted."""
+        return self._step - self._empty_steps
+
+    def run(self) -> None:
         """Play the whole day."""
         arrivals, flying = self._arrivals, self._flying
         while True:
@@ -122,16 +171,20 @@ class SkippingEngine:
                 head = self._scheduler.head(self._now_ps * SECONDS_PER_PS)
                 raise RuntimeError(f"nothing can run although {head!r} waits")
             elif arrivals.next_ps == FOREVER:
-                return self._columns.outcome(self._step - self._empty_steps)
+                return
             else:
-                self._columns.sample(self._now_ps, 0, 0, 0)  # idle until then
+                self.curve.sample(self._now_ps, 0, 0, 0)  # idle until then
                 self._now_ps = arrivals.next_ps
 
     def _take_arrivals(self) -> None:
         now = self._now_ps * SECONDS_PER_PS
         for at_ps, row in self._arrivals.take(self._now_ps):
-            request = self._request_factory.make(row, at_ps * SECONDS_PER_PS)
-            self._columns.arrived_ps[row] = at_ps
+            if self._columns.arrived_ps[row] == NEVER:  # else it has waited elsewhere
+                self._columns.arrived_ps[row] = at_ps
+            sent_ps = self._columns.arrived_ps[row]
+            request = self._request_factory.make(
+                row, at_ps * SECONDS_PER_PS, sent_ps * SECONDS_PER_PS, self._rules.max_model_tokens
+            )
             reason = why_never(self._rules, request.prompt_tokens, self._output_tokens[row])
             if reason is None:
                 if self._shares:
@@ -186,12 +239,16 @@ class SkippingEngine:
         if chunks or refusal == 1 or not quiet or not calm:
             self._single_step(decodes, context, chunks, preempted, returning)
         else:
-            self._run_of_steps(decodes, context, refusal)
-        used = self._rules.kv_blocks - batch.memory.free
+            self._run_of_steps(decodes, context, refusal, waiting)
+        self._sample(waiting)
+        return True
+
+    def _sample(self, waiting: int) -> None:
+        """Draw a point after a step; `waiting` requests were in the queue when it was composed."""
+        used = self._rules.kv_blocks - self._batch.memory.free
         # A queue that only this step's victims make up shows from the next step on.
         queued = len(self._scheduler.queue) if waiting else 0
-        self._columns.sample(self._now_ps, queued, len(batch.members), used)
-        return True
+        self.curve.sample(self._now_ps, queued, len(self._batch.members), used)
 
     def _constrained(self, step: int, returning: list[TrackedRequest]) -> tuple[Chunks, tuple[int, ...], int, int]:
         """(chunks, preempted rows, decodes, their context tokens) of a step that not every request gets a share of."""
@@ -309,7 +366,10 @@ class SkippingEngine:
             duration = fixed + slope * context
         start = max(self._busy_until_ps, self._now_ps)
         end = self._busy_until_ps = start + duration
+        self.busy_ps += duration
+        self.decode_tokens += decodes
         for request, tokens, before in chunks:
+            self.prefill_tokens += tokens
             request.computed_tokens = before + tokens
             if before < request.high_water_tokens:
                 columns.recomputed_tokens[request.row] += min(request.high_water_tokens, before + tokens) - before
@@ -328,21 +388,28 @@ class SkippingEngine:
             self._log.step(start, duration, decodes, context, chunks, preempted, batch.memory.free)
         self._flying.append((end, step, 1, finals, batch.take_endings(step), []))
 
-    def _run_of_steps(self, decodes: int, context: int, refusal: int) -> None:
+    def _run_of_steps(self, decodes: int, context: int, refusal: int, waiting: int) -> None:
         """Take as many steps as equal this one; its own blocks are taken already."""
-        batch, step = self._batch, self._step
         fixed, slope = self._step_time.decode_step(decodes)
         first, growth = fixed + slope * context, slope * decodes
-        steps = self._length_of_run(first, growth, refusal)
+        self._take_run(first, growth, self._length_of_run(first, growth, refusal), decodes, context)
+
+    def _take_run(self, first: int, growth: int, steps: int, decodes: int, context: int, paid: int = 1) -> None:
+        """Take a run of `steps`, the first of `first` picoseconds, each `growth` longer; `paid` have their blocks."""
+        batch, step = self._batch, self._step
         if steps > 1:
-            batch.memory.take(batch.decoding.blocks_of_run(step + 1, steps - 1))
+            if steps > paid:
+                batch.memory.take(batch.decoding.blocks_of_run(step + paid, steps - paid))
             if self._flying:
                 self._finish_oldest()
         start = max(self._busy_until_ps, self._now_ps)
         if self._log.is_read:
             self._log.run(start, first, growth, steps, decodes, context, batch, step)
         self._columns.gap(first, growth, steps, decodes)
-        end = self._busy_until_ps = start + run_duration(first, growth, steps)
+        duration = run_duration(first, growth, steps)
+        end = self._busy_until_ps = start + duration
+        self.busy_ps += duration
+        self.decode_tokens += steps * decodes
         self._step = last = step + steps - 1
         if self._depth > 1 and steps > 1:  # the next step is composed when the last but one has ended
             self._now_ps = end - (first + growth * (steps - 1))
@@ -359,11 +426,14 @@ class SkippingEngine:
         steps = min(refusal, next_end - self._step + 1)
         until = self._next_change_ps()
         if until < FOREVER:
-            # The first step is composed now; each further one when the step `depth` before it ends.
-            lead = self._depth - 1
-            span = until - (max(self._busy_until_ps, self._now_ps) if lead else self._now_ps)
-            steps = min(steps, lead + least_steps(first, growth, span) if span > 0 else 1)
+            steps = min(steps, self._steps_until(first, growth, until))
         return 1 + decoding.steps_that_fit(self._step + 1, self._batch.memory.free, steps - 1) if steps > 1 else steps
+
+    def _steps_until(self, first: int, growth: int, until_ps: int) -> int:
+        """Steps of a run that are composed before `until_ps`; at least the first one, which is composed now."""
+        lead = self._depth - 1  # each further one is composed when the step `depth` before it ends
+        span = until_ps - (max(self._busy_until_ps, self._now_ps) if lead else self._now_ps)
+        return lead + least_steps(first, growth, span) if span > 0 else 1
 
     def _next_change_ps(self) -> int:
         """When an arrival, or time alone, may change which request is admitted."""

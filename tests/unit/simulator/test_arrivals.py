@@ -157,8 +157,8 @@ class TestRequests:
             deadline_seconds=np.array([NAN, 2.5, 0.0]),
             priority=np.array([0, -1, 7]),
         )
-        factory = RequestFactory(trace, 36)
-        told = [factory.make(row, 1.5) for row in range(3)]
+        factory = RequestFactory(trace)
+        told = [factory.make(row, 1.5, 1.5, 36) for row in range(3)]
         assert [one.id for one in told] == [0, 1, 2]
         assert [one.arrived_at for one in told] == [1.5] * 3
         assert [one.prompt_tokens for one in told] == [10, 20, 30]
@@ -170,7 +170,7 @@ class TestRequests:
         assert [one.ends_by_limit for one in told] == [False, True, True]  # the client's bound; the model's context
 
     def test_a_plain_trace_gives_plain_requests(self) -> None:
-        one = RequestFactory(requests((3, 4)), 100).make(0, 0.0)
+        one = RequestFactory(requests((3, 4))).make(0, 0.0, 0.0, 100)
         plain = (one.tenant, one.session, one.max_output_tokens, one.deadline, one.priority, one.ends_by_limit)
         assert plain == ("", None, None, None, 0, False)
 

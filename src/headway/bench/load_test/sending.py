@@ -17,7 +17,7 @@ from headway.bench.load_test.prompts import Prompts
 from headway.bench.load_test.stream_client import HeaderFields, StreamClient, StreamFault
 from headway.simulator.arrivals import FOREVER, Arrivals
 from headway.simulator.day_columns import DayColumns
-from headway.simulator.outcome import DayOutcome
+from headway.simulator.outcome import NO_POINTS, DayOutcome
 from headway.simulator.step_time import PS_PER_SECOND
 from headway.simulator.trace import Trace
 
@@ -63,7 +63,7 @@ class Sender:
                 continue
         self._client.close()
         came = replace(self._trace, output_tokens=self.output_tokens, prompt_tokens=self.prompt_tokens)
-        return came, self.columns.outcome(0)
+        return came, self.columns.outcome(0, 0, NO_POINTS)
 
     def now_ps(self) -> int:
         """Picoseconds since the start."""

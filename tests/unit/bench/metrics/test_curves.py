@@ -11,7 +11,7 @@ import pytest
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.metrics.curves import CDF_POINTS, TIMELINE_POINTS, curves
 from headway.domain.costs import ServiceCosts
-from headway.simulator.day_columns import DayColumns
+from headway.simulator.day_columns import DayColumns, LoadCurve
 from headway.simulator.outcome import DayOutcome
 from headway.simulator.reference import simulate_reference
 from headway.simulator.rules import EngineRules
@@ -62,13 +62,13 @@ def test_an_idle_replica_is_drawn_idle(engine: Callable[..., DayOutcome]) -> Non
 
 
 def test_thinned_curves_keep_busy_and_idle_in_proportion() -> None:
-    columns = DayColumns(1)
+    columns, curve = DayColumns(1), LoadCurve()
     for turn in range(30_000):
         at_ps = turn * 4 * PS_PER_SECOND
-        columns.sample(at_ps, 2, 4, 50)
-        columns.sample(at_ps + PS_PER_SECOND + turn % 7 * 10**11, 0, 0, 0)
+        curve.sample(at_ps, 2, 4, 50)
+        curve.sample(at_ps + PS_PER_SECOND + turn % 7 * 10**11, 0, 0, 0)
     columns.ended_ps[0] = 120_000 * PS_PER_SECOND
-    day = columns.outcome(1)
+    day = columns.outcome(1, curve.blocks_peak, curve.points())
     assert len(day.curve_ps) < 9_000
     assert day.curve_ps == sorted(day.curve_ps)
     drawn = curves(make_trace([1], [1]), day, kv_blocks=100)

@@ -1,0 +1,213 @@
+"""The fast engine as part of a fleet: a clock above drives it, and no arrival after the clock's instant is known.
+
+A run of equal decode steps therefore stays open until the clock has passed it. A request that comes meanwhile cuts it
+where the engine, had it known, would have ended it, so skipping still equals stepping. Tokens that others must hear of
+at their time are the ends of a run and the first tokens of the step that runs while it is composed: at both the engine
+stops (`next_ps`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from headway.domain.event import Listener
+from headway.scheduling.scheduler import Policies
+from headway.simulator.arrivals import FOREVER, Arrivals
+from headway.simulator.decoding import least_steps, run_duration
+from headway.simulator.outcome import StepObserver
+from headway.simulator.rules import EngineRules, PluginRules
+from headway.simulator.skipping import ServedTrace, SkippingEngine
+from headway.simulator.step_time import StepTime
+from headway.simulator.tracked import TrackedRequest
+
+_FINALS = 3  # place in `skipping.Outputs`
+
+
+class Inbox:
+    """Requests sent to one engine that it has not taken in yet (`skipping.RequestSource`)."""
+
+    def __init__(self, arrivals: Arrivals) -> None:
+        self._arrivals = arrivals
+        self._waiting: list[tuple[int, int]] = []
+        self.next_ps = FOREVER
+
+    def put(self, row: int, at_ps: int) -> None:
+        """A request is sent to the engine."""
+        self._waiting.append((at_ps, row))
+        self.next_ps = self._waiting[0][0]
+
+    def take(self, now_ps: int) -> Sequence[tuple[int, int]]:
+        """All of them: the clock has not sent any that comes later."""
+        taken, self._waiting = self._waiting, []
+        self.next_ps = FOREVER
+        return taken
+
+    def ended(self, row: int, at_ps: int) -> None:
+        """A request has ended: the client's next one is the clock's to expect."""
+        self._arrivals.ended(row, at_ps)
+
+    def following(self, row: int) -> Sequence[int]:
+        """Rows of the later turns of this row's session."""
+        return self._arrivals.following(row)
+
+
+class _OpenRun:
+    """A run of equal decode steps that is not over yet; the first one is composed."""
+
+    __slots__ = ("context", "decodes", "first_ps", "growth_ps", "paid", "start_ps", "steps", "waiting")
+
+    def __init__(
+        self, first_ps: int, growth_ps: int, steps: int, decodes: int, context: int, waiting: int, start_ps: int
+    ) -> None:
+        self.first_ps = first_ps
+        self.growth_ps = growth_ps
+        self.steps = steps
+        self.decodes = decodes
+        self.context = context
+        self.waiting = waiting
+        self.start_ps = start_ps
+        self.paid = 1  # steps whose blocks are taken
+
+
+class DrivenEngine(SkippingEngine):
+    """One replica of a fleet. At an instant: `finish` if it is `next_ps`, then `deliver`, then `compose_steps`.
+
+    Attributes:
+        next_ps: when it acts next by itself, picoseconds; `FOREVER` while it is idle.
+    """
+
+    def __init__(
+        self,
+        served: ServedTrace,
+        rules: EngineRules,
+        step_time: StepTime,
+        policies: Policies,
+        plugin: PluginRules,
+        observer: StepObserver | None,
+        listeners: Sequence[Listener],
+        arrivals: Arrivals,
+    ) -> None:
+        self._inbox = Inbox(arrivals)
+        super().__init__(served, rules, step_time, policies, plugin, observer, listeners, self._inbox)
+        self._open: _OpenRun | None = None
+        self.next_ps = FOREVER
+
+    # At an instant
+
+    def finish(self) -> bool:
+        """Go on to `next_ps`; whether steps are to be composed there."""
+        run = self._open
+        composes = True
+        if run is None:
+            self._finish_oldest()
+        elif self._flying and self._flying[0][_FINALS]:
+            self._finish_oldest()
+            composes = False  # the run goes on
+        else:
+            self._close(run)
+            if self._depth == 1:
+                self._finish_oldest()
+        self._set_next()
+        return composes
+
+    def deliver(self, row: int, at_ps: int) -> bool:
+        """A request is sent to the engine at the clock's instant; whether steps are to be composed now."""
+        self._inbox.put(row, at_ps)
+        run = self._open
+        if run is not None:
+            steps = self._steps_until(run.first_ps, run.growth_ps, at_ps)
+            if steps < run.steps:
+                run.steps = steps
+                if steps == 1:
+                    self._close(run)
+                self._set_next()
+                if self.next_ps == at_ps:
+                    return self.finish()
+        elif not self._flying and at_ps > self._now_ps:
+            self.curve.sample(self._now_ps, 0, 0, 0)  # idle until then
+            self._now_ps = at_ps
+        return self._now_ps == at_ps
+
+    def compose_steps(self) -> None:
+        """Compose steps while there is room in the pipeline, or until a run of them opens."""
+        if self._inbox.next_ps <= self._now_ps:
+            self._take_arrivals()
+        while self._open is None and len(self._flying) < self._depth and self._compose():
+            pass
+        if not self._flying and self._open is None and (self._batch.members or len(self._scheduler.queue)):
+            raise RuntimeError(f"nothing can run at {self._now_ps} ps although requests wait")
+        self._set_next()
+
+    def end_day(self, at_ps: int) -> None:
+        """The fleet's day ends then: from its own end on the engine was idle."""
+        if self._now_ps < at_ps:
+            self.curve.sample(self._now_ps, 0, 0, 0)
+
+    def _set_next(self) -> None:
+        run = self._open
+        if run is None:
+            self.next_ps = self._flying[0][0] if self._flying else FOREVER
+        elif self._flying and self._flying[0][_FINALS]:
+            self.next_ps = self._flying[0][0]
+        else:  # with two steps in flight the next one is composed when the last but one has ended
+            self.next_ps = run.start_ps + run_duration(run.first_ps, run.growth_ps, run.steps + 1 - self._depth)
+
+    # The open run
+
+    def _run_of_steps(self, decodes: int, context: int, refusal: int, waiting: int) -> None:
+        fixed, slope = self._step_time.decode_step(decodes)
+        first, growth = fixed + slope * context, slope * decodes
+        steps = self._length_of_run(first, growth, refusal)
+        if steps == 1:
+            self._take_run(first, growth, 1, decodes, context)
+            return
+        start = max(self._busy_until_ps, self._now_ps)
+        self._open = _OpenRun(first, growth, steps, decodes, context, waiting, start)
+
+    def _sample(self, waiting: int) -> None:
+        if self._open is None:
+            super()._sample(waiting)
+
+    def _close(self, run: _OpenRun) -> None:
+        """The run is over after `run.steps`."""
+        self._open = None
+        self._take_run(run.first_ps, run.growth_ps, run.steps, run.decodes, run.context, run.paid)
+        self._sample(run.waiting)
+
+    def _steps_until(self, first: int, growth: int, until_ps: int) -> int:
+        run = self._open
+        if run is None:
+            return super()._steps_until(first, growth, until_ps)
+        span = until_ps - run.start_ps
+        return self._depth - 1 + least_steps(first, growth, span) if span > 0 else 1
+
+    # What the replica tells at the clock's instant, before it composes there
+
+    def cached_tokens(self, row: int, prompt_tokens: int, at_ps: int) -> int:
+        """Prompt tokens of this row that the prefix cache holds."""
+        run = self._open
+        if run is not None:
+            steps = min(run.steps, self._steps_until(run.first_ps, run.growth_ps, at_ps))
+            if steps > run.paid:
+                blocks = self._batch.decoding.blocks_of_run(self._step + run.paid, steps - run.paid)
+                self._batch.memory.take(blocks)
+                run.paid = steps
+        return self._batch.memory.cached_tokens(self._asked(row, prompt_tokens))
+
+    def output_tokens(self, at_ps: int) -> Iterable[tuple[int, int]]:
+        """(row, output tokens that have come out) of the requests that run."""
+        batch, run = self._batch, self._open
+        done = batch.done_step
+        if run is not None and at_ps >= run.start_ps:
+            batch.done_step = self._step - 1 + _steps_done(run, at_ps)
+        told = [(request.row, batch.produced_tokens(request)) for request in batch.members]
+        batch.done_step = done
+        return told
+
+    def _asked(self, row: int, prompt_tokens: int) -> TrackedRequest:
+        return self._request_factory.make(row, 0.0, 0.0, 0)
+
+
+def _steps_done(run: _OpenRun, at_ps: int) -> int:
+    """Steps of the run that have ended by then."""
+    return min(run.steps, least_steps(run.first_ps, run.growth_ps, at_ps - run.start_ps + 1) - 1)

@@ -1,0 +1,251 @@
+"""Router of a simulated fleet: where requests wait, and to which replica each of them goes.
+
+It decides and knows no engine: a clock (`fleet.py`, or `reference_fleet.py` for reading) tells it what happens and asks
+at every instant what is to be sent. At one instant the tokens of steps that end come first, then arrivals, then what is
+sent.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from headway.domain.costs import ServiceCosts
+from headway.domain.event import Completed, Event, FirstToken, Listener
+from headway.domain.replica_view import ReplicaView
+from headway.domain.request import Request
+from headway.policies.admission.greedy import Greedy
+from headway.policies.contracts import DispatchListener, RoutingPolicy
+from headway.policies.ordering.fcfs import Fcfs
+from headway.policies.preemption.latest_admitted import LatestAdmitted
+from headway.scheduling.scheduler import Policies, Scheduler
+from headway.simulator.arrivals import RequestFactory, why_never
+from headway.simulator.replica_ledger import Instant, ReplicaLedger, ReportedLedger
+from headway.simulator.rules import EngineRules
+from headway.simulator.step_time import PS_PER_SECOND, SECONDS_PER_PS, StepTime
+from headway.simulator.trace import Trace
+
+Queueing: TypeAlias = Literal["gateway", "replicas"]
+"""Where requests wait: in one queue in front of the fleet, as in `headway serve`, or where they are sent on arrival."""
+
+PREFILL_TOKENS_MAX = 16_384
+"""Prompt tokens sent to a replica and not computed yet, at most, with one queue in front: the gateway's default."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetMember:
+    """One replica of a fleet.
+
+    Attributes:
+        id: its name, unique in the fleet.
+        rules, step_time, costs: of its engine, as in `replica.Replica`.
+    """
+
+    id: str
+    rules: EngineRules
+    step_time: StepTime
+    costs: ServiceCosts
+
+
+@dataclass(frozen=True, slots=True)
+class FleetPolicies:
+    """The policies of a fleet's queues, fresh for one day.
+
+    Attributes:
+        in_front: of the queue in front of the replicas; where requests wait at the replicas, only its predictor is
+            asked, for what routing expects.
+        at_replica: makes those of the queue of a replica with such costs.
+    """
+
+    in_front: Policies
+    at_replica: Callable[[ServiceCosts], Policies]
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """How a fleet is asked.
+
+    Attributes:
+        policy: where a request goes; fresh for each day.
+        queue: where requests wait.
+        signal_seconds: how often each replica reports the figures that routing reads; 0 for figures that are exact.
+    """
+
+    policy: RoutingPolicy
+    queue: Queueing = "gateway"
+    signal_seconds: float = 0.0
+
+
+class FleetRouter:
+    """The router of one day.
+
+    Attributes:
+        ledgers: one for each replica, in order.
+        unserved: row → why no replica can ever serve it.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        requests: RequestFactory,
+        members: Sequence[FleetMember],
+        routing: Routing,
+        policies: Policies,
+        listeners: Sequence[Listener] = (),
+    ) -> None:
+        """`policies`: of the queue in front; with requests waiting at the replicas, only their predictor is asked."""
+        self._requests = requests
+        self._prefix_ids = trace.prefix_ids
+        self._output_tokens: list[int] = trace.output_tokens.tolist()
+        self._members = members
+        self._policy = routing.policy
+        self._listener = routing.policy if isinstance(routing.policy, DispatchListener) else None
+        self._instant = Instant()
+        self.ledgers = [
+            ReplicaLedger(member.id, index, member.rules, member.costs, self._instant)
+            for index, member in enumerate(members)
+        ]
+        self._reported = [ReportedLedger(ledger) for ledger in self.ledgers] if routing.signal_seconds else None
+        self._signal_ps = round(routing.signal_seconds * PS_PER_SECOND)
+        self._report_ps = self._signal_ps
+        self._news = False
+        self._late = routing.queue == "gateway"
+        self._predictor = policies.prediction
+        stock = Policies(Fcfs(), Greedy(), LatestAdmitted(), policies.prediction)
+        self._scheduler = Scheduler(policies if self._late else stock, listeners=listeners)
+        self._pushed: deque[tuple[int, Request]] = deque()
+        self._context_tokens = min(member.rules.context_tokens for member in members)
+        self._views: list[ReplicaView] = [*(self._reported or self.ledgers)]
+
+    # The clock
+
+    def come_to(self, now_ps: int) -> None:
+        """The clock comes to an instant; reports of earlier ones, with all that happened at these, are taken in."""
+        if self._reported is not None and now_ps > self._report_ps:
+            at_ps = (now_ps - 1) // self._signal_ps * self._signal_ps
+            self._stand_at(at_ps)
+            for reported in self._reported:
+                reported.report()
+            self._report_ps = at_ps + self._signal_ps
+        self._stand_at(now_ps)
+
+    def _stand_at(self, now_ps: int) -> None:
+        self._instant.now_ps = now_ps
+        self._instant.now = now_ps * SECONDS_PER_PS
+
+    # What happens
+
+    def arrive(self, row: int, at_ps: int) -> str | None:
+        """A request comes in; the reason if no replica can ever serve it."""
+        now = at_ps * SECONDS_PER_PS
+        self._news = True
+        request = self._requests.make(row, now, now, 0)
+        if request.prompt_tokens + self._output_tokens[row] > self._context_tokens and not self._able(row, request):
+            reason = self._why_never(row, request)
+            self._scheduler.refuse(request, now, reason)
+            return reason
+        if self._late:
+            self._scheduler.arrive(request, now)
+        else:
+            request.estimate = self._predictor.predict(request)
+            self._pushed.append((row, request))
+        return None
+
+    def dispatch(self) -> list[tuple[int, int]]:
+        """(row, index of its replica) of the requests to send now, in order.
+
+        None unless a request came, or a first or a last token did: what else happens, routing does not hear of.
+        """
+        sent: list[tuple[int, int]] = []
+        if not self._news:
+            return sent
+        self._news = False
+        if self._late:
+            while (head := self._scheduler.head(self._instant.now)) is not None:
+                assert isinstance(head.id, int)
+                room = [ledger for ledger in self._able(head.id, head) if ledger.has_room(head, PREFILL_TOKENS_MAX)]
+                if not room or not self._send(head.id, head, room, sent):
+                    break
+                self._scheduler.admit(self._instant.now)
+        else:
+            while self._pushed:
+                row, request = self._pushed[0]
+                if not self._send(row, request, self._able(row, request), sent):
+                    break
+                self._pushed.popleft()
+        return sent
+
+    def _able(self, row: int, request: Request) -> list[ReplicaLedger]:
+        """The replicas that can serve a request whole."""
+        total = request.prompt_tokens + self._output_tokens[row]
+        if total <= self._context_tokens:
+            return self.ledgers
+        return [ledger for ledger in self.ledgers if total <= ledger.rules.context_tokens]
+
+    def _send(self, row: int, request: Request, able: list[ReplicaLedger], sent: list[tuple[int, int]]) -> bool:
+        """Choose a replica for a request and book it there; False if there is none, or the policy lets it wait."""
+        views = self._views if len(able) == len(self._views) else [self._views[ledger.index] for ledger in able]
+        if not views:
+            return False
+        prefix = () if self._prefix_ids is None else self._prefix_ids[row]
+        chosen = self._policy.choose(request, prefix, views, self._instant.now)
+        if chosen is None:
+            return False
+        index = next((ledger.index for ledger in able if self._views[ledger.index] is chosen), None)
+        if index is None:
+            raise ValueError(f"the routing policy chose {chosen!r} for request {row}, which is not among its replicas")
+        self.ledgers[index].enter(row, request)
+        if self._listener is not None:
+            self._listener.routed(request, prefix, chosen)
+        sent.append((row, index))
+        return True
+
+    def first_token(self, index: int, row: int, now: float) -> None:
+        """A request's first token came out at a replica."""
+        self._news = True
+        ledger = self.ledgers[index]
+        ledger.first_token(row)
+        if self._late:
+            self._scheduler.first_token(ledger.request(row), now)
+
+    def ended(self, index: int, row: int, now: float) -> None:
+        """A request's last token came out at a replica."""
+        self._news = True
+        ledger = self.ledgers[index]
+        request = ledger.leave(row)
+        request.produced_tokens = self._output_tokens[row]
+        ledger.completed += 1
+        self._scheduler.complete(request, now)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait in front of the replicas."""
+        return len(self._scheduler.queue) + len(self._pushed)
+
+    def _why_never(self, row: int, request: Request) -> str:
+        """Why not even the replica that holds the longest requests can serve one."""
+        rules = max([member.rules for member in self._members], key=lambda rules: rules.context_tokens)
+        reason = why_never(rules, request.prompt_tokens, self._output_tokens[row])
+        assert reason is not None, "the largest replica can serve it"
+        return reason
+
+
+class ReplicaNews:
+    """Passes on what one replica's engine tells to the router (`Listener`)."""
+
+    hears = (FirstToken, Completed)
+
+    def __init__(self, router: FleetRouter, index: int) -> None:
+        self._router = router
+        self._index = index
+
+    def observe(self, event: Event) -> None:
+        """A first or a last token."""
+        row = event.request.id
+        assert isinstance(row, int)
+        if type(event) is FirstToken:
+            self._router.first_token(self._index, row, event.at)
+        elif type(event) is Completed:
+            self._router.ended(self._index, row, event.at)

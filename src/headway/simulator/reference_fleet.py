@@ -1,0 +1,214 @@
+"""A fleet's day on reference engines: one clock over N of them, every step of each an instant, written for reading.
+
+Slow, and the yardstick of `fleet.py`: the same router, arrivals and engines of its own. At an instant, in this order:
+the steps that end there; the requests that arrive; the router sends; the engines whose step ended, or that were idle,
+take in what they were sent and compose.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from headway.domain.event import Listener
+from headway.simulator.arrivals import RequestFactory
+from headway.simulator.fleet_outcome import FleetOutcome, ReplicaOutcome, fullest, summed
+from headway.simulator.fleet_router import FleetMember, FleetPolicies, FleetRouter, ReplicaNews, Routing
+from headway.simulator.outcome import NEVER, LoadPoints, StepObserver, StepRecord, TokenGaps
+from headway.simulator.reference import ExpectedArrivals, outcome_of, request_of
+from headway.simulator.reference_blocks import ContentKeys
+from headway.simulator.reference_engine import ReferenceEngine
+from headway.simulator.reference_request import ReferenceRequest
+from headway.simulator.rules import NO_PLUGIN, PluginRules
+from headway.simulator.step_time import SECONDS_PER_PS
+from headway.simulator.trace import Trace
+
+
+def simulate_reference_fleet(
+    trace: Trace,
+    members: Sequence[FleetMember],
+    routing: Routing,
+    policies: FleetPolicies,
+    *,
+    plugin: PluginRules = NO_PLUGIN,
+    observers: Sequence[StepObserver] | None = None,
+    listeners: Sequence[Listener] = (),
+) -> FleetOutcome:
+    """As `fleet.simulate_fleet`, step by step."""
+    return _ReferenceFleetDay(trace, members, routing, policies, plugin, observers, listeners).run()
+
+
+class _ReferenceReplica:
+    """One replica: its engine, what it was sent, and what it did. It receives the engine's steps."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        member: FleetMember,
+        policies: FleetPolicies,
+        plugin: PluginRules,
+        observer: StepObserver | None,
+        listeners: Sequence[Listener],
+    ) -> None:
+        self.engine = ReferenceEngine(
+            member.rules,
+            member.step_time,
+            policies.at_replica(member.costs),
+            ContentKeys(trace, member.rules.block_tokens).key,
+            plugin=plugin,
+            observer=self,
+            listeners=listeners,
+        )
+        self.member = member
+        self.ends_ps: int | None = None  # when its oldest step in flight ends
+        self.inbox: list[ReferenceRequest] = []
+        self.records: list[StepRecord] = []
+        self.curve: list[tuple[int, int, int, int]] = []
+        self._trace = trace
+        self._observer = observer
+
+    def on_step(self, step: StepRecord) -> None:
+        """Note a step that was composed."""
+        engine = self.engine
+        self.records.append(step)
+        used = self.member.rules.kv_blocks - step.blocks_free
+        self.curve.append((engine.now_ps, engine.waiting, engine.size, used))
+        if self._observer is not None:
+            self._observer.on_step(step)
+
+    def take_in(self, now_ps: int) -> None:
+        """Nothing runs, or a step has just ended: submit what was sent here and compose."""
+        engine = self.engine
+        if self.ends_ps is None and now_ps > engine.now_ps:
+            self.curve.append((engine.now_ps, 0, 0, 0))
+            engine.idle_until(now_ps)
+        for request in self.inbox:
+            engine.submit(request, int(self._trace.output_tokens[request.row]))
+        self.inbox.clear()
+        self.ends_ps = engine.compose()
+
+    # What it tells the router (`replica_ledger.EngineNews`)
+
+    def cached_tokens(self, row: int, prompt_tokens: int, at_ps: int) -> int:
+        """Prompt tokens of this row that its prefix cache holds."""
+        return self.engine.cached_tokens(request_of(self._trace, row, 0.0, 0.0))
+
+    def output_tokens(self, at_ps: int) -> Iterable[tuple[int, int]]:
+        """(row, output tokens that have come out) of the requests that run."""
+        return [(int(request.id), request.produced_tokens) for request in self.engine.running()]
+
+
+class _ReferenceFleetDay:
+    """One trace on one fleet; `run` once."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        members: Sequence[FleetMember],
+        routing: Routing,
+        policies: FleetPolicies,
+        plugin: PluginRules,
+        observers: Sequence[StepObserver] | None,
+        listeners: Sequence[Listener],
+    ) -> None:
+        in_front = routing.queue == "gateway"
+        self._trace = trace
+        self._router = FleetRouter(
+            trace, RequestFactory(trace), members, routing, policies.in_front, listeners if in_front else ()
+        )
+        self._replicas = [
+            _ReferenceReplica(
+                trace,
+                member,
+                policies,
+                plugin,
+                None if observers is None else observers[index],
+                [ReplicaNews(self._router, index), *(() if in_front else listeners)],
+            )
+            for index, member in enumerate(members)
+        ]
+        for ledger, replica in zip(self._router.ledgers, self._replicas, strict=True):
+            ledger.engine = replica
+        self._expected = ExpectedArrivals(trace)
+        self._arrived_ps = [NEVER] * len(trace)
+        self._requests: dict[int, ReferenceRequest] = {}  # by row; also the refused ones that did arrive
+        self._refused: dict[int, str] = {}
+        self._replica = [NEVER] * len(trace)
+        self._gaps: list[TokenGaps] = []
+
+    def run(self) -> FleetOutcome:
+        """Play the whole day, an instant at a time."""
+        while True:
+            ends = [replica.ends_ps for replica in self._replicas if replica.ends_ps is not None]
+            arrival = [] if self._expected.next_ps is None else [self._expected.next_ps]
+            if not ends and not arrival:
+                return self._outcome()
+            self._live_through(min(ends + arrival))
+
+    def _live_through(self, now_ps: int) -> None:
+        self._router.come_to(now_ps)
+        acting = [replica for replica in self._replicas if replica.ends_ps == now_ps]
+        for replica in acting:
+            self._finish_step(replica)
+        while self._expected.next_ps is not None and self._expected.next_ps <= now_ps:
+            self._take_arrivals(now_ps)
+        for row, index in self._router.dispatch():
+            self._replica[row] = index
+            replica = self._replicas[index]
+            arrived_at = self._arrived_ps[row] * SECONDS_PER_PS
+            request = self._requests[row] = request_of(self._trace, row, now_ps * SECONDS_PER_PS, arrived_at)
+            replica.inbox.append(request)
+            if replica.ends_ps is None and replica not in acting:
+                acting.append(replica)
+        for replica in self._replicas:
+            if replica in acting:
+                replica.take_in(now_ps)
+
+    def _take_arrivals(self, now_ps: int) -> None:
+        for at_ps, row in self._expected.take(now_ps):
+            self._arrived_ps[row] = at_ps
+            reason = self._router.arrive(row, at_ps)
+            if reason is not None:
+                self._refused[row] = reason
+                for later in self._expected.rest_of_session(row):
+                    self._refused[later] = f"an earlier turn of its session was refused: {reason}"
+
+    def _finish_step(self, replica: _ReferenceReplica) -> None:
+        """A step ends: note the gaps before its tokens, and expect the next turn where a request ended."""
+        served = replica.engine.finish_step()
+        gaps = Counter([request.gap_ps for request in served])
+        self._gaps += [TokenGaps(gap, 0, 1, tokens) for gap, tokens in gaps.items() if gap != NEVER]
+        for request in served:
+            if request.has_ended:
+                self._expected.ended(request.row, replica.engine.now_ps)
+
+    def _outcome(self) -> FleetOutcome:
+        outcomes = [
+            ReplicaOutcome(
+                id=replica.member.id,
+                requests=ledger.sent,
+                completed=ledger.completed,
+                prefill_tokens=sum(tokens for step in replica.records for _, tokens, _ in step.chunks),
+                decode_tokens=sum(step.decodes for step in replica.records),
+                busy_ps=sum(step.duration_ps for step in replica.records),
+                steps=len(replica.records),
+                kv_blocks=replica.member.rules.kv_blocks,
+                kv_blocks_peak=max(
+                    [replica.member.rules.kv_blocks - step.blocks_free for step in replica.records], default=0
+                ),
+                load=LoadPoints(*map(list, list(zip(*replica.curve, strict=True)) or [(), (), (), ()])),
+            )
+            for replica, ledger in zip(self._replicas, self._router.ledgers, strict=True)
+        ]
+        day = outcome_of(
+            self._arrived_ps,
+            self._requests,
+            self._refused,
+            self._gaps,
+            steps=sum(outcome.steps for outcome in outcomes),
+            kv_blocks_peak=fullest(outcomes).kv_blocks_peak,
+            load=summed([outcome.load for outcome in outcomes]),
+        )
+        return FleetOutcome(day, np.array(self._replica), tuple(outcomes))

@@ -1,0 +1,184 @@
+"""Fleets: the fast clock and the plain one live the same nasty days, and every day keeps the laws of a fleet."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from headway.domain.costs import ServiceCosts
+from headway.domain.event import Event
+from headway.domain.replica_view import ReplicaView
+from headway.domain.request import Request, RequestView
+from headway.policies.routing.round_robin import RoundRobin
+from headway.scheduling.bundle import bundle
+from headway.simulator.fleet import simulate_fleet
+from headway.simulator.fleet_outcome import FleetOutcome, ReplicaOutcome
+from headway.simulator.fleet_router import FleetMember, FleetPolicies, Queueing, Routing
+from headway.simulator.outcome import NEVER
+from headway.simulator.reference_fleet import simulate_reference_fleet
+from headway.simulator.skipping import simulate
+from headway.simulator.step_time import LinearStepTime
+from headway.simulator.trace import Trace
+from headway.testing.day_laws import StepRecords
+from tests.days.test_golden_days import COSTS, RULES, STEP_TIME, mixed
+from tests.support.nasty_days import KINDS, NastyDay, nasty_day
+
+SEEDS = range(12)
+
+
+class Chronicle:
+    """Every event of one queue or of several: what, when, and what a policy could read of the request then."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[Any, ...]] = []
+
+    def observe(self, event: Event) -> None:
+        request = event.request
+        assert isinstance(request, Request)
+        facts = [getattr(request, name) for name in Request.__slots__ if name not in ("estimate", "looked_up_at")]
+        self.lines.append((event.at, type(event).__name__, *event[2:], *facts))
+
+
+class Curious:
+    """A routing policy that writes down all it is shown, and chooses by it."""
+
+    def __init__(self) -> None:
+        self.shown: list[tuple[Any, ...]] = []
+
+    def choose(
+        self, request: RequestView, prefix: Sequence[int], replicas: Sequence[ReplicaView], now: float
+    ) -> ReplicaView:
+        figures = [
+            (
+                replica.id,
+                replica.requests,
+                replica.prefill_tokens,
+                replica.decode_tokens,
+                replica.kv_tokens,
+                replica.as_of,
+                replica.cached_prompt_tokens(request, prefix),
+            )
+            for replica in replicas
+        ]
+        self.shown.append((request.id, tuple(prefix), now, *figures))
+        return replicas[hash(tuple(map(tuple, figures))) % len(replicas)]
+
+
+def nasty_fleet(dice: random.Random, day: NastyDay) -> list[FleetMember]:
+    """One to four replicas; some have less memory, or are slower."""
+    members = []
+    for number in range(dice.randint(1, 4)):
+        rules, step_time = day.rules, day.step_time
+        if dice.random() < 0.3:
+            rules = replace(rules, kv_blocks=max(1, rules.kv_blocks * 2 // 3), async_scheduling=dice.random() < 0.5)
+        if dice.random() < 0.3:
+            step_time = LinearStepTime(dice.choice([1, 7 * 10**9]), 10**6, dice.choice([0, 10**5]))
+        members.append(FleetMember(f"r{number}", rules, step_time, ServiceCosts(1e-4, 0.01 * (1 + number))))
+    return members
+
+
+def fleet_policies(day: NastyDay) -> FleetPolicies:
+    return FleetPolicies(day.policies.make(day.trace), lambda _: day.policies.make(day.trace))
+
+
+def facts(outcome: ReplicaOutcome) -> list[Any]:
+    """All but its curve, which the fast engine draws with fewer points."""
+    return [getattr(outcome, field.name) for field in fields(outcome) if field.name != "load"]
+
+
+def check_fleet_day(
+    trace: Trace, members: Sequence[FleetMember], outcome: FleetOutcome, logs: Sequence[StepRecords]
+) -> None:
+    """Conservation, causality, and memory and time of each replica."""
+    day = outcome.day
+    for row in range(len(trace)):
+        lived = [int(column[row]) for column in (day.arrived_ps, day.admitted_ps, day.first_token_ps, day.ended_ps)]
+        if row in day.refused:
+            assert lived[1:] == [NEVER] * 3
+            assert outcome.replica[row] == NEVER
+        else:
+            assert 0 <= lived[0] <= lived[1] < lived[2] <= lived[3]
+            assert (
+                members[int(outcome.replica[row])].rules.context_tokens
+                >= trace.prompt_tokens[row] + trace.output_tokens[row]
+            )
+    for index, (member, replica, log) in enumerate(zip(members, outcome.replicas, logs, strict=True)):
+        rows = np.flatnonzero(outcome.replica == index)
+        assert replica.requests == replica.completed == len(rows)
+        assert {row for step in log.steps for row in step.admitted} == set(rows.tolist())
+        over_ps = 0
+        for step in log.steps:
+            assert 0 <= step.blocks_free <= member.rules.kv_blocks
+            assert step.decodes + len(step.chunks) <= member.rules.max_num_seqs
+            assert step.started_ps >= over_ps
+            over_ps = step.started_ps + step.duration_ps
+        assert replica.kv_blocks_peak == max(
+            [member.rules.kv_blocks - step.blocks_free for step in log.steps], default=0
+        )
+        assert replica.busy_ps == sum(step.duration_ps for step in log.steps)
+        assert replica.prefill_tokens == sum(tokens for step in log.steps for _, tokens, _ in step.chunks)
+        assert replica.decode_tokens == sum(step.decodes for step in log.steps)
+
+
+@pytest.mark.parametrize("queue", get_args(Queueing))
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_clocks_live_the_same_day(kind: str, queue: Queueing) -> None:
+    for seed in SEEDS:
+        dice = random.Random(f"fleet, {kind}, {queue}, {seed}")
+        day = nasty_day(kind, 1_000 + seed)
+        members = nasty_fleet(dice, day)
+        signal_seconds = dice.choice([0.0, 0.0, 0.3, 2.0])
+        lived = []
+        for clock in (simulate_fleet, simulate_reference_fleet):
+            logs, chronicle, curious = [StepRecords() for _ in members], Chronicle(), Curious()
+            outcome = clock(
+                day.trace,
+                members,
+                Routing(curious, queue, signal_seconds),
+                fleet_policies(day),
+                plugin=day.plugin,
+                observers=logs,
+                listeners=[chronicle],
+            )
+            check_fleet_day(day.trace, members, outcome, logs)
+            lived.append((outcome, logs, chronicle, curious))
+        (fast, fast_logs, fast_told, fast_shown), (plain, plain_logs, plain_told, plain_shown) = lived
+        assert fast_shown.shown == plain_shown.shown
+        assert [log.steps for log in fast_logs] == [log.steps for log in plain_logs]
+        assert [facts(one) for one in fast.replicas] == [facts(one) for one in plain.replicas]
+        for name in (
+            "arrived_ps",
+            "admitted_ps",
+            "first_token_ps",
+            "ended_ps",
+            "cached_tokens",
+            "preemptions",
+            "recomputed_tokens",
+        ):
+            assert getattr(fast.day, name).tolist() == getattr(plain.day, name).tolist(), name
+        assert fast.replica.tolist() == plain.replica.tolist()
+        assert fast.day.refused == plain.day.refused
+        assert Counter(fast_told.lines) == Counter(plain_told.lines)
+
+
+@pytest.mark.parametrize("caching", [False, True])
+def test_a_fleet_of_one_is_today_s_replica(caching: bool) -> None:
+    rules = replace(RULES, kv_blocks=900, async_scheduling=caching)
+    trace = mixed(300, 12.0, 8, shared=True, sessions=caching)
+    alone = simulate(trace, rules, STEP_TIME, bundle(ordering="highest-response-ratio", costs=COSTS, seed=0))
+    policies = FleetPolicies(
+        bundle(costs=COSTS, seed=0),
+        lambda costs: bundle(ordering="highest-response-ratio", costs=costs, seed=0),
+    )
+    fleet = simulate_fleet(
+        trace, [FleetMember("r0", rules, STEP_TIME, COSTS)], Routing(RoundRobin(), "replicas"), policies
+    )
+    for field in fields(alone):
+        one, other = getattr(alone, field.name), getattr(fleet.day, field.name)
+        assert np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other, field.name
