@@ -1,17 +1,19 @@
 """Checked policies: every answer of a policy is checked; a wrong one is raised as `PolicyFault`.
 
-The shells decide what follows a fault: the vLLM plug-in disables all policies, the gateway falls back for one decision.
+The shells decide what follows a fault: the vLLM plug-in disables all policies, the gateway falls back for one decision,
+the simulator stops and names the policy.
 How a question is put (timed or not) is the shell's `PolicyAsker`; it is bound once, for it is asked for every request.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn, ParamSpec, Protocol, TypeVar
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NoReturn, ParamSpec, Protocol, TypeVar
 
 from headway.domain.estimate import LengthEstimate
-from headway.domain.event import Event, heard_by
+from headway.domain.event import Event, Listener, heard_by
 from headway.domain.replica_view import BatchView, MemoryView, ReplicaView
 from headway.domain.request import RequestView
 from headway.policies.contracts import (
@@ -41,6 +43,7 @@ class PolicyFault(Exception):
     def __init__(self, kind: str, reason: str, sentence: str) -> None:
         super().__init__(f"the {kind} policy {sentence}")
         self.kind = kind
+        self.sentence = sentence  # without its subject
         self.reason = reason  # "raised", "stalled" or "nonsense": the metric's label
 
 
@@ -101,6 +104,38 @@ def guarded(policies: Policies, asker: PolicyAsker) -> Policies:
         _CheckedPreemption(policies.preemption, asker),
         _CheckedPrediction(policies.prediction, asker),
     )
+
+
+def checked(policies: Policies, kinds: Collection[str]) -> Policies:
+    """The same policies, every answer of these kinds checked; unlike those of `guarded` they hear events themselves.
+
+    For a shell that ends with the first fault.
+    """
+    asker = PlainAsker()
+    chosen = {kind: wrapper for kind, wrapper in _by_kind(guarded(policies, asker)).items() if kind in kinds}
+    hears: set[int] = set()
+    for kind, policy in _by_kind(policies).items():
+        if kind in chosen and isinstance(policy, Listener) and id(policy) not in hears:
+            hears.add(id(policy))  # of one object that answers several questions the first hears, and only once
+            vars(chosen[kind]).update(observe=_checked_observe(kind, policy, asker), hears=heard_by(policy))
+    return replace(policies, **chosen)
+
+
+def _by_kind(policies: Policies) -> dict[str, Any]:
+    """The ordering first: what it hears moves the queue."""
+    return {kind: getattr(policies, kind) for kind in ("ordering", "prediction", "admission", "preemption")}
+
+
+def _checked_observe(kind: str, policy: Listener, asker: PolicyAsker) -> Callable[[Event], None]:
+    heard = asker.bound(kind, False, policy.observe)
+
+    def observe(event: Event) -> None:
+        try:
+            heard(event)
+        except Exception as error:
+            _fail(kind, error)
+
+    return observe
 
 
 def _checked_admission(admission: AdmissionPolicy, asker: PolicyAsker) -> AdmissionPolicy:

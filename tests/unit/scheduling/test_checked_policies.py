@@ -22,7 +22,14 @@ from headway.policies.prediction.declared_max import DeclaredMax
 from headway.policies.prediction.running_mean import RunningMean
 from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.policies.routing.round_robin import RoundRobin
-from headway.scheduling.checked_policies import CheckedEvents, CheckedRouting, PlainAsker, PolicyFault, guarded
+from headway.scheduling.checked_policies import (
+    CheckedEvents,
+    CheckedRouting,
+    PlainAsker,
+    PolicyFault,
+    checked,
+    guarded,
+)
 from headway.scheduling.scheduler import Policies
 from headway.testing.scripted import ScriptedBatch
 
@@ -52,7 +59,7 @@ class Answers:
         return self
 
 
-def checked(answer: Any) -> Any:
+def answering(answer: Any) -> Any:
     """Its four kinds, checked."""
     policy: Any = Answers(answer)
     return guarded(Policies(policy, policy, policy, policy), PlainAsker())
@@ -76,7 +83,7 @@ def test_what_a_policy_raises_is_a_fault_of_its_kind(question: str) -> None:
     kind, ask = QUESTIONS[question]
     cause = RuntimeError("broken")
     with pytest.raises(PolicyFault, match=f"the {kind} policy raised RuntimeError: broken") as raised:
-        ask(checked(cause))
+        ask(answering(cause))
     assert (raised.value.kind, raised.value.reason) == (kind, "raised")
     assert raised.value.__cause__ is cause
 
@@ -107,7 +114,7 @@ def test_what_a_policy_raises_is_a_fault_of_its_kind(question: str) -> None:
 def test_an_answer_without_sense_is_a_fault(question: str, answer: object, sentence: str) -> None:
     kind, ask = QUESTIONS[question]
     with pytest.raises(PolicyFault, match=sentence) as raised:
-        ask(checked(answer))
+        ask(answering(answer))
     assert (raised.value.kind, raised.value.reason) == (kind, "nonsense")
 
 
@@ -130,11 +137,11 @@ def test_an_answer_without_sense_is_a_fault(question: str, answer: object, sente
     ],
 )
 def test_a_right_answer_is_passed_on(question: str, answer: object) -> None:
-    assert QUESTIONS[question][1](checked(answer)) is answer
+    assert QUESTIONS[question][1](answering(answer)) is answer
 
 
 def test_an_estimate_of_nothing_is_allowed() -> None:
-    assert isinstance(QUESTIONS["predict"][1](checked(0.0)), Answers)
+    assert isinstance(QUESTIONS["predict"][1](answering(0.0)), Answers)
 
 
 def test_powers_stay_what_they_are() -> None:
@@ -150,7 +157,7 @@ def test_powers_stay_what_they_are() -> None:
     assert powers(Fcfs(), Greedy()) == (False, False, False, False)
     assert powers(EwsjfAuthors(), Backfill(inner=Greedy())) == (True, False, True, False)
     assert powers(FairShare(inner=SmallestVolumeFirst()), Greedy()) == (True, True, False, True)
-    policies = checked(0)
+    policies = answering(0)
     assert (policies.ordering.redrawn, policies.admission.look_ahead) == (3, 2)
 
 
@@ -184,6 +191,24 @@ def test_the_ordering_is_reconsidered_after_all_have_heard() -> None:
     assert delivery
     delivery.observe(Arrived(REQUEST, 1.0))
     assert heard == ["prediction", "ordering", "reconsider"]
+
+
+def test_checked_policies_hear_events_once_each_and_the_ordering_is_known_to_listen() -> None:
+    heard: list[str] = []
+    ordering, prediction = Listens(heard, "ordering"), Listens(heard, "prediction", RuntimeError("deaf"))
+    plain = Policies(ordering, Greedy(), LatestAdmitted(), prediction)  # type: ignore[arg-type]
+    policies = checked(plain, {"ordering", "admission"})
+    assert policies.prediction is prediction
+    assert policies.ordering in policies.fanout()
+    assert len(policies.fanout().listeners) == 2
+    one: Any = Listens(heard, "all")
+    hearing = checked(Policies(one, Greedy(), LatestAdmitted(), one), {"ordering", "prediction"}).fanout()
+    hearing.observe(Arrived(REQUEST, 1.0))
+    assert heard == ["all"]
+    deaf: Any = Answers(RuntimeError("deaf"))
+    hearing = checked(Policies(deaf, deaf, deaf, deaf), {"ordering", "prediction"}).fanout()
+    with pytest.raises(PolicyFault, match="the ordering policy raised RuntimeError: deaf"):
+        hearing.observe(Arrived(REQUEST, 1.0))
 
 
 def test_a_fault_of_a_listener_is_raised_or_given_away_and_then_the_others_hear() -> None:

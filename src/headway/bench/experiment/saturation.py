@@ -275,6 +275,10 @@ def at_rate(trace: Trace, requests_per_second: float) -> Trace:
     """
     recorded = offered_rate(trace)
     if recorded <= 0:
+        closed = is_closed_loop(trace)
+        if (np.count_nonzero(session_starts(trace)) if closed else len(trace)) == 1:
+            one = "session" if closed else "request"
+            raise UserMistake(f"{trace.name}: one {one} has no rate that a load could scale; take more --requests")
         raise UserMistake(
             f"{trace.name}: all requests arrive at one moment, so there is no rate to scale; leave --load out"
         )

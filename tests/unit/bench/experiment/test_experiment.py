@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,12 @@ from headway.bench.experiment.parallel import RunFailed
 from headway.bench.experiment.simulated_runs import Experiment, compare
 from headway.bench.metrics.run_metrics import Slo
 from headway.bench.user_mistake import UserMistake
+from headway.domain.estimate import PointEstimate
 from headway.policies import catalog
+from headway.policies.admission.greedy import Greedy
+from headway.policies.ordering.ewsjf import Ewsjf
 from headway.policies.ordering.fcfs import Fcfs
+from headway.policies.prediction.running_mean import RunningMean
 from headway.simulator.replica import replica
 from headway.simulator.trace import Trace
 
@@ -96,6 +102,66 @@ def test_a_run_that_fails_is_named_with_its_reason(jobs: int, monkeypatch: pytes
     bundles = [Bundle("fcfs"), Bundle("mine", ordering="broken")]
     with pytest.raises(RunFailed, match=r"^mine at load 0\.9 failed: a fault in the policy$"):
         compare(experiment(bundles=bundles, loads=(0.9,)), jobs=jobs)
+
+
+class Outside(Fcfs):
+    """As of another package, for this module is none of Headway's."""
+
+
+class RanksNan(Outside):
+    def rank(self, request: object) -> float:
+        return math.nan
+
+
+class HoldsBackwards(Greedy):
+    def hold_steps(self, *_: object) -> int:
+        return -1
+
+
+class NamesNobody:
+    def victim(self, running: object, now: float) -> object:
+        return None
+
+
+class ExpectsNan(RunningMean):
+    def predict(self, request: object) -> Any:
+        return PointEstimate(math.nan, "nan")  # type: ignore[arg-type]
+
+
+class OutsideEwsjf(Ewsjf):
+    """It listens, and redraws its lanes."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "policy", "sentence"),
+    [
+        ("ordering", RanksNan, "the ordering policy 'mine' gave request 0 the rank nan; correct the policy"),
+        ("admission", HoldsBackwards, r"the admission policy 'mine' held request \d+ for -1 steps; correct"),
+        ("preemption", NamesNobody, "the preemption policy 'mine' named None, which does not run; correct"),
+        ("prediction", ExpectsNan, "the prediction policy 'mine' expects nan output tokens of request 0; correct"),
+    ],
+)
+def test_an_answer_without_sense_of_an_outside_policy_ends_the_comparison(
+    kind: catalog.Kind, policy: type[Any], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(catalog.ROOMS[kind], "mine", policy)  # type: ignore[arg-type]
+    server = replica("l4", "llama-3.1-8b", kv_tokens=4_000)
+    asked = experiment(replica=server, bundles=[replace(Bundle("row"), **{kind: "mine"})], loads=(None,))
+    with pytest.raises(UserMistake, match=f"^row: {sentence}"):
+        compare(asked, jobs=1)
+
+
+def test_an_outside_policy_decides_as_one_of_ours_of_the_same_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also inside another: checking its answers changes none, and it hears each event once."""
+    monkeypatch.setitem(catalog.ORDERING, "outside-ewsjf", OutsideEwsjf)
+    options = {"ordering": {"relearn_requests": 50, "overdue_seconds": 1.0}}
+    for before in ("", "fair-share/"):
+        pair = [
+            Bundle(name, ordering=before + name, options={} if before else options)
+            for name in ("ewsjf", "outside-ewsjf")
+        ]
+        ours, outside = compare(experiment(bundles=pair, loads=(1.3,)), jobs=1).runs
+        assert (ours.metrics, ours.curves) == (outside.metrics, outside.curves)
 
 
 def test_two_bundles_of_one_label_cannot_be_told_apart() -> None:

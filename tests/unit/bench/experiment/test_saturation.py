@@ -272,6 +272,14 @@ def test_one_moment_has_no_rate_to_scale() -> None:
         at_rate(replace(poisson(10, 1.0), arrived_seconds=np.zeros(10)), 1.0)
 
 
+def test_one_request_or_session_has_no_rate_to_scale() -> None:
+    """Under a load that the user did not give, as that of a built-in workload, leaving it out would not help."""
+    session = conversations(sessions=1, turns=2, think_seconds=1.0, spacing_seconds=1.0)
+    for trace, one in [(poisson(1, 1.0), "request"), (session, "session")]:
+        with pytest.raises(UserMistake, match=f"one {one} has no rate that a load could scale; take more --requests"):
+            at_rate(trace, 1.0)
+
+
 def test_a_loop_is_closed_by_a_second_turn_only() -> None:
     trace = conversations(sessions=3, turns=1, think_seconds=0.0, spacing_seconds=1.0)
     assert not is_closed_loop(trace)
