@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right, insort
 from collections import deque
 from itertools import islice
 from typing import NamedTuple
@@ -12,6 +13,7 @@ the admission policy held it; a preemption, which ends admission for the step; t
 request arrived while the step ran)."""
 
 _ADMISSIONS_REMEMBERED = 65_536
+_ARRIVALS_IN_A_GROUP = 256  # the square root: as many groups as there are arrivals in one
 
 
 class Reading(NamedTuple):
@@ -37,7 +39,8 @@ class WaitClocks:
         self._seconds = (0.0,) * len(REASONS)
         self._reason = REASONS.index("idle")
         self._read_at: float | None = None
-        self._admitted: deque[int] = deque(maxlen=_ADMISSIONS_REMEMBERED)
+        self._admitted: deque[int] = deque()
+        self._groups: dict[int, list[int]] = {}  # the same by arrival, sorted inside a group of consecutive arrivals
         self.admissions = 0
 
     def reading(self, now: float) -> Reading:
@@ -56,16 +59,37 @@ class WaitClocks:
     def admit(self, arrival: int) -> int:
         """Note an admission; returns its number, counted from 0."""
         self._admitted.append(arrival)
+        insort(self._groups.setdefault(arrival // _ARRIVALS_IN_A_GROUP, []), arrival)
+        if len(self._admitted) > _ADMISSIONS_REMEMBERED:
+            self._forget(self._admitted.popleft())
         self.admissions += 1
         return self.admissions - 1
 
     def wait(self, arrival: int, began: Reading, ended: Reading) -> Wait:
-        """The wait, between two readings, of the request that was the `arrival`-th to come."""
+        """The wait, between two readings, of the request that was the `arrival`-th to come.
+
+        O(√ admissions remembered) where nothing was admitted since `ended`, as in a log of each admission.
+        """
         passed = [b - a for a, b in zip(began.seconds, ended.seconds, strict=True)]
-        since, until = self.admissions - ended.admissions, self.admissions - began.admissions
-        overtaking = sum([1 for other in islice(reversed(self._admitted), since, until) if other > arrival])
         by_reason = {name: seconds for name, seconds in zip(REASONS, passed, strict=True) if seconds >= 0.0005}
+        since = self.admissions - ended.admissions
+        overtaking = self._later_than(arrival) - sum(
+            [1 for other in islice(reversed(self._admitted), since) if other > arrival]
+        )
         return Wait(ended.at - began.at, by_reason, overtaking)
+
+    def _later_than(self, arrival: int) -> int:
+        """How many of the admissions remembered are of later arrivals, so that they happened while it waited."""
+        own = arrival // _ARRIVALS_IN_A_GROUP
+        later = sum([len(group) for number, group in self._groups.items() if number > own])
+        group = self._groups.get(own, [])
+        return later + len(group) - bisect_right(group, arrival)
+
+    def _forget(self, arrival: int) -> None:
+        number = arrival // _ARRIVALS_IN_A_GROUP
+        self._groups[number].remove(arrival)
+        if not self._groups[number]:
+            del self._groups[number]
 
 
 def in_words(wait: Wait) -> str:

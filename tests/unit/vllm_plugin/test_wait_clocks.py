@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from headway.vllm_plugin.wait_clocks import REASONS, WaitClocks, in_words
 
 
@@ -18,7 +20,7 @@ def test_a_wait_is_split_by_reason() -> None:
 
 def test_later_arrivals_admitted_earlier_are_counted() -> None:
     clocks = WaitClocks()
-    clocks.admit(9)
+    clocks.admit(0)
     began = clocks.reading(0.0)
     for arrival in (1, 5, 6, 7):
         clocks.admit(arrival)
@@ -26,7 +28,7 @@ def test_later_arrivals_admitted_earlier_are_counted() -> None:
     for arrival in (2, 8):
         clocks.admit(arrival)
     wait = clocks.wait(2, began, ended)
-    assert wait.overtaken_by == 3, "9 was in before it came, 1 had come before it, and 8 went after it"
+    assert wait.overtaken_by == 3, "0 and 1 had come before it, and 8 went after it"
     assert "3 later arrivals were admitted before it" in in_words(wait)
 
 
@@ -76,3 +78,32 @@ def test_only_the_latest_admissions_can_have_overtaken() -> None:
     for _ in range(65_537):
         clocks.admit(1)
     assert clocks.wait(0, began, clocks.reading(1.0)).overtaken_by == 65_536
+
+
+class Arrival(int):
+    """A number that counts how often numbers are compared."""
+
+    compared = 0
+
+    def __gt__(self, other: int) -> bool:
+        Arrival.compared += 1
+        return int(self) > int(other)
+
+    def __lt__(self, other: int) -> bool:
+        Arrival.compared += 1
+        return int(self) < int(other)
+
+
+def test_overtaking_is_counted_right_at_a_cost_that_does_not_grow_with_the_wait() -> None:
+    """The first waits while a thousand others overtake it and each other; some are admitted again."""
+    chance, clocks = Random(1), WaitClocks()
+    began = clocks.reading(0.0)
+    order = sorted(range(1, 1_001), key=lambda arrival: arrival + chance.uniform(0, 300))
+    order[100:100] = order[:50]
+    for place, arrival in enumerate(order):
+        clocks.admit(Arrival(arrival))
+        Arrival.compared = 0
+        counted = clocks.wait(Arrival(arrival), began, clocks.reading(0.0)).overtaken_by
+        assert counted == sum(other > arrival for other in order[:place])
+        assert Arrival.compared <= 10  # a search among 256
+    assert clocks.wait(0, began, clocks.reading(0.0)).overtaken_by == 1_050
