@@ -26,10 +26,11 @@ def check_config(file: Annotated[Path, typer.Argument(help="A TOML file for `hea
     from headway.gateway.openai.prompt_count import PromptCount
     from headway.gateway.openai.token_ratio import TokenRatio
     from headway.gateway.settings import read_settings
+    from headway.gateway.signed_tokens import signed_tokens
 
     try:
         settings = read_settings(file)
-        ApiKeys(settings.tenant)
+        ApiKeys(settings.tenant, signed_tokens(settings.jwt))
         AdminKeys(settings)
         check_tuning(settings)
         PromptCount(settings.tokenizers, TokenRatio())

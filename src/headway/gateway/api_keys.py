@@ -21,11 +21,18 @@ from headway.gateway.settings import (
     key_of_environment,
     listed,
 )
+from headway.gateway.signed_tokens import KeyFault, SignedTokens
 
 T = TypeVar("T")
 
 NO_KEYS = TenantSettings(name="", may=("session", "fairness-id"))
 """The tenant of all requests where no keys are configured: they may name a session and a fairness id only."""
+
+UNKNOWN_KEY = KeyFault(
+    "the API key is missing or unknown; send one that this gateway knows as `Authorization: Bearer KEY`"
+)
+_NO_TENANT = KeyFault("the token is valid, but its claim names no tenant of this gateway", status=403)
+_DOTS = 2  # between the three parts of a JSON Web Token
 
 KEY_HEADERS = frozenset([b"authorization", b"x-api-key"])
 """Where clients send their key: those of the OpenAI API in the first, some of Anthropic's in the second."""
@@ -56,9 +63,15 @@ class KeyDigests(Generic[T]):
 class ApiKeys:
     """The tenants by their keys. A tenant may have several, all valid at once: so a key is changed without a gap."""
 
-    def __init__(self, settings: Sequence[TenantSettings]) -> None:
-        """Read every key. Raises ValueError, one sentence, if one is missing or two tenants have the same."""
+    def __init__(self, settings: Sequence[TenantSettings], tokens: SignedTokens | None = None) -> None:
+        """Read every key; `tokens` verifies JSON Web Tokens.
+
+        Raises ValueError, one sentence, if a key is missing or two tenants have the same.
+        """
+        self.tokens = tokens
         self._needs_key = bool(settings)
+        self._by_claim = _owners(settings, "jwt_values")
+        self._by_certificate = _owners(settings, "certificate_names")
         self._tenants: KeyDigests[TenantSettings] = KeyDigests()
         for tenant in settings:
             for digest in tenant_key_digests(tenant):
@@ -66,18 +79,42 @@ class ApiKeys:
                 if twin is not tenant:
                     raise ValueError(f"tenants {twin.name!r} and {tenant.name!r} have the same key; give each its own")
 
-    def who(self, headers: Mapping[bytes, bytes]) -> TenantSettings | None:
-        """The tenant of a request's headers; None if its key is missing or unknown.
+    def who(self, headers: Mapping[bytes, bytes], certificate_names: Sequence[str] = ()) -> TenantSettings | KeyFault:
+        """The tenant of a request's headers, or why there is none.
 
-        `Authorization` decides where it is there, else `x-api-key`.
+        A name in its client's certificate decides where a tenant has it, else `Authorization` where it is there, else
+        `x-api-key`.
         """
         if not self._needs_key:
             return NO_KEYS
+        for name in certificate_names:
+            if name in self._by_certificate:
+                return self._by_certificate[name]
         authorization = headers.get(b"authorization")
         if authorization is None:
-            return self._tenants.find(headers.get(b"x-api-key", b""))
-        key = sent_key(authorization, takes_basic=False)
-        return None if key is None else self._tenants.find(key)
+            key = headers.get(b"x-api-key", b"")
+        else:
+            key = sent_key(authorization, takes_basic=False) or b""
+        tenant = self._tenants.find(key)
+        if tenant is not None:
+            return tenant
+        if self.tokens is None or key.count(b".") != _DOTS:
+            return UNKNOWN_KEY
+        value = self.tokens.value_of(key)
+        if isinstance(value, KeyFault):
+            return value
+        return self._by_claim.get(value) or _NO_TENANT
+
+
+def _owners(settings: Sequence[TenantSettings], key: str) -> dict[str, TenantSettings]:
+    """The tenants by the values that one of their keys lists. Raises ValueError if two have the same."""
+    owners: dict[str, TenantSettings] = {}
+    for tenant in settings:
+        for value in getattr(tenant, key):
+            twin = owners.setdefault(value, tenant)
+            if twin is not tenant:
+                raise ValueError(f"tenants {twin.name!r} and {tenant.name!r} share the {key} {value!r}; give it to one")
+    return owners
 
 
 class AdminKeys:

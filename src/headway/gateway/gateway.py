@@ -36,6 +36,7 @@ from headway.gateway.replicas.replica_state import Health
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.routes import PublicRoutes
 from headway.gateway.settings import ReplicaSettings, Settings
+from headway.gateway.signed_tokens import SignedTokens, signed_tokens
 from headway.gateway.trusted_sources import TrustedProxies
 from headway.gateway.wire.client_connection import ClientConnection, RequestHandler
 from headway.gateway.wire.limits import WireLimits, within_descriptors
@@ -66,7 +67,7 @@ class Gateway:
         """Raises ValueError, one sentence, if the settings cannot be carried out or the recording cannot be opened."""
         self.settings = settings
         self._clock = time.monotonic
-        self._tenants = ApiKeys(settings.tenant)
+        self._tenants = ApiKeys(settings.tenant, signed_tokens(settings.jwt))
         self._certificate = Certificate(settings)
         self._metrics = GatewayMetrics(settings.metrics_series_max)
         self.loop_watch = LoopWatch(self._clock)
@@ -111,6 +112,7 @@ class Gateway:
         self._servers: list[asyncio.Server | TlsListener] = []
         self._probed: list[_Probed] = []
         self._leaving: list[UpstreamReplica] = []
+        self._asking_for_keys: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
 
     @property
@@ -130,8 +132,15 @@ class Gateway:
         """Bytes of bodies that are coming, that wait, or whose answer has not begun."""
         return sum(shared.body_bytes for shared in self._held.values())
 
+    @property
+    def tokens(self) -> SignedTokens | None:
+        """What verifies JSON Web Tokens; None where they are no keys."""
+        return self.site.tenants.tokens
+
     async def start(self) -> None:
         """Listen and begin to probe the replicas. Raises OSError if an address cannot be listened on."""
+        if self.tokens is not None:
+            await self.tokens.ask()
         settings = self.settings
         limits = within_descriptors(settings.wire, _CLIENTS_SHARE)
         if limits.connections < settings.wire.connections:
@@ -204,10 +213,14 @@ class Gateway:
 
         Raises ValueError, one sentence, if a key or the certificate cannot be read; then nothing changes.
         """
-        tenants = ApiKeys(settings.tenant) if tenants is None else tenants
+        if tenants is None:
+            tenants = ApiKeys(settings.tenant, signed_tokens(settings.jwt, self.tokens))
         admin_keys = AdminKeys(settings)
         check_tuning(settings)
         self._certificate.renew()
+        for server in self._servers:
+            if isinstance(server, TlsListener) and self._certificate.context is not None:
+                server.tls = self._certificate.context
         self.settings = self._learned.settings = settings
         self.site.tenants, self.site.administration.keys = tenants, admin_keys
         self.site.trusted_proxies = TrustedProxies(settings.trusted_proxies)
@@ -239,6 +252,8 @@ class Gateway:
             self._leaving.remove(replica)
             replica.pool.close()
         self._refusal_log.flush()
+        if self.tokens is not None and self.tokens.is_due:
+            self._asking_for_keys = asyncio.create_task(self.tokens.ask())
         if self._recorder is not None:
             guard("record", self._recorder.flush_soon, now)
         for sentence in self._learned.trials_ended():
@@ -280,6 +295,8 @@ class Gateway:
         tasks = [probed.task for probed in self._probed]
         if self._sweeping is not None:
             tasks.append(self._sweeping)
+        if self._asking_for_keys is not None:
+            tasks.append(self._asking_for_keys)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

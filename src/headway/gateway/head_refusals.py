@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from http import HTTPStatus
 
 from headway.gateway.openai.allowed_paths import why_not_allowed
 from headway.gateway.openai.error_responses import Reason, error_response
+from headway.gateway.signed_tokens import KeyFault
 from headway.gateway.wire.messages import HttpRequest, Response, with_headers
 
-_BAD_KEY = "the API key is missing or unknown; send one that this gateway knows as `Authorization: Bearer KEY`"
+_ASKS_KEY = ((b"www-authenticate", b'Bearer realm="headway"'),)
 _FOREIGN_PAGE = "pages of this origin may not call this gateway; its operator can add the origin to `cors_origins`"
 
 
-def no_key() -> Response:
-    """The refusal of a request whose API key is missing or unknown."""
-    refusal = error_response(401, _BAD_KEY, Reason.UNAUTHORISED)
-    return with_headers(refusal, ((b"www-authenticate", b'Bearer realm="headway"'),))
+def no_key(fault: KeyFault) -> Response:
+    """The refusal of a request whose key or token opens nothing."""
+    refusal = error_response(fault.status, fault.message, Reason.UNAUTHORISED, retry_seconds=fault.retry_seconds)
+    return with_headers(refusal, _ASKS_KEY) if fault.status == HTTPStatus.UNAUTHORIZED else refusal
 
 
 def foreign_page() -> Response:

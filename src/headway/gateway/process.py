@@ -19,6 +19,7 @@ from headway.gateway.observing.access_log import AccessLog
 from headway.gateway.observing.logging_setup import set_up_logging
 from headway.gateway.settings import ReplicaSettings, Settings
 from headway.gateway.settings_page import restart_keys
+from headway.gateway.signed_tokens import signed_tokens
 
 _DESCRIPTORS_MAX = 1 << 20
 log = logging.getLogger("headway.gateway")
@@ -123,7 +124,10 @@ async def _reload(gateway: Gateway, reread: Callable[[], Settings] | None, embed
         return
     try:
         settings = _with(await asyncio.to_thread(reread), embedded)
-        tenants = await asyncio.to_thread(ApiKeys, settings.tenant)
+        tokens = await asyncio.to_thread(signed_tokens, settings.jwt, gateway.tokens)
+        tenants = await asyncio.to_thread(ApiKeys, settings.tenant, tokens)
+        if tokens is not None and tokens is not gateway.tokens:
+            await tokens.ask()
         before = gateway.settings
         gateway.reload(settings, tenants)
     except ValueError as error:

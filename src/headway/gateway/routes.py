@@ -42,6 +42,7 @@ from headway.gateway.queueing.request_state import GatewayRequest, id_text
 from headway.gateway.relay.exchange import BROKE, Exchange
 from headway.gateway.replicas.model_lists import all_list_models, listed_models, model_entry
 from headway.gateway.settings import TenantSettings
+from headway.gateway.signed_tokens import KeyFault
 from headway.gateway.trusted_sources import TrustedProxies, is_loopback, leads_here
 from headway.gateway.wire.client_connection import ClientConnection, PendingAnswer
 from headway.gateway.wire.messages import Headers, HttpRequest, Response, with_headers
@@ -125,9 +126,9 @@ class PublicRoutes:
     def _refusal_of_head(self, request: HttpRequest, page: CrossOrigin) -> Response | None:
         if request.method == b"OPTIONS" and is_preflight(request):
             return None if page.may_read else foreign_page()
-        tenant = self.tenants.who(request.named)
-        if tenant is None:
-            return no_key()
+        tenant = self.tenants.who(request.named, request.certificate_names)
+        if isinstance(tenant, KeyFault):
+            return no_key(tenant)
         request.owner = tenant.name
         request.refusal = self.dispatcher.entry_checks.refusal_unread(
             tenant.name, int(request.named.get(b"content-length", b"0"))
@@ -196,9 +197,9 @@ class PublicRoutes:
     # Through the queue
 
     def _proxy(self, http: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
-        tenant = self.tenants.who(http.named)
-        if tenant is None:  # the keys were changed between head and body
-            self._reject(client, no_key())
+        tenant = self.tenants.who(http.named, http.certificate_names)
+        if isinstance(tenant, KeyFault):  # the keys were changed between head and body
+            self._reject(client, no_key(tenant))
             return None
         if http.method == b"HEAD":
             self._reject(client, head_not_forwarded())

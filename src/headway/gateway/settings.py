@@ -22,7 +22,7 @@ from headway.config.nearest_name import nearest
 from headway.config.toml_file import read_toml
 from headway.config.typed_values import Hidden, read_table
 from headway.domain.costs import ServiceCosts
-from headway.gateway.trusted_sources import TrustedProxies
+from headway.gateway.trusted_sources import TrustedProxies, is_loopback
 from headway.gateway.wire.limits import WireLimits
 from headway.policies.catalog import ALL_KINDS, build, canonical
 from headway.policies.contracts import Need
@@ -272,7 +272,8 @@ class HealthSettings:
 
 @dataclass(frozen=True, slots=True)
 class TenantSettings:
-    """Who has some of the API keys, and what requests with them may ask for. Give at least one of the `key_…` keys.
+    """Who has some of the API keys, and what requests with them may ask for. Give it a key, of `key_…`, or another way
+    to be known, `jwt_values` or `certificate_names`.
 
     Attributes:
         name: Its name in metrics, fair shares and logs.
@@ -282,6 +283,9 @@ class TenantSettings:
         key_sha256: SHA-256 of API keys, one or a list, each as 64 hexadecimal digits, as `sha256sum` prints it of a key
             without a line break. The keys themselves are then on no disk of the gateway. Let them be random: a short
             one can be guessed from its hash.
+        jwt_values: Values of the claim `jwt.tenant_claim` whose tokens belong to it, compared letter by letter.
+        certificate_names: Names in client certificates that belong to it, as `CN:…`, `DNS:…`, `URI:…` or `email:…`
+            (`[tls] client_certificates`). A certificate that names a tenant decides before any key.
         may: Hints accepted of this key: `priority`, `deadline`, `fairness-id`, `session`, `output-tokens`. Others are
             ignored.
         priority_min: The most urgent priority it may ask for; lower is sooner.
@@ -295,11 +299,63 @@ class TenantSettings:
     key_env: str | None = None
     key_file: str | None = None
     key_sha256: Annotated[str | Sequence[str], Hidden("a list of SHA-256 of keys")] = ()
+    jwt_values: Sequence[str] = ()
+    certificate_names: Sequence[str] = ()
     may: Sequence[str] = ("session",)
     priority_min: int = 0
     priority_max: int = 100
     priority_default: int | None = None
     deadline_seconds_min: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class JwtSettings:
+    """JSON Web Tokens as keys (extra `jwt`), sent where a key is sent. They need a `[[tenant]]` with `jwt_values`. Of a
+    token `exp`, `iss` and `aud` must be there and right, and `nbf` where it is there.
+
+    Attributes:
+        issuer: What `iss` has to be.
+        audience: What `aud` has to be, or to hold.
+        jwks_url: Address of the issuer's key set, https. While it cannot be read the latest good one counts.
+        jwks_file: The key set in a file instead; read again on SIGHUP.
+        algorithms: `RS256`, `ES256` or both. Others, `none` among them, are never taken.
+        tenant_claim: The claim that says whose token it is; a text.
+        leeway_seconds: By how much the clocks of issuer and gateway may differ.
+        refresh_seconds: Time between two looks at `jwks_url`.
+        unknown_key_seconds: A token of a key that the set lacks has it asked for at once, but no sooner after the last
+            time than this. A failed look is repeated after it.
+        tokens_remembered: Valid tokens that are not verified again until they expire; of more, the oldest go.
+    """
+
+    issuer: str | None = None
+    audience: str | None = None
+    jwks_url: str | None = None
+    jwks_file: str | None = None
+    algorithms: Sequence[Literal["RS256", "ES256"]] = ("RS256", "ES256")
+    tenant_claim: str = "sub"
+    leeway_seconds: float = 30.0
+    refresh_seconds: float = 300.0
+    unknown_key_seconds: float = 30.0
+    tokens_remembered: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """TLS of the public address, beside `tls_certificate` and `tls_key`. Needs a restart. Files that were renewed under
+    their names are read again on SIGHUP.
+
+    Attributes:
+        client_certificates: "required": a connection without a certificate of `client_authorities` does not come
+            about. "optional": a client may show one. "none": none is asked for.
+        client_authorities: PEM file of the authorities whose client certificates are valid. Revocation is not checked.
+        minimum: The oldest version of TLS that is taken, "1.2" or "1.3".
+        ciphers: Cipher suites of TLS 1.2, in OpenSSL's words; those of the library by default. 1.3 has its own.
+    """
+
+    client_certificates: Literal["none", "optional", "required"] = "none"
+    client_authorities: str | None = None
+    minimum: Literal["1.2", "1.3"] = "1.2"
+    ciphers: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -434,6 +490,8 @@ class Settings:
     health: HealthSettings = field(default_factory=HealthSettings)
     replica: Sequence[ReplicaSettings] = ()
     tenant: Sequence[TenantSettings] = ()
+    jwt: JwtSettings = field(default_factory=JwtSettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
     admin: AdminSettings = field(default_factory=AdminSettings)
     state: StateSettings = field(default_factory=StateSettings)
     tuning: TuningSettings = field(default_factory=TuningSettings)
@@ -464,7 +522,7 @@ def class_priority(name: str, tiers: ServiceTierSettings) -> int:
 _TIERS = tuple(tier.name for tier in fields(ServiceTierSettings))
 _MAY_BE_0 = (
     *("seed", "lame_duck_seconds", "on", "prefix_caching", "sample_share", "ejected_share_max", "panic_share"),
-    *("backoff_seconds", "retry_share", "retries_min"),
+    *("leeway_seconds", "backoff_seconds", "retry_share", "retries_min"),
 )
 _SHARES = (
     ("health", "ejected_share_max"),
@@ -480,6 +538,7 @@ _ENGINES_MAX = 1_000  # simulated ones, all in this process
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _OF_NO_KEY = (sha256(b"").digest(), sha256(b"\n").digest())
+_CERTIFICATE_NAME = re.compile(r"(CN|DNS|URI|email):.+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PATH_NAME = re.compile(r"[A-Za-z0-9._~%!$&'()*+,;=:@-]+")  # RFC 3986, segment-nz
 _HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
@@ -510,6 +569,8 @@ def check(settings: Settings) -> None:
         if getattr(settings, key) == "":
             raise ValueError(f"{key} must name a file; leave it out to have none")
     _check_rights(settings)
+    _check_jwt(settings)
+    _check_tls(settings)
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise ValueError("tls_certificate and tls_key belong together: give both or neither")
     _check_policies(settings.policies)
@@ -611,6 +672,42 @@ def replica_key(replica: ReplicaSettings) -> str:
     return os.environ.get(replica.api_key_env, "").strip() if replica.api_key_env is not None else ""
 
 
+def _check_jwt(settings: Settings) -> None:
+    chosen = settings.jwt
+    for tenant in settings.tenant:
+        if tenant.jwt_values and chosen.jwks_url is None and chosen.jwks_file is None:
+            raise ValueError(f"tenant {tenant.name!r}: jwt_values needs jwt.jwks_url or jwt.jwks_file")
+    if chosen == JwtSettings():
+        return
+    if (chosen.jwks_url is None) == (chosen.jwks_file is None):
+        raise ValueError("jwt: give jwks_url or jwks_file, one of them")
+    for key in ("issuer", "audience", "tenant_claim"):
+        if not getattr(chosen, key):
+            raise ValueError(f"jwt.{key} is missing; tokens cannot be checked without it")
+    if not chosen.algorithms:
+        raise ValueError("jwt.algorithms is empty; give RS256, ES256 or both")
+    if chosen.jwks_url is not None:
+        _check_url("jwt.jwks_url", chosen.jwks_url, "https://login.example.com/keys")
+        parts = urlsplit(chosen.jwks_url)
+        if parts.scheme != "https" and not is_loopback(f"{parts.hostname}:{parts.port}"):
+            raise ValueError(f"jwt.jwks_url must be https: over http its keys can be replaced; got {chosen.jwks_url!r}")
+    if not any(tenant.jwt_values for tenant in settings.tenant):
+        raise ValueError("jwt: no tenant has jwt_values, so every token would be refused; give them to a [[tenant]]")
+
+
+def _check_tls(settings: Settings) -> None:
+    chosen = settings.tls
+    if chosen != TlsSettings() and settings.tls_certificate is None:
+        raise ValueError("[tls] needs tls_certificate and tls_key; without them the address is plain HTTP")
+    if (chosen.client_certificates == "none") != (chosen.client_authorities is None):
+        raise ValueError('tls: client_certificates = "optional" or "required" and client_authorities belong together')
+    for tenant in settings.tenant:
+        if tenant.certificate_names and chosen.client_certificates == "none":
+            raise ValueError(
+                f"tenant {tenant.name!r}: certificate_names needs tls.client_certificates, optional or required"
+            )
+
+
 def _check_policies(chosen: PolicySettings) -> None:
     for kind in chosen.options:
         if kind not in ALL_KINDS:
@@ -634,7 +731,7 @@ def _check_numbers(settings: Settings) -> None:
     if settings.health.tcp_idle_seconds > _TCP_IDLE_SECONDS_MAX:
         most, got = f"{_TCP_IDLE_SECONDS_MAX:,}", settings.health.tcp_idle_seconds
         raise ValueError(f"health.tcp_idle_seconds must be at most {most}, got {got}")
-    for name in ("policies", "queue", "requests", "health", "wire", "state", "tuning", "tracing", "embedded"):
+    for name in ("policies", "queue", "requests", "health", "wire", "jwt", "state", "tuning", "tracing", "embedded"):
         part = getattr(settings, name)
         for one in fields(part):
             value = getattr(part, one.name)
@@ -722,18 +819,7 @@ def _check_not_huge(where: str, value: float) -> None:
 
 
 def _check_replica(where: str, replica: ReplicaSettings) -> None:
-    url = replica.url
-    try:
-        parts = urlsplit(url)
-        fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        (parts.hostname or "").encode("idna")
-        parts.path.encode("ascii")
-    except ValueError:  # of the port, brackets, or letters that no name and no path may hold
-        fits = False
-    if not fits or parts.query or parts.fragment or parts.username or parts.path.rstrip("/") == "/v1":
-        raise ValueError(f"{where}.url must be like http://127.0.0.1:8001 (without /v1), got {url!r}")
-    if not url.isprintable() or " " in url:
-        raise ValueError(f"{where}.url holds a space or a line break: {url!r}; take it out")
+    _check_url(f"{where}.url", replica.url, "http://127.0.0.1:8001 (without /v1)", is_base=True)
     _check_name(f"{where}.name", replica.name)
     _check_variable(f"{where}.api_key_env", replica.api_key_env)
     key = replica_key(replica)
@@ -741,6 +827,22 @@ def _check_replica(where: str, replica: ReplicaSettings) -> None:
         raise ValueError(f"{where}.api_key_env: the environment variable {replica.api_key_env} is empty")
     if not key.isprintable() or not key.isascii():
         raise ValueError(f"{where}.api_key_env: {replica.api_key_env} holds what no header may hold; set the key alone")
+
+
+def _check_url(where: str, url: str, example: str, *, is_base: bool = False) -> None:
+    """`is_base`: more of a path follows, so it has no query and does not end in `/v1`."""
+    shown = repr(re.sub("//[^/]*@", "//…@", url))  # not the password in it
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        (parts.hostname or "").encode("idna")
+        (parts.path + parts.query).encode("ascii")
+    except ValueError:  # of the port, brackets, or letters that no name and no path may hold
+        fits = False
+    if not fits or parts.fragment or parts.username or (is_base and (parts.query or parts.path.rstrip("/") == "/v1")):
+        raise ValueError(f"{where} must be like {example}, got {shown}")
+    if not url.isprintable() or " " in url:
+        raise ValueError(f"{where} holds a space or a line break: {shown}; take it out")
 
 
 def _address_of(url: str) -> tuple[str, int | None, str]:
@@ -779,8 +881,15 @@ def _check_tenant(tenant: TenantSettings) -> None:
     if not 0 < tenant.deadline_seconds_min < math.inf:
         seconds = f"{tenant.deadline_seconds_min:g}"
         raise ValueError(f"tenant {tenant.name!r}: deadline_seconds_min must be above 0 and finite, got {seconds}")
-    if tenant.key_env is None and tenant.key_file is None and not tenant.key_sha256:
+    keys = (tenant.key_env, tenant.key_file, tenant.key_sha256, tenant.jwt_values, tenant.certificate_names)
+    if not any(keys):
         raise ValueError(f"tenant {tenant.name!r} has no key; give key_env, key_file or key_sha256")
+    for name in tenant.certificate_names:
+        if not _CERTIFICATE_NAME.fullmatch(name):
+            raise ValueError(
+                f"tenant {tenant.name!r}: certificate_names must hold names like 'CN:team-a', 'DNS:a.example.com', "
+                f"'URI:spiffe://…' or 'email:…', got {name!r}"
+            )
     _check_variable(f"tenant {tenant.name!r}: key_env", tenant.key_env)
     for number, digest in enumerate(listed(tenant.key_sha256)):
         key_digest(f"tenant {tenant.name!r}: key_sha256[{number}]", digest)

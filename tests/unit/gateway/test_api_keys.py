@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from headway.gateway.api_keys import AdminKeys, ApiKeys
+from headway.gateway.api_keys import UNKNOWN_KEY, AdminKeys, ApiKeys
 from headway.gateway.settings import AdminSettings, Settings, TenantSettings
 
 SECRETS = ("first-key-1", "second-key-2", "third-key-3", "tiny-k")
@@ -34,9 +34,9 @@ def test_keys_tell_tenants_apart() -> None:
     assert tenants.who({b"authorization": b"bearer  first-key-1 "}) is one
     assert tenants.who({b"x-api-key": b"first-key-1"}) is one
     for wrong in (b"", b"Bearer", b"Bearer first", b"Basic first-key-1", b"first-key-1"):
-        assert tenants.who({b"authorization": wrong, b"x-api-key": b"first-key-1"}) is None
+        assert tenants.who({b"authorization": wrong, b"x-api-key": b"first-key-1"}) is UNKNOWN_KEY
     for headers in ({}, {b"x-api-key": b"first"}, {b"x-api-key": b""}, {b"x-api-key": hash_of("first-key-1").encode()}):
-        assert tenants.who(headers) is None
+        assert tenants.who(headers) is UNKNOWN_KEY
 
 
 def test_all_keys_of_a_tenant_are_valid_at_once(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ SECTIONS: dict[str, Any] = {
     "`[health]`": settings.HealthSettings,
     "`[[replica]]`": settings.ReplicaSettings,
     "`[[tenant]]`": settings.TenantSettings,
+    "`[jwt]`": settings.JwtSettings,
+    "`[tls]`": settings.TlsSettings,
     "`[admin]`": settings.AdminSettings,
     "`[state]`": settings.StateSettings,
     "`[tuning]`": settings.TuningSettings,

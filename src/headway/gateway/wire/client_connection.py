@@ -32,6 +32,7 @@ from headway.gateway.wire.messages import (
     header_lines,
     status_line,
 )
+from headway.gateway.wire.peer_names import peer_names
 from headway.gateway.wire.shared_limits import ConnectionPlace, SharedLimits
 
 _CHUNK_HEADS = [b"%x\r\n" % size for size in range(2_048)]  # of tokens: to format one takes three times as long
@@ -131,6 +132,7 @@ class ClientConnection(asyncio.Protocol):
         "_trailer_bytes",
         "_transport",
         "address",
+        "certificate_names",
         "writable",
     )
 
@@ -155,6 +157,7 @@ class ClientConnection(asyncio.Protocol):
         self._deferred = b""  # came with too many packets of others, and is read a few turns later
         self._ahead = bytearray()  # came while a request was being answered
         self.address = ""
+        self.certificate_names: tuple[str, ...] = ()
         self._is_going = False  # the server is
         self._is_resuming = False
         self._held_bytes = 0  # of bodies, as counted in `shared`
@@ -200,6 +203,7 @@ class ClientConnection(asyncio.Protocol):
             peer = transport.get_extra_info("peername")
             self._place = self._shared.take(str(peer[0]) if peer else "")
         self.address = self._place.address
+        self.certificate_names = peer_names(transport.get_extra_info("peercert"))
         fault = self._place.fault
         if fault is None:
             return
@@ -379,6 +383,7 @@ class ClientConnection(asyncio.Protocol):
         version = self._parser.get_http_version()
         request = self._parsed = HttpRequest(method, self._target, self._headers)
         request.speaks_chunked = version == "1.1"
+        request.certificate_names = self.certificate_names
         self._refusal = self._refusal_of(request, version)
         self._refuses_head = method == b"HEAD"
         self._refused_target = request.target

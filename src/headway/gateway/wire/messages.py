@@ -56,8 +56,8 @@ class HttpRequest:
 
     `target` is the request line's, path and query. `owner` names its API key's tenant, if any. `reply_headers` are
     added to its answer. `keeps_forwarded`: it came from a proxy that may say who its client is. `client_address` is
-    that of the peer that sent it here, a proxy's if there is one. `refusal`, in the handler's own form, is what it gets
-    whatever its body says: the body is then not kept.
+    that of the peer that sent it here, a proxy's if there is one; `certificate_names` are those of its certificate.
+    `refusal`, in the handler's own form, is what it gets whatever its body says: the body is then not kept.
     """
 
     method: bytes
@@ -69,6 +69,7 @@ class HttpRequest:
     owner: str = ""
     keeps_forwarded: bool = False
     client_address: str = ""
+    certificate_names: tuple[str, ...] = ()
     reply_headers: tuple[tuple[bytes, bytes], ...] = ()
     refusal: object | None = None
     named: dict[bytes, bytes] = field(init=False, repr=False)

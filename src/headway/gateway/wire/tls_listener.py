@@ -58,7 +58,7 @@ class TlsListener:
         """`connect` makes the protocol of a connection; `handshake_seconds` bounds a TLS handshake."""
         self._connect = connect
         self._shared = shared
-        self._tls = tls
+        self.tls = tls  # of the handshakes from now on
         self._handshake_seconds = handshake_seconds
         self._loop = asyncio.get_running_loop()
         self.sockets: list[socket.socket] = []  # that listen
@@ -140,7 +140,7 @@ class TlsListener:
     async def _open(self, accepted: _Accepted) -> None:
         make, seconds = partial(self._connect, accepted.place), max(0.001, accepted.ends_at - self._loop.time())
         accepted.has_transport = True
-        await self._loop.connect_accepted_socket(make, accepted.socket, ssl=self._tls, ssl_handshake_timeout=seconds)
+        await self._loop.connect_accepted_socket(make, accepted.socket, ssl=self.tls, ssl_handshake_timeout=seconds)
 
     def _opened(self, accepted: _Accepted, task: asyncio.Task[None]) -> None:
         self._opening.discard(task)
