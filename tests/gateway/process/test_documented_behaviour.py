@@ -81,7 +81,14 @@ def test_no_secret_and_no_text_is_logged(tmp_path: Path, monkeypatch: pytest.Mon
         assert json.loads(fetched(url + "/metrics"))["error"]["code"] == "malformed", "metrics are not for the public"
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=120)
-    assert '"tenant": "team"' in told
+    lines = [json.loads(line) for line in told.splitlines() if '"message": "request"' in line]
+    page = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    table = page.partition("## Access log")[2].partition("\n## ")[0]
+    rows = [name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)]
+    (line,) = lines
+    assert sorted(line) == sorted(rows)
+    assert (line["tenant"], line["path"], line["status"], line["tries"]) == ("team", "/v1/completions", 200, 1)
+    assert 0 <= line["waited_seconds"] <= line["first_byte_seconds"] <= line["seconds"]
     assert "secret" not in told
     assert "private" not in told
 

@@ -1,4 +1,4 @@
-"""Access log: one line per request that ended, with `headway serve --log-requests`."""
+"""Access log: one line per request that ended, with `headway serve --log-requests`. docs/metrics.md has its fields."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from headway.gateway.openai.error_responses import Reason
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.request_state import GatewayRequest, id_text
 
+_CHARACTERS_MAX = 200  # of what a client wrote
 log = logging.getLogger("headway.gateway")
 
 
@@ -15,18 +16,25 @@ class AccessLog:
     """Logs each request when it ends: lengths, times and names, none of its text."""
 
     def ended(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None, now: float) -> None:
-        """Log the request."""
-        queued, replica = request.queued, request.queued.replica
+        """Log the request. Times are seconds from its arrival."""
+        arrived, queued, relayed = request.arrived, request.queued, request.relayed
+        replica, arrived_at, first_byte_at = queued.replica, arrived.arrived_at, relayed.first_byte_at
         fields = {
-            "request": id_text(request.arrived.request_id),
-            "tenant": request.arrived.tenant,
+            "request": id_text(arrived.request_id),
+            "client": arrived.http.client_address,
+            "tenant": arrived.tenant[:_CHARACTERS_MAX],
+            "path": arrived.http.path[:_CHARACTERS_MAX],
+            "model": arrived.model[:_CHARACTERS_MAX],
+            "streams": arrived.streams,
             "outcome": str(outcome),
             "reason": reason and str(reason),
-            "status": request.relayed.status,
+            "status": relayed.status,
             "replica": replica.name if replica is not None else None,
+            "tries": queued.tries,
             "prompt_tokens": queued.prompt_tokens,
-            "output_tokens": request.relayed.output_tokens,
-            "waited_seconds": round((queued.dispatched_at or now) - queued.arrived_at, 6),
-            "seconds": round(now - queued.arrived_at, 6),
+            "output_tokens": relayed.output_tokens,
+            "waited_seconds": round((queued.dispatched_at or now) - arrived_at, 6),
+            "first_byte_seconds": None if first_byte_at is None else round(first_byte_at - arrived_at, 6),
+            "seconds": round(now - arrived_at, 6),
         }
         log.info("request", extra={"fields": fields})
