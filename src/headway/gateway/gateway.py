@@ -289,6 +289,7 @@ class Gateway:
         """Stop at once; requests inside are cut off."""
         self.loop_watch.stop()
         self._hold_timer.close()
+        self.site.keep_alives.close()
         for server in self._servers:
             server.close()
         self._model_lists.close()

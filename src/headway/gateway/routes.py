@@ -40,6 +40,7 @@ from headway.gateway.queueing.intake import Intake
 from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import GatewayRequest, id_text
 from headway.gateway.relay.exchange import BROKE, Exchange
+from headway.gateway.relay.keep_alives import KeepAlives
 from headway.gateway.replicas.model_lists import all_list_models, listed_models, model_entry
 from headway.gateway.settings import TenantSettings
 from headway.gateway.signed_tokens import KeyFault
@@ -83,6 +84,11 @@ class PublicRoutes:
         self._intake = intake
         self._prompt_count = prompt_count
         self._steps_in_turn = StepsInTurn()
+        self.keep_alives = KeepAlives(
+            dispatcher.now,
+            lambda: dispatcher.settings.queue.keep_alive_seconds,
+            lambda exchange, error: dispatcher.contain(exchange, "keep-alive", error),
+        )
         self._on_arrival = on_arrival
         self._has_admin = has_admin
         self.learned = learned
@@ -270,6 +276,8 @@ class PublicRoutes:
         for note_arrival in self._on_arrival:
             note_arrival(request)
         exchange = Exchange(request, client, self.dispatcher)
+        if request.arrived.streams and endpoint.is_generation:
+            self.keep_alives.add(exchange)
         try:
             if isinstance(http.refusal, Refusal):
                 self.dispatcher.refuse_unread(exchange, http.refusal)

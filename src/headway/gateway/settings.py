@@ -132,6 +132,9 @@ class QueueSettings:
         timeout_seconds: Longest time in the queue; then the request is answered with 429.
         stored_objects: Responses, files and batches whose replica is remembered, since requests about them go there.
         idle_seconds: A model's queue without a request for so long is forgotten. What its policies learned is kept.
+        keep_alive_seconds: While a stream waits for its first token, it is sent a keep-alive every so many seconds,
+            from 1 to 300: an SSE comment, or Anthropic's `ping`. 0 is off. The first one commits the answer to status
+            200: a refusal or failure after it is an event of the stream.
     """
 
     max_requests: int = 10_000
@@ -144,6 +147,7 @@ class QueueSettings:
     timeout_seconds: float = 600.0
     stored_objects: int = 100_000
     idle_seconds: float = 600.0
+    keep_alive_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -522,7 +526,7 @@ def class_priority(name: str, tiers: ServiceTierSettings) -> int:
 _TIERS = tuple(tier.name for tier in fields(ServiceTierSettings))
 _MAY_BE_0 = (
     *("seed", "lame_duck_seconds", "on", "prefix_caching", "sample_share", "ejected_share_max", "panic_share"),
-    *("leeway_seconds", "backoff_seconds", "retry_share", "retries_min"),
+    *("leeway_seconds", "backoff_seconds", "retry_share", "retries_min", "keep_alive_seconds"),
 )
 _SHARES = (
     ("health", "ejected_share_max"),
@@ -533,6 +537,7 @@ _SHARES = (
 )
 _NUMBER_MAX = 10**15  # timers, sockets and engines take any whole number up to it; nothing here needs a larger one
 _TCP_IDLE_SECONDS_MAX = 32_767  # Linux
+_KEEP_ALIVE_SECONDS_MAX = 300
 _ENGINES_MAX = 1_000  # simulated ones, all in this process
 
 
@@ -737,6 +742,10 @@ def _check_numbers(settings: Settings) -> None:
             value = getattr(part, one.name)
             if isinstance(value, int | float):
                 _check_number(f"{name}.{one.name}", value, may_be_0=one.name in _MAY_BE_0)
+    seconds = settings.queue.keep_alive_seconds
+    if seconds and not 1 <= seconds <= _KEEP_ALIVE_SECONDS_MAX:
+        bounds = f"0 (off) or from 1 to {_KEEP_ALIVE_SECONDS_MAX}"
+        raise ValueError(f"queue.keep_alive_seconds must be {bounds}, got {seconds:g}")
     if settings.embedded.replicas > _ENGINES_MAX:
         raise ValueError(f"embedded.replicas must be at most {_ENGINES_MAX}, got {settings.embedded.replicas}")
     for objective, priority in settings.objectives.items():

@@ -84,6 +84,11 @@ class StreamReader:
         return self._slowly(piece)
 
     @property
+    def is_between_events(self) -> bool:
+        """Whether what was passed on ends with a whole event, so that another may follow."""
+        return not self._is_too_long
+
+    @property
     def pieces_mark(self) -> int:
         """A number that grows with every piece: of the usual ones each brings an event."""
         return self.events + self._read_slowly

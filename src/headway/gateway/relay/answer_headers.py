@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from headway.gateway.cross_origin import TELLS_OTHER_ORIGINS, without_origin_twice
+from headway.gateway.openai.answer_readers import JsonReader, StreamReader
 from headway.gateway.openai.error_responses import REASON_HEADER
 from headway.gateway.queueing.request_state import GatewayRequest
-from headway.gateway.relay.upstream_request import LOAD_HEADER, asks_for_load
+from headway.gateway.relay.upstream_request import LOAD_HEADER, asks_for_load, hides_usage
 from headway.gateway.replicas.load_report import read_load_header
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.wire.messages import HOP_BY_HOP, Headers, connection_names
@@ -51,7 +52,19 @@ def note_load(replica: UpstreamReplica, value: bytes) -> None:
         replica.reported_in_header(report)
 
 
+def answer_reader(
+    request: GatewayRequest, replica: UpstreamReplica, named: Mapping[bytes, bytes], length: int | None
+) -> StreamReader | JsonReader | None:
+    """The reader of an answer with these headers and this length; None where it is neither a stream nor JSON."""
+    if named.get(b"content-encoding", b"identity").strip().lower() != b"identity":
+        return None
+    kind, usage = _media_type(named.get(b"content-type", b"")), request.arrived.endpoint.usage
+    if kind == b"text/event-stream":
+        return StreamReader(hide_usage=hides_usage(request, replica), fields=usage)
+    return JsonReader(usage, may_be_cut=length is None) if kind == b"application/json" else None
+
+
 @lru_cache(maxsize=256)
-def media_type(content_type: bytes) -> bytes:
+def _media_type(content_type: bytes) -> bytes:
     """The type itself, without its parameters."""
     return content_type.partition(b";")[0].strip().lower()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from headway.gateway.openai.answer_readers import AnswerFault, JsonReader, StreamReader
+from headway.gateway.openai.answer_readers import AnswerFault, StreamReader
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.openai.stored_objects import makes_object
 from headway.gateway.queueing.counts import Outcome
@@ -16,8 +16,9 @@ from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import GatewayRequest, RequestMove, RequestStage
 from headway.gateway.relay.answer_errors import error_answer, error_event, status_of
-from headway.gateway.relay.answer_headers import answer_headers, media_type, note_load
-from headway.gateway.relay.upstream_request import LOAD_HEADER, hides_usage, send_request
+from headway.gateway.relay.answer_headers import answer_headers, answer_reader, note_load
+from headway.gateway.relay.early_stream import EarlyStream, keep_alive_of, needs_keep_alive
+from headway.gateway.relay.upstream_request import LOAD_HEADER, send_request
 from headway.gateway.replicas.replica_state import Health
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.wire.client_connection import ClientConnection
@@ -43,6 +44,7 @@ class Exchange:
     """The relay of one request: a `Relay` for the dispatcher, a `PendingAnswer` and a `ResponseSink` for the wire."""
 
     __slots__ = (
+        "__weakref__",
         "_client",
         "_connecting",
         "_connection",
@@ -61,7 +63,7 @@ class Exchange:
     def __init__(self, request: GatewayRequest, client: ClientConnection, dispatcher: Dispatcher) -> None:
         self.request = request
         self._relayed = request.relayed
-        self._client = client
+        self._client: ClientConnection | EarlyStream = client
         self._dispatcher = dispatcher
         self._connection: UpstreamConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -153,15 +155,10 @@ class Exchange:
         self.request.move(_MOVE_ANSWERED)
         relayed, arrived = self._relayed, self.request.arrived
         relayed.status = status
-        kind = media_type(named.get(b"content-type", b""))
-        encoded = named.get(b"content-encoding", b"identity").strip().lower() != b"identity"
-        self._is_stream = kind == b"text/event-stream" and not encoded
+        relayed.reader = answer_reader(self.request, replica, named, length)
+        self._is_stream = isinstance(relayed.reader, StreamReader)
         if self._is_stream:
-            hides = hides_usage(self.request, replica)
-            relayed.reader = StreamReader(hide_usage=hides, fields=arrived.endpoint.usage)
             length = None
-        elif kind == b"application/json" and not encoded:
-            relayed.reader = JsonReader(arrived.endpoint.usage, may_be_cut=length is None)
         arrived.let_go_of_body()
         self._client.start(status, answer_headers(self.request, replica, headers, named), length, more=more)
 
@@ -366,6 +363,18 @@ class Exchange:
         self._relayed.status = refusal.status
         self._dispatcher.end(self.request, outcome, refusal.reason)
         self._client.respond(error_answer(self.request, refusal))
+
+    def keep_alive(self) -> bool | None:
+        """Send a stream that waits for its first token a keep-alive; None once it needs none, False while it cannot."""
+        client = self._client
+        if not needs_keep_alive(self.request):
+            return None
+        if not client.writable or client.has_unsent:
+            return False
+        if self.request.stage is not RequestStage.ANSWERING and isinstance(client, ClientConnection):
+            client = self._client = EarlyStream(client, self.request)
+        client.write(keep_alive_of(self.request))
+        return True
 
     # From the client
 

@@ -532,7 +532,9 @@ class ClientConnection(asyncio.Protocol):
         else:
             self.respond(response)
 
-    def start(self, status: int, headers: Headers, length: int | None, *, more: bool = False) -> None:
+    def start(
+        self, status: int, headers: Headers, length: int | None, *, more: bool = False, keeps_body: bool = False
+    ) -> None:
         """The head of an answer. Connection headers are ours.
 
         Args:
@@ -540,6 +542,7 @@ class ClientConnection(asyncio.Protocol):
             headers: of the answer, none of them about the connection or the length.
             length: of its body; None if only its end will tell.
             more: some of the body follows at once, and the head leaves with it.
+            keeps_body: that of the request may still be sent on; `release_body` follows.
         """
         request = self._request
         keep_alive = request is not None and request.keep_alive
@@ -560,12 +563,17 @@ class ClientConnection(asyncio.Protocol):
             ending = b"connection: keep-alive\r\n\r\n"  # HTTP/1.0 else waits for the connection's end
         head = b"".join([status_line(status), header_lines(headers), framing, ending])
         self._started = True
-        if self._held_bytes and not self._pending:
-            self._release_bodies()
+        if not keeps_body:
+            self.release_body()
         if more:
             self._held = head
         else:
             self._transport.write(head)
+
+    def release_body(self) -> None:
+        """The body of the present request is not sent on any more."""
+        if self._held_bytes and not self._pending:
+            self._release_bodies()
 
     def write(self, body: bytes) -> None:
         """Some of the answer's body (not empty), sent at once."""
