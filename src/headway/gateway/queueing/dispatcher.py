@@ -8,6 +8,7 @@ Which waiting request is sent now, and to which replica, is in `served_queues.py
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import takewhile
@@ -161,8 +162,10 @@ class Dispatcher:
         self.served_queues.left(queued)
         ledger = replica.ledger
         queued.confirmed_tokens = ledger.cached_prompt_tokens(queued, queued.arrived.prompt.hashes) or 0
+        if not ledger.prefill_tokens:
+            ledger.prefill_since = now
         ledger.enter(queued, relay.request.relayed)
-        queued.prefill_tokens_there = ledger.prefill_tokens
+        queued.prefill_tokens_there, queued.prefill_since = ledger.prefill_tokens, ledger.prefill_since
         self.served_queues.routing.routed(queued, replica)
         queued.replica = replica
         queued.tries += 1
@@ -197,6 +200,7 @@ class Dispatcher:
             except Exception as error:
                 self.errors.contained("policies", error)
         if is_good and request.arrived.streams:
+            replica.ledger.prefill_since = now
             self._measure(queued, replica, now, 0)
         if self.served_queues.holds:  # a refusal stands no longer than the batch is the same
             self.served_queues.pump()
@@ -308,6 +312,7 @@ class Dispatcher:
                 self.contain(relay, "sweep", error)
             yield
         self.errors.guard("sweep", share_costs, self.replicas, self._costs)
+        self.errors.guard("sweep", self.served_queues.tell_speed_up, now)
         owing = {
             relay.request.queued.replica for relay in self._sent.values() if is_due(relay.request, self._costs, now)
         }
@@ -360,12 +365,19 @@ class Dispatcher:
             yield
 
     def _assume_prefilled(self, request: GatewayRequest, now: float) -> None:
-        """Without a stream the first byte is the last: the prompt counts as computed after a while."""
+        """Without a stream the first byte is the last: the prompt counts as computed after a while.
+
+        Where the replica's own costs are known, after as long as the prompts that were to be computed there take.
+        """
         queued = request.queued
-        is_open = request.stage is _SENT and not request.arrived.streams
-        if is_open and now - (queued.dispatched_at or now) >= _PREFILL_SECONDS:
-            assert queued.replica is not None
-            queued.replica.ledger.first_token(queued)
+        if request.stage is not _SENT or request.arrived.streams:
+            return
+        assert queued.replica is not None
+        ledger, seconds = queued.replica.ledger, _PREFILL_SECONDS
+        if ledger.costs_as_of > -math.inf:
+            seconds = max(seconds, queued.prefill_tokens_there * ledger.costs.prefill_seconds_per_token)
+        if now - (queued.dispatched_at or now) >= seconds:
+            ledger.first_token(queued)
 
     def end_all(self) -> None:
         """End every request now: the process stops. Nothing is dispatched any more."""

@@ -23,7 +23,9 @@ def learn_from_answer(request: GatewayRequest, replica: UpstreamReplica, now: fl
             # A prefix's tokens are taken in proportion to its bytes.
             each = [usage.prompt_tokens * bound // prompt.bytes for bound in prefix_bounds(prompt.bytes)]
             ledger.confirmed.answered(prompt.hashes, each, usage.cached_tokens, queued.confirmed_tokens, now)
-    streams = arrived.streams and relayed.first_byte_at is not None
-    first = relayed.first_byte_at - began if streams and relayed.first_byte_at is not None else None
-    times = AnswerTimes(tokens, first, queued.produced_tokens, now - began)
+    prefill, first = None, relayed.first_byte_at
+    if arrived.streams and first is not None:
+        prefill = first - queued.prefill_since
+        began = first  # of its output
+    times = AnswerTimes(tokens, prefill, queued.produced_tokens, now - began)
     replica.learned_costs.answered(times, ledger.costs, now)

@@ -180,6 +180,7 @@ class QueuedRequest(Request):
         tries: how often it was sent.
         dispatched_at: when it was sent last, seconds.
         prefill_tokens_there: prompt tokens that its replica had to compute then, its own included.
+        prefill_since: since when its replica computed the first of those prompts, seconds.
         confirmed_tokens: of its prompt, that its replica had confirmed to hold then.
         admitted_by: the scheduler that let it go last, which hears of its end.
         wait_explanation: why it waited, in words.
@@ -197,6 +198,7 @@ class QueuedRequest(Request):
         "failed_replica",
         "has_waited",
         "predicted_wait_seconds",
+        "prefill_since",
         "prefill_tokens_there",
         "queue_key",
         "rank",
@@ -237,6 +239,7 @@ class QueuedRequest(Request):
         self.tries = 0
         self.dispatched_at: float | None = None
         self.prefill_tokens_there = 0
+        self.prefill_since = 0.0
         self.confirmed_tokens = 0
         self.admitted_by: Scheduler | None = None
         self.wait_explanation = ""

@@ -24,6 +24,7 @@ from headway.gateway.queueing.outages import Demand, can_be_served, demand_of
 from headway.gateway.queueing.queue_turns import Turns
 from headway.gateway.queueing.request_routing import RequestRouting
 from headway.gateway.queueing.request_state import QueuedRequest, QueueKey
+from headway.gateway.replicas.believed_costs import share_of_speed_up
 from headway.gateway.replicas.model_lists import is_listed
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import Settings
@@ -323,6 +324,12 @@ class ServedQueues:
         for key, tokens in held.items():
             if key in self.queues:
                 self.queues[key].memory_lost(preemptions * tokens // requests)
+
+    def tell_speed_up(self, now: float) -> None:
+        """Tell each queue's forecast which share of its replicas' speed is up."""
+        for key, queue in self.queues.items():
+            serving = [r for r in self.replicas if r.serves(key.model) and key.home in ("", r.name)]
+            queue.forecast.speed_up(share_of_speed_up(serving), now)
 
     def forget_idle(self, at_replicas: set[QueueKey | None], now: float) -> None:
         """A queue without a request for long goes, unless `at_replicas` names it; what its policies learned is kept."""

@@ -1,6 +1,7 @@
 """A forecast of a request's wait: the work ahead of it over the rate at which work leaves the queue.
 
-The rate is measured while requests wait. Orders other than FCFS serve some lengths before others. So the wait of each
+The rate is measured while requests wait, for the whole fleet's speed: where replicas are down it is less by their share
+of that speed, from the moment they are. Orders other than FCFS serve some lengths before others. So the wait of each
 length class is learned as a share of the whole queue's drain time at arrival.
 """
 
@@ -26,7 +27,8 @@ class WaitForecast:
 
     def __init__(self) -> None:
         self._work = 0.0  # decayed: work that left while requests waited
-        self._seconds = 0.0  # decayed: time in which requests waited
+        self._seconds = 0.0  # decayed: time in which requests waited, weighted by the share of speed that was up
+        self._share_up = 1.0
         self._since: float | None = None  # since when requests wait; moves on with every update
         self._shares: dict[int, float] = {}  # length class -> mean of (wait / drain time at arrival)
 
@@ -35,6 +37,12 @@ class WaitForecast:
         if self._since is not None:
             self._pass_time(now, self._since)
         self._since = now if waits else None
+
+    def speed_up(self, share: float, now: float) -> None:
+        """Which share of the speed of all replicas that serve the queue is up, from now on."""
+        if self._since is not None:
+            self._pass_time(now, self._since)
+        self._share_up = share
 
     def dispatched(self, work: float, now: float) -> None:
         """Work left the queue; it counts only if requests had been waiting."""
@@ -50,8 +58,10 @@ class WaitForecast:
             self._shares[_length_class(request)] = share if known is None else known + _LEARNING * (share - known)
 
     def rate(self) -> float | None:
-        """Weighted tokens a second that leave while requests wait; None before enough was seen."""
-        return self._work / self._seconds if self._seconds >= _CREDIBLE_SECONDS and self._work > 0 else None
+        """Weighted tokens a second that leave while requests wait; None before enough was seen, or with none up."""
+        if self._seconds < _CREDIBLE_SECONDS or self._work <= 0 or self._share_up <= 0:
+            return None
+        return self._share_up * self._work / self._seconds
 
     def drain_seconds(self, waiting_work: float) -> float | None:
         """Seconds until that much waiting work has left; None before enough was seen."""
@@ -68,7 +78,7 @@ class WaitForecast:
             return
         keep = math.exp2(-seconds / _HALF_LIFE_SECONDS)
         self._work *= keep
-        self._seconds = self._seconds * keep + seconds
+        self._seconds = self._seconds * keep + seconds * self._share_up
         self._since = now
 
 

@@ -8,6 +8,7 @@ from statistics import fmean
 
 from headway.domain.costs import ServiceCosts
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
+from headway.policies.predicted_work import TYPICAL_BATCH
 
 
 def share_costs(replicas: Sequence[UpstreamReplica], configured: ServiceCosts) -> None:
@@ -37,3 +38,15 @@ def _believed(own: float | None, like: Sequence[float | None], otherwise: float)
         return own
     shown = [cost for cost in like if cost is not None]
     return fmean(shown) if shown else otherwise
+
+
+def share_of_speed_up(replicas: Sequence[UpstreamReplica]) -> float:
+    """The share of their speed that is up, from 0 to 1; 1 without replicas."""
+    speeds = [_speed(replica.ledger.costs) for replica in replicas]
+    up = sum([speed for replica, speed in zip(replicas, speeds, strict=True) if replica.is_up])
+    return up / sum(speeds) if speeds else 1.0
+
+
+def _speed(costs: ServiceCosts) -> float:
+    """Tokens a second of one replica, where prompts have ten times as many as outputs, as most traffic has."""
+    return 11 / (10 * costs.prefill_seconds_per_token + costs.decode_seconds_per_token / TYPICAL_BATCH)

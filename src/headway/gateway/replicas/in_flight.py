@@ -56,6 +56,7 @@ class InFlight:
         self.version = 0
         self.clock = StepClock()
         self.prefill_tokens = 0
+        self.prefill_since = -math.inf  # since when it computes the first of those prompts, about
         self.decode_tokens = 0.0
         self.kv_tokens = 0
         self._inside: dict[RequestId, _Booked] = {}

@@ -28,15 +28,15 @@ class AnswerTimes(NamedTuple):
 
     Attributes:
         prefill_tokens: prompt tokens that were to be computed there when it was sent, its own included.
-        first_byte_seconds: from its dispatch until its first byte; None where it came in one piece.
+        prefill_seconds: that those took until its first byte; None where it came in one piece.
         output_tokens: of one of its sequences.
-        seconds: from its dispatch until its end.
+        output_seconds: from its first byte until its end; of one that came in one piece, from its dispatch.
     """
 
     prefill_tokens: int
-    first_byte_seconds: float | None
+    prefill_seconds: float | None
     output_tokens: int
-    seconds: float
+    output_seconds: float
 
 
 class LearnedCosts:
@@ -53,9 +53,8 @@ class LearnedCosts:
         Of one that came in one piece, the smaller of its two parts is taken as `believed`, and the rest is the other's.
         """
         tokens, outputs = times.prefill_tokens, times.output_tokens
-        first, rest = times.first_byte_seconds, times.seconds
+        first, rest = times.prefill_seconds, times.output_seconds
         if first is not None:
-            rest -= first
             outputs -= 1  # the first token came with the first byte
         else:
             prefill = tokens * believed.prefill_seconds_per_token

@@ -53,7 +53,7 @@ def the_choice_was_offered(make: MakeRouting) -> None:
     """It is one of the replicas offered, the very object, or None; and what was offered is left as it was."""
 
     @settings(deadline=None, max_examples=examples(50))
-    @given(rounds=st.lists(_rounds(), min_size=1, max_size=6))
+    @given(rounds=st.lists(_rounds(), min_size=1, max_size=4))
     def check(rounds: list[_Round]) -> None:
         policy = make()
         for request, prefix, replicas in rounds:
@@ -71,7 +71,7 @@ def choosing_changes_nothing(make: MakeRouting) -> None:
     """The same question has the same answer, from the same policy and from one with the same history."""
 
     @settings(deadline=None, max_examples=examples(50))
-    @given(rounds=st.lists(_rounds(), min_size=1, max_size=6))
+    @given(rounds=st.lists(_rounds(), min_size=1, max_size=4))
     def check(rounds: list[_Round]) -> None:
         policy, twin = make(), make()
         for request, prefix, replicas in rounds:

@@ -82,3 +82,22 @@ def test_the_work_of_a_request() -> None:
     request.sequences = 3
     assert request.estimate is not None
     assert work_of(request) == 30 + 2 * request.estimate.remaining_mean(0) * 3
+
+
+def test_a_replica_that_goes_down_takes_its_share_of_the_speed_at_once() -> None:
+    forecast = WaitForecast()
+    forecast.backlog(True, 0.0)
+    for second in range(1, 11):
+        forecast.dispatched(100.0, float(second))
+    before = forecast.drain_seconds(500.0)
+    assert before is not None
+    forecast.speed_up(0.25, 10.0)
+    assert forecast.drain_seconds(500.0) == pytest.approx(4 * before)
+    for second in range(11, 100):
+        forecast.dispatched(25.0, float(second))
+    assert forecast.rate() == pytest.approx(25.0, rel=0.05), "what is measured meanwhile is a quarter's"
+    forecast.speed_up(1.0, 100.0)
+    assert forecast.rate() == pytest.approx(100.0, rel=0.05)
+    forecast.speed_up(0.0, 100.0)
+    assert forecast.rate() is None
+    assert forecast.drain_seconds(500.0) is None

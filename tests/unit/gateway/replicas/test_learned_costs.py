@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from headway.domain.costs import ServiceCosts
-from headway.gateway.replicas.believed_costs import share_costs
+from headway.gateway.replicas.believed_costs import share_costs, share_of_speed_up
 from headway.gateway.replicas.learned_costs import AnswerTimes, LearnedCosts
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import HealthSettings, ReplicaSettings
@@ -22,8 +22,8 @@ def answer(
     tokens: int, outputs: int, *, streams: bool = True, factor: float = 1.0, true: ServiceCosts = TRUE
 ) -> AnswerTimes:
     first = (FIXED_SECONDS + tokens * true.prefill_seconds_per_token) * factor
-    seconds = first + (outputs - 1) * true.decode_seconds_per_token * factor
-    return AnswerTimes(tokens, first if streams else None, outputs, seconds)
+    rest = (outputs - 1) * true.decode_seconds_per_token * factor
+    return AnswerTimes(tokens, first, outputs, rest) if streams else AnswerTimes(tokens, None, outputs, first + rest)
 
 
 def taught(answers: list[AnswerTimes], believed: ServiceCosts = CONFIGURED) -> LearnedCosts:
@@ -91,3 +91,14 @@ def test_an_unknown_replica_costs_the_mean_of_those_with_its_model() -> None:
     assert new.ledger.costs == pytest.approx((2e-4, 0.03))
     assert other.ledger.costs == CONFIGURED
     assert [one.ledger.costs_as_of for one in (fast, slow, new, other)] == [19.0, 19.0, -math.inf, -math.inf]
+
+
+def test_the_share_of_speed_that_is_up_weighs_a_fast_replica_more() -> None:
+    fast, slow = replica("fast", ServiceCosts(1e-4, 0.0064)), replica("slow", ServiceCosts(4e-4, 0.0256))
+    share_costs([fast, slow], CONFIGURED)
+    assert share_of_speed_up([fast, slow]) == 0.0
+    fast.probed(True)
+    assert share_of_speed_up([fast, slow]) == pytest.approx(0.8)
+    slow.probed(True)
+    assert share_of_speed_up([fast, slow]) == 1.0
+    assert share_of_speed_up([]) == 1.0
