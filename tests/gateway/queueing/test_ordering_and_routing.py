@@ -11,7 +11,7 @@ import pytest
 
 from headway.gateway.settings import PolicySettings, ReplicaSettings, TenantSettings
 from tests.support.gateway_setup import RunGateway, Setup, completion
-from tests.support.scripted_replica import answers, streams, waits_for
+from tests.support.scripted_replica import Script, answers, streams, waits_for
 
 
 async def in_order(setup: Setup, prompts: list[str], **headers: str) -> list[str]:
@@ -165,6 +165,58 @@ def test_sessions_and_prefixes_stay_where_they_were(run_gateway: RunGateway) -> 
         assert len(homes) == 1
 
     run_gateway(scenario, replicas=3, policies=PolicySettings(ordering="fcfs", routing="prefix-affinity"))
+
+
+def test_a_prompt_goes_where_its_longest_prefix_was_confirmed(run_gateway: RunGateway) -> None:
+    """Two conversations begin on two replicas; each replica counts cached tokens, and each goes back to its own."""
+
+    def counts(prompt_tokens: int, cached_tokens: int) -> Script:
+        used = {"prompt_tokens": prompt_tokens, "completion_tokens": 2}
+        return answers(
+            200, {"choices": [], "usage": used | {"prompt_tokens_details": {"cached_tokens": cached_tokens}}}
+        )
+
+    async def scenario(setup: Setup) -> None:
+        # The first 100,000 bytes are common: what tells them apart lies behind the first 32 KiB.
+        one, two = ["common " * 14_000 + mark * 20_000 for mark in "xy"]
+        for replica in setup.replicas:
+            replica.usual = counts(30_000, 29_000)
+        gate = asyncio.Event()
+        for replica in setup.replicas:
+            replica.next.append(waits_for(gate, replica.usual))
+        first = [asyncio.ensure_future(setup.ask(completion(prompt=prompt, max_tokens=2))) for prompt in (one, two)]
+        await setup.until(lambda: [replica.inside for replica in setup.replicas] == [1, 1])
+        gate.set()
+        homes = [(await answer).headers["x-headway-replica"] for answer in first]
+        assert len(set(homes)) == 2
+        for number in range(4):
+            for prompt, home in zip((one, two), homes, strict=True):
+                answer = await setup.ask(completion(prompt=prompt + str(number) * 999, max_tokens=2))
+                assert answer.headers["x-headway-replica"] == home
+        ledgers = [replica.ledger for replica in setup.dispatcher.replicas]
+        assert all(ledger.cache_as_of > 0 for ledger in ledgers)
+        assert [len(ledger.confirmed) for ledger in ledgers] == [len(ledgers[0].confirmed)] * 2
+
+    run_gateway(scenario, replicas=2, policies=PolicySettings(ordering="fcfs", routing="cached-prefix"))
+
+
+def test_an_adapter_stays_where_it_is_loaded(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        listed = {"data": [{"id": "m"}, *({"id": f"adapter-{n}", "parent": "m"} for n in range(6))]}
+        for replica in setup.replicas:
+            replica.instead["/v1/models"] = answers(200, listed)
+        for replica in setup.dispatcher.replicas:
+            replica.state.probe_at = 0.0
+        await setup.until(lambda: all(replica.ledger.adapters for replica in setup.dispatcher.replicas))
+        homes = {}
+        for name in [f"adapter-{number}" for number in range(6)] * 2:
+            answer = await setup.ask(completion(model=name))
+            assert homes.setdefault(name, answer.headers["x-headway-replica"]) == answer.headers["x-headway-replica"]
+        assert len(set(homes.values())) > 1
+
+    routing = {"replicas_per_adapter": 1}
+    policies = PolicySettings(ordering="fcfs", routing="adapter-affinity", options={"routing": routing})
+    run_gateway(scenario, replicas=3, policies=policies)
 
 
 def test_the_replicas_own_report_is_read_with_its_age(run_gateway: RunGateway) -> None:

@@ -293,6 +293,15 @@ def _replicas(replicas: Sequence[UpstreamReplica]) -> Iterator[str]:
             for signal, seconds in replica.ages_seconds().items()
         ],
     )
+    yield prometheus.gauge(
+        "headway_replica_seconds_per_token",
+        "Seconds per token that the replica's own latest answers show, by type: input or output",
+        [
+            ({"replica": replica.name, "type": kind}, seconds)
+            for replica in replicas
+            for kind, seconds in replica.learned_costs.shown().items()
+        ],
+    )
     yield prometheus.counter(
         "headway_replica_ejections",
         "Times the replica was ejected or not reached",

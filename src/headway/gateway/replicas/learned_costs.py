@@ -77,6 +77,11 @@ class LearnedCosts:
         """None while unknown."""
         return median(self._decodes) if len(self._decodes) >= _ANSWERS_MIN else None
 
+    def shown(self) -> dict[str, float]:
+        """What is known: `input` and `output`, in seconds per token."""
+        both = {"input": self.prefill_seconds_per_token, "output": self.decode_seconds_per_token}
+        return {kind: seconds for kind, seconds in both.items() if seconds is not None}
+
 
 def _seconds_per_token(ordered: Sequence[tuple[int, float]]) -> float:
     """The slope of the line through the medians of the shortest and of the longest third; else the median ratio."""

@@ -112,6 +112,7 @@ def _replica(replica: UpstreamReplica) -> dict[str, object]:
         "says_running": report.running,
         "says_kv_share": report.kv_share,
         "report_age_seconds": ages,
+        "seconds_per_token": replica.learned_costs.shown(),
         "last_failure": replica.state.last_failure,
         "models_withheld": replica.state.models_withheld,
     }
