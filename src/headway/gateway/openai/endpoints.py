@@ -30,6 +30,7 @@ class Endpoint:
         kind: "generation" produces output tokens; each kind has queues of its own.
         span_name: of its OpenTelemetry span, an operation name of the GenAI conventions where they have one.
         prompt_fields: body fields that may hold the prompt; the first that is there is read.
+        prompt_head_fields: body fields that belong to the prompt and stand before it in chat templates, in that order.
         output_bound_fields: body fields that may bound the output tokens; the first that is set counts.
         agent_field: body field with Dynamo's tables: session, priority and expected output tokens.
         needs_json: a POST whose body is no readable JSON object is answered with 400.
@@ -46,6 +47,7 @@ class Endpoint:
     kind: Literal["generation", "other"] = "other"
     span_name: str = "other"
     prompt_fields: tuple[str, ...] = ("messages", "prompt", "input")
+    prompt_head_fields: tuple[str, ...] = ()
     output_bound_fields: tuple[str, ...] = ("max_completion_tokens", "max_tokens")
     agent_field: str = "nvext"
     needs_json: bool = False
@@ -66,6 +68,7 @@ CHAT = Endpoint(
     kind="generation",
     span_name="chat",
     prompt_fields=("messages",),
+    prompt_head_fields=("tools",),
     service_tiers=_TIERS,
     needs_json=True,
     usage_on_request=True,
@@ -88,6 +91,7 @@ RESPONSES = Endpoint(
     kind="generation",
     span_name="chat",
     prompt_fields=("input",),
+    prompt_head_fields=("tools", "instructions"),
     output_bound_fields=("max_output_tokens",),
     service_tiers=_TIERS,
     needs_json=True,
@@ -100,6 +104,7 @@ MESSAGES = Endpoint(
     kind="generation",
     span_name="chat",
     prompt_fields=("messages",),
+    prompt_head_fields=("tools", "system"),
     output_bound_fields=("max_tokens",),
     service_tiers={"auto": "auto", "standard_only": "default"},
     needs_json=True,
@@ -109,7 +114,11 @@ MESSAGES = Endpoint(
     last_event=_MESSAGE_STOPPED,
 )
 COUNT_TOKENS = Endpoint(
-    prompt_fields=MESSAGES.prompt_fields, output_bound_fields=(), needs_json=True, usage=MESSAGES_USAGE
+    prompt_fields=MESSAGES.prompt_fields,
+    prompt_head_fields=MESSAGES.prompt_head_fields,
+    output_bound_fields=(),
+    needs_json=True,
+    usage=MESSAGES_USAGE,
 )
 UNLISTED = Endpoint()
 """Every other path: forwarded as it came, and read by the usual names where its body is JSON."""

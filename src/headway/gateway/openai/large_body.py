@@ -64,9 +64,10 @@ class LargeBody:
             yield
             for self.prompt in prompt_count.read_in_steps(body):
                 yield
-            for piece in slices(body.prompt_bytes, _SLICE_BYTES):
-                values -= _values_in(bytes(piece))
-                yield
+            for content in (body.prompt_bytes, body.prompt_head_bytes):
+                for piece in slices(content, _SLICE_BYTES):
+                    values -= _values_in(bytes(piece))
+                    yield
             self.body = body
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self.fault = 400, why_no_object(error)

@@ -35,16 +35,23 @@ log = logging.getLogger("headway.gateway")
 
 
 class _Holder(msgspec.Struct, gc=False):
-    """A chat message, or a part of its content; all else in it is skipped, and becomes no object."""
+    """A chat message, a part of it or a call of a tool; all else in it is skipped, and becomes no object."""
 
     content: msgspec.Raw = msgspec.Raw(b"")
     text: msgspec.Raw = msgspec.Raw(b"")
+    thinking: msgspec.Raw = msgspec.Raw(b"")
+    tool_calls: msgspec.Raw = msgspec.Raw(b"")
+    function: msgspec.Raw = msgspec.Raw(b"")
+    arguments: msgspec.Raw = msgspec.Raw(b"")
+    output: msgspec.Raw = msgspec.Raw(b"")
+    input: msgspec.Raw = msgspec.Raw(b"")
 
 
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _HOLDER = msgspec.json.Decoder(_Holder)
 _TEXT = msgspec.json.Decoder(str)
-_NOTHING = msgspec.Raw(b"")
+_TEXT_FIELDS = tuple(name for name in _Holder.__struct_fields__ if name != "input")
+_DEPTH_MAX = 5  # message, content, part, content of a tool's result, part of that
 
 
 class Tokenizer(Protocol):
@@ -101,18 +108,21 @@ class PromptCount:
         prompt = body.prompt_bytes
         if not prompt:
             return NO_PROMPT
-        hashes, prompts = prefix_hashes(body.model, prompt), prompts_in(prompt, body.endpoint)
+        head = body.prompt_head_bytes
+        size, prompts = len(head) + len(prompt), prompts_in(prompt, body.endpoint)
+        hashes = prefix_hashes(body.model, head + prompt if head else prompt)
         if _IDS.match(prompt):
-            return PromptFacts(len(prompt), prompt.count(b",") + 1, prompts, NO_MEDIA, hashes)
-        return PromptFacts(len(prompt), 0, prompts, media_of(prompt, body.model, self._media_tokens), hashes)
+            return PromptFacts(size, prompt.count(b",") + 1, prompts, NO_MEDIA, hashes)
+        return PromptFacts(size, 0, prompts, media_of(prompt, body.model, self._media_tokens), hashes)
 
     def read_in_steps(self, body: Body) -> Iterator[PromptFacts]:
         """The same for a large body: one pass over the prompt between two facts, of which the last are whole."""
         prompt = body.prompt_bytes
         if not prompt:
             return
-        facts = PromptFacts(len(prompt))
-        for hashes in prefix_hashes_in_steps(body.model, prompt):
+        whole = body.prompt_head_bytes + prompt
+        facts = PromptFacts(len(whole))
+        for hashes in prefix_hashes_in_steps(body.model, whole):
             facts = facts._replace(hashes=hashes)
             yield facts
         if _IDS.match(prompt):
@@ -202,17 +212,19 @@ def _count(tokenizer: Tokenizer, body: Body, media: Media) -> Counted | None:
     A call to msgspec lets nothing else run, in whatever thread. So none makes an object of a value that is not needed.
     """
     try:
-        prompt = body.prompt_bytes
+        prompt, endpoint = body.prompt_bytes, body.endpoint
         is_list = prompt.startswith(b"[")
         items = _LIST.decode(prompt) if is_list else [msgspec.Raw(prompt)]
         if len(items) > _TEXTS_MAX:
             return None
-        if is_list and any(_begins(item, b"{") for item in items):  # the messages of a chat
-            written = [text for message in items for text in _texts(message)]
-            if len(written) > _TEXTS_MAX:
+        is_chat = endpoint.is_generation and not endpoint.takes_prompts
+        if is_chat or (is_list and any(_begins(item, b"{") for item in items)):
+            written = [text for item in items for text in _texts(item)]
+            for name in endpoint.prompt_head_fields:
+                written += _head_texts(getattr(body, name))
+            if len(written) > _TEXTS_MAX or not (written or is_list):
                 return None
-            texts = [_TEXT.decode(text) for text in written]
-            tokens = sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
+            tokens = sum(len(tokenizer.encode(_text(text), add_special_tokens=False)) for text in written)
             return Counted(tokens + media.tokens, len(items))
         texts = [_TEXT.decode(item) for item in items if _begins(item, b'"')]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
@@ -220,14 +232,31 @@ def _count(tokenizer: Tokenizer, body: Body, media: Media) -> Counted | None:
     return Counted(sum(len(tokenizer.encode(text)) for text in texts), 0) if texts else None
 
 
-def _texts(message: msgspec.Raw) -> list[msgspec.Raw]:
-    """The texts of a chat message, as they stand in it: its content, or the text parts of it."""
-    content = _HOLDER.decode(message).content if _begins(message, b"{") else _NOTHING
-    if not _begins(content, b"["):
-        return [content] if _begins(content, b'"') else []
-    parts = _LIST.decode(content)[: _TEXTS_MAX + 1]
-    texts = [_HOLDER.decode(part).text for part in parts if _begins(part, b"{")]
-    return [text for text in texts if _begins(text, b'"')]
+def _texts(value: msgspec.Raw, depth: int = _DEPTH_MAX) -> list[msgspec.Raw]:
+    """The texts of a chat message, as they stand in it: its content and its calls of tools, or the parts of them."""
+    if _begins(value, b'"'):
+        return [value]
+    if not depth:
+        return []
+    if _begins(value, b"["):
+        return [text for part in _LIST.decode(value)[: _TEXTS_MAX + 1] for text in _texts(part, depth - 1)]
+    if not _begins(value, b"{"):
+        return []
+    holder = _HOLDER.decode(value)
+    inner = [getattr(holder, name) for name in _TEXT_FIELDS]
+    arguments = [holder.input] if holder.input else []  # of a tool: an object, which the template writes as JSON
+    return [text for one in inner if one for text in _texts(one, depth - 1)] + arguments
+
+
+def _head_texts(head: msgspec.Raw) -> list[msgspec.Raw]:
+    """The texts of what stands before the messages: of tools, all that is written of each."""
+    if not _begins(head, b"["):
+        return [head] if _begins(head, b'"') else []
+    return [text for item in _LIST.decode(head)[: _TEXTS_MAX + 1] for text in _texts(item) or [item]]
+
+
+def _text(value: msgspec.Raw) -> str:
+    return _TEXT.decode(value) if _begins(value, b'"') else bytes(value).decode()
 
 
 def _begins(value: msgspec.Raw, mark: bytes) -> bool:

@@ -51,6 +51,11 @@ class Body(msgspec.Struct, rename={"priority_bytes": "priority", "arguments_byte
         return b""
 
     @property
+    def prompt_head_bytes(self) -> bytes:
+        """What of the prompt stands in other fields: tools, and the system's message; copied."""
+        return b"".join([bytes(getattr(self, name)) for name in self.endpoint.prompt_head_fields])
+
+    @property
     def priority(self) -> int | None:
         """The client's own priority, if it is a number; "5" and 5.0 are."""
         if not self.priority_bytes:
@@ -77,7 +82,9 @@ class Body(msgspec.Struct, rename={"priority_bytes": "priority", "arguments_byte
     @property
     def raw_fields(self) -> tuple[str, ...]:
         """Those that are views of the request's bytes, which cannot be freed before them."""
-        return "priority_bytes", "arguments_bytes", *self.endpoint.prompt_fields, self.endpoint.agent_field
+        endpoint = self.endpoint
+        prompt = *endpoint.prompt_fields, *endpoint.prompt_head_fields
+        return "priority_bytes", "arguments_bytes", *prompt, endpoint.agent_field
 
     @property
     def agent_bytes(self) -> bytes:
@@ -88,7 +95,8 @@ class Body(msgspec.Struct, rename={"priority_bytes": "priority", "arguments_byte
 @cache
 def _decoder(endpoint: Endpoint) -> msgspec.json.Decoder[Body]:
     """As lenient as engines are: "100" and 100.0 are whole numbers."""
-    raw = [(name, msgspec.Raw, msgspec.Raw(b"")) for name in (*endpoint.prompt_fields, endpoint.agent_field)]
+    names = *endpoint.prompt_fields, *endpoint.prompt_head_fields, endpoint.agent_field
+    raw = [(name, msgspec.Raw, msgspec.Raw(b"")) for name in names]
     bounds = [(name, int | None, None) for name in endpoint.output_bound_fields]
     fields = cast(Any, [*raw, *bounds])  # the stub knows pairs and triples of one type only
     body = msgspec.defstruct("Body", fields, bases=(Body,), namespace={"endpoint": endpoint})

@@ -124,7 +124,8 @@ class Intake:
         """Where a replica counted the prompt: improve the estimates of prompt and cached tokens."""
         arrived, usage = request.arrived, request.relayed.usage
         if usage is not None and arrived.body is not None:
-            self._prompt_count.learn(arrived.model, arrived.prompt, request.queued.counted, usage.prompt_tokens)
+            if arrived.stored_object is None:  # else earlier turns are in the count
+                self._prompt_count.learn(arrived.model, arrived.prompt, request.queued.counted, usage.prompt_tokens)
             self._cached_tokens.learn(arrived.model, arrived.payer, arrived.session, usage)
 
     def cached_tokens(self, queued: QueuedRequest) -> int:
