@@ -57,7 +57,8 @@ class HttpRequest:
     `target` is the request line's, path and query. `owner` names its API key's tenant, if any. `reply_headers` are
     added to its answer. `keeps_forwarded`: it came from a proxy that may say who its client is. `client_address` is
     that of the peer that sent it here, a proxy's if there is one; `certificate_names` are those of its certificate.
-    `refusal`, in the handler's own form, is what it gets whatever its body says: the body is then not kept.
+    `refusal`, in the handler's own form, is what it gets whatever its body says: the body is then not kept; `holder`,
+    likewise, is whose its key is.
     """
 
     method: bytes
@@ -72,6 +73,7 @@ class HttpRequest:
     certificate_names: tuple[str, ...] = ()
     reply_headers: tuple[tuple[bytes, bytes], ...] = ()
     refusal: object | None = None
+    holder: object | None = None
     named: dict[bytes, bytes] = field(init=False, repr=False)
     """The first value of each header."""
     path: str = field(init=False)
