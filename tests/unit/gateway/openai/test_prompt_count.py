@@ -52,7 +52,7 @@ def body(**fields: Any) -> Body:
             Counted(2, 3),
         ),
         (
-            {"messages": [{"content": [{"text": 5}, {"text": ["word"]}, 7]}, {"content": {"text": "word"}}]},
+            {"messages": [{"content": [{"text": 5}, {"text": {}}, 7]}, {"content": {"image": "word"}}]},
             Counted(0, 2),
         ),
         ({"messages": 5}, None),
