@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from headway.domain.costs import ServiceCosts
 from headway.domain.replica_view import ReplicaView
 from headway.domain.request import RequestView
 
@@ -28,13 +29,15 @@ def uncached_tokens(request: RequestView, prefix: Sequence[int], replica: Replic
     return max(0, request.prompt_tokens + request.produced_tokens - cached)
 
 
-def added_seconds(request: RequestView, prefix: Sequence[int], replica: ReplicaView) -> float:
-    """Work that the request would add there; without an estimate of its length that of its prompt alone."""
-    costs = replica.costs
-    seconds = uncached_tokens(request, prefix, replica) * costs.prefill_seconds_per_token
-    if request.estimate is None:
-        return seconds
-    output_tokens = request.estimate.remaining_mean(request.produced_tokens) * request.sequences
+def output_tokens_left(request: RequestView) -> float:
+    """Output tokens that all of its sequences are expected to produce; 0 without an estimate."""
+    estimate = request.estimate
+    return 0.0 if estimate is None else estimate.remaining_mean(request.produced_tokens) * request.sequences
+
+
+def added_seconds(uncached: int, output_tokens: float, costs: ServiceCosts) -> float:
+    """Work that a request adds: prompt tokens to compute, and its share of the decode steps."""
+    seconds = uncached * costs.prefill_seconds_per_token
     return seconds + output_tokens * costs.decode_seconds_per_token / TYPICAL_BATCH
 
 

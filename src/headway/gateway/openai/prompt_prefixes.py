@@ -48,11 +48,11 @@ def prefix_hashes_in_steps(model: str, prompt: bytes) -> Iterator[tuple[int, ...
     begin, pause = 0, _PIECE_BYTES
     for bound in bounds:
         while begin < bound:
-            end = min(bound, begin + _PIECE_BYTES)
+            end = min(bound, pause)
             state.update(view[begin:end])
             begin = end
-            if begin >= pause:
-                pause = begin + _PIECE_BYTES
+            if begin == pause:
+                pause += _PIECE_BYTES
                 yield ()
         hashes.append(int.from_bytes(state.digest(), "big"))
     yield tuple(hashes)

@@ -2,13 +2,15 @@
 
 Laws: a prefix counts from the moment that an answer of the replica confirmed it: what it computed it holds then. It
 counts until the cached tokens in the usage of a later answer deny it. Then whatever was confirmed before it is in doubt
-as well, and is forgotten: such caches give up first what was used least recently. A replica whose usage has never
-counted cached tokens has told nothing of its cache.
+as well, and is forgotten: such caches give up first what was used least recently, and of one prompt its end. So where a
+prefix is held, all shorter ones of its prompt are. A replica whose usage has never counted cached tokens has told
+nothing of its cache.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -32,8 +34,8 @@ class ConfirmedPrefixes:
         """Tokens of the longest of these prefixes that is held, fewer than the whole prompt; None where never told."""
         if self.as_of == -math.inf:
             return None
-        longest = self._longest(prefix)
-        return 0 if longest is None else max(0, min(self._tokens[longest], prompt_tokens - 1))
+        held = bisect_left(prefix, True, key=self._lacks)
+        return max(0, min(self._tokens[prefix[held - 1]], prompt_tokens - 1)) if held else 0
 
     def answered(
         self, prefix: Sequence[int], tokens: Sequence[int], cached_tokens: int, believed_tokens: int, now: float
@@ -50,21 +52,25 @@ class ConfirmedPrefixes:
         if cached_tokens or self.as_of > -math.inf:
             self.as_of = now
         if cached_tokens < _DENIED_BELOW * believed_tokens:
-            self._forget_until(prefix, believed_tokens)
+            self._deny(prefix, cached_tokens, believed_tokens)
         held = self._tokens
-        for key, prefix_tokens in zip(prefix, tokens, strict=True):
+        for key, prefix_tokens in zip(reversed(prefix), reversed(tokens), strict=True):  # the longest goes first
             held[key] = prefix_tokens
             held.move_to_end(key)
         while len(held) > PREFIXES_MAX:
             held.popitem(last=False)
 
-    def _longest(self, prefix: Sequence[int]) -> int | None:
-        return next((key for key in reversed(prefix) if key in self._tokens), None)
+    def _lacks(self, key: int) -> bool:
+        return key not in self._tokens
 
-    def _forget_until(self, prefix: Sequence[int], believed_tokens: int) -> None:
-        """Forget what was believed of this prompt, and all that was confirmed before it."""
-        longest = self._longest(prefix)
-        if longest is None or self._tokens[longest] > believed_tokens:  # confirmed once more since
-            return
-        while self._tokens.popitem(last=False)[0] != longest:
-            pass
+    def _deny(self, prefix: Sequence[int], cached_tokens: int, believed_tokens: int) -> None:
+        """Forget what is longer than was found of this prompt, and all that was confirmed before that."""
+        held = self._tokens
+        for key in prefix:
+            tokens = held.get(key, 0)
+            if tokens > believed_tokens:  # confirmed since
+                return
+            if cached_tokens < _DENIED_BELOW * tokens:
+                while held.popitem(last=False)[0] != key:
+                    pass
+                return

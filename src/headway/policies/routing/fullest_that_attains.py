@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from headway.domain.replica_view import ReplicaView
 from headway.domain.request import RequestView
 from headway.policies.contracts import Need
-from headway.policies.predicted_work import TYPICAL_BATCH, first_token_seconds
+from headway.policies.predicted_work import TYPICAL_BATCH, first_token_seconds, output_tokens_left
 from headway.policies.routing.least_work import LeastWork
 
 _MARGIN = 0.9  # of each bound: the fullest replica fails for all its requests where a prediction is a little too good
@@ -56,5 +56,5 @@ class FullestThatAttains:
             return False
         if not replica.kv_tokens_max:
             return True
-        output = 0.0 if request.estimate is None else request.estimate.remaining_mean(request.produced_tokens)
-        return replica.kv_tokens + request.prompt_tokens + output * request.sequences <= _MARGIN * replica.kv_tokens_max
+        tokens = request.prompt_tokens + output_tokens_left(request)
+        return replica.kv_tokens + tokens <= _MARGIN * replica.kv_tokens_max

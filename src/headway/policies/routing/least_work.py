@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from headway.domain.replica_view import ReplicaView
 from headway.domain.request import RequestView
 from headway.policies.contracts import Need
-from headway.policies.predicted_work import added_seconds, outstanding_seconds
+from headway.policies.predicted_work import added_seconds, output_tokens_left, outstanding_seconds, uncached_tokens
 
 _FULL = 0.99
 
@@ -40,10 +40,13 @@ class LeastWork:
         """The one with the fewest seconds; of equals the one with fewer requests, then the first."""
         if len(replicas) == 1:
             return replicas[0]
-        return min(
-            replicas,
-            key=lambda replica: (self.seconds(replica) + added_seconds(request, prefix, replica), replica.requests),
-        )
+        outputs = output_tokens_left(request)
+
+        def seconds(replica: ReplicaView) -> tuple[float, int]:
+            added = added_seconds(uncached_tokens(request, prefix, replica), outputs, replica.costs)
+            return self.seconds(replica) + added, replica.requests
+
+        return min(replicas, key=seconds)
 
     def seconds(self, replica: ReplicaView) -> float:
         """Predicted seconds of work outstanding there, the barrier included."""
