@@ -1,4 +1,4 @@
-"""Pacing of reads: of a crowd of clients that ask at the same moment, some are read at a turn of the event loop.
+"""Pacing of reads: of a crowd of packets that come at the same moment, some are read at a turn of the event loop.
 
 Laws: packets are read in the order in which they came; between two handfuls of a crowd the loop reads and writes
 whatever else is ready; outside a crowd a packet is read at once.
@@ -15,15 +15,16 @@ PACKETS_A_TURN = 32
 
 
 class ReadPacer:
-    """Gives the clients of one address their turns."""
+    """Gives the clients of one address their turns, or the connections to one replica."""
 
-    def __init__(self) -> None:
+    def __init__(self, packets_a_turn: int = PACKETS_A_TURN) -> None:
+        self._packets_a_turn = packets_a_turn
         self._read = 0  # packets at this turn of the loop
         self._waiting: deque[Callable[[], None]] = deque()
 
     def may_read(self) -> bool:
-        """Whether a packet that came now is read now; else its client waits (`wait`)."""
-        if self._waiting or self._read >= PACKETS_A_TURN:
+        """Whether a packet that came now is read now; else it waits (`wait`)."""
+        if self._waiting or self._read >= self._packets_a_turn:
             return False
         if not self._read:
             asyncio.get_running_loop().call_soon(self._next_turn)
@@ -35,7 +36,7 @@ class ReadPacer:
         self._waiting.append(read)
 
     def _next_turn(self) -> None:
-        self._read = min(PACKETS_A_TURN, len(self._waiting))
+        self._read = min(self._packets_a_turn, len(self._waiting))
         if not self._read:
             return
         asyncio.get_running_loop().call_soon(self._next_turn)  # first: what raises must not stop those behind it

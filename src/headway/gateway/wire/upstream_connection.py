@@ -14,7 +14,10 @@ from typing import Protocol, cast
 import httptools
 
 from headway.gateway.wire.messages import Headers
+from headway.gateway.wire.read_pacing import ReadPacer
 
+LARGE_PACKET_BYTES = 1 << 14
+"""From this size on a packet waits for its turn. A token's is some 300 bytes."""
 _WITH_BODY = frozenset([b"content-length", b"transfer-encoding"])
 
 
@@ -52,8 +55,9 @@ class UpstreamConnection(asyncio.Protocol):
         on_free: Callable[[UpstreamConnection], None],
         on_lost: Callable[[UpstreamConnection], None],
         head_bytes: int,
+        pacer: ReadPacer | None = None,
     ) -> None:
-        """`head_bytes` bounds the head of an answer, and its trailers."""
+        """`head_bytes` bounds the head of an answer, and its trailers; `pacer` gives large packets their turns."""
         self._on_free = on_free
         self._on_lost = on_lost
         self._head_bytes = head_bytes
@@ -64,7 +68,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._reset()
         self.answered = 0  # whole answers so far; a fresh connection that fails is the replica's fault, a kept one not
         self.is_lost = False
-        self._paused = False
+        self._paused = False  # by who reads the answer
+        self._pacer = pacer
+        self._deferred = b""  # a large packet that waits for its turn; nothing is read meanwhile
+        self._is_its_turn = False
         self._unsent: Iterator[memoryview] | None = None  # of the request
         self._is_full = False  # the transport has enough to send
         self._is_sending = False  # the next piece is planned
@@ -129,13 +136,15 @@ class UpstreamConnection(asyncio.Protocol):
         """Read no more for now."""
         if not self.is_lost and not self._paused:
             self._paused = True
-            self._transport.pause_reading()
+            if not self._deferred:
+                self._transport.pause_reading()
 
     def resume(self) -> None:
         """Read on."""
         if not self.is_lost and self._paused:
             self._paused = False
-            self._transport.resume_reading()
+            if not self._deferred:
+                self._transport.resume_reading()
 
     # asyncio.Protocol
 
@@ -158,6 +167,8 @@ class UpstreamConnection(asyncio.Protocol):
         sink = self._sink
         if sink is None:
             self._transport.abort()  # no request is open
+            return
+        if (len(data) >= LARGE_PACKET_BYTES or self._deferred) and self._must_wait(data):
             return
         try:
             self._parser.feed_data(data)
@@ -195,12 +206,39 @@ class UpstreamConnection(asyncio.Protocol):
         except Exception as error:
             self._broke(sink, error)
 
+    def _must_wait(self, data: bytes) -> bool:
+        """Whether a large packet is kept for another turn of the loop, for others of the replica came in this one."""
+        if self._deferred:
+            self._deferred += data  # TLS may still hand on what it had decrypted
+            return True
+        if self._is_its_turn or self._pacer is None or self._pacer.may_read():
+            return False
+        self._deferred = data
+        if not self._paused:
+            self._transport.pause_reading()
+        self._pacer.wait(self._read_deferred)
+        return True
+
+    def _read_deferred(self) -> None:
+        """It is the turn of the packet that waits, unless it was read when the connection was lost."""
+        data, self._deferred = self._deferred, b""
+        if not data:
+            return
+        self._is_its_turn = True
+        try:
+            self.data_received(data)
+        finally:
+            self._is_its_turn = False
+        if not self._paused and not self._transport.is_closing():
+            self._transport.resume_reading()
+
     def eof_received(self) -> bool:
         """The replica closed."""
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone; that ends an answer without a length."""
+        self._read_deferred()
         self.is_lost = True
         del self._parser  # they name each other
         self._on_lost(self)

@@ -10,12 +10,15 @@ from functools import cache
 from urllib.parse import urlsplit
 
 from headway.gateway.wire.name_lookup import NameLookup, first_to_connect
+from headway.gateway.wire.read_pacing import ReadPacer
 from headway.gateway.wire.upstream_connection import UpstreamConnection
 
 KEPT_SECONDS = 4.0
 """Engines behind uvicorn close idle connections after 5 s (its `--timeout-keep-alive`); ours are closed before that."""
 SETTLE_SECONDS = 0.01
 """How long a connection rests after an answer: bytes that come then belong to no request, and end the connection."""
+_LARGE_PACKETS_A_TURN = 1
+"""Of one replica: a packet of 256 KiB may hold 37,000 events, which take 20 to 40 ms."""
 
 
 @cache
@@ -52,6 +55,7 @@ class UpstreamPool:
         self._resting: deque[tuple[float, UpstreamConnection]] = deque()  # freed just now; the latest freed last
         self._idle: deque[tuple[float, UpstreamConnection]] = deque()  # freed before those, likewise
         self._all: set[UpstreamConnection] = set()
+        self._pacer = ReadPacer(_LARGE_PACKETS_A_TURN)
 
     def without_address(self, url: bytes) -> bytes:
         """A URL that an answer names, as a path where it leads to this replica: clients never see its address."""
@@ -90,7 +94,7 @@ class UpstreamPool:
 
         async def connect(address: str) -> UpstreamConnection:
             _, connection = await loop.create_connection(
-                lambda: UpstreamConnection(on_free, self._lost, self._head_bytes),
+                lambda: UpstreamConnection(on_free, self._lost, self._head_bytes, self._pacer),
                 address,
                 self.port,
                 ssl=self._ssl,
