@@ -283,5 +283,6 @@ def test_the_gateway_decides_by_no_clock_that_can_be_set() -> None:
     }
     assert readers <= {
         "embedded/engine_routes.py",
+        "openai/error_shapes.py",
         "observing/tracing.py",
-    }  # OpenAI's field `created`; spans stand on the wall clock
+    }  # OpenAI's fields `created` and `created_at`; spans stand on the wall clock
