@@ -42,6 +42,13 @@ class TuningOption(StrEnum):
     self_tuned = "self-tuned"
 
 
+class QueueOption(StrEnum):
+    """Where the requests of a fleet wait."""
+
+    gateway = "gateway"
+    replicas = "replicas"
+
+
 class PrefixCaching(StrEnum):
     """Whether the replica keeps the KV blocks of finished prompts."""
 
@@ -191,6 +198,47 @@ class ReplicaOptions:
             help="Raise that limit to an equal share of the step where this is more (as in vLLM).",
         ),
     ] = False
+
+
+@dataclass(frozen=True, slots=True)
+class FleetOptions:
+    """Several replicas in place of one, and how requests come to them."""
+
+    replicas: Annotated[
+        int | None, typer.Option(metavar="N", help="Simulate N equal replicas. Load 1 is what all of them serve.")
+    ] = None
+    fleet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml",
+            help="Simulate unequal replicas, a table [[replica]] for each kind: hardware, model, precision, tp, count.",
+            show_default=False,
+        ),
+    ] = None
+    routing: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A routing policy to compare; repeatable. `all` for every one. Default: least-work.",
+            autocompletion=policies_of("routing", "all"),
+        ),
+    ] = None
+    queue: Annotated[
+        QueueOption | None,
+        typer.Option(
+            help="Where requests wait. gateway: in one queue in front, as in `headway serve` (default). replicas: "
+            "each is sent to a replica on arrival.",
+            show_default=False,
+        ),
+    ] = None
+    signal_age: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AGE",
+            help="Show routing figures that replicas report so often (1s, 500ms), instead of exact ones.",
+            show_default=False,
+        ),
+    ] = None
 
 
 # ── which policies ──

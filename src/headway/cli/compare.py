@@ -14,6 +14,7 @@ def compare(
     loads: options.LoadOptions,
     reading: options.TraceOptions,
     replica: options.ReplicaOptions,
+    fleet: options.FleetOptions,
     outputs: options.ComparisonOutputs,
     traces: options.Traces = None,
     slo: options.SloOption = options.DEFAULT_SLO,
@@ -22,9 +23,12 @@ def compare(
     """Compare policies on the same traffic, in the simulator.
 
     Without a trace, a built-in workload is replayed. For every policy the table shows TTFT and end-to-end latency,
-    which requests pay for the gain, and which share of them meets the SLOs.
+    which requests pay for the gain, and which share of them meets the SLOs. With --replicas or --fleet the rows are
+    routing policies × orderings.
     """
     from headway.cli.compare_run import run_comparisons
     from headway.cli.traffic import Traffic
 
-    run_comparisons(Traffic(traces, reading, loads), replica, orderings, others, plugin, outputs, slo=slo, jobs=jobs)
+    run_comparisons(
+        Traffic(traces, reading, loads), replica, fleet, orderings, others, plugin, outputs, slo=slo, jobs=jobs
+    )

@@ -6,18 +6,21 @@ from collections.abc import Sequence
 
 from headway.bench.experiment.bundles import Bundle, named_bundles, read_bundles
 from headway.bench.experiment.comparison import SCHEMA, Comparison
+from headway.bench.experiment.fleets import Fleet
 from headway.bench.experiment.simulated_runs import Experiment
 from headway.bench.experiment.simulated_runs import compare as run_experiment
 from headway.bench.metrics.run_metrics import Slo
 from headway.bench.output_files import check_files, replacing
-from headway.bench.user_mistake import UserMistake
+from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.cli.command_options import (
     ComparedOrderings,
     ComparisonOutputs,
+    FleetOptions,
     OtherPolicies,
     PluginOptions,
     ReplicaOptions,
 )
+from headway.cli.modelled_fleet import fleet_files, modelled_fleet
 from headway.cli.modelled_replica import profile_files
 from headway.cli.printing import print_rich
 from headway.cli.progress import progress, say
@@ -38,6 +41,7 @@ DEFAULT_ORDERINGS = (
     "priced-work",
     "random",
 )
+FLEET_ORDERINGS = ("fcfs", "highest-response-ratio")
 WITH_TENANTS = ("fair-share",)  # with one tenant it is fcfs
 WITH_SHARED_PREFIXES = ("shortest-uncached-prefill-first", "longest-prefix-match")  # without these, orders above
 
@@ -45,6 +49,7 @@ WITH_SHARED_PREFIXES = ("shortest-uncached-prefill-first", "longest-prefix-match
 def run_comparisons(
     traffic: Traffic,
     replica: ReplicaOptions,
+    fleet: FleetOptions,
     orderings: ComparedOrderings,
     others: OtherPolicies,
     plugin: PluginOptions,
@@ -59,7 +64,7 @@ def run_comparisons(
         UserMistake: an option, a name or a trace is wrong; wherever possible, before anything is simulated.
     """
     bounds = Slo.parse(slo)
-    files_read = [*traffic.files(), *profile_files(replica)]
+    files_read = [*traffic.files(), *profile_files(replica), *fleet_files(fleet)]
     if orderings.bundles is not None:
         files_read.append(str(orderings.bundles))
     check_files({"--json": json_file(outputs.json), "--report": outputs.report}, files_read)
@@ -73,12 +78,16 @@ def run_comparisons(
         plugin=PluginRules(plugin.tuning.value, HarmLimits() if plugin.guard else None),
     )
     chosen = _chosen_bundles(orderings, template)
+    with as_mistakes():
+        servers = modelled_fleet(fleet, replica)
     comparisons = []
     for name in traffic.names:
         loads = traffic.loads_of(name)
-        server, trace = traffic.prepare(name, replica, bounds)
-        bundles = chosen or named_bundles(default_orderings(trace, server), template)
-        experiment = Experiment(trace, server, bundles, loads, traffic.reading.seed, bounds)
+        server, trace = traffic.prepare(
+            name, replica, bounds, None if servers is None else [*servers.replicas.values()]
+        )
+        bundles = chosen or named_bundles(default_orderings(trace, server, servers), template)
+        experiment = Experiment(trace, server, bundles, loads, traffic.reading.seed, bounds, servers)
         comparison = run_experiment(experiment, jobs=jobs, progress=progress, command=command_line())
         comparisons.append(comparison)
         if outputs.json != STDOUT:
@@ -86,8 +95,10 @@ def run_comparisons(
     _write(outputs, comparisons)
 
 
-def default_orderings(trace: Trace, server: Replica) -> list[str]:
-    """The orderings worth comparing on this traffic."""
+def default_orderings(trace: Trace, server: Replica, fleet: Fleet | None = None) -> list[str]:
+    """The orderings worth comparing on this traffic; of a fleet two, since each is run under every routing policy."""
+    if fleet is not None:
+        return list(FLEET_ORDERINGS)
     wanted = list(DEFAULT_ORDERINGS)
     if len(trace.tenants) > 1:
         wanted += WITH_TENANTS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,16 +55,22 @@ class Traffic:
         loads = parse_loads(self.loads.load, self.loads.loads)
         return WORKLOAD_LOADS if name in WORKLOADS and loads == (None,) else loads
 
-    def prepare(self, name: str, options: ReplicaOptions, slo: Slo) -> tuple[Replica, Trace]:
+    def prepare(
+        self, name: str, options: ReplicaOptions, slo: Slo, fleet: Sequence[Replica] | None = None
+    ) -> tuple[Replica, Trace]:
         """The replica and the trace as it will be replayed; every change to the trace is said on stderr.
+
+        Of a fleet it is the replica that holds the longest requests; None for the one that `options` describe.
 
         Raises:
             UserMistake: an option, a name or the trace is wrong.
         """
         loaded = read_trace(name, self.reading)
         with as_mistakes():
-            server = modelled_replica(options)
-        check_prefix_blocks(server, loaded.trace)
+            servers = [modelled_replica(options)] if fleet is None else fleet
+        for server in servers:
+            check_prefix_blocks(server, loaded.trace)
+        server = max(servers, key=lambda one: one.rules.context_tokens)
         rules = server.rules
         words = {"limit": "the replica's KV memory", "holds_more": "more --kv-tokens"}
         trace, notes = check_context(

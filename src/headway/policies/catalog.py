@@ -70,7 +70,7 @@ from headway.policies.routing.weighted_dispatch import WeightedDispatch
 Kind: TypeAlias = Literal["ordering", "admission", "preemption", "prediction", "routing"]
 ALL_KINDS: tuple[Kind, ...] = get_args(Kind)
 KINDS: tuple[Kind, ...] = ALL_KINDS[:4]
-"""The kinds that a bundle chooses; routing is asked by the gateway alone, beside its bundle."""
+"""The kinds that a bundle chooses; routing is asked by the gateway and by a simulated fleet, beside their bundles."""
 
 ORDERING: dict[str, type[OrderingPolicy]] = {
     "fcfs": Fcfs,

@@ -25,7 +25,7 @@ QUESTIONS: dict[Kind, str] = {
     "admission": "May a request join the batch now?",
     "preemption": "Which running request gives way when memory is short?",
     "prediction": "How many output tokens will a request produce?",
-    "routing": "On which replica does a request run? (in the gateway only)",
+    "routing": "On which replica does a request run? (in the gateway, and in a simulated fleet)",
 }
 
 _PLACES_FILE = "places.md"

@@ -61,7 +61,7 @@ GIVEN: Mapping[DecisionPlace, Mapping[Need, Provision]] = {
         Need.BEHIND_HEAD: _exact("asked for in every step in which the head does not fit"),
         Need.CACHED_TOKENS: _exact("looked up at arrival, and again each second of the head"),
         Need.VICTIMS: _exact("asked each time a block is lacking"),
-        Need.REPLICAS: Provision(Grade.MISSING, "one replica is simulated", "leave routing out"),
+        Need.REPLICAS: _exact("asked for each dispatch in a fleet (`--replicas`, `--fleet`)"),
         Need.TRUE_LENGTHS: _exact("from the trace, for predictors named `oracle` alone"),
     },
     DecisionPlace.GATEWAY: {

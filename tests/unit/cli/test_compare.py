@@ -302,3 +302,92 @@ def test_what_the_plugin_and_the_operator_set_is_simulated_and_named(
     plain = headway(*line)
     assert "engine" not in plain.out.split("policy")[0]
     assert "plug-in" not in plain.out
+
+
+def test_several_replicas_are_compared_by_routing_and_order(
+    headway: Headway, small_trace: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.json"
+    routings = ("--routing", "round-robin", "--routing", "cached-prefix")
+    options = ("--load", "0.9", "--requests", "150", "--seed", "0", "--json", out)
+    said = headway("compare", small_trace, "--replicas", "4", *routings, "--ordering", "fcfs", *options)
+    assert said.status == 0, said.err
+    content = json.loads(out.read_text())
+    assert [replica["id"] for replica in content["fleet"]] == [f"replica-{number}" for number in range(4)]
+    assert [(run["routing"], run["ordering"]) for run in content["runs"]] == [
+        ("round-robin", "fcfs"),
+        ("cached-prefix", "fcfs"),
+    ]
+    for run in content["runs"]:
+        assert (run["queue"], run["load"], run["completed"]) == ("gateway", 0.9, 150)
+        assert 1 <= run["load_imbalance"] <= 4
+        assert 0 <= run["prefix_hit_share"] < 1
+        assert sum(replica["completed"] for replica in run["replicas"]) == 150
+        for replica in run["replicas"]:
+            assert replica["requests"] == replica["completed"]
+            assert 0 <= replica["busy_share"] <= 1
+    assert "round-robin, fcfs" in said.out
+    assert "imbalance" in said.out
+    assert "4 equal replicas; requests wait in one queue in front of the replicas" in said.out
+
+
+def test_a_fleet_file_names_unequal_replicas(headway: Headway, small_trace: Path, tmp_path: Path) -> None:
+    fleet, out = tmp_path / "fleet.toml", tmp_path / "out.json"
+    fleet.write_text(
+        '[[replica]]\nname = "big"\ncount = 2\n[[replica]]\nname = "small"\nhardware = "l40s"\nprecision = "fp8"\n'
+    )
+    options = ("--queue", "replicas", "--signal-age", "500ms", "--ordering", "fcfs", "--json", out)
+    said = headway("compare", small_trace, "--fleet", fleet, "--requests", "60", "--load", "0.5", *options)
+    assert said.status == 0, said.err
+    content = json.loads(out.read_text())
+    assert [(replica["id"], replica["hardware"]) for replica in content["fleet"]] == [
+        ("big-0", "h100"),
+        ("big-1", "h100"),
+        ("small-0", "l40s"),
+    ]
+    assert content["signal_seconds"] == 0.5
+    (run,) = content["runs"]
+    assert (run["queue"], run["completed"], run["times_lower_bound"]) == ("replicas", 60, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--routing", "least-work"], "--routing is for several replicas: give --replicas N or --fleet FILE.toml too"),
+        (["--replicas", "0"], "--replicas: a fleet has from 1 to 1024 replicas, got 0"),
+        (["--replicas", "2", "--routing", "nearest"], "unknown routing policy 'nearest'"),
+        (["--replicas", "2", "--routing", "rr", "--routing", "round-robin"], "round-robin is there twice"),
+        (["--replicas", "2", "--signal-age", "soon"], "write it like 1s or 500ms"),
+        (["--replicas", "2", "--admission", "peak-check"], "admission is decided in the engines"),
+        (["--replicas", "2", "--model", "llama-3.1-70b"], "does not fit on"),
+    ],
+)
+def test_a_wrong_fleet_is_one_sentence(headway: Headway, small_trace: Path, options: list[str], sentence: str) -> None:
+    said = headway("compare", small_trace, *options, *(["--tp", "1"] if "--model" in options else []))
+    assert said.status == 2
+    assert sentence in " ".join(said.err.split())
+    assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "it names no replica; write a table [[replica]]"),
+        ("[[replica]]\ncount = 0\n", "replica[0]: count: a fleet has from 1 to 1024 replicas, got 0"),
+        ("[[replica]]\nhardwear = 'h100'\n", "replica[0]: unknown key hardwear"),
+        (
+            "[[replica]]\nmodel = 'llama-3.1-70b'\nhardware = 'l40s'\ntp = 1\n",
+            "replica[0]: llama-3.1-70b in bf16 does not fit",
+        ),
+        ("[[replica]]\nname = 'a b'\n", "replica[0]: name must be of letters"),
+        ("[replicas]\n", "'replicas' is no key of a fleet file"),
+    ],
+)
+def test_a_wrong_fleet_file_is_one_sentence(
+    headway: Headway, small_trace: Path, tmp_path: Path, text: str, sentence: str
+) -> None:
+    fleet = tmp_path / "fleet.toml"
+    fleet.write_text(text)
+    said = headway("compare", small_trace, "--fleet", fleet)
+    assert said.status == 2
+    assert f"--fleet {fleet}: {sentence}" in " ".join(said.err.split())

@@ -143,7 +143,8 @@ def test_a_grade_is_that_of_the_worst_need() -> None:
     assert grade("ordering", "fcfs", DecisionPlace.GATEWAY) is Grade.EXACT
     assert grade("admission", "backfill", DecisionPlace.GATEWAY) is Grade.ESTIMATED
     assert grade("preemption", "smallest-remaining-benefit", DecisionPlace.GATEWAY) is Grade.MISSING
-    assert grade("routing", "least-work", DecisionPlace.SIMULATOR) is Grade.MISSING
+    assert grade("routing", "least-work", DecisionPlace.SIMULATOR) is Grade.EXACT
+    assert grade("routing", "least-work", DecisionPlace.PLUGIN) is Grade.MISSING
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERY)

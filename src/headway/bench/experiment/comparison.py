@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 
 from headway.bench.metrics.agreement import Agreement
-from headway.bench.metrics.curves import Curves
+from headway.bench.metrics.curves import Curves, Timeline
 from headway.bench.metrics.prediction_quality import PredictionCalibration
 from headway.bench.metrics.run_metrics import RunMetrics, Slo, Summary
 from headway.simulator.trace import Tokens, Trace
@@ -39,6 +39,10 @@ class Run:
         prediction_calibration: how well the predictor's estimates were calibrated; None if no request completed.
         recorded: how far this run is from the measured times of the trace, where it has some and the run repeats
             what was recorded: first come first served at the recorded arrivals. Else None.
+        routing: the routing policy, of a fleet; else None.
+        queue: where requests waited, "gateway" or "replicas", of a fleet; else None.
+        replicas: of a fleet, each replica's `id`, `requests`, `completed`, `busy_share` and more; else empty.
+        replica_curves: of a fleet, what to draw of each replica, by id; not in the JSON.
     """
 
     policy: str
@@ -50,11 +54,24 @@ class Run:
     wall_seconds: float
     prediction_calibration: PredictionCalibration | None = None
     recorded: Agreement | None = None
+    routing: str | None = None
+    queue: str | None = None
+    replicas: Sequence[Mapping[str, Json]] = ()
+    replica_curves: Mapping[str, Timeline] = field(default_factory=dict)
+
+    @property
+    def ordering(self) -> str | None:
+        """Name of the ordering policy; None for a live run."""
+        chosen = self.bundle.get("ordering")
+        return str(chosen["name"]) if isinstance(chosen, Mapping) else None
 
     def to_json(self) -> dict[str, object]:
         """One entry of `runs`."""
         head: dict[str, object] = {
             "policy": self.policy,
+            "ordering": self.ordering,
+            "routing": self.routing,
+            "queue": self.queue,
             "bundle": self.bundle,
             "load": self.load,
             "seed": self.seed,
@@ -63,6 +80,7 @@ class Run:
         tail = {
             "prediction_calibration": calibration,
             "recorded": None if self.recorded is None else self.recorded.to_json(),
+            "replicas": [dict(replica) for replica in self.replicas],
             "wall_seconds": self.wall_seconds,
         }
         return head | self.metrics.to_json() | tail
@@ -74,13 +92,15 @@ class Comparison:
 
     Attributes:
         trace: from `trace_facts`.
-        replica: from `replica_facts`.
+        replica: from `replica_facts`; of a fleet, its largest one.
         slo: bounds of goodput.
         saturation: how the load's unit was measured, `requests_per_second` and whatever else is known of it; None
             when arrivals were not scaled.
         runs: in the order they are to be shown.
         command: the command line that repeats it.
         version: of headway.
+        fleet: of a fleet, each replica's `id` and facts, in order; else empty.
+        signal_seconds: of a fleet, how often replicas report the figures that routing reads; 0 for exact ones.
     """
 
     trace: Mapping[str, Json]
@@ -90,6 +110,8 @@ class Comparison:
     runs: tuple[Run, ...]
     command: str
     version: str
+    fleet: Sequence[Mapping[str, Json]] = ()
+    signal_seconds: float = 0.0
 
     def loads(self) -> tuple[float | None, ...]:
         """Each load once, in the order of the runs."""
@@ -117,6 +139,8 @@ class Comparison:
             "command": self.command,
             "trace": self.trace,
             "replica": self.replica,
+            "fleet": [dict(replica) for replica in self.fleet],
+            "signal_seconds": self.signal_seconds,
             "slo": self.slo.to_json(),
             "saturation": self.saturation,
             "runs": [run.to_json() for run in self.runs],

@@ -51,6 +51,8 @@ class Saturation:
         quarters: the rate of each quarter of an open trace, measured as if it were all. None where not asked for,
             for sessions, for fewer than 100 requests, and where none of a quarter completes.
         busy_share: share of the time counted in which the replica runs a request.
+        requests_under_way: in a closed loop, as many as come while sessions start for `SPANS` times as long as one
+            lasts; copies are made until there are so many. 0 in an open loop.
     """
 
     requests_per_second: float
@@ -59,6 +61,7 @@ class Saturation:
     copies: int = 1
     quarters: tuple[float, ...] | None = None
     busy_share: float = 1.0
+    requests_under_way: float = 0.0
 
     def at_load(self, trace: Trace, load: float) -> Trace:
         """The traffic that offers this share of saturation.
@@ -69,8 +72,10 @@ class Saturation:
         return at_rate(repeated(trace, self.copies), load * self.requests_per_second)
 
     def to_json(self) -> dict[str, float | str | bool | list[float] | None]:
-        """The fields by name."""
-        return asdict(self) | {"quarters": None if self.quarters is None else list(self.quarters)}
+        """The fields by name, those that only the measurement needs left out."""
+        fields = asdict(self) | {"quarters": None if self.quarters is None else list(self.quarters)}
+        del fields["requests_under_way"]
+        return fields
 
 
 def measure_saturation(
@@ -198,7 +203,8 @@ def _of_sessions(trace: Trace, simulate_fcfs: Callable[[Trace], DayOutcome]) -> 
     rate = completed_rate(_simulated(_all_at_once(trace), simulate_fcfs))
     lasts = session_seconds(trace, _simulated(at_rate(trace, _LIGHT * rate), simulate_fcfs))
     while True:
-        copies = max(1, math.ceil(SPANS * lasts * rate / len(trace)))
+        under_way = SPANS * lasts * rate
+        copies = max(1, math.ceil(under_way / len(trace)))
         if copies > 1 and copies * len(trace) > MOST_REQUESTS:
             raise UserMistake(
                 f"{trace.name}: its sessions are too few to fill the replica, so no load can be measured "
@@ -212,7 +218,14 @@ def _of_sessions(trace: Trace, simulate_fcfs: Callable[[Trace], DayOutcome]) -> 
     # Sessions that start more densely push each other's prefixes out of the cache: the best rate may be at fewer.
     outcomes = [dense, _simulated(at_rate(whole, _LESS_DENSE * rate), simulate_fcfs)]
     best = max(outcomes, key=completed_rate)
-    return Saturation(completed_rate(best), CLOSED_LOOP, True, copies, busy_share=busy_share(best))
+    return Saturation(
+        completed_rate(best),
+        CLOSED_LOOP,
+        True,
+        copies,
+        busy_share=busy_share(best),
+        requests_under_way=under_way,
+    )
 
 
 def session_seconds(trace: Trace, outcome: DayOutcome) -> float:

@@ -1,27 +1,36 @@
-"""Simulates one trace on one replica under several bundles of policies at several loads, each run once."""
+"""Simulates one trace on a replica, or on a fleet, under several policies at several loads, each run once."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from headway import __version__
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.comparison import Comparison, Json, Run, replica_facts, trace_facts
+from headway.bench.experiment.fleets import (
+    Fleet,
+    check_bundle,
+    load_imbalance,
+    replica_figures,
+    simulate_routing,
+    summed_saturation,
+)
 from headway.bench.experiment.parallel import RunFailed, spread
 from headway.bench.experiment.saturation import Saturation, is_closed_loop, measure_saturation, offered_rate
 from headway.bench.experiment.unloaded import unloaded_seconds
 from headway.bench.metrics.agreement import Agreement, agreement, in_both, times_of
-from headway.bench.metrics.curves import curves
+from headway.bench.metrics.curves import Curves, curves, timeline
 from headway.bench.metrics.prediction_quality import CalibrationListener
 from headway.bench.metrics.recording import of_trace
-from headway.bench.metrics.run_metrics import Slo, summarise
+from headway.bench.metrics.run_metrics import RunMetrics, Slo, summarise
 from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.bounds.lower_bounds import lower_bounds
 from headway.domain.event import Listener
 from headway.simulator.arrivals import check_clock
+from headway.simulator.fleet_outcome import FleetOutcome, fullest
 from headway.simulator.outcome import DayOutcome
 from headway.simulator.replica import Replica
 from headway.simulator.skipping import simulate
@@ -37,11 +46,12 @@ class Experiment:
 
     Attributes:
         trace: the traffic, arrivals as recorded.
-        replica: what serves it.
+        replica: what serves it; of a fleet, its largest replica.
         bundles: the policies, with different labels.
         loads: shares of saturation to scale arrivals to; None replays the trace's own times.
         seed: of everything random in policies.
         slo: what counts for goodput.
+        fleet: the replicas and the routing policies to compare; None for the one replica.
     """
 
     trace: Trace
@@ -50,6 +60,7 @@ class Experiment:
     loads: Sequence[float | None] = (None,)
     seed: int = 0
     slo: Slo = field(default_factory=Slo)
+    fleet: Fleet | None = None
 
     def __post_init__(self) -> None:
         if len(self.trace) == 0:
@@ -58,6 +69,14 @@ class Experiment:
         twice = next((label for label in labels if labels.count(label) > 1), None)
         if twice is not None:
             raise UserMistake(f"{twice} is named twice; name each policy once")
+        if self.fleet is not None:
+            for bundle in self.bundles:
+                check_bundle(bundle, self.fleet.queue)
+
+    @property
+    def routings(self) -> Sequence[str | None]:
+        """The routing policies to compare; None for one replica."""
+        return (None,) if self.fleet is None else self.fleet.routings
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +86,8 @@ class _Cell:
     load: float | None
     trace: Trace
     bundle: Bundle
+    routing: str | None
+    label: str
 
 
 def compare(
@@ -86,9 +107,14 @@ def compare(
     with as_mistakes():
         for replayed in traffic.values():
             check_clock(replayed)
-    cells = [_Cell(load, traffic[load], bundle) for load in experiment.loads for bundle in experiment.bundles]
+    cells = [
+        _Cell(load, traffic[load], bundle, routing, _label(experiment, routing, bundle))
+        for load in experiment.loads
+        for routing in experiment.routings
+        for bundle in experiment.bundles
+    ]
     with report("bounding", len(traffic)) as on_done:
-        by_load = spread(_bound_by(experiment.replica), [*traffic.values()], jobs=jobs, on_done=on_done)
+        by_load = spread(_bound_by(experiment), [*traffic.values()], jobs=jobs, on_done=on_done)
         bounds = dict(zip(traffic, by_load, strict=True))
     with report("simulating", len(cells)) as on_done:
         runs = spread(lambda cell: _run(experiment, cell, bounds[cell.load]), cells, jobs=jobs, on_done=on_done)
@@ -100,7 +126,14 @@ def compare(
         runs=tuple(runs),
         command=command,
         version=__version__,
+        fleet=() if experiment.fleet is None else _fleet_facts(experiment.fleet),
+        signal_seconds=0.0 if experiment.fleet is None else experiment.fleet.signal_seconds,
     )
+
+
+def _label(experiment: Experiment, routing: str | None, bundle: Bundle) -> str:
+    """Label of a row: the bundle's, the routing in front of it where several are compared."""
+    return bundle.label if routing is None or len(experiment.routings) == 1 else f"{routing}, {bundle.label}"
 
 
 def simulate_bundle(
@@ -116,13 +149,18 @@ def _saturation(experiment: Experiment, jobs: int | None, report: Progress) -> S
     if all(load is None for load in experiment.loads):
         return None
 
-    def fcfs(trace: Trace) -> DayOutcome:
-        return simulate_bundle(trace, experiment.replica, Bundle("fcfs"), experiment.seed)
+    fleet = experiment.fleet
+    kinds = [(experiment.replica, 1)] if fleet is None else fleet.kinds()
+    measured = []
+    with report("measuring saturation", len(kinds)) as on_done:
+        for replica, count in kinds:
 
-    with report("measuring saturation", 1) as on_done:
-        measured = measure_saturation(experiment.trace, fcfs, quarters=True)
-        on_done()
-    return measured
+            def fcfs(trace: Trace, replica: Replica = replica) -> DayOutcome:
+                return simulate_bundle(trace, replica, Bundle("fcfs"), experiment.seed)
+
+            measured.append((measure_saturation(experiment.trace, fcfs, quarters=True), count))
+            on_done()
+    return measured[0][0] if fleet is None else summed_saturation(measured, len(experiment.trace))
 
 
 def _at_load(trace: Trace, load: float | None, saturation: Saturation | None) -> Trace:
@@ -131,31 +169,36 @@ def _at_load(trace: Trace, load: float | None, saturation: Saturation | None) ->
     return saturation.at_load(trace, load)
 
 
-def _bound_by(replica: Replica) -> Callable[[Trace], float | None]:
-    """A function that bounds a trace's mean end-to-end seconds on this replica from below."""
-    return lambda trace: lower_bounds(trace, replica.rules, replica.step_time).mean_e2e_seconds
+def _bound_by(experiment: Experiment) -> Callable[[Trace], float | None]:
+    """A function that bounds a trace's mean end-to-end seconds from below.
+
+    Of a fleet only what each request takes alone is known, and that only if its replicas are equal.
+    """
+    rules, step_time = experiment.replica.rules, experiment.replica.step_time
+    if experiment.fleet is None:
+        return lambda trace: lower_bounds(trace, rules, step_time).mean_e2e_seconds
+    if len(experiment.fleet.kinds()) > 1:
+        return lambda trace: None
+    return lambda trace: next(
+        (part.mean_e2e_seconds for part in lower_bounds(trace, rules, step_time).parts if part.name == "alone"), None
+    )
 
 
 def _run(experiment: Experiment, cell: _Cell, bound: float | None) -> Run:
-    rules = experiment.replica.rules
-    alone = unloaded_seconds(cell.trace, rules, experiment.replica.step_time)
     began = time.perf_counter()
     calibration = CalibrationListener(len(cell.trace))
     try:
-        outcome = simulate_bundle(cell.trace, experiment.replica, cell.bundle, experiment.seed, listeners=[calibration])
+        outcome, fleet_outcome = _lived(experiment, cell, calibration)
         wall_seconds = time.perf_counter() - began
-        metrics = summarise(
-            cell.trace, outcome, experiment.slo, alone, kv_blocks=rules.kv_blocks, lower_bound_seconds=bound
-        )
-        drawn = curves(cell.trace, outcome, kv_blocks=rules.kv_blocks)
+        metrics, drawn = _figures(experiment, cell, outcome, fleet_outcome, bound)
     except Exception as failure:
         at = "" if cell.load is None else f" at load {cell.load:g}"
         blamed = cell.bundle.blamed(failure)
         if blamed is not None:
-            raise UserMistake(f"{cell.bundle.label}{at}: {blamed}") from failure
-        raise RunFailed(f"{cell.bundle.label}{at} failed: {failure or type(failure).__name__}") from failure
-    return Run(
-        policy=cell.bundle.label,
+            raise UserMistake(f"{cell.label}{at}: {blamed}") from failure
+        raise RunFailed(f"{cell.label}{at} failed: {failure or type(failure).__name__}") from failure
+    run = Run(
+        policy=cell.label,
         bundle=cell.bundle.to_json(),
         load=cell.load,
         seed=experiment.seed,
@@ -163,8 +206,55 @@ def _run(experiment: Experiment, cell: _Cell, bound: float | None) -> Run:
         curves=drawn,
         wall_seconds=wall_seconds,
         prediction_calibration=calibration.result(),
-        recorded=_against_recording(cell, outcome),
+        recorded=None if experiment.fleet is not None else _against_recording(cell, outcome),
     )
+    if experiment.fleet is None or fleet_outcome is None:
+        return run
+    return replace(
+        run,
+        routing=cell.routing,
+        queue=experiment.fleet.queue,
+        replicas=replica_figures(fleet_outcome),
+        replica_curves={one.id: timeline(one.load, outcome.makespan_ps) for one in fleet_outcome.replicas},
+    )
+
+
+def _lived(
+    experiment: Experiment, cell: _Cell, calibration: CalibrationListener
+) -> tuple[DayOutcome, FleetOutcome | None]:
+    """The day of a cell: its requests', and where there is a fleet its replicas'."""
+    if experiment.fleet is None or cell.routing is None:
+        listeners = [calibration]
+        return simulate_bundle(cell.trace, experiment.replica, cell.bundle, experiment.seed, listeners=listeners), None
+    outcome = simulate_routing(
+        cell.trace, experiment.fleet, cell.routing, cell.bundle, experiment.seed, listeners=[calibration]
+    )
+    return outcome.day, outcome
+
+
+def _figures(
+    experiment: Experiment, cell: _Cell, outcome: DayOutcome, of_fleet: FleetOutcome | None, bound: float | None
+) -> tuple[RunMetrics, Curves]:
+    trace, fleet = cell.trace, experiment.fleet
+    if fleet is None or of_fleet is None:
+        rules = experiment.replica.rules
+        alone = unloaded_seconds(trace, rules, experiment.replica.step_time)
+        metrics = summarise(trace, outcome, experiment.slo, alone, kv_blocks=rules.kv_blocks, lower_bound_seconds=bound)
+        return metrics, curves(trace, outcome, kv_blocks=rules.kv_blocks)
+    metrics = summarise(
+        trace,
+        outcome,
+        experiment.slo,
+        fleet.unloaded_seconds(trace),
+        kv_blocks=fullest(of_fleet.replicas).kv_blocks,
+        lower_bound_seconds=bound,
+        load_imbalance=load_imbalance(of_fleet),
+    )
+    return metrics, curves(trace, outcome, kv_blocks=fleet.kv_blocks)
+
+
+def _fleet_facts(fleet: Fleet) -> tuple[Mapping[str, Json], ...]:
+    return tuple({"id": name, **facts_of_replica(one)} for name, one in fleet.replicas.items())
 
 
 def _against_recording(cell: _Cell, outcome: DayOutcome) -> Agreement | None:

@@ -56,7 +56,7 @@ def measure(run: LiveRun, *, on_end: Callable[[], None] = lambda: None, command:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         endpoint, trace, outcome = runner.run(_send(run, on_end))
     metrics = summarise(trace, outcome, run.slo, None, kv_blocks=1)
-    metrics = replace(metrics, preemptions=None, recomputed_tokens=None, kv_peak_share=None)
+    metrics = replace(metrics, preemptions=None, recomputed_tokens=None, kv_peak_share=None, prefix_hit_share=None)
     row = Run(
         policy=run.label,
         bundle={},

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headway.bench.metrics.run_metrics import Mask, length_classes
-from headway.simulator.outcome import NEVER, DayOutcome
+from headway.simulator.outcome import NEVER, DayOutcome, LoadPoints
 from headway.simulator.step_time import PS_PER_SECOND
 from headway.simulator.trace import Trace
 
@@ -48,6 +48,27 @@ class Curves:
     kv_share: Points
 
 
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Load of one replica of a fleet over the day, as in `Curves`."""
+
+    seconds: Points
+    waiting: Points
+    running: Points
+
+
+def timeline(load: LoadPoints, makespan_ps: int) -> Timeline:
+    """Thin one replica's day to at most `TIMELINE_POINTS` points, as many seconds as the fleet's day has."""
+    if not load.at_ps or makespan_ps <= 0:
+        return Timeline((), (), ())
+    edges = np.linspace(0, makespan_ps, TIMELINE_POINTS + 1)
+    return Timeline(
+        seconds=tuple(((edges[1:] + edges[:-1]) / 2 / PS_PER_SECOND).tolist()),
+        waiting=_span_means(load.at_ps, makespan_ps, load.waiting, edges),
+        running=_span_means(load.at_ps, makespan_ps, load.running, edges),
+    )
+
+
 def curves(trace: Trace, outcome: DayOutcome, *, kv_blocks: int) -> Curves:
     """Thin one day to at most `CDF_POINTS` points a length class and `TIMELINE_POINTS` points a timeline."""
     shorter, longest = length_classes(trace)
@@ -63,9 +84,11 @@ def curves(trace: Trace, outcome: DayOutcome, *, kv_blocks: int) -> Curves:
     return Curves(
         ttft=tuple(_cdf(name, prompts, mask, outcome) for name, prompts, mask in classes),
         seconds=tuple(((edges[1:] + edges[:-1]) / 2 / PS_PER_SECOND).tolist()) if drawn else (),
-        waiting=_span_means(outcome, outcome.curve_waiting, edges) if drawn else (),
-        running=_span_means(outcome, outcome.curve_running, edges) if drawn else (),
-        kv_share=_span_means(outcome, outcome.curve_blocks, edges, kv_blocks) if drawn else (),
+        waiting=_span_means(outcome.curve_ps, outcome.makespan_ps, outcome.curve_waiting, edges) if drawn else (),
+        running=_span_means(outcome.curve_ps, outcome.makespan_ps, outcome.curve_running, edges) if drawn else (),
+        kv_share=_span_means(outcome.curve_ps, outcome.makespan_ps, outcome.curve_blocks, edges, kv_blocks)
+        if drawn
+        else (),
     )
 
 
@@ -78,9 +101,11 @@ def _cdf(name: str, prompts: str, mask: Mask, outcome: DayOutcome) -> Cdf:
     return Cdf(name, prompts, offered, tuple(waits[ranks].tolist()), tuple(shares.tolist()))
 
 
-def _span_means(outcome: DayOutcome, values: list[int], edges: npt.NDArray[np.float64], divisor: int = 1) -> Points:
+def _span_means(
+    at_ps: list[int], makespan_ps: int, values: list[int], edges: npt.NDArray[np.float64], divisor: int = 1
+) -> Points:
     """Mean over each span of a quantity that is 0 before the first sample and keeps each value until the next."""
-    times = np.array([0, *outcome.curve_ps, max(outcome.makespan_ps, outcome.curve_ps[-1])], np.float64)
+    times = np.array([0, *at_ps, max(makespan_ps, at_ps[-1])], np.float64)
     held = np.array([0, *values], np.float64)
     area = np.concatenate([[0.0], np.cumsum(held * np.diff(times))])
     means = np.diff(np.interp(edges, times, area)) / np.diff(edges) / divisor

@@ -97,7 +97,8 @@ class RunMetrics:
     """Numbers of one run. Field names are the keys of the JSON; `DEFINITIONS` says what each means.
 
     `slowdown` is empty, and `jain_index` None (with several tenants), where the times alone were not given;
-    `times_lower_bound` is None without a bound. Of live runs, what the engine alone knows is None (preemptions, KV).
+    `times_lower_bound` is None without a bound. Of live runs, what the engine alone knows is None (preemptions, KV,
+    prefix hits). `load_imbalance` is None where there is one replica.
     """
 
     requests: int
@@ -121,6 +122,8 @@ class RunMetrics:
     jain_index: float | None
     makespan_seconds: float
     times_lower_bound: float | None
+    prefix_hit_share: float | None = None
+    load_imbalance: float | None = None
 
     def to_json(self) -> dict[str, object]:
         """The contract's keys, in the order of the fields."""
@@ -155,6 +158,10 @@ DEFINITIONS: Mapping[str, str] = {
     "makespan_seconds": "from the trace's start to the last event",
     "times_lower_bound": "mean end-to-end seconds divided by a lower bound on them that holds for every policy on this "
     "trace and replica (docs/bounds.md); no policy is below 1, and the best possible may be well above it",
+    "prefix_hit_share": "prompt tokens that the prefix cache held when their request was first admitted, as a share of "
+    "all prompt tokens admitted",
+    "load_imbalance": "most tokens that one replica computed, of prompts and of outputs, divided by the mean over the "
+    "replicas; 1 is even",
 }
 """What each number means, in the order of `RunMetrics`."""
 
@@ -167,6 +174,7 @@ def summarise(
     *,
     kv_blocks: int,
     lower_bound_seconds: float | None = None,
+    load_imbalance: float | None = None,
 ) -> RunMetrics:
     """Numbers of one simulated day.
 
@@ -175,9 +183,10 @@ def summarise(
         outcome: the result of each request, row by row.
         slo: bounds for goodput; without any, goodput is the share completed.
         unloaded_seconds: per row, end-to-end seconds of the request alone on an idle replica, > 0; None if unknown.
-        kv_blocks: usable KV blocks of the replica (of all replicas together).
+        kv_blocks: usable KV blocks of the replica; of a fleet, of the one that `kv_blocks_peak` is told of.
         lower_bound_seconds: a bound that no policy's mean end-to-end seconds are below, over the completed requests;
             None if unknown.
+        load_imbalance: of a fleet, see `DEFINITIONS`.
 
     Raises:
         ValueError: the columns do not fit together.
@@ -213,6 +222,8 @@ def summarise(
         jain_index=_jain_over_tenants(trace, speed),
         makespan_seconds=seconds,
         times_lower_bound=float(e2e[completed].mean()) / lower_bound_seconds if lower_bound_seconds else None,
+        prefix_hit_share=_hit_share(trace, outcome),
+        load_imbalance=load_imbalance,
     )
 
 
@@ -288,6 +299,12 @@ def _jain_over_tenants(trace: Trace, speed: Floats | None) -> float | None:
     if speed is None or trace.tenant is None:
         return None
     return jain(np.array([speed[trace.tenant == tenant].mean() for tenant in present]))
+
+
+def _hit_share(trace: Trace, outcome: DayOutcome) -> float | None:
+    """None if nothing was admitted."""
+    tokens = int(trace.prompt_tokens[outcome.admitted_ps != NEVER].sum())
+    return int(outcome.cached_tokens.sum()) / tokens if tokens else None
 
 
 def _share(mask: Mask) -> float:

@@ -100,6 +100,12 @@ COLUMNS: tuple[Column, ...] = (
     Column("jain_index", "Jain index", "", "index", "high", False, lambda m: m.jain_index),
 )
 
+OF_FLEETS: tuple[Column, ...] = (
+    Column("prefix_hit_share", "prefix hits", "", "share", "high", False, lambda m: m.prefix_hit_share),
+    Column("load_imbalance", "imbalance", "", "index", "low", False, lambda m: m.load_imbalance),
+)
+"""Shown behind the others where several replicas share the load."""
+
 COMPLETED = Column("completed", "completed", "", "count", None, False, lambda m: float(m.completed))
 """Shown in front of the others if one run did not complete everything."""
 
@@ -126,6 +132,8 @@ def cell_columns(comparison: Comparison) -> tuple[CellColumn, ...]:
     """Every column of the comparison; `completed` leads when not all runs completed everything."""
     everything = all(run.metrics.completed == run.metrics.requests for run in comparison.runs)
     shown = COLUMNS if everything else (COMPLETED, *COLUMNS)
+    if comparison.fleet:
+        shown = (*shown, *OF_FLEETS)
     return tuple(_write(comparison, column) for column in shown)
 
 

@@ -5,6 +5,7 @@ The text depends on the comparison and the width alone: `wall_seconds` is not sh
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 
@@ -65,9 +66,9 @@ def facts(comparison: Comparison) -> RenderableType:
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     grid.add_row("trace", Text(f"{trace.get('name')}: {_number(trace.get('requests'))} requests"))
-    accelerators = f"{_accelerators(replica.get('tensor_parallel'))}{replica.get('hardware')}"
-    memory = f", {_number(replica.get('kv_tokens'))} KV tokens" if "kv_tokens" in replica else ""
-    grid.add_row("replica", Text(f"{replica.get('model')} on {accelerators}{memory}"))
+    grid.add_row("replica", Text(_described(replica)))
+    if comparison.fleet:
+        grid.add_row("fleet", Text(describe_fleet(comparison)))
     profile = replica.get("profile")
     if isinstance(profile, Mapping):
         grid.add_row("step times", Text(f"{profile.get('source')}; error: {profile.get('error')}"))
@@ -77,6 +78,16 @@ def facts(comparison: Comparison) -> RenderableType:
     if comparison.saturation is not None:
         grid.add_row("load 1", Text(describe_saturation(comparison)))
     return grid
+
+
+def describe_fleet(comparison: Comparison) -> str:
+    """How many replicas of which kind there are, where requests wait, and how old the figures are."""
+    kinds = Counter([_described(replica) for replica in comparison.fleet])
+    several = "; ".join(f"{count} × {kind}" for kind, count in kinds.items())
+    replicas = f"{len(comparison.fleet)} equal replicas" if len(kinds) == 1 else several
+    queues = {run.queue for run in comparison.runs}
+    waits = "in one queue in front of the replicas" if queues == {"gateway"} else "at the replica each is sent to"
+    return f"{replicas}; requests wait {waits}; routing reads {_signals(comparison.signal_seconds)}"
 
 
 def describe_saturation(comparison: Comparison) -> str:
@@ -90,7 +101,8 @@ def describe_saturation(comparison: Comparison) -> str:
         text += f" ({significant(min(rates))} to {significant(max(rates))} over the quarters of these requests)"
     if saturation.get("closed_loop") and isinstance(busy, int | float):
         text += f" (sessions in {copies} copies, replica busy {100 * busy:.0f} % of the time)"
-    return f"{text}, measured on this replica{f': {definition}' if definition else ''}"
+    where = "the fleet" if comparison.fleet else "this replica"
+    return f"{text}, measured on {where}{f': {definition}' if definition else ''}"
 
 
 def describe_rules(comparison: Comparison) -> str:
@@ -259,6 +271,17 @@ def _blocks(comparison: Comparison, columns: Sequence[CellColumn]) -> Iterator[R
 
 def _run_name(run: Run) -> str:
     return run.policy if run.load is None else f"{run.policy} at load {run.load:g}"
+
+
+def _described(replica: Mapping[str, Json]) -> str:
+    """A replica in a line."""
+    accelerators = f"{_accelerators(replica.get('tensor_parallel'))}{replica.get('hardware')}"
+    memory = f", {_number(replica.get('kv_tokens'))} KV tokens" if "kv_tokens" in replica else ""
+    return f"{replica.get('model')} on {accelerators}{memory}"
+
+
+def _signals(seconds: float) -> str:
+    return "exact figures" if not seconds else f"what replicas report every {significant(seconds)} s"
 
 
 def _accelerators(count: Json) -> str:

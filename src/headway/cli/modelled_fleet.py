@@ -1,0 +1,139 @@
+"""The simulated fleet that the command line describes: equal replicas by their number, or a file of unequal ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from headway.bench.experiment.fleets import DEFAULT_ROUTING, Fleet, equal_replicas, named_routings
+from headway.bench.user_mistake import UserMistake, as_mistakes
+from headway.cli.command_options import FleetOptions, Precision, ReplicaOptions
+from headway.cli.modelled_replica import modelled_replica
+from headway.config.toml_file import read_toml
+from headway.config.typed_values import read_table
+from headway.simulator.replica import Replica
+
+REPLICAS_MAX = 1_024
+
+EXAMPLE = """\
+[[replica]]
+name = "big"                       # replicas are then big-0, big-1, …
+count = 4
+hardware = "h100"                  # these four as on the command line, which says what a table leaves out
+model = "llama-3.1-8b"
+precision = "bf16"
+tp = 1
+
+[[replica]]
+name = "small"
+count = 2
+hardware = "l40s"
+precision = "fp8"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _FleetTable:
+    """One table [[replica]] of a fleet file: so many equal replicas."""
+
+    name: str = "replica"
+    count: int = 1
+    hardware: str | None = None
+    model: str | None = None
+    precision: Literal["bf16", "fp8"] | None = None
+    tp: int | None = None
+
+
+def modelled_fleet(options: FleetOptions, replica: ReplicaOptions) -> Fleet | None:
+    """The fleet, or None where the command line names one replica.
+
+    Raises:
+        UserMistake: options contradict each other, or the file is wrong.
+        ValueError: a profile is unknown or broken, a limit is wrong, or a model does not fit its GPU.
+    """
+    if options.replicas is None and options.fleet is None:
+        given = {
+            "--routing": options.routing,
+            "--queue": options.queue,
+            "--signal-age": options.signal_age,
+        }
+        useless = next((name for name, value in given.items() if value is not None), None)
+        if useless is not None:
+            raise UserMistake(f"{useless} is for several replicas: give --replicas N or --fleet FILE.toml too")
+        return None
+    if options.replicas is not None and options.fleet is not None:
+        raise UserMistake("give --replicas or --fleet, not both: the file says how many replicas there are")
+    if options.fleet is not None:
+        replicas = _read_fleet(options.fleet, replica)
+    else:
+        replicas = equal_replicas(modelled_replica(replica), _checked_count(options.replicas or 0, "--replicas"))
+    return Fleet(
+        replicas,
+        routings=named_routings(options.routing or [DEFAULT_ROUTING]),
+        queue="gateway" if options.queue is None else options.queue.value,
+        signal_seconds=0.0 if options.signal_age is None else _seconds(options.signal_age),
+    )
+
+
+def _read_fleet(path: Path, base: ReplicaOptions) -> dict[str, Replica]:
+    label = f"--fleet {path}"
+    if base.calibration is not None:
+        raise UserMistake("give --fleet or --calibration, not both: a fleet file names hardware and models")
+    with as_mistakes():
+        content = read_toml(path, label)
+    tables = content.pop("replica", None)
+    if content:
+        raise UserMistake(f"{label}: {next(iter(content))!r} is no key of a fleet file; write tables [[replica]]")
+    if not isinstance(tables, list) or not tables:
+        raise UserMistake(f"{label}: it names no replica; write a table [[replica]]")
+    replicas: dict[str, Replica] = {}
+    for number, table in enumerate(tables):
+        where = f"{label}: replica[{number}]"
+        if not isinstance(table, dict):
+            raise UserMistake(f"{where} must be a table; write [[replica]]")
+        try:
+            _add(read_table(_FleetTable, table), base, replicas)
+        except ValueError as mistake:
+            raise UserMistake(f"{where}: {mistake}") from None
+    _checked_count(len(replicas), label)
+    return replicas
+
+
+def _add(table: _FleetTable, base: ReplicaOptions, replicas: dict[str, Replica]) -> None:
+    """Add the replicas of one table. Raises ValueError with one sentence."""
+    _checked_count(table.count, "count")
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", table.name) is None:
+        raise ValueError(f"name must be of letters, digits, dots and dashes, got {table.name!r}")
+    one = modelled_replica(
+        replace(
+            base,
+            hardware=table.hardware or base.hardware,
+            model=table.model or base.model,
+            precision=base.precision if table.precision is None else Precision(table.precision),
+            tp=base.tp if table.tp is None else table.tp,
+        )
+    )
+    first = sum(name.rpartition("-")[0] == table.name for name in replicas)
+    replicas |= {f"{table.name}-{first + number}": one for number in range(table.count)}
+
+
+def _checked_count(count: int, where: str) -> int:
+    if not 1 <= count <= REPLICAS_MAX:
+        raise UserMistake(f"{where}: a fleet has from 1 to {REPLICAS_MAX} replicas, got {count}")
+    return count
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(ms|s)\s*", text)
+    seconds = float(match[1]) / (1000 if match[2] == "ms" else 1) if match else -1.0
+    if not (seconds == 0 or 0.001 <= seconds <= 3600):
+        raise UserMistake(f"--signal-age: {text!r} is no age from 1ms to 3600s; write it like 1s or 500ms, 0s for none")
+    return seconds
+
+
+def fleet_files(options: FleetOptions) -> Sequence[str]:
+    """The fleet file, where one is named."""
+    return [] if options.fleet is None else [str(options.fleet)]
