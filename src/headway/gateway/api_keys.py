@@ -11,7 +11,7 @@ from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b, sha256
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from headway.gateway.settings import (
     KEY_CHARACTERS_MIN,
@@ -22,6 +22,7 @@ from headway.gateway.settings import (
     listed,
 )
 from headway.gateway.signed_tokens import KeyFault, SignedTokens
+from headway.gateway.wire.messages import HttpRequest
 
 T = TypeVar("T")
 
@@ -79,6 +80,15 @@ class ApiKeys:
                 if twin is not tenant:
                     raise ValueError(f"tenants {twin.name!r} and {tenant.name!r} have the same key; give each its own")
 
+    def holder_of(self, request: HttpRequest) -> TenantSettings | KeyFault:
+        """The tenant of a request, as `who`: looked up once, and again where a reload brought other keys meanwhile."""
+        known = request.holder
+        if isinstance(known, _KnownHolder) and known.keys is self:
+            return known.tenant
+        tenant = self.who(request.named, request.certificate_names)
+        request.holder = _KnownHolder(self, tenant)
+        return tenant
+
     def who(self, headers: Mapping[bytes, bytes], certificate_names: Sequence[str] = ()) -> TenantSettings | KeyFault:
         """The tenant of a request's headers, or why there is none.
 
@@ -104,6 +114,13 @@ class ApiKeys:
         if isinstance(value, KeyFault):
             return value
         return self._by_claim.get(value) or _NO_TENANT
+
+
+class _KnownHolder(NamedTuple):
+    """Whose a request's key is, by these keys."""
+
+    keys: ApiKeys
+    tenant: TenantSettings | KeyFault
 
 
 def _owners(settings: Sequence[TenantSettings], key: str) -> dict[str, TenantSettings]:

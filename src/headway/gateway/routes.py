@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 from urllib.parse import unquote, unquote_to_bytes
 
 import msgspec
@@ -54,13 +54,6 @@ from headway.gateway.wire.stepped_answer import SteppedAnswer, StepsInTurn
 _COMPRESSED = "the body is compressed (content-encoding: {}), so its model cannot be read; send it as it is"
 _ONE_MODEL = "/v1/models/"
 _REQUESTS_SHOWN = 50
-
-
-class _Holder(NamedTuple):
-    """Whose key a request has, by these keys."""
-
-    keys: ApiKeys
-    tenant: TenantSettings | KeyFault
 
 
 class PublicRoutes:
@@ -139,7 +132,7 @@ class PublicRoutes:
     def _refusal_of_head(self, request: HttpRequest, page: CrossOrigin) -> Response | None:
         if request.method == b"OPTIONS" and is_preflight(request):
             return None if page.may_read else foreign_page()
-        tenant = self._tenant_of(request)
+        tenant = self.tenants.holder_of(request)
         if isinstance(tenant, KeyFault):
             return no_key(tenant)
         request.owner = tenant.name
@@ -207,19 +200,10 @@ class PublicRoutes:
             return error_response(404, message, Reason.UNKNOWN_MODEL)
         return Response(200, msgspec.json.encode(entry))
 
-    def _tenant_of(self, request: HttpRequest) -> TenantSettings | KeyFault:
-        """Whose key it has: looked up once, and once more where a reload changed the keys before its body came."""
-        holder = request.holder
-        if isinstance(holder, _Holder) and holder.keys is self.tenants:
-            return holder.tenant
-        tenant = self.tenants.who(request.named, request.certificate_names)
-        request.holder = _Holder(self.tenants, tenant)
-        return tenant
-
     # Through the queue
 
     def _proxy(self, http: HttpRequest, client: ClientConnection) -> PendingAnswer | None:
-        tenant = self._tenant_of(http)
+        tenant = self.tenants.holder_of(http)
         if isinstance(tenant, KeyFault):  # the keys were changed between head and body
             self._reject(client, no_key(tenant))
             return None

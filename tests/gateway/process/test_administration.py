@@ -6,10 +6,12 @@ import asyncio
 import logging
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 
-from headway.gateway.settings import AdminSettings, TenantSettings
+from headway.gateway.observing.access_log import AccessLog
+from headway.gateway.settings import AdminSettings, StateSettings, TenantSettings
 from tests.support.gateway_setup import Answer, RawClient, RunGateway, Setup, completion
 from tests.support.scripted_replica import hangs, streams, waits_for
 
@@ -167,7 +169,7 @@ def test_requests_are_listed_in_pages_and_cancelled_wherever_they_stand(run_gate
         assert PROMPT not in first.body.decode() + rest.body.decode()
         for number, stages in ((2, ["queued"]), (0, ["sent"])):
             cancelled = (await admin(setup, f"/requests/job-{number}/cancel", "POST")).json()
-            assert (cancelled["before"], cancelled["after"]) == ({"stages": stages}, {"cancelled": 1})
+            assert (cancelled["before"], cancelled["after"]) == ({"stages": stages}, {"cancelled": 1, "left": 0})
             answer = await asked[number]
             assert (answer.status, answer.reason) == (410, "cancelled")
             assert answer.headers["x-should-retry"] == "false"
@@ -195,7 +197,7 @@ def test_a_stream_that_is_cancelled_ends_with_an_error_event(run_gateway: RunGat
             lambda: [str(one.request.stage) for one in setup.dispatcher.relays.values()] == ["answering"] * 2
         )
         answer = await admin(setup, "/requests/twice%2F%C3%A9/cancel", "POST")
-        assert answer.json()["after"] == {"cancelled": 2}, "an id is the client's, and may be there twice"
+        assert answer.json()["after"] == {"cancelled": 2, "left": 0}, "an id is the client's, and may be there twice"
         for one in asked:
             stream = await one
             assert (stream.status, '"finish_reason": "error"' in stream.body.decode()) == (200, True)
@@ -204,22 +206,30 @@ def test_a_stream_that_is_cancelled_ends_with_an_error_event(run_gateway: RunGat
     run_gateway(scenario, admin=ADMIN)
 
 
-def test_no_output_holds_a_key(run_gateway: RunGateway, caplog: pytest.LogCaptureFixture) -> None:
-    """The answers, the log, the metrics and the page, after each key was used rightly and wrongly."""
+def test_no_output_holds_a_key(run_gateway: RunGateway, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    """Answers, what replicas get, log, metrics, page, record and state, after each key was used rightly and wrongly."""
     told: list[str] = []
 
     async def scenario(setup: Setup) -> None:
+        setup.dispatcher._observers.append(AccessLog())
         for key in SECRETS:
-            headers = f"authorization: Bearer {key}\r\nx-api-key: {key}\r\n"
-            told.extend([str(await setup.ask(headers=one)) for one in (headers, f"x-api-key: {key}\r\n")])
-            told.extend([str(await admin(setup, path, key=key)) for path in ("/requests", "/replicas", "/none")])
+            bearer = f"authorization: Bearer {key}\r\n"
+            other = f"x-api-key: {key}\r\n"
+            told.extend([str(await setup.ask(headers=headers)) for headers in (bearer, other, bearer + other)])
+            paths = ("/requests", "/replicas", "/none", "/requests?stage=none")
+            told.extend([str(await admin(setup, path, key=key)) for path in paths])
             told.append(str(await admin(setup, "/replicas/r0/drain", "POST", key)))
             told.append(str(await admin(setup, "/replicas/r0/undrain", "POST", key)))
         inside = replace(setup, port=setup.gateway.addresses[1][1])
         told.extend([str(await inside.get(path)) for path in ("/metrics", "/headway/state", "/ready")])
+        told.extend(str(vars(call)) for call in setup.replicas[0].calls)
+        await setup.until(lambda: any(record.getMessage() == "requests refused" for record in caplog.records))
 
+    files = {"record": str(tmp_path / "record.jsonl"), "state": StateSettings(str(tmp_path / "state.json"))}
     with caplog.at_level(logging.DEBUG):
-        run_gateway(scenario, admin=ADMIN, tenant=(TEAM,), admin_listen="127.0.0.1:0")
+        run_gateway(scenario, admin=ADMIN, tenant=(TEAM,), admin_listen="127.0.0.1:0", **files)
     told.extend(str(record.__dict__) for record in caplog.records)
-    assert [key for key in SECRETS if any(key in text for text in told)] == []
+    written = [file.read_text() for file in tmp_path.iterdir()]
+    assert len(written) == 2
+    assert [key for key in SECRETS if any(key in text for text in told + written)] == []
     assert any("alice" in text for text in told)

@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import json
 import logging
+import sys
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
@@ -290,6 +291,16 @@ def test_a_reload_keeps_what_did_not_change() -> None:
     assert signed_tokens(settings, tokens) is tokens
     assert signed_tokens(JwtSettings(ISSUER, "other", jwks_url=settings.jwks_url), tokens) is not tokens
     assert signed_tokens(JwtSettings(), tokens) is None
+
+
+def test_without_the_extra_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = JwtSettings(ISSUER, AUDIENCE, jwks_url="https://login.example.com/keys")
+    monkeypatch.setattr(jwt.algorithms, "has_crypto", False)
+    with pytest.raises(ValueError, match=r"\[jwt\] needs the extra: pip install 'headway\[jwt\]'"):
+        SignedTokens(settings)
+    monkeypatch.setitem(sys.modules, "jwt", None)
+    with pytest.raises(ValueError, match=r"\[jwt\] needs the extra: pip install 'headway\[jwt\]'"):
+        SignedTokens(settings)
 
 
 BASE = 'jwt = {{issuer = "i", audience = "a", {}}}\n[[tenant]]\nname = "t"\njwt_values = ["x"]'
