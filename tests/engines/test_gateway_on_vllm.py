@@ -94,6 +94,7 @@ def environment(place: Path) -> dict[str, str]:
 def gateway(place: Path) -> Iterator[str]:
     """`headway serve` in front of both, all up; gives its URL."""
     options = "--dtype float32 --enforce-eager --max-model-len 4096 --host 127.0.0.1 --served-model-name tiny"
+    options += " --enable-prompt-tokens-details"
     line = [str(Path(PYTHON).with_name("vllm")), "serve", str(place / "model"), *options.split(" ")]
     with ExitStack() as stack:
         servers = []
@@ -108,6 +109,7 @@ def gateway(place: Path) -> Iterator[str]:
             until(lambda port=port: is_there(f"http://127.0.0.1:{port}/health"), server)  # type: ignore[misc]
         replicas = [text for port, _ in servers for text in ("--replica", f"http://127.0.0.1:{port}")]
         serve = [sys.executable, "-c", "from headway.cli import main; main()", "serve", "--listen", "127.0.0.1:0"]
+        serve += ["--routing", "cached-prefix"]
         said = place / "gateway.log"
         process = stack.enter_context(running([*serve, *replicas], dict(os.environ), said))
         until(lambda: '"listening"' in said.read_text(), process)
@@ -165,6 +167,27 @@ def test_many_at_once_are_spread_and_the_engines_reports_are_read(gateway: str) 
         assert replica["kv_tokens_max"] > 0
         assert replica["requests"] == 0
     assert state["counts"]["inside"] == 0
+
+
+def test_what_a_replica_confirmed_is_what_it_has_cached(gateway: str) -> None:
+    """Conversations of several turns: what the gateway believes of the cache before each is what vLLM then counts."""
+    text = "in this text each word has its turn and no word is longer than it must be "
+    with openai.OpenAI(base_url=gateway + "/v1", api_key="any") as client:
+        for turn in range(4):
+            for name in ("one", "two"):
+                client.completions.create(
+                    model="tiny", prompt=f"{name}: {text * (30 + 10 * turn)}", max_tokens=2,
+                    extra_headers={"x-request-id": f"{name}-{turn}"}
+                )  # fmt: skip
+    stories = {story["id"]: story for story in fetched(gateway + "/headway/state")["stories"]}
+    assert stories["one-0"]["cached_tokens"] == 0
+    for name in ("one", "two"):
+        told = [stories[f"{name}-{turn}"] for turn in range(2, 4)]  # by the second turn it has told that it caches
+        assert len({story["replica"] for story in told}) == 1
+        for story in told:
+            believed, cached = story["confirmed_tokens"], story["cached_tokens"]
+            assert cached > story["prompt_tokens"] / 2
+            assert abs(believed - cached) <= 128 + cached / 8, "a block, and an eighth by the growth of the prefixes"
 
 
 def test_a_client_that_leaves_frees_the_engine(gateway: str) -> None:

@@ -52,7 +52,8 @@ class PolicySettings:
         options: Kind -> option -> value, for example `{ordering = {tenant_weights = {a = 2.0}}}`. `headway explain
             NAME` lists a policy's options.
         seed: Random seed of the policies, and of the jitter of `Retry-After`.
-        prefill_seconds_per_token: Weight of a prompt token, for orderings that weigh work.
+        prefill_seconds_per_token: Weight of a prompt token, for orderings that weigh work. It also stands for a replica
+            as long as no answer has shown what a prompt token takes there, or at another replica with its model.
         decode_seconds_per_token: Weight of an output token, likewise.
         faults_max: Faults in a row after which a policy is asked no more until a reload: it raised, or its answer made
             no sense. Each time a simple rule decides instead: the mean length, "admit", the replica with most room. An

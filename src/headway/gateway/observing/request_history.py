@@ -39,6 +39,8 @@ class RequestHistory:
                 "tenant": _shortened(arrived.tenant),
                 "model": arrived.model[:_MODEL_CHARACTERS_MAX],
                 "prompt_tokens": queued.prompt_tokens,
+                "confirmed_tokens": queued.confirmed_tokens,
+                "cached_tokens": None if relayed.usage is None else relayed.usage.cached_tokens,
                 "output_tokens": relayed.output_tokens,
                 "outcome": str(outcome),
                 "status": relayed.status,
