@@ -27,7 +27,6 @@ import openai
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MODEL_WRITER = str(ROOT / "tests" / "support" / "real_model.py")
 PYTHON = os.environ.get("HEADWAY_VLLM_PYTHON", "")
 WANTED = os.environ.get("HEADWAY_REAL_ENGINE", "") == "1"
 SEATS, START_SECONDS = 4, 600
@@ -76,13 +75,11 @@ def running(command: list[str], env: dict[str, str], log: Path) -> Iterator[subp
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the model, and with the name that vLLM's command looks itself up by."""
-    folder = tmp_path_factory.mktemp("gateway-on-vllm")
-    subprocess.run([PYTHON, MODEL_WRITER, str(folder)], check=True, capture_output=True)
-    for ours in (folder / "distributions").glob("headway-*"):
+def place(place: Path) -> Path:
+    """With the name that vLLM's command looks itself up by, and not with ours."""
+    for ours in (place / "distributions").glob("headway-*"):
         shutil.rmtree(ours)  # nothing of ours is in these engines
-    return folder
+    return place
 
 
 def environment(place: Path) -> dict[str, str]:

@@ -22,7 +22,6 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MODEL_WRITER = str(ROOT / "tests" / "support" / "real_model.py")
 SOURCE = ROOT / "src"
 PYTHON = os.environ.get("HEADWAY_VLLM_PYTHON", "")
 WANTED = os.environ.get("HEADWAY_REAL_ENGINE", "") == "1"
@@ -39,7 +38,6 @@ class TwoEngines:
     """A server of two engines that has answered forty requests."""
 
     def __init__(self, folder: Path) -> None:
-        subprocess.run([PYTHON, MODEL_WRITER, str(folder)], check=True, capture_output=True)
         self.port, *self.why_ports = free_ports(3)
         self.folder = folder
         headway = {
@@ -118,8 +116,8 @@ def free_ports(count: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoEngines]:
-    server = TwoEngines(tmp_path_factory.mktemp("two-engines"))
+def served(place: Path) -> Iterator[TwoEngines]:
+    server = TwoEngines(place)
     try:
         server.ask()
         yield server

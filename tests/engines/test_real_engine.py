@@ -23,7 +23,6 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-MODEL_WRITER = str(ROOT / "tests" / "support" / "real_model.py")
 SOURCE = ROOT / "src"
 PYTHON = os.environ.get("HEADWAY_VLLM_PYTHON", "")
 WANTED = os.environ.get("HEADWAY_REAL_ENGINE", "") == "1"
@@ -36,14 +35,6 @@ LONGEST_SECONDS = 900  # an engine that hangs fails its tests; it does not hang 
 CHECKS = ("order_of_every_policy", "tokens_are_stocks", "ten_thousand_wait")
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the model and the distributions' names."""
-    folder = tmp_path_factory.mktemp("real-engine")
-    run([PYTHON, MODEL_WRITER, str(folder)], {})
-    return folder
-
-
 def environment(place: Path, **more: str) -> dict[str, str]:
     paths = os.pathsep.join(map(str, (SOURCE, ROOT, place / "distributions")))
     one_thread = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # more spin when others compute too
@@ -52,9 +43,7 @@ def environment(place: Path, **more: str) -> dict[str, str]:
 
 
 def run(command: list[str], env: dict[str, str]) -> str:
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=env or None, check=False, timeout=LONGEST_SECONDS
-    )
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=LONGEST_SECONDS)
     assert done.returncode == 0, done.stderr[-3_000:]
     return done.stdout
 

@@ -18,7 +18,6 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-MODEL_WRITER = str(ROOT / "tests" / "support" / "real_model.py")
 SOURCE = ROOT / "src"
 PYTHON = os.environ.get("HEADWAY_VLLM_PYTHON", "")
 WANTED = os.environ.get("HEADWAY_REAL_ENGINE", "") == "1"
@@ -41,14 +40,6 @@ ENGINES = {
     "n-gram": ("drafts_by_n_gram", "aborts_while_drafting"),
     "connector": ("remote_kv_keeps_its_place", "aborts_while_kv_comes"),
 }
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the model and the distributions' names."""
-    folder = tmp_path_factory.mktemp("real-features")
-    run([PYTHON, MODEL_WRITER, str(folder)], dict(os.environ))
-    return folder
 
 
 def environment(place: Path, **more: str) -> dict[str, str]:
