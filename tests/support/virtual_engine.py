@@ -6,12 +6,15 @@ The true length of a request stays in here: the scheduler sees the stop token at
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import json
 import os
+import shutil
 import tempfile
 from collections import deque
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +50,11 @@ MODEL = {
 OUTPUT_FIELDS = inspect.signature(ModelRunnerOutput).parameters
 
 
+@cache
 def model_folder() -> str:
-    folder = Path(tempfile.gettempdir()) / "headway-tests-virtual-model"
-    folder.mkdir(exist_ok=True)
+    """Of this process alone: another one may read its own at the same time."""
+    folder = Path(tempfile.mkdtemp(prefix="headway-tests-virtual-model-"))
+    atexit.register(shutil.rmtree, folder)
     (folder / "config.json").write_text(json.dumps(MODEL))
     return str(folder)
 
