@@ -14,6 +14,7 @@ from headway.policies.rendezvous_hashing import rendezvous_score
 
 _REMEMBERED = 1_000  # dispatches, by which a hot prefix is known
 _HOT = 2.0  # × an even share: a prefix above it is extended
+_JUDGED_FROM = 100  # dispatches: of fewer, a few requests alike make no prefix hot
 
 
 class DualMap:
@@ -77,7 +78,7 @@ class DualMap:
 
     def _key(self, prefix: Sequence[int], replicas: int) -> int:
         """The shortest of the doubling prefixes that is not hot; the longest where all are."""
-        most = _HOT / replicas * len(self._latest)
+        most = _HOT / replicas * max(_JUDGED_FROM, len(self._latest))
         key = prefix[0]
         for key in _doubling(prefix):
             if self._counts[key] <= most:

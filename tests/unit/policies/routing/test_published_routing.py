@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headway.domain.costs import ServiceCosts
 from headway.domain.estimate import PointEstimate
 from headway.domain.request import Request
 from headway.policies.bounded_load import within_bound
+from headway.policies.contracts import RoutingPolicy
 from headway.policies.routing.adapter_affinity import AdapterAffinity
 from headway.policies.routing.cached_prefix import CachedPrefix
 from headway.policies.routing.dual_map import DualMap
@@ -150,6 +153,18 @@ def test_weighted_dispatch_by_hand() -> None:
                 expected = waits if scores[0] > scores[1] else busy
                 assert policy.choose(request(), [], [waits, busy], 0.0) is expected, (weight, tokens)
     assert WeightedDispatch().choose(request(), [], [slow, fast], 0.0) is fast
+
+
+@pytest.mark.parametrize("policy", [LeastWork(), Lmetric(), WeightedDispatch()])
+@given(st.integers(0, 9), st.integers(0, 10**5), st.floats(0, 1e5), st.integers(1, 10**5), st.floats(1.01, 100.0))
+def test_of_two_replicas_with_the_same_load_the_faster_is_taken(
+    policy: RoutingPolicy, requests: int, prefill: int, decode: float, tokens: int, factor: float
+) -> None:
+    slower = ServiceCosts(*(factor * seconds for seconds in FAST))
+    fast = OfferedReplica("a", requests, prefill_tokens=prefill, decode_tokens=decode, costs=FAST)
+    slow = fast._replace(id="b", costs=slower)
+    assert policy.choose(request(0, tokens), [], [slow, fast], 0.0) is fast
+    assert policy.choose(request(0, tokens), [], [fast, slow], 0.0) is fast
 
 
 # dual-map
