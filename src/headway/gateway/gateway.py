@@ -90,7 +90,7 @@ class Gateway:
         self._model_lists = ModelLists(lambda: self.dispatcher.replicas, self._clock)
         self._hold_timer = HoldTimer(self._clock, lambda: self.dispatcher.pump())  # noqa: PLW0108 - made below
         learned, held = self._learned, self._hold_timer.held
-        hooks = QueueHooks(learned.prepare, learned.forget, held, _at_next_turn, intake.cached_tokens)
+        hooks = QueueHooks(learned.prepare, learned.forget, held, _at_next_turn, intake.cached_tokens, _later)
         self.dispatcher = Dispatcher(settings, self._clock, observing, self._model_lists.ask_again, hooks)
         self.site = PublicRoutes(
             self.dispatcher,
@@ -243,6 +243,9 @@ class Gateway:
             guard("sweep", client.sweep, now)
             if not number % _CLIENTS_A_TURN:
                 await asyncio.sleep(0)
+        for number, _ in enumerate(self.dispatcher.time_limits.end_overtime(now), 1):
+            if not number % _REQUESTS_A_TURN:
+                await asyncio.sleep(0)
         if not is_whole:
             return
         for number, _ in enumerate(self.dispatcher.sweep_in_steps(now), 1):
@@ -314,6 +317,10 @@ class Gateway:
             await asyncio.to_thread(self._tracing.close)
         if self._recorder is not None:
             await self._recorder.end()
+
+
+def _later(seconds: float, act: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_later(seconds, act)
 
 
 def _at_next_turn(act: Callable[[], None]) -> None:

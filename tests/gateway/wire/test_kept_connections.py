@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 
 import pytest
+import uvloop
 
 from headway.gateway.wire.messages import Headers
 from headway.gateway.wire.upstream_connection import UpstreamConnection
@@ -145,3 +147,31 @@ def test_much_framing_around_a_body_is_none() -> None:
         assert (await peer.ask(await peer.open(), head, *parts, b"0\r\n\r\n")).body == b"a" * 40
 
     run(scenario)
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_the_system_is_told_to_notice_a_peer_that_is_gone_without_a_word(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """Pulling a cable shows to nobody else: a request would wait for the whole `silent_seconds`."""
+
+    async def scenario() -> dict[str, int]:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            pool = UpstreamPool(
+                url, connect_seconds=PATIENT, head_bytes=HEAD_BYTES, clock=lambda: 0.0, tcp_idle_seconds=9
+            )
+            connection = await pool.open()
+            sock = connection._transport.get_extra_info("socket")
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+            told = {n: sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, n)) for n in names if hasattr(socket, n)}
+            pool.close()
+            await asyncio.sleep(0)
+            return told
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        told = runner.run(scenario())
+    expected = {"TCP_KEEPIDLE": 9, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 18_000}
+    assert told == {name: expected[name] for name in told}
+    assert told or not sys.platform.startswith("linux")

@@ -331,6 +331,11 @@ def _dispatches(dispatcher: Dispatcher) -> Iterator[str]:
         [({}, dispatcher.counts.retried)],
     )
     yield prometheus.counter(
+        "headway_request_retries_withheld",
+        "Requests not sent to a second replica because too many second tries are under way (`requests.retry_share`)",
+        [({}, dispatcher.retries.withheld)],
+    )
+    yield prometheus.counter(
         "headway_connections_delayed",
         "Tries to connect to a replica that wait for descriptors, memory or ports of this process",
         [({}, dispatcher.shortages.delayed)],

@@ -72,6 +72,7 @@ class QueueHooks:
         held: hears for how many steps of a replica a request was refused there; `pump` is to be called then.
         go_on_soon: calls back at the next turn of the event loop; None where work need not be divided.
         cached_tokens: see `ModelQueue`.
+        later: calls back after so many seconds; None where nothing waits before its second try.
     """
 
     prepare: Prepare = lambda key, chosen, policies: ()
@@ -79,3 +80,4 @@ class QueueHooks:
     held: Callable[[UpstreamReplica, int], None] = lambda replica, steps: None
     go_on_soon: Callable[[Callable[[], None]], object] | None = None
     cached_tokens: CachedTokensOf | None = None
+    later: Callable[[float, Callable[[], None]], object] | None = None

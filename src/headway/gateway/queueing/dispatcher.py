@@ -11,17 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import takewhile
 
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.queueing.answer_forecast import expected_seconds, is_due
 from headway.gateway.queueing.counts import Counts, Outcome
-from headway.gateway.queueing.deadlines import Deadlines
 from headway.gateway.queueing.dispatch_contracts import DispatchObserver, QueueHooks, Relay, RequestObserver
 from headway.gateway.queueing.entry_checks import EntryChecks
 from headway.gateway.queueing.internal_errors import InternalErrors
 from headway.gateway.queueing.learning_from_answer import learn_from_answer
-from headway.gateway.queueing.outages import Outages, OwnShortages, can_be_served, demand_of
+from headway.gateway.queueing.outages import OwnShortages
 from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import (
     GatewayRequest,
@@ -30,13 +28,16 @@ from headway.gateway.queueing.request_state import (
     RequestMove,
     RequestStage,
 )
+from headway.gateway.queueing.retries import Retries
 from headway.gateway.queueing.served_queues import ServedQueues, look_at
+from headway.gateway.queueing.time_limits import TimeLimits
 from headway.gateway.replicas.believed_costs import share_costs
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import Settings
 
 # Bound once: on Python 3.11 a member of an enum takes forty times as long through its class.
 _QUEUED, _SENT, _ENDED = RequestStage.QUEUED, RequestStage.SENT, RequestStage.ENDED
+_HELD = RequestStage.HELD
 _MOVE_QUEUED, _MOVE_DISPATCHED, _MOVE_ENDED = RequestMove.QUEUED, RequestMove.DISPATCHED, RequestMove.ENDED
 _COMPLETED = Outcome.COMPLETED
 _PREFILL_SECONDS = 1.0
@@ -77,9 +78,10 @@ class Dispatcher:
         self._ask_for_models = ask_for_models
         self._costs = settings.policies.costs
         self.entry_checks = EntryChecks(self.served_queues, clock, settings.policies.seed)
-        self._outages = Outages()
         self.shortages = OwnShortages()
-        self._deadlines = Deadlines()
+        self.retries = Retries(settings.policies.seed)
+        self._later = hooks.later
+        self.time_limits = TimeLimits(self.served_queues, self.entry_checks, self.relays, self.contain)
 
     # The way in
 
@@ -87,6 +89,7 @@ class Dispatcher:
         """Count a request from now on. False if it was refused because the gateway drains; else `arrive` follows."""
         self.counts.arrive()
         self.relays[relay.request.arrived.number] = relay
+        self.time_limits.arrived(relay.request)
         if self.is_draining:
             relay.refuse(self.entry_checks.draining())
         return not self.is_draining
@@ -124,7 +127,7 @@ class Dispatcher:
         queue.arrive(queued, now)
         request.move(_MOVE_QUEUED)
         self.served_queues.joined(queued)
-        self._deadlines.queued(request)
+        self.time_limits.queued(request)
         if queued.deadline is not None:
             refusal = self.entry_checks.missed_deadline(queued, queue, now)
             if refusal is not None:
@@ -213,38 +216,63 @@ class Dispatcher:
         """A replica answered that it does not have a model that it lists: ask all replicas for theirs."""
         self._ask_for_models(lambda: None)
 
-    def has_alternative(self, request: GatewayRequest) -> bool:
-        """Whether a replica other than its own could take the request."""
-        own, model = request.queued.replica, request.arrived.model
-        return own is not None and any(
-            replica.is_up and replica is not own and replica.serves(model) for replica in self.replicas
-        )
+    def may_try_again(self, request: GatewayRequest, *, executed: bool) -> bool:
+        """Whether another replica could take the request, within its time and within the bound of second tries.
 
-    def take_back(self, request: GatewayRequest) -> None:
-        """Put a dispatched request in front of its queue, for another replica."""
-        queued, now = request.queued, self.now()
+        `executed`: a replica that works on may have executed it, so that trying it again costs a second execution.
+        """
+        own, model, settings = request.queued.replica, request.arrived.model, self.settings.requests
+        if own is None or not any(
+            replica.is_up and replica is not own and replica.serves(model) for replica in self.replicas
+        ):
+            return False
+        has_place = not executed or self.retries.has_place(self.counts.inside, settings)
+        return has_place and self.retries.has_time(request, self.now(), settings)
+
+    def take_back(self, request: GatewayRequest, *, executed: bool = False) -> None:
+        """Hold a dispatched request for a moment; then put it in front of its queue, for another replica."""
+        queued = request.queued
         assert queued.replica is not None
         queued.produced_tokens = 0
-        self.served_queues.queue_of(queued).take_back(queued, now)
         queued.replica.ledger.leave(queued)
         queued.failed_replica = queued.replica
         del self._sent[queued.arrived.number]
-        request.move(RequestMove.TAKEN_BACK)
-        self.served_queues.joined(queued)
-        self._deadlines.queued(request)
+        request.move(RequestMove.HELD)
         self.counts.retried += 1
-        self._pump_for(self.relays[queued.arrived.number])
+        if executed:
+            self.retries.begin(request)
+        again = partial(self._queue_again, self.relays[queued.arrived.number])
+        seconds = self.retries.backoff_seconds(self.settings.requests)
+        if self._later is None or not seconds:
+            again()
+        else:
+            self._later(seconds, again)
+            self.served_queues.pump()  # its place is free
+
+    def _queue_again(self, relay: Relay) -> None:
+        request, queued = relay.request, relay.request.queued
+        if request.stage is not _HELD:  # it ended meanwhile
+            return
+        try:
+            self.served_queues.queue_of(queued).take_back(queued, self.now())
+            request.move(RequestMove.TAKEN_BACK)
+            self.served_queues.joined(queued)
+            self.time_limits.queued(request)
+            self._pump_for(relay)
+        except Exception as error:
+            self.contain(relay, "dispatch", error)
 
     def end(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None = None) -> None:
         """The one end of every request, wherever it stands: its place is free. The table refuses a second end."""
         now, queued, replica = self.now(), request.queued, request.queued.replica
-        was_queued = request.stage is _QUEUED
+        was_queued, was_held = request.stage is _QUEUED, request.stage is _HELD
         self.relays.pop(queued.arrived.number, None)
         self._sent.pop(queued.arrived.number, None)
         request.move(_MOVE_ENDED)
         if was_queued:
             self.served_queues.left(queued)
         self.counts.end(outcome, reason)
+        self.retries.ended(request)
         try:
             if was_queued:
                 self.served_queues.queue_of(queued).cancel(queued, now)
@@ -253,7 +281,7 @@ class Dispatcher:
                 self._tell_scheduler(request, replica, outcome, now)
         except Exception as error:
             self.errors.contained("policies", error)
-        if not was_queued and replica is not None:
+        if not was_queued and not was_held and replica is not None:
             replica.ledger.leave(queued)
         for observer in self._observers:
             try:
@@ -296,7 +324,8 @@ class Dispatcher:
 
     def sweep_in_steps(self, now: float) -> Iterator[None]:
         """The same, a request at a step."""
-        for refusing in (self._refuse_all_unserved, self._refuse_late, self._refuse_overdue):
+        limits = self.time_limits
+        for refusing in (limits.refuse_unserved, limits.refuse_late, limits.refuse_overdue):
             try:
                 yield from refusing(now)
             except Exception as error:
@@ -327,42 +356,6 @@ class Dispatcher:
     def _forget_idle_queues(self, now: float) -> None:
         at_replicas = {relay.request.queued.queue_key for relay in self._sent.values()}
         self.served_queues.forget_idle(at_replicas, now)
-
-    def _refuse_overdue(self, now: float) -> Iterator[None]:
-        limit = self.settings.queue.timeout_seconds
-        # Only the oldest are looked at: with 100,000 waiting a look at all would hold up every stream.
-        overdue = takewhile(lambda relay: now - relay.request.arrived.arrived_at >= limit, self.relays.values())
-        for relay in list(overdue):
-            if relay.request.stage is _QUEUED:
-                message = f"the request waited in the queue for {limit:g} s, the limit `queue.timeout_seconds`"
-                drain_seconds = self.served_queues.queue_of(relay.request.queued).drain_seconds()
-                relay.refuse(self.entry_checks.too_many(message, Reason.QUEUE_TIMEOUT, drain_seconds))
-                yield
-
-    def _refuse_late(self, now: float) -> Iterator[None]:
-        for request in self._deadlines.passed(now):
-            if request.stage is not _QUEUED:  # sent when the one before it was refused
-                continue
-            bound = (request.arrived.deadline or now) - request.arrived.arrived_at
-            message = f"the first token was wanted within {bound:.2f} s, which have passed in the queue"
-            drain_seconds = self.served_queues.queue_of(request.queued).drain_seconds()
-            relay = self.relays[request.arrived.number]
-            relay.refuse(self.entry_checks.too_many(message, Reason.DEADLINE_UNMEETABLE, drain_seconds))
-            yield
-
-    def _refuse_all_unserved(self, now: float) -> Iterator[None]:
-        grace = self.settings.health.no_replica_seconds
-        demands = self._outages.given_up(self.served_queues.waiting, self.replicas, now, grace)
-        if not demands:
-            return
-        for relay in list(self.relays.values()):
-            request = relay.request
-            demand = demand_of(request.queued)
-            if request.stage is not _QUEUED or demand not in demands:
-                continue
-            if not can_be_served(demand, self.replicas):  # none came back between two steps
-                relay.refuse(self.entry_checks.unserved(f"no healthy replica has served this model for {grace:g} s"))
-            yield
 
     def _assume_prefilled(self, request: GatewayRequest, now: float) -> None:
         """Without a stream the first byte is the last: the prompt counts as computed after a while.

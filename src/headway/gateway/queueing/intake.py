@@ -90,6 +90,7 @@ class Intake:
             payer=tenant.name or fairness_tenant,
             session=hints.session,
             deadline=None if hints.deadline_seconds is None else now + hints.deadline_seconds,
+            ends_by=_ends_by(now, terms, settings),
             priority=hints.priority,
             hinted_output_tokens=hints.output_tokens,
             service_tier=tier_used(terms, hints.priority, tenant, tiers),
@@ -136,3 +137,9 @@ class Intake:
     def _size(self, arrived: ArrivedRequest, tokens: int, counted: Counted | None) -> PromptSize:
         cached = self._cached_tokens.tokens(arrived.model, arrived.payer, arrived.session, tokens)
         return PromptSize(tokens, cached, counted)
+
+
+def _ends_by(now: float, terms: ClientTerms, settings: Settings) -> float | None:
+    """When its time is over: the shorter of the gateway's bound and its client's."""
+    bounds = (settings.requests.timeout_seconds, terms.timeout_seconds)
+    return min((now + seconds for seconds in bounds if seconds is not None), default=None)

@@ -33,6 +33,7 @@ class RequestStage(StrEnum):
     QUEUED = "queued"
     CONNECTING = "connecting"  # to its replica
     SENT = "sent"
+    HELD = "held"  # its first try failed, and the second is to begin in a moment
     ANSWERING = "answering"  # the head of the answer came, and was passed on
     ENDED = "ended"
 
@@ -44,6 +45,7 @@ class RequestMove(StrEnum):
     DISPATCHED = "dispatched"
     SENT = "sent"
     RECONNECTED = "reconnected"
+    HELD = "held"
     TAKEN_BACK = "taken back"
     ANSWERED = "answered"
     ENDED = "ended"
@@ -56,10 +58,12 @@ REQUEST_STAGES: StageTable[RequestStage, RequestMove] = StageTable(
         (RequestStage.QUEUED, RequestMove.DISPATCHED): RequestStage.CONNECTING,
         (RequestStage.QUEUED, RequestMove.ENDED): RequestStage.ENDED,
         (RequestStage.CONNECTING, RequestMove.SENT): RequestStage.SENT,
-        (RequestStage.CONNECTING, RequestMove.TAKEN_BACK): RequestStage.QUEUED,  # to try another replica
+        (RequestStage.CONNECTING, RequestMove.HELD): RequestStage.HELD,  # to try another replica
         (RequestStage.CONNECTING, RequestMove.ENDED): RequestStage.ENDED,
         (RequestStage.SENT, RequestMove.RECONNECTED): RequestStage.CONNECTING,  # the kept connection was just closed
-        (RequestStage.SENT, RequestMove.TAKEN_BACK): RequestStage.QUEUED,
+        (RequestStage.SENT, RequestMove.HELD): RequestStage.HELD,
+        (RequestStage.HELD, RequestMove.TAKEN_BACK): RequestStage.QUEUED,
+        (RequestStage.HELD, RequestMove.ENDED): RequestStage.ENDED,
         (RequestStage.SENT, RequestMove.ANSWERED): RequestStage.ANSWERING,
         (RequestStage.SENT, RequestMove.ENDED): RequestStage.ENDED,
         (RequestStage.ANSWERING, RequestMove.ENDED): RequestStage.ENDED,
@@ -91,6 +95,7 @@ class ArrivedRequest:
             new fairness ids, but cannot change the payer.
         session: of its hints.
         deadline: time of the first token as its client wants it, seconds on the dispatcher's clock.
+        ends_by: time by which it has to end, answered or not, likewise; None without a bound.
         priority: in vLLM's sign, lower sooner.
         hinted_output_tokens: of its hints.
         service_tier: at which it is served; None where its client names none.
@@ -118,6 +123,7 @@ class ArrivedRequest:
     hinted_output_tokens: Final[int | None]
     arrived_at: Final[float]
     traceparent: Final[bytes | None]
+    ends_by: Final[float | None] = None
     service_tier: Final[str | None] = None
     never_waits: Final[bool] = False
     prompt: Final[PromptFacts] = NO_PROMPT

@@ -56,6 +56,7 @@ class UpstreamReplica:
             head_bytes=health.answer_head_bytes,
             clock=clock,
             via=via,
+            tcp_idle_seconds=health.tcp_idle_seconds,
         )
         self.health = health
         self._clock = clock

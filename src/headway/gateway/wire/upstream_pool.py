@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from headway.gateway.wire.upstream_connection import UpstreamConnection
 
 KEPT_SECONDS = 4.0
 """Engines behind uvicorn close idle connections after 5 s (its `--timeout-keep-alive`); ours are closed before that."""
+_PROBES = 3  # of a connection that rests, before it counts as broken
 SETTLE_SECONDS = 0.01
 """How long a connection rests after an answer: bytes that come then belong to no request, and end the connection."""
 _LARGE_PACKETS_A_TURN = 1
@@ -38,6 +40,7 @@ class UpstreamPool:
         head_bytes: int,
         clock: Callable[[], float],
         via: bytes = b"1.1 headway",
+        tcp_idle_seconds: int = 30,
     ) -> None:
         parts = urlsplit(url)
         self.host = parts.hostname or ""
@@ -51,6 +54,7 @@ class UpstreamPool:
         self._connect_seconds = connect_seconds
         self._head_bytes = head_bytes
         self._clock = clock
+        self._tcp_idle_seconds = tcp_idle_seconds
         self._lookup = NameLookup(self.host, self.port, clock)
         self._resting: deque[tuple[float, UpstreamConnection]] = deque()  # freed just now; the latest freed last
         self._idle: deque[tuple[float, UpstreamConnection]] = deque()  # freed before those, likewise
@@ -93,13 +97,14 @@ class UpstreamPool:
         name = self.host if self._ssl is not None else None
 
         async def connect(address: str) -> UpstreamConnection:
-            _, connection = await loop.create_connection(
+            transport, connection = await loop.create_connection(
                 lambda: UpstreamConnection(on_free, self._lost, self._head_bytes, self._pacer),
                 address,
                 self.port,
                 ssl=self._ssl,
                 server_hostname=name,
             )
+            _notice_dead_peer(transport, self._tcp_idle_seconds)
             return connection
 
         async with asyncio.timeout(self._connect_seconds):
@@ -125,3 +130,22 @@ class UpstreamPool:
 
     def _lost(self, connection: UpstreamConnection) -> None:
         self._all.discard(connection)
+
+
+def _notice_dead_peer(transport: asyncio.BaseTransport, idle_seconds: int) -> None:
+    """Have the system break a connection whose peer is gone without a word, within twice `idle_seconds`.
+
+    By TCP keep-alive while nothing is under way, and by the user timeout (RFC 5482) while bytes are not acknowledged.
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", idle_seconds),
+        ("TCP_KEEPINTVL", max(1, idle_seconds // _PROBES)),
+        ("TCP_KEEPCNT", _PROBES),
+        ("TCP_USER_TIMEOUT", 2_000 * idle_seconds),
+    ):
+        if hasattr(socket, name):  # the names differ by system
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -101,6 +101,7 @@ STANDS_FOR = {
     RequestStage.QUEUED: {Stage.WAITING, Stage.EVICTED},
     RequestStage.CONNECTING: {Stage.PREFILLING},
     RequestStage.SENT: {Stage.PREFILLING},
+    RequestStage.HELD: {Stage.PREFILLING},
     RequestStage.ANSWERING: {Stage.PREFILLING, Stage.DECODING},
     RequestStage.ENDED: {Stage.ENDED},
 }
