@@ -13,14 +13,13 @@ from types import MappingProxyType
 from typing import TypeAlias
 from urllib.parse import unquote, unquote_to_bytes
 
-import msgspec
-
 from headway import __version__
 from headway.gateway.administration import Administration, is_admin
 from headway.gateway.api_keys import KEY_HEADERS, ApiKeys
 from headway.gateway.cross_origin import CrossOrigin, is_preflight, judge_origin, preflight_answer
 from headway.gateway.head_refusals import foreign_host, foreign_page, head_not_forwarded, loop, no_key, not_forwarded
 from headway.gateway.learned.learned_state import LearnedState
+from headway.gateway.model_answers import model_answer, models_answer
 from headway.gateway.observing.gateway_metrics import GatewayMetrics
 from headway.gateway.observing.page import PAGE_PATHS, page_file, state_of
 from headway.gateway.observing.prometheus_text import CONTENT_TYPE
@@ -35,13 +34,14 @@ from headway.gateway.openai.large_body import LargeBody
 from headway.gateway.openai.model_name import content_coding, named_model
 from headway.gateway.openai.prompt_count import NO_PROMPT, PromptCount, PromptFacts
 from headway.gateway.openai.request_body import LARGE_BYTES, Body, read_body, why_unreadable
+from headway.gateway.openai.written_model import write_model
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.intake import Intake
 from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import GatewayRequest, id_text
 from headway.gateway.relay.exchange import BROKE, Exchange
 from headway.gateway.relay.keep_alives import KeepAlives
-from headway.gateway.replicas.model_lists import all_list_models, listed_models, model_entry
+from headway.gateway.replicas.model_lists import all_list_models
 from headway.gateway.settings import TenantSettings
 from headway.gateway.signed_tokens import KeyFault
 from headway.gateway.trusted_sources import TrustedProxies, is_loopback, leads_here
@@ -168,13 +168,13 @@ class PublicRoutes:
         if request.method == b"OPTIONS" and is_of_the_api(path) and is_preflight(request):
             client.respond(preflight_answer(request))
         elif path == "/v1/models" and request.method in (b"GET", b"HEAD"):
-            client.respond(self._models())
+            client.respond(models_answer(self.dispatcher))
         elif (
             path.startswith(_ONE_MODEL)
             and request.method in (b"GET", b"HEAD")
             and all_list_models(self.dispatcher.replicas)
         ):
-            client.respond(self._model(unquote(path.removeprefix(_ONE_MODEL))))
+            client.respond(model_answer(self.dispatcher, unquote(path.removeprefix(_ONE_MODEL))))
         elif is_of_the_api(path):
             return self._proxy(request, client)
         elif is_admin(path) and not self._has_admin:
@@ -184,21 +184,6 @@ class PublicRoutes:
             paths = HEALTH_PATHS if self._has_admin or self.dispatcher.settings.tenant else _ALL_PATHS
             return send(client, own_answer(self, request, paths, "the API is under /v1/"))
         return None
-
-    def _models(self) -> Response:
-        if not any(replica.is_up for replica in self.dispatcher.replicas):  # an empty list would be a lie
-            message = "no replica is healthy, so no model is known; try again"
-            retry_seconds = self.dispatcher.entry_checks.until_probe()
-            return error_response(503, message, Reason.NO_REPLICA, retry_seconds=retry_seconds)
-        listed = {"object": "list", "data": list(listed_models(self.dispatcher.replicas).values())}
-        return Response(200, msgspec.json.encode(listed))
-
-    def _model(self, name: str) -> Response:
-        entry = model_entry(self.dispatcher.replicas, name)
-        if entry is None:
-            message = f"no replica serves the model {name[:100]!r}; GET /v1/models lists the models"
-            return error_response(404, message, Reason.UNKNOWN_MODEL)
-        return Response(200, msgspec.json.encode(entry))
 
     # Through the queue
 
@@ -211,7 +196,7 @@ class PublicRoutes:
             self._reject(client, head_not_forwarded())
             return None
         if http.refusal is not None:
-            return self._take(http, client, tenant, endpoint_of(http.path), None, NO_PROMPT)
+            return self._take(http, client, tenant, endpoint_of(http.path), None, NO_PROMPT, "")
         coding = content_coding(http)
         if coding:
             message = _COMPRESSED.format(coding.decode("latin-1")[:40])
@@ -224,14 +209,16 @@ class PublicRoutes:
         if body is None and endpoint.needs_json and http.method == b"POST":
             self._reject(client, error_response(400, why_unreadable(http.body, endpoint), Reason.MALFORMED))
             return None
+        asked_model = "" if body is None else self.dispatcher.model_choice.rename(body)
         prompt = NO_PROMPT if body is None else self._prompt_count.read(body)
-        return self._take(http, client, tenant, endpoint, body, prompt)
+        return self._take(http, client, tenant, endpoint, body, prompt, asked_model)
 
     def _read_large(
         self, http: HttpRequest, client: ClientConnection, tenant: TenantSettings, endpoint: Endpoint
     ) -> PendingAnswer:
         """Read a large body, a step at each turn of the event loop; then the same as for any other."""
-        read = LargeBody(http.body, endpoint, self.dispatcher.settings.wire.body_values)
+        rename = self.dispatcher.model_choice.rename
+        read = LargeBody(http.body, endpoint, self.dispatcher.settings.wire.body_values, rename)
 
         def broke(error: Exception) -> None:
             self.dispatcher.errors.contained("routes", error)
@@ -245,7 +232,7 @@ class PublicRoutes:
             if fault is not None and (needs_json or fault[0] != HTTPStatus.BAD_REQUEST):
                 self._reject(client, error_response(*fault, Reason.MALFORMED))
                 return None
-            return self._take(http, client, tenant, endpoint, read.body, read.prompt)
+            return self._take(http, client, tenant, endpoint, read.body, read.prompt, read.asked_model)
 
         answer = SteppedAnswer(read.steps(self._prompt_count), then, broke)
         self._steps_in_turn.add(answer)
@@ -259,8 +246,9 @@ class PublicRoutes:
         endpoint: Endpoint,
         body: Body | None,
         prompt: PromptFacts,
+        asked_model: str,
     ) -> PendingAnswer | None:
-        """A request whose body was read enters the queue."""
+        """A request whose body was read enters the queue. `asked_model` is the model that its client wrote there."""
         try:
             terms = read_terms(http, body)
         except ValueError as error:
@@ -270,9 +258,13 @@ class PublicRoutes:
         http.keeps_forwarded = self.trusted_proxies.holds(client.address)
         if tenant.name:  # the key is the gateway's: no replica sees it
             http.change_headers([pair for pair in http.headers if pair[0] not in KEY_HEADERS])
-        request = self._intake.take(
-            http, endpoint, body, prompt, named_model(http, body), tenant, terms, self.dispatcher.settings
-        )
+        model = named_model(http, body)
+        if body is None:  # a form, or nothing that can be read
+            asked_model, model = model, self.dispatcher.model_choice.choose(model)
+            if model != asked_model:
+                write_model(http, model)
+        settings = self.dispatcher.settings
+        request = self._intake.take(http, endpoint, body, prompt, model, asked_model, tenant, terms, settings)
         for note_arrival in self._on_arrival:
             note_arrival(request)
         exchange = Exchange(request, client, self.dispatcher)

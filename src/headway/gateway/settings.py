@@ -178,10 +178,11 @@ class RequestSettings:
             ends with 504, or a stream with an error event. A client may ask for less (`x-headway-timeout-seconds`).
             Unset: no bound but those of the queue and of the replica's silence.
         backoff_seconds: Mean time before a second try; it is drawn between half and one and a half of it.
-        retry_share: Second tries that are under way at once, of those that a working replica may execute a second time,
-            at most, as a share of all requests inside, from 0 to 1 (Envoy's retry budget). Beyond it the first failure
-            is the answer. What was not executed, or was at a replica that broke off, is moved without this bound.
-        retries_min: So many such second tries are always allowed.
+        retry_share: Second tries that are under way at once, of requests that a replica answered with 500, 502 or 504,
+            at most, as a share of all requests inside, from 0 to 1 (as Envoy's retry budget). Beyond it a second try
+            waits for another to end, for `health.no_replica_seconds` at most. What a replica refused, broke off or kept
+            silent about is moved without this bound.
+        retries_min: So many such second tries are always allowed. If both are 0 there are none.
     """
 
     timeout_seconds: float | None = None

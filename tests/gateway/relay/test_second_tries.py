@@ -31,37 +31,58 @@ def test_a_second_try_waits_a_moment_and_one_whose_client_left_does_not_begin(ru
     run_gateway(scenario, replicas=2, requests=RequestSettings(backoff_seconds=30.0))
 
 
-def test_second_executions_are_bounded_and_moves_from_a_dead_replica_are_not(run_gateway: RunGateway) -> None:
+def test_second_tries_after_an_error_wait_for_one_another_and_moves_from_a_dead_replica_do_not(
+    run_gateway: RunGateway,
+) -> None:
     async def scenario(setup: Setup) -> None:
         gate = asyncio.Event()
         first, second = setup.replicas
         first.usual = answers(500, {"error": "first"})
         second.usual = waits_for(gate, streams())
         asking = [asyncio.ensure_future(setup.ask()) for _ in range(8)]
-        await setup.until(lambda: len(first.calls) + len(second.calls) >= 8 and second.inside + done(asking) == 8)
-        withheld = setup.dispatcher.retries.withheld
-        assert len(setup.dispatcher.retries._under_way) == 1
-        assert withheld == done(asking) == len(first.calls) - 1
+        await setup.until(lambda: len(first.calls) > 1 and held(setup) + second.inside == 8)
+        retries = setup.dispatcher.retries
+        assert retries.delayed == held(setup) == len(first.calls) - 1
+        assert (len(retries._under_way), len(retries._waiting)) == (1, held(setup))
         first.usual = hangs
         moved = [asyncio.ensure_future(setup.ask()) for _ in range(4)]
-        await setup.until(lambda: first.inside + second.inside == 12 - withheld)
+        await setup.until(lambda: first.inside + second.inside == 12 - held(setup))
         assert first.inside > 1
         first.cut()
-        await setup.until(lambda: second.inside == 12 - withheld)
+        await setup.until(lambda: second.inside == 12 - held(setup))
         gate.set()
-        statuses = [answer.status for answer in await asyncio.gather(*asking, *moved)]
-        assert statuses.count(500) == withheld
-        assert statuses.count(200) == 12 - withheld
+        assert {answer.status for answer in await asyncio.gather(*asking, *moved)} == {200}
         text = (await setup.get("/metrics")).body.decode()
-        assert f"headway_request_retries_withheld_total {withheld}" in text
+        assert f"headway_request_retries_delayed_total {retries.delayed}" in text
+        assert not retries._under_way
 
     never = replace(QUICK, failures_to_eject=1_000, failing_share=1.0)
     bounds = RequestSettings(retry_share=0.0, retries_min=1, backoff_seconds=0.0)
     run_gateway(scenario, replicas=2, seats=32, requests=bounds, health=never)
 
 
-def done(asking: list[asyncio.Future[object]]) -> int:
-    return sum(one.done() for one in asking)
+def held(setup: Setup) -> int:
+    return sum(str(relay.request.stage) == "held" for relay in setup.dispatcher.relays.values())
+
+
+@pytest.mark.parametrize(("retries_min", "status", "reason"), [(1, 502, "replica-failed"), (0, 500, "")])
+def test_one_that_waits_too_long_for_others_fails_and_without_places_the_error_is_passed_on(
+    run_gateway: RunGateway, retries_min: int, status: int, reason: str
+) -> None:
+    async def scenario(setup: Setup) -> None:
+        gate = asyncio.Event()
+        for replica in setup.replicas:
+            replica.next.append(answers(500, {"error": "first"}))
+            replica.usual = waits_for(gate, streams())
+        asking = [asyncio.ensure_future(setup.ask()) for _ in range(2)]
+        await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+        (ended,) = [one.result() for one in asking if one.done()] if retries_min else [asking[0].result()]
+        assert (ended.status, ended.reason) == (status, reason)
+        gate.set()
+        await asyncio.gather(*asking)
+
+    bounds = RequestSettings(retry_share=0.0, retries_min=retries_min, backoff_seconds=0.0)
+    run_gateway(scenario, replicas=2, requests=bounds, health=replace(QUICK, no_replica_seconds=0.5))
 
 
 @pytest.mark.parametrize("where", TIMES.values(), ids=TIMES.keys())

@@ -25,6 +25,7 @@ class AccessLog:
             "tenant": arrived.tenant[:_CHARACTERS_MAX],
             "path": arrived.http.path[:_CHARACTERS_MAX],
             "model": arrived.model[:_CHARACTERS_MAX],
+            "asked_model": arrived.asked_model[:_CHARACTERS_MAX],
             "streams": arrived.streams,
             "outcome": str(outcome),
             "reason": reason and str(reason),

@@ -331,9 +331,17 @@ def _dispatches(dispatcher: Dispatcher) -> Iterator[str]:
         [({}, dispatcher.counts.retried)],
     )
     yield prometheus.counter(
-        "headway_request_retries_withheld",
-        "Requests not sent to a second replica because too many second tries are under way (`requests.retry_share`)",
-        [({}, dispatcher.retries.withheld)],
+        "headway_request_retries_delayed",
+        "Second tries that waited for others to end, because too many were under way (`requests.retry_share`)",
+        [({}, dispatcher.retries.delayed)],
+    )
+    yield prometheus.counter(
+        "headway_fallbacks",
+        "Requests that went to a fallback of their model, because that had no healthy replica or too long a queue",
+        [
+            ({"model_name": model, "fallback": other}, number)
+            for (model, other), number in dispatcher.model_choice.fallbacks.items()
+        ],
     )
     yield prometheus.counter(
         "headway_connections_delayed",

@@ -7,8 +7,9 @@ copied: it is the client's bytes with ours between them.
 
 from __future__ import annotations
 
+import re
 from codecs import getincrementaldecoder
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -23,6 +24,11 @@ _BESIDE_SHARE = 20
 _MARKS = (b",", b":", b"[", b"{")
 _BLANKS = b" \t\r\n"
 _BLANKS_A_VALUE = 8
+_MODEL_NAME = b'"model"'
+_COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
+_FIRST_MODEL = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"model"[ \t\r\n]*:[ \t\r\n]*')
+_LAST_BYTES = 1 << 16  # of a body, where `model` is looked for: most clients write it first, or behind the messages
+_LOOKS = 16  # at fields of that name there
 
 
 class LargeBody:
@@ -31,11 +37,27 @@ class LargeBody:
     Attributes:
         body: its fields; None where it is no readable JSON object.
         prompt: what was read of its prompt.
+        asked_model: the name that its client wrote, where it has a body.
         fault: status and message, where it is refused.
     """
 
-    def __init__(self, content: bytes, endpoint: Endpoint, values_max: int) -> None:
-        """`endpoint` is the row of its path; `values_max` is `WireLimits.body_values`."""
+    def __init__(
+        self,
+        content: bytes,
+        endpoint: Endpoint,
+        values_max: int,
+        rename: Callable[[Body], str] = lambda body: body.model,
+    ) -> None:
+        """A large body.
+
+        Args:
+            content: its bytes.
+            endpoint: the row of its path.
+            values_max: `WireLimits.body_values`.
+            rename: gives it the name of the model that it goes to, and returns the one that its client wrote.
+        """
+        self.asked_model = ""
+        self._rename = rename
         self.body: Body | None = None
         self.prompt = NO_PROMPT
         self.fault: tuple[int, str] | None = None
@@ -61,6 +83,7 @@ class LargeBody:
                 self.fault = 413, _TOO_MANY.format(self._values_max)
                 return
             body = decoded(self._content, self._endpoint)
+            self.asked_model = self._rename(body)
             yield
             for self.prompt in prompt_count.read_in_steps(body):
                 yield
@@ -88,17 +111,22 @@ def slices(content: bytes | memoryview, size: int) -> Iterator[memoryview]:
         yield view[at : at + size]
 
 
-def written_in_parts(content: bytes, body: Body, changes: Mapping[str, object]) -> list[bytes | memoryview]:
+def written_in_parts(
+    content: bytes, body: Body, changes: Mapping[str, object], asked_model: str = ""
+) -> list[bytes | memoryview]:
     """A large body with some top-level fields set, as the parts that it is sent in.
 
-    `stream_options` in `changes` are joined with the client's own.
+    `stream_options` in `changes` are joined with the client's own. `asked_model` is the name that stands in the body,
+    where `model` is in `changes`.
     """
-    if not any(_has(body, name) for name in changes):  # they are appended, and the rest is not parsed again
-        end = len(content)
-        while content[end - 1] in _BLANKS:
-            end -= 1
-        comma = b"," if FIRST_NAME.match(content) else b""
-        return [memoryview(content)[: end - 1], comma + msgspec.json.encode(changes)[1:]]
+    given = [name for name in changes if _has(body, name)]
+    if not given:  # they are appended, and the rest is not parsed again
+        return _extended(content, 0, changes)
+    at = _model_in(content, asked_model) if given == ["model"] else None
+    if at is not None:
+        others = {name: value for name, value in changes.items() if name != "model"}
+        model = msgspec.json.encode(changes["model"])
+        return [memoryview(content)[: at[0]], model, *_extended(content, at[1], others)]
     fields: dict[str, Any] = top_level(content)
     options = changes.get("stream_options")
     if isinstance(options, dict):
@@ -114,6 +142,37 @@ def written_in_parts(content: bytes, body: Body, changes: Mapping[str, object]) 
         else:
             small += msgspec.json.encode(value)
     return [*parts, bytes(small) + b"}"]
+
+
+def _extended(content: bytes, begin: int, changes: Mapping[str, object]) -> list[bytes | memoryview]:
+    """A body from `begin` on, with more fields at its end."""
+    end = len(content)
+    while content[end - 1] in _BLANKS:
+        end -= 1
+    comma = b"," if changes and FIRST_NAME.match(content) else b""
+    return [memoryview(content)[begin : end - 1], comma + msgspec.json.encode(changes)[1:]]
+
+
+def _model_in(content: bytes, asked: str) -> tuple[int, int] | None:
+    """Where the value of `model` begins and ends, if that shows at the body's end or at its beginning.
+
+    What follows a field of the body itself up to the body's end is the rest of one object; after a field of an object
+    within it, it is not. The last `model` counts, for readers of JSON as here.
+    """
+    value = msgspec.json.encode(asked)
+    end, least = len(content), max(0, len(content) - _LAST_BYTES)
+    for _ in range(_LOOKS):
+        name = content.rfind(_MODEL_NAME, least, end)
+        if name < 0:
+            break
+        end = name
+        colon = _COLON.match(content, name + len(_MODEL_NAME))
+        if colon is not None and top_level(b"{" + content[name:]):
+            return (colon.end(), colon.end() + len(value)) if content.startswith(value, colon.end()) else None
+    first = _FIRST_MODEL.match(content)
+    if first is None or not content.startswith(value, first.end()):
+        return None
+    return first.end(), first.end() + len(value)
 
 
 def _has(body: Body, name: str) -> bool:

@@ -42,6 +42,10 @@ class Body(msgspec.Struct, rename={"priority_bytes": "priority", "arguments_byte
     arguments_bytes: msgspec.Raw = msgspec.Raw(b"")
     stream_options: StreamOptions | msgspec.UnsetType | None = msgspec.UNSET
 
+    def rename(self, model: str) -> None:
+        """It goes to the model of this name, which is written into the body when it is sent."""
+        self.model = model
+
     @property
     def prompt_bytes(self) -> bytes:
         """The prompt as it stands in the JSON, copied; empty if there is none."""

@@ -7,6 +7,7 @@ from headway.gateway.queueing.request_state import GatewayRequest, QueuedRequest
 
 _FIRST_BYTE_FLOOR_SECONDS = 0.02  # of any answer, however short its prompt
 _OVERDUE = 2.0  # × the expected time of a whole answer: lengths and speeds are guesses
+_PREFILL_SECONDS = 1.0  # after which a prompt counts as computed, where nothing shows it
 
 
 def expected_seconds(queued: QueuedRequest, output_tokens: float, costs: ServiceCosts) -> float:
@@ -29,3 +30,12 @@ def is_due(request: GatewayRequest, costs: ServiceCosts, now: float) -> bool:
     if queued.replica is not None:
         costs = ServiceCosts(*map(max, costs, queued.replica.ledger.costs))
     return now - (queued.dispatched_at or now) >= _OVERDUE * expected_seconds(queued, output_tokens, costs)
+
+
+def assume_prefilled(request: GatewayRequest, now: float) -> None:
+    """Without a stream the first byte is the last: the prompt counts as computed after a while."""
+    queued = request.queued
+    is_open = request.stage is RequestStage.SENT and not request.arrived.streams
+    if is_open and now - (queued.dispatched_at or now) >= _PREFILL_SECONDS:
+        assert queued.replica is not None
+        queued.replica.ledger.first_token(queued)

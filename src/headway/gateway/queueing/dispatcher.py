@@ -8,17 +8,17 @@ Which waiting request is sent now, and to which replica, is in `served_queues.py
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from headway.gateway.openai.error_responses import Reason
-from headway.gateway.queueing.answer_forecast import expected_seconds, is_due
+from headway.gateway.queueing.answer_forecast import assume_prefilled, expected_seconds, is_due
 from headway.gateway.queueing.counts import Counts, Outcome
 from headway.gateway.queueing.dispatch_contracts import DispatchObserver, QueueHooks, Relay, RequestObserver
 from headway.gateway.queueing.entry_checks import EntryChecks
 from headway.gateway.queueing.internal_errors import InternalErrors
 from headway.gateway.queueing.learning_from_answer import learn_from_answer
+from headway.gateway.queueing.model_choice import ModelChoice
 from headway.gateway.queueing.outages import OwnShortages
 from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import (
@@ -40,7 +40,6 @@ _QUEUED, _SENT, _ENDED = RequestStage.QUEUED, RequestStage.SENT, RequestStage.EN
 _HELD = RequestStage.HELD
 _MOVE_QUEUED, _MOVE_DISPATCHED, _MOVE_ENDED = RequestMove.QUEUED, RequestMove.DISPATCHED, RequestMove.ENDED
 _COMPLETED = Outcome.COMPLETED
-_PREFILL_SECONDS = 1.0
 
 
 class Dispatcher:
@@ -78,10 +77,11 @@ class Dispatcher:
         self._ask_for_models = ask_for_models
         self._costs = settings.policies.costs
         self.entry_checks = EntryChecks(self.served_queues, clock, settings.policies.seed)
+        self.model_choice = ModelChoice(self.served_queues, clock)
         self.shortages = OwnShortages()
         self.retries = Retries(settings.policies.seed)
         self._later = hooks.later
-        self.time_limits = TimeLimits(self.served_queues, self.entry_checks, self.relays, self.contain)
+        self.time_limits = TimeLimits(self.served_queues, self.entry_checks, self.retries, self.relays, self.contain)
 
     # The way in
 
@@ -216,21 +216,24 @@ class Dispatcher:
         """A replica answered that it does not have a model that it lists: ask all replicas for theirs."""
         self._ask_for_models(lambda: None)
 
-    def may_try_again(self, request: GatewayRequest, *, executed: bool) -> bool:
+    def may_try_again(self, request: GatewayRequest, *, answered: bool) -> bool:
         """Whether another replica could take the request, within its time and within the bound of second tries.
 
-        `executed`: a replica that works on may have executed it, so that trying it again costs a second execution.
+        `answered`: its replica works and answered with an error, so that all requests may meet it and be sent twice.
         """
         own, model, settings = request.queued.replica, request.arrived.model, self.settings.requests
         if own is None or not any(
             replica.is_up and replica is not own and replica.serves(model) for replica in self.replicas
         ):
             return False
-        has_place = not executed or self.retries.has_place(self.counts.inside, settings)
-        return has_place and self.retries.has_time(request, self.now(), settings)
+        may = not answered or self.retries.are_possible(self.counts.inside, settings)
+        return may and self.retries.has_time(request, self.now(), settings)
 
-    def take_back(self, request: GatewayRequest, *, executed: bool = False) -> None:
-        """Hold a dispatched request for a moment; then put it in front of its queue, for another replica."""
+    def take_back(self, request: GatewayRequest, *, answered: bool = False) -> None:
+        """Hold a dispatched request for a moment; then put it in front of its queue, for another replica.
+
+        `answered`: see `may_try_again`.
+        """
         queued = request.queued
         assert queued.replica is not None
         queued.produced_tokens = 0
@@ -239,15 +242,26 @@ class Dispatcher:
         del self._sent[queued.arrived.number]
         request.move(RequestMove.HELD)
         self.counts.retried += 1
-        if executed:
-            self.retries.begin(request)
-        again = partial(self._queue_again, self.relays[queued.arrived.number])
+        if answered:
+            self.retries.wait(request, self.now())
+            self._begin_second_tries()
+            self.retries.delayed += self.retries.is_waiting(request)
+        else:
+            self._queue_soon(queued.arrived.number)
+        self.served_queues.pump()  # its place is free
+
+    def _begin_second_tries(self) -> None:
+        for number in self.retries.begin(self.counts.inside, self.settings.requests):
+            self._queue_soon(number)
+
+    def _queue_soon(self, number: int) -> None:
+        """A held request returns to its queue after a moment."""
+        again = partial(self._queue_again, self.relays[number])
         seconds = self.retries.backoff_seconds(self.settings.requests)
         if self._later is None or not seconds:
             again()
         else:
             self._later(seconds, again)
-            self.served_queues.pump()  # its place is free
 
     def _queue_again(self, relay: Relay) -> None:
         request, queued = relay.request, relay.request.queued
@@ -272,7 +286,8 @@ class Dispatcher:
         if was_queued:
             self.served_queues.left(queued)
         self.counts.end(outcome, reason)
-        self.retries.ended(request)
+        if self.retries.ended(request):
+            self._begin_second_tries()
         try:
             if was_queued:
                 self.served_queues.queue_of(queued).cancel(queued, now)
@@ -325,7 +340,7 @@ class Dispatcher:
     def sweep_in_steps(self, now: float) -> Iterator[None]:
         """The same, a request at a step."""
         limits = self.time_limits
-        for refusing in (limits.refuse_unserved, limits.refuse_late, limits.refuse_overdue):
+        for refusing in (limits.refuse_unserved, limits.refuse_late, limits.refuse_overdue, limits.end_untried):
             try:
                 yield from refusing(now)
             except Exception as error:
@@ -335,7 +350,7 @@ class Dispatcher:
             if number not in self._sent:  # it ended between two steps
                 continue
             try:
-                self._assume_prefilled(relay.request, now)
+                assume_prefilled(relay.request, now)
                 relay.check_silence(now)
             except Exception as error:
                 self.contain(relay, "sweep", error)
@@ -356,21 +371,6 @@ class Dispatcher:
     def _forget_idle_queues(self, now: float) -> None:
         at_replicas = {relay.request.queued.queue_key for relay in self._sent.values()}
         self.served_queues.forget_idle(at_replicas, now)
-
-    def _assume_prefilled(self, request: GatewayRequest, now: float) -> None:
-        """Without a stream the first byte is the last: the prompt counts as computed after a while.
-
-        Where the replica's own costs are known, after as long as the prompts that were to be computed there take.
-        """
-        queued = request.queued
-        if request.stage is not _SENT or request.arrived.streams:
-            return
-        assert queued.replica is not None
-        ledger, seconds = queued.replica.ledger, _PREFILL_SECONDS
-        if ledger.costs_as_of > -math.inf:
-            seconds = max(seconds, queued.prefill_tokens_there * ledger.costs.prefill_seconds_per_token)
-        if now - (queued.dispatched_at or now) >= seconds:
-            ledger.first_token(queued)
 
     def end_all(self) -> None:
         """End every request now: the process stops. Nothing is dispatched any more."""

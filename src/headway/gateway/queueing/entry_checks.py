@@ -27,11 +27,14 @@ class EntryChecks:
         """Why a request may not enter a queue; None if it may."""
         served, replicas = self._served, self._served.replicas
         if not can_be_served(demand_of(queued), replicas):
-            model = queued.arrived.model
+            model, arrived = queued.arrived.model, queued.arrived
+            meant = f", for which {arrived.asked_model[:100]!r} stands" if arrived.is_renamed else ""
             if replicas and not any(replica.serves(model) for replica in replicas):
-                message = f"no replica serves the model {model[:100]!r}; GET /v1/models lists the models"
+                message = f"no replica serves the model {model[:100]!r}{meant}; GET /v1/models lists the models"
                 return Refusal(404, message, Reason.UNKNOWN_MODEL)
-            message = f"no healthy replica serves the model {model[:100]!r}" if model else "no replica is healthy"
+            message = (
+                f"no healthy replica serves the model {model[:100]!r}{meant}" if model else "no replica is healthy"
+            )
             return self.unserved(message)
         if not served.waiting:
             return None

@@ -51,6 +51,7 @@ class Intake:
         body: Body | None,
         prompt: PromptFacts,
         model: str,
+        asked_model: str,
         tenant: TenantSettings,
         terms: ClientTerms,
         settings: Settings,
@@ -62,7 +63,8 @@ class Intake:
             endpoint: the row of its path.
             body: the fields of its JSON body; None if it has none.
             prompt: what was read of its prompt.
-            model: as it names it; "" if it names none.
+            model: to which it goes; "" if it names none.
+            asked_model: the name that its client gave, which may be an alias.
             tenant: of its API key.
             terms: which its client set for it.
             settings: of the gateway.
@@ -86,6 +88,7 @@ class Intake:
             body_bytes=len(http.body),
             streams=body is not None and bool(body.stream),
             model=model,
+            asked_model=asked_model,
             tenant=fairness_tenant,
             payer=tenant.name or fairness_tenant,
             session=hints.session,

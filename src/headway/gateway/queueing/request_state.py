@@ -89,7 +89,8 @@ class ArrivedRequest:
         body: the fields of its JSON body; None if it has none.
         body_bytes: size of the body.
         streams: whether the client asked for a stream.
-        model: as the client names it; "" if it names none.
+        model: to which it goes; "" if it names none.
+        asked_model: as the client names it: `model`, an alias of it, or a model that it is the fallback of.
         tenant: for fairness: the tenant of its key and the fairness id it named.
         payer: whose queue bounds it counts against: its key's tenant, else `tenant`. The holder of a key can name ever
             new fairness ids, but cannot change the payer.
@@ -123,12 +124,18 @@ class ArrivedRequest:
     hinted_output_tokens: Final[int | None]
     arrived_at: Final[float]
     traceparent: Final[bytes | None]
+    asked_model: Final[str] = ""
     ends_by: Final[float | None] = None
     service_tier: Final[str | None] = None
     never_waits: Final[bool] = False
     prompt: Final[PromptFacts] = NO_PROMPT
     stored_object: Final[str | None] = None
     may_be_repeated: Final[bool] = True
+
+    @property
+    def is_renamed(self) -> bool:
+        """Whether its client gave another name than that of the model to which it goes."""
+        return bool(self.asked_model) and self.asked_model != self.model
 
     def let_go_of_body(self) -> None:
         """Free its body, which is not sent again: the client has the beginning of an answer."""

@@ -15,6 +15,7 @@ from headway.gateway.queueing.entry_checks import EntryChecks
 from headway.gateway.queueing.outages import Outages, can_be_served, demand_of
 from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import GatewayRequest, RequestStage
+from headway.gateway.queueing.retries import Retries
 from headway.gateway.queueing.served_queues import ServedQueues
 
 _QUEUED, _ENDED = RequestStage.QUEUED, RequestStage.ENDED
@@ -27,12 +28,14 @@ class TimeLimits:
         self,
         served: ServedQueues,
         entry_checks: EntryChecks,
+        retries: Retries,
         relays: Mapping[int, Relay],
         contain: Callable[[Relay, str, Exception], None],
     ) -> None:
         """`relays` are those of requests that have not ended, by number, in order of arrival; `contain` ends one."""
         self._served = served
         self._entry_checks = entry_checks
+        self._retries = retries
         self._relays = relays
         self._contain = contain
         self._outages = Outages()
@@ -62,6 +65,16 @@ class TimeLimits:
             except Exception as error:
                 self._contain(relay, "sweep", error)
             yield
+
+    def end_untried(self, now: float) -> Iterator[None]:
+        """End requests whose second try waited too long for those of others."""
+        grace = self._served.settings.health.no_replica_seconds
+        for number in self._retries.overdue(now - grace):
+            relay = self._relays.get(number)
+            if relay is not None:
+                message = f"a replica failed at the request, and for {grace:g} s too many others were tried again"
+                relay.cut_off(Refusal(502, message, Reason.REPLICA_FAILED))
+                yield
 
     def refuse_overdue(self, now: float) -> Iterator[None]:
         """Refuse requests that waited in the queue for too long."""

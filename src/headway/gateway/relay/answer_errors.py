@@ -10,7 +10,7 @@ from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import GatewayRequest, id_text
 from headway.gateway.wire.messages import Response
 
-_STATUSES = {Reason.REPLICA_TIMEOUT: 504, Reason.DRAINING: 503, Reason.INTERNAL_ERROR: 500}
+_STATUSES = {Reason.REPLICA_TIMEOUT: 504, Reason.REQUEST_TIMEOUT: 504, Reason.DRAINING: 503, Reason.INTERNAL_ERROR: 500}
 
 
 def status_of(reason: Reason) -> int:

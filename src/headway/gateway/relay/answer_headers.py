@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from urllib.parse import quote
 
 from headway.gateway.cross_origin import TELLS_OTHER_ORIGINS, without_origin_twice
 from headway.gateway.openai.answer_readers import JsonReader, StreamReader
@@ -15,8 +16,9 @@ from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.wire.messages import HOP_BY_HOP, Headers, connection_names
 
 _ID_HEADER, _REPLICA_HEADER, _QUEUE_HEADER = b"x-request-id", b"x-headway-replica", b"x-headway-queue-ms"
-_TIER_HEADER = b"x-headway-service-tier"
-_OURS = {REASON_HEADER, _ID_HEADER, _REPLICA_HEADER, _QUEUE_HEADER, _TIER_HEADER}
+_TIER_HEADER, _MODEL_HEADER = b"x-headway-service-tier", b"x-headway-model"
+_AS_THEY_ARE = "/:@+,;=!$&'()*[]"  # in the name of a model; what no header may hold is percent-encoded
+_OURS = {REASON_HEADER, _ID_HEADER, _REPLICA_HEADER, _QUEUE_HEADER, _TIER_HEADER, _MODEL_HEADER}
 _NOT_RETURNED = HOP_BY_HOP | {b"content-length"} | _OURS
 
 
@@ -40,6 +42,8 @@ def answer_headers(
         (_REPLICA_HEADER, replica.shown_as.encode("latin-1", "replace")),
         (_QUEUE_HEADER, b"%d" % (waited * 1000)),
     ]
+    if arrived.is_renamed:
+        ours.append((_MODEL_HEADER, quote(arrived.model, safe=_AS_THEY_ARE).encode()))
     if arrived.service_tier is not None:
         ours.append((_TIER_HEADER, arrived.service_tier.encode()))
     return [*returned, *ours]

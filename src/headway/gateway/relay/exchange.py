@@ -148,7 +148,7 @@ class Exchange:
             self._sends -= 1  # it was not executed
         if status >= 500 or self._suspect is not None:
             self._judge(replica, status)
-        if status in _TRY_ELSEWHERE and self._retry_elsewhere(executed=status not in _FULL):
+        if status in _TRY_ELSEWHERE and self._retry_elsewhere(answered=status not in _FULL):
             return
         if status == _NOT_FOUND and self.request.arrived.model:
             self._dispatcher.doubt_models()
@@ -168,7 +168,7 @@ class Exchange:
         is_failure = status >= 500 and status not in _UNABLE and status not in _FULL
         if is_failure and self._suspect is not None:
             self._suspect = None
-        elif is_failure and status in _TRY_ELSEWHERE and self._may_retry(executed=True):
+        elif is_failure and status in _TRY_ELSEWHERE and self._may_retry(answered=True):
             self._suspect = replica, why
         elif is_failure:
             replica.failed(why)
@@ -256,7 +256,7 @@ class Exchange:
         health, relayed = self._dispatcher.settings.health, self._relayed
         stage = self.request.stage
         if stage in (RequestStage.CONNECTING, RequestStage.SENT) and self._replica().state.health is Health.EJECTED:
-            self._retry_elsewhere(executed=False)  # it produced nothing, and its replica is not trusted to
+            self._retry_elsewhere(answered=False)  # it produced nothing, and its replica is not trusted to
             stage = self.request.stage
         is_answering = stage is RequestStage.ANSWERING
         is_due = stage is RequestStage.SENT or (is_answering and self._is_stream and relayed.first_byte_at is None)
@@ -281,7 +281,7 @@ class Exchange:
             return
         self._blame_suspect()
         if stage is not RequestStage.ANSWERING:
-            if not self._retry_elsewhere(executed=reason is Reason.REPLICA_TIMEOUT):
+            if not self._retry_elsewhere(answered=False):
                 self._answer_error(Refusal(status_of(reason), why, reason), _FAILED)
             return
         self._break_off(why, reason)
@@ -295,22 +295,18 @@ class Exchange:
         else:
             self._client.abort()
 
-    def _retry_elsewhere(self, *, executed: bool) -> bool:
-        """Give the request back, for another replica. False if it may not be tried again.
-
-        `executed`: a replica that works on may have executed it.
-        """
-        if not self._may_retry(executed=executed):
-            self._dispatcher.retries.withheld += executed and self._may_retry(executed=False)
+    def _retry_elsewhere(self, *, answered: bool) -> bool:
+        """Give the request back, for another replica. False if it may not be tried again; `answered`: with an error."""
+        if not self._may_retry(answered=answered):
             return False
         self._stop_replica()
-        self._dispatcher.take_back(self.request, executed=executed)
+        self._dispatcher.take_back(self.request, answered=answered)
         return True
 
-    def _may_retry(self, *, executed: bool) -> bool:
+    def _may_retry(self, *, answered: bool) -> bool:
         is_left = max(self.request.queued.tries, self._sends) < TRIES_MAX
         may = not self._sends or self.request.arrived.may_be_repeated
-        return is_left and may and self._dispatcher.may_try_again(self.request, executed=executed)
+        return is_left and may and self._dispatcher.may_try_again(self.request, answered=answered)
 
     def _first_byte(self, body: bytes) -> None:
         self._relayed.first_byte_at = self._dispatcher.now()
@@ -360,7 +356,7 @@ class Exchange:
         if stage is RequestStage.ANSWERING:
             self._break_off(refusal.message, refusal.reason)
         elif stage is not RequestStage.ENDED:
-            was_sent = stage in (RequestStage.CONNECTING, RequestStage.SENT)
+            was_sent = stage in (RequestStage.CONNECTING, RequestStage.SENT, RequestStage.HELD)
             self._answer_error(refusal, _FAILED if was_sent else Outcome.REFUSED)
 
     def _answer_error(self, refusal: Refusal, outcome: Outcome) -> None:

@@ -64,7 +64,7 @@ def upstream_parts(request: GatewayRequest, replica: UpstreamReplica) -> tuple[b
     body, content = request.arrived.body, request.arrived.http.body
     parts: list[bytes | memoryview] = [content]
     if body is not None and changes:
-        parts = written_in_parts(content, body, changes)
+        parts = written_in_parts(content, body, changes, request.arrived.asked_model)
     return _head(request, replica, sum(map(len, parts))), parts
 
 
@@ -136,6 +136,8 @@ def _changes(request: GatewayRequest, replica: UpstreamReplica) -> dict[str, obj
     changes: dict[str, object] = {}
     if body is None:
         return changes
+    if request.arrived.is_renamed:
+        changes["model"] = request.arrived.model
     if hides_usage(request, replica):
         changes["stream_options"] = USAGE_ASKED
     sign = _SIGNS.get(replica.settings.priority)

@@ -8,10 +8,15 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
+from typing import cast
+
+import msgspec
 
 from headway.gateway.replicas.probing import read_models
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
+from headway.gateway.settings import Settings
 
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _AGAIN_SECONDS = 1.0
 _TOGETHER = 50  # requests that go on at one turn of the event loop; most are refused then
 _ANSWER_SECONDS = 1.0  # how long a request waits for the answers at most
@@ -56,14 +61,24 @@ class ModelLists:
                 await asyncio.sleep(0)
 
 
-def listed_models(replicas: Sequence[UpstreamReplica]) -> dict[str, object]:
-    """The models of all replicas that are up, each once."""
+def listed_models(replicas: Sequence[UpstreamReplica], settings: Settings) -> dict[str, object]:
+    """The models of all replicas that are up, each once, then the aliases of those."""
     merged: dict[str, object] = {}
     for replica in replicas:
         if replica.is_up:
             for name, entry in (replica.state.models or {}).items():
                 merged.setdefault(name, entry)
+    for alias in settings.aliases:
+        target = settings.model_of(alias)
+        if target in merged:
+            merged[alias] = _as_alias(alias, merged[target])
     return merged
+
+
+def _as_alias(alias: str, entry: object) -> object:
+    """An entry under another name, as vLLM lists a second `--served-model-name`."""
+    fields = _FIELDS.decode(entry) if isinstance(entry, msgspec.Raw) else dict(cast("dict[str, object]", entry))
+    return {**fields, "id": alias}
 
 
 def all_list_models(replicas: Sequence[UpstreamReplica]) -> bool:
@@ -76,7 +91,8 @@ def is_listed(replicas: Sequence[UpstreamReplica], name: str) -> bool:
     return any(name in (replica.state.models or ()) for replica in replicas)
 
 
-def model_entry(replicas: Sequence[UpstreamReplica], name: str) -> object | None:
-    """A model of a replica that is up, by its name, without a look at all others."""
-    listing = (replica.state.models or {} for replica in replicas if replica.is_up)
-    return next((models[name] for models in listing if name in models), None)
+def model_entry(replicas: Sequence[UpstreamReplica], settings: Settings, name: str) -> object | None:
+    """A model of a replica that is up, by its name or an alias, without a look at all others."""
+    listing, model = (replica.state.models or {} for replica in replicas if replica.is_up), settings.model_of(name)
+    entry = next((models[model] for models in listing if model in models), None)
+    return entry if entry is None or model == name else _as_alias(name, entry)

@@ -516,7 +516,7 @@ def test_a_request_taken_back_goes_first_and_avoids_the_replica_that_failed() ->
     first, second = bench.arrive(), bench.arrive()
     third = bench.arrive()
     assert (first.sent_to, second.sent_to, third.sent_to) == (["r0"], ["r1"], [])
-    assert bench.dispatcher.may_try_again(first.request, executed=True)
+    assert bench.dispatcher.may_try_again(first.request, answered=True)
     bench.dispatcher.take_back(first.request)
     assert third.sent_to == [], "the one taken back goes first, and waits for the other replica"
     assert bench.dispatcher.counts.retried == 1
@@ -530,7 +530,7 @@ def test_a_request_that_only_the_failed_replica_could_serve_is_refused() -> None
     bench = Bench(("r0", "r1"))
     first = bench.arrive()
     bench.replicas[1].state.health = Health.EJECTED
-    assert not bench.dispatcher.may_try_again(first.request, executed=True)
+    assert not bench.dispatcher.may_try_again(first.request, answered=True)
     bench.dispatcher.take_back(first.request)
     assert first.reason == Reason.NO_REPLICA
     assert first.refusal is not None

@@ -11,14 +11,22 @@ def test_the_bound_is_a_share_of_the_requests_inside_and_never_below_the_least()
     """Envoy's default: a fifth of what is active, and three always."""
     retries, settings = Retries(seed=0), RequestSettings()
     requests = [gateway_request(number) for number in range(20)]
-    for request in requests[:3]:
-        assert retries.has_place(1, settings)
-        retries.begin(request)
-    assert not retries.has_place(15, settings)
-    assert retries.has_place(16, settings)
-    for request in requests:
-        retries.ended(request)  # those that were tried once too
-    assert retries.has_place(0, settings)
+    for request in requests[:8]:
+        retries.wait(request, float(request.arrived.number))
+    assert list(retries.begin(1, settings)) == [0, 1, 2]
+    assert list(retries.begin(15, settings)) == []
+    assert list(retries.begin(16, settings)) == [3]
+    assert retries.ended(requests[19]), "others wait"
+    assert retries.ended(requests[0])
+    assert list(retries.begin(16, settings)) == [4]
+    assert retries.overdue(6.0) == [5, 6]
+    retries.ended(requests[5])
+    assert [retries.is_waiting(request) for request in requests[4:8]] == [False, False, True, True]
+    assert [retries.are_possible(9, RequestSettings(retry_share=s, retries_min=0)) for s in (0.0, 0.1, 0.2)] == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_the_moment_before_a_second_try_is_drawn_from_the_seed() -> None:

@@ -1,0 +1,71 @@
+"""Choice of a model: what the name in a request stands for, and a fallback where that model cannot serve it now.
+
+Law: a request whose model has no alias and no fallback goes out as it came. The choice is made once, at arrival.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable
+
+from headway.gateway.openai.request_body import Body
+from headway.gateway.queueing.served_queues import ServedQueues
+from headway.gateway.replicas.replica_state import Health
+
+_LOGGED_SECONDS = 60.0  # between two log lines about one model
+_BELIEVED_UP = (Health.UP, Health.UNKNOWN)
+log = logging.getLogger("headway.gateway")
+
+
+class ModelChoice:
+    """One per process, beside the queues. `fallbacks` counts requests by (model, the one asked instead)."""
+
+    def __init__(self, served: ServedQueues, clock: Callable[[], float]) -> None:
+        self._served = served
+        self._now = clock
+        self._logged_at: dict[str, float] = {}
+        self.fallbacks: Counter[tuple[str, str]] = Counter()
+
+    def rename(self, body: Body) -> str:
+        """Give a body that was read the name of the model that it goes to; returns the one that its client wrote."""
+        asked = body.model
+        body.rename(self.choose(asked))
+        return asked
+
+    def choose(self, asked: str) -> str:
+        """The model that a request with this name goes to."""
+        settings = self._served.settings
+        model = settings.model_of(asked)
+        own = settings.models.get(model)
+        if own is None or not own.fallbacks:
+            return model
+        lives, bound = self._lives(model), own.fallback_wait_seconds
+        wait = self._wait_seconds(model) if lives else math.inf
+        if lives and (bound is None or wait <= bound):
+            return model
+        for name in own.fallbacks:
+            other = settings.model_of(name)
+            if self._lives(other) and self._wait_seconds(other) < wait:
+                self._note(model, other, wait)
+                return other
+        return model
+
+    def _lives(self, model: str) -> bool:
+        """Whether a replica that serves it is up, or may be: it was not probed yet."""
+        return any(replica.state.health in _BELIEVED_UP and replica.serves(model) for replica in self._served.replicas)
+
+    def _wait_seconds(self, model: str) -> float:
+        """Forecast of the wait in its queues; 0 where nothing waits or no forecast is known."""
+        queues = (queue for key, queue in self._served.queues.items() if key.model == model and len(queue))
+        return max((queue.drain_seconds() or 0.0 for queue in queues), default=0.0)
+
+    def _note(self, model: str, other: str, wait: float) -> None:
+        self.fallbacks[model, other] += 1
+        now = self._now()
+        if now - self._logged_at.get(model, -math.inf) >= _LOGGED_SECONDS:
+            self._logged_at[model] = now
+            why = "no healthy replica serves it" if wait == math.inf else f"its queue takes about {wait:.1f} s"
+            fields = {"model": model, "fallback": other}
+            log.warning("requests for %s go to %s: %s", model, other, why, extra={"fields": fields})
