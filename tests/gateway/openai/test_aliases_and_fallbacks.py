@@ -24,6 +24,7 @@ from tests.support.scripted_replica import answers, streams, waits_for
 
 ALIASES = {"gpt-4": "gpt", "gpt": "m"}
 FREQUENT = replace(QUICK, models_seconds=0.05)
+DOWN = ("/v1/models", "/health")
 
 
 def test_an_alias_reaches_the_replica_as_its_model(run_gateway: RunGateway) -> None:
@@ -110,7 +111,7 @@ def test_a_fallback_is_asked_while_no_healthy_replica_serves_the_model(
         )
         answer = await setup.ask(completion(model="alias"))
         assert (answer.headers["x-headway-model"], len(first.calls)) == ("big", 1)
-        first.cut()
+        first.instead = dict.fromkeys(DOWN, answers(500, {}))
         await setup.until(lambda: not setup.dispatcher.replicas[0].is_up)
         for name in ("alias", "big"):
             answer = await setup.ask(completion(model=name))
@@ -121,7 +122,7 @@ def test_a_fallback_is_asked_while_no_healthy_replica_serves_the_model(
         assert [record.getMessage() for record in caplog.records].count(
             "requests for big go to small: no healthy replica serves it"
         ) == 1
-        second.cut()
+        second.instead = first.instead
         await setup.until(lambda: not setup.dispatcher.replicas[1].is_up)
         refused = await setup.ask(completion(model="big"))
         assert (refused.status, refused.reason) == (503, "no-replica")
