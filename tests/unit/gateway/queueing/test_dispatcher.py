@@ -995,7 +995,8 @@ def test_what_is_refused_by_its_head_would_be_refused_with_its_body(
     late = bench.arrive(tokens, body=body, payer=payer, model=model).refusal
     if early is not None:
         assert late is not None
-        assert late.reason in (early.reason, Reason.UNKNOWN_MODEL)
+        # The bound of prompt tokens, which the head does not tell, may be looked at before the one that it tells of.
+        assert late.reason in (early.reason, Reason.UNKNOWN_MODEL) or "prompt tokens" in late.message
     elif late is not None and late.reason is not Reason.UNKNOWN_MODEL:
         assert "prompt tokens" in late.message, "all else is told by the head"
 
