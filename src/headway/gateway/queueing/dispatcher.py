@@ -164,7 +164,12 @@ class Dispatcher:
         relay.request.move(_MOVE_DISPATCHED)
         self.served_queues.left(queued)
         ledger = replica.ledger
-        queued.confirmed_tokens = ledger.cached_prompt_tokens(queued, queued.arrived.prompt.hashes) or 0
+        hashes = queued.arrived.prompt.hashes
+        confirmed = ledger.cached_prompt_tokens(queued, hashes) if hashes else None
+        if confirmed is None:
+            queued.confirmed_tokens = 0
+        else:  # from now on it is at this replica, whatever its session left at others
+            queued.confirmed_tokens = queued.cached_prompt_tokens = confirmed
         if not ledger.prefill_tokens:
             ledger.prefill_since = now
         ledger.enter(queued, relay.request.relayed)

@@ -157,3 +157,25 @@ def test_a_slow_replica_is_not_a_sick_one() -> None:
     expected = queued.estimate.remaining_mean(0) * 0.2
     assert not is_due(waiting, configured, slow.now + 1.5 * expected)
     assert is_due(waiting, configured, slow.now + 2.5 * expected)
+
+
+def test_what_is_booked_at_a_replica_is_less_what_it_confirmed() -> None:
+    fleet = Fleet({"none": FAST, "holds": FAST}, "least-work")
+    none, holds = [replica.ledger for replica in fleet.replicas]
+    body = {"prompt": "x" * 8_192, "max_tokens": OUTPUT_TOKENS, "stream": True}
+    first = gateway_request(1, body, prompt_tokens=2_048, arrived_at=0.0, session="s")
+    prefix = first.arrived.prompt.hashes
+    assert len(prefix) == 8
+    holds.confirmed.answered(prefix[:6], [256 * number for number in range(1, 7)], 1, 0, 0.0)
+    first.queued.cached_prompt_tokens = 2_000  # of the session, wherever its last turn was
+    relay = Answer(fleet, first)
+    fleet.dispatcher.announce(relay)  # type: ignore[arg-type]
+    fleet.dispatcher.arrive(relay)  # type: ignore[arg-type]
+    assert fleet.sent == {"none": 1}, "it has told nothing of its cache: the session's estimate stands"
+    assert (none.prefill_tokens, first.queued.confirmed_tokens) == (48, 0)
+    second = gateway_request(2, body, prompt_tokens=2_048, arrived_at=0.0)
+    relay = Answer(fleet, second)
+    fleet.dispatcher.announce(relay)  # type: ignore[arg-type]
+    fleet.dispatcher.arrive(relay)  # type: ignore[arg-type]
+    assert fleet.sent == {"none": 1, "holds": 1}
+    assert (holds.prefill_tokens, second.queued.confirmed_tokens) == (512, 1_536)
