@@ -7,7 +7,7 @@ import logging
 import secrets
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +75,7 @@ class Gateway:
         self._tracing = Tracing(settings.tracing, self._clock) if settings.tracing.endpoint is not None else None
         check_tuning(settings)
         ratio = TokenRatio()
-        self._learned = LearnedState(settings, ratio, log.warning)
+        self._learned = LearnedState(settings, ratio, log.warning, self._budgets_in_steps)
         self._prompt_count = PromptCount(settings.tokenizers, ratio, settings.media_tokens)
         self._saved_at = time.monotonic()
         self.cut_off = 0  # requests that were inside when it stopped
@@ -92,6 +92,7 @@ class Gateway:
         learned, held = self._learned, self._hold_timer.held
         hooks = QueueHooks(learned.prepare, learned.forget, held, _at_next_turn, intake.cached_tokens, _later)
         self.dispatcher = Dispatcher(settings, self._clock, observing, self._model_lists.ask_again, hooks)
+        self._learned.restore_budgets(self.dispatcher.budgets.restore)
         self.site = PublicRoutes(
             self.dispatcher,
             self._tenants,
@@ -136,6 +137,9 @@ class Gateway:
     def tokens(self) -> SignedTokens | None:
         """What verifies JSON Web Tokens; None where they are no keys."""
         return self.site.tenants.tokens
+
+    def _budgets_in_steps(self) -> Iterator[dict[str, dict[str, object]]]:
+        return self.dispatcher.budgets.saved_in_steps()
 
     async def start(self) -> None:
         """Listen and begin to probe the replicas. Raises OSError if an address cannot be listened on."""

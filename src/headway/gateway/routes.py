@@ -136,10 +136,10 @@ class PublicRoutes:
         if isinstance(tenant, KeyFault):
             return no_key(tenant)
         request.owner = tenant.name
-        request.refusal = self.dispatcher.entry_checks.refusal_unread(
-            tenant.name, int(request.named.get(b"content-length", b"0"))
-        )
-        return not_forwarded(request, self.dispatcher.settings.forward)
+        refusal = not_forwarded(request, self.dispatcher.settings.forward)
+        if refusal is None and request.method == b"POST":
+            request.refusal = self.dispatcher.entry_checks.refusal_unread(tenant.name, request)
+        return refusal
 
     def shaped(self, response: Response, path: str) -> Response:
         """An error in the shape of the API that the path belongs to."""
@@ -271,9 +271,10 @@ class PublicRoutes:
         if request.arrived.streams and endpoint.is_generation:
             self.keep_alives.add(exchange)
         try:
-            if isinstance(http.refusal, Refusal):
-                self.dispatcher.refuse_unread(exchange, http.refusal)
-            elif self.dispatcher.announce(exchange):
+            is_taken = self.dispatcher.announce(exchange)
+            if is_taken and isinstance(http.refusal, Refusal):
+                exchange.refuse(http.refusal)
+            elif is_taken:
                 self._intake.let_in(request, partial(self.dispatcher.arrive, exchange))
         except Exception as error:
             self.dispatcher.contain(exchange, "intake", error)

@@ -277,6 +277,32 @@ class HealthSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetSettings:
+    """What a tenant's requests may use, all its keys and fairness ids together; stands below its `[[tenant]]`.
+
+    Tokens are those of prompts and of outputs: debited as predicted when a request comes in, corrected by its usage.
+    What a limit allows comes back evenly over its minute or day; a tenant that used nothing may use all of it at once.
+
+    Attributes:
+        requests_per_minute: Requests that may come in. Unset: no limit, here and below.
+        requests_per_day: Likewise, in 24 hours.
+        tokens_per_minute: Their tokens. A request whose prompt alone has more is refused.
+        tokens_per_day: Likewise, in 24 hours.
+        concurrent_requests: Requests inside the gateway at once, waiting or at a replica.
+        over_budget: "refuse": a request beyond a limit gets 429. "wait": it waits until it is within, behind all
+            requests that are, and may use what room those leave; that is not debited. Such requests may fill half of
+            the queue.
+    """
+
+    requests_per_minute: int | None = None
+    requests_per_day: int | None = None
+    tokens_per_minute: int | None = None
+    tokens_per_day: int | None = None
+    concurrent_requests: int | None = None
+    over_budget: Literal["refuse", "wait"] = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
 class TenantSettings:
     """Who has some of the API keys, and what requests with them may ask for. Give it a key, of `key_…`, or another way
     to be known, `jwt_values` or `certificate_names`.
@@ -312,6 +338,7 @@ class TenantSettings:
     priority_max: int = 100
     priority_default: int | None = None
     deadline_seconds_min: float = 0.1
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,7 +409,8 @@ class AdminSettings:
 
 @dataclass(frozen=True, slots=True)
 class StateSettings:
-    """What is learned and kept over a restart: EWSJF's lanes and costs, lengths seen, tuned values, bytes per token.
+    """What is learned and kept over a restart: EWSJF's lanes and costs, lengths seen, tuned values, bytes per token,
+    and what is used of budgets.
 
     Attributes:
         path: The file; unset: nothing is kept. It names tenants, but no sessions, and no text. Needs a restart.
@@ -909,9 +937,16 @@ def _check_tenant(tenant: TenantSettings) -> None:
             raise ValueError(f"tenant {tenant.name!r}: unknown hint {hint!r} in may{nearest(hint, HINTS)}")
     for key in ("priority_min", "priority_max", "deadline_seconds_min"):
         _check_not_huge(f"tenant {tenant.name!r}: {key}", getattr(tenant, key))
+    _check_budget(tenant)
     if tenant.priority_min > tenant.priority_max:
         raise ValueError(f"tenant {tenant.name!r}: priority_min is above priority_max; swap them")
     least, most, default = tenant.priority_min, tenant.priority_max, tenant.priority_default
     if default is not None and not least <= default <= most:
         bounds = f"priority_min and priority_max, {least} and {most}"
         raise ValueError(f"tenant {tenant.name!r}: priority_default must lie within {bounds}, got {default}")
+
+
+def _check_budget(tenant: TenantSettings) -> None:
+    for one in fields(tenant.budget):
+        if one.name != "over_budget":
+            _check_count(f"tenant {tenant.name!r}: budget.{one.name}", getattr(tenant.budget, one.name), 1)

@@ -36,6 +36,12 @@ def render() -> str:
         inner = _table_class(kinds[key.name])
         if inner is not None:
             sections.append(_section(_title(key.name, kinds[key.name]), inner))
+            kinds_inside = get_type_hints(inner)
+            sections += [
+                _section(f"`[{key.name}.{one.name}]`", kinds_inside[one.name])
+                for one in fields(inner)
+                if is_dataclass(kinds_inside[one.name])
+            ]
     return "\n".join([_HEAD, *sections])
 
 

@@ -217,3 +217,24 @@ def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
     known = (root / "src" / "headway" / "gateway" / "observing" / "gateway_metrics.py").read_text(encoding="utf-8")
     assert asked
     assert [name for name in asked if re.sub(r"_(bucket|total)$", "", name) not in known] == []
+
+
+@pytest.mark.parametrize(
+    ("budget", "sentence"),
+    [
+        ("tokens_per_minute = 0", "tenant 'a': budget.tokens_per_minute must be at least 1, got 0"),
+        ("requests_per_day = -3", "tenant 'a': budget.requests_per_day must be at least 1, got -3"),
+        ("concurrent_requests = 1e3", r"tenant\[0\].budget.concurrent_requests must be a whole number, got 1000.0"),
+        (
+            "tokens_per_day = 10000000000000000",
+            "budget.tokens_per_day must be at most 1e\\+15, got 1e\\+16",
+        ),
+        ("over_budget = 'queue'", r"tenant\[0\].budget.over_budget must be one of 'refuse', 'wait', got 'queue'"),
+        ("tokens_a_minute = 5", r"unknown key tenant\[0\].budget.tokens_a_minute"),
+    ],
+)
+def test_a_mistake_in_a_budget_is_one_sentence(tmp_path: Path, budget: str, sentence: str) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text(f"[[tenant]]\nname = 'a'\nkey_env = 'X'\n[tenant.budget]\n{budget}\n")
+    with pytest.raises(ValueError, match=sentence):
+        read_settings(file)

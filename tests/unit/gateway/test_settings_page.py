@@ -24,6 +24,7 @@ SECTIONS: dict[str, Any] = {
     "`[health]`": settings.HealthSettings,
     "`[[replica]]`": settings.ReplicaSettings,
     "`[[tenant]]`": settings.TenantSettings,
+    "`[tenant.budget]`": settings.BudgetSettings,
     "`[jwt]`": settings.JwtSettings,
     "`[tls]`": settings.TlsSettings,
     "`[admin]`": settings.AdminSettings,

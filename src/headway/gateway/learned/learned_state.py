@@ -8,7 +8,7 @@ a restart.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,13 +43,20 @@ class _Live:
 class LearnedState:
     """Restores the fresh policies of each queue (`prepare`) before they see a request; `save` writes their state."""
 
-    def __init__(self, settings: Settings, ratio: TokenRatio, report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        ratio: TokenRatio,
+        report: Callable[[str], None],
+        budgets_in_steps: Callable[[], Iterable[Mapping[str, object]]] = tuple,
+    ) -> None:
         """Read the file if there is one.
 
         Args:
             settings: of the gateway.
             ratio: bytes per token, restored and saved with the rest.
             report: called with one sentence about what could not be used or written.
+            budgets_in_steps: what the budgets of keys keep, by tenant, some at a step; `restore_budgets` gives it back.
 
         Raises:
             ValueError: the file's folder does not exist, or the ordering cannot be tuned; one sentence.
@@ -57,6 +64,8 @@ class LearnedState:
         self.settings = settings
         self._ratio = ratio
         self._report = report
+        self._budgets_in_steps = budgets_in_steps
+        self._saved_budgets: object = {}
         self._path = None if settings.state.path is None else Path(settings.state.path)
         self._parts: dict[QueueKey, Mapping[str, Any]] = {}
         self._live: dict[QueueKey, _Live] = {}
@@ -68,8 +77,9 @@ class LearnedState:
 
     def prepare(self, key: QueueKey, chosen: PolicySettings, policies: Policies) -> tuple[Listener, ...]:
         """Restore what a queue's fresh policies had learned; returns the listeners that must hear its events."""
-        model_key = key._replace(home="")  # a queue of one replica begins with what its model's has learned
-        saved = self._parts.get(model_key) if key.home else self._parts.pop(key, None)
+        model_key = QueueKey(key.model, key.kind)  # a queue beside it begins with what its model's has learned
+        is_beside = key != model_key
+        saved = self._parts.get(model_key) if is_beside else self._parts.pop(key, None)
         if model_key in self._live:
             try:
                 saved = self._live[model_key].saved()
@@ -79,7 +89,7 @@ class LearnedState:
         tuned, problems = learned.restore(saved or {}, f"what was learned for {key.model or 'any model'}")
         for problem in problems:
             self._report(problem)
-        if key.home:
+        if is_beside:
             return ()
         is_tuned = self.settings.tuning.on and chosen == self.settings.policies  # no model with an order of its own
         tuner = live_tuner(self.settings, policies.ordering, tuned) if is_tuned else None
@@ -114,6 +124,13 @@ class LearnedState:
                 self._trials_reported[key] += 1
         return sentences
 
+    def restore_budgets(self, restore: Callable[[object], None]) -> None:
+        """Give back what the file holds of the budgets of keys."""
+        try:
+            restore(self._saved_budgets)
+        except ValueError as error:
+            self._report(f"{self._path}: {error}; all budgets are whole")
+
     def save_soon(self) -> None:
         """Write the file in a thread, unless one is being written."""
         if self._path is not None and (self._saving is None or self._saving.done()):
@@ -135,6 +152,7 @@ class LearnedState:
                 lines: list[Mapping[str, Any]] = [dict(part) for part in saved.learned["lines"]]
                 parts = {QueueKey(str(part["model"]), str(part["kind"])): part for part in lines}
                 self._ratio.restore(saved.learned["bytes_per_token"])
+                self._saved_budgets = saved.learned.get("budgets", {})
             except (KeyError, TypeError, ValueError) as error:
                 self._report(f"{path}: a part is missing or of another kind ({error!r}); starting afresh")
             else:
@@ -149,8 +167,12 @@ class LearnedState:
             except RuntimeError as error:  # of a policy: the other queues' state is kept
                 self._report(f"what was learned for {key.model or 'any model'} is not saved: {error}")
             await asyncio.sleep(0)
+        budgets: dict[str, object] = {}
+        for step in self._budgets_in_steps():
+            budgets |= step
+            await asyncio.sleep(0)
         lines = [{"model": key.model, "kind": key.kind, **part} for key, part in parts.items()]
-        content = SavedState(_OWNER, {"lines": lines, "bytes_per_token": self._ratio.state()})
+        content = SavedState(_OWNER, {"lines": lines, "bytes_per_token": self._ratio.state(), "budgets": budgets})
         problem = await asyncio.to_thread(try_to_write, path, content)
         if problem is not None:
             self._report(problem)

@@ -149,6 +149,7 @@ class GatewayMetrics:
         yield from self._queues(dispatcher)
         yield from _replicas(dispatcher.replicas)
         yield from _dispatches(dispatcher)
+        yield from _budgets(dispatcher)
         yield from _faults(dispatcher)
         yield prometheus.counter(
             "headway_log_lines_dropped",
@@ -200,7 +201,7 @@ class GatewayMetrics:
         sums: Counter[tuple[str, str]] = Counter()
         drains: dict[tuple[str, str], float] = {}
         model = BoundedLabels(self._series_max)
-        for (name, kind, _), queue in dispatcher.queues.items():
+        for (name, kind, *_), queue in dispatcher.queues.items():
             key = model(name), kind
             sizes[key] += len(queue)
             sums[key] += queue.waiting.bytes
@@ -247,6 +248,25 @@ def _text_of(series: TrafficSeries) -> tuple[str, ...]:
         _DURATION.lines(series.duration, labels),
     )
     return series.text
+
+
+def _budgets(dispatcher: Dispatcher) -> Iterator[str]:
+    budgets, queues = dispatcher.budgets, dispatcher.queues.items()
+    yield prometheus.counter(
+        "headway_over_budget_requests",
+        "Requests beyond the budget of their key, by limit, a key of `[tenant.budget]`, and result: refused or waits",
+        [({"limit": key, "result": result}, number) for (key, result), number in budgets.over_budget.items()],
+    )
+    yield prometheus.counter(
+        "headway_budget_corrected_tokens",
+        "Tokens by which usage differed from what budgets were debited, by type: added or returned",
+        [({"type": kind}, number) for kind, number in budgets.corrected_tokens.items()],
+    )
+    yield prometheus.gauge(
+        "headway_over_budget_queue_size",
+        "Requests that wait beyond the budget of their key, behind all others",
+        [({}, sum(len(queue) for key, queue in queues if key.is_over_budget))],
+    )
 
 
 def _faults(dispatcher: Dispatcher) -> Iterator[str]:

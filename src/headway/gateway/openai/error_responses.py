@@ -31,6 +31,7 @@ class Reason(StrEnum):
     TENANT_QUEUE_FULL = "tenant-queue-full"
     CLASS_FULL = "class-full"
     NO_QUEUE = "no-queue"
+    OVER_BUDGET = "over-budget"
     DEADLINE_UNMEETABLE = "deadline-unmeetable"
     QUEUE_TIMEOUT = "queue-timeout"
     REQUEST_TIMEOUT = "request-timeout"
@@ -57,6 +58,7 @@ _CODES: dict[Reason, str] = {
     Reason.TENANT_QUEUE_FULL: "rate_limit_exceeded",
     Reason.CLASS_FULL: "rate_limit_exceeded",
     Reason.NO_QUEUE: "rate_limit_exceeded",
+    Reason.OVER_BUDGET: "rate_limit_exceeded",
     Reason.DEADLINE_UNMEETABLE: "rate_limit_exceeded",
     Reason.QUEUE_TIMEOUT: "rate_limit_exceeded",
     Reason.NO_REPLICA: "server_is_overloaded",

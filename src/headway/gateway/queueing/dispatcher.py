@@ -13,6 +13,7 @@ from functools import partial
 
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.queueing.answer_forecast import assume_prefilled, expected_seconds, is_due
+from headway.gateway.queueing.budget_accounts import BudgetAccounts
 from headway.gateway.queueing.counts import Counts, Outcome
 from headway.gateway.queueing.dispatch_contracts import DispatchObserver, QueueHooks, Relay, RequestObserver
 from headway.gateway.queueing.entry_checks import EntryChecks
@@ -20,7 +21,6 @@ from headway.gateway.queueing.internal_errors import InternalErrors
 from headway.gateway.queueing.learning_from_answer import learn_from_answer
 from headway.gateway.queueing.model_choice import ModelChoice
 from headway.gateway.queueing.outages import OwnShortages
-from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import (
     GatewayRequest,
     PromptSize,
@@ -76,7 +76,8 @@ class Dispatcher:
         self._dispatch_observers = [observer for observer in observers if isinstance(observer, DispatchObserver)]
         self._ask_for_models = ask_for_models
         self._costs = settings.policies.costs
-        self.entry_checks = EntryChecks(self.served_queues, clock, settings.policies.seed)
+        self.budgets = BudgetAccounts(settings.tenant, self.served_queues, clock)
+        self.entry_checks = EntryChecks(self.served_queues, self.budgets, clock, settings.policies.seed)
         self.model_choice = ModelChoice(self.served_queues, clock)
         self.shortages = OwnShortages()
         self.retries = Retries(settings.policies.seed)
@@ -94,11 +95,6 @@ class Dispatcher:
             relay.refuse(self.entry_checks.draining())
         return not self.is_draining
 
-    def refuse_unread(self, relay: Relay, refusal: Refusal) -> None:
-        """A request ends as any other that is refused, but that its body was not kept."""
-        if self.announce(relay):
-            relay.refuse(refusal)
-
     def arrive(self, relay: Relay, prompt: PromptSize | None = None) -> None:
         """An announced request is refused, is sent, or waits. `prompt` is its size where that was counted since."""
         try:
@@ -113,7 +109,7 @@ class Dispatcher:
         queued = request.queued
         if prompt is not None:
             queued.prompt_tokens, queued.cached_prompt_tokens, queued.counted = prompt
-        refusal = self.entry_checks.refusal(queued)
+        refusal = self.entry_checks.refusal(queued) or self.budgets.enter(queued)
         if refusal is not None:
             is_unknown = refusal.reason is Reason.UNKNOWN_MODEL
             if not (is_unknown and self._ask_for_models(partial(self.arrive, relay))):
@@ -163,6 +159,7 @@ class Dispatcher:
         relay = self._sent[number] = self.relays[number]
         relay.request.move(_MOVE_DISPATCHED)
         self.served_queues.left(queued)
+        self.budgets.sent(queued)
         ledger = replica.ledger
         hashes = queued.arrived.prompt.hashes
         confirmed = ledger.cached_prompt_tokens(queued, hashes) if hashes else None
@@ -293,6 +290,7 @@ class Dispatcher:
         self.counts.end(outcome, reason)
         if self.retries.ended(request):
             self._begin_second_tries()
+        self.errors.guard("budget", self.budgets.ended, request, outcome)
         try:
             if was_queued:
                 self.served_queues.queue_of(queued).cancel(queued, now)
@@ -308,6 +306,7 @@ class Dispatcher:
                 observer.ended(request, outcome, reason, now)
             except Exception as error:
                 self.errors.contained("observing", error)
+        self.errors.guard("budget", self.budgets.change_queues, now)
         self.served_queues.pump()
 
     def contain(self, relay: Relay, place: str, error: Exception) -> None:
@@ -350,6 +349,7 @@ class Dispatcher:
                 yield from refusing(now)
             except Exception as error:
                 self.errors.contained("sweep", error)
+        self.errors.guard("budget", self.budgets.change_queues, now)
         self.errors.guard("sweep", self._forget_idle_queues, now)
         for number, relay in list(self._sent.items()):
             if number not in self._sent:  # it ended between two steps
@@ -392,4 +392,5 @@ class Dispatcher:
         self._costs = settings.policies.costs
         self.replicas = list(replicas)
         share_costs(self.replicas, self._costs)
+        self.budgets.change(settings.tenant)
         self.served_queues.replace(settings, self.replicas)

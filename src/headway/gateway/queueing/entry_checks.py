@@ -8,18 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from headway.gateway.openai.error_responses import Reason
+from headway.gateway.queueing.budget_accounts import BudgetAccounts
 from headway.gateway.queueing.model_queue import ModelQueue
 from headway.gateway.queueing.outages import can_be_served, demand_of
 from headway.gateway.queueing.refusals import NO_REPLICA_SECONDS, Refusal, RetryDelays, broken_bound, broken_model_bound
 from headway.gateway.queueing.request_state import QueuedRequest
 from headway.gateway.queueing.served_queues import ServedQueues
+from headway.gateway.wire.messages import HttpRequest
 
 
 class EntryChecks:
     """One per process, beside the queues. `clock` gives seconds; `seed` is of the jitter of `Retry-After`."""
 
-    def __init__(self, served: ServedQueues, clock: Callable[[], float], seed: int) -> None:
+    def __init__(self, served: ServedQueues, budgets: BudgetAccounts, clock: Callable[[], float], seed: int) -> None:
         self._served = served
+        self._budgets = budgets
         self._now = clock
         self.retry_delays = RetryDelays(seed)
 
@@ -49,16 +52,17 @@ class EntryChecks:
             return None
         return self.too_many(*broken, served.queue_of(queued).drain_seconds())
 
-    def refusal_unread(self, tenant: str, body_bytes: int) -> Refusal | None:
+    def refusal_unread(self, tenant: str, http: HttpRequest) -> Refusal | None:
         """Why a request may enter no queue whatever its body says; None if it may, or if its body must be read first.
 
         The prompt is in the body, and counts as none. `tenant` is of its API key; "" where there are no keys: then
         the bounds of a fairness id are judged later.
         """
         served = self._served
+        body_bytes = int(http.named.get(b"content-length", b"0"))
         broken = _broken_bound(served, tenant, 0, body_bytes) if served.waiting else None
         if broken is None:
-            return None
+            return self._budgets.refusal_unread(tenant, http.path)
         drains = [queue.drain_seconds() for queue in served.queues.values() if queue.waiting.requests]
         return self.too_many(*broken, max([seconds for seconds in drains if seconds is not None], default=None))
 

@@ -25,9 +25,19 @@ class HintedPrediction:
         self._faults = 0  # in a row
         self.is_replaced = False  # the predictor is asked no more
         self._stand_in = RunningMean()
+        self._predicted: RequestView | None = None  # it has its estimate already
+
+    def predict_early(self, queued: QueuedRequest) -> LengthEstimate:
+        """What `predict` will say of a request that has not arrived yet: the predictor is asked once."""
+        queued.estimate = self.predict(queued)
+        self._predicted = queued
+        return queued.estimate
 
     def predict(self, request: RequestView) -> LengthEstimate:
         """The hint as a point, else what the predictor says."""
+        if request is self._predicted and request.estimate is not None:
+            self._predicted = None
+            return request.estimate
         hinted = request.arrived.hinted_output_tokens if isinstance(request, QueuedRequest) else None
         if hinted is not None:
             return PointEstimate(hinted, "client")

@@ -6,6 +6,7 @@ stands in: the mean length, "admit", arrival order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TypeAlias, TypeVar
@@ -89,7 +90,7 @@ class ModelQueue:
         return self.waiting.requests
 
     def __repr__(self) -> str:
-        model, kind, _ = self.key
+        model, kind, *_ = self.key
         return f"<queue of {model or 'any model'} ({kind}): {len(self)} waiting, {self._dispatched} dispatched>"
 
     @property
@@ -156,7 +157,12 @@ class ModelQueue:
                 self.scheduler.queue.requeue(head.id)
 
     def standing(self, now: float) -> float:
-        """Of the head's tenant under `fair-share`, the service it was given; lower comes first. Otherwise 0."""
+        """Of the head's tenant under `fair-share`, the service it was given; lower comes first. Otherwise 0.
+
+        Queues of requests over budget come last.
+        """
+        if self.key.is_over_budget:
+            return math.inf
         if self._fair is None:
             return 0.0
         head = self.head(now)
@@ -244,6 +250,10 @@ class ModelQueue:
     def requests(self) -> Iterable[QueuedRequest]:
         """Those that wait, in order of entry."""
         return self._requests.values()
+
+    def expected_output_tokens(self, queued: QueuedRequest) -> float:
+        """What the predictor in use says of a request that is not in the queue yet, of all its sequences together."""
+        return self._prediction.predict_early(queued).remaining_mean(0) * queued.sequences
 
     def drain_seconds(self) -> float | None:
         """Forecast of when the queue will be empty if nothing more arrives; None without one."""

@@ -18,12 +18,13 @@ NO_REPLICA_SECONDS = 5.0
 
 
 class Refusal(NamedTuple):
-    """What a client gets instead of an answer. `retry_seconds` is None where a retry is of no use."""
+    """What a client gets instead of an answer. `retry_seconds` is None where no retry helps, or `headers` say it."""
 
     status: int
     message: str
     reason: Reason
     retry_seconds: float | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 def broken_bound(

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from headway.domain.request import Request
+from headway.gateway.budgets.key_budget import KeyBudget
 from headway.gateway.openai.answer_readers import JsonReader, StreamReader
 from headway.gateway.openai.endpoints import Endpoint
 from headway.gateway.openai.prompt_count import NO_PROMPT, Counted, PromptFacts
@@ -151,12 +152,14 @@ class QueueKey(NamedTuple):
     """Which requests share a queue.
 
     `kind` keeps embeddings apart: their lengths teach nothing about generation. `home` is the replica that alone can
-    serve them, because it stored what they are about; "" where any may.
+    serve them, because it stored what they are about; "" where any may. `is_over_budget`: their keys have used up their
+    budgets, and they are served after all others.
     """
 
     model: str
     kind: str
     home: str = ""
+    is_over_budget: bool = False
 
 
 class PromptSize(NamedTuple):
@@ -197,11 +200,17 @@ class QueuedRequest(Request):
         confirmed_tokens: of its prompt, that its replica had confirmed to hold then.
         admitted_by: the scheduler that let it go last, which hears of its end.
         wait_explanation: why it waited, in words.
+        budget: of its key; None without one.
+        charged_tokens: tokens predicted for it, as its budget counts them.
+        is_debited: its budget was debited with them.
+        is_over_budget: it waits, or was sent, beyond its budget.
     """
 
     __slots__ = (
         "admitted_by",
         "arrived",
+        "budget",
+        "charged_tokens",
         "confirmed_tokens",
         "counted",
         "dispatched_at",
@@ -210,6 +219,8 @@ class QueuedRequest(Request):
         "entry",
         "failed_replica",
         "has_waited",
+        "is_debited",
+        "is_over_budget",
         "predicted_wait_seconds",
         "prefill_since",
         "prefill_tokens_there",
@@ -256,6 +267,10 @@ class QueuedRequest(Request):
         self.confirmed_tokens = 0
         self.admitted_by: Scheduler | None = None
         self.wait_explanation = ""
+        self.budget: KeyBudget[QueuedRequest] | None = None
+        self.charged_tokens = 0
+        self.is_debited = False
+        self.is_over_budget = False
 
     @property
     def hinted_output_tokens(self) -> int | None:

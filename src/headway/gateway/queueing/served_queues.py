@@ -1,7 +1,8 @@
 """The queues as they are served: which waiting request is sent now, and to which replica.
 
-Laws: a request leaves its queue only for a replica with room; with nothing waiting a request is sent at once; queues
-are served in turn; an exception at one queue holds up no other, and never passes through `pump`.
+Laws: a request leaves its queue only for a replica with room, one beyond its budget only for room that none within
+wants; with nothing waiting a request is sent at once; queues are served in turn; an exception at one queue holds up no
+other, and never passes through `pump`.
 
 How requests come to the queues, and how they end, is in `dispatcher.py`.
 """
@@ -101,7 +102,7 @@ class ServedQueues:
     def _key_of(self, queued: QueuedRequest) -> QueueKey:
         model, kind = queued.arrived.model, queued.arrived.endpoint.kind
         home = self._home(queued)  # requests that one replica alone can serve must not hold up the others
-        key = QueueKey(model, kind, "" if home is None else home.name)
+        key = QueueKey(model, kind, "" if home is None else home.name, queued.is_over_budget)
         if key in self.queues or is_listed(self.replicas, model):
             return key
         return key._replace(model="")  # unknown names share one
@@ -188,7 +189,9 @@ class ServedQueues:
             owed: list[UpstreamReplica] = []  # replicas kept free for some of those
             for queue in self._turns.order(list(waiting.values()), now):
                 try:
-                    served = self._serve(queue, owed, passed, now)
+                    within = [one for one in passed if queue.key.is_over_budget and not one.key.is_over_budget]
+                    kept = owed + [replica for one in within for replica in self._could_serve(one, now)]
+                    served = self._serve(queue, kept, passed, now)
                 except Exception as error:  # the other queues go on
                     self.errors.contained("queue", error)
                     continue

@@ -20,10 +20,10 @@ def status_of(reason: Reason) -> int:
 
 def error_answer(request: GatewayRequest, refusal: Refusal) -> Response:
     """The whole answer to a refused request; the connection gives it the shape of its path."""
-    status, message, reason, retry_seconds = refusal
+    status, message, reason, retry_seconds, headers = refusal
     request_id = request.arrived.request_id
     response = error_response(status, message, reason, retry_seconds=retry_seconds, request_id=id_text(request_id))
-    return replace(response, headers=(*response.headers, (b"x-request-id", request_id)))
+    return replace(response, headers=(*response.headers, *headers, (b"x-request-id", request_id)))
 
 
 def error_event(request: GatewayRequest, status: int, message: str, reason: Reason) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from urllib.parse import quote
 
+from headway.gateway.budgets.rate_limit_headers import RATE_LIMIT_NAMES
 from headway.gateway.cross_origin import TELLS_OTHER_ORIGINS, without_origin_twice
 from headway.gateway.openai.answer_readers import JsonReader, StreamReader
 from headway.gateway.openai.error_responses import REASON_HEADER
@@ -30,6 +31,8 @@ def answer_headers(
     if LOAD_HEADER in named and asks_for_load(request, replica):
         dropped = dropped | {LOAD_HEADER}
     returned = [pair for pair in headers if pair[0] not in dropped and not pair[0].startswith(TELLS_OTHER_ORIGINS)]
+    if request.queued.budget is not None:
+        returned = [pair for pair in returned if not pair[0].startswith(RATE_LIMIT_NAMES)]
     if request.arrived.http.reply_headers:
         returned = without_origin_twice(returned, request.arrived.http.reply_headers)
     if b"location" in named:

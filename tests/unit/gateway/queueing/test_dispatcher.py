@@ -43,6 +43,7 @@ from headway.gateway.settings import (
     ReplicaSettings,
     Settings,
 )
+from headway.gateway.wire.messages import HttpRequest
 from headway.policies.admission.overflow_probability import OverflowProbability
 from headway.scheduling.scheduler import Policies
 from tests.support.gateway_requests import gateway_request
@@ -991,7 +992,9 @@ def test_what_is_refused_by_its_head_would_be_refused_with_its_body(
     payer, model, tokens = then
     body: dict[str, object] = {"prompt": "x" * tokens}
     size = len(json.dumps({"prompt": "x", "max_tokens": 10} | body))
-    early = bench.dispatcher.entry_checks.refusal_unread(payer, size)
+    early = bench.dispatcher.entry_checks.refusal_unread(
+        payer, HttpRequest(b"POST", b"/v1/completions", [(b"content-length", b"%d" % size)])
+    )
     late = bench.arrive(tokens, body=body, payer=payer, model=model).refusal
     if early is not None:
         assert late is not None

@@ -83,7 +83,7 @@ def _queue(queue: ModelQueue) -> dict[str, object]:
     lanes = heapq.nlargest(_SHOWN, queue.scheduler.queue.lane_sizes().items(), key=lambda entry: entry[1])
     return {
         "model": queue.key.model or "any",
-        "kind": f"{queue.key.kind} at {queue.key.home}" if queue.key.home else queue.key.kind,
+        "kind": _kind_of(queue.key),
         "waiting": len(queue),
         "waiting_tokens": queue.waiting.tokens,
         "drain_seconds": queue.drain_seconds(),
@@ -116,3 +116,8 @@ def _replica(replica: UpstreamReplica) -> dict[str, object]:
         "last_failure": replica.state.last_failure,
         "models_withheld": replica.state.models_withheld,
     }
+
+
+def _kind_of(key: QueueKey) -> str:
+    where = f" at {key.home}" if key.home else ""
+    return f"{key.kind}{where}{', over budget' if key.is_over_budget else ''}"

@@ -1,0 +1,1 @@
+"""Budgets of API keys: how much each may still use, and when it may use more."""

@@ -1,0 +1,63 @@
+"""Headers that tell a client what is left of its budget, in OpenAI's spelling and in Anthropic's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from headway.gateway.budgets.key_budget import Allowance, KeyBudget
+
+RateLimitHeaders = tuple[tuple[bytes, bytes], ...]
+RATE_LIMIT_NAMES = (b"x-ratelimit-", b"anthropic-ratelimit-")
+"""How their names begin; an engine's own of these names are not passed on beside ours."""
+_OF_REQUESTS = b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests"
+_OF_TOKENS = b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens"
+_MICROSECONDS = 1_000_000
+
+
+def rate_limit_headers(budget: KeyBudget[Any], now_us: int) -> RateLimitHeaders:
+    """`x-ratelimit-limit-requests`, `-remaining-` and `-reset-`, and the same of tokens, for the tighter limit each.
+
+    "Reset" is the time until all is there again, as OpenAI defines it
+    (https://platform.openai.com/docs/guides/rate-limits, "Rate limits in headers").
+    """
+    requests, tokens = budget.allowances(now_us)
+    return (*_openai(_OF_REQUESTS, requests), *_openai(_OF_TOKENS, tokens))
+
+
+def anthropic_headers(budget: KeyBudget[Any], now_us: int, wall_clock: Callable[[], float]) -> RateLimitHeaders:
+    """`anthropic-ratelimit-requests-limit`, `-remaining` and `-reset`, an RFC 3339 time, and the same of tokens."""
+    unix_seconds = wall_clock()
+    found: list[tuple[bytes, bytes]] = []
+    for unit, allowance in zip((b"requests", b"tokens"), budget.allowances(now_us), strict=True):
+        if allowance is not None:
+            full_at = datetime.fromtimestamp(math.ceil(unix_seconds + allowance.full_us / _MICROSECONDS), UTC)
+            name = b"anthropic-ratelimit-" + unit
+            found += [
+                (name + b"-limit", b"%d" % allowance.limit),
+                (name + b"-remaining", b"%d" % allowance.remaining),
+                (name + b"-reset", full_at.strftime("%Y-%m-%dT%H:%M:%SZ").encode()),
+            ]
+    return tuple(found)
+
+
+def _openai(names: tuple[bytes, bytes, bytes], allowance: Allowance | None) -> RateLimitHeaders:
+    if allowance is None:
+        return ()
+    limit, remaining, full_us = allowance
+    limit_name, remaining_name, reset_name = names
+    return (limit_name, b"%d" % limit), (remaining_name, b"%d" % remaining), (reset_name, duration(full_us))
+
+
+def duration(microseconds: int) -> bytes:
+    """A time as OpenAI writes it: `0s`, `17ms`, `1s`, `6m0s`, `23h59m59s`; rounded up."""
+    if 0 < microseconds < _MICROSECONDS:
+        milliseconds = -(-microseconds // 1_000)
+        return b"%dms" % milliseconds if milliseconds < 1_000 else b"1s"
+    minutes, seconds = divmod(-(-microseconds // _MICROSECONDS), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return b"%dh%dm%ds" % (hours, minutes, seconds)
+    return b"%dm%ds" % (minutes, seconds) if minutes else b"%ds" % seconds

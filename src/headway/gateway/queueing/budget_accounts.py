@@ -1,0 +1,242 @@
+"""Accounts of the budgets of keys: which requests are within, which wait beyond theirs, and what each used in the end.
+
+Laws: a request is debited at most once, when it comes in or when its turn within the budget has come, and corrected
+once, at its end; one that runs beyond its budget is not debited; of one tenant no request passes an older one that
+waits beyond the budget. A refused client that comes back after its `Retry-After` is within, unless others used its keys
+meanwhile or a request has to end first.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
+
+from headway.gateway.budgets.key_budget import KeyBudget, Shortage
+from headway.gateway.budgets.rate_limit_headers import RateLimitHeaders, anthropic_headers, rate_limit_headers
+from headway.gateway.budgets.saved_budgets import restore, saved_in_steps
+from headway.gateway.openai.endpoints import MESSAGES, Endpoint, endpoint_of
+from headway.gateway.openai.error_responses import Reason
+from headway.gateway.queueing.counts import Outcome
+from headway.gateway.queueing.refusals import Refusal
+from headway.gateway.queueing.request_state import GatewayRequest, QueuedRequest
+from headway.gateway.queueing.served_queues import ServedQueues
+from headway.gateway.settings import BudgetSettings, TenantSettings
+
+Budget: TypeAlias = KeyBudget[QueuedRequest]
+_EARLIER = Shortage("earlier_requests", None)  # of the same tenant wait beyond its budget
+_NO_LIMITS = BudgetSettings()
+_SHARE = 2  # requests over budget may fill one part in so many of the queue's bounds
+_UNKNOWN_SECONDS = 1.0  # until a request ends, which nothing forecasts
+_MICROSECONDS = 1_000_000
+_CANCELLED = Outcome.CANCELLED  # bound once: on Python 3.11 it takes forty times as long through its class
+
+
+class BudgetAccounts:
+    """One per process, beside the queues. `clock` gives seconds, `wall_clock` those of the calendar.
+
+    `over_budget` counts requests by the key of `[tenant.budget]` that they were beyond, and what followed: "refused" or
+    "waits". `corrected_tokens` are those given back ("returned") and those debited beyond the prediction ("added").
+    """
+
+    def __init__(
+        self,
+        tenants: Sequence[TenantSettings],
+        served: ServedQueues,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.budgets: dict[str, Budget] = {}
+        self.over_budget: Counter[tuple[str, str]] = Counter()
+        self.corrected_tokens: Counter[str] = Counter()
+        self._served = served
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._with_waiters: dict[int, Budget] = {}  # by identity
+        self.change(tenants)
+
+    def change(self, tenants: Sequence[TenantSettings]) -> None:
+        """Other budgets from now on; what was used stays used, by the tenants' names."""
+        now_us = self._now_us()
+        before, self.budgets = self.budgets, {}
+        for tenant in tenants:
+            if tenant.budget == _NO_LIMITS:
+                continue
+            budget = before.pop(tenant.name, None)
+            if budget is None:
+                budget = KeyBudget(tenant.budget)
+            elif budget.settings != tenant.budget:
+                budget.change(tenant.budget, now_us)
+            self.budgets[tenant.name] = budget
+        for budget in before.values():  # those of it that wait are within from now on
+            budget.change(_NO_LIMITS, now_us)
+
+    # The way in
+
+    def enter(self, queued: QueuedRequest) -> Refusal | None:
+        """Debit a request that may wait otherwise, or let it wait beyond its budget; or why neither can be."""
+        arrived = queued.arrived
+        budget = self.budgets.get(arrived.payer)
+        if budget is None:
+            return None
+        now_us = self._now_us()
+        output_tokens = 0.0
+        if budget.counts_tokens:
+            queue = self._served.queue_of(queued)
+            output_tokens = queue.expected_output_tokens(queued)
+            queued.queue_key = queue.key
+        charged = budget.charge(queued.prompt_tokens, output_tokens)
+        if charged is None:
+            return self._refusal_of_size(budget, queued, now_us)
+        waits = budget.settings.over_budget == "wait"
+        if not (waits and budget.waiters) and budget.debit_if_within(charged, now_us):  # older ones come first
+            queued.is_debited = True
+        else:
+            shortage = budget.shortage(charged, now_us) or _EARLIER
+            refusal = None if waits else self._refusal(shortage, budget, arrived.endpoint, now_us)
+            if waits and self._is_full(queued):
+                bound = "requests over budget fill half of the queue (a limit of `queue.max_…`)"
+                refusal = self._refusal(shortage, budget, arrived.endpoint, now_us, bound)
+            if refusal is not None:
+                return refusal
+            self.over_budget[shortage.key, "waits"] += 1
+            queued.queue_key, queued.is_over_budget = None, True
+            budget.waiters[arrived.number] = queued
+            self._with_waiters[id(budget)] = budget
+        queued.budget, queued.charged_tokens = budget, charged
+        arrived.http.reply_headers += self._headers(budget, arrived.endpoint, now_us)
+        return None
+
+    def refusal_unread(self, tenant: str, path: str) -> Refusal | None:
+        """Why any request of this tenant is over budget and refused, whatever its body says; else None.
+
+        It is told to wait as long as the largest of the tenant's requests so far would have to.
+        """
+        budget = self.budgets.get(tenant)
+        if budget is None or budget.settings.over_budget != "refuse":
+            return None
+        now_us = self._now_us()
+        shortage = budget.shortage_of_any(now_us)
+        return None if shortage is None else self._refusal(shortage, budget, endpoint_of(path), now_us)
+
+    def _is_full(self, queued: QueuedRequest) -> bool:
+        """Whether requests over budget fill their part of the queue."""
+        bounds = self._served.settings.queue
+        waiting = [queue.waiting for key, queue in self._served.queues.items() if key.is_over_budget]
+        if not waiting:
+            return False
+        return (
+            sum(sums.requests for sums in waiting) + 1 > max(1, bounds.max_requests // _SHARE)
+            or sum(sums.tokens for sums in waiting) + queued.prompt_tokens > bounds.max_tokens // _SHARE
+            or sum(sums.bytes for sums in waiting) + queued.arrived.body_bytes > bounds.max_bytes // _SHARE
+        )
+
+    def _refusal(
+        self, shortage: Shortage, budget: Budget, endpoint: Endpoint, now_us: int, bound: str | None = None
+    ) -> Refusal:
+        self.over_budget[shortage.key, "refused"] += 1
+        limit = getattr(budget.settings, shortage.key, None)
+        message = bound or f"this API key has used up its budget: its limit is {limit:,} `{shortage.key}`"
+        seconds = _UNKNOWN_SECONDS if shortage.wait_us is None else shortage.wait_us / _MICROSECONDS
+        # Not bounded as other delays are: a client that came back sooner would only be refused again.
+        retry = (
+            (b"retry-after", b"%d" % math.ceil(seconds)),
+            (b"retry-after-ms", b"%d" % math.ceil(seconds * 1_000)),
+        )
+        headers = (*retry, *self._headers(budget, endpoint, now_us))
+        return Refusal(429, message, Reason.OVER_BUDGET, headers=headers)
+
+    def _refusal_of_size(self, budget: Budget, queued: QueuedRequest, now_us: int) -> Refusal:
+        settings = budget.settings
+        key = min(
+            (key for key in ("tokens_per_minute", "tokens_per_day") if getattr(settings, key) is not None),
+            key=lambda key: getattr(settings, key),
+        )
+        self.over_budget[key, "refused"] += 1
+        message = (
+            f"the prompt has about {queued.prompt_tokens:,} tokens, more than this API key's budget ever allows: its "
+            f"limit is {getattr(settings, key):,} `{key}`"
+        )
+        headers = ((b"x-should-retry", b"false"), *self._headers(budget, queued.arrived.endpoint, now_us))
+        return Refusal(429, message, Reason.OVER_BUDGET, headers=headers)
+
+    def _headers(self, budget: Budget, endpoint: Endpoint, now_us: int) -> RateLimitHeaders:
+        ours = rate_limit_headers(budget, now_us)
+        return ours if endpoint is not MESSAGES else (*ours, *anthropic_headers(budget, now_us, self._wall_clock))
+
+    # The way on
+
+    def sent(self, queued: QueuedRequest) -> None:
+        """A request leaves its queue for a replica; one that is still over budget takes a place and no tokens."""
+        budget = queued.budget
+        if budget is not None and budget.waiters.pop(queued.arrived.number, None) is not None:
+            budget.inside += 1
+
+    def ended(self, request: GatewayRequest, outcome: Outcome) -> None:
+        """A request has ended: replace what was predicted by what it used."""
+        queued = request.queued
+        budget = queued.budget
+        if budget is None:
+            return
+        if queued.is_debited:
+            now_us = self._now_us()
+            if queued.replica is None:
+                budget.refund(queued.charged_tokens, now_us)
+            else:
+                used = _used_tokens(request, outcome)
+                more = used - queued.charged_tokens
+                self.corrected_tokens["added" if more > 0 else "returned"] += abs(more)
+                budget.correct(queued.charged_tokens, used, now_us)
+        elif budget.waiters.pop(queued.arrived.number, None) is None and queued.replica is not None:
+            budget.inside -= 1
+
+    def within_now(self) -> Iterator[QueuedRequest]:
+        """Debit the waiting requests that are within their budgets by now, each tenant's oldest first."""
+        for identity, budget in list(self._with_waiters.items()):
+            for number, queued in list(budget.waiters.items()):
+                now_us = self._now_us()
+                queued.charged_tokens = budget.bounded(queued.charged_tokens)
+                if not budget.debit_if_within(queued.charged_tokens, now_us):
+                    break
+                del budget.waiters[number]
+                queued.is_debited = True
+                yield queued
+            if not budget.waiters:
+                del self._with_waiters[identity]
+
+    def change_queues(self, now: float) -> None:
+        """Requests that are within their budgets by now go over to the queues of those that are."""
+        if not self._with_waiters:
+            return
+        for queued in self.within_now():
+            self._served.queue_of(queued).cancel(queued, now)
+            queued.queue_key, queued.is_over_budget = None, False
+            self._served.queue_of(queued).arrive(queued, now)
+
+    # Over a restart
+
+    def saved_in_steps(self) -> Iterator[dict[str, dict[str, object]]]:
+        """Their part of the state file."""
+        return saved_in_steps(self.budgets, lambda: (self._now_us(), self._unix_us()))
+
+    def restore(self, saved: object) -> None:
+        """Take it back. Raises ValueError, one sentence, if it cannot be read."""
+        restore(self.budgets, saved, self._now_us(), self._unix_us())
+
+    def _now_us(self) -> int:
+        return int(self._clock() * _MICROSECONDS)
+
+    def _unix_us(self) -> int:
+        return int(self._wall_clock() * _MICROSECONDS)
+
+
+def _used_tokens(request: GatewayRequest, outcome: Outcome) -> int:
+    """Tokens that a request used at its replica: as counted there, else as far as it is known to have come."""
+    relayed = request.relayed
+    if relayed.usage is not None:
+        return relayed.usage.prompt_tokens + relayed.usage.output_tokens
+    if relayed.events or relayed.status == 200 or outcome is _CANCELLED:  # its client left, or got some of an answer
+        return request.queued.prompt_tokens + relayed.events
+    return 0
