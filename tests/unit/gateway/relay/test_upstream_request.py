@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from headway.domain.engine_hints import MAX_RANK
+from headway.domain.engine_hints import EXPECTED_TOKENS, MAX_RANK
 from headway.domain.estimate import PointEstimate
 from headway.gateway.queueing.request_state import GatewayRequest
 from headway.gateway.relay.upstream_request import engine_hints, upstream_request
@@ -55,6 +55,8 @@ def test_hints_go_only_where_they_are_read() -> None:
     assert sent(one, knows)[1]["vllm_xargs"]["headway_rank"] == 12
     assert "vllm_xargs" not in sent(one, replica(hints="never"))[1]
     assert "vllm_xargs" in sent(one, replica(hints="always"))[1]
+    for path in ("/v1/chat/completions", "/v1/messages", "/v1/responses"):  # vLLM takes `vllm_xargs` on each
+        assert sent(dispatched({"input": "x"}, path=path), knows)[1]["vllm_xargs"][EXPECTED_TOKENS] == 321
     embedding = dispatched({"input": "x"}, path="/v1/embeddings")
     assert sent(embedding, knows)[1] == {"input": "x"}
 
