@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headway.gateway.administration import is_admin
+from headway.gateway.administration import is_admin, takes_body
 from headway.gateway.head_refusals import foreign_host, loop
 from headway.gateway.openai.error_responses import Reason, bad_request, error_response
 from headway.gateway.relay.exchange import BROKE
@@ -42,8 +42,8 @@ class AdminRoutes:
         return response
 
     def takes_body(self, request: HttpRequest) -> bool:
-        """No path needs one."""
-        return False
+        """Whether it is needed for the answer."""
+        return takes_body(request)
 
     def refused(self, response: Response, address: str) -> None:
         """Log it. It is not counted: metrics count the public address only."""

@@ -1,4 +1,4 @@
-"""Administration under `/admin`: drains a replica, cancels a request, lists what is inside. Each change is logged.
+"""Administration under `/admin`: drains a replica, cancels a request, changes a budget. Each change is logged.
 
 Laws: nothing changes by GET; no page of a browser gets in, for a key is sent as a bearer token only and a request that
 names its page is refused; no answer holds text of a request.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from http import HTTPStatus
 from itertools import islice
 from types import MappingProxyType
@@ -17,6 +18,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
 
+from headway.config.typed_values import read_table
 from headway.gateway.api_keys import AdminKeys
 from headway.gateway.openai.error_responses import Reason, error_response
 from headway.gateway.queueing.dispatch_contracts import Relay
@@ -24,10 +26,12 @@ from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import RequestStage, id_text
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
+from headway.gateway.settings import BudgetSettings, TenantSettings, check_budget
 from headway.gateway.wire.messages import HttpRequest, Response, with_headers
 
 PATH = "/admin"
 _PAGE_REQUESTS, _PAGE_REQUESTS_MAX = 100, 1_000
+_BODY_BYTES_MAX = 4_096
 _NUMBER_MAX = 10**15
 _CANCELLED_AT_ONCE = 100  # each takes some 60 us, in which the event loop has no turn
 _SHOWN_CHARACTERS_MAX = 200  # of what a client named: a model, a tenant's fairness id
@@ -60,6 +64,8 @@ class Administration:
             allowed = b", ".join(sorted(methods))
             message = f"{request.path[:_SHOWN_CHARACTERS_MAX]} takes {allowed.decode()} only"
             return with_headers(_error(405, message), ((b"allow", allowed),))
+        if takes_body(request) and _length(request) > _BODY_BYTES_MAX:
+            return _error(413, f"the body must state its length, and be at most {_BODY_BYTES_MAX:,} bytes long")
         return None
 
     def answer(self, request: HttpRequest, address: str) -> Response:
@@ -126,6 +132,34 @@ class Administration:
         after = {"cancelled": len(now), "left": len(relays) - len(now)}
         return 200, {"request": _shown(name), "before": {"stages": stages}, "after": after}
 
+    # Budgets
+
+    def _tenant(self, name: bytes) -> TenantSettings | None:
+        return next((one for one in self._dispatcher.settings.tenant if one.name == id_text(name)), None)
+
+    def _budget(self, name: bytes, request: HttpRequest) -> _Answer:
+        tenant = self._tenant(name)
+        if tenant is None:
+            return _no_tenant(name)
+        return 200, {"tenant": tenant.name, "budget": asdict(tenant.budget)}
+
+    def _change_budget(self, name: bytes, request: HttpRequest) -> _Answer:
+        """The limits that the body names, until the next reload; what was used stays used."""
+        tenant = self._tenant(name)
+        if tenant is None:
+            return _no_tenant(name)
+        try:
+            budget = _changed(tenant.budget, request.body)
+        except ValueError as error:
+            return 400, _error_content(400, str(error))
+        dispatcher = self._dispatcher
+        tenants = tuple(replace(one, budget=budget) if one is tenant else one for one in dispatcher.settings.tenant)
+        dispatcher.settings = replace(dispatcher.settings, tenant=tenants)
+        dispatcher.budgets.change(tenants)
+        dispatcher.budgets.change_queues(dispatcher.now())
+        dispatcher.pump()
+        return 200, {"tenant": tenant.name, "before": asdict(tenant.budget), "after": asdict(budget)}
+
 
 _Answer: TypeAlias = tuple[int, dict[str, object]]
 _Verb: TypeAlias = Callable[[Administration, bytes, HttpRequest], _Answer]
@@ -139,6 +173,9 @@ def _changing(verb: _Verb) -> Mapping[bytes, _Verb]:
     return MappingProxyType({b"POST": verb})
 
 
+_BUDGET: Mapping[bytes, _Verb] = MappingProxyType(
+    {**_reading(Administration._budget), b"PATCH": Administration._change_budget}
+)
 _VERBS: Mapping[str, Mapping[bytes, _Verb]] = MappingProxyType(
     {
         f"{PATH}/replicas": _reading(Administration._replicas),
@@ -146,9 +183,15 @@ _VERBS: Mapping[str, Mapping[bytes, _Verb]] = MappingProxyType(
         f"{PATH}/replicas/NAME/undrain": _changing(Administration._undrain),
         f"{PATH}/requests": _reading(Administration._requests),
         f"{PATH}/requests/ID/cancel": _changing(Administration._cancel),
+        f"{PATH}/tenants/NAME/budget": _BUDGET,
     }
 )
 _PATTERNS = tuple((re.compile(re.sub("NAME|ID", "([^/]+)", path)), methods) for path, methods in _VERBS.items())
+
+
+def takes_body(request: HttpRequest) -> bool:
+    """Whether the body of a request under `/admin` is read."""
+    return is_admin(request.path) and request.method == b"PATCH"
 
 
 def is_admin(path: str) -> bool:
@@ -167,6 +210,12 @@ def _found(request: HttpRequest) -> tuple[bytes, Mapping[bytes, _Verb]] | None:
 
 def _shown(name: bytes) -> str:
     return id_text(name)[:_SHOWN_CHARACTERS_MAX]
+
+
+def _length(request: HttpRequest) -> int:
+    """Of its body, in bytes; too long where the head does not say it."""
+    stated = request.header(b"content-length")
+    return _BODY_BYTES_MAX + 1 if stated is None else int(stated)
 
 
 def _page_of(request: HttpRequest) -> tuple[int, int, RequestStage | None]:
@@ -188,6 +237,21 @@ def _whole(name: str, text: str, least: int, most: int) -> int:
     if not re.fullmatch("[0-9]{1,16}", text) or not least <= int(text) <= most:
         raise ValueError(f"{name} must be a whole number from {least:,} to {most:,}")
     return int(text)
+
+
+def _changed(before: BudgetSettings, body: bytes) -> BudgetSettings:
+    """A budget with the limits of a JSON object; null takes a limit away. Raises ValueError, one sentence."""
+    try:
+        given = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        given = None
+    if not isinstance(given, dict) or not given:
+        raise ValueError(
+            'the body must be a JSON object with keys of `[tenant.budget]`, as {"tokens_per_minute": 1000}'
+        )
+    after = read_table(BudgetSettings, {**asdict(before), **given}, "budget.")
+    check_budget("budget", after)
+    return after
 
 
 def _replica(replica: UpstreamReplica) -> dict[str, object]:
@@ -224,6 +288,10 @@ def _error(status: int, message: str) -> Response:
 def _error_content(status: int, message: str) -> dict[str, object]:
     content: dict[str, object] = msgspec.json.decode(_error(status, message).body)
     return content
+
+
+def _no_tenant(name: bytes) -> _Answer:
+    return _not_found(f"no tenant is named {_shown(name)!r}; the configuration lists them")
 
 
 def _not_found(message: str) -> _Answer:

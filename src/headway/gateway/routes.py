@@ -14,7 +14,7 @@ from typing import TypeAlias
 from urllib.parse import unquote, unquote_to_bytes
 
 from headway import __version__
-from headway.gateway.administration import Administration, is_admin
+from headway.gateway.administration import Administration, is_admin, takes_body
 from headway.gateway.api_keys import KEY_HEADERS, ApiKeys
 from headway.gateway.cross_origin import CrossOrigin, is_preflight, judge_origin, preflight_answer
 from headway.gateway.head_refusals import foreign_host, foreign_page, head_not_forwarded, loop, no_key, not_forwarded
@@ -146,8 +146,8 @@ class PublicRoutes:
         return shaped(response, path)
 
     def takes_body(self, request: HttpRequest) -> bool:
-        """Our own paths need none."""
-        return is_of_the_api(request.path) and request.refusal is None
+        """Of our own paths `/admin` alone may need one."""
+        return (is_of_the_api(request.path) and request.refusal is None) or takes_body(request)
 
     def refused(self, response: Response, address: str) -> None:
         """Count it: it entered no queue, and no explanation of it is kept."""

@@ -937,7 +937,7 @@ def _check_tenant(tenant: TenantSettings) -> None:
             raise ValueError(f"tenant {tenant.name!r}: unknown hint {hint!r} in may{nearest(hint, HINTS)}")
     for key in ("priority_min", "priority_max", "deadline_seconds_min"):
         _check_not_huge(f"tenant {tenant.name!r}: {key}", getattr(tenant, key))
-    _check_budget(tenant)
+    check_budget(f"tenant {tenant.name!r}: budget", tenant.budget)
     if tenant.priority_min > tenant.priority_max:
         raise ValueError(f"tenant {tenant.name!r}: priority_min is above priority_max; swap them")
     least, most, default = tenant.priority_min, tenant.priority_max, tenant.priority_default
@@ -946,7 +946,8 @@ def _check_tenant(tenant: TenantSettings) -> None:
         raise ValueError(f"tenant {tenant.name!r}: priority_default must lie within {bounds}, got {default}")
 
 
-def _check_budget(tenant: TenantSettings) -> None:
-    for one in fields(tenant.budget):
+def check_budget(where: str, budget: BudgetSettings) -> None:
+    """Raise ValueError, one sentence, if a limit makes no sense."""
+    for one in fields(budget):
         if one.name != "over_budget":
-            _check_count(f"tenant {tenant.name!r}: budget.{one.name}", getattr(tenant.budget, one.name), 1)
+            _check_count(f"{where}.{one.name}", getattr(budget, one.name), 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from headway.gateway.observing.access_log import AccessLog
-from headway.gateway.settings import AdminSettings, StateSettings, TenantSettings
+from headway.gateway.settings import AdminSettings, BudgetSettings, StateSettings, TenantSettings
 from tests.support.gateway_setup import Answer, RawClient, RunGateway, Setup, completion
 from tests.support.scripted_replica import hangs, streams, waits_for
 
@@ -204,6 +204,52 @@ def test_a_stream_that_is_cancelled_ends_with_an_error_event(run_gateway: RunGat
         gate.set()
 
     run_gateway(scenario, admin=ADMIN)
+
+
+def test_a_budget_is_changed_until_the_next_reload(run_gateway: RunGateway, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(setup: Setup) -> None:
+        async def patch(body: bytes, name: str = "team", length: str | None = None) -> Answer:
+            head = f"PATCH /admin/tenants/{name}/budget HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {ADMIN_KEY}\r\n"
+            async with RawClient(setup.gateway.addresses[-1][1]) as client:
+                await client.send(head.encode() + f"content-length: {length or len(body)}\r\n\r\n".encode() + body)
+                return await client.answer()
+
+        async def asked() -> int:
+            return (await setup.ask(headers=f"authorization: Bearer {TENANT_KEY}\r\n")).status
+
+        assert [await asked(), await asked()] == [200, 429]
+        changed = (await patch(b'{"requests_per_day": 3}')).json()
+        assert (changed["before"]["requests_per_day"], changed["after"]["requests_per_day"]) == (1, 3)
+        assert changed["after"]["tokens_per_day"] == 10**9, "what was left out stays"
+        assert [await asked(), await asked(), await asked()] == [200, 200, 429]
+        assert (await admin(setup, "/tenants/team/budget")).json()["budget"]["requests_per_day"] == 3
+        assert (await patch(b'{"requests_per_day": null}')).status == 200
+        assert await asked() == 200
+        for body, sentence in (
+            (b"", "must be a JSON object"),
+            (b"[]", "must be a JSON object"),
+            (b"{}", "must be a JSON object"),
+            (b"[" * 4_000, "must be a JSON object"),
+            (b'{"requests_per_day": 0}', "budget.requests_per_day must be at least 1, got 0"),
+            (b'{"requests_per_day": "many"}', "budget.requests_per_day must be a whole number"),
+            (b'{"request_per_day": 1}', "did you mean 'requests_per_day'?"),
+            (b'{"over_budget": "drop"}', "budget.over_budget must be one of 'refuse', 'wait'"),
+        ):
+            answer = await patch(body)
+            assert (answer.status, sentence in answer.json()["error"]["message"]) == (400, True), body
+        assert (await patch(b"{}", "none")).status == 404
+        assert (await patch(b"", length="9999")).status == 413
+        assert (await admin(setup, "/tenants/team/budget", "POST")).headers["allow"] == "GET, HEAD, PATCH"
+        setup.gateway.reload(setup.settings)
+        assert [await asked(), await asked()] == [200, 429], "what was used of a limit went with it"
+
+    team = replace(TEAM, budget=BudgetSettings(requests_per_day=1, tokens_per_day=10**9))
+    with caplog.at_level(logging.INFO, logger="headway.gateway"):
+        run_gateway(scenario, admin=ADMIN, tenant=(team,), admin_listen="127.0.0.1:0")
+    logged = [record.__dict__["fields"] for record in caplog.records if record.getMessage() == "administration"]
+    assert [(line["who"], line["path"], line["after"]["requests_per_day"]) for line in logged] == [
+        ("alice", "/admin/tenants/team/budget", limit) for limit in (3, None)
+    ]
 
 
 def test_no_output_holds_a_key(run_gateway: RunGateway, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
