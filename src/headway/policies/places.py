@@ -100,9 +100,9 @@ GIVEN: Mapping[DecisionPlace, Mapping[Need, Provision]] = {
             "one that fits is shown before a head that does not; refused at start for models with several kinds of KV "
             "blocks"
         ),
-        Need.CACHED_TOKENS: _exact(
-            "looked up at arrival, and again each second of the head: at most 1,024 blocks of a prompt, and for 2 ms a "
-            "step"
+        Need.CACHED_TOKENS: _estimated(
+            "looked up at arrival, and again each second of the head; what lies beyond 8,192 blocks of a prompt counts "
+            "as not cached, and so does, until it is the head, a prompt that comes when its step has looked up for 2 ms"
         ),
         Need.VICTIMS: _estimated(
             "named before a step in which blocks may be lacking, and put last in vLLM's list, from which it preempts"

@@ -1,7 +1,7 @@
 """Prefix hits: how much of a waiting prompt the prefix cache holds, looked up before ordering at a bounded cost.
 
-A miss costs vLLM 4-9 µs, a hit about 0.9 µs a block. So a lookup stops after `blocks_max` blocks, and a step looks up
-for `seconds_per_step` at most. A request that is not looked up in time counts as not cached until it is the head.
+A miss costs vLLM 4-9 µs, a hit about 0.9 µs a block. So a lookup stops after BLOCKS_MAX blocks, and a step begins no
+further one after SECONDS_PER_STEP. A request that is not looked up in time counts as not cached until it is the head.
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ from typing import Any, TypeAlias
 from headway.scheduling.head_lookups import is_stale, note_answer
 from headway.vllm_plugin import vllm_adapter as vllm
 from headway.vllm_plugin.request_entries import Entry
+
+BLOCKS_MAX = 8_192
+"""131,072 tokens in blocks of 16: agents' prompts are as long, and nearly all of them is cached."""
+SECONDS_PER_STEP = 0.002
 
 Lookup: TypeAlias = Callable[[Sequence[Any], int], int]
 """(block hashes, tokens at most) → tokens cached."""
@@ -25,8 +29,8 @@ class PrefixHits:
         lookup: Lookup,
         clock: Callable[[], float],
         *,
-        blocks_max: int = 1_024,
-        seconds_per_step: float = 0.002,
+        blocks_max: int = BLOCKS_MAX,
+        seconds_per_step: float = SECONDS_PER_STEP,
     ) -> None:
         self._lookup = lookup
         self._clock = clock

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from headway.domain.request import Request
-from headway.vllm_plugin.prefix_hits import PrefixHits
+from headway.policies.contracts import Need
+from headway.policies.places import GIVEN, DecisionPlace, Grade
+from headway.vllm_plugin.prefix_hits import BLOCKS_MAX, SECONDS_PER_STEP, PrefixHits
 from headway.vllm_plugin.request_entries import Entry
 from headway.vllm_plugin.xargs_hints import NO_HINTS
 from tests.support.vllm_stub import StubRequest
@@ -70,8 +73,18 @@ def test_all_blocks_are_asked_for_up_to_the_most() -> None:
     for count in (2, 3, 4):
         hits.arrive(entry(hashes=count), 0.0)
     usual = PrefixHits(lookup, Ticks())
-    usual.arrive(entry(hashes=2_000), 0.0)
-    assert asked == [2, 3, 3, 1_024]
+    usual.arrive(entry(hashes=20_000), 0.0)
+    assert asked == [2, 3, 3, 8_192]
+
+
+def test_pages_say_how_far_look_ups_go() -> None:
+    """They go less far than the simulator's, so what a policy is given is not exact."""
+    given = GIVEN[DecisionPlace.PLUGIN][Need.CACHED_TOKENS]
+    assert given.grade is Grade.ESTIMATED
+    page = (Path(__file__).parents[3] / "docs" / "vllm.md").read_text(encoding="utf-8")
+    for text in (given.how, page):
+        assert f"{BLOCKS_MAX:,} blocks" in text
+        assert f"{1_000 * SECONDS_PER_STEP:g} ms" in text
 
 
 def test_a_step_looks_up_for_two_milliseconds() -> None:
