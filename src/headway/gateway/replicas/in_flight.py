@@ -32,6 +32,7 @@ class _Booked(DecodingStream):
         self.sequences = request.sequences
         self.begins_at_step = None
         self.seen_tokens = 0
+        self.late_tokens = 0
         self.request = request
         self.prefill = 0
         self.decode = 0.0

@@ -4,7 +4,11 @@ A decoding request gets a token in every step, so a stream that is passed on tel
 stream is followed at a time: streams jitter against each other, and the largest of many counts would run fast. Where
 no stream brings tokens, the engine's own counter drives the clock, as often as its metrics are read.
 
-The clock loses at most a step where it takes up another stream. Prefill-only steps bring no token and are not counted.
+Tokens of a stream that stalled may come late, all in one packet: steps that the clock counted meanwhile by others count
+no second time. Fewer than that are taken for those of a request that was preempted and runs again.
+
+The clock loses at most a step where it takes up another stream, and the steps of one report where the engine's counter
+gives way to a stream. Prefill-only steps bring no token and are not counted.
 """
 
 from __future__ import annotations
@@ -33,16 +37,18 @@ class DecodingStream:
         answer: what comes; None where it cannot be read.
         sequences: answers generated at once.
         begins_at_step: the clock when its prompt was computed; None before.
-        seen_tokens: of it, when the stream that is followed or the engine's counter moved the clock last.
+        seen_tokens: of it, when tokens were last compared with the clock.
+        late_tokens: it brought so many fewer by then than the clock counted steps: they may come yet.
     """
 
-    __slots__ = ("answer", "begins_at_step", "seen_tokens", "sequences")
+    __slots__ = ("answer", "begins_at_step", "late_tokens", "seen_tokens", "sequences")
 
     def __init__(self, answer: Progress | None, sequences: int) -> None:
         self.answer = answer
         self.sequences = sequences
         self.begins_at_step: int | None = None
         self.seen_tokens = 0
+        self.late_tokens = 0
 
     @property
     def tokens(self) -> int:
@@ -59,6 +65,7 @@ class StepClock:
         self._followed: DecodingStream | None = None
         self._counted_tokens = 0  # of the one followed
         self._engine_steps: float | None = None  # as the engine counts them, at its latest report
+        self._seen_steps = 0  # the clock when tokens were last compared with it
         self._streamed = False  # a stream moved the clock since that report
         self._paced_from: tuple[float, int] | None = None  # time and steps
 
@@ -87,17 +94,14 @@ class StepClock:
 
     def look(self, streams: Sequence[DecodingStream], now: float) -> None:
         """Bring the clock up to date; follow another stream if the one followed has stalled. O(streams)."""
-        if self._count():
-            for stream in streams:
-                stream.seen_tokens = stream.tokens
-        else:
+        self._count()
+        if self.steps == self._seen_steps:
             swift = max(streams, key=_news, default=None)
             if swift is not None and swift is not self._followed and _news(swift) >= _STALLED_TOKENS:
                 self.steps += _news(swift)
                 self._streamed = True
                 self._follow(swift)
-                for stream in streams:
-                    stream.seen_tokens = stream.tokens
+        self._see(streams)
         self._measure(now)
 
     def engine_counted(self, steps: float, streams: Iterable[DecodingStream]) -> None:
@@ -110,8 +114,7 @@ class StepClock:
         if streamed or self._followed is None or before is None or not 0 < steps - before <= _JUMP_MAX:
             return
         self.steps += int(steps - before)
-        for stream in streams:
-            stream.seen_tokens = stream.tokens
+        self._see(streams)
 
     def tokens_of(self, stream: DecodingStream) -> int:
         """Output tokens of a request; of one that does not stream those of the steps since its prompt was computed."""
@@ -134,10 +137,29 @@ class StepClock:
         new = tokens - self._counted_tokens
         if new <= 0:
             return False
+        self._counted_tokens = tokens
+        if followed.late_tokens:
+            new = _in_time(followed, new)
+            followed.late_tokens = 0
+            if new == 0:
+                return False
         self.steps += new
         self._streamed = True
-        self._counted_tokens = tokens
         return True
+
+    def _see(self, streams: Iterable[DecodingStream]) -> None:
+        """Where the clock has moved, note how many tokens each stream has brought, and how many are late."""
+        if self.steps == self._seen_steps:
+            return
+        for stream in streams:
+            tokens = stream.tokens
+            new = tokens - stream.seen_tokens
+            began = self.steps if stream.begins_at_step is None else stream.begins_at_step
+            steps = self.steps - max(began, self._seen_steps)
+            runs = 0 < new <= steps  # what it lacks from before is not late, for it was preempted then
+            stream.late_tokens = steps - new if runs else max(0, stream.late_tokens + steps - new)
+            stream.seen_tokens = tokens
+        self._seen_steps = self.steps
 
     def _measure(self, now: float) -> None:
         if self._paced_from is None:
@@ -151,4 +173,9 @@ class StepClock:
 
 
 def _news(stream: DecodingStream) -> int:
-    return stream.tokens - stream.seen_tokens
+    """Tokens since they were last compared with the clock that tell of steps it has not counted."""
+    return _in_time(stream, stream.tokens - stream.seen_tokens)
+
+
+def _in_time(stream: DecodingStream, new_tokens: int) -> int:
+    return new_tokens - stream.late_tokens if new_tokens >= stream.late_tokens else new_tokens

@@ -88,6 +88,71 @@ def test_a_stream_that_stalls_is_left_for_one_that_moves() -> None:
     assert clock.steps == 106
 
 
+def test_tokens_that_come_late_count_no_second_time() -> None:
+    """Both streams have a token for each step; those of one are held up on their way, and come together."""
+    clock, held_up, lively = StepClock(), Answer(), Answer()
+    streams = [stream(lively), stream(held_up)]
+    for one in streams:
+        clock.begins(one)
+    for step in range(1, 101):
+        lively.events = step
+        clock.look(streams, step / 100)
+    held_up.events = 100
+    clock.look(streams, 1.005)
+    assert clock.steps == 100
+    held_up.events = 107
+    clock.look(streams, 1.07)
+    assert clock.steps == 100, "not enough to tell that the other has stalled"
+    held_up.events = 108
+    clock.look(streams, 1.08)
+    assert clock.steps == 108
+
+
+def test_late_tokens_of_the_stream_that_is_followed_count_no_second_time() -> None:
+    """The engine's counter counted their steps."""
+    clock, answer = StepClock(), Answer()
+    one = stream(answer)
+    clock.begins(one)
+    clock.engine_counted(0, [one])
+    answer.events = 5
+    clock.engine_counted(5, [one])
+    for report in range(1, 4):
+        clock.engine_counted(5 + 50 * report, [one])
+    answer.events = 155
+    clock.look([one], 1.0)
+    assert clock.steps == 155
+    answer.events = 160
+    clock.look([one], 2.0)
+    assert clock.steps == 160
+
+
+def test_a_request_that_was_preempted_for_a_while_is_taken_up_when_it_runs_again() -> None:
+    clock, lively, preempted = StepClock(), Answer(), Answer()
+    streams = [stream(lively), stream(preempted)]
+    for one in streams:
+        clock.begins(one)
+    for step in range(1, 201):
+        lively.events = step
+        preempted.events = max(0, step - 100)
+        clock.look(streams, step / 100)
+    for step in range(201, 301):  # the other is preempted now
+        preempted.events = step - 100
+        clock.look(streams, step / 100)
+    assert 299 <= clock.steps <= 300
+
+
+def test_steps_counted_as_a_request_begins_or_ends_count_no_second_time() -> None:
+    clock, followed, other = StepClock(), Answer(), Answer()
+    streams = [stream(followed), stream(other), stream(Answer())]
+    clock.begins(streams[0])
+    clock.begins(streams[1])
+    followed.events, other.events = 10, 11
+    clock.begins(streams[2])
+    assert clock.steps == 10
+    clock.look(streams, 1.0)
+    assert clock.steps == 10
+
+
 def test_without_a_stream_the_engines_counter_counts() -> None:
     clock, quiet = StepClock(), stream(None)
     clock.engine_counted(1_000, [])
