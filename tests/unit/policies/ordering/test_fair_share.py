@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import count
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -193,6 +194,55 @@ def test_two_backlogged_tenants_differ_by_no_more_than_one_charge(sizes: list[tu
         running.append(r)
         given_service[r.tenant] += r.prompt_tokens + 2 * r.estimate.remaining_quantile(0.5, 0)  # type: ignore[union-attr]
         assert abs(given_service["a"] - given_service["b"]) <= largest
+
+
+@given(st.randoms(use_true_random=False))
+def test_clients_that_leave_and_wrong_estimates_add_their_errors_to_the_gap_and_no_more(chance: Random) -> None:
+    """Huge requests too, at random admitted, preempted, left and ended; both tenants always wait."""
+    desk, running = Desk(FairShare()), list[Request]()
+    largest, errors = 0, 0
+
+    def expected(r: Request) -> int:
+        assert isinstance(r.estimate, PointEstimate)
+        return int(r.estimate.remaining_mean(0))
+
+    for step in range(60):
+        for tenant in ("a", "b"):
+            while sum(r.tenant == tenant for r in desk.queue) < 2:
+                sizes = chance.choice([1, 10_000, 2_000_000]), chance.choice([1, 100, 100_000])
+                desk.arrive(request(tenant, *sizes, at=float(step)))
+        what = chance.choice(["admit", "admit", "complete", "leave", "preempt"])
+        if what == "admit":
+            r = desk.admit(float(step))
+            running.append(r)
+            largest = max(largest, r.prompt_tokens + 2 * expected(r))
+        elif running:
+            r = running.pop(chance.randrange(len(running)))
+            if what == "preempt":
+                desk.preempt(r, float(step))
+                continue
+            came = chance.choice([0, 1, expected(r), 3 * expected(r)])
+            errors += 2 * abs(came - expected(r))
+            if what == "complete":
+                desk.complete(r, came, float(step))
+            else:
+                r.produced_tokens = came
+                desk.policy.observe(Cancelled(r, float(step)))
+        gap = abs(desk.policy.service("a") - desk.policy.service("b"))
+        assert gap <= largest + errors
+
+
+def test_the_gap_after_a_client_left_is_what_did_not_come() -> None:
+    """So the errors of ended requests belong to the bound, and not only those of requests still running."""
+    desk = Desk(FairShare())
+    desk.arrive(*[request("a", 10, 100_000) for _ in range(4)], *[request("b", 10, 100) for _ in range(4_000)])
+    inside = [desk.admit() for _ in range(2_000)]
+    large = [r for r in inside if r.tenant == "a"]
+    assert len(large) == 3
+    for r in large:
+        desk.policy.observe(Cancelled(r, 1.0))
+    assert desk.policy.service("a") == 30
+    assert 2 * 200_010 < desk.policy.service("b") <= 3 * 200_010
 
 
 def test_fcfs_stands_inside_a_tenant_unless_another_is_named() -> None:
