@@ -62,7 +62,11 @@ class PricedWork:
     def lane(self, request: RequestView) -> tuple[bool, int]:
         """Whether it makes way, then which power of 1.5 its work falls under."""
         size = work(request)
-        return self._makes_way(size), math.floor(math.log(size) * _LANES_PER_E)
+        place = self._waiting.get(request.id)
+        if place is not None:  # asked again: it makes way if it paid for that, or another would wait behind it unpaid
+            return place.spared, _lane_of(size)
+        preempted = request.produced_tokens > 0  # overdue at once
+        return not preempted and self._makes_way(size), _lane_of(size)
 
     def rank(self, request: RequestView) -> float:
         """The arrival time: first come inside a lane."""
@@ -193,6 +197,10 @@ class _Recent:
     def quantile(self, share: float) -> float:
         """The value that this share of them is below; there must be one."""
         return self._by_size[min(len(self._by_size) - 1, int(share * len(self._by_size)))]
+
+
+def _lane_of(size: float) -> int:
+    return math.floor(math.log(size) * _LANES_PER_E)
 
 
 def work(request: RequestView) -> float:

@@ -14,6 +14,7 @@ from headway.domain.estimate import PointEstimate
 from headway.domain.event import Admitted, Arrived, Cancelled, Preempted
 from headway.domain.request import Request
 from headway.policies.contracts import LanedOrdering, LaneId
+from headway.policies.ordering.fcfs import Fcfs
 from headway.policies.ordering.priced_work import PricedWork, work
 from headway.scheduling.queue import WaitingQueue
 from headway.scheduling.shadow_fcfs import ShadowFcfs
@@ -294,6 +295,48 @@ def test_calm_saves_up_for_a_rush() -> None:
         makes_way += door.policy.lane(arriving)[0]
         door.arrive(arriving)
     assert 12 <= makes_way <= 18 + SPARE_SHARE * 400 + 1
+
+
+def spared_and_not(door: Door) -> tuple[Request, Request]:
+    """Two that wait in a rush after quiet times: one makes way, one does not."""
+    chance = Random(2)
+    for number in range(300):
+        door.arrive(request(number, float(number), chance.randint(100, 5_000)))
+        door.admit(float(number))
+    spared, other = request(1_000, 300.0, 6_000), request(1_001, 300.0, 1_000)
+    for arriving in (spared, other):
+        door.arrive(arriving)
+    assert [door.policy.lane(one)[0] for one in (spared, other)] == [True, False]
+    return spared, other
+
+
+def test_who_makes_way_is_settled_at_arrival_whatever_the_cache_holds_later() -> None:
+    """Else one that did not pay could wait behind one that is overdue only after 50 times the wait."""
+    door = Door()
+    spared, other = spared_and_not(door)
+    spared.cached_prompt_tokens = 5_900
+    other.prompt_tokens = 9_000  # stands for 8,000 tokens that the cache has lost
+    for one in (spared, other):
+        door.queue.requeue(one.id)
+    lanes = [door.queue._where[one.id][0] for one in (spared, other)]
+    assert lanes == [(True, 16), (False, 22)], "of works as they are now: √(100·6,001) and √(9,000·9,001)"
+
+
+def test_who_makes_way_stays_so_over_a_suspension() -> None:
+    door = Door()
+    spared, other = spared_and_not(door)
+    door.policy._credit = 0.0  # by now nobody more may
+    again = door.queue.under(Fcfs()).under(door.policy)
+    assert [again._where[one.id][0][0] for one in (spared, other)] == [True, False]  # type: ignore[index]
+
+
+def test_a_preempted_request_does_not_make_way() -> None:
+    door = Door()
+    spared_and_not(door)
+    back = request(2_000, 300.0, 50_000)
+    assert door.policy.lane(back)[0]
+    back.produced_tokens = 1
+    assert not door.policy.lane(back)[0]
 
 
 def _serve(
