@@ -112,6 +112,7 @@ def test_a_request_ends_when_its_time_is_over_wherever_it_stands(
             assert sentence in events[-1]["error"]["message"]
         else:
             assert (answer.status, answer.reason) == (504, "request-timeout")
+            assert answer.headers["x-should-retry"] == "false"
             assert sentence in answer.json()["error"]["message"]
         text = (await setup.get("/metrics")).body.decode()
         assert 'reason="request-timeout"' in text

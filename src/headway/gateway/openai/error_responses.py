@@ -95,6 +95,9 @@ def error_body(error: ApiError) -> bytes:
     return json.dumps({"error": fields}).encode()
 
 
+_FINAL = (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST, HTTPStatus.GONE)
+
+
 def error_response(
     status: int,
     message: str,
@@ -108,7 +111,7 @@ def error_response(
     headers = [(REASON_HEADER, str(reason).encode())]
     if retry_seconds is not None:
         headers += retry_headers(retry_seconds)
-    elif status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST, HTTPStatus.GONE):
+    elif reason is Reason.REQUEST_TIMEOUT or status in _FINAL:  # client libraries try a 504 again, which takes as long
         headers.append((b"x-should-retry", b"false"))
     error = ApiError(status, message, reason, param, request_id)
     return ErrorResponse(status, error_body(error), headers=tuple(headers), error=error)

@@ -144,5 +144,8 @@ class Intake:
 
 def _ends_by(now: float, terms: ClientTerms, settings: Settings) -> float | None:
     """When its time is over: the shorter of the gateway's bound and its client's."""
-    bounds = (settings.requests.timeout_seconds, terms.timeout_seconds)
-    return min((now + seconds for seconds in bounds if seconds is not None), default=None)
+    ours, theirs = settings.requests.timeout_seconds, terms.timeout_seconds
+    if ours is None or theirs is None:
+        seconds = theirs if ours is None else ours
+        return None if seconds is None else now + seconds
+    return now + min(ours, theirs)

@@ -38,6 +38,7 @@ from headway.gateway.replicas.replica_state import Health
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import (
     HealthSettings,
+    ModelSettings,
     PolicySettings,
     QueueSettings,
     ReplicaSettings,
@@ -1088,3 +1089,23 @@ def test_a_request_that_never_waits_is_in_no_queue_when_its_arrival_is_over(turn
     stages = [bench.arrive(never_waits=True).stage for _ in range(4)]
     assert stages == [RequestStage.SENT, RequestStage.SENT, RequestStage.ENDED, RequestStage.ENDED]
     assert bench.heard.ends == [(number, Outcome.REFUSED, Reason.NO_QUEUE) for number in (3, 4)]
+
+
+def test_a_reload_may_give_one_model_an_order_of_its_own() -> None:
+    bench = Bench(models=("m", "n"))
+    for model in "mmnn":
+        bench.arrive(model=model)
+    learned = {key.model: queue.scheduler for key, queue in bench.dispatcher.queues.items()}
+    own = {"n": ModelSettings(ordering="shortest-prompt-first"), "m": ModelSettings(max_requests=1)}
+    bench.dispatcher.replace(replace(bench.settings, models=own), bench.replicas, bench.now)
+    bench.law()
+    orders = {key.model: queue._ordering for key, queue in bench.dispatcher.queues.items()}
+    assert orders == {"m": "fcfs", "n": "shortest-prompt-first"}
+    assert bench.arrive(model="m").reason == Reason.QUEUE_FULL
+    assert bench.arrive(model="n").stage is RequestStage.QUEUED
+    bench.dispatcher.replace(replace(bench.settings, models={"m": own["m"]}), bench.replicas, bench.now)
+    assert {queue._ordering for queue in bench.dispatcher.queues.values()} == {"fcfs"}
+    kept = {key.model: queue.scheduler for key, queue in bench.dispatcher.queues.items()}
+    bench.dispatcher.replace(bench.settings, bench.replicas, bench.now)
+    assert kept == {key.model: queue.scheduler for key, queue in bench.dispatcher.queues.items()}, "bounds move nothing"
+    assert learned.keys() == kept.keys()
