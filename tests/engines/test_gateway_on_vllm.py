@@ -106,7 +106,8 @@ def gateway(place: Path) -> Iterator[str]:
             until(lambda port=port: is_there(f"http://127.0.0.1:{port}/health"), server)  # type: ignore[misc]
         replicas = [text for port, _ in servers for text in ("--replica", f"http://127.0.0.1:{port}")]
         serve = [sys.executable, "-c", "from headway.cli import main; main()", "serve", "--listen", "127.0.0.1:0"]
-        serve += ["--routing", "cached-prefix"]
+        (place / "gateway.toml").write_text("[queue]\nkeep_alive_seconds = 1.0\n")
+        serve += ["--routing", "cached-prefix", "--config", str(place / "gateway.toml")]
         said = place / "gateway.log"
         process = stack.enter_context(running([*serve, *replicas], dict(os.environ), said))
         until(lambda: '"listening"' in said.read_text(), process)
@@ -141,6 +142,40 @@ def test_the_openai_package_gets_what_vllm_says(gateway: str) -> None:
         assert (story["outcome"], story["output_tokens"]) == ("completed", whole.usage.completion_tokens), story
         assert story["prompt_tokens"] > 0
         assert story["replica"].startswith("127.0.0.1:")
+
+
+def test_messages_and_responses_get_what_vllm_says(gateway: str) -> None:
+    anthropic = pytest.importorskip("anthropic", reason="the package anthropic is not installed")
+    said: Any = [{"role": "user", "content": "no word is longer"}]
+    with anthropic.Anthropic(base_url=gateway, api_key="any", max_retries=0) as client:
+        asked: Any = {"model": "tiny", "max_tokens": 8, "messages": said, "system": "each word has its turn"}
+        asked |= {"extra_body": {"temperature": 0}}
+        whole = client.messages.create(**asked, extra_headers={"x-request-id": "message"})
+        with client.messages.stream(**asked, extra_headers={"x-request-id": "messages"}) as stream:
+            final = stream.get_final_message()
+        assert [part.text for part in final.content] == [part.text for part in whole.content]
+        assert final.usage.output_tokens == whole.usage.output_tokens
+        counted = client.messages.count_tokens(model="tiny", messages=said, system=asked["system"])
+        assert counted.input_tokens == whole.usage.input_tokens + (whole.usage.cache_read_input_tokens or 0)
+        with pytest.raises(anthropic.NotFoundError) as unknown:
+            client.messages.create(**{**asked, "model": "other"})
+        assert unknown.value.type == "not_found_error"
+    with openai.OpenAI(base_url=gateway + "/v1", api_key="any", max_retries=0) as other:
+        asked = {"model": "tiny", "input": "no word is longer", "max_output_tokens": 8, "temperature": 0}
+        answer = other.responses.create(**asked, extra_headers={"x-request-id": "response"})
+        events = list(other.responses.create(**asked, stream=True, extra_headers={"x-request-id": "responses"}))
+        assert events[0].type == "response.created"
+        assert events[-1].response.output_text == answer.output_text
+    stories = {story["id"]: story for story in fetched(gateway + "/headway/state")["stories"]}
+    for name, tokens in (
+        ("message", whole.usage.output_tokens), ("messages", whole.usage.output_tokens),
+        ("response", answer.usage.output_tokens), ("responses", answer.usage.output_tokens),
+    ):  # fmt: skip
+        assert (stories[name]["outcome"], stories[name]["output_tokens"]) == ("completed", tokens), stories[name]
+    body = json.dumps({"model": "tiny", "prompt": "each word"}).encode()
+    request = urllib.request.Request(gateway + "/tokenize", body, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as told:
+        assert json.load(told)["count"] > 0
 
 
 def test_many_at_once_are_spread_and_the_engines_reports_are_read(gateway: str) -> None:
