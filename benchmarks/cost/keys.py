@@ -1,10 +1,10 @@
 """What a key costs at each request, and a reload with many: `python -m benchmarks.cost.keys`.
 
 All in one run: the look-up of a request's key with 1 tenant and with 10,000, valid and unknown; the same for a JSON Web
-Token that is known already, that is new, and whose signature is wrong (extra `jwt`); then a whole reload of 10,000
-tenants on a gateway that runs, with the longest time that its event loop had no turn, which the machine's other work
-lengthens too: so beside it the same for a thread that only counts. Processor time of this machine;
-the median over the rounds.
+Token that is known already, that is new, and whose signature is wrong (extra `jwt`); whole requests that are refused
+for these; then a reload of 10,000 tenants on a gateway that runs, with the longest time that its event loop had no
+turn. The machine's other work lengthens that, so beside it stands the same for a thread that only counts. Processor
+time of this machine; the median over the rounds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ from headway.gateway.settings import (
     read_settings,
 )
 from headway.gateway.signed_tokens import SignedTokens
+from headway.gateway.wire.client_connection import ClientConnection
+from headway.gateway.wire.limits import WireLimits
 from headway.gateway.wire.messages import Headers
+from tests.support.fake_transport import FakeTransport
 
 MANY = 10_000
 ROUNDS, CALLS = 15, 2_000
@@ -113,6 +116,28 @@ def tokens() -> None:
             f"{name} token of {len(known)} bytes: {at_once:.2f} µs once known, {new:.0f} µs when new; "
             f"with a wrong signature {false:.0f} µs, then {again:.2f} µs"
         )
+        asyncio.run(refused(keys, f"a {name} token with a new wrong signature", bytes(wrong[b"authorization"])))
+    asyncio.run(refused(keys, "an unknown key", b"Bearer unknown"))
+
+
+async def refused(keys: ApiKeys, what: str, authorization: bytes) -> None:
+    """A whole request that is refused for its key, from its bytes to those of the 401; no socket is in it."""
+    gateway = Gateway(Settings(replica=(ReplicaSettings("http://127.0.0.1:9"),), tenant=tenants(1)))
+    gateway.site.tenants = keys
+    request = b"GET /v1/models HTTP/1.1\r\nhost: x\r\nauthorization: %b\r\n\r\n" % authorization
+
+    def ask() -> None:
+        if keys.tokens is not None:
+            keys.tokens._false.clear()
+        client = ClientConnection(gateway.site, WireLimits(), set(), time.monotonic)
+        transport = FakeTransport()
+        client.connection_made(transport)
+        client.data_received(request)
+        assert transport.written.startswith(b"HTTP/1.1 401")
+        client.connection_lost(None)
+
+    print(f"refusal of a whole request with {what}: {median_microseconds(ask, 100):.0f} µs")
+    await gateway.stop()
 
 
 async def reload() -> None:
