@@ -27,8 +27,8 @@ from headway.gateway.settings import BudgetSettings, HealthSettings, ReplicaSett
 from headway.gateway.wire.messages import HttpRequest
 
 KEYS = (1, 100, 10_000)
-REQUESTS = 10_000
-REPEATS = 7
+REQUESTS = 2_000
+REPEATS = 15
 _LARGE = 10**9
 BUDGETS = {
     "without": BudgetSettings(),

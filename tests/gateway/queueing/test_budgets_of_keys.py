@@ -67,9 +67,9 @@ def test_clients_see_what_is_left_and_are_refused_before_their_body(
         free = await setup.ask(body, headers=KEYS["b"])
         assert free.status == 200
         assert "ratelimit-remaining-requests" not in "".join(free.headers), "a key without a budget has none to tell"
-        assert setup.dispatcher.budgets.budgets["a"].allowances(setup.dispatcher.budgets._now_us())[1].remaining >= (
-            100_000 - 2 * sum(USAGE.values())
-        )
+        accounts = setup.dispatcher.budgets
+        _, tokens = accounts.budgets["a"].tightest(accounts._now_us())
+        assert tokens.balance(accounts._now_us()) >= 100_000 - 2 * sum(USAGE.values())
         page = setup.gateway._metrics.text().decode()
         assert 'headway_over_budget_requests_total{limit="requests_per_minute",result="refused"} 1' in page
         assert 'fairness_id="a",outcome="refused",reason="over-budget"} 1' in page
@@ -93,10 +93,11 @@ def test_what_was_used_is_kept_over_a_restart_and_a_reload(run_gateway: RunGatew
         assert list(json.loads(saved)["learned"]["budgets"]) == ["a"]
         assert not any(secret in saved for secret in SECRETS.values())
         accounts = Gateway(setup.settings).dispatcher.budgets
-        requests, tokens = accounts.budgets["a"].allowances(accounts._now_us())
+        now_us = accounts._now_us()
+        requests, tokens = accounts.budgets["a"].tightest(now_us)
         assert requests is not None
         assert tokens is not None
-        assert (requests.remaining, tokens.remaining) == (9, 9_900)
+        assert (requests.balance(now_us), tokens.balance(now_us)) == (9, 9_900)
 
     run_gateway(scenario, tenant=tenants(a=budget, b=budget), state=StateSettings(path=str(path)))
 

@@ -32,15 +32,6 @@ class Shortage(NamedTuple):
     wait_us: int | None
 
 
-class Allowance(NamedTuple):
-    """What is left of a unit, requests or tokens, under the limit of which least is left."""
-
-    limit: int
-    remaining: int
-    full_us: int
-    """Microseconds until all of it is there again."""
-
-
 class KeyBudget(Generic[WaiterT]):
     """One tenant's. `waiters` are its requests over budget that wait, by number, the oldest first."""
 
@@ -147,9 +138,9 @@ class KeyBudget(Generic[WaiterT]):
         for bucket in self._requests.values():
             bucket.give_back(1, now_us)
 
-    def allowances(self, now_us: int) -> tuple[Allowance | None, Allowance | None]:
-        """Of requests, and of tokens; None where there is no limit."""
-        return _least(self._requests, now_us), _least(self._tokens, now_us)
+    def tightest(self, now_us: int) -> tuple[TokenBucket | None, TokenBucket | None]:
+        """The limit of requests and that of tokens of which least is left; None where there is none."""
+        return _tightest(self._requests, now_us), _tightest(self._tokens, now_us)
 
     def state(self, now_us: int) -> dict[str, int]:
         """What is taken of each limit; limits of which all is there are left out."""
@@ -157,11 +148,10 @@ class KeyBudget(Generic[WaiterT]):
         return {key: amount for key, amount in taken.items() if amount}
 
 
-def _least(buckets: dict[str, TokenBucket], now_us: int) -> Allowance | None:
-    if not buckets:
-        return None
-    if len(buckets) == 1:
-        (least,) = buckets.values()
-    else:
-        least = min(buckets.values(), key=lambda bucket: bucket.balance(now_us))
-    return Allowance(least.limit, least.balance(now_us), -(-least.state(now_us) // least.limit))
+def _tightest(buckets: dict[str, TokenBucket], now_us: int) -> TokenBucket | None:
+    least, least_left = None, 0
+    for bucket in buckets.values():
+        left = bucket.balance(now_us)
+        if least is None or left < least_left:
+            least, least_left = bucket, left
+    return least

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from headway.gateway.budgets.key_budget import Allowance, KeyBudget
+from headway.gateway.budgets.key_budget import KeyBudget
+from headway.gateway.budgets.token_bucket import TokenBucket
 
 RateLimitHeaders = tuple[tuple[bytes, bytes], ...]
 RATE_LIMIT_NAMES = (b"x-ratelimit-", b"anthropic-ratelimit-")
@@ -23,32 +24,35 @@ def rate_limit_headers(budget: KeyBudget[Any], now_us: int) -> RateLimitHeaders:
     "Reset" is the time until all is there again, as OpenAI defines it
     (https://platform.openai.com/docs/guides/rate-limits, "Rate limits in headers").
     """
-    requests, tokens = budget.allowances(now_us)
-    return (*_openai(_OF_REQUESTS, requests), *_openai(_OF_TOKENS, tokens))
+    requests, tokens = budget.tightest(now_us)
+    return _openai(_OF_REQUESTS, requests, now_us) + _openai(_OF_TOKENS, tokens, now_us)
 
 
 def anthropic_headers(budget: KeyBudget[Any], now_us: int, wall_clock: Callable[[], float]) -> RateLimitHeaders:
     """`anthropic-ratelimit-requests-limit`, `-remaining` and `-reset`, an RFC 3339 time, and the same of tokens."""
     unix_seconds = wall_clock()
     found: list[tuple[bytes, bytes]] = []
-    for unit, allowance in zip((b"requests", b"tokens"), budget.allowances(now_us), strict=True):
-        if allowance is not None:
-            full_at = datetime.fromtimestamp(math.ceil(unix_seconds + allowance.full_us / _MICROSECONDS), UTC)
+    for unit, bucket in zip((b"requests", b"tokens"), budget.tightest(now_us), strict=True):
+        if bucket is not None:
+            full_at = datetime.fromtimestamp(math.ceil(unix_seconds + bucket.full_us(now_us) / _MICROSECONDS), UTC)
             name = b"anthropic-ratelimit-" + unit
             found += [
-                (name + b"-limit", b"%d" % allowance.limit),
-                (name + b"-remaining", b"%d" % allowance.remaining),
+                (name + b"-limit", b"%d" % bucket.limit),
+                (name + b"-remaining", b"%d" % bucket.balance(now_us)),
                 (name + b"-reset", full_at.strftime("%Y-%m-%dT%H:%M:%SZ").encode()),
             ]
     return tuple(found)
 
 
-def _openai(names: tuple[bytes, bytes, bytes], allowance: Allowance | None) -> RateLimitHeaders:
-    if allowance is None:
+def _openai(names: tuple[bytes, bytes, bytes], bucket: TokenBucket | None, now_us: int) -> RateLimitHeaders:
+    if bucket is None:
         return ()
-    limit, remaining, full_us = allowance
-    limit_name, remaining_name, reset_name = names
-    return (limit_name, b"%d" % limit), (remaining_name, b"%d" % remaining), (reset_name, duration(full_us))
+    limit, remaining, reset = names
+    return (
+        (limit, b"%d" % bucket.limit),
+        (remaining, b"%d" % bucket.balance(now_us)),
+        (reset, duration(bucket.full_us(now_us))),
+    )
 
 
 def duration(microseconds: int) -> bytes:

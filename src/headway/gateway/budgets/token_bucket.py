@@ -34,12 +34,17 @@ class TokenBucket:
 
     def balance(self, now_us: int) -> int:
         """Whole tokens that may be taken."""
-        return max(0, (self.capacity - self.state(now_us)) // self.unit)
+        left = self.capacity - self.state(now_us)
+        return left // self.unit if left > 0 else 0
 
     def wait_us(self, tokens: int, now_us: int) -> int:
         """Microseconds until so many tokens (at most `limit`) may be taken; 0 if they may be now."""
         lacking = self.state(now_us) + tokens * self.unit - self.capacity
         return -(-lacking // self.limit) if lacking > 0 else 0
+
+    def full_us(self, now_us: int) -> int:
+        """Microseconds until all of it is there again."""
+        return -(-self.state(now_us) // self.limit)
 
     def take(self, tokens: int, now_us: int) -> None:
         """Tokens are used, whether there are so many or not."""

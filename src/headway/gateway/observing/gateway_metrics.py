@@ -254,7 +254,8 @@ def _budgets(dispatcher: Dispatcher) -> Iterator[str]:
     budgets, queues = dispatcher.budgets, dispatcher.queues.items()
     yield prometheus.counter(
         "headway_over_budget_requests",
-        "Requests beyond the budget of their key, by limit, a key of `[tenant.budget]`, and result: refused or waits",
+        "Requests beyond the budget of their key, by limit, a key of `[tenant.budget]` or `earlier_requests`, and "
+        "result: refused or waits",
         [({"limit": key, "result": result}, number) for (key, result), number in budgets.over_budget.items()],
     )
     yield prometheus.counter(

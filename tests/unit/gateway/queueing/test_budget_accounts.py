@@ -113,8 +113,9 @@ class Day:
 
     def left(self, tenant: str) -> tuple[int | None, int | None]:
         """Requests and tokens that the tenant may still use."""
-        requests, tokens = self.dispatcher.budgets.budgets[tenant].allowances(int(self.now * 1_000_000))
-        return requests and requests.remaining, tokens and tokens.remaining
+        now_us = int(self.now * 1_000_000)
+        requests, tokens = self.dispatcher.budgets.budgets[tenant].tightest(now_us)
+        return requests and requests.balance(now_us), tokens and tokens.balance(now_us)
 
     def unread(self, tenant: str) -> Refusal | None:
         return self.dispatcher.entry_checks.refusal_unread(tenant, HttpRequest(b"POST", b"/v1/completions", []))
