@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
 
 import numpy as np
 
@@ -50,6 +50,9 @@ def simulate_fleet(
         ValueError: there is no replica; blocks do not divide the trace's prefix blocks; a policy broke its contract.
     """
     return _FleetDay(trace, members, routing, policies, plugin, observers, listeners).run()
+
+
+_NOTHING = (FOREVER, 0)
 
 
 class _FleetDay:
@@ -94,43 +97,62 @@ class _FleetDay:
 
     def run(self) -> FleetOutcome:
         """Play the whole day."""
-        arrivals, agenda = self._arrivals, self._agenda
+        arrivals, router, engines, agenda = self._arrivals, self._router, self._engines, self._agenda
         while True:
-            now_ps = arrivals.next_ps
-            if agenda and agenda[0][0] < now_ps:
-                now_ps = agenda[0][0]
-            if now_ps == FOREVER:
-                break
-            self._router.come_to(now_ps)
-            due = self._end_steps(now_ps)
-            while arrivals.next_ps <= now_ps:
-                self._take_arrivals(now_ps)
-            self._send(now_ps, due)
-            for index in sorted(due):
-                self._engines[index].compose_steps()
-                self._note(index)
-        if self._router.waiting:
-            raise ValueError(
-                f"the routing policy lets {self._router.waiting} requests wait although every replica is idle"
-            )
+            at_ps, index = agenda[0] if agenda else _NOTHING
+            if arrivals.next_ps <= at_ps:
+                if arrivals.next_ps == FOREVER:
+                    break
+                self._live_through(arrivals.next_ps, set())
+                continue
+            engine = engines[index]
+            if engine.next_ps != at_ps:  # it was to act then, and something came in between
+                heappop(agenda)
+                continue
+            if at_ps > router.report_ps:
+                router.report(at_ps)
+            composes = engine.finish()
+            if router.has_news or arrivals.next_ps <= at_ps or at_ps in [entry[0] for entry in agenda[1:3]]:
+                heappop(agenda)
+                if not composes:
+                    self._note(index)
+                self._live_through(at_ps, {index} if composes else set())
+                continue
+            # As at most instants, it concerns this engine alone.
+            if composes:
+                engine.compose_steps()
+            if engine.next_ps == FOREVER:
+                heappop(agenda)
+            else:
+                heapreplace(agenda, (engine.next_ps, index))
+        if router.waiting:
+            raise ValueError(f"the routing policy lets {router.waiting} requests wait although every replica is idle")
         return self._outcome()
 
-    def _end_steps(self, now_ps: int) -> set[int]:
-        """End the steps that end now; the engines that are to compose."""
-        agenda, due = self._agenda, set[int]()
+    def _live_through(self, now_ps: int, due: set[int]) -> None:
+        """All that happens at an instant, besides the steps that ended there of engines that are `due`."""
+        arrivals, agenda = self._arrivals, self._agenda
+        if now_ps > self._router.report_ps:
+            self._router.report(now_ps)
         while agenda and agenda[0][0] == now_ps:
             index = heappop(agenda)[1]
             engine = self._engines[index]
-            if engine.next_ps == now_ps:  # else it was to act then, and something came in between
+            if engine.next_ps == now_ps:
                 if engine.finish():
                     due.add(index)
                 else:
                     self._note(index)
-        return due
+        while arrivals.next_ps <= now_ps:
+            self._take_arrivals(now_ps)
+        if self._router.has_news:
+            self._send(now_ps, due)
+        for index in sorted(due):
+            self._engines[index].compose_steps()
+            self._note(index)
 
     def _send(self, now_ps: int, due: set[int]) -> None:
         """Send what the router says; engines that are to compose now become due."""
-        for row, index in self._router.dispatch():
+        for row, index in self._router.dispatch(now_ps):
             self._replica[row] = index
             engine = self._engines[index]
             before = engine.next_ps

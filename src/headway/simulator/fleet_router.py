@@ -21,7 +21,7 @@ from headway.policies.contracts import DispatchListener, RoutingPolicy
 from headway.policies.ordering.fcfs import Fcfs
 from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.scheduling.scheduler import Policies, Scheduler
-from headway.simulator.arrivals import RequestFactory, why_never
+from headway.simulator.arrivals import FOREVER, RequestFactory, why_never
 from headway.simulator.replica_ledger import Instant, ReplicaLedger, ReportedLedger
 from headway.simulator.rules import EngineRules
 from headway.simulator.step_time import PS_PER_SECOND, SECONDS_PER_PS, StepTime
@@ -83,7 +83,9 @@ class FleetRouter:
 
     Attributes:
         ledgers: one for each replica, in order.
-        unserved: row → why no replica can ever serve it.
+        has_news: whether there is something to send, or to ask again: a request came, or one waits and a first or a
+            last token came.
+        report_ps: when the replicas report next, picoseconds; `FOREVER` where figures are exact.
     """
 
     def __init__(
@@ -109,8 +111,8 @@ class FleetRouter:
         ]
         self._reported = [ReportedLedger(ledger) for ledger in self.ledgers] if routing.signal_seconds else None
         self._signal_ps = round(routing.signal_seconds * PS_PER_SECOND)
-        self._report_ps = self._signal_ps
-        self._news = False
+        self.report_ps = self._signal_ps if routing.signal_seconds else FOREVER
+        self.has_news = False
         self._late = routing.queue == "gateway"
         self._predictor = policies.prediction
         stock = Policies(Fcfs(), Greedy(), LatestAdmitted(), policies.prediction)
@@ -119,28 +121,12 @@ class FleetRouter:
         self._context_tokens = min(member.rules.context_tokens for member in members)
         self._views: list[ReplicaView] = [*(self._reported or self.ledgers)]
 
-    # The clock
-
-    def come_to(self, now_ps: int) -> None:
-        """The clock comes to an instant; reports of earlier ones, with all that happened at these, are taken in."""
-        if self._reported is not None and now_ps > self._report_ps:
-            at_ps = (now_ps - 1) // self._signal_ps * self._signal_ps
-            self._stand_at(at_ps)
-            for reported in self._reported:
-                reported.report()
-            self._report_ps = at_ps + self._signal_ps
-        self._stand_at(now_ps)
-
-    def _stand_at(self, now_ps: int) -> None:
-        self._instant.now_ps = now_ps
-        self._instant.now = now_ps * SECONDS_PER_PS
-
     # What happens
 
     def arrive(self, row: int, at_ps: int) -> str | None:
         """A request comes in; the reason if no replica can ever serve it."""
         now = at_ps * SECONDS_PER_PS
-        self._news = True
+        self.has_news = True
         request = self._requests.make(row, now, now, 0)
         if request.prompt_tokens + self._output_tokens[row] > self._context_tokens and not self._able(row, request):
             reason = self._why_never(row, request)
@@ -153,15 +139,11 @@ class FleetRouter:
             self._pushed.append((row, request))
         return None
 
-    def dispatch(self) -> list[tuple[int, int]]:
-        """(row, index of its replica) of the requests to send now, in order.
-
-        None unless a request came, or a first or a last token did: what else happens, routing does not hear of.
-        """
+    def dispatch(self, now_ps: int) -> list[tuple[int, int]]:
+        """(row, index of its replica) of the requests to send at this instant, in order; once where `has_news`."""
         sent: list[tuple[int, int]] = []
-        if not self._news:
-            return sent
-        self._news = False
+        self.has_news = False
+        self._stand_at(now_ps)
         if self._late:
             while (head := self._scheduler.head(self._instant.now)) is not None:
                 assert isinstance(head.id, int)
@@ -176,6 +158,21 @@ class FleetRouter:
                     break
                 self._pushed.popleft()
         return sent
+
+    def report(self, now_ps: int) -> None:
+        """The replicas report what had happened by the last time before this instant at which they were to.
+
+        To be called at the first instant after `report_ps`, before anything happens there.
+        """
+        at_ps = (now_ps - 1) // self._signal_ps * self._signal_ps
+        self._stand_at(at_ps)
+        for reported in self._reported or ():
+            reported.report()
+        self.report_ps = at_ps + self._signal_ps
+
+    def _stand_at(self, now_ps: int) -> None:
+        self._instant.now_ps = now_ps
+        self._instant.now = now_ps * SECONDS_PER_PS
 
     def _able(self, row: int, request: Request) -> list[ReplicaLedger]:
         """The replicas that can serve a request whole."""
@@ -204,7 +201,7 @@ class FleetRouter:
 
     def first_token(self, index: int, row: int, now: float) -> None:
         """A request's first token came out at a replica."""
-        self._news = True
+        self.has_news = self.has_news or self.waiting > 0
         ledger = self.ledgers[index]
         ledger.first_token(row)
         if self._late:
@@ -212,7 +209,7 @@ class FleetRouter:
 
     def ended(self, index: int, row: int, now: float) -> None:
         """A request's last token came out at a replica."""
-        self._news = True
+        self.has_news = self.has_news or self.waiting > 0
         ledger = self.ledgers[index]
         request = ledger.leave(row)
         request.produced_tokens = self._output_tokens[row]

@@ -148,13 +148,14 @@ class _ReferenceFleetDay:
             self._live_through(min(ends + arrival))
 
     def _live_through(self, now_ps: int) -> None:
-        self._router.come_to(now_ps)
+        if now_ps > self._router.report_ps:
+            self._router.report(now_ps)
         acting = [replica for replica in self._replicas if replica.ends_ps == now_ps]
         for replica in acting:
             self._finish_step(replica)
         while self._expected.next_ps is not None and self._expected.next_ps <= now_ps:
             self._take_arrivals(now_ps)
-        for row, index in self._router.dispatch():
+        for row, index in self._router.dispatch(now_ps) if self._router.has_news else ():
             self._replica[row] = index
             replica = self._replicas[index]
             arrived_at = self._arrived_ps[row] * SECONDS_PER_PS
