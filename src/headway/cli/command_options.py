@@ -211,7 +211,7 @@ class FleetOptions:
         Path | None,
         typer.Option(
             metavar="FILE.toml",
-            help="Simulate unequal replicas, a table [[replica]] for each kind: hardware, model, precision, tp, count.",
+            help="Simulate unequal replicas, a table [[replica]] for each kind (docs/fleet.md); they may fail.",
             show_default=False,
         ),
     ] = None

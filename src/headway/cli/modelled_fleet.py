@@ -6,33 +6,34 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from headway.bench.experiment.fleets import DEFAULT_ROUTING, Fleet, equal_replicas, named_routings
 from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.cli.command_options import FleetOptions, Precision, ReplicaOptions
 from headway.cli.modelled_replica import modelled_replica
 from headway.config.toml_file import read_toml
-from headway.config.typed_values import read_table
+from headway.config.typed_values import Bounds, read_table
+from headway.simulator.arrivals import FOREVER, LONGEST_DAYS
+from headway.simulator.fleet_router import Outage, check_outages
+from headway.simulator.hardware import BYTES
 from headway.simulator.replica import Replica
+from headway.simulator.step_time import PS_PER_SECOND
 
 REPLICAS_MAX = 1_024
+LONGEST_SECONDS = 86_400.0 * LONGEST_DAYS
 
-EXAMPLE = """\
-[[replica]]
-name = "big"                       # replicas are then big-0, big-1, …
-count = 4
-hardware = "h100"                  # these four as on the command line, which says what a table leaves out
-model = "llama-3.1-8b"
-precision = "bf16"
-tp = 1
+LOADING_GIB_PER_SECOND = 1.0
+"""At which a start reads weights into each GPU: an assumption; `start_seconds` replaces what follows from it."""
 
-[[replica]]
-name = "small"
-count = 2
-hardware = "l40s"
-precision = "fp8"
-"""
+
+@dataclass(frozen=True, slots=True)
+class _FailureTable:
+    """One failure of one replica; without `down_seconds` it never serves again."""
+
+    at_seconds: float
+    replica: int = 0
+    down_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class _FleetTable:
     model: str | None = None
     precision: Literal["bf16", "fp8"] | None = None
     tp: int | None = None
+    start_seconds: Annotated[float, Bounds(least=0, most=86_400)] | None = None
+    failures: tuple[_FailureTable, ...] = ()
 
 
 def modelled_fleet(options: FleetOptions, replica: ReplicaOptions) -> Fleet | None:
@@ -67,18 +70,20 @@ def modelled_fleet(options: FleetOptions, replica: ReplicaOptions) -> Fleet | No
     if options.replicas is not None and options.fleet is not None:
         raise UserMistake("give --replicas or --fleet, not both: the file says how many replicas there are")
     if options.fleet is not None:
-        replicas = _read_fleet(options.fleet, replica)
+        replicas, outages = _read_fleet(options.fleet, replica)
     else:
+        outages = {}
         replicas = equal_replicas(modelled_replica(replica), _checked_count(options.replicas or 0, "--replicas"))
     return Fleet(
         replicas,
         routings=named_routings(options.routing or [DEFAULT_ROUTING]),
         queue="gateway" if options.queue is None else options.queue.value,
+        outages=outages,
         signal_seconds=0.0 if options.signal_age is None else _seconds(options.signal_age),
     )
 
 
-def _read_fleet(path: Path, base: ReplicaOptions) -> dict[str, Replica]:
+def _read_fleet(path: Path, base: ReplicaOptions) -> tuple[dict[str, Replica], dict[str, tuple[Outage, ...]]]:
     label = f"--fleet {path}"
     if base.calibration is not None:
         raise UserMistake("give --fleet or --calibration, not both: a fleet file names hardware and models")
@@ -90,19 +95,25 @@ def _read_fleet(path: Path, base: ReplicaOptions) -> dict[str, Replica]:
     if not isinstance(tables, list) or not tables:
         raise UserMistake(f"{label}: it names no replica; write a table [[replica]]")
     replicas: dict[str, Replica] = {}
+    outages: dict[str, tuple[Outage, ...]] = {}
     for number, table in enumerate(tables):
         where = f"{label}: replica[{number}]"
         if not isinstance(table, dict):
             raise UserMistake(f"{where} must be a table; write [[replica]]")
         try:
-            _add(read_table(_FleetTable, table), base, replicas)
+            _add(read_table(_FleetTable, table), base, replicas, outages)
         except ValueError as mistake:
             raise UserMistake(f"{where}: {mistake}") from None
     _checked_count(len(replicas), label)
-    return replicas
+    return replicas, outages
 
 
-def _add(table: _FleetTable, base: ReplicaOptions, replicas: dict[str, Replica]) -> None:
+def _add(
+    table: _FleetTable,
+    base: ReplicaOptions,
+    replicas: dict[str, Replica],
+    outages: dict[str, tuple[Outage, ...]],
+) -> None:
     """Add the replicas of one table. Raises ValueError with one sentence."""
     _checked_count(table.count, "count")
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", table.name) is None:
@@ -117,7 +128,34 @@ def _add(table: _FleetTable, base: ReplicaOptions, replicas: dict[str, Replica])
         )
     )
     first = sum(name.rpartition("-")[0] == table.name for name in replicas)
-    replicas |= {f"{table.name}-{first + number}": one for number in range(table.count)}
+    names = [f"{table.name}-{first + number}" for number in range(table.count)]
+    replicas |= dict.fromkeys(names, one)
+    start_seconds = loading_seconds(one) if table.start_seconds is None else table.start_seconds
+    for number, failure in enumerate(table.failures):
+        where = f"failures[{number}]"
+        if not 0 <= failure.replica < table.count:
+            raise ValueError(f"{where}.replica must be one of 0 to {table.count - 1}, got {failure.replica}")
+        if not 0 <= failure.at_seconds <= LONGEST_SECONDS:
+            raise ValueError(f"{where}.at_seconds must be 0 or later, got {failure.at_seconds:g}")
+        if failure.down_seconds is not None and not 0 <= failure.down_seconds <= LONGEST_SECONDS:
+            raise ValueError(f"{where}.down_seconds must not be negative, got {failure.down_seconds:g}")
+        name = names[failure.replica]
+        outages[name] = (*outages.get(name, ()), _outage(failure, start_seconds))
+    for name in names:
+        check_outages(name, outages.get(name, ()))
+
+
+def _outage(failure: _FailureTable, start_seconds: float) -> Outage:
+    from_ps = round(failure.at_seconds * PS_PER_SECOND)
+    if failure.down_seconds is None:
+        return Outage(from_ps, FOREVER)
+    return Outage(from_ps, from_ps + max(1, round((failure.down_seconds + start_seconds) * PS_PER_SECOND)))
+
+
+def loading_seconds(replica: Replica) -> float:
+    """What a start costs: its weights read into each of its GPUs."""
+    gib = replica.model.weight_bytes(BYTES[replica.precision]) / replica.tp / (1 << 30)
+    return gib / LOADING_GIB_PER_SECOND
 
 
 def _checked_count(count: int, where: str) -> int:

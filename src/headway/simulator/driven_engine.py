@@ -138,6 +138,19 @@ class DrivenEngine(SkippingEngine):
             raise RuntimeError(f"nothing can run at {self._now_ps} ps although requests wait")
         self._set_next()
 
+    def start_at(self, at_ps: int) -> None:
+        """The engine serves from then on, and is idle."""
+        self._now_ps = at_ps
+
+    def stop(self, at_ps: int) -> None:
+        """The engine fails: what it holds is lost. Steps that are composed count, whether or not they are over."""
+        run = self._open
+        if run is not None:
+            run.steps = min(run.steps, self._steps_until(run.first_ps, run.growth_ps, at_ps))
+            self._close(run)
+        self.next_ps = FOREVER
+        self.curve.sample(max(at_ps, self._now_ps), 0, 0, 0)
+
     def end_day(self, at_ps: int) -> None:
         """The fleet's day ends then: from its own end on the engine was idle."""
         if self._now_ps < at_ps:

@@ -8,8 +8,9 @@ engines that are due compose. Between instants no engine is touched, however man
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from heapq import heappop, heappush, heapreplace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from headway.domain.event import Listener
 from headway.simulator.arrivals import FOREVER, Arrivals
 from headway.simulator.day_columns import DayColumns
 from headway.simulator.driven_engine import DrivenEngine
-from headway.simulator.fleet_outcome import FleetOutcome, ReplicaOutcome, fullest, summed
+from headway.simulator.fleet_outcome import FleetOutcome, ReplicaOutcome, fullest, joined, summed
 from headway.simulator.fleet_router import FleetMember, FleetPolicies, FleetRouter, ReplicaNews, Routing
 from headway.simulator.outcome import NEVER, StepObserver
 from headway.simulator.rules import NO_PLUGIN, PluginRules
@@ -77,33 +78,43 @@ class _FleetDay:
         self._router = FleetRouter(
             trace, served.requests, members, routing, policies.in_front, listeners if in_front else ()
         )
-        self._engines = [
-            DrivenEngine(
-                served,
-                member.rules,
-                member.step_time,
-                policies.at_replica(member.costs),
-                plugin,
-                None if observers is None else observers[index],
-                [ReplicaNews(self._router, index), *(() if in_front else listeners)],
-                self._arrivals,
-            )
-            for index, member in enumerate(members)
-        ]
-        for ledger, engine in zip(self._router.ledgers, self._engines, strict=True):
-            ledger.engine = engine
+        self._made_with = (served, policies, plugin, observers, () if in_front else tuple(listeners))
+        self._engines = [self._started(index, 0) for index in range(len(members))]
+        self._past_engines: list[list[DrivenEngine]] = [[] for _ in members]  # of each replica, those that failed
+        self._faults = fault_times(members)
+        self._failed: dict[int, str] = {}
         self._replica = array("q", [NEVER]) * len(trace)
+        self._past_ps = 0
         self._agenda: list[tuple[int, int]] = []  # (when an engine acts next, its index); some are out of date
+
+    def _started(self, index: int, at_ps: int) -> DrivenEngine:
+        """A new engine of a replica, which serves from then on."""
+        served, policies, plugin, observers, listeners = self._made_with
+        member = self._members[index]
+        engine = DrivenEngine(
+            served,
+            member.rules,
+            member.step_time,
+            policies.at_replica(member.costs),
+            plugin,
+            None if observers is None else observers[index],
+            [ReplicaNews(self._router, index), *listeners],
+            self._arrivals,
+        )
+        engine.start_at(at_ps)
+        self._router.ledgers[index].engine = engine
+        return engine
 
     def run(self) -> FleetOutcome:
         """Play the whole day."""
         arrivals, router, engines, agenda = self._arrivals, self._router, self._engines, self._agenda
         while True:
             at_ps, index = agenda[0] if agenda else _NOTHING
-            if arrivals.next_ps <= at_ps:
-                if arrivals.next_ps == FOREVER:
+            outside_ps = min(arrivals.next_ps, self._faults[-1].at_ps)
+            if outside_ps <= at_ps:
+                if outside_ps == FOREVER or (arrivals.next_ps == at_ps == FOREVER and not router.waiting):
                     break
-                self._live_through(arrivals.next_ps, set())
+                self._live_through(outside_ps, set())
                 continue
             engine = engines[index]
             if engine.next_ps != at_ps:  # it was to act then, and something came in between
@@ -126,11 +137,16 @@ class _FleetDay:
             else:
                 heapreplace(agenda, (engine.next_ps, index))
         if router.waiting:
-            raise ValueError(f"the routing policy lets {router.waiting} requests wait although every replica is idle")
+            if any(ledger.is_up for ledger in router.ledgers):
+                raise ValueError(
+                    f"the routing policy lets {router.waiting} requests wait although every replica is idle"
+                )
+            self._fail(router.abandon(self._past_ps))
         return self._outcome()
 
     def _live_through(self, now_ps: int, due: set[int]) -> None:
         """All that happens at an instant, besides the steps that ended there of engines that are `due`."""
+        self._past_ps = now_ps
         arrivals, agenda = self._arrivals, self._agenda
         if now_ps > self._router.report_ps:
             self._router.report(now_ps)
@@ -142,6 +158,8 @@ class _FleetDay:
                     due.add(index)
                 else:
                     self._note(index)
+        while self._faults[-1].at_ps == now_ps:
+            self._take_fault(self._faults.pop(), due)
         while arrivals.next_ps <= now_ps:
             self._take_arrivals(now_ps)
         if self._router.has_news:
@@ -149,6 +167,26 @@ class _FleetDay:
         for index in sorted(due):
             self._engines[index].compose_steps()
             self._note(index)
+
+    def _take_fault(self, fault: Fault, due: set[int]) -> None:
+        """A replica fails, or serves again."""
+        index = fault.replica
+        if fault.recovers:
+            self._router.recover(index)
+            return
+        engine = self._engines[index]
+        engine.stop(fault.at_ps)
+        self._past_engines[index].append(engine)
+        self._engines[index] = self._started(index, fault.until_ps)
+        due.discard(index)
+        self._fail(self._router.fail(index, fault.at_ps))
+        self._fail(self._router.give_up(fault.at_ps))
+
+    def _fail(self, lost: Mapping[int, str]) -> None:
+        for row, reason in lost.items():
+            self._failed[row] = reason
+            for later in self._arrivals.following(row):
+                self._failed[later] = f"an earlier turn of its session failed: {reason}"
 
     def _send(self, now_ps: int, due: set[int]) -> None:
         """Send what the router says; engines that are to compose now become due."""
@@ -179,25 +217,47 @@ class _FleetDay:
     def _outcome(self) -> FleetOutcome:
         last_ps = max(0, max(self._columns.ended_ps, default=0))
         replicas = []
-        for member, ledger, engine in zip(self._members, self._router.ledgers, self._engines, strict=True):
-            engine.end_day(last_ps)
+        for index, (member, ledger) in enumerate(zip(self._members, self._router.ledgers, strict=True)):
+            self._engines[index].end_day(last_ps)
+            engines = [*self._past_engines[index], self._engines[index]]
             replicas.append(
                 ReplicaOutcome(
                     id=member.id,
                     requests=ledger.sent,
                     completed=ledger.completed,
-                    prefill_tokens=engine.prefill_tokens,
-                    decode_tokens=engine.decode_tokens,
-                    busy_ps=engine.busy_ps,
-                    steps=engine.steps,
+                    prefill_tokens=sum(engine.prefill_tokens for engine in engines),
+                    decode_tokens=sum(engine.decode_tokens for engine in engines),
+                    busy_ps=sum(engine.busy_ps for engine in engines),
+                    steps=sum(engine.steps for engine in engines),
                     kv_blocks=member.rules.kv_blocks,
-                    kv_blocks_peak=engine.curve.blocks_peak,
-                    load=engine.curve.points(),
+                    kv_blocks_peak=max(engine.curve.blocks_peak for engine in engines),
+                    load=joined([engine.curve.points() for engine in engines]),
                 )
             )
         load = summed([replica.load for replica in replicas])
         day = self._columns.outcome(sum(replica.steps for replica in replicas), fullest(replicas).kv_blocks_peak, load)
+        day.failed = self._failed
         return FleetOutcome(day, np.array(self._replica), tuple(replicas))
+
+
+class Fault(NamedTuple):
+    """A replica fails at `at_ps` until `until_ps`, or recovers at `at_ps`."""
+
+    at_ps: int
+    replica: int
+    recovers: bool
+    until_ps: int
+
+
+def fault_times(members: Sequence[FleetMember]) -> list[Fault]:
+    """What fails and recovers, the first last; behind it one that never comes."""
+    faults = [Fault(FOREVER, 0, False, FOREVER)]
+    for index, member in enumerate(members):
+        for outage in member.outages:
+            faults.append(Fault(outage.from_ps, index, False, outage.until_ps))
+            if outage.until_ps < FOREVER:
+                faults.append(Fault(outage.until_ps, index, True, outage.until_ps))
+    return sorted(faults, key=lambda fault: (fault.at_ps, not fault.recovers, fault.replica), reverse=True)
 
 
 def check_members(members: Sequence[FleetMember]) -> None:

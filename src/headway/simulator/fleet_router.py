@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from headway.domain.costs import ServiceCosts
 from headway.domain.event import Completed, Event, FirstToken, Listener
@@ -34,6 +34,17 @@ PREFILL_TOKENS_MAX = 16_384
 """Prompt tokens sent to a replica and not computed yet, at most, with one queue in front: the gateway's default."""
 
 
+TRIES_MAX = 2
+"""Replicas at which a request is tried, at most: the gateway's rule."""
+
+
+class Outage(NamedTuple):
+    """A replica fails at `from_ps`, loses all that it holds, and serves again from `until_ps` on."""
+
+    from_ps: int
+    until_ps: int
+
+
 @dataclass(frozen=True, slots=True)
 class FleetMember:
     """One replica of a fleet.
@@ -41,12 +52,31 @@ class FleetMember:
     Attributes:
         id: its name, unique in the fleet.
         rules, step_time, costs: of its engine, as in `replica.Replica`.
+        outages: one after the other; the last may end never (`FOREVER`).
     """
 
     id: str
     rules: EngineRules
     step_time: StepTime
     costs: ServiceCosts
+    outages: tuple[Outage, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_outages(self.id, self.outages)
+
+
+def check_outages(replica_id: str, outages: Sequence[Outage]) -> None:
+    """Raise ValueError, in one sentence, unless a replica's outages begin at time 0 or later and follow each other."""
+    before_ps = -1
+    for outage in outages:
+        if outage.from_ps < 0:
+            raise ValueError(f"{replica_id} fails before time 0; write a time of 0 s or later")
+        if not before_ps < outage.from_ps < outage.until_ps:
+            raise ValueError(
+                f"{replica_id} fails at {outage.from_ps * SECONDS_PER_PS:g} s, before it serves again after the "
+                "failure in front of that; list failures in order, and further apart"
+            )
+        before_ps = outage.until_ps
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +150,8 @@ class FleetRouter:
         self._pushed: deque[tuple[int, Request]] = deque()
         self._context_tokens = min(member.rules.context_tokens for member in members)
         self._views: list[ReplicaView] = [*(self._reported or self.ledgers)]
+        self._all_up = True
+        self._failed_at: dict[int, int] = {}  # row → index of the replica that lost it; it is tried elsewhere
 
     # What happens
 
@@ -128,8 +160,11 @@ class FleetRouter:
         now = at_ps * SECONDS_PER_PS
         self.has_news = True
         request = self._requests.make(row, now, now, 0)
-        if request.prompt_tokens + self._output_tokens[row] > self._context_tokens and not self._able(row, request):
+        able = self._able(row, request)
+        if not able:
             reason = self._why_never(row, request)
+            if reason is None:
+                reason = "no replica that could serve it is up"
             self._scheduler.refuse(request, now, reason)
             return reason
         if self._late:
@@ -175,11 +210,16 @@ class FleetRouter:
         self._instant.now = now_ps * SECONDS_PER_PS
 
     def _able(self, row: int, request: Request) -> list[ReplicaLedger]:
-        """The replicas that can serve a request whole."""
+        """The replicas that are up and can serve a request whole, without the one that lost it."""
         total = request.prompt_tokens + self._output_tokens[row]
-        if total <= self._context_tokens:
+        if total <= self._context_tokens and self._all_up and not self._failed_at:
             return self.ledgers
-        return [ledger for ledger in self.ledgers if total <= ledger.rules.context_tokens]
+        lost_by = self._failed_at.get(row)
+        return [
+            ledger
+            for ledger in self.ledgers
+            if ledger.is_up and ledger.index != lost_by and total <= ledger.rules.context_tokens
+        ]
 
     def _send(self, row: int, request: Request, able: list[ReplicaLedger], sent: list[tuple[int, int]]) -> bool:
         """Choose a replica for a request and book it there; False if there is none, or the policy lets it wait."""
@@ -190,8 +230,8 @@ class FleetRouter:
         chosen = self._policy.choose(request, prefix, views, self._instant.now)
         if chosen is None:
             return False
-        index = next((ledger.index for ledger in able if self._views[ledger.index] is chosen), None)
-        if index is None:
+        index = chosen.index if isinstance(chosen, ReplicaLedger | ReportedLedger) else -1
+        if index < 0 or self._views[index] is not chosen or self.ledgers[index] not in able:
             raise ValueError(f"the routing policy chose {chosen!r} for request {row}, which is not among its replicas")
         self.ledgers[index].enter(row, request)
         if self._listener is not None:
@@ -214,19 +254,95 @@ class FleetRouter:
         request = ledger.leave(row)
         request.produced_tokens = self._output_tokens[row]
         ledger.completed += 1
+        if self._failed_at:
+            self._failed_at.pop(row, None)
         self._scheduler.complete(request, now)
+
+    # Replicas that fail
+
+    def fail(self, index: int, now_ps: int) -> dict[int, str]:
+        """A replica fails. Row → reason of the requests that fail with it; the others there are tried elsewhere.
+
+        As the gateway does it: a request is tried at two replicas, and only while it has no token.
+        """
+        self._stand_at(now_ps)
+        ledger = self.ledgers[index]
+        ledger.is_up, self._all_up = False, False
+        lost: dict[int, str] = {}
+        # The last is put in front first, so that they keep their order.
+        for row in reversed(ledger.inside()):
+            began = ledger.has_begun(row)
+            request = ledger.leave(row)
+            request.produced_tokens = 0
+            if began:
+                lost[row] = f"{ledger.id} failed after its first token"
+            elif row in self._failed_at:
+                lost[row] = f"{TRIES_MAX} replicas failed, {ledger.id} the last"
+            else:
+                self._failed_at[row] = index
+                self._take_back(row, request)
+                continue
+            self._failed_at.pop(row, None)
+            self._scheduler.left(request, self._instant.now)
+        self.has_news = self.waiting > 0
+        return lost
+
+    def _take_back(self, row: int, request: Request) -> None:
+        if self._late:
+            self._scheduler.taken_back(request, self._instant.now)
+        else:
+            self._pushed.appendleft((row, request))
+
+    def give_up(self, now_ps: int) -> dict[int, str]:
+        """Row → reason of waiting requests that fail because only the replica that lost them is left."""
+        self._stand_at(now_ps)
+        lost: dict[int, str] = {}
+        for row, index in list(self._failed_at.items()):
+            request = self._request_waiting(row)
+            if request is not None and not self._able(row, request):
+                lost[row] = f"{self.ledgers[index].id} failed, and no other is up"
+                self._forget(row, request)
+        return lost
+
+    def _request_waiting(self, row: int) -> Request | None:
+        if not self._late:
+            return next((request for other, request in self._pushed if other == row), None)
+        return next((request for request in self._scheduler.queue if request.id == row), None)
+
+    def _forget(self, row: int, request: Request) -> None:
+        del self._failed_at[row]
+        if self._late:
+            self._scheduler.cancel(row, self._instant.now)
+        else:
+            self._pushed.remove((row, request))
+            self._scheduler.left(request, self._instant.now)
+
+    def recover(self, index: int) -> None:
+        """A replica serves again, with an empty cache."""
+        self.ledgers[index].is_up = True
+        self._all_up = all(ledger.is_up for ledger in self.ledgers)
+        self.has_news = self.waiting > 0
+
+    def abandon(self, now_ps: int) -> dict[int, str]:
+        """Row → reason of all requests that still wait: no replica will serve any more."""
+        self._stand_at(now_ps)
+        waiting = [request for _, request in self._pushed] or list(self._scheduler.queue)
+        lost = {int(request.id): "no replica came back" for request in waiting}
+        for request in waiting:
+            if self._late:
+                self._scheduler.cancel(request.id, self._instant.now)
+        self._pushed.clear()
+        return lost
 
     @property
     def waiting(self) -> int:
         """Requests that wait in front of the replicas."""
         return len(self._scheduler.queue) + len(self._pushed)
 
-    def _why_never(self, row: int, request: Request) -> str:
-        """Why not even the replica that holds the longest requests can serve one."""
+    def _why_never(self, row: int, request: Request) -> str | None:
+        """Why not even the replica that holds the longest requests can serve one; None if it could."""
         rules = max([member.rules for member in self._members], key=lambda rules: rules.context_tokens)
-        reason = why_never(rules, request.prompt_tokens, self._output_tokens[row])
-        assert reason is not None, "the largest replica can serve it"
-        return reason
+        return why_never(rules, request.prompt_tokens, self._output_tokens[row])
 
 
 class ReplicaNews:

@@ -69,6 +69,7 @@ class DayOutcome:
     makespan_ps: int
     steps: int
     kv_blocks_peak: int
+    failed: dict[int, str] = field(default_factory=dict)  # row -> reason; its replica failed (fleets)
     gaps: Ints = field(default_factory=lambda: np.empty((0, 4), np.int64))  # a `TokenGaps` a line
     curve_ps: list[int] = field(default_factory=list)
     curve_waiting: list[int] = field(default_factory=list)

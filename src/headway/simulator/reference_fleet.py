@@ -8,12 +8,13 @@ take in what they were sent and compose.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from headway.domain.event import Listener
-from headway.simulator.arrivals import RequestFactory
+from headway.simulator.arrivals import FOREVER, RequestFactory
+from headway.simulator.fleet import fault_times
 from headway.simulator.fleet_outcome import FleetOutcome, ReplicaOutcome, fullest, summed
 from headway.simulator.fleet_router import FleetMember, FleetPolicies, FleetRouter, ReplicaNews, Routing
 from headway.simulator.outcome import NEVER, LoadPoints, StepObserver, StepRecord, TokenGaps
@@ -52,15 +53,9 @@ class _ReferenceReplica:
         observer: StepObserver | None,
         listeners: Sequence[Listener],
     ) -> None:
-        self.engine = ReferenceEngine(
-            member.rules,
-            member.step_time,
-            policies.at_replica(member.costs),
-            ContentKeys(trace, member.rules.block_tokens).key,
-            plugin=plugin,
-            observer=self,
-            listeners=listeners,
-        )
+        self._policies = policies
+        self._plugin = plugin
+        self._listeners = listeners
         self.member = member
         self.ends_ps: int | None = None  # when its oldest step in flight ends
         self.inbox: list[ReferenceRequest] = []
@@ -68,6 +63,27 @@ class _ReferenceReplica:
         self.curve: list[tuple[int, int, int, int]] = []
         self._trace = trace
         self._observer = observer
+        self.engine = self._started()
+
+    def _started(self) -> ReferenceEngine:
+        rules = self.member.rules
+        return ReferenceEngine(
+            rules,
+            self.member.step_time,
+            self._policies.at_replica(self.member.costs),
+            ContentKeys(self._trace, rules.block_tokens).key,
+            plugin=self._plugin,
+            observer=self,
+            listeners=self._listeners,
+        )
+
+    def fail(self, at_ps: int, until_ps: int) -> None:
+        """All that it holds is lost; from `until_ps` on a new engine serves."""
+        self.curve.append((max(at_ps, self.engine.now_ps), 0, 0, 0))
+        self.inbox.clear()
+        self.ends_ps = None
+        self.engine = self._started()
+        self.engine.idle_until(until_ps)
 
     def on_step(self, step: StepRecord) -> None:
         """Note a step that was composed."""
@@ -130,11 +146,14 @@ class _ReferenceFleetDay:
             for index, member in enumerate(members)
         ]
         for ledger, replica in zip(self._router.ledgers, self._replicas, strict=True):
-            ledger.engine = replica
+            ledger.engine = replica  # it passes on to its engine, also to one that is started again
         self._expected = ExpectedArrivals(trace)
         self._arrived_ps = [NEVER] * len(trace)
         self._requests: dict[int, ReferenceRequest] = {}  # by row; also the refused ones that did arrive
         self._refused: dict[int, str] = {}
+        self._faults = fault_times(members)
+        self._past_ps = 0
+        self._failed: dict[int, str] = {}
         self._replica = [NEVER] * len(trace)
         self._gaps: list[TokenGaps] = []
 
@@ -143,9 +162,13 @@ class _ReferenceFleetDay:
         while True:
             ends = [replica.ends_ps for replica in self._replicas if replica.ends_ps is not None]
             arrival = [] if self._expected.next_ps is None else [self._expected.next_ps]
-            if not ends and not arrival:
+            fault = [] if self._faults[-1].at_ps == FOREVER else [self._faults[-1].at_ps]
+            if not ends and not arrival and not (fault and self._router.waiting):
+                if self._router.waiting:
+                    self._fail(self._router.abandon(self._past_ps))
                 return self._outcome()
-            self._live_through(min(ends + arrival))
+            self._past_ps = min(ends + arrival + fault)
+            self._live_through(self._past_ps)
 
     def _live_through(self, now_ps: int) -> None:
         if now_ps > self._router.report_ps:
@@ -153,19 +176,38 @@ class _ReferenceFleetDay:
         acting = [replica for replica in self._replicas if replica.ends_ps == now_ps]
         for replica in acting:
             self._finish_step(replica)
+        while self._faults[-1].at_ps == now_ps:
+            fault = self._faults.pop()
+            replica = self._replicas[fault.replica]
+            if fault.recovers:
+                self._router.recover(fault.replica)
+                continue
+            replica.fail(now_ps, fault.until_ps)
+            acting = [other for other in acting if other is not replica]
+            self._fail(self._router.fail(fault.replica, now_ps))
+            self._fail(self._router.give_up(now_ps))
         while self._expected.next_ps is not None and self._expected.next_ps <= now_ps:
             self._take_arrivals(now_ps)
         for row, index in self._router.dispatch(now_ps) if self._router.has_news else ():
             self._replica[row] = index
             replica = self._replicas[index]
             arrived_at = self._arrived_ps[row] * SECONDS_PER_PS
-            request = self._requests[row] = request_of(self._trace, row, now_ps * SECONDS_PER_PS, arrived_at)
+            request = request_of(self._trace, row, now_ps * SECONDS_PER_PS, arrived_at)
+            if row in self._requests:  # tried again
+                _carry_over(self._requests[row], request)
+            self._requests[row] = request
             replica.inbox.append(request)
             if replica.ends_ps is None and replica not in acting:
                 acting.append(replica)
         for replica in self._replicas:
             if replica in acting:
                 replica.take_in(now_ps)
+
+    def _fail(self, lost: Mapping[int, str]) -> None:
+        for row, reason in lost.items():
+            self._failed[row] = reason
+            for later in self._expected.rest_of_session(row):
+                self._failed[later] = f"an earlier turn of its session failed: {reason}"
 
     def _take_arrivals(self, now_ps: int) -> None:
         for at_ps, row in self._expected.take(now_ps):
@@ -212,4 +254,13 @@ class _ReferenceFleetDay:
             kv_blocks_peak=fullest(outcomes).kv_blocks_peak,
             load=summed([outcome.load for outcome in outcomes]),
         )
+        day.failed = self._failed
         return FleetOutcome(day, np.array(self._replica), tuple(outcomes))
+
+
+def _carry_over(lost: ReferenceRequest, again: ReferenceRequest) -> None:
+    """What the outcome tells of a request that was lost with its replica and is tried again."""
+    again.admitted_ps = lost.admitted_ps
+    again.cached_tokens = lost.cached_tokens
+    again.preemptions = lost.preemptions
+    again.recomputed_tokens = lost.recomputed_tokens

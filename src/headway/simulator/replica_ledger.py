@@ -40,10 +40,11 @@ class Instant:
 class _SentRequest:
     """A request inside, with its tokens as booked."""
 
-    __slots__ = ("decode", "kv", "prefill", "request")
+    __slots__ = ("decode", "has_begun", "kv", "prefill", "request")
 
     def __init__(self, request: Request, prefill: int) -> None:
         self.request = request
+        self.has_begun = False  # its first token came out
         self.prefill = prefill
         self.decode = expected_output_tokens(request)
         self.kv = _kv_tokens(request, self.decode)
@@ -136,6 +137,7 @@ class ReplicaLedger:
         booked = self._inside[row]
         self.prefill_tokens -= booked.prefill
         booked.prefill = 0
+        booked.has_begun = True
 
     def leave(self, row: int) -> Request:
         """A request ended there, or is lost."""
@@ -152,6 +154,10 @@ class ReplicaLedger:
     def request(self, row: int) -> Request:
         """A request inside."""
         return self._inside[row].request
+
+    def has_begun(self, row: int) -> bool:
+        """Whether the first token of a request inside came out."""
+        return self._inside[row].has_begun
 
     def inside(self) -> list[int]:
         """Rows of the requests there, in order of dispatch."""

@@ -380,6 +380,18 @@ def test_a_wrong_fleet_is_one_sentence(headway: Headway, small_trace: Path, opti
             "replica[0]: llama-3.1-70b in bf16 does not fit",
         ),
         ("[[replica]]\nname = 'a b'\n", "replica[0]: name must be of letters"),
+        (
+            "[[replica]]\nfailures = [{at_seconds = -1}]\n",
+            "replica[0]: failures[0].at_seconds must be 0 or later, got -1",
+        ),
+        (
+            "[[replica]]\nfailures = [{at_seconds = 1, replica = 1}]\n",
+            "replica[0]: failures[0].replica must be one of 0 to 0",
+        ),
+        (
+            "[[replica]]\nfailures = [{at_seconds = 5, down_seconds = 9}, {at_seconds = 7}]\n",
+            "replica[0]: replica-0 fails at 7 s, before it serves again",
+        ),
         ("[replicas]\n", "'replicas' is no key of a fleet file"),
     ],
 )
@@ -391,3 +403,19 @@ def test_a_wrong_fleet_file_is_one_sentence(
     said = headway("compare", small_trace, "--fleet", fleet)
     assert said.status == 2
     assert f"--fleet {fleet}: {sentence}" in " ".join(said.err.split())
+
+
+def test_a_replica_that_fails_loses_requests_and_comes_back(
+    headway: Headway, small_trace: Path, tmp_path: Path
+) -> None:
+    fleet, out = tmp_path / "fleet.toml", tmp_path / "out.json"
+    failures = "failures = [{at_seconds = 4, down_seconds = 1, replica = 1}]"
+    fleet.write_text(f"[[replica]]\ncount = 2\nhardware = 'l4'\nstart_seconds = 2\n{failures}\n")
+    options = ("--ordering", "fcfs", "--requests", "150", "--json", out)
+    said = headway("compare", small_trace, "--fleet", fleet, *options)
+    assert said.status == 0, said.err
+    (run,) = json.loads(out.read_text())["runs"]
+    assert run["failed"] > 0
+    assert run["completed"] + run["failed"] == 150
+    assert run["failed_reasons"] == {"replica-1 failed after its first token": run["failed"]}
+    assert run["replicas"][1]["completed"] > 0

@@ -17,19 +17,21 @@ from headway.domain.replica_view import ReplicaView
 from headway.domain.request import Request, RequestView
 from headway.policies.routing.round_robin import RoundRobin
 from headway.scheduling.bundle import bundle
+from headway.simulator.arrivals import FOREVER
 from headway.simulator.fleet import simulate_fleet
 from headway.simulator.fleet_outcome import FleetOutcome, ReplicaOutcome
-from headway.simulator.fleet_router import FleetMember, FleetPolicies, Queueing, Routing
+from headway.simulator.fleet_router import FleetMember, FleetPolicies, Outage, Queueing, Routing
 from headway.simulator.outcome import NEVER
 from headway.simulator.reference_fleet import simulate_reference_fleet
 from headway.simulator.skipping import simulate
-from headway.simulator.step_time import LinearStepTime
+from headway.simulator.step_time import PS_PER_SECOND, LinearStepTime
 from headway.simulator.trace import Trace
 from headway.testing.day_laws import StepRecords
 from tests.days.test_golden_days import COSTS, RULES, STEP_TIME, mixed
 from tests.support.nasty_days import KINDS, NastyDay, nasty_day
+from tests.unit.simulator.test_both_engines import gaps
 
-SEEDS = range(12)
+SEEDS = range(10)
 
 
 class Chronicle:
@@ -79,7 +81,16 @@ def nasty_fleet(dice: random.Random, day: NastyDay) -> list[FleetMember]:
             rules = replace(rules, kv_blocks=max(1, rules.kv_blocks * 2 // 3), async_scheduling=dice.random() < 0.5)
         if dice.random() < 0.3:
             step_time = LinearStepTime(dice.choice([1, 7 * 10**9]), 10**6, dice.choice([0, 10**5]))
-        members.append(FleetMember(f"r{number}", rules, step_time, ServiceCosts(1e-4, 0.01 * (1 + number))))
+        outages, at_ps = [], 0
+        while dice.random() < 0.3:
+            at_ps += round(dice.choice([0.0, 0.1, 1 / 3, 5.0]) * PS_PER_SECOND) + 2
+            until_ps = at_ps + dice.choice([1, 10**11, 10**13])
+            outages.append(Outage(at_ps - 1, until_ps))
+            at_ps = until_ps
+        if outages and dice.random() < 0.2:
+            outages[-1] = Outage(outages[-1].from_ps, FOREVER)
+        costs = ServiceCosts(1e-4, 0.01 * (1 + number))
+        members.append(FleetMember(f"r{number}", rules, step_time, costs, tuple(outages)))
     return members
 
 
@@ -102,6 +113,9 @@ def check_fleet_day(
         if row in day.refused:
             assert lived[1:] == [NEVER] * 3
             assert outcome.replica[row] == NEVER
+        elif row in day.failed:
+            assert any(member.outages for member in members)
+            assert lived[3] == NEVER
         else:
             assert 0 <= lived[0] <= lived[1] < lived[2] <= lived[3]
             assert (
@@ -110,13 +124,18 @@ def check_fleet_day(
             )
     for index, (member, replica, log) in enumerate(zip(members, outcome.replicas, logs, strict=True)):
         rows = np.flatnonzero(outcome.replica == index)
-        assert replica.requests == replica.completed == len(rows)
-        assert {row for step in log.steps for row in step.admitted} == set(rows.tolist())
+        lost = [row for row in rows.tolist() if row in day.failed]
+        assert replica.completed == len(rows) - len(lost)
+        if not any(other.outages for other in members):
+            assert replica.requests == len(rows)
+            assert {row for step in log.steps for row in step.admitted} == set(rows.tolist())
         over_ps = 0
         for step in log.steps:
             assert 0 <= step.blocks_free <= member.rules.kv_blocks
             assert step.decodes + len(step.chunks) <= member.rules.max_num_seqs
-            assert step.started_ps >= over_ps
+            down = [outage for outage in member.outages if outage.from_ps < step.started_ps < outage.until_ps]
+            assert not down or step.started_ps == over_ps, "only a step composed before the failure may start in it"
+            assert step.started_ps >= over_ps or member.outages
             over_ps = step.started_ps + step.duration_ps
         assert replica.kv_blocks_peak == max(
             [member.rules.kv_blocks - step.blocks_free for step in log.steps], default=0
@@ -164,6 +183,9 @@ def test_both_clocks_live_the_same_day(kind: str, queue: Queueing) -> None:
             assert getattr(fast.day, name).tolist() == getattr(plain.day, name).tolist(), name
         assert fast.replica.tolist() == plain.replica.tolist()
         assert fast.day.refused == plain.day.refused
+        assert fast.day.failed == plain.day.failed
+        if not fast.day.failed and not any(member.outages for member in members):
+            assert gaps(fast.day) == gaps(plain.day)
         assert Counter(fast_told.lines) == Counter(plain_told.lines)
 
 

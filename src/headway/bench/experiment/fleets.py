@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from headway.policies.contracts import RoutingPolicy
 from headway.scheduling.scheduler import Policies
 from headway.simulator.fleet import simulate_fleet
 from headway.simulator.fleet_outcome import FleetOutcome
-from headway.simulator.fleet_router import FleetMember, FleetPolicies, Queueing, Routing
+from headway.simulator.fleet_router import FleetMember, FleetPolicies, Outage, Queueing, Routing
 from headway.simulator.replica import Replica
 from headway.simulator.step_time import PS_PER_SECOND
 from headway.simulator.trace import Trace
@@ -37,12 +37,14 @@ class Fleet:
         routings: the routing policies to compare, by full name.
         queue: where requests wait.
         signal_seconds: how often a replica reports the figures that routing reads; 0 for figures that are exact.
+        outages: name → when a replica fails and serves again.
     """
 
     replicas: Mapping[str, Replica]
     routings: Sequence[str] = (DEFAULT_ROUTING,)
     queue: Queueing = "gateway"
     signal_seconds: float = 0.0
+    outages: Mapping[str, tuple[Outage, ...]] = field(default_factory=dict)
 
     def kinds(self) -> list[tuple[Replica, int]]:
         """Each different replica with how many there are of it; one that is made once is one kind."""
@@ -131,7 +133,10 @@ def simulate_routing(
 
     return simulate_fleet(
         trace,
-        [FleetMember(name, one.rules, one.step_time, one.costs) for name, one in fleet.replicas.items()],
+        [
+            FleetMember(name, one.rules, one.step_time, one.costs, fleet.outages.get(name, ()))
+            for name, one in fleet.replicas.items()
+        ],
         Routing(_made(routing, costs, seed), fleet.queue, fleet.signal_seconds),
         FleetPolicies(bundle.build(costs=costs, seed=seed, truth=truth), at_replica),
         plugin=bundle.plugin,

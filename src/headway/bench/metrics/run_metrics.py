@@ -11,7 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -124,11 +124,14 @@ class RunMetrics:
     times_lower_bound: float | None
     prefix_hit_share: float | None = None
     load_imbalance: float | None = None
+    failed: int = 0
+    failed_reasons: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         """The contract's keys, in the order of the fields."""
         values = {name: getattr(self, name) for name in self.__slots__}
-        values["refused_reasons"] = dict(sorted(self.refused_reasons.items()))
+        for name in ("refused_reasons", "failed_reasons"):
+            values[name] = dict(sorted(values[name].items()))
         return {name: value.to_json() if isinstance(value, Summary) else value for name, value in values.items()}
 
 
@@ -136,7 +139,7 @@ DEFINITIONS: Mapping[str, str] = {
     "requests": "requests offered: all of the trace, also those refused or unfinished",
     "completed": "requests that produced their last token",
     "refused": "refused requests, with all later turns of their sessions; refused_reasons counts the reasons",
-    "unfinished": "requests neither completed nor refused: 0, unless the run was cut off before its end",
+    "unfinished": "requests neither completed, refused nor failed: 0, unless the run was cut off before its end",
     "refused_reasons": "how many requests were refused for each reason",
     "ttft_seconds": "time to first token: from arrival to the end of the step that yields the first output token",
     "ttft_short_half_seconds": "TTFT of the requests whose whole prompt is at most the trace's median prompt",
@@ -162,6 +165,9 @@ DEFINITIONS: Mapping[str, str] = {
     "all prompt tokens admitted",
     "load_imbalance": "most tokens that one replica computed, of prompts and of outputs, divided by the mean over the "
     "replicas; 1 is even",
+    "failed": "requests lost with a replica that failed and not served by another one, with all later turns of their "
+    "sessions; failed_reasons counts the reasons",
+    "failed_reasons": "how many requests failed for each reason",
 }
 """What each number means, in the order of `RunMetrics`."""
 
@@ -204,7 +210,7 @@ def summarise(
         requests=len(trace),
         completed=int(completed.sum()),
         refused=len(outcome.refused),
-        unfinished=len(trace) - int(completed.sum()) - len(outcome.refused),
+        unfinished=len(trace) - int(completed.sum()) - len(outcome.refused) - len(outcome.failed),
         refused_reasons=dict(sorted(Counter(outcome.refused.values()).items())),
         ttft_seconds=Summary.of(ttft[started]),
         ttft_short_half_seconds=Summary.of(ttft[started & shorter]),
@@ -224,6 +230,8 @@ def summarise(
         times_lower_bound=float(e2e[completed].mean()) / lower_bound_seconds if lower_bound_seconds else None,
         prefix_hit_share=_hit_share(trace, outcome),
         load_imbalance=load_imbalance,
+        failed=len(outcome.failed),
+        failed_reasons=dict(sorted(Counter(outcome.failed.values()).items())),
     )
 
 
