@@ -168,7 +168,7 @@ class _FleetDay:
             self._engines[index].compose_steps()
             self._note(index)
 
-    def _take_fault(self, fault: Fault, due: set[int]) -> None:
+    def _take_fault(self, fault: FleetFault, due: set[int]) -> None:
         """A replica fails, or serves again."""
         index = fault.replica
         if fault.recovers:
@@ -240,7 +240,7 @@ class _FleetDay:
         return FleetOutcome(day, np.array(self._replica), tuple(replicas))
 
 
-class Fault(NamedTuple):
+class FleetFault(NamedTuple):
     """A replica fails at `at_ps` until `until_ps`, or recovers at `at_ps`."""
 
     at_ps: int
@@ -249,14 +249,14 @@ class Fault(NamedTuple):
     until_ps: int
 
 
-def fault_times(members: Sequence[FleetMember]) -> list[Fault]:
+def fault_times(members: Sequence[FleetMember]) -> list[FleetFault]:
     """What fails and recovers, the first last; behind it one that never comes."""
-    faults = [Fault(FOREVER, 0, False, FOREVER)]
+    faults = [FleetFault(FOREVER, 0, False, FOREVER)]
     for index, member in enumerate(members):
         for outage in member.outages:
-            faults.append(Fault(outage.from_ps, index, False, outage.until_ps))
+            faults.append(FleetFault(outage.from_ps, index, False, outage.until_ps))
             if outage.until_ps < FOREVER:
-                faults.append(Fault(outage.until_ps, index, True, outage.until_ps))
+                faults.append(FleetFault(outage.until_ps, index, True, outage.until_ps))
     return sorted(faults, key=lambda fault: (fault.at_ps, not fault.recovers, fault.replica), reverse=True)
 
 
