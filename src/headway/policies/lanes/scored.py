@@ -75,7 +75,8 @@ class ScoredLanes:
     def enter(self, request: RequestView) -> int:
         """The request's lane; remembered until it leaves the queue."""
         known = self._placed.get(request.id)
-        if known is not None:  # lanes were redrawn; it keeps its size and its place in time
+        if known is not None:  # lanes were redrawn, or the cache changed: it keeps its size, as the bound's T is
+            # of sizes at arrival, and its place in time
             if self.router.knows(known.lane):
                 self.router.leave(known.lane)
             known.lane = lane = self.router.route(known.size)

@@ -28,8 +28,9 @@ class Ewsjf(LearnedLanesOrdering):
         are cut although there is no gap; merging by Ward's cost over log sizes; costs are what a prefill adds to a
         step, without the step's overhead; gaps are between distinct sizes and at least 64 tokens; size is uncached
         prompt tokens, not the whole prompt. `ewsjf-published` is without these.
-    Reads: prompt length, cached prompt tokens, the arrival time, admissions and first tokens; the length
-        estimate with `feature` "kv-volume", which reads sizes as √(2·KV volume) and costs as proportional to it.
+    Reads: prompt length, cached prompt tokens as they were at arrival, the arrival time, admissions and first tokens;
+        the length estimate with `feature` "kv-volume", which reads sizes as √(2·KV volume) and costs as proportional
+        to it.
     Wins when: prefill is the bottleneck, prompts differ widely, and the mix is not known or moves.
     Loses when: decoding or KV memory is the bottleneck (try `feature` "kv-volume"), or sizes are so alike that there
         is nothing to learn: it is FCFS then.
