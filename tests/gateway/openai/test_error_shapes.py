@@ -13,7 +13,7 @@ import pytest
 from headway.gateway.settings import QueueSettings, TenantSettings
 from headway.gateway.wire.limits import WireLimits
 from tests.support.gateway_setup import QUICK, RawClient, RunGateway, Setup, post
-from tests.support.scripted_replica import dies_at_once, hangs, waits_for
+from tests.support.scripted_replica import hangs, waits_for
 
 MESSAGES = "/v1/messages"
 PATHS = ["/v1/chat/completions", "/v1/responses", MESSAGES, "/v1/messages/count_tokens", "/score"]
@@ -51,15 +51,11 @@ def test_refusals_have_the_shape_of_the_path(run_gateway: RunGateway, path: str)
             await client.send(post(asked(), path).replace(b"POST", b"PATCH", 1))
             answer = await client.answer()
             found[answer.status] = answer.body
-        for one in setup.replicas:
-            one.next.append(dies_at_once)
-        answer = await setup.ask(asked(), path)
-        found[answer.status] = answer.body
-        assert answer.headers["x-request-id"]
         await setup.replicas[0].stop()
-        await setup.until(lambda: not setup.dispatcher.replicas[0].is_up)
-        answer = await setup.ask(asked(), path)
-        found[answer.status] = answer.body
+        for _ in range(2):  # the refused connection ejects the replica: the next request finds none
+            answer = await setup.ask(asked(), path)
+            assert answer.headers["x-request-id"]
+            found[answer.status] = answer.body
         assert set(found) == {400, 404, 405, 413, 415, 502, 503}
         for status, body in found.items():
             assert is_of(path, body, status), (status, body)
