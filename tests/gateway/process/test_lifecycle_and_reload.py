@@ -83,7 +83,8 @@ def test_what_the_end_cuts_off_is_answered_and_counted_as_that(run_gateway: RunG
             assert setup.gateway.cut_off == 3
             broken = await streamed.answer()
             assert broken.whole
-            assert b'"code": "draining"' in broken.body
+            assert b'"message": "this gateway is shutting down"' in broken.body
+            assert b'"code": "server_is_overloaded"' in broken.body, "as of a refusal for that reason"
             assert b'"finish_reason": "error"' in broken.body
             for client in (sent, queued):
                 refused = await client.answer()
