@@ -15,6 +15,7 @@ _ANY = "*"
 _EXPOSED = b", ".join(
     (
         *(b"x-request-id", b"x-headway-replica", b"x-headway-queue-ms", b"x-headway-reason"),
+        *(b"x-headway-model", b"x-headway-service-tier"),
         *(b"retry-after", b"retry-after-ms", b"x-should-retry"),  # which clients of the OpenAI API obey
     )
 )
