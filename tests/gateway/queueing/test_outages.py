@@ -111,15 +111,15 @@ def test_a_key_has_bounds_of_its_own_whatever_fairness_ids_it_names(run_gateway:
 
         asking = [ask("team", "x" * 400, f"user-{number}") for number in range(3)]  # one runs, two wait
         await setup.until(lambda: setup.dispatcher.counts.inside == 3)
-        answer = await ask("team", "x" * 4_000, "user-9")
+        answer = await ask("team", "x" * 2_900, "user-9")  # bytes enough are left, which the head would tell
         assert (answer.status, answer.reason) == (429, "tenant-queue-full")
         assert "prompt tokens" in answer.json()["error"]["message"]
-        answer = await ask("team", "\\n" * 700, "user-10")  # few tokens more, many bytes
+        answer = await ask("team", "\\n" * 1_100, "user-10")  # few tokens more, many bytes
         assert "bytes" in answer.json()["error"]["message"]
         asking.append(ask("other", "x" * 4_000))
         await setup.until(lambda: setup.dispatcher.counts.inside == 4)
         gate.set()
         assert {one.status for one in await asyncio.gather(*asking)} == {200}
 
-    bounds = QueueSettings(tenant_max_tokens=1_000, tenant_max_bytes=2_400)
+    bounds = QueueSettings(tenant_max_tokens=800, tenant_max_bytes=4_000)
     run_gateway(scenario, seats=1, queue=bounds, tenant=tenants)
