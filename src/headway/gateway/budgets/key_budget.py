@@ -105,13 +105,18 @@ class KeyBudget(Generic[WaiterT]):
         most = self.settings.concurrent_requests
         if most is not None and self.inside >= most:
             return False
-        for bucket in self._requests.values():
-            if not bucket.may_take(1, now_us):
+        of_requests, of_tokens = self._requests.values(), self._tokens.values()
+        for bucket in of_requests:
+            if bucket.state(now_us) + bucket.unit > bucket.capacity:
                 return False
-        for bucket in self._tokens.values():
-            if not bucket.may_take(tokens, now_us):
+        for bucket in of_tokens:
+            if bucket.state(now_us) + tokens * bucket.unit > bucket.capacity:
                 return False
-        self.debit(tokens, now_us)
+        self.inside += 1
+        for bucket in of_requests:  # all are up to date
+            bucket.taken += bucket.unit
+        for bucket in of_tokens:
+            bucket.taken += tokens * bucket.unit
         return True
 
     def debit(self, tokens: int, now_us: int) -> None:
@@ -149,9 +154,10 @@ class KeyBudget(Generic[WaiterT]):
 
 
 def _tightest(buckets: dict[str, TokenBucket], now_us: int) -> TokenBucket | None:
-    least, least_left = None, 0
+    least: TokenBucket | None = None
+    least_left = 0
     for bucket in buckets.values():
-        left = bucket.balance(now_us)
+        left = (bucket.capacity - bucket.state(now_us)) // bucket.unit
         if least is None or left < least_left:
             least, least_left = bucket, left
     return least

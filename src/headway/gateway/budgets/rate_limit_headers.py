@@ -34,11 +34,12 @@ def anthropic_headers(budget: KeyBudget[Any], now_us: int, wall_clock: Callable[
     found: list[tuple[bytes, bytes]] = []
     for unit, bucket in zip((b"requests", b"tokens"), budget.tightest(now_us), strict=True):
         if bucket is not None:
-            full_at = datetime.fromtimestamp(math.ceil(unix_seconds + bucket.full_us(now_us) / _MICROSECONDS), UTC)
+            balance, full_us = bucket.figures(now_us)
+            full_at = datetime.fromtimestamp(math.ceil(unix_seconds + full_us / _MICROSECONDS), UTC)
             name = b"anthropic-ratelimit-" + unit
             found += [
-                (name + b"-limit", b"%d" % bucket.limit),
-                (name + b"-remaining", b"%d" % bucket.balance(now_us)),
+                (name + b"-limit", bucket.limit_text),
+                (name + b"-remaining", b"%d" % balance),
                 (name + b"-reset", full_at.strftime("%Y-%m-%dT%H:%M:%SZ").encode()),
             ]
     return tuple(found)
@@ -48,18 +49,14 @@ def _openai(names: tuple[bytes, bytes, bytes], bucket: TokenBucket | None, now_u
     if bucket is None:
         return ()
     limit, remaining, reset = names
-    return (
-        (limit, b"%d" % bucket.limit),
-        (remaining, b"%d" % bucket.balance(now_us)),
-        (reset, duration(bucket.full_us(now_us))),
-    )
+    balance, full_us = bucket.figures(now_us)
+    return (limit, bucket.limit_text), (remaining, b"%d" % balance), (reset, duration(full_us))
 
 
 def duration(microseconds: int) -> bytes:
     """A time as OpenAI writes it: `0s`, `17ms`, `1s`, `6m0s`, `23h59m59s`; rounded up."""
-    if 0 < microseconds < _MICROSECONDS:
-        milliseconds = -(-microseconds // 1_000)
-        return b"%dms" % milliseconds if milliseconds < 1_000 else b"1s"
+    if microseconds <= _MICROSECONDS - 1_000:
+        return b"%dms" % -(-microseconds // 1_000) if microseconds else b"0s"
     minutes, seconds = divmod(-(-microseconds // _MICROSECONDS), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -15,51 +15,50 @@ MINUTE_US, DAY_US = 60_000_000, 86_400_000_000
 class TokenBucket:
     """Full at first. Times are whole microseconds of a clock; one that goes back is taken to stand still.
 
-    `unit` is one token, and `capacity` are all of them, in units of which `limit` come back in a microsecond.
+    `unit` is one token, and `capacity` are all of them, in units of which `limit` come back in a microsecond. `taken`,
+    in these units, is as it was when `state` was asked last.
     """
 
-    __slots__ = ("_as_of_us", "_taken", "capacity", "limit", "unit")
+    __slots__ = ("_as_of_us", "capacity", "limit", "limit_text", "taken", "unit")
 
     def __init__(self, limit: int, window_us: int, taken: int = 0, as_of_us: int = 0) -> None:
         """`limit` tokens at most, and as many in each window; `taken` of `state`, at that time."""
         self.limit = limit
+        self.limit_text = b"%d" % limit
         self.unit = window_us
         self.capacity = limit * window_us
-        self._taken = taken
+        self.taken = taken
         self._as_of_us = as_of_us
-
-    def may_take(self, tokens: int, now_us: int) -> bool:
-        """Whether there are so many."""
-        return self.state(now_us) + tokens * self.unit <= self.capacity
 
     def balance(self, now_us: int) -> int:
         """Whole tokens that may be taken."""
-        left = self.capacity - self.state(now_us)
-        return left // self.unit if left > 0 else 0
+        return self.figures(now_us)[0]
 
     def wait_us(self, tokens: int, now_us: int) -> int:
         """Microseconds until so many tokens (at most `limit`) may be taken; 0 if they may be now."""
         lacking = self.state(now_us) + tokens * self.unit - self.capacity
         return -(-lacking // self.limit) if lacking > 0 else 0
 
-    def full_us(self, now_us: int) -> int:
-        """Microseconds until all of it is there again."""
-        return -(-self.state(now_us) // self.limit)
+    def figures(self, now_us: int) -> tuple[int, int]:
+        """The balance, and the microseconds until all of it is there again."""
+        taken = self.state(now_us)
+        left = self.capacity - taken
+        return left // self.unit if left > 0 else 0, -(-taken // self.limit)
 
     def take(self, tokens: int, now_us: int) -> None:
         """Tokens are used, whether there are so many or not."""
-        self._taken = self.state(now_us) + tokens * self.unit
+        self.taken = self.state(now_us) + tokens * self.unit
 
     def give_back(self, tokens: int, now_us: int) -> None:
         """Tokens that were taken are not used; a full bucket stays full."""
-        self._taken = max(0, self.state(now_us) - tokens * self.unit)
+        self.taken = max(0, self.state(now_us) - tokens * self.unit)
 
     def state(self, now_us: int) -> int:
         """What is taken and has not come back, in `unit`: it does not depend on the limit, which may change."""
         passed_us = now_us - self._as_of_us
         if passed_us > 0:
             self._as_of_us = now_us
-            if self._taken:
-                left = self._taken - self.limit * passed_us
-                self._taken = left if left > 0 else 0
-        return self._taken
+            if self.taken:
+                left = self.taken - self.limit * passed_us
+                self.taken = left if left > 0 else 0
+        return self.taken
