@@ -35,7 +35,18 @@ class Shortage(NamedTuple):
 class KeyBudget(Generic[WaiterT]):
     """One tenant's. `waiters` are its requests over budget that wait, by number, the oldest first."""
 
-    __slots__ = ("_requests", "_tokens", "_tokens_max", "inside", "largest_tokens", "settings", "waiters")
+    __slots__ = (
+        "_at_once_max",
+        "_of_requests",
+        "_of_tokens",
+        "_requests",
+        "_tokens",
+        "_tokens_max",
+        "inside",
+        "largest_tokens",
+        "settings",
+        "waiters",
+    )
 
     def __init__(self, settings: BudgetSettings) -> None:
         self.inside = 0
@@ -56,12 +67,15 @@ class KeyBudget(Generic[WaiterT]):
             if limit is not None:
                 buckets = self._requests if key.startswith("requests") else self._tokens
                 buckets[key] = TokenBucket(limit, window_us, held.get(key, 0), now_us)
+        # What each request looks at: of ten thousand budgets little is in the processor's cache.
+        self._of_requests, self._of_tokens = tuple(self._requests.values()), tuple(self._tokens.values())
+        self._at_once_max = settings.concurrent_requests
         self._tokens_max = min([bucket.limit for bucket in self._tokens.values()], default=None)
 
     @property
     def counts_tokens(self) -> bool:
         """Whether tokens are limited."""
-        return bool(self._tokens)
+        return bool(self._of_tokens)
 
     def charge(self, prompt_tokens: int, output_tokens: float) -> int | None:
         """Tokens to debit for a request with such a prediction; None if its prompt alone is above a limit."""
@@ -91,7 +105,7 @@ class KeyBudget(Generic[WaiterT]):
                 longest_us, longest = wait_us, key
         if longest:
             return Shortage(longest, longest_us)
-        most = self.settings.concurrent_requests
+        most = self._at_once_max
         return Shortage("concurrent_requests", None) if most is not None and self.inside >= most else None
 
     def shortage_of_any(self, now_us: int) -> Shortage | None:
@@ -102,10 +116,9 @@ class KeyBudget(Generic[WaiterT]):
 
     def debit_if_within(self, tokens: int, now_us: int) -> bool:
         """`debit`, where there is no shortage; False where there is."""
-        most = self.settings.concurrent_requests
-        if most is not None and self.inside >= most:
+        if self._at_once_max is not None and self.inside >= self._at_once_max:
             return False
-        of_requests, of_tokens = self._requests.values(), self._tokens.values()
+        of_requests, of_tokens = self._of_requests, self._of_tokens
         for bucket in of_requests:
             if bucket.state(now_us) + bucket.unit > bucket.capacity:
                 return False
@@ -122,16 +135,16 @@ class KeyBudget(Generic[WaiterT]):
     def debit(self, tokens: int, now_us: int) -> None:
         """A request comes in."""
         self.inside += 1
-        for bucket in self._requests.values():
+        for bucket in self._of_requests:
             bucket.take(1, now_us)
-        for bucket in self._tokens.values():
+        for bucket in self._of_tokens:
             bucket.take(tokens, now_us)
 
     def correct(self, debited_tokens: int, used_tokens: int, now_us: int) -> None:
         """A request that was debited has ended: it used so many tokens."""
         self.inside -= 1
         more = used_tokens - debited_tokens
-        for bucket in self._tokens.values() if more else ():
+        for bucket in self._of_tokens if more else ():
             if more > 0:
                 bucket.take(more, now_us)
             else:
@@ -140,12 +153,12 @@ class KeyBudget(Generic[WaiterT]):
     def refund(self, debited_tokens: int, now_us: int) -> None:
         """A request that was debited has ended, and no replica was sent it."""
         self.correct(debited_tokens, 0, now_us)
-        for bucket in self._requests.values():
+        for bucket in self._of_requests:
             bucket.give_back(1, now_us)
 
     def tightest(self, now_us: int) -> tuple[TokenBucket | None, TokenBucket | None]:
         """The limit of requests and that of tokens of which least is left; None where there is none."""
-        return _tightest(self._requests, now_us), _tightest(self._tokens, now_us)
+        return _tightest(self._of_requests, now_us), _tightest(self._of_tokens, now_us)
 
     def state(self, now_us: int) -> dict[str, int]:
         """What is taken of each limit; limits of which all is there are left out."""
@@ -153,10 +166,10 @@ class KeyBudget(Generic[WaiterT]):
         return {key: amount for key, amount in taken.items() if amount}
 
 
-def _tightest(buckets: dict[str, TokenBucket], now_us: int) -> TokenBucket | None:
+def _tightest(buckets: tuple[TokenBucket, ...], now_us: int) -> TokenBucket | None:
     least: TokenBucket | None = None
     least_left = 0
-    for bucket in buckets.values():
+    for bucket in buckets:
         left = (bucket.capacity - bucket.state(now_us)) // bucket.unit
         if least is None or left < least_left:
             least, least_left = bucket, left
