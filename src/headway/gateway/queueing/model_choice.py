@@ -41,10 +41,13 @@ class ModelChoice:
         own = settings.models.get(model)
         if own is None or not own.fallbacks:
             return model
-        lives, bound = self._lives(model), own.fallback_wait_seconds
-        wait = self._wait_seconds(model) if lives else math.inf
-        if lives and (bound is None or wait <= bound):
-            return model
+        wait, bound = math.inf, own.fallback_wait_seconds
+        if self._lives(model):
+            if bound is None:
+                return model
+            wait = self._wait_seconds(model)
+            if wait <= bound:
+                return model
         for name in own.fallbacks:
             other = settings.model_of(name)
             if self._lives(other) and self._wait_seconds(other) < wait:
