@@ -174,8 +174,8 @@ class BudgetAccounts:
         if budget is not None and budget.waiters.pop(queued.arrived.number, None) is not None:
             budget.inside += 1
 
-    def ended(self, request: GatewayRequest, outcome: Outcome) -> None:
-        """A request has ended: replace what was predicted by what it used."""
+    def ended(self, request: GatewayRequest, outcome: Outcome, now: float) -> None:
+        """A request has ended: replace what was predicted by what it used. It may let others of its tenant come in."""
         queued = request.queued
         budget = queued.budget
         if budget is None:
@@ -191,26 +191,28 @@ class BudgetAccounts:
                 budget.correct(queued.charged_tokens, used, now_us)
         elif budget.waiters.pop(queued.arrived.number, None) is None and queued.replica is not None:
             budget.inside -= 1
+        if budget.waiters:
+            self._change_queues_of(budget, now)
 
-    def within_now(self) -> Iterator[QueuedRequest]:
-        """Debit the waiting requests that are within their budgets by now, each tenant's oldest first."""
+    def change_queues(self, now: float) -> Iterator[None]:
+        """Debit the waiting requests that are within their budgets by now: they go over to the others' queues.
+
+        A tenant at a step. Once a second; at the end of a request its own tenant's are looked at besides.
+        """
         for identity, budget in list(self._with_waiters.items()):
-            for number, queued in list(budget.waiters.items()):
-                now_us = self._now_us()
-                queued.charged_tokens = budget.bounded(queued.charged_tokens)
-                if not budget.debit_if_within(queued.charged_tokens, now_us):
-                    break
-                del budget.waiters[number]
-                queued.is_debited = True
-                yield queued
+            self._change_queues_of(budget, now)
             if not budget.waiters:
                 del self._with_waiters[identity]
+            yield
 
-    def change_queues(self, now: float) -> None:
-        """Requests that are within their budgets by now go over to the queues of those that are."""
-        if not self._with_waiters:
-            return
-        for queued in self.within_now():
+    def _change_queues_of(self, budget: Budget, now: float) -> None:
+        while budget.waiters:
+            number, queued = next(iter(budget.waiters.items()))  # the oldest
+            queued.charged_tokens = budget.bounded(queued.charged_tokens)
+            if not budget.debit_if_within(queued.charged_tokens, self._now_us()):
+                return
+            del budget.waiters[number]
+            queued.is_debited = True
             self._served.queue_of(queued).cancel(queued, now)
             queued.queue_key, queued.is_over_budget = None, False
             self._served.queue_of(queued).arrive(queued, now)

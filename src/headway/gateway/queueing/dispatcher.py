@@ -290,7 +290,7 @@ class Dispatcher:
         self.counts.end(outcome, reason)
         if self.retries.ended(request):
             self._begin_second_tries()
-        self.errors.guard("budget", self.budgets.ended, request, outcome)
+        self.errors.guard("budget", self.budgets.ended, request, outcome, now)
         try:
             if was_queued:
                 self.served_queues.queue_of(queued).cancel(queued, now)
@@ -306,7 +306,6 @@ class Dispatcher:
                 observer.ended(request, outcome, reason, now)
             except Exception as error:
                 self.errors.contained("observing", error)
-        self.errors.guard("budget", self.budgets.change_queues, now)
         self.served_queues.pump()
 
     def contain(self, relay: Relay, place: str, error: Exception) -> None:
@@ -344,12 +343,12 @@ class Dispatcher:
     def sweep_in_steps(self, now: float) -> Iterator[None]:
         """The same, a request at a step."""
         limits = self.time_limits
-        for refusing in (limits.refuse_unserved, limits.refuse_late, limits.refuse_overdue, limits.end_untried):
+        refusals = (limits.refuse_unserved, limits.refuse_late, limits.refuse_overdue, limits.end_untried)
+        for act in (*refusals, self.budgets.change_queues):
             try:
-                yield from refusing(now)
+                yield from act(now)
             except Exception as error:
                 self.errors.contained("sweep", error)
-        self.errors.guard("budget", self.budgets.change_queues, now)
         self.errors.guard("sweep", self._forget_idle_queues, now)
         for number, relay in list(self._sent.items()):
             if number not in self._sent:  # it ended between two steps

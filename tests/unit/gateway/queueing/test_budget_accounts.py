@@ -362,3 +362,19 @@ def test_no_debit_is_lost_or_made_twice_whatever_happens(acts: Sequence[tuple[st
         left = day.left(tenant)
         assert left[0] == 12 - number[tenant]
         assert left[1] == pytest.approx(max(0, 900 - tokens[tenant]), abs=1)  # a token comes back in 96 s
+
+
+def test_a_sweep_looks_at_one_tenant_at_a_step_and_an_end_at_its_own_alone() -> None:
+    names = [f"t{number}" for number in range(6)]
+    day = Day(1, **{name: waiting(requests_per_minute=1) for name in names}, b=BudgetSettings())
+    running = [day.ask("b"), *(day.ask(name) for name in names)]
+    over = [day.ask(name) for name in names]
+    assert all(one.request.queued.is_over_budget for one in over)
+    day.now += 60.0
+    running[1].end(outcome=Outcome.CANCELLED)  # of the first tenant
+    assert [one.request.queued.is_over_budget for one in over] == [False] + 5 * [True]
+    steps = day.dispatcher.budgets.change_queues(day.now)
+    for number in range(6):
+        next(steps)
+        assert sum(one.request.queued.is_over_budget for one in over) == 5 - number if number else True
+    assert not any(one.request.queued.is_over_budget for one in over)
