@@ -223,7 +223,7 @@ class FleetRouter:
 
     def _send(self, row: int, request: Request, able: list[ReplicaLedger], sent: list[tuple[int, int]]) -> bool:
         """Choose a replica for a request and book it there; False if there is none, or the policy lets it wait."""
-        views = self._views if len(able) == len(self._views) else [self._views[ledger.index] for ledger in able]
+        views = self._views if able is self.ledgers else [self._views[ledger.index] for ledger in able]
         if not views:
             return False
         prefix = () if self._prefix_ids is None else self._prefix_ids[row]
@@ -231,7 +231,8 @@ class FleetRouter:
         if chosen is None:
             return False
         index = chosen.index if isinstance(chosen, ReplicaLedger | ReportedLedger) else -1
-        if index < 0 or self._views[index] is not chosen or self.ledgers[index] not in able:
+        is_offered = able is self.ledgers or (index >= 0 and self.ledgers[index] in able)
+        if index < 0 or self._views[index] is not chosen or not is_offered:
             raise ValueError(f"the routing policy chose {chosen!r} for request {row}, which is not among its replicas")
         self.ledgers[index].enter(row, request)
         if self._listener is not None:
@@ -241,15 +242,18 @@ class FleetRouter:
 
     def first_token(self, index: int, row: int, now: float) -> None:
         """A request's first token came out at a replica."""
-        self.has_news = self.has_news or self.waiting > 0
         ledger = self.ledgers[index]
         ledger.first_token(row)
         if self._late:
             self._scheduler.first_token(ledger.request(row), now)
+            self.has_news = self.has_news or len(self._scheduler.queue) > 0
+        elif self._pushed:
+            self.has_news = True
 
     def ended(self, index: int, row: int, now: float) -> None:
         """A request's last token came out at a replica."""
-        self.has_news = self.has_news or self.waiting > 0
+        if self._pushed or (self._late and len(self._scheduler.queue)):
+            self.has_news = True
         ledger = self.ledgers[index]
         request = ledger.leave(row)
         request.produced_tokens = self._output_tokens[row]

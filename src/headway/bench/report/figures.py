@@ -97,7 +97,7 @@ def over_time(comparison: Comparison, runs: Sequence[Run]) -> Markup:
         values = [value for run in runs for value in track.values(run.curves)]
         span = y_span(TIMELINE_SIZE[1])
         y = Scale(0, 1, *span) if track.label is share_label else linear(values, *span)
-        frames.append(Axes(x, y, _elapsed_label, track.label, "time since the first arrival"))
+        frames.append(Axes(x, y, elapsed_label, track.label, "time since the first arrival"))
     rows = [_over_time_row(comparison, run, baseline, columns, frames) for run in runs]
     return join(*rows)
 
@@ -210,5 +210,6 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _elapsed_label(seconds: float) -> str:
+def elapsed_label(seconds: float) -> str:
+    """A tick of a time axis."""
     return "0" if seconds == 0 else f"{seconds:,.4g} s"

@@ -5,12 +5,14 @@ Its bytes depend on the comparison alone (`wall_seconds` is not shown).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from headway.bench.experiment.comparison import Comparison
+from headway.bench.experiment.comparison import Comparison, Run
 from headway.bench.report import figures, sections
 from headway.bench.report.markup import Markup, join, tag
+from headway.bench.report.replica_picture import replicas_over_time
 from headway.bench.user_mistake import UserMistake
 
 _NO_NETWORK = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -79,19 +81,27 @@ def _charts(comparison: Comparison, load: float | None, *, first: bool) -> Marku
         ),
         figures.legend(comparison),
         figures.ttft_by_length(comparison, runs),
-        tag("h3", "The replica over time"),
+        tag("h3", "All replicas over time" if comparison.fleet else "The replica over time"),
         tag(
             "p",
             f"One row per policy. The charts of a column share axes. The thin line is {comparison.baseline_label()}.",
             class_="quiet",
         ),
         figures.over_time(comparison, runs),
+        *_replicas(comparison, runs),
     )
     if load is None or len(comparison.loads()) == 1:
         return _section("Charts", *charts)
     opened = {"open": "open"} if first else {}
     folded = tag("details", tag("summary", tag("h2", f"Charts at load {load:g}")), *charts, **opened)
     return tag("section", folded)
+
+
+def _replicas(comparison: Comparison, runs: Sequence[Run]) -> list[Markup]:
+    """Of a fleet, each replica by itself."""
+    drawn = replicas_over_time(comparison, runs)
+    told = "Requests at each replica: those that run are filled in, the line counts those that wait there too."
+    return [tag("h3", "Each replica over time"), tag("p", told, class_="quiet"), drawn] if drawn else []
 
 
 def _section(title: str, *children: Markup) -> Markup:

@@ -11,7 +11,12 @@ from headway.bench.report.figures import run_name
 from headway.bench.report.headline import headline
 from headway.bench.report.markup import Markup, join, tag
 from headway.bench.report.table_columns import NOTHING, Cell, CellColumn, cell_columns, significant
-from headway.bench.report.terminal_table import describe_predictions, describe_recorded, describe_saturation
+from headway.bench.report.terminal_table import (
+    describe_fleet,
+    describe_predictions,
+    describe_recorded,
+    describe_saturation,
+)
 
 _GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Time to first token", ("completed", "ttft_seconds", "ttft_short_half_seconds", "ttft_longest_5pct_seconds")),
@@ -28,6 +33,8 @@ _GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "recomputed_tokens",
             "kv_peak_share",
             "jain_index",
+            "prefix_hit_share",
+            "load_imbalance",
         ),
     ),
 )
@@ -95,6 +102,8 @@ def facts(comparison: Comparison) -> Markup:
         tag("h3", "Replica"),
         _fact_list(comparison.replica),
     ]
+    if comparison.fleet:
+        pieces += [tag("h3", "Fleet"), tag("p", f"{describe_fleet(comparison)}.")]
     if comparison.saturation is not None:
         pieces += [tag("h3", "Load"), tag("p", f"A load of 1 is {describe_saturation(comparison)}.")]
     pieces += [tag("h3", "Policies"), _bundles(comparison)]
@@ -105,14 +114,23 @@ def facts(comparison: Comparison) -> Markup:
     if recorded:
         tables = [_recorded_figures(run.recorded) for run in comparison.runs if run.recorded is not None]
         pieces += [tag("h3", "Simulated against measured"), tag("ul", *recorded), *tables]
-    refusals = [
-        tag("li", f"{run_name(comparison, run)}{_at_load(run)}: {count:,} refused, {reason}")
-        for run in comparison.runs
-        for reason, count in run.metrics.refused_reasons.items()
-    ]
-    if refusals:
-        pieces += [tag("h3", "Refused"), tag("ul", *refusals)]
+    for what, of_run in (("refused", _refused_reasons), ("failed", _failed_reasons)):
+        told = [
+            tag("li", f"{run_name(comparison, run)}{_at_load(run)}: {count:,} {what}, {reason}")
+            for run in comparison.runs
+            for reason, count in of_run(run).items()
+        ]
+        if told:
+            pieces += [tag("h3", what.capitalize()), tag("ul", *told)]
     return join(*pieces)
+
+
+def _refused_reasons(run: Run) -> Mapping[str, int]:
+    return run.metrics.refused_reasons
+
+
+def _failed_reasons(run: Run) -> Mapping[str, int]:
+    return run.metrics.failed_reasons
 
 
 def repeat(comparison: Comparison) -> Markup:

@@ -7,16 +7,23 @@ import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.comparison import Comparison
+from headway.bench.experiment.fleets import Fleet, equal_replicas
+from headway.bench.experiment.simulated_runs import Experiment, compare
 from headway.bench.metrics.curves import curves
 from headway.bench.metrics.run_metrics import summarise
 from headway.bench.report.html_report import report_html, write_report
 from headway.bench.report.markup import tag
+from headway.bench.report.replica_picture import replicas_over_time
 from headway.bench.report.scales import Scale, linear, logarithmic
 from headway.bench.report.table_columns import cell_columns
 from headway.bench.user_mistake import UserMistake
+from headway.simulator.replica import replica
+from headway.simulator.trace import Trace
 from tests.support.handmade_days import KV_BLOCKS, demo_comparison, make_day, make_trace
 
 
@@ -189,3 +196,17 @@ def test_log_axes_have_ticks_and_cover_their_values(low: float, high: float) -> 
     assert 2 <= len(scale.ticks()) <= 9
     assert scale.place(scale.low) == pytest.approx(0)
     assert scale.place(scale.high) == pytest.approx(100)
+
+
+def test_each_replica_of_a_fleet_has_a_picture() -> None:
+    trace = Trace("small", np.arange(40) * 0.05, np.full(40, 200), np.full(40, 30))
+    fleet = Fleet(equal_replicas(replica("h100"), 3), ("round-robin", "least-work"))
+    lived = compare(Experiment(trace, fleet.largest, [Bundle("fcfs")], fleet=fleet), jobs=1)
+    drawn = replicas_over_time(lived, lived.runs)
+    for run in lived.runs:
+        for part in run.replicas:
+            told = f"{part['requests']} requests, busy {100 * part['busy_share']:.0f} % of the time"  # type: ignore[operator]
+            assert f"<figcaption>{part['id']}: {told}</figcaption>" in drawn
+            assert f"Requests at {part['id']} over time under {run.policy}" in drawn
+    assert drawn in report_html(lived)
+    assert replicas_over_time(demo_comparison(), demo_comparison().runs) == ""
