@@ -144,7 +144,10 @@ class Administration:
         return 200, {"tenant": tenant.name, "budget": asdict(tenant.budget)}
 
     def _change_budget(self, name: bytes, request: HttpRequest) -> _Answer:
-        """The limits that the body names, until the next reload; what was used stays used."""
+        """The limits that the body names, until the next reload; what was used stays used.
+
+        Requests that wait and are within the new ones go over to those that are within a second, by the sweep.
+        """
         tenant = self._tenant(name)
         if tenant is None:
             return _no_tenant(name)
@@ -156,8 +159,6 @@ class Administration:
         tenants = tuple(replace(one, budget=budget) if one is tenant else one for one in dispatcher.settings.tenant)
         dispatcher.settings = replace(dispatcher.settings, tenant=tenants)
         dispatcher.budgets.change(tenants)
-        dispatcher.budgets.change_queues(dispatcher.now())
-        dispatcher.pump()
         return 200, {"tenant": tenant.name, "before": asdict(tenant.budget), "after": asdict(budget)}
 
 

@@ -216,6 +216,8 @@ class BudgetAccounts:
             self._served.queue_of(queued).cancel(queued, now)
             queued.queue_key, queued.is_over_budget = None, False
             self._served.queue_of(queued).arrive(queued, now)
+            # Its wait so far was for its budget, and tells nothing of this queue's speed.
+            queued.drain_seconds = queued.predicted_wait_seconds = None
 
     # Over a restart
 

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headway.gateway.budgets.key_budget import KeyBudget
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.openai.usage import Usage
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.refusals import Refusal
-from headway.gateway.queueing.request_state import GatewayRequest, RequestMove, RequestStage
+from headway.gateway.queueing.request_state import GatewayRequest, QueuedRequest, RequestMove, RequestStage
 from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
 from headway.gateway.settings import (
     BudgetSettings,
@@ -291,6 +292,53 @@ def test_a_place_among_requests_at_once_is_given_to_who_waits_for_it() -> None:
     first.end()
     assert not over.request.queued.is_over_budget
     assert over.is_sent != within.is_sent
+
+
+def test_an_end_looks_at_the_budget_of_its_own_key_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[KeyBudget[QueuedRequest]] = []
+    debit_if_within = KeyBudget.debit_if_within
+
+    def noted(budget: KeyBudget[QueuedRequest], tokens: int, now_us: int) -> bool:
+        looked_at.append(budget)
+        return debit_if_within(budget, tokens, now_us)
+
+    names = [f"t{number}" for number in range(100)]
+    day = Day(seats=1, one=waiting(concurrent_requests=1), **dict.fromkeys(names, waiting(requests_per_day=1)))
+    running = day.ask("one")
+    over = day.ask("one")
+    others = [day.ask(name) for name in names for _ in range(2)]
+    assert sum(other.request.queued.is_over_budget for other in others) == 100
+    monkeypatch.setattr(KeyBudget, "debit_if_within", noted)
+    running.end()
+    assert looked_at == [day.dispatcher.budgets.budgets["one"]]
+    assert not over.request.queued.is_over_budget
+    day.pass_time(1.0)
+    assert len(looked_at) == 1 + 100, "a sweep looks at all that wait"
+    day.dispatcher.end_all()
+    day.pass_time(1.0)
+    assert not day.dispatcher.budgets._with_waiters
+
+
+def test_a_wait_for_a_budget_teaches_nothing_of_the_speed_of_the_queue() -> None:
+    day = Day(a=waiting(requests_per_minute=1), b=BudgetSettings())
+    running = day.ask("a")
+    over = day.ask("a")
+    day.now += 1.0
+    behind = [day.ask("b") for _ in range(20)]
+    for one in behind[:10]:  # a seat a second: a forecast is known
+        day.pass_time(1.0)
+        running.end(Usage(PROMPT_TOKENS, OUTPUT_TOKENS, 0))
+        assert one.is_sent
+        running = one
+    queue = day.dispatcher.served_queues.queue_of(running.request.queued)
+    assert queue.drain_seconds() is not None
+    day.pass_time(50.0)
+    assert not over.request.queued.is_over_budget
+    shares = dict(queue.forecast._shares)
+    running.end(Usage(PROMPT_TOKENS, OUTPUT_TOKENS, 0))
+    assert over.is_sent
+    assert queue.forecast._shares == shares
+    assert over.request.queued.predicted_wait_seconds is None
 
 
 def test_requests_over_budget_fill_at_most_half_of_the_queue_and_wait_no_longer_than_others() -> None:
