@@ -111,6 +111,9 @@ def test_a_fallback_is_asked_while_no_healthy_replica_serves_the_model(
         )
         answer = await setup.ask(completion(model="alias"))
         assert (answer.headers["x-headway-model"], len(first.calls)) == ("big", 1)
+        setup.dispatcher.replicas[0].is_drained = True
+        assert setup.dispatcher.model_choice.choose("alias") == "small", "a drained replica serves nothing new"
+        setup.dispatcher.replicas[0].is_drained = False
         first.instead = dict.fromkeys(DOWN, answers(500, {}))
         await setup.until(lambda: not setup.dispatcher.replicas[0].is_up)
         for name in ("alias", "big"):
@@ -118,7 +121,7 @@ def test_a_fallback_is_asked_while_no_healthy_replica_serves_the_model(
             assert (answer.status, answer.headers["x-headway-model"]) == (200, "small")
             assert second.calls[-1].json()["model"] == "small"
         text = (await setup.get("/metrics")).body.decode()
-        assert 'headway_fallbacks_total{model_name="big",fallback="small"} 2' in text
+        assert 'headway_fallbacks_total{model_name="big",fallback="small"} 3' in text
         assert [record.getMessage() for record in caplog.records].count(
             "requests for big go to small: no healthy replica serves it"
         ) == 1

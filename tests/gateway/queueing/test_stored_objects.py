@@ -116,6 +116,20 @@ def test_a_follow_up_goes_to_the_replica_that_made_it_even_if_that_is_busier(run
     run_gateway(scenario, replicas=2, queue=QueueSettings(stored_objects=10))
 
 
+def test_a_follow_up_for_a_model_that_its_home_lacks_goes_to_a_replica_that_has_it(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        home, other = setup.replicas
+        home.models, other.models = ("big",), ("small",)
+        home.usual, other.usual = answers(200, {"id": "resp_1"}), answers(404, {"error": {"message": "no resp_1"}})
+        await setup.until(lambda: [list(one.state.models or ()) for one in setup.dispatcher.replicas][1] == ["small"])
+        assert (await setup.ask({"model": "big", "input": "x"}, "/v1/responses")).json() == {"id": "resp_1"}
+        follow_up = {"model": "small", "input": "x", "previous_response_id": "resp_1"}
+        assert (await setup.ask(follow_up, "/v1/responses")).status == 404
+        assert len(other.calls) == 1
+
+    run_gateway(scenario, replicas=2, queue=QueueSettings(timeout_seconds=2.0))
+
+
 def test_a_follow_up_waits_for_its_home_beside_the_queue_of_the_others(run_gateway: RunGateway) -> None:
     """Its home is full: all behind it are served elsewhere, and it gets its home's next seat within eight others."""
 

@@ -11,11 +11,10 @@ from collections import Counter
 from collections.abc import Callable
 
 from headway.gateway.openai.request_body import Body
+from headway.gateway.queueing.outages import can_be_served
 from headway.gateway.queueing.served_queues import ServedQueues
-from headway.gateway.replicas.replica_state import Health
 
 _LOGGED_SECONDS = 60.0  # between two log lines about one model
-_BELIEVED_UP = (Health.UP, Health.UNKNOWN)
 log = logging.getLogger("headway.gateway")
 
 
@@ -56,8 +55,7 @@ class ModelChoice:
         return model
 
     def _lives(self, model: str) -> bool:
-        """Whether a replica that serves it is up, or may be: it was not probed yet."""
-        return any(replica.state.health in _BELIEVED_UP and replica.serves(model) for replica in self._served.replicas)
+        return can_be_served((model, None), self._served.replicas)
 
     def _wait_seconds(self, model: str) -> float:
         """Forecast of the wait in its queues; 0 where nothing waits or no forecast is known."""

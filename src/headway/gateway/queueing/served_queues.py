@@ -108,11 +108,12 @@ class ServedQueues:
         return key._replace(model="")  # unknown names share one
 
     def _home(self, queued: QueuedRequest) -> UpstreamReplica | None:
-        """The replica that made what the request is about, while it is up; None where any may serve it."""
-        if queued.arrived.stored_object is None:
+        """The replica that made what the request is about, while it can serve it; None where any may."""
+        arrived, failed = queued.arrived, queued.failed_replica
+        if arrived.stored_object is None:
             return None
-        name = self.stored_objects.made_by(queued.arrived.stored_object)
-        homes = (r for r in self.replicas if r.name == name and r.is_up and r is not queued.failed_replica)
+        name = self.stored_objects.made_by(arrived.stored_object)
+        homes = (r for r in self.replicas if r.name == name and r.is_up and r is not failed and r.serves(arrived.model))
         return next(homes, None)
 
     def candidates(self, queued: QueuedRequest) -> list[UpstreamReplica]:
@@ -156,7 +157,7 @@ class ServedQueues:
             (only,) = self.queues.values()
             self._serve_alone(only)
             return
-        queues = self._waiting_queues()
+        queues = [queue for queue in self.queues.values() if queue.waiting.requests]
         if len(queues) == 1:
             self._serve_alone(queues[0])
         elif queues:
@@ -189,8 +190,10 @@ class ServedQueues:
             owed: list[UpstreamReplica] = []  # replicas kept free for some of those
             for queue in self._turns.order(list(waiting.values()), now):
                 try:
-                    within = [one for one in passed if queue.key.is_over_budget and not one.key.is_over_budget]
-                    kept = owed + [replica for one in within for replica in self._could_serve(one, now)]
+                    kept = owed
+                    if queue.key.is_over_budget:
+                        within = [one for one in passed if not one.key.is_over_budget]
+                        kept = owed + [replica for one in within for replica in self._could_serve(one, now)]
                     served = self._serve(queue, kept, passed, now)
                 except Exception as error:  # the other queues go on
                     self.errors.contained("queue", error)
@@ -217,9 +220,6 @@ class ServedQueues:
     def _pump_on(self) -> None:
         self._pumps_soon = False
         self.pump()
-
-    def _waiting_queues(self) -> list[ModelQueue]:
-        return [queue for queue in self.queues.values() if queue.waiting.requests]
 
     def _serve(self, queue: ModelQueue, owed: list[UpstreamReplica], passed: list[ModelQueue], now: float) -> bool:
         """Dispatch the head of a queue, if it fits somewhere, or one that may pass it; False if all have to wait."""
