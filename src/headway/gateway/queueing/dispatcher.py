@@ -290,7 +290,7 @@ class Dispatcher:
         self.counts.end(outcome, reason)
         if self.retries.ended(request):
             self._begin_second_tries()
-        self.errors.guard("budget", self.budgets.ended, request, outcome, now)
+        self.errors.guard("budget", self.budgets.ended, request, outcome, reason, now)
         try:
             if was_queued:
                 self.served_queues.queue_of(queued).cancel(queued, now)

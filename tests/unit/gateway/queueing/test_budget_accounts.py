@@ -63,10 +63,16 @@ class Sent:
     def waits(self) -> bool:
         return self.request.stage is RequestStage.QUEUED
 
-    def end(self, usage: Usage | None = None, outcome: Outcome = Outcome.COMPLETED, status: int = 200) -> None:
+    def end(
+        self,
+        usage: Usage | None = None,
+        outcome: Outcome = Outcome.COMPLETED,
+        status: int = 200,
+        reason: Reason | None = None,
+    ) -> None:
         self.request.relayed.status = status
         self.request.relayed.usage = usage
-        self.day.dispatcher.end(self.request, outcome)
+        self.day.dispatcher.end(self.request, outcome, reason)
 
 
 class Day:
@@ -136,6 +142,11 @@ def test_a_request_is_debited_as_predicted_and_corrected_once_to_what_it_used() 
         ("completed", lambda one: one.end(Usage(40, 5, 0)), 45),
         ("with more than predicted", lambda one: one.end(Usage(100, 50, 0)), 150),
         ("its client left", lambda one: one.end(None, Outcome.CANCELLED, 0), PROMPT_TOKENS),
+        (
+            "its own time was over",
+            lambda one: one.end(None, Outcome.FAILED, 504, Reason.REQUEST_TIMEOUT),
+            PROMPT_TOKENS,
+        ),
         ("it failed without an answer", lambda one: one.end(None, Outcome.FAILED, 502), 0),
         ("an answer without usage", lambda one: one.end(None), PROMPT_TOKENS),
     ]
@@ -147,7 +158,7 @@ def test_a_request_is_debited_as_predicted_and_corrected_once_to_what_it_used() 
         end(one)
         left -= used
         assert day.left("a") == (10 - number, left), name
-    assert day.dispatcher.budgets.corrected_tokens == {"returned": 15 + 10 + 60 + 10, "added": 90}
+    assert day.dispatcher.budgets.corrected_tokens == {"returned": 15 + 10 + 10 + 60 + 10, "added": 90}
 
 
 def test_a_request_that_no_replica_was_sent_costs_nothing() -> None:
@@ -369,6 +380,24 @@ def test_a_reload_keeps_what_was_used_and_lets_those_in_whose_limits_are_gone() 
         one.end(outcome=Outcome.CANCELLED)
 
 
+def test_however_many_are_let_in_at_once_an_end_moves_some_and_a_step_moves_one() -> None:
+    day = Day(a=waiting(requests_per_day=1), z=BudgetSettings())
+    debited, *over = [day.ask("a") for _ in range(41)]
+
+    def left() -> int:
+        return sum(one.request.queued.is_over_budget for one in over)
+
+    assert left() == 40
+    day.change(z=BudgetSettings())
+    debited.end(outcome=Outcome.CANCELLED)
+    assert 10 < left() < 40
+    before = left()
+    for _ in day.dispatcher.sweep_in_steps(day.now):
+        assert left() >= before - 1
+        before = left()
+    assert not before
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     st.lists(
@@ -421,8 +450,8 @@ def test_a_sweep_looks_at_one_tenant_at_a_step_and_an_end_at_its_own_alone() -> 
     day.now += 60.0
     running[1].end(outcome=Outcome.CANCELLED)  # of the first tenant
     assert [one.request.queued.is_over_budget for one in over] == [False] + 5 * [True]
-    steps = day.dispatcher.budgets.change_queues(day.now)
-    for number in range(6):
-        next(steps)
-        assert sum(one.request.queued.is_over_budget for one in over) == 5 - number if number else True
+    left = [
+        sum(one.request.queued.is_over_budget for one in over) for _ in day.dispatcher.budgets.change_queues(day.now)
+    ]
+    assert set(left) == {5, 4, 3, 2, 1, 0}, "a step lets in one at most"
     assert not any(one.request.queued.is_over_budget for one in over)
