@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from headway.gateway.openai.endpoints import CHAT
 from headway.gateway.openai.large_body import _model_in, written_in_parts
-from headway.gateway.openai.model_name import named_model
+from headway.gateway.openai.model_name import URLENCODED_BYTES, named_model
 from headway.gateway.openai.request_body import decoded, read_body
 from headway.gateway.openai.written_model import write_model
 from headway.gateway.settings import ModelSettings
@@ -59,6 +59,14 @@ def test_an_alias_is_written_into_whatever_names_it(kind: bytes, content: bytes)
     before, after = content.split(b"whisper"), request.body.replace(b"large%2Fv3", b"large/v3").split(b"large/v3")
     if b"json" not in kind and kind:
         assert before == after, "all else keeps its bytes"
+
+
+def test_of_an_urlencoded_body_what_is_read_is_written_and_no_more() -> None:
+    kind = b"application/x-www-form-urlencoded"
+    rest = b"&" * URLENCODED_BYTES + b"&model=a"
+    request = HttpRequest(b"POST", b"/v1/x", [(b"content-type", kind)], b"mod%65l=a&model=b&a=model=c&models=d" + rest)
+    write_model(request, "m")
+    assert request.body == b"model=m&model=m&a=model=c&models=d" + rest
 
 
 NAMES = st.sampled_from(["m", "an alias", 'quo"ted', "größe", "a/b"])

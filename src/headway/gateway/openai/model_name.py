@@ -17,7 +17,8 @@ from headway.gateway.wire.messages import HttpRequest
 _FIRST_BYTES = 1 << 20
 _LAST_BYTES = 1 << 16
 """Where a form's field is looked for: before and behind a file, which is not searched."""
-_URLENCODED_BYTES = 1 << 15  # which is decoded whole
+URLENCODED_BYTES = 1 << 15
+"""Of a body of that kind: its first bytes, which are decoded whole."""
 _PARTS_MAX = 100
 _NAME_BYTES = 1_024
 _TEXT = msgspec.json.Decoder(str)
@@ -57,7 +58,7 @@ def _in_json(content: bytes) -> str:
 
 def _in_urlencoded(content: bytes) -> str:
     try:
-        fields = parse_qs(content[:_URLENCODED_BYTES].decode("utf-8", "replace"), max_num_fields=_PARTS_MAX)
+        fields = parse_qs(content[:URLENCODED_BYTES].decode("utf-8", "replace"), max_num_fields=_PARTS_MAX)
     except ValueError:  # more fields than that
         return ""
     return fields.get("model", [""])[0]
