@@ -16,6 +16,7 @@ RATE_LIMIT_NAMES = (b"x-ratelimit-", b"anthropic-ratelimit-")
 _OF_REQUESTS = b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests"
 _OF_TOKENS = b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens"
 _MICROSECONDS = 1_000_000
+_LATEST_SECONDS = 253_402_300_799  # 9999-12-31, the last day that RFC 3339 can write: a lowered limit may lie beyond it
 
 
 def rate_limit_headers(budget: KeyBudget[Any], now_us: int) -> RateLimitHeaders:
@@ -35,7 +36,8 @@ def anthropic_headers(budget: KeyBudget[Any], now_us: int, wall_clock: Callable[
     for unit, bucket in zip((b"requests", b"tokens"), budget.tightest(now_us), strict=True):
         if bucket is not None:
             balance, full_us = bucket.figures(now_us)
-            full_at = datetime.fromtimestamp(math.ceil(unix_seconds + full_us / _MICROSECONDS), UTC)
+            full_seconds = math.ceil(unix_seconds + full_us / _MICROSECONDS)
+            full_at = datetime.fromtimestamp(min(full_seconds, _LATEST_SECONDS), UTC)
             name = b"anthropic-ratelimit-" + unit
             found += [
                 (name + b"-limit", bucket.limit_text),

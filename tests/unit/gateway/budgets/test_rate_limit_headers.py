@@ -52,5 +52,13 @@ def test_of_each_unit_the_limit_with_less_left_is_told() -> None:
     )
 
 
+def test_a_reset_beyond_all_dates_is_the_last_of_them() -> None:
+    budget = KeyBudget[Any](BudgetSettings(tokens_per_day=10_000_000))
+    budget.debit(5_000_000, 0)
+    budget.change(BudgetSettings(tokens_per_day=1), 0)
+    told = dict(anthropic_headers(budget, 0, lambda: 1_700_000_000.0))
+    assert told[b"anthropic-ratelimit-tokens-reset"] == b"9999-12-31T23:59:59Z"
+
+
 def test_a_unit_without_a_limit_is_not_named() -> None:
     assert rate_limit_headers(KeyBudget[Any](BudgetSettings(concurrent_requests=1)), 0) == ()
