@@ -65,12 +65,18 @@ def ends(then: Script) -> Script:
     return script
 
 
+async def _breaks_off_an_error(call: Call) -> None:
+    await call.send(b'HTTP/1.1 400 X\r\ncontent-type: application/json\r\ncontent-length: 90\r\n\r\n{"error":')
+    call.writer.close()
+
+
 @pytest.mark.parametrize(
     ("script", "seats", "kind", "message"),
     [
         (hangs, 1, "rate_limit_error", "waited in the queue"),
         (ends(dies_at_once), 9, "api_error", "failed"),
         (ends(answers(400, {"error": {"message": "context is 9"}})), 9, "invalid_request_error", "context is 9"),
+        (ends(_breaks_off_an_error), 9, "invalid_request_error", "the replica answered with status 400"),
         (ends(answers(200, {"choices": []})), 9, "api_error", "without the stream"),
     ],
 )
@@ -101,6 +107,17 @@ def test_what_goes_wrong_after_a_keep_alive_is_an_event(
             first.cancel()
 
     run_gateway(scenario, seats=seats, queue=replace(ON, timeout_seconds=1.0))
+
+
+def test_a_kept_open_client_is_told_its_model_and_its_tier(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        setup.replicas[0].usual = ends(streams(1))
+        answer = await setup.ask(completion(model="other", service_tier="flex"))
+        assert answer.body.startswith(COMMENT)
+        told = answer.headers["x-headway-model"], answer.headers["x-headway-service-tier"]
+        assert told == ("m", "default"), "without keys no priority counts"
+
+    run_gateway(scenario, queue=ON, aliases={"other": "m"})
 
 
 def test_a_request_is_still_tried_again_after_a_keep_alive(run_gateway: RunGateway) -> None:

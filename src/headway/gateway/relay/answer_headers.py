@@ -45,11 +45,17 @@ def answer_headers(
         (_REPLICA_HEADER, replica.shown_as.encode("latin-1", "replace")),
         (_QUEUE_HEADER, b"%d" % (waited * 1000)),
     ]
+    return [*returned, *ours, *chosen_headers(request)]
+
+
+def chosen_headers(request: GatewayRequest) -> Headers:
+    """What was chosen for a request at its arrival: another model than it names, and the service tier that counts."""
+    arrived, told = request.arrived, []
     if arrived.is_renamed:
-        ours.append((_MODEL_HEADER, quote(arrived.model, safe=_AS_THEY_ARE).encode()))
+        told.append((_MODEL_HEADER, quote(arrived.model, safe=_AS_THEY_ARE).encode()))
     if arrived.service_tier is not None:
-        ours.append((_TIER_HEADER, arrived.service_tier.encode()))
-    return [*returned, *ours]
+        told.append((_TIER_HEADER, arrived.service_tier.encode()))
+    return told
 
 
 def note_load(replica: UpstreamReplica, value: bytes) -> None:

@@ -15,6 +15,7 @@ from headway.gateway.openai.error_responses import ErrorResponse, Reason
 from headway.gateway.openai.error_shapes import shape_of
 from headway.gateway.queueing.request_state import GatewayRequest, RequestStage
 from headway.gateway.relay.answer_errors import error_event
+from headway.gateway.relay.answer_headers import chosen_headers
 from headway.gateway.wire.client_connection import ClientConnection
 from headway.gateway.wire.messages import Headers, Response
 
@@ -36,6 +37,7 @@ class EarlyStream:
             (b"cache-control", b"no-cache"),
             (b"x-accel-buffering", b"no"),  # a proxy that holds events back would make keep-alives useless
             (b"x-request-id", request.arrived.request_id),
+            *chosen_headers(request),
         ]
         client.start(HTTPStatus.OK, headers, None, more=True, keeps_body=True)
 
@@ -86,8 +88,11 @@ class EarlyStream:
         self._client.finish()
 
     def abort(self) -> None:
-        """Cut the answer short."""
-        self._client.abort()
+        """Cut the answer short. One that is no stream becomes the last event all the same, with what came of it."""
+        if self._instead is None:
+            self._client.abort()
+        else:
+            self.finish()
 
     def _event_instead(self, answer: bytes) -> bytes:
         """The last event in place of a whole answer of the replica."""
