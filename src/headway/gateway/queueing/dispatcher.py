@@ -344,7 +344,7 @@ class Dispatcher:
         """The same, a request at a step."""
         limits = self.time_limits
         refusals = (limits.refuse_unserved, limits.refuse_late, limits.refuse_overdue, limits.end_untried)
-        for act in (*refusals, self.budgets.change_queues):
+        for act in (*refusals, self.budgets.change_queues, self._share_costs):
             try:
                 yield from act(now)
             except Exception as error:
@@ -359,7 +359,6 @@ class Dispatcher:
             except Exception as error:
                 self.contain(relay, "sweep", error)
             yield
-        self.errors.guard("sweep", share_costs, self.replicas, self._costs)
         self.errors.guard("sweep", self.served_queues.tell_speed_up, now)
         owing = {
             relay.request.queued.replica for relay in self._sent.values() if is_due(relay.request, self._costs, now)
@@ -371,6 +370,9 @@ class Dispatcher:
             self.errors.guard("sweep", replica.ledger.refresh)
             self.errors.guard("sweep", replica.pool.sweep, now)
         self.served_queues.pump()
+
+    def _share_costs(self, now: float) -> Iterator[None]:
+        return share_costs(self.replicas, self._costs)
 
     def _forget_idle_queues(self, now: float) -> None:
         at_replicas = {relay.request.queued.queue_key for relay in self._sent.values()}
@@ -390,6 +392,7 @@ class Dispatcher:
         self.settings = settings
         self._costs = settings.policies.costs
         self.replicas = list(replicas)
-        share_costs(self.replicas, self._costs)
+        for _ in self._share_costs(now):
+            pass
         self.budgets.change(settings.tenant)
         self.served_queues.replace(settings, self.replicas)

@@ -46,12 +46,14 @@ class LearnedCosts:
         self._prefills: deque[tuple[int, float]] = deque(maxlen=_ANSWERS)  # tokens, seconds
         self._decodes: deque[float] = deque(maxlen=_ANSWERS)  # seconds per token
         self.as_of = -math.inf
+        self._known: tuple[float | None, float | None] | None = None  # per prompt and per output token, once asked for
 
     def answered(self, times: AnswerTimes, believed: ServiceCosts, now: float) -> None:
         """An answer ended.
 
         Of one that came in one piece, the smaller of its two parts is taken as `believed`, and the rest is the other's.
         """
+        self._known = None
         tokens, outputs = times.prefill_tokens, times.output_tokens
         first, rest = times.prefill_seconds, times.output_seconds
         if first is not None:
@@ -70,17 +72,26 @@ class LearnedCosts:
     @property
     def prefill_seconds_per_token(self) -> float | None:
         """None while unknown."""
-        return _seconds_per_token(sorted(self._prefills)) if len(self._prefills) >= _ANSWERS_MIN else None
+        return self._costs()[0]
 
     @property
     def decode_seconds_per_token(self) -> float | None:
         """None while unknown."""
-        return median(self._decodes) if len(self._decodes) >= _ANSWERS_MIN else None
+        return self._costs()[1]
 
     def shown(self) -> dict[str, float]:
         """What is known: `input` and `output`, in seconds per token."""
         both = {"input": self.prefill_seconds_per_token, "output": self.decode_seconds_per_token}
         return {kind: seconds for kind, seconds in both.items() if seconds is not None}
+
+    def _costs(self) -> tuple[float | None, float | None]:
+        """Both, worked out once after an answer: it takes 0.1 ms."""
+        if self._known is None:
+            self._known = (
+                _seconds_per_token(sorted(self._prefills)) if len(self._prefills) >= _ANSWERS_MIN else None,
+                median(self._decodes) if len(self._decodes) >= _ANSWERS_MIN else None,
+            )
+        return self._known
 
 
 def _seconds_per_token(ordered: Sequence[tuple[int, float]]) -> float:

@@ -85,7 +85,7 @@ def replica(name: str, costs: ServiceCosts | None = None, model: str = "m") -> U
 def test_an_unknown_replica_costs_the_mean_of_those_with_its_model() -> None:
     fast, slow = replica("fast", ServiceCosts(1e-4, 0.01)), replica("slow", ServiceCosts(3e-4, 0.05))
     new, other = replica("new"), replica("other", model="another")
-    share_costs([fast, slow, new, other], CONFIGURED)
+    assert len(list(share_costs([fast, slow, new, other], CONFIGURED))) == 6, "a replica at a step"
     assert fast.ledger.costs == pytest.approx((1e-4, 0.01))
     assert slow.ledger.costs == pytest.approx((3e-4, 0.05))
     assert new.ledger.costs == pytest.approx((2e-4, 0.03))
@@ -93,9 +93,23 @@ def test_an_unknown_replica_costs_the_mean_of_those_with_its_model() -> None:
     assert [one.ledger.costs_as_of for one in (fast, slow, new, other)] == [19.0, 19.0, -math.inf, -math.inf]
 
 
+def test_replicas_are_alike_that_share_a_model_and_each_counts_once() -> None:
+    fast, slow = replica("fast", ServiceCosts(1e-4, 0.01), "m"), replica("slow", ServiceCosts(3e-4, 0.05), "m")
+    fast.listed({"m": None, "n": None, "o": None}, frozenset())
+    both, neither, unlisted = replica("both"), replica("neither", model="p"), replica("unlisted")
+    both.listed({"m": None, "n": None}, frozenset())
+    unlisted.listed(None, frozenset())
+    list(share_costs([fast, slow, both, neither, unlisted], CONFIGURED))
+    assert both.ledger.costs == unlisted.ledger.costs == pytest.approx((2e-4, 0.03))
+    assert neither.ledger.costs == CONFIGURED
+    slow.listed(None, frozenset())  # it may serve any model
+    list(share_costs([fast, slow, both, neither, unlisted], CONFIGURED))
+    assert neither.ledger.costs == pytest.approx((3e-4, 0.05))
+
+
 def test_the_share_of_speed_that_is_up_weighs_a_fast_replica_more() -> None:
     fast, slow = replica("fast", ServiceCosts(1e-4, 0.0064)), replica("slow", ServiceCosts(4e-4, 0.0256))
-    share_costs([fast, slow], CONFIGURED)
+    list(share_costs([fast, slow], CONFIGURED))
     assert share_of_speed_up([fast, slow]) == 0.0
     fast.probed(True)
     assert share_of_speed_up([fast, slow]) == pytest.approx(0.8)
