@@ -11,21 +11,39 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/life-of-a-request.md", "docs/style.md")
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+PAGES = sorted(str(path.relative_to(ROOT)) for path in DOCUMENTS)
 ROOMS = sorted(path.name for path in (ROOT / "src" / "headway").iterdir() if (path / "__init__.py").exists())
 
 
 def links(page: str) -> list[str]:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    return [target for target in re.findall(r"\]\(([^)#]+)\)", text) if not target.startswith("http")]
+    targets = re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text(encoding="utf-8"))
+    return [target for target in targets if not target.startswith("http")]
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_every_link_leads_somewhere(page: str) -> None:
-    targets = links(page)
-    assert targets
-    folder = (ROOT / page).parent
-    assert [target for target in targets if not (folder / target).exists()] == []
+def headings(page: Path) -> set[str]:
+    """The fragments under which GitHub finds the headings of a page."""
+    text = re.sub(r"(?ms)^```.*?^```", "", page.read_text(encoding="utf-8"))
+    titles = re.findall(r"(?m)^#+ (.*)", text)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def leads_somewhere(page: str, target: str) -> bool:
+    path, _, fragment = target.partition("#")
+    file = (ROOT / page).parent / path if path else ROOT / page
+    return file.exists() and (not fragment or fragment in headings(file))
+
+
+def test_every_link_of_every_page_leads_somewhere() -> None:
+    targets = [(page, target) for page in PAGES for target in links(page)]
+    assert len(targets) > 200
+    assert [found for found in targets if not leads_somewhere(*found)] == []
+
+
+def test_a_link_that_leads_nowhere_is_found() -> None:
+    assert leads_somewhere("docs/serve.md", "#limitations")
+    assert not leads_somewhere("docs/serve.md", "#limits-of-nothing")
+    assert not leads_somewhere("docs/serve.md", "serve/nothing.md")
 
 
 def test_the_life_of_a_request_names_what_there_is() -> None:

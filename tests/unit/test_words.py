@@ -19,7 +19,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 GLOSSARY = re.findall(r"^\| ([^|]+) \|", (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8"), re.MULTILINE)
 PAGES = sorted((SOURCE / "gateway" / "observing" / "page").glob("live.*"))
 # Not docs/results and docs/research, which are records, nor the page on style, which names the words themselves.
-FOLDERS = [ROOT, ROOT / "docs", ROOT / "docs" / "decisions", ROOT / "docs" / "policies"]
+FOLDERS = [ROOT, *(ROOT / "docs" / name for name in ("", "decisions", "policies", "serve"))]
 DOCUMENTS = [page for folder in FOLDERS for page in sorted(folder.glob("*.md")) if page.name != "style.md"]
 # Words of docs/style.md that no user is to read.
 BANNED = re.compile(
