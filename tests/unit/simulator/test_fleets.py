@@ -23,6 +23,7 @@ from headway.simulator.fleet_outcome import FleetOutcome, ReplicaOutcome
 from headway.simulator.fleet_router import FleetMember, FleetPolicies, Outage, Queueing, Routing
 from headway.simulator.outcome import NEVER
 from headway.simulator.reference_fleet import simulate_reference_fleet
+from headway.simulator.rules import EngineRules
 from headway.simulator.skipping import simulate
 from headway.simulator.step_time import PS_PER_SECOND, LinearStepTime
 from headway.simulator.trace import Trace
@@ -83,7 +84,7 @@ def nasty_fleet(dice: random.Random, day: NastyDay) -> list[FleetMember]:
             step_time = LinearStepTime(dice.choice([1, 7 * 10**9]), 10**6, dice.choice([0, 10**5]))
         outages, at_ps = [], 0
         while dice.random() < 0.3:
-            at_ps += round(dice.choice([0.0, 0.1, 1 / 3, 5.0]) * PS_PER_SECOND) + 2
+            at_ps += round(dice.choice([0.0, 1 / 3, 5.0, 20.0, 40.0]) * PS_PER_SECOND) + 2
             until_ps = at_ps + dice.choice([1, 10**11, 10**13])
             outages.append(Outage(at_ps - 1, until_ps))
             at_ps = until_ps
@@ -204,3 +205,69 @@ def test_a_fleet_of_one_is_today_s_replica(caching: bool) -> None:
     for field in fields(alone):
         one, other = getattr(alone, field.name), getattr(fleet.day, field.name)
         assert np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other, field.name
+
+
+SECOND = PS_PER_SECOND
+STEP = LinearStepTime(SECOND, 0, 0)  # a second, whatever it computes
+
+
+def lost_and_found(outages: Sequence[tuple[Outage, ...]], queue: Queueing, seats: int = 4) -> FleetOutcome:
+    """Six requests of three tokens, one a second, on replicas that fail so; both clocks say the same."""
+    trace = Trace("six", np.arange(6) * 1.0, np.full(6, 4), np.full(6, 3))
+    rules = EngineRules(kv_blocks=100, block_tokens=4, max_num_seqs=seats, max_num_batched_tokens=64)
+    members = [FleetMember(f"r{n}", rules, STEP, COSTS, fails) for n, fails in enumerate(outages)]
+    days = []
+    for clock in (simulate_fleet, simulate_reference_fleet):
+        policies = FleetPolicies(bundle(costs=COSTS, seed=0), lambda costs: bundle(costs=costs, seed=0))
+        days.append(clock(trace, members, Routing(RoundRobin(), queue), policies))
+    assert days[0].day.failed == days[1].day.failed
+    assert days[0].day.refused == days[1].day.refused
+    assert days[0].day.ended_ps.tolist() == days[1].day.ended_ps.tolist()
+    return days[0]
+
+
+@pytest.mark.parametrize("queue", get_args(Queueing))
+def test_what_has_no_token_yet_is_tried_at_another_replica(queue: Queueing) -> None:
+    """Request 0 is at r0 and 1 at r1 when r0 fails, half way through the first step."""
+    outcome = lost_and_found([(Outage(SECOND // 2, 3 * SECOND),), ()], queue)
+    assert outcome.day.failed == {}
+    assert (outcome.day.ended_ps > 0).all()
+    assert outcome.replica[0] == 1
+    assert outcome.replicas[0].requests - outcome.replicas[0].completed == 1
+
+
+@pytest.mark.parametrize("queue", get_args(Queueing))
+def test_what_has_a_token_fails_with_its_replica(queue: Queueing) -> None:
+    outcome = lost_and_found([(Outage(3 * SECOND // 2, 90 * SECOND),), ()], queue)
+    assert outcome.day.failed == {0: "r0 failed after its first token"}
+    assert outcome.day.first_token_ps[0] == SECOND
+    assert outcome.day.ended_ps[0] == NEVER
+
+
+def test_a_second_failure_is_the_last() -> None:
+    outcome = lost_and_found([(Outage(SECOND // 2, FOREVER),), (Outage(3 * SECOND // 4, FOREVER),), ()], "replicas")
+    assert outcome.day.failed == {0: "2 replicas failed, r1 the last"}
+    assert set(outcome.replica[1:].tolist()) == {2}
+
+
+def test_without_another_replica_nothing_is_tried_again() -> None:
+    outcome = lost_and_found([(Outage(SECOND // 2, 3 * SECOND),)], "gateway")
+    assert outcome.day.failed == {0: "r0 failed, and no other is up"}
+    assert outcome.day.refused == dict.fromkeys((1, 2), "no replica that could serve it is up")
+    assert (outcome.day.ended_ps[3:] > 0).all()
+
+
+def test_what_waits_in_front_fails_if_no_replica_comes_back() -> None:
+    outcome = lost_and_found([(Outage(7 * SECOND // 2, FOREVER),)], "gateway", seats=1)
+    assert outcome.day.failed[1] == "r0 failed, and no other is up"
+    assert outcome.day.failed[2] == outcome.day.failed[3] == "no replica came back"
+    assert set(outcome.day.refused) == {4, 5}
+
+
+def test_an_outage_before_time_0_or_inside_another_is_refused() -> None:
+    with pytest.raises(ValueError, match="r0 fails before time 0"):
+        FleetMember("r0", RULES, STEP, COSTS, (Outage(-1, 5),))
+    with pytest.raises(ValueError, match="before it serves again"):
+        FleetMember("r0", RULES, STEP, COSTS, (Outage(1, 5), Outage(4, 9)))
+    with pytest.raises(ValueError, match="at least one replica"):
+        lost_and_found([], "gateway")
