@@ -90,7 +90,7 @@ def _timeout_seconds(value: bytes | None) -> float | None:
     if value is None:
         return None
     try:
-        seconds = float(value)
+        seconds = 0.0 if b"_" in value else float(value)  # Python alone reads 1_0 as ten
     except ValueError:
         seconds = 0.0
     if not 0 < seconds <= _SECONDS_MAX:  # NaN is not

@@ -26,7 +26,9 @@ _AGENT_HINTS = {"priority": "priority", "osl": "output-tokens"}
 """Field of Dynamo's `nvext.agent_hints` -> the hint that it gives."""
 
 
-def withhold(http: HttpRequest, body: Body | None, tenant: TenantSettings, priority: int) -> None:
+def withhold(
+    http: HttpRequest, body: Body | None, tenant: TenantSettings, priority: int, tier_priority: int | None = None
+) -> None:
     """Take out of the request what its key does not allow.
 
     Args:
@@ -34,11 +36,13 @@ def withhold(http: HttpRequest, body: Body | None, tenant: TenantSettings, prior
         body: the fields of its JSON body; None if they could not be read.
         tenant: of its key.
         priority: as its key allows it, in vLLM's sign.
+        tier_priority: that of the service tier that it names, likewise; None where it names none.
     """
     http.change_headers(_allowed_headers(http.headers, tenant, priority))
     if body is not None:
         changes = _changes(body.priority_bytes, body.arguments_bytes, body.agent_bytes, tenant, priority)
-        if "priority" not in tenant.may and body.endpoint.service_tiers and body.service_tier not in _NO_TIER:
+        may_name = "priority" in tenant.may and (tier_priority is None or tier_priority >= tenant.priority_min)
+        if not may_name and body.endpoint.service_tiers and body.service_tier not in _NO_TIER:
             changes["service_tier"] = "default"
     elif http.body and (delimiter := delimiter_of(http.header(b"content-type") or b"")) is not None:
         http.body = _allowed_form(http.body, delimiter, tenant, priority)

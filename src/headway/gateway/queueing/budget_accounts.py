@@ -33,7 +33,7 @@ _UNKNOWN_SECONDS = 1.0  # until a request ends, which nothing forecasts
 _CHANGED_AT_AN_END = 20  # each takes some 40 us; the others follow within a second
 _MICROSECONDS = 1_000_000
 # Bound once: on Python 3.11 a member of an enum takes forty times as long through its class.
-_CANCELLED, _TIMEOUT = Outcome.CANCELLED, Reason.REQUEST_TIMEOUT
+_CANCELLED, _COMPLETED, _TIMEOUT = Outcome.CANCELLED, Outcome.COMPLETED, Reason.REQUEST_TIMEOUT
 
 
 class BudgetAccounts:
@@ -246,10 +246,17 @@ class BudgetAccounts:
 
 def _used_tokens(request: GatewayRequest, outcome: Outcome, reason: Reason | None) -> int:
     """Tokens that a request used at its replica: as counted there, else as far as it is known to have come."""
-    relayed = request.relayed
+    relayed, queued = request.relayed, request.queued
     if relayed.usage is not None:
         return relayed.usage.prompt_tokens + relayed.usage.output_tokens
+    if (
+        outcome is _COMPLETED
+        and relayed.status == 200
+        and not relayed.events
+        and request.arrived.endpoint.is_generation
+    ):
+        return queued.charged_tokens  # an answer in the background, say, whose tokens are not computed yet
     # Its client left, or named a time that was too short, while the replica computed; or it got some of an answer.
     if outcome is _CANCELLED or reason is _TIMEOUT or relayed.events or relayed.status == 200:
-        return request.queued.prompt_tokens + relayed.events
+        return queued.prompt_tokens + relayed.events
     return 0

@@ -73,9 +73,10 @@ class Intake:
         now, start_trace = self._clock(), self._start_trace
         given = http.named.get(b"x-request-id", b"")
         tiers = settings.service_tiers
-        hints = read_hints(http, body, tenant, settings.objectives, tier_priority(terms, tenant, tiers))
+        asked_priority = tier_priority(terms, tenant, tiers)
+        hints = read_hints(http, body, tenant, settings.objectives, asked_priority)
         if tenant.name:
-            withhold(http, body, tenant, hints.priority)
+            withhold(http, body, tenant, hints.priority, asked_priority)
         fairness_tenant = tenant.name
         if hints.fairness_id:
             fairness_tenant = f"{tenant.name}/{hints.fairness_id}" if tenant.name else hints.fairness_id

@@ -101,7 +101,7 @@ def test_a_timeout_is_seconds(value: str, seconds: float) -> None:
     assert terms_of(http({}, x_headway_timeout_seconds=value)).timeout_seconds == seconds
 
 
-@pytest.mark.parametrize("value", ["", "0", "-1", "nan", "inf", "1e9", "30s", "0x10"])
+@pytest.mark.parametrize("value", ["", "0", "-1", "nan", "inf", "1e9", "30s", "0x10", "1_0"])
 def test_any_other_timeout_is_one_sentence(value: str) -> None:
     with pytest.raises(
         ValueError, match=r"^x-headway-timeout-seconds must be seconds above 0, at most 1,000,000, got '"
@@ -110,12 +110,23 @@ def test_any_other_timeout_is_one_sentence(value: str) -> None:
 
 
 @pytest.mark.parametrize("large", [False, True])
-def test_a_tier_that_the_key_may_not_ask_for_reaches_no_replica(large: bool) -> None:
+@pytest.mark.parametrize(
+    "tenant", [TenantSettings("a", "KEY"), TenantSettings("a", "KEY", may=("priority",), priority_min=-9)]
+)
+def test_a_tier_that_the_key_may_not_ask_for_reaches_no_replica(tenant: TenantSettings, large: bool) -> None:
     """Like a priority: the replica may be a gateway itself."""
     prompt = "x" * (200_000 if large else 10)
-    request = http({"service_tier": "priority", "messages": prompt, "model": "m"})
-    withhold(request, read_body(request.body, endpoint_of(request.path)), TenantSettings("a", "KEY"), 0)
-    assert json.loads(request.body) == {"service_tier": "default", "messages": prompt, "model": "m"}
-    allowed = http({"service_tier": "flex"})
-    withhold(allowed, read_body(allowed.body, endpoint_of(allowed.path)), FREE, 10)
-    assert json.loads(allowed.body) == {"service_tier": "flex"}
+    body = {"service_tier": "priority", "messages": prompt, "model": "m"}
+    assert sent_on(body, tenant) == {**body, "service_tier": "default"}
+    assert sent_on(body, FREE) == body
+    assert sent_on({"service_tier": "flex"}, FREE) == {"service_tier": "flex"}
+
+
+def sent_on(body: dict[str, object], tenant: TenantSettings) -> object:
+    """The body as a replica gets it."""
+    request = http(body)
+    asked_priority = tier_priority(terms_of(request), tenant, TIERS)
+    read = read_body(request.body, endpoint_of(request.path))
+    priority = read_hints(request, read, tenant, tier_priority=asked_priority).priority
+    withhold(request, read, tenant, priority, asked_priority)
+    return json.loads(request.body)
