@@ -229,6 +229,7 @@ class Gateway:
         self.site.tenants, self.site.administration.keys = tenants, admin_keys
         self.site.trusted_proxies = TrustedProxies(settings.trusted_proxies)
         self._take_replicas(settings)
+        self.site.keep_alives.plan_again()
 
     async def _sweep(self) -> None:
         rounds = 0

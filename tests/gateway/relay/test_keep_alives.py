@@ -224,6 +224,20 @@ def test_whoever_asks_without_a_stream_or_with_the_option_off_gets_the_same_byte
     assert found[0.0, True] == found[300.0, True]
 
 
+def test_a_reload_counts_for_streams_that_wait_already(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        setup.replicas[0].usual = hangs
+        asking = asyncio.create_task(setup.ask())
+        await setup.until(lambda: setup.replicas[0].calls)
+        setup.gateway.reload(replace(setup.settings, queue=ON))
+        await setup.until(lambda: setup.gateway.site.keep_alives.sent)
+        setup.gateway.reload(replace(setup.settings, queue=QueueSettings()))
+        await setup.until(lambda: not setup.gateway.site.keep_alives._waiting)
+        asking.cancel()
+
+    run_gateway(scenario, queue=QueueSettings(keep_alive_seconds=300.0))
+
+
 def test_a_client_of_http_1_0_is_kept_open_too(run_gateway: RunGateway) -> None:
     async def scenario(setup: Setup) -> None:
         gate = asyncio.Event()

@@ -38,9 +38,17 @@ class KeepAlives:
             self._waiting.append((self._clock(), ref(exchange)))
             self._plan()
 
+    def plan_again(self) -> None:
+        """The setting may have changed: streams that wait go by it too."""
+        self._stop_timer()
+        self._plan()
+
     def close(self) -> None:
         """Send no more."""
         self._waiting.clear()
+        self._stop_timer()
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
