@@ -85,7 +85,7 @@ class BudgetAccounts:
             return None
         now_us = self._now_us()
         output_tokens = 0.0
-        if budget.counts_tokens:
+        if budget.counts_tokens and arrived.endpoint.is_generation:  # else its answer is no tokens
             queue = self._served.queue_of(queued)
             output_tokens = queue.expected_output_tokens(queued)
             queued.queue_key = queue.key

@@ -161,6 +161,13 @@ def test_a_request_is_debited_as_predicted_and_corrected_once_to_what_it_used() 
     assert day.dispatcher.budgets.corrected_tokens == {"returned": 15 + 10 + 10 + 60, "added": 90}
 
 
+def test_of_a_request_that_generates_nothing_the_prompt_alone_is_debited() -> None:
+    day = Day(seats=10, a=BudgetSettings(tokens_per_day=1_000))
+    for number, path in enumerate(("/v1/embeddings", "/v1/messages/count_tokens", "/v1/rerank"), 1):
+        assert day.ask("a", path=path).is_sent
+        assert day.left("a") == (None, 1_000 - number * PROMPT_TOKENS), path
+
+
 def test_a_request_that_no_replica_was_sent_costs_nothing() -> None:
     day = Day(a=BudgetSettings(requests_per_day=10, tokens_per_day=1_000), queue=QueueSettings(timeout_seconds=5.0))
     first, second = day.ask("a"), day.ask("a")
