@@ -11,6 +11,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -205,6 +206,12 @@ class SignedTokens:
         except ValueError as error:
             raise ValueError(f"jwt.jwks_file {name!r} cannot be used: {error}") from None
 
+    def begin_with(self, before: SignedTokens) -> None:
+        """Use the key set that was read last under other settings, until its URL is asked again."""
+        if before._content is not None:
+            with suppress(ValueError):  # it holds no key for the algorithms that are allowed now
+                self._take(before._content)
+
     def _take(self, content: bytes) -> None:
         """Use another key set. What the set of before verified is forgotten. Raises ValueError, one sentence."""
         if content == self._content:
@@ -277,4 +284,7 @@ def signed_tokens(settings: JwtSettings, before: SignedTokens | None = None) -> 
         return None
     if before is not None and before.settings == settings and settings.jwks_file is None:
         return before
-    return SignedTokens(settings)
+    tokens = SignedTokens(settings)
+    if before is not None and settings.jwks_url is not None and settings.jwks_url == before.settings.jwks_url:
+        tokens.begin_with(before)
+    return tokens

@@ -293,6 +293,16 @@ def test_a_reload_keeps_what_did_not_change() -> None:
     assert signed_tokens(JwtSettings(), tokens) is None
 
 
+def test_a_reload_with_other_settings_begins_with_the_keys_of_the_same_url() -> None:
+    for url, is_taken in ((FUZZED.settings.jwks_url, True), ("https://other.example.com/keys", False)):
+        tokens = signed_tokens(JwtSettings(ISSUER, AUDIENCE, jwks_url=url, leeway_seconds=90.0), FUZZED)
+        assert tokens is not None
+        assert tokens is not FUZZED
+        found = tokens.value_of(token())
+        assert (found == "team-a") is is_taken
+        assert (isinstance(found, KeyFault) and found.status == 503) is not is_taken
+
+
 def test_without_the_extra_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = JwtSettings(ISSUER, AUDIENCE, jwks_url="https://login.example.com/keys")
     monkeypatch.setattr(jwt.algorithms, "has_crypto", False)
