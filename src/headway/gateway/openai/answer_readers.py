@@ -37,6 +37,8 @@ _DONE = re.compile(rb"data:(?<![^\r\n]data:)[ \t]*\[DONE\]")  # at a line's begi
 _USUAL_END = b"\ndata: [DONE]\n\n"
 _USAGE_MARK = re.compile(rb'"usage"')
 _USAGE_OR_ERROR_MARK = re.compile(rb'"(?:usage|error)"')
+_FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
+_FINISH_BYTES_MAX = 32
 _BAD_FINISH = re.compile(rb'"finish_reason"\s*:\s*"(error|abort)"')
 
 
@@ -205,6 +207,38 @@ class StreamReader:
         self.events -= 1
         self._latest.pop()  # it says nothing of the end
         return False
+
+
+class SequencesReader(StreamReader):
+    """Reads a stream of several sequences: it also sees when one of them ends, in the events with a finish reason.
+
+    Sequences decode in lockstep, each with an event a step, the last of which holds its finish reason. An engine that
+    gives the reason an event of its own makes the others seem a token longer by its share of them.
+    """
+
+    def __init__(self, sequences: int, *, hide_usage: bool, fields: UsageFields = COMPLETION_USAGE) -> None:
+        super().__init__(hide_usage=hide_usage, fields=fields)
+        self._running = sequences
+        self._ended_tokens = 0  # of the sequences that have ended
+        self._tail = b""  # of the last piece: a finish reason may be cut in two
+
+    @property
+    def sequence_tokens(self) -> int:
+        """Tokens that came by now of each sequence that has not ended."""
+        return (self.events - self._ended_tokens) // self._running
+
+    def pass_on(self, piece: bytes) -> bytes:
+        """See `StreamReader`."""
+        before = self.events
+        passed = super().pass_on(piece)
+        tail = len(self._tail)
+        for finish in _FINISH.finditer(self._tail + piece):
+            if finish.end() > tail and self._running > 1:
+                events = before + piece.count(b"\n\n", 0, finish.end() - tail) + 1
+                self._ended_tokens += -(-(events - self._ended_tokens) // self._running)
+                self._running -= 1
+        self._tail = (self._tail + piece[-_FINISH_BYTES_MAX:])[-_FINISH_BYTES_MAX:]
+        return passed
 
 
 class JsonReader:

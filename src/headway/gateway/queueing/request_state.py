@@ -14,7 +14,7 @@ import msgspec
 
 from headway.domain.request import Request
 from headway.gateway.budgets.key_budget import KeyBudget
-from headway.gateway.openai.answer_readers import JsonReader, StreamReader
+from headway.gateway.openai.answer_readers import JsonReader, SequencesReader, StreamReader
 from headway.gateway.openai.endpoints import Endpoint
 from headway.gateway.openai.prompt_count import NO_PROMPT, Counted, PromptFacts
 from headway.gateway.openai.request_body import Body
@@ -307,6 +307,11 @@ class RelayedAnswer:
     def events(self) -> int:
         """Events of a stream that came so far: about its output tokens."""
         return self.reader.events if self.reader is not None else 0
+
+    @property
+    def sequence_tokens(self) -> int:
+        """Of a stream of several sequences: tokens that came by now of each that has not ended; 0 of another answer."""
+        return self.reader.sequence_tokens if isinstance(self.reader, SequencesReader) else 0
 
     @property
     def output_tokens(self) -> int:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from headway.gateway.budgets.rate_limit_headers import RATE_LIMIT_NAMES
 from headway.gateway.cross_origin import TELLS_OTHER_ORIGINS, without_origin_twice
-from headway.gateway.openai.answer_readers import JsonReader, StreamReader
+from headway.gateway.openai.answer_readers import JsonReader, SequencesReader, StreamReader
 from headway.gateway.openai.error_responses import REASON_HEADER
 from headway.gateway.queueing.request_state import GatewayRequest
 from headway.gateway.relay.upstream_request import LOAD_HEADER, asks_for_load, hides_usage
@@ -73,7 +73,10 @@ def answer_reader(
         return None
     kind, usage = _media_type(named.get(b"content-type", b"")), request.arrived.endpoint.usage
     if kind == b"text/event-stream":
-        return StreamReader(hide_usage=hides_usage(request, replica), fields=usage)
+        hide, sequences = hides_usage(request, replica), request.queued.sequences
+        if sequences > 1:
+            return SequencesReader(sequences, hide_usage=hide, fields=usage)
+        return StreamReader(hide_usage=hide, fields=usage)
     return JsonReader(usage, may_be_cut=length is None) if kind == b"application/json" else None
 
 

@@ -7,6 +7,8 @@ no stream brings tokens, the engine's own counter drives the clock, as often as 
 Tokens of a stream that stalled may come late, all in one packet: steps that the clock counted meanwhile by others count
 no second time. Fewer than that are taken for those of a request that was preempted and runs again.
 
+Of a request with several sequences the longest tells the steps: one that ends is seen by its finish reason.
+
 The clock loses at most a step where it takes up another stream, and the steps of one report where the engine's counter
 gives way to a stream. Prefill-only steps bring no token and are not counted.
 """
@@ -29,9 +31,13 @@ class Progress(Protocol):
     def events(self) -> int:
         """Events of the stream so far; 0 where none is streamed."""
 
+    @property
+    def sequence_tokens(self) -> int:
+        """Of a stream of several sequences: tokens so far of each that has not ended; 0 where none is streamed."""
+
 
 class DecodingStream:
-    """A request at the replica, as far as its tokens go. Tokens are those of one of its sequences.
+    """A request at the replica, as far as its tokens go. Tokens are those of its longest sequence.
 
     Attributes:
         answer: what comes; None where it cannot be read.
@@ -52,8 +58,10 @@ class DecodingStream:
 
     @property
     def tokens(self) -> int:
-        """Tokens that came; 0 where it does not stream."""
-        return self.answer.events // self.sequences if self.answer is not None else 0
+        """Tokens that came, of its longest sequence; 0 where it does not stream."""
+        if self.answer is None:
+            return 0
+        return self.answer.events if self.sequences == 1 else self.answer.sequence_tokens
 
 
 class StepClock:
@@ -133,7 +141,7 @@ class StepClock:
         followed = self._followed
         if followed is None or followed.answer is None:
             return False
-        tokens = followed.answer.events // followed.sequences
+        tokens = followed.tokens
         new = tokens - self._counted_tokens
         if new <= 0:
             return False

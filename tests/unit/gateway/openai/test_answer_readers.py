@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.gateway.openai.answer_readers import JsonReader, StreamReader
+from headway.gateway.openai.answer_readers import JsonReader, SequencesReader, StreamReader
 from headway.gateway.openai.endpoints import CHAT, MESSAGES, RESPONSES
 from headway.gateway.openai.usage import Usage
 
@@ -102,6 +103,35 @@ def test_a_count_beyond_all_bounds_is_none(count: bytes) -> None:
     stream = StreamReader(hide_usage=True)
     stream.pass_on(b"data: " + content + b"\n\n")
     assert stream.usage == whole.usage
+
+
+@given(
+    st.lists(st.integers(1, 12), min_size=2, max_size=5),
+    st.lists(st.integers(0, 5_000), max_size=10),
+    st.randoms(use_true_random=False),
+)
+def test_tokens_of_the_longest_of_several_sequences_however_the_stream_is_cut(
+    lengths: list[int], cuts: list[int], chance: Random
+) -> None:
+    """In lockstep, in any order within a step; a text that quotes a finish reason ends nothing."""
+    steps: list[bytes] = []
+    for step in range(1, max(lengths) + 1):
+        running = [index for index, length in enumerate(lengths) if step <= length]
+        chance.shuffle(running)
+        events = [
+            b'data: {"choices":[{"index":%d,"text":"\\"finish_reason\\": \\"stop\\"","finish_reason":%b}]}\n\n'
+            % (index, b'"length"' if step == lengths[index] else b"null")
+            for index in running
+        ]
+        steps.append(b"".join(events))
+    reader = SequencesReader(len(lengths), hide_usage=False)
+    stream, ends = b"".join(steps), {sum(map(len, steps[: number + 1])): number + 1 for number in range(len(steps))}
+    packets = chance.sample(sorted(ends), chance.randint(1, len(ends)))
+    for begin, end in pairwise(sorted({cut % len(stream) for cut in cuts} | {0, *packets, len(stream)})):
+        assert reader.pass_on(stream[begin:end]) is not None
+        if end in ends:
+            assert reader.sequence_tokens == ends[end]
+    assert reader.events == sum(lengths)
 
 
 TOKEN = b'data: {"choices":[{"text":"a","finish_reason":null}]}\n\n'

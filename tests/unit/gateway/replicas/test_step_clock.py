@@ -7,17 +7,19 @@ from dataclasses import dataclass
 
 import pytest
 
+from headway.gateway.openai.answer_readers import SequencesReader
 from headway.gateway.replicas.in_flight import InFlight
-from headway.gateway.replicas.step_clock import DecodingStream, StepClock
+from headway.gateway.replicas.step_clock import DecodingStream, Progress, StepClock
 from tests.support.estimated_request import estimated_request
 
 
 @dataclass
 class Answer:
     events: int = 0
+    sequence_tokens: int = 0
 
 
-def stream(answer: Answer | None = None, sequences: int = 1) -> DecodingStream:
+def stream(answer: Progress | None = None, sequences: int = 1) -> DecodingStream:
     return DecodingStream(answer, sequences)
 
 
@@ -243,9 +245,24 @@ def test_several_sequences_share_the_events() -> None:
     clock, answer = StepClock(), Answer()
     four = stream(answer, 4)
     clock.begins(four)
-    answer.events = 43
+    answer.events, answer.sequence_tokens = 43, 10
     clock.look([four], 1.0)
     assert (clock.steps, clock.tokens_of(four)) == (10, 10)
+
+
+def test_sequences_that_end_sooner_do_not_slow_the_clock() -> None:
+    """Three answers of 10, 20 and 100 tokens: the clock goes by the longest, a step for each token."""
+    clock, lengths = StepClock(), (10, 20, 100)
+    answer = SequencesReader(3, hide_usage=False)
+    three = stream(answer, 3)
+    clock.begins(three)
+    for step in range(1, 101):
+        for index, length in enumerate(lengths):
+            if step <= length:
+                end = b'"stop"' if step == length else b"null"
+                answer.pass_on(b'data: {"choices":[{"index":%d,"text":"a","finish_reason":%b}]}\n\n' % (index, end))
+        clock.look([three], float(step))
+        assert (clock.steps, clock.tokens_of(three)) == (step, step)
 
 
 def test_the_ledger_is_an_honest_batch() -> None:
@@ -273,6 +290,8 @@ def test_the_next_stream_to_follow_is_found_without_a_look_at_all() -> None:
     looks = 0
 
     class Counted:
+        sequence_tokens = 0
+
         @property
         def events(self) -> int:
             nonlocal looks
