@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headway.bench.experiment.bounding import BoundResult
-from headway.bench.report.table_columns import significant
+from headway.bench.report.table_columns import counted, significant
 from headway.bounds.lower_bounds import LowerBounds
 
 _BEST = "best"
@@ -19,7 +19,7 @@ _BEST = "best"
 def print_bounded(bounded: BoundResult, console: Console) -> None:
     """One table per load, the best bound last."""
     replica = bounded.replica
-    console.print(f"trace    {bounded.trace['name']}: {bounded.trace['requests']:,} requests", highlight=False)
+    console.print(f"trace    {bounded.trace['name']}: {counted(bounded.trace['requests'], 'request')}", highlight=False)
     console.print(
         f"replica  {replica['model']} on {replica['hardware']}, {replica['kv_tokens']:,} KV tokens", highlight=False
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from headway.bench.report.table_columns import counted
 from headway.policies.lanes.cost_fit import PowerLaw
 from headway.policies.lanes.partition import Span
 
@@ -24,7 +25,7 @@ def lanes_picture(sizes: Sequence[int], lanes: Sequence[Span], unit: str) -> lis
     for size in sizes:
         counts[axis.column(size)] += 1
     return [
-        f"{len(sizes):,} requests by {unit}, log scale",
+        f"{counted(len(sizes), 'request')} by {unit}, log scale",
         *_bars(counts),
         *_drawn(lanes, axis),
         *axis.labels(),
@@ -93,4 +94,4 @@ def _table(lanes: Sequence[Span], requests: int) -> list[str]:
         lines.append(
             f"{number:>4}  {lane.low:>9,}  {lane.high:>9,}  {lane.mean:>11,.1f}  {lane.requests:>8,}  {share:>6.1%}"
         )
-    return [*lines, f"{len(lanes)} lanes; the window holds {requests:,} requests"]
+    return [*lines, f"{counted(len(lanes), 'lane')}; the window holds {counted(requests, 'request')}"]

@@ -10,6 +10,7 @@ from headway.bench.report.charts import Axes, Curve, chart, x_span, y_span
 from headway.bench.report.figures import elapsed_label, run_name, series_of
 from headway.bench.report.markup import Markup, join, tag
 from headway.bench.report.scales import count_label, linear
+from headway.bench.report.table_columns import counted
 
 SIZE = (300, 120)
 REPLICAS_MAX = 16
@@ -41,7 +42,7 @@ def _row(comparison: Comparison, run: Run, axes: Axes) -> Markup:
 
 def _told(part: object) -> str:
     assert isinstance(part, dict)
-    return f"{part['requests']:,} requests, busy {100 * part['busy_share']:.0f} % of the time"
+    return f"{counted(part['requests'], 'request')}, busy {100 * part['busy_share']:.0f} % of the time"
 
 
 def _figure(replica: str, told: str, name: str, number: int, timeline: Timeline, axes: Axes) -> Markup:

@@ -137,6 +137,12 @@ def cell_columns(comparison: Comparison) -> tuple[CellColumn, ...]:
     return tuple(_write(comparison, column) for column in shown)
 
 
+def counted(number: object, thing: str) -> str:
+    """`1 request`, `1,200 requests`: a number and its noun, whose plural ends in s."""
+    said = f"{number:,}" if isinstance(number, int) else str(number)
+    return f"{said} {thing if number == 1 else thing + 's'}"
+
+
 def significant(value: float, digits: int = 3) -> str:
     """Rounded to `digits` significant digits, integer digits all shown, no exponent, thousands parted by commas."""
     if value == 0:

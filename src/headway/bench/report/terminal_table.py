@@ -19,7 +19,7 @@ from headway.bench.metrics.agreement import Agreement
 from headway.bench.metrics.prediction_quality import INTERVALS
 from headway.bench.metrics.run_metrics import DEFINITIONS
 from headway.bench.report.headline import headline
-from headway.bench.report.table_columns import Cell, CellColumn, cell_columns, significant
+from headway.bench.report.table_columns import Cell, CellColumn, cell_columns, counted, significant
 from headway.simulator.rules import EngineRules
 
 BEST = "*"
@@ -65,7 +65,7 @@ def facts(comparison: Comparison) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    grid.add_row("trace", Text(f"{trace.get('name')}: {_number(trace.get('requests'))} requests"))
+    grid.add_row("trace", Text(f"{trace.get('name')}: {counted(trace.get('requests'), 'request')}"))
     grid.add_row("replica", Text(_described(replica)))
     if comparison.fleet:
         grid.add_row("fleet", Text(describe_fleet(comparison)))
@@ -138,7 +138,7 @@ def describe_predictions(comparison: Comparison) -> Iterator[str]:
         held = ", ".join(f"{100 * quality.coverage[name]:.0f} % in its {name} % interval" for name in INTERVALS)
         at = "" if run.load is None else f" at load {run.load:g}"
         yield (
-            f"Prediction {quality.made_by}{at}: of {quality.completions:,} output lengths {held};"
+            f"Prediction {quality.made_by}{at}: of {counted(quality.completions, 'output length')} {held};"
             f" CRPS {quality.crps_tokens:.0f} tokens, mean output {quality.output_tokens:.0f}."
         )
 

@@ -166,7 +166,7 @@ def check_context(
     if over_context == "refuse" and count == len(trace):
         shortest = int((trace.prompt_tokens + trace.output_tokens).min())
         raise UserMistake(
-            f"{trace.name}: all {count:,} requests are past {limit} of {context_tokens:,} tokens, the shortest with "
+            f"{trace.name}: every request is past {limit} of {context_tokens:,} tokens, the shortest with "
             f"{shortest:,}; give {holds_more}"
         )
     if over_context == "error":
@@ -176,7 +176,8 @@ def check_context(
             f"{trace.name}: {where}{others}: {trace.prompt_tokens[row]:,} prompt + {trace.output_tokens[row]:,} output "
             f"tokens are past {limit} of {context_tokens:,}; give --over-context refuse (or cut), or {holds_more}"
         )
-    share = f"{trace.name}: {count:,} of {len(trace):,} requests are past {limit} of {context_tokens:,}"
+    are = "is" if count == 1 else "are"
+    share = f"{trace.name}: {count:,} of {len(trace):,} requests {are} past {limit} of {context_tokens:,}"
     if over_context == "refuse":
         return trace, [f"{share} and will be refused"]
     return _cut_to(trace, context_tokens), [f"{share}; their prompts are cut to fit"]

@@ -38,7 +38,9 @@ def test_whatever_was_learned_can_be_drawn(sizes: list[int], lanes_max: int) -> 
 def test_before_anything_was_learned_it_says_so() -> None:
     assert lanes_picture([], [], "prompt tokens") == ["nothing has been learned yet: no request has arrived"]
     assert "no lanes yet" in lanes_picture([5, 7], [], "prompt tokens")[-1]
-    assert lanes_picture([5, 7], [Span(5, 9, 6.0, 2)], "prompt tokens")[-1].startswith("1 lanes")
+    assert lanes_picture([5, 7], [Span(5, 9, 6.0, 2)], "prompt tokens")[-1].startswith(
+        "1 lane; the window holds 2 requests"
+    )
 
 
 def test_the_cost_is_told_at_three_sizes() -> None:

@@ -156,6 +156,8 @@ def test_refusing_is_left_to_the_replica() -> None:
     trace, notes = check_context(long_trace(), 1_099, "refuse")
     assert_alike(trace, long_trace())
     assert notes == ["long: 3 of 4 requests are past the model's context of 1,099 and will be refused"]
+    _, notes = check_context(long_trace(), 1_999, "refuse")
+    assert notes == ["long: 1 of 4 requests is past the model's context of 1,999 and will be refused"]
 
 
 def test_cutting_takes_from_the_prompts_end() -> None:
