@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any, NoReturn, ParamSpec, Protocol, TypeVar
 
 from headway.domain.estimate import LengthEstimate
@@ -35,6 +36,8 @@ from headway.scheduling.scheduler import Policies
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
 _NUMBER = (int, float)  # `int | float` would be built again for each question
+_PROBABILITIES = (0.1, 0.5, 0.9)
+"""At which the quantiles of another package's estimate are looked at as it is made."""
 
 
 class PolicyFault(Exception):
@@ -317,20 +320,34 @@ class _CheckedPreemption:
 class _CheckedPrediction:
     def __init__(self, inner: LengthPredictor, asker: PolicyAsker) -> None:
         self._inner = inner
-        self._predict = asker.bound("prediction", False, self._both)
+        self._predict = asker.bound("prediction", False, self._answers)
 
     def predict(self, request: RequestView) -> LengthEstimate:
         try:
-            estimate, mean = self._predict(request)
+            estimate, mean, quantiles = self._predict(request)
         except Exception as error:
             _fail("prediction", error)
         if not isinstance(mean, _NUMBER) or not 0 <= mean < math.inf:
             raise PolicyFault("prediction", "nonsense", f"expects {mean!r} output tokens of request {request.id!r}")
+        least = 1
+        for probability, tokens in zip(_PROBABILITIES, quantiles, strict=False):
+            if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < least:
+                said = f"of request {request.id!r} at most {tokens!r} output tokens with probability {probability:g}"
+                needed = "1" if least == 1 else f"the {least} of a lower probability"
+                raise PolicyFault("prediction", "nonsense", f"expects {said}, not a whole number of at least {needed}")
+            least = tokens
         return estimate
 
-    def _both(self, request: RequestView) -> tuple[LengthEstimate, float]:
+    def _answers(self, request: RequestView) -> tuple[LengthEstimate, float, Sequence[int]]:
+        """The estimate, its mean, and of another package's estimate some quantiles too."""
         estimate = self._inner.predict(request)
-        return estimate, estimate.remaining_mean(0)
+        quantiles = [estimate.remaining_quantile(p, 0) for p in _PROBABILITIES] if _is_outside(type(estimate)) else ()
+        return estimate, estimate.remaining_mean(0), quantiles
+
+
+@cache
+def _is_outside(estimate: type) -> bool:
+    return not estimate.__module__.startswith("headway.")
 
 
 class CheckedRouting:

@@ -9,11 +9,12 @@ from typing import Any, Literal, TypeAlias, cast
 import numpy as np
 
 from headway.domain.costs import ServiceCosts
-from headway.policies.catalog import build, find
+from headway.policies.catalog import Kind, find
 from headway.policies.contracts import OrderingPolicy, Stateful
 from headway.policies.lanes.partition import Span
 from headway.policies.options import constructor_keywords
 from headway.scheduling.bundle import bundle
+from headway.scheduling.outside_answers import blamed, outside_checked
 from headway.scheduling.scheduler import Policies
 from headway.simulator.outcome import NEVER, DayOutcome
 from headway.simulator.rules import EngineRules
@@ -90,7 +91,8 @@ def tune(
     best. `known` are trials of an earlier search on the same problem.
 
     Raises:
-        ValueError: the trace is too short to be cut in two, or the reward does not suit the policy.
+        ValueError: the trace is too short to be cut in two, the reward does not suit the policy, or a policy of another
+            package raised or answered without sense.
     """
     search, check = _cut(problem.trace)
     optimiser = Optimiser(box, seed=problem.seed + len(known or []))  # what goes on draws other points than before
@@ -163,18 +165,28 @@ def _reward(problem: Problem, trace: Trace, outcome: DayOutcome, ordering: Order
 
 def _day(problem: Problem, trace: Trace, policy: str, values: Mapping[str, float]) -> tuple[DayOutcome, Policies]:
     truth = trace.output_tokens.tolist()
-    template = bundle(
-        admission=problem.others.get("admission", "greedy"),
-        preemption=problem.others.get("preemption", "latest-admitted"),
-        prediction=problem.others.get("prediction", "running-mean"),
+    named: dict[Kind, str] = {
+        "ordering": policy,
+        "admission": problem.others.get("admission", "greedy"),
+        "preemption": problem.others.get("preemption", "latest-admitted"),
+        "prediction": problem.others.get("prediction", "running-mean"),
+    }
+    options = {**problem.fixed, **values} if policy == problem.policy else {}
+    policies = bundle(
+        **{str(kind): name for kind, name in named.items()},
+        options={"ordering": options},
         costs=problem.costs,
         seed=problem.seed,
         truth=truth.__getitem__,
     )
-    options = {**problem.fixed, **values} if policy == problem.policy else {}
-    ordering = build("ordering", policy, options, costs=problem.costs, seed=problem.seed, truth=truth.__getitem__)
-    policies = replace(template, ordering=ordering)
-    return simulate(trace, problem.rules, problem.step_time, policies), policies
+    try:
+        outcome = simulate(trace, problem.rules, problem.step_time, outside_checked(policies, named))
+    except Exception as failure:
+        sentence = blamed(named, failure)
+        if sentence is None:
+            raise
+        raise ValueError(sentence) from failure
+    return outcome, policies
 
 
 def _ttft(trace: Trace, outcome: DayOutcome) -> Floats:

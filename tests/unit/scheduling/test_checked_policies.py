@@ -58,6 +58,19 @@ class Answers:
     def predict(self, *_: Any) -> Any:
         return self
 
+    def remaining_quantile(self, probability: float, produced_tokens: int) -> Any:
+        return 5
+
+
+class Quantiles(Answers):
+    """Expects 7 tokens; what it is told are its quantiles, low ones first."""
+
+    def remaining_mean(self, produced_tokens: int) -> float:
+        return 7.0
+
+    def remaining_quantile(self, probability: float, produced_tokens: int) -> Any:
+        return self.answer[int(probability * 3)]
+
 
 def answering(answer: Any) -> Any:
     """Its four kinds, checked."""
@@ -138,6 +151,32 @@ def test_an_answer_without_sense_is_a_fault(question: str, answer: object, sente
 )
 def test_a_right_answer_is_passed_on(question: str, answer: object) -> None:
     assert QUESTIONS[question][1](answering(answer)) is answer
+
+
+@pytest.mark.parametrize(
+    ("quantiles", "sentence"),
+    [
+        ((3, math.nan, 9), "at most nan output tokens with probability 0.5, not a whole number of at least the 3 of"),
+        ((0, 5, 9), "at most 0 output tokens with probability 0.1, not a whole number of at least 1$"),
+        ((3, 5, 4), "at most 4 output tokens with probability 0.9, not a whole number of at least the 5 of"),
+        ((3, 5, 9.0), "at most 9.0 output tokens with probability 0.9"),
+        ((True, 5, 9), "at most True output tokens with probability 0.1"),
+        ((3, "a", 9), "at most 'a' output tokens with probability 0.5"),
+    ],
+)
+def test_quantiles_of_an_outside_estimate_without_sense_are_a_fault(
+    quantiles: tuple[Any, Any, Any], sentence: str
+) -> None:
+    policy: Any = Quantiles(quantiles)
+    prediction = guarded(Policies(policy, policy, policy, policy), PlainAsker()).prediction
+    with pytest.raises(PolicyFault, match=f"expects of request 'r' {sentence}") as raised:
+        prediction.predict(REQUEST)
+    assert (raised.value.kind, raised.value.reason) == ("prediction", "nonsense")
+
+
+def test_quantiles_that_do_not_fall_are_passed_on() -> None:
+    policy: Any = Quantiles((1, 5, 5))
+    assert guarded(Policies(policy, policy, policy, policy), PlainAsker()).prediction.predict(REQUEST) is policy
 
 
 def test_an_estimate_of_nothing_is_allowed() -> None:
@@ -280,7 +319,7 @@ def test_which_questions_are_asked_many_times_a_step() -> None:
         setattr(Named, name, answer)
     notes, policy = Notes(), Named(0)
     guarded(Policies(policy, policy, policy, policy), notes)  # type: ignore[arg-type]
-    notes.bounds["predict"] = notes.bounds.pop("_both")
+    notes.bounds["predict"] = notes.bounds.pop("_answers")
     assert notes.bounds == {
         "rank": ("ordering", False),
         "lane": ("ordering", False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -11,6 +12,8 @@ import pytest
 
 from headway.domain.event import Admitted, Arrived, Completed, FirstToken
 from headway.domain.request import Request
+from headway.policies import catalog
+from headway.policies.ordering.shortest_job_first_aging import ShortestJobFirstAging
 from headway.policies.tunable import Tunable
 from headway.scheduling.bundle import bundle
 from headway.simulator.replica import replica
@@ -69,6 +72,44 @@ def test_any_policy_that_declares_options_can_be_tuned_and_the_published_reward_
     assert set(aged.best) == {"service_seconds_per_second_waited"}
     with pytest.raises(ValueError, match="published reward is about learned lanes"):
         search(problem(traffic(200, 4.0), "shortest-job-first-aging", reward="published"), trials=1)
+
+
+class RanksNan(ShortestJobFirstAging):
+    """As of another package, for this module is none of Headway's."""
+
+    def rank(self, request: object) -> float:
+        return math.nan
+
+
+class Raises(RanksNan):
+    def rank(self, request: object) -> float:
+        raise KeyError("weight")
+
+
+class OutsideAging(ShortestJobFirstAging):
+    """The same code as of another package."""
+
+
+@pytest.mark.parametrize(
+    ("policy", "sentence"),
+    [
+        (RanksNan, "the ordering policy 'mine' gave request 0 the rank nan; correct the policy"),
+        (Raises, r"the ordering policy 'mine' raised KeyError: 'weight' \(line \d+ of .*\); correct the policy"),
+    ],
+)
+def test_an_outside_policy_at_fault_ends_the_search_and_is_named(
+    policy: type[RanksNan], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(catalog.ORDERING, "mine", policy)
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        search(problem(traffic(100, 5.0), "mine"), trials=1)
+
+
+def test_an_outside_policy_is_tuned_as_one_of_ours_of_the_same_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(catalog.ORDERING, "mine", OutsideAging)
+    ours, outside = (search(problem(traffic(100, 5.0), name), 2) for name in ("shortest-job-first-aging", "mine"))
+    assert (outside.tried, outside.held_out) == (ours.tried, ours.held_out)
+    assert type(outside.policy) is OutsideAging
 
 
 def test_offline_goes_on_from_known_trials() -> None:

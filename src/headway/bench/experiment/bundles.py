@@ -14,12 +14,10 @@ from headway.config.toml_file import read_toml
 from headway.config.typed_values import Reader, checked, read_table
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestId
-from headway.policies.catalog import KINDS, Kind, canonical, find, names
-from headway.policies.outside_policies import raised_in
+from headway.policies.catalog import KINDS, Kind, canonical, names
 from headway.scheduling.bundle import bundle_of, name_and_options
-from headway.scheduling.checked_policies import PolicyFault
-from headway.scheduling.checked_policies import checked as checked_policies
 from headway.scheduling.harm_judge import HarmLimits
+from headway.scheduling.outside_answers import blamed, outside_checked
 from headway.scheduling.scheduler import Policies
 from headway.scheduling.self_tuned_threshold import Tuning
 from headway.simulator.rules import NO_PLUGIN, PluginRules
@@ -65,7 +63,7 @@ class Bundle:
             UserMistake: an unknown name, or an option that is unknown or wrong.
         """
         try:
-            return checked_policies(bundle_of(self, costs=costs, seed=seed, truth=truth), self._outside())
+            return outside_checked(bundle_of(self, costs=costs, seed=seed, truth=truth), self._named())
         except ValueError as error:
             raise UserMistake(str(error)) from error
 
@@ -75,24 +73,10 @@ class Bundle:
 
     def blamed(self, failure: BaseException) -> str | None:
         """A sentence that names the outside policy of this bundle that raised `failure` or answered without sense."""
-        for kind, parts in self._outside().items():
-            for name, policy in parts.items():
-                sentence = raised_in(kind, name, policy, failure.__cause__ or failure)
-                if sentence is not None:
-                    return sentence
-        if isinstance(failure, PolicyFault):
-            return f"the {failure.kind} policy {getattr(self, failure.kind)!r} {failure.sentence}; correct the policy"
-        return None
+        return blamed(self._named(), failure)
 
-    def _outside(self) -> dict[Kind, dict[str, type[Any]]]:
-        """Kind → name → class of the policies that are not Headway's own, with those inside one of Headway's."""
-        outside: dict[Kind, dict[str, type[Any]]] = {}
-        for kind in KINDS:
-            for name in getattr(self, kind).split("/"):
-                policy = find(kind, name)
-                if not policy.__module__.startswith("headway."):
-                    outside.setdefault(kind, {})[name] = policy
-        return outside
+    def _named(self) -> dict[Kind, str]:
+        return {kind: getattr(self, kind) for kind in KINDS}
 
     def to_json(self) -> dict[str, Json]:
         """Each kind's name and options; the plug-in's `tuning`, and its `guard` with all limits, null for none."""
