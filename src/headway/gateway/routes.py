@@ -146,8 +146,10 @@ class PublicRoutes:
         return shaped(response, path)
 
     def takes_body(self, request: HttpRequest) -> bool:
-        """Of our own paths `/admin` alone may need one."""
-        return (is_of_the_api(request.path) and request.refusal is None) or takes_body(request)
+        """Of our own paths `/admin` alone may need one, where it is served here."""
+        if is_of_the_api(request.path):
+            return request.refusal is None
+        return not self._has_admin and takes_body(request)
 
     def refused(self, response: Response, address: str) -> None:
         """Count it: it entered no queue, and no explanation of it is kept."""

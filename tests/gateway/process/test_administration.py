@@ -252,6 +252,18 @@ def test_a_budget_is_changed_until_the_next_reload(run_gateway: RunGateway, capl
     ]
 
 
+def test_beside_an_admin_address_the_public_one_keeps_no_body_for_admin(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        async with RawClient(setup.port) as client:
+            await client.send(b"PATCH /admin/x HTTP/1.1\r\nhost: x\r\ncontent-length: 50000\r\n\r\n" + b"x" * 40_000)
+            await asyncio.sleep(0.1)
+            assert setup.gateway.body_bytes == 0
+            await client.send(b"x" * 10_000)
+            assert (await client.answer()).status == 404
+
+    run_gateway(scenario, admin=ADMIN, admin_listen="127.0.0.1:0", tenant=(TEAM,))
+
+
 def test_no_output_holds_a_key(run_gateway: RunGateway, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     """Answers, what replicas get, log, metrics, page, record and state, after each key was used rightly and wrongly."""
     told: list[str] = []
