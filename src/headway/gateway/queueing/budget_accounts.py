@@ -18,7 +18,7 @@ from headway.gateway.budgets.key_budget import KeyBudget, Shortage
 from headway.gateway.budgets.rate_limit_headers import RateLimitHeaders, anthropic_headers, rate_limit_headers
 from headway.gateway.budgets.saved_budgets import restore, saved_in_steps
 from headway.gateway.openai.endpoints import MESSAGES, Endpoint, endpoint_of
-from headway.gateway.openai.error_responses import Reason
+from headway.gateway.openai.error_responses import RETRY_SECONDS_MAX, Reason
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import GatewayRequest, QueuedRequest
@@ -147,7 +147,9 @@ class BudgetAccounts:
             (b"retry-after", b"%d" % math.ceil(seconds)),
             (b"retry-after-ms", b"%d" % math.ceil(seconds * 1_000)),
         )
-        headers = (*retry, *self._headers(budget, endpoint, now_us))
+        # Longer than a call should sleep: anthropic-python would, for a day if told to.
+        final = ((b"x-should-retry", b"false"),) if seconds > RETRY_SECONDS_MAX else ()
+        headers = (*retry, *final, *self._headers(budget, endpoint, now_us))
         return Refusal(429, message, Reason.OVER_BUDGET, headers=headers)
 
     def _refusal_of_size(self, budget: Budget, queued: QueuedRequest, now_us: int) -> Refusal:

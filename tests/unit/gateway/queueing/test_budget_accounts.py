@@ -226,10 +226,14 @@ def test_who_is_over_budget_is_told_when_it_is_within_and_other_keys_are_not_tou
     assert refusal.message == "this API key has used up its budget: its limit is 2 `requests_per_minute`"
     assert dict(refusal.headers)[b"retry-after"] == b"30"
     assert dict(refusal.headers)[b"retry-after-ms"] == b"30000"
+    assert b"x-should-retry" not in dict(refusal.headers)
     assert dict(refusal.headers)[b"x-ratelimit-remaining-requests"] == b"0"
     assert day.ask("b").is_sent
     assert day.ask("no budget").is_sent
-    assert dict(day.ask("b").refusal.headers)[b"retry-after"] == b"86400"  # type: ignore[union-attr]
+    tomorrow = day.ask("b").refusal
+    assert tomorrow is not None
+    assert dict(tomorrow.headers)[b"retry-after"] == b"86400"
+    assert dict(tomorrow.headers)[b"x-should-retry"] == b"false", "no client library is to sleep for a day"
     day.pass_time(29.0)
     assert day.ask("a").refusal is not None
     day.pass_time(1.0)
