@@ -32,6 +32,9 @@ NO_KEYS = TenantSettings(name="", may=("session", "fairness-id"))
 UNKNOWN_KEY = KeyFault(
     "the API key is missing or unknown; send one that this gateway knows as `Authorization: Bearer KEY`"
 )
+_UNKNOWN_CERTIFICATE = KeyFault(
+    "no tenant has a name of the client certificate (`certificate_names`), and the API key is missing or unknown"
+)
 _NO_TENANT = KeyFault("the token is valid, but its claim names no tenant of this gateway", status=403)
 _DOTS = 2  # between the three parts of a JSON Web Token
 
@@ -109,7 +112,7 @@ class ApiKeys:
         if tenant is not None:
             return tenant
         if self.tokens is None or key.count(b".") != _DOTS:
-            return UNKNOWN_KEY
+            return _UNKNOWN_CERTIFICATE if certificate_names and self._by_certificate else UNKNOWN_KEY
         value = self.tokens.value_of(key)
         if isinstance(value, KeyFault):
             return value

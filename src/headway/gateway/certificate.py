@@ -42,7 +42,8 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
         context.load_cert_chain(certificate, key, password="")  # never ask on the terminal
     except OSError as error:
         files = f"tls_certificate {certificate!r} and tls_key {key!r}"
-        raise ValueError(f"{files} cannot be used: {error.strerror or error}; name two PEM files that match") from None
+        fix = "name two PEM files that match, the key without a passphrase"
+        raise ValueError(f"{files} cannot be used: {error.strerror or error}; {fix}") from None
     if chosen.ciphers is not None:
         try:
             context.set_ciphers(chosen.ciphers)

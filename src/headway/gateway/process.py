@@ -69,6 +69,8 @@ async def _serve(settings: Settings, reread: Callable[[], Settings] | None, log_
     rereading = asyncio.create_task(_reload_when_asked(reloading, gateway, reread, embedded))
     fields = {"url": gateway.urls[0], "page": _page(gateway)}
     log.info("listening", extra={"fields": fields})
+    if fields["page"] is None:
+        log.warning("metrics and live page are served nowhere: with tenants they need `admin_listen`")
     await ending.wait()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(number)  # the second one ends the process

@@ -922,7 +922,9 @@ def _check_tenant(tenant: TenantSettings) -> None:
         raise ValueError(f"tenant {tenant.name!r}: deadline_seconds_min must be above 0 and finite, got {seconds}")
     keys = (tenant.key_env, tenant.key_file, tenant.key_sha256, tenant.jwt_values, tenant.certificate_names)
     if not any(keys):
-        raise ValueError(f"tenant {tenant.name!r} has no key; give key_env, key_file or key_sha256")
+        raise ValueError(
+            f"tenant {tenant.name!r} has no key; give key_env, key_file, key_sha256, jwt_values or certificate_names"
+        )
     for name in tenant.certificate_names:
         if not _CERTIFICATE_NAME.fullmatch(name):
             raise ValueError(

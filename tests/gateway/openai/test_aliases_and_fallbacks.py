@@ -45,7 +45,7 @@ def test_an_alias_reaches_the_replica_as_its_model(run_gateway: RunGateway) -> N
         assert [key.model for key in setup.dispatcher.queues] == ["m"]
         unknown = await setup.ask(completion(model="old"))
         assert (unknown.status, unknown.reason) == (404, "unknown-model")
-        sentence = "no replica serves the model 'gone', for which 'old' stands; GET /v1/models lists the models"
+        sentence = "no replica serves the model 'gone', asked for as 'old'; GET /v1/models lists the models"
         assert unknown.json()["error"]["message"] == sentence
 
     run_gateway(scenario, aliases={**ALIASES, "old": "gone"})

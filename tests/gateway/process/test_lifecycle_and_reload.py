@@ -138,6 +138,25 @@ def test_signals_that_come_before_it_listens_take_effect_then(monkeypatch: pytes
     assert reads == [1]
 
 
+def test_a_gateway_that_serves_its_metrics_nowhere_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = Gateway.start
+
+    async def ended(gateway: Gateway) -> None:
+        await start(gateway)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Gateway, "start", ended)
+    with_tenants = Settings(listen="127.0.0.1:0", tenant=(TenantSettings(name="t", key_sha256="a" * 64),))
+    sentence = "metrics and live page are served nowhere: with tenants they need `admin_listen`"
+    for settings, warned in ((with_tenants, 1), (replace(with_tenants, admin_listen="127.0.0.1:0"), 0)):
+        caplog.clear()
+        with asyncio.Runner() as runner:
+            assert runner.run(process._serve(settings, None, log_requests=False))
+        assert caplog.messages.count(sentence) == warned
+
+
 def test_reloading_under_load_loses_nobody(run_gateway: RunGateway) -> None:
     async def scenario(setup: Setup) -> None:
         for one in setup.replicas:

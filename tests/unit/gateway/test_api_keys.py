@@ -12,6 +12,7 @@ import pytest
 
 from headway.gateway.api_keys import UNKNOWN_KEY, AdminKeys, ApiKeys
 from headway.gateway.settings import AdminSettings, Settings, TenantSettings
+from headway.gateway.signed_tokens import KeyFault
 
 SECRETS = ("first-key-1", "second-key-2", "third-key-3", "tiny-k")
 
@@ -37,6 +38,17 @@ def test_keys_tell_tenants_apart() -> None:
         assert tenants.who({b"authorization": wrong, b"x-api-key": b"first-key-1"}) is UNKNOWN_KEY
     for headers in ({}, {b"x-api-key": b"first"}, {b"x-api-key": b""}, {b"x-api-key": hash_of("first-key-1").encode()}):
         assert tenants.who(headers) is UNKNOWN_KEY
+
+
+def test_who_shows_an_unknown_certificate_without_a_key_hears_of_both() -> None:
+    one = TenantSettings(name="one", key_env="ONE", certificate_names=("CN:one",))
+    tenants = ApiKeys([one])
+    assert tenants.who({}, ("CN:one",)) is one
+    assert tenants.who({b"x-api-key": b"first-key-1"}, ("CN:two",)) is one
+    fault = tenants.who({}, ("CN:two",))
+    assert isinstance(fault, KeyFault)
+    assert (fault.status, "no tenant has a name of the client certificate" in fault.message) == (401, True)
+    assert tenants.who({}) is UNKNOWN_KEY
 
 
 def test_all_keys_of_a_tenant_are_valid_at_once(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
         ("[queue]\ntimeout_seconds = inf", "queue.timeout_seconds must be a finite number, got inf"),
         ("[[tenant]]\nname = ''\nkey_env = 'X'", "tenant.name is empty"),
         ("[[tenant]]\nname = 'a'\nkey_env = 'X'\ndeadline_seconds_min = nan", "deadline_seconds_min must be above 0"),
-        ("[[tenant]]\nname = 'a'", "tenant 'a' has no key; give key_env, key_file or key_sha256"),
+        ("[[tenant]]\nname = 'a'", "tenant 'a' has no key; give key_env, key_file, key_sha256, jwt_values or cert"),
         ("[[tenant]]\nname = 'a'\nkey_sha256 = 'sk-1'", "key_sha256[0] must be the SHA-256 of a key, 64 hexadecimal"),
         ("[[tenant]]\nname = 'a'\nkey_env = 'sk-secret'", "key_env must name an environment variable, of letters"),
         ("[[replica]]\nurl = 'http://x'\napi_key_env = 'sk-secret'", "api_key_env must name an environment variable"),

@@ -29,6 +29,7 @@ SIMULATED_BY = "headway-simulated"
 
 _NOTICE = "This text comes from Headway's simulated engine: no model ran, only its timing is modelled."
 WORDS = tuple(_NOTICE.split())
+_PATHS = "/v1/chat/completions, /v1/completions and /v1/models"
 _BYTES_PER_TOKEN = 4
 _ID_MASK = (1 << 64) - 1
 _TYPICAL_OUTPUT_TOKENS = 200
@@ -101,7 +102,9 @@ class EngineRoutes:
         elif (endpoint := endpoint_of(path)) in (CHAT, COMPLETIONS) and request.method == b"POST":
             return self._generate(request, client, is_chat=endpoint is CHAT)
         else:
-            client.respond(error_response(404, f"unknown path {path} on the simulated engine", Reason.MALFORMED))
+            client.respond(
+                error_response(404, f"the simulated engine answers {_PATHS} only, not {path}", Reason.MALFORMED)
+            )
         return None
 
     def _metrics(self) -> bytes:

@@ -31,7 +31,7 @@ class EntryChecks:
         served, replicas = self._served, self._served.replicas
         if not can_be_served(demand_of(queued), replicas):
             model, arrived = queued.arrived.model, queued.arrived
-            meant = f", for which {arrived.asked_model[:100]!r} stands" if arrived.is_renamed else ""
+            meant = f", asked for as {arrived.asked_model[:100]!r}" if arrived.is_renamed else ""
             if replicas and not any(replica.serves(model) for replica in replicas):
                 message = f"no replica serves the model {model[:100]!r}{meant}; GET /v1/models lists the models"
                 return Refusal(404, message, Reason.UNKNOWN_MODEL)
