@@ -80,9 +80,15 @@ def test_no_section_is_left_out() -> None:
     assert nested == {section.strip("`[]").partition(".")[0] for section in SECTIONS} - {"Top level"}
 
 
-def test_the_example_in_the_guide_is_a_configuration(tmp_path: Path) -> None:
-    guide = (PAGE.parent / "serve.md").read_text(encoding="utf-8")
-    file = tmp_path / "gateway.toml"
-    file.write_text(guide.split("```toml\n")[1].split("```")[0], encoding="utf-8")
-    read = settings.read_settings(file)
-    assert (read.state.path, read.tracing.sample_share, len(read.replica)) == ("headway-state.json", 0.1, 1)
+def test_each_example_in_the_guide_is_a_configuration(tmp_path: Path) -> None:
+    pages = [PAGE.parent / "serve.md", *sorted((PAGE.parent / "serve").glob("*.md"))]
+    examples = [part.split("```")[0] for page in pages for part in page.read_text("utf-8").split("```toml\n")[1:]]
+    file, read = tmp_path / "gateway.toml", []
+    for example in examples:
+        file.write_text(example.replace("…64 hexadecimal digits…", "a" * 64), encoding="utf-8")
+        read.append(settings.read_settings(file))
+    assert (read[0].state.path, read[0].tracing.sample_share, len(read[0].replica)) == ("headway-state.json", 0.1, 1)
+    assert any(one.aliases for one in read)
+    assert any(one.admin.key_sha256 for one in read)
+    assert any(tenant.budget.tokens_per_day for one in read for tenant in one.tenant)
+    assert any(one.jwt.issuer for one in read)
