@@ -20,7 +20,8 @@ from dataclasses import replace
 
 from benchmarks.cost.simulator import RATES, traffic
 
-REQUESTS = 20_000
+REQUESTS = 2_000
+"""Of each replica."""
 ONE = "one replica"
 CASES: dict[str, tuple[int, str, str]] = {
     ONE: (1, "", ""),
@@ -45,6 +46,7 @@ def cost(case: str, rate: float, requests: int) -> dict[str, float]:
     count, routing, queue = CASES[case]
     machine = replica("a100", "llama-3.1-8b")
     rules = replace(machine.rules, kv_blocks=26_000, max_num_batched_tokens=512, max_num_seqs=128)
+    requests *= count
     trace, costs = traffic(requests, rate * count), machine.costs
     policies = bundle(costs=costs, seed=0)
     began = time.process_time()
@@ -72,7 +74,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--repeats", type=int, default=3)
     options.add_argument("--million", action="store_true", help="a million requests on 64 replicas, and nothing else")
-    options.add_argument("--requests", type=int, default=REQUESTS)
+    options.add_argument("--requests", type=int, default=REQUESTS, help="of each replica")
     options.add_argument("--case", help=argparse.SUPPRESS)
     options.add_argument("--rate", type=float, help=argparse.SUPPRESS)
     chosen = options.parse_args()
@@ -80,8 +82,8 @@ def main() -> None:
         print(json.dumps(cost(chosen.case, chosen.rate, chosen.requests)))
         return
     if chosen.million:
-        run = measured("64, round-robin, pushed", RATES[-1], 1_000_000)
-        print(f"1,000,000 requests on 64 replicas: {run['microseconds']:.0f} µs a request, {run['memory_mb']:.0f} MB")
+        run = measured("64, round-robin, pushed", RATES[-1], 1_000_000 // 64)
+        print(f"A million requests on 64 replicas: {run['microseconds']:.0f} µs a request, {run['memory_mb']:.0f} MB")
         return
     for rate in RATES:
         found: dict[str, list[dict[str, float]]] = {case: [] for case in CASES}
