@@ -32,7 +32,7 @@ def token(
     key: Any = EC_KEY, algorithm: str = "ES256", kid: object = "e", head: object = None, **claims: object
 ) -> bytes:
     now = int(time.time())
-    content = {"iss": ISSUER, "aud": AUDIENCE, "exp": now + 300, "sub": "team-a", **claims}
+    content = {"iss": ISSUER, "aud": AUDIENCE, "exp": now + 86_400, "sub": "team-a", **claims}
     content = {name: value for name, value in content.items() if value is not None}
     headers = {"kid": kid} if kid is not None else {}
     return str(jwt.encode(content, key, algorithm, {**headers, **(head or {})})).encode()  # type: ignore[dict-item]
