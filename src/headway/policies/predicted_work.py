@@ -22,9 +22,10 @@ def outstanding_seconds(replica: ReplicaView) -> float:
 def uncached_tokens(request: RequestView, prefix: Sequence[int], replica: ReplicaView) -> int:
     """Prompt tokens to compute if the request goes there: less what the replica confirmed to hold of this prompt.
 
-    A replica that never told of its cache holds what the request's own estimate says.
+    A replica that never told of its cache holds what the request's own estimate says; so does each of a prompt that is
+    shorter than any prefix, of which nothing can be confirmed.
     """
-    confirmed = replica.cached_prompt_tokens(request, prefix)
+    confirmed = replica.cached_prompt_tokens(request, prefix) if prefix else None
     cached = request.cached_prompt_tokens if confirmed is None else confirmed
     return max(0, request.prompt_tokens + request.produced_tokens - cached)
 

@@ -21,6 +21,7 @@ from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.request_state import GatewayRequest, RequestMove
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import HealthSettings, PolicySettings, ReplicaSettings, Settings
+from headway.policies.predicted_work import uncached_tokens
 from tests.support.gateway_requests import gateway_request
 
 FAST = ServiceCosts(prefill_seconds_per_token=1e-4, decode_seconds_per_token=0.01)
@@ -179,3 +180,17 @@ def test_what_is_booked_at_a_replica_is_less_what_it_confirmed() -> None:
     fleet.dispatcher.arrive(relay)  # type: ignore[arg-type]
     assert fleet.sent == {"none": 1, "holds": 1}
     assert (holds.prefill_tokens, second.queued.confirmed_tokens) == (512, 1_536)
+
+
+def test_of_a_prompt_too_short_for_a_prefix_routing_and_booking_take_the_same() -> None:
+    fleet = Fleet({"told": FAST}, "least-work")
+    (ledger,) = [replica.ledger for replica in fleet.replicas]
+    ledger.confirmed.answered([1], [256], 1, 0, 0.0)
+    short = gateway_request(1, {"prompt": "x" * 500, "stream": True}, prompt_tokens=200, arrived_at=0.0, session="s")
+    short.queued.cached_prompt_tokens = 150  # of the session
+    assert short.arrived.prompt.hashes == ()
+    assert uncached_tokens(short.queued, short.arrived.prompt.hashes, ledger) == 50
+    relay = Answer(fleet, short)
+    fleet.dispatcher.announce(relay)  # type: ignore[arg-type]
+    fleet.dispatcher.arrive(relay)  # type: ignore[arg-type]
+    assert ledger.prefill_tokens == 50
