@@ -725,7 +725,9 @@ def _check_jwt(settings: Settings) -> None:
         _check_url("jwt.jwks_url", chosen.jwks_url, "https://login.example.com/keys")
         parts = urlsplit(chosen.jwks_url)
         if parts.scheme != "https" and not is_loopback(f"{parts.hostname}:{parts.port}"):
-            raise ValueError(f"jwt.jwks_url must be https: over http its keys can be replaced; got {chosen.jwks_url!r}")
+            raise ValueError(
+                f"jwt.jwks_url must be https: over http its keys can be replaced; got {shown_url(chosen.jwks_url)!r}"
+            )
     if not any(tenant.jwt_values for tenant in settings.tenant):
         raise ValueError("jwt: no tenant has jwt_values, so every token would be refused; give them to a [[tenant]]")
 
@@ -868,9 +870,14 @@ def _check_replica(where: str, replica: ReplicaSettings) -> None:
         raise ValueError(f"{where}.api_key_env: {replica.api_key_env} holds what no header may hold; set the key alone")
 
 
+def shown_url(url: str) -> str:
+    """A URL for a sentence or a log: without the password or the query, which may hold a key."""
+    return re.sub(r"\?.*", "?…", re.sub("//[^/]*@", "//…@", url), flags=re.DOTALL)
+
+
 def _check_url(where: str, url: str, example: str, *, is_base: bool = False) -> None:
     """`is_base`: more of a path follows, so it has no query and does not end in `/v1`."""
-    shown = repr(re.sub("//[^/]*@", "//…@", url))  # not the password in it
+    shown = repr(shown_url(url))
     try:
         parts = urlsplit(url)
         fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from headway.gateway.settings import JwtSettings
+from headway.gateway.settings import JwtSettings, shown_url
 from headway.gateway.wire.http_fetch import fetch
 from headway.gateway.wire.upstream_pool import UpstreamPool
 
@@ -178,7 +178,7 @@ class SignedTokens:
             await self._fetch(url)
         except (OSError, ValueError) as error:
             kept = "no token is valid until then" if self._keys is None else "the keys of before count on"
-            log.warning("the key set %s cannot be used: %s; %s", url, error or "no answer in time", kept)
+            log.warning("the key set %s cannot be used: %s; %s", shown_url(url), error or "no answer in time", kept)
         else:
             self._ask_at = self._asked_at + self.settings.refresh_seconds
         finally:

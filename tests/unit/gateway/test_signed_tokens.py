@@ -263,13 +263,14 @@ def test_the_last_good_set_counts_while_its_url_fails(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Moment(0.0)
-    tokens = SignedTokens(JwtSettings(ISSUER, AUDIENCE, jwks_url="https://login.example.com/keys"), clock=clock)
+    url = "https://login.example.com/keys?key=a-secret"
+    tokens = SignedTokens(JwtSettings(ISSUER, AUDIENCE, jwks_url=url), clock=clock)
     tokens._take(json.dumps(SET).encode())
     monkeypatch.setattr(tokens, "_fetch", no_fetch)
     with caplog.at_level(logging.WARNING):
         asyncio.run(tokens.ask())
     assert caplog.messages == [
-        "the key set https://login.example.com/keys cannot be used: nobody is there; the keys of before count on"
+        "the key set https://login.example.com/keys?… cannot be used: nobody is there; the keys of before count on"
     ]
     assert tokens.value_of(token()) == "team-a"
     clock.seconds = 29.0
@@ -321,7 +322,7 @@ BASE = 'jwt = {{issuer = "i", audience = "a", {}}}\n[[tenant]]\nname = "t"\njwt_
     [
         ('[[tenant]]\nname = "t"\njwt_values = ["x"]', "jwt_values needs jwt.jwks_url or jwt.jwks_file"),
         (BASE.format('jwks_file = "f", jwks_url = "https://x"'), "jwt: give jwks_url or jwks_file, one of them"),
-        (BASE.format('jwks_url = "http://login.example.com/"'), "jwt.jwks_url must be https"),
+        (BASE.format('jwks_url = "http://login.example.com/?key=secret"'), "jwt.jwks_url must be https"),
         (BASE.format('jwks_url = "https://me:secret@x/"'), "jwt.jwks_url must be like https://login.example.com/keys"),
         (BASE.format('jwks_url = "https://x/#a"'), "jwt.jwks_url must be like"),
         (BASE.format('jwks_file = "f", algorithms = ["HS256"]'), "jwt.algorithms[0] must be one of 'RS256', 'ES256'"),
