@@ -149,7 +149,7 @@ def test_the_engine_that_served_it_tells_why_it_waited(served: TwoEngines) -> No
 def test_vllms_own_address_says_where_to_ask(served: TwoEngines) -> None:
     said = explained(served.port, served.ids[0])
     assert said.returncode == 2
-    assert "has no /headway/why; name a gateway of `headway serve`, or the address in why_listen" in said.stderr
+    assert "has no /headway/why; name a gateway of `headway serve`" in said.stderr
 
 
 def explained(port: int, id_: str) -> subprocess.CompletedProcess[str]:

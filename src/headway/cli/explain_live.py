@@ -51,8 +51,8 @@ def _refused(url: str, request_id: str, refusal: urllib.error.HTTPError) -> str:
         )
     if refusal.code == 404:
         return (
-            f"--live {url}: that server has no /headway/why; name a gateway of `headway serve`, or the address in "
-            "why_listen of a vLLM with the plug-in"
+            f"--live {url}: that server has no /headway/why; name a gateway of `headway serve` (with tenants its "
+            "admin_listen), or the address in why_listen of a vLLM with the plug-in"
         )
     return f"--live {url}: it answered {refusal.code} {message or refusal.reason}".rstrip()
 
