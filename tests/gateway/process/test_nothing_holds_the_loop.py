@@ -165,11 +165,13 @@ def _sends(*pieces: bytes, kind: str = "text/event-stream") -> Script:
 
 
 DONE = b"data: [DONE]\n\n"
+MANY_ENDS = "ends of 16,000 sequences"
 ANSWERS: dict[str, Script] = {
     "small events": _sends(*[b"data:\n\n" * 30_000] * 8, DONE),
     "small events that end with CR": _sends(*[b"data:\r\r" * 30_000] * 8, DONE),
     "small events with a usage": _sends(*[b'data: {"usage":1}\n\n' * 12_000] * 8, DONE),
     "small events with an error": _sends(*[b'data: {"error":1}\n\n' * 12_000] * 8, DONE),
+    MANY_ENDS: _sends(*[b'data: {"finish_reason":"x"}\n\n' * 8_000] * 2, DONE),
     "events of 1.2 MB": _sends(*[b"data: " + b"x" * 1_200_000 + b"\n\n"] * 8, DONE),
     "an event of 1 MB, all of it usage": _sends(b'data: {"usage":{' + _keys(90_000) + b"}}\n\n", DONE),
     "line ends": _sends(*[b"\r\n" * 120_000] * 4, DONE),
@@ -265,9 +267,9 @@ def _members() -> Iterator[tuple[str, Callable[[Bench], Awaitable[None]]]]:
         yield f"a body: {name}", send
     for name, script in ANSWERS.items():
 
-        async def receive(bench: Bench, script: Script = script) -> None:
+        async def receive(bench: Bench, script: Script = script, n: int = 16_000 if name == MANY_ENDS else 1) -> None:
             bench.replica.next.append(script)
-            asked = b'{"model":"m","prompt":"x","stream":true}'
+            asked = b'{"model":"m","prompt":"x","stream":true,"n":%d}' % n
             assert (await bench.ask(asked)).status == 200
 
         yield f"an answer: {name}", receive

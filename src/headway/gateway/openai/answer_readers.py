@@ -231,10 +231,11 @@ class SequencesReader(StreamReader):
         """See `StreamReader`."""
         before = self.events
         passed = super().pass_on(piece)
-        tail = len(self._tail)
+        tail, at, events = len(self._tail), 0, before + 1
         for finish in _FINISH.finditer(self._tail + piece):
             if finish.end() > tail and self._running > 1:
-                events = before + piece.count(b"\n\n", 0, finish.end() - tail) + 1
+                begin, at = at, finish.end() - tail
+                events += piece.count(b"\n\n", begin, at)  # from the one before: a packet may hold thousands
                 self._ended_tokens += -(-(events - self._ended_tokens) // self._running)
                 self._running -= 1
         self._tail = (self._tail + piece[-_FINISH_BYTES_MAX:])[-_FINISH_BYTES_MAX:]
