@@ -7,7 +7,7 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headway.domain.estimate import PointEstimate
@@ -18,6 +18,7 @@ from headway.policies.ordering.fcfs import Fcfs
 from headway.policies.ordering.priced_work import PricedWork, work
 from headway.scheduling.queue import WaitingQueue
 from headway.scheduling.shadow_fcfs import ShadowFcfs
+from headway.testing.examples import examples
 
 # As docs/priced-work.md states them; not imported, or a slip in the code would pass.
 PATIENCE = 2.0
@@ -218,6 +219,93 @@ def test_the_bound(day: list[tuple[float, int, int, float | None]], speed: float
         found = [one for one in arrivals[: place + 1] if taken[one.id] >= late.arrived_at]
         slack = sum(map(seconds, found)) + max(map(seconds, arrivals))  # what it found, and the one in service
         assert taken[late.id] <= bound + slack * (1 + 1e-9)
+
+
+def test_an_overdue_request_whose_lane_changes_waits_for_the_due_of_those_before_it_there() -> None:
+    """The cache has come to hold half of the overdue one's prompt: it stands behind one that is not due before 40 s."""
+    door = Door()
+    overdue = request(1, 10.0, 2_000)
+    for arriving in (request(0, 0.0, 1_000), overdue, *[request(number, 10.0, 700) for number in range(2, 7)]):
+        door.arrive(arriving)
+    assert {door.admit(20.0).id for _ in range(5)} == {2, 3, 4, 5, 6}  # both have their turns at 20 s
+    door.arrive(request(7, 25.0, 50))
+    assert door.queue.head(31.0) is overdue
+    overdue.cached_prompt_tokens = 1_000
+    door.queue.requeue(overdue.id)
+    assert [door.queue.head(at).id for at in (31.0, 39.0, 40.0)] == [7, 7, 0]  # type: ignore[union-attr]
+
+
+def adverse_life(chance: Random) -> list[tuple[str, int, int, float]]:
+    """Rushes of small requests and some large ones, and long pauses: moves with a number, prompt tokens and seconds."""
+    kinds, weights = ["arrive", "admit", "cancel", "cache", "pass"], [40, 30, 6, 9, 15]
+    return [
+        (
+            kind,
+            chance.randint(0, 300),
+            chance.randint(500, 3_000) if chance.random() < 0.2 else chance.randint(1, 100),
+            chance.choice([0.1, 0.5, 2.0, 10.0]),
+        )
+        for kind in chance.choices(kinds, weights, k=chance.randint(10, 90))
+    ]
+
+
+@settings(max_examples=examples(100))
+@given(st.integers(0, 2**32).map(lambda seed: adverse_life(Random(seed))))
+def test_the_bound_while_the_cache_changes(life: list[tuple[str, int, int, float]]) -> None:
+    """The first sentence of the bound, with lanes that change, requests that leave, and several admitted at once."""
+    door, now, number = Door(), 0.0, 0
+    waiting: dict[object, Request] = {}
+    tails: dict[object, float] = {}
+    latest: dict[object, float] = {}  # D(r), of those that are due
+
+    def due(one: Request) -> float:
+        return max(door.policy._waiting[one.id].due, one.arrived_at + tails[one.id])
+
+    def look() -> None:
+        for one in waiting.values():
+            tails[one.id] = max(tails.get(one.id, 0.0), door.policy._tail)
+        for one in waiting.values():
+            if one.id in latest or now >= due(one):
+                lane = door.queue._where[one.id][0]
+                before = [
+                    due(other)
+                    for other in waiting.values()
+                    if door.queue._where[other.id][0] == lane
+                    and (other.arrived_at, other.id) <= (one.arrived_at, one.id)  # type: ignore[operator]
+                ]
+                latest[one.id] = max(latest.get(one.id, 0.0), *before)
+
+    def admit() -> None:
+        look()
+        admitted = door.admit(now)
+        del waiting[admitted.id]
+        for one in waiting.values():
+            passed = one.id in latest and now > latest[one.id] and admitted.arrived_at > one.arrived_at
+            assert not passed, f"{admitted!r} at {now} although {one!r} was due at {latest[one.id]}"
+
+    for move, which, prompt, seconds in life:
+        if move == "arrive":
+            for _ in range((1, 1, 3, 6)[which % 4]):
+                waiting[number] = request(number, now, prompt, (1, 1, 1 + which)[which % 3])
+                door.arrive(waiting[number])
+                number += 1
+        elif move == "pass":
+            now += seconds
+        elif waiting and move == "admit":
+            for _ in range(min(len(waiting), (1, 1, 3)[which % 3])):
+                admit()
+        elif waiting:
+            chosen = list(waiting.values())[which % len(waiting)]
+            if move == "cancel":
+                door.cancel(chosen.id, now)  # type: ignore[arg-type]
+                del waiting[chosen.id]
+            else:
+                chosen.cached_prompt_tokens = prompt % chosen.prompt_tokens
+                door.queue.requeue(chosen.id)
+        look()
+    while waiting:
+        now += 1.0
+        admit()
 
 
 def test_a_cancelled_request_leaves_no_trace_in_the_shadow() -> None:
