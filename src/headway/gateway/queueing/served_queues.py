@@ -188,12 +188,11 @@ class ServedQueues:
                 return
             passed: list[ModelQueue] = []  # those before in turn, whose heads do not fit
             owed: list[UpstreamReplica] = []  # replicas kept free for some of those
+            wanted: list[UpstreamReplica] = []  # by those of them within their budgets; kept free of all beyond one
+            some_are_over = any(key.is_over_budget for key in waiting)
             for queue in self._turns.order(list(waiting.values()), now):
                 try:
-                    kept = owed
-                    if queue.key.is_over_budget:
-                        within = [one for one in passed if not one.key.is_over_budget]
-                        kept = owed + [replica for one in within for replica in self._could_serve(one, now)]
+                    kept = owed + wanted if queue.key.is_over_budget else owed
                     served = self._serve(queue, kept, passed, now)
                 except Exception as error:  # the other queues go on
                     self.errors.contained("queue", error)
@@ -206,6 +205,9 @@ class ServedQueues:
                 passed.append(queue)
                 if self._turns.is_owed(queue):
                     owed += self._could_serve(queue, now)
+                # Once for each queue, not again for each that follows: with hundreds of models that took tens of milliseconds.
+                if some_are_over and not queue.key.is_over_budget and len(wanted) < len(self.replicas):
+                    wanted += [replica for replica in self._could_serve(queue, now) if replica not in wanted]
             else:
                 return
 

@@ -391,6 +391,24 @@ def test_a_reload_keeps_what_was_used_and_lets_those_in_whose_limits_are_gone() 
         one.end(outcome=Outcome.CANCELLED)
 
 
+def test_each_queue_is_looked_at_once_however_many_wait_beyond_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = [f"m{number}" for number in range(30)]
+    day = Day(a=BudgetSettings(), b=waiting(requests_per_day=1))
+    replica, served = day.dispatcher.replicas[0], day.dispatcher.served_queues
+    spare = UpstreamReplica(ReplicaSettings(url="http://s:1", name="s"), HealthSettings(), lambda: day.now)
+    day.dispatcher.replace(day.settings, [replica, spare], day.now)  # down: so not all replicas are wanted
+    replica.state.models = {model: {} for model in models}
+    day.ask("b", model=models[0])
+    for model in models:
+        day.ask("a", model=model)
+        assert day.ask("b", model=model).request.queued.is_over_budget
+    looks: list[object] = []
+    look = served._could_serve
+    monkeypatch.setattr(served, "_could_serve", lambda queue, now: looks.append(queue) or look(queue, now))
+    served.pump()
+    assert 0 < len(looks) <= 2 * len(day.dispatcher.queues)
+
+
 def test_however_many_are_let_in_at_once_an_end_moves_some_and_a_step_moves_one() -> None:
     day = Day(a=waiting(requests_per_day=1), z=BudgetSettings())
     debited, *over = [day.ask("a") for _ in range(41)]
