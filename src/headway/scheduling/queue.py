@@ -55,6 +55,7 @@ class WaitingQueue:
         self._heads: dict[LaneId, Request] = {}
         self._front: dict[RequestId, Request] = {}  # a stack: the last one preempted is served first
         self._where: dict[RequestId, tuple[LaneId, Entry]] = {}
+        self._aside: dict[RequestId, int] = {}  # tickets of requests that cannot run for a while
         self._dead: set[int] = set()  # tickets of removed requests still inside a heap
         self._ticket = count()
         self._chosen: LaneId = _ONE_LANE
@@ -75,10 +76,27 @@ class WaitingQueue:
         return dict(Counter([lane for lane, _ in self._where.values()]))
 
     def add(self, request: Request) -> None:
-        """Put a request in. Raises ValueError if its id is waiting already."""
+        """Put a request in, one set aside into its old place. Raises ValueError if its id is waiting already."""
         if request.id in self._where or request.id in self._front:
             raise ValueError(f"request {request.id!r} is already waiting")
-        self._put(request, next(self._ticket))
+        ticket = self._aside.pop(request.id, None) if self._aside else None
+        self._put(request, next(self._ticket) if ticket is None else ticket)
+
+    def set_aside(self, request_id: RequestId) -> None:
+        """Take out a request that cannot run for a while; ignore one that does not wait.
+
+        `add` gives it its place back among those of one rank that arrived at one time; `forget` where it is gone.
+        """
+        if request_id in self._where:
+            _, (_, _, ticket, _) = self._where[request_id]
+            self._take_whole(request_id)
+            self._aside[request_id] = ticket
+        else:
+            self._front.pop(request_id, None)
+
+    def forget(self, request_id: RequestId) -> None:
+        """A request that was set aside does not come back."""
+        self._aside.pop(request_id, None)
 
     def _put(self, request: Request, ticket: int) -> None:
         lane = _ONE_LANE if self._laned is None else self._laned.lane(request)
@@ -110,8 +128,10 @@ class WaitingQueue:
         """A new queue with the same requests under another ordering; the preempted stay in front. O(n log n)."""
         other = WaitingQueue(ordering, self._resumed, self._predict)
         other._front.update(self._front)
-        for entry in sorted([entry for _, entry in self._where.values()], key=_by_arrival):
-            other.add(entry[-1])
+        other._ticket = self._ticket
+        other._aside.update(self._aside)
+        for _, _, ticket, request in sorted([entry for _, entry in self._where.values()], key=_by_arrival):
+            other._put(request, ticket)
         return other
 
     def requeue(self, request_id: RequestId) -> None:
@@ -121,14 +141,8 @@ class WaitingQueue:
         """
         if request_id in self._front:
             return
-        lane, (_, _, ticket, _) = self._where[request_id]
-        request = self._take(request_id)
-        if ticket in self._dead:  # it was not its lane's head, so its old entry is still there
-            self._dead.remove(ticket)
-            heap = self._lanes[lane]
-            heap[:] = [entry for entry in heap if entry[_TICKET] != ticket]
-            heapq.heapify(heap)
-        self._put(request, ticket)
+        _, (_, _, ticket, _) = self._where[request_id]
+        self._put(self._take_whole(request_id), ticket)
 
     def head(self, now: float) -> Request | None:
         """The next request at time `now` (seconds); None if the queue is empty."""
@@ -197,6 +211,17 @@ class WaitingQueue:
         else:
             self._dead.add(ticket)
             self._compact()
+        return request
+
+    def _take_whole(self, request_id: RequestId) -> Request:
+        """Take out a request whose ticket will be used again. O(its lane) where it is not the lane's head."""
+        lane, (_, _, ticket, _) = self._where[request_id]
+        request = self._take(request_id)
+        if ticket in self._dead:  # it was not its lane's head, so its old entry is still there
+            self._dead.remove(ticket)
+            heap = self._lanes[lane]
+            heap[:] = [entry for entry in heap if entry[_TICKET] != ticket]
+            heapq.heapify(heap)
         return request
 
     def _first_equal(self, request: Request) -> Request:

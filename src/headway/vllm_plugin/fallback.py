@@ -81,9 +81,14 @@ class FallbackScheduler:
         self._guard(lambda: self._scheduler.queue.requeue(request_id))
 
     def remove(self, request_id: RequestId) -> None:
-        """Take a request out without an event: it cannot run now, or its client left."""
+        """Take a request out without an event: its client left, or it is back in another way."""
         if self._waiting.pop(request_id, None) is not None:
             self._scheduler.queue.remove(request_id)
+
+    def set_aside(self, request_id: RequestId) -> None:
+        """Take out a request that cannot run now; `requeue` gives it its place among equals back."""
+        if self._waiting.pop(request_id, None) is not None:
+            self._scheduler.queue.set_aside(request_id)
 
     def head(self, now: float) -> Request | None:
         """The request to run next."""
@@ -122,10 +127,12 @@ class FallbackScheduler:
 
     def complete(self, request: Request, now: float) -> None:
         """A last token came out."""
+        self._scheduler.queue.forget(request.id)
         self._guard(lambda: self._scheduler.complete(request, now))
 
     def cancel(self, request: Request, now: float) -> None:
         """A client left; the request is not in the queue any more."""
+        self._scheduler.queue.forget(request.id)
         self._guard(lambda: self._scheduler.left(request, now))
 
     def retune(self, values: Mapping[str, float]) -> None:

@@ -331,7 +331,10 @@ class PolicyQueue:
 
     def _put_outside(self, entry: Entry, place: Place) -> None:
         """Out of where it stands, to a place beside our order."""
-        self._take_out(entry)
+        if entry.place is Place.WAITING:
+            self._policies.set_aside(entry.view.id)
+        else:
+            self._take_out(entry)
         entry.move(place)
         self._outside_order[place][entry.id] = entry
 

@@ -80,6 +80,39 @@ def test_rank_then_arrival_then_ticket() -> None:
     assert drain(queue) == [2, 1, 3, 0]
 
 
+@pytest.mark.parametrize("ruled_anew", [False, True])
+@pytest.mark.parametrize("aside", [(0,), (1,), (2,), (2, 0), (0, 1, 2)])
+def test_a_request_that_was_set_aside_comes_back_to_its_place_among_equals(
+    aside: tuple[int, ...], ruled_anew: bool
+) -> None:
+    queue = WaitingQueue(Fcfs())
+    requests = [waiting(number, at=1.0) for number in range(4)]
+    for request in requests[:3]:
+        queue.add(request)
+    for number in aside:
+        queue.set_aside(number)
+    assert len(queue) == 3 - len(aside)
+    queue.add(requests[3])
+    if ruled_anew:
+        queue = queue.under(ShortestPrompt())
+    for number in aside:
+        queue.add(requests[number])
+    assert drain(queue) == [0, 1, 2, 3]
+
+
+def test_of_a_request_that_was_set_aside_and_ended_nothing_is_kept() -> None:
+    queue = WaitingQueue(Fcfs())
+    queue.add(waiting(0))
+    queue.set_aside(0)
+    queue.set_aside(7)  # it does not wait
+    queue.forget(0)
+    queue.forget(7)
+    assert not queue._aside
+    queue.add(waiting(1))
+    queue.add(waiting(0))
+    assert drain(queue) == [1, 0]
+
+
 def test_an_empty_queue_has_no_head_and_nothing_to_pop() -> None:
     queue = WaitingQueue(OldestTenantFirst())
     assert queue.head(0.0) is None

@@ -100,6 +100,18 @@ def test_a_request_that_was_popped_waits_no_longer_until_it_is_brought_back() ->
     assert engine.offered() == ["r10"], "vLLM gave it back"
 
 
+@pytest.mark.parametrize("ordering", ["fcfs", "shortest-prompt-first", "ewsjf", "priced-work"])
+def test_equals_of_one_instant_keep_their_order_though_one_could_not_run_for_a_while(ordering: str) -> None:
+    engine = Engine(headway={"ordering": ordering})
+    parked = blocked(10)
+    engine.add_request(parked)
+    later = StubRequest("later", 10)
+    engine.add_request(later)
+    ready(parked)
+    assert engine.offered() == ["r10", "later"]
+    assert not engine.headway.policies._scheduler.queue._aside
+
+
 def test_whom_a_scan_admitted_last_is_in_the_batch_when_it_ends() -> None:
     engine = Engine(headway=SHORTEST)
     (one,) = engine.come(10)
