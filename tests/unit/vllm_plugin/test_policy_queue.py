@@ -109,7 +109,10 @@ def test_equals_of_one_instant_keep_their_order_though_one_could_not_run_for_a_w
     engine.add_request(later)
     ready(parked)
     assert engine.offered() == ["r10", "later"]
-    assert not engine.headway.policies._scheduler.queue._aside
+    engine.add_request(blocked(20))
+    assert engine.headway.policies._scheduler.queue._aside
+    engine.finish_requests(["r20"], Status.FINISHED_ABORTED)
+    assert not engine.headway.policies._scheduler.queue._aside, "nothing is kept of one that ends aside"
 
 
 def test_whom_a_scan_admitted_last_is_in_the_batch_when_it_ends() -> None:
