@@ -205,7 +205,7 @@ class ServedQueues:
                 passed.append(queue)
                 if self._turns.is_owed(queue):
                     owed += self._could_serve(queue, now)
-                # Once for each queue, not again for each that follows: with hundreds of models that took tens of milliseconds.
+                # Once for each queue, not again for each that follows: hundreds of models would take tens of ms.
                 if some_are_over and not queue.key.is_over_budget and len(wanted) < len(self.replicas):
                     wanted += [replica for replica in self._could_serve(queue, now) if replica not in wanted]
             else:
