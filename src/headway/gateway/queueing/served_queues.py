@@ -188,7 +188,7 @@ class ServedQueues:
                 return
             passed: list[ModelQueue] = []  # those before in turn, whose heads do not fit
             owed: list[UpstreamReplica] = []  # replicas kept free for some of those
-            wanted: list[UpstreamReplica] = []  # by those of them within their budgets; kept free of all beyond one
+            wanted: list[UpstreamReplica] = []  # by those within their budgets; found once, however many are beyond
             some_are_over = any(key.is_over_budget for key in waiting)
             for queue in self._turns.order(list(waiting.values()), now):
                 try:
@@ -205,7 +205,6 @@ class ServedQueues:
                 passed.append(queue)
                 if self._turns.is_owed(queue):
                     owed += self._could_serve(queue, now)
-                # Once for each queue, not again for each that follows: hundreds of models would take tens of ms.
                 if some_are_over and not queue.key.is_over_budget and len(wanted) < len(self.replicas):
                     wanted += [replica for replica in self._could_serve(queue, now) if replica not in wanted]
             else:
