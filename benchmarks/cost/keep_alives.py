@@ -22,7 +22,12 @@ from typing import cast
 import uvloop
 
 from headway.gateway.gateway import Gateway
-from headway.gateway.settings import PolicySettings, QueueSettings, ReplicaSettings, Settings
+from headway.gateway.settings import (
+    PolicySettings,
+    QueueSettings,
+    ReplicaSettings,
+    Settings,
+)
 from headway.gateway.wire.limits import WireLimits
 from tests.support.scripted_replica import ScriptedReplica, hangs
 

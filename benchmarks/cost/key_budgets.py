@@ -24,7 +24,13 @@ from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import ArrivedRequest, GatewayRequest, PromptSize, RequestMove
 from headway.gateway.replicas.upstream_replica import Health, UpstreamReplica
-from headway.gateway.settings import BudgetSettings, HealthSettings, ReplicaSettings, Settings, TenantSettings
+from headway.gateway.settings import (
+    BudgetSettings,
+    HealthSettings,
+    ReplicaSettings,
+    Settings,
+    TenantSettings,
+)
 from headway.gateway.wire.messages import HttpRequest
 
 KEYS = (1, 100, 10_000)

@@ -30,8 +30,8 @@ from headway.gateway.settings import (
     ReplicaSettings,
     Settings,
     TenantSettings,
-    read_settings,
 )
+from headway.gateway.settings_file import read_settings
 from headway.gateway.signed_tokens import SignedTokens
 from headway.gateway.wire.client_connection import ClientConnection
 from headway.gateway.wire.limits import WireLimits

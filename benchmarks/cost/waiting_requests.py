@@ -22,7 +22,12 @@ import uvloop
 
 from benchmarks.cost import relay
 from headway.gateway.gateway import Gateway
-from headway.gateway.settings import PolicySettings, QueueSettings, ReplicaSettings, Settings
+from headway.gateway.settings import (
+    PolicySettings,
+    QueueSettings,
+    ReplicaSettings,
+    Settings,
+)
 from headway.gateway.wire.client_connection import ClientConnection
 from tests.support.scripted_replica import ScriptedReplica, hangs
 

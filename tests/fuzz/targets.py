@@ -35,7 +35,8 @@ from headway.gateway.openai.token_ratio import TokenRatio
 from headway.gateway.openai.withheld_hints import withhold
 from headway.gateway.replicas.engine_figures import read_metrics
 from headway.gateway.replicas.load_report import LoadReport, read_load_header
-from headway.gateway.settings import HINTS, TenantSettings, read_settings
+from headway.gateway.settings import HINTS, TenantSettings
+from headway.gateway.settings_file import read_settings
 from headway.gateway.wire.client_connection import ClientConnection
 from headway.gateway.wire.limits import WireLimits
 from headway.gateway.wire.messages import Headers, HttpRequest, Response

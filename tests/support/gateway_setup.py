@@ -10,7 +10,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from headway.gateway.gateway import Gateway
-from headway.gateway.settings import HealthSettings, PolicySettings, QueueSettings, ReplicaSettings, Settings
+from headway.gateway.settings import (
+    HealthSettings,
+    PolicySettings,
+    QueueSettings,
+    ReplicaSettings,
+    Settings,
+)
 from headway.gateway.wire.client_connection import ClientConnection
 from tests.support.scripted_replica import ScriptedReplica
 

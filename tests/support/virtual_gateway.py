@@ -21,7 +21,13 @@ from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import GatewayRequest, PromptSize, RequestMove
 from headway.gateway.replicas.load_report import LoadReport
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
-from headway.gateway.settings import HealthSettings, PolicySettings, QueueSettings, ReplicaSettings, Settings
+from headway.gateway.settings import (
+    HealthSettings,
+    PolicySettings,
+    QueueSettings,
+    ReplicaSettings,
+    Settings,
+)
 from headway.policies.admission.greedy import Greedy
 from headway.policies.ordering.fcfs import Fcfs
 from headway.policies.prediction.running_mean import RunningMean

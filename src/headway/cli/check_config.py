@@ -25,7 +25,7 @@ def check_config(file: Annotated[Path, typer.Argument(help="A TOML file for `hea
     from headway.gateway.observing.tracing import check_tracing
     from headway.gateway.openai.prompt_count import PromptCount
     from headway.gateway.openai.token_ratio import TokenRatio
-    from headway.gateway.settings import read_settings
+    from headway.gateway.settings_file import read_settings
     from headway.gateway.signed_tokens import signed_tokens
 
     try:

@@ -137,7 +137,8 @@ def _settings(config: Path | None, address: AddressOptions, options: GatewayOpti
     """The settings of the file, with those of the command line in their place. Raises ValueError."""
     from dataclasses import replace
 
-    from headway.gateway.settings import ReplicaSettings, Settings, check, read_settings
+    from headway.gateway.settings import ReplicaSettings, Settings
+    from headway.gateway.settings_file import check, read_settings
 
     base = Settings() if config is None else read_settings(config)
     if options.replica_key_env is not None and not options.replica:

@@ -26,7 +26,8 @@ from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import RequestStage, id_text
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
-from headway.gateway.settings import BudgetSettings, TenantSettings, check_budget
+from headway.gateway.settings import BudgetSettings, TenantSettings
+from headway.gateway.settings_file import check_budget
 from headway.gateway.wire.messages import HttpRequest, Response, with_headers
 
 PATH = "/admin"

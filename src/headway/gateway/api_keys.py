@@ -13,14 +13,8 @@ from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
-from headway.gateway.settings import (
-    KEY_CHARACTERS_MIN,
-    Settings,
-    TenantSettings,
-    key_digest,
-    key_of_environment,
-    listed,
-)
+from headway.gateway.settings import KEY_CHARACTERS_MIN, Settings, TenantSettings
+from headway.gateway.settings_file import key_digest, key_of_environment, listed
 from headway.gateway.signed_tokens import KeyFault, SignedTokens
 from headway.gateway.wire.messages import HttpRequest
 

@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from headway.gateway.settings import JwtSettings, shown_url
+from headway.gateway.settings import JwtSettings
+from headway.gateway.settings_file import shown_url
 from headway.gateway.wire.http_fetch import fetch
 from headway.gateway.wire.upstream_pool import UpstreamPool
 

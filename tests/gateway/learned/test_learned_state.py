@@ -12,7 +12,13 @@ import pytest
 from headway.gateway.gateway import Gateway
 from headway.gateway.learned.queue_tuning import check_tuning
 from headway.gateway.queueing.model_queue import QueueKey
-from headway.gateway.settings import PolicySettings, Settings, StateSettings, TuningSettings, check
+from headway.gateway.settings import (
+    PolicySettings,
+    Settings,
+    StateSettings,
+    TuningSettings,
+)
+from headway.gateway.settings_file import check
 from tests.support.gateway_setup import RunGateway, Setup, completion
 from tests.support.scripted_replica import streams
 

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 from headway.gateway.observing.access_log import AccessLog
-from headway.gateway.settings import AdminSettings, BudgetSettings, StateSettings, TenantSettings
+from headway.gateway.settings import (
+    AdminSettings,
+    BudgetSettings,
+    StateSettings,
+    TenantSettings,
+)
 from tests.support.gateway_setup import Answer, RawClient, RunGateway, Setup, completion
 from tests.support.scripted_replica import hangs, streams, waits_for
 

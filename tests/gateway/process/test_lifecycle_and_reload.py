@@ -15,7 +15,13 @@ import pytest
 
 from headway.gateway import process
 from headway.gateway.gateway import Gateway
-from headway.gateway.settings import HealthSettings, PolicySettings, ReplicaSettings, Settings, TenantSettings
+from headway.gateway.settings import (
+    HealthSettings,
+    PolicySettings,
+    ReplicaSettings,
+    Settings,
+    TenantSettings,
+)
 from tests.support.gateway_setup import QUICK, RawClient, RunGateway, Setup, completion, post
 from tests.support.scripted_replica import Call, ScriptedReplica, hangs, streams, text, waits_for
 from tests.support.serve_process import HEADWAY, fetched, serving

@@ -19,7 +19,12 @@ import uvloop
 from headway.gateway.gateway import Gateway
 from headway.gateway.queueing.model_queue import ModelQueue
 from headway.gateway.queueing.request_state import QueueKey
-from headway.gateway.settings import PolicySettings, QueueSettings, ReplicaSettings, Settings
+from headway.gateway.settings import (
+    PolicySettings,
+    QueueSettings,
+    ReplicaSettings,
+    Settings,
+)
 from tests.support.gateway_setup import LOOP_HELD_SECONDS_MAX, LOOP_WATCH_SECONDS, QUICK, Answer, RawClient, post
 from tests.support.scripted_replica import Call, Script, ScriptedReplica, text
 

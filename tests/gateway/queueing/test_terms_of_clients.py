@@ -6,7 +6,12 @@ import asyncio
 
 import pytest
 
-from headway.gateway.settings import ModelSettings, PolicySettings, QueueSettings, TenantSettings
+from headway.gateway.settings import (
+    ModelSettings,
+    PolicySettings,
+    QueueSettings,
+    TenantSettings,
+)
 from tests.support.gateway_setup import RunGateway, Setup, completion
 from tests.support.scripted_replica import dies_at_once, streams, waits_for
 

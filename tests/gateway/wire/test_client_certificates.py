@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from headway.gateway.certificate import tls_context
-from headway.gateway.settings import Settings, TenantSettings, TlsSettings, read_settings
+from headway.gateway.settings import Settings, TenantSettings, TlsSettings
+from headway.gateway.settings_file import read_settings
 from headway.gateway.wire.peer_names import peer_names
 from tests.support.gateway_setup import RawClient, RunGateway, Setup, completion, post
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from headway.gateway.settings import ReplicaSettings, read_settings, replica_key
+from headway.gateway.settings import ReplicaSettings
+from headway.gateway.settings_file import read_settings, replica_key
 
 WHOLE = """
 listen = "0.0.0.0:9000"

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from headway.gateway import settings, settings_page
+from headway.gateway import settings, settings_file, settings_page
 from headway.gateway.wire.limits import WireLimits
 
 PAGE = Path(__file__).parents[3] / "docs" / "gateway-config.md"
@@ -86,7 +86,7 @@ def test_each_example_in_the_guide_is_a_configuration(tmp_path: Path) -> None:
     file, read = tmp_path / "gateway.toml", []
     for example in examples:
         file.write_text(example.replace("…64 hexadecimal digits…", "a" * 64), encoding="utf-8")
-        read.append(settings.read_settings(file))
+        read.append(settings_file.read_settings(file))
     assert (read[0].state.path, read[0].tracing.sample_share, len(read[0].replica)) == ("headway-state.json", 0.1, 1)
     assert any(one.aliases for one in read)
     assert any(one.admin.key_sha256 for one in read)

@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway.gateway.api_keys import ApiKeys
-from headway.gateway.settings import JwtSettings, TenantSettings, read_settings
+from headway.gateway.settings import JwtSettings, TenantSettings
+from headway.gateway.settings_file import read_settings
 from headway.gateway.signed_tokens import KeyFault, SignedTokens, signed_tokens
 from tests.support.signed_tokens_setup import (
     AUDIENCE,

@@ -10,7 +10,7 @@ import pytest
 from headway.bench.experiment.bundles import Bundle, named_bundles, read_bundles
 from headway.bench.user_mistake import UserMistake
 from headway.cli.app import run
-from headway.gateway.settings import read_settings
+from headway.gateway.settings_file import read_settings
 from headway.scheduling.bundle import bundle, name_and_options
 from headway.vllm_plugin.config import read_config
 from tests.unit.policies.test_catalog import COSTS

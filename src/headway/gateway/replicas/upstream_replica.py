@@ -22,7 +22,8 @@ from headway.gateway.replicas.in_flight import BLOCK_TOKENS, InFlight
 from headway.gateway.replicas.learned_costs import LearnedCosts
 from headway.gateway.replicas.load_report import LoadReport
 from headway.gateway.replicas.replica_state import Health, ReplicaState
-from headway.gateway.settings import HealthSettings, ReplicaSettings, replica_key
+from headway.gateway.settings import HealthSettings, ReplicaSettings
+from headway.gateway.settings_file import replica_key
 from headway.gateway.wire.upstream_pool import UpstreamPool
 
 FIGURES = ("waiting", "running", "kv_share", "kv_tokens_max")  # of a `LoadReport`; each has an age of its own

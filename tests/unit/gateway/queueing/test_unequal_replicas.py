@@ -20,7 +20,12 @@ from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.request_state import GatewayRequest, RequestMove
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
-from headway.gateway.settings import HealthSettings, PolicySettings, ReplicaSettings, Settings
+from headway.gateway.settings import (
+    HealthSettings,
+    PolicySettings,
+    ReplicaSettings,
+    Settings,
+)
 from headway.policies.predicted_work import uncached_tokens
 from tests.support.gateway_requests import gateway_request
 
