@@ -42,7 +42,7 @@ def test_who_has_which_power() -> None:
     }
     assert have["Retunable"] == {"ewsjf", "ewsjf-published"}
     assert have["Stateful"] == {"ewsjf", "ewsjf-published", "running-mean", "histogram"}
-    assert have["DispatchListener"] == {"round-robin", "prefix-affinity"}
+    assert have["DispatchListener"] == {"round-robin", "prefix-affinity", "dual-map", "length-split"}
     assert have["Listener"] == {
         *("ewsjf", "ewsjf-published", "ewsjf-authors", "fair-share", "priced-work"),
         *("overflow-probability", "backfill", "smallest-remaining-benefit"),
