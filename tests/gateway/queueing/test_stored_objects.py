@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -11,8 +12,10 @@ from headway.gateway.openai.endpoints import endpoint_of
 from headway.gateway.openai.stored_objects import StoredObjects, makes_object, may_be_repeated, named_object
 from headway.gateway.settings import QueueSettings
 from headway.gateway.wire.messages import HttpRequest
-from tests.support.gateway_setup import RunGateway, Setup
+from tests.support.gateway_setup import QUICK, RunGateway, Setup
 from tests.support.scripted_replica import Call, Script, answers, dies_at_once
+
+FREQUENT = replace(QUICK, models_seconds=0.05)
 
 
 def request(method: str, path: str, **fields: object) -> HttpRequest:
@@ -127,7 +130,7 @@ def test_a_follow_up_for_a_model_that_its_home_lacks_goes_to_a_replica_that_has_
         assert (await setup.ask(follow_up, "/v1/responses")).status == 404
         assert len(other.calls) == 1
 
-    run_gateway(scenario, replicas=2, queue=QueueSettings(timeout_seconds=2.0))
+    run_gateway(scenario, replicas=2, queue=QueueSettings(timeout_seconds=2.0), health=FREQUENT)
 
 
 def test_a_follow_up_waits_for_its_home_beside_the_queue_of_the_others(run_gateway: RunGateway) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -12,8 +13,10 @@ from headway.gateway.settings import (
     QueueSettings,
     TenantSettings,
 )
-from tests.support.gateway_setup import RunGateway, Setup, completion
+from tests.support.gateway_setup import QUICK, RunGateway, Setup, completion
 from tests.support.scripted_replica import dies_at_once, streams, waits_for
+
+FREQUENT = replace(QUICK, models_seconds=0.05)
 
 KEY = "authorization: Bearer the-key-of-a\r\n"
 NOW = "x-headway-no-queue: true\r\n"
@@ -104,4 +107,5 @@ def test_one_model_has_an_order_and_bounds_of_its_own(run_gateway: RunGateway) -
         assert [str(call.json()["prompt"])[:5] for call in replica.calls] == ["hello", "brief", "long "]
 
     own = ModelSettings(ordering="shortest-prompt-first", max_requests=2)
-    run_gateway(scenario, seats=1, models={"short": own}, queue=QueueSettings(class_ceilings={"flex": 0.5}))
+    queue = QueueSettings(class_ceilings={"flex": 0.5})
+    run_gateway(scenario, seats=1, models={"short": own}, queue=queue, health=FREQUENT)

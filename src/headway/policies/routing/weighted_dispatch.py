@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import ClassVar
 
 from headway.domain.replica_view import ReplicaView
 from headway.domain.request import RequestView
 from headway.policies.contracts import Need
 from headway.policies.predicted_work import outstanding_seconds, service_seconds
-from headway.policies.tunable import Tunable
 
 
 class WeightedDispatch:
@@ -28,7 +26,6 @@ class WeightedDispatch:
     """
 
     NEEDS = frozenset([Need.REPLICAS])
-    TUNABLE: ClassVar[tuple[Tunable, ...]] = (Tunable("speed_weight", 0.0, 0.5),)
 
     def __init__(self, *, speed_weight: float = 0.25) -> None:
         if not 0 <= speed_weight <= 1:
