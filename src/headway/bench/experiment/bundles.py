@@ -85,6 +85,25 @@ class Bundle:
         return named | {"tuning": self.plugin.tuning, "guard": guard}
 
 
+def chosen_names(kind: Kind, called: str, given: Sequence[str]) -> list[str]:
+    """Full names of the policies that an option `--KIND` names, in order; `all` stands for every one of the catalogue.
+
+    `called` is what a mistake's sentence calls one of them.
+
+    Raises:
+        UserMistake: a name is unknown, or given twice.
+    """
+    wanted: list[str] = []
+    for name in (canonical(kind, one) for one in given):
+        if name == "all":
+            wanted += [other for other in names(kind) if other not in wanted]
+        elif name in wanted and "all" not in given:
+            raise UserMistake(f"--{kind} {name} is there twice; name each {called} once")
+        elif name not in wanted:
+            wanted.append(name)
+    return wanted
+
+
 def named_bundles(orderings: Sequence[str], template: Bundle) -> list[Bundle]:
     """One bundle for each ordering, labelled by its name and otherwise like `template`.
 
@@ -93,14 +112,7 @@ def named_bundles(orderings: Sequence[str], template: Bundle) -> list[Bundle]:
     Raises:
         UserMistake: a name is unknown, or given twice.
     """
-    wanted: list[str] = []
-    for name in (canonical("ordering", given) for given in orderings):
-        if name == "all":
-            wanted += [ordering for ordering in names("ordering") if ordering not in wanted]
-        elif name in wanted and "all" not in orderings:
-            raise UserMistake(f"--ordering {name} is there twice; name each ordering once")
-        elif name not in wanted:
-            wanted.append(name)
+    wanted = chosen_names("ordering", "ordering", orderings)
     bundles = [replace(template, label=name, ordering=name) for name in wanted]
     for bundle_of_name in bundles:
         bundle_of_name.check()

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from headway.bench.experiment.bundles import Bundle
+from headway.bench.experiment.bundles import Bundle, chosen_names
 from headway.bench.experiment.saturation import Saturation
 from headway.bench.experiment.unloaded import unloaded_seconds
 from headway.bench.user_mistake import UserMistake
 from headway.domain.costs import ServiceCosts
 from headway.domain.event import Listener
-from headway.policies.catalog import build, canonical, names
+from headway.policies.catalog import build
 from headway.policies.contracts import RoutingPolicy
 from headway.scheduling.scheduler import Policies
 from headway.simulator.fleet import simulate_fleet
@@ -80,14 +80,7 @@ def named_routings(given: Sequence[str]) -> list[str]:
     Raises:
         UserMistake: a name is unknown, or given twice.
     """
-    wanted: list[str] = []
-    for name in (canonical("routing", one) for one in given):
-        if name == "all":
-            wanted += [other for other in names("routing") if other not in wanted]
-        elif name in wanted and "all" not in given:
-            raise UserMistake(f"--routing {name} is there twice; name each routing policy once")
-        elif name not in wanted:
-            wanted.append(name)
+    wanted = chosen_names("routing", "routing policy", given)
     for name in wanted:
         _made(name, ServiceCosts(1e-4, 1e-2), 0)
     return wanted
