@@ -13,10 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -25,10 +23,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.cost.relay import cpu_seconds, free_port, running
+
 BYTES = 1 << 20
 REQUESTS = 200
 REPEATS = 5
-_TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
 _CONFIG = """
 listen = "127.0.0.1:{port}"
 [queue]
@@ -73,50 +72,22 @@ def silent_source() -> int:
 @contextmanager
 def gateway(source: Path, upstream: int, folder: Path) -> Iterator[tuple[int, int]]:
     """A full gateway of this source tree: its port and its process id."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     config = folder / f"{port}.toml"
     config.write_text(_CONFIG.format(port=port, upstream=upstream), encoding="utf-8")
-    environment = os.environ | {"PYTHONPATH": str(source)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from headway.cli import main; main()", "serve", "--config", str(config)],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    command = [sys.executable, "-c", "from headway.cli import main; main()", "serve", "--config", str(config)]
     held: list[socket.socket] = []
-    try:
-        until = time.monotonic() + 60
-        while not _is_ready(port):
-            if time.monotonic() > until or process.poll() is not None:
-                raise SystemExit(f"the gateway of {source} did not start")
-            time.sleep(0.05)
-        for _ in range(2):  # one at the source, one in the queue
-            one = socket.create_connection(("127.0.0.1", port))
-            one.sendall(request(200))
-            held.append(one)
-            time.sleep(0.2)
-        yield port, process.pid
-    finally:
-        for one in held:
-            one.close()
-        process.send_signal(signal.SIGINT)
-        process.wait(30)
-
-
-def _is_ready(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), 1) as probe:
-            probe.sendall(b"GET /ready HTTP/1.1\r\nhost: x\r\n\r\n")
-            return probe.recv(100).startswith(b"HTTP/1.1 200")
-    except OSError:
-        return False
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU time of a process so far, user and system."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * _TICK_SECONDS
+    with running(command, port, os.environ | {"PYTHONPATH": str(source)}) as pid:
+        try:
+            for _ in range(2):  # one at the source, one in the queue
+                one = socket.create_connection(("127.0.0.1", port))
+                one.sendall(request(200))
+                held.append(one)
+                time.sleep(0.2)
+            yield port, pid
+        finally:
+            for one in held:
+                one.close()
 
 
 def refused(port: int, sent: bytes, requests: int) -> None:
