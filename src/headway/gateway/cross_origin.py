@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from headway.gateway.budgets.rate_limit_headers import EVERY_NAME
 from headway.gateway.wire.messages import Headers, HttpRequest, Response
 
 _ANY = "*"
@@ -17,6 +18,7 @@ _EXPOSED = b", ".join(
         *(b"x-request-id", b"x-headway-replica", b"x-headway-queue-ms", b"x-headway-reason"),
         *(b"x-headway-model", b"x-headway-service-tier"),
         *(b"retry-after", b"retry-after-ms", b"x-should-retry"),  # which clients of the OpenAI API obey
+        *EVERY_NAME,
     )
 )
 _PREFLIGHT_SECONDS = b"600"

@@ -15,6 +15,15 @@ RATE_LIMIT_NAMES = (b"x-ratelimit-", b"anthropic-ratelimit-")
 """How their names begin; an engine's own of these names are not passed on beside ours."""
 _OF_REQUESTS = b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests"
 _OF_TOKENS = b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens"
+EVERY_NAME = (
+    *(*_OF_REQUESTS, *_OF_TOKENS),
+    *(
+        b"anthropic-ratelimit-%b-%b" % (unit, figure)
+        for unit in (b"requests", b"tokens")
+        for figure in (b"limit", b"remaining", b"reset")
+    ),
+)
+"""All names that this module writes, for browsers, which let a page read only headers that are named to them."""
 _MICROSECONDS = 1_000_000
 _LATEST_SECONDS = 253_402_300_799  # 9999-12-31, the last day that RFC 3339 can write: a lowered limit may lie beyond it
 

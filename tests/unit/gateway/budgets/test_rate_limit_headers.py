@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from headway.gateway.budgets.key_budget import KeyBudget
-from headway.gateway.budgets.rate_limit_headers import anthropic_headers, duration, rate_limit_headers
+from headway.gateway.budgets.rate_limit_headers import EVERY_NAME, anthropic_headers, duration, rate_limit_headers
 from headway.gateway.settings import BudgetSettings
 
 
@@ -62,3 +62,9 @@ def test_a_reset_beyond_all_dates_is_the_last_of_them() -> None:
 
 def test_a_unit_without_a_limit_is_not_named() -> None:
     assert rate_limit_headers(KeyBudget[Any](BudgetSettings(concurrent_requests=1)), 0) == ()
+
+
+def test_every_name_that_is_written_is_listed() -> None:
+    budget = KeyBudget[Any](BudgetSettings(requests_per_minute=60, tokens_per_day=86_400))
+    written = rate_limit_headers(budget, 0) + anthropic_headers(budget, 0, lambda: 0.0)
+    assert sorted(name for name, _ in written) == sorted(EVERY_NAME)
