@@ -13,6 +13,7 @@ from headway.gateway.budgets.key_budget import KeyBudget, Shortage
 from headway.gateway.budgets.saved_budgets import restore, saved_in_steps
 from headway.gateway.budgets.token_bucket import DAY_US
 from headway.gateway.settings import BudgetSettings
+from headway.testing.examples import examples
 
 LIMIT = st.none() | st.integers(1, 1_000)
 BUDGETS = st.builds(
@@ -28,7 +29,7 @@ REQUESTS = st.lists(
 Budget = KeyBudget[Any]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(BUDGETS, REQUESTS)
 def test_who_comes_back_when_told_to_is_within(
     chosen: BudgetSettings, requests: list[tuple[int, int, float, int]]
@@ -56,7 +57,7 @@ def test_who_comes_back_when_told_to_is_within(
     assert budget.inside == 0
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 @given(BUDGETS, REQUESTS)
 def test_a_refund_leaves_no_trace_and_corrections_are_exact(
     chosen: BudgetSettings, requests: list[tuple[int, int, float, int]]
@@ -74,7 +75,7 @@ def test_a_refund_leaves_no_trace_and_corrections_are_exact(
     assert predicted.state(0) == actual.state(0)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 @given(BUDGETS, REQUESTS, st.integers(0, 3 * DAY_US), st.integers(-(10**15), 10**15))
 def test_a_restart_equals_no_restart(
     chosen: BudgetSettings, requests: list[tuple[int, int, float, int]], off_us: int, boot_us: int

@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headway.gateway.budgets.token_bucket import DAY_US, MINUTE_US, TokenBucket
+from headway.testing.examples import examples
 
 LIMITS = st.integers(1, 50) | st.integers(1, 10**15)
 WINDOWS = st.sampled_from([1, 7, MINUTE_US, DAY_US])
 STEPS = st.lists(st.tuples(st.integers(0, 2 * DAY_US) | st.integers(0, 10), st.integers(1, 60)), max_size=30)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(LIMITS, WINDOWS, STEPS)
 def test_in_any_time_no_more_is_granted_than_the_bucket_and_what_came_back(
     limit: int, window_us: int, steps: list[tuple[int, int]]
@@ -34,7 +35,7 @@ def test_in_any_time_no_more_is_granted_than_the_bucket_and_what_came_back(
             assert total <= limit + Fraction(limit * (at_us - since_us), window_us)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(LIMITS, WINDOWS, STEPS, st.lists(st.integers(-(10**9), 10**9), max_size=30))
 def test_it_agrees_with_exact_fractions_whatever_is_taken_and_given_back(
     limit: int, window_us: int, steps: list[tuple[int, int]], amounts: list[int]
@@ -52,7 +53,7 @@ def test_it_agrees_with_exact_fractions_whatever_is_taken_and_given_back(
         assert bucket.balance(now_us) == max(0, left.numerator // left.denominator)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(LIMITS, WINDOWS, st.integers(0, 10**16), st.integers(1, 10**15))
 def test_who_waits_as_told_may_take_and_not_a_microsecond_before(
     limit: int, window_us: int, taken: int, tokens: int

@@ -27,6 +27,7 @@ from headway.gateway.settings import (
     TenantSettings,
 )
 from headway.gateway.wire.messages import HttpRequest
+from headway.testing.examples import examples
 from tests.support.gateway_requests import gateway_request
 
 PROMPT_TOKENS, OUTPUT_TOKENS = 50, 10
@@ -427,7 +428,7 @@ def test_however_many_are_let_in_at_once_an_end_moves_some_and_a_step_moves_one(
     assert not before
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(
     st.lists(
         st.tuples(st.sampled_from(["ask", "ask", "end", "cancel", "pass"]), st.sampled_from("abc"), st.integers(1, 80)),

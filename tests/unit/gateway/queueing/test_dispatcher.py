@@ -47,6 +47,7 @@ from headway.gateway.settings import (
 from headway.gateway.wire.messages import HttpRequest
 from headway.policies.admission.overflow_probability import OverflowProbability
 from headway.scheduling.scheduler import Policies
+from headway.testing.examples import examples
 from tests.support.gateway_requests import gateway_request
 
 HEALTH = HealthSettings(no_replica_seconds=30.0)
@@ -971,7 +972,7 @@ def test_a_body_that_is_exactly_as_large_as_the_bound_fits() -> None:
 BOUNDS = st.integers(1, 4)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(
     st.builds(
         QueueSettings,
