@@ -29,7 +29,6 @@ UNKNOWN_KEY = KeyFault(
 _UNKNOWN_CERTIFICATE = KeyFault(
     "no tenant has a name of the client certificate (`certificate_names`), and the API key is missing or unknown"
 )
-_NO_TENANT = KeyFault("the token is valid, but its claim names no tenant of this gateway", status=403)
 _DOTS = 2  # between the three parts of a JSON Web Token
 
 KEY_HEADERS = frozenset([b"authorization", b"x-api-key"])
@@ -110,7 +109,13 @@ class ApiKeys:
         value = self.tokens.value_of(key)
         if isinstance(value, KeyFault):
             return value
-        return self._by_claim.get(value) or _NO_TENANT
+        return self._by_claim.get(value) or _no_tenant(self.tokens.settings.tenant_claim)
+
+
+def _no_tenant(claim: str) -> KeyFault:
+    """A valid token opens nothing. Its claim is named, and not the value, which may be a person."""
+    message = f"the token is valid, but no tenant of this gateway has the value of its claim `{claim}` (`jwt_values`)"
+    return KeyFault(message, status=403)
 
 
 class _KnownHolder(NamedTuple):

@@ -98,6 +98,8 @@ def test_a_valid_token_is_a_key_of_the_tenant_that_its_claim_names(make: Callabl
     unknown = keys.who({b"authorization": b"Bearer " + token(sub="team-c")})
     assert isinstance(unknown, KeyFault)
     assert unknown.status == 403
+    assert "its claim `sub`" in unknown.message
+    assert "team-c" not in unknown.message
     with pytest.raises(ValueError, match="tenants 'a' and 'b' share the jwt_values 'team-a'; give it to one"):
         ApiKeys([a, TenantSettings("b", jwt_values=("team-a",))])
 
