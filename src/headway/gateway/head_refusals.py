@@ -1,7 +1,8 @@
-"""Refusals that need no body: of a key, a host name, a web page, a path or a method."""
+"""Refusals that need no body: of a key, a host name, a web page, a path, a method or a header sent twice."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from http import HTTPStatus
 
@@ -11,6 +12,8 @@ from headway.gateway.signed_tokens import KeyFault
 from headway.gateway.wire.messages import HttpRequest, Response, with_headers
 
 _ASKS_KEY = ((b"www-authenticate", b'Bearer realm="headway"'),)
+_OUR_HEADERS = b"x-headway-"
+_NAME_CHARACTERS_SHOWN = 100
 _FOREIGN_PAGE = "pages of this origin may not call this gateway; its operator can add the origin to `cors_origins`"
 
 
@@ -45,6 +48,21 @@ def not_forwarded(request: HttpRequest, more: Collection[str]) -> Response | Non
     status, message, methods = fault
     refusal = error_response(status, message, Reason.MALFORMED)
     return with_headers(refusal, ((b"allow", methods.encode()),)) if methods else refusal
+
+
+def repeated_term(request: HttpRequest) -> Response | None:
+    """The refusal of a header of ours that is sent more than once: whichever counted, its client might mean the other.
+
+    None where there is none.
+    """
+    if len(request.named) == len(request.headers):  # as mostly
+        return None
+    numbers = Counter(name for name, _ in request.headers if name.startswith(_OUR_HEADERS))
+    repeated = next((name for name, number in numbers.items() if number > 1), None)
+    if repeated is None:
+        return None
+    shown = repeated.decode("latin-1")[:_NAME_CHARACTERS_SHOWN]
+    return error_response(400, f"the header {shown} is sent more than once; send it once", Reason.MALFORMED)
 
 
 def head_not_forwarded() -> Response:

@@ -17,7 +17,15 @@ from headway import __version__
 from headway.gateway.administration import Administration, is_admin, takes_body
 from headway.gateway.api_keys import KEY_HEADERS, ApiKeys
 from headway.gateway.cross_origin import CrossOrigin, is_preflight, judge_origin, preflight_answer
-from headway.gateway.head_refusals import foreign_host, foreign_page, head_not_forwarded, loop, no_key, not_forwarded
+from headway.gateway.head_refusals import (
+    foreign_host,
+    foreign_page,
+    head_not_forwarded,
+    loop,
+    no_key,
+    not_forwarded,
+    repeated_term,
+)
 from headway.gateway.learned.learned_state import LearnedState
 from headway.gateway.model_answers import model_answer, models_answer
 from headway.gateway.observing.gateway_metrics import GatewayMetrics
@@ -136,7 +144,7 @@ class PublicRoutes:
         if isinstance(tenant, KeyFault):
             return no_key(tenant)
         request.owner = tenant.name
-        refusal = not_forwarded(request, self.dispatcher.settings.forward)
+        refusal = not_forwarded(request, self.dispatcher.settings.forward) or repeated_term(request)
         if refusal is None and request.method == b"POST":
             request.refusal = self.dispatcher.entry_checks.refusal_unread(tenant.name, request)
         return refusal

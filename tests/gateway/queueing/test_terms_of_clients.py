@@ -70,6 +70,25 @@ def test_a_request_that_never_waits_is_sent_at_once_or_refused(run_gateway: RunG
     run_gateway(scenario, seats=1)
 
 
+@pytest.mark.parametrize("header", ["x-headway-no-queue: false", "x-headway-timeout-seconds: 9", "X-Headway-Any: a"])
+def test_a_header_of_ours_that_is_sent_twice_is_refused_in_the_shape_of_the_path(
+    run_gateway: RunGateway, header: str
+) -> None:
+    async def scenario(setup: Setup) -> None:
+        shapes = {"/v1/completions": ["error"], "/v1/responses": ["error"], "/v1/messages": ["error", "type"]}
+        for path, fields in shapes.items():
+            refused = await setup.ask(completion(), path=path, headers=f"{header}\r\n{header.lower()}\r\n")
+            assert (refused.status, refused.reason) == (400, "malformed")
+            assert sorted(refused.json()) == fields
+            name = header.lower().partition(":")[0]
+            message = f"the header {name} is sent more than once; send it once"
+            assert refused.json()["error"]["message"] == message
+        once = await setup.ask(headers=f"{header}\r\naccept: a\r\naccept: b\r\n")
+        assert once.status == 200
+
+    run_gateway(scenario)
+
+
 def test_nor_does_it_wait_for_its_second_try(run_gateway: RunGateway) -> None:
     async def scenario(setup: Setup) -> None:
         gate = asyncio.Event()
