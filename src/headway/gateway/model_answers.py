@@ -13,7 +13,7 @@ from headway.gateway.wire.messages import Response
 def models_answer(dispatcher: Dispatcher) -> Response:
     """`GET /v1/models`: what the replicas that are up list, and the aliases; 503 while none is."""
     if not any(replica.is_up for replica in dispatcher.replicas):  # an empty list would be a lie
-        message = "no replica is healthy, so no model is known; try again"
+        message = f"{dispatcher.entry_checks.why_unserved('')}, so no model is known; try again"
         retry_seconds = dispatcher.entry_checks.until_probe()
         return error_response(503, message, Reason.NO_REPLICA, retry_seconds=retry_seconds)
     models = listed_models(dispatcher.replicas, dispatcher.settings)

@@ -121,6 +121,8 @@ def test_a_drained_replica_gets_nothing_new_and_ends_what_it_has(
         assert (await setup.get("/headway/state")).json()["replicas"][0]["drained"] is True
         assert (await admin(setup, "/replicas/r1/drain", "POST")).status == 200
         assert ((await setup.ask()).reason, (await setup.get("/ready")).status) == ("no-replica", 503)
+        for refused in (await setup.ask(), await setup.get("/v1/models")):
+            assert "is drained (`/admin/replicas`)" in refused.json()["error"]["message"]
         await admin(setup, "/replicas/r0/undrain", "POST")
         assert (await setup.ask()).headers["x-headway-replica"] == "r0"
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.queueing.budget_accounts import BudgetAccounts
 from headway.gateway.queueing.model_queue import ModelQueue
-from headway.gateway.queueing.outages import can_be_served, demand_of
+from headway.gateway.queueing.outages import can_be_served, demand_of, drained_part
 from headway.gateway.queueing.refusals import NO_REPLICA_SECONDS, Refusal, RetryDelays, broken_bound, broken_model_bound
 from headway.gateway.queueing.request_state import QueuedRequest
 from headway.gateway.queueing.served_queues import ServedQueues
@@ -35,10 +35,7 @@ class EntryChecks:
             if replicas and not any(replica.serves(model) for replica in replicas):
                 message = f"no replica serves the model {model[:100]!r}{meant}; GET /v1/models lists the models"
                 return Refusal(404, message, Reason.UNKNOWN_MODEL)
-            message = (
-                f"no healthy replica serves the model {model[:100]!r}{meant}" if model else "no replica is healthy"
-            )
-            return self.unserved(message)
+            return self.unserved(self.why_unserved(model, meant))
         if not served.waiting:
             return None
         arrived = queued.arrived
@@ -85,6 +82,18 @@ class EntryChecks:
     def unserved(self, message: str) -> Refusal:
         """A 503, because no healthy replica serves the model."""
         return Refusal(503, message, Reason.NO_REPLICA, self.until_probe())
+
+    def why_unserved(self, model: str, meant: str = "") -> str:
+        """Why no replica can serve a model now, one sentence: an operator drained them, or none is healthy.
+
+        `meant` follows the name of the model.
+        """
+        drained, serving = drained_part(model, self._served.replicas)
+        named = f" of the model {model[:100]!r}{meant}" if model else ""
+        if serving and drained == serving:
+            return f"every replica{named} is drained (`/admin/replicas`)"
+        healthy = f"no healthy replica serves the model {model[:100]!r}{meant}" if model else "no replica is healthy"
+        return f"{healthy}, and {drained} of {serving} are drained" if drained else healthy
 
     def draining(self) -> Refusal:
         """A 503, because the process ends."""

@@ -37,6 +37,12 @@ def can_be_served(demand: Demand, replicas: Sequence[UpstreamReplica]) -> bool:
     return False
 
 
+def drained_part(model: str, replicas: Sequence[UpstreamReplica]) -> tuple[int, int]:
+    """Of the replicas that serve a model: how many an operator has drained, and how many there are."""
+    serving = [replica for replica in replicas if replica.serves(model)]
+    return sum(replica.is_drained for replica in serving), len(serving)
+
+
 class Outages:
     """Remembers from one call to the next since when a demand cannot be served."""
 

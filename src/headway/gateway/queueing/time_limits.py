@@ -113,7 +113,8 @@ class TimeLimits:
             if request.stage is not _QUEUED or demand not in demands:
                 continue
             if not can_be_served(demand, served.replicas):  # none came back between two steps
-                relay.refuse(self._entry_checks.unserved(f"no healthy replica has served this model for {grace:g} s"))
+                why = self._entry_checks.why_unserved(request.arrived.model)
+                relay.refuse(self._entry_checks.unserved(f"{why}; none has been up for {grace:g} s"))
             yield
 
     def _inside(self, number: int) -> GatewayRequest | None:
