@@ -35,6 +35,8 @@ def prefix_bounds(prompt_bytes: int) -> tuple[int, ...]:
 def prefix_hashes(model: str, prompt: bytes) -> tuple[int, ...]:
     """The hashes of a prompt, the shortest prefix first; none if it is shorter than a KiB."""
     hashes: tuple[int, ...] = ()
+    if len(prompt) < _BLOCK_BYTES:
+        return hashes
     for hashes in prefix_hashes_in_steps(model, prompt):  # noqa: B007 - the last ones are all
         pass
     return hashes

@@ -159,7 +159,8 @@ class Dispatcher:
         relay = self._sent[number] = self.relays[number]
         relay.request.move(_MOVE_DISPATCHED)
         self.served_queues.left(queued)
-        self.budgets.sent(queued)
+        if queued.budget is not None:
+            self.budgets.sent(queued)
         ledger = replica.ledger
         hashes = queued.arrived.prompt.hashes
         confirmed = ledger.cached_prompt_tokens(queued, hashes) if hashes else None
@@ -290,7 +291,8 @@ class Dispatcher:
         self.counts.end(outcome, reason)
         if self.retries.ended(request):
             self._begin_second_tries()
-        self.errors.guard("budget", self.budgets.ended, request, outcome, reason, now)
+        if queued.budget is not None:
+            self.errors.guard("budget", self.budgets.ended, request, outcome, reason, now)
         try:
             if was_queued:
                 self.served_queues.queue_of(queued).cancel(queued, now)

@@ -44,11 +44,13 @@ class TimeLimits:
 
     def arrived(self, request: GatewayRequest) -> None:
         """A request is inside from now on."""
-        self._ends.add(request)
+        if request.arrived.ends_by is not None:
+            self._ends.add(request)
 
     def queued(self, request: GatewayRequest) -> None:
         """A request waits from now on."""
-        self._first_tokens.add(request)
+        if request.arrived.deadline is not None:
+            self._first_tokens.add(request)
 
     def end_overtime(self, now: float) -> Iterator[None]:
         """End requests that took longer than they may, wherever they stand. Some times a second."""
