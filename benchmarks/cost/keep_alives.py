@@ -94,10 +94,10 @@ async def measured(streams: int, every: float, seconds: float) -> dict[str, floa
         await asyncio.sleep(0.1)
     await asyncio.sleep(every)  # each has had its first one, with the head
     gateway.loop_watch.longest_held_seconds = 0.0
-    sent, cpu, began = gateway.site.keep_alives.sent, time.process_time(), time.monotonic()
+    sent, cpu, began = gateway.dispatcher.counts.keep_alives, time.process_time(), time.monotonic()
     await asyncio.sleep(seconds)
     wall, cpu = time.monotonic() - began, time.process_time() - cpu
-    sent = gateway.site.keep_alives.sent - sent
+    sent = gateway.dispatcher.counts.keep_alives - sent
     here.send("end")
     received = await asyncio.to_thread(here.recv)
     child.join()

@@ -237,19 +237,28 @@ def test_a_client_that_leaves_frees_the_engine(gateway: str) -> None:
     assert fetched(gateway + "/headway/state")["counts"]["cancelled"] == before + 1
 
 
+def keep_alives(gateway: str) -> int:
+    with urllib.request.urlopen(gateway + "/metrics", timeout=10) as answer:
+        found = re.search(r"^headway_keep_alives_total (\d+)", answer.read().decode(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
 def test_vllm_bench_serve_runs_through_it(gateway: str, place: Path) -> None:
+    """All at once, so that some wait in the queue and get keep-alives."""
     result, port = place / "bench.json", gateway.rpartition(":")[2]
+    kept_before = keep_alives(gateway)
     before = fetched(gateway + "/headway/state")["counts"]["completed"]
     subprocess.run(
         [
             str(Path(PYTHON).with_name("vllm")), "bench", "serve", "--model", "tiny",
             "--tokenizer", str(place / "model"), "--host", "127.0.0.1", "--port", port,
-            "--dataset-name", "random", "--random-input-len", "60", "--random-output-len", "8", "--num-prompts", "30",
-            "--request-rate", "20", "--ignore-eos", "--save-result", "--result-filename", str(result),
+            "--dataset-name", "random", "--random-input-len", "60", "--random-output-len", "64", "--num-prompts", "40",
+            "--request-rate", "inf", "--ignore-eos", "--save-result", "--result-filename", str(result),
         ],
         env=environment(place), check=True, capture_output=True,
     )  # fmt: skip
     found = json.loads(result.read_text())
-    assert found["completed"] == 30
-    assert found["total_output_tokens"] == 240
-    assert fetched(gateway + "/headway/state")["counts"]["completed"] >= before + 30
+    assert (found["completed"], found["total_output_tokens"]) == (40, 40 * 64)
+    assert fetched(gateway + "/headway/state")["counts"]["completed"] >= before + 40
+    assert keep_alives(gateway) > kept_before

@@ -62,7 +62,7 @@ def test_messages_stream_with_text_and_tools_after_any_wait(run_gateway: RunGate
             kinds = [one.type async for one in call]
             assert kinds[0] == "message_start"
             assert kinds[-1] == "message_stop"
-        assert (setup.gateway.site.keep_alives.sent > 0) is (seconds > 0)
+        assert (setup.gateway.dispatcher.counts.keep_alives > 0) is (seconds > 0)
         story = latest(setup)
         assert (story["output_tokens"], story["outcome"]) == (5, "completed")
         seen = setup.replicas[0].calls[-1]

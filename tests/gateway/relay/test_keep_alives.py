@@ -17,6 +17,7 @@ from tests.support.scripted_replica import Call, Script, answers, dies_at_once, 
 
 ON = QueueSettings(keep_alive_seconds=0.3)  # below what a configuration may say, for quick tests
 COMMENT = b": keep-alive\n\n"
+EMPTY_COMMENT = b":\n\n"
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 SHAPES = [(CHAT, COMMENT), (RESPONSES, COMMENT), (MESSAGES, PING), ("/v1/completions", COMMENT)]
@@ -39,12 +40,15 @@ def test_a_stream_that_waits_is_kept_open_and_then_gets_its_answer(
         stream = waits_for(gate, streams(2))
         setup.replicas[0].usual = stream
         asking = [asyncio.create_task(setup.ask(asked(), path)) for _ in range(2)]  # one at the replica, one queued
-        await setup.until(lambda: setup.gateway.site.keep_alives.sent >= 4)
+        await setup.until(lambda: setup.gateway.dispatcher.counts.keep_alives >= 4)
         gate.set()
         for answer in await asyncio.gather(*asking):
             assert (answer.status, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
             assert answer.headers["x-accel-buffering"] == "no"
             kept, _, rest = answer.body.partition(b'data: {"id"')
+            if keep_alive == COMMENT:
+                assert kept.endswith(EMPTY_COMMENT), "in the packet of the first event"
+                kept = kept.removesuffix(EMPTY_COMMENT)
             assert kept == keep_alive * (len(kept) // len(keep_alive))
             assert kept
             assert answer.body.endswith(b"data: [DONE]\n\n")
@@ -53,6 +57,24 @@ def test_a_stream_that_waits_is_kept_open_and_then_gets_its_answer(
             assert story["first_byte_seconds"] > 0.3
 
     run_gateway(scenario, seats=1, queue=ON)
+
+
+def test_a_client_that_strips_each_packet_gets_every_event(run_gateway: RunGateway) -> None:
+    """As `vllm bench serve` 0.32 reads: what it takes off a comment's packet is what ends the comment."""
+
+    async def scenario(setup: Setup) -> None:
+        setup.replicas[0].usual = ends(streams(3))
+        read = b""
+        async with RawClient(setup.port) as client:
+            await client.send(post(completion()))
+            await client.head()
+            while size := int(await client.reader.readuntil(b"\r\n"), 16):
+                read += (await client.reader.readexactly(size + 2)).strip()
+        comments, *events = read.split(b"data: ")
+        assert comments == b": keep-alive" * (len(comments) // 12) + EMPTY_COMMENT
+        assert len(events) == 4
+
+    run_gateway(scenario, queue=ON)
 
 
 def ends(then: Script) -> Script:
@@ -127,7 +149,7 @@ def test_a_request_is_still_tried_again_after_a_keep_alive(run_gateway: RunGatew
             one.usual = streams(2)
             one.next.append(waits_for(gate, dies_at_once))
         asking = asyncio.create_task(setup.ask())
-        await setup.until(lambda: setup.gateway.site.keep_alives.sent)
+        await setup.until(lambda: setup.gateway.dispatcher.counts.keep_alives)
         next(one for one in setup.replicas if not one.calls).next.clear()
         gate.set()
         answer = await asking
@@ -150,7 +172,7 @@ def test_a_replica_that_has_sent_its_head_only_is_in_prefill(run_gateway: RunGat
 
         setup.replicas[0].usual = prefills
         asking = asyncio.create_task(setup.ask())
-        await setup.until(lambda: setup.gateway.site.keep_alives.sent >= 2)
+        await setup.until(lambda: setup.gateway.dispatcher.counts.keep_alives >= 2)
         gate.set()
         answer = await asking
         assert answer.headers["x-engine"] == "1"  # no head was sent before the replica's
@@ -165,7 +187,7 @@ def test_a_client_that_does_not_read_is_not_written_to(run_gateway: RunGateway) 
         setup.replicas[0].usual = hangs
         async with RawClient(setup.port) as client:
             await client.send(post(completion()))
-            await setup.until(lambda: setup.gateway.site.keep_alives.sent >= 1)
+            await setup.until(lambda: setup.gateway.dispatcher.counts.keep_alives >= 1)
             exchange = next(iter(setup.dispatcher.relays.values()))
             connection = next(iter(setup.clients))
             connection._transport.write(b"x" * (16 << 20))  # more than the system's buffers take
@@ -185,7 +207,7 @@ def test_many_that_are_due_at_once_do_not_hold_the_loop(run_gateway: RunGateway)
                 client = await stack.enter_async_context(RawClient(setup.port))
                 client.writer.write(post(completion()))
             await setup.until(lambda: setup.dispatcher.counts.inside == 300)
-            await setup.until(lambda: setup.gateway.site.keep_alives.sent >= 600)
+            await setup.until(lambda: setup.gateway.dispatcher.counts.keep_alives >= 600)
             assert len(setup.gateway.site.keep_alives._waiting) == 300
 
     run_gateway(scenario, seats=1, queue=ON)
@@ -215,7 +237,7 @@ def test_whoever_asks_without_a_stream_or_with_the_option_off_gets_the_same_byte
             setup.replicas[0].usual = script if is_stream else slowly
             asking = [setup.ask(asked(stream=is_stream), path) for path, _ in SHAPES]
             found[seconds, is_stream] = [masked(answer) for answer in await asyncio.gather(*asking)]
-            assert setup.gateway.site.keep_alives.sent == 0
+            assert setup.gateway.dispatcher.counts.keep_alives == 0
 
         run_gateway(
             scenario, queue=QueueSettings(keep_alive_seconds=seconds), health=replace(QUICK, failures_to_eject=99)
@@ -230,7 +252,7 @@ def test_a_reload_counts_for_streams_that_wait_already(run_gateway: RunGateway) 
         asking = asyncio.create_task(setup.ask())
         await setup.until(lambda: setup.replicas[0].calls)
         setup.gateway.reload(replace(setup.settings, queue=ON))
-        await setup.until(lambda: setup.gateway.site.keep_alives.sent)
+        await setup.until(lambda: setup.gateway.dispatcher.counts.keep_alives)
         setup.gateway.reload(replace(setup.settings, queue=QueueSettings()))
         await setup.until(lambda: not setup.gateway.site.keep_alives._waiting)
         asking.cancel()
@@ -244,7 +266,7 @@ def test_a_client_of_http_1_0_is_kept_open_too(run_gateway: RunGateway) -> None:
         setup.replicas[0].usual = waits_for(gate, streams(1))
         async with RawClient(setup.port) as client:
             await client.send(post(completion()).replace(b"HTTP/1.1", b"HTTP/1.0", 1))
-            await setup.until(lambda: setup.gateway.site.keep_alives.sent)
+            await setup.until(lambda: setup.gateway.dispatcher.counts.keep_alives)
             gate.set()
             answer = await client.answer()  # to the end of the connection
         assert (answer.status, answer.headers["connection"]) == (200, "close")
@@ -259,7 +281,7 @@ def test_the_body_counts_until_it_is_sent_on(run_gateway: RunGateway) -> None:
         gate = asyncio.Event()
         setup.replicas[0].usual = waits_for(gate, streams(1))
         asking = asyncio.create_task(setup.ask(completion(prompt="x" * 5_000)))
-        await setup.until(lambda: setup.gateway.site.keep_alives.sent)
+        await setup.until(lambda: setup.gateway.dispatcher.counts.keep_alives)
         assert setup.gateway.body_bytes > 5_000
         gate.set()
         await asking
@@ -272,7 +294,7 @@ def test_a_gateway_that_stops_tells_streams_that_were_kept_open(run_gateway: Run
     async def scenario(setup: Setup) -> None:
         setup.replicas[0].usual = hangs
         asking = asyncio.create_task(setup.ask(asked(), MESSAGES))
-        await setup.until(lambda: setup.gateway.site.keep_alives.sent)
+        await setup.until(lambda: setup.gateway.dispatcher.counts.keep_alives)
         setup.dispatcher.end_all()
         told = last_event(await asking)
         assert told["error"]["type"] == "overloaded_error"

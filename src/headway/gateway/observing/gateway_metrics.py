@@ -191,6 +191,11 @@ class GatewayMetrics:
         fairness = self.fairness()
         if fairness is not None:
             yield prometheus.gauge("headway_jains_fairness_index", _FAIRNESS_HELP, [({}, fairness)])
+        yield prometheus.counter(
+            "headway_keep_alives",
+            "Keep-alives that waiting streams were sent (`queue.keep_alive_seconds`)",
+            [({}, dispatcher.counts.keep_alives)],
+        )
         yield prometheus.gauge(
             "headway_requests_inside", "Requests queued or running", [({}, dispatcher.counts.inside)]
         )

@@ -18,12 +18,13 @@ class Outcome(StrEnum):
 
 
 class Counts:
-    """Requests by outcome; `reasons` of those refused or failed."""
+    """Requests by outcome; `reasons` of those refused or failed; `keep_alives` that their clients were sent."""
 
     def __init__(self) -> None:
         self.arrived = 0
         self.inside = 0
         self.retried = 0
+        self.keep_alives = 0
         self.ended: Counter[Outcome] = Counter()
         self.reasons: Counter[Reason] = Counter()
 

@@ -17,7 +17,7 @@ from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import GatewayRequest, RequestMove, RequestStage
 from headway.gateway.relay.answer_errors import error_answer, error_event, status_of
 from headway.gateway.relay.answer_headers import answer_headers, answer_reader, note_load
-from headway.gateway.relay.early_stream import EarlyStream, keep_alive_of, needs_keep_alive
+from headway.gateway.relay.early_stream import EarlyStream, after_keep_alives, keep_alive_of, needs_keep_alive
 from headway.gateway.relay.upstream_request import LOAD_HEADER, send_request
 from headway.gateway.replicas.replica_state import Health
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
@@ -57,6 +57,7 @@ class Exchange:
         "_sent_at",
         "_suspect",
         "_was_kept",
+        "_was_kept_open",
         "request",
     )
 
@@ -69,6 +70,7 @@ class Exchange:
         self._connecting: asyncio.Task[None] | None = None
         self._was_kept = False  # the connection had carried a request before
         self._is_stream = False
+        self._was_kept_open = False  # its client was sent a keep-alive
         self._suspect: tuple[UpstreamReplica, str] | None = None  # it answered 5xx: the next answer shows whose fault
         self._mark_seen = -1  # at the latest sweep, to notice silence
         self._seen_at = 0.0
@@ -189,6 +191,8 @@ class Exchange:
         relayed = self._relayed
         if relayed.first_byte_at is None and (not self._is_stream or body.find(b"data:") >= 0):
             self._first_byte(body)
+            if self._was_kept_open:
+                body = after_keep_alives(self.request, body)
         reader = relayed.reader
         if reader is None:
             relayed.unread_pieces += 1
@@ -202,6 +206,8 @@ class Exchange:
         relayed, endpoint, replica = self._relayed, self.request.arrived.endpoint, self._replica()
         reader, is_good = relayed.reader, relayed.status < 500
         fault, held = None, b""
+        if self._was_kept_open and relayed.first_byte_at is None:
+            body = after_keep_alives(self.request, body)
         if reader is not None:
             body = reader.pass_on(body) if body else body
             held = reader.rest()
@@ -374,6 +380,8 @@ class Exchange:
         if self.request.stage is not RequestStage.ANSWERING and isinstance(client, ClientConnection):
             client = self._client = EarlyStream(client, self.request)
         client.write(keep_alive_of(self.request))
+        self._was_kept_open = True
+        self._dispatcher.counts.keep_alives += 1
         return True
 
     # From the client

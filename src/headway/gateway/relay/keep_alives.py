@@ -30,7 +30,6 @@ class KeepAlives:
         # The one that was written to longest ago first. A request that ends is not kept for its entry's sake.
         self._waiting: deque[tuple[float, ref[Exchange]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self.sent = 0
 
     def add(self, exchange: Exchange) -> None:
         """A stream was asked for just now."""
@@ -78,9 +77,7 @@ class KeepAlives:
     def _write(self, exchange: Exchange) -> bool:
         """Whether it goes on waiting."""
         try:
-            was_sent = exchange.keep_alive()
+            return exchange.keep_alive() is not None
         except Exception as error:
             self._broke(exchange, error)
             return False
-        self.sent += was_sent is True
-        return was_sent is not None
