@@ -17,13 +17,13 @@ from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import GatewayRequest, RequestMove, RequestStage
 from headway.gateway.relay.answer_errors import error_answer, error_event, status_of
 from headway.gateway.relay.answer_headers import answer_headers, answer_reader, note_load
+from headway.gateway.relay.connection_opening import opened
 from headway.gateway.relay.early_stream import EarlyStream, after_keep_alives, keep_alive_of, needs_keep_alive
 from headway.gateway.relay.upstream_request import LOAD_HEADER, send_request
 from headway.gateway.replicas.replica_state import Health
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.wire.client_connection import ClientConnection
 from headway.gateway.wire.messages import Headers
-from headway.gateway.wire.name_lookup import is_ours
 from headway.gateway.wire.upstream_connection import UpstreamConnection
 
 # Bound once: on Python 3.11 a member of an enum takes forty times as long through its class.
@@ -37,7 +37,6 @@ _TRY_ELSEWHERE = frozenset([429, 500, 502, 503, 504, 529])
 _FULL = frozenset([429, 503, 529])
 _UNABLE = frozenset([501, 505])  # to do what was asked, which tells nothing of the replica's health
 BROKE = "the gateway failed at this request; its log names the cause"
-_SHORTAGE_SECONDS = 0.25  # between two tries to connect while descriptors or ports are lacking here
 
 
 class Exchange:
@@ -99,7 +98,7 @@ class Exchange:
     async def _connect(self, replica: UpstreamReplica) -> None:
         connection = None
         try:
-            connection = await self._opened(replica)
+            connection = await opened(self.request, replica, self._dispatcher)
             self._connecting = None
             if connection is None:
                 self._fail(f"replica {replica.shown_as} cannot be reached")
@@ -110,26 +109,6 @@ class Exchange:
             if connection is not None:
                 connection.close()
             self._dispatcher.contain(self, "dispatch", error)
-
-    async def _opened(self, replica: UpstreamReplica) -> UpstreamConnection | None:
-        """A new connection; None if the replica cannot be reached. Waits while it is our own lack that prevents it."""
-        while True:
-            try:
-                return await replica.pool.open()
-            except OSError as error:
-                if not is_ours(error):
-                    replica.unreachable(error)
-                elif self._may_wait(error):
-                    await asyncio.sleep(_SHORTAGE_SECONDS)
-                    continue
-                return None
-
-    def _may_wait(self, error: OSError) -> bool:
-        """Whether to try again to connect, for which something is lacking here: descriptors, memory or ports."""
-        dispatcher = self._dispatcher
-        now = dispatcher.now()
-        dispatcher.shortages.note(error, now)
-        return now - self.request.arrived.arrived_at < dispatcher.settings.queue.timeout_seconds
 
     def _send(self, connection: UpstreamConnection, replica: UpstreamReplica) -> None:
         self.request.move(_MOVE_SENT)
