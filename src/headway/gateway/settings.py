@@ -179,12 +179,13 @@ class RequestSettings:
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """Settings of one model, by its name: `[models."NAME"]`. What is left out is as for all models.
+    """Settings of one model or LoRA adapter, by its name: `[models."NAME"]`. What is left out is as for all models.
 
     Attributes:
-        ordering: The order of its queue.
+        ordering: The order of its queue, in which its adapters wait too. An adapter with an order of its own has a
+            queue of its own.
         ordering_options: Options of that ordering.
-        max_requests: Its queued requests, at most.
+        max_requests: Its queued requests, at most, those of its adapters not counted.
         max_tokens: Their prompt tokens, at most.
         max_bytes: The bytes of their bodies, at most.
         fallbacks: Models that are asked instead, the first that can be, while no healthy replica serves this one, or

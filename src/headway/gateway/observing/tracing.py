@@ -144,7 +144,7 @@ def _attributes(request: GatewayRequest, outcome: Outcome, reason: Reason | None
     arrived, queued, relayed = request.arrived, request.queued, request.relayed
     attributes: dict[str, Any] = {
         # The name of a model that no replica lists is not repeated.
-        "gen_ai.request.model": queued.queue_key.model if queued.queue_key is not None else "",
+        "gen_ai.request.model": queued.adapter or (queued.queue_key.model if queued.queue_key is not None else ""),
         "gen_ai.usage.output_tokens": relayed.output_tokens,
         "http.response.status_code": relayed.status,
         "headway.outcome": str(outcome),

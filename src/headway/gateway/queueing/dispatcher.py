@@ -21,6 +21,7 @@ from headway.gateway.queueing.internal_errors import InternalErrors
 from headway.gateway.queueing.learning_from_answer import learn_from_answer
 from headway.gateway.queueing.model_choice import ModelChoice
 from headway.gateway.queueing.outages import OwnShortages
+from headway.gateway.queueing.queue_keys import is_adapter
 from headway.gateway.queueing.request_state import (
     GatewayRequest,
     PromptSize,
@@ -109,16 +110,14 @@ class Dispatcher:
         queued = request.queued
         if prompt is not None:
             queued.prompt_tokens, queued.cached_prompt_tokens, queued.counted = prompt
+        if is_adapter(queued.arrived.model, self.replicas):
+            queued.adapter = queued.arrived.model
         refusal = self.entry_checks.refusal(queued) or self.budgets.enter(queued)
         if refusal is not None:
             is_unknown = refusal.reason is Reason.UNKNOWN_MODEL
             if not (is_unknown and self._ask_for_models(partial(self.arrive, relay))):
                 relay.refuse(refusal)
             return
-        if any(
-            replica.ledger.adapters and queued.arrived.model in replica.ledger.adapters for replica in self.replicas
-        ):
-            queued.adapter = queued.arrived.model
         queue = self.served_queues.queue_of(queued)
         queue.arrive(queued, now)
         request.move(_MOVE_QUEUED)
@@ -346,7 +345,7 @@ class Dispatcher:
         """The same, a request at a step."""
         limits = self.time_limits
         refusals = (limits.refuse_unserved, limits.refuse_late, limits.refuse_overdue, limits.end_untried)
-        for act in (*refusals, self.budgets.change_queues, self._share_costs):
+        for act in (*refusals, self.budgets.change_queues, self.served_queues.changes.steps, self._share_costs):
             try:
                 yield from act(now)
             except Exception as error:

@@ -11,7 +11,7 @@ from headway.gateway.openai.error_responses import Reason
 from headway.gateway.queueing.budget_accounts import BudgetAccounts
 from headway.gateway.queueing.model_queue import ModelQueue
 from headway.gateway.queueing.outages import can_be_served, demand_of, drained_part
-from headway.gateway.queueing.refusals import NO_REPLICA_SECONDS, Refusal, RetryDelays, broken_bound, broken_model_bound
+from headway.gateway.queueing.refusals import NO_REPLICA_SECONDS, Refusal, RetryDelays, broken_bound
 from headway.gateway.queueing.request_state import QueuedRequest
 from headway.gateway.queueing.served_queues import ServedQueues
 from headway.gateway.wire.messages import HttpRequest
@@ -40,11 +40,7 @@ class EntryChecks:
             return None
         arrived = queued.arrived
         broken = _broken_bound(served, arrived.payer, queued.prompt_tokens, arrived.body_bytes)
-        broken = broken or served.ceilings.broken(queued)
-        own = served.settings.models.get(arrived.model)
-        if broken is None and own is not None:
-            same = (queue for queue in served.queues.values() if queue.key.model == arrived.model)
-            broken = broken_model_bound(same, queued, own)
+        broken = broken or served.ceilings.broken(queued) or served.model_bounds.broken(queued)
         if broken is None:
             return None
         return self.too_many(*broken, served.queue_of(queued).drain_seconds())

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from headway.gateway.openai.request_body import Body
 from headway.gateway.queueing.outages import can_be_served
+from headway.gateway.queueing.queue_keys import shared_model
 from headway.gateway.queueing.served_queues import ServedQueues
 
 _LOGGED_SECONDS = 60.0  # between two log lines about one model
@@ -58,8 +59,9 @@ class ModelChoice:
         return can_be_served((model, None), self._served.replicas)
 
     def _wait_seconds(self, model: str) -> float:
-        """Forecast of the wait in its queues; 0 where nothing waits or no forecast is known."""
-        queues = (queue for key, queue in self._served.queues.items() if key.model == model and len(queue))
+        """Forecast of the wait in its queues, or its base model's; 0 where nothing waits or no forecast is known."""
+        shared = shared_model(model, self._served.replicas, self._served.settings)
+        queues = (queue for key, queue in self._served.queues.items() if key.model == shared and len(queue))
         return max((queue.drain_seconds() or 0.0 for queue in queues), default=0.0)
 
     def _note(self, model: str, other: str, wait: float) -> None:

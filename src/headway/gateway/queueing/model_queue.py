@@ -89,6 +89,9 @@ class ModelQueue:
     def __len__(self) -> int:
         return self.waiting.requests
 
+    def __contains__(self, queued: QueuedRequest) -> bool:
+        return queued.id in self._requests
+
     def __repr__(self) -> str:
         model, kind, *_ = self.key
         return f"<queue of {model or 'any model'} ({kind}): {len(self)} waiting, {self._dispatched} dispatched>"

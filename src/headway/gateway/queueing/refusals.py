@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 from headway.gateway.openai.error_responses import RETRY_SECONDS_MAX, Reason
 from headway.gateway.queueing.model_queue import ModelQueue
-from headway.gateway.queueing.request_state import QueuedRequest
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
-from headway.gateway.settings import ModelSettings, QueueSettings
+from headway.gateway.settings import QueueSettings
 
 _JITTER = 0.2  # a retry delay is drawn within ± this share, so that clients refused together do not return together
 _UNKNOWN_SECONDS = 1.0
@@ -67,27 +66,6 @@ def broken_bound(
         if limit is not None and amount > limit:
             message = f"this request would exceed its tenant's queue limit of {limit:,} {unit} (`queue.{key}`)"
             return message, Reason.TENANT_QUEUE_FULL
-    return None
-
-
-def broken_model_bound(
-    queues: Iterable[ModelQueue], queued: QueuedRequest, own: ModelSettings
-) -> tuple[str, Reason] | None:
-    """The first bound of its model alone, whose queues these are, that breaks if this request waits too."""
-    waiting, model = [queue.waiting for queue in queues if queue.waiting.requests], queued.arrived.model
-    if not waiting:
-        return None
-    totals = (
-        (sum(sums.requests for sums in waiting) + 1, own.max_requests, "requests", "max_requests"),
-        (sum(sums.tokens for sums in waiting) + queued.prompt_tokens, own.max_tokens, "prompt tokens", "max_tokens"),
-        (sum(sums.bytes for sums in waiting) + queued.arrived.body_bytes, own.max_bytes, "bytes", "max_bytes"),
-    )
-    for amount, most, unit, key in totals:
-        if most is not None and amount > most:
-            return (
-                f"the queue of {model[:100]!r} is full: its limit is {most:,} {unit} (`models.{key}`)",
-                Reason.QUEUE_FULL,
-            )
     return None
 
 

@@ -153,13 +153,19 @@ class QueueKey(NamedTuple):
 
     `kind` keeps embeddings apart: their lengths teach nothing about generation. `home` is the replica that alone can
     serve them, because it stored what they are about; "" where any may. `is_over_budget`: their keys have used up their
-    budgets, and they are served after all others.
+    budgets, and they are served after all others. `replicas` are those that list its adapter, by name, where others
+    have the base model without it; () where all do.
     """
 
     model: str
     kind: str
     home: str = ""
     is_over_budget: bool = False
+    replicas: tuple[str, ...] = ()
+
+    def may_be_at(self, replica: str) -> bool:
+        """Whether its requests may be sent to the replica of this name, if it has the model."""
+        return self.home in ("", replica) and (not self.replicas or replica in self.replicas)
 
 
 class PromptSize(NamedTuple):

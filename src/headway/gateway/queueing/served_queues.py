@@ -20,8 +20,10 @@ from headway.gateway.openai.stored_objects import StoredObjects
 from headway.gateway.queueing.class_ceilings import ClassCeilings
 from headway.gateway.queueing.dispatch_contracts import QueueHooks, RequestSender
 from headway.gateway.queueing.internal_errors import InternalErrors
+from headway.gateway.queueing.model_bounds import ModelBounds
 from headway.gateway.queueing.model_queue import ModelQueue, SharedAccounts
 from headway.gateway.queueing.outages import Demand, can_be_served, demand_of
+from headway.gateway.queueing.queue_keys import QueueChanges, home_of, key_of
 from headway.gateway.queueing.queue_turns import Turns
 from headway.gateway.queueing.request_routing import RequestRouting
 from headway.gateway.queueing.request_state import QueuedRequest, QueueKey
@@ -57,6 +59,8 @@ class ServedQueues:
         self.queues: dict[QueueKey, ModelQueue] = {}
         self.waiting: dict[Demand, int] = {}
         self.ceilings = ClassCeilings(settings.queue, settings.service_tiers)
+        self.model_bounds = ModelBounds(settings.models)
+        self.changes = QueueChanges(self)
         self.stored_objects = StoredObjects()
         self.is_stopped = False
         self.holds = False  # the admission policy refused a request when the queues were served last
@@ -77,20 +81,20 @@ class ServedQueues:
         demand = demand_of(queued)
         self.waiting[demand] = self.waiting.get(demand, 0) + 1
         self.ceilings.joined(queued)
+        self.model_bounds.joined(queued)
 
     def left(self, queued: QueuedRequest) -> None:
         """A request waits no more."""
         demand = demand_of(queued)
-        left = self.waiting[demand] - 1
-        if left:
-            self.waiting[demand] = left
-        else:
+        self.waiting[demand] -= 1
+        if not self.waiting[demand]:
             del self.waiting[demand]
         self.ceilings.left(queued)
+        self.model_bounds.left(queued)
 
     def queue_of(self, queued: QueuedRequest) -> ModelQueue:
         """The queue of a request; a new one where there is none yet."""
-        key = queued.queue_key or self._key_of(queued)
+        key = queued.queue_key or self.key_of(queued)
         queue = self.queues.get(key)
         if queue is None:
             policies, hooks = self.settings.policies_of(key.model), self._hooks
@@ -99,22 +103,15 @@ class ServedQueues:
             )
         return queue
 
-    def _key_of(self, queued: QueuedRequest) -> QueueKey:
-        model, kind = queued.arrived.model, queued.arrived.endpoint.kind
-        home = self._home(queued)  # requests that one replica alone can serve must not hold up the others
-        key = QueueKey(model, kind, "" if home is None else home.name, queued.is_over_budget)
-        if key in self.queues or is_listed(self.replicas, model):
+    def key_of(self, queued: QueuedRequest) -> QueueKey:
+        """The queue that a request belongs to now."""
+        key = key_of(queued, self._home(queued), self.replicas, self.settings)
+        if key in self.queues or is_listed(self.replicas, queued.arrived.model):
             return key
         return key._replace(model="")  # unknown names share one
 
     def _home(self, queued: QueuedRequest) -> UpstreamReplica | None:
-        """The replica that made what the request is about, while it can serve it; None where any may."""
-        arrived, failed = queued.arrived, queued.failed_replica
-        if arrived.stored_object is None:
-            return None
-        name = self.stored_objects.made_by(arrived.stored_object)
-        homes = (r for r in self.replicas if r.name == name and r.is_up and r is not failed and r.serves(arrived.model))
-        return next(homes, None)
+        return home_of(queued, self.stored_objects, self.replicas)
 
     def candidates(self, queued: QueuedRequest) -> list[UpstreamReplica]:
         """The replicas that have room for a request now."""
@@ -310,8 +307,8 @@ class ServedQueues:
         if head is None:
             return []
         model, failed, home = head.arrived.model, head.failed_replica, self._home(head)
-        replicas = self.replicas if home is None else [home]
-        return [r for r in replicas if r.is_up and r is not failed and r.serves(model)]
+        able = self.replicas if home is None else [home]
+        return [replica for replica in able if replica.is_up and replica is not failed and replica.serves(model)]
 
     # What changes
 
@@ -332,7 +329,7 @@ class ServedQueues:
     def tell_speed_up(self, now: float) -> None:
         """Tell each queue's forecast which share of its replicas' speed is up."""
         for key, queue in self.queues.items():
-            serving = [r for r in self.replicas if r.serves(key.model) and key.home in ("", r.name)]
+            serving = [r for r in self.replicas if r.serves(key.model) and key.may_be_at(r.name)]
             queue.forecast.speed_up(share_of_speed_up(serving), now)
 
     def forget_idle(self, at_replicas: set[QueueKey | None], now: float) -> None:
@@ -350,9 +347,11 @@ class ServedQueues:
         before = self.settings
         changed = settings.tuning != before.tuning or settings.policies != before.policies
         changed |= any(settings.policies_of(key.model) != before.policies_of(key.model) for key in self.queues)
+        waiting = [queued for queue in self.queues.values() for queued in queue.requests]
         if (settings.queue, settings.service_tiers) != (before.queue, before.service_tiers):
-            waiting = chain.from_iterable(queue.requests for queue in self.queues.values())
             self.ceilings = ClassCeilings(settings.queue, settings.service_tiers, waiting)
+        if settings.models != before.models:
+            self.model_bounds = ModelBounds(settings.models, waiting)
         self.settings = settings
         self._has_room = _room_gate(settings)
         self.replicas = replicas

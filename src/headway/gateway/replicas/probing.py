@@ -187,11 +187,12 @@ def _models(body: bytes) -> dict[str, msgspec.Raw] | None:
     return models
 
 
-def _adapters(models: Mapping[str, msgspec.Raw]) -> frozenset[str]:
-    """The names of those that are LoRA adapters of another."""
-    adapters = []
+def _adapters(models: Mapping[str, msgspec.Raw]) -> dict[str, str]:
+    """Those that are LoRA adapters of another, each with the name of that one."""
+    adapters = {}
     for name, entry in models.items():
         with suppress(msgspec.DecodeError):
-            if _ADAPTER.decode(entry).parent:
-                adapters.append(name)
-    return frozenset(adapters)
+            parent = _ADAPTER.decode(entry).parent
+            if parent:
+                adapters[name] = parent
+    return adapters

@@ -40,6 +40,8 @@ class ReplicaState:
     progress_at: float = -math.inf  # of the latest look that saw an answer move, or no request
     silent_since: float | None = None  # since when its metrics hang, which came before
     models: Mapping[str, object] | None = None  # its /v1/models by id, as it wrote them; None until it answered
+    adapter_parents: Mapping[str, str] = field(default_factory=dict)  # its LoRA adapters -> their base models
+    lists_changed: int = 0  # how often its list of models and adapters changed
     models_withheld: str = ""  # why it does not list its models, where it wants another key for that
     report: LoadReport = field(default_factory=LoadReport)
     reported_at: dict[str, float] = field(default_factory=dict)  # figure of the report -> when it last came

@@ -189,10 +189,12 @@ class UpstreamReplica:
         self.limit.congested(self.ledger.requests, self._clock())
         self._update_requests_max()
 
-    def listed(self, models: Mapping[str, object] | None, adapters: frozenset[str]) -> None:
-        """It listed its models, `adapters` among them; None where that was no such list."""
-        self.state.models = models
-        self.ledger.adapters = None if models is None else adapters
+    def listed(self, models: Mapping[str, object] | None, adapters: Mapping[str, str]) -> None:
+        """It listed its models, among them `adapters`, with their base models; None where that was no such list."""
+        state, before = self.state, self.state.models
+        state.lists_changed += adapters != state.adapter_parents or (models or {}).keys() != (before or {}).keys()
+        state.models, state.adapter_parents = models, adapters
+        self.ledger.adapters = None if models is None else frozenset(adapters)
         self.ledger.adapters_as_of = self._clock()
 
     def probed(self, alive: bool, why: str = "", *, refused: bool = False) -> None:

@@ -76,7 +76,7 @@ def test_an_answer_in_one_piece_tells_of_the_part_that_takes_longer() -> None:
 
 def replica(name: str, costs: ServiceCosts | None = None, model: str = "m") -> UpstreamReplica:
     one = UpstreamReplica(ReplicaSettings(url="http://127.0.0.1:1", name=name), HealthSettings(), lambda: 0.0)
-    one.listed({model: None}, frozenset())
+    one.listed({model: None}, {})
     if costs is not None:
         one.learned_costs = taught([answer(1_000 * (1 + at % 4), 50, true=costs) for at in range(20)])
     return one
@@ -95,14 +95,14 @@ def test_an_unknown_replica_costs_the_mean_of_those_with_its_model() -> None:
 
 def test_replicas_are_alike_that_share_a_model_and_each_counts_once() -> None:
     fast, slow = replica("fast", ServiceCosts(1e-4, 0.01), "m"), replica("slow", ServiceCosts(3e-4, 0.05), "m")
-    fast.listed({"m": None, "n": None, "o": None}, frozenset())
+    fast.listed({"m": None, "n": None, "o": None}, {})
     both, neither, unlisted = replica("both"), replica("neither", model="p"), replica("unlisted")
-    both.listed({"m": None, "n": None}, frozenset())
-    unlisted.listed(None, frozenset())
+    both.listed({"m": None, "n": None}, {})
+    unlisted.listed(None, {})
     list(share_costs([fast, slow, both, neither, unlisted], CONFIGURED))
     assert both.ledger.costs == unlisted.ledger.costs == pytest.approx((2e-4, 0.03))
     assert neither.ledger.costs == CONFIGURED
-    slow.listed(None, frozenset())  # it may serve any model
+    slow.listed(None, {})  # it may serve any model
     list(share_costs([fast, slow, both, neither, unlisted], CONFIGURED))
     assert neither.ledger.costs == pytest.approx((3e-4, 0.05))
 

@@ -47,4 +47,4 @@ def test_an_adapter_is_an_entry_with_a_parent() -> None:
     ]
     models = _models(json.dumps({"data": entries}).encode())
     assert models is not None
-    assert _adapters(models) == {"sql"}
+    assert _adapters(models) == {"sql": "base"}

@@ -119,5 +119,6 @@ def _replica(replica: UpstreamReplica) -> dict[str, object]:
 
 
 def _kind_of(key: QueueKey) -> str:
-    where = f" at {key.home}" if key.home else ""
+    replicas = (key.home,) if key.home else key.replicas
+    where = f" at {', '.join(replicas)}" if replicas else ""
     return f"{key.kind}{where}{', over budget' if key.is_over_budget else ''}"
