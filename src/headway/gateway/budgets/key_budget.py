@@ -143,6 +143,8 @@ class KeyBudget(Generic[WaiterT]):
     def correct(self, debited_tokens: int, used_tokens: int, now_us: int) -> None:
         """A request that was debited has ended: it used so many tokens."""
         self.inside -= 1
+        if not self._of_tokens:
+            return
         more = used_tokens - debited_tokens
         for bucket in self._of_tokens if more else ():
             if more > 0:
@@ -167,6 +169,8 @@ class KeyBudget(Generic[WaiterT]):
 
 
 def _tightest(buckets: tuple[TokenBucket, ...], now_us: int) -> TokenBucket | None:
+    if len(buckets) < 2:
+        return buckets[0] if buckets else None
     least: TokenBucket | None = None
     least_left = 0
     for bucket in buckets:

@@ -188,6 +188,8 @@ class BudgetAccounts:
             now_us = self._now_us()
             if queued.replica is None:
                 budget.refund(queued.charged_tokens, now_us)
+            elif not budget.counts_tokens:
+                budget.correct(0, 0, now_us)
             else:
                 used = _used_tokens(request, outcome, reason)
                 more = used - queued.charged_tokens
@@ -195,7 +197,7 @@ class BudgetAccounts:
                 budget.correct(queued.charged_tokens, used, now_us)
         elif budget.waiters.pop(queued.arrived.number, None) is None and queued.replica is not None:
             budget.inside -= 1
-        for _ in range(_CHANGED_AT_AN_END):
+        for _ in range(_CHANGED_AT_AN_END if budget.waiters else 0):
             if not self._changes_queues(budget, now):
                 break
 
