@@ -38,6 +38,7 @@ from headway.gateway.openai.client_terms import read_terms
 from headway.gateway.openai.endpoints import Endpoint, endpoint_of
 from headway.gateway.openai.error_responses import Reason, bad_request, error_response, reason_of
 from headway.gateway.openai.error_shapes import shaped
+from headway.gateway.openai.found_fields import FoundFields
 from headway.gateway.openai.large_body import LargeBody
 from headway.gateway.openai.model_name import content_coding, named_model
 from headway.gateway.openai.prompt_count import NO_PROMPT, PromptCount, PromptFacts
@@ -227,8 +228,14 @@ class PublicRoutes:
         self, http: HttpRequest, client: ClientConnection, tenant: TenantSettings, endpoint: Endpoint
     ) -> PendingAnswer:
         """Read a large body, a step at each turn of the event loop; then the same as for any other."""
-        rename = self.dispatcher.model_choice.rename
-        read = LargeBody(http.body, endpoint, self.dispatcher.settings.wire.body_values, rename)
+        choice = self.dispatcher.model_choice
+        found = http.fields = FoundFields()
+
+        def look() -> Iterator[None]:
+            return found.look(http, lambda: bool(tenant.name) or choice.may_rename(named_model(http, None)))
+
+        values_max = self.dispatcher.settings.wire.body_values
+        read = LargeBody(http.body, endpoint, values_max, choice.rename, found, look)
 
         def broke(error: Exception) -> None:
             self.dispatcher.errors.contained("routes", error)

@@ -78,6 +78,7 @@ class Bench:
             Settings(
                 listen="127.0.0.1:0",
                 policies=PolicySettings(ordering="fcfs"),
+                aliases={"alias": "m"},
                 health=replace(QUICK, silent_seconds=SECONDS, first_byte_seconds=SECONDS),
                 queue=QueueSettings(max_requests=20_000),
                 replica=(ReplicaSettings(url=self.replica.url, name="r0", metrics=False),),
@@ -108,6 +109,7 @@ def _keys(number: int) -> bytes:
 
 
 STREAMS = b'{"model":"m","stream":true,"stream_options":{},'
+ALIASED = b'--x\r\ncontent-disposition: form-data; name="model"\r\n\r\nalias'
 FORM = "multipart/form-data; boundary=x"
 BODIES: dict[str, tuple[Callable[[], bytes], str, str, int]] = {
     "small keys": (lambda: _filled(STREAMS, b'"a":1,', b'"prompt":"x"}'), "/v1/completions", "", 413),
@@ -147,6 +149,25 @@ BODIES: dict[str, tuple[Callable[[], bytes], str, str, int]] = {
         FORM,
         200,
     ),
+    "a form with an alias": (
+        lambda: _filled(ALIASED + b"\r\n--x\r\n\r\n", b"\r\n--", b"\r\n--x--\r\n"),
+        "/v1/audio/transcriptions",
+        FORM,
+        200,
+    ),
+    "an alias between two long fields": (
+        lambda: _filled(STREAMS + b'"prompt":"', b"x", b'","model":"alias","y":"' + b"y" * (SIZE // 2) + b'"}'),
+        "",
+        "",
+        200,
+    ),
+    "keys behind bytes that are no text": (
+        lambda: b'{"\xff":"' + b"x" * 2 * MIB + b'",' + _keys(2_000_000) + b"}",
+        "/v1/rerank",
+        "",
+        413,
+    ),
+    "a long name": (lambda: _filled(b'{"model":"', b"x", b'"}'), "", "", 413),
     "a form of many parts": (lambda: b"--x\r\n\r\n\r\n" * 500_000, "/v1/audio/transcriptions", FORM, 200),
     "a form in one line": (
         lambda: b"a=" + b"%41" * 5_000_000,

@@ -10,13 +10,23 @@ from __future__ import annotations
 import re
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from http import HTTPStatus
 
 import msgspec
 
-from headway.gateway.openai.endpoints import Endpoint
+from headway.gateway.openai.endpoints import RESPONSES, Endpoint
+from headway.gateway.openai.found_fields import FoundFields, judge_hints, written_again
 from headway.gateway.openai.prompt_count import NO_PROMPT, PromptCount
-from headway.gateway.openai.request_body import FIRST_NAME, LARGE_BYTES, Body, decoded, top_level, why_no_object
+from headway.gateway.openai.request_body import (
+    FIRST_NAME,
+    LARGE_BYTES,
+    Body,
+    StreamOptions,
+    decoded_large,
+    slices,
+    top_level,
+    why_no_object,
+)
 
 _SLICE_BYTES = 1 << 20
 _BESIDE_SHARE = 20
@@ -47,6 +57,8 @@ class LargeBody:
         endpoint: Endpoint,
         values_max: int,
         rename: Callable[[Body], str] = lambda body: body.model,
+        found: FoundFields | None = None,
+        look: Callable[[], Iterator[None]] = lambda: iter(()),
     ) -> None:
         """A large body.
 
@@ -55,7 +67,11 @@ class LargeBody:
             endpoint: the row of its path.
             values_max: `WireLimits.body_values`.
             rename: gives it the name of the model that it goes to, and returns the one that its client wrote.
+            found: takes its fields where they have to be known to send it.
+            look: finds the fields of one that is no readable JSON object, in steps. May raise ValueError, one sentence.
         """
+        self._found = found
+        self._look = look
         self.asked_model = ""
         self._rename = rename
         self.body: Body | None = None
@@ -67,35 +83,82 @@ class LargeBody:
 
     def steps(self, prompt_count: PromptCount) -> Iterator[None]:
         """Read it, a pass between two steps; `prompt_count` reads its prompt."""
+        yield from self._read(prompt_count)
+        if self.body is None and (self.fault is None or self.fault[0] == HTTPStatus.BAD_REQUEST):
+            try:
+                yield from self._look()
+            except ValueError as error:
+                self.fault = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)
+
+    def _read(self, prompt_count: PromptCount) -> Iterator[None]:
         begins = self._content[:LARGE_BYTES].lstrip(_BLANKS)
         if begins and not begins.startswith(b"{"):
             return  # a form, a file
         values, beside_max = 0, self._values_max // _BESIDE_SHARE
+        utf8 = _Utf8Check()
         try:
-            utf8 = getincrementaldecoder("utf-8")()
             for piece in slices(self._content, _SLICE_BYTES):
                 values += _values_in(bytes(piece))
-                if not bytes(piece).isascii() or utf8.getstate()[0]:
-                    utf8.decode(piece)
+                utf8.look_at(piece)
                 yield
-            utf8.decode(b"", final=True)
+            utf8.end()
             if values > self._values_max:
                 self.fault = 413, _TOO_MANY.format(self._values_max)
                 return
-            body = decoded(self._content, self._endpoint)
+            body = decoded_large(self._content, self._endpoint)
+            judge_hints(map(len, (body.priority_bytes, body.arguments_bytes, body.agent_bytes)))
             self.asked_model = self._rename(body)
             yield
             for self.prompt in prompt_count.read_in_steps(body):
                 yield
-            for content in (body.prompt_bytes, body.prompt_head_bytes):
+            for content in (body.prompt_view, *body.prompt_head_views):
                 for piece in slices(content, _SLICE_BYTES):
                     values -= _values_in(bytes(piece))
                     yield
             self.body = body
+            if values <= beside_max and self._found is not None and self._needs_fields(body):
+                self._found.json = top_level(self._content)
+                yield
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self.fault = 400, why_no_object(error)
+        except ValueError as error:
+            self.fault = 413, str(error)
         if values > beside_max:
             self.fault = 413, _TOO_MANY_BESIDE.format(beside_max)
+
+    def _needs_fields(self, body: Body) -> bool:
+        """Whether some field may have to be replaced where it stands, or may name an object that a replica stored."""
+        if body.endpoint is RESPONSES:
+            return True
+        if body.priority_bytes or body.arguments_bytes or body.agent_bytes or body.service_tier:
+            return True
+        options = body.stream_options
+        if body.stream and body.endpoint.usage_on_request and options is not msgspec.UNSET:
+            return not (isinstance(options, StreamOptions) and options.include_usage)
+        is_renamed = self.asked_model and body.model != self.asked_model
+        return bool(is_renamed and _model_in(self._content, self.asked_model) is None)
+
+
+class _Utf8Check:
+    """Whether pieces of a body are UTF-8. A fault is told at the end, for values are counted in all pieces."""
+
+    def __init__(self) -> None:
+        self._decoder = getincrementaldecoder("utf-8")()
+        self._fault: UnicodeDecodeError | None = None
+
+    def look_at(self, piece: memoryview) -> None:
+        """The next piece."""
+        if self._fault is None and (not bytes(piece).isascii() or self._decoder.getstate()[0]):
+            try:
+                self._decoder.decode(piece)
+            except UnicodeDecodeError as error:
+                self._fault = error
+
+    def end(self) -> None:
+        """There are no more. Raises UnicodeDecodeError if they are no UTF-8."""
+        if self._fault is not None:
+            raise self._fault
+        self._decoder.decode(b"", final=True)
 
 
 _TOO_MANY = "the body holds more than {:,} values (wire.body_values); send fewer"
@@ -104,44 +167,32 @@ _TOO_MANY_BESIDE = (
 )
 
 
-def slices(content: bytes | memoryview, size: int) -> Iterator[memoryview]:
-    """Parts of a body of at most `size` bytes, not copied."""
-    view = memoryview(content)
-    for at in range(0, len(view), size):
-        yield view[at : at + size]
-
-
 def written_in_parts(
-    content: bytes, body: Body, changes: Mapping[str, object], asked_model: str = ""
+    content: bytes,
+    body: Body,
+    changes: Mapping[str, object],
+    asked_model: str = "",
+    fields: Mapping[str, msgspec.Raw] | None = None,
 ) -> list[bytes | memoryview]:
     """A large body with some top-level fields set, as the parts that it is sent in.
 
     `stream_options` in `changes` are joined with the client's own. `asked_model` is the name that stands in the body,
-    where `model` is in `changes`.
+    where `model` is in `changes`. `fields` are all of the body's, where they are known; else they are read again if
+    one of them is replaced.
     """
     given = [name for name in changes if _has(body, name)]
     if not given:  # they are appended, and the rest is not parsed again
         return _extended(content, 0, changes)
-    at = _model_in(content, asked_model) if given == ["model"] else None
+    at = _model_in(content, asked_model) if fields is None and given == ["model"] else None
     if at is not None:
         others = {name: value for name, value in changes.items() if name != "model"}
         model = msgspec.json.encode(changes["model"])
         return [memoryview(content)[: at[0]], model, *_extended(content, at[1], others)]
-    fields: dict[str, Any] = top_level(content)
+    fields = top_level(content) if fields is None else fields
     options = changes.get("stream_options")
     if isinstance(options, dict):
         changes = {**changes, "stream_options": {**top_level(fields.get("stream_options", b"")), **options}}
-    parts: list[bytes | memoryview] = []
-    small = bytearray()
-    for name, value in {**fields, **changes}.items():
-        small += b"," if small or parts else b"{"
-        small += msgspec.json.encode(name) + b":"
-        if isinstance(value, msgspec.Raw) and len(value) > LARGE_BYTES:
-            parts += [bytes(small), memoryview(value)]
-            small = bytearray()
-        else:
-            small += msgspec.json.encode(value)
-    return [*parts, bytes(small) + b"}"]
+    return written_again(fields, changes)
 
 
 def _extended(content: bytes, begin: int, changes: Mapping[str, object]) -> list[bytes | memoryview]:

@@ -6,11 +6,13 @@ that is none) names no model, and any replica may get it. A compressed body is r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from urllib.parse import parse_qs
 
 import msgspec
 
 from headway.gateway.openai.form_fields import delimiter_of, form_parts
+from headway.gateway.openai.found_fields import found_fields
 from headway.gateway.openai.request_body import Body, top_level
 from headway.gateway.wire.messages import HttpRequest
 
@@ -46,12 +48,13 @@ def named_model(http: HttpRequest, body: Body | None) -> str:
         return "" if delimiter is None else _in_form(http.body, delimiter)
     if media_type == b"application/x-www-form-urlencoded":
         return _in_urlencoded(http.body)
-    return _in_json(http.body)
+    found = found_fields(http)
+    return _in_json(top_level(http.body) if found is None or found.json is None else found.json)
 
 
-def _in_json(content: bytes) -> str:
+def _in_json(fields: Mapping[str, msgspec.Raw]) -> str:
     try:
-        return _TEXT.decode(top_level(content).get("model", b'""'))
+        return _TEXT.decode(fields.get("model", b'""'))
     except (msgspec.DecodeError, UnicodeDecodeError):
         return ""
 

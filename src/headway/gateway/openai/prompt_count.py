@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
@@ -19,13 +20,14 @@ import msgspec
 
 from headway.gateway.openai.prompt_media import NO_MEDIA, Media, media_in_steps, media_of
 from headway.gateway.openai.prompt_prefixes import prefix_hashes, prefix_hashes_in_steps
-from headway.gateway.openai.request_body import Body, prompts_in
+from headway.gateway.openai.request_body import Body, prompts_in, slices
 from headway.gateway.openai.token_ratio import TokenRatio
 
 WAIT_SECONDS = 0.05
 _AT_ONCE_BYTES = 2_048
 _TEXTS_MAX = 4_096  # messages, parts of them or prompts; a prompt of more is estimated
 _COUNTED_BYTES_MAX = 4 << 20  # of a prompt; longer ones are estimated
+_COPIED_BYTES = 1 << 20  # at a step
 _TEXT_BYTES_MAX = 1 << 19  # of those without media: what takes a tokenizer longer than `WAIT_SECONDS` is not waited for
 _IDS = re.compile(rb"\[[\s\[]*\d")
 _TEMPLATE_TOKENS = 5.0  # a message, before anything is learned
@@ -117,11 +119,12 @@ class PromptCount:
 
     def read_in_steps(self, body: Body) -> Iterator[PromptFacts]:
         """The same for a large body: one pass over the prompt between two facts, of which the last are whole."""
-        prompt = body.prompt_bytes
-        if not prompt:
+        view, heads = body.prompt_view, body.prompt_head_views
+        if not view:
             return
-        whole = body.prompt_head_bytes + prompt
-        facts = PromptFacts(len(whole))
+        facts = PromptFacts(len(view) + sum(map(len, heads)))
+        prompt = yield from _copied(view, facts=facts)
+        whole = (yield from _copied(*heads, view, facts=facts)) if any(heads) else prompt
         for hashes in prefix_hashes_in_steps(body.model, whole):
             facts = facts._replace(hashes=hashes)
             yield facts
@@ -188,6 +191,16 @@ class PromptCount:
         """Stop counting."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _copied(*views: memoryview, facts: PromptFacts) -> Generator[PromptFacts, None, bytes]:
+    """Copy much in steps: new memory takes the system longer than the copy itself."""
+    copy = BytesIO()
+    for view in views:
+        for piece in slices(view, _COPIED_BYTES):
+            copy.write(piece)
+            yield facts
+    return copy.getvalue()  # which is not copied again
 
 
 def _load(model: str, file: Path) -> Tokenizer:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import msgspec
 
 from headway.domain.foreign_counts import token_count
 from headway.gateway.openai.endpoints import UNLISTED, Endpoint
 
+T = TypeVar("T")
 LARGE_BYTES = 1 << 17
 """A longer body is read in steps, see `large_body.py`; within this any body takes a few milliseconds."""
 _SEQUENCES_MAX = 16_384  # vLLM refuses more (`VLLM_MAX_N_SEQUENCES`)
@@ -46,18 +47,32 @@ class Body(msgspec.Struct, rename={"priority_bytes": "priority", "arguments_byte
         """It goes to the model of this name, which is written into the body when it is sent."""
         self.model = model
 
+    def take_texts(self, model: str, service_tier: str | None) -> None:
+        """Those of a large body, which its decoder leaves unread."""
+        self.model, self.service_tier = model, service_tier
+
     @property
     def prompt_bytes(self) -> bytes:
         """The prompt as it stands in the JSON, copied; empty if there is none."""
+        return bytes(self.prompt_view)
+
+    @property
+    def prompt_view(self) -> memoryview:
+        """The same, not copied."""
         for name in self.endpoint.prompt_fields:
-            if prompt := bytes(getattr(self, name)):
-                return prompt
-        return b""
+            if prompt := getattr(self, name):
+                return memoryview(prompt)
+        return memoryview(b"")
 
     @property
     def prompt_head_bytes(self) -> bytes:
         """What of the prompt stands in other fields: tools, and the system's message; copied."""
-        return b"".join([bytes(getattr(self, name)) for name in self.endpoint.prompt_head_fields])
+        return b"".join([bytes(view) for view in self.prompt_head_views])
+
+    @property
+    def prompt_head_views(self) -> list[memoryview]:
+        """The same by field, not copied."""
+        return [memoryview(getattr(self, name)) for name in self.endpoint.prompt_head_fields]
 
     @property
     def priority(self) -> int | None:
@@ -97,16 +112,22 @@ class Body(msgspec.Struct, rename={"priority_bytes": "priority", "arguments_byte
 
 
 @cache
-def _decoder(endpoint: Endpoint) -> msgspec.json.Decoder[Body]:
-    """As lenient as engines are: "100" and 100.0 are whole numbers."""
+def _decoder(endpoint: Endpoint, *, names_raw: bool = False) -> msgspec.json.Decoder[Body]:
+    """As lenient as engines are: "100" and 100.0 are whole numbers. `names_raw` leaves the texts of a body unread."""
     names = *endpoint.prompt_fields, *endpoint.prompt_head_fields, endpoint.agent_field
     raw = [(name, msgspec.Raw, msgspec.Raw(b"")) for name in names]
     bounds = [(name, int | None, None) for name in endpoint.output_bound_fields]
+    if names_raw:
+        raw += [(name, msgspec.Raw, msgspec.Raw(b"")) for name in _TEXTS]
     fields = cast(Any, [*raw, *bounds])  # the stub knows pairs and triples of one type only
     body = msgspec.defstruct("Body", fields, bases=(Body,), namespace={"endpoint": endpoint})
     return cast("msgspec.json.Decoder[Body]", msgspec.json.Decoder(body, strict=False))
 
 
+_NAME = msgspec.json.Decoder(str)
+_TIER = msgspec.json.Decoder(str | None)
+_TEXTS = ("model", "service_tier")
+_TEXT_BYTES_MAX = 1 << 12  # of a large body's name of a model, or service tier
 _WHOLE_NUMBER = msgspec.json.Decoder(int | None, strict=False)
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ANYTHING = msgspec.json.Decoder()
@@ -143,9 +164,42 @@ def why_no_object(error: Exception) -> str:
     return f"the body is not a valid JSON object: {error}"
 
 
+def slices(content: bytes | memoryview, size: int) -> Iterator[memoryview]:
+    """Parts of a body of at most `size` bytes, not copied."""
+    view = memoryview(content)
+    for at in range(0, len(view), size):
+        yield view[at : at + size]
+
+
 def decoded(content: bytes, endpoint: Endpoint) -> Body:
     """The fields of a JSON body that is known to be UTF-8. Raises DecodeError or RecursionError if it is none."""
     return _decoder(endpoint).decode(content)
+
+
+def decoded_large(content: bytes, endpoint: Endpoint) -> Body:
+    """The same of a large body: a pass that builds nothing of its size, whatever is long in it.
+
+    Raises ValueError, one sentence, if a text that is read here is long.
+    """
+    body = _decoder(endpoint, names_raw=True).decode(content)
+    body.take_texts(_text(body, "model", _NAME) or "", _text(body, "service_tier", _TIER))
+    return body
+
+
+def _text(body: Body, name: str, kind: msgspec.json.Decoder[T]) -> T | None:
+    """A text of a body whose texts are left unread; None where it is not there."""
+    value: msgspec.Raw = getattr(body, name)
+    judge_text(name, value)
+    try:
+        return kind.decode(value) if value else None
+    except msgspec.ValidationError as error:
+        raise msgspec.ValidationError(f"{error} - at `$.{name}`") from None
+
+
+def judge_text(name: str, value: bytes | msgspec.Raw) -> None:
+    """Raise ValueError, one sentence, if a text of a large body that is read whole is long."""
+    if len(value) > _TEXT_BYTES_MAX:
+        raise ValueError(f"the field {name} holds more than {_TEXT_BYTES_MAX:,} bytes; send a shorter one")
 
 
 def _decode(content: bytes, endpoint: Endpoint) -> Body:

@@ -10,6 +10,7 @@ import msgspec
 
 from headway.gateway.openai.allowed_paths import METHODS, name_in_api
 from headway.gateway.openai.endpoints import Endpoint
+from headway.gateway.openai.found_fields import found_fields
 from headway.gateway.wire.messages import HttpRequest
 
 _STORING = frozenset(["batches", "conversations", "files", "responses", "uploads", "vector_stores", "videos"])
@@ -41,11 +42,16 @@ def named_object(http: HttpRequest) -> str | None:
         return None
     if len(parts) > 3 and parts[3]:
         return unquote(parts[3])
-    try:
-        fields = _NAMING.decode(http.body) if http.body else _Naming()
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    for value in (fields.previous_response_id, fields.conversation, fields.input_file_id):
+    found = found_fields(http)
+    if found is not None and found.json is not None:
+        values = [found.json.get(name, msgspec.Raw(b"")) for name in _Naming.__struct_fields__]
+    else:
+        try:
+            fields = _NAMING.decode(http.body) if http.body else _Naming()
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        values = [fields.previous_response_id, fields.conversation, fields.input_file_id]
+    for value in values:
         try:
             return _TEXT.decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError):

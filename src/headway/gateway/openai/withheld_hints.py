@@ -12,16 +12,15 @@ import msgspec
 
 from headway.domain import engine_hints
 from headway.gateway.openai.client_hints import HIGHER_FIRST, HINT_HEADERS, LOWER_FIRST
-from headway.gateway.openai.form_fields import delimiter_of, form_parts
-from headway.gateway.openai.large_body import written_in_parts
-from headway.gateway.openai.request_body import LARGE_BYTES, NO_PRIORITY, Body, top_level, with_fields
+from headway.gateway.openai.form_fields import delimiter_of
+from headway.gateway.openai.found_fields import HINT_FIELDS, form_parts_of, found_fields, replace_values
+from headway.gateway.openai.request_body import NO_PRIORITY, Body, top_level, with_fields
 from headway.gateway.settings import TenantSettings
 from headway.gateway.wire.messages import Headers, HttpRequest
 
-_FIELDS = {b"priority": "priority", b"vllm_xargs": "vllm_xargs", b"nvext": "nvext"}
+_FIELDS = {name.encode(): name for name in HINT_FIELDS}
 _NO_TIER = (None, "auto", "default", "standard_only")
 """Service tiers that ask for nothing beyond what the key has anyway."""
-_PARTS_MAX = 2_000  # of a form; engines behind Starlette take 1,000 files and 1,000 fields
 _AGENT_HINTS = {"priority": "priority", "osl": "output-tokens"}
 """Field of Dynamo's `nvext.agent_hints` -> the hint that it gives."""
 
@@ -32,48 +31,51 @@ def withhold(
     """Take out of the request what its key does not allow.
 
     Args:
-        http: the request; its headers and its body are replaced where they say too much.
+        http: the request; its headers and its body are replaced where they say too much. What of a large body is
+            replaced is written when it is sent (`FoundFields`).
         body: the fields of its JSON body; None if they could not be read.
         tenant: of its key.
         priority: as its key allows it, in vLLM's sign.
         tier_priority: that of the service tier that it names, likewise; None where it names none.
     """
     http.change_headers(_allowed_headers(http.headers, tenant, priority))
+    found = found_fields(http)
     if body is not None:
         changes = _changes(body.priority_bytes, body.arguments_bytes, body.agent_bytes, tenant, priority)
         may_name = "priority" in tenant.may and (tier_priority is None or tier_priority >= tenant.priority_min)
         if not may_name and body.endpoint.service_tiers and body.service_tier not in _NO_TIER:
             changes["service_tier"] = "default"
     elif http.body and (delimiter := delimiter_of(http.header(b"content-type") or b"")) is not None:
-        http.body = _allowed_form(http.body, delimiter, tenant, priority)
+        _withhold_in_form(http, delimiter, tenant, priority)
         return
     elif http.body:
-        fields: Mapping[str, bytes] = top_level(http.body)
+        fields: Mapping[str, bytes] = top_level(http.body) if found is None or found.json is None else found.json
         given = [fields.get(name, b"") for name in ("priority", "vllm_xargs", "nvext")]
         changes = _changes(given[0], given[1], given[2], tenant, priority)
     else:
         return
-    if changes and body is not None and len(http.body) > LARGE_BYTES:
-        http.body = b"".join(written_in_parts(http.body, body, changes))
+    if found is not None:
+        found.changes |= changes
     elif changes:
         http.body = with_fields(http.body, changes)
 
 
-def _allowed_form(content: bytes, delimiter: bytes, tenant: TenantSettings, priority: int) -> bytes:
-    """A form without what its key does not allow: values are replaced, and all else keeps its bytes."""
-    kept: list[bytes | memoryview] = []
-    at = 0
-    for part in form_parts(content, delimiter, _PARTS_MAX):
-        value = allowed = content[part.start : part.end].strip()
-        for name in part.names & _FIELDS.keys():
+def _withhold_in_form(http: HttpRequest, delimiter: bytes, tenant: TenantSettings, priority: int) -> None:
+    """Take out of a form what its key does not allow: values are replaced, and all else keeps its bytes."""
+    edits: dict[int, tuple[int, bytes]] = {}
+    for part in form_parts_of(http, delimiter):
+        named = part.names & _FIELDS.keys()
+        if not named:
+            continue
+        value = allowed = http.body[part.start : part.end].strip()
+        for name in named:
             given = dict.fromkeys(_FIELDS, b"") | {name: value}
             changes = _changes(given[b"priority"], given[b"vllm_xargs"], given[b"nvext"], tenant, priority)
             if changes:
                 allowed = msgspec.json.encode(changes[_FIELDS[name]])
         if allowed is not value:
-            kept += [memoryview(content)[at : part.start], allowed]
-            at = part.end
-    return b"".join([*kept, memoryview(content)[at:]]) if kept else content
+            edits[part.start] = part.end, allowed
+    replace_values(http, edits)
 
 
 def _allowed_headers(headers: Headers, tenant: TenantSettings, priority: int) -> Headers:

@@ -34,6 +34,13 @@ class ModelChoice:
         body.rename(self.choose(asked))
         return asked
 
+    def may_rename(self, asked: str) -> bool:
+        """Whether a request with this name may go to a model of another one."""
+        settings = self._served.settings
+        model = settings.model_of(asked)
+        own = settings.models.get(model)
+        return model != asked or (own is not None and bool(own.fallbacks))
+
     def choose(self, asked: str) -> str:
         """The model that a request with this name goes to."""
         settings = self._served.settings

@@ -143,6 +143,7 @@ class ArrivedRequest:
         if self.body_bytes <= _SMALL_BYTES:
             return
         self.http.body = b""
+        self.http.fields = None
         if self.body is not None:
             for name in self.body.raw_fields:
                 setattr(self.body, name, _NOTHING)

@@ -12,12 +12,14 @@ from headway.domain import engine_hints as hints
 from headway.domain.request import expected_output_tokens
 from headway.gateway.openai.allowed_paths import METHODS, name_in_api
 from headway.gateway.openai.endpoints import UNLISTED
-from headway.gateway.openai.large_body import slices, written_in_parts
+from headway.gateway.openai.found_fields import found_fields
+from headway.gateway.openai.large_body import written_in_parts
 from headway.gateway.openai.request_body import (
     LARGE_BYTES,
     NO_PRIORITY,
     StreamOptions,
     extra_arguments,
+    slices,
     with_fields,
     with_usage_asked,
 )
@@ -62,9 +64,16 @@ def upstream_parts(request: GatewayRequest, replica: UpstreamReplica) -> tuple[b
     """The same of a request with a large body, which is not copied: its head, and the parts of its body."""
     changes = _changes(request, replica)
     body, content = request.arrived.body, request.arrived.http.body
+    found = found_fields(request.arrived.http)
     parts: list[bytes | memoryview] = [content]
-    if body is not None and changes:
-        parts = written_in_parts(content, body, changes, request.arrived.asked_model)
+    if body is not None:
+        if found is not None:
+            changes = found.changes | changes
+        if changes:
+            fields = None if found is None else found.json
+            parts = written_in_parts(content, body, changes, request.arrived.asked_model, fields)
+    elif found is not None:
+        parts = found.written(content)
     return _head(request, replica, sum(map(len, parts))), parts
 
 

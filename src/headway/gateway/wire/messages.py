@@ -58,7 +58,7 @@ class HttpRequest:
     added to its answer. `keeps_forwarded`: it came from a proxy that may say who its client is. `client_address` is
     that of the peer that sent it here, a proxy's if there is one; `certificate_names` are those of its certificate.
     `refusal`, in the handler's own form, is what it gets whatever its body says: the body is then not kept; `holder`,
-    likewise, is whose its key is.
+    likewise, is whose its key is; `fields`, likewise, is what was found of a large body.
     """
 
     method: bytes
@@ -74,6 +74,7 @@ class HttpRequest:
     reply_headers: tuple[tuple[bytes, bytes], ...] = ()
     refusal: object | None = None
     holder: object | None = None
+    fields: object | None = None
     named: dict[bytes, bytes] = field(init=False, repr=False)
     """The first value of each header."""
     path: str = field(init=False)

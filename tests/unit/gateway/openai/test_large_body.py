@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from headway.gateway.openai.endpoints import CHAT, COMPLETIONS, Endpoint
-from headway.gateway.openai.large_body import LargeBody, slices, written_in_parts
+from headway.gateway.openai.large_body import LargeBody, written_in_parts
 from headway.gateway.openai.prompt_count import NO_PROMPT, PromptCount
-from headway.gateway.openai.request_body import LARGE_BYTES, read_body, with_fields, with_usage_asked
+from headway.gateway.openai.request_body import LARGE_BYTES, read_body, slices, with_fields, with_usage_asked
 from headway.gateway.openai.token_ratio import TokenRatio
 
 COUNT = PromptCount({}, TokenRatio(), 700)
