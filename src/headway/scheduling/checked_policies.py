@@ -31,6 +31,7 @@ from headway.policies.contracts import (
     RoutingPolicy,
     follows_what_is_learned,
 )
+from headway.policies.prediction.conformal import CorrectedEstimate
 from headway.scheduling.scheduler import Policies
 
 P = ParamSpec("P")
@@ -324,30 +325,47 @@ class _CheckedPrediction:
 
     def predict(self, request: RequestView) -> LengthEstimate:
         try:
-            estimate, mean, quantiles = self._predict(request)
+            estimate, mean = self._predict(request)
         except Exception as error:
             _fail("prediction", error)
         if not isinstance(mean, _NUMBER) or not 0 <= mean < math.inf:
             raise PolicyFault("prediction", "nonsense", f"expects {mean!r} output tokens of request {request.id!r}")
-        least = 1
-        for probability, tokens in zip(_PROBABILITIES, quantiles, strict=False):
-            if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < least:
-                said = f"of request {request.id!r} at most {tokens!r} output tokens with probability {probability:g}"
-                needed = "1" if least == 1 else f"the {least} of a lower probability"
-                raise PolicyFault("prediction", "nonsense", f"expects {said}, not a whole number of at least {needed}")
-            least = tokens
         return estimate
 
-    def _answers(self, request: RequestView) -> tuple[LengthEstimate, float, Sequence[int]]:
-        """The estimate, its mean, and of another package's estimate some quantiles too."""
+    def _answers(self, request: RequestView) -> tuple[LengthEstimate, float]:
+        """The estimate and its mean; some quantiles are looked at first where another package has a say in them."""
         estimate = self._inner.predict(request)
-        quantiles = [estimate.remaining_quantile(p, 0) for p in _PROBABILITIES] if _is_outside(type(estimate)) else ()
-        return estimate, estimate.remaining_mean(0), quantiles
+        if _may_be_outside(type(estimate)):
+            for one in _outside(estimate):
+                _check_quantiles(request, one)
+        return estimate, estimate.remaining_mean(0)
+
+
+def _check_quantiles(request: RequestView, estimate: LengthEstimate) -> None:
+    """Raise PolicyFault unless some quantiles are whole numbers from 1 that do not fall."""
+    least = 1
+    for probability in _PROBABILITIES:
+        tokens = estimate.remaining_quantile(probability, 0)
+        if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < least:
+            said = f"of request {request.id!r} at most {tokens!r} output tokens with probability {probability:g}"
+            needed = "1" if least == 1 else f"the {least} of a lower probability"
+            raise PolicyFault("prediction", "nonsense", f"expects {said}, not a whole number of at least {needed}")
+        least = tokens
 
 
 @cache
-def _is_outside(estimate: type) -> bool:
-    return not estimate.__module__.startswith("headway.")
+def _may_be_outside(estimate: type) -> bool:
+    """Whether it is another package's, or one of Headway's that corrects any."""
+    return issubclass(estimate, CorrectedEstimate) or not estimate.__module__.startswith("headway.")
+
+
+def _outside(estimate: LengthEstimate) -> list[LengthEstimate]:
+    """Another package's estimate, after those that correct it: its wrong quantiles may look right in theirs."""
+    corrections: list[LengthEstimate] = []
+    while isinstance(estimate, CorrectedEstimate):
+        corrections.append(estimate)
+        estimate = estimate.inner
+    return [estimate, *corrections] if _may_be_outside(type(estimate)) else []
 
 
 class CheckedRouting:

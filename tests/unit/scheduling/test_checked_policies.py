@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -18,6 +19,7 @@ from headway.policies.ordering.ewsjf_authors import EwsjfAuthors
 from headway.policies.ordering.fair_share import FairShare
 from headway.policies.ordering.fcfs import Fcfs
 from headway.policies.ordering.smallest_volume_first import SmallestVolumeFirst
+from headway.policies.prediction.conformal import CorrectedEstimate
 from headway.policies.prediction.declared_max import DeclaredMax
 from headway.policies.prediction.running_mean import RunningMean
 from headway.policies.preemption.latest_admitted import LatestAdmitted
@@ -70,6 +72,16 @@ class Quantiles(Answers):
 
     def remaining_quantile(self, probability: float, produced_tokens: int) -> Any:
         return self.answer[int(probability * 3)]
+
+
+class Corrects:
+    """Corrects another's estimates by scores of 0.75."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def predict(self, request: Any) -> CorrectedEstimate:
+        return CorrectedEstimate(self.inner.predict(request), (0.75,) * 20, None)
 
 
 def answering(answer: Any) -> Any:
@@ -172,6 +184,42 @@ def test_quantiles_of_an_outside_estimate_without_sense_are_a_fault(
     with pytest.raises(PolicyFault, match=f"expects of request 'r' {sentence}") as raised:
         prediction.predict(REQUEST)
     assert (raised.value.kind, raised.value.reason) == ("prediction", "nonsense")
+
+
+WRONG_INSIDE: dict[str, tuple[Callable[[float], Any], str]] = {
+    "none": (lambda p: None, "at most None output tokens with probability 0.1"),
+    "less than one, which the correction hides": (lambda p: -3, "at most -3 output tokens with probability 0.1"),
+    "falling": (lambda p: int(9 - 5 * p), "at most 6 output tokens with probability 0.5, not .* the 8 of"),
+    "wrong only where the correction looks": (lambda p: 2.5 if p == 0.75 else 4, "at most 2.5 output tokens"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_INSIDE)
+@pytest.mark.parametrize("corrections", [1, 2])
+def test_wrong_quantiles_of_an_outside_estimate_show_through_a_correction(wrong: str, corrections: int) -> None:
+    class Inside(Quantiles):
+        def remaining_quantile(self, probability: float, produced_tokens: int) -> Any:
+            return WRONG_INSIDE[wrong][0](probability)
+
+    policy: Any = Inside(None)
+    for _ in range(corrections):
+        policy = Corrects(policy)
+    prediction = guarded(Policies(Fcfs(), Greedy(), LatestAdmitted(), policy), PlainAsker()).prediction
+    with pytest.raises(PolicyFault, match=WRONG_INSIDE[wrong][1]) as raised:
+        prediction.predict(REQUEST)
+    assert (raised.value.kind, raised.value.reason) == ("prediction", "nonsense")
+
+
+def test_right_quantiles_pass_through_a_correction_and_headways_own_are_not_asked() -> None:
+    for inner, asked in ((Quantiles((1, 5, 9)), 1), (DeclaredMax(), 0)):
+        policy = Corrects(inner)
+        prediction = guarded(Policies(Fcfs(), Greedy(), LatestAdmitted(), policy), PlainAsker()).prediction
+        with (
+            mock.patch.object(CorrectedEstimate, "remaining_mean", return_value=1.0),  # it asks for quantiles itself
+            mock.patch.object(CorrectedEstimate, "remaining_quantile", return_value=1) as quantile,
+        ):
+            assert isinstance(prediction.predict(REQUEST), CorrectedEstimate)
+        assert quantile.call_count == 3 * asked
 
 
 def test_quantiles_that_do_not_fall_are_passed_on() -> None:
