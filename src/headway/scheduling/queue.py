@@ -94,6 +94,10 @@ class WaitingQueue:
         else:
             self._front.pop(request_id, None)
 
+    def expect(self, request_id: RequestId) -> None:
+        """Keep a place among equals, ahead of those added later, for a request that an earlier queue set aside."""
+        self._aside[request_id] = next(self._ticket)
+
     def forget(self, request_id: RequestId) -> None:
         """A request that was set aside does not come back."""
         self._aside.pop(request_id, None)

@@ -42,6 +42,7 @@ class FallbackScheduler:
         self._guarded = guarded(policies, timer)
         self._events = CheckedEvents(policies, timer, self._reconsider)
         self._waiting: dict[RequestId, tuple[Request, bool]] = {}  # and whether it was preempted
+        self._entered: dict[RequestId, Request] = {}  # those that wait by rank or are set aside, as they came
         self.disabled = False  # for good, by a fault
         self.suspended = False  # for a while, by the do-no-harm guard
         self.holds = type(policies.admission) is not Greedy  # whether admission may hold a request
@@ -64,16 +65,22 @@ class FallbackScheduler:
     def arrive(self, request: Request, now: float) -> None:
         """Estimate a new request's length and queue it."""
         self._guard(lambda: self._scheduler.arrive(request, now))
+        self._entered[request.id] = request
         self._waiting[request.id] = (request, False)
 
     def preempted(self, request: Request, now: float) -> None:
         """Take a preempted request back, in front."""
         self._guard(lambda: self._scheduler.preempted(request, now))
+        self._entered.pop(request.id, None)
         self._waiting[request.id] = (request, True)
 
     def requeue(self, request: Request, resumed: bool) -> None:
         """Queue a request again that was removed."""
         self._guard(lambda: self._queue(request, resumed))
+        if resumed:
+            self._entered.pop(request.id, None)
+        else:
+            self._entered.setdefault(request.id, request)  # one set aside keeps its place
         self._waiting[request.id] = (request, resumed)
 
     def work_changed(self, request_id: RequestId) -> None:
@@ -82,6 +89,7 @@ class FallbackScheduler:
 
     def remove(self, request_id: RequestId) -> None:
         """Take a request out without an event: its client left, or it is back in another way."""
+        self._entered.pop(request_id, None)
         if self._waiting.pop(request_id, None) is not None:
             self._scheduler.queue.remove(request_id)
 
@@ -96,7 +104,7 @@ class FallbackScheduler:
 
     def admit(self, request_id: RequestId, now: float) -> None:
         """A request joins the batch."""
-        self._waiting.pop(request_id, None)
+        self._leave(request_id)
         self._guard(lambda: self._scheduler.take(request_id, now))
 
     @property
@@ -110,7 +118,7 @@ class FallbackScheduler:
 
     def admit_past(self, request: Request, head: Request, now: float) -> None:
         """A request joins the batch past the head."""
-        self._waiting.pop(request.id, None)
+        self._leave(request.id)
         self._guard(lambda: self._joined_past(request, head, now))
 
     def hold_steps(self, request: Request, batch: BatchView, memory: MemoryView, now: float) -> int:
@@ -127,11 +135,13 @@ class FallbackScheduler:
 
     def complete(self, request: Request, now: float) -> None:
         """A last token came out."""
+        self._entered.pop(request.id, None)
         self._scheduler.queue.forget(request.id)
         self._guard(lambda: self._scheduler.complete(request, now))
 
     def cancel(self, request: Request, now: float) -> None:
         """A client left; the request is not in the queue any more."""
+        self._entered.pop(request.id, None)
         self._scheduler.queue.forget(request.id)
         self._guard(lambda: self._scheduler.left(request, now))
 
@@ -186,8 +196,19 @@ class FallbackScheduler:
 
     def _rebuild(self) -> None:
         self._scheduler = Scheduler(Policies(Fcfs(), Greedy(), LatestAdmitted(), RunningMean()))
+        queue = self._scheduler.queue
+        for request in self._entered.values():
+            if request.id in self._waiting:
+                queue.add(request)
+            else:
+                queue.expect(request.id)
         for request, resumed in self._waiting.values():
-            self._queue(request, resumed)
+            if resumed:
+                queue.resume(request)
+
+    def _leave(self, request_id: RequestId) -> None:
+        self._waiting.pop(request_id, None)
+        self._entered.pop(request_id, None)
 
     def _queue(self, request: Request, resumed: bool) -> None:
         if resumed:

@@ -10,6 +10,7 @@ import pytest
 from headway.domain.estimate import PointEstimate
 from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request
+from headway.policies.admission.backfill import Backfill
 from headway.policies.admission.greedy import Greedy
 from headway.policies.ordering.shortest_prompt_first import ShortestPromptFirst
 from headway.policies.prediction.running_mean import RunningMean
@@ -310,6 +311,51 @@ def test_a_request_whose_work_changed_stays_ahead_of_later_equals() -> None:
     assert len(fallback) == 3
 
 
+@pytest.mark.parametrize("back", ["before", "at", "after"])
+@pytest.mark.parametrize("aside", [("a",), ("b",), ("b", "a"), ("a", "b", "c")])
+def test_one_that_was_set_aside_comes_back_ahead_of_later_equals_when_policies_are_disabled(
+    aside: tuple[str, ...], back: str
+) -> None:
+    """Back before the fault, in the call in which it shows, or after it."""
+    ordering = Ordering()
+    fallback, faults, _ = build(ordering)
+    requests = {name: Request(name, 1.0, 50) for name in "abcd"}
+    for name in "abc":
+        fallback.arrive(requests[name], 1.0)
+    for name in aside:
+        fallback.set_aside(name)
+    fallback.arrive(requests["d"], 1.0)
+    if back != "before":
+        ordering.wrong = ("rank", fail)
+    if back == "after":
+        fallback.work_changed("d")
+    for name in aside:
+        fallback.requeue(requests[name], False)
+    ordering.wrong = ("rank", fail)
+    fallback.work_changed("d")
+    assert len(faults) == 1
+    assert drain(fallback) == ["a", "b", "c", "d"]
+
+
+def test_of_requests_that_have_left_no_place_is_kept() -> None:
+    fallback, faults, _ = build(admission=Backfill(inner=Greedy()))
+    requests = {name: Request(name, 1.0, 50) for name in "abcdefg"}
+    for one in requests.values():
+        fallback.arrive(one, 1.0)
+    fallback.admit("a", 2.0)
+    fallback.remove("b")
+    fallback.admit_past(requests["c"], requests["d"], 2.0)
+    for name in "defg":
+        fallback.set_aside(name)
+    fallback.cancel(requests["d"], 2.0)
+    fallback.complete(requests["e"], 2.0)
+    fallback.preempted(requests["f"], 2.0)
+    fallback.requeue(requests["g"], True)
+    assert not fallback._entered
+    assert not faults
+    assert drain(fallback) == ["g", "f"], "the last one of those in front first"
+
+
 class Hears(ShortestPromptFirst):
     """Shortest first; notes what it is told, and takes what it is given."""
 
@@ -369,6 +415,7 @@ def test_one_that_is_queued_again_is_told_of_no_event_and_keeps_its_front() -> N
         assert fallback.head(1.0).id == "long"  # type: ignore[union-attr]
         assert len(faults) == (ordering is fails), "also when the policies fail"
     assert hears.told == []
+    assert drain(fallback) == ["long", "short", "middle"], "none is lost by the fault"
 
 
 def test_values_reach_the_ordering_until_it_is_disabled() -> None:
