@@ -54,6 +54,9 @@ class Arrivals:
         self._look_ahead()
         return taken
 
+    def first_token(self, row: int, at_ps: int) -> None:
+        """The first token of `row` has come out; no client sends anything because of it."""
+
     def ended(self, row: int, at_ps: int) -> None:
         """The request of `row` has ended: its session's next turn arrives after the client's pause."""
         following = self._next_turn.get(row)

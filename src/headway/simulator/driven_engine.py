@@ -9,6 +9,7 @@ stops (`next_ps`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from headway.domain.event import Listener
 from headway.scheduling.scheduler import Policies
@@ -17,17 +18,29 @@ from headway.simulator.decoding import least_steps, run_duration
 from headway.simulator.outcome import StepObserver
 from headway.simulator.rules import EngineRules, PluginRules
 from headway.simulator.skipping import ServedTrace, SkippingEngine
-from headway.simulator.step_time import StepTime
+from headway.simulator.step_time import SECONDS_PER_PS, StepTime
 from headway.simulator.tracked import TrackedRequest
 
 _FINALS = 3  # place in `skipping.Outputs`
 
 
-class Inbox:
-    """Requests sent to one engine that it has not taken in yet (`skipping.RequestSource`)."""
+class TokenNews(Protocol):
+    """What is told of the tokens of a fleet: the router."""
 
-    def __init__(self, arrivals: Arrivals) -> None:
+    def first_token(self, index: int, row: int, now: float) -> None:
+        """A request's first token came out at the replica of that index."""
+
+    def ended(self, index: int, row: int, now: float) -> None:
+        """A request's last token came out there."""
+
+
+class Inbox:
+    """Requests sent to one engine that it has not taken in yet (`skipping.RequestSource`); tells of their tokens."""
+
+    def __init__(self, arrivals: Arrivals, news: TokenNews, index: int) -> None:
         self._arrivals = arrivals
+        self._news = news
+        self._index = index
         self._waiting: list[tuple[int, int]] = []
         self.next_ps = FOREVER
 
@@ -42,8 +55,13 @@ class Inbox:
         self.next_ps = FOREVER
         return taken
 
+    def first_token(self, row: int, at_ps: int) -> None:
+        """A request's first token has come out."""
+        self._news.first_token(self._index, row, at_ps * SECONDS_PER_PS)
+
     def ended(self, row: int, at_ps: int) -> None:
         """A request has ended: the client's next one is the clock's to expect."""
+        self._news.ended(self._index, row, at_ps * SECONDS_PER_PS)
         self._arrivals.ended(row, at_ps)
 
     def following(self, row: int) -> Sequence[int]:
@@ -85,9 +103,9 @@ class DrivenEngine(SkippingEngine):
         plugin: PluginRules,
         observer: StepObserver | None,
         listeners: Sequence[Listener],
-        arrivals: Arrivals,
+        inbox: Inbox,
     ) -> None:
-        self._inbox = Inbox(arrivals)
+        self._inbox = inbox
         super().__init__(served, rules, step_time, policies, plugin, observer, listeners, self._inbox)
         self._open: _OpenRun | None = None
         self.next_ps = FOREVER
@@ -107,7 +125,10 @@ class DrivenEngine(SkippingEngine):
             self._close(run)
             if self._depth == 1:
                 self._finish_oldest()
-        self._set_next()
+        if composes:
+            self.next_ps = FOREVER  # until `compose_steps`
+        else:
+            self._set_next()
         return composes
 
     def deliver(self, row: int, at_ps: int) -> bool:
@@ -132,11 +153,17 @@ class DrivenEngine(SkippingEngine):
         """Compose steps while there is room in the pipeline, or until a run of them opens."""
         if self._inbox.next_ps <= self._now_ps:
             self._take_arrivals()
-        while self._open is None and len(self._flying) < self._depth and self._compose():
+        flying = self._flying
+        while self._open is None and len(flying) < self._depth and self._compose():
             pass
-        if not self._flying and self._open is None and (self._batch.members or len(self._scheduler.queue)):
+        if self._open is not None:
+            self._set_next()
+        elif flying:
+            self.next_ps = flying[0][0]
+        elif self._batch.members or len(self._scheduler.queue):
             raise RuntimeError(f"nothing can run at {self._now_ps} ps although requests wait")
-        self._set_next()
+        else:
+            self.next_ps = FOREVER
 
     def start_at(self, at_ps: int) -> None:
         """The engine serves from then on, and is idle."""
@@ -167,19 +194,16 @@ class DrivenEngine(SkippingEngine):
 
     # The open run
 
-    def _run_of_steps(self, decodes: int, context: int, refusal: int, waiting: int) -> None:
+    def _run_of_steps(self, decodes: int, context: int, refusal: int, waiting: int) -> bool:
         fixed, slope = self._step_time.decode_step(decodes)
         first, growth = fixed + slope * context, slope * decodes
         steps = self._length_of_run(first, growth, refusal)
         if steps == 1:
             self._take_run(first, growth, 1, decodes, context)
-            return
+            return True
         start = max(self._busy_until_ps, self._now_ps)
         self._open = _OpenRun(first, growth, steps, decodes, context, waiting, start)
-
-    def _sample(self, waiting: int) -> None:
-        if self._open is None:
-            super()._sample(waiting)
+        return False
 
     def _close(self, run: _OpenRun) -> None:
         """The run is over after `run.steps`."""

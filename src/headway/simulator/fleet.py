@@ -17,9 +17,9 @@ import numpy as np
 from headway.domain.event import Listener
 from headway.simulator.arrivals import FOREVER, Arrivals
 from headway.simulator.day_columns import DayColumns
-from headway.simulator.driven_engine import DrivenEngine
+from headway.simulator.driven_engine import DrivenEngine, Inbox
 from headway.simulator.fleet_outcome import FleetOutcome, ReplicaOutcome, fullest, joined, summed
-from headway.simulator.fleet_router import FleetMember, FleetPolicies, FleetRouter, ReplicaNews, Routing
+from headway.simulator.fleet_router import FleetMember, FleetPolicies, FleetRouter, Routing
 from headway.simulator.outcome import NEVER, StepObserver
 from headway.simulator.rules import NO_PLUGIN, PluginRules
 from headway.simulator.skipping import ServedTrace
@@ -82,6 +82,7 @@ class _FleetDay:
         self._engines = [self._started(index, 0) for index in range(len(members))]
         self._past_engines: list[list[DrivenEngine]] = [[] for _ in members]  # of each replica, those that failed
         self._faults = fault_times(members)
+        self._fault_ps = self._faults[-1].at_ps
         self._failed: dict[int, str] = {}
         self._replica = array("q", [NEVER]) * len(trace)
         self._past_ps = 0
@@ -98,8 +99,8 @@ class _FleetDay:
             policies.at_replica(member.costs),
             plugin,
             None if observers is None else observers[index],
-            [ReplicaNews(self._router, index), *listeners],
-            self._arrivals,
+            listeners,
+            Inbox(self._arrivals, self._router, index),
         )
         engine.start_at(at_ps)
         self._router.ledgers[index].engine = engine
@@ -110,11 +111,13 @@ class _FleetDay:
         arrivals, router, engines, agenda = self._arrivals, self._router, self._engines, self._agenda
         while True:
             at_ps, index = agenda[0] if agenda else _NOTHING
-            outside_ps = min(arrivals.next_ps, self._faults[-1].at_ps)
+            outside_ps = arrivals.next_ps
+            if self._fault_ps < outside_ps:  # noqa: PLR1730 - min() would cost a call in the hot path
+                outside_ps = self._fault_ps
             if outside_ps <= at_ps:
                 if outside_ps == FOREVER or (arrivals.next_ps == at_ps == FOREVER and not router.waiting):
                     break
-                self._live_through(outside_ps, set())
+                self._live_through(outside_ps, [])
                 continue
             engine = engines[index]
             if engine.next_ps != at_ps:  # it was to act then, and something came in between
@@ -123,11 +126,11 @@ class _FleetDay:
             if at_ps > router.report_ps:
                 router.report(at_ps)
             composes = engine.finish()
-            if router.has_news or arrivals.next_ps <= at_ps or at_ps in [entry[0] for entry in agenda[1:3]]:
+            if router.has_news or arrivals.next_ps <= at_ps or self._others_act_at(at_ps):
                 heappop(agenda)
                 if not composes:
                     self._note(index)
-                self._live_through(at_ps, {index} if composes else set())
+                self._live_through(at_ps, [index] if composes else [])
                 continue
             # As at most instants, it concerns this engine alone.
             if composes:
@@ -144,32 +147,41 @@ class _FleetDay:
             self._fail(router.abandon(self._past_ps))
         return self._outcome()
 
-    def _live_through(self, now_ps: int, due: set[int]) -> None:
+    def _others_act_at(self, now_ps: int) -> bool:
+        """Whether the agenda's second entry is of that time too; in a heap it stands at place 1 or 2."""
+        agenda = self._agenda
+        count = len(agenda)
+        return (count > 1 and agenda[1][0] == now_ps) or (count > 2 and agenda[2][0] == now_ps)
+
+    def _live_through(self, now_ps: int, due: list[int]) -> None:
         """All that happens at an instant, besides the steps that ended there of engines that are `due`."""
         self._past_ps = now_ps
-        arrivals, agenda = self._arrivals, self._agenda
-        if now_ps > self._router.report_ps:
-            self._router.report(now_ps)
+        arrivals, agenda, router = self._arrivals, self._agenda, self._router
+        if now_ps > router.report_ps:
+            router.report(now_ps)
         while agenda and agenda[0][0] == now_ps:
             index = heappop(agenda)[1]
             engine = self._engines[index]
             if engine.next_ps == now_ps:
                 if engine.finish():
-                    due.add(index)
+                    due.append(index)
                 else:
                     self._note(index)
-        while self._faults[-1].at_ps == now_ps:
+        while self._fault_ps == now_ps:
             self._take_fault(self._faults.pop(), due)
         while arrivals.next_ps <= now_ps:
             self._take_arrivals(now_ps)
-        if self._router.has_news:
+        if router.has_news:
             self._send(now_ps, due)
-        for index in sorted(due):
+        if len(due) > 1:
+            due.sort()
+        for index in due:
             self._engines[index].compose_steps()
             self._note(index)
 
-    def _take_fault(self, fault: FleetFault, due: set[int]) -> None:
+    def _take_fault(self, fault: FleetFault, due: list[int]) -> None:
         """A replica fails, or serves again."""
+        self._fault_ps = self._faults[-1].at_ps
         index = fault.replica
         if fault.recovers:
             self._router.recover(index)
@@ -178,7 +190,8 @@ class _FleetDay:
         engine.stop(fault.at_ps)
         self._past_engines[index].append(engine)
         self._engines[index] = self._started(index, fault.until_ps)
-        due.discard(index)
+        if index in due:
+            due.remove(index)
         self._fail(self._router.fail(index, fault.at_ps))
         self._fail(self._router.give_up(fault.at_ps))
 
@@ -188,14 +201,15 @@ class _FleetDay:
             for later in self._arrivals.following(row):
                 self._failed[later] = f"an earlier turn of its session failed: {reason}"
 
-    def _send(self, now_ps: int, due: set[int]) -> None:
+    def _send(self, now_ps: int, due: list[int]) -> None:
         """Send what the router says; engines that are to compose now become due."""
         for row, index in self._router.dispatch(now_ps):
             self._replica[row] = index
             engine = self._engines[index]
             before = engine.next_ps
             if engine.deliver(row, now_ps):
-                due.add(index)
+                if index not in due:
+                    due.append(index)
             elif engine.next_ps != before:
                 self._note(index)
 

@@ -37,6 +37,8 @@ PREFILL_TOKENS_MAX = 16_384
 TRIES_MAX = 2
 """Replicas at which a request is tried, at most: the gateway's rule."""
 
+_VIEWS = (ReplicaLedger, ReportedLedger)
+
 
 class Outage(NamedTuple):
     """A replica fails at `from_ps`, loses all that it holds, and serves again from `until_ps` on."""
@@ -230,7 +232,7 @@ class FleetRouter:
         chosen = self._policy.choose(request, prefix, views, self._instant.now)
         if chosen is None:
             return False
-        index = chosen.index if isinstance(chosen, ReplicaLedger | ReportedLedger) else -1
+        index = chosen.index if isinstance(chosen, _VIEWS) else -1
         is_offered = able is self.ledgers or (index >= 0 and self.ledgers[index] in able)
         if index < 0 or self._views[index] is not chosen or not is_offered:
             raise ValueError(f"the routing policy chose {chosen!r} for request {row}, which is not among its replicas")
@@ -242,17 +244,18 @@ class FleetRouter:
 
     def first_token(self, index: int, row: int, now: float) -> None:
         """A request's first token came out at a replica."""
-        ledger = self.ledgers[index]
-        ledger.first_token(row)
+        request = self.ledgers[index].first_token(row)
         if self._late:
-            self._scheduler.first_token(ledger.request(row), now)
+            self._scheduler.first_token(request, now)
             self.has_news = self.has_news or len(self._scheduler.queue) > 0
         elif self._pushed:
             self.has_news = True
 
     def ended(self, index: int, row: int, now: float) -> None:
         """A request's last token came out at a replica."""
-        if self._pushed or (self._late and len(self._scheduler.queue)):
+        if self._late:
+            self.has_news = self.has_news or len(self._scheduler.queue) > 0
+        elif self._pushed:
             self.has_news = True
         ledger = self.ledgers[index]
         request = ledger.leave(row)

@@ -42,10 +42,10 @@ class _SentRequest:
 
     __slots__ = ("decode", "has_begun", "kv", "prefill", "request")
 
-    def __init__(self, request: Request, prefill: int) -> None:
+    def __init__(self, request: Request) -> None:
         self.request = request
         self.has_begun = False  # its first token came out
-        self.prefill = prefill
+        self.prefill = uncached_prefill_tokens(request)
         self.decode = expected_output_tokens(request)
         self.kv = _kv_tokens(request, self.decode)
 
@@ -105,13 +105,15 @@ class ReplicaLedger:
     @property
     def decode_tokens(self) -> float:
         """Output tokens that its requests are still expected to produce."""
-        self._refresh()
+        if self._instant.now - self._refreshed_at >= _REFRESH_SECONDS:
+            self._refresh()
         return self._decode_tokens
 
     @property
     def kv_tokens(self) -> int:
         """KV tokens that its requests hold, or will hold once their prompts are computed; half of what is to come."""
-        self._refresh()
+        if self._instant.now - self._refreshed_at >= _REFRESH_SECONDS:
+            self._refresh()
         return self._kv_tokens
 
     def cached_prompt_tokens(self, request: RequestView, prefix: Sequence[int]) -> int | None:
@@ -125,19 +127,20 @@ class ReplicaLedger:
 
     def enter(self, row: int, request: Request) -> None:
         """A request is sent there."""
-        booked = self._inside[row] = _SentRequest(request, uncached_prefill_tokens(request))
+        booked = self._inside[row] = _SentRequest(request)
         self.prefill_tokens += booked.prefill
         self._decode_tokens += booked.decode
         self._kv_tokens += booked.kv
         self.requests += 1
         self.sent += 1
 
-    def first_token(self, row: int) -> None:
+    def first_token(self, row: int) -> Request:
         """A request's prompt is computed."""
         booked = self._inside[row]
         self.prefill_tokens -= booked.prefill
         booked.prefill = 0
         booked.has_begun = True
+        return booked.request
 
     def leave(self, row: int) -> Request:
         """A request ended there, or is lost."""
@@ -150,10 +153,6 @@ class ReplicaLedger:
         else:
             self.prefill_tokens, self._decode_tokens, self._kv_tokens = 0, 0.0, 0  # no rounding is carried along
         return booked.request
-
-    def request(self, row: int) -> Request:
-        """A request inside."""
-        return self._inside[row].request
 
     def has_begun(self, row: int) -> bool:
         """Whether the first token of a request inside came out."""
@@ -187,20 +186,27 @@ class ReplicaLedger:
         return decode_tokens, kv_tokens
 
     def _refresh(self) -> None:
-        now = self._instant.now
-        if now - self._refreshed_at < _REFRESH_SECONDS or self.engine is None:
+        """Take off the tokens that came since the last refresh."""
+        if self.engine is None:
             return
-        self._refreshed_at = now
+        self._refreshed_at = self._instant.now
+        decode_tokens, kv_tokens = self._decode_tokens, self._kv_tokens
         for row, tokens in self.engine.output_tokens(self._instant.now_ps):
             booked = self._inside.get(row)
-            if booked is not None and booked.request.produced_tokens != tokens:
-                booked.request.produced_tokens = tokens
-                self._decode_tokens -= booked.decode
-                self._kv_tokens -= booked.kv
-                booked.decode = expected_output_tokens(booked.request)
-                booked.kv = _kv_tokens(booked.request, booked.decode)
-                self._decode_tokens += booked.decode
-                self._kv_tokens += booked.kv
+            if booked is None:
+                continue
+            request = booked.request
+            came = tokens - request.produced_tokens
+            if not came:
+                continue
+            request.produced_tokens = tokens
+            decode = expected_output_tokens(request)
+            # With most predictors as many are still to come as before.
+            kv = booked.kv + came if decode == booked.decode else _kv_tokens(request, decode)
+            decode_tokens = decode_tokens - booked.decode + decode
+            kv_tokens += kv - booked.kv
+            booked.decode, booked.kv = decode, kv
+        self._decode_tokens, self._kv_tokens = decode_tokens, kv_tokens
 
 
 class ReportedLedger:

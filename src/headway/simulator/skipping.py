@@ -72,6 +72,9 @@ class RequestSource(Protocol):
     def take(self, now_ps: int) -> Sequence[tuple[int, int]]:
         """(time, row) of the requests that have arrived by `now_ps`, in order."""
 
+    def first_token(self, row: int, at_ps: int) -> None:
+        """The first token of `row` has come out."""
+
     def ended(self, row: int, at_ps: int) -> None:
         """The request of `row` has ended."""
 
@@ -238,8 +241,8 @@ class SkippingEngine:
         calm = not self._flying or not (self._flying[0][_ENDINGS] or self._flying[0][_STALE])
         if chunks or refusal == 1 or not quiet or not calm:
             self._single_step(decodes, context, chunks, preempted, returning)
-        else:
-            self._run_of_steps(decodes, context, refusal, waiting)
+        elif not self._run_of_steps(decodes, context, refusal, waiting):
+            return True
         self._sample(waiting)
         return True
 
@@ -388,11 +391,12 @@ class SkippingEngine:
             self._log.step(start, duration, decodes, context, chunks, preempted, batch.memory.free)
         self._flying.append((end, step, 1, finals, batch.take_endings(step), []))
 
-    def _run_of_steps(self, decodes: int, context: int, refusal: int, waiting: int) -> None:
-        """Take as many steps as equal this one; its own blocks are taken already."""
+    def _run_of_steps(self, decodes: int, context: int, refusal: int, waiting: int) -> bool:
+        """Take as many steps as equal this one, its own blocks being taken already; whether all of them are taken."""
         fixed, slope = self._step_time.decode_step(decodes)
         first, growth = fixed + slope * context, slope * decodes
         self._take_run(first, growth, self._length_of_run(first, growth, refusal), decodes, context)
+        return True
 
     def _take_run(self, first: int, growth: int, steps: int, decodes: int, context: int, paid: int = 1) -> None:
         """Take a run of `steps`, the first of `first` picoseconds, each `growth` longer; `paid` have their blocks."""
@@ -466,6 +470,7 @@ class SkippingEngine:
                 self._columns.first_token_ps[request.row] = end_ps
                 request.produced_tokens = 1
                 self._scheduler.first_token(request, now)
+                self._arrivals.first_token(request.row, end_ps)
 
     def _end(self, request: TrackedRequest, now: float) -> None:
         if request.phase == WAITING:  # preempted while its last token was on the way

@@ -38,15 +38,20 @@ class LeastWork:
         self, request: RequestView, prefix: Sequence[int], replicas: Sequence[ReplicaView], now: float
     ) -> ReplicaView:
         """The one with the fewest seconds; of equals the one with fewer requests, then the first."""
+        best = replicas[0]
         if len(replicas) == 1:
-            return replicas[0]
+            return best
         outputs = output_tokens_left(request)
-
-        def seconds(replica: ReplicaView) -> tuple[float, int]:
-            added = added_seconds(uncached_tokens(request, prefix, replica), outputs, replica.costs)
-            return self.seconds(replica) + added, replica.requests
-
-        return min(replicas, key=seconds)
+        costs, added = None, 0.0
+        least = math.inf
+        for replica in replicas:
+            if prefix or replica.costs is not costs:  # of a prompt that nothing is confirmed of, only costs differ
+                costs = replica.costs
+                added = added_seconds(uncached_tokens(request, prefix, replica), outputs, costs)
+            seconds = self.seconds(replica) + added
+            if seconds < least or (seconds == least and replica.requests < best.requests):
+                best, least = replica, seconds
+        return best
 
     def seconds(self, replica: ReplicaView) -> float:
         """Predicted seconds of work outstanding there, the barrier included."""

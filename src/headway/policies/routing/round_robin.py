@@ -29,7 +29,9 @@ class RoundRobin:
         self, request: RequestView, prefix: Sequence[int], replicas: Sequence[ReplicaView], now: float
     ) -> ReplicaView:
         """The one whose turn lies longest back; a newcomer before all others."""
-        return min(replicas, key=lambda replica: self._turn.get(replica.id, 0))
+        turn = self._turn
+        turns = [turn.get(replica.id, 0) for replica in replicas]
+        return replicas[turns.index(min(turns))]
 
     def routed(self, request: RequestView, prefix: Sequence[int], replica: ReplicaView) -> None:
         """Note whose turn it was."""
