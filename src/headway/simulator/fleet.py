@@ -140,12 +140,15 @@ class _FleetDay:
             else:
                 heapreplace(agenda, (engine.next_ps, index))
         if router.waiting:
-            if any(ledger.is_up for ledger in router.ledgers):
-                raise ValueError(
-                    f"the routing policy lets {router.waiting} requests wait although every replica is idle"
-                )
-            self._fail(router.abandon(self._past_ps))
+            self._abandon()
         return self._outcome()
+
+    def _abandon(self) -> None:
+        """Nothing happens any more, and requests wait."""
+        router = self._router
+        if any(ledger.is_up for ledger in router.ledgers):
+            raise ValueError(f"the routing policy lets {router.waiting} requests wait although every replica is idle")
+        self._fail(router.abandon(self._past_ps))
 
     def _others_act_at(self, now_ps: int) -> bool:
         """Whether the agenda's second entry is of that time too; in a heap it stands at place 1 or 2."""
