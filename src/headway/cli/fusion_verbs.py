@@ -30,7 +30,7 @@ def measure(
         typer.Option(
             metavar="FORM",
             help="joint-encoding, batch-fast-fusion (both by default), any-place, keys-alone, values-alone, "
-            "halves-apart, single-heads or all-layers.",
+            "halves-apart, single-heads, all-layers or unscaled.",
         ),
     ] = None,
     bounds: Annotated[

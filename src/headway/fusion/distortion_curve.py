@@ -14,6 +14,7 @@ from headway.fusion.kv_blocks import Floats, KvBlocks, blocks_of_prompts, flat
 from headway.fusion.published_encoders import batch_fast_fusion
 from headway.fusion.rotary_embedding import RotaryEmbedding
 from headway.fusion.shared_prompts import PromptSizes, Tokens
+from headway.fusion.unscaled_groups import unscaled_encoding
 
 
 class ScoredModel(Protocol):
@@ -53,6 +54,7 @@ class CurvePoint:
         bound: the bound or threshold; of `rounded` the bits.
         fused_share: share of full blocks' memory freed, before scales and tables.
         stored_share: bytes kept ÷ bytes before, scales and tables counted.
+        whole_share: the same of whole requests: the scored tokens after the prompt are in no full block, so exact.
         one_table_share: share of blocks freed in an engine with one block id for all layers.
         layer_shares: `fused_share` of each layer.
         quality: what it does to the model.
@@ -62,6 +64,7 @@ class CurvePoint:
     bound: float
     fused_share: float
     stored_share: float
+    whole_share: float
     one_table_share: float
     layer_shares: tuple[float, ...]
     quality: Quality
@@ -85,6 +88,7 @@ FORMS: dict[str, Callable[[KvBlocks, float, RotaryEmbedding | None], Encoding]] 
     "all-layers": lambda blocks, bound, _: joint_encoding(
         blocks, bound, granularity=Granularity(layers_together=blocks.layers)
     ),
+    "unscaled": lambda blocks, bound, _: unscaled_encoding(blocks, bound),
     "batch-fast-fusion": lambda blocks, bound, _: batch_fast_fusion(blocks, bound),
 }
 
@@ -99,7 +103,7 @@ class PromptKv:
     """
 
     def __init__(self, model: ScoredModel, prompts: Sequence[Tokens], sizes: PromptSizes) -> None:
-        self._model = model
+        self._model, self._sizes = model, sizes
         self._following = [prompt[sizes.prompt_tokens :] for prompt in prompts]
         keys, values = zip(*model.kv([prompt[: sizes.prompt_tokens] for prompt in prompts]), strict=True)
         self.blocks = blocks_of_prompts(keys, values, sizes.block_tokens)
@@ -114,11 +118,13 @@ class PromptKv:
         """
         rotary = self._model.rotary() if form == "any-place" else None
         encoding = FORMS[form](self.blocks, bound, rotary)
+        stored_share = encoding.sizes().stored_share
         return CurvePoint(
             form,
             bound,
             encoding.fused_share(),
-            encoding.sizes().stored_share,
+            stored_share,
+            self._whole_share(stored_share),
             encoding.free_blocks_with_one_table() / self.blocks.count,
             encoding.layer_shares(),
             self._quality(self._scores(encoding.decode())),
@@ -126,11 +132,13 @@ class PromptKv:
 
     def rounded(self, bits: int) -> CurvePoint:
         """The control: nothing is shared, every number is rounded to a few bits."""
+        stored_share = rounded_share(self.blocks, bits)
         return CurvePoint(
             "rounded",
             bits,
             0.0,
-            rounded_share(self.blocks, bits),
+            stored_share,
+            self._whole_share(stored_share),
             0.0,
             (0.0,) * self.blocks.layers,
             self._quality(self._scores(rounded(self.blocks, bits))),
@@ -150,6 +158,10 @@ class PromptKv:
                     best[layer, here] = cosines.max(axis=1)
             found[half] = best
         return found
+
+    def _whole_share(self, stored_share: float) -> float:
+        prompt, after = self._sizes.prompt_tokens, self._sizes.scored_tokens
+        return (stored_share * prompt + after) / (prompt + after)
 
     def _scores(self, blocks: KvBlocks) -> Floats:
         shape = (blocks.layers, len(self._following), -1, blocks.heads, blocks.head_dim)

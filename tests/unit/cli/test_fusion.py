@@ -61,11 +61,11 @@ def test_without_the_extra(headway: Headway, text: Path) -> None:
 
 def test_the_picture_has_a_row_for_each_set_and_a_line_for_each_form() -> None:
     points = [
-        CurvePoint(form, bound, 1 - bound, bound, 0.0, (0.1, 0.2), Quality(8.0, 2 - bound, 0.9))
+        CurvePoint(form, bound, 1 - bound, bound, bound, 0.0, (0.1, 0.2), Quality(8.0, 2 - bound, 0.9))
         for form in ("joint-encoding", "batch-fast-fusion")
         for bound in (0.5, 0.9)
     ]
-    points.append(CurvePoint("rounded", 4, 0.0, 0.3, 0.0, (0.0, 0.0), Quality(8.0, 0.01, 0.9)))
+    points.append(CurvePoint("rounded", 4, 0.0, 0.3, 0.3, 0.0, (0.0, 0.0), Quality(8.0, 0.01, 0.9)))
     drawing = fusion_picture({"apart": points, "a <b>": points})
     root = ElementTree.fromstring(drawing)
     names = [title.text for title in root.iter("{http://www.w3.org/2000/svg}title")]
