@@ -82,12 +82,12 @@ class FeatureEngine:
         return self.core.scheduler
 
     def add(self, row: dict[str, Any]) -> None:
-        """One request: `id`, `tokens`, and as wanted `output`, `sampling`, `lora`, `priority`, `hints`."""
+        """One request: `id`, `tokens`, and as wanted `output`, `sampling`, `lora`, `priority`, `hints`, `salt`."""
         sampling = {"max_tokens": row.get("output", 8), "ignore_eos": True, "temperature": 0.0, "detokenize": False}
         params = SamplingParams(**{**sampling, **row.get("sampling", {})}, extra_args=row.get("hints"))
         self.engine.add_request(
             row["id"],
-            {"prompt_token_ids": row["tokens"]},
+            {"prompt_token_ids": row["tokens"]} | ({"cache_salt": row["salt"]} if "salt" in row else {}),
             params,
             lora_request=row.get("lora"),
             priority=row.get("priority", 0),

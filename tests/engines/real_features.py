@@ -3,7 +3,7 @@
     VLLM_ENABLE_V1_MULTIPROCESSING=0 python -m tests.engines.real_features MODEL FOLDER ENGINE > findings.json
 
 Run by an interpreter that has vLLM. ENGINE is `adapters` (LoRA, grammars, n > 1, sleep, prefix resets), `n-gram`
-(speculative decoding) or `connector` (KV that comes from outside, later).
+(speculative decoding), `connector` (KV that comes from outside, later) or `fusion`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,14 @@ from vllm.sampling_params import StructuredOutputsParams
 from tests.engines import feature_engine
 from tests.engines.feature_engine import FeatureEngine, Rows, differing, prompt
 from tests.engines.real_drafts import aborts_while_drafting, drafts_by_n_gram
+from tests.engines.real_fusion import (
+    a_fault_ends_fusion,
+    alike_prompts_share_blocks,
+    connector,
+    fused_preempted_and_resumed,
+    nothing_held_is_altered,
+    some_stay_exact,
+)
 
 Check = Callable[[FeatureEngine], dict[str, Any]]
 ADAPTERS: list[Any] = []
@@ -333,6 +341,16 @@ ENGINES: dict[str, tuple[dict[str, Any], tuple[Check, ...]]] = {
         {"enable_prefix_caching": False, "num_gpu_blocks_override": 80},
         (remote_kv_keeps_its_place, aborts_while_kv_comes),
     ),
+    "fusion": (
+        {},
+        (
+            alike_prompts_share_blocks,
+            nothing_held_is_altered,
+            fused_preempted_and_resumed,
+            some_stay_exact,
+            a_fault_ends_fusion,
+        ),
+    ),
 }
 
 
@@ -345,6 +363,8 @@ def main() -> None:
         from tests.engines.late_connector import transfer_config
 
         options = {**options, "kv_transfer_config": transfer_config(folder)}
+    if kind == "fusion":
+        options = {**options, "kv_transfer_config": connector()}
     findings: dict[str, Any] = {"vllm": vllm_version, "checks": {}}
     engine = FeatureEngine(str(model), **options)
     for check in checks:

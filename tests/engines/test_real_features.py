@@ -1,7 +1,7 @@
-"""vLLM's features under our queue on a real vLLM on the CPU: LoRA, grammars, n > 1, sleep, drafts, remote KV.
+"""vLLM's features under our queue on a real vLLM on the CPU: LoRA, grammars, n > 1, sleep, drafts, remote KV, fusion.
 
 Takes minutes, so it runs only on request: HEADWAY_VLLM_PYTHON names an interpreter that has vLLM, and
-HEADWAY_REAL_ENGINE is 1. Three engine starts, one at a time.
+HEADWAY_REAL_ENGINE is 1. Four engine starts, one at a time.
 """
 
 from __future__ import annotations
@@ -39,6 +39,13 @@ ENGINES = {
     ),
     "n-gram": ("drafts_by_n_gram", "aborts_while_drafting"),
     "connector": ("remote_kv_keeps_its_place", "aborts_while_kv_comes"),
+    "fusion": (
+        "alike_prompts_share_blocks",
+        "nothing_held_is_altered",
+        "fused_preempted_and_resumed",
+        "some_stay_exact",
+        "a_fault_ends_fusion",
+    ),
 }
 
 
@@ -62,7 +69,7 @@ def findings(place: Path, engine: str) -> dict[str, Any]:
 
 
 def test_every_check_is_asked_for() -> None:
-    sources = (HERE / "real_features.py").read_text() + (HERE / "real_drafts.py").read_text()
+    sources = "".join((HERE / f"real_{name}.py").read_text() for name in ("features", "drafts", "fusion"))
     written = re.findall(r"^def (\w+)\(engine: FeatureEngine\)", sources, re.MULTILINE)
     assert sorted(written) == sorted(name for checks in ENGINES.values() for name in checks)
 

@@ -5,6 +5,7 @@ DEADLINE_MS = "headway_deadline_ms"
 TENANT = "headway_tenant"
 SESSION = "headway_session"
 RANK = "headway_rank"
+EXACT_KV = "headway_exact_kv"  # of clients alone, so not among those that a gateway writes
 NAMES = (EXPECTED_TOKENS, DEADLINE_MS, TENANT, SESSION, RANK)
 
 MAX_EXPECTED_TOKENS = 1_000_000

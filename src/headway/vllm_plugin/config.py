@@ -45,6 +45,22 @@ class GuardLimits(HarmLimits):
 
 
 @dataclass(frozen=True, slots=True)
+class FusionSettings:
+    """Whether alike KV blocks of prompts are shared (experimental; `block_sharing`).
+
+    Attributes:
+        on: whether they are.
+        bound: least cosine of a fused block with what is kept for it, in each layer, in keys and in values. The error
+            is at most √(1 − bound²) of the block's length.
+        blocks_per_step: blocks compared in one step, about; the rest waits for the next.
+    """
+
+    on: bool = False
+    bound: Annotated[float, Bounds(above=0, most=1)] = 0.95
+    blocks_per_step: Annotated[int, Bounds(least=1, most=4096)] = 256
+
+
+@dataclass(frozen=True, slots=True)
 class PluginConfig:
     """Everything that can be set; the defaults are safe for any traffic.
 
@@ -53,6 +69,7 @@ class PluginConfig:
         options: kind → option → value.
         tuning: "off", or "self-tuned": the plug-in moves the long-prefill threshold before each step.
         live_tuning: settings of the tuner that tries parameters of the ordering on live traffic.
+        fusion: whether alike KV blocks of prompts are shared.
         state_file: file that keeps what the policies learn over restarts; "" keeps nothing. A further engine of the
             same server has a file of its own, with its index in the name.
         prefix_hits: look the prompt up in the prefix cache before ordering.
@@ -76,6 +93,7 @@ class PluginConfig:
     options: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     tuning: Tuning = "off"
     live_tuning: TuningSettings = field(default_factory=TuningSettings)
+    fusion: FusionSettings = FusionSettings()
     state_file: _Path = ""
     prefix_hits: bool = True
     hints: bool = True
@@ -162,7 +180,16 @@ def _live_tuning(value: object, where: str) -> TuningSettings:
     return settings
 
 
+def _fusion(value: object, where: str) -> FusionSettings:
+    if value == "off":
+        return FusionSettings()
+    if not isinstance(value, Mapping):
+        raise ValueError(f'{where} must be "off", or a table such as {{"bound": 0.95}}, got {value!r}')
+    return read_table(FusionSettings, {"on": True, **value}, f"{where}.")
+
+
 _READERS = {
+    "fusion": _fusion,
     "live_tuning": _live_tuning,
     "costs": _costs,
     "why_listen": _address,

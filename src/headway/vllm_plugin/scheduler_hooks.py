@@ -15,6 +15,7 @@ from headway.scheduling.harm_watch import SECONDS_BETWEEN_CHECKS
 from headway.scheduling.scheduler import Policies
 from headway.vllm_plugin import vllm_adapter as vllm
 from headway.vllm_plugin.batch_control import BatchControl
+from headway.vllm_plugin.block_sharing import BlockSharing
 from headway.vllm_plugin.config import PluginConfig
 from headway.vllm_plugin.fallback import FallbackScheduler
 from headway.vllm_plugin.harm_guard import HarmGuard
@@ -68,6 +69,7 @@ class SchedulerHooks:
         )
         self.queue = queue_class(engine, self.policies, self.book, time.perf_counter)
         self.control = BatchControl(config, engine, self.policies, self.book, self.queue, self.metrics)
+        self.sharing: BlockSharing | None = None
         self._prepared_seconds = 0.0  # before the scan of this step
         self._second_ends = float("-inf")
         self._published_at = float("-inf")
@@ -176,6 +178,12 @@ class SchedulerHooks:
         if self.prefix_hits is not None:
             metrics.total("prefix_lookups", self.prefix_hits.lookups)
             metrics.total("prefix_hit_tokens", self.prefix_hits.hit_tokens)
+        if self.sharing is not None:
+            metrics.show("fusion_on", float(self.sharing.on))
+            metrics.show("fusion_shared_entries", self.sharing.shared_entries)
+            metrics.total("fusion_compared_blocks", self.sharing.compared_blocks)
+            metrics.total("fusion_fused_blocks", self.sharing.fused_blocks)
+            metrics.total("fusion_freed_blocks", self.sharing.freed_blocks)
         self.report.publish()
 
     # ----------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from headway.vllm_plugin.block_sharing import BlockSharing
+from headway.vllm_plugin.block_tables import BlockTables, refuse_fusion
 from headway.vllm_plugin.config import read_config
 from headway.vllm_plugin.explain_endpoint import WhyEndpoint
 from headway.vllm_plugin.plugin_log import logger
@@ -41,6 +43,7 @@ class PolicyScheduling:
         if config.why_listen is not None:
             host, port = config.why_listen
             self._why = WhyEndpoint(host, port + int(engine_name), self.headway.explain)
+        self.headway.sharing = _block_sharing(self, self.headway)
         this.waiting = self.headway.queue
         if hasattr(self, "skipped_waiting"):  # 0.20 to 0.28 keep requests that cannot run yet there
             this.skipped_waiting = _with_base(self.queue_base, SkippedWaitingQueue)(self.headway.queue)
@@ -63,6 +66,8 @@ class PolicyScheduling:
         """One step."""
         self.headway.before_schedule()
         output = super().schedule(*args, **kwargs)  # type: ignore[misc]
+        if self.headway.sharing is not None:
+            self.headway.sharing.after_schedule(output)
         self.headway.after_schedule(output.total_num_scheduled_tokens)
         return output
 
@@ -70,6 +75,8 @@ class PolicyScheduling:
         """A step's tokens came back."""
         self.headway.tick()
         outputs = super().update_from_output(scheduler_output, *args, **kwargs)  # type: ignore[misc]
+        if self.headway.sharing is not None:
+            self.headway.sharing.after_update()
         self.headway.after_update(scheduler_output.total_num_scheduled_tokens)
         return outputs
 
@@ -87,11 +94,15 @@ class PolicyScheduling:
 
     def _preempt_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         self.headway.before_preempt(request)
+        if self.headway.sharing is not None:
+            self.headway.sharing.preempted(request)
         return super()._preempt_request(request, *args, **kwargs)  # type: ignore[misc]
 
     def _free_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         """A request ends: finished, aborted or failed."""
         self.headway.finished(request)
+        if self.headway.sharing is not None:
+            self.headway.sharing.ended(request)
         return super()._free_request(request, *args, **kwargs)  # type: ignore[misc]
 
     def shutdown(self) -> None:
@@ -157,6 +168,19 @@ def _own_file(path: str, engine_name: str) -> Path:
     """The file of one engine: several of one server must not write into the same."""
     given = Path(path)
     return given if engine_name == "0" else given.with_name(f"{given.stem}-{engine_name}{given.suffix}")
+
+
+def _block_sharing(scheduler: Any, hooks: SchedulerHooks) -> BlockSharing | None:
+    """Fusion, where it is configured."""
+    settings = hooks.config.fusion
+    if not settings.on:
+        return None
+    refuse_fusion(scheduler, hooks.engine)
+    tables = BlockTables(hooks.engine, scheduler.connector)
+    sharing = BlockSharing(settings, tables, hooks.engine.block_tokens)
+    tables.bind(sharing)
+    logger.warning("headway: fusion is experimental: answers of requests with alike prompts may differ from exact ones")
+    return sharing
 
 
 def _engine_name(vllm_config: Any) -> str:

@@ -71,6 +71,19 @@ def block_hashes_to_look_up(request: VllmRequest) -> Sequence[Any]:
     return () if getattr(request, "skip_reading_prefix_cache", False) else request.block_hashes
 
 
+def cache_salt(request: VllmRequest) -> str | None:
+    """What its blocks are hashed with besides their tokens: requests with other salts find none of them."""
+    salt: str | None = getattr(request, "cache_salt", None)
+    return salt
+
+
+def set_cache_salt(request: Any, salt: str | None) -> None:
+    """Hash all its blocks again, under another salt."""
+    request.cache_salt = salt
+    del request.block_hashes[:]
+    request.update_block_hashes()
+
+
 def is_running(request: VllmRequest) -> bool:
     """Whether vLLM has put it into its running list."""
     return str(request.status.name) == "RUNNING"
@@ -98,6 +111,18 @@ class VllmAdapter:
         )
         self.own_threshold = int(getattr(scheduler.scheduler_config, "long_prefill_token_threshold", 0) or 0)
         self._blocked_by_status: dict[Any, bool] = {}
+
+    @property
+    def pool(self) -> Any:
+        """vLLM's own pool of KV blocks."""
+        return self._pool
+
+    @property
+    def tables(self) -> dict[str, list[Any]]:
+        """vLLM's own block tables, of a model with one kind of KV blocks."""
+        assert self._coordinator is not None
+        tables: dict[str, list[Any]] = self._coordinator.single_type_managers[0].req_to_blocks
+        return tables
 
     @property
     def running(self) -> list[VllmRequest]:

@@ -87,6 +87,12 @@ MISTAKES = {
     "half the costs": ({"costs": {"prefill_seconds_per_token": 1}}, "costs: decode_seconds_per_token is missing"),
     "classes": ({"length_class_tokens": [5, 5]}, "length_class_tokens must rise, such as [512, 4096], got [5, 5]"),
     "tuner": ({"live_tuning": 5}, 'live_tuning must be "off", or a table such as {"window_seconds": 600}, got 5'),
+    "fusion": ({"fusion": True}, 'fusion must be "off", or a table such as {"bound": 0.95}, got True'),
+    "fusion's bound": (
+        {"fusion": {"bound": "high"}},
+        "fusion.bound must be a number above 0 and at most 1, got 'high'",
+    ),
+    "fusion's keys": ({"fusion": {"bounds": 0.9}}, "bounds"),
     "costs kind": ({"costs": 5}, "costs must be a table of prefill_seconds_per_token, decode_seconds_per_token, got 5"),
     "classes kind": ({"length_class_tokens": 5}, "length_class_tokens must be two prompt lengths"),
 }
@@ -135,6 +141,7 @@ def test_the_defaults_are_those_of_the_page() -> None:
         (512, 4096),
     )
     assert config.costs == (1e-4, 2e-2)
+    assert (config.fusion.on, config.fusion.bound, config.fusion.blocks_per_step) == (False, 0.95, 256)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +157,10 @@ def test_the_defaults_are_those_of_the_page() -> None:
         ("guard", {"budget_ms": 0.01}, {"budget_ms": 0.0}),
         ("live_tuning", {"window_seconds": 1}, {"window_seconds": 0.9}),
         ("live_tuning", {"harm": 1}, {"harm": 0.9}),
+        ("fusion", {"bound": 1}, {"bound": 1.01}),
+        ("fusion", {"bound": 0.01}, {"bound": 0}),
+        ("fusion", {"blocks_per_step": 1}, {"blocks_per_step": 0}),
+        ("fusion", "off", "on"),
     ],
 )
 def test_a_key_at_its_bounds(key: str, taken: object, refused: object) -> None:
