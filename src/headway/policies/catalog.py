@@ -21,6 +21,7 @@ from headway.policies.admission.peak_check import PeakCheck
 from headway.policies.admission.reserve_max import ReserveMax
 from headway.policies.contracts import AdmissionPolicy, LengthPredictor, OrderingPolicy, PreemptionPolicy, RoutingPolicy
 from headway.policies.options import checked_options, constructor_keywords
+from headway.policies.ordering.adapter_clusters import AdapterClusters
 from headway.policies.ordering.earliest_deadline_first import EarliestDeadlineFirst
 from headway.policies.ordering.ewsjf import Ewsjf
 from headway.policies.ordering.ewsjf_authors import EwsjfAuthors
@@ -88,6 +89,7 @@ ORDERING: dict[str, type[OrderingPolicy]] = {
     "earliest-deadline-first": EarliestDeadlineFirst,
     "goodput-first": GoodputFirst,
     "fair-share": FairShare,
+    "adapter-clusters": AdapterClusters,
     "priority": Priority,
     "priority-aging": PriorityAging,
     "longest-prefix-match": LongestPrefixMatch,

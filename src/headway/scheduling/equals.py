@@ -81,6 +81,7 @@ def _looks(request: Request) -> Hashable:
         request.produced_tokens,
         request.max_output_tokens,
         request.tenant,
+        request.adapter,
         request.session,
         request.priority,
         request.deadline,

@@ -35,6 +35,7 @@ except ModuleNotFoundError as missing:
 
 COSTS = ServiceCosts(prefill_seconds_per_token=1e-4, decode_seconds_per_token=0.02)
 TENANTS = ("", "acme", "zeta")
+ADAPTERS = (None, None, "chat", "sql", "code")
 GAPS_SECONDS = (0.0, 0.0, 0.0, 0.001, 0.1, 1 / 3, 1.0, 60.0)
 """Between arrivals: mostly none, and one that no binary fraction is equal to."""
 
@@ -90,6 +91,7 @@ def requests(
         priority=draw(st.sampled_from([0, 0, 0, -1, 1, 7])),
         cached_prompt_tokens=draw(st.just(0) | st.integers(0, prompt_tokens)),
         produced_tokens=produced_tokens,
+        adapter=draw(st.sampled_from(ADAPTERS)),
     )
     point = st.integers(1, 40).map(lambda tokens: PointEstimate(tokens, "drawn"))
     request.estimate = draw(point if points_only else estimates())

@@ -44,7 +44,7 @@ def test_who_has_which_power() -> None:
     assert have["Stateful"] == {"ewsjf", "ewsjf-published", "running-mean", "histogram"}
     assert have["DispatchListener"] == {"round-robin", "prefix-affinity", "dual-map", "length-split"}
     assert have["Listener"] == {
-        *("ewsjf", "ewsjf-published", "ewsjf-authors", "fair-share", "priced-work"),
+        *("ewsjf", "ewsjf-published", "ewsjf-authors", "fair-share", "adapter-clusters", "priced-work"),
         *("overflow-probability", "backfill", "smallest-remaining-benefit"),
         *("running-mean", "histogram", "past-future", "one-bit", "conformal"),
     }
@@ -57,6 +57,7 @@ def test_who_has_which_power() -> None:
         "ewsjf",
         "ewsjf-published",
         "fair-share",
+        "adapter-clusters",
     }
     assert not isinstance(find("ordering", "fcfs")(), RedrawnOrdering)
 

@@ -55,7 +55,9 @@ class Life:
     def arrive(self, number: int) -> Watched:
         name = Id(f"request-{number}")
         # Sizes all over the place: lanes open and close.
-        request = Watched(name, self.now, 1 + (number * 7_919) % 60_000, tenant=f"tenant {number % 3}")
+        request = Watched(
+            name, self.now, 1 + (number * 7_919) % 60_000, tenant=f"tenant {number % 3}", adapter=f"{number % 5}"
+        )
         self.ids.add(name)
         self.requests.add(request)
         return request
@@ -101,6 +103,7 @@ class Life:
 BUNDLES = [
     *((name, "greedy", "latest-admitted", "histogram") for name in ORDERING),
     *((f"fair-share/{name}", "greedy", "latest-admitted", "histogram") for name in ORDERING),
+    *((f"adapter-clusters/{name}", "greedy", "latest-admitted", "histogram") for name in ("fcfs", "ewsjf")),
     *(("fcfs", name, "latest-admitted", "histogram") for name in ADMISSION),
     *(("fcfs", f"backfill/{name}", "latest-admitted", "histogram") for name in ADMISSION),
     *(("fcfs", "greedy", name, "histogram") for name in PREEMPTION),
