@@ -24,7 +24,9 @@ REPLICAS_MAX = 1_024
 LONGEST_SECONDS = 86_400.0 * LONGEST_DAYS
 
 LOADING_GIB_PER_SECOND = 1.0
-"""At which a start reads weights into each GPU: an assumption; `start_seconds` replaces what follows from it."""
+"""At which a start reads weights into each GPU: an assumption of ours, measured nowhere, as it depends on the disk or
+network that weights come from. The engine's own start (compilation, CUDA graphs) is left out. `start_seconds` replaces
+what follows from it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,7 @@ class Request:
 
     `produced_tokens` and `cached_prompt_tokens` are written by the shell that owns the request, `estimate` by the
     scheduler at entry; policies only read. `looked_up_at` is when the shell last asked its prefix cache, in seconds.
+    `replica_id` names the replica of a simulated fleet that it was sent to last, for listeners; None elsewhere.
     """
 
     __slots__ = (
@@ -91,6 +92,7 @@ class Request:
         "priority",
         "produced_tokens",
         "prompt_tokens",
+        "replica_id",
         "sequences",
         "session",
         "tenant",
@@ -124,6 +126,7 @@ class Request:
         self.cached_prompt_tokens = cached_prompt_tokens
         self.produced_tokens = produced_tokens
         self.sequences = sequences
+        self.replica_id: str | None = None
         self.estimate: LengthEstimate | None = None
         self.looked_up_at = NEVER_LOOKED_UP
 

@@ -148,6 +148,7 @@ def _preempt(batch: Batch, moment: Moment, victim: TrackedRequest, refund: int, 
     victim.phase = WAITING
     victim.produced_tokens = produced
     victim.high_water_tokens = max(victim.high_water_tokens, computed)
+    victim.recomputed_below = max(victim.recomputed_below, computed)
     # vLLM names a block once its tokens are known: not the token on its way, whose KV the step in flight computes, but
     # what this very step was to compute. If the step in flight completes a prompt, all that it computes is known.
     named = computed if victim.joined_step == step - 1 else computed - on_its_way

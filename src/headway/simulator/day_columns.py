@@ -13,7 +13,11 @@ _GOLDEN = 0.6180339887498949
 
 
 class DayColumns:
-    """Columns by row of the trace, filled in as facts come; the engines of a fleet share them."""
+    """Columns by row of the trace, filled in as facts come; the engines of a fleet share them.
+
+    Attributes:
+        lost_tokens: row → prompt tokens that a replica had computed of it when it failed, if it had computed any.
+    """
 
     def __init__(self, requests: int) -> None:
         self.arrived_ps = array("q", [NEVER]) * requests
@@ -24,6 +28,7 @@ class DayColumns:
         self.preemptions = array("q", [0]) * requests
         self.recomputed_tokens = array("q", [0]) * requests
         self.refused: dict[int, str] = {}
+        self.lost_tokens: dict[int, int] = {}
         self.gap_columns = (array("q"), array("q"), array("q"), array("q"))
 
     def gap(self, first_ps: int, growth_ps: int, steps: int, tokens: int) -> None:

@@ -104,9 +104,11 @@ class DrivenEngine(SkippingEngine):
         observer: StepObserver | None,
         listeners: Sequence[Listener],
         inbox: Inbox,
+        replica_id: str,
     ) -> None:
         self._inbox = inbox
         super().__init__(served, rules, step_time, policies, plugin, observer, listeners, self._inbox)
+        self._replica_id = replica_id
         self._open: _OpenRun | None = None
         self.next_ps = FOREVER
 
@@ -175,8 +177,18 @@ class DrivenEngine(SkippingEngine):
         if run is not None:
             run.steps = min(run.steps, self._steps_until(run.first_ps, run.growth_ps, at_ps))
             self._close(run)
+        self._note_lost_tokens()
         self.next_ps = FOREVER
         self.curve.sample(max(at_ps, self._now_ps), 0, 0, 0)
+
+    def _note_lost_tokens(self) -> None:
+        """What is computed of the prompts here has to be computed again where they are tried next."""
+        lost = self._columns.lost_tokens
+        for request in [*self._batch.members, *self._scheduler.queue]:
+            assert isinstance(request, TrackedRequest)
+            computed = min(request.prompt_tokens, max(request.computed_tokens, request.recomputed_below))
+            if computed:
+                lost[request.row] = computed
 
     def end_day(self, at_ps: int) -> None:
         """The fleet's day ends then: from its own end on the engine was idle."""

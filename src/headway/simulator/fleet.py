@@ -101,6 +101,7 @@ class _FleetDay:
             None if observers is None else observers[index],
             listeners,
             Inbox(self._arrivals, self._router, index),
+            member.id,
         )
         engine.start_at(at_ps)
         self._router.ledgers[index].engine = engine

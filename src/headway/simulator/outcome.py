@@ -64,7 +64,7 @@ class DayOutcome:
     ended_ps: Ints
     cached_tokens: Ints  # prefix-cache hits at first admission
     preemptions: Ints
-    recomputed_tokens: Ints  # KV tokens computed once more after preemptions, prefix-cache hits not counted
+    recomputed_tokens: Ints  # KV tokens computed again after preemptions and failures, prefix-cache hits not counted
     refused: dict[int, str]  # row -> reason
     makespan_ps: int
     steps: int

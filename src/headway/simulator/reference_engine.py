@@ -343,7 +343,8 @@ class ReferenceEngine:
             before = request.computed_tokens
             if request.is_prefilling:
                 chunks.append((request.row, new, before))
-                request.recomputed_tokens += max(0, min(request.high_water_tokens, before + new) - before)
+                known = max(request.high_water_tokens, request.lost_tokens)
+                request.recomputed_tokens += max(0, min(known, before + new) - before)
             else:
                 decodes += 1
                 context_tokens += before

@@ -193,6 +193,7 @@ class _ReferenceFleetDay:
             replica = self._replicas[index]
             arrived_at = self._arrived_ps[row] * SECONDS_PER_PS
             request = request_of(self._trace, row, now_ps * SECONDS_PER_PS, arrived_at)
+            request.replica_id = replica.member.id
             if row in self._requests:  # tried again
                 _carry_over(self._requests[row], request)
             self._requests[row] = request
@@ -264,3 +265,5 @@ def _carry_over(lost: ReferenceRequest, again: ReferenceRequest) -> None:
     again.cached_tokens = lost.cached_tokens
     again.preemptions = lost.preemptions
     again.recomputed_tokens = lost.recomputed_tokens
+    computed = max(lost.computed_tokens, lost.high_water_tokens, lost.lost_tokens)
+    again.lost_tokens = min(lost.prompt_tokens, computed)

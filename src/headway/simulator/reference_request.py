@@ -29,7 +29,8 @@ class ReferenceRequest(Request):
         ended_ps: time of its last token; NEVER before that.
         preemptions: how often it lost its memory.
         high_water_tokens: most KV tokens it ever had when it lost its memory; computing below that is recomputing.
-        recomputed_tokens: KV tokens computed once more after preemptions, prefix-cache hits not counted.
+        lost_tokens: prompt tokens that replicas that failed had computed of it; likewise.
+        recomputed_tokens: KV tokens computed once more after preemptions and failures, prefix-cache hits not counted.
     """
 
     __slots__ = (
@@ -45,6 +46,7 @@ class ReferenceRequest(Request):
         "is_prefilling",
         "is_running",
         "last_token_ps",
+        "lost_tokens",
         "named_blocks",
         "output_limit",
         "placeholders",
@@ -92,6 +94,7 @@ class ReferenceRequest(Request):
         self.ended_ps = NEVER
         self.preemptions = 0
         self.high_water_tokens = 0
+        self.lost_tokens = 0
         self.recomputed_tokens = 0
 
     @property

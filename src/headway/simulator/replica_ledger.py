@@ -127,6 +127,7 @@ class ReplicaLedger:
 
     def enter(self, row: int, request: Request) -> None:
         """A request is sent there."""
+        request.replica_id = self.id
         booked = self._inside[row] = _SentRequest(request)
         self.prefill_tokens += booked.prefill
         self._decode_tokens += booked.decode

@@ -153,6 +153,7 @@ class SkippingEngine:
         self._output_tokens = served.output_tokens
         self._watermark_blocks = int(rules.watermark * (rules.kv_blocks + 1))  # vLLM counts its null block
         self._log = StepLog(observer)
+        self._replica_id: str | None = None  # its name in a fleet
 
     @property
     def steps(self) -> int:
@@ -188,6 +189,9 @@ class SkippingEngine:
             request = self._request_factory.make(
                 row, at_ps * SECONDS_PER_PS, sent_ps * SECONDS_PER_PS, self._rules.max_model_tokens
             )
+            request.replica_id = self._replica_id
+            if self._columns.lost_tokens:
+                request.recomputed_below = self._columns.lost_tokens.get(row, 0)
             reason = why_never(self._rules, request.prompt_tokens, self._output_tokens[row])
             if reason is None:
                 if self._shares:
@@ -374,8 +378,8 @@ class SkippingEngine:
         for request, tokens, before in chunks:
             self.prefill_tokens += tokens
             request.computed_tokens = before + tokens
-            if before < request.high_water_tokens:
-                columns.recomputed_tokens[request.row] += min(request.high_water_tokens, before + tokens) - before
+            if before < request.recomputed_below:
+                columns.recomputed_tokens[request.row] += min(request.recomputed_below, before + tokens) - before
         steady = decodes - batch.wasting
         for request in returning:
             if request.phase == DECODING and request.joined_step == step - 1:

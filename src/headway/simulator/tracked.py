@@ -18,7 +18,9 @@ class TrackedRequest(Request):
         ends_by_limit: its last token is foreseen by counting, not learnt from a stop token.
         target_tokens: prompt, and outputs to recompute, that the current prefill has to reach.
         computed_tokens: KV tokens computed; up to date while prefilling and at preemption.
-        high_water_tokens: most KV tokens it ever had computed; below that, computing is recomputing.
+        high_water_tokens: most KV tokens it ever had computed here.
+        recomputed_below: below so many KV tokens, computing is recomputing: `high_water_tokens`, or what a replica that
+            failed had computed of its prompt.
         blocks: KV blocks held; up to date while prefilling.
         joined_step: step at whose end the token before its first decode step came out; decoding since the step after.
         finish_step: step whose end gives its last token.
@@ -42,6 +44,7 @@ class TrackedRequest(Request):
         "last_token_ps",
         "last_token_step",
         "phase",
+        "recomputed_below",
         "row",
         "seat",
         "target_tokens",
@@ -74,11 +77,13 @@ class TrackedRequest(Request):
         self.looked_up_at = NEVER_LOOKED_UP
         self.produced_tokens = 0
         self.sequences = 1
+        self.replica_id = None
         self.estimate = None
         self.ends_by_limit = ends_by_limit
         self.target_tokens = prompt_tokens
         self.computed_tokens = 0
         self.high_water_tokens = 0
+        self.recomputed_below = 0
         self.blocks = 0
         self.joined_step = 0
         self.finish_step = 0

@@ -40,10 +40,12 @@ class Chronicle:
 
     def __init__(self) -> None:
         self.lines: list[tuple[Any, ...]] = []
+        self.places: list[tuple[str, str | None]] = []  # of each, the replica that its request was sent to last
 
     def observe(self, event: Event) -> None:
         request = event.request
         assert isinstance(request, Request)
+        self.places.append((type(event).__name__, request.replica_id))
         facts = [getattr(request, name) for name in Request.__slots__ if name not in ("estimate", "looked_up_at")]
         self.lines.append((event.at, type(event).__name__, *event[2:], *facts))
 
@@ -234,6 +236,26 @@ def test_what_has_no_token_yet_is_tried_at_another_replica(queue: Queueing) -> N
     assert (outcome.day.ended_ps > 0).all()
     assert outcome.replica[0] == 1
     assert outcome.replicas[0].requests - outcome.replicas[0].completed == 1
+
+
+@pytest.mark.parametrize("queue", get_args(Queueing))
+def test_what_a_replica_had_computed_when_it_failed_is_computed_again(queue: Queueing) -> None:
+    """A prompt of 40 tokens, 16 a step: r0 fails in the second of its steps, of which both count."""
+    trace = Trace("one", np.zeros(1), np.full(1, 40), np.full(1, 3))
+    rules = EngineRules(kv_blocks=100, block_tokens=4, max_num_seqs=4, max_num_batched_tokens=16)
+    members = [FleetMember("r0", rules, STEP, COSTS, (Outage(3 * SECOND // 2, FOREVER),))]
+    members.append(FleetMember("r1", rules, STEP, COSTS))
+    for clock in (simulate_fleet, simulate_reference_fleet):
+        told = Chronicle()
+        policies = FleetPolicies(bundle(costs=COSTS, seed=0), lambda costs: bundle(costs=costs, seed=0))
+        outcome = clock(trace, members, Routing(RoundRobin(), queue), policies, listeners=[told])
+        computed = outcome.replicas[0].prefill_tokens
+        assert computed >= 32
+        assert outcome.day.recomputed_tokens.tolist() == [min(computed, 40)]
+        assert [(kind, at) for kind, at in told.places if kind in ("FirstToken", "Completed")] == [
+            ("FirstToken", "r1"),
+            ("Completed", "r1"),
+        ]
 
 
 @pytest.mark.parametrize("queue", get_args(Queueing))

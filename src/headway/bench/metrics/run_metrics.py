@@ -153,7 +153,7 @@ DEFINITIONS: Mapping[str, str] = {
     "goodput": "share of the OFFERED requests that complete and meet every SLO; refused and unfinished are misses",
     "throughput_tokens_per_second": "output tokens of completed requests divided by the makespan",
     "preemptions": "times a running request lost its KV blocks and returned to the queue",
-    "recomputed_tokens": "KV tokens computed again after preemptions",
+    "recomputed_tokens": "KV tokens computed again after preemptions, and after failures of a replica",
     "kv_peak_share": "most KV blocks in use at once, as a share of all",
     "jain_index": "Jain's fairness index (Jain, Chiu, Hawe 1984) over tenants of their mean speed, a request's speed "
     "being (seconds alone on an idle replica) / (end-to-end seconds), 0 when it did not complete; 1 is equal, 1/n "
