@@ -22,18 +22,22 @@ from headway.policies.admission.reserve_max import ReserveMax
 from headway.policies.contracts import AdmissionPolicy, LengthPredictor, OrderingPolicy, PreemptionPolicy, RoutingPolicy
 from headway.policies.options import checked_options, constructor_keywords
 from headway.policies.ordering.adapter_clusters import AdapterClusters
+from headway.policies.ordering.boost import Boost
+from headway.policies.ordering.deadline_plus_work import DeadlinePlusWork
 from headway.policies.ordering.earliest_deadline_first import EarliestDeadlineFirst
 from headway.policies.ordering.ewsjf import Ewsjf
 from headway.policies.ordering.ewsjf_authors import EwsjfAuthors
 from headway.policies.ordering.ewsjf_published import EwsjfPublished
 from headway.policies.ordering.fair_share import FairShare
 from headway.policies.ordering.fcfs import Fcfs
+from headway.policies.ordering.gittins import Gittins
 from headway.policies.ordering.goodput_first import GoodputFirst
 from headway.policies.ordering.highest_response_ratio import HighestResponseRatio
 from headway.policies.ordering.longest_prefix_match import LongestPrefixMatch
 from headway.policies.ordering.priced_work import PricedWork
 from headway.policies.ordering.priority import Priority
 from headway.policies.ordering.priority_aging import PriorityAging
+from headway.policies.ordering.qoserve import Qoserve
 from headway.policies.ordering.random import Random
 from headway.policies.ordering.shortest_job_first import ShortestJobFirst
 from headway.policies.ordering.shortest_job_first_aging import ShortestJobFirstAging
@@ -80,6 +84,8 @@ ORDERING: dict[str, type[OrderingPolicy]] = {
     "shortest-job-first": ShortestJobFirst,
     "shortest-job-first-aging": ShortestJobFirstAging,
     "priced-work": PricedWork,
+    "boost": Boost,
+    "gittins": Gittins,
     "highest-response-ratio": HighestResponseRatio,
     "ewsjf": Ewsjf,
     "ewsjf-published": EwsjfPublished,
@@ -88,6 +94,8 @@ ORDERING: dict[str, type[OrderingPolicy]] = {
     "smallest-volume-first-1bit": SmallestVolumeFirst1bit,
     "earliest-deadline-first": EarliestDeadlineFirst,
     "goodput-first": GoodputFirst,
+    "deadline-plus-work": DeadlinePlusWork,
+    "qoserve": Qoserve,
     "fair-share": FairShare,
     "adapter-clusters": AdapterClusters,
     "priority": Priority,

@@ -1,4 +1,4 @@
-"""Least work first with bounded delay against FCFS; the largest 0.9 % of requests may wait far longer. No options."""
+"""Least work first with bounded delay against FCFS; the largest 0.9 % of requests may wait far longer."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import math
 from bisect import bisect_left, insort
 from collections import OrderedDict, deque
 from collections.abc import Mapping
+from typing import ClassVar
 
 from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, Preempted
 from headway.domain.request import RequestId, RequestView, uncached_prefill_tokens
 from headway.policies.contracts import LaneId, Need
+from headway.policies.tunable import Tunable
 
 PATIENCE = 2.0
-"""A request is overdue once it has waited at least this many times what it would have waited under FCFS."""
+"""A request is overdue once it has waited at least so many times what it would have under FCFS: the default."""
 SPARE_PATIENCE = 50.0
 """The same for requests that make way for all others."""
 SPARE_SHARE = 0.009
@@ -36,7 +38,8 @@ class PricedWork:
         there. A request that has waited twice that, and longer than 99 of 100 would have there, goes before all others,
         oldest first. In a rush some requests wait too long whatever is done; they are then few and large. At most nine
         in a thousand requests, of the largest works, make way: they are overdue only after 50 times their shadow's
-        wait. docs/priced-work.md has the linear programs this follows, the bound and its proof.
+        wait. `patience` is the dial between tail and mean, 2 unless given: near 1 few pass others for long, and a large
+        one is least work first. docs/priced-work.md has the linear programs this follows, the bound and its proof.
     Source: ours. Volume: SVF, arXiv 2606.22327v2. In the fluid model under Kleinrock's conservation law (1965) the
         optimum is all-or-nothing: a request waits not at all or as long as allowed.
     Reads: prompt length, cached prompt tokens, the length estimate's quantiles, arrivals and admissions.
@@ -50,7 +53,12 @@ class PricedWork:
     follows_what_is_learned = True
     NEEDS = frozenset([Need.CACHED_TOKENS])
 
-    def __init__(self) -> None:
+    TUNABLE: ClassVar[tuple[Tunable, ...]] = (Tunable("patience", 1.05, SPARE_PATIENCE, "log"),)
+
+    def __init__(self, *, patience: float = PATIENCE) -> None:
+        if not 1 <= patience <= SPARE_PATIENCE:
+            raise ValueError(f"patience must be from 1 to {SPARE_PATIENCE:g}, got {patience:g}")
+        self._patience = patience
         self._waiting: dict[RequestId, _QueuePlace] = {}
         self._shadow: OrderedDict[_QueuePlace, None] = OrderedDict()  # requests that would still wait by arrival
         self._ahead = 0.0  # work admitted that the shadow has not let in yet
@@ -157,8 +165,8 @@ class PricedWork:
             self._ahead -= place.work
             waited = at - place.arrived_at
             self._arrival_order_waits.add(waited)
-            place.due_unspared = place.arrived_at + PATIENCE * waited
-            place.due = place.arrived_at + (SPARE_PATIENCE if place.spared else PATIENCE) * waited
+            place.due_unspared = place.arrived_at + self._patience * waited
+            place.due = place.arrived_at + (SPARE_PATIENCE if place.spared else self._patience) * waited
             self._tail = self._arrival_order_waits.quantile(TAIL)
         if not shadow:
             self._ahead = 0.0

@@ -36,8 +36,8 @@ def request(number: int, at: float, prompt: int, output: int = 1) -> Request:
 class Door:
     """A queue under the policy, told every event; `admitted` in order."""
 
-    def __init__(self) -> None:
-        self.policy = PricedWork()
+    def __init__(self, patience: float = PATIENCE) -> None:
+        self.policy = PricedWork(patience=patience)
         self.queue = WaitingQueue(self.policy)
         self.admitted: list[tuple[float, Request]] = []
 
@@ -127,18 +127,25 @@ def test_least_work_first_and_first_come_among_equals() -> None:
     assert [door.admit(4.0).id for _ in range(4)] == [1, 2, 3, 0]
 
 
-def test_overdue_goes_first() -> None:
-    """Its turn by arrival comes once as much work as its own was admitted; twice that wait is allowed."""
-    door = Door()
+@pytest.mark.parametrize("patience", [PATIENCE, 1.5, 10.0])
+def test_overdue_goes_first(patience: float) -> None:
+    """Its turn by arrival comes once as much work as its own was admitted; so many times that wait is allowed."""
+    door = Door(patience)
     door.arrive(request(0, 0.0, 1_000))
     for number in range(1, 4):
         door.arrive(request(number, 0.0, 600))
     assert door.admit(1.0).id == 1
     assert door.admit(2.0).id == 2  # 1,200 tokens' work admitted: by arrival request 0 had begun at 2 s
-    due = PATIENCE * 2.0
+    due = patience * 2.0
     assert door.queue.stands_until(2.5) == due
     assert door.queue.head(math.nextafter(due, 0)).id == 3  # type: ignore[union-attr]
     assert door.queue.head(due).id == 0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("patience", [0.99, 50.5, math.nan])
+def test_a_patience_out_of_bounds_is_told(patience: float) -> None:
+    with pytest.raises(ValueError, match="patience must be from 1 to 50"):
+        PricedWork(patience=patience)
 
 
 def test_nobody_is_overdue_while_the_tail_is_not_at_stake() -> None:
