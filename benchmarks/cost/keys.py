@@ -123,7 +123,7 @@ def tokens() -> None:
 async def refused(keys: ApiKeys, what: str, authorization: bytes) -> None:
     """A whole request that is refused for its key, from its bytes to those of the 401; no socket is in it."""
     gateway = Gateway(Settings(replica=(ReplicaSettings("http://127.0.0.1:9"),), tenant=tenants(1)))
-    gateway.site.tenants = keys
+    gateway.api.tenants = keys
     request = b"GET /v1/models HTTP/1.1\r\nhost: x\r\nauthorization: %b\r\n\r\n" % authorization
 
     def ask() -> None:

@@ -158,6 +158,15 @@ async def breaks_framing(call: Call) -> None:
     await asyncio.sleep(0.02)
 
 
+async def _chunks(reader: asyncio.StreamReader) -> bytes:
+    """A body in chunks, as Envoy sends one that its endpoint picker has held."""
+    body = b""
+    while size := int(await reader.readuntil(b"\r\n"), 16):
+        body += (await reader.readexactly(size + 2))[:-2]
+    await reader.readexactly(2)
+    return body
+
+
 class ScriptedReplica:
     """Serves /v1/models, /health and /metrics by itself; everything else by the next script, or the usual one."""
 
@@ -211,7 +220,8 @@ class ScriptedReplica:
         lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         method, path, _ = lines[0].split(" ")
         headers = dict(line.split(": ", 1) for line in lines[1:] if line)
-        body = await reader.readexactly(int(headers.get("content-length", 0)))
+        is_chunked = headers.get("transfer-encoding") == "chunked"
+        body = await (_chunks(reader) if is_chunked else reader.readexactly(int(headers.get("content-length", 0))))
         call = Call(method, path, headers, body, writer)
         self.scrapes += path == "/metrics"
         if path in self.instead:

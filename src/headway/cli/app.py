@@ -16,7 +16,7 @@ import typer
 
 from headway import __version__
 from headway.bench.user_mistake import UserMistake
-from headway.cli import bound, calibrate, check_config, compare, explain, load, policies, serve, tune, workloads
+from headway.cli import bound, calibrate, check_config, compare, epp, explain, load, policies, serve, tune, workloads
 from headway.cli import fusion_verbs as fusion
 from headway.cli import trace_verbs as trace
 
@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 app.command("compare")(compare.compare)
 app.command("serve")(serve.serve)
+app.command("epp")(epp.epp)
 app.command("check-config")(check_config.check_config)
 app.command("load")(load.load)
 app.command("bound")(bound.bound)

@@ -119,7 +119,7 @@ def serve(
     from headway.gateway.process import serve as run
 
     def read() -> Settings:
-        return _settings(config, address, options)
+        return settings_of(config, address, options)
 
     try:
         is_complete = run(read(), read if config is not None else None, log_requests=log_requests)
@@ -133,7 +133,7 @@ def serve(
         raise typer.Exit(1)
 
 
-def _settings(config: Path | None, address: AddressOptions, options: GatewayOptions) -> Settings:
+def settings_of(config: Path | None, address: AddressOptions, options: GatewayOptions) -> Settings:
     """The settings of the file, with those of the command line in their place. Raises ValueError."""
     from dataclasses import replace
 

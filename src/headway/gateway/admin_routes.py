@@ -25,7 +25,7 @@ class AdminRoutes:
 
     def refuse_head(self, request: HttpRequest) -> Response | None:
         """Where there is a key, all but health needs it: as a bearer, or as the password that a browser asks for."""
-        if request.was_passed_on(self._public.via):
+        if request.was_passed_on(self._public.api.via):
             return loop()
         keys, hosts = self._public.administration.keys, self._public.dispatcher.settings.hosts
         if not keys.needs_key and self._is_on_loopback and not leads_here(request.header(b"host"), hosts):

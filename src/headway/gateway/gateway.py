@@ -15,6 +15,7 @@ from headway.config.address import host_and_port
 from headway.gateway.admin_routes import AdminRoutes
 from headway.gateway.administration import Administration
 from headway.gateway.api_keys import AdminKeys, ApiKeys
+from headway.gateway.api_routes import ApiRoutes
 from headway.gateway.certificate import Certificate
 from headway.gateway.learned.learned_state import LearnedState
 from headway.gateway.learned.queue_tuning import check_tuning
@@ -93,20 +94,19 @@ class Gateway:
         hooks = QueueHooks(learned.prepare, learned.forget, held, _at_next_turn, intake.cached_tokens, _later)
         self.dispatcher = Dispatcher(settings, self._clock, observing, self._model_lists.ask_again, hooks)
         self._learned.restore_budgets(self.dispatcher.budgets.restore)
-        self.site = PublicRoutes(
+        self.api = ApiRoutes(
             self.dispatcher,
             self._tenants,
-            Administration(self.dispatcher, AdminKeys(settings)),
             self._metrics,
-            history,
             intake,
             self._prompt_count,
             [self._recorder.arrived] if self._recorder is not None else [],
-            self._learned,
             self._refusal_log,
             self._via,
-            has_admin=settings.admin_listen is not None,
         )
+        administration = Administration(self.dispatcher, AdminKeys(settings))
+        has_admin = settings.admin_listen is not None
+        self.site = PublicRoutes(self.api, administration, history, self._learned, has_admin=has_admin)
         self._held: dict[str, SharedLimits] = {}  # listener -> what its clients hold
         self._metrics.watch(self.dispatcher, self.loop_watch, self._held)
         self._clients: set[ClientConnection] = set()
@@ -136,7 +136,7 @@ class Gateway:
     @property
     def tokens(self) -> SignedTokens | None:
         """What verifies JSON Web Tokens; None where they are no keys."""
-        return self.site.tenants.tokens
+        return self.api.tenants.tokens
 
     def _budgets_in_steps(self) -> Iterator[dict[str, dict[str, object]]]:
         return self.dispatcher.budgets.saved_in_steps()
@@ -178,6 +178,11 @@ class Gateway:
                 self._servers.append(listener)
         except (OSError, UnicodeError) as error:
             raise OSError(f"cannot listen on {key} {address!r}: {getattr(error, 'strerror', None) or error}") from None
+
+    def limits_of(self, listener: str) -> SharedLimits:
+        """Counts of what the clients of one more listener hold, which the metrics show by its name."""
+        shared = self._held[listener] = SharedLimits(self.settings.wire)
+        return shared
 
     def _replica(self, settings: ReplicaSettings) -> UpstreamReplica:
         return UpstreamReplica(settings, self.settings.health, self._clock, lambda: self.dispatcher.replicas, self._via)
@@ -226,10 +231,10 @@ class Gateway:
             if isinstance(server, TlsListener) and self._certificate.context is not None:
                 server.tls = self._certificate.context
         self.settings = self._learned.settings = settings
-        self.site.tenants, self.site.administration.keys = tenants, admin_keys
-        self.site.trusted_proxies = TrustedProxies(settings.trusted_proxies)
+        self.api.tenants, self.site.administration.keys = tenants, admin_keys
+        self.api.trusted_proxies = TrustedProxies(settings.trusted_proxies)
         self._take_replicas(settings)
-        self.site.keep_alives.plan_again()
+        self.api.keep_alives.plan_again()
 
     async def _sweep(self) -> None:
         rounds = 0
@@ -297,7 +302,7 @@ class Gateway:
         """Stop at once; requests inside are cut off."""
         self.loop_watch.stop()
         self._hold_timer.close()
-        self.site.keep_alives.close()
+        self.api.keep_alives.close()
         for server in self._servers:
             server.close()
         self._model_lists.close()

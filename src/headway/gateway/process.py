@@ -1,4 +1,4 @@
-"""Process of `headway serve`: the event loop, signals, start and end."""
+"""Process of `headway serve` and `headway epp`: the event loop, signals, start and end."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import resource
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 import uvloop
 
@@ -25,13 +26,34 @@ _DESCRIPTORS_MAX = 1 << 20
 log = logging.getLogger("headway.gateway")
 
 
-def serve(settings: Settings, reread: Callable[[], Settings] | None, *, log_requests: bool) -> bool:
+class GatewayListener(Protocol):
+    """One more way for requests to come to a gateway, beside its own addresses."""
+
+    @property
+    def told(self) -> dict[str, object]:
+        """Where it listens, for the log."""
+
+    async def start(self) -> None:
+        """Listen. Raises OSError if its address cannot be listened on."""
+
+    async def stop(self) -> None:
+        """End what is left, and listen no more."""
+
+
+def serve(
+    settings: Settings,
+    reread: Callable[[], Settings] | None,
+    *,
+    log_requests: bool,
+    beside: Callable[[Gateway], GatewayListener] | None = None,
+) -> bool:
     """Run until SIGTERM or SIGINT; False if requests had to be cut off at the end.
 
     Args:
         settings: what to run with.
         reread: reads the settings again on SIGHUP; None where there is no file.
         log_requests: whether each request is logged when it ends, without its text.
+        beside: makes a listener beside the gateway's own addresses; None where there is none.
 
     Raises:
         ValueError: one sentence; an API key cannot be read, or the embedded hardware or model is unknown.
@@ -40,10 +62,15 @@ def serve(settings: Settings, reread: Callable[[], Settings] | None, *, log_requ
     set_up_logging(settings.log_lines_max)
     _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings, reread, log_requests))
+        return runner.run(_serve(settings, reread, log_requests, beside))
 
 
-async def _serve(settings: Settings, reread: Callable[[], Settings] | None, log_requests: bool) -> bool:
+async def _serve(
+    settings: Settings,
+    reread: Callable[[], Settings] | None,
+    log_requests: bool,
+    beside: Callable[[Gateway], GatewayListener] | None,
+) -> bool:
     loop = asyncio.get_running_loop()
     ending, reloading = asyncio.Event(), asyncio.Event()
     ended_by: list[signal.Signals] = []
@@ -65,9 +92,12 @@ async def _serve(settings: Settings, reread: Callable[[], Settings] | None, log_
     gateway = Gateway(_with(settings, embedded), [AccessLog()] if log_requests else [])
     spare_objects_of_the_start()
     await gateway.start()
+    listener = None if beside is None else beside(gateway)
+    if listener is not None:
+        await listener.start()
     tidying = asyncio.create_task(collect_when_quiet(lambda: gateway.dispatcher.counts.inside))
     rereading = asyncio.create_task(_reload_when_asked(reloading, gateway, reread, embedded))
-    fields = {"url": gateway.urls[0], "page": _page(gateway)}
+    fields = {"url": gateway.urls[0], "page": _page(gateway)} | ({} if listener is None else listener.told)
     log.info("listening", extra={"fields": fields})
     if fields["page"] is None:
         log.warning("metrics and live page are served nowhere: with tenants they need `admin_listen`")
@@ -80,6 +110,8 @@ async def _serve(settings: Settings, reread: Callable[[], Settings] | None, log_
     tidying.cancel()
     rereading.cancel()
     whole = await gateway.drain()
+    if listener is not None:
+        await listener.stop()
     for engine in engines:
         await engine.stop()
     counts = gateway.dispatcher.counts

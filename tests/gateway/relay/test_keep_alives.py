@@ -208,7 +208,7 @@ def test_many_that_are_due_at_once_do_not_hold_the_loop(run_gateway: RunGateway)
                 client.writer.write(post(completion()))
             await setup.until(lambda: setup.dispatcher.counts.inside == 300)
             await setup.until(lambda: setup.gateway.dispatcher.counts.keep_alives >= 600)
-            assert len(setup.gateway.site.keep_alives._waiting) == 300
+            assert len(setup.gateway.api.keep_alives._waiting) == 300
 
     run_gateway(scenario, seats=1, queue=ON)
 
@@ -254,7 +254,7 @@ def test_a_reload_counts_for_streams_that_wait_already(run_gateway: RunGateway) 
         setup.gateway.reload(replace(setup.settings, queue=ON))
         await setup.until(lambda: setup.gateway.dispatcher.counts.keep_alives)
         setup.gateway.reload(replace(setup.settings, queue=QueueSettings()))
-        await setup.until(lambda: not setup.gateway.site.keep_alives._waiting)
+        await setup.until(lambda: not setup.gateway.api.keep_alives._waiting)
         asking.cancel()
 
     run_gateway(scenario, queue=QueueSettings(keep_alive_seconds=300.0))

@@ -29,6 +29,7 @@ Headway = Callable[..., Said]
 VERBS = [
     "compare",
     "serve",
+    "epp",
     "check-config",
     "load",
     "bound",

@@ -160,7 +160,7 @@ class GatewayMetrics:
             yield from self._loop_watch.metrics()
         yield prometheus.gauge(
             "headway_connections",
-            "Open connections of clients, by the address they came to: public or admin",
+            "Open connections of clients, by the address they came to: public, admin or envoy",
             [({"listener": name}, shared.connections) for name, shared in self._held.items()],
         )
         yield prometheus.gauge(

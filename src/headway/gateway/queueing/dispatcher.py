@@ -195,20 +195,21 @@ class Dispatcher:
 
     def first_byte(self, request: GatewayRequest) -> None:
         """The replica produced something."""
-        queued, now = request.queued, self.now()
-        replica, is_good = queued.replica, request.relayed.status == 200
-        assert replica is not None
-        replica.ledger.first_token(queued)
-        if queued.admitted_by is not None and is_good:
-            try:
-                queued.admitted_by.first_token(queued, now)
-            except Exception as error:
-                self.errors.contained("policies", error)
-        if is_good and request.arrived.streams:
+        self.prefilled(request)
+        replica, now = request.queued.replica, self.now()
+        if replica is not None and request.relayed.status == 200 and request.arrived.streams:
             replica.ledger.prefill_since = now
-            self._measure(queued, replica, now, 0)
+            self._measure(request.queued, replica, now, 0)
         if self.served_queues.holds:  # a refusal stands no longer than the batch is the same
             self.served_queues.pump()
+
+    def prefilled(self, request: GatewayRequest) -> None:
+        """Its prompt counts as computed from now on."""
+        queued = request.queued
+        assert queued.replica is not None, "only a dispatched request is answered"
+        queued.replica.ledger.first_token(queued)
+        if queued.admitted_by is not None and request.relayed.status == 200:
+            self.errors.guard("policies", queued.admitted_by.first_token, queued, self.now())
 
     def _measure(self, queued: QueuedRequest, replica: UpstreamReplica, now: float, output_tokens: int) -> None:
         began = queued.dispatched_at or now

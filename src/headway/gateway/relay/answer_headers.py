@@ -38,14 +38,19 @@ def answer_headers(
     if b"location" in named:
         hidden = replica.pool.without_address
         returned = [(name, hidden(value) if name == b"location" else value) for name, value in returned]
+    return [*returned, *own_headers(request, replica)]
+
+
+def own_headers(request: GatewayRequest, replica: UpstreamReplica) -> Headers:
+    """What the gateway tells the client of its request: its id, its replica, how long it waited, what was chosen."""
     arrived = request.arrived
     waited = (request.queued.dispatched_at or arrived.arrived_at) - arrived.arrived_at
-    ours = [
+    return [
         (_ID_HEADER, arrived.request_id),
         (_REPLICA_HEADER, replica.shown_as.encode("latin-1", "replace")),
         (_QUEUE_HEADER, b"%d" % (waited * 1000)),
+        *chosen_headers(request),
     ]
-    return [*returned, *ours, *chosen_headers(request)]
 
 
 def chosen_headers(request: GatewayRequest) -> Headers:

@@ -32,10 +32,10 @@ _COMPLETED, _FAILED = Outcome.COMPLETED, Outcome.FAILED
 TRIES_MAX = 2
 STALE_SECONDS = 0.5
 """A kept connection that the replica closed before the request shows within a round trip; later it broke with it."""
-_NOT_FOUND = 404
+NOT_FOUND = 404
 _TRY_ELSEWHERE = frozenset([429, 500, 502, 503, 504, 529])
-_FULL = frozenset([429, 503, 529])
-_UNABLE = frozenset([501, 505])  # to do what was asked, which tells nothing of the replica's health
+FULL = frozenset([429, 503, 529])
+UNABLE = frozenset([501, 505])  # to do what was asked, which tells nothing of the replica's health
 BROKE = "the gateway failed at this request; its log names the cause"
 
 
@@ -124,14 +124,14 @@ class Exchange:
         replica, named = self._replica(), dict(headers)
         if LOAD_HEADER in named:
             note_load(replica, named[LOAD_HEADER])
-        if status in _FULL:
+        if status in FULL:
             replica.refused()
             self._sends -= 1  # it was not executed
         if status >= 500 or self._suspect is not None:
             self._judge(replica, status)
-        if status in _TRY_ELSEWHERE and self._retry_elsewhere(answered=status not in _FULL):
+        if status in _TRY_ELSEWHERE and self._retry_elsewhere(answered=status not in FULL):
             return
-        if status == _NOT_FOUND and self.request.arrived.model:
+        if status == NOT_FOUND and self.request.arrived.model:
             self._dispatcher.doubt_models()
         self.request.move(_MOVE_ANSWERED)
         relayed, arrived = self._relayed, self.request.arrived
@@ -146,14 +146,14 @@ class Exchange:
     def _judge(self, replica: UpstreamReplica, status: int) -> None:
         """Find whose failure a 5xx answer is: not the replica's if another one answers the same request so too."""
         why = f"it answered with status {status}"
-        is_failure = status >= 500 and status not in _UNABLE and status not in _FULL
+        is_failure = status >= 500 and status not in UNABLE and status not in FULL
         if is_failure and self._suspect is not None:
             self._suspect = None
         elif is_failure and status in _TRY_ELSEWHERE and self._may_retry(answered=True):
             self._suspect = replica, why
         elif is_failure:
             replica.failed(why)
-        elif status < 400 or status in _FULL:
+        elif status < 400 or status in FULL:
             self._blame_suspect()
         else:
             self._suspect = None

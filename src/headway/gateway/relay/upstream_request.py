@@ -141,14 +141,20 @@ def _is_of_the_api(request: GatewayRequest) -> bool:
 
 def _changes(request: GatewayRequest, replica: UpstreamReplica) -> dict[str, object]:
     """The fields that this replica needs; `stream_options` beside those of the client."""
+    changes = needed_fields(request, replica)
+    if hides_usage(request, replica):
+        changes["stream_options"] = USAGE_ASKED
+    return changes
+
+
+def needed_fields(request: GatewayRequest, replica: UpstreamReplica) -> dict[str, object]:
+    """The fields of its body that this replica needs, whoever reads the answer."""
     body = request.arrived.body
     changes: dict[str, object] = {}
     if body is None:
         return changes
     if request.arrived.is_renamed:
         changes["model"] = request.arrived.model
-    if hides_usage(request, replica):
-        changes["stream_options"] = USAGE_ASKED
     sign = _SIGNS.get(replica.settings.priority)
     if sign is not None and _is_of_the_api(request):
         changes["priority"] = sign * request.arrived.priority

@@ -73,6 +73,10 @@ class SharedLimits:
             _take_one(self._of_key, before)
         return None
 
+    def hold(self, more_bytes: int) -> None:
+        """More of a body came, or fewer bytes of bodies are kept."""
+        self.body_bytes += more_bytes
+
     def has_room(self, more_bytes: int = 0) -> bool:
         """Whether the bodies, and one of `more_bytes` that is to come, fit into their limit."""
         return self.body_bytes + more_bytes <= self.limits.bodies_bytes

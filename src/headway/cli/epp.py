@@ -1,0 +1,80 @@
+"""`headway epp`: the endpoint picker, which decides for Envoy when each request goes and to which engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headway.bench.user_mistake import UserMistake
+from headway.cli.grouped_options import grouped
+from headway.cli.serve import AddressOptions, GatewayOptions, settings_of
+
+if TYPE_CHECKING:
+    from headway.gateway.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class PickerOptions:
+    """How Envoy reaches the picker."""
+
+    grpc_listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address that Envoy's external processing connects to.")
+    ] = "127.0.0.1:9002"
+    message_timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            metavar="SECONDS",
+            help="`message_timeout` of Envoy's filter; the start is refused if requests may wait longer.",
+        ),
+    ] = None
+
+
+@grouped
+def epp(
+    address: AddressOptions,
+    picker: PickerOptions,
+    options: GatewayOptions,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.toml", help="All settings; reloaded on SIGHUP. Options on this line win over it."),
+    ] = None,
+    log_requests: Annotated[bool, typer.Option("--log-requests", help="Log one line for every request.")] = False,
+) -> None:
+    """Run an endpoint picker for Envoy, which carries the bytes.
+
+    Envoy asks it about each request (external processing, as in Kubernetes' Gateway API Inference Extension). The
+    request waits here for its turn, and Envoy then sends it to the engine that was picked. The settings are those of
+    `headway serve`, whose addresses are served as well.
+    """
+    from headway.cli.gateway_extra import require_picker
+
+    require_picker()
+    from headway.gateway.epp.picker_listener import PickerListener, PickerSettings, check_picker
+    from headway.gateway.process import serve as run
+
+    settings = PickerSettings(picker.grpc_listen, picker.message_timeout)
+
+    def read() -> Settings:
+        wanted = settings_of(config, address, options)
+        check_picker(settings, wanted)
+        return wanted
+
+    try:
+        is_complete = run(
+            read(),
+            read if config is not None else None,
+            log_requests=log_requests,
+            beside=lambda gateway: PickerListener(gateway, settings),
+        )
+    except ValueError as error:
+        raise UserMistake(str(error)) from error
+    except OSError as error:
+        raise UserMistake(
+            f"the endpoint picker cannot start: {error.strerror or error}; check the addresses and files"
+        ) from error
+    if not is_complete:
+        raise typer.Exit(1)

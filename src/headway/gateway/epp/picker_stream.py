@@ -1,0 +1,321 @@
+"""One request as Envoy shows it: a stream of messages, read until the request is whole, answered when it is its turn.
+
+The queue is the delayed answer: Envoy holds the request until it hears where it goes. Laws: each message that Envoy
+waits for is answered once, in order; the stream ends with its request, and the request with its stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from io import BytesIO
+from ipaddress import ip_address
+from typing import Any, Protocol
+
+from headway.gateway.api_routes import ApiRoutes
+from headway.gateway.epp import ext_proc_messages as pb
+from headway.gateway.epp import picker_messages as messages
+from headway.gateway.openai.allowed_paths import is_of_the_api
+from headway.gateway.openai.error_responses import Reason, bad_request, error_response
+from headway.gateway.openai.error_shapes import shaped
+from headway.gateway.queueing.request_state import GatewayRequest
+from headway.gateway.relay.exchange import BROKE
+from headway.gateway.relay.picked_exchange import AnswerHead, PickedExchange
+from headway.gateway.relay.picked_request import picked_request
+from headway.gateway.replicas.upstream_replica import UpstreamReplica
+from headway.gateway.wire.head_rules import body_too_long, judge_head
+from headway.gateway.wire.messages import Headers, HttpRequest, Response
+from headway.gateway.wire.shared_limits import SharedLimits
+
+_NO_ROOM = "the bodies of all requests are as large as this gateway may hold, the limit `wire.bodies_bytes`; try again"
+_NOT_THE_API = "through Envoy this gateway serves the API under /v1/ alone; its own paths are at its own address"
+_WRONG_MODE = (
+    "Envoy's external processing must have request_body_mode FULL_DUPLEX_STREAMED and request_trailer_mode SEND: "
+    "in other modes a request cannot wait in the queue"
+)
+_ATTRIBUTES = "envoy.filters.http.ext_proc"
+_VIA_UPSTREAM = "via_upstream"
+_STREAM_TYPE = b"text/event-stream"
+_FAILURE_CHARACTERS_MAX = 200
+log = logging.getLogger("headway.gateway")
+
+
+class Messages(Protocol):
+    """The messages of one stream, both ways; of `grpc.aio`'s servicer context."""
+
+    async def read(self) -> Any:
+        """The next message of Envoy."""
+
+    async def write(self, message: pb.ProcessingResponse) -> None:
+        """Send a message to Envoy."""
+
+
+class PickerStream:
+    """One request. It is a client of the API's routes, and the side of Envoy for its exchange."""
+
+    def __init__(self, api: ApiRoutes, shared: SharedLimits, channel: Messages, peer: str, end: object) -> None:
+        """A stream.
+
+        Args:
+            api: the routes that its request goes to.
+            shared: what all streams hold together.
+            channel: its messages.
+            peer: address of Envoy.
+            end: what `read` gives after the last message.
+        """
+        self.address = peer
+        self._api = api
+        self._shared = shared
+        self._channel = channel
+        self._end = end
+        self._http: HttpRequest | None = None
+        self._came: Headers = []
+        self._target = b""
+        self._body: bytes | BytesIO = b""
+        self._held_bytes = 0
+        self._is_whole = False
+        self._has_trailers = False
+        self._is_answered = False  # by us
+        self._exchange: PickedExchange | None = None
+        self._late: asyncio.TimerHandle | None = None
+        self._outgoing: deque[Iterator[pb.ProcessingResponse]] = deque()
+        self._sending: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Read until Envoy is done with the request."""
+        place = self._shared.take(self.address)
+        try:
+            while (message := await self._channel.read()) is not self._end:
+                if place.fault is not None:
+                    self._refuse(503, place.fault)
+                elif not self._is_answered:
+                    self._take_safely(message)
+            if self._sending is not None:
+                await self._sending
+        finally:
+            if self._late is not None:
+                self._late.cancel()
+            if self._exchange is not None:
+                self._api.dispatcher.errors.guard("relay", self._exchange.ended)
+            self._release_body()
+            place.leave()
+
+    def _take_safely(self, message: pb.ProcessingRequest) -> None:
+        try:
+            self._take(message)
+        except Exception as error:  # this request ends, and no other
+            self._api.dispatcher.errors.contained("routes", error)
+            self.break_off(error_response(500, BROKE, Reason.INTERNAL_ERROR))
+
+    def _take(self, message: pb.ProcessingRequest) -> None:
+        kind = message.WhichOneof("request")
+        if kind == "request_body":
+            self._more(message.request_body)
+        elif kind == "request_headers":
+            self._begin(message)
+        elif kind == "response_headers":
+            self._answer_begins(message)
+        elif kind == "response_body":
+            self._send([messages.same_part(message.response_body)])
+        elif kind == "response_trailers":
+            self._send([messages.ANSWER_TRAILERS])
+        elif kind == "request_trailers" and not self._is_whole:
+            self._has_trailers = True
+            self._whole()
+
+    # The request comes
+
+    def _begin(self, message: pb.ProcessingRequest) -> None:
+        headers, pseudo = _read_headers(message.request_headers.headers)
+        ends = message.request_headers.end_of_stream
+        self._came, self._target = headers, pseudo.get(":path", b"")
+        http = self._http = HttpRequest(pseudo.get(":method", b""), self._target, headers)
+        self.address = _client_of(http.named.get(b"x-forwarded-for")) or self.address
+        if not ends and message.protocol_config.request_body_mode != pb.FULL_DUPLEX_STREAMED:
+            log.error(_WRONG_MODE)
+            self._reject(error_response(500, _WRONG_MODE, Reason.INTERNAL_ERROR))
+            return
+        refusal = self._refusal_of_head(http)
+        if refusal is not None:
+            self._reject(refusal)
+        elif ends:
+            self._whole()
+        else:
+            seconds = self._shared.limits.body_seconds
+            self._late = asyncio.get_running_loop().call_later(seconds, self._too_slow)
+
+    def _refusal_of_head(self, http: HttpRequest) -> Response | None:
+        length = http.named.get(b"content-length", b"0")
+        if not length.isdigit():
+            return bad_request(400, "content-length must be a number")
+        fault = judge_head(http, "1.1", self._shared.limits)
+        if fault is not None:
+            return bad_request(*fault)
+        if not is_of_the_api(http.path):
+            return error_response(404, _NOT_THE_API, Reason.MALFORMED)
+        refusal = self._api.refuse_head(http)
+        if refusal is None and http.refusal is None and not self._shared.has_room(int(length)):
+            return bad_request(503, _NO_ROOM)
+        return refusal
+
+    def _more(self, part: pb.HttpBody) -> None:
+        if self._is_whole:  # Envoy may tell the end of a body above 1 MB twice (its issue 46237)
+            return
+        body, http = part.body, self._http
+        if body and http is not None and http.refusal is None:
+            self._keep(body)
+        if part.end_of_stream and not self._is_answered:
+            self._whole()
+
+    def _keep(self, body: bytes) -> None:
+        shared, held = self._shared, self._body
+        self._held_bytes += len(body)
+        shared.hold(len(body))
+        if self._held_bytes > shared.limits.body_bytes:
+            self._reject(bad_request(*body_too_long(shared.limits)))
+        elif not shared.has_room():
+            self._reject(bad_request(503, _NO_ROOM))
+        elif isinstance(held, BytesIO):
+            held.write(body)
+        elif not held:
+            self._body = body
+        else:
+            self._body = BytesIO()
+            self._body.write(held)
+            self._body.write(body)
+
+    def _too_slow(self) -> None:
+        seconds = self._shared.limits.body_seconds
+        self._refuse(408, f"the body of the request did not arrive within {seconds:g} s (`wire.body_seconds`)")
+
+    def _whole(self) -> None:
+        self._is_whole = True
+        if self._late is not None:
+            self._late.cancel()
+        http, body = self._http, self._body
+        if http is not None and not self._is_answered:
+            http.body = body.getvalue() if isinstance(body, BytesIO) else body  # neither is copied
+            self._body = b""
+            self._api.answer(http, self)
+
+    def _refuse(self, status: int, message: str) -> None:
+        self._reject(bad_request(status, message))
+
+    def _reject(self, response: Response) -> None:
+        if not self._is_answered:
+            self._api.refused(response, self.address)
+            self.respond(response)
+
+    # As a client of the API's routes
+
+    def exchange(self, request: GatewayRequest) -> PickedExchange:
+        """What carries its request."""
+        self._exchange = PickedExchange(request, self, self._api.dispatcher)
+        return self._exchange
+
+    def respond(self, response: Response) -> None:
+        """A whole answer of our own; Envoy cuts one that has begun."""
+        if self._is_answered:
+            return
+        self._is_answered = True
+        self._release_body()
+        http = self._http
+        more = () if http is None else http.reply_headers
+        path, is_headless = ("", False) if http is None else (http.path, http.method == b"HEAD")
+        self._send([messages.instead(shaped(response, path), more, is_headless=is_headless)])
+
+    def break_off(self, response: Response) -> None:
+        """End the request after an internal error."""
+        if self._exchange is not None:
+            self._exchange.break_off()
+        self.respond(response)
+
+    # As the side of Envoy
+
+    def pick(self, request: GatewayRequest, replica: UpstreamReplica) -> None:
+        """Tell Envoy where the request goes, and let it go on."""
+        picked = picked_request(request, replica, self._came, self._target)
+        pool = replica.pool
+        endpoint = f"[{pool.host}]:{pool.port}" if ":" in pool.host else f"{pool.host}:{pool.port}"
+        self._send(self._go_on(messages.destination(endpoint, picked), picked.body))
+
+    def _go_on(self, head: pb.ProcessingResponse, body: list[bytes | memoryview]) -> Iterator[pb.ProcessingResponse]:
+        yield head
+        if any(body):
+            yield from messages.body_parts(body, ends=not self._has_trailers)
+        if self._has_trailers:
+            yield messages.REQUEST_TRAILERS
+        self._release_body()
+
+    def _release_body(self) -> None:
+        """Its bytes are not kept any more."""
+        self._shared.hold(-self._held_bytes)
+        self._held_bytes = 0
+        self._body = b""
+
+    # The answer comes
+
+    def _answer_begins(self, message: pb.ProcessingRequest) -> None:
+        headers, pseudo = _read_headers(message.response_headers.headers)
+        told: Headers = []
+        if self._exchange is not None:
+            kind = next((value for name, value in headers if name == b"content-type"), b"")
+            is_stream = kind.partition(b";")[0].strip().lower() == _STREAM_TYPE
+            status = pseudo.get(":status", b"")
+            failure = _failure_in(message)
+            told = self._exchange.answered(AnswerHead(int(status) if status.isdigit() else 0, is_stream, failure))
+        more = self._http.reply_headers if self._http is not None else ()
+        self._send([messages.answer_with([*told, *more])])
+
+    # To Envoy
+
+    def _send(self, what: Iterable[pb.ProcessingResponse]) -> None:
+        self._outgoing.append(iter(what))
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.ensure_future(self._send_all())
+
+    async def _send_all(self) -> None:
+        try:
+            while self._outgoing:
+                for message in self._outgoing.popleft():
+                    await self._channel.write(message)
+        except Exception as error:  # Envoy is gone, which ends the reading too
+            log.debug("a message to Envoy was not sent: %s", error)
+            self._outgoing.clear()
+
+
+def _read_headers(came: pb.HeaderMap) -> tuple[Headers, Mapping[str, bytes]]:
+    """Headers as this gateway has them, `host` among them, and pseudo-headers of HTTP/2."""
+    headers: Headers = []
+    pseudo: dict[str, bytes] = {}
+    for header in came.headers:
+        name, value = header.key, header.raw_value or header.value.encode()
+        if name.startswith(":"):
+            pseudo[name] = value
+        else:
+            headers.append((name.encode("latin-1"), value))
+    if ":authority" in pseudo:
+        headers.append((b"host", pseudo[":authority"]))
+    return headers, pseudo
+
+
+def _failure_in(message: pb.ProcessingRequest) -> str | None:
+    """Why Envoy answered in place of the replica, where its attributes tell so."""
+    if _ATTRIBUTES not in message.attributes:
+        return None
+    details = message.attributes[_ATTRIBUTES].fields.get("response.code_details")
+    text = "" if details is None else details.string_value
+    return text[:_FAILURE_CHARACTERS_MAX] if text and text != _VIA_UPSTREAM else None
+
+
+@lru_cache(maxsize=1_024)
+def _client_of(forwarded_for: bytes | None) -> str | None:
+    """The address that Envoy added last; None where it added none."""
+    text = (forwarded_for or b"").rpartition(b",")[2].strip().decode("latin-1")
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        return None
