@@ -21,6 +21,7 @@ LAWS = {
     "preemption": laws.PREEMPTION,
     "prediction": laws.PREDICTION,
     "routing": laws.ROUTING,
+    "rescheduling": laws.RESCHEDULING,
 }
 
 

@@ -223,6 +223,24 @@ class FleetOptions:
             autocompletion=policies_of("routing", "all"),
         ),
     ] = None
+    rescheduling: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A rescheduling policy to compare: which requests go elsewhere after they were sent; repeatable. "
+            "`all` for every one. Default: none moves.",
+            autocompletion=policies_of("rescheduling", "all"),
+        ),
+    ] = None
+    migration_gib: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GIB",
+            help="GiB per second at which KV memory is copied between replicas, for --rescheduling migrate. "
+            "Default: 7.45 (64 Gb/s).",
+            show_default=False,
+        ),
+    ] = None
     queue: Annotated[
         QueueOption | None,
         typer.Option(

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from headway.bench.experiment.fleets import DEFAULT_ROUTING, Fleet, equal_replicas, named_routings
+from headway.bench.experiment.fleets import DEFAULT_ROUTING, Fleet, equal_replicas, named_reschedulings, named_routings
 from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.cli.command_options import FleetOptions, Precision, ReplicaOptions
 from headway.cli.modelled_replica import modelled_replica
 from headway.config.toml_file import read_toml
 from headway.config.typed_values import Bounds, read_table
 from headway.simulator.arrivals import FOREVER, LONGEST_DAYS
+from headway.simulator.fleet_rescheduling import KvLink
 from headway.simulator.fleet_router import Outage, check_outages
 from headway.simulator.hardware import BYTES
 from headway.simulator.replica import Replica
@@ -62,6 +63,8 @@ def modelled_fleet(options: FleetOptions, replica: ReplicaOptions) -> Fleet | No
     if options.replicas is None and options.fleet is None:
         given = {
             "--routing": options.routing,
+            "--rescheduling": options.rescheduling,
+            "--migration-gib": options.migration_gib,
             "--queue": options.queue,
             "--signal-age": options.signal_age,
         }
@@ -81,8 +84,18 @@ def modelled_fleet(options: FleetOptions, replica: ReplicaOptions) -> Fleet | No
         routings=named_routings(options.routing or [DEFAULT_ROUTING]),
         queue="gateway" if options.queue is None else options.queue.value,
         outages=outages,
+        reschedulings=named_reschedulings(options.rescheduling) if options.rescheduling else (),
+        link=_link(options.migration_gib),
         signal_seconds=0.0 if options.signal_age is None else _seconds(options.signal_age),
     )
+
+
+def _link(gib_per_second: float | None) -> KvLink:
+    if gib_per_second is None:
+        return KvLink()
+    if not 0.001 <= gib_per_second <= 10_000:
+        raise UserMistake(f"--migration-gib: a link copies from 0.001 to 10000 GiB/s, got {gib_per_second:g}")
+    return KvLink(bytes_per_second=gib_per_second * (1 << 30))
 
 
 def _read_fleet(path: Path, base: ReplicaOptions) -> tuple[dict[str, Replica], dict[str, tuple[Outage, ...]]]:

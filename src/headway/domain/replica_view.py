@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from headway.domain.costs import ServiceCosts
@@ -101,3 +101,42 @@ class ReplicaView(Protocol):
     @property
     def cache_as_of(self) -> float:
         """When it told of its prefix cache last."""
+
+
+class SentRequest(NamedTuple):
+    """A request at a replica as a rescheduling policy sees it.
+
+    Attributes:
+        request: what is known of it.
+        prefix: hashes of ever longer prefixes of its prompt, the shortest first; empty where unknown.
+        kv_tokens: tokens whose KV it holds there, 0 while it waits; blocks shared with others are counted for each.
+        may_move: whether it may still go elsewhere: that is bounded for each request.
+    """
+
+    request: RequestView
+    prefix: Sequence[int]
+    kv_tokens: int
+    may_move: bool
+
+
+class OccupiedReplica(NamedTuple):
+    """One replica as a rescheduling policy sees it: its figures, and the requests that are there.
+
+    Attributes:
+        replica: its figures.
+        waiting: what was sent there and waits, first those that ran already, then the others in order of dispatch.
+            Only what has not begun may move.
+        running: what runs there, in order of dispatch.
+        waiting_requests: all that wait there, those of others included.
+        is_draining: it is to be emptied: nothing is sent there any more.
+        contents_as_of: when `waiting` and `running` were so, seconds on the shell's clock.
+        could_take: whether it can serve a request, and its shell would send it there now.
+    """
+
+    replica: ReplicaView
+    waiting: Sequence[SentRequest]
+    running: Sequence[SentRequest]
+    waiting_requests: int
+    is_draining: bool
+    contents_as_of: float
+    could_take: Callable[[RequestView], bool]

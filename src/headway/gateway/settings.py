@@ -35,6 +35,7 @@ class PolicySettings:
             replica, so the engine chooses.
         prediction: How many output tokens a request will have.
         routing: Which of the replicas with room gets the request.
+        rescheduling: Which requests go elsewhere after they were sent to a replica: `stay` for none.
         options: Kind -> option -> value, for example `{ordering = {tenant_weights = {a = 2.0}}}`. `headway explain
             NAME` lists a policy's options.
         seed: Random seed of the policies, and of the jitter of `Retry-After`.
@@ -51,6 +52,7 @@ class PolicySettings:
     preemption: str = "latest-admitted"
     prediction: str = "histogram"
     routing: str = "least-work"
+    rescheduling: str = "stay"
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seed: int = 0
     prefill_seconds_per_token: float = 2e-5

@@ -10,10 +10,11 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from headway.config.address import host_and_port
@@ -35,7 +36,7 @@ from headway.gateway.settings import (
     class_priority,
 )
 from headway.gateway.trusted_sources import TrustedProxies, is_loopback
-from headway.policies.catalog import ALL_KINDS, build
+from headway.policies.catalog import ALL_KINDS, KINDS, build
 from headway.policies.contracts import Need
 from headway.policies.places import DecisionPlace, check_place, needs_of
 from headway.scheduling.bundle import bundle
@@ -234,11 +235,12 @@ def _check_policies(chosen: PolicySettings) -> None:
     for kind in chosen.options:
         if kind not in ALL_KINDS:
             raise ValueError(f"policies.options: unknown kind {kind!r}{nearest(kind, ALL_KINDS)}")
-    names = {kind: getattr(chosen, kind) for kind in ALL_KINDS}
-    routing = names.pop("routing")
-    options = {kind: table for kind, table in chosen.options.items() if kind != "routing"}
+    names = {kind: getattr(chosen, kind) for kind in KINDS}
+    options: dict[str, Mapping[str, Any]] = {kind: chosen.options[kind] for kind in KINDS if kind in chosen.options}
     bundle(**names, options=options, costs=chosen.costs, seed=chosen.seed)
-    build("routing", routing, chosen.options.get("routing"), costs=chosen.costs, seed=chosen.seed)
+    build("routing", chosen.routing, chosen.options.get("routing"), costs=chosen.costs, seed=chosen.seed)
+    moving = chosen.options.get("rescheduling")
+    build("rescheduling", chosen.rescheduling, moving, costs=chosen.costs, seed=chosen.seed)
     for kind in ALL_KINDS:
         check_place(kind, getattr(chosen, kind), DecisionPlace.GATEWAY, f"policies.{kind}")
 

@@ -1,7 +1,8 @@
 """The catalogue of policies: name → class, one literal line each; other packages add theirs by entry points.
 
 To add a policy: one file in its room, one line here. Another package adds its own with an entry point in the group
-`headway.ordering`, `headway.admission`, `headway.preemption`, `headway.prediction` or `headway.routing`.
+`headway.ordering`, `headway.admission`, `headway.preemption`, `headway.prediction`, `headway.routing` or
+`headway.rescheduling`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ from headway.policies.admission.past_future_admission import PastFutureAdmission
 from headway.policies.admission.past_future_common_draws import PastFutureCommonDraws
 from headway.policies.admission.peak_check import PeakCheck
 from headway.policies.admission.reserve_max import ReserveMax
-from headway.policies.contracts import AdmissionPolicy, LengthPredictor, OrderingPolicy, PreemptionPolicy, RoutingPolicy
+from headway.policies.contracts import (
+    AdmissionPolicy,
+    LengthPredictor,
+    OrderingPolicy,
+    PreemptionPolicy,
+    ReschedulingPolicy,
+    RoutingPolicy,
+)
 from headway.policies.options import checked_options, constructor_keywords
 from headway.policies.ordering.adapter_clusters import AdapterClusters
 from headway.policies.ordering.boost import Boost
@@ -59,6 +67,9 @@ from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.policies.preemption.least_sunk_work import LeastSunkWork
 from headway.policies.preemption.lowest_priority import LowestPriority
 from headway.policies.preemption.smallest_remaining_benefit import SmallestRemainingBenefit
+from headway.policies.rescheduling.migrate import Migrate
+from headway.policies.rescheduling.stay import Stay
+from headway.policies.rescheduling.take_back import TakeBack
 from headway.policies.routing.adapter_affinity import AdapterAffinity
 from headway.policies.routing.cached_prefix import CachedPrefix
 from headway.policies.routing.dual_map import DualMap
@@ -72,10 +83,10 @@ from headway.policies.routing.round_robin import RoundRobin
 from headway.policies.routing.session_affinity import SessionAffinity
 from headway.policies.routing.weighted_dispatch import WeightedDispatch
 
-Kind: TypeAlias = Literal["ordering", "admission", "preemption", "prediction", "routing"]
+Kind: TypeAlias = Literal["ordering", "admission", "preemption", "prediction", "routing", "rescheduling"]
 ALL_KINDS: tuple[Kind, ...] = get_args(Kind)
 KINDS: tuple[Kind, ...] = ALL_KINDS[:4]
-"""The kinds that a bundle chooses; routing is asked by the gateway and by a simulated fleet, beside their bundles."""
+"""The kinds that a bundle chooses; the other two are asked by the gateway and by a simulated fleet beside bundles."""
 
 ORDERING: dict[str, type[OrderingPolicy]] = {
     "fcfs": Fcfs,
@@ -143,6 +154,7 @@ ROUTING: dict[str, type[RoutingPolicy]] = {
     "fullest-that-attains": FullestThatAttains,
     "round-robin": RoundRobin,
 }
+RESCHEDULING: dict[str, type[ReschedulingPolicy]] = {"stay": Stay, "take-back": TakeBack, "migrate": Migrate}
 
 ROOMS: dict[Kind, Mapping[str, type[Any]]] = {
     "ordering": ORDERING,
@@ -150,6 +162,7 @@ ROOMS: dict[Kind, Mapping[str, type[Any]]] = {
     "preemption": PREEMPTION,
     "prediction": PREDICTION,
     "routing": ROUTING,
+    "rescheduling": RESCHEDULING,
 }
 """Our own policies by kind."""
 
@@ -258,6 +271,16 @@ def build(
     seed: int,
     truth: Callable[[RequestId], int] | None = None,
 ) -> RoutingPolicy: ...
+@overload
+def build(
+    kind: Literal["rescheduling"],
+    name: str,
+    options: Mapping[str, object] | None = None,
+    *,
+    costs: ServiceCosts,
+    seed: int,
+    truth: Callable[[RequestId], int] | None = None,
+) -> ReschedulingPolicy: ...
 @overload
 def build(
     kind: Literal["prediction"],

@@ -1,8 +1,8 @@
 """The contracts of policies: the one question each kind answers, and the optional powers a policy may add.
 
 A policy is a plain object with the methods of its contract. It inherits nothing. What else it needs it takes as
-keyword-only arguments of its constructor. The five contracts are `RankedOrdering` or `LanedOrdering`,
-`AdmissionPolicy`, `PreemptionPolicy`, `LengthPredictor` and `RoutingPolicy`.
+keyword-only arguments of its constructor. The six contracts are `RankedOrdering` or `LanedOrdering`,
+`AdmissionPolicy`, `PreemptionPolicy`, `LengthPredictor`, `RoutingPolicy` and `ReschedulingPolicy`.
 
 A policy gains an optional power by having its methods; nothing is registered:
 
@@ -27,11 +27,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from enum import StrEnum
-from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from headway.domain.estimate import LengthEstimate
 from headway.domain.event import Listener
-from headway.domain.replica_view import BatchView, MemoryView, ReplicaView
+from headway.domain.replica_view import BatchView, MemoryView, OccupiedReplica, ReplicaView
 from headway.domain.request import RequestView
 from headway.policies.tunable import Tunable
 
@@ -54,12 +54,14 @@ __all__ = [
     "LengthPredictor",
     "Listener",
     "LossListener",
+    "Move",
     "Need",
     "OrderingPolicy",
     "PreemptionPolicy",
     "Rank",
     "RankedOrdering",
     "RedrawnOrdering",
+    "ReschedulingPolicy",
     "Retunable",
     "RoutingPolicy",
     "Stateful",
@@ -218,6 +220,38 @@ class DispatchListener(Protocol):
         """Record that `request` was sent to `replica`. `prefix` is what `choose` was given."""
 
 
+class Move(NamedTuple):
+    """A request is to go from one replica to another: to be taken back if it waits there, migrated if it runs."""
+
+    source: OccupiedReplica
+    destination: OccupiedReplica
+    request: RequestView
+
+
+class ReschedulingPolicy(Protocol):
+    """Which requests go elsewhere after they were sent to a replica?"""
+
+    @property
+    def period_seconds(self) -> float:
+        """How often it is asked, seconds; `math.inf` for never. Never changes."""
+
+    @property
+    def moves_max(self) -> int:
+        """Most moves that one answer has. Never changes."""
+
+    def moves(self, replicas: Sequence[OccupiedReplica], now: float) -> Sequence[Move]:
+        """The moves to make now, each request in one of them at most. Must not change the policy.
+
+        Only requests that `may_move` may be named, of `waiting` or of `running` of the source; the two replicas differ,
+        and the destination is not draining and `could_take` the request. What began or ended since `contents_as_of`
+        stays where it is.
+
+        Args:
+            replicas: those that are up, in a fixed order.
+            now: seconds on the shell's clock.
+        """
+
+
 @runtime_checkable
 class Stateful(Protocol):
     """Optional power of an ordering or a predictor: what it learned survives a restart."""
@@ -252,6 +286,10 @@ class Need(StrEnum):
     """Its answer decides which request is preempted."""
     REPLICAS = "the choice of a replica"
     """Its answer decides where a request runs."""
+    MOVES_OF_WAITING = "moves of waiting requests"
+    """What was sent to a replica and has not begun there can be sent elsewhere."""
+    MOVES_OF_RUNNING = "moves of running requests"
+    """A running request can go on at another replica, with its KV memory."""
     TRUE_LENGTHS = "true output lengths"
     """The truth, before it happens."""
 

@@ -21,6 +21,7 @@ from headway.policies.contracts import (
     Listener,
     PreemptionPolicy,
     RankedOrdering,
+    ReschedulingPolicy,
     Retunable,
     RoutingPolicy,
     Stateful,
@@ -32,6 +33,7 @@ _CONTRACT: Mapping[str, type] = {
     "preemption": PreemptionPolicy,
     "prediction": LengthPredictor,
     "routing": RoutingPolicy,
+    "rescheduling": ReschedulingPolicy,
 }
 _WHOLE: Mapping[str, tuple[type, ...]] = {
     "ordering": (LanedOrdering, Stateful),

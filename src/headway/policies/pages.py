@@ -26,6 +26,7 @@ QUESTIONS: dict[Kind, str] = {
     "preemption": "Which running request gives way when memory is short?",
     "prediction": "How many output tokens will a request produce?",
     "routing": "On which replica does a request run? (in the gateway, and in a simulated fleet)",
+    "rescheduling": "Which requests go elsewhere after they were sent to a replica?",
 }
 
 _PLACES_FILE = "places.md"

@@ -62,6 +62,8 @@ GIVEN: Mapping[DecisionPlace, Mapping[Need, Provision]] = {
         Need.CACHED_TOKENS: _exact("looked up at arrival, and again each second of the head"),
         Need.VICTIMS: _exact("asked each time a block is lacking"),
         Need.REPLICAS: _exact("asked for each dispatch in a fleet (`--replicas`, `--fleet`)"),
+        Need.MOVES_OF_WAITING: _exact("asked every period in a fleet (`--rescheduling`)"),
+        Need.MOVES_OF_RUNNING: _exact("asked every period in a fleet; KV memory is copied in stages, at a stated rate"),
         Need.TRUE_LENGTHS: _exact("from the trace, for predictors named `oracle` alone"),
     },
     DecisionPlace.GATEWAY: {
@@ -89,6 +91,10 @@ GIVEN: Mapping[DecisionPlace, Mapping[Need, Provision]] = {
             "leave it out, and choose victims in the engine",
         ),
         Need.REPLICAS: _exact("asked for each dispatch"),
+        Need.MOVES_OF_WAITING: Provision(
+            Grade.MISSING, "the gateway does not take back what it sent to a replica", "use stay"
+        ),
+        Need.MOVES_OF_RUNNING: Provision(Grade.MISSING, "no engine hands a running request to another", "use stay"),
         Need.TRUE_LENGTHS: Provision(Grade.MISSING, "no length is known before it happened", "use running-mean"),
     },
     DecisionPlace.PLUGIN: {
@@ -108,6 +114,12 @@ GIVEN: Mapping[DecisionPlace, Mapping[Need, Provision]] = {
             "named before a step in which blocks may be lacking, and put last in vLLM's list, from which it preempts"
         ),
         Need.REPLICAS: Provision(Grade.MISSING, "it schedules one engine", "choose routing in the gateway"),
+        Need.MOVES_OF_WAITING: Provision(
+            Grade.MISSING, "it schedules one engine", "choose rescheduling in the gateway"
+        ),
+        Need.MOVES_OF_RUNNING: Provision(
+            Grade.MISSING, "it schedules one engine", "choose rescheduling in the gateway"
+        ),
         Need.TRUE_LENGTHS: Provision(Grade.MISSING, "no length is known before it happened", "use running-mean"),
     },
 }

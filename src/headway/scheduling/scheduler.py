@@ -157,6 +157,14 @@ class Scheduler:
         if Preempted in self._heard:
             self._deliver(Preempted(request, now, for_memory=False))
 
+    def resume_from_elsewhere(self, request: Request, produced_tokens: int, now: float) -> None:
+        """A request that ran at another engine goes on here: it waits as one that was preempted does."""
+        request.estimate = self._policies.prediction.predict(request)
+        request.produced_tokens = produced_tokens
+        self.queue.resume(request)
+        if Arrived in self._heard:
+            self._deliver(Arrived(request, now))
+
     def first_token(self, request: Request, now: float) -> None:
         """A request's first token came out."""
         if FirstToken in self._heard:

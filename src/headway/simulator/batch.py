@@ -122,11 +122,12 @@ class Batch:
                 budget -= tokens
         return chunks if free >= 0 else None
 
-    def enter(self, request: TrackedRequest, target_tokens: int, tokens: int, hit_tokens: int) -> None:
-        """Give a request a seat, and the memory of the first `tokens` behind the hits."""
-        self.memory.admit(request, hit_tokens + tokens, hit_tokens)
+    def enter(self, request: TrackedRequest, target_tokens: int, tokens: int, before: int, hit_tokens: int) -> None:
+        """Give a request a seat, and the memory of `tokens` behind those `before`: cached, or brought with it."""
+        self.memory.admit(request, before + tokens, hit_tokens)
         request.target_tokens = target_tokens
-        request.computed_tokens = hit_tokens
+        request.computed_tokens = before
+        request.carried_tokens = 0
         request.phase = PREFILLING
         self._seats_taken += 1
         request.seat = self._seats_taken

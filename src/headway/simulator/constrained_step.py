@@ -91,7 +91,7 @@ def _share_out(batch: Batch, scheduler: Scheduler, moment: Moment, returning: li
             del order[index]
             refund = given.pop(victim, 0)
             budget += refund
-            if _preempt(batch, moment, victim, refund, was_stalled=victim in returning):
+            if preempt(batch, moment, victim, refund, was_stalled=victim in returning):
                 owed.append(victim)
             scheduler.preempted(victim, now)
             preempted.append(victim)
@@ -126,7 +126,7 @@ def _held(request: TrackedRequest, computed: int, block_tokens: int) -> int:
     return request.blocks if request.phase == PREFILLING else -(-computed // block_tokens)
 
 
-def _preempt(batch: Batch, moment: Moment, victim: TrackedRequest, refund: int, *, was_stalled: bool) -> bool:
+def preempt(batch: Batch, moment: Moment, victim: TrackedRequest, refund: int, *, was_stalled: bool) -> bool:
     """Take a running request's seat and memory; `refund` tokens of this step were its own already.
 
     Returns whether the step in flight computes a token of it.

@@ -8,20 +8,41 @@ stops (`next_ps`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
 
 from headway.domain.event import Listener
+from headway.scheduling.head_lookups import note_answer
 from headway.scheduling.scheduler import Policies
 from headway.simulator.arrivals import FOREVER, Arrivals
-from headway.simulator.decoding import least_steps, run_duration
+from headway.simulator.constrained_step import Moment, preempt
+from headway.simulator.decoding import computed_before, least_steps, run_duration
 from headway.simulator.outcome import StepObserver
 from headway.simulator.rules import EngineRules, PluginRules
 from headway.simulator.skipping import ServedTrace, SkippingEngine
 from headway.simulator.step_time import SECONDS_PER_PS, StepTime
-from headway.simulator.tracked import TrackedRequest
+from headway.simulator.tracked import DECODING, TrackedRequest
 
 _FINALS = 3  # place in `skipping.Outputs`
+
+HandedOver: TypeAlias = Callable[[int, int | None, int], None]
+"""Called when an engine has stopped a request: (row, when its last token there comes out, KV tokens it has then).
+
+The time is None if it could not be stopped: it does not decode any more."""
+
+
+class Carried(NamedTuple):
+    """What a request brings that goes on at another replica.
+
+    Attributes:
+        produced_tokens: output tokens that came out.
+        kv_tokens: tokens whose KV memory comes with it.
+        last_token_ps: when its latest token came out.
+    """
+
+    produced_tokens: int
+    kv_tokens: int
+    last_token_ps: int
 
 
 class TokenNews(Protocol):
@@ -48,6 +69,18 @@ class Inbox:
         """A request is sent to the engine."""
         self._waiting.append((at_ps, row))
         self.next_ps = self._waiting[0][0]
+
+    def rows(self) -> list[int]:
+        """Of the requests in it."""
+        return [row for _, row in self._waiting]
+
+    def drop(self, row: int) -> bool:
+        """Take a request out; False if it is not in it."""
+        kept = [entry for entry in self._waiting if entry[1] != row]
+        was_in = len(kept) < len(self._waiting)
+        self._waiting = kept
+        self.next_ps = kept[0][0] if kept else FOREVER
+        return was_in
 
     def take(self, now_ps: int) -> Sequence[tuple[int, int]]:
         """All of them: the clock has not sent any that comes later."""
@@ -111,6 +144,10 @@ class DrivenEngine(SkippingEngine):
         self._replica_id = replica_id
         self._open: _OpenRun | None = None
         self.next_ps = FOREVER
+        self._to_stop: list[tuple[int, HandedOver]] = []
+        self._handed: dict[int, TrackedRequest] = {}  # by row: stopped, and not gone yet
+        self._landings = 0
+        self._landed: list[tuple[int, int, Carried]] = []  # (row, when it came here, what it brings)
 
     # At an instant
 
@@ -136,6 +173,10 @@ class DrivenEngine(SkippingEngine):
     def deliver(self, row: int, at_ps: int) -> bool:
         """A request is sent to the engine at the clock's instant; whether steps are to be composed now."""
         self._inbox.put(row, at_ps)
+        return self._interrupt(at_ps)
+
+    def _interrupt(self, at_ps: int) -> bool:
+        """What waits here has changed: look at it where the next step is composed; whether that is now."""
         run = self._open
         if run is not None:
             steps = self._steps_until(run.first_ps, run.growth_ps, at_ps)
@@ -153,6 +194,10 @@ class DrivenEngine(SkippingEngine):
 
     def compose_steps(self) -> None:
         """Compose steps while there is room in the pipeline, or until a run of them opens."""
+        if self._to_stop:
+            self._hand_over()
+        if self._landed:
+            self._take_landed()
         if self._inbox.next_ps <= self._now_ps:
             self._take_arrivals()
         flying = self._flying
@@ -166,6 +211,74 @@ class DrivenEngine(SkippingEngine):
             raise RuntimeError(f"nothing can run at {self._now_ps} ps although requests wait")
         else:
             self.next_ps = FOREVER
+
+    # Requests that go elsewhere, or come from there
+
+    def fresh_rows(self) -> set[int]:
+        """Rows of the requests that were sent here and have never run here."""
+        queued = [request for request in self._scheduler.queue if isinstance(request, TrackedRequest)]
+        return {*self._inbox.rows(), *[request.row for request in queued if not request.high_water_tokens]}
+
+    def take_back(self, row: int, at_ps: int) -> bool:
+        """A request that waits goes elsewhere; whether steps are to be composed now."""
+        if self._inbox.drop(row):
+            return False
+        self._scheduler.cancel(row, at_ps * SECONDS_PER_PS)
+        return self._interrupt(at_ps)
+
+    def stop_request(self, row: int, at_ps: int, told: HandedOver) -> bool:
+        """Stop a running request before the next step; whether that is composed now."""
+        self._to_stop.append((row, told))
+        return self._interrupt(at_ps)
+
+    def hand_over(self, row: int, at_ps: int) -> Carried:
+        """A request that was stopped leaves: its memory has been copied."""
+        request = self._handed.pop(row)
+        self._scheduler.left(request, at_ps * SECONDS_PER_PS)
+        kv_tokens = request.prompt_tokens + request.produced_tokens - 1
+        return Carried(request.produced_tokens, kv_tokens, request.last_token_ps)
+
+    def land(self, row: int, at_ps: int, carried: Carried) -> bool:
+        """A request comes with its memory; whether steps are to be composed now."""
+        self._landed.append((row, at_ps, carried))
+        return self._interrupt(at_ps)
+
+    def _hand_over(self) -> None:
+        batch, step = self._batch, self._step + 1
+        for row, told in self._to_stop:
+            request = next((member for member in batch.members if member.row == row), None)
+            if request is None or request.phase != DECODING:
+                told(row, None, 0)
+                continue
+            kv_tokens, moment = computed_before(request, step), Moment(step, self._now_ps, self._busy_until_ps)
+            batch.wasting -= request.finish_step < step
+            is_owed = preempt(batch, moment, request, 0, was_stalled=request in batch.stalled)
+            batch.stalled = [other for other in batch.stalled if other is not request]
+            self._handed[row] = request
+            if is_owed:
+                self._flying[-1][5].append(request)  # see `skipping.Outputs`
+            told(row, self._flying[-1][0] if is_owed else self._now_ps, kv_tokens)
+        self._to_stop.clear()
+
+    def _take_landed(self) -> None:
+        now, limit = self._now_ps * SECONDS_PER_PS, self._rules.max_model_tokens
+        for row, at_ps, carried in self._landed:
+            client_sent_at = self._columns.arrived_ps[row] * SECONDS_PER_PS
+            request = self._request_factory.make(row, at_ps * SECONDS_PER_PS, client_sent_at, limit)
+            request.replica_id = self._replica_id
+            request.carried_tokens = carried.kv_tokens
+            request.high_water_tokens = request.recomputed_below = carried.kv_tokens
+            request.last_token_ps = carried.last_token_ps
+            request.produced_tokens = carried.produced_tokens
+            note_answer(request, self._batch.memory.cached_tokens(request), now)
+            request.produced_tokens = 0
+            self._landings += 1
+            request.generation = self._landings << 32  # one that was here before has left entries with its own
+            self._scheduler.resume_from_elsewhere(request, carried.produced_tokens, now)
+        self._landed.clear()
+        self._looks_up = self._rules.prefix_caching
+
+    # The beginning and the end
 
     def start_at(self, at_ps: int) -> None:
         """The engine serves from then on, and is idle."""

@@ -19,6 +19,7 @@ from headway.simulator.arrivals import FOREVER, Arrivals
 from headway.simulator.day_columns import DayColumns
 from headway.simulator.driven_engine import DrivenEngine, Inbox
 from headway.simulator.fleet_outcome import FleetOutcome, ReplicaOutcome, fullest, joined, summed
+from headway.simulator.fleet_rescheduling import HandOverOrder, MoveOrder, TakeBackOrder
 from headway.simulator.fleet_router import FleetMember, FleetPolicies, FleetRouter, Routing
 from headway.simulator.outcome import NEVER, StepObserver
 from headway.simulator.rules import NO_PLUGIN, PluginRules
@@ -110,13 +111,17 @@ class _FleetDay:
     def run(self) -> FleetOutcome:
         """Play the whole day."""
         arrivals, router, engines, agenda = self._arrivals, self._router, self._engines, self._agenda
+        moves = router.rescheduler
         while True:
             at_ps, index = agenda[0] if agenda else _NOTHING
             outside_ps = arrivals.next_ps
             if self._fault_ps < outside_ps:  # noqa: PLR1730 - min() would cost a call in the hot path
                 outside_ps = self._fault_ps
+            if moves.next_ps < outside_ps:  # noqa: PLR1730 - likewise
+                outside_ps = moves.next_ps
             if outside_ps <= at_ps:
-                if outside_ps == FOREVER or (arrivals.next_ps == at_ps == FOREVER and not router.waiting):
+                is_idle = arrivals.next_ps == at_ps == moves.next_ps == FOREVER
+                if outside_ps == FOREVER or (is_idle and not router.waiting):
                     break
                 self._live_through(outside_ps, [])
                 continue
@@ -140,14 +145,15 @@ class _FleetDay:
                 heappop(agenda)
             else:
                 heapreplace(agenda, (engine.next_ps, index))
-        if router.waiting:
-            self._abandon()
+        self._abandon()
         return self._outcome()
 
     def _abandon(self) -> None:
-        """Nothing happens any more, and requests wait."""
+        """Nothing happens any more; requests that wait fail."""
         router = self._router
-        if any(ledger.is_up for ledger in router.ledgers):
+        if not router.waiting:
+            return
+        if router.is_next_servable():
             raise ValueError(f"the routing policy lets {router.waiting} requests wait although every replica is idle")
         self._fail(router.abandon(self._past_ps))
 
@@ -173,6 +179,9 @@ class _FleetDay:
                     self._note(index)
         while self._fault_ps == now_ps:
             self._take_fault(self._faults.pop(), due)
+        if router.rescheduler.next_ps <= now_ps:
+            for order in router.moves(now_ps):
+                self._move(order, now_ps, due)
         while arrivals.next_ps <= now_ps:
             self._take_arrivals(now_ps)
         if router.has_news:
@@ -209,13 +218,36 @@ class _FleetDay:
         """Send what the router says; engines that are to compose now become due."""
         for row, index in self._router.dispatch(now_ps):
             self._replica[row] = index
-            engine = self._engines[index]
-            before = engine.next_ps
-            if engine.deliver(row, now_ps):
-                if index not in due:
-                    due.append(index)
-            elif engine.next_ps != before:
-                self._note(index)
+            before = self._engines[index].next_ps
+            self._await(index, before, due, is_due=self._engines[index].deliver(row, now_ps))
+
+    def _move(self, order: MoveOrder, now_ps: int, due: list[int]) -> None:
+        """Carry out what the rescheduler orders."""
+        row, source = order.row, self._engines[order.source]
+        before = source.next_ps
+        if isinstance(order, HandOverOrder):
+            is_due = source.stop_request(row, now_ps, self._router.rescheduler.handed_over)
+            self._await(order.source, before, due, is_due=is_due)
+            return
+        self._replica[row] = order.destination
+        destination = self._engines[order.destination]
+        if isinstance(order, TakeBackOrder):
+            self._await(order.source, before, due, is_due=source.take_back(row, now_ps))
+            before = destination.next_ps
+            is_due = destination.deliver(row, now_ps)
+        else:
+            carried = source.hand_over(row, now_ps)
+            before = destination.next_ps
+            is_due = destination.land(row, now_ps, carried)
+        self._await(order.destination, before, due, is_due=is_due)
+
+    def _await(self, index: int, before_ps: int, due: list[int], *, is_due: bool) -> None:
+        """An engine was given something: it composes now, or acts at another time than before."""
+        if is_due:
+            if index not in due:
+                due.append(index)
+        elif self._engines[index].next_ps != before_ps:
+            self._note(index)
 
     def _note(self, index: int) -> None:
         at_ps = self._engines[index].next_ps
@@ -255,7 +287,7 @@ class _FleetDay:
         load = summed([replica.load for replica in replicas])
         day = self._columns.outcome(sum(replica.steps for replica in replicas), fullest(replicas).kv_blocks_peak, load)
         day.failed = self._failed
-        return FleetOutcome(day, np.array(self._replica), tuple(replicas))
+        return FleetOutcome(day, np.array(self._replica), tuple(replicas), self._router.rescheduler.moves)
 
 
 class FleetFault(NamedTuple):

@@ -18,7 +18,7 @@ class ReplicaOutcome:
 
     Attributes:
         id: its name.
-        requests: sent to it.
+        requests: sent to it, those that went elsewhere since included.
         completed: of these, served to their end.
         prefill_tokens: prompt tokens it computed, those computed again included.
         decode_tokens: tokens of its decode steps, those wasted by asynchronous scheduling included.
@@ -50,11 +50,13 @@ class FleetOutcome:
             nearest to its own memory, in blocks of that replica.
         replica: by row of the trace, the index of the replica that served the request last; -1 where none did.
         replicas: one for each replica, in order.
+        moves: of requests from one replica to another, by a rescheduling policy.
     """
 
     day: DayOutcome
     replica: Ints
     replicas: tuple[ReplicaOutcome, ...]
+    moves: int = 0
 
 
 def joined(loads: Sequence[LoadPoints]) -> LoadPoints:

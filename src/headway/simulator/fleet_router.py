@@ -9,19 +9,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
 from headway.domain.costs import ServiceCosts
-from headway.domain.event import Completed, Event, FirstToken, Listener
+from headway.domain.event import Listener
 from headway.domain.replica_view import ReplicaView
 from headway.domain.request import Request
 from headway.policies.admission.greedy import Greedy
-from headway.policies.contracts import DispatchListener, RoutingPolicy
+from headway.policies.contracts import DispatchListener, ReschedulingPolicy, RoutingPolicy
 from headway.policies.ordering.fcfs import Fcfs
 from headway.policies.preemption.latest_admitted import LatestAdmitted
+from headway.policies.rescheduling.stay import Stay
 from headway.scheduling.scheduler import Policies, Scheduler
 from headway.simulator.arrivals import FOREVER, RequestFactory, why_never
+from headway.simulator.fleet_rescheduling import KvLink, MoveOrder, Rescheduler
 from headway.simulator.replica_ledger import Instant, ReplicaLedger, ReportedLedger
 from headway.simulator.rules import EngineRules
 from headway.simulator.step_time import PS_PER_SECOND, SECONDS_PER_PS, StepTime
@@ -55,6 +57,7 @@ class FleetMember:
         id: its name, unique in the fleet.
         rules, step_time, costs: of its engine, as in `replica.Replica`.
         outages: one after the other; the last may end never (`FOREVER`).
+        kv_bytes_per_token: KV memory of a token, which a migration copies.
     """
 
     id: str
@@ -62,6 +65,7 @@ class FleetMember:
     step_time: StepTime
     costs: ServiceCosts
     outages: tuple[Outage, ...] = ()
+    kv_bytes_per_token: int = 0
 
     def __post_init__(self) -> None:
         check_outages(self.id, self.outages)
@@ -103,11 +107,15 @@ class Routing:
         policy: where a request goes; fresh for each day.
         queue: where requests wait.
         signal_seconds: how often each replica reports the figures that routing reads; 0 for figures that are exact.
+        rescheduling: which requests go elsewhere after that; fresh for each day.
+        link: over which running requests go with their KV memory.
     """
 
     policy: RoutingPolicy
     queue: Queueing = "gateway"
     signal_seconds: float = 0.0
+    rescheduling: ReschedulingPolicy = field(default_factory=Stay)
+    link: KvLink = field(default_factory=KvLink)
 
 
 class FleetRouter:
@@ -117,6 +125,7 @@ class FleetRouter:
         ledgers: one for each replica, in order.
         has_news: whether there is something to send, or to ask again: a request came, or one waits and a first or a
             last token came.
+        rescheduler: what sends requests elsewhere afterwards.
         report_ps: when the replicas report next, picoseconds; `FOREVER` where figures are exact.
     """
 
@@ -153,6 +162,16 @@ class FleetRouter:
         self._context_tokens = min(member.rules.context_tokens for member in members)
         self._views: list[ReplicaView] = [*(self._reported or self.ledgers)]
         self._all_up = True
+        self.rescheduler = Rescheduler(
+            routing.rescheduling,
+            self.ledgers,
+            self._views,
+            self._instant,
+            self._could_take,
+            trace.prefix_ids,
+            max(member.kv_bytes_per_token for member in members),
+            routing.link,
+        )
         self._failed_at: dict[int, int] = {}  # row → index of the replica that lost it; it is tried elsewhere
 
     # What happens
@@ -194,7 +213,24 @@ class FleetRouter:
                 if not self._send(row, request, self._able(row, request), sent):
                     break
                 self._pushed.popleft()
+        self.rescheduler.sent(now_ps)
         return sent
+
+    # What goes elsewhere
+
+    def moves(self, now_ps: int) -> list[MoveOrder]:
+        """What is to be done at this instant so that requests go elsewhere; where `rescheduler.next_ps` is reached."""
+        self._stand_at(now_ps)
+        orders = self.rescheduler.orders(now_ps)
+        self.has_news = self.has_news or (bool(orders) and self.waiting > 0)
+        return orders
+
+    def _could_take(self, index: int, request: Request) -> bool:
+        """Whether a request may go to a replica now: it fits there, and its queue is there or there is room."""
+        assert isinstance(request.id, int)
+        ledger = self.ledgers[index]
+        fits = request.prompt_tokens + self._output_tokens[request.id] <= ledger.rules.context_tokens
+        return ledger.is_up and fits and (not self._late or ledger.has_room(request, PREFILL_TOKENS_MAX))
 
     def report(self, now_ps: int) -> None:
         """The replicas report what had happened by the last time before this instant at which they were to.
@@ -205,6 +241,7 @@ class FleetRouter:
         self._stand_at(at_ps)
         for reported in self._reported or ():
             reported.report()
+        self.rescheduler.report()
         self.report_ps = at_ps + self._signal_ps
 
     def _stand_at(self, now_ps: int) -> None:
@@ -263,6 +300,7 @@ class FleetRouter:
         ledger.completed += 1
         if self._failed_at:
             self._failed_at.pop(row, None)
+        self.rescheduler.ended(row)
         self._scheduler.complete(request, now)
 
     # Replicas that fail
@@ -276,6 +314,7 @@ class FleetRouter:
         ledger = self.ledgers[index]
         ledger.is_up, self._all_up = False, False
         lost: dict[int, str] = {}
+        self.rescheduler.failed(index)
         # The last is put in front first, so that they keep their order.
         for row in reversed(ledger.inside()):
             began = ledger.has_begun(row)
@@ -285,11 +324,15 @@ class FleetRouter:
                 lost[row] = f"{ledger.id} failed after its first token"
             elif row in self._failed_at:
                 lost[row] = f"{TRIES_MAX} replicas failed, {ledger.id} the last"
+            elif self.rescheduler.was_moved(row):
+                lost[row] = f"{ledger.id} failed, the second replica that it was sent to"
             else:
+                self.rescheduler.lost(row)
                 self._failed_at[row] = index
                 self._take_back(row, request)
                 continue
             self._failed_at.pop(row, None)
+            self.rescheduler.ended(row)
             self._scheduler.left(request, self._instant.now)
         self.has_news = self.waiting > 0
         return lost
@@ -330,6 +373,11 @@ class FleetRouter:
         self._all_up = all(ledger.is_up for ledger in self.ledgers)
         self.has_news = self.waiting > 0
 
+    def is_next_servable(self) -> bool:
+        """Whether a replica that is up could serve the request that waits in front of the others."""
+        head = self._pushed[0][1] if self._pushed else self._scheduler.head(self._instant.now)
+        return head is not None and isinstance(head.id, int) and bool(self._able(head.id, head))
+
     def abandon(self, now_ps: int) -> dict[int, str]:
         """Row → reason of all requests that still wait: no replica will serve any more."""
         self._stand_at(now_ps)
@@ -350,22 +398,3 @@ class FleetRouter:
         """Why not even the replica that holds the longest requests can serve one; None if it could."""
         rules = max([member.rules for member in self._members], key=lambda rules: rules.context_tokens)
         return why_never(rules, request.prompt_tokens, self._output_tokens[row])
-
-
-class ReplicaNews:
-    """Passes on what one replica's engine tells to the router (`Listener`)."""
-
-    hears = (FirstToken, Completed)
-
-    def __init__(self, router: FleetRouter, index: int) -> None:
-        self._router = router
-        self._index = index
-
-    def observe(self, event: Event) -> None:
-        """A first or a last token."""
-        row = event.request.id
-        assert isinstance(row, int)
-        if type(event) is FirstToken:
-            self._router.first_token(self._index, row, event.at)
-        elif type(event) is Completed:
-            self._router.ended(self._index, row, event.at)

@@ -110,6 +110,10 @@ class ReferenceEngine:
         """Requests in the queue."""
         return len(self._scheduler.queue)
 
+    def queued(self) -> list[ReferenceRequest]:
+        """The requests in the queue."""
+        return [request for request in self._scheduler.queue if isinstance(request, ReferenceRequest)]
+
     @property
     def memory(self) -> MemoryView:
         """KV blocks, free and in all."""
@@ -135,6 +139,39 @@ class ReferenceEngine:
             self._scheduler.left(request, self._now)
         else:
             self._scheduler.cancel(request.id, self._now)
+
+    def resume(self, request: ReferenceRequest, output_tokens: int) -> None:
+        """Queue a request that ran at another engine and brings `carried_tokens` and its `produced_tokens`."""
+        self._inside[request] = output_tokens
+        note_answer(request, self.cached_tokens(request), self._now)
+        produced, request.produced_tokens = request.produced_tokens, 0
+        self._scheduler.resume_from_elsewhere(request, produced, self._now)
+
+    def take_back(self, request: ReferenceRequest, now: float) -> None:
+        """A request that waits goes to another engine, at `now` seconds, which may be inside a step."""
+        del self._inside[request]
+        self._scheduler.cancel(request.id, now)
+
+    def stop_request(self, request: ReferenceRequest) -> int | None:
+        """Stop a running request between two steps, to go on elsewhere: as a preemption, but it does not wait here.
+
+        Returns when its last token here comes out; None if it does not decode.
+        """
+        has_seat = request.is_running and not request.has_ended
+        if not has_seat or request.is_prefilling or self._end_is_foreseen(request):
+            return None
+        on_its_way = any(
+            share.request is request and share.samples for step in self._in_flight for share in step.shares
+        )
+        self._vacate(request)
+        request.is_running = False
+        request.placeholders = 0
+        return self._in_flight[-1].ends_ps if on_its_way else self.now_ps
+
+    def forget(self, request: ReferenceRequest, now: float) -> None:
+        """A request that was stopped has gone to another engine, at `now` seconds."""
+        del self._inside[request]
+        self._scheduler.left(request, now)
 
     # ------------------------------------------------------------------ time
 
@@ -300,12 +337,13 @@ class ReferenceEngine:
         """Admit one request; False if budget, memory or policy say no."""
         hits = self._memory.find(request)
         cached = len(hits) * self._rules.block_tokens
-        new = draft.capped(request.total_tokens - cached)
+        before = max(cached, request.carried_tokens)
+        new = draft.capped(request.total_tokens - before)
         if new > draft.budget and not self._rules.chunked_prefill:
             return False
         new = min(new, draft.budget)
         # The gate looks at the whole prompt, but only the blocks of this step's tokens are taken.
-        gate_tokens = request.total_tokens if self._rules.reserve_full_prompt else cached + new
+        gate_tokens = request.total_tokens if self._rules.reserve_full_prompt else before + new
         keep_free = self._watermark_blocks if self._running else 0
         if self._memory.needed(gate_tokens, hits) + keep_free > self._memory.free:
             return False
@@ -316,8 +354,9 @@ class ReferenceEngine:
             self._scheduler.admit_past(request, refused[0], self._now)
         else:
             self._scheduler.admit(self._now)
-        self._memory.admit(request, cached + new, hits)
-        request.computed_tokens = cached
+        self._memory.admit(request, before + new, hits)
+        request.computed_tokens = before
+        request.carried_tokens = 0
         request.is_prefilling = True
         request.is_running = True
         self._running.append(request)

@@ -12,11 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from headway.domain.event import Listener
+from headway.domain.event import Completed, Event, FirstToken, Listener
 from headway.simulator.arrivals import FOREVER, RequestFactory
+from headway.simulator.driven_engine import HandedOver
 from headway.simulator.fleet import fault_times
 from headway.simulator.fleet_outcome import FleetOutcome, ReplicaOutcome, fullest, summed
-from headway.simulator.fleet_router import FleetMember, FleetPolicies, FleetRouter, ReplicaNews, Routing
+from headway.simulator.fleet_rescheduling import HandOverOrder, MoveOrder, TakeBackOrder
+from headway.simulator.fleet_router import FleetMember, FleetPolicies, FleetRouter, Routing
 from headway.simulator.outcome import NEVER, LoadPoints, StepObserver, StepRecord, TokenGaps
 from headway.simulator.reference import ExpectedArrivals, outcome_of, request_of
 from headway.simulator.reference_blocks import ContentKeys
@@ -59,6 +61,8 @@ class _ReferenceReplica:
         self.member = member
         self.ends_ps: int | None = None  # when its oldest step in flight ends
         self.inbox: list[ReferenceRequest] = []
+        self.landed: list[ReferenceRequest] = []
+        self.to_stop: list[tuple[ReferenceRequest, HandedOver]] = []
         self.records: list[StepRecord] = []
         self.curve: list[tuple[int, int, int, int]] = []
         self._trace = trace
@@ -81,6 +85,8 @@ class _ReferenceReplica:
         """All that it holds is lost; from `until_ps` on a new engine serves."""
         self.curve.append((max(at_ps, self.engine.now_ps), 0, 0, 0))
         self.inbox.clear()
+        self.landed.clear()
+        self.to_stop.clear()
         self.ends_ps = None
         self.engine = self._started()
         self.engine.idle_until(until_ps)
@@ -100,6 +106,13 @@ class _ReferenceReplica:
         if self.ends_ps is None and now_ps > engine.now_ps:
             self.curve.append((engine.now_ps, 0, 0, 0))
             engine.idle_until(now_ps)
+        for request, told in self.to_stop:
+            computed = request.computed_tokens
+            told(request.row, engine.stop_request(request), computed)
+        self.to_stop.clear()
+        for request in self.landed:
+            engine.resume(request, int(self._trace.output_tokens[request.row]))
+        self.landed.clear()
         for request in self.inbox:
             engine.submit(request, int(self._trace.output_tokens[request.row]))
         self.inbox.clear()
@@ -110,6 +123,11 @@ class _ReferenceReplica:
     def cached_tokens(self, row: int, prompt_tokens: int, at_ps: int) -> int:
         """Prompt tokens of this row that its prefix cache holds."""
         return self.engine.cached_tokens(request_of(self._trace, row, 0.0, 0.0))
+
+    def fresh_rows(self) -> set[int]:
+        """Rows of the requests that were sent here and have never run here."""
+        queued = [request for request in self.engine.queued() if not request.high_water_tokens]
+        return {request.row for request in (*self.inbox, *queued)}
 
     def output_tokens(self, at_ps: int) -> Iterable[tuple[int, int]]:
         """(row, output tokens that have come out) of the requests that run."""
@@ -141,7 +159,7 @@ class _ReferenceFleetDay:
                 policies,
                 plugin,
                 None if observers is None else observers[index],
-                [ReplicaNews(self._router, index), *(() if in_front else listeners)],
+                [_ReplicaNews(self._router, index), *(() if in_front else listeners)],
             )
             for index, member in enumerate(members)
         ]
@@ -163,11 +181,12 @@ class _ReferenceFleetDay:
             ends = [replica.ends_ps for replica in self._replicas if replica.ends_ps is not None]
             arrival = [] if self._expected.next_ps is None else [self._expected.next_ps]
             fault = [] if self._faults[-1].at_ps == FOREVER else [self._faults[-1].at_ps]
-            if not ends and not arrival and not (fault and self._router.waiting):
+            move = [] if self._router.rescheduler.next_ps == FOREVER else [self._router.rescheduler.next_ps]
+            if not ends and not arrival and not move and not (fault and self._router.waiting):
                 if self._router.waiting:
                     self._fail(self._router.abandon(self._past_ps))
                 return self._outcome()
-            self._past_ps = min(ends + arrival + fault)
+            self._past_ps = min(ends + arrival + fault + move)
             self._live_through(self._past_ps)
 
     def _live_through(self, now_ps: int) -> None:
@@ -186,6 +205,8 @@ class _ReferenceFleetDay:
             acting = [other for other in acting if other is not replica]
             self._fail(self._router.fail(fault.replica, now_ps))
             self._fail(self._router.give_up(now_ps))
+        for order in self._router.moves(now_ps) if self._router.rescheduler.next_ps <= now_ps else ():
+            self._move(order, now_ps, acting)
         while self._expected.next_ps is not None and self._expected.next_ps <= now_ps:
             self._take_arrivals(now_ps)
         for row, index in self._router.dispatch(now_ps) if self._router.has_news else ():
@@ -203,6 +224,35 @@ class _ReferenceFleetDay:
         for replica in self._replicas:
             if replica in acting:
                 replica.take_in(now_ps)
+
+    def _move(self, order: MoveOrder, now_ps: int, acting: list[_ReferenceReplica]) -> None:
+        """Carry out what the rescheduler orders."""
+        request, source = self._requests[order.row], self._replicas[order.source]
+        now = now_ps * SECONDS_PER_PS
+        if isinstance(order, HandOverOrder):
+            source.to_stop.append((request, self._router.rescheduler.handed_over))
+            return
+        destination = self._replicas[order.destination]
+        again = request_of(self._trace, order.row, now, self._arrived_ps[order.row] * SECONDS_PER_PS)
+        again.replica_id = destination.member.id
+        _carry_over(request, again)
+        if isinstance(order, TakeBackOrder):
+            if request in source.inbox:
+                source.inbox.remove(request)
+            else:
+                source.engine.take_back(request, now)
+            destination.inbox.append(again)
+        else:
+            source.engine.forget(request, now)
+            again.produced_tokens = request.produced_tokens
+            again.carried_tokens = again.high_water_tokens = request.total_tokens - 1
+            again.first_token_ps = request.first_token_ps
+            again.last_token_ps = request.last_token_ps
+            destination.landed.append(again)
+        self._requests[order.row] = again
+        self._replica[order.row] = order.destination
+        if destination.ends_ps is None and destination not in acting:
+            acting.append(destination)
 
     def _fail(self, lost: Mapping[int, str]) -> None:
         for row, reason in lost.items():
@@ -256,7 +306,7 @@ class _ReferenceFleetDay:
             load=summed([outcome.load for outcome in outcomes]),
         )
         day.failed = self._failed
-        return FleetOutcome(day, np.array(self._replica), tuple(outcomes))
+        return FleetOutcome(day, np.array(self._replica), tuple(outcomes), self._router.rescheduler.moves)
 
 
 def _carry_over(lost: ReferenceRequest, again: ReferenceRequest) -> None:
@@ -267,3 +317,22 @@ def _carry_over(lost: ReferenceRequest, again: ReferenceRequest) -> None:
     again.recomputed_tokens = lost.recomputed_tokens
     computed = max(lost.computed_tokens, lost.high_water_tokens, lost.lost_tokens)
     again.lost_tokens = min(lost.prompt_tokens, computed)
+
+
+class _ReplicaNews:
+    """Passes on what one replica's engine tells to the router (`Listener`)."""
+
+    hears = (FirstToken, Completed)
+
+    def __init__(self, router: FleetRouter, index: int) -> None:
+        self._router = router
+        self._index = index
+
+    def observe(self, event: Event) -> None:
+        """A first or a last token."""
+        row = event.request.id
+        assert isinstance(row, int)
+        if type(event) is FirstToken:
+            self._router.first_token(self._index, row, event.at)
+        elif type(event) is Completed:
+            self._router.ended(self._index, row, event.at)

@@ -20,6 +20,7 @@ class ReferenceRequest(Request):
         is_prefilling: admitted, and nothing was sampled for it since.
         is_running: has a seat in the batch.
         has_ended: its last token came out, or it was cancelled.
+        carried_tokens: KV tokens that it brings from another replica; 0 once it was admitted.
         blocks, named_blocks: see `reference_blocks.Holder`.
         admitted_ps: time of its first admission; NEVER before that.
         cached_tokens: prefix-cache hits at its first admission.
@@ -37,6 +38,7 @@ class ReferenceRequest(Request):
         "admitted_ps",
         "blocks",
         "cached_tokens",
+        "carried_tokens",
         "computed_tokens",
         "ended_ps",
         "first_token_ps",
@@ -84,6 +86,7 @@ class ReferenceRequest(Request):
         self.is_prefilling = False
         self.is_running = False
         self.has_ended = False
+        self.carried_tokens = 0
         self.blocks: list[Block] = []
         self.named_blocks = 0
         self.admitted_ps = NEVER

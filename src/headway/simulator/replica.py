@@ -55,6 +55,11 @@ class Replica:
     kv_precision: Precision = "bf16"
     measured: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """KV memory of a token, over all of its GPUs."""
+        return self.model.kv_bytes_per_token(1, BYTES[self.kv_precision])
+
     def describe(self) -> dict[str, Any]:
         """The replica in words and numbers for tables, reports and JSON."""
         facts = {

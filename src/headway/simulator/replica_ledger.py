@@ -7,7 +7,7 @@ came since a request was booked are taken off once a second, and only if a polic
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
 from headway.domain.costs import ServiceCosts
@@ -25,6 +25,9 @@ class EngineNews(Protocol):
 
     def output_tokens(self, at_ps: int) -> Iterable[tuple[int, int]]:
         """(row, output tokens that have come out) of the requests that run."""
+
+    def fresh_rows(self) -> Collection[int]:
+        """Rows of the requests that were sent there and have never run there."""
 
 
 class Instant:
@@ -125,10 +128,12 @@ class ReplicaLedger:
 
     # What happens
 
-    def enter(self, row: int, request: Request) -> None:
-        """A request is sent there."""
+    def enter(self, row: int, request: Request, *, begun: bool = False) -> None:
+        """A request is sent there; `begun`: it comes with its KV memory."""
         request.replica_id = self.id
         booked = self._inside[row] = _SentRequest(request)
+        if begun:
+            booked.prefill, booked.has_begun = 0, True
         self.prefill_tokens += booked.prefill
         self._decode_tokens += booked.decode
         self._kv_tokens += booked.kv
@@ -155,9 +160,25 @@ class ReplicaLedger:
             self.prefill_tokens, self._decode_tokens, self._kv_tokens = 0, 0.0, 0  # no rounding is carried along
         return booked.request
 
+    def request(self, row: int) -> Request:
+        """A request inside."""
+        return self._inside[row].request
+
     def has_begun(self, row: int) -> bool:
         """Whether the first token of a request inside came out."""
         return self._inside[row].has_begun
+
+    def holds(self, row: int) -> bool:
+        """Whether a request is inside."""
+        return row in self._inside
+
+    def running(self) -> Iterable[tuple[int, int]]:
+        """(row, output tokens that have come out) of the requests that run there now."""
+        return () if self.engine is None else self.engine.output_tokens(self._instant.now_ps)
+
+    def fresh_rows(self) -> Collection[int]:
+        """Rows of those that have never run there."""
+        return () if self.engine is None else self.engine.fresh_rows()
 
     def inside(self) -> list[int]:
         """Rows of the requests there, in order of dispatch."""

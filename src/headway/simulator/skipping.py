@@ -306,12 +306,12 @@ class SkippingEngine:
                 scheduler.admit_past(request, refused[0], now)
             else:
                 scheduler.admit(now)
-            tokens, hit = room
-            batch.enter(request, request.prompt_tokens + request.produced_tokens, tokens, hit)
+            tokens, before, hit = room
+            batch.enter(request, request.prompt_tokens + request.produced_tokens, tokens, before, hit)
             self._columns.admit(request.row, self._now_ps, hit)
             if self._log.is_read:
                 self._log.admitted.append(request.row)
-            chunks.append((request, tokens, hit))
+            chunks.append((request, tokens, before))
             budget -= tokens
         return 1 if refused else NO_LIMIT
 
@@ -333,22 +333,23 @@ class SkippingEngine:
             break
         return moves_left
 
-    def _room(self, request: TrackedRequest, budget: int) -> tuple[int, int] | None:
-        """(tokens of its first chunk, cached before them); None if budget or memory do not reach."""
+    def _room(self, request: TrackedRequest, budget: int) -> tuple[int, int, int] | None:
+        """(tokens of its first chunk, those before them, how many of these are cached); None if they do not fit."""
         rules, batch, memory = self._rules, self._batch, self._batch.memory
         target = request.prompt_tokens + request.produced_tokens
         free = memory.free - (self._watermark_blocks if batch.members else 0)
         if rules.reserve_full_prompt and memory.surely_needs_more(request, free):
             return None
         hit = memory.cached_tokens(request)
-        tokens = min(target - hit, batch.chunk_limit(len(self._scheduler.queue)))
+        before = max(hit, request.carried_tokens)
+        tokens = min(target - before, batch.chunk_limit(len(self._scheduler.queue)))
         if tokens > budget:
             if not rules.chunked_prefill:
                 return None
             tokens = budget
-        if memory.need(request, target if rules.reserve_full_prompt else hit + tokens, hit) > free:
+        if memory.need(request, target if rules.reserve_full_prompt else before + tokens, hit) > free:
             return None
-        return tokens, hit
+        return tokens, before, hit
 
     def _view(self) -> MemoryView:
         return MemoryView(self._batch.memory.free, self._rules.kv_blocks, self._rules.block_tokens)

@@ -18,6 +18,7 @@ class TrackedRequest(Request):
         ends_by_limit: its last token is foreseen by counting, not learnt from a stop token.
         target_tokens: prompt, and outputs to recompute, that the current prefill has to reach.
         computed_tokens: KV tokens computed; up to date while prefilling and at preemption.
+        carried_tokens: KV tokens that it brings from another replica; 0 once it was admitted.
         high_water_tokens: most KV tokens it ever had computed here.
         recomputed_below: below so many KV tokens, computing is recomputing: `high_water_tokens`, or what a replica that
             failed had computed of its prompt.
@@ -35,6 +36,7 @@ class TrackedRequest(Request):
     __slots__ = (
         "base_produced",
         "blocks",
+        "carried_tokens",
         "computed_tokens",
         "ends_by_limit",
         "finish_step",
@@ -82,6 +84,7 @@ class TrackedRequest(Request):
         self.ends_by_limit = ends_by_limit
         self.target_tokens = prompt_tokens
         self.computed_tokens = 0
+        self.carried_tokens = 0
         self.high_water_tokens = 0
         self.recomputed_below = 0
         self.blocks = 0

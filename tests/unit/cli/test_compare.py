@@ -331,6 +331,29 @@ def test_several_replicas_are_compared_by_routing_and_order(
     assert "4 equal replicas; requests wait in one queue in front of the replicas" in said.out
 
 
+def test_rescheduling_is_compared_where_it_is_asked_for(headway: Headway, small_trace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    fleet = ("--replicas", "3", "--queue", "replicas", "--routing", "round-robin", "--ordering", "fcfs")
+    options = ("--load", "0.9", "--requests", "150", "--seed", "0", "--json", out)
+    plain = headway("compare", small_trace, *fleet, *options)
+    (before,) = json.loads(out.read_text())["runs"]
+    assert "rescheduling" not in before
+    assert "moves" not in plain.out
+    chosen = ("--rescheduling", "stay", "--rescheduling", "take-back", "--rescheduling", "migrate")
+    said = headway("compare", small_trace, *fleet, *chosen, "--migration-gib", "1", *options)
+    assert said.status == 0, said.err
+    runs = json.loads(out.read_text())["runs"]
+    assert [run["rescheduling"] for run in runs] == ["stay", "take-back", "migrate"]
+    assert [run["completed"] for run in runs] == [150] * 3
+    assert runs[0]["moves"] == 0 < runs[1]["moves"]
+    same = {"policy", "rescheduling", "moves", "wall_seconds"}
+    assert {key: value for key, value in runs[0].items() if key not in same} == {
+        key: value for key, value in before.items() if key not in same
+    }
+    assert "take-back, fcfs" in said.out
+    assert "rescheduling stay, take-back, migrate" in " ".join(said.out.split())
+
+
 def test_a_fleet_file_names_unequal_replicas(headway: Headway, small_trace: Path, tmp_path: Path) -> None:
     fleet, out = tmp_path / "fleet.toml", tmp_path / "out.json"
     fleet.write_text(
@@ -357,6 +380,12 @@ def test_a_fleet_file_names_unequal_replicas(headway: Headway, small_trace: Path
         (["--replicas", "0"], "--replicas: a fleet has from 1 to 1024 replicas, got 0"),
         (["--replicas", "2", "--routing", "nearest"], "unknown routing policy 'nearest'"),
         (["--replicas", "2", "--routing", "rr", "--routing", "round-robin"], "round-robin is there twice"),
+        (["--rescheduling", "stay"], "--rescheduling is for several replicas: give --replicas N or --fleet FILE.toml"),
+        (["--replicas", "2", "--rescheduling", "take"], "unknown rescheduling policy 'take'"),
+        (
+            ["--replicas", "2", "--migration-gib", "0"],
+            "--migration-gib: a link copies from 0.001 to 10000 GiB/s, got 0",
+        ),
         (["--replicas", "2", "--signal-age", "soon"], "write it like 1s or 500ms"),
         (["--replicas", "2", "--admission", "peak-check"], "admission is decided in the engines"),
         (["--replicas", "2", "--model", "llama-3.1-70b"], "does not fit on"),

@@ -31,7 +31,13 @@ from headway.policies.contracts import LanedOrdering, RankedOrdering
 COSTS = ServiceCosts(1e-4, 1e-2)
 EVERY: list[tuple[Kind, str]] = [(kind, name) for kind in ALL_KINDS for name in ROOMS[kind]]
 ROOT = Path(headway.policies.__file__).parent
-METHODS = {"admission": "hold_steps", "preemption": "victim", "prediction": "predict", "routing": "choose"}
+METHODS = {
+    "admission": "hold_steps",
+    "preemption": "victim",
+    "prediction": "predict",
+    "routing": "choose",
+    "rescheduling": "moves",
+}
 
 
 def make(kind: Any, name: str, options: dict[str, object] | None = None) -> Any:

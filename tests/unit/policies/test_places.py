@@ -106,7 +106,9 @@ def live(kind: Kind, policy: Any) -> None:
     heard.observe(Completed(running, 14.0, 30))
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, name in EVERY if kind != "routing"])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind, name in EVERY if kind not in ("routing", "rescheduling")]
+)
 def test_a_policy_declares_what_it_reads(kind: Kind, name: str) -> None:
     policy = build(kind, name, costs=COSTS, seed=0, truth=lambda _: 50)
     Watched.read.clear()
@@ -123,6 +125,8 @@ def test_a_policy_declares_what_it_reads(kind: Kind, name: str) -> None:
 def test_the_power_to_place_and_the_truth_are_needed_by_those_that_have_them() -> None:
     need_replicas = {name for kind, name in EVERY if Need.REPLICAS in needs_of(kind, name)}
     assert need_replicas == set(ROOMS["routing"])
+    assert {name for kind, name in EVERY if Need.MOVES_OF_WAITING in needs_of(kind, name)} == {"take-back"}
+    assert {name for kind, name in EVERY if Need.MOVES_OF_RUNNING in needs_of(kind, name)} == {"migrate"}
     assert {name for kind, name in EVERY if Need.TRUE_LENGTHS in needs_of(kind, name)} == {"oracle", "oracle-noisy"}
 
 

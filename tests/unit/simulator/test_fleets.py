@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any, get_args
 
@@ -15,11 +15,14 @@ from headway.domain.costs import ServiceCosts
 from headway.domain.event import Event
 from headway.domain.replica_view import ReplicaView
 from headway.domain.request import Request, RequestView
+from headway.policies.contracts import ReschedulingPolicy
+from headway.policies.rescheduling.stay import Stay
 from headway.policies.routing.round_robin import RoundRobin
 from headway.scheduling.bundle import bundle
 from headway.simulator.arrivals import FOREVER
 from headway.simulator.fleet import simulate_fleet
 from headway.simulator.fleet_outcome import FleetOutcome, ReplicaOutcome
+from headway.simulator.fleet_rescheduling import KvLink
 from headway.simulator.fleet_router import FleetMember, FleetPolicies, Outage, Queueing, Routing
 from headway.simulator.outcome import NEVER
 from headway.simulator.reference_fleet import simulate_reference_fleet
@@ -129,7 +132,7 @@ def check_fleet_day(
         rows = np.flatnonzero(outcome.replica == index)
         lost = [row for row in rows.tolist() if row in day.failed]
         assert replica.completed == len(rows) - len(lost)
-        if not any(other.outages for other in members):
+        if not any(other.outages for other in members) and not outcome.moves:
             assert replica.requests == len(rows)
             assert {row for step in log.steps for row in step.admitted} == set(rows.tolist())
         over_ps = 0
@@ -148,6 +151,56 @@ def check_fleet_day(
         assert replica.decode_tokens == sum(step.decodes for step in log.steps)
 
 
+def live_by_both_clocks(
+    day: NastyDay,
+    members: Sequence[FleetMember],
+    queue: Queueing,
+    signal_seconds: float,
+    make_rescheduling: Callable[[], ReschedulingPolicy] = Stay,
+) -> FleetOutcome:
+    """The day as both clocks live it, which must be the same."""
+    lived = []
+    for clock in (simulate_fleet, simulate_reference_fleet):
+        logs, chronicle, curious = [StepRecords() for _ in members], Chronicle(), Curious()
+        rescheduling = make_rescheduling()
+        outcome = clock(
+            day.trace,
+            members,
+            Routing(curious, queue, signal_seconds, rescheduling, KvLink(3e9, 0.01)),
+            fleet_policies(day),
+            plugin=day.plugin,
+            observers=logs,
+            listeners=[chronicle],
+        )
+        check_fleet_day(day.trace, members, outcome, logs)
+        lived.append((outcome, logs, chronicle, curious, rescheduling))
+    (fast, fast_logs, fast_told, fast_shown, fast_moves), (plain, plain_logs, plain_told, plain_shown, plain_moves) = (
+        lived
+    )
+    assert fast_shown.shown == plain_shown.shown
+    assert getattr(fast_moves, "shown", []) == getattr(plain_moves, "shown", [])
+    assert [log.steps for log in fast_logs] == [log.steps for log in plain_logs]
+    assert [facts(one) for one in fast.replicas] == [facts(one) for one in plain.replicas]
+    for name in (
+        "arrived_ps",
+        "admitted_ps",
+        "first_token_ps",
+        "ended_ps",
+        "cached_tokens",
+        "preemptions",
+        "recomputed_tokens",
+    ):
+        assert getattr(fast.day, name).tolist() == getattr(plain.day, name).tolist(), name
+    assert fast.replica.tolist() == plain.replica.tolist()
+    assert fast.moves == plain.moves
+    assert fast.day.refused == plain.day.refused
+    assert fast.day.failed == plain.day.failed
+    if not fast.day.failed and not any(member.outages for member in members):
+        assert gaps(fast.day) == gaps(plain.day)
+    assert Counter(fast_told.lines) == Counter(plain_told.lines)
+    return fast
+
+
 @pytest.mark.parametrize("queue", get_args(Queueing))
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_clocks_live_the_same_day(kind: str, queue: Queueing) -> None:
@@ -155,41 +208,7 @@ def test_both_clocks_live_the_same_day(kind: str, queue: Queueing) -> None:
         dice = random.Random(f"fleet, {kind}, {queue}, {seed}")
         day = nasty_day(kind, 1_000 + seed)
         members = nasty_fleet(dice, day)
-        signal_seconds = dice.choice([0.0, 0.0, 0.3, 2.0])
-        lived = []
-        for clock in (simulate_fleet, simulate_reference_fleet):
-            logs, chronicle, curious = [StepRecords() for _ in members], Chronicle(), Curious()
-            outcome = clock(
-                day.trace,
-                members,
-                Routing(curious, queue, signal_seconds),
-                fleet_policies(day),
-                plugin=day.plugin,
-                observers=logs,
-                listeners=[chronicle],
-            )
-            check_fleet_day(day.trace, members, outcome, logs)
-            lived.append((outcome, logs, chronicle, curious))
-        (fast, fast_logs, fast_told, fast_shown), (plain, plain_logs, plain_told, plain_shown) = lived
-        assert fast_shown.shown == plain_shown.shown
-        assert [log.steps for log in fast_logs] == [log.steps for log in plain_logs]
-        assert [facts(one) for one in fast.replicas] == [facts(one) for one in plain.replicas]
-        for name in (
-            "arrived_ps",
-            "admitted_ps",
-            "first_token_ps",
-            "ended_ps",
-            "cached_tokens",
-            "preemptions",
-            "recomputed_tokens",
-        ):
-            assert getattr(fast.day, name).tolist() == getattr(plain.day, name).tolist(), name
-        assert fast.replica.tolist() == plain.replica.tolist()
-        assert fast.day.refused == plain.day.refused
-        assert fast.day.failed == plain.day.failed
-        if not fast.day.failed and not any(member.outages for member in members):
-            assert gaps(fast.day) == gaps(plain.day)
-        assert Counter(fast_told.lines) == Counter(plain_told.lines)
+        live_by_both_clocks(day, members, queue, dice.choice([0.0, 0.0, 0.3, 2.0]))
 
 
 @pytest.mark.parametrize("caching", [False, True])
@@ -284,6 +303,20 @@ def test_what_waits_in_front_fails_if_no_replica_comes_back() -> None:
     assert outcome.day.failed[1] == "r0 failed, and no other is up"
     assert outcome.day.failed[2] == outcome.day.failed[3] == "no replica came back"
     assert set(outcome.day.refused) == {4, 5}
+
+
+def test_what_fits_only_a_replica_that_never_comes_back_fails() -> None:
+    """Request 1 waits for the large replica; the small one is up, but cannot hold it."""
+    trace = Trace("two", np.zeros(2), np.full(2, 40), np.full(2, 3))
+    large = EngineRules(kv_blocks=100, block_tokens=4, max_num_seqs=1, max_num_batched_tokens=64)
+    members = [
+        FleetMember("large", large, STEP, COSTS, (Outage(3 * SECOND // 2, FOREVER),)),
+        FleetMember("small", replace(large, kv_blocks=4), STEP, COSTS),
+    ]
+    for clock in (simulate_fleet, simulate_reference_fleet):
+        policies = FleetPolicies(bundle(costs=COSTS, seed=0), lambda costs: bundle(costs=costs, seed=0))
+        outcome = clock(trace, members, Routing(RoundRobin()), policies)
+        assert outcome.day.failed == {0: "large failed after its first token", 1: "no replica came back"}
 
 
 def test_an_outage_before_time_0_or_inside_another_is_refused() -> None:

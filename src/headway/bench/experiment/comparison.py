@@ -40,6 +40,8 @@ class Run:
         recorded: how far this run is from the measured times of the trace, where it has some and the run repeats
             what was recorded: first come first served at the recorded arrivals. Else None.
         routing: the routing policy, of a fleet; else None.
+        rescheduling: the rescheduling policy, where one was named; else None.
+        moves: of requests from one replica to another.
         queue: where requests waited, "gateway" or "replicas", of a fleet; else None.
         replicas: of a fleet, each replica's `id`, `requests`, `completed`, `busy_share` and more; else empty.
         replica_curves: of a fleet, what to draw of each replica, by id; not in the JSON.
@@ -55,6 +57,8 @@ class Run:
     prediction_calibration: PredictionCalibration | None = None
     recorded: Agreement | None = None
     routing: str | None = None
+    rescheduling: str | None = None
+    moves: int = 0
     queue: str | None = None
     replicas: Sequence[Mapping[str, Json]] = ()
     replica_curves: Mapping[str, Timeline] = field(default_factory=dict)
@@ -76,6 +80,8 @@ class Run:
             "load": self.load,
             "seed": self.seed,
         }
+        if self.rescheduling is not None:
+            head |= {"rescheduling": self.rescheduling, "moves": self.moves}
         calibration = None if self.prediction_calibration is None else self.prediction_calibration.to_json()
         tail = {
             "prediction_calibration": calibration,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +18,17 @@ from headway.bench.user_mistake import UserMistake
 from headway.domain.costs import ServiceCosts
 from headway.domain.event import Listener
 from headway.policies.catalog import build
-from headway.policies.contracts import RoutingPolicy
 from headway.scheduling.scheduler import Policies
 from headway.simulator.fleet import simulate_fleet
 from headway.simulator.fleet_outcome import FleetOutcome
+from headway.simulator.fleet_rescheduling import KvLink
 from headway.simulator.fleet_router import FleetMember, FleetPolicies, Outage, Queueing, Routing
 from headway.simulator.replica import Replica
 from headway.simulator.step_time import PS_PER_SECOND
 from headway.simulator.trace import Trace
 
 DEFAULT_ROUTING = "least-work"
+DEFAULT_RESCHEDULING = "stay"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class Fleet:
         queue: where requests wait.
         signal_seconds: how often a replica reports the figures that routing reads; 0 for figures that are exact.
         outages: name → when a replica fails and serves again.
+        reschedulings: the rescheduling policies to compare, by full name; none for requests that stay.
+        link: over which running requests go from one replica to another.
     """
 
     replicas: Mapping[str, Replica]
@@ -45,6 +50,8 @@ class Fleet:
     queue: Queueing = "gateway"
     signal_seconds: float = 0.0
     outages: Mapping[str, tuple[Outage, ...]] = field(default_factory=dict)
+    reschedulings: Sequence[str] = ()
+    link: KvLink = field(default_factory=KvLink)
 
     def kinds(self) -> list[tuple[Replica, int]]:
         """Each different replica with how many there are of it; one that is made once is one kind."""
@@ -80,9 +87,23 @@ def named_routings(given: Sequence[str]) -> list[str]:
     Raises:
         UserMistake: a name is unknown, or given twice.
     """
-    wanted = chosen_names("routing", "routing policy", given)
+    return _named("routing", given)
+
+
+def named_reschedulings(given: Sequence[str]) -> list[str]:
+    """Full names of rescheduling policies; `all` stands for every one of the catalogue.
+
+    Raises:
+        UserMistake: a name is unknown, or given twice.
+    """
+    return _named("rescheduling", given)
+
+
+def _named(kind: Literal["routing", "rescheduling"], given: Sequence[str]) -> list[str]:
+    wanted = chosen_names(kind, f"{kind} policy", given)
     for name in wanted:
-        _made(name, ServiceCosts(1e-4, 1e-2), 0)
+        with _blaming(kind):
+            build(kind, name, costs=ServiceCosts(1e-4, 1e-2), seed=0)
     return wanted
 
 
@@ -110,9 +131,16 @@ def check_bundle(bundle: Bundle, queue: Queueing) -> None:
 
 
 def simulate_routing(
-    trace: Trace, fleet: Fleet, routing: str, bundle: Bundle, seed: int, *, listeners: Sequence[Listener] = ()
+    trace: Trace,
+    fleet: Fleet,
+    routing: str,
+    bundle: Bundle,
+    seed: int,
+    *,
+    rescheduling: str | None = None,
+    listeners: Sequence[Listener] = (),
 ) -> FleetOutcome:
-    """Simulate one day of a fleet under one routing policy and one bundle, all policies new."""
+    """Simulate one day of a fleet under one routing policy, one bundle and one rescheduling policy, all new."""
     output_tokens = trace.output_tokens.tolist()
     truth: Callable[[object], int] = output_tokens.__getitem__
     costs = mean_costs([one.costs for one in fleet.replicas.values()])
@@ -121,16 +149,20 @@ def simulate_routing(
     )
 
     def at_replica(own: ServiceCosts) -> Policies:
-        chosen = bundle if fleet.queue == "replicas" else in_engines
-        return chosen.build(costs=own, seed=seed, truth=truth)
+        ruling = bundle if fleet.queue == "replicas" else in_engines
+        return ruling.build(costs=own, seed=seed, truth=truth)
 
+    with _blaming("routing"):
+        chosen = build("routing", routing, costs=costs, seed=seed)
+    with _blaming("rescheduling"):
+        moving = build("rescheduling", rescheduling or DEFAULT_RESCHEDULING, costs=costs, seed=seed)
     return simulate_fleet(
         trace,
         [
-            FleetMember(name, one.rules, one.step_time, one.costs, fleet.outages.get(name, ()))
+            FleetMember(name, one.rules, one.step_time, one.costs, fleet.outages.get(name, ()), one.kv_bytes_per_token)
             for name, one in fleet.replicas.items()
         ],
-        Routing(_made(routing, costs, seed), fleet.queue, fleet.signal_seconds),
+        Routing(chosen, fleet.queue, fleet.signal_seconds, moving, fleet.link),
         FleetPolicies(bundle.build(costs=costs, seed=seed, truth=truth), at_replica),
         plugin=bundle.plugin,
         listeners=listeners,
@@ -196,8 +228,10 @@ def replica_figures(outcome: FleetOutcome) -> list[dict[str, str | int | float]]
     ]
 
 
-def _made(routing: str, costs: ServiceCosts, seed: int) -> RoutingPolicy:
+@contextmanager
+def _blaming(kind: str) -> Iterator[None]:
+    """Turn a ValueError into a mistake in the option of a kind."""
     try:
-        return build("routing", routing, costs=costs, seed=seed)
+        yield
     except ValueError as error:
-        raise UserMistake(f"--routing: {error}") from error
+        raise UserMistake(f"--{kind}: {error}") from error

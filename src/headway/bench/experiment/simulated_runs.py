@@ -78,6 +78,11 @@ class Experiment:
         """The routing policies to compare; None for one replica."""
         return (None,) if self.fleet is None else self.fleet.routings
 
+    @property
+    def reschedulings(self) -> Sequence[str | None]:
+        """The rescheduling policies to compare; None where none is named."""
+        return (None,) if self.fleet is None or not self.fleet.reschedulings else self.fleet.reschedulings
+
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
@@ -87,6 +92,7 @@ class _Cell:
     trace: Trace
     bundle: Bundle
     routing: str | None
+    rescheduling: str | None
     label: str
 
 
@@ -108,9 +114,10 @@ def compare(
         for replayed in traffic.values():
             check_clock(replayed)
     cells = [
-        _Cell(load, traffic[load], bundle, routing, _label(experiment, routing, bundle))
+        _Cell(load, traffic[load], bundle, routing, moving, _label(experiment, routing, moving, bundle))
         for load in experiment.loads
         for routing in experiment.routings
+        for moving in experiment.reschedulings
         for bundle in experiment.bundles
     ]
     with report("bounding", len(traffic)) as on_done:
@@ -131,9 +138,10 @@ def compare(
     )
 
 
-def _label(experiment: Experiment, routing: str | None, bundle: Bundle) -> str:
-    """Label of a row: the bundle's, the routing in front of it where several are compared."""
-    return bundle.label if routing is None or len(experiment.routings) == 1 else f"{routing}, {bundle.label}"
+def _label(experiment: Experiment, routing: str | None, rescheduling: str | None, bundle: Bundle) -> str:
+    """Label of a row: the bundle's, and before it what else differs between rows."""
+    chosen = ((routing, experiment.routings), (rescheduling, experiment.reschedulings))
+    return ", ".join([*[name for name, of in chosen if name is not None and len(of) > 1], bundle.label])
 
 
 def simulate_bundle(
@@ -213,6 +221,8 @@ def _run(experiment: Experiment, cell: _Cell, bound: float | None) -> Run:
     return replace(
         run,
         routing=cell.routing,
+        rescheduling=cell.rescheduling,
+        moves=fleet_outcome.moves,
         queue=experiment.fleet.queue,
         replicas=replica_figures(fleet_outcome),
         replica_curves={one.id: timeline(one.load, outcome.makespan_ps) for one in fleet_outcome.replicas},
@@ -227,7 +237,13 @@ def _lived(
         listeners = [calibration]
         return simulate_bundle(cell.trace, experiment.replica, cell.bundle, experiment.seed, listeners=listeners), None
     outcome = simulate_routing(
-        cell.trace, experiment.fleet, cell.routing, cell.bundle, experiment.seed, listeners=[calibration]
+        cell.trace,
+        experiment.fleet,
+        cell.routing,
+        cell.bundle,
+        experiment.seed,
+        rescheduling=cell.rescheduling,
+        listeners=[calibration],
     )
     return outcome.day, outcome
 

@@ -87,7 +87,9 @@ def describe_fleet(comparison: Comparison) -> str:
     replicas = f"{len(comparison.fleet)} equal replicas" if len(kinds) == 1 else several
     queues = {run.queue for run in comparison.runs}
     waits = "in one queue in front of the replicas" if queues == {"gateway"} else "at the replica each is sent to"
-    return f"{replicas}; requests wait {waits}; routing reads {_signals(comparison.signal_seconds)}"
+    moves = [name for name in dict.fromkeys([run.rescheduling for run in comparison.runs]) if name is not None]
+    moving = f"; rescheduling {', '.join(moves)}" if moves else ""
+    return f"{replicas}; requests wait {waits}; routing reads {_signals(comparison.signal_seconds)}{moving}"
 
 
 def describe_saturation(comparison: Comparison) -> str:
@@ -181,10 +183,12 @@ def definitions(comparison: Comparison) -> RenderableType:
 
 
 def _row_heads(comparison: Comparison) -> list[list[str]]:
-    """The leading columns, header first: policy, then load and seed where they differ between runs."""
+    """The leading columns, header first: policy; load and seed where they differ between runs; moves where asked."""
     heads = [["policy", *(run.policy for run in comparison.runs)]]
     if any(run.load is not None for run in comparison.runs):
         heads.append(["load", *("own" if run.load is None else f"{run.load:g}" for run in comparison.runs)])
+    if any(run.rescheduling is not None for run in comparison.runs):
+        heads.append(["moves", *(str(run.moves) for run in comparison.runs)])
     if len({run.seed for run in comparison.runs}) > 1:
         heads.append(["seed", *(str(run.seed) for run in comparison.runs)])
     return heads

@@ -26,6 +26,12 @@ from headway.testing.laws.ordering import (
 )
 from headway.testing.laws.prediction import estimates_are_distributions, predictions_repeat_themselves
 from headway.testing.laws.preemption import the_victim_runs, victims_repeat_themselves
+from headway.testing.laws.rescheduling import (
+    a_fleet_of_one_never_moves,
+    asking_moves_nothing,
+    moves_are_possible,
+    moves_come_to_rest,
+)
 from headway.testing.laws.routing import choosing_changes_nothing, the_choice_was_offered
 
 RANKED = (
@@ -41,6 +47,7 @@ ADMISSION = (an_empty_batch_is_answered_with_0, hold_steps_never_overstates, adm
 PREEMPTION = (the_victim_runs, victims_repeat_themselves)
 PREDICTION = (estimates_are_distributions, predictions_repeat_themselves)
 ROUTING = (the_choice_was_offered, choosing_changes_nothing)
+RESCHEDULING = (moves_are_possible, a_fleet_of_one_never_moves, asking_moves_nothing, moves_come_to_rest)
 
 __all__ = [
     "ADMISSION",
@@ -48,14 +55,19 @@ __all__ = [
     "PREDICTION",
     "PREEMPTION",
     "RANKED",
+    "RESCHEDULING",
     "ROUTING",
+    "a_fleet_of_one_never_moves",
     "admission_repeats_itself",
     "an_empty_batch_is_answered_with_0",
+    "asking_moves_nothing",
     "choose_names_a_lane_that_waits",
     "choosing_changes_nothing",
     "equals_keep_the_order_of_arrival",
     "estimates_are_distributions",
     "hold_steps_never_overstates",
+    "moves_are_possible",
+    "moves_come_to_rest",
     "next_change_is_never_late",
     "predictions_repeat_themselves",
     "ranks_are_total",

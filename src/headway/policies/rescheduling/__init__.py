@@ -1,0 +1,1 @@
+"""Rescheduling policies: which requests go elsewhere after they were sent? One file per policy."""
