@@ -7,115 +7,64 @@ HEADWAY_REAL_ENGINE is 1. Stock vLLM, one thread each.
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import signal
-import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PYTHON = os.environ.get("HEADWAY_VLLM_PYTHON", "")
-WANTED = os.environ.get("HEADWAY_REAL_ENGINE", "") == "1"
-SEATS, START_SECONDS = 4, 600
+from tests.engines.served_vllm import (
+    PYTHON,
+    WANTED,
+    WHY_SKIPPED,
+    environment,
+    fetched,
+    free_port,
+    gateway_running,
+    is_there,
+    running,
+    until,
+    vllm_command,
+    without_ours,
+)
+
+SEATS = 4
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.skipif(not WANTED, reason="HEADWAY_REAL_ENGINE is not 1: starting vLLM takes minutes and both cores"),
+    pytest.mark.skipif(not WANTED, reason=WHY_SKIPPED),
 ]
-
-
-def until(fact: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
-    end = time.monotonic() + START_SECONDS
-    while not fact():
-        assert process.poll() is None, "it ended"
-        assert time.monotonic() < end
-        time.sleep(0.2)
-
-
-def fetched(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        return json.loads(answer.read() or b"null")
-
-
-def is_there(url: str) -> bool:
-    try:
-        fetched(url)
-    except OSError:
-        return False
-    return True
-
-
-@contextmanager
-def running(command: list[str], env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process for the time of the block, its words in a file; ended with all that it started."""
-    with log.open("wb") as said:
-        process = subprocess.Popen(command, env=env, stdout=said, stderr=said, start_new_session=True)
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 @pytest.fixture(scope="module")
 def place(place: Path) -> Path:
-    """With the name that vLLM's command looks itself up by, and not with ours."""
-    for ours in (place / "distributions").glob("headway-*"):
-        shutil.rmtree(ours)  # nothing of ours is in these engines
-    return place
-
-
-def environment(place: Path) -> dict[str, str]:
-    one_thread = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    return {**os.environ, "PYTHONPATH": str(place / "distributions"), **one_thread}
+    return without_ours(place)
 
 
 @pytest.fixture(scope="module")
 def gateway(place: Path) -> Iterator[str]:
-    """`headway serve` in front of both, all up; gives its URL."""
-    options = "--dtype float32 --enforce-eager --max-model-len 4096 --host 127.0.0.1 --served-model-name tiny"
-    options += " --enable-prompt-tokens-details"
-    line = [str(Path(PYTHON).with_name("vllm")), "serve", str(place / "model"), *options.split(" ")]
+    """`headway serve` in front of two servers, both up; gives its URL."""
     with ExitStack() as stack:
         servers = []
         for number in range(2):
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
-            command = [*line, "--max-num-seqs", str(SEATS), "--port", str(port)]
+            port = free_port()
+            command = vllm_command(place, port, "--max-num-seqs", str(SEATS))
             log = place / f"vllm-{number}.log"
             servers.append((port, stack.enter_context(running(command, environment(place), log))))
         for port, server in servers:
             until(lambda port=port: is_there(f"http://127.0.0.1:{port}/health"), server)  # type: ignore[misc]
-        replicas = [text for port, _ in servers for text in ("--replica", f"http://127.0.0.1:{port}")]
-        serve = [sys.executable, "-c", "from headway.cli import main; main()", "serve", "--listen", "127.0.0.1:0"]
         (place / "gateway.toml").write_text("[queue]\nkeep_alive_seconds = 1.0\n")
-        serve += ["--routing", "cached-prefix", "--config", str(place / "gateway.toml")]
-        said = place / "gateway.log"
-        process = stack.enter_context(running([*serve, *replicas], dict(os.environ), said))
-        until(lambda: '"listening"' in said.read_text(), process)
-        found = re.search(r'"url": "(http[^"]+)"', said.read_text())
-        assert found is not None
-        until(lambda: is_there(found[1] + "/ready"), process)
-        until(lambda: fetched(found[1] + "/ready")["replicas_up"] == 2, process)
-        yield found[1]
+        options = ["--routing", "cached-prefix", "--config", str(place / "gateway.toml")]
+        options += [text for port, _ in servers for text in ("--replica", f"http://127.0.0.1:{port}")]
+        yield stack.enter_context(gateway_running(place / "gateway.log", 2, *options))
 
 
 def test_the_openai_package_gets_what_vllm_says(gateway: str) -> None:

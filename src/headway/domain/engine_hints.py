@@ -6,6 +6,8 @@ TENANT = "headway_tenant"
 SESSION = "headway_session"
 RANK = "headway_rank"
 EXACT_KV = "headway_exact_kv"  # of clients alone, so not among those that a gateway writes
+REQUEST_SESSION = "headway-request-"
+"""How a session id begins by which the gateway knows a request's KV events: it says nothing of a session."""
 NAMES = (EXPECTED_TOKENS, DEADLINE_MS, TENANT, SESSION, RANK)
 
 MAX_EXPECTED_TOKENS = 1_000_000

@@ -25,12 +25,16 @@ from headway.gateway.observing.refusal_log import RefusalLog
 from headway.gateway.observing.request_history import RequestHistory
 from headway.gateway.observing.trace_recorder import TraceRecorder
 from headway.gateway.observing.tracing import Tracing
+from headway.gateway.openai.prompt_blocks import CacheShape
 from headway.gateway.openai.prompt_count import PromptCount
 from headway.gateway.openai.token_ratio import TokenRatio
 from headway.gateway.queueing.dispatch_contracts import QueueHooks, RequestObserver
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.hold_timer import HoldTimer
 from headway.gateway.queueing.intake import Intake
+from headway.gateway.queueing.known_caches import cached_somewhere
+from headway.gateway.queueing.request_state import QueuedRequest
+from headway.gateway.replicas.kv_event_sources import subscribe
 from headway.gateway.replicas.model_lists import ModelLists
 from headway.gateway.replicas.probing import keep_probing
 from headway.gateway.replicas.replica_state import Health
@@ -59,6 +63,13 @@ class _Probed:
 
     replica: UpstreamReplica
     task: asyncio.Task[None]
+    events: asyncio.Task[None] | None = None  # which reads its KV events
+
+    def cancel(self) -> None:
+        """Probe it no more."""
+        self.task.cancel()
+        if self.events is not None:
+            self.events.cancel()
 
 
 class Gateway:
@@ -77,13 +88,13 @@ class Gateway:
         check_tuning(settings)
         ratio = TokenRatio()
         self._learned = LearnedState(settings, ratio, log.warning, self._budgets_in_steps)
-        self._prompt_count = PromptCount(settings.tokenizers, ratio, settings.media_tokens)
+        self._prompt_count = PromptCount(settings.tokenizers, ratio, settings.media_tokens, self._cache_shape)
         self._saved_at = time.monotonic()
         self.cut_off = 0  # requests that were inside when it stopped
         start_trace = self._tracing.start if self._tracing is not None else None
         name = f"hw-{secrets.token_hex(4)}"
         self._via = f"1.1 {name}".encode()
-        intake = Intake(self._prompt_count, self._clock, name, start_trace)
+        intake = Intake(self._prompt_count, self._clock, name, start_trace, self._cached_somewhere)
         history = RequestHistory()
         self._refusal_log = RefusalLog()
         recording = [observer for observer in (self._recorder, self._tracing) if observer is not None]
@@ -137,6 +148,15 @@ class Gateway:
     def tokens(self) -> SignedTokens | None:
         """What verifies JSON Web Tokens; None where they are no keys."""
         return self.api.tenants.tokens
+
+    def _cache_shape(self, model: str) -> CacheShape:
+        replicas = [one for one in self.dispatcher.replicas if one.ledger.kv_blocks is not None and one.serves(model)]
+        sizes = {one.ledger.kv_blocks.block_tokens for one in replicas if one.ledger.kv_blocks is not None} - {0}
+        is_adapter = any(one.ledger.adapters and model in one.ledger.adapters for one in replicas)
+        return CacheShape(sizes, model if is_adapter else "")
+
+    def _cached_somewhere(self, queued: QueuedRequest) -> int | None:
+        return cached_somewhere(queued, self.dispatcher.replicas)
 
     def _budgets_in_steps(self) -> Iterator[dict[str, dict[str, object]]]:
         return self.dispatcher.budgets.saved_in_steps()
@@ -204,15 +224,19 @@ class Gateway:
                     probed.task.cancel()
                     replica.health = settings.health
                 task = asyncio.create_task(keep_probing(replica, settings.health, self._clock, self.dispatcher.pump))
-                probed = _Probed(replica, task)
+                probed = _Probed(replica, task, self._events_of(replica) if probed is None else probed.events)
             probed.replica.is_drained = probed.replica.name in drained
             wanted.append(probed)
         for leaving in kept.values():
-            leaving.task.cancel()
+            leaving.cancel()
             leaving.replica.state.health = Health.LEAVING
             self._leaving.append(leaving.replica)
         self._probed = wanted
         self.dispatcher.replace(settings, [probed.replica for probed in wanted], self._clock())
+
+    def _events_of(self, replica: UpstreamReplica) -> asyncio.Task[None] | None:
+        subscription = subscribe(replica, self._clock)
+        return None if subscription is None else asyncio.create_task(subscription.run())
 
     def reload(self, settings: Settings, tenants: ApiKeys | None = None) -> None:
         """Other settings from now on, no request lost.
@@ -307,6 +331,7 @@ class Gateway:
             server.close()
         self._model_lists.close()
         tasks = [probed.task for probed in self._probed]
+        tasks += [probed.events for probed in self._probed if probed.events is not None]
         if self._sweeping is not None:
             tasks.append(self._sweeping)
         if self._asking_for_keys is not None:

@@ -89,6 +89,13 @@ class ReplicaSettings:
         learn_usage: Ask for the usage chunk of streams; it is hidden from clients that did not ask for it.
         metrics: Scrape its `/metrics`.
         api_key_env: Environment variable with the API key that the replica wants.
+        kv_events: Read its KV events (vLLM's `--kv-events-config`; extra `kv-events`), so that it is known which blocks
+            its prefix cache holds.
+        kv_events_endpoint: ZeroMQ address of its events, for example "tcp://10.0.0.5:5557". By default its engine is
+            asked for it (`/kv_event_sources`, vLLM 0.32 and later), and where it does not say, port 5557 of the host
+            of `url` is taken.
+        kv_events_replay: ZeroMQ address where missed events are asked for. By default what its engine says; else none.
+        kv_blocks_max: Blocks of its cache that are kept in mind, at most.
     """
 
     url: str
@@ -102,6 +109,10 @@ class ReplicaSettings:
     learn_usage: bool = True
     metrics: bool = True
     api_key_env: str | None = None
+    kv_events: bool = False
+    kv_events_endpoint: str | None = None
+    kv_events_replay: str | None = None
+    kv_blocks_max: int = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)

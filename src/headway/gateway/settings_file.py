@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import fields
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -63,6 +64,7 @@ _CERTIFICATE_NAME = re.compile(r"(CN|DNS|URI|email):.+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PATH_NAME = re.compile(r"[A-Za-z0-9._~%!$&'()*+,;=:@-]+")  # RFC 3986, segment-nz
 _HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_ZMQ_ADDRESS = re.compile(r"tcp://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([1-9][0-9]{0,4})|ipc://\S+")
 _ORIGIN = re.compile(
     r"(?!http://[^:]+:80$|https://[^:]+:443$)[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]+)?"
 )
@@ -270,7 +272,7 @@ def _check_numbers(settings: Settings) -> None:
     for objective, priority in settings.objectives.items():
         _check_not_huge(f"objectives.{objective}", priority)
     for number, replica in enumerate(settings.replica):
-        for key in ("max_requests", "prefill_tokens", "kv_tokens"):
+        for key in ("max_requests", "prefill_tokens", "kv_tokens", "kv_blocks_max"):
             _check_count(f"replica[{number}].{key}", getattr(replica, key), 1)
 
 
@@ -350,11 +352,25 @@ def _check_replica(where: str, replica: ReplicaSettings) -> None:
     _check_url(f"{where}.url", replica.url, "http://127.0.0.1:8001 (without /v1)", is_base=True)
     _check_name(f"{where}.name", replica.name)
     _check_variable(f"{where}.api_key_env", replica.api_key_env)
+    _check_kv_events(where, replica)
     key = replica_key(replica)
     if replica.api_key_env is not None and not key:
         raise ValueError(f"{where}.api_key_env: the environment variable {replica.api_key_env} is empty")
     if not key.isprintable() or not key.isascii():
         raise ValueError(f"{where}.api_key_env: {replica.api_key_env} holds what no header may hold; set the key alone")
+
+
+def _check_kv_events(where: str, replica: ReplicaSettings) -> None:
+    for key in ("kv_events_endpoint", "kv_events_replay"):
+        endpoint = getattr(replica, key)
+        if endpoint is None:
+            continue
+        if not replica.kv_events:
+            raise ValueError(f"{where}.{key} is set without kv_events; set kv_events = true, or leave it out")
+        if not _ZMQ_ADDRESS.fullmatch(endpoint):
+            raise ValueError(f"{where}.{key} must be like tcp://10.0.0.5:5557 or ipc:///path, got {endpoint!r}")
+    if replica.kv_events and find_spec("zmq") is None:
+        raise ValueError(f"{where}.kv_events needs the package pyzmq: pip install 'headway[kv-events]'")
 
 
 def shown_url(url: str) -> str:

@@ -83,7 +83,8 @@ GIVEN: Mapping[DecisionPlace, Mapping[Need, Provision]] = {
         Need.BEHIND_HEAD: _exact("asked for when the head fits no replica; bounded, and a turn of its queue as any"),
         Need.CACHED_TOKENS: _estimated(
             "from the session's previous turn; 0 without a session; asked again each second of the head. Of each "
-            "replica, for routing: the longest prefix that its own answers confirmed"
+            "replica, for routing: the longest prefix that its own answers confirmed. With `kv_events` both are what "
+            "its engine publishes, exact of prompts whose token ids are known"
         ),
         Need.VICTIMS: Provision(
             Grade.MISSING,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, Protocol
 
+from headway.domain.engine_hints import REQUEST_SESSION
 from headway.domain.replica_view import MemoryView
 
 _NEEDED = ("waiting", "running", "requests", "kv_cache_manager", "scheduler_config", "max_num_scheduled_tokens")
@@ -56,9 +57,9 @@ client_priority: Callable[[VllmRequest], int | None] = attrgetter("priority")
 
 
 def session_of(request: VllmRequest) -> str | None:
-    """vLLM's session id (`X-Session-ID`), in versions that have it."""
+    """vLLM's session id (`X-Session-ID`), in versions that have it, where a client gave it and not our gateway."""
     session: str | None = getattr(request, "session_id", None)
-    return session
+    return None if session is not None and session.startswith(REQUEST_SESSION) else session
 
 
 def extra_arguments(request: VllmRequest) -> object:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from headway.gateway import settings_file
 from headway.gateway.settings import ReplicaSettings
 from headway.gateway.settings_file import read_settings, replica_key
 from tests.support.settings_mistakes import sentence_about
@@ -126,6 +127,15 @@ def test_everything_is_read(tmp_path: Path) -> None:
         ("[health]\nfailing_share = 0", "health.failing_share must be above 0, got 0"),
         ("[health]\nfailing_share = 2.0", "health.failing_share must be from 0 to 1, got 2.0"),
         ("[[replica]]\nurl = 'http://x:0'", "replica[0].url must be like"),
+        (
+            "[[replica]]\nurl = 'http://x'\nkv_events_endpoint = 'tcp://x:5557'",
+            "replica[0].kv_events_endpoint is set without kv_events; set kv_events = true, or leave it out",
+        ),
+        (
+            "[[replica]]\nurl = 'http://x'\nkv_events = true\nkv_events_replay = 'tcp://*:5558'",
+            "replica[0].kv_events_replay must be like tcp://10.0.0.5:5557 or ipc:///path, got 'tcp://*:5558'",
+        ),
+        ("[[replica]]\nurl = 'http://x'\nkv_blocks_max = 0", "replica[0].kv_blocks_max must be at least 1, got 0"),
         ("[[replica]]\nurl = 'http://a..b:8000'", "replica[0].url must be like"),
         ("[[replica]]\nurl = 'http://[::1'", "replica[0].url must be like"),
         ("[[replica]]\nurl = 'http://x/a b'", "replica[0].url holds a space or a line break: 'http://x/a b'"),
@@ -237,3 +247,9 @@ def test_a_mistake_in_a_budget_is_one_sentence(tmp_path: Path, budget: str, sent
     file.write_text(f"[[tenant]]\nname = 'a'\nkey_env = 'X'\n[tenant.budget]\n{budget}\n")
     with pytest.raises(ValueError, match=sentence):
         read_settings(file)
+
+
+def test_kv_events_without_their_package_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings_file, "find_spec", lambda name: None)
+    sentence = sentence_about(tmp_path, "[[replica]]\nurl = 'http://x'\nkv_events = true")
+    assert sentence.endswith("replica[0].kv_events needs the package pyzmq: pip install 'headway[kv-events]'")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 from headway.gateway.observing import prometheus_text as prometheus
+from headway.gateway.observing.kv_event_metrics import kv_event_metrics
 from headway.gateway.observing.logging_setup import lines_dropped
 from headway.gateway.observing.loop_watch import LoopWatch
 from headway.gateway.observing.traffic_series import BoundedLabels, SeriesByLabels, TrafficSeries
@@ -148,6 +149,7 @@ class GatewayMetrics:
             return
         yield from self._queues(dispatcher)
         yield from _replicas(dispatcher.replicas)
+        yield from kv_event_metrics(dispatcher.replicas)
         yield from _dispatches(dispatcher)
         yield from _budgets(dispatcher)
         yield from _faults(dispatcher)

@@ -18,10 +18,12 @@ from typing import NamedTuple, Protocol, cast
 
 import msgspec
 
+from headway.gateway.openai.prompt_blocks import CacheShape, CacheShapeOf, with_ids, with_tokens
 from headway.gateway.openai.prompt_media import NO_MEDIA, Media, media_in_steps, media_of
 from headway.gateway.openai.prompt_prefixes import prefix_hashes, prefix_hashes_in_steps
 from headway.gateway.openai.request_body import Body, prompts_in, slices
 from headway.gateway.openai.token_ratio import TokenRatio
+from headway.gateway.token_blocks import PromptPrefixes
 
 WAIT_SECONDS = 0.05
 _AT_ONCE_BYTES = 2_048
@@ -56,11 +58,21 @@ _TEXT_FIELDS = tuple(name for name in _Holder.__struct_fields__ if name != "inpu
 _DEPTH_MAX = 5  # message, content, part, content of a tool's result, part of that
 
 
+class Tokens(Protocol):
+    """The tokens of a text."""
+
+    @property
+    def ids(self) -> list[int]:
+        """Of each of them."""
+
+    def __len__(self) -> int: ...
+
+
 class Tokenizer(Protocol):
     """A tokenizer of the package `tokenizers`, as far as it is used."""
 
-    def encode(self, sequence: str, *, add_special_tokens: bool = True) -> Sequence[object]:
-        """Its length is the number of tokens."""
+    def encode(self, sequence: str, *, add_special_tokens: bool = True) -> Tokens:
+        """The tokens of a text."""
 
 
 class Counted(NamedTuple):
@@ -94,7 +106,13 @@ NO_PROMPT = PromptFacts()
 class PromptCount:
     """Counts prompts; `ratio` estimates those that cannot be counted."""
 
-    def __init__(self, files: Mapping[str, str], ratio: TokenRatio, media_tokens: int = 1_000) -> None:
+    def __init__(
+        self,
+        files: Mapping[str, str],
+        ratio: TokenRatio,
+        media_tokens: int = 1_000,
+        cache_shape: CacheShapeOf = lambda model: CacheShape(),
+    ) -> None:
         """Load each model's tokenizer.json; `media_tokens` is the setting of that name.
 
         Raises ValueError, one sentence, if one cannot be loaded.
@@ -102,6 +120,8 @@ class PromptCount:
         self._ratio = ratio
         self._media_tokens = media_tokens
         self._tokenizers = {model: _load(model, Path(file)) for model, file in files.items()}
+        self._cache_shape = cache_shape
+        self._miscounted: set[str] = set()  # models whose tokenizer counted the latest text otherwise than its replica
         self._template: dict[str, float] = {}  # model -> tokens its chat template adds to a message
         self._threads = ThreadPoolExecutor(1, "headway-tokenizer") if files else None
 
@@ -112,8 +132,14 @@ class PromptCount:
             return NO_PROMPT
         head = body.prompt_head_bytes
         size, prompts = len(head) + len(prompt), prompts_in(prompt, body.endpoint)
-        hashes = prefix_hashes(body.model, head + prompt if head else prompt)
+        hashes: Sequence[int] = prefix_hashes(_cache_name(body), head + prompt if head else prompt)
+        shape = self._shape(body, prompts)
+        if shape.block_sizes:
+            hashes = PromptPrefixes(hashes)
         if _IDS.match(prompt):
+            if isinstance(hashes, PromptPrefixes):
+                for _ in with_ids(hashes, body, prompt, shape):
+                    pass
             return PromptFacts(size, prompt.count(b",") + 1, prompts, NO_MEDIA, hashes)
         return PromptFacts(size, 0, prompts, media_of(prompt, body.model, self._media_tokens), hashes)
 
@@ -125,15 +151,26 @@ class PromptCount:
         facts = PromptFacts(len(view) + sum(map(len, heads)))
         prompt = yield from _copied(view, facts=facts)
         whole = (yield from _copied(*heads, view, facts=facts)) if any(heads) else prompt
-        for hashes in prefix_hashes_in_steps(body.model, whole):
+        for hashes in prefix_hashes_in_steps(_cache_name(body), whole):
             facts = facts._replace(hashes=hashes)
             yield facts
+        prompts = prompts_in(prompt, body.endpoint)
+        shape = self._shape(body, prompts)
+        if shape.block_sizes:
+            facts = facts._replace(hashes=PromptPrefixes(facts.hashes))
         if _IDS.match(prompt):
             facts = facts._replace(ids=prompt.count(b",") + 1)
+            if isinstance(facts.hashes, PromptPrefixes):
+                for _ in with_ids(facts.hashes, body, prompt, shape):
+                    yield facts
         for media in media_in_steps(prompt, body.model, self._media_tokens) if not facts.ids else ():
             facts = facts._replace(media=media)
             yield facts
-        yield facts._replace(prompts=prompts_in(prompt, body.endpoint))
+        yield facts._replace(prompts=prompts)
+
+    def _shape(self, body: Body, prompts: int) -> CacheShape:
+        """How its one prompt is cut into blocks; no sizes where its tokens are not known."""
+        return self._cache_shape(body.model) if body.endpoint.takes_prompts and prompts == 1 else CacheShape()
 
     def at_once(self, body: Body | None, prompt: PromptFacts, body_bytes: int) -> tuple[int, Counted | None]:
         """Prompt tokens without waiting, and what was counted; None where they are an estimate."""
@@ -143,7 +180,7 @@ class PromptCount:
         if prompt.ids:
             counted = Counted(prompt.ids, 0)
         elif body.model in self._tokenizers and prompt.bytes <= _AT_ONCE_BYTES:
-            counted = _count(self._tokenizers[body.model], body, prompt.media)
+            counted = self._count(body, prompt)
         if counted is None:
             text_bytes = (prompt.bytes or body_bytes) - prompt.media.bytes
             return self._ratio.tokens(body.model, text_bytes) + prompt.media.tokens, None
@@ -159,7 +196,7 @@ class PromptCount:
         """Count in a thread; `then` gets the result in the event loop, or None after `WAIT_SECONDS`."""
         assert self._threads is not None, "only asked where there is a tokenizer"
         loop = asyncio.get_running_loop()
-        counting = loop.run_in_executor(self._threads, _count, self._tokenizers[body.model], body, prompt.media)
+        counting = loop.run_in_executor(self._threads, self._count, body, prompt)
         late = loop.call_later(WAIT_SECONDS, counting.cancel)
 
         def end(done: asyncio.Future[Counted | None]) -> None:
@@ -170,6 +207,15 @@ class PromptCount:
             then(None if done.cancelled() or failed is not None else done.result())
 
         counting.add_done_callback(end)
+
+    def _count(self, body: Body, prompt: PromptFacts) -> Counted | None:
+        """Count, and note the keys of its blocks where they are wanted and the tokenizer is right."""
+        with_keys = isinstance(prompt.hashes, PromptPrefixes) and body.model not in self._miscounted
+        ids: list[int] | None = [] if with_keys else None
+        counted = _count(self._tokenizers[body.model], body, prompt.media, ids)
+        if ids and isinstance(prompt.hashes, PromptPrefixes):
+            with_tokens(prompt.hashes, body, ids, self._cache_shape(body.model))
+        return counted
 
     def total(self, model: str, counted: Counted) -> int:
         """Prompt tokens, the chat template's included."""
@@ -182,7 +228,10 @@ class PromptCount:
             return
         if counted is None:
             self._ratio.learn(model, prompt.bytes, prompt_tokens)
-        elif counted.messages:
+        elif not counted.messages:
+            if prompt_tokens and not prompt.ids:
+                (self._miscounted.discard if counted.tokens == prompt_tokens else self._miscounted.add)(model)
+        else:
             added = min(_TEMPLATE_TOKENS_MAX, max(0.0, (prompt_tokens - counted.tokens) / counted.messages))
             known = self._template.get(model)
             self._template[model] = added if known is None else known + _LEARNING * (added - known)
@@ -219,8 +268,13 @@ def _load(model: str, file: Path) -> Tokenizer:
     return cast(Tokenizer, loaded)
 
 
-def _count(tokenizer: Tokenizer, body: Body, media: Media) -> Counted | None:
-    """Tokens of the prompt; None if it holds no text, or too many.
+def _cache_name(body: Body) -> str:
+    """What keeps equal prompts apart in a cache: the model, and the salt."""
+    return f"{body.model}\0{body.cache_salt}" if body.salt_bytes else body.model
+
+
+def _count(tokenizer: Tokenizer, body: Body, media: Media, ids: list[int] | None = None) -> Counted | None:
+    """Tokens of the prompt; None if it holds no text, or too many. `ids` gets those of a prompt that is one text.
 
     A call to msgspec lets nothing else run, in whatever thread. So none makes an object of a value that is not needed.
     """
@@ -242,7 +296,10 @@ def _count(tokenizer: Tokenizer, body: Body, media: Media) -> Counted | None:
         texts = [_TEXT.decode(item) for item in items if _begins(item, b'"')]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
         return None  # the replica answers with what is wrong with it
-    return Counted(sum(len(tokenizer.encode(text)) for text in texts), 0) if texts else None
+    encoded = [tokenizer.encode(text) for text in texts]
+    if ids is not None and len(encoded) == len(items) == 1:
+        ids += encoded[0].ids
+    return Counted(sum(map(len, encoded)), 0) if texts else None
 
 
 def _texts(value: msgspec.Raw, depth: int = _DEPTH_MAX) -> list[msgspec.Raw]:

@@ -30,7 +30,10 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-class Body(msgspec.Struct, rename={"priority_bytes": "priority", "arguments_bytes": "vllm_xargs"}):
+_JSON_NAMES = {"priority_bytes": "priority", "arguments_bytes": "vllm_xargs", "salt_bytes": "cache_salt"}
+
+
+class Body(msgspec.Struct, rename=_JSON_NAMES):
     """The fields that are read; everything else is left alone, unread. Its decoder adds the fields of an endpoint."""
 
     endpoint: ClassVar[Endpoint]
@@ -41,6 +44,7 @@ class Body(msgspec.Struct, rename={"priority_bytes": "priority", "arguments_byte
     best_of: int | None = None
     priority_bytes: msgspec.Raw = msgspec.Raw(b"")
     arguments_bytes: msgspec.Raw = msgspec.Raw(b"")
+    salt_bytes: msgspec.Raw = msgspec.Raw(b"")
     stream_options: StreamOptions | msgspec.UnsetType | None = msgspec.UNSET
 
     def rename(self, model: str) -> None:
@@ -85,6 +89,16 @@ class Body(msgspec.Struct, rename={"priority_bytes": "priority", "arguments_byte
             return None
 
     @property
+    def cache_salt(self) -> str:
+        """vLLM's `cache_salt`: prompts of different salts share no KV blocks; "" for none."""
+        if not self.salt_bytes:
+            return ""
+        try:
+            return _SALT.decode(self.salt_bytes) or ""
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return ""  # the replica answers with what is wrong with it
+
+    @property
     def output_tokens_max(self) -> int | None:
         """The client's own bound on one sequence's output; 0 is the tightest, and counts as 1."""
         for name in self.endpoint.output_bound_fields:
@@ -103,7 +117,7 @@ class Body(msgspec.Struct, rename={"priority_bytes": "priority", "arguments_byte
         """Those that are views of the request's bytes, which cannot be freed before them."""
         endpoint = self.endpoint
         prompt = *endpoint.prompt_fields, *endpoint.prompt_head_fields
-        return "priority_bytes", "arguments_bytes", *prompt, endpoint.agent_field
+        return "priority_bytes", "arguments_bytes", "salt_bytes", *prompt, endpoint.agent_field
 
     @property
     def agent_bytes(self) -> bytes:
@@ -129,6 +143,7 @@ _TIER = msgspec.json.Decoder(str | None)
 _TEXTS = ("model", "service_tier")
 _TEXT_BYTES_MAX = 1 << 12  # of a large body's name of a model, or service tier
 _WHOLE_NUMBER = msgspec.json.Decoder(int | None, strict=False)
+_SALT = msgspec.json.Decoder(str | None)
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ANYTHING = msgspec.json.Decoder()
 FIRST_NAME = re.compile(rb'\s*\{\s*"')

@@ -35,12 +35,15 @@ class Intake:
         clock: Callable[[], float],
         id_prefix: str,
         start_trace: TraceStart | None = None,
+        known_cached: Callable[[QueuedRequest], int | None] = lambda queued: None,
     ) -> None:
+        """`known_cached` says how much of a prompt is cached, as far as that is known and no estimate."""
         self._prompt_count = prompt_count
         self._clock = clock
         self._id_prefix = id_prefix.encode()
         self._start_trace = start_trace
         self._cached_tokens = CachedTokens()
+        self._known_cached = known_cached
         self._pacer = ArrivalPacer(clock)
         self._number = 0
 
@@ -113,17 +116,29 @@ class Intake:
         body = request.arrived.body
         prompt = request.arrived.prompt
         if body is None or not self._prompt_count.takes_long(body, prompt, request.queued.counted):
-            self._pacer.arrive(partial(enter, None))
+            self._pacer.arrive(partial(self._enter, request, enter, None))
             return
 
         def counted_later(counted: Counted | None) -> None:
             arrived = request.arrived
             if counted is None:  # it took too long: the estimate stands
-                enter(None)
+                self._enter(request, enter, None)
             else:
-                enter(self._size(arrived, self._prompt_count.total(arrived.model, counted), counted))
+                self._enter(
+                    request, enter, self._size(arrived, self._prompt_count.total(arrived.model, counted), counted)
+                )
 
         self._prompt_count.later(body, prompt, counted_later)
+
+    def _enter(
+        self, request: GatewayRequest, enter: Callable[[PromptSize | None], None], size: PromptSize | None
+    ) -> None:
+        queued = request.queued
+        known = self._known_cached(queued)
+        if known is not None:
+            whole = size or PromptSize(queued.prompt_tokens, 0, queued.counted)
+            size = whole._replace(cached_tokens=min(known, whole.tokens - 1))
+        enter(size)
 
     def ended(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None, now: float) -> None:
         """Where a replica counted the prompt: improve the estimates of prompt and cached tokens."""
@@ -134,7 +149,10 @@ class Intake:
             self._cached_tokens.learn(arrived.model, arrived.payer, arrived.session, usage)
 
     def cached_tokens(self, queued: QueuedRequest) -> int:
-        """Prompt tokens of a waiting request that are estimated to be cached by now."""
+        """Prompt tokens of a waiting request that are known, or else estimated, to be cached by now."""
+        known = self._known_cached(queued)
+        if known is not None:
+            return known
         arrived = queued.arrived
         return self._cached_tokens.tokens(arrived.model, arrived.payer, arrived.session, queued.prompt_tokens)
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from headway.gateway.openai.prompt_prefixes import prefix_bounds
 from headway.gateway.queueing.request_state import GatewayRequest
+from headway.gateway.replicas.kv_block_index import Answered
 from headway.gateway.replicas.learned_costs import AnswerTimes
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
+
+SESSION_HEADER = b"x-session-id"
+"""vLLM writes its value into the KV events of the request."""
 
 
 def learn_from_answer(request: GatewayRequest, replica: UpstreamReplica, now: float) -> None:
@@ -23,6 +27,10 @@ def learn_from_answer(request: GatewayRequest, replica: UpstreamReplica, now: fl
             # A prefix's tokens are taken in proportion to its bytes.
             each = [usage.prompt_tokens * bound // prompt.bytes for bound in prefix_bounds(prompt.bytes)]
             ledger.confirmed.answered(prompt.hashes, each, usage.cached_tokens, queued.confirmed_tokens, now)
+            if ledger.kv_blocks is not None and not getattr(prompt.hashes, "keys", None):
+                given = arrived.http.header(SESSION_HEADER)
+                session = replica.session_id(arrived.number) if given is None else given.decode("latin-1")
+                ledger.kv_blocks.answered(session, Answered(prompt.hashes, each, usage.prompt_tokens))
     prefill, first = None, relayed.first_byte_at
     if arrived.streams and first is not None:
         prefill = first - queued.prefill_since

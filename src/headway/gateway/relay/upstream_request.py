@@ -23,6 +23,7 @@ from headway.gateway.openai.request_body import (
     with_fields,
     with_usage_asked,
 )
+from headway.gateway.queueing.learning_from_answer import SESSION_HEADER
 from headway.gateway.queueing.request_state import GatewayRequest, QueuedRequest
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.trusted_sources import FORWARDED_HEADERS
@@ -87,6 +88,8 @@ def _head(request: GatewayRequest, replica: UpstreamReplica, body_bytes: int) ->
         ours.append((b"authorization", replica.authorization))
     if arrived.traceparent is not None:
         ours.append((TRACE_HEADER, arrived.traceparent))
+    if replica.kv_events is not None and arrived.endpoint.is_generation and http.header(SESSION_HEADER) is None:
+        ours.append((SESSION_HEADER, replica.session_id(arrived.number).encode("latin-1")))
     dropped = _NOT_FORWARDED if http.keeps_forwarded else _NOT_FORWARDED_FROM_CLIENTS
     if b"connection" in http.named:
         dropped = dropped | connection_names(http.headers)

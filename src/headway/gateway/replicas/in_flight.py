@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request, RequestId, RequestView, expected_output_tokens, uncached_prefill_tokens
 from headway.gateway.replicas.confirmed_prefixes import ConfirmedPrefixes
+from headway.gateway.replicas.known_prefix import known_tokens
+from headway.gateway.replicas.kv_block_index import KvBlockIndex
 from headway.gateway.replicas.step_clock import DecodingStream, Progress, StepClock
 from headway.gateway.settings import PolicySettings
 
@@ -49,6 +51,7 @@ class InFlight:
         self.adapters: frozenset[str] | None = None
         self.adapters_as_of = -math.inf
         self.confirmed = ConfirmedPrefixes()
+        self.kv_blocks: KvBlockIndex | None = None  # where its KV events are read
         self.requests = 0  # dispatched and not ended
         self.answering = 0  # of them, those whose prompt is computed
         self.requests_max = 1
@@ -82,12 +85,12 @@ class InFlight:
 
     def cached_prompt_tokens(self, request: RequestView, prefix: Sequence[int]) -> int | None:
         """See `ReplicaView`."""
-        return self.confirmed.tokens(prefix, request.prompt_tokens)
+        return known_tokens(self.kv_blocks, self.confirmed, prefix, request.prompt_tokens)
 
     @property
     def cache_as_of(self) -> float:
         """See `ReplicaView`."""
-        return self.confirmed.as_of
+        return self.confirmed.as_of if self.kv_blocks is None else max(self.confirmed.as_of, self.kv_blocks.as_of)
 
     def progress(self, now: float) -> list[tuple[Request, int]]:
         """Every request inside with the output tokens that came by now; brings the step clock up to date. O(size)."""

@@ -16,9 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
 
+from headway.domain.engine_hints import REQUEST_SESSION
 from headway.domain.request import Request, uncached_prefill_tokens
 from headway.gateway.replicas.concurrency_limit import ConcurrencyLimit, FirstByteTime
 from headway.gateway.replicas.in_flight import BLOCK_TOKENS, InFlight
+from headway.gateway.replicas.kv_event_subscription import KvEventSubscription
 from headway.gateway.replicas.learned_costs import LearnedCosts
 from headway.gateway.replicas.load_report import LoadReport
 from headway.gateway.replicas.replica_state import Health, ReplicaState
@@ -49,6 +51,7 @@ class UpstreamReplica:
         self.state = ReplicaState()
         self.is_drained = False  # by an operator: it gets no new request, whatever its health, and ends those it has
         self.ledger = InFlight(self.name)
+        self.kv_events: KvEventSubscription | None = None
         self.learned_costs = LearnedCosts()
         self.limit = ConcurrencyLimit(fixed=settings.max_requests)
         self.pool = UpstreamPool(
@@ -60,6 +63,7 @@ class UpstreamReplica:
             tcp_idle_seconds=health.tcp_idle_seconds,
         )
         self.health = health
+        self._session_prefix = REQUEST_SESSION + via.decode("latin-1").rpartition(" ")[2]
         self._clock = clock
         self._peers = peers
         key = replica_key(settings)
@@ -75,6 +79,10 @@ class UpstreamReplica:
     def shown_as(self) -> str:
         """What clients get to see: the configured name, else a number, but never an address."""
         return self.settings.name or f"replica-{self.position}"
+
+    def session_id(self, number: int) -> str:
+        """The session id of a request whose client gave none, by which its KV events are known."""
+        return f"{self._session_prefix}-{number}"
 
     @property
     def is_up(self) -> bool:

@@ -10,6 +10,7 @@ from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.model_queue import ModelQueue
 from headway.gateway.queueing.request_state import QueueKey
+from headway.gateway.replicas.kv_event_subscription import COUNT_NAMES
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.wire.messages import Response
 from headway.policies.contracts import LaneId
@@ -115,6 +116,24 @@ def _replica(replica: UpstreamReplica) -> dict[str, object]:
         "seconds_per_token": replica.learned_costs.shown(),
         "last_failure": replica.state.last_failure,
         "models_withheld": replica.state.models_withheld,
+        "kv_events": _kv_events(replica),
+    }
+
+
+def _kv_events(replica: UpstreamReplica) -> dict[str, object] | None:
+    """What its KV events say; None where they are not read."""
+    events = replica.kv_events
+    if events is None:
+        return None
+    index, counts = events.index, events.counts
+    return {
+        "connected": events.is_connected,
+        "whole": index.is_whole,
+        "blocks": len(index),
+        "block_tokens": index.block_tokens,
+        "blocks_left_out": index.left_out,
+        "ignored": index.ignored,
+        **{name: getattr(counts, name) for name in COUNT_NAMES},
     }
 
 
