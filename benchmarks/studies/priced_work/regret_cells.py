@@ -113,20 +113,28 @@ def measure(wanted: Wanted, folder: Path, *, again: Sequence[str] = (), jobs: in
         UserMistake: the folder was made with other numbers of requests, or a trace cannot be found.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    check_requests(wanted, folder)
     for trace, name in wanted.pairs():
         for memory in MEMORIES:
             found = read(folder, trace, name, memory)
-            asked = wanted.requests_of(trace, name)
-            if found is not None and found["asked_requests"] != asked:
-                raise UserMistake(
-                    f"--out {folder}: it holds days of {found['asked_requests']:,} requests of {trace} and {asked:,} "
-                    "are asked for; name another folder"
-                )
             if found is not None and again:
                 for kind in ("rows", "gated"):
                     found[kind] = [row for row in found[kind] if row["order"] not in again]
                 write(folder, found)
     spread(lambda pair: _measure_pair(wanted, folder, *pair), wanted.pairs(), jobs=jobs, on_done=on_done)
+
+
+def check_requests(wanted: Wanted, folder: Path) -> None:
+    """Raise UserMistake where the folder holds days of other numbers of requests."""
+    for trace, name in wanted.pairs():
+        asked = wanted.requests_of(trace, name)
+        for memory in MEMORIES:
+            found = read(folder, trace, name, memory)
+            if found is not None and found["asked_requests"] != asked:
+                raise UserMistake(
+                    f"--out {folder}: it holds days of {found['asked_requests']:,} requests of {trace} and {asked:,} "
+                    "are asked for; name another folder"
+                )
 
 
 def read(folder: Path, trace: str, name: str, memory: str) -> dict[str, Any] | None:

@@ -104,25 +104,28 @@ def half_verdicts(half: str, queue: Sequence[Cell]) -> tuple[list[Cell], dict[st
 
 def halves_section(cells: Sequence[Cell]) -> list[str]:
     """Every order in the worst of four metrics, by halves."""
-    queue = [cell for cell in cells if not cell.calm]
-    found = {half: half_verdicts(half, queue) for half in ("training", "test")}
     lines = [
         "## By halves",
         "",
         "Behind in the worst of the four metrics, every order with a row in each queueing cell of the half. Only the "
         "test half is a fair judge of `priced-work`: its constants were fixed on the other.",
         "",
-        *head(
-            ["order", *(f"{half} ({len(found[half][0])}): {words}" for half in found for words in STATISTICS.values())]
-        ),
     ]
+    return [*lines, *halves_table([cell for cell in cells if not cell.calm])]
+
+
+def halves_table(queue: Sequence[Cell]) -> list[str]:
+    """A row for each order; of cells that queue."""
+    found = {half: half_verdicts(half, queue) for half in ("training", "test")}
+    columns = [f"{half} ({len(found[half][0])}): {words}" for half in found for words in STATISTICS.values()]
+    lines = [*head(["order", *columns])]
     orders = sorted({order for _, verdicts in found.values() for order in verdicts})
     for order in orders:
         told = []
         for _, verdicts in found.values():
             own = verdicts.get(order)
             told += [f"{getattr(own, statistic):.2f}" if own else "–" for statistic in STATISTICS]
-        lines.append(row([f"**{order}**" if order == cells[0].ours else order, *told]))
+        lines.append(row([f"**{order}**" if order == queue[0].ours else order, *told]))
     return lines
 
 

@@ -3,7 +3,7 @@
     HEADWAY_TRACES=FOLDER python -m benchmarks.studies.vllm.self_tuned_cells --out CELLS [--page docs/results/vllm.md]
 
 Settings (traces, memory, saturation) are those of the regret table of priced-work, with fewer requests; a setting that
-the folder CELLS holds already is not measured again.
+the folder CELLS holds already is not measured again, so a table after a change of the simulator needs a new folder.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from benchmarks.page_tables import show
 from benchmarks.studies.priced_work import regret_cells as cells
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.saturation import at_rate, repeated
+from headway.bench.user_mistake import UserMistake
 from headway.simulator.rules import PluginRules
 
 LOADS = (0.9, 1.1)
@@ -28,7 +30,7 @@ METRICS = ("ttft_mean", "ttft_p99", "normalised_mean", "e2e_mean")
 TITLES = ("mean TTFT", "p99 TTFT", "mean normalised latency", "mean end-to-end latency")
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder that keeps what was measured")
     parser.add_argument("--page", type=Path, help="page whose table to replace; printed without it")
@@ -37,17 +39,23 @@ def main() -> None:
     parser.add_argument("--traces", nargs="+", default=cells.TRACES, help="which")
     typed = parser.parse_args()
     typed.out.mkdir(parents=True, exist_ok=True)
-    for trace in typed.traces:
-        measure(trace, typed.long_requests if trace in cells.LONG else typed.requests, typed.out)
+    try:
+        for trace in typed.traces:
+            measure(trace, typed.long_requests if trace in cells.LONG else typed.requests, typed.out)
+    except UserMistake as mistake:
+        print(mistake, file=sys.stderr)
+        return 2
     show({"self-tuned": table(typed.traces, typed.out)}, typed.page)
+    return 0
 
 
 def measure(name: str, requests: int, folder: Path) -> None:
-    """Write the ratios of all cells of a trace; nothing if they are there."""
+    """Write the ratios of all cells of a trace; nothing if they are there. Raises UserMistake if of other requests."""
     path = folder / f"{name}-self-tuned.json"
+    wanted = cells.Wanted(traces=[name], replicas=["8B"], loads=LOADS, requests=requests)
+    cells.check_requests(wanted, folder)
     if path.exists():
         return
-    wanted = cells.Wanted(traces=[name], replicas=["8B"], loads=LOADS, requests=requests)
     trace, settings = cells.settings_of(wanted, folder, name, "8B")
     ratios: list[dict[str, Any]] = []
     for setting, server in settings:
@@ -88,4 +96,4 @@ def _ratio(tuned: float | int | None, stock: float | int | None) -> float | None
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

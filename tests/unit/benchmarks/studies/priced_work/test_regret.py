@@ -14,7 +14,9 @@ from benchmarks.studies.priced_work import regret_cells as cells
 from benchmarks.studies.priced_work import regret_judging as judging
 from benchmarks.studies.priced_work import regret_page as page
 from benchmarks.studies.priced_work import regret_picture as picture
+from benchmarks.studies.priced_work import regret_sample as sample
 from benchmarks.studies.priced_work import regret_tables as tables
+from benchmarks.studies.vllm import self_tuned_cells
 from headway.bench.user_mistake import UserMistake
 
 OURS, OTHER, HRRN = "ewsjf", "fcfs", "highest-response-ratio"
@@ -85,7 +87,49 @@ def test_the_page_holds_every_cell_and_keeps_what_the_real_engine_said(tmp_path:
     assert "Asked for was nine in ten: **missed**" in " ".join(told.split())
     assert "**Not finished.** Of 4 cells 1 hold `ewsjf` (8B 1" in " ".join(told.split())
     assert "No cell is there of agentic_coding_neon, agentic_coding_weka, azure_conv_2023" in " ".join(told.split())
+    assert " is from that run. How" in " ".join(told.split())
+    dated = page.page([cell.setting], [cell], old, cells.Wanted(), "0123abc")
+    assert " is from that run, at 0123abc. How" in " ".join(dated.split())
     assert picture.picture([cell]).startswith("<svg")
+
+
+def test_the_page_keeps_its_sample_and_the_sample_the_page(tmp_path: Path, cell: Any) -> None:
+    group = cells.Wanted(traces=("azure_code_2023", "azure_conv_2023"), replicas=("8B",), loads=(0.9,), requests=10)
+    other = cells.Wanted(replicas=("70B",), loads=(0.9, 1.1), requests=10)
+    cells.write(tmp_path, dict(cell.setting))
+    old = tmp_path / "page.md"
+    old.write_text(page.page([cell.setting], [cell], old, cells.Wanted()), encoding="utf-8")
+    told = sample.with_sample(old.read_text(encoding="utf-8"), tmp_path, OURS, (group, other))
+    assert told.count("\n".join(sample.sample_section(tmp_path, OURS, (group, other)))) == 1
+    assert told.replace("\n".join(sample.sample_section(tmp_path, OURS, (group, other))), "") == old.read_text("utf-8")
+    old.write_text(told, encoding="utf-8")
+    assert page.page([cell.setting], [cell], old, cells.Wanted()) == told
+    assert sample.with_sample(told, tmp_path, OURS, (group, other)) == told
+    assert "--write`, at 0123abc. A" in " ".join(
+        sample.with_sample(told, tmp_path, OURS, (group, other), commit="0123abc").split()
+    )
+
+
+def test_a_sample_says_what_it_lacks(tmp_path: Path, cell: Any) -> None:
+    group = cells.Wanted(traces=("azure_code_2023", "azure_conv_2023"), replicas=("8B",), loads=(0.9,), requests=10)
+
+    def told(one: cells.Wanted) -> str:
+        return " ".join("\n".join(sample.group_section(one, tmp_path, OURS)).split())
+
+    assert "**Not measured.**" in told(group)
+    assert "|" not in told(group)
+    for memory in cells.MEMORIES:
+        cells.write(tmp_path, dict(cell.setting) | {"memory": memory})
+    assert "2 of 4 cells, 2 of them queue. **Not finished**: cells are missing of azure_conv_2023." in told(group)
+    assert "on the test half, 2 cells: median 2.00" in told(group)
+    assert "| azure_code_2023, 8B, squeezed, load 0.9 |" in told(group)
+    left_out = {"trace": "azure_conv_2023", "left_out": "it does not fit", "rows": []}
+    cells.write(tmp_path, dict(cell.setting) | left_out)
+    assert "2 of 3 cells, 2 of them queue. Settings left out because requests do not fit: 1." in told(group)
+    assert "**Not finished**: cells are missing of azure_conv_2023." in told(group)
+    cells.write(tmp_path, dict(cell.setting) | left_out | {"memory": "squeezed"})
+    assert "2 of 2 cells" in told(group)
+    assert "Not finished" not in told(group)
 
 
 def test_each_half_is_judged_by_three_statistics() -> None:
@@ -132,6 +176,11 @@ def test_a_folder_of_other_days_is_refused(tmp_path: Path, small: Any) -> None:
     cells.write(tmp_path, setting(trace="chat") | {"asked_requests": 50})
     with pytest.raises(UserMistake, match="50 requests of chat and 60"):
         cells.measure(small, tmp_path, jobs=1, on_done=lambda: None)
+    cells.write(tmp_path, setting(trace="chat"))
+    (tmp_path / "chat-self-tuned.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(UserMistake, match="10 requests of chat and 60"):
+        self_tuned_cells.measure("chat", 60, tmp_path)
+    self_tuned_cells.measure("chat", 10, tmp_path)
 
 
 def test_what_a_long_day_holds_does_not_overflow() -> None:
