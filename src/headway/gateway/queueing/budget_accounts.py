@@ -30,6 +30,7 @@ _EARLIER = Shortage("earlier_requests", None)  # of the same tenant wait beyond 
 _NO_LIMITS = BudgetSettings()
 _SHARE = 2  # requests over budget may fill one part in so many of the queue's bounds
 _UNKNOWN_SECONDS = 1.0  # until a request ends, which nothing forecasts
+_CHANGED_A_TURN = 500  # each takes some 8 us
 _CHANGED_AT_AN_END = 20  # each takes some 40 us; the others follow within a second
 _MICROSECONDS = 1_000_000
 # Bound once: on Python 3.11 a member of an enum takes forty times as long through its class.
@@ -49,7 +50,9 @@ class BudgetAccounts:
         served: ServedQueues,
         clock: Callable[[], float],
         wall_clock: Callable[[], float] = time.time,
+        go_on_soon: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
+        """`go_on_soon`: see `QueueHooks`."""
         self.budgets: dict[str, Budget] = {}
         self.over_budget: Counter[tuple[str, str]] = Counter()
         self.corrected_tokens: Counter[str] = Counter()
@@ -57,30 +60,52 @@ class BudgetAccounts:
         self._clock = clock
         self._wall_clock = wall_clock
         self._with_waiters: dict[int, Budget] = {}  # by identity
-        self.change(tenants)
+        self._to_change: dict[str, BudgetSettings] = {}  # by tenant: that of the latest reload, where it may be another
+        self._go_on_soon: Callable[[Callable[[], None]], object] | None = None
+        self.change(tenants)  # whole: nothing is served yet
+        self._go_on_soon = go_on_soon
 
     def change(self, tenants: Sequence[TenantSettings]) -> None:
-        """Other budgets from now on; what was used stays used, by the tenants' names."""
-        now_us = self._now_us()
-        before, self.budgets = self.budgets, {}
-        for tenant in tenants:
-            if tenant.budget == _NO_LIMITS:
-                continue
-            budget = before.pop(tenant.name, None)
-            if budget is None:
-                budget = KeyBudget(tenant.budget)
-            elif budget.settings != tenant.budget:
-                budget.change(tenant.budget, now_us)
-            self.budgets[tenant.name] = budget
-        for budget in before.values():  # those of it that wait are within from now on
-            budget.change(_NO_LIMITS, now_us)
+        """Other budgets from now on; what was used stays used, by the tenants' names.
+
+        Each is changed before its tenant's next request is judged, or some turns of the event loop later.
+        """
+        is_changing = bool(self._to_change)
+        self._to_change = dict.fromkeys(self.budgets, _NO_LIMITS)  # those that wait for one that goes are within
+        self._to_change |= {tenant.name: tenant.budget for tenant in tenants}
+        if not is_changing:
+            self._change_some()
+
+    def _change_some(self) -> None:
+        for number, name in enumerate(list(self._to_change), 1):
+            self._change_one(name)
+            if self._go_on_soon is not None and number >= _CHANGED_A_TURN and self._to_change:
+                self._go_on_soon(self._change_some)
+                return
+
+    def _change_one(self, name: str) -> None:
+        settings, budget = self._to_change.pop(name), self.budgets.get(name)
+        if settings == _NO_LIMITS:
+            if budget is not None:
+                del self.budgets[name]
+                budget.change(settings, self._now_us())
+        elif budget is None:
+            self.budgets[name] = KeyBudget(settings)
+        elif budget.settings != settings:
+            budget.change(settings, self._now_us())
+
+    def _budget_of(self, name: str) -> Budget | None:
+        """As the latest reload has it; None where the tenant has none."""
+        if name in self._to_change:
+            self._change_one(name)
+        return self.budgets.get(name)
 
     # The way in
 
     def enter(self, queued: QueuedRequest) -> Refusal | None:
         """Debit a request that may wait otherwise, or let it wait beyond its budget; or why neither can be."""
         arrived = queued.arrived
-        budget = self.budgets.get(arrived.payer)
+        budget = self._budget_of(arrived.payer)
         if budget is None:
             return None
         now_us = self._now_us()
@@ -116,7 +141,7 @@ class BudgetAccounts:
 
         It is told to wait as long as the largest of the tenant's requests so far would have to.
         """
-        budget = self.budgets.get(tenant)
+        budget = self._budget_of(tenant)
         if budget is None or budget.settings.over_budget != "refuse":
             return None
         now_us = self._now_us()

@@ -77,7 +77,7 @@ class Dispatcher:
         self._dispatch_observers = [observer for observer in observers if isinstance(observer, DispatchObserver)]
         self._ask_for_models = ask_for_models
         self._costs = settings.policies.costs
-        self.budgets = BudgetAccounts(settings.tenant, self.served_queues, clock)
+        self.budgets = BudgetAccounts(settings.tenant, self.served_queues, clock, go_on_soon=hooks.go_on_soon)
         self.entry_checks = EntryChecks(self.served_queues, self.budgets, clock, settings.policies.seed)
         self.model_choice = ModelChoice(self.served_queues, clock)
         self.shortages = OwnShortages()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from headway.gateway.budgets.key_budget import KeyBudget
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.openai.usage import Usage
+from headway.gateway.queueing.budget_accounts import BudgetAccounts
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.refusals import Refusal
@@ -390,6 +391,40 @@ def test_a_reload_keeps_what_was_used_and_lets_those_in_whose_limits_are_gone() 
     assert day.left("b") == (4, None)
     for one in (used_up, over):
         one.end(outcome=Outcome.CANCELLED)
+
+
+def test_many_budgets_are_changed_in_slices_and_each_before_it_is_needed() -> None:
+    turns: list[Callable[[], None]] = []
+    names = [f"t{number}" for number in range(1_800)]
+
+    def tenants(of: Sequence[str], **limits: int) -> list[TenantSettings]:
+        return [TenantSettings(name, key_env="X", budget=BudgetSettings(**limits)) for name in of]
+
+    day = Day()
+    accounts = BudgetAccounts(
+        tenants(names, requests_per_day=5), day.dispatcher.served_queues, lambda: 1_000.0, go_on_soon=turns.append
+    )
+    assert not turns, "all of them at the start"
+    accounts.budgets[names[-1]].debit(0, 1)
+
+    def changed(limit: int) -> int:
+        return sum(budget.settings.requests_per_day == limit for budget in accounts.budgets.values())
+
+    accounts.change(tenants(names[300:], requests_per_day=7))
+    assert (changed(7), len(turns)) == (200, 1)
+    assert accounts.refusal_unread(names[-1], "/v1/completions") is None
+    assert accounts.budgets[names[-1]].settings.requests_per_day == 7
+    assert accounts.budgets[names[-1]].tightest(1)[0].balance(1) == 6, "what was used stays used"
+    accounts.change(tenants(names[300:], requests_per_day=9))  # while it goes on
+    assert accounts.refusal_unread(names[-2], "/v1/completions") is None
+    assert accounts.budgets[names[-2]].settings.requests_per_day == 9
+    rounds = 0
+    while turns:
+        before = changed(9)
+        turns.pop()()
+        rounds += 1
+        assert changed(9) - before <= 500
+    assert (rounds, changed(9), len(accounts.budgets)) == (3, 1_500, 1_500)
 
 
 def test_each_queue_is_looked_at_once_however_many_wait_beyond_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
