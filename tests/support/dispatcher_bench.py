@@ -160,6 +160,12 @@ class Bench:
         assert dispatcher.counts.inside == len(requests)
         waiting = [request.queued for request in requests if request.stage is RequestStage.QUEUED]
         assert dispatcher.served_queues.waiting == Counter(demand_of(queued) for queued in waiting)
+        served, payers = dispatcher.served_queues, {queued.arrived.payer for queued in waiting}
+        assert served.bounds.waiting == sums_of(waiting)
+        assert served.bounds.by_payer == {
+            payer: sums_of([queued for queued in waiting if queued.arrived.payer == payer]) for payer in payers
+        }
+        assert served._tried_waiting == sum(queued.failed_replica is not None for queued in waiting)
         for ceiling in dispatcher.served_queues.ceilings._ceilings:
             assert ceiling.waiting == sums_of([queued for queued in waiting if queued.priority >= ceiling.priority])
         for queue in dispatcher.queues.values():

@@ -22,6 +22,7 @@ from headway.gateway.queueing.learning_from_answer import learn_from_answer
 from headway.gateway.queueing.model_choice import ModelChoice
 from headway.gateway.queueing.outages import OwnShortages
 from headway.gateway.queueing.queue_keys import is_adapter
+from headway.gateway.queueing.replica_room import look_after
 from headway.gateway.queueing.request_state import (
     GatewayRequest,
     PromptSize,
@@ -30,7 +31,7 @@ from headway.gateway.queueing.request_state import (
     RequestStage,
 )
 from headway.gateway.queueing.retries import Retries
-from headway.gateway.queueing.served_queues import ServedQueues, look_at
+from headway.gateway.queueing.served_queues import ServedQueues
 from headway.gateway.queueing.time_limits import TimeLimits
 from headway.gateway.replicas.believed_costs import share_costs
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
@@ -366,8 +367,7 @@ class Dispatcher:
             relay.request.queued.replica for relay in self._sent.values() if is_due(relay.request, self._costs, now)
         }
         for replica in self.replicas:
-            self.errors.guard("sweep", look_at, replica, now)
-            self.errors.guard("sweep", self.served_queues.report_preemptions, replica)
+            self.errors.guard("sweep", look_after, replica, self.queues, now)
             self.errors.guard("sweep", replica.look_for_stall, now, owes=replica in owing)
             self.errors.guard("sweep", replica.ledger.refresh)
             self.errors.guard("sweep", replica.pool.sweep, now)

@@ -11,7 +11,7 @@ from headway.gateway.openai.error_responses import Reason
 from headway.gateway.queueing.budget_accounts import BudgetAccounts
 from headway.gateway.queueing.model_queue import ModelQueue
 from headway.gateway.queueing.outages import can_be_served, demand_of, drained_part
-from headway.gateway.queueing.refusals import NO_REPLICA_SECONDS, Refusal, RetryDelays, broken_bound
+from headway.gateway.queueing.refusals import NO_REPLICA_SECONDS, Refusal, RetryDelays
 from headway.gateway.queueing.request_state import QueuedRequest
 from headway.gateway.queueing.served_queues import ServedQueues
 from headway.gateway.wire.messages import HttpRequest
@@ -39,7 +39,8 @@ class EntryChecks:
         if not served.waiting:
             return None
         arrived = queued.arrived
-        broken = _broken_bound(served, arrived.payer, queued.prompt_tokens, arrived.body_bytes)
+        bounds = served.settings.queue
+        broken = served.bounds.broken(arrived.payer, queued.prompt_tokens, arrived.body_bytes, bounds)
         broken = broken or served.ceilings.broken(queued) or served.model_bounds.broken(queued)
         if broken is None:
             return None
@@ -53,7 +54,7 @@ class EntryChecks:
         """
         served = self._served
         body_bytes = int(http.named.get(b"content-length", b"0"))
-        broken = _broken_bound(served, tenant, 0, body_bytes) if served.waiting else None
+        broken = served.bounds.broken(tenant, 0, body_bytes, served.settings.queue)
         if broken is None:
             return self._budgets.refusal_unread(tenant, http.path)
         drains = [queue.drain_seconds() for queue in served.queues.values() if queue.waiting.requests]
@@ -99,7 +100,3 @@ class EntryChecks:
     def until_probe(self) -> float:
         """Seconds after which a client may come back while no replica is healthy."""
         return self.retry_delays.after_probe(self._served.replicas, self._now())
-
-
-def _broken_bound(served: ServedQueues, payer: str, prompt_tokens: int, body_bytes: int) -> tuple[str, Reason] | None:
-    return broken_bound(served.queues.values(), payer, prompt_tokens, body_bytes, served.settings.queue)

@@ -9,13 +9,10 @@ How requests come to the queues, and how they end, is in `dispatcher.py`.
 
 from __future__ import annotations
 
-import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import chain
 
-from headway.domain.request import uncached_prefill_tokens
 from headway.gateway.openai.stored_objects import StoredObjects
 from headway.gateway.queueing.class_ceilings import ClassCeilings
 from headway.gateway.queueing.dispatch_contracts import QueueHooks, RequestSender
@@ -23,18 +20,18 @@ from headway.gateway.queueing.internal_errors import InternalErrors
 from headway.gateway.queueing.model_bounds import ModelBounds
 from headway.gateway.queueing.model_queue import ModelQueue, SharedAccounts
 from headway.gateway.queueing.outages import Demand, can_be_served, demand_of
+from headway.gateway.queueing.queue_bounds import QueueBounds
 from headway.gateway.queueing.queue_keys import QueueChanges, home_of, key_of
 from headway.gateway.queueing.queue_turns import Turns
+from headway.gateway.queueing.replica_room import look_at, room_gate, warn_of_unknown_memory, with_a_place
 from headway.gateway.queueing.request_routing import RequestRouting
 from headway.gateway.queueing.request_state import QueuedRequest, QueueKey
 from headway.gateway.replicas.believed_costs import share_of_speed_up
 from headway.gateway.replicas.model_lists import is_listed
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import Settings
-from headway.policies.contracts import Need
-from headway.policies.places import needs_of
 
-log = logging.getLogger("headway.gateway")
+_ASKED_AT_ONCE = 50  # queues between two looks at the clock, some 10 us each
 TURN_SECONDS = 0.01
 """How long dispatches, or moves to changed policies, may go on before every other connection has its turn."""
 
@@ -60,12 +57,13 @@ class ServedQueues:
         self.waiting: dict[Demand, int] = {}
         self.ceilings = ClassCeilings(settings.queue, settings.service_tiers)
         self.model_bounds = ModelBounds(settings.models)
+        self.bounds = QueueBounds()
         self.changes = QueueChanges(self)
         self.stored_objects = StoredObjects()
         self.is_stopped = False
         self.holds = False  # the admission policy refused a request when the queues were served last
         self._of_unknown_memory: set[str] = set()  # replicas, which the log names
-        self._has_room = _room_gate(settings)
+        self._has_room = room_gate(settings)
         self.routing = RequestRouting(settings.policies, errors)
         self._accounts = SharedAccounts()
         self._unchanged: deque[ModelQueue] = deque()  # whose policies are still those of before the latest reload
@@ -73,6 +71,9 @@ class ServedQueues:
         self._is_pumping = False
         self._pump_again = False
         self._pumps_soon = False  # at the next turn of the event loop, with what was left at this one
+        self._is_pump_missed = False  # meanwhile something happened after which it is asked again
+        self._asked: set[QueueKey] = set()  # queues whose heads did not fit at earlier turns of the same round
+        self._tried_waiting = 0  # requests that wait for a second replica
 
     # What waits
 
@@ -80,6 +81,8 @@ class ServedQueues:
         """A request waits from now on."""
         demand = demand_of(queued)
         self.waiting[demand] = self.waiting.get(demand, 0) + 1
+        self._tried_waiting += queued.failed_replica is not None
+        self.bounds.joined(queued)
         self.ceilings.joined(queued)
         self.model_bounds.joined(queued)
 
@@ -87,8 +90,10 @@ class ServedQueues:
         """A request waits no more."""
         demand = demand_of(queued)
         self.waiting[demand] -= 1
+        self._tried_waiting -= queued.failed_replica is not None
         if not self.waiting[demand]:
             del self.waiting[demand]
+        self.bounds.left(queued)
         self.ceilings.left(queued)
         self.model_bounds.left(queued)
 
@@ -128,6 +133,7 @@ class ServedQueues:
     def pump(self) -> None:
         """Dispatch as many requests as there is room for, in the order of the policies."""
         if self.is_stopped or self._pumps_soon:
+            self._is_pump_missed = True
             return
         if not self.waiting:  # as mostly when a request ends
             self.holds = False
@@ -143,6 +149,7 @@ class ServedQueues:
                 if not self._pump_again or self._pumps_soon:
                     return
         except Exception as error:
+            self._asked.clear()
             self.errors.contained("pump", error)
         finally:
             self._is_pumping = False
@@ -154,11 +161,19 @@ class ServedQueues:
             (only,) = self.queues.values()
             self._serve_alone(only)
             return
-        queues = [queue for queue in self.queues.values() if queue.waiting.requests]
-        if len(queues) == 1:
+        if not self._tried_waiting and not any(replica.is_up and replica.has_place for replica in self.replicas):
+            self._asked.clear()
+            return  # whatever waits: there may be thousands of queues
+        queues = self._waiting_queues()
+        if len(queues) > 1:
+            self._serve_in_turn(queues)
+            return
+        self._asked.clear()
+        if queues:
             self._serve_alone(queues[0])
-        elif queues:
-            self._serve_in_turn({queue.key: queue for queue in queues})
+
+    def _waiting_queues(self) -> list[ModelQueue]:
+        return [queue for queue in self.queues.values() if queue.waiting.requests]
 
     def _serve_alone(self, queue: ModelQueue) -> None:
         """Serve the only queue in which requests wait, as mostly."""
@@ -176,36 +191,53 @@ class ServedQueues:
                 self.errors.contained("queue", error)
                 return
 
-    def _serve_in_turn(self, waiting: dict[QueueKey, ModelQueue]) -> None:
-        """Serve several queues in turn, one head each."""
+    def _serve_in_turn(self, waiting: list[ModelQueue]) -> None:
+        """Serve several queues in turn, one head each: in rounds, of which each ends when a head was sent.
+
+        A round that takes longer than a turn of the event loop may goes on at the next one.
+        """
         until = self.now() + TURN_SECONDS
         while waiting:
             now = self.now()
             if now >= until and self._pump_soon():
                 return
-            passed: list[ModelQueue] = []  # those before in turn, whose heads do not fit
-            owed: list[UpstreamReplica] = []  # replicas kept free for some of those
-            wanted: list[UpstreamReplica] = []  # by those within their budgets; found once, however many are beyond
-            some_are_over = any(key.is_over_budget for key in waiting)
-            for queue in self._turns.order(list(waiting.values()), now):
-                try:
-                    kept = owed + wanted if queue.key.is_over_budget else owed
-                    served = self._serve(queue, kept, passed, now)
-                except Exception as error:  # the other queues go on
-                    self.errors.contained("queue", error)
-                    continue
-                if served and len(queue):
-                    break  # their order has changed
-                if served:
-                    del waiting[queue.key]
-                    break
-                passed.append(queue)
-                if self._turns.is_owed(queue):
-                    owed += self._could_serve(queue, now)
-                if some_are_over and not queue.key.is_over_budget and len(wanted) < len(self.replicas):
-                    wanted += [replica for replica in self._could_serve(queue, now) if replica not in wanted]
-            else:
+            if not self._asked:
+                self._is_pump_missed = False
+            # A head is given up that only the replica is left for that failed it, so then all are asked.
+            able = waiting if self._tried_waiting else with_a_place(waiting, self.replicas)
+            some_are_over = any(queue.key.is_over_budget for queue in waiting)
+            is_served = self._serve_one(self._turns.order(able, now), some_are_over, now, until)
+            if is_served is None:
                 return
+            self._asked.clear()
+            if not is_served:
+                self._pump_again |= self._is_pump_missed
+                return
+            waiting = self._waiting_queues()
+
+    def _serve_one(self, queues: list[ModelQueue], some_are_over: bool, now: float, until: float) -> bool | None:
+        """Dispatch the first head that fits, in this order; False if none does, None if the next turn goes on."""
+        passed: list[ModelQueue] = []  # those before in turn, whose heads do not fit
+        owed: list[UpstreamReplica] = []  # replicas kept free for some of those
+        wanted: list[UpstreamReplica] = []  # by those within their budgets; found once, however many are beyond
+        for number, queue in enumerate(queues, 1):
+            was_asked = queue.key in self._asked
+            if not (was_asked or number % _ASKED_AT_ONCE) and self.now() >= until and self._pump_soon():
+                return None
+            self._asked.add(queue.key)
+            try:
+                kept = owed + wanted if queue.key.is_over_budget else owed
+                if not was_asked and self._serve(queue, kept, passed, now):
+                    return True
+            except Exception as error:  # the other queues go on
+                self.errors.contained("queue", error)
+                continue
+            passed.append(queue)
+            if self._turns.is_owed(queue):
+                owed += self._could_serve(queue, now)
+            if some_are_over and not queue.key.is_over_budget and len(wanted) < len(self.replicas):
+                wanted += [replica for replica in self._could_serve(queue, now) if replica not in wanted]
+        return False
 
     def _pump_soon(self) -> bool:
         """Leave the rest to the next turn of the event loop; False where there is none."""
@@ -255,19 +287,12 @@ class ServedQueues:
         if not replica.ledger.requests or not queue.asks_admission:
             return True
         if replica.ledger.kv_tokens_max is None:
-            self._warn_of_unknown_memory(replica)
+            warn_of_unknown_memory(replica, self._of_unknown_memory, self.settings.policies.admission)
         steps = queue.hold_steps(queued, replica.ledger, replica.ledger.memory(), now)
         if steps:
             self.holds = True
             self._hooks.held(replica, steps)
         return not steps
-
-    def _warn_of_unknown_memory(self, replica: UpstreamReplica) -> None:
-        """Say once that an admission policy has nothing to go by."""
-        if replica.name not in self._of_unknown_memory:
-            self._of_unknown_memory.add(replica.name)
-            message = "replica %s reports no KV memory, so admission %s lets every request go there: set kv_tokens"
-            log.warning(message, replica.name, self.settings.policies.admission)
 
     def _serve_past(
         self,
@@ -312,20 +337,6 @@ class ServedQueues:
 
     # What changes
 
-    def report_preemptions(self, replica: UpstreamReplica) -> None:
-        """Pass on what a replica's engine preempted: the mean of all requests there, shared out by queue."""
-        preemptions = replica.take_preemptions()
-        if not preemptions:
-            return
-        held: Counter[QueueKey] = Counter()
-        for queued in replica.ledger.running():
-            if isinstance(queued, QueuedRequest) and queued.queue_key is not None:
-                held[queued.queue_key] += uncached_prefill_tokens(queued)
-        requests = replica.ledger.requests + replica.state.other_requests
-        for key, tokens in held.items():
-            if key in self.queues:
-                self.queues[key].memory_lost(preemptions * tokens // requests)
-
     def tell_speed_up(self, now: float) -> None:
         """Tell each queue's forecast which share of its replicas' speed is up."""
         for key, queue in self.queues.items():
@@ -353,7 +364,7 @@ class ServedQueues:
         if settings.models != before.models:
             self.model_bounds = ModelBounds(settings.models, waiting)
         self.settings = settings
-        self._has_room = _room_gate(settings)
+        self._has_room = room_gate(settings)
         self.replicas = replicas
         if changed or self.routing.is_replaced or any(queue.is_replaced for queue in self.queues.values()):
             self.routing = RequestRouting(settings.policies, self.errors)
@@ -384,16 +395,3 @@ class ServedQueues:
         for queue in list(self.queues.values()):
             while queue.move_one(self.now()):
                 yield
-
-
-def look_at(replica: UpstreamReplica, now: float) -> None:
-    """Write down the tokens that came by now for every request there."""
-    for request, tokens in replica.ledger.progress(now):
-        request.produced_tokens = tokens
-
-
-def _room_gate(settings: Settings) -> Callable[[UpstreamReplica, QueuedRequest], bool]:
-    """Whether a replica has room; an admission policy that weighs memory decides itself what outputs will need."""
-    if Need.MEMORY in needs_of("admission", settings.policies.admission):
-        return partial(UpstreamReplica.has_room, for_output=False)
-    return UpstreamReplica.has_room

@@ -98,6 +98,11 @@ class UpstreamReplica:
         """Whether it has the model; a replica that lists no models is believed to have any."""
         return not self.state.models or not model or model in self.state.models
 
+    @property
+    def has_place(self) -> bool:
+        """Whether its limit allows one more request, whatever its size."""
+        return self.ledger.requests < self.ledger.requests_max or not self.ledger.requests
+
     def has_room(self, request: Request, *, for_output: bool = True) -> bool:
         """Whether one more fits: its limit of requests, prompts to compute, KV memory where known. If empty, always.
 

@@ -438,6 +438,8 @@ def test_each_queue_is_looked_at_once_however_many_wait_beyond_a_budget(monkeypa
     for model in models:
         day.ask("a", model=model)
         assert day.ask("b", model=model).request.queued.is_over_budget
+    replica.ledger.requests_max = 2  # it has a place, and no head fits
+    monkeypatch.setattr(served, "_has_room", lambda replica, queued: False)
     looks: list[object] = []
     look = served._could_serve
     monkeypatch.setattr(served, "_could_serve", lambda queue, now: looks.append(queue) or look(queue, now))
