@@ -81,15 +81,17 @@ class ApiKeys:
         known = request.holder
         if isinstance(known, _KnownHolder) and known.keys is self:
             return known.tenant
-        tenant = self.who(request.named, request.certificate_names)
+        tenant = self.who(request.named, request.certificate_names, request.client_address)
         request.holder = _KnownHolder(self, tenant)
         return tenant
 
-    def who(self, headers: Mapping[bytes, bytes], certificate_names: Sequence[str] = ()) -> TenantSettings | KeyFault:
+    def who(
+        self, headers: Mapping[bytes, bytes], certificate_names: Sequence[str] = (), address: str = ""
+    ) -> TenantSettings | KeyFault:
         """The tenant of a request's headers, or why there is none.
 
         A name in its client's certificate decides where a tenant has it, else `Authorization` where it is there, else
-        `x-api-key`.
+        `x-api-key`. `address` is the client's.
         """
         if not self._needs_key:
             return NO_KEYS
@@ -106,7 +108,7 @@ class ApiKeys:
             return tenant
         if self.tokens is None or key.count(b".") != _DOTS:
             return _UNKNOWN_CERTIFICATE if certificate_names and self._by_certificate else UNKNOWN_KEY
-        value = self.tokens.value_of(key)
+        value = self.tokens.value_of(key, address)
         if isinstance(value, KeyFault):
             return value
         return self._by_claim.get(value) or _no_tenant(self.tokens.settings.tenant_claim)

@@ -1,7 +1,8 @@
 """JSON Web Tokens as keys (RFC 7519): whether one is valid, and what it says of its tenant.
 
 Laws: the algorithm is the key's own, never the token's choice; a token is verified once and then remembered by its
-digest, so that its signature costs nothing at each request; while the key set cannot be read the last good one counts.
+digest, so that its signature costs nothing at each request; tokens that are not valid are verified so often at most as
+the settings say; while the key set cannot be read the last good one counts.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ class SignedTokens:
         self._keys: Mapping[tuple[str, str], PyJWK] | None = None  # by id and algorithm; None until a set was read
         self._content: bytes | None = None  # of the set
         self._verified: dict[bytes, tuple[str, float]] = {}  # digest -> claim's value, its end
+        self._faults = _FaultCounts(settings)
         self._false: dict[bytes, None] = {}  # digests of tokens whose signature is wrong
         self._ask_at = -math.inf  # seconds of `clock`: the next time that the set is due
         self._asked_at = -math.inf
@@ -84,14 +86,25 @@ class SignedTokens:
 
     # Tokens
 
-    def value_of(self, token: bytes) -> str | KeyFault:
-        """The value of `jwt.tenant_claim` in a token, or why it is not valid."""
+    def value_of(self, token: bytes, address: str = "") -> str | KeyFault:
+        """The value of `jwt.tenant_claim` in a token, or why it is not valid. `address` is its client's."""
         digest = blake2b(token, key=self._secret, digest_size=32).digest()
         remembered = self._verified.get(digest)
         if remembered is not None and self._wall_clock() < remembered[1]:
             return remembered[0]
         if digest in self._false:
             return _FALSE_SIGNATURE
+        now = self._clock()
+        retry_seconds = self._faults.retry_seconds(address, now)
+        if retry_seconds:
+            return KeyFault(_TOO_MANY_FAULTS, 429, retry_seconds)
+        value = self._value(token, digest)
+        if isinstance(value, KeyFault) and value.retry_seconds is None:
+            self._faults.count(address, now)
+        return value
+
+    def _value(self, token: bytes, digest: bytes) -> str | KeyFault:
+        """The same of a token that was not seen before."""
         jwt = self._jwt
         try:
             return self._verify(token, digest)
@@ -259,12 +272,47 @@ class SignedTokens:
         return None if algorithm == "RS256" and key.key.key_size < _RSA_BITS_MIN else key
 
 
+class _FaultCounts:
+    """How many tokens were not valid in this second, by the address of their clients.
+
+    No more addresses are kept than tokens may be false.
+    """
+
+    def __init__(self, settings: JwtSettings) -> None:
+        self._settings = settings
+        self._second = -math.inf
+        self._all = 0
+        self._by_address: dict[str, int] = {}
+
+    def retry_seconds(self, address: str, now: float) -> float:
+        """Seconds until another token of this client may be verified; 0 for now."""
+        if now - self._second >= 1:
+            return 0.0
+        settings = self._settings
+        own = self._by_address.get(address, 0)
+        if self._all < settings.faults_per_second and own < settings.address_faults_per_second:
+            return 0.0
+        return self._second + 1 - now
+
+    def count(self, address: str, now: float) -> None:
+        """A token was not valid."""
+        if now - self._second >= 1:
+            self._second, self._all = now, 0
+            self._by_address.clear()
+        self._all += 1
+        self._by_address[address] = self._by_address.get(address, 0) + 1
+
+
 class _Set(msgspec.Struct):
     """A JSON Web Key Set (RFC 7517, section 5)."""
 
     keys: list[dict[str, object]]
 
 
+_TOO_MANY_FAULTS = (
+    "too many tokens that are not valid came in this second (`jwt.faults_per_second`, `address_faults_per_second`), "
+    "and this one was not seen before; try again"
+)
 _NO_TOKEN = KeyFault("the token is not a valid JSON Web Token")
 _FALSE_SIGNATURE = KeyFault("the token's signature is wrong")
 

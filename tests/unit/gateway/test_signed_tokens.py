@@ -340,3 +340,37 @@ def test_each_mistake_of_the_settings_is_one_sentence(tmp_path: Path, text: str,
     told = sentence_about(tmp_path, text)
     assert sentence in told
     assert "secret" not in told
+
+
+def false_token(number: int) -> bytes:
+    return token(sub=f"x{number}").rpartition(b".")[0] + b"." + urlsafe_b64encode(b"%064d" % number).rstrip(b"=")
+
+
+def test_false_tokens_are_verified_so_often_in_a_second_and_known_ones_go_on(make: Callable[..., SignedTokens]) -> None:
+    tokens, clock = make(faults_per_second=5, address_faults_per_second=2), Moment(10.0)
+    tokens._clock = clock
+    verified: list[bytes] = []
+    value = tokens._value
+    tokens._value = lambda given, digest: verified.append(given) or value(given, digest)  # type: ignore[method-assign, assignment, func-returns-value]
+
+    def status(given: bytes, address: str) -> int:
+        answer = tokens.value_of(given, address)
+        return answer.status if isinstance(answer, KeyFault) else 200
+
+    assert status(VALID, "a") == 200
+    assert [status(false_token(n), "a") for n in range(3)] == [401, 401, 429]
+    assert status(false_token(1), "a") == 401, "it is remembered"
+    assert status(VALID, "a") == 200, "it is known"
+    assert status(token(sub="team-b"), "a") == 429, "it is not known yet"
+    expired = token(exp=int(time.time()) - 99)
+    assert [status(expired, "b") for _ in range(3)] == [401, 401, 429]
+    clock.seconds = 10.25
+    assert [status(false_token(9), "c"), status(false_token(10), "d")] == [401, 429]
+    refused = tokens.value_of(false_token(11), "d")
+    assert isinstance(refused, KeyFault)
+    assert refused.retry_seconds == 0.75
+    assert len(verified) == 6
+    assert len(tokens._faults._by_address) == 3
+    clock.seconds = 11.0
+    assert [status(token(sub="team-b"), "a"), status(false_token(12), "d")] == [200, 401]
+    assert list(tokens._faults._by_address) == ["d"]

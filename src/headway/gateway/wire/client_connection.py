@@ -383,7 +383,7 @@ class ClientConnection(asyncio.Protocol):
         version = self._parser.get_http_version()
         request = self._parsed = HttpRequest(method, self._target, self._headers)
         request.speaks_chunked = version == "1.1"
-        request.certificate_names = self.certificate_names
+        request.certificate_names, request.client_address = self.certificate_names, self.address
         self._refusal = self._refusal_of(request, version)
         self._refuses_head = method == b"HEAD"
         self._refused_target = request.target
