@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from headway.gateway.relay import keep_alives
 from headway.gateway.settings import HealthSettings, QueueSettings
 from tests.support.gateway_setup import QUICK, Answer, RawClient, RunGateway, Setup, completion, post
 from tests.support.scripted_replica import Call, Script, answers, dies_at_once, hangs, streams, text, waits_for
@@ -211,6 +212,25 @@ def test_many_that_are_due_at_once_do_not_hold_the_loop(run_gateway: RunGateway)
             assert len(setup.gateway.api.keep_alives._waiting) == 300
 
     run_gateway(scenario, seats=1, queue=ON)
+
+
+def test_entries_of_requests_that_ended_do_not_add_up(run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keep_alives, "_FEW", 10)
+
+    async def scenario(setup: Setup) -> None:
+        waiting = setup.gateway.api.keep_alives
+        setup.replicas[0].usual = hangs
+        held = [asyncio.create_task(setup.ask()) for _ in range(5)]
+        await setup.until(lambda: setup.replicas[0].inside == 5)
+        setup.replicas[0].usual = streams()
+        for _ in range(60):
+            assert (await setup.ask()).status == 200
+            assert len(waiting._waiting) <= 13
+        assert sum(entry() is not None for _, entry in waiting._waiting) >= 5
+        for one in held:
+            one.cancel()
+
+    run_gateway(scenario, seats=100, queue=QueueSettings(keep_alive_seconds=300.0))
 
 
 def masked(answer: Answer) -> tuple[int, list[tuple[str, str]], bytes]:

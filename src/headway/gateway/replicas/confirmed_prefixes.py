@@ -16,16 +16,31 @@ from collections.abc import Sequence
 
 PREFIXES_MAX = 65_536
 """Of one replica, about 12 MB; the least recently confirmed go first."""
+ALL_PREFIXES_MAX = 1 << 20
+"""Of all replicas together, about 190 MB: from 17 replicas on each may keep an equal share of it."""
+_FORGOTTEN_AT_ONCE = 1_000
 _DENIED_BELOW = 0.8
 """× the tokens believed: a cache holds whole blocks, and a prefix's tokens are known in proportion to its bytes."""
 
 
+def share_prefixes(of_replicas: Sequence[ConfirmedPrefixes]) -> None:
+    """Bound them all together, as many as there are now."""
+    for one in of_replicas:
+        one.share = max(1, ALL_PREFIXES_MAX // len(of_replicas))
+
+
 class ConfirmedPrefixes:
-    """Those of one replica. `as_of` is when it told of its cache last, seconds; `-math.inf` if never."""
+    """Those of one replica.
+
+    Attributes:
+        as_of: when it told of its cache last, seconds; `-math.inf` if never.
+        share: how many it may keep of those of all replicas.
+    """
 
     def __init__(self) -> None:
         self._tokens: OrderedDict[int, int] = OrderedDict()  # hash of a prefix -> its tokens
         self.as_of = -math.inf
+        self.share = PREFIXES_MAX
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -57,7 +72,12 @@ class ConfirmedPrefixes:
         for key, prefix_tokens in zip(reversed(prefix), reversed(tokens), strict=True):  # the longest goes first
             held[key] = prefix_tokens
             held.move_to_end(key)
-        while len(held) > PREFIXES_MAX:
+        self.forget_excess(len(prefix))
+
+    def forget_excess(self, more: int = 0) -> None:
+        """Forget what is beyond the share, not much at once: it may have become much smaller. `more` were added."""
+        held = self._tokens
+        for _ in range(min(len(held) - min(PREFIXES_MAX, self.share), more + _FORGOTTEN_AT_ONCE)):
             held.popitem(last=False)
 
     def _lacks(self, key: int) -> bool:

@@ -142,6 +142,7 @@ class InFlight:
 
     def refresh(self) -> None:
         """Book all requests again, with the tokens produced by now. O(requests); about once a second."""
+        self.confirmed.forget_excess()
         for booked in self._inside.values():
             self._unbook(booked)
             self._book(booked, booked.prefill)

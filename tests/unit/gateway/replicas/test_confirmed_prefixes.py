@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway.gateway.replicas import confirmed_prefixes
-from headway.gateway.replicas.confirmed_prefixes import ConfirmedPrefixes
+from headway.gateway.replicas.confirmed_prefixes import ConfirmedPrefixes, share_prefixes
 
 
 def told() -> ConfirmedPrefixes:
@@ -98,3 +98,25 @@ def test_the_least_recently_confirmed_go_first_and_of_a_prompt_its_end(monkeypat
     held.answered([1, 4], [100, 200], 0, 0, 8.0)
     assert len(held) == 3
     assert [held.tokens(prefix, 500) for prefix in ([1], [1, 2], [3], [1, 4])] == [100, 100, 100, 200]
+
+
+def test_all_replicas_together_keep_so_many_and_each_gets_rid_of_the_rest_in_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(confirmed_prefixes, "ALL_PREFIXES_MAX", 6_000)
+    replicas = [told() for _ in range(3)]
+    share_prefixes(replicas[:1])
+    for key in range(5_000):
+        replicas[0].answered([key], [100], 0, 0, 6.0)
+    assert len(replicas[0]) == 5_000
+    share_prefixes(replicas)
+    replicas[0].answered([9_999], [100], 0, 0, 7.0)
+    assert len(replicas[0]) == 4_000
+    for left in (3_000, 2_000, 2_000):
+        replicas[0].forget_excess()
+        assert len(replicas[0]) == left
+    assert [replicas[0].tokens([key], 500) for key in (0, 4_999, 9_999)] == [0, 100, 100]
+    for one in replicas[1:]:
+        for key in range(3_000):
+            one.answered([key], [100], 0, 0, 6.0)
+    assert sum(map(len, replicas)) == 6_000
