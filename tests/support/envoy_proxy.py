@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import re
 import socket
 import subprocess
 import time
@@ -13,6 +16,7 @@ from pathlib import Path
 
 from headway.gateway.epp.picker_listener import PickerListener, PickerSettings
 from tests.support.gateway_setup import Answer, RawClient, Setup, completion, post
+from tests.support.serve_process import HEADWAY, fetched
 
 CONFIGS = Path(__file__).parents[2] / "docs" / "envoy"
 
@@ -49,6 +53,12 @@ class Envoy:
             await client.send(post(completion() if body is None else body, path, headers))
             return await client.answer()
 
+    async def until_it_asks(self) -> None:
+        """Envoy may find the picker only at its next health check; a path that is none tells who answers."""
+        async with asyncio.timeout(60):
+            while not (await self.ask(path="/")).reason:
+                await asyncio.sleep(0.05)
+
     @asynccontextmanager
     async def picker(self, setup: Setup, **more: object) -> AsyncIterator[PickerListener]:
         """The endpoint picker of a gateway, where this Envoy looks for it."""
@@ -63,12 +73,14 @@ class Envoy:
 
 
 @contextmanager
-def envoy_running(folder: Path, config: str = "envoy.yaml", changes: dict[str, str] | None = None) -> Iterator[Envoy]:
+def envoy_running(
+    folder: Path, config: str = "envoy.yaml", changes: dict[str, str] | None = None, picker_port: int = 0
+) -> Iterator[Envoy]:
     """Envoy with a configuration of docs/envoy, at other ports, and with these texts of it changed."""
     binary = envoy_binary()
     assert binary is not None
     text = (CONFIGS / config).read_text(encoding="utf-8")
-    port, picker_port = free_port(), free_port()
+    port, picker_port = free_port(), picker_port or free_port()
     wanted = {"port_value: 8080": f"port_value: {port}", "port_value: 9002": f"port_value: {picker_port}"}
     for before, after in (wanted | (changes or {})).items():
         assert before in text, before
@@ -83,6 +95,41 @@ def envoy_running(folder: Path, config: str = "envoy.yaml", changes: dict[str, s
     finally:
         process.kill()
         process.wait()
+
+
+@asynccontextmanager
+async def envoy_beside(
+    folder: Path, config: str, changes: dict[str, str], picker_port: int = 0
+) -> AsyncIterator[Envoy]:
+    """The same for a test whose replicas live in its own loop, which must go on meanwhile."""
+    context = envoy_running(folder, config, changes, picker_port)
+    running = await asyncio.to_thread(context.__enter__)
+    try:
+        yield running
+    finally:
+        await asyncio.to_thread(context.__exit__, None, None, None)
+
+
+@asynccontextmanager
+async def picker_process(port: int, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`headway epp` as a process of its own, for Envoy to find at this port; ready when it is yielded."""
+    line = [*HEADWAY, "epp", "--listen", "127.0.0.1:0", "--grpc-listen", f"127.0.0.1:{port}", *arguments]
+    process = await asyncio.create_subprocess_exec(*line, stderr=asyncio.subprocess.PIPE)
+    assert process.stderr is not None
+    try:
+        url = None
+        while url is None:
+            told = await process.stderr.readline()
+            assert told, "it ended without listening"
+            url = re.search(rb'"url": "(http[^"]+)"', told)
+        async with asyncio.timeout(60):
+            while json.loads(await asyncio.to_thread(fetched, url[1].decode() + "/ready"))["replicas_up"] < 1:
+                await asyncio.sleep(0.05)
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
 
 
 def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int) -> None:

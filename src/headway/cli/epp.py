@@ -23,14 +23,22 @@ class PickerOptions:
     grpc_listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Address that Envoy's external processing connects to.")
     ] = "127.0.0.1:9002"
-    message_timeout: Annotated[
+    envoy_timeout: Annotated[
         float | None,
         typer.Option(
             min=0.001,
             metavar="SECONDS",
-            help="`message_timeout` of Envoy's filter; the start is refused if requests may wait longer.",
+            help="The shortest of Envoy's timeouts that a waiting request meets; the queue's own must be shorter.",
         ),
     ] = None
+    fallbacks: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Further engines named to Envoy for each request, if its cluster can go on to them (override_host).",
+        ),
+    ] = 0
 
 
 @grouped
@@ -56,7 +64,7 @@ def epp(
     from headway.gateway.epp.picker_listener import PickerListener, PickerSettings, check_picker
     from headway.gateway.process import serve as run
 
-    settings = PickerSettings(picker.grpc_listen, picker.message_timeout)
+    settings = PickerSettings(picker.grpc_listen, picker.envoy_timeout, picker.fallbacks)
 
     def read() -> Settings:
         wanted = settings_of(config, address, options)

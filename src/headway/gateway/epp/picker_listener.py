@@ -34,21 +34,23 @@ class PickerSettings:
 
     Attributes:
         listen: address of the gRPC server.
-        message_timeout_seconds: `message_timeout` of Envoy's filter; None where it is not known.
+        envoy_timeout_seconds: the shortest of Envoy's timeouts that end a waiting request; None where none is known.
+        fallbacks: further engines named for each request, for the case that Envoy cannot reach the first.
     """
 
     listen: str = "127.0.0.1:9002"
-    message_timeout_seconds: float | None = None
+    envoy_timeout_seconds: float | None = None
+    fallbacks: int = 0
 
 
 def check_picker(picker: PickerSettings, settings: Settings) -> None:
     """Raises ValueError, one sentence, if Envoy could not work with these settings."""
     host_and_port(picker.listen, "grpc-listen")
-    told, queued = picker.message_timeout_seconds, settings.queue.timeout_seconds
+    told, queued = picker.envoy_timeout_seconds, settings.queue.timeout_seconds
     if told is not None and queued >= told:
         raise ValueError(
-            f"`queue.timeout_seconds` is {queued:g} and Envoy's message_timeout {told:g} s, so Envoy would give up "
-            "requests that still wait; make the first one smaller"
+            f"`queue.timeout_seconds` is {queued:g} and Envoy's timeout {told:g} s, so Envoy would give up requests "
+            "that still wait; make the first one smaller"
         )
     for number, replica in enumerate(settings.replica):
         host = urlsplit(replica.url).hostname or ""
@@ -111,8 +113,8 @@ class PickerListener:
             await self._server.stop(_END_SECONDS)
 
     async def _process(self, requests: object, context: Any) -> None:
-        stream = PickerStream(self._gateway.api, self._shared, context, _address_of(context.peer()), grpc.aio.EOF)
-        await stream.run()
+        peer, end, fallbacks = _address_of(context.peer()), grpc.aio.EOF, self._picker.fallbacks
+        await PickerStream(self._gateway.api, self._shared, context, peer, end, fallbacks).run()
 
     async def _check(self, request: pb.HealthCheckRequest, context: Any) -> pb.HealthCheckResponse:
         if request.service in _LIVENESS or (request.service in _READINESS and self._gateway.site.is_ready):

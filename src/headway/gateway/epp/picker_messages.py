@@ -21,8 +21,9 @@ _PART_BYTES = 62_000  # of a body in one message; Envoy's bound is 64 KB
 _OVERWRITE = pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 
 
-def destination(endpoint: str, picked: PickedRequest) -> pb.ProcessingResponse:
-    """The request's headers, with the endpoint that Envoy is to send it to."""
+def destination(endpoints: Sequence[str], picked: PickedRequest) -> pb.ProcessingResponse:
+    """The request's headers, with the endpoints that Envoy is to send it to: the first that it can reach."""
+    endpoint = ",".join(endpoints)
     mutation = _changed([(ENDPOINT_HEADER.encode(), endpoint.encode()), *picked.headers])
     mutation.remove_headers.extend(name.decode("latin-1") for name in picked.removed)
     common = pb.CommonResponse(clear_route_cache=True, header_mutation=mutation)

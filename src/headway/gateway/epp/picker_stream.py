@@ -37,6 +37,7 @@ _WRONG_MODE = (
     "in other modes a request cannot wait in the queue"
 )
 _ATTRIBUTES = "envoy.filters.http.ext_proc"
+_SUBSET_METADATA, _SUBSET_KEY = "envoy.lb.subset_hint", "x-gateway-destination-endpoint-subset"
 _VIA_UPSTREAM = "via_upstream"
 _STREAM_TYPE = b"text/event-stream"
 _FAILURE_CHARACTERS_MAX = 200
@@ -56,7 +57,9 @@ class Messages(Protocol):
 class PickerStream:
     """One request. It is a client of the API's routes, and the side of Envoy for its exchange."""
 
-    def __init__(self, api: ApiRoutes, shared: SharedLimits, channel: Messages, peer: str, end: object) -> None:
+    def __init__(
+        self, api: ApiRoutes, shared: SharedLimits, channel: Messages, peer: str, end: object, fallbacks: int = 0
+    ) -> None:
         """A stream.
 
         Args:
@@ -65,12 +68,14 @@ class PickerStream:
             channel: its messages.
             peer: address of Envoy.
             end: what `read` gives after the last message.
+            fallbacks: how many further endpoints Envoy gets, for the case that it cannot reach the first.
         """
         self.address = peer
         self._api = api
         self._shared = shared
         self._channel = channel
         self._end = end
+        self._fallbacks = fallbacks
         self._http: HttpRequest | None = None
         self._came: Headers = []
         self._target = b""
@@ -133,6 +138,7 @@ class PickerStream:
         ends = message.request_headers.end_of_stream
         self._came, self._target = headers, pseudo.get(":path", b"")
         http = self._http = HttpRequest(pseudo.get(":method", b""), self._target, headers)
+        http.endpoints = _allowed_endpoints(message)
         self.address = _client_of(http.named.get(b"x-forwarded-for")) or self.address
         if not ends and message.protocol_config.request_body_mode != pb.FULL_DUPLEX_STREAMED:
             log.error(_WRONG_MODE)
@@ -238,9 +244,21 @@ class PickerStream:
     def pick(self, request: GatewayRequest, replica: UpstreamReplica) -> None:
         """Tell Envoy where the request goes, and let it go on."""
         picked = picked_request(request, replica, self._came, self._target)
-        pool = replica.pool
-        endpoint = f"[{pool.host}]:{pool.port}" if ":" in pool.host else f"{pool.host}:{pool.port}"
-        self._send(self._go_on(messages.destination(endpoint, picked), picked.body))
+        endpoints = [replica.pool.endpoint, *self._stand_ins(request, replica)]
+        self._send(self._go_on(messages.destination(endpoints, picked), picked.body))
+
+    def _stand_ins(self, request: GatewayRequest, picked: UpstreamReplica) -> list[str]:
+        """Endpoints that Envoy may go on to if it cannot reach the one that was picked; the least loaded first."""
+        if not self._fallbacks or request.arrived.stored_object is not None:
+            return []
+        arrived = request.arrived
+        others = [
+            one
+            for one in self._api.dispatcher.replicas
+            if one.is_up and one is not picked and one.serves(arrived.model, arrived.endpoints)
+        ]
+        others.sort(key=lambda one: one.ledger.requests / one.ledger.requests_max)
+        return [one.pool.endpoint for one in others[: self._fallbacks]]
 
     def _go_on(self, head: pb.ProcessingResponse, body: list[bytes | memoryview]) -> Iterator[pb.ProcessingResponse]:
         yield head
@@ -265,8 +283,9 @@ class PickerStream:
             kind = next((value for name, value in headers if name == b"content-type"), b"")
             is_stream = kind.partition(b";")[0].strip().lower() == _STREAM_TYPE
             status = pseudo.get(":status", b"")
-            failure = _failure_in(message)
-            told = self._exchange.answered(AnswerHead(int(status) if status.isdigit() else 0, is_stream, failure))
+            failure, endpoint = _attributes_of(message)
+            head = AnswerHead(int(status) if status.isdigit() else 0, is_stream, failure, endpoint)
+            told = self._exchange.answered(head)
         more = self._http.reply_headers if self._http is not None else ()
         self._send([messages.answer_with([*told, *more])])
 
@@ -302,13 +321,25 @@ def _read_headers(came: pb.HeaderMap) -> tuple[Headers, Mapping[str, bytes]]:
     return headers, pseudo
 
 
-def _failure_in(message: pb.ProcessingRequest) -> str | None:
-    """Why Envoy answered in place of the replica, where its attributes tell so."""
+def _attributes_of(message: pb.ProcessingRequest) -> tuple[str | None, str]:
+    """Why Envoy answered in place of the replica, or None; and the endpoint that it went to last, or ""."""
     if _ATTRIBUTES not in message.attributes:
-        return None
-    details = message.attributes[_ATTRIBUTES].fields.get("response.code_details")
-    text = "" if details is None else details.string_value
-    return text[:_FAILURE_CHARACTERS_MAX] if text and text != _VIA_UPSTREAM else None
+        return None, ""
+    fields = message.attributes[_ATTRIBUTES].fields
+    details, endpoint = fields["response.code_details"].string_value, fields["upstream.address"].string_value
+    return details[:_FAILURE_CHARACTERS_MAX] if details not in ("", _VIA_UPSTREAM) else None, endpoint
+
+
+def _allowed_endpoints(message: pb.ProcessingRequest) -> tuple[str, ...]:
+    """Those that Envoy restricts the request to, sorted; () where it does not.
+
+    A list, or a text with commas.
+    """
+    if _SUBSET_METADATA not in message.metadata_context.filter_metadata:
+        return ()
+    value = message.metadata_context.filter_metadata[_SUBSET_METADATA].fields[_SUBSET_KEY]
+    texts = [one.string_value for one in value.list_value.values] or value.string_value.split(",")
+    return tuple(sorted({text.strip() for text in texts} - {""}))
 
 
 @lru_cache(maxsize=1_024)

@@ -16,6 +16,8 @@ from headway.gateway.queueing.request_state import QueuedRequest
 from headway.gateway.queueing.served_queues import ServedQueues
 from headway.gateway.wire.messages import HttpRequest
 
+_ENDPOINTS_SHOWN, _CHARACTERS_SHOWN = 3, 60
+
 
 class EntryChecks:
     """One per process, beside the queues. `clock` gives seconds; `seed` is of the jitter of `Retry-After`."""
@@ -35,6 +37,9 @@ class EntryChecks:
             if replicas and not any(replica.serves(model) for replica in replicas):
                 message = f"no replica serves the model {model[:100]!r}{meant}; GET /v1/models lists the models"
                 return Refusal(404, message, Reason.UNKNOWN_MODEL)
+            if arrived.endpoints and can_be_served((model, queued.failed_replica, ()), replicas):
+                allowed = _shown(arrived.endpoints)
+                return self.unserved(f"the proxy allows this request only {allowed}, where no replica is healthy")
             return self.unserved(self.why_unserved(model, meant))
         if not served.waiting:
             return None
@@ -100,3 +105,9 @@ class EntryChecks:
     def until_probe(self) -> float:
         """Seconds after which a client may come back while no replica is healthy."""
         return self.retry_delays.after_probe(self._served.replicas, self._now())
+
+
+def _shown(endpoints: tuple[str, ...]) -> str:
+    few = endpoints[:_ENDPOINTS_SHOWN]
+    more = f" and {len(endpoints) - len(few)} more" if len(endpoints) > len(few) else ""
+    return f"{', '.join(endpoint[:_CHARACTERS_SHOWN] for endpoint in few)}{more}"

@@ -102,6 +102,7 @@ class Intake:
             hinted_output_tokens=hints.output_tokens,
             service_tier=tier_used(terms, hints.priority, tenant, tiers),
             never_waits=terms.never_waits,
+            endpoints=http.endpoints,
             arrived_at=now,
             traceparent=None if start_trace is None else start_trace(http, endpoint, number, now),
             prompt=prompt,

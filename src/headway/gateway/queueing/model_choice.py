@@ -63,7 +63,7 @@ class ModelChoice:
         return model
 
     def _lives(self, model: str) -> bool:
-        return can_be_served((model, None), self._served.replicas)
+        return can_be_served((model, None, ()), self._served.replicas)
 
     def _wait_seconds(self, model: str) -> float:
         """Forecast of the wait in its queues, or its base model's; 0 where nothing waits or no forecast is known."""

@@ -18,21 +18,21 @@ _LOGGED_SECONDS = 60.0  # between two log lines of a shortage
 _BELIEVED_UP = (Health.UP, Health.UNKNOWN)
 log = logging.getLogger("headway.gateway")
 
-Demand: TypeAlias = tuple[str, UpstreamReplica | None]
-"""The model wanted and the replica to avoid: requests alike in both can be served by the same replicas."""
+Demand: TypeAlias = tuple[str, UpstreamReplica | None, tuple[str, ...]]
+"""The model wanted, the replica to avoid and the endpoints allowed, () for all: who can serve a request."""
 
 
 def demand_of(queued: QueuedRequest) -> Demand:
     """What decides which replicas can serve a request."""
-    return queued.arrived.model, queued.failed_replica
+    return queued.arrived.model, queued.failed_replica, queued.arrived.endpoints
 
 
 def can_be_served(demand: Demand, replicas: Sequence[UpstreamReplica]) -> bool:
     """Whether some replica, full or not, could serve it. A replica that was not probed yet is believed healthy."""
-    model, avoided = demand
+    model, avoided, endpoints = demand
     for replica in replicas:
         is_believed_up = replica.state.health in _BELIEVED_UP and not replica.is_drained
-        if is_believed_up and replica is not avoided and replica.serves(model):
+        if is_believed_up and replica is not avoided and replica.serves(model, endpoints):
             return True
     return False
 

@@ -44,7 +44,8 @@ def home_of(
     if arrived.stored_object is None:
         return None
     name = objects.made_by(arrived.stored_object)
-    homes = (r for r in replicas if r.name == name and r.is_up and r is not failed and r.serves(arrived.model))
+    able = (r for r in replicas if r.name == name and r.is_up and r is not failed)
+    homes = (r for r in able if r.serves(arrived.model, arrived.endpoints))
     return next(homes, None)
 
 
@@ -52,14 +53,14 @@ def key_of(
     queued: QueuedRequest, home: UpstreamReplica | None, replicas: Sequence[UpstreamReplica], settings: Settings
 ) -> QueueKey:
     """The queue of a request. `home` is the replica that alone can serve it; None where any with its model may."""
-    model, kind = queued.arrived.model, queued.arrived.endpoint.kind
+    model, kind, endpoints = queued.arrived.model, queued.arrived.endpoint.kind, queued.arrived.endpoints
     shared = shared_model(model, replicas, settings)
     if home is not None:  # it must not hold up requests that others can serve
         return QueueKey(shared, kind, home.name, queued.is_over_budget)
-    if shared == model:
+    if shared == model and not endpoints:
         return QueueKey(model, kind, "", queued.is_over_budget)
-    serving = [replica.name for replica in replicas if replica.serves(model)]
-    lacks = any(replica.serves(shared) and not replica.serves(model) for replica in replicas)
+    serving = [replica.name for replica in replicas if replica.serves(model, endpoints)]
+    lacks = any(replica.serves(shared) and not replica.serves(model, endpoints) for replica in replicas)
     return QueueKey(shared, kind, "", queued.is_over_budget, tuple(sorted(serving)) if lacks else ())
 
 

@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from headway.gateway.queueing.internal_errors import InternalErrors
-from headway.gateway.queueing.request_state import QueuedRequest
+from headway.gateway.queueing.request_state import GatewayRequest, QueuedRequest
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import PolicySettings
 from headway.policies.catalog import build
 from headway.policies.contracts import DispatchListener, RoutingPolicy
 from headway.scheduling.checked_policies import CheckedRouting, PlainAsker, PolicyFault
+
+
+def reroute(request: GatewayRequest, replica: UpstreamReplica) -> None:
+    """A proxy sent the request on to another replica than the one that was chosen: its place is there now."""
+    queued = request.queued
+    if queued.replica is not None:
+        queued.replica.ledger.leave(queued)
+    replica.ledger.enter(queued, request.relayed)
+    queued.replica = replica
 
 
 class RequestRouting:

@@ -101,6 +101,7 @@ class ArrivedRequest:
         priority: in vLLM's sign, lower sooner.
         hinted_output_tokens: of its hints.
         service_tier: at which it is served; None where its client names none.
+        endpoints: of the replicas that it may be sent to, host:port each; () where any will do.
         never_waits: it is refused rather than queued.
         prompt: what was read of its prompt.
         arrived_at: seconds on the dispatcher's clock.
@@ -129,6 +130,7 @@ class ArrivedRequest:
     ends_by: Final[float | None] = None
     service_tier: Final[str | None] = None
     never_waits: Final[bool] = False
+    endpoints: Final[tuple[str, ...]] = ()
     prompt: Final[PromptFacts] = NO_PROMPT
     stored_object: Final[str | None] = None
     may_be_repeated: Final[bool] = True

@@ -121,12 +121,12 @@ class ServedQueues:
 
     def candidates(self, queued: QueuedRequest) -> list[UpstreamReplica]:
         """The replicas that have room for a request now."""
-        model, failed = queued.arrived.model, queued.failed_replica
+        model, failed, ends = demand_of(queued)
         home, has_room = self._home(queued), self._has_room
         return [
             replica
             for replica in (self.replicas if home is None else [home])
-            if replica.is_up and replica is not failed and has_room(replica, queued) and replica.serves(model)
+            if replica.is_up and replica is not failed and has_room(replica, queued) and replica.serves(model, ends)
         ]
 
     # Whose turn it is
@@ -332,9 +332,9 @@ class ServedQueues:
         head = queue.head(now)
         if head is None:
             return []
-        model, failed, home = head.arrived.model, head.failed_replica, self._home(head)
+        (model, failed, ends), home = demand_of(head), self._home(head)
         able = self.replicas if home is None else [home]
-        return [replica for replica in able if replica.is_up and replica is not failed and replica.serves(model)]
+        return [replica for replica in able if replica.is_up and replica is not failed and replica.serves(model, ends)]
 
     # What changes
 

@@ -17,6 +17,7 @@ from headway.gateway.queueing.answer_forecast import expected_seconds
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.refusals import Refusal
+from headway.gateway.queueing.request_routing import reroute
 from headway.gateway.queueing.request_state import GatewayRequest, RequestMove, RequestStage
 from headway.gateway.relay.answer_errors import error_answer, status_of
 from headway.gateway.relay.answer_headers import own_headers
@@ -34,7 +35,7 @@ class ProxyStream(Protocol):
     """The side of Envoy: it does with one request what it is told."""
 
     def pick(self, request: GatewayRequest, replica: UpstreamReplica) -> None:
-        """Send the request to this replica."""
+        """Send the request to this replica, or to one that may stand in for it."""
 
     def respond(self, response: Response) -> None:
         """Answer the request with this instead; one whose answer has begun is cut short."""
@@ -47,11 +48,13 @@ class AnswerHead(NamedTuple):
         status: of the answer.
         is_stream: whether its content type is that of a stream of events.
         failure: why Envoy answered itself; None where the replica did, or where Envoy does not tell.
+        endpoint: host:port that it went to last; "" where Envoy does not tell.
     """
 
     status: int
     is_stream: bool
     failure: str | None = None
+    endpoint: str = ""
 
 
 class PickedExchange:
@@ -112,7 +115,7 @@ class PickedExchange:
         """The answer begins; returns the headers that its client is to get besides."""
         if self.request.stage is not _SENT:
             return []
-        replica, relayed = self._replica(), self.request.relayed
+        replica, relayed = self._served_by(head.endpoint), self.request.relayed
         self._judge(replica, head)
         self.request.move(_MOVE_ANSWERED)
         relayed.status = head.status
@@ -124,6 +127,18 @@ class PickedExchange:
             relayed.first_byte_at = self._dispatcher.now()
             self._note_prefilled()
         return own_headers(self.request, replica)
+
+    def _served_by(self, endpoint: str) -> UpstreamReplica:
+        """The replica that answers: another one than was picked, if Envoy could not reach that."""
+        picked = self._replica()
+        if endpoint in ("", picked.pool.endpoint):
+            return picked
+        other = next((one for one in self._dispatcher.replicas if one.pool.endpoint == endpoint), None)
+        if other is None:
+            return picked
+        picked.failed(f"Envoy went on to {other.shown_as}")
+        reroute(self.request, other)
+        return other
 
     def _judge(self, replica: UpstreamReplica, head: AnswerHead) -> None:
         if head.failure is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -94,9 +94,10 @@ class UpstreamReplica:
         """Whether it answers, drained or not."""
         return self.state.health is _UP
 
-    def serves(self, model: str) -> bool:
-        """Whether it has the model; a replica that lists no models is believed to have any."""
-        return not self.state.models or not model or model in self.state.models
+    def serves(self, model: str, endpoints: Collection[str] = ()) -> bool:
+        """Whether it has the model, and is one of `endpoints` if there are any. One that lists no models has any."""
+        has_it = not self.state.models or not model or model in self.state.models
+        return has_it and (not endpoints or self.pool.endpoint in endpoints)
 
     @property
     def has_place(self) -> bool:

@@ -57,6 +57,7 @@ class HttpRequest:
     `target` is the request line's, path and query. `owner` names its API key's tenant, if any. `reply_headers` are
     added to its answer. `keeps_forwarded`: it came from a proxy that may say who its client is. `client_address` is
     that of the peer that sent it here, a proxy's if there is one; `certificate_names` are those of its certificate.
+    `endpoints`, host:port each, are those that its proxy may send it to; () where any will do.
     `refusal`, in the handler's own form, is what it gets whatever its body says: the body is then not kept; `holder`,
     likewise, is whose its key is; `fields`, likewise, is what was found of a large body.
     """
@@ -72,6 +73,7 @@ class HttpRequest:
     client_address: str = ""
     certificate_names: tuple[str, ...] = ()
     reply_headers: tuple[tuple[bytes, bytes], ...] = ()
+    endpoints: tuple[str, ...] = ()
     refusal: object | None = None
     holder: object | None = None
     fields: object | None = None

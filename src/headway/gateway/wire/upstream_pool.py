@@ -48,7 +48,8 @@ class UpstreamPool:
         self.prefix = parts.path.rstrip("/").encode()
         default = self.port == (443 if parts.scheme == "https" else 80)
         bracketed = f"[{self.host}]" if ":" in self.host else self.host
-        self.host_header = (bracketed if default else f"{bracketed}:{self.port}").encode()
+        self.endpoint = f"{bracketed}:{self.port}"
+        self.host_header = (bracketed if default else self.endpoint).encode()
         self.via = via
         self._ssl = _trusted() if parts.scheme == "https" else None
         self._connect_seconds = connect_seconds

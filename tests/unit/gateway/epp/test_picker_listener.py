@@ -14,13 +14,13 @@ WAITS_600_S = Settings(queue=QueueSettings(timeout_seconds=600.0))
 
 @pytest.mark.parametrize("seconds", [0.2, 600.0])
 def test_a_queue_that_outlasts_envoys_patience_is_refused(seconds: float) -> None:
-    with pytest.raises(ValueError, match=rf"`queue.timeout_seconds` is 600 and Envoy's message_timeout {seconds:g} s"):
-        check_picker(PickerSettings(message_timeout_seconds=seconds), WAITS_600_S)
+    with pytest.raises(ValueError, match=rf"`queue.timeout_seconds` is 600 and Envoy's timeout {seconds:g} s"):
+        check_picker(PickerSettings(envoy_timeout_seconds=seconds), WAITS_600_S)
 
 
 @pytest.mark.parametrize("seconds", [600.5, None])
 def test_one_that_does_not_is_taken(seconds: float | None) -> None:
-    check_picker(PickerSettings(message_timeout_seconds=seconds), WAITS_600_S)
+    check_picker(PickerSettings(envoy_timeout_seconds=seconds), WAITS_600_S)
 
 
 @pytest.mark.parametrize(

@@ -367,7 +367,7 @@ def test_a_routing_policy_hears_where_a_request_went() -> None:
 
 def test_an_outage_is_over_with_one_look_that_finds_a_replica() -> None:
     outages = Outages()
-    demand = ("m", None)
+    demand = ("m", None, ())
     (replica,) = replicas(1)
     assert outages.given_up([demand], [], 0.0, 30.0) == set()
     assert outages.given_up([demand], [], 29.9, 30.0) == set()

@@ -1,0 +1,53 @@
+"""The picker's health service: what kubelet, Envoy and gateway controllers ask before they send it anything."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.gateway_setup import RunGateway, Setup
+
+pytest.importorskip("grpc", reason="the extra `epp` is not installed")
+import grpc
+
+from headway.gateway.epp import ext_proc_messages as pb
+from headway.gateway.epp.picker_listener import PROCESSOR, PickerListener, PickerSettings
+
+SERVING, NOT_SERVING = pb.HealthCheckResponse.SERVING, pb.HealthCheckResponse.NOT_SERVING
+
+
+def test_it_serves_while_a_replica_is_up_and_lives_while_it_drains(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        listener = PickerListener(setup.gateway, PickerSettings("127.0.0.1:0"))
+        await listener.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{listener.port}") as channel:
+            check = channel.unary_unary(
+                "/grpc.health.v1.Health/Check",
+                pb.HealthCheckRequest.SerializeToString,
+                pb.HealthCheckResponse.FromString,
+            )
+
+            async def status(service: str) -> int:
+                return int((await check(pb.HealthCheckRequest(service=service))).status)
+
+            for name in ("readiness", PROCESSOR):
+                assert await status(name) == SERVING
+            setup.gateway.site.is_leaving = True
+            for name in ("readiness", PROCESSOR):
+                assert await status(name) == NOT_SERVING
+            for name in ("", "liveness"):
+                assert await status(name) == SERVING
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await status("another")
+            assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+        await listener.stop()
+
+    run_gateway(scenario)
+
+
+def test_an_address_in_use_is_one_sentence(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        taken = PickerListener(setup.gateway, PickerSettings(f"127.0.0.1:{setup.port}"))
+        with pytest.raises(OSError, match=f"cannot listen on grpc-listen '127.0.0.1:{setup.port}'"):
+            await taken.start()
+
+    run_gateway(scenario)
