@@ -16,7 +16,20 @@ import typer
 
 from headway import __version__
 from headway.bench.user_mistake import UserMistake
-from headway.cli import bound, calibrate, check_config, compare, epp, explain, load, policies, serve, tune, workloads
+from headway.cli import (
+    bound,
+    calibrate,
+    check_config,
+    compare,
+    epp,
+    explain,
+    load,
+    policies,
+    recommend,
+    serve,
+    tune,
+    workloads,
+)
 from headway.cli import fusion_verbs as fusion
 from headway.cli import trace_verbs as trace
 
@@ -40,6 +53,7 @@ app.command("calibrate")(calibrate.calibrate)
 app.command("policies")(policies.policies)
 app.command("explain")(explain.explain)
 app.command("tune")(tune.tune)
+app.command("recommend")(recommend.recommend)
 app.command("workloads")(workloads.workloads)
 app.add_typer(trace.app, name="trace")
 app.add_typer(fusion.app, name="fusion")

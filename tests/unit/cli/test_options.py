@@ -37,6 +37,7 @@ VERBS = [
     "policies",
     "explain",
     "tune",
+    "recommend",
     "workloads",
     "trace",
     "fusion",

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
 from headway.domain.costs import ServiceCosts
-from headway.domain.event import Arrived, Completed, Event
-from headway.domain.request import RequestView, uncached_prefill_tokens
+from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, Preempted
+from headway.domain.request import RequestId, RequestView, uncached_prefill_tokens
 from headway.policies.contracts import Need
-from headway.policies.predicted_work import added_seconds
+from headway.policies.predicted_work import added_seconds, output_tokens_left
 from headway.policies.tunable import Tunable
 
 _PROBABILITIES = tuple((number + 0.5) / 9 for number in range(9))
@@ -23,6 +23,8 @@ _LOAD_MAX = 0.98  # of the load that the decay rate is found at: at 1 there is n
 _MEDIAN_BOOST_SECONDS_MAX = 60.0
 _BINS_PER_E = 1 / math.log(1.1)  # values of one bin differ by less than a tenth
 _ROUNDS = 60  # of a bisection
+_BACKLOG_REQUESTS = 4  # that wait, where the replica surely has all that it can do
+_BACKLOG_SECONDS_MIN, _BACKLOG_SECONDS_MAX = 5.0, 600.0
 
 
 class Boost:
@@ -34,20 +36,21 @@ class Boost:
         passes only those that came at most its boost earlier.
     Source: γ-Boost, arXiv 2404.08826 (one server, Poisson arrivals, light-tailed sizes; for uncertain sizes
         (1/γ)·ln(m/(m - 1)) with m = E[e^(γS)]); for LLM serving arXiv 2606.18431. The size is what a request adds to
-        the work of the whole replica: its uncached prompt, and its share of the decode steps. γ is the root of
+        the work of the whole replica: its uncached prompt, and its share of the decode steps, by the costs of a token
+        and corrected by how long such work took while four or more requests waited. γ is the root of
         E[e^(γS)]·E[e^(-γA)] = 1 over the last 10,000 completed sizes S and times A between arrivals, found once a
         minute; at a load above 0.98 the one at 0.98. It is raised where the median request would be boosted by more
         than 60 s. `decay_factor` multiplies it: above 1 nearer to FCFS, below 1 nearer to shortest first. Deviation
         from 2606.18431: no rank changes while a request waits or runs. Until 20 requests have ended it is FCFS.
     Reads: the arrival time, prompt length, cached prompt tokens, the length estimate's quantiles, seconds per token,
-        arrivals and completions.
+        arrivals, admissions and ends.
     Wins when: the tail counts, and rushes come and go.
     Loses when: the mean alone counts, or sizes are so heavy-tailed that the largest decide the rate (it is near FCFS
         then); where the replica is limited by KV memory, which the size does not see.
     """
 
     follows_what_is_learned = True
-    hears = (Arrived, Completed)
+    hears = (Arrived, Admitted, Preempted, Completed, Cancelled)
     NEEDS = frozenset([Need.CACHED_TOKENS])
 
     TUNABLE: ClassVar[tuple[Tunable, ...]] = (Tunable("decay_factor", 0.03, 30.0, "log"),)
@@ -59,6 +62,7 @@ class Boost:
         self._decay_factor = decay_factor
         self._sizes = _BinnedValues()
         self._gaps = _BinnedValues()
+        self._pace = _Pace()
         self._last_arrival: float | None = None
         self._look_at = -math.inf
         self._known = 0  # sizes when the rate was found last
@@ -73,6 +77,7 @@ class Boost:
 
     def observe(self, event: Event) -> None:
         """Remember sizes and times between arrivals; find the decay rate when it is time."""
+        self._pace.observe(event, self._mean_size)
         match event:
             case Arrived(at=at):
                 if self._last_arrival is not None:
@@ -92,23 +97,27 @@ class Boost:
     def _size(self, uncached_tokens: int, output_tokens: float) -> float:
         return max(_LEAST_SECONDS, added_seconds(uncached_tokens, output_tokens, self._costs))
 
+    def _mean_size(self, request: RequestView) -> float:
+        return self._size(uncached_prefill_tokens(request), output_tokens_left(request))
+
     def _sizes_of(self, request: RequestView) -> list[float]:
         """Sizes that it may have, each as likely as the others, seconds."""
-        uncached, estimate = uncached_prefill_tokens(request), request.estimate
+        uncached, estimate, pace = uncached_prefill_tokens(request), request.estimate, self._pace.seconds
         if estimate is None:
-            return [self._size(uncached, 0.0)]
+            return [pace * self._size(uncached, 0.0)]
         produced = request.produced_tokens
         return [
-            self._size(uncached, estimate.remaining_quantile(probability, produced) * request.sequences)
+            pace * self._size(uncached, estimate.remaining_quantile(probability, produced) * request.sequences)
             for probability in _PROBABILITIES
         ]
 
     def _find_rate(self) -> None:
-        sizes, gaps = self._sizes.weighted(), self._gaps.weighted()
+        pace = self._pace.seconds
+        sizes, gaps = [(pace * size, count) for size, count in self._sizes.weighted()], self._gaps.weighted()
         if len(self._gaps) < _LEAST_KNOWN or not any(gap for gap, _ in gaps):
             return
         rate = self._decay_factor * decay_rate(sizes, gaps)
-        median = self._sizes.median()
+        median = pace * self._sizes.median()
         if boost_seconds([median], rate) > _MEDIAN_BOOST_SECONDS_MAX:
             rate = _crossing(lambda g: _MEDIAN_BOOST_SECONDS_MAX - boost_seconds([median], g), rate)
         self.decay_rate = rate
@@ -166,6 +175,37 @@ def _log_mean_exp(weighted: Iterable[tuple[float, int]]) -> float:
 
 def _mean(weighted: Sequence[tuple[float, int]]) -> float:
     return sum(value * times for value, times in weighted) / sum(times for _, times in weighted)
+
+
+class _Pace:
+    """Seconds that a second of priced work takes when the replica has all that it can do: while several wait."""
+
+    def __init__(self) -> None:
+        self._waiting: set[RequestId] = set()
+        self._at = 0.0
+        self._backlog_seconds = 0.0
+        self._work = 0.0  # admitted meanwhile
+
+    @property
+    def seconds(self) -> float:
+        """1 until it is known."""
+        is_known = self._backlog_seconds >= _BACKLOG_SECONDS_MIN and self._work > 0
+        return self._backlog_seconds / self._work if is_known else 1.0
+
+    def observe(self, event: Event, size: Callable[[RequestView], float]) -> None:
+        """Count the time of a backlog, and the work let in during it."""
+        if len(self._waiting) >= _BACKLOG_REQUESTS:
+            self._backlog_seconds += max(0.0, event.at - self._at)
+            if isinstance(event, Admitted):
+                self._work += size(event.request)
+            if self._backlog_seconds > _BACKLOG_SECONDS_MAX:  # what was long ago counts less and less
+                self._backlog_seconds /= 2
+                self._work /= 2
+        self._at = event.at
+        if isinstance(event, Arrived | Preempted):
+            self._waiting.add(event.request.id)
+        else:
+            self._waiting.discard(event.request.id)
 
 
 class _BinnedValues:

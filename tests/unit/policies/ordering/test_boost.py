@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from headway.domain.costs import ServiceCosts
 from headway.domain.estimate import PointEstimate
-from headway.domain.event import Arrived, Completed
+from headway.domain.event import Admitted, Arrived, Completed
 from headway.domain.request import Request
 from headway.policies.ordering.boost import Boost, boost_seconds, decay_rate
 from headway.testing.examples import examples
@@ -117,6 +117,20 @@ def test_the_dial_goes_from_shortest_first_to_fcfs() -> None:
 def test_the_median_is_boosted_by_a_minute_at_most() -> None:
     order = taught(Boost(costs=COSTS, decay_factor=1e-6))
     assert boost_seconds([1.0], order.decay_rate) == pytest.approx(60.0, rel=0.1)  # sizes are known to a tenth
+
+
+def test_sizes_are_corrected_by_how_long_work_takes_in_a_backlog() -> None:
+    """Ten wait, and one second of priced work is let in every three seconds."""
+    order = Boost(costs=COSTS)
+    waiting = [Request(number, 0.0, 1_000) for number in range(10)]
+    for one in waiting:
+        order.observe(Arrived(one, 0.0))
+    for number, one in enumerate(waiting):
+        order.observe(Admitted(one, 3.0 * (number + 1)))
+        order.observe(Completed(one, 3.0 * (number + 1), 1))
+    plain = taught(Boost(costs=COSTS), seconds=1.0, apart=4.0)
+    taught(order, seconds=1.0, apart=4.0)
+    assert order.decay_rate < plain.decay_rate / 4, "the load is three quarters, not a quarter"
 
 
 def test_arrivals_all_at_once_teach_nothing() -> None:

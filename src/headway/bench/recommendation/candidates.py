@@ -1,0 +1,87 @@
+"""Candidates: the bundles that compete for a recommendation, each with a small grid of its dial."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from headway.bench.experiment.bundles import Bundle
+from headway.policies.catalog import KINDS
+
+ORDERS: Sequence[tuple[str, str | None, Sequence[float]]] = (
+    ("fcfs", None, ()),
+    ("highest-response-ratio", None, ()),
+    ("shortest-uncached-prefill-first", None, ()),
+    ("shortest-job-first", None, ()),
+    ("shortest-job-first-aging", "service_seconds_per_second_waited", (0.03, 0.3)),
+    ("smallest-volume-first", None, ()),
+    ("gittins", None, ()),
+    ("priced-work", "patience", (1.25, 2.0, 5.0)),
+    ("boost", "decay_factor", (0.3, 1.0, 3.0, 10.0)),
+    ("ewsjf", None, ()),
+)
+"""Order, its dial, and the values of the dial that compete. No order here knows true lengths or needs classes."""
+DEFAULT = "highest-response-ratio"
+"""What the gateway does unless told otherwise; it is always among the candidates."""
+OTHERS: Sequence[tuple[str, str]] = (
+    ("admission", "overflow-probability"),
+    ("preemption", "least-sunk-work"),
+    ("prediction", "running-mean"),
+)
+"""One other policy at a time, tried beside the best order."""
+
+
+def candidates(template: Bundle) -> list[Bundle]:
+    """One bundle for each order and value of its dial, otherwise like `template`."""
+    made = []
+    for ordering, dial, values in ORDERS:
+        if dial is None:
+            made.append(replace(template, label=ordering, ordering=ordering))
+        for value in values:
+            options = {"ordering": {dial: value}} if dial is not None else {}
+            label = f"{ordering}({dial}={value:g})"
+            made.append(replace(template, label=label, ordering=ordering, options=options))
+    return made
+
+
+def variants(bundle: Bundle) -> list[Bundle]:
+    """The same order with one other policy each."""
+    made = []
+    for kind, name in OTHERS:
+        if getattr(bundle, kind) != name:
+            options = {key: value for key, value in bundle.options.items() if key != kind}
+            chosen: dict[str, Any] = {kind: name}
+            made.append(replace(bundle, label=f"{bundle.label} + {name}", options=options, **chosen))
+    return made
+
+
+def gateway_text(bundle: Bundle) -> str:
+    """The table `[policies]` for `headway serve --config`. A gateway leaves the choice of a victim to the engine."""
+    lines = [f'{kind} = "{getattr(bundle, kind)}"' for kind in KINDS if kind != "preemption"]
+    options = {kind: given for kind, given in bundle.options.items() if given and kind != "preemption"}
+    tables = [f"{kind} = {_inline(given)}" for kind, given in options.items()]
+    return "\n".join(["[policies]", *lines, *([f"options = {{{', '.join(tables)}}}"] if tables else [])]) + "\n"
+
+
+def vllm_text(bundle: Bundle) -> str:
+    """The file for the plug-in: HEADWAY_CONFIG names it."""
+    lines = []
+    for kind in KINDS:
+        given = bundle.options.get(kind)
+        name = f'"{getattr(bundle, kind)}"'
+        lines.append(f"{kind} = {{name = {name}, options = {_inline(given)}}}" if given else f"{kind} = {name}")
+    return "\n".join(lines) + "\n"
+
+
+def _inline(options: object) -> str:
+    assert isinstance(options, dict), "options of a policy are a table"
+    return "{" + ", ".join(f"{name} = {_value(value)}" for name, value in options.items()) + "}"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    return _inline(value) if isinstance(value, dict) else f'"{value}"'

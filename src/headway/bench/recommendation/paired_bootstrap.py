@@ -1,0 +1,114 @@
+"""Paired bootstrap: which candidates differ on one trace, by drawing stretches of its time.
+
+Laws: candidates are compared on the same requests; whole stretches are drawn, since waits of neighbours belong to one
+rush; two equal candidates never differ.
+
+Source: moving blocks (Künsch 1989), in a circle (Politis and Romano 1992); the set of candidates not worse than the
+best by the largest of their standardised differences (Hsu 1984; Romano and Wolf 2005).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from headway.bench.recommendation.objective import Floats, OperatorObjective
+
+DRAWS = 400
+SURE = 0.95
+_STRETCHES_MIN, _STRETCHES_MAX = (
+    10,
+    50,
+)  # of the trace: shorter ones cut rushes apart, and of fewer nothing can be drawn
+_WAITS_IN_A_STRETCH = 3  # it should be so many times as long as the longest wait
+_EQUAL = 1e-12
+_Rows: TypeAlias = npt.NDArray[np.int64]
+
+
+class Differences(NamedTuple):
+    """How sure the differences to the best candidate are.
+
+    Attributes:
+        alike: of each candidate, whether it does not differ from the best one by more than chance; the best is.
+        low: of each, the least factor by which it is behind the best, at 90 % (the 5th percentile of the draws); None
+            where it does not compete.
+        high: the largest (the 95th).
+        stretch_seconds: how long the stretches of time were that were drawn together.
+        is_short: the trace has too few stretches as long as its waits would ask for.
+    """
+
+    alike: list[bool]
+    low: list[float | None]
+    high: list[float | None]
+    stretch_seconds: float
+    is_short: bool
+
+
+def differences(
+    objective: OperatorObjective,
+    columns: Mapping[str, Floats],
+    arrived_seconds: Floats,
+    longest_wait_seconds: float,
+    seed: int,
+) -> Differences:
+    """Compare each candidate with the best one.
+
+    A candidate differs only if it does with stretches of half, once and twice the length: a verdict that flips with
+    it is none.
+
+    Args:
+        objective: what is wanted.
+        columns: by measure, candidates × requests.
+        arrived_seconds: of each request, ascending.
+        longest_wait_seconds: of all candidates and requests.
+        seed: of the draws.
+    """
+    scores = objective.scores(columns)
+    best = int(scores.argmin())
+    span = max(float(arrived_seconds[-1] - arrived_seconds[0]), 1e-9)
+    wanted = _WAITS_IN_A_STRETCH * longest_wait_seconds
+    stretch = min(max(wanted, span / _STRETCHES_MAX), span / _STRETCHES_MIN)
+    worse = np.ones(len(scores), bool)
+    draws = scores[np.newaxis]
+    for factor in (0.5, 2.0, 1.0):  # the last one's draws are told
+        random = np.random.default_rng(seed)
+        draws = np.array(
+            [objective.scores(columns, _drawn(arrived_seconds, factor * stretch, random)) for _ in range(DRAWS)]
+        )
+        worse &= _worse(scores - scores[best], draws - draws[:, [best]])
+    low, high = np.percentile(np.exp(draws - draws[:, [best]]), [5, 95], axis=0)
+    return Differences(
+        [bool(one) for one in ~worse], [*map(float, low)], [*map(float, high)], stretch, wanted > span / _STRETCHES_MIN
+    )
+
+
+def _worse(behind: Floats, draws: Floats) -> npt.NDArray[np.bool_]:
+    """Which are behind the best by more than chance makes all of them together, and in 95 of 100 draws as well.
+
+    Where a few requests decide, draws are far from symmetric, and either of the two alone is too sure.
+    """
+    spread = draws.std(axis=0)
+    varies = spread > _EQUAL
+    standard = np.where(varies, spread, 1.0)
+    chance = np.where(varies, (draws - behind) / standard, 0.0).max(axis=1)
+    beyond_chance = behind / standard > np.quantile(chance, SURE)
+    nearly_always = np.quantile(draws, 1 - SURE, axis=0) > _EQUAL
+    return np.asarray((behind > _EQUAL) & (~varies | (beyond_chance & nearly_always)))
+
+
+def _drawn(arrived_seconds: Floats, stretch: float, random: np.random.Generator) -> _Rows:
+    """Rows of as many stretches as the trace has, each drawn with replacement; the trace is closed to a circle."""
+    first, span = float(arrived_seconds[0]), float(arrived_seconds[-1] - arrived_seconds[0])
+    starts = first + random.random(max(1, round(span / stretch))) * span
+    rows = []
+    for start in starts:
+        end = start + stretch
+        low, high = np.searchsorted(arrived_seconds, [start, end])
+        rows.append(np.arange(low, high))
+        if end > first + span:
+            rows.append(np.arange(0, np.searchsorted(arrived_seconds, end - span)))
+    drawn = np.concatenate(rows)
+    return drawn if len(drawn) else np.arange(len(arrived_seconds))

@@ -1,0 +1,78 @@
+"""Runs `headway recommend`: traffic in, candidates simulated, verdict and configuration out."""
+
+from __future__ import annotations
+
+from headway.bench.experiment.bundles import Bundle, named_bundles, read_bundles
+from headway.bench.metrics.run_metrics import Slo
+from headway.bench.output_files import check_files
+from headway.bench.recommendation.candidates import gateway_text, vllm_text
+from headway.bench.recommendation.objective import read_objective
+from headway.bench.recommendation.verdict import SCHEMA, Recommendation, Task, recommend
+from headway.cli.command_options import ComparedOrderings, OtherPolicies, ReplicaOptions
+from headway.cli.modelled_replica import profile_files
+from headway.cli.progress import progress
+from headway.cli.result_files import STDOUT, command_line, json_file, write_json
+from headway.cli.traffic import Traffic
+
+
+def run_recommendation(
+    traffic: Traffic,
+    replica: ReplicaOptions,
+    orderings: ComparedOrderings,
+    others: OtherPolicies,
+    *,
+    objective: str,
+    slo: str,
+    json: str | None,
+    jobs: int | None,
+) -> None:
+    """Simulate, choose, print, write.
+
+    Raises:
+        UserMistake: an option, a name or a trace is wrong; wherever possible, before anything is simulated.
+    """
+    wanted = read_objective(objective, Slo.parse(slo))
+    files_read = [*traffic.files(), *profile_files(replica)]
+    if orderings.bundles is not None:
+        files_read.append(str(orderings.bundles))
+    check_files({"--json": json_file(json)}, files_read)
+    template = Bundle("fcfs", "fcfs", others.admission, others.preemption, others.prediction)
+    template.check()
+    chosen = named_bundles(orderings.ordering or [], template)
+    if orderings.bundles is not None:
+        chosen += read_bundles(orderings.bundles, template)
+    (name,) = traffic.names
+    (load,) = traffic.loads_of(name)
+    server, trace = traffic.prepare(name, replica, wanted.slo)
+    task = Task(trace, server, wanted, template, chosen, load, traffic.reading.seed)
+    found = recommend(task, jobs=jobs, progress=progress, command=command_line())
+    if json != STDOUT:
+        for line in report(found):
+            print(line)
+    if json is not None:
+        write_json(json, [found.to_json()], schema=SCHEMA, several="recommendations")
+
+
+def report(found: Recommendation) -> list[str]:
+    """The candidates, the verdict and the configuration to paste, in lines."""
+    width = max(len(one.label) for one in found.competing)
+    lines = [f"{'candidate':<{width}}  {'mean TTFT':>10}  {'p99 TTFT':>10}  {'longest':>10}  goodput"]
+    for number, one in enumerate(found.competing):
+        times = [one.measures[name] for name in ("mean-ttft", "p99-ttft", "longest-ttft")]
+        notes = ["dominated"] if found.is_dominated(one) else []
+        notes += [f"breaks {', '.join(one.breaks)}"] if one.breaks else []
+        notes += ["recommended"] if one is found.verdict else ["alike"] if found.told.alike[number] else []
+        said = "  ".join(f"{seconds:>8.3g} s" for seconds in times)
+        lines.append(f"{one.label:<{width}}  {said}  {1 - one.measures['missed']:>7.1%}  {', '.join(notes)}".rstrip())
+    gateway, vllm = gateway_text(found.verdict.bundle), vllm_text(found.verdict.bundle)
+    return [
+        *lines,
+        "",
+        *found.sentences(),
+        "",
+        "# headway serve --config FILE",
+        *gateway.splitlines(),
+        "",
+        "# vLLM: HEADWAY_CONFIG=FILE",
+        *vllm.splitlines(),
+    ]

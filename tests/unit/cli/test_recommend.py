@@ -1,0 +1,117 @@
+"""`headway recommend`: the documented JSON, verdicts, bounds, and configurations that gateway and plug-in take."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headway.vllm_plugin.config import read_config
+
+Headway = Callable[..., Any]
+SMALL = ("chat-and-documents", "--load", "1.0", "--requests", 300)
+
+
+_once: dict[str, Any] = {}
+
+
+@pytest.fixture
+def recommended(headway: Headway, tmp_path: Path) -> dict[str, Any]:
+    """The object of one run, which all tests here read."""
+    if not _once:
+        said = headway("recommend", *SMALL, "--objective", "mean-ttft", "--json", tmp_path / "out.json")
+        assert said.status == 0, said.err
+        _once.update(json.loads((tmp_path / "out.json").read_text()), said=said.out)
+    return _once
+
+
+def test_the_documented_object(recommended: dict[str, Any]) -> None:
+    assert (recommended["schema"], recommended["objective"], recommended["load"]) == (1, "mean-ttft", 1.0)
+    verdict = recommended["verdict"]
+    assert {"ordering", "admission", "preemption", "prediction"} <= verdict.keys()
+    labels = [one["label"] for one in recommended["candidates"]]
+    assert len(set(labels)) == len(labels)
+    assert {"fcfs", "highest-response-ratio", verdict["label"]} <= set(labels)
+    assert set(recommended["alike"]) <= set(labels) - {verdict["label"]}
+    for one in recommended["candidates"]:
+        assert isinstance(one["dominated"], bool)
+        assert one["ttft_seconds"]["mean"] == pytest.approx(one["measures"]["mean-ttft"])
+
+
+def test_the_verdict_is_the_best_but_for_those_alike(recommended: dict[str, Any]) -> None:
+    mean = {one["label"]: one["measures"]["mean-ttft"] for one in recommended["candidates"]}
+    verdict = recommended["verdict"]["label"]
+    assert mean[verdict] < mean["fcfs"]
+    better = [label for label, seconds in mean.items() if seconds < mean[verdict]]
+    assert all("+" in label and label in recommended["alike"] for label in better)
+
+
+def test_a_dominated_one_has_a_better_one_in_both(recommended: dict[str, Any]) -> None:
+    points = {
+        one["label"]: (one["measures"]["mean-ttft"], one["measures"]["p99-ttft"]) for one in recommended["candidates"]
+    }
+    for one in recommended["candidates"]:
+        mean, p99 = points[one["label"]]
+        better = [other for other in points.values() if other != (mean, p99) and other[0] <= mean and other[1] <= p99]
+        assert one["dominated"] == bool(better)
+
+
+def test_the_configurations_are_taken_by_gateway_and_plugin(
+    headway: Headway, recommended: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text(recommended["config"]["gateway"])
+    checked = headway("check-config", file)
+    assert checked.status == 0, checked.err
+    assert checked.out.rstrip().endswith(f"ordering: {recommended['verdict']['ordering']}")
+    settings = read_config({"headway": tomllib.loads(recommended["config"]["vllm"])}, environ={})
+    assert settings.ordering == recommended["verdict"]["ordering"]
+
+
+def test_the_table_and_the_sentences_are_printed(recommended: dict[str, Any]) -> None:
+    said = recommended["said"]
+    for sentence in recommended["sentences"]:
+        assert sentence in said
+    assert "recommended" in said
+    assert "[policies]" in said
+
+
+def test_chosen_orders_compete_alone_and_bounds_exclude(headway: Headway, tmp_path: Path) -> None:
+    objective, out = tmp_path / "mine.toml", tmp_path / "out.json"
+    objective.write_text('weights = {"mean-ttft" = 1}\nat_most = {"longest-ttft" = {times_fcfs = 1.05}}\n')
+    orders = ("--ordering", "shortest-uncached-prefill-first", "--ordering", "fcfs")
+    said = headway("recommend", *SMALL[:3], "--requests", 800, *orders, "--objective", objective, "--json", out)
+    assert said.status == 0, said.err
+    found = json.loads(out.read_text())
+    assert [one["label"] for one in found["candidates"]] == ["shortest-uncached-prefill-first", "fcfs"]
+    assert found["candidates"][0]["breaks"] == ["longest-ttft"]
+    assert found["candidates"][0]["behind_best"] == {"low": None, "high": None}
+    assert found["verdict"]["label"] == "fcfs"
+
+
+def test_where_nothing_keeps_the_bounds_it_says_so(headway: Headway, tmp_path: Path) -> None:
+    objective = tmp_path / "mine.toml"
+    objective.write_text('weights = {"mean-ttft" = 1}\nat_most = {"longest-ttft" = {value = 0.001}}\n')
+    said = headway("recommend", *SMALL, "--ordering", "fcfs", "--objective", objective)
+    assert said.status == 0, said.err
+    assert "No candidate keeps every bound" in said.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--objective", "fastest"), "--objective 'fastest' is unknown"),
+        (("--requests", 50), "50 requests say too little; give 100 or more"),
+        (("--ordering", "fifoo"), "unknown"),
+        (("--objective", "missing.toml"), "missing.toml"),
+    ],
+)
+def test_a_mistake_is_one_sentence(headway: Headway, arguments: tuple[object, ...], sentence: str) -> None:
+    said = headway("recommend", "chat-and-documents", "--load", "1.0", *arguments)
+    assert said.status == 2
+    assert sentence in said.err
+    assert said.err.count("\n") == 1
