@@ -12,7 +12,7 @@ on two cores.
     … --out SAMPLE --sample --write                                             # that section of the page
 
 Without --write the summary goes to stdout; --write needs both halves and writes the page and its picture. The sample
-(larger models, a lower load) is a section of its own; what the rest of the page says stays, and a new page keeps it.
+(larger models, lower loads) is a section of its own; what the rest of the page says stays, and a new page keeps it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--again", nargs="+", default=[], choices=list(ORDERING), help="measure these anew")
     parser.add_argument("--ours", default=OURS, choices=list(ORDERING), help="the order that is judged")
     parser.add_argument("--quick", action="store_true", help="1,000 requests, 8B, loads 0.9 and 1.1")
-    parser.add_argument("--sample", action="store_true", help="the page's sample of larger models and a lower load")
+    parser.add_argument("--sample", action="store_true", help="the page's sample of larger models and lower loads")
     parser.add_argument("--jobs", type=int, default=None)
     parser.add_argument("--commit", help="the commit that was measured, for the page")
     parser.add_argument("--write", action="store_true", help="write the page; needs both halves")
