@@ -284,7 +284,7 @@ def test_the_gateway_decides_by_no_clock_that_can_be_set() -> None:
     }
     assert readers <= {
         "budgets/rate_limit_headers.py",
-        "embedded/engine_routes.py",
+        "embedded/answer_shapes.py",
         "openai/error_shapes.py",
         "observing/tracing.py",
     }  # OpenAI's fields `created` and `created_at`; spans and Anthropic's resets stand on the wall clock

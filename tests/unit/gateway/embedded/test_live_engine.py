@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from headway.gateway.embedded.embedded_engine import EmbeddedEngine
 from headway.gateway.embedded.engine_routes import _Body, _content, _prompt_tokens_min
 from headway.gateway.embedded.live_engine import LiveEngine, prompt_blocks
+from headway.gateway.openai.endpoints import COMPLETIONS
 from headway.gateway.settings import EmbeddedSettings
 from headway.simulator.replica import replica
 
@@ -170,6 +171,6 @@ def test_the_size_of_a_prompt_is_known_before_it_is_read() -> None:
 
 @given(st.one_of(st.text(st.characters(exclude_categories=["Cs"])), st.lists(st.integers(), min_size=1)))
 def test_it_is_never_guessed_too_large(prompt: str | list[str | int | list[int]]) -> None:
-    _, tokens, _ = _content(_Body(), prompt, is_chat=False)
+    _, tokens, _ = _content(_Body(), prompt, COMPLETIONS)
     for spelled in (json.dumps(prompt), json.dumps(prompt, ensure_ascii=False), json.dumps(prompt, indent=9)):
         assert _prompt_tokens_min(msgspec.Raw(spelled.encode())) <= max(1, tokens)
