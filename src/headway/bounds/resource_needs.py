@@ -57,13 +57,16 @@ def needs(trace: Trace, rules: EngineRules, served: Chains) -> Needs:
     prompts = trace.prompt_tokens[served.rows].astype(np.float64)
     outputs = trace.output_tokens[served.rows].astype(np.float64)
     further = outputs - 1
+    # With fusion others keep, at the best, what a request shares, in each step that gives it a token.
+    fused = outputs * np.floor(rules.fused_share * (prompts // rules.block_tokens))
+    block_steps = _ceilings(prompts + further, rules.block_tokens) - _ceilings(prompts - 1, rules.block_tokens)
     needed = Needs(
         prompts=prompts,
         outputs=outputs,
         contexts=further * prompts + further * (further - 1) / 2,  # p, p + 1, … p + o - 2
         share_tokens=prompts.copy(),
         share_pairs=prompts**2,
-        share_block_steps=_ceilings(prompts + further, rules.block_tokens) - _ceilings(prompts - 1, rules.block_tokens),
+        share_block_steps=block_steps - fused,
         own_tokens=prompts.copy(),
         own_pairs=prompts**2,
         released_ps=served.arrived_ps.copy(),

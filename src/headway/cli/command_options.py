@@ -140,6 +140,14 @@ Watermark: TypeAlias = Annotated[
     float | None,
     typer.Option(metavar="SHARE", help="Share of the KV blocks that admission leaves free (as in vLLM); 0 by default."),
 ]
+FusedShare: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="KV-block fusion: share of prompt blocks that one tenant's prompts have in common. Needs --sync and "
+        "--prefix-caching off.",
+    ),
+]
 MaxNumBatchedTokens: TypeAlias = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Token budget of one step (as in vLLM).")
 ]
@@ -184,6 +192,7 @@ class ReplicaOptions:
             help="Prefix cache. auto: on as in vLLM, or as calibrated. Prompts share blocks if the trace says so."
         ),
     ] = PrefixCaching.auto
+    fused_share: FusedShare = None
     async_scheduling: AsyncScheduling = None
     max_num_seqs: MaxNumSeqs = None
     max_num_batched_tokens: MaxNumBatchedTokens = None

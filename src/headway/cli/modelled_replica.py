@@ -36,6 +36,7 @@ def modelled_replica(options: ReplicaOptions) -> Replica:
         "long_prefill_token_threshold_adaptive": options.long_prefill_token_threshold_adaptive or None,
         "async_scheduling": options.async_scheduling,
         "prefix_caching": _PREFIX_CACHING[options.prefix_caching],
+        "fused_share": options.fused_share,
     }
     if options.calibration is not None:
         return _calibrated(options, options.calibration, limits)

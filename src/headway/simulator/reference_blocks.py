@@ -81,6 +81,7 @@ class ReferenceBlockMemory:
         self.block_tokens = block_tokens
         self._content_key = content_key
         self._line: OrderedDict[Block, None] = OrderedDict((Block(), None) for _ in range(blocks))
+        self._fused: dict[Hashable, dict[int, Block]] = {}  # kind → position → the block that alike ones are kept in
         self._copies: dict[ContentKey, list[Block]] = {}  # blocks that hold a content, oldest copy first
 
     @property
@@ -155,6 +156,21 @@ class ReferenceBlockMemory:
             self._copies.setdefault(block.key, []).append(block)
         request.named_blocks = max(request.named_blocks, full)
 
+    def fuse(self, request: Holder, kind: Hashable, blocks: int) -> None:
+        """The first `blocks` of a request are alike to those of others of its kind: all point to one block for each.
+
+        The first to come keeps its own, and its block stands for those that follow (`block_sharing`).
+        """
+        kept = self._fused.setdefault(kind, {})
+        for position in range(blocks):
+            own = request.blocks[position]
+            one = kept.setdefault(position, own)
+            if one is not own:
+                one.users += 1
+                request.blocks[position] = one
+                own.users = 0
+                self._line[own] = None
+
     def release(self, request: Holder) -> None:
         """Take all blocks of a request back; the content of the named ones stays findable until they are reused.
 
@@ -170,11 +186,18 @@ class ReferenceBlockMemory:
                 nameless.append(block)
             else:
                 self._line[block] = None
+        self._forget_fused(nameless)
         for block in reversed(nameless):
             self._line[block] = None
             self._line.move_to_end(block, last=False)
         request.blocks = []
         request.named_blocks = 0
+
+    def _forget_fused(self, freed: Sequence[Block]) -> None:
+        """Blocks that no request uses any more stand for no others."""
+        for kept in self._fused.values():
+            for position in [position for position, block in kept.items() if block in freed]:
+                del kept[position]
 
     def _blocks_of(self, tokens: int) -> int:
         return -(-tokens // self.block_tokens)

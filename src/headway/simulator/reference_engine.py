@@ -99,6 +99,7 @@ class ReferenceEngine:
         self._watermark_blocks = int(rules.watermark * (rules.kv_blocks + 1))
         self._inside: dict[ReferenceRequest, int] = {}  # true output tokens of every request, waiting or running
         self._running: list[ReferenceRequest] = []  # in order of admission
+        self._sharing: set[ReferenceRequest] = set()  # of the running ones, those whose blocks were fused
         self._in_flight: deque[_Step] = deque()  # the oldest first
         self._depth = 2 if rules.async_scheduling else 1
         self._victims: list[int] = []  # rows preempted since the last step with tokens
@@ -207,7 +208,17 @@ class ReferenceEngine:
             # else it was preempted while the token was on its way: the token counts, the counters stay reset.
             self._deliver_token(request)
             served.append(request)
+        if self._rules.fused_share:
+            self._fuse(served)
         return served
+
+    def _fuse(self, served: Sequence[ReferenceRequest]) -> None:
+        """Requests whose prompts are computed since this step, and that run on, share their blocks from now on."""
+        for request in served:
+            if request.is_running and not request.has_ended and request not in self._sharing:
+                self._sharing.add(request)
+                full = request.prompt_tokens // self._rules.block_tokens
+                self._memory.fuse(request, request.tenant, int(self._rules.fused_share * full))
 
     def idle_until(self, at_ps: int) -> None:
         """Nothing is in flight: let time pass. A time that has passed changes nothing."""
@@ -290,6 +301,7 @@ class ReferenceEngine:
     def _vacate(self, request: ReferenceRequest) -> None:
         """A running request gives up its seat and its memory."""
         self._running.remove(request)
+        self._sharing.discard(request)
         self._memory.release(request)
         self.version += 1
 

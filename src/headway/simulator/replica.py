@@ -103,6 +103,7 @@ def replica(
     long_prefill_token_threshold_adaptive: bool | None = None,
     async_scheduling: bool | None = None,
     prefix_caching: bool | None = None,
+    fused_share: float | None = None,
 ) -> Replica:
     """A replica of `model` on `hardware`, vLLM's defaults wherever nothing is given.
 
@@ -118,7 +119,7 @@ def replica(
         max_num_seqs: requests that run at once, instead of vLLM's default on the card.
         max_num_batched_tokens: token budget of a step, likewise.
         watermark, long_prefill_token_threshold, long_prefill_token_threshold_adaptive, async_scheduling,
-            prefix_caching: likewise.
+            prefix_caching, fused_share: likewise.
 
     Raises:
         ValueError: one sentence that names the argument and the fix.
@@ -140,6 +141,7 @@ def replica(
         "long_prefill_token_threshold_adaptive": long_prefill_token_threshold_adaptive,
         "async_scheduling": async_scheduling,
         "prefix_caching": prefix_caching,
+        "fused_share": fused_share,
     }
     limits = changed_rules(EngineRules(kv_blocks=1), given)
     degree = _default_tp(card, shape, precision) if tp is None else tp

@@ -48,6 +48,9 @@ class EngineRules:
             0.15, two batches in flight).
         prefix_caching: full blocks are kept until their memory is needed, and found again by content (default on, as
             in vLLM). A preempted request finds its own; others only where the trace says which prompts share blocks.
+        fused_share: KV-block fusion: share of a prompt's full blocks, from the first, that it has in common with other
+            prompts of its tenant. They are kept once for those that run, from the step after their prompts are computed
+            on. Measure it (`headway fusion measure`, `headway_fusion_shared_entries`). 0 for no fusion.
         resumed: where a preempted request waits; vLLM's `fcfs` puts it in front, its `priority` ranks it.
     """
 
@@ -63,6 +66,7 @@ class EngineRules:
     watermark: float = 0.0
     async_scheduling: bool = True
     prefix_caching: bool = True
+    fused_share: float = 0.0
     resumed: Resumed = "front"
 
     def __post_init__(self) -> None:
@@ -81,6 +85,13 @@ class EngineRules:
             )
         if not 0 <= self.watermark < 1:
             raise ValueError(f"watermark must be in [0, 1), got {self.watermark}")
+        if not 0 <= self.fused_share <= 1:
+            raise ValueError(f"fused_share must be in [0, 1], got {self.fused_share}")
+        if self.fused_share and (self.async_scheduling or self.prefix_caching):
+            raise ValueError(
+                f"fused_share ({self.fused_share:g}) is simulated without asynchronous scheduling and without a prefix "
+                "cache only: turn both off"
+            )
         if self.long_prefill_token_threshold < 0:
             raise ValueError(
                 f"long_prefill_token_threshold must not be negative, got {self.long_prefill_token_threshold}"

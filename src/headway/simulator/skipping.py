@@ -22,7 +22,7 @@ from headway.scheduling.head_lookups import MOVES_PER_STEP, STALE_SECONDS, is_st
 from headway.scheduling.scheduler import Policies, Scheduler
 from headway.simulator.arrivals import FOREVER, Arrivals, RequestFactory, why_never
 from headway.simulator.batch import NO_LIMIT, Batch, Chunks
-from headway.simulator.blocks import BlockMemory, CountedBlocks
+from headway.simulator.blocks import BlockMemory, CountedBlocks, FusedBlocks
 from headway.simulator.constrained_step import Moment, constrained_step
 from headway.simulator.day_columns import DayColumns, LoadCurve
 from headway.simulator.decoding import least_steps, run_duration
@@ -129,6 +129,9 @@ class SkippingEngine:
             memory = OwnBlocks(rules.kv_blocks, rules.block_tokens)
         if rules.prefix_caching and trace.prefix_ids is not None:
             memory = CachedBlocks(rules.kv_blocks, rules.block_tokens, trace.prefix_ids, trace.prefix_block_tokens)
+        self._fused = None
+        if rules.fused_share:
+            memory = self._fused = FusedBlocks(rules.kv_blocks, rules.block_tokens, rules.fused_share)
         self._rules = rules
         self._shares = rules.prefix_caching and trace.prefix_ids is not None
         self._looks_up = self._shares  # otherwise from the first preemption on
@@ -476,6 +479,10 @@ class SkippingEngine:
                 request.produced_tokens = 1
                 self._scheduler.first_token(request, now)
                 self._arrivals.first_token(request.row, end_ps)
+        if self._fused is not None:
+            for request in finals:
+                if request.phase == DECODING:
+                    self._fused.fuse(request)
 
     def _end(self, request: TrackedRequest, now: float) -> None:
         if request.phase == WAITING:  # preempted while its last token was on the way

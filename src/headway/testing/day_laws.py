@@ -264,7 +264,7 @@ def same_until_a_request_ends(day: Day, other: Day) -> None:
 
 
 def _shares_blocks(day: Day) -> bool:
-    return day.rules.prefix_caching and day.trace.prefix_ids is not None
+    return day.rules.fused_share > 0 or (day.rules.prefix_caching and day.trace.prefix_ids is not None)
 
 
 def _completed(day: Day) -> list[int]:

@@ -97,6 +97,26 @@ def test_nor_where_memory_is_so_short_that_requests_are_preempted(
 
 
 @pytest.mark.slow
+@settings(max_examples=examples(200))
+@given(
+    trace=traces(min_size=3),
+    rules=engine_rules(asynchronous=False, prefix_caching=False),
+    step_time=step_times(),
+    share=st.sampled_from([0.3, 0.6, 1.0]),
+)
+def test_nor_where_alike_prompts_share_blocks(
+    trace: Trace, rules: EngineRules, step_time: LinearStepTime, share: float
+) -> None:
+    """Memory goes further with fusion, and the bound by memory is lower."""
+    bundle = PolicyNames("shortest-prompt-first", "greedy", "latest-admitted", "oracle")
+    fused = replace(rules, fused_share=share)
+    bounds = check(trace, fused, step_time, simulate(trace, fused, step_time, bundle.make(trace)))
+    exact = lower_bounds(trace, rules, step_time)
+    if bounds.mean_e2e_seconds is not None and exact.mean_e2e_seconds is not None:
+        assert bounds.mean_e2e_seconds <= exact.mean_e2e_seconds * (1 + 1e-12)
+
+
+@pytest.mark.slow
 @settings(max_examples=examples(150))
 @given(
     trace=traces(),

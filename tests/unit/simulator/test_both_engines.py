@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -90,6 +91,32 @@ def test_they_live_the_same_day(kind: str, first: int, monkeypatch: pytest.Monke
         assert told == plainly_told
         assert gaps(fast.outcome) == gaps(plain.outcome)
         check_curves(fast.outcome, plain.outcome)
+
+
+@pytest.mark.parametrize("kind", ["no cache", "sessions", "moving limits", "plug-in"])
+def test_they_live_the_same_day_with_fusion(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One keeps counts and the other blocks that several requests point to."""
+    monkeypatch.setattr(harm_judge, "_LEAST_REQUESTS", 1)
+    fused = preempted = 0
+    for seed in range(3 * DAYS):
+        day = nasty_day(kind, seed)
+        if seed % 2:
+            day = day._replace(trace=replace(day.trace, tenant=None))  # all of one tenant
+        alone = replace(day.rules, async_scheduling=False, prefix_caching=False)
+        shares = replace(alone, fused_share=(0.3, 0.58, 1.0)[seed % 3])
+        exact = live(simulate, day._replace(rules=alone))[0]
+        (fast, told), (plain, plainly_told) = (
+            live(engine, day._replace(rules=shares)) for engine in (simulate, simulate_reference)
+        )
+        same_day(fast, plain)
+        check_day(fast)
+        assert told == plainly_told
+        assert gaps(fast.outcome) == gaps(plain.outcome)
+        check_curves(fast.outcome, plain.outcome)
+        fused += [step.blocks_free for step in fast.steps] != [step.blocks_free for step in exact.steps]
+        preempted += int(fast.outcome.preemptions.sum()) > 0
+    assert fused > DAYS
+    assert preempted > 3
 
 
 class Nosy:
