@@ -7,6 +7,7 @@ measure` and all come at once. KV blocks are few, so that memory limits how many
 round:
 
 - `no-cache`: no request reads the prefix cache; what all others are compared with.
+- `two-at-once`: the same with two seats: how much answers depend on who else is in the batch, without fusion.
 - `prefix-cache`: vLLM's own.
 - `fusion-BOUND`: Headway's plug-in with fusion, beside the prefix cache.
 
@@ -69,7 +70,7 @@ def main() -> None:
         prompts = [p[beginning : beginning + template] + p[:beginning] + p[beginning + template :] for p in prompts]
     exact: Day | None = None
     for number in range(asked.rounds):
-        for way in ("no-cache", "prefix-cache", *(f"fusion-{bound:g}" for bound in asked.bounds)):
+        for way in ("no-cache", "two-at-once", "prefix-cache", *(f"fusion-{bound:g}" for bound in asked.bounds)):
             day, found = served(engine, way, prompts, asked.output_tokens)
             exact = day if exact is None else exact
             line = {"share": asked.share, "way": way, "round": number, **found, **agreement(exact, day)}
@@ -81,7 +82,9 @@ def served(engine: FeatureEngine, way: str, prompts: list[list[int]], output_tok
     fusion: dict[str, Any] = {"fusion": {"bound": float(way.partition("-")[2])}} if way.startswith("fusion") else {}
     scheduler = engine.rule(ordering="fcfs", **fusion)
     scheduler.reset_prefix_cache()
-    sampling = {"skip_reading_prefix_cache": True} if way == "no-cache" else {}
+    if way == "two-at-once":
+        scheduler.max_num_active_reqs = 2
+    sampling = {"skip_reading_prefix_cache": True} if way in ("no-cache", "two-at-once") else {}
     rows: Rows = [
         {"id": f"r{index}", "tokens": prompt, "output": output_tokens, "sampling": sampling}
         for index, prompt in enumerate(prompts)
