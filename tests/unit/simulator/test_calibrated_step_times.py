@@ -155,6 +155,7 @@ def test_a_file_reads_like_its_description() -> None:
         "watermark = 0.0",
         "async_scheduling = true",
         "prefix_caching = true",
+        "fused_share = 0.0",
         'resumed = "front"',
     ]
 
