@@ -48,6 +48,9 @@ class Client:
         self.refusal = refusal
         self._bench.dispatcher.end(self.request, Outcome.REFUSED, refusal.reason)
 
+    def withdraw(self, destination: UpstreamReplica) -> bool:
+        return False
+
     def check_silence(self, now: float) -> None:
         self.looked_at.append(now)
 

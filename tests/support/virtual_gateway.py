@@ -73,6 +73,9 @@ class VirtualRelay:
         self.day.refused.append((self.row, refusal.message))
         self.day.dispatcher.end(self.request, Outcome.REFUSED, refusal.reason)
 
+    def withdraw(self, destination: UpstreamReplica) -> bool:
+        return False
+
     def check_silence(self, now: float) -> None:
         pass
 

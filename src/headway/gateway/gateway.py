@@ -30,6 +30,7 @@ from headway.gateway.openai.prompt_count import PromptCount
 from headway.gateway.openai.token_ratio import TokenRatio
 from headway.gateway.queueing.dispatch_contracts import QueueHooks, RequestObserver
 from headway.gateway.queueing.dispatcher import Dispatcher
+from headway.gateway.queueing.engine_queues import EngineQueues
 from headway.gateway.queueing.hold_timer import HoldTimer
 from headway.gateway.queueing.intake import Intake
 from headway.gateway.queueing.known_caches import cached_somewhere
@@ -104,6 +105,7 @@ class Gateway:
         learned, held = self._learned, self._hold_timer.held
         hooks = QueueHooks(learned.prepare, learned.forget, held, _at_next_turn, intake.cached_tokens, _later)
         self.dispatcher = Dispatcher(settings, self._clock, observing, self._model_lists.ask_again, hooks)
+        self._engine_queues = EngineQueues(self.dispatcher)
         self._learned.restore_budgets(self.dispatcher.budgets.restore)
         self.api = ApiRoutes(
             self.dispatcher,
@@ -223,7 +225,9 @@ class Gateway:
                 if probed is not None:
                     probed.task.cancel()
                     replica.health = settings.health
-                task = asyncio.create_task(keep_probing(replica, settings.health, self._clock, self.dispatcher.pump))
+                task = asyncio.create_task(
+                    keep_probing(replica, settings.health, self._clock, self._engine_queues.look)
+                )
                 probed = _Probed(replica, task, self._events_of(replica) if probed is None else probed.events)
             probed.replica.is_drained = probed.replica.name in drained
             wanted.append(probed)

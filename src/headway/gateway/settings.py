@@ -31,11 +31,12 @@ class PolicySettings:
     Attributes:
         ordering: Which queued request is next: any ordering, or `fair-share/NAME` with another ordering inside.
         admission: Whether the head of the queue may be dispatched, beyond what fits.
-        preemption: Part of every bundle, and `latest-admitted` here: a gateway never takes a request back from a
-            replica, so the engine chooses.
+        preemption: Part of every bundle, and `latest-admitted` here: a gateway never takes a running request
+            back from a replica, so the engine chooses.
         prediction: How many output tokens a request will have.
         routing: Which of the replicas with room gets the request.
-        rescheduling: Which requests go elsewhere after they were sent to a replica: `stay` for none.
+        rescheduling: Which requests go elsewhere after they were sent to a replica: `stay` for none, `take-back` for
+            those that wait in an engine's own queue.
         options: Kind -> option -> value, for example `{ordering = {tenant_weights = {a = 2.0}}}`. `headway explain
             NAME` lists a policy's options.
         seed: Random seed of the policies, and of the jitter of `Retry-After`.

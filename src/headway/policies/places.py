@@ -88,14 +88,17 @@ GIVEN: Mapping[DecisionPlace, Mapping[Need, Provision]] = {
         ),
         Need.VICTIMS: Provision(
             Grade.MISSING,
-            "a gateway never takes a request back from a replica",
+            "a gateway never takes a running request back from a replica",
             "leave it out, and choose victims in the engine",
         ),
         Need.REPLICAS: _exact("asked for each dispatch"),
-        Need.MOVES_OF_WAITING: Provision(
-            Grade.MISSING, "the gateway does not take back what it sent to a replica", "use stay"
+        Need.MOVES_OF_WAITING: _estimated(
+            "an engine tells at each scrape how many requests wait there, not which: the last of those sent before are "
+            "taken to be the ones, as under first come, first served; of an engine with another order nothing is moved"
         ),
-        Need.MOVES_OF_RUNNING: Provision(Grade.MISSING, "no engine hands a running request to another", "use stay"),
+        Need.MOVES_OF_RUNNING: Provision(
+            Grade.MISSING, "no engine hands a running request to another", "use take-back, or stay"
+        ),
         Need.TRUE_LENGTHS: Provision(Grade.MISSING, "no length is known before it happened", "use running-mean"),
     },
     DecisionPlace.PLUGIN: {
@@ -145,7 +148,7 @@ DIFFERENCES: Mapping[str, str] = {
     ),
     "room for outputs": (
         "under an admission policy that does not weigh memory, room is kept for half of the output that is expected, "
-        "since a request cannot be taken back; an engine admits where the prompt fits, and preempts"
+        "since a running request cannot be taken back; an engine admits where the prompt fits, and preempts"
     ),
     "other lots": (
         "a policy that draws lots draws them by the request's id, which is another in each place: the same law, but "

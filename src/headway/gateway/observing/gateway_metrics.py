@@ -359,6 +359,11 @@ def _dispatches(dispatcher: Dispatcher) -> Iterator[str]:
         [({}, dispatcher.counts.retried)],
     )
     yield prometheus.counter(
+        "headway_request_moves",
+        "Requests taken back from an engine's queue for another replica (`policies.rescheduling`)",
+        [({}, dispatcher.counts.moved)],
+    )
+    yield prometheus.counter(
         "headway_request_retries_delayed",
         "Second tries that waited for others to end, because too many were under way (`requests.retry_share`)",
         [({}, dispatcher.retries.delayed)],

@@ -18,12 +18,17 @@ class Outcome(StrEnum):
 
 
 class Counts:
-    """Requests by outcome; `reasons` of those refused or failed; `keep_alives` that their clients were sent."""
+    """Requests by outcome.
+
+    `moved` counts those taken back from an engine's queue for another replica, `reasons` those refused or failed,
+    `keep_alives` what their clients were sent.
+    """
 
     def __init__(self) -> None:
         self.arrived = 0
         self.inside = 0
         self.retried = 0
+        self.moved = 0
         self.keep_alives = 0
         self.ended: Counter[Outcome] = Counter()
         self.reasons: Counter[Reason] = Counter()

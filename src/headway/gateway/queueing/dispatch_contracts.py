@@ -27,6 +27,9 @@ class Relay(Protocol):
     def refuse(self, refusal: Refusal) -> None:
         """Answer with an error; nothing was sent to the client before."""
 
+    def withdraw(self, destination: UpstreamReplica) -> bool:
+        """Take the request back from its replica, for another one. False if it may not be sent once more."""
+
     def check_silence(self, now: float) -> None:
         """Give up on a replica that has sent nothing for too long."""
 

@@ -23,13 +23,7 @@ from headway.gateway.queueing.model_choice import ModelChoice
 from headway.gateway.queueing.outages import OwnShortages
 from headway.gateway.queueing.queue_keys import is_adapter
 from headway.gateway.queueing.replica_room import look_after
-from headway.gateway.queueing.request_state import (
-    GatewayRequest,
-    PromptSize,
-    QueuedRequest,
-    RequestMove,
-    RequestStage,
-)
+from headway.gateway.queueing.request_state import GatewayRequest, PromptSize, QueuedRequest, RequestMove, RequestStage
 from headway.gateway.queueing.retries import Retries
 from headway.gateway.queueing.served_queues import ServedQueues
 from headway.gateway.queueing.time_limits import TimeLimits
@@ -173,7 +167,7 @@ class Dispatcher:
         ledger.enter(queued, relay.request.relayed)
         queued.prefill_tokens_there, queued.prefill_since = ledger.prefill_tokens, ledger.prefill_since
         self.served_queues.routing.routed(queued, replica)
-        queued.replica = replica
+        queued.replica, queued.wanted_replica = replica, None
         queued.tries += 1
         queued.dispatched_at = self.now()
         try:
@@ -233,18 +227,24 @@ class Dispatcher:
         may = not answered or self.retries.are_possible(self.counts.inside, settings)
         return may and self.retries.has_time(request, self.now(), settings)
 
-    def take_back(self, request: GatewayRequest, *, answered: bool = False) -> None:
+    def take_back(
+        self, request: GatewayRequest, *, answered: bool = False, destination: UpstreamReplica | None = None
+    ) -> None:
         """Hold a dispatched request for a moment; then put it in front of its queue, for another replica.
 
-        `answered`: see `may_try_again`.
+        `answered`: see `may_try_again`. `destination`: it is moved there, and its own replica has not failed.
         """
         queued = request.queued
         assert queued.replica is not None
         queued.produced_tokens = 0
         queued.replica.ledger.leave(queued)
-        queued.failed_replica = queued.replica
+        queued.failed_replica, queued.wanted_replica = (None if destination else queued.replica), destination
         del self._sent[queued.arrived.number]
         request.move(RequestMove.HELD)
+        if destination is not None:
+            self.counts.moved += 1
+            self._queue_again(self.relays[queued.arrived.number])
+            return
         self.counts.retried += 1
         if answered:
             self.retries.wait(request, self.now())

@@ -7,9 +7,9 @@ stands in: the mean length, "admit", arrival order.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from headway.domain.event import Event, Listener
 from headway.domain.replica_view import BatchView, MemoryView
@@ -22,6 +22,7 @@ from headway.gateway.queueing.wait_forecast import WaitForecast, work_of
 from headway.gateway.queueing.waiting_sums import WaitingSums
 from headway.gateway.settings import PolicySettings
 from headway.policies.admission.greedy import Greedy
+from headway.policies.catalog import KINDS
 from headway.policies.contracts import LossListener
 from headway.policies.ordering.fair_share import FairShare
 from headway.policies.ordering.fcfs import Fcfs
@@ -378,7 +379,7 @@ class _Contained:
 
 
 def _policies(settings: PolicySettings) -> Policies:
-    options = {kind: table for kind, table in settings.options.items() if kind != "routing"}
+    options: dict[str, Mapping[str, Any]] = {kind: settings.options[kind] for kind in KINDS if kind in settings.options}
     return bundle(
         ordering=settings.ordering,
         admission=settings.admission,

@@ -202,6 +202,7 @@ class QueuedRequest(Request):
         drain_seconds: forecast of when the queue ahead of it will be empty; None without one.
         replica: where it was sent last.
         failed_replica: which replica a retry avoids.
+        wanted_replica: where it was taken back for; it goes there if there is room, else where any may go.
         tries: how often it was sent.
         dispatched_at: when it was sent last, seconds.
         prefill_tokens_there: prompt tokens that its replica had to compute then, its own included.
@@ -239,6 +240,7 @@ class QueuedRequest(Request):
         "tries",
         "wait_explanation",
         "waiting_at_arrival",
+        "wanted_replica",
         "work",
     )
 
@@ -269,6 +271,7 @@ class QueuedRequest(Request):
         self.drain_seconds: float | None = None
         self.replica: UpstreamReplica | None = None
         self.failed_replica: UpstreamReplica | None = None
+        self.wanted_replica: UpstreamReplica | None = None
         self.tries = 0
         self.dispatched_at: float | None = None
         self.prefill_tokens_there = 0

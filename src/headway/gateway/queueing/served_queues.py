@@ -122,12 +122,13 @@ class ServedQueues:
     def candidates(self, queued: QueuedRequest) -> list[UpstreamReplica]:
         """The replicas that have room for a request now."""
         model, failed, ends = demand_of(queued)
-        home, has_room = self._home(queued), self._has_room
-        return [
+        home, has_room, wanted = self._home(queued), self._has_room, queued.wanted_replica
+        candidates = [
             replica
             for replica in (self.replicas if home is None else [home])
             if replica.is_up and replica is not failed and has_room(replica, queued) and replica.serves(model, ends)
         ]
+        return [wanted] if wanted in candidates else candidates
 
     # Whose turn it is
 

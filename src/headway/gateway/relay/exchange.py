@@ -13,12 +13,14 @@ from headway.gateway.openai.error_responses import Reason
 from headway.gateway.openai.stored_objects import makes_object
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
+from headway.gateway.queueing.engine_queues import STAY
 from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import GatewayRequest, RequestMove, RequestStage
 from headway.gateway.relay.answer_errors import error_answer, error_event, status_of
 from headway.gateway.relay.answer_headers import answer_headers, answer_reader, note_load
 from headway.gateway.relay.connection_opening import opened
 from headway.gateway.relay.early_stream import EarlyStream, after_keep_alives, keep_alive_of, needs_keep_alive
+from headway.gateway.relay.held_head import HeldHead
 from headway.gateway.relay.upstream_request import LOAD_HEADER, send_request
 from headway.gateway.replicas.replica_state import Health
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
@@ -115,7 +117,9 @@ class Exchange:
         self._connection = connection
         self._sends += 1
         self._sent_at = self._dispatcher.now()
-        send_request(self.request, replica, connection, self)
+        # Before an engine begins it sends a stream's head, after which there is no way back.
+        is_held = self.request.arrived.streams and self._dispatcher.settings.policies.rescheduling != STAY
+        send_request(self.request, replica, connection, HeldHead(self) if is_held else self)
 
     # From the replica
 
@@ -287,6 +291,15 @@ class Exchange:
         self._stop_replica()
         self._dispatcher.take_back(self.request, answered=answered)
         return True
+
+    def withdraw(self, destination: UpstreamReplica) -> bool:
+        """Take the request back from its replica, for another one. False if it may not be sent once more."""
+        is_unanswered = self.request.stage in (RequestStage.CONNECTING, RequestStage.SENT)
+        may = is_unanswered and self._may_retry(answered=False)
+        if may:
+            self._stop_replica()
+            self._dispatcher.take_back(self.request, destination=destination)
+        return may
 
     def _may_retry(self, *, answered: bool) -> bool:
         is_left = max(self.request.queued.tries, self._sends) < TRIES_MAX

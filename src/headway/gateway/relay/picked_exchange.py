@@ -95,6 +95,10 @@ class PickedExchange:
         if self.request.stage is not _ENDED:
             self._answer_error(Refusal(500, BROKE, Reason.INTERNAL_ERROR), _FAILED)
 
+    def withdraw(self, destination: UpstreamReplica) -> bool:
+        """False: Envoy has sent it to its replica already."""
+        return False
+
     def check_silence(self, now: float) -> None:
         """Give up on a replica whose answer has not begun for too long; once it has, Envoy alone sees its silence."""
         bound, dispatched_at = self._dispatcher.settings.health.first_byte_seconds, self.request.queued.dispatched_at

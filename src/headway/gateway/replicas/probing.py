@@ -137,6 +137,7 @@ class _Scraper:
             self._seek_at = began
         self._path = path if has_figures else None
         if report.waiting is not None or report.kv_share is not None:
+            self._replica.state.asked_at = began
             self._replica.reported(report)
         return has_figures
 

@@ -44,6 +44,7 @@ class ReplicaState:
     lists_changed: int = 0  # how often its list of models and adapters changed
     models_withheld: str = ""  # why it does not list its models, where it wants another key for that
     report: LoadReport = field(default_factory=LoadReport)
+    asked_at: float = -math.inf  # when the latest metrics that were read were asked for
     reported_at: dict[str, float] = field(default_factory=dict)  # figure of the report -> when it last came
     other_requests: int = 0  # there, not sent by this gateway, by its latest metrics
     other_kv_tokens: int = 0  # KV memory of those, likewise

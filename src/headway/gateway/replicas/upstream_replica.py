@@ -290,6 +290,11 @@ class UpstreamReplica:
         self._update_requests_max()
 
     @property
+    def waiting_requests(self) -> int | None:
+        """Requests in its engine's own queue by the latest report; None if it does not tell, or that is old."""
+        return self.state.report.waiting if self._is_fresh("waiting") else None
+
+    @property
     def reads_hints(self) -> bool:
         """Whether it reads our hints in `vllm_xargs`."""
         wanted = self.settings.hints
