@@ -34,6 +34,7 @@ PLUGIN = DecisionPlace.PLUGIN
 DIFFERENT = {
     "fair-share": "one end at a time",
     "ewsjf": "taken in at arrival",
+    "boost": "taken in at arrival",
     "peak-check": "one end at a time",
     "backfill": "one end at a time",
     "backfill/reserve-max": "one end at a time",

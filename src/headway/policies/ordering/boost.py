@@ -79,10 +79,10 @@ class Boost:
         """Remember sizes and times between arrivals; find the decay rate when it is time."""
         self._pace.observe(event, self._mean_size)
         match event:
-            case Arrived(at=at):
+            case Arrived(request=request):
                 if self._last_arrival is not None:
-                    self._gaps.add(max(0.0, at - self._last_arrival))
-                self._last_arrival = at
+                    self._gaps.add(max(0.0, request.arrived_at - self._last_arrival))
+                self._last_arrival = request.arrived_at
             case Completed(request=request, at=at, output_tokens=output_tokens):
                 uncached = max(0, request.prompt_tokens - request.cached_prompt_tokens)
                 self._sizes.add(self._size(uncached, output_tokens * request.sequences))
@@ -182,7 +182,7 @@ class _Pace:
 
     def __init__(self) -> None:
         self._waiting: set[RequestId] = set()
-        self._at = 0.0
+        self._admitted_at: float | None = None  # the last one, if enough waited behind it
         self._backlog_seconds = 0.0
         self._work = 0.0  # admitted meanwhile
 
@@ -193,19 +193,19 @@ class _Pace:
         return self._backlog_seconds / self._work if is_known else 1.0
 
     def observe(self, event: Event, size: Callable[[RequestView], float]) -> None:
-        """Count the time of a backlog, and the work let in during it."""
-        if len(self._waiting) >= _BACKLOG_REQUESTS:
-            self._backlog_seconds += max(0.0, event.at - self._at)
-            if isinstance(event, Admitted):
+        """Count the time between admissions in a backlog, and the work let in."""
+        if isinstance(event, Arrived | Preempted):
+            self._waiting.add(event.request.id)
+            return
+        self._waiting.discard(event.request.id)
+        if isinstance(event, Admitted):
+            if self._admitted_at is not None:
+                self._backlog_seconds += max(0.0, event.at - self._admitted_at)
                 self._work += size(event.request)
             if self._backlog_seconds > _BACKLOG_SECONDS_MAX:  # what was long ago counts less and less
                 self._backlog_seconds /= 2
                 self._work /= 2
-        self._at = event.at
-        if isinstance(event, Arrived | Preempted):
-            self._waiting.add(event.request.id)
-        else:
-            self._waiting.discard(event.request.id)
+            self._admitted_at = event.at if len(self._waiting) >= _BACKLOG_REQUESTS else None
 
 
 class _BinnedValues:
