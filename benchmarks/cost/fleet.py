@@ -39,7 +39,8 @@ def cost(case: str, rate: float, requests: int) -> dict[str, float]:
     from headway.policies.catalog import build
     from headway.scheduling.bundle import bundle
     from headway.simulator.fleet import simulate_fleet
-    from headway.simulator.fleet_router import FleetMember, FleetPolicies, Routing
+    from headway.simulator.fleet_members import FleetMember
+    from headway.simulator.fleet_router import FleetPolicies, Routing
     from headway.simulator.replica import replica
     from headway.simulator.skipping import simulate
 

@@ -6,17 +6,28 @@ Python's own generator draws them, whose streams do not change.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from headway.scheduling.harm_judge import HarmLimits
+from headway.simulator.adapter_rules import AdapterRules
 from headway.simulator.rules import NO_PLUGIN, EngineRules, PluginRules
 from headway.simulator.step_time import LinearStepTime
 from headway.simulator.trace import Trace
-from headway.testing.strategies import TENANTS, PolicyNames
+from headway.testing.strategies import ADAPTER_NAMES, TENANTS, PolicyNames
 
-KINDS = ("no cache", "own blocks", "shared blocks", "moving limits", "sessions", "plug-in")
+KINDS = (
+    "no cache",
+    "own blocks",
+    "shared blocks",
+    "moving limits",
+    "sessions",
+    "plug-in",
+    "adapter slots",
+    "paged adapters",
+)
 
 _ORDERINGS = (
     "fcfs",
@@ -48,8 +59,9 @@ class NastyDay(NamedTuple):
 def nasty_day(kind: str, seed: int) -> NastyDay:
     """Day number `seed` of one of `KINDS`: bursts and ties, memory for a few requests, budgets below a prompt."""
     dice = random.Random(f"{kind}, {seed}")
-    shared = kind == "shared blocks" or (kind in ("no cache", "sessions", "plug-in") and dice.random() < 0.5)
-    caching = kind != "no cache" and (kind != "moving limits" or dice.random() < 0.5)
+    shared = kind == "shared blocks" or (kind not in ("own blocks", "moving limits") and dice.random() < 0.5)
+    halves = ("moving limits", "adapter slots", "paged adapters")
+    caching = kind != "no cache" and (kind not in halves or dice.random() < 0.5)
     rules = _rules(dice, prefix_caching=caching, moving_limits=kind == "moving limits")
     policies = PolicyNames(dice.choice(_ORDERINGS), dice.choice(_ADMISSIONS), dice.choice(_PREEMPTIONS), "declared-max")
     step_time = LinearStepTime(
@@ -62,7 +74,27 @@ def nasty_day(kind: str, seed: int) -> NastyDay:
     if kind == "plug-in":
         limits = HarmLimits(1.0, 0.0, dice.choice([0.0, 1.0]), dice.choice([0.0, 0.5, 3.0]))
         plugin = PluginRules(dice.choice(["off", "self-tuned"]), dice.choice([None, limits, limits]))
-    return NastyDay(_trace(dice, sessions=kind == "sessions", shared=shared), rules, step_time, policies, plugin)
+    trace = _trace(dice, sessions=kind == "sessions", shared=shared)
+    if "adapter" in kind:
+        trace, rules = _with_adapters(dice, trace, rules, unified=kind == "paged adapters")
+        if dice.random() < 0.5:
+            policies = policies._replace(ordering=f"adapter-clusters/{dice.choice(('fcfs', 'highest-response-ratio'))}")
+    return NastyDay(trace, rules, step_time, policies, plugin)
+
+
+def _with_adapters(
+    dice: random.Random, trace: Trace, rules: EngineRules, *, unified: bool
+) -> tuple[Trace, EngineRules]:
+    """Four adapters, of which one is not served on some days, and places for some."""
+    adapters = AdapterRules(
+        resident_max=dice.randint(1, 3),
+        blocks=dice.randint(0, 3),
+        load_ps=dice.choice([0, 10**9, 333_333_333_333]),
+        paging="unified" if unified else "slots",
+        names=dice.choice([None, None, frozenset(ADAPTER_NAMES[:3])]),
+    )
+    wanted = np.array([dice.randint(-1, 3) for _ in range(len(trace))])
+    return replace(trace, adapter=wanted, adapters=ADAPTER_NAMES), replace(rules, adapters=adapters)
 
 
 def _rules(dice: random.Random, *, prefix_caching: bool, moving_limits: bool) -> EngineRules:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from headway.bench.traces.adapters import kept_apart
 from headway.simulator.block_ids import BlockIds
 from headway.simulator.trace import Trace
 
@@ -68,19 +69,31 @@ def traces(draw: st.DrawFn, most: int = 12) -> Trace:
     if draw(st.booleans()):
         lengths = -(-prompt // 512)
         blocks = BlockIds.of([draw(st.lists(st.integers(0, 99), min_size=n, max_size=n)) for n in lengths.tolist()])
-    return Trace(
-        name="t",
-        arrived_seconds=np.cumsum(gaps) / 1000,
-        prompt_tokens=prompt,
-        output_tokens=output,
-        max_output_tokens=None if room is None else np.where(room > 0, output + room - 1, 0),
-        tenant=tenant,
-        tenants=tuple(tenants) if tenant is not None else ("",),
-        **(draw(sessions(count)) if draw(st.booleans()) else {}),
-        prefix_ids=blocks,
-        deadline_seconds=None if deadline is None else np.where(deadline > 0, deadline / 1000, np.nan),
-        priority=maybe(st.integers(-3, 3)),
+    return kept_apart(
+        Trace(
+            name="t",
+            arrived_seconds=np.cumsum(gaps) / 1000,
+            prompt_tokens=prompt,
+            output_tokens=output,
+            max_output_tokens=None if room is None else np.where(room > 0, output + room - 1, 0),
+            tenant=tenant,
+            tenants=tuple(tenants) if tenant is not None else ("",),
+            **(draw(sessions(count)) if draw(st.booleans()) else {}),
+            prefix_ids=blocks,
+            deadline_seconds=None if deadline is None else np.where(deadline > 0, deadline / 1000, np.nan),
+            priority=maybe(st.integers(-3, 3)),
+            **(draw(adapters(count)) if draw(st.booleans()) else {}),
+        )
     )
+
+
+@st.composite
+def adapters(draw: st.DrawFn, count: int) -> dict[str, Any]:
+    """The adapter column, adapters numbered in the order in which they are asked for first."""
+    wanted = draw(st.lists(st.sampled_from(["", "a", "b", "ç"]), min_size=count, max_size=count))
+    names = [*dict.fromkeys(filter(None, wanted))]
+    column = [names.index(name) if name else -1 for name in wanted]
+    return {"adapter": np.array(column), "adapters": tuple(names)} if names else {}
 
 
 @st.composite

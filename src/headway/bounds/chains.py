@@ -47,11 +47,11 @@ class Chains:
 def chains(trace: Trace, rules: EngineRules) -> Chains:
     """Chains of the requests that a replica with these rules serves.
 
-    Which requests these are does not depend on the policy: a request is refused for its lengths alone, and with it
+    Which requests these are does not depend on the policy: one is refused for its lengths or its adapter, and with it
     all later turns of its session (`simulator.arrivals.why_never`).
     """
     rows, links = _in_order(trace)
-    fits = (trace.prompt_tokens + trace.output_tokens <= rules.context_tokens)[rows]
+    fits = ((trace.prompt_tokens + trace.output_tokens <= rules.context_tokens) & _has_adapter(trace, rules))[rows]
     heads = np.flatnonzero(~links)
     chain_of = np.cumsum(~links) - 1
     # A turn is served iff no turn up to it in its chain is refused.
@@ -70,6 +70,13 @@ def chains(trace: Trace, rules: EngineRules) -> Chains:
         arrived_ps=arrived[starts],
         think_ps=np.add.reduceat(think, starts) if len(starts) else np.zeros(0, np.int64),
     )
+
+
+def _has_adapter(trace: Trace, rules: EngineRules) -> npt.NDArray[np.bool_]:
+    """Which requests want an adapter that the replica serves, or the base model."""
+    if trace.adapter is None:
+        return np.ones(len(trace), dtype=bool)
+    return np.array([*map(rules.serves, trace.adapters), True])[trace.adapter]  # -1, the last, is the base model
 
 
 def _in_order(trace: Trace) -> tuple[Ints, npt.NDArray[np.bool_]]:

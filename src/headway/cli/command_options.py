@@ -101,6 +101,15 @@ class TraceOptions:
     requests: Requests = None
     skip_bad_lines: SkipBadLines = False
     columns: Columns = None
+    adapters: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Give each session, else each request, one of N LoRA adapters, by Zipf's law; where a trace names "
+            "none.",
+            show_default=False,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)

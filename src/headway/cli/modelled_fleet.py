@@ -15,10 +15,11 @@ from headway.cli.modelled_replica import modelled_replica
 from headway.config.toml_file import read_toml
 from headway.config.typed_values import Bounds, read_table
 from headway.simulator.arrivals import FOREVER, LONGEST_DAYS
+from headway.simulator.fleet_members import Outage, check_outages
 from headway.simulator.fleet_rescheduling import KvLink
-from headway.simulator.fleet_router import Outage, check_outages
 from headway.simulator.hardware import BYTES
 from headway.simulator.replica import Replica
+from headway.simulator.replica_adapters import AdapterSizes, with_adapters
 from headway.simulator.step_time import PS_PER_SECOND
 
 REPLICAS_MAX = 1_024
@@ -49,6 +50,7 @@ class _FleetTable:
     model: str | None = None
     precision: Literal["bf16", "fp8"] | None = None
     tp: int | None = None
+    adapters: AdapterSizes | None = None
     start_seconds: Annotated[float, Bounds(least=0, most=86_400)] | None = None
     failures: tuple[_FailureTable, ...] = ()
 
@@ -142,6 +144,8 @@ def _add(
             tp=base.tp if table.tp is None else table.tp,
         )
     )
+    if table.adapters is not None:
+        one = with_adapters(one, table.adapters)
     first = sum(name.rpartition("-")[0] == table.name for name in replicas)
     names = [f"{table.name}-{first + number}" for number in range(table.count)]
     replicas |= dict.fromkeys(names, one)

@@ -10,6 +10,7 @@ import numpy as np
 
 from headway.bench.experiment.saturation import is_closed_loop, open_loop
 from headway.bench.metrics.run_metrics import Slo
+from headway.bench.traces.adapters import with_adapters
 from headway.bench.traces.finding import find_file
 from headway.bench.traces.loading import LoadedTrace, load_trace
 from headway.bench.traces.reshaping import check_context, head
@@ -103,7 +104,10 @@ def read_trace(name: str, options: TraceOptions) -> LoadedTrace:
     )
     for note in loaded.notes:
         say(note)
-    return loaded if count is None else replace(loaded, trace=head(loaded.trace, count))
+    trace = loaded.trace if count is None else head(loaded.trace, count)
+    if options.adapters is not None:
+        trace = with_adapters(trace, options.adapters, options.seed)
+    return replace(loaded, trace=trace)
 
 
 def parse_loads(load: str | None, loads: str | None) -> tuple[float | None, ...]:

@@ -175,6 +175,8 @@ def _fingerprint(problem: Problem) -> str:
     )
     for column in columns:
         digest.update(b"-" if column is None else column.tobytes())
+    if trace.adapter is not None:
+        digest.update(trace.adapter.tobytes())
     for ids in trace.prefix_ids or ():
         digest.update(repr(list(ids)).encode())
     return digest.hexdigest()[:12]

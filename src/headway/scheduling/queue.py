@@ -71,6 +71,11 @@ class WaitingQueue:
         for lane in self._lanes.values():
             yield from (request for _, _, ticket, request in lane if ticket not in self._dead)
 
+    @property
+    def is_laned(self) -> bool:
+        """Whether time alone may change what comes behind the head."""
+        return self._laned is not None
+
     def lane_sizes(self) -> dict[LaneId, int]:
         """How many wait in each lane, the preempted apart; under a ranked ordering in the lane None. O(waiting)."""
         return dict(Counter([lane for lane, _ in self._where.values()]))

@@ -6,7 +6,7 @@ how vLLM's loop works, how the simulator imitates it, and what several replicas 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from headway.domain.event import (
@@ -35,6 +35,8 @@ from headway.policies.event_fanout import EventFanout
 from headway.policies.ordering.fcfs import Fcfs
 from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.scheduling.queue import Resumed, WaitingQueue
+
+_STEPPED_OVER_MAX = 64  # requests behind a head that cannot run; vLLM steps over any number, which costs O(waiting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,16 @@ class Scheduler:
     def head(self, now: float) -> Request | None:
         """The request to run next; None if none waits."""
         return self.queue.head(now)
+
+    def first_that(self, may_run: Callable[[Request], bool], now: float) -> Request | None:
+        """The first request in order that an engine can run at all now, the head and the next 64 being looked at.
+
+        None if none waits, or none of those can. A backfilling admission policy passes requests itself: the head.
+        """
+        head = self.queue.head(now)
+        if head is None or self._backfilling is not None or may_run(head):
+            return head
+        return next(filter(may_run, self.queue.following(now, _STEPPED_OVER_MAX)), None)
 
     def candidate(self, refused: Sequence[Request], batch: BatchView, memory: MemoryView, now: float) -> Request | None:
         """The next request to try in this step, given those that did not fit: the head, then those that may pass it.

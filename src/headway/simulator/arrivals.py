@@ -90,6 +90,8 @@ class RequestFactory:
         self._sessions = [-1] * count if trace.session is None else trace.session.tolist()
         self._within = [math.nan] * count if trace.deadline_seconds is None else trace.deadline_seconds.tolist()
         self._priorities = [0] * count if trace.priority is None else trace.priority.tolist()
+        self._adapters: list[int] | None = None if trace.adapter is None else trace.adapter.tolist()
+        self._adapter_names = trace.adapters
 
     def make(self, row: int, arrived_at: float, sent_at: float, max_model_tokens: int) -> TrackedRequest:
         """The request of `row`, arrived at `arrived_at` where a request may have so many tokens, sent at `sent_at`.
@@ -109,7 +111,14 @@ class RequestFactory:
             None if math.isnan(within) else sent_at + within,
             self._priorities[row],
             output == limit or prompt + output == max_model_tokens,
+            self.adapter(row),
         )
+
+    def adapter(self, row: int) -> str | None:
+        """The LoRA adapter that a row wants; None for the base model."""
+        if self._adapters is None or self._adapters[row] < 0:
+            return None
+        return self._adapter_names[self._adapters[row]]
 
 
 def check_clock(trace: Trace) -> None:
@@ -141,8 +150,10 @@ def _next_turns(trace: Trace) -> dict[int, int]:
     return {rows[i]: rows[i + 1] for i in range(len(rows) - 1) if sessions[i] >= 0 and sessions[i] == sessions[i + 1]}
 
 
-def why_never(rules: EngineRules, prompt_tokens: int, output_tokens: int) -> str | None:
+def why_never(rules: EngineRules, prompt_tokens: int, output_tokens: int, adapter: str | None = None) -> str | None:
     """Why this replica can never serve a request of these lengths whole, in a sentence; None if it can."""
+    if not rules.serves(adapter):
+        return f"no replica has the adapter {adapter!r}"
     total = prompt_tokens + output_tokens
     if total > rules.max_model_tokens:
         return f"prompt and output of {total} tokens exceed the model's context of {rules.max_model_tokens}"

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from headway.simulator.blocks import BlockMemory
 from headway.simulator.decoding import DecodeSet, computed_before
+from headway.simulator.resident_adapters import ResidentAdapters
 from headway.simulator.rules import EngineRules
 from headway.simulator.tracked import DECODING, LEAVING, PREFILLING, TrackedRequest
 
@@ -19,6 +20,7 @@ class Batch:
     """The running requests of one replica.
 
     Attributes:
+        adapters: LoRA adapters in memory; None where they take nothing.
         threshold: most tokens of one prompt in a step, 0 for no limit; see `EngineRules.long_prefill_token_threshold`.
         members: all of them, in order of admission; those LEAVING hold seat and memory until their last token.
         prefilling: requests whose prompt is not complete, in order of admission.
@@ -31,6 +33,7 @@ class Batch:
 
     __slots__ = (
         "_seats_taken",
+        "adapters",
         "decode_steps",
         "decoding",
         "done_step",
@@ -47,6 +50,7 @@ class Batch:
     def __init__(self, rules: EngineRules, memory: BlockMemory) -> None:
         self.rules = rules
         self.memory = memory
+        self.adapters = None if rules.adapters is None else ResidentAdapters(rules.adapters, memory)
         self.threshold = rules.long_prefill_token_threshold
         self.members: dict[TrackedRequest, None] = {}
         self.prefilling: list[TrackedRequest] = []
@@ -133,6 +137,8 @@ class Batch:
         request.seat = self._seats_taken
         self.prefilling.append(request)
         self.members[request] = None
+        if self.adapters is not None:
+            self.adapters.enter(request)
         self.version += 1
 
     def start_decoding(self, request: TrackedRequest, step: int, remaining_tokens: int) -> None:
@@ -168,5 +174,11 @@ class Batch:
             held = computed + 1
             self.decoding.leave(request)
         self.memory.release(request, computed, -(-held // self.rules.block_tokens), keep=False)
+        self.vacated(request)
+
+    def vacated(self, request: TrackedRequest) -> None:
+        """Take the seat of a request that has given up its blocks."""
         del self.members[request]
+        if self.adapters is not None:
+            self.adapters.leave(request)
         self.version += 1

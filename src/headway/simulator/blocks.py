@@ -28,7 +28,10 @@ class BlockMemory(Protocol):
         """Grow a prefilling request to `tokens`; the caller has checked that they fit."""
 
     def take(self, blocks: int) -> None:
-        """Hand out blocks to decoding requests; the caller has checked that they fit."""
+        """Hand out blocks to decoding requests, or to an adapter; the caller has checked that they fit."""
+
+    def give(self, blocks: int) -> None:
+        """Take back blocks in which nothing is to be found."""
 
     def release(self, request: TrackedRequest, computed_tokens: int, held: int, keep: bool) -> None:
         """Free all `held` blocks; with `keep` (a preemption) its own outputs can be found again."""
@@ -69,6 +72,10 @@ class CountedBlocks:
     def take(self, blocks: int) -> None:
         """Hand out blocks."""
         self.free -= blocks
+
+    def give(self, blocks: int) -> None:
+        """Take them back."""
+        self.free += blocks
 
     def release(self, request: TrackedRequest, computed_tokens: int, held: int, keep: bool) -> None:
         """Free all `held` blocks."""

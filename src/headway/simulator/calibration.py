@@ -116,7 +116,7 @@ def calibration_text(calibration: Calibration) -> str:
     else:
         named = {name: getattr(fitted, name) for name in ("hardware", "model", "tp", "precision")}
         title, table = "scalars", named | asdict(fitted.scalars)
-    parts = [("", head), (title, table), ("engine", asdict(calibration.rules))]
+    parts = [("", head), (title, table), ("engine", calibration.rules.facts())]
     lines = ["# Step times of one engine, fitted by `headway calibrate`; `headway compare --calibration` reads it."]
     for name, values_of in parts:
         lines += ["", f"[{name}]"] if name else []

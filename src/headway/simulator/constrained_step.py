@@ -155,8 +155,7 @@ def preempt(batch: Batch, moment: Moment, victim: TrackedRequest, refund: int, *
     if refund:
         named = max(named, min(computed + refund, victim.prompt_tokens + produced))
     batch.memory.release(victim, named, held, keep=True)
-    del batch.members[victim]
-    batch.version += 1
+    batch.vacated(victim)
     return on_its_way > 0
 
 

@@ -18,9 +18,10 @@ from headway.domain.event import Listener
 from headway.simulator.arrivals import FOREVER, Arrivals
 from headway.simulator.day_columns import DayColumns
 from headway.simulator.driven_engine import DrivenEngine, Inbox
+from headway.simulator.fleet_members import FleetMember
 from headway.simulator.fleet_outcome import FleetOutcome, ReplicaOutcome, fullest, joined, summed
 from headway.simulator.fleet_rescheduling import HandOverOrder, MoveOrder, TakeBackOrder
-from headway.simulator.fleet_router import FleetMember, FleetPolicies, FleetRouter, Routing
+from headway.simulator.fleet_router import FleetPolicies, FleetRouter, Routing
 from headway.simulator.outcome import NEVER, StepObserver
 from headway.simulator.rules import NO_PLUGIN, PluginRules
 from headway.simulator.skipping import ServedTrace

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
 from headway.domain.costs import ServiceCosts
 from headway.domain.event import Listener
@@ -23,10 +23,10 @@ from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.policies.rescheduling.stay import Stay
 from headway.scheduling.scheduler import Policies, Scheduler
 from headway.simulator.arrivals import FOREVER, RequestFactory, why_never
+from headway.simulator.fleet_members import FleetMember
 from headway.simulator.fleet_rescheduling import KvLink, MoveOrder, Rescheduler
 from headway.simulator.replica_ledger import Instant, ReplicaLedger, ReportedLedger
-from headway.simulator.rules import EngineRules
-from headway.simulator.step_time import PS_PER_SECOND, SECONDS_PER_PS, StepTime
+from headway.simulator.step_time import PS_PER_SECOND, SECONDS_PER_PS
 from headway.simulator.trace import Trace
 
 Queueing: TypeAlias = Literal["gateway", "replicas"]
@@ -40,49 +40,6 @@ TRIES_MAX = 2
 """Replicas at which a request is tried, at most: the gateway's rule."""
 
 _VIEWS = (ReplicaLedger, ReportedLedger)
-
-
-class Outage(NamedTuple):
-    """A replica fails at `from_ps`, loses all that it holds, and serves again from `until_ps` on."""
-
-    from_ps: int
-    until_ps: int
-
-
-@dataclass(frozen=True, slots=True)
-class FleetMember:
-    """One replica of a fleet.
-
-    Attributes:
-        id: its name, unique in the fleet.
-        rules, step_time, costs: of its engine, as in `replica.Replica`.
-        outages: one after the other; the last may end never (`FOREVER`).
-        kv_bytes_per_token: KV memory of a token, which a migration copies.
-    """
-
-    id: str
-    rules: EngineRules
-    step_time: StepTime
-    costs: ServiceCosts
-    outages: tuple[Outage, ...] = ()
-    kv_bytes_per_token: int = 0
-
-    def __post_init__(self) -> None:
-        check_outages(self.id, self.outages)
-
-
-def check_outages(replica_id: str, outages: Sequence[Outage]) -> None:
-    """Raise ValueError, in one sentence, unless a replica's outages begin at time 0 or later and follow each other."""
-    before_ps = -1
-    for outage in outages:
-        if outage.from_ps < 0:
-            raise ValueError(f"{replica_id} fails before time 0; write a time of 0 s or later")
-        if not before_ps < outage.from_ps < outage.until_ps:
-            raise ValueError(
-                f"{replica_id} fails at {outage.from_ps * SECONDS_PER_PS:g} s, before it serves again after the "
-                "failure in front of that; list failures in order, and further apart"
-            )
-        before_ps = outage.until_ps
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +117,8 @@ class FleetRouter:
         self._scheduler = Scheduler(policies if self._late else stock, listeners=listeners)
         self._pushed: deque[tuple[int, Request]] = deque()
         self._context_tokens = min(member.rules.context_tokens for member in members)
+        # Else each replica has each adapter that is asked for.
+        self._asks_adapters = any(not member.rules.serves(name) for member in members for name in trace.adapters)
         self._views: list[ReplicaView] = [*(self._reported or self.ledgers)]
         self._all_up = True
         self.rescheduler = Rescheduler(
@@ -201,12 +160,12 @@ class FleetRouter:
         self.has_news = False
         self._stand_at(now_ps)
         if self._late:
-            while (head := self._scheduler.head(self._instant.now)) is not None:
+            while (head := self._next()) is not None:
                 assert isinstance(head.id, int)
-                room = [ledger for ledger in self._able(head.id, head) if ledger.has_room(head, PREFILL_TOKENS_MAX)]
+                room = self._with_room(head)
                 if not room or not self._send(head.id, head, room, sent):
                     break
-                self._scheduler.admit(self._instant.now)
+                self._scheduler.take(head.id, self._instant.now)
         else:
             while self._pushed:
                 row, request = self._pushed[0]
@@ -230,7 +189,18 @@ class FleetRouter:
         assert isinstance(request.id, int)
         ledger = self.ledgers[index]
         fits = request.prompt_tokens + self._output_tokens[request.id] <= ledger.rules.context_tokens
-        return ledger.is_up and fits and (not self._late or ledger.has_room(request, PREFILL_TOKENS_MAX))
+        has_room = not self._late or ledger.has_room(request, PREFILL_TOKENS_MAX)
+        return ledger.is_up and fits and ledger.rules.serves(request.adapter) and has_room
+
+    def _next(self) -> Request | None:
+        """The head; where replicas have different adapters, the first request that some replica has room for."""
+        if not self._asks_adapters:
+            return self._scheduler.head(self._instant.now)
+        return self._scheduler.first_that(lambda request: bool(self._with_room(request)), self._instant.now)
+
+    def _with_room(self, request: Request) -> list[ReplicaLedger]:
+        assert isinstance(request.id, int)
+        return [one for one in self._able(request.id, request) if one.has_room(request, PREFILL_TOKENS_MAX)]
 
     def report(self, now_ps: int) -> None:
         """The replicas report what had happened by the last time before this instant at which they were to.
@@ -251,13 +221,16 @@ class FleetRouter:
     def _able(self, row: int, request: Request) -> list[ReplicaLedger]:
         """The replicas that are up and can serve a request whole, without the one that lost it."""
         total = request.prompt_tokens + self._output_tokens[row]
-        if total <= self._context_tokens and self._all_up and not self._failed_at:
+        if total <= self._context_tokens and self._all_up and not self._failed_at and not self._asks_adapters:
             return self.ledgers
         lost_by = self._failed_at.get(row)
         return [
             ledger
             for ledger in self.ledgers
-            if ledger.is_up and ledger.index != lost_by and total <= ledger.rules.context_tokens
+            if ledger.is_up
+            and ledger.index != lost_by
+            and total <= ledger.rules.context_tokens
+            and ledger.rules.serves(request.adapter)
         ]
 
     def _send(self, row: int, request: Request, able: list[ReplicaLedger], sent: list[tuple[int, int]]) -> bool:
@@ -395,6 +368,8 @@ class FleetRouter:
         return len(self._scheduler.queue) + len(self._pushed)
 
     def _why_never(self, row: int, request: Request) -> str | None:
-        """Why not even the replica that holds the longest requests can serve one; None if it could."""
-        rules = max([member.rules for member in self._members], key=lambda rules: rules.context_tokens)
-        return why_never(rules, request.prompt_tokens, self._output_tokens[row])
+        """Why not even the replica that holds the longest requests for its adapter can serve one; None if it could."""
+        every = [member.rules for member in self._members]
+        serving = [rules for rules in every if rules.serves(request.adapter)] or every
+        rules = max(serving, key=lambda rules: rules.context_tokens)
+        return why_never(rules, request.prompt_tokens, self._output_tokens[row], request.adapter)

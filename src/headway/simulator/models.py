@@ -89,6 +89,12 @@ class ModelShape:
         embeddings = self.embedding_parameters * (1 if self.tied_embeddings else 2)
         return self.layers * self.layer_parameters * bytes_per_weight + 2 * embeddings
 
+    def adapter_bytes(self, rank: int) -> int:
+        """A LoRA adapter of this rank on the four projections of attention, in BF16; S-LoRA's kind."""
+        inner, shared = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        widths = 2 * (self.hidden + inner) + 2 * (self.hidden + shared)  # query and output, key and value: in and out
+        return 2 * self.layers * rank * widths
+
     def kv_bytes_per_token(self, tp: int, bytes_per_element: int = 2) -> int:
         """KV cache of one token on one of `tp` GPUs; key-value heads are copied where `tp` exceeds them."""
         return self.layers * 2 * max(1, self.kv_heads // tp) * self.head_dim * bytes_per_element

@@ -83,6 +83,11 @@ class OwnBlocks:
         if self._blank:
             self._blank = self._blank - blocks if blocks < self._blank else 0
 
+    def give(self, blocks: int) -> None:
+        """Take back blank blocks."""
+        self.free += blocks
+        self._blank += blocks
+
     def release(self, request: TrackedRequest, computed_tokens: int, held: int, keep: bool) -> None:
         """Free all `held` blocks, the full ones at the end of the queue; the others become blank."""
         full = computed_tokens // self._block_tokens

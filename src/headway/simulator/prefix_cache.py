@@ -137,6 +137,11 @@ class CachedBlocks:
             del self._lru[entry]
             blocks -= size
 
+    def give(self, blocks: int) -> None:
+        """Take back blank blocks."""
+        self.free += blocks
+        self._blank += blocks
+
     def release(self, request: TrackedRequest, computed_tokens: int, held: int, keep: bool) -> None:
         """Free all `held` blocks, the deepest first to the tail of the free queue; one not full becomes blank."""
         self._moved()

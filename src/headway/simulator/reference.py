@@ -101,7 +101,7 @@ class _ReferenceDay:
             self._arrived_ps[row] = at_ps
             request = self._requests[row] = request_of(self._trace, row, at_ps * SECONDS_PER_PS, at_ps * SECONDS_PER_PS)
             output_tokens = int(self._trace.output_tokens[row])
-            reason = why_never(self._rules, request.prompt_tokens, output_tokens)
+            reason = why_never(self._rules, request.prompt_tokens, output_tokens, request.adapter)
             if reason is None:
                 self._engine.submit(request, output_tokens)
                 continue
@@ -187,6 +187,7 @@ def request_of(trace: Trace, row: int, arrived_at: float, sent_at: float) -> Ref
     bound = 0 if trace.max_output_tokens is None else int(trace.max_output_tokens[row])
     deadline = math.nan if trace.deadline_seconds is None else float(trace.deadline_seconds[row])
     session = -1 if trace.session is None else int(trace.session[row])
+    adapter = -1 if trace.adapter is None else int(trace.adapter[row])
     return ReferenceRequest(
         row,
         arrived_at,
@@ -196,6 +197,7 @@ def request_of(trace: Trace, row: int, arrived_at: float, sent_at: float) -> Ref
         max_output_tokens=bound or None,
         deadline=None if math.isnan(deadline) else sent_at + deadline,
         priority=0 if trace.priority is None else int(trace.priority[row]),
+        adapter=trace.adapters[adapter] if adapter >= 0 else None,
     )
 
 

@@ -199,6 +199,10 @@ class ReferenceBlockMemory:
             for position in [position for position, block in kept.items() if block in freed]:
                 del kept[position]
 
+    def hand_out(self, holder: Holder, blocks: int) -> None:
+        """Give so many blocks to a holder that is no request; the caller has checked that they fit."""
+        self._append(holder, blocks)
+
     def _blocks_of(self, tokens: int) -> int:
         return -(-tokens // self.block_tokens)
 

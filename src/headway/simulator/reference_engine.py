@@ -21,6 +21,7 @@ from headway.scheduling.head_lookups import MOVES_PER_STEP, is_stale, note_answe
 from headway.scheduling.scheduler import Policies, Scheduler
 from headway.simulator.outcome import NEVER, StepObserver, StepRecord
 from headway.simulator.plugin_control import PluginControl
+from headway.simulator.reference_adapters import ReferenceAdapters
 from headway.simulator.reference_blocks import ContentKeyOf, ReferenceBlockMemory
 from headway.simulator.reference_request import ReferenceRequest
 from headway.simulator.rules import NO_PLUGIN, EngineRules, PluginRules
@@ -100,6 +101,7 @@ class ReferenceEngine:
         self._inside: dict[ReferenceRequest, int] = {}  # true output tokens of every request, waiting or running
         self._running: list[ReferenceRequest] = []  # in order of admission
         self._sharing: set[ReferenceRequest] = set()  # of the running ones, those whose blocks were fused
+        self._adapters = ReferenceAdapters(rules.adapters, self._memory, self._running)
         self._in_flight: deque[_Step] = deque()  # the oldest first
         self._depth = 2 if rules.async_scheduling else 1
         self._victims: list[int] = []  # rows preempted since the last step with tokens
@@ -303,6 +305,7 @@ class ReferenceEngine:
         self._running.remove(request)
         self._sharing.discard(request)
         self._memory.release(request)
+        self._adapters.leave(request)
         self.version += 1
 
     def _end_is_foreseen(self, request: ReferenceRequest) -> bool:
@@ -323,12 +326,20 @@ class ReferenceEngine:
                 self._look_up_heads(draft)
             if draft.budget <= 0 or len(self._running) >= self._rules.max_num_seqs:
                 return
-            request = self._scheduler.candidate(refused, self, self.memory, self._now)
+            if refused:
+                request = self._scheduler.candidate(refused, self, self.memory, self._now)
+            else:
+                request = self._scheduler.first_that(self._may_join, self._now)
             if request is None:
                 return
             assert isinstance(request, ReferenceRequest)
             if not self._admit_one(request, refused, draft):
                 refused.append(request)
+
+    def _may_join(self, request: Request) -> bool:
+        """Whether its LoRA adapter may be resident; vLLM steps over requests whose adapter may not (`max_loras`)."""
+        assert isinstance(request, ReferenceRequest)
+        return self._adapters.may_join(request)
 
     def _look_up_heads(self, draft: _Draft) -> None:
         """Ask the cache about the head, as the vLLM plug-in does; one that loses its place makes room for the next."""
@@ -346,7 +357,9 @@ class ReferenceEngine:
         return len(self._memory.find(request)) * self._rules.block_tokens
 
     def _admit_one(self, request: ReferenceRequest, refused: list[Request], draft: _Draft) -> bool:
-        """Admit one request; False if budget, memory or policy say no."""
+        """Admit one request; False if budget, memory, adapters or policy say no."""
+        if not self._adapters.may_join(request):
+            return False
         hits = self._memory.find(request)
         cached = len(hits) * self._rules.block_tokens
         before = max(cached, request.carried_tokens)
@@ -356,7 +369,7 @@ class ReferenceEngine:
         new = min(new, draft.budget)
         # The gate looks at the whole prompt, but only the blocks of this step's tokens are taken.
         gate_tokens = request.total_tokens if self._rules.reserve_full_prompt else before + new
-        keep_free = self._watermark_blocks if self._running else 0
+        keep_free = self._adapters.blocks_for(request) + (self._watermark_blocks if self._running else 0)
         if self._memory.needed(gate_tokens, hits) + keep_free > self._memory.free:
             return False
         # An empty batch takes any request, or nothing would ever run: the policy is not even asked.
@@ -365,12 +378,13 @@ class ReferenceEngine:
         if refused:
             self._scheduler.admit_past(request, refused[0], self._now)
         else:
-            self._scheduler.admit(self._now)
+            self._scheduler.take(request.id, self._now)
         self._memory.admit(request, before + new, hits)
         request.computed_tokens = before
         request.carried_tokens = 0
         request.is_prefilling = True
         request.is_running = True
+        self._adapters.enter(request)
         self._running.append(request)
         self.version += 1
         if request.admitted_ps == NEVER:
@@ -409,6 +423,7 @@ class ReferenceEngine:
         duration_ps = self._step_time.mixed_step(
             decodes, context_tokens, [chunk[1:] for chunk in chunks], sum(share.samples for share in shares)
         )
+        duration_ps += self._adapters.loading_ps()
         started_ps = self._in_flight[-1].ends_ps if self._in_flight else self.now_ps
         if self._observer is not None:
             record = StepRecord(

@@ -16,9 +16,10 @@ from headway.domain.event import Completed, Event, FirstToken, Listener
 from headway.simulator.arrivals import FOREVER, RequestFactory
 from headway.simulator.driven_engine import HandedOver
 from headway.simulator.fleet import fault_times
+from headway.simulator.fleet_members import FleetMember
 from headway.simulator.fleet_outcome import FleetOutcome, ReplicaOutcome, fullest, summed
 from headway.simulator.fleet_rescheduling import HandOverOrder, MoveOrder, TakeBackOrder
-from headway.simulator.fleet_router import FleetMember, FleetPolicies, FleetRouter, Routing
+from headway.simulator.fleet_router import FleetPolicies, FleetRouter, Routing
 from headway.simulator.outcome import NEVER, LoadPoints, StepObserver, StepRecord, TokenGaps
 from headway.simulator.reference import ExpectedArrivals, outcome_of, request_of
 from headway.simulator.reference_blocks import ContentKeys

@@ -68,6 +68,7 @@ class ReferenceRequest(Request):
         max_output_tokens: int | None = None,
         deadline: float | None = None,
         priority: int = 0,
+        adapter: str | None = None,
     ) -> None:
         super().__init__(
             row,
@@ -78,6 +79,7 @@ class ReferenceRequest(Request):
             max_output_tokens=max_output_tokens,
             deadline=deadline,
             priority=priority,
+            adapter=adapter,
         )
         self.row = row
         self.output_limit = math.inf if max_output_tokens is None else max_output_tokens

@@ -57,7 +57,7 @@ class ReplicaLedger:
     """One replica as its router sees it; satisfies `ReplicaView`. Its figures are exact at every instant.
 
     Attributes:
-        id, requests_max, kv_tokens_max, costs: as in `ReplicaView`.
+        id, requests_max, kv_tokens_max, costs, adapters: as in `ReplicaView`.
         index: its place in the fleet.
         is_up: whether it takes requests.
         rules: of its engine.
@@ -66,9 +66,6 @@ class ReplicaLedger:
         completed: of these, served to their end.
     """
 
-    adapters: frozenset[str] | None = None
-    adapters_as_of = -math.inf
-
     def __init__(self, replica_id: str, index: int, rules: EngineRules, costs: ServiceCosts, instant: Instant) -> None:
         self.id = replica_id
         self.index = index
@@ -76,6 +73,7 @@ class ReplicaLedger:
         self.costs = costs
         self.requests = 0
         self.requests_max = rules.max_num_seqs
+        self.adapters = None if rules.adapters is None else rules.adapters.names
         self.kv_tokens_max: int | None = rules.kv_blocks * rules.block_tokens
         self.prefill_tokens = 0
         self.is_up = True
@@ -89,6 +87,11 @@ class ReplicaLedger:
         self._inside: dict[int, _SentRequest] = {}
 
     # What policies read
+
+    @property
+    def adapters_as_of(self) -> float:
+        """Now, if it lists any."""
+        return -math.inf if self.adapters is None else self._instant.now
 
     @property
     def as_of(self) -> float:

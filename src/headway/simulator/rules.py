@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from headway.scheduling.harm_judge import HarmLimits
 from headway.scheduling.queue import Resumed
 from headway.scheduling.self_tuned_threshold import Tuning
+from headway.simulator.adapter_rules import AdapterRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class EngineRules:
             prompts of its tenant. They are kept once for those that run, from the step after their prompts are computed
             on. Measure it (`headway fusion measure`, `headway_fusion_shared_entries`). 0 for no fusion.
         resumed: where a preempted request waits; vLLM's `fcfs` puts it in front, its `priority` ranks it.
+        adapters: what LoRA adapters take; None where they take nothing.
     """
 
     kv_blocks: int
@@ -68,6 +71,7 @@ class EngineRules:
     prefix_caching: bool = True
     fused_share: float = 0.0
     resumed: Resumed = "front"
+    adapters: AdapterRules | None = None
 
     def __post_init__(self) -> None:
         for name in ("kv_blocks", "block_tokens", "max_model_tokens", "max_num_batched_tokens", "max_num_seqs"):
@@ -82,6 +86,11 @@ class EngineRules:
             raise ValueError(
                 f"with chunked prefill off, max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least "
                 f"max_model_tokens ({self.max_model_tokens}), or a long prompt could never run"
+            )
+        if self.adapters is not None and self.adapters.paged_blocks >= self.kv_blocks:
+            raise ValueError(
+                f"an adapter of {self.adapters.blocks:,} KV blocks leaves no room in a memory of {self.kv_blocks:,}; "
+                "give the replica more memory, or adapters of a lower rank"
             )
         if not 0 <= self.watermark < 1:
             raise ValueError(f"watermark must be in [0, 1), got {self.watermark}")
@@ -108,4 +117,18 @@ class EngineRules:
 
         The token sampled last needs no KV, so a request of prompt p and output o needs p + o - 1 tokens of memory.
         """
-        return min(self.max_model_tokens, self.kv_blocks * self.block_tokens + 1)
+        paged = 0 if self.adapters is None else self.adapters.paged_blocks  # its own adapter is beside it
+        return min(self.max_model_tokens, (self.kv_blocks - paged) * self.block_tokens + 1)
+
+    def facts(self) -> dict[str, Any]:
+        """The fields as plain values for files and JSON, `adapters` only where they take something."""
+        facts = asdict(self)
+        if self.adapters is None:
+            del facts["adapters"]
+        else:
+            facts["adapters"]["names"] = None if self.adapters.names is None else sorted(self.adapters.names)
+        return facts
+
+    def serves(self, adapter: str | None) -> bool:
+        """Whether the replica has this LoRA adapter; each has the base model, which is None."""
+        return self.adapters is None or self.adapters.serves(adapter)

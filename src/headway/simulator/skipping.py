@@ -195,7 +195,7 @@ class SkippingEngine:
             request.replica_id = self._replica_id
             if self._columns.lost_tokens:
                 request.recomputed_below = self._columns.lost_tokens.get(row, 0)
-            reason = why_never(self._rules, request.prompt_tokens, self._output_tokens[row])
+            reason = why_never(self._rules, request.prompt_tokens, self._output_tokens[row], request.adapter)
             if reason is None:
                 if self._shares:
                     note_answer(request, self._batch.memory.cached_tokens(request), now)
@@ -292,7 +292,7 @@ class SkippingEngine:
                 moves_left = self._look_up_heads(now, moves_left)
             if budget <= 0 or len(batch.members) >= rules.max_num_seqs:
                 break
-            request = scheduler.candidate(refused, batch, self._view(), now) if refused else scheduler.head(now)
+            request = self._first_that_can_run(refused, now)
             if request is None:
                 break
             assert isinstance(request, TrackedRequest)
@@ -302,13 +302,13 @@ class SkippingEngine:
                 hold = scheduler.hold_steps(request, batch, self._view(), now)
             if room is None or hold:
                 if not scheduler.backfills:
-                    return hold
+                    return 1 if self._may_change_behind_head(now) else hold
                 refused.append(request)
                 continue
             if refused:
                 scheduler.admit_past(request, refused[0], now)
             else:
-                scheduler.admit(now)
+                scheduler.take(request.id, now)
             tokens, before, hit = room
             batch.enter(request, request.prompt_tokens + request.produced_tokens, tokens, before, hit)
             self._columns.admit(request.row, self._now_ps, hit)
@@ -316,7 +316,22 @@ class SkippingEngine:
                 self._log.admitted.append(request.row)
             chunks.append((request, tokens, before))
             budget -= tokens
-        return 1 if refused else NO_LIMIT
+        return 1 if refused or self._may_change_behind_head(now) else NO_LIMIT
+
+    def _first_that_can_run(self, refused: list[Request], now: float) -> Request | None:
+        """The request to try next: the head, one behind a head whose adapter cannot be resident, or one to backfill."""
+        scheduler, adapters = self._scheduler, self._batch.adapters
+        if refused:
+            return scheduler.candidate(refused, self._batch, self._view(), now)
+        return scheduler.head(now) if adapters is None else scheduler.first_that(adapters.may_join, now)
+
+    def _may_change_behind_head(self, now: float) -> bool:
+        """Whether the head is stepped over, and time alone may change which request comes behind it."""
+        adapters = self._batch.adapters
+        if adapters is None or not self._scheduler.queue.is_laned:
+            return False
+        head = self._scheduler.head(now)
+        return head is not None and not adapters.may_join(head)
 
     def _look_up_heads(self, now: float, moves_left: int) -> int:
         """Ask the cache about the head, as the vLLM plug-in does; returns how many more may lose their place."""
@@ -341,6 +356,10 @@ class SkippingEngine:
         rules, batch, memory = self._rules, self._batch, self._batch.memory
         target = request.prompt_tokens + request.produced_tokens
         free = memory.free - (self._watermark_blocks if batch.members else 0)
+        if batch.adapters is not None:
+            if not batch.adapters.may_join(request):
+                return None
+            free -= batch.adapters.blocks_for(request)
         if rules.reserve_full_prompt and memory.surely_needs_more(request, free):
             return None
         hit = memory.cached_tokens(request)
@@ -375,6 +394,8 @@ class SkippingEngine:
         else:
             fixed, slope = self._step_time.decode_step(decodes)
             duration = fixed + slope * context
+        if batch.adapters is not None:
+            duration += batch.adapters.loading_ps()
         start = max(self._busy_until_ps, self._now_ps)
         end = self._busy_until_ps = start + duration
         self.busy_ps += duration

@@ -34,6 +34,9 @@ class Trace:
         prefix_block_tokens: tokens in a block of `prefix_ids`.
         deadline_seconds: wanted time to first token, relative to arrival; NaN where none.
         priority: vLLM's sign, lower sooner.
+        adapter: index into `adapters`, the LoRA adapter that it wants; -1 for the base model. Requests of different
+            adapters have no equal `prefix_ids`, since an engine shares no KV blocks between them.
+        adapters: names.
         measured_ttft_seconds: arrival to first token as the recorded engine served it; NaN where not measured. For
             judging a replay; never an input of it.
         measured_e2e_seconds: arrival to last token, likewise; both columns are there or none.
@@ -53,6 +56,8 @@ class Trace:
     prefix_block_tokens: int = 512
     deadline_seconds: Seconds | None = None
     priority: Tokens | None = None
+    adapter: Tokens | None = None
+    adapters: tuple[str, ...] = ()
     measured_ttft_seconds: Seconds | None = None
     measured_e2e_seconds: Seconds | None = None
 

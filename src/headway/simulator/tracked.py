@@ -63,6 +63,7 @@ class TrackedRequest(Request):
         deadline: float | None,
         priority: int,
         ends_by_limit: bool,
+        adapter: str | None = None,
     ) -> None:
         # Written out rather than passed up: one of these is made for every request of a million.
         self.id = row
@@ -71,7 +72,7 @@ class TrackedRequest(Request):
         self.prompt_tokens = prompt_tokens
         self.tenant = tenant
         self.session = session
-        self.adapter = None
+        self.adapter = adapter
         self.max_output_tokens = max_output_tokens
         self.deadline = deadline
         self.priority = priority

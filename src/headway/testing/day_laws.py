@@ -7,7 +7,7 @@ check_day(Day(trace, rules, outcome, log.steps))
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -168,18 +168,25 @@ def memory_is_given_back(day: Day) -> None:
     last = np.flatnonzero(day.outcome.ended_ps == day.outcome.makespan_ps)
     tokens = day.trace.prompt_tokens[last] + day.trace.output_tokens[last] - 1
     held = int(np.sum(-(-tokens // day.rules.block_tokens)))
+    if day.rules.adapters is not None:
+        held += day.rules.adapters.paged_blocks * len(_adapters_of(day, last.tolist()))
     used = day.rules.kv_blocks - day.steps[-1].blocks_free
     assert used == held, f"{used} blocks in use in the last step, its requests need {held}"
 
 
 def limits_are_kept(day: Day) -> None:
-    """Token budget and seats are never exceeded. Admitted requests waited before, preempted ones ran."""
+    """Token budget, seats and places for adapters are never exceeded. Admitted requests waited, preempted ones ran."""
     rules = day.rules
     for step, running, _ in _moments(day):
         tokens = step.decodes + sum(chunk[1] for chunk in step.chunks)
         assert 0 < tokens <= rules.max_num_batched_tokens, f"{tokens} tokens in {step}"
         assert len(running) <= rules.max_num_seqs, f"{len(running)} run in {step}"
         assert step.decodes + len(step.chunks) <= rules.max_num_seqs, f"more than the seats get tokens in {step}"
+        if rules.adapters is not None:
+            adapters = _adapters_of(day, running)
+            assert len(adapters) <= rules.adapters.resident_max, f"{adapters} are in use at once in {step}"
+            assert all(map(rules.serves, adapters)), f"not all of {adapters} are served, in {step}"
+            assert (rules.kv_blocks - step.blocks_free) >= rules.adapters.paged_blocks * len(adapters)
 
 
 def steps_follow_each_other(day: Day) -> None:
@@ -206,7 +213,9 @@ def no_request_waits_for_an_idle_replica(day: Day) -> None:
 def greedy_wastes_no_room(day: Day) -> None:
     """Under greedy admission a request waits only for want of a seat, of token budget or of blocks."""
     rules = day.rules
-    if not day.greedy or rules.async_scheduling:  # there a step is composed before its start
+    if not day.greedy or rules.adapters is not None:
+        return
+    if rules.async_scheduling:  # there a step is composed before its start
         return
     keep_free = int(rules.watermark * (rules.kv_blocks + 1))
     most = day.trace.prompt_tokens + day.trace.output_tokens  # of a preempted one it is not known how many it has
@@ -307,3 +316,11 @@ def _moments(day: Day) -> Iterator[tuple[StepRecord, set[int], set[int]]]:
         running -= gone
         waiting = {row for row in inside if arrived[row] <= step.started_ps} - running - gone
         yield step, set(running), waiting
+
+
+def _adapters_of(day: Day, rows: Iterable[int]) -> set[str]:
+    """The LoRA adapters that these requests want."""
+    trace = day.trace
+    if trace.adapter is None:
+        return set()
+    return {trace.adapters[trace.adapter[row]] for row in rows if trace.adapter[row] >= 0}

@@ -22,6 +22,7 @@ from headway.policies.options import constructor_keywords
 from headway.scheduling.bundle import bundle
 from headway.scheduling.harm_judge import HarmLimits
 from headway.scheduling.scheduler import Policies
+from headway.simulator.adapter_rules import AdapterRules
 from headway.simulator.rules import EngineRules, PluginRules
 from headway.simulator.step_time import LinearStepTime
 from headway.simulator.trace import Trace
@@ -35,7 +36,7 @@ except ModuleNotFoundError as missing:
 
 COSTS = ServiceCosts(prefill_seconds_per_token=1e-4, decode_seconds_per_token=0.02)
 TENANTS = ("", "acme", "zeta")
-ADAPTERS = (None, None, "chat", "sql", "code")
+ADAPTER_NAMES = ("chat", "sql", "code", "maths")
 GAPS_SECONDS = (0.0, 0.0, 0.0, 0.001, 0.1, 1 / 3, 1.0, 60.0)
 """Between arrivals: mostly none, and one that no binary fraction is equal to."""
 
@@ -91,7 +92,7 @@ def requests(
         priority=draw(st.sampled_from([0, 0, 0, -1, 1, 7])),
         cached_prompt_tokens=draw(st.just(0) | st.integers(0, prompt_tokens)),
         produced_tokens=produced_tokens,
-        adapter=draw(st.sampled_from(ADAPTERS)),
+        adapter=draw(st.sampled_from([None, None, *ADAPTER_NAMES])),
     )
     point = st.integers(1, 40).map(lambda tokens: PointEstimate(tokens, "drawn"))
     request.estimate = draw(point if points_only else estimates())
@@ -124,6 +125,7 @@ def traces(
     max_output_tokens: int = 40,
     sessions: bool = True,
     prefixes: bool = True,
+    adapters: bool = True,
 ) -> Trace:
     """A day of a few requests: every optional column is there or not, lengths go past small limits on purpose."""
     n = draw(st.integers(min_size, max_size))
@@ -152,6 +154,8 @@ def traces(
         prefix_ids=_prefixes(draw, prompt_tokens.tolist()) if prefixes and draw(st.booleans()) else None,
         prefix_block_tokens=_PREFIX_BLOCK,
         priority=column(st.sampled_from([0, 0, -1, 3])) if draw(st.booleans()) else None,
+        adapter=column(st.integers(-1, 3)) if adapters and draw(st.booleans()) else None,
+        adapters=ADAPTER_NAMES,
     )
 
 
@@ -178,6 +182,19 @@ def engine_rules(
         async_scheduling=draw(st.booleans()) if asynchronous is None else asynchronous,
         prefix_caching=draw(st.booleans()) if prefix_caching is None else prefix_caching,
         resumed=draw(st.sampled_from(["front", "by-rank"])),
+        adapters=draw(st.none() | adapter_rules()),
+    )
+
+
+def adapter_rules() -> st.SearchStrategy[AdapterRules]:
+    """A place or a few for the adapters of `traces`, which take a few blocks and some time to load."""
+    return st.builds(
+        AdapterRules,
+        resident_max=st.integers(1, 3),
+        blocks=st.integers(0, 5),
+        load_ps=st.sampled_from([0, 10**9, 333_333_333_333]),
+        paging=st.sampled_from(["slots", "unified"]),
+        names=st.none() | st.just(frozenset(ADAPTER_NAMES[:3])),
     )
 
 

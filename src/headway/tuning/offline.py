@@ -229,4 +229,5 @@ def _rows(trace: Trace, rows: slice) -> Trace:
         prefix_ids=None if trace.prefix_ids is None else [trace.prefix_ids[i] for i in range(len(trace))[rows]],
         deadline_seconds=part(trace.deadline_seconds),
         priority=part(trace.priority),
+        adapter=part(trace.adapter),
     )

@@ -421,6 +421,12 @@ def test_a_wrong_fleet_is_one_sentence(headway: Headway, small_trace: Path, opti
             "[[replica]]\nfailures = [{at_seconds = 5, down_seconds = 9}, {at_seconds = 7}]\n",
             "replica[0]: replica-0 fails at 7 s, before it serves again",
         ),
+        ("[[replica]]\nadapters = {resident_max = 0}\n", "replica[0]: adapters.resident_max must be at least 1, got 0"),
+        (
+            "[[replica]]\nadapters = {paging = 'none'}\n",
+            "replica[0]: adapters.paging must be one of 'slots'",
+        ),
+        ("[[replica]]\nadapters = 8\n", "replica[0]: adapters must be a table of resident_max, rank"),
         ("[replicas]\n", "'replicas' is no key of a fleet file"),
     ],
 )
@@ -432,6 +438,21 @@ def test_a_wrong_fleet_file_is_one_sentence(
     said = headway("compare", small_trace, "--fleet", fleet)
     assert said.status == 2
     assert f"--fleet {fleet}: {sentence}" in " ".join(said.err.split())
+
+
+def test_adapters_of_a_fleet_are_drawn_and_refused_where_none_has_them(
+    headway: Headway, small_trace: Path, tmp_path: Path
+) -> None:
+    fleet, out = tmp_path / "fleet.toml", tmp_path / "out.json"
+    served = ", ".join(f"'adapter-{rank}'" for rank in range(4))
+    fleet.write_text(f"[[replica]]\nadapters = {{resident_max = 2, rank = 64, names = [{served}]}}\n")
+    options = ("--adapters", "5", "--ordering", "adapter-clusters", "--json", out)
+    said = headway("compare", small_trace, "--fleet", fleet, "--requests", "60", *options)
+    assert said.status == 0, said.err
+    (run,) = json.loads(out.read_text())["runs"]
+    assert run["refused_reasons"] == {"no replica has the adapter 'adapter-4'": run["refused"]}
+    assert run["completed"] + run["refused"] == 60
+    assert 0 < run["refused"] < 20
 
 
 def test_a_replica_that_fails_loses_requests_and_comes_back(

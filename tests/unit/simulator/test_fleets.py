@@ -17,13 +17,16 @@ from headway.domain.replica_view import ReplicaView
 from headway.domain.request import Request, RequestView
 from headway.policies.contracts import ReschedulingPolicy
 from headway.policies.rescheduling.stay import Stay
+from headway.policies.routing.least_work import LeastWork
 from headway.policies.routing.round_robin import RoundRobin
 from headway.scheduling.bundle import bundle
-from headway.simulator.arrivals import FOREVER
+from headway.simulator.adapter_rules import AdapterRules
+from headway.simulator.arrivals import FOREVER, RequestFactory
 from headway.simulator.fleet import simulate_fleet
+from headway.simulator.fleet_members import FleetMember, Outage
 from headway.simulator.fleet_outcome import FleetOutcome, ReplicaOutcome
 from headway.simulator.fleet_rescheduling import KvLink
-from headway.simulator.fleet_router import FleetMember, FleetPolicies, Outage, Queueing, Routing
+from headway.simulator.fleet_router import FleetPolicies, Queueing, Routing
 from headway.simulator.outcome import NEVER
 from headway.simulator.reference_fleet import simulate_reference_fleet
 from headway.simulator.rules import EngineRules
@@ -31,8 +34,10 @@ from headway.simulator.skipping import simulate
 from headway.simulator.step_time import PS_PER_SECOND, LinearStepTime
 from headway.simulator.trace import Trace
 from headway.testing.day_laws import StepRecords
+from headway.testing.strategies import ADAPTER_NAMES
 from tests.days.test_golden_days import COSTS, RULES, STEP_TIME, mixed
 from tests.support.nasty_days import KINDS, NastyDay, nasty_day
+from tests.support.paper_days import requests
 from tests.unit.simulator.test_both_engines import gaps
 
 SEEDS = range(10)
@@ -85,6 +90,9 @@ def nasty_fleet(dice: random.Random, day: NastyDay) -> list[FleetMember]:
         rules, step_time = day.rules, day.step_time
         if dice.random() < 0.3:
             rules = replace(rules, kv_blocks=max(1, rules.kv_blocks * 2 // 3), async_scheduling=dice.random() < 0.5)
+        if rules.adapters is not None and dice.random() < 0.5:
+            names = frozenset(dice.sample(ADAPTER_NAMES, dice.randint(1, 3)))
+            rules = replace(rules, adapters=replace(rules.adapters, names=names))
         if dice.random() < 0.3:
             step_time = LinearStepTime(dice.choice([1, 7 * 10**9]), 10**6, dice.choice([0, 10**5]))
         outages, at_ps = [], 0
@@ -124,10 +132,9 @@ def check_fleet_day(
             assert lived[3] == NEVER
         else:
             assert 0 <= lived[0] <= lived[1] < lived[2] <= lived[3]
-            assert (
-                members[int(outcome.replica[row])].rules.context_tokens
-                >= trace.prompt_tokens[row] + trace.output_tokens[row]
-            )
+            rules = members[int(outcome.replica[row])].rules
+            assert rules.context_tokens >= trace.prompt_tokens[row] + trace.output_tokens[row]
+            assert rules.serves(RequestFactory(trace).adapter(row))
     for index, (member, replica, log) in enumerate(zip(members, outcome.replicas, logs, strict=True)):
         rows = np.flatnonzero(outcome.replica == index)
         lost = [row for row in rows.tolist() if row in day.failed]
@@ -326,3 +333,20 @@ def test_an_outage_before_time_0_or_inside_another_is_refused() -> None:
         FleetMember("r0", RULES, STEP, COSTS, (Outage(1, 5), Outage(4, 9)))
     with pytest.raises(ValueError, match="at least one replica"):
         lost_and_found([], "gateway")
+
+
+@pytest.mark.parametrize("queue", ["gateway", "replicas"])
+def test_an_adapter_goes_only_where_it_is_and_holds_up_no_other(queue: Queueing) -> None:
+    """Two requests for `sql` at a replica of one seat, then one for the base model, which the other replica serves."""
+    rules = replace(RULES, max_num_seqs=1)
+    members = [
+        FleetMember(name, replace(rules, adapters=AdapterRules(names=names)), STEP_TIME, COSTS)
+        for name, names in (("plain", frozenset[str]()), ("tuned", frozenset(["sql"])))
+    ]
+    trace = replace(requests(*[(64, 40)] * 5, adapter=[0, 0, -1, 0, 1]), adapters=("sql", "nowhere"))
+    for clock in (simulate_fleet, simulate_reference_fleet):
+        policies = FleetPolicies(bundle(costs=COSTS, seed=0), lambda _: bundle(costs=COSTS, seed=0))
+        outcome = clock(trace, members, Routing(LeastWork(), queue), policies)
+        assert outcome.replica.tolist() == [1, 1, 0, 1, NEVER]
+        assert outcome.day.refused == {4: "no replica has the adapter 'nowhere'"}
+        assert outcome.day.admitted_ps[2] == 0, "it does not wait behind requests that it cannot help"

@@ -20,9 +20,10 @@ from headway.domain.event import Listener
 from headway.policies.catalog import build
 from headway.scheduling.scheduler import Policies
 from headway.simulator.fleet import simulate_fleet
+from headway.simulator.fleet_members import FleetMember, Outage
 from headway.simulator.fleet_outcome import FleetOutcome
 from headway.simulator.fleet_rescheduling import KvLink
-from headway.simulator.fleet_router import FleetMember, FleetPolicies, Outage, Queueing, Routing
+from headway.simulator.fleet_router import FleetPolicies, Queueing, Routing
 from headway.simulator.replica import Replica
 from headway.simulator.step_time import PS_PER_SECOND
 from headway.simulator.trace import Trace

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 from headway import __version__
 from headway.bench.experiment.bundles import Bundle
@@ -308,6 +308,6 @@ def facts_of_replica(replica: Replica) -> dict[str, Json]:
         tensor_parallel=described["tp"],
         kv_blocks=replica.rules.kv_blocks,
         block_tokens=replica.rules.block_tokens,
-        rules=asdict(replica.rules),
+        rules=replica.rules.facts(),
         profile=profile,
     )

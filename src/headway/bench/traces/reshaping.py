@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from headway.bench.traces.adapters import joined_adapters
 from headway.bench.user_mistake import UserMistake
 from headway.simulator.block_ids import BlockIds
 from headway.simulator.trace import Trace
@@ -16,7 +17,7 @@ from headway.simulator.trace import Trace
 Rows = npt.NDArray[np.int64]
 _COLUMNS = (
     "arrived_seconds", "prompt_tokens", "output_tokens", "max_output_tokens", "tenant", "session", "turn",
-    "think_seconds", "deadline_seconds", "priority",
+    "think_seconds", "deadline_seconds", "priority", "adapter",
 )  # fmt: skip
 _MEASURED = (
     "measured_ttft_seconds",
@@ -29,7 +30,7 @@ def head(trace: Trace, requests: int) -> Trace:
     """The first `requests` requests; all of them where there are fewer.
 
     Of a session it keeps the turns up to some point, never one without those before it, because turns stand in order.
-    Tenants and sessions that are left without a request are forgotten.
+    Tenants, adapters and sessions that are left without a request are forgotten.
 
     Raises:
         UserMistake: fewer than one request.
@@ -86,7 +87,8 @@ def merge(traces: Sequence[Trace], name: str | None = None) -> Trace:
         )
     names = _distinct([trace.name for trace in traces])
     parts = [_apart(trace, label) for trace, label in zip(traces, names, strict=True)]
-    merged = {column: _joined(parts, column) for column in _COLUMNS if column not in ("tenant", "session")}
+    merged = {column: _joined(parts, column) for column in _COLUMNS if column not in ("tenant", "session", "adapter")}
+    adapter, adapters = joined_adapters(parts)
     tenant_starts = np.cumsum([0, *(len(part.tenants) for part in parts)])
     whole = Trace(
         name=name or "+".join(names),
@@ -94,6 +96,8 @@ def merge(traces: Sequence[Trace], name: str | None = None) -> Trace:
         tenant=np.concatenate([_column(part, "tenant") + at for part, at in zip(parts, tenant_starts, strict=False)]),
         tenants=tuple(tenant for part in parts for tenant in part.tenants),
         session=_joined_sessions(parts),
+        adapter=adapter,
+        adapters=adapters,
         prefix_ids=_joined_blocks(parts),
         prefix_block_tokens=next(iter(sizes), 512),
     )
@@ -222,6 +226,11 @@ def _compacted(trace: Trace) -> Trace:
     if trace.session is not None:
         sessions, session = np.unique(trace.session, return_inverse=True)
         changes["session"] = session.astype(np.int64) - int(sessions[0] == -1)
+    if trace.adapter is not None:
+        wanted, adapter = np.unique(trace.adapter[trace.adapter >= 0], return_inverse=True)
+        column = np.full(len(trace), -1, dtype=np.int64)
+        column[trace.adapter >= 0] = adapter
+        changes |= {"adapter": column, "adapters": tuple(trace.adapters[index] for index in wanted)}
     return replace(trace, **changes)  # type: ignore[arg-type]
 
 
@@ -236,7 +245,7 @@ def _column(trace: Trace, column: str) -> npt.NDArray[np.int64]:
     kept = getattr(trace, column)
     if kept is not None:
         return kept  # type: ignore[no-any-return]
-    default = {"session": -1, "deadline_seconds": np.nan}.get(column, 0)
+    default = {"session": -1, "adapter": -1, "deadline_seconds": np.nan}.get(column, 0)
     return np.full(len(trace), default, dtype=np.float64 if column.endswith("_seconds") else np.int64)
 
 

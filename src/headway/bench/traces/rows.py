@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headway.bench.traces.adapters import kept_apart
 from headway.bench.traces.column_map import REQUIRED, ColumnMap
 from headway.bench.traces.values import Fault, Moments, Reader, block_ids, label, shown, span, whole
 from headway.bench.user_mistake import UserMistake
@@ -27,6 +28,7 @@ _DEFAULTS: dict[str, tuple[str, float]] = {
     "ttft": ("d", np.nan),
     "e2e": ("d", np.nan),
     "priority": ("q", 0),
+    "adapter": ("q", -1),
 }
 _IMAGE_FIELD = "image_tokens"  # of the prompt, those that stand for images
 _BLOCK_TOKENS = (512, *(1 << power for power in range(12, 2, -1) if power != 9))  # Mooncake's 512 wins a tie
@@ -49,6 +51,7 @@ class Rows:
         self._arrived, self._prompt, self._output, self._lines = array("d"), array("q"), array("q"), array("q")
         self._optional: dict[str, array[float]] = {}
         self._tenants: dict[str, int] = {}
+        self._adapters: dict[str, int] = {}
         self._sessions: dict[str, int] = {}
         self._last_turn: dict[int, int] = {}
         self._block_flat, self._block_ends = array("q"), array("q")
@@ -112,6 +115,9 @@ class Rows:
             self._place_in_session(values)
         if "tenant" in values:
             values["tenant"] = self._tenants.setdefault(values["tenant"], len(self._tenants))  # type: ignore[arg-type]
+        name = values.pop("adapter", "")
+        if name:  # an empty one is the base model
+            values["adapter"] = self._adapters.setdefault(name, len(self._adapters))  # type: ignore[arg-type]
         self._read += 1
         self._lines.append(line)
         self._arrived.append(values.pop("arrival"))  # type: ignore[arg-type]
@@ -181,9 +187,11 @@ class Rows:
             prefix_block_tokens=512 if blocks is None else self._block_tokens(prompt, blocks.lengths(), lines),
             deadline_seconds=optional.get("deadline"),
             priority=optional.get("priority"),
+            adapter=optional.get("adapter"),
+            adapters=tuple(self._adapters),
             **_measured(optional),
         )
-        return trace, lines, notes
+        return kept_apart(trace), lines, notes
 
     def _why_none(self) -> str:
         if not self._skipped:
@@ -295,7 +303,7 @@ def _reader(column: str, field: str, columns: ColumnMap) -> Reader:
             return whole(field, -(2**31), 2**31)
         case "prefix":
             return block_ids(field)
-        case "tenant" | "session":
+        case "tenant" | "session" | "adapter":
             return label(field)
         case _:
             raise AssertionError(column)

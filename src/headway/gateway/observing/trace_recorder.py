@@ -225,6 +225,8 @@ class TraceRecorder:
             record["deadline_ms"] = round((arrived.deadline - arrived.arrived_at) * 1000)
         if arrived.priority:
             record["priority"] = arrived.priority
+        if queued.adapter is not None:
+            record["adapter"] = queued.adapter
         others = min(queued.sequences, _SEQUENCES_MAX) - 1
         return _line(record | place) + _line(record) * others
 
