@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from headway.gateway.openai.large_body import written_in_parts
 from headway.gateway.openai.request_body import LARGE_BYTES, with_fields
 from headway.gateway.queueing.request_state import GatewayRequest
-from headway.gateway.relay.upstream_request import needed_fields
+from headway.gateway.relay.upstream_request import large_body_parts, needed_fields
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.wire.messages import TRACE_HEADER, VIA_HEADER, Headers
 
@@ -61,8 +60,8 @@ def _via(came: Headers, replica: UpstreamReplica) -> bytes:
 def _body(request: GatewayRequest, changes: dict[str, object]) -> list[bytes | memoryview]:
     arrived = request.arrived
     content = arrived.http.body
+    if arrived.body_bytes > LARGE_BYTES:
+        return large_body_parts(request, changes)
     if not changes or arrived.body is None:
         return [content]
-    if arrived.body_bytes <= LARGE_BYTES:
-        return [with_fields(content, changes)]
-    return written_in_parts(content, arrived.body, changes, arrived.asked_model)
+    return [with_fields(content, changes)]

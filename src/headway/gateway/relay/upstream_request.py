@@ -63,19 +63,22 @@ def upstream_request(request: GatewayRequest, replica: UpstreamReplica) -> bytes
 
 def upstream_parts(request: GatewayRequest, replica: UpstreamReplica) -> tuple[bytes, list[bytes | memoryview]]:
     """The same of a request with a large body, which is not copied: its head, and the parts of its body."""
-    changes = _changes(request, replica)
-    body, content = request.arrived.body, request.arrived.http.body
-    found = found_fields(request.arrived.http)
-    parts: list[bytes | memoryview] = [content]
-    if body is not None:
-        if found is not None:
-            changes = found.changes | changes
-        if changes:
-            fields = None if found is None else found.json
-            parts = written_in_parts(content, body, changes, request.arrived.asked_model, fields)
-    elif found is not None:
-        parts = found.written(content)
+    parts = large_body_parts(request, _changes(request, replica))
     return _head(request, replica, sum(map(len, parts))), parts
+
+
+def large_body_parts(request: GatewayRequest, changes: dict[str, object]) -> list[bytes | memoryview]:
+    """A large body as it is sent: with these changes of its JSON, and with what was found to be replaced in it."""
+    arrived = request.arrived
+    content, found = arrived.http.body, found_fields(arrived.http)
+    if arrived.body is None:
+        return [content] if found is None else found.written(content)
+    if found is not None:
+        changes = found.changes | changes
+    if not changes:
+        return [content]
+    fields = None if found is None else found.json
+    return written_in_parts(content, arrived.body, changes, arrived.asked_model, fields)
 
 
 def _head(request: GatewayRequest, replica: UpstreamReplica, body_bytes: int) -> bytes:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from headway.domain.engine_hints import EXPECTED_TOKENS, MAX_RANK
 from headway.domain.estimate import PointEstimate
+from headway.gateway.openai.found_fields import FoundFields
+from headway.gateway.openai.request_body import LARGE_BYTES
+from headway.gateway.openai.withheld_hints import withhold
+from headway.gateway.openai.written_model import write_model
 from headway.gateway.queueing.request_state import GatewayRequest
-from headway.gateway.relay.upstream_request import engine_hints, upstream_request
+from headway.gateway.relay.picked_request import picked_request
+from headway.gateway.relay.upstream_request import engine_hints, upstream_parts, upstream_request
 from headway.gateway.replicas.engine_figures import read_metrics
 from headway.gateway.replicas.load_report import LoadReport
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
-from headway.gateway.settings import HealthSettings, ReplicaSettings
+from headway.gateway.settings import HealthSettings, ReplicaSettings, TenantSettings
 from headway.vllm_plugin.plugin_metrics import PluginMetrics
 from headway.vllm_plugin.xargs_hints import XargsHints, read_hints
 from tests.support.gateway_requests import gateway_request
@@ -109,3 +116,46 @@ def test_our_span_takes_the_place_of_the_clients() -> None:
     assert b"traceparent: ours" in head
     assert b"theirs" not in head
     assert b"tracestate: kept" in head
+
+
+TEAM = TenantSettings("team", key_env="KEY")
+FORM = "multipart/form-data; boundary=b"
+PART = '--b\r\ncontent-disposition: form-data; name="{}"\r\n\r\n{}\r\n'
+LONG = "x" * (LARGE_BYTES + 1)
+LARGE_BODIES: dict[str, tuple[bytes, str, str]] = {
+    "JSON": (
+        json.dumps({"prompt": LONG, "priority": -9, "vllm_xargs": {"headway_rank": 1}}).encode(),
+        "",
+        "completions",
+    ),
+    "odd JSON": (json.dumps({"n": 1.5, "query": LONG, "priority": -9, "model": "alias"}).encode(), "", "rerank"),
+    "a form": (
+        (PART.format("file", LONG) + PART.format("priority", -9) + PART.format("model", "alias") + "--b--").encode(),
+        FORM,
+        "audio/transcriptions",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "kind", "path"), LARGE_BODIES.values(), ids=LARGE_BODIES.keys())
+def test_what_is_withheld_of_a_large_body_reaches_no_replica_sent_by_us_or_by_a_proxy(
+    content: bytes, kind: str, path: str
+) -> None:
+    one = dispatched(content, [(b"content-type", kind.encode())], path=f"/v1/{path}")
+    http, body = one.arrived.http, one.arrived.body
+    http.fields = found = FoundFields()
+    if body is None:
+        list(found.look(http, lambda: True))
+        write_model(http, "m")
+    withhold(http, body, TEAM, 0)
+    head, parts = upstream_parts(one, replica())
+    sent_by_us = b"".join(parts)
+    assert b"content-length: %d\r\n" % len(sent_by_us) in head
+    assert b"-9" not in sent_by_us
+    assert b"alias" not in sent_by_us
+    assert b"headway_rank" not in sent_by_us
+    assert len(sent_by_us) > LARGE_BYTES
+    picked = picked_request(one, replica(), http.headers, http.target)
+    assert b"".join(picked.body) == sent_by_us
+    one.arrived.let_go_of_body()
+    assert http.fields is None
