@@ -116,7 +116,7 @@ def test_a_client_that_leaves_while_its_body_is_read_is_no_request(
 def test_a_step_that_raises_ends_its_request_alone(run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(setup: Setup) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr("headway.gateway.routes.LargeBody.steps", lambda self, count: iter([1 // 0]))
+            patch.setattr("headway.gateway.api_routes.LargeBody.steps", lambda self, count: iter([1 // 0]))
             assert (await setup.ask(completion(prompt=LONG))).status == 500
         assert setup.dispatcher.errors.by_place["routes"] == 1
         assert (await setup.ask(completion(prompt=LONG))).status == 200
