@@ -99,7 +99,7 @@ class EngineRules:
         if self.fused_share and (self.async_scheduling or self.prefix_caching):
             raise ValueError(
                 f"fused_share ({self.fused_share:g}) is simulated without asynchronous scheduling and without a prefix "
-                "cache only: turn both off"
+                "cache only: set both to false (--sync --prefix-caching off)"
             )
         if self.long_prefill_token_threshold < 0:
             raise ValueError(

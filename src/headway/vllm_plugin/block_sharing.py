@@ -52,7 +52,7 @@ class _Member:
 class _Asked:
     """An order that the worker has, with what is needed to carry it through."""
 
-    places: tuple[tuple[tuple[object, ...], int], ...]  # domain and place of each
+    places: tuple[int, ...]  # where in their prompts its blocks are; which prompts, the blocks themselves say
     spares: dict[int, Any]  # block id → block, held by us
 
 
@@ -144,7 +144,7 @@ class BlockSharing:
                 self._note(request)
         spares_left = self._tables.free_blocks // 2  # the rest is for those who need it now
         blocks_left, spares_wanted = self._settings.blocks_per_step, 0
-        keys: list[tuple[tuple[object, ...], int]] = []
+        keys: list[int] = []
         places: list[PlaceOrder] = []
         for member in self._members.values():
             while member.compared < member.prompt_blocks and blocks_left > 0:
@@ -157,7 +157,7 @@ class BlockSharing:
                 for one in here:
                     one.compared += one.compared == at
                 if len(found.blocks) > max(found.kept, 1):
-                    keys.append((domain, at))
+                    keys.append(at)
                     places.append(found)
                     blocks_left -= len(found.blocks)
                     spares_wanted += means
@@ -186,9 +186,9 @@ class BlockSharing:
 
     def _carry_through(self, fused: FusedBlock, asked: _Asked) -> None:
         """Move the entries that still point to the members."""
-        domain, at = asked.places[fused.place]
-        here = [one for one in self._members.values() if one.domain == domain and one.prompt_blocks > at]
-        moves = [one for one in here if at not in one.fused and self._block(one, at).block_id in fused.members]
+        at = asked.places[fused.place]
+        here = [one for one in self._members.values() if one.prompt_blocks > at]
+        moves = [one for one in here if self._block(one, at).block_id in fused.members]
         members = {self._block(one, at).block_id for one in moves}
         target = asked.spares.get(fused.target)
         if target is None:

@@ -95,8 +95,8 @@ def test_admission_knows_of_it_only_after_it_has_happened() -> None:
     [
         ({"fused_share": 1.1}, r"fused_share must be in \[0, 1\], got 1.1"),
         ({"fused_share": -0.1}, r"fused_share must be in \[0, 1\], got -0.1"),
-        ({"fused_share": 0.5, "prefix_caching": True}, "turn both off"),
-        ({"fused_share": 0.5, "async_scheduling": True}, "turn both off"),
+        ({"fused_share": 0.5, "prefix_caching": True}, "set both to false"),
+        ({"fused_share": 0.5, "async_scheduling": True}, "set both to false"),
     ],
 )
 def test_rules_that_are_refused(changed: dict[str, float], said: str) -> None:

@@ -91,6 +91,36 @@ def test_one_that_comes_later_joins_and_the_representative_stays() -> None:
     assert all(within_bound(engine, one, 0.95) for one in engine.running)
 
 
+def test_one_whose_like_ends_meanwhile_stays_exact() -> None:
+    engine = FusedEngine()
+    engine.admit(Request("ends", alike(0, 20), 2, None))
+    stays = Request("stays", alike(1), 8, None)
+    engine.admit(stays)
+    engine.step()
+    engine.step()  # compares both, and is the last of one
+    assert engine.sharing.compared_blocks == 8
+    assert (engine.sharing.fused_blocks, stays.cache_salt) == (0, None)
+    engine.step()
+    np.testing.assert_array_equal(engine.read(stays), stays.kv[:, :, : stays.num_computed_tokens])
+    assert books_balance(engine)
+
+
+def test_clients_that_leave_right_after_are_forgotten() -> None:
+    engine = FusedEngine()
+    first, second = requests(2)
+    engine.admit(first)
+    engine.admit(second)
+    engine.step()
+    engine.step()
+    assert engine.sharing._tables_to_send == {"r0", "r1"}
+    engine.end(first)
+    assert engine.sharing._tables_to_send == {"r1"}
+    engine.step()
+    assert not engine.sharing._tables_to_send
+    assert engine.sharing.shared_entries == 0
+    assert books_balance(engine)
+
+
 def test_prompts_that_are_not_alike_stay_exact() -> None:
     engine = FusedEngine()
     for one in requests(4, lambda seed: drawn(seed, 26)):
@@ -143,6 +173,8 @@ def test_a_day_of_arrivals_ends_and_preemptions(seed: int) -> None:
     assert engine.sharing.on
     assert fused > 0
     assert engine.pool.get_num_free_blocks() == len(engine.pool.blocks)
+    assert not engine.sharing._tables_to_send
+    assert not engine.sharing._members
 
 
 def test_a_fused_request_has_a_salt_of_its_own_until_it_is_preempted() -> None:
