@@ -91,8 +91,8 @@ def product_table(settings: Sequence[Setting]) -> str:
 
 
 def unequal_table(setting: Setting) -> str:
-    """Times of the unequal fleet, and how much of the work its faster half got."""
-    lines = head(["routing", *[f"load {load:g}" for load in LOADS], "requests on the faster cards"])
+    """Times of the unequal fleet, and the share of requests that its A100 got, over the loads."""
+    lines = head(["routing", *[f"load {load:g}" for load in LOADS], "requests on A100"])
     for routing in UNEQUAL_ROUTINGS:
         cells = [Cell(load, "replicas", routing) for load in LOADS]
         setting.measure(cells)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.studies.fleet.cells import Cell, Setting
@@ -18,7 +18,9 @@ def traces_table(settings: Sequence[Setting]) -> str:
     for setting in settings:
         facts = setting.facts
         first = f"the first {facts['asked_requests']:,}" if facts["copies"] > 1 else "none"
-        lines.append(line([setting.trace, f"{facts['requests']:,}", first, f"{facts['saturation']:.3g}"]))
+        rate = facts["saturation"]
+        told = f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
+        lines.append(line([setting.trace, f"{facts['requests']:,}", first, told]))
     return "\n".join(lines)
 
 
@@ -57,12 +59,15 @@ def age_tables(settings: Sequence[Setting], cells: Sequence[Cell]) -> str:
 
 def ranking(settings: Sequence[Setting], cells: Sequence[Cell]) -> str:
     """How far each routing policy is behind the best of its cell: geometric mean over all cells, and the worst one."""
-    return _ranking(settings, cells, lambda cell: True)
-
-
-def ranking_at_age(settings: Sequence[Setting], cells: Sequence[Cell], age: float) -> str:
-    """The same over the cells whose figures are so old."""
-    return _ranking(settings, cells, lambda cell: cell.signal_seconds == age)
+    by_metric = {metric: behind(settings, cells, metric) for metric in _RANKED}
+    order = sorted(by_metric["ttft_mean"], key=lambda name: _mean(by_metric["ttft_mean"][name]))
+    lines = head(["routing", *[f"{title}, mean (worst)" for title in _RANKED.values()]])
+    for name in order:
+        ratios = [by_metric[metric][name] for metric in _RANKED]
+        told = [f"{_mean(each):.2f} ({max(each):.2f})" if each else _ABSENT for each in ratios]
+        lines.append(line([name, *told]))
+    counted = len(by_metric["ttft_mean"][order[0]])
+    return "\n".join([*lines, "", f"Over {counted} cells."])
 
 
 def behind(settings: Sequence[Setting], cells: Sequence[Cell], metric: str) -> dict[str, list[float]]:
@@ -82,18 +87,6 @@ def behind(settings: Sequence[Setting], cells: Sequence[Cell], metric: str) -> d
                 for routing, seconds in group.items():
                     found[routing].append(seconds / best)
     return found
-
-
-def _ranking(settings: Sequence[Setting], cells: Sequence[Cell], counts: Callable[[Cell], bool]) -> str:
-    counted = [cell for cell in cells if counts(cell)]
-    by_metric = {metric: behind(settings, counted, metric) for metric in _RANKED}
-    order = sorted(by_metric["ttft_mean"], key=lambda name: _mean(by_metric["ttft_mean"][name]))
-    lines = head(["routing", *[f"{title}, mean (worst)" for title in _RANKED.values()]])
-    for name in order:
-        ratios = [by_metric[metric][name] for metric in _RANKED]
-        told = [f"{_mean(each):.2f} ({max(each):.2f})" if each else _ABSENT for each in ratios]
-        lines.append(line([name, *told]))
-    return "\n".join(lines)
 
 
 def _mean(ratios: Sequence[float]) -> float:
@@ -116,7 +109,9 @@ def _told(row: Row | None, *, with_hits: bool) -> str:
 
 
 def seconds(value: float) -> str:
-    """Three digits at most."""
+    """Three digits at most, and no more than three behind the point."""
+    if value < 0.1:
+        return f"{value:.3f}"
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
