@@ -142,8 +142,9 @@ def adapters_at_their_limit(engine: FeatureEngine) -> dict[str, Any]:
     engine.rule_stock()
     stock = engine.serve(rows)
     failures, numbers = [], {}
-    for ordering in ("fcfs", "shortest-prompt-first", "highest-response-ratio"):
-        scheduler = engine.rule(ordering=ordering)
+    for ordering in ("fcfs", "shortest-prompt-first", "highest-response-ratio", "adapter-clusters"):
+        options = {"adapters_max": 1} if ordering == "adapter-clusters" else {}
+        scheduler = engine.rule(ordering={"name": ordering, "options": options})
         mixed, deferred = 0, 0
 
         def meddle(step: int, scheduler: Any = scheduler) -> None:

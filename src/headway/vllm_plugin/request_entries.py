@@ -112,6 +112,7 @@ def view_of(request: VllmRequest, hints: XargsHints, now: float) -> Request:
         deadline=None if hints.deadline_seconds is None else now + hints.deadline_seconds,
         priority=priority,
         produced_tokens=produced,
+        adapter=vllm.lora_of(request),
     )
 
 

@@ -62,6 +62,12 @@ def session_of(request: VllmRequest) -> str | None:
     return None if session is not None and session.startswith(REQUEST_SESSION) else session
 
 
+def lora_of(request: VllmRequest) -> str | None:
+    """The name of the LoRA adapter that it wants; None for the base model."""
+    wanted = getattr(request, "lora_request", None)
+    return None if wanted is None else wanted.lora_name
+
+
 def extra_arguments(request: VllmRequest) -> object:
     """The client's `vllm_xargs`, unchecked."""
     return getattr(request.sampling_params, "extra_args", None)

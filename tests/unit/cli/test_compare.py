@@ -449,6 +449,7 @@ def test_adapters_of_a_fleet_are_drawn_and_refused_where_none_has_them(
     options = ("--adapters", "5", "--ordering", "adapter-clusters", "--json", out)
     said = headway("compare", small_trace, "--fleet", fleet, "--requests", "60", *options)
     assert said.status == 0, said.err
+    assert "adapters 2 in slots, each of 52 KV blocks and loaded in 6.3 ms" in " ".join(said.out.split())
     (run,) = json.loads(out.read_text())["runs"]
     assert run["refused_reasons"] == {"no replica has the adapter 'adapter-4'": run["refused"]}
     assert run["completed"] + run["refused"] == 60

@@ -222,6 +222,7 @@ def test_what_is_read_of_a_request() -> None:
     assert vllm_adapter.is_running(request)
     assert not vllm_adapter.was_aborted(request)
     assert vllm_adapter.session_of(request) is None
+    assert vllm_adapter.lora_of(request) is None
     assert vllm_adapter.extra_arguments(request) == {"a": 1}
     assert vllm_adapter.block_hashes_to_look_up(request) == ["h"]
     request.skip_reading_prefix_cache = True
@@ -230,3 +231,5 @@ def test_what_is_read_of_a_request() -> None:
     assert vllm_adapter.was_aborted(request)
     assert not vllm_adapter.is_running(request)
     assert vllm_adapter.session_of(request) == "s"
+    request.lora_request = SimpleNamespace(lora_name="sql", lora_int_id=3)
+    assert vllm_adapter.lora_of(request) == "sql"

@@ -295,7 +295,16 @@ def _accelerators(count: Json) -> str:
 def _rule(value: Json) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
-    return _number(value)
+    return _adapters(value) if isinstance(value, Mapping) else _number(value)
+
+
+def _adapters(rules: Mapping[str, Json]) -> str:
+    """As "8 in slots, each of 13 KV blocks and loaded in 1.6 ms"; of a rule that is a table, the only one."""
+    load_ps = rules["load_ps"]
+    milliseconds = load_ps / 1e9 if isinstance(load_ps, int) else 0.0
+    where = "in slots" if rules["paging"] == "slots" else "in pages"
+    blocks = _number(rules["blocks"])
+    return f"{_number(rules['resident_max'])} {where}, each of {blocks} KV blocks and loaded in {milliseconds:,.1f} ms"
 
 
 def _number(value: Json) -> str:

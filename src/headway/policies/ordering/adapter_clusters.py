@@ -28,7 +28,8 @@ class AdapterClusters:
         `adapters_max` are in use, requests of those adapters and of the base model are served before requests that
         would bring another adapter in. The inner ordering chooses among them (`adapter-clusters/priced-work`; FCFS if
         none is named). An adapter that has waited for long enough counts as if it was in use: one whose oldest request
-        has seen `places_max` more leave the queue than came before it.
+        has seen `places_max` more leave the queue than came before it. In front of several replicas the adapters in use
+        at all of them count.
     Source: S-LoRA, arXiv 2311.03285, section 5 (adapter clustering): at the limit of adapters, waiting requests whose
         adapter is on the GPU first, then in order of arrival. Deviations: the bound, which S-LoRA lacks; an adapter is
         on the GPU while a request of it runs; any inner ordering.
