@@ -13,7 +13,7 @@ import pytest
 from headway.gateway.settings import PolicySettings, QueueSettings, TenantSettings
 from headway.gateway.wire.limits import WireLimits
 from tests.support.gateway_setup import QUICK, RunGateway, Setup, completion, post
-from tests.support.scripted_replica import answers, echoes, hangs, streams, waits_for
+from tests.support.scripted_replica import Call, answers, echoes, hangs, streams, text, waits_for
 
 pytest.importorskip("grpc", reason="the extra `epp` is not installed")
 from tests.support.envoy_proxy import (
@@ -283,7 +283,9 @@ def test_a_queue_that_outlasts_envoys_patience_is_left_by_its_requests(run_gatew
 
 
 def engines_of(setup: Setup) -> dict[str, str]:
-    return {f"port_value: {8001 + number}": f"port_value: {one.port}" for number, one in enumerate(setup.replicas)}
+    """The engines in Envoy's cluster; its health check is patient, so that no busy machine looks like a dead picker."""
+    ports = {f"port_value: {8001 + number}": f"port_value: {one.port}" for number, one in enumerate(setup.replicas)}
+    return ports | {"- timeout: 1s": "- timeout: 30s"}
 
 
 def test_envoy_goes_on_to_the_next_of_the_list(run_gateway: RunGateway, tmp_path: Path) -> None:
@@ -338,17 +340,73 @@ def test_a_picker_that_is_killed_fails_closed_or_open_as_envoy_is_set(
     run_gateway(scenario, replicas=2)
 
 
-def test_an_envoy_that_shows_bodies_of_answers_gets_them_back(run_gateway: RunGateway, tmp_path: Path) -> None:
-    """As gateway controllers set it: all bodies in full duplex."""
+SHOWN = {"response_body_mode: NONE": "response_body_mode: FULL_DUPLEX_STREAMED"}
+"""As gateway controllers set it."""
+
+
+@pytest.fixture(scope="module")
+def showing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Envoy]:
+    with envoy_running(tmp_path_factory.mktemp("envoy"), changes=SHOWN) as running:
+        yield running
+
+
+def test_answers_that_envoy_shows_are_learned_from(run_gateway: RunGateway, showing: Envoy) -> None:
+    async def scenario(setup: Setup) -> None:
+        setup.replicas[0].usual = streams(50)
+        async with showing.picker(setup):
+            answer = await showing.ask(marked("a"))
+        assert (answer.status, answer.whole) == (200, True)
+        assert answer.texts.split() == [f"t{number}" for number in range(50)]
+        assert b"usage" not in answer.body, "the picker asked for it, not the client"
+        assert setup.replicas[0].calls[-1].json()["stream_options"] == {"include_usage": True}
+        assert setup.dispatcher.counts.ended["completed"] == 1
+        metrics = (await setup.get("/metrics")).body.decode()
+        assert 'type="output"} 50' in metrics
+        assert 'headway_request_ttft_seconds_count{model_name="m",fairness_id=""} 1' in metrics
+
+    run_gateway(scenario)
+
+
+def test_a_json_answer_that_envoy_shows_comes_as_it_is(run_gateway: RunGateway, showing: Envoy) -> None:
+    async def scenario(setup: Setup) -> None:
+        setup.replicas[0].usual = answers()
+        async with showing.picker(setup):
+            answer = await showing.ask(marked("a", stream=False))
+        assert (answer.status, answer.json()["usage"]["completion_tokens"]) == (200, 2)
+        assert setup.dispatcher.counts.ended["completed"] == 1
+        assert 'type="output"} 2' in (await setup.get("/metrics")).body.decode()
+
+    run_gateway(scenario)
+
+
+def test_a_client_that_leaves_a_shown_answer_counts_as_cancelled(run_gateway: RunGateway, showing: Envoy) -> None:
+    async def scenario(setup: Setup) -> None:
+        gate = asyncio.Event()
+        setup.replicas[0].usual = echoes(3, gate=gate)
+        async with showing.picker(setup):
+            async with showing.client() as client:
+                await client.send(post(marked("leaves")))
+                await client.reader.readuntil(b"leaves.0")
+            await setup.until(lambda: not setup.dispatcher.counts.inside)
+            gate.set()
+        assert setup.dispatcher.counts.ended["cancelled"] == 1
+
+    run_gateway(scenario)
+
+
+def test_a_shown_stream_that_just_stops_ends_with_an_error(run_gateway: RunGateway, showing: Envoy) -> None:
+    async def stops(call: Call) -> None:
+        await call.head()
+        await call.event(text("t0 "))
+        await call.send(b"0\r\n\r\n")
 
     async def scenario(setup: Setup) -> None:
-        setup.replicas[0].usual = echoes(50)
-        changes = {"response_body_mode: NONE": "response_body_mode: FULL_DUPLEX_STREAMED"}
-        async with envoy_beside(tmp_path, "envoy.yaml", changes) as envoy, envoy.picker(setup):
-            answer = await envoy.ask(marked("a"))
-        assert (answer.status, answer.whole) == (200, True)
-        assert answer.texts.split() == [f"a.{number}" for number in range(50)]
-        assert setup.dispatcher.counts.ended["completed"] == 1
+        setup.replicas[0].usual = stops
+        async with showing.picker(setup):
+            answer = await showing.ask()
+        assert b'"finish_reason": "error"' in answer.body
+        assert setup.dispatcher.counts.ended["failed"] == 1
+        assert setup.dispatcher.replicas[0].state.failure_share.failed_in_all == 1
 
     run_gateway(scenario)
 

@@ -41,9 +41,9 @@ def body_parts(body: Sequence[bytes | memoryview], *, ends: bool) -> Iterator[pb
         yield pb.ProcessingResponse(request_body=pb.BodyResponse(response=pb.CommonResponse(body_mutation=mutation)))
 
 
-def same_part(body: pb.HttpBody) -> pb.ProcessingResponse:
-    """A part of an answer, passed on as it came."""
-    streamed = pb.StreamedBodyResponse(body=body.body, end_of_stream=body.end_of_stream)
+def answer_part(body: bytes, *, ends: bool) -> pb.ProcessingResponse:
+    """A part of an answer that Envoy has shown, as its client is to get it."""
+    streamed = pb.StreamedBodyResponse(body=body, end_of_stream=ends)
     common = pb.CommonResponse(body_mutation=pb.BodyMutation(streamed_response=streamed))
     return pb.ProcessingResponse(response_body=pb.BodyResponse(response=common))
 

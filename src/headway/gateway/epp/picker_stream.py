@@ -39,7 +39,6 @@ _WRONG_MODE = (
 _ATTRIBUTES = "envoy.filters.http.ext_proc"
 _SUBSET_METADATA, _SUBSET_KEY = "envoy.lb.subset_hint", "x-gateway-destination-endpoint-subset"
 _VIA_UPSTREAM = "via_upstream"
-_STREAM_TYPE = b"text/event-stream"
 _FAILURE_CHARACTERS_MAX = 200
 log = logging.getLogger("headway.gateway")
 
@@ -82,23 +81,32 @@ class PickerStream:
         self._body: bytes | BytesIO = b""
         self._held_bytes = 0
         self._is_whole = False
+        self._reads_answer = False
+        self._is_answer_over = False
         self._has_trailers = False
         self._is_answered = False  # by us
         self._exchange: PickedExchange | None = None
         self._late: asyncio.TimerHandle | None = None
         self._outgoing: deque[Iterator[pb.ProcessingResponse]] = deque()
         self._sending: asyncio.Task[None] | None = None
+        self._is_sending = False  # one at a time, or they would not come in order
+        self._sends_itself = False  # the reader sends what comes out of the message that it has
 
     async def run(self) -> None:
         """Read until Envoy is done with the request."""
         place = self._shared.take(self.address)
         try:
             while (message := await self._channel.read()) is not self._end:
+                self._sends_itself = True
                 if place.fault is not None:
                     self._refuse(503, place.fault)
                 elif not self._is_answered:
                     self._take_safely(message)
-            if self._sending is not None:
+                self._sends_itself = False
+                if self._outgoing and not self._is_sending:  # without a task, as mostly
+                    self._is_sending = True
+                    await self._send_all()
+            if self._is_sending and self._sending is not None:
                 await self._sending
         finally:
             if self._late is not None:
@@ -124,9 +132,9 @@ class PickerStream:
         elif kind == "response_headers":
             self._answer_begins(message)
         elif kind == "response_body":
-            self._send([messages.same_part(message.response_body)])
+            self._pass_on(message.response_body.body, is_last=message.response_body.end_of_stream)
         elif kind == "response_trailers":
-            self._send([messages.ANSWER_TRAILERS])
+            self._pass_on_trailers()
         elif kind == "request_trailers" and not self._is_whole:
             self._has_trailers = True
             self._whole()
@@ -138,6 +146,7 @@ class PickerStream:
         ends = message.request_headers.end_of_stream
         self._came, self._target = headers, pseudo.get(":path", b"")
         http = self._http = HttpRequest(pseudo.get(":method", b""), self._target, headers)
+        self._reads_answer = message.protocol_config.response_body_mode == pb.FULL_DUPLEX_STREAMED
         http.endpoints = _allowed_endpoints(message)
         self.address = _client_of(http.named.get(b"x-forwarded-for")) or self.address
         if not ends and message.protocol_config.request_body_mode != pb.FULL_DUPLEX_STREAMED:
@@ -219,7 +228,8 @@ class PickerStream:
 
     def exchange(self, request: GatewayRequest) -> PickedExchange:
         """What carries its request."""
-        self._exchange = PickedExchange(request, self, self._api.dispatcher)
+        reads = self._reads_answer
+        self._exchange = PickedExchange(request, self, self._api.dispatcher, reads_answer=reads)
         return self._exchange
 
     def respond(self, response: Response) -> None:
@@ -243,7 +253,8 @@ class PickerStream:
 
     def pick(self, request: GatewayRequest, replica: UpstreamReplica) -> None:
         """Tell Envoy where the request goes, and let it go on."""
-        picked = picked_request(request, replica, self._came, self._target)
+        reads = self._reads_answer
+        picked = picked_request(request, replica, self._came, self._target, reads_answer=reads)
         endpoints = [replica.pool.endpoint, *self._stand_ins(request, replica)]
         self._send(self._go_on(messages.destination(endpoints, picked), picked.body))
 
@@ -277,23 +288,32 @@ class PickerStream:
     # The answer comes
 
     def _answer_begins(self, message: pb.ProcessingRequest) -> None:
-        headers, pseudo = _read_headers(message.response_headers.headers)
         told: Headers = []
         if self._exchange is not None:
-            kind = next((value for name, value in headers if name == b"content-type"), b"")
-            is_stream = kind.partition(b";")[0].strip().lower() == _STREAM_TYPE
-            status = pseudo.get(":status", b"")
-            failure, endpoint = _attributes_of(message)
-            head = AnswerHead(int(status) if status.isdigit() else 0, is_stream, failure, endpoint)
-            told = self._exchange.answered(head)
+            told = self._exchange.answered(_answer_head(message, with_all_headers=self._reads_answer))
         more = self._http.reply_headers if self._http is not None else ()
         self._send([messages.answer_with([*told, *more])])
+
+    def _pass_on(self, body: bytes, *, is_last: bool) -> None:
+        self._is_answer_over = is_last
+        if self._exchange is not None:
+            body = self._exchange.shown(body, is_last=is_last)
+        self._send([messages.answer_part(body, ends=is_last)])
+
+    def _pass_on_trailers(self) -> None:
+        """Trailers end an answer as its last part does; what was held back of it goes before them."""
+        if self._reads_answer and self._exchange is not None and not self._is_answer_over:
+            held = self._exchange.shown(b"", is_last=True)
+            if held:
+                self._send([messages.answer_part(held, ends=False)])
+        self._send([messages.ANSWER_TRAILERS])
 
     # To Envoy
 
     def _send(self, what: Iterable[pb.ProcessingResponse]) -> None:
         self._outgoing.append(iter(what))
-        if self._sending is None or self._sending.done():
+        if not self._sends_itself and not self._is_sending:
+            self._is_sending = True
             self._sending = asyncio.ensure_future(self._send_all())
 
     async def _send_all(self) -> None:
@@ -304,6 +324,8 @@ class PickerStream:
         except Exception as error:  # Envoy is gone, which ends the reading too
             log.debug("a message to Envoy was not sent: %s", error)
             self._outgoing.clear()
+        finally:
+            self._is_sending = False
 
 
 def _read_headers(came: pb.HeaderMap) -> tuple[Headers, Mapping[str, bytes]]:
@@ -319,6 +341,19 @@ def _read_headers(came: pb.HeaderMap) -> tuple[Headers, Mapping[str, bytes]]:
     if ":authority" in pseudo:
         headers.append((b"host", pseudo[":authority"]))
     return headers, pseudo
+
+
+def _answer_head(message: pb.ProcessingRequest, *, with_all_headers: bool) -> AnswerHead:
+    status, headers = 0, []
+    for header in message.response_headers.headers.headers:
+        name = header.key
+        if name == ":status":
+            text = header.raw_value or header.value.encode()
+            status = int(text) if text.isdigit() else 0
+        elif with_all_headers or name == "content-type":
+            headers.append((name.encode("latin-1"), header.raw_value or header.value.encode()))
+    failure, endpoint = _attributes_of(message)
+    return AnswerHead(status, headers, failure, endpoint)
 
 
 def _attributes_of(message: pb.ProcessingRequest) -> tuple[str | None, str]:

@@ -76,7 +76,7 @@ def answer_reader(
     """The reader of an answer with these headers and this length; None where it is neither a stream nor JSON."""
     if named.get(b"content-encoding", b"identity").strip().lower() != b"identity":
         return None
-    kind, usage = _media_type(named.get(b"content-type", b"")), request.arrived.endpoint.usage
+    kind, usage = media_type(named.get(b"content-type", b"")), request.arrived.endpoint.usage
     if kind == b"text/event-stream":
         hide, sequences = hides_usage(request, replica), request.queued.sequences
         if sequences > 1:
@@ -86,6 +86,6 @@ def answer_reader(
 
 
 @lru_cache(maxsize=256)
-def _media_type(content_type: bytes) -> bytes:
+def media_type(content_type: bytes) -> bytes:
     """The type itself, without its parameters."""
     return content_type.partition(b";")[0].strip().lower()

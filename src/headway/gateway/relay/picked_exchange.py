@@ -3,8 +3,8 @@
 Laws: a request ends once; it is given to one replica, because Envoy has sent it there by the time a failure shows; when
 its client leaves the queue, or its stream at Envoy ends, all work for it stops at once.
 
-What passes is not seen: neither the tokens of an answer nor whether it was whole. So lengths and costs are not learned
-from it, and a stream's prompt counts as computed when that is expected.
+Where Envoy does not show the body of an answer, neither its tokens nor whether it was whole are known. Then lengths and
+costs are not learned from it, and a stream's prompt counts as computed when that is expected.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import asyncio
 from typing import NamedTuple, Protocol
 
 from headway.gateway.openai.error_responses import Reason
+from headway.gateway.openai.stored_objects import makes_object
 from headway.gateway.queueing.answer_forecast import expected_seconds
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_routing import reroute
 from headway.gateway.queueing.request_state import GatewayRequest, RequestMove, RequestStage
-from headway.gateway.relay.answer_errors import error_answer, status_of
-from headway.gateway.relay.answer_headers import own_headers
+from headway.gateway.relay.answer_errors import error_answer, error_event, status_of
+from headway.gateway.relay.answer_headers import answer_reader, media_type, own_headers
 from headway.gateway.relay.exchange import BROKE, FULL, NOT_FOUND, UNABLE
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.wire.messages import Headers, Response
@@ -28,6 +29,7 @@ from headway.gateway.wire.messages import Headers, Response
 # Bound once: on Python 3.11 a member of an enum takes forty times as long through its class.
 _SENT, _ANSWERING, _ENDED = RequestStage.SENT, RequestStage.ANSWERING, RequestStage.ENDED
 _MOVE_SENT, _MOVE_ANSWERED = RequestMove.SENT, RequestMove.ANSWERED
+_STREAM_TYPE = b"text/event-stream"
 _COMPLETED, _FAILED = Outcome.COMPLETED, Outcome.FAILED
 
 
@@ -46,13 +48,13 @@ class AnswerHead(NamedTuple):
 
     Attributes:
         status: of the answer.
-        is_stream: whether its content type is that of a stream of events.
+        headers: of the answer; only the content type where its body is not shown.
         failure: why Envoy answered itself; None where the replica did, or where Envoy does not tell.
         endpoint: host:port that it went to last; "" where Envoy does not tell.
     """
 
     status: int
-    is_stream: bool
+    headers: Headers
     failure: str | None = None
     endpoint: str = ""
 
@@ -60,10 +62,15 @@ class AnswerHead(NamedTuple):
 class PickedExchange:
     """The relay of one request behind Envoy: a `Relay` for the dispatcher."""
 
-    __slots__ = ("__weakref__", "_dispatcher", "_prefill", "_reason", "_stream", "request")
+    __slots__ = ("__weakref__", "_dispatcher", "_is_stream", "_prefill", "_reads", "_reason", "_stream", "request")
 
-    def __init__(self, request: GatewayRequest, stream: ProxyStream, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self, request: GatewayRequest, stream: ProxyStream, dispatcher: Dispatcher, *, reads_answer: bool
+    ) -> None:
+        """`reads_answer`: Envoy shows the body of the answer."""
         self.request = request
+        self._reads = reads_answer
+        self._is_stream = False
         self._stream = stream
         self._dispatcher = dispatcher
         self._prefill: asyncio.TimerHandle | None = None
@@ -125,12 +132,57 @@ class PickedExchange:
         relayed.status = head.status
         if head.failure is None and head.status == NOT_FOUND and self.request.arrived.model:
             self._dispatcher.doubt_models()
-        if head.is_stream and head.status == 200:  # engines begin a stream before its first token
+        named = dict(reversed(head.headers))
+        self._is_stream = media_type(named.get(b"content-type", b"")) == _STREAM_TYPE
+        if self._reads:
+            length = named.get(b"content-length", b"")
+            relayed.reader = answer_reader(self.request, replica, named, int(length) if length.isdigit() else None)
+        elif self._is_stream and head.status == 200:  # engines begin a stream before its first token
             self._assume_prefill_in(replica)
         else:
             relayed.first_byte_at = self._dispatcher.now()
             self._note_prefilled()
         return own_headers(self.request, replica)
+
+    def shown(self, body: bytes, *, is_last: bool) -> bytes:
+        """A part of the answer; returns what its client is to get for it."""
+        relayed, arrived = self.request.relayed, self.request.arrived
+        if self.request.stage is not _ANSWERING:
+            return body
+        if relayed.first_byte_at is None and (is_last or not self._is_stream or body.find(b"data:") >= 0):
+            relayed.first_byte_at = self._dispatcher.now()
+            if relayed.status < 300 and makes_object(arrived.http):
+                self._dispatcher.object_made(self.request, body)
+            self._dispatcher.first_byte(self.request)
+        self._replica().made_progress()
+        if relayed.reader is None:
+            relayed.unread_pieces += 1
+        elif body:
+            body = relayed.reader.pass_on(body)
+        return body + self._whole() if is_last else body
+
+    def _whole(self) -> bytes:
+        """The answer is over: learn from it. Returns what its client gets besides."""
+        relayed, endpoint, replica = self.request.relayed, self.request.arrived.endpoint, self._replica()
+        reader, held, fault = relayed.reader, b"", None
+        if reader is not None:
+            held, relayed.usage = reader.rest(), reader.usage
+            if relayed.status == 200 and endpoint.is_generation:
+                fault = reader.fault(endpoint.stream_end)
+        if fault is not None:
+            reason = Reason.REPLICA_FAILED if fault.is_of_replica or fault.is_cut else None
+            if reason is not None:
+                replica.failed(fault.why)
+            if fault.is_cut and self._is_stream:
+                why = f"replica {replica.shown_as} failed: {fault.why}"
+                held += error_event(self.request, status_of(Reason.REPLICA_FAILED), why, Reason.REPLICA_FAILED)
+            self._end(_FAILED, reason)
+        elif relayed.status < 500:
+            replica.completed(is_generation=endpoint.is_generation)
+            self._end(_COMPLETED, None)
+        else:
+            self._end(_FAILED, self._reason)
+        return held
 
     def _served_by(self, endpoint: str) -> UpstreamReplica:
         """The replica that answers: another one than was picked, if Envoy could not reach that."""
@@ -168,18 +220,33 @@ class PickedExchange:
             self._dispatcher.contain(self, "relay", error)
 
     def ended(self) -> None:
-        """Envoy is done with the request: its answer is over, or its client left before one began."""
+        """Envoy is done with the request: its answer is over, or its client left."""
         stage = self.request.stage
         if stage is _ENDED:
             return
         if stage is not _ANSWERING:
             self._end(Outcome.CANCELLED, None)
-            return
-        is_good = self.request.relayed.status < 500
-        if is_good:
+        elif self._reads:
+            self._left()
+        elif self.request.relayed.status < 500:
             # Not how well it did for its size, which no one saw; only that it answered.
             self._replica().completed(is_generation=False)
-        self._end(_COMPLETED if is_good else _FAILED, self._reason)
+            self._end(_COMPLETED, None)
+        else:
+            self._end(_FAILED, self._reason)
+
+    def _left(self) -> None:
+        """It ended before its last part. Many clients leave at a stream's last event: these have the whole answer."""
+        relayed, endpoint = self.request.relayed, self.request.arrived.endpoint
+        reader = relayed.reader
+        if self._reason is not None:
+            self._end(_FAILED, self._reason)
+        elif relayed.status == 200 and reader is not None and reader.has_passed_all(endpoint.last_event):
+            relayed.usage = reader.usage
+            self._replica().completed(is_generation=endpoint.is_generation)
+            self._end(_COMPLETED, None)
+        else:
+            self._end(Outcome.CANCELLED, None)
 
     # As a pending answer
 

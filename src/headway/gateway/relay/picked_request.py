@@ -1,18 +1,26 @@
 """Picked request: what Envoy is to change in a request on its way to the replica that was picked for it.
 
-Law: the replica gets what it would get from this gateway itself (`upstream_request.py`), less what is asked of an
-answer that passes Envoy unread.
+Law: the replica gets what it would get from this gateway itself (`upstream_request.py`), less what is asked of answers
+where they pass Envoy unread.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from headway.gateway.openai.request_body import LARGE_BYTES, with_fields
+from headway.gateway.openai.request_body import LARGE_BYTES, with_fields, with_usage_asked
 from headway.gateway.queueing.request_state import GatewayRequest
-from headway.gateway.relay.upstream_request import large_body_parts, needed_fields
+from headway.gateway.relay.upstream_request import (
+    ENCODING_HEADER,
+    large_body_parts,
+    needed_fields,
+    needed_headers,
+    wanted_fields,
+)
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
-from headway.gateway.wire.messages import TRACE_HEADER, VIA_HEADER, Headers
+from headway.gateway.wire.messages import Headers
+
+_ID_HEADER = b"x-request-id"
 
 
 class PickedRequest(NamedTuple):
@@ -30,15 +38,21 @@ class PickedRequest(NamedTuple):
 
 
 def picked_request(
-    request: GatewayRequest, replica: UpstreamReplica, came: Headers, came_target: bytes
+    request: GatewayRequest, replica: UpstreamReplica, came: Headers, came_target: bytes, *, reads_answer: bool
 ) -> PickedRequest:
-    """The request for this replica; `came` and `came_target` are its headers and its target as Envoy has them."""
+    """The request for this replica.
+
+    Args:
+        request: that waited.
+        replica: that was picked for it.
+        came: its headers as Envoy has them.
+        came_target: its target, likewise.
+        reads_answer: whether Envoy shows the body of the answer.
+    """
     http = request.arrived.http
-    headers: Headers = [(b"x-request-id", request.arrived.request_id), (VIA_HEADER, _via(came, replica))]
-    if replica.authorization is not None:
-        headers.append((b"authorization", replica.authorization))
-    if request.arrived.traceparent is not None:
-        headers.append((TRACE_HEADER, request.arrived.traceparent))
+    headers = needed_headers(request, replica)
+    if http.named.get(_ID_HEADER) != request.arrived.request_id:
+        headers.append((_ID_HEADER, request.arrived.request_id))
     removed: list[bytes] = []
     if http.headers is not came:  # its key, or hints that the key does not allow, were taken out
         ours = {name for name, _ in headers}
@@ -49,12 +63,11 @@ def picked_request(
     target = replica.pool.prefix + http.target
     if target != came_target:
         headers.append((b":path", target))
-    return PickedRequest(headers, removed, _body(request, needed_fields(request, replica)))
-
-
-def _via(came: Headers, replica: UpstreamReplica) -> bytes:
-    """Those that passed it on before, and this gateway: a request that comes back to it is a loop."""
-    return b", ".join([*(value for name, value in came if name == VIA_HEADER), replica.pool.via])
+    if not reads_answer:
+        return PickedRequest(headers, removed, _body(request, needed_fields(request, replica)))
+    if request.arrived.endpoint.is_generation:  # a packed answer could not be read
+        headers.append((ENCODING_HEADER, b"identity"))
+    return PickedRequest(headers, removed, _body(request, wanted_fields(request, replica)))
 
 
 def _body(request: GatewayRequest, changes: dict[str, object]) -> list[bytes | memoryview]:
@@ -64,4 +77,6 @@ def _body(request: GatewayRequest, changes: dict[str, object]) -> list[bytes | m
         return large_body_parts(request, changes)
     if not changes or arrived.body is None:
         return [content]
+    if "stream_options" in changes:
+        changes |= with_usage_asked(content)
     return [with_fields(content, changes)]

@@ -34,7 +34,7 @@ LOAD_HEADER = b"endpoint-load-metrics"
 LOAD_FORMAT_HEADER = b"endpoint-load-metrics-format"
 _NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect", b"x-request-id"}
 _NOT_FORWARDED_FROM_CLIENTS = _NOT_FORWARDED | FORWARDED_HEADERS
-_ENCODING_HEADER = b"accept-encoding"
+ENCODING_HEADER = b"accept-encoding"
 _SENT_BYTES = 256 << 10
 USAGE_ASKED = {"include_usage": True}
 _SIGNS = {"lower-first": 1, "higher-first": -1}
@@ -53,7 +53,7 @@ def send_request(
 
 def upstream_request(request: GatewayRequest, replica: UpstreamReplica) -> bytes:
     """The whole request as bytes for this replica: the client's body, with the fields set that the replica needs."""
-    body, changes = request.arrived.http.body, _changes(request, replica)
+    body, changes = request.arrived.http.body, wanted_fields(request, replica)
     if "stream_options" in changes:
         changes |= with_usage_asked(body)
     if changes:
@@ -63,7 +63,7 @@ def upstream_request(request: GatewayRequest, replica: UpstreamReplica) -> bytes
 
 def upstream_parts(request: GatewayRequest, replica: UpstreamReplica) -> tuple[bytes, list[bytes | memoryview]]:
     """The same of a request with a large body, which is not copied: its head, and the parts of its body."""
-    parts = large_body_parts(request, _changes(request, replica))
+    parts = large_body_parts(request, wanted_fields(request, replica))
     return _head(request, replica, sum(map(len, parts))), parts
 
 
@@ -81,18 +81,25 @@ def large_body_parts(request: GatewayRequest, changes: dict[str, object]) -> lis
     return written_in_parts(content, arrived.body, changes, arrived.asked_model, fields)
 
 
+def needed_headers(request: GatewayRequest, replica: UpstreamReplica) -> Headers:
+    """The headers that this replica needs, whether its answer is read or not."""
+    arrived, headers = request.arrived, []
+    if replica.authorization is not None:
+        headers.append((b"authorization", replica.authorization))
+    if arrived.traceparent is not None:
+        headers.append((TRACE_HEADER, arrived.traceparent))
+    if replica.kv_events is not None and arrived.endpoint.is_generation and arrived.http.header(SESSION_HEADER) is None:
+        headers.append((SESSION_HEADER, replica.session_id(arrived.number).encode("latin-1")))
+    return headers
+
+
 def _head(request: GatewayRequest, replica: UpstreamReplica, body_bytes: int) -> bytes:
     arrived, pool = request.arrived, replica.pool
     http = arrived.http
     ours: Headers = []  # each takes the place of the client's
     if arrived.endpoint.is_generation:  # a packed answer could not be read
-        ours.append((_ENCODING_HEADER, b"identity"))
-    if replica.authorization is not None:
-        ours.append((b"authorization", replica.authorization))
-    if arrived.traceparent is not None:
-        ours.append((TRACE_HEADER, arrived.traceparent))
-    if replica.kv_events is not None and arrived.endpoint.is_generation and http.header(SESSION_HEADER) is None:
-        ours.append((SESSION_HEADER, replica.session_id(arrived.number).encode("latin-1")))
+        ours.append((ENCODING_HEADER, b"identity"))
+    ours += needed_headers(request, replica)
     dropped = _NOT_FORWARDED if http.keeps_forwarded else _NOT_FORWARDED_FROM_CLIENTS
     if b"connection" in http.named:
         dropped = dropped | connection_names(http.headers)
@@ -145,8 +152,8 @@ def _is_of_the_api(request: GatewayRequest) -> bool:
     return arrived.endpoint is not UNLISTED or name_in_api(arrived.http.path) in METHODS
 
 
-def _changes(request: GatewayRequest, replica: UpstreamReplica) -> dict[str, object]:
-    """The fields that this replica needs; `stream_options` beside those of the client."""
+def wanted_fields(request: GatewayRequest, replica: UpstreamReplica) -> dict[str, object]:
+    """The fields that are set for this replica where its answer is read: usage is asked for, too."""
     changes = needed_fields(request, replica)
     if hides_usage(request, replica):
         changes["stream_options"] = USAGE_ASKED
@@ -154,7 +161,7 @@ def _changes(request: GatewayRequest, replica: UpstreamReplica) -> dict[str, obj
 
 
 def needed_fields(request: GatewayRequest, replica: UpstreamReplica) -> dict[str, object]:
-    """The fields of its body that this replica needs, whoever reads the answer."""
+    """The fields that this replica needs, whether its answer is read or not."""
     body = request.arrived.body
     changes: dict[str, object] = {}
     if body is None:

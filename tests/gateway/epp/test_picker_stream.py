@@ -1,0 +1,166 @@
+"""One stream of messages as no Envoy at hand sends it: ended twice, with trailers or a list of engines, ill-formed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from headway.gateway.wire.limits import WireLimits
+from headway.gateway.wire.shared_limits import SharedLimits
+from tests.support.gateway_setup import RunGateway, Setup
+
+pytest.importorskip("grpc", reason="the extra `epp` is not installed")
+from headway.gateway.epp import ext_proc_messages as pb
+from headway.gateway.epp.picker_stream import PickerStream
+
+BODY = b'{"model":"m","prompt":"hello"}'
+END = object()
+
+
+class Channel:
+    """The messages of one stream: those that come, one after the other, and those that were written."""
+
+    def __init__(self) -> None:
+        self.coming: asyncio.Queue[Any] = asyncio.Queue()
+        self.written: list[pb.ProcessingResponse] = []
+
+    async def read(self) -> Any:
+        return await self.coming.get()
+
+    async def write(self, message: pb.ProcessingResponse) -> None:
+        self.written.append(message)
+
+
+def head(*more: tuple[str, bytes], path: bytes = b"/v1/completions", **fields: Any) -> pb.ProcessingRequest:
+    pairs = [(":method", b"POST"), (":path", path), (":authority", b"x"), (":scheme", b"http"), *more]
+    headers = [pb.HeaderValue(key=name, raw_value=value) for name, value in pairs]
+    return pb.ProcessingRequest(
+        request_headers=pb.HttpHeaders(headers=pb.HeaderMap(headers=headers)),
+        protocol_config=pb.ProtocolConfiguration(request_body_mode=pb.FULL_DUPLEX_STREAMED),
+        **fields,
+    )
+
+
+def part(body: bytes, *, ends: bool) -> pb.ProcessingRequest:
+    return pb.ProcessingRequest(request_body=pb.HttpBody(body=body, end_of_stream=ends))
+
+
+def answered(status: bytes) -> pb.ProcessingRequest:
+    headers = pb.HeaderMap(headers=[pb.HeaderValue(key=":status", raw_value=status)])
+    return pb.ProcessingRequest(response_headers=pb.HttpHeaders(headers=headers))
+
+
+async def played(
+    setup: Setup, messages: Sequence[pb.ProcessingRequest], shared: SharedLimits | None = None
+) -> list[pb.ProcessingResponse]:
+    """What is written when these messages come, one at each turn, and then the end."""
+    channel = Channel()
+    shared = shared or SharedLimits(WireLimits())
+    stream = asyncio.ensure_future(PickerStream(setup.gateway.api, shared, channel, "127.0.0.1", END).run())
+    for message in messages:
+        channel.coming.put_nowait(message)
+        await asyncio.sleep(0.02)
+    channel.coming.put_nowait(END)
+    await stream
+    assert (shared.body_bytes, shared.connections) == (0, 0)
+    return channel.written
+
+
+def kinds(written: list[pb.ProcessingResponse]) -> list[str | None]:
+    return [message.WhichOneof("response") for message in written]
+
+
+def test_a_body_that_ends_twice_is_sent_once(run_gateway: RunGateway) -> None:
+    """Envoy's issue 46237: a second end of a body above 1 MB."""
+
+    async def scenario(setup: Setup) -> None:
+        written = await played(setup, [head(), part(BODY, ends=True), part(b"", ends=True), answered(b"200")])
+        assert kinds(written) == ["request_headers", "request_body", "response_headers"]
+        assert written[1].request_body.response.body_mutation.streamed_response.body == BODY
+        assert setup.dispatcher.counts.arrived == 1
+
+    run_gateway(scenario)
+
+
+def test_trailers_end_a_body_and_follow_it(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        trailers = pb.ProcessingRequest(request_trailers=pb.HttpTrailers())
+        written = await played(setup, [head(), part(BODY, ends=False), trailers])
+        assert kinds(written) == ["request_headers", "request_body", "request_trailers"]
+        assert not written[1].request_body.response.body_mutation.streamed_response.end_of_stream
+
+    run_gateway(scenario)
+
+
+def test_a_list_of_endpoints_restricts_as_a_text_does(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        wanted = f"127.0.0.1:{setup.replicas[1].port}"
+        metadata = pb.Metadata()
+        subset = metadata.filter_metadata["envoy.lb.subset_hint"]
+        subset.get_or_create_list("x-gateway-destination-endpoint-subset").extend([wanted])
+        written = await played(setup, [head(metadata_context=metadata), part(BODY, ends=True)])
+        chosen = written[0].request_headers.response.header_mutation.set_headers[0].header
+        assert (chosen.key, chosen.raw_value) == ("x-gateway-destination-endpoint", wanted.encode())
+        assert written[0].dynamic_metadata["envoy.lb"]["x-gateway-destination-endpoint"] == wanted
+        assert written[0].request_headers.response.clear_route_cache
+
+    run_gateway(scenario, replicas=2)
+
+
+@pytest.mark.parametrize(("status", "refusals", "failures"), [(b"429", 1, 0), (b"503", 1, 0), (b"500", 0, 1)])
+def test_an_engine_that_is_full_is_told_from_one_that_fails(
+    run_gateway: RunGateway, status: bytes, refusals: int, failures: int
+) -> None:
+    async def scenario(setup: Setup) -> None:
+        await played(setup, [head(), part(BODY, ends=True), answered(status)])
+        state = setup.dispatcher.replicas[0].state
+        assert (state.refusals_total, state.failure_share.failed_in_all) == (refusals, failures)
+
+    run_gateway(scenario)
+
+
+@pytest.mark.parametrize(
+    ("message", "status"),
+    [
+        (head(("content-length", b"many")), 400),
+        (head(path=b"/v1/../metrics"), 400),
+        (head(path=b"/v1/load_lora_adapter"), 404),
+        (head(path=b""), 400),
+        (head(("x-headway-no-queue", b"true"), ("x-headway-no-queue", b"false")), 400),
+    ],
+)
+def test_a_head_that_is_refused_is_answered_at_once(
+    run_gateway: RunGateway, message: pb.ProcessingRequest, status: int
+) -> None:
+    async def scenario(setup: Setup) -> None:
+        written = await played(setup, [message, part(BODY, ends=True)])
+        assert kinds(written) == ["immediate_response"]
+        assert written[0].immediate_response.status.code == status
+
+    run_gateway(scenario)
+
+
+def test_a_fault_in_our_own_code_ends_one_request(run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(setup: Setup) -> None:
+        def breaks(*_: object) -> None:
+            raise ZeroDivisionError
+
+        with monkeypatch.context() as broken:
+            broken.setattr("headway.gateway.epp.picker_stream.messages.destination", breaks)
+            written = await played(setup, [head(), part(BODY, ends=True)])
+        assert kinds(written) == ["immediate_response"]
+        assert written[0].immediate_response.status.code == 500
+        assert kinds(await played(setup, [head(), part(BODY, ends=True)])) == ["request_headers", "request_body"]
+
+    run_gateway(scenario)
+
+
+def test_streams_beyond_the_limit_are_refused(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        written = await played(setup, [head()], SharedLimits(WireLimits(connections=0)))
+        assert written[0].immediate_response.status.code == 503
+
+    run_gateway(scenario)
