@@ -86,7 +86,8 @@ class CountedBlocks:
 class FusedBlocks(CountedBlocks):
     """KV memory in which alike prompts share their first blocks once they are computed (KV-block fusion).
 
-    Prompts of one tenant are alike: `share` of each one's full blocks, from the first, is kept once for all that run.
+    Prompts of one tenant and adapter are alike: `share` of each one's full blocks, from the first, is kept once for all
+    that run.
     A prompt is computed in blocks of its own, so admission needs room for all of it. See `EngineRules.fused_share`.
     """
 
@@ -95,11 +96,12 @@ class FusedBlocks(CountedBlocks):
     def __init__(self, blocks: int, block_tokens: int, share: float) -> None:
         super().__init__(blocks, block_tokens)
         self._share = share
-        self._kinds: dict[str, dict[int, int]] = {}  # tenant → row of a request that shares → blocks that it shares
+        # (tenant, adapter) → row of a request that shares → blocks that it shares
+        self._kinds: dict[tuple[str, str | None], dict[int, int]] = {}
 
     def fuse(self, request: TrackedRequest) -> None:
         """The request has computed its prompt and runs on: what others of its kind keep becomes free."""
-        kind = self._kinds.setdefault(request.tenant, {})
+        kind = self._kinds.setdefault((request.tenant, request.adapter), {})
         kept = max(kind.values(), default=0)
         shared = int(self._share * (request.prompt_tokens // self._block_tokens))
         kind[request.row] = shared
@@ -107,7 +109,7 @@ class FusedBlocks(CountedBlocks):
 
     def release(self, request: TrackedRequest, computed_tokens: int, held: int, keep: bool) -> None:
         """Free what it holds alone, and what only it shared in."""
-        kind = self._kinds.get(request.tenant, {})
+        kind = self._kinds.get((request.tenant, request.adapter), {})
         kept = max(kind.values(), default=0)
         shared = kind.pop(request.row, 0)
         self.free += held - shared + kept - max(kind.values(), default=0)

@@ -220,7 +220,7 @@ class ReferenceEngine:
             if request.is_running and not request.has_ended and request not in self._sharing:
                 self._sharing.add(request)
                 full = request.prompt_tokens // self._rules.block_tokens
-                self._memory.fuse(request, request.tenant, int(self._rules.fused_share * full))
+                self._memory.fuse(request, (request.tenant, request.adapter), int(self._rules.fused_share * full))
 
     def idle_until(self, at_ps: int) -> None:
         """Nothing is in flight: let time pass. A time that has passed changes nothing."""

@@ -51,8 +51,8 @@ class EngineRules:
         prefix_caching: full blocks are kept until their memory is needed, and found again by content (default on, as
             in vLLM). A preempted request finds its own; others only where the trace says which prompts share blocks.
         fused_share: KV-block fusion: share of a prompt's full blocks, from the first, that it has in common with other
-            prompts of its tenant. They are kept once for those that run, from the step after their prompts are computed
-            on. Measure it (`headway fusion measure`, `headway_fusion_shared_entries`). 0 for no fusion.
+            prompts of its tenant and adapter. They are kept once for those that run, from the step after their prompts
+            are computed on. Measure it (`headway fusion measure`, `headway_fusion_shared_entries`). 0 for no fusion.
         resumed: where a preempted request waits; vLLM's `fcfs` puts it in front, its `priority` ranks it.
         adapters: what LoRA adapters take; None where they take nothing.
     """

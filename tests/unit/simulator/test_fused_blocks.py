@@ -54,6 +54,19 @@ def test_what_is_shared_is_kept_once_and_goes_with_the_last() -> None:
     assert memory.free == 100
 
 
+def test_prompts_under_other_adapters_are_not_alike() -> None:
+    memory = FusedBlocks(100, 10, 1.0)
+    requests = [tracked(row, 50) for row in range(3)]
+    requests[1].adapter = "french"
+    for request in requests:
+        memory.admit(request, 50, 0)
+        memory.fuse(request)
+    assert memory.free == 100 - 10
+    for request in requests:
+        memory.release(request, 50, 5, keep=False)
+    assert memory.free == 100
+
+
 def test_one_that_leaves_before_it_shares_takes_nothing_along() -> None:
     memory = FusedBlocks(100, 10, 1.0)
     first, second = tracked(0, 50), tracked(1, 50)
