@@ -18,8 +18,9 @@ REQUESTS = 1_000
 GROUPS = (
     Wanted(replicas=("70B",), loads=(0.9, 1.1), requests=REQUESTS),
     Wanted(replicas=("MoE",), loads=(0.9, 1.1), requests=REQUESTS),
+    Wanted(replicas=("8B",), loads=(0.7,), requests=REQUESTS),
     Wanted(replicas=("70B", "MoE"), loads=(0.7,), requests=REQUESTS),
-    Wanted(replicas=("8B",), loads=(0.5, 0.7), requests=REQUESTS),
+    Wanted(replicas=("8B",), loads=(0.5,), requests=REQUESTS),
 )
 
 
