@@ -69,7 +69,7 @@ async def _serve(
     settings: Settings,
     reread: Callable[[], Settings] | None,
     log_requests: bool,
-    beside: Callable[[Gateway], GatewayListener] | None,
+    beside: Callable[[Gateway], GatewayListener] | None = None,
 ) -> bool:
     loop = asyncio.get_running_loop()
     ending, reloading = asyncio.Event(), asyncio.Event()
