@@ -34,8 +34,8 @@ class AnswerShape(Protocol):
     def text(self, text: str, *, is_first: bool, tokens: AnswerTokens | None) -> bytes:
         """The event of one token; `tokens` are known at the last one."""
 
-    def end(self, whole: str, tokens: AnswerTokens, *, shows_usage: bool) -> bytes:
-        """What a stream ends with. `shows_usage`: the client asked for it, where it has to be asked for."""
+    def end(self, whole: Callable[[], str], tokens: AnswerTokens, *, shows_usage: bool) -> bytes:
+        """What a stream ends with: `whole` gives its text; `shows_usage`: the client asked for it, where it has to."""
 
     def answer(self, text: str, tokens: AnswerTokens) -> Fields:
         """The whole answer of a request without a stream."""
@@ -69,7 +69,7 @@ class _ChunkShape:
         """A chunk."""
         return self._chunk(choices=_choices(self._delta(text, is_first), tokens))
 
-    def end(self, whole: str, tokens: AnswerTokens, *, shows_usage: bool) -> bytes:
+    def end(self, whole: Callable[[], str], tokens: AnswerTokens, *, shows_usage: bool) -> bytes:
         """The usage, if it was asked for, and the end."""
         return (self._chunk(choices=[], usage=_usage(tokens)) if shows_usage else b"") + b"data: [DONE]\n\n"
 
@@ -132,7 +132,7 @@ class _MessageShape:
         """A delta of the block."""
         return _event("content_block_delta", index=0, delta={"type": "text_delta", "text": text})
 
-    def end(self, whole: str, tokens: AnswerTokens, *, shows_usage: bool) -> bytes:
+    def end(self, whole: Callable[[], str], tokens: AnswerTokens, *, shows_usage: bool) -> bytes:
         """The block's end, the usage, and the message's end."""
         delta = {"stop_reason": self._reason(tokens), "stop_sequence": None}
         ends = _event("content_block_stop", index=0), _event("message_delta", delta=delta, usage=self._usage(tokens))
@@ -180,13 +180,14 @@ class _ResponseShape:
         """A delta of the text."""
         return self._event("response.output_text.delta", **self._place, delta=text, logprobs=[])
 
-    def end(self, whole: str, tokens: AnswerTokens, *, shows_usage: bool) -> bytes:
+    def end(self, whole: Callable[[], str], tokens: AnswerTokens, *, shows_usage: bool) -> bytes:
         """The ends of part and item, and the whole response with its usage."""
-        response = self.answer(whole, tokens)
+        text = whole()
+        response = self.answer(text, tokens)
         return b"".join(
             [
-                self._event("response.output_text.done", **self._place, text=whole, logprobs=[]),
-                self._event("response.content_part.done", **self._place, part=self._part(whole)),
+                self._event("response.output_text.done", **self._place, text=text, logprobs=[]),
+                self._event("response.content_part.done", **self._place, part=self._part(text)),
                 self._event("response.output_item.done", output_index=0, item=response["output"][0]),
                 self._event(f"response.{response['status']}", response=response),
             ]

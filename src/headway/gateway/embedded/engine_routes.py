@@ -12,6 +12,7 @@ import math
 import re
 from array import array
 from collections.abc import Sequence
+from functools import partial
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
@@ -184,7 +185,7 @@ class _EngineAnswer:
             self._tokens = self._tokens._replace(cached=self._engine.cached_tokens(self._number))
         if not self._is_stream:
             if is_last:
-                self._client.respond(_json(200, self._shape.answer(_text(self._produced), self._tokens)))
+                self._client.respond(_json(200, self._shape.answer(_words(self._produced).rstrip(), self._tokens)))
             return
         shape = self._shape
         if is_first:
@@ -193,8 +194,7 @@ class _EngineAnswer:
         tokens = self._tokens if is_last else None
         self._client.write(begin + shape.text(_word(self._produced - 1), is_first=is_first, tokens=tokens))
         if is_last:
-            whole = "".join(map(_word, range(self._produced)))
-            self._client.write(shape.end(whole, self._tokens, shows_usage=self._shows_usage))
+            self._client.write(shape.end(partial(_words, self._produced), self._tokens, shows_usage=self._shows_usage))
             self._client.finish()
 
     def client_left(self) -> None:
@@ -212,8 +212,8 @@ def _word(number: int) -> str:
     return WORDS[number % len(WORDS)] + " "
 
 
-def _text(words: int) -> str:
-    return "".join(map(_word, range(words))).rstrip()
+def _words(number: int) -> str:
+    return "".join(map(_word, range(number)))
 
 
 def _json(status: int, content: dict[str, object]) -> Response:
