@@ -116,7 +116,8 @@ def calibration_text(calibration: Calibration) -> str:
     else:
         named = {name: getattr(fitted, name) for name in ("hardware", "model", "tp", "precision")}
         title, table = "scalars", named | asdict(fitted.scalars)
-    parts = [("", head), (title, table), ("engine", calibration.rules.facts())]
+    limits = {name: value for name, value in calibration.rules.facts().items() if value is not None}
+    parts = [("", head), (title, table), ("engine", limits)]
     lines = ["# Step times of one engine, fitted by `headway calibrate`; `headway compare --calibration` reads it."]
     for name, values_of in parts:
         lines += ["", f"[{name}]"] if name else []

@@ -121,12 +121,10 @@ class EngineRules:
         return min(self.max_model_tokens, (self.kv_blocks - paged) * self.block_tokens + 1)
 
     def facts(self) -> dict[str, Any]:
-        """The fields as plain values for files and JSON, `adapters` only where they take something."""
+        """The fields as plain values, for files and JSON."""
         facts = asdict(self)
-        if self.adapters is None:
-            del facts["adapters"]
-        else:
-            facts["adapters"]["names"] = None if self.adapters.names is None else sorted(self.adapters.names)
+        if self.adapters is not None and self.adapters.names is not None:
+            facts["adapters"]["names"] = sorted(self.adapters.names)
         return facts
 
     def serves(self, adapter: str | None) -> bool:

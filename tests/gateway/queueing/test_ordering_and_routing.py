@@ -200,6 +200,34 @@ def test_a_prompt_goes_where_its_longest_prefix_was_confirmed(run_gateway: RunGa
     run_gateway(scenario, replicas=2, policies=PolicySettings(ordering="fcfs", routing="cached-prefix"))
 
 
+@pytest.mark.parametrize(("ordering", "order"), [("fcfs", "cab"), ("shortest-prompt-first", "abc")])
+def test_adapters_wait_in_one_order_with_their_base_model(run_gateway: RunGateway, ordering: str, order: str) -> None:
+    async def scenario(setup: Setup) -> None:
+        (replica,) = setup.replicas
+        listed = [{"id": "m", "parent": None}, {"id": "sql", "parent": "m"}, {"id": "chat", "parent": "m"}]
+        replica.instead["/v1/models"] = answers(200, {"data": listed})
+        setup.dispatcher.replicas[0].state.probe_at = 0.0
+        await setup.until(lambda: setup.dispatcher.replicas[0].ledger.adapters == {"sql", "chat"})
+        gate = asyncio.Event()
+        replica.next.append(waits_for(gate, streams()))
+        asking = [asyncio.ensure_future(setup.ask(completion(model="m")))]
+        await setup.until(lambda: replica.inside == 1)
+        for prompt, model in (("c" * 4_000, "sql"), ("a" * 40, "m"), ("b" * 400, "chat")):
+            inside = setup.dispatcher.counts.inside
+            asking.append(asyncio.ensure_future(setup.ask(completion(prompt=prompt, model=model))))
+            await setup.until(lambda: setup.dispatcher.counts.inside == inside + 1)  # noqa: B023
+        unknown = await setup.ask(completion(model="sqll"))
+        assert (unknown.status, unknown.json()["error"]["code"]) == (404, "model_not_found")
+        gate.set()
+        assert {answer.status for answer in await asyncio.gather(*asking)} == {200}
+        assert "".join(str(call.json()["prompt"])[0] for call in replica.calls[1:]) == order
+        assert [call.json()["model"] for call in replica.calls[1:]] == [
+            {"a": "m", "b": "chat", "c": "sql"}[p] for p in order
+        ]
+
+    run_gateway(scenario, seats=1, policies=PolicySettings(ordering=ordering))
+
+
 def test_an_adapter_stays_where_it_is_loaded(run_gateway: RunGateway) -> None:
     async def scenario(setup: Setup) -> None:
         listed = {"data": [{"id": "m"}, *({"id": f"adapter-{n}", "parent": "m"} for n in range(6))]}
