@@ -97,8 +97,8 @@ def test_everything_is_read(tmp_path: Path) -> None:
         ('[policies]\nprediction = "oracle"', "works in the simulator only"),
         (
             '[policies]\npreemption = "lowest-priority"',
-            "policies.preemption: lowest-priority needs the choice of a victim, but a gateway never takes a request "
-            "back from a replica: leave it out, and choose victims in the engine",
+            "policies.preemption: lowest-priority needs the choice of a victim, but a gateway never takes a "
+            "running request back from a replica: leave it out, and choose victims in the engine",
         ),
         (
             '[policies]\nadmission = "backfill/peak-check"\n[[replica]]\nurl = "http://x:1"\nmetrics = false',
