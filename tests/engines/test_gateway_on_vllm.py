@@ -12,9 +12,10 @@ import subprocess
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,8 @@ def place(place: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def gateway(place: Path) -> Iterator[str]:
-    """`headway serve` in front of two servers, both up; gives its URL."""
+def engines(place: Path) -> Iterator[list[str]]:
+    """Two servers, both up; gives their URLs."""
     with ExitStack() as stack:
         servers = []
         for number in range(2):
@@ -61,10 +62,17 @@ def gateway(place: Path) -> Iterator[str]:
             servers.append((port, stack.enter_context(running(command, environment(place), log))))
         for port, server in servers:
             until(lambda port=port: is_there(f"http://127.0.0.1:{port}/health"), server)  # type: ignore[misc]
-        (place / "gateway.toml").write_text("[queue]\nkeep_alive_seconds = 1.0\n")
-        options = ["--routing", "cached-prefix", "--config", str(place / "gateway.toml")]
-        options += [text for port, _ in servers for text in ("--replica", f"http://127.0.0.1:{port}")]
-        yield stack.enter_context(gateway_running(place / "gateway.log", 2, *options))
+        yield [f"http://127.0.0.1:{port}" for port, _ in servers]
+
+
+@pytest.fixture(scope="module")
+def gateway(engines: list[str], place: Path) -> Iterator[str]:
+    """`headway serve` in front of both; gives its URL."""
+    (place / "gateway.toml").write_text("[queue]\nkeep_alive_seconds = 1.0\n")
+    options = ["--routing", "cached-prefix", "--config", str(place / "gateway.toml")]
+    options += [text for url in engines for text in ("--replica", url)]
+    with gateway_running(place / "gateway.log", 2, *options) as url:
+        yield url
 
 
 def test_the_openai_package_gets_what_vllm_says(gateway: str) -> None:
@@ -186,9 +194,69 @@ def test_a_client_that_leaves_frees_the_engine(gateway: str) -> None:
     assert fetched(gateway + "/headway/state")["counts"]["cancelled"] == before + 1
 
 
+def test_what_waits_in_an_engine_is_taken_back(engines: list[str], place: Path) -> None:
+    """One engine gets more than its seats while the other one is drained; then those that wait go there.
+
+    vLLM has sent the heads of their streams by then.
+    """
+    key = "a key for this test"
+    tables = [f'[[replica]]\nurl = "{url}"\nname = "r{number}"\nmax_requests = 8' for number, url in enumerate(engines)]
+    chosen = '[policies]\nordering = "fcfs"\nrouting = "round-robin"\nrescheduling = "take-back"\n'
+    options = "options = { rescheduling = { least_gain_seconds = 0.0 } }\n[health]\nscrape_seconds = 0.2\n"
+    admin = f'[admin]\nkey_sha256 = {{ test = "{sha256(key.encode()).hexdigest()}" }}\n'
+    (place / "taking.toml").write_text(chosen + options + admin + "\n".join(tables))
+    with (
+        gateway_running(place / "taking.log", 2, "--config", str(place / "taking.toml")) as gateway,
+        openai.OpenAI(base_url=gateway + "/v1", api_key="any") as client,
+    ):
+
+        def told_by(tokens: int) -> tuple[str, int]:
+            asked: dict[str, Any] = {"model": "tiny", "prompt": "word", "max_tokens": tokens, "stream": True}
+            asked |= {"stream_options": {"include_usage": True}, "extra_body": {"ignore_eos": True}}
+            with client.completions.with_streaming_response.create(**asked) as answer:
+                found = re.findall(r'"completion_tokens": ?(\d+)', "".join(answer.iter_lines()))
+                return answer.headers["x-headway-replica"], int(found[-1])
+
+        def switch(what: str) -> None:
+            header = {"Authorization": f"Bearer {key}"}
+            url = f"{gateway}/admin/replicas/r1/{what}"
+            urllib.request.urlopen(urllib.request.Request(url, b"", header, method="POST"), timeout=10).close()
+
+        def engine_says(running: int, waiting: int) -> bool:
+            (one,) = [one for one in fetched(gateway + "/headway/state")["replicas"] if one["name"] == "r0"]
+            return (one["says_running"], one["says_waiting"]) == (running, waiting)
+
+        switch("drain")
+        with ThreadPoolExecutor(SEATS + 2) as pool:
+            long = [pool.submit(told_by, 1_500) for _ in range(SEATS)]
+            wait_for(lambda: engine_says(SEATS, 0))
+            late = [pool.submit(told_by, 5) for _ in range(2)]
+            wait_for(lambda: engine_says(SEATS, 2))
+            switch("undrain")
+            assert [one.result() for one in late] == [("r1", 5)] * 2
+            assert not any(one.done() for one in long)
+            moved = re.search(r"^headway_request_moves_total (\d+)", text_of(gateway + "/metrics"), re.MULTILINE)
+            wait_for(lambda: engine_says(SEATS, 0))
+            assert [one.result() for one in long] == [("r0", 1_500)] * SEATS
+        counts = fetched(gateway + "/headway/state")["counts"]
+    assert moved is not None
+    assert (int(moved[1]), counts["completed"], counts["retried"]) == (2, SEATS + 2, 0)
+
+
+def wait_for(fact: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not fact():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def text_of(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read(), "utf-8")
+
+
 def keep_alives(gateway: str) -> int:
-    with urllib.request.urlopen(gateway + "/metrics", timeout=10) as answer:
-        found = re.search(r"^headway_keep_alives_total (\d+)", answer.read().decode(), re.MULTILINE)
+    found = re.search(r"^headway_keep_alives_total (\d+)", text_of(gateway + "/metrics"), re.MULTILINE)
     assert found is not None
     return int(found[1])
 
