@@ -219,6 +219,10 @@ class DrivenEngine(SkippingEngine):
         queued = [request for request in self._scheduler.queue if isinstance(request, TrackedRequest)]
         return {*self._inbox.rows(), *[request.row for request in queued if not request.high_water_tokens]}
 
+    def waiting_requests(self) -> int:
+        """How many requests wait here."""
+        return len(self._inbox.rows()) + len(self._landed) + len(self._scheduler.queue)
+
     def take_back(self, row: int, at_ps: int) -> bool:
         """A request that waits goes elsewhere; whether steps are to be composed now."""
         if self._inbox.drop(row):

@@ -8,9 +8,10 @@ goes on elsewhere when that stage has landed (Llumnix, arXiv 2406.03243, section
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from functools import cache
+from typing import NamedTuple, TypeAlias, overload
 
 from headway.domain.replica_view import OccupiedReplica, ReplicaView, SentRequest
 from headway.domain.request import Request, RequestView
@@ -72,6 +73,26 @@ class _Contents(NamedTuple):
     waiting: list[SentRequest]
     running: list[SentRequest]
     at: float
+
+
+class _LaterList(Sequence[SentRequest]):
+    """A list that is made when it is first read."""
+
+    def __init__(self, make: Callable[[], list[SentRequest]]) -> None:
+        self._make = make
+
+    @overload
+    def __getitem__(self, place: int) -> SentRequest: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[SentRequest]: ...
+    def __getitem__(self, place: int | slice) -> SentRequest | Sequence[SentRequest]:
+        return self._make()[place]
+
+    def __len__(self) -> int:
+        return len(self._make())
+
+    def __iter__(self) -> Iterator[SentRequest]:
+        return iter(self._make())
 
 
 class _Migration:
@@ -221,14 +242,22 @@ class Rescheduler:
 
     def _shown(self, ledger: ReplicaLedger) -> OccupiedReplica:
         index = ledger.index
-        contents = self._contents(ledger) if self._reported is None else self._reported[index]
+        if self._reported is None:
+            # Most questions are answered by counts, so the requests are gone through only where a policy looks.
+            look = cache(lambda: self._contents(ledger))
+            waiting: Sequence[SentRequest] = _LaterList(lambda: look().waiting)
+            running: Sequence[SentRequest] = _LaterList(lambda: look().running)
+            waits, at = ledger.waiting_requests(), self._instant.now
+        else:
+            waiting, running, at = self._reported[index]
+            waits = len(waiting)
         return OccupiedReplica(
             replica=self._views[index],
-            waiting=contents.waiting,
-            running=contents.running,
-            waiting_requests=len(contents.waiting),
+            waiting=waiting,
+            running=running,
+            waiting_requests=waits,
             is_draining=False,
-            contents_as_of=contents.at,
+            contents_as_of=at,
             could_take=lambda request: self._may_take(index, request),
         )
 

@@ -130,6 +130,10 @@ class _ReferenceReplica:
         queued = [request for request in self.engine.queued() if not request.high_water_tokens]
         return {request.row for request in (*self.inbox, *queued)}
 
+    def waiting_requests(self) -> int:
+        """How many requests wait here."""
+        return len(self.inbox) + len(self.landed) + self.engine.waiting
+
     def output_tokens(self, at_ps: int) -> Iterable[tuple[int, int]]:
         """(row, output tokens that have come out) of the requests that run."""
         return [(int(request.id), request.produced_tokens) for request in self.engine.running()]

@@ -29,6 +29,9 @@ class EngineNews(Protocol):
     def fresh_rows(self) -> Collection[int]:
         """Rows of the requests that were sent there and have never run there."""
 
+    def waiting_requests(self) -> int:
+        """How many requests wait there."""
+
 
 class Instant:
     """The instant at which a fleet's clock stands, in picoseconds and in seconds."""
@@ -178,6 +181,10 @@ class ReplicaLedger:
     def running(self) -> Iterable[tuple[int, int]]:
         """(row, output tokens that have come out) of the requests that run there now."""
         return () if self.engine is None else self.engine.output_tokens(self._instant.now_ps)
+
+    def waiting_requests(self) -> int:
+        """How many wait there, those that ran before included."""
+        return 0 if self.engine is None else self.engine.waiting_requests()
 
     def fresh_rows(self) -> Collection[int]:
         """Rows of those that have never run there."""

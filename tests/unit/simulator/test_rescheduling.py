@@ -48,6 +48,7 @@ class Restless:
             )
             for one in replicas
         ]
+        assert [len(one.waiting) for one in replicas] == [one.waiting_requests for one in replicas]
         places = Counter(sent.request.id for one in replicas for sent in (*one.waiting, *one.running))
         assert set(places.values()) <= {1}, "a request is in one place"
         for one in replicas:

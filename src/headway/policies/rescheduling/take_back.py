@@ -50,8 +50,11 @@ class TakeBack:
 
     def moves(self, replicas: Sequence[OccupiedReplica], now: float) -> Sequence[Move]:
         """From the replica with most work to the one with least, the latest sent first."""
-        sources = [_Source(one) for one in replicas if one.waiting_requests and len(replicas) > 1]
-        destinations = [_Destination(one) for one in replicas if not (one.waiting_requests or one.is_draining)]
+        crowded = [one for one in replicas if one.waiting_requests]
+        empty = [one for one in replicas if not (one.waiting_requests or one.is_draining)]
+        if not crowded or not empty:
+            return ()
+        sources, destinations = [_Source(one) for one in crowded], [_Destination(one) for one in empty]
         moves: list[Move] = []
         looks = self._moves_max * _LOOKS_PER_MOVE
         while len(moves) < self._moves_max and looks and sources and destinations:
