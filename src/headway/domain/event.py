@@ -1,7 +1,8 @@
 """Lifecycle events: what happened to a request, for policies that listen.
 
 Each request arrives once and ends once (`Completed`, `Refused` or `Cancelled`); in between it may be admitted and
-preempted any number of times, in turn. Times are seconds on the shell's clock.
+preempted any number of times, in turn. Where each replica has a queue of its own, a request that goes from one to
+another is cancelled here and arrives there. Times are seconds on the shell's clock.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Completed(NamedTuple):
 
 
 class Cancelled(NamedTuple):
-    """The client left before the end."""
+    """The client left before the end, or the request goes on in another queue."""
 
     request: RequestView
     at: float
