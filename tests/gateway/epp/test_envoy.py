@@ -63,6 +63,7 @@ def test_a_stream_passes_envoy_and_is_counted_once(run_gateway: RunGateway, envo
         assert (answer.headers["x-request-id"], answer.headers["x-headway-replica"]) == ("mine", "r0")
         call = setup.replicas[0].calls[-1]
         assert call.json() == marked("a")
+        assert "headway_answers_unread_total 1.0" in (await setup.get("/metrics")).body.decode()
         assert (call.headers["x-keep"], call.headers["x-request-id"]) == ("1", "mine")
         assert setup.dispatcher.counts.ended["completed"] == 1
 
@@ -362,6 +363,7 @@ def test_answers_that_envoy_shows_are_learned_from(run_gateway: RunGateway, show
         assert setup.dispatcher.counts.ended["completed"] == 1
         metrics = (await setup.get("/metrics")).body.decode()
         assert 'type="output"} 50' in metrics
+        assert "headway_answers_unread_total 0.0" in metrics
         assert 'headway_request_ttft_seconds_count{model_name="m",fairness_id=""} 1' in metrics
 
     run_gateway(scenario)

@@ -194,6 +194,11 @@ class GatewayMetrics:
         if fairness is not None:
             yield prometheus.gauge("headway_jains_fairness_index", _FAIRNESS_HELP, [({}, fairness)])
         yield prometheus.counter(
+            "headway_answers_unread",
+            "Answers that Envoy carried without showing them: their tokens and TTFT are in no other metric",
+            [({}, dispatcher.counts.unread)],
+        )
+        yield prometheus.counter(
             "headway_keep_alives",
             "Keep-alives that waiting streams were sent (`queue.keep_alive_seconds`)",
             [({}, dispatcher.counts.keep_alives)],

@@ -21,7 +21,7 @@ class Counts:
     """Requests by outcome.
 
     `moved` counts those taken back from an engine's queue for another replica, `reasons` those refused or failed,
-    `keep_alives` what their clients were sent.
+    `keep_alives` what their clients were sent, `unread` answers that a proxy carried without showing them.
     """
 
     def __init__(self) -> None:
@@ -30,6 +30,7 @@ class Counts:
         self.retried = 0
         self.moved = 0
         self.keep_alives = 0
+        self.unread = 0
         self.ended: Counter[Outcome] = Counter()
         self.reasons: Counter[Reason] = Counter()
 

@@ -228,7 +228,12 @@ class PickedExchange:
             self._end(Outcome.CANCELLED, None)
         elif self._reads:
             self._left()
-        elif self.request.relayed.status < 500:
+        else:
+            self._passed_unread()
+
+    def _passed_unread(self) -> None:
+        self._dispatcher.counts.unread += 1
+        if self.request.relayed.status < 500:
             # Not how well it did for its size, which no one saw; only that it answered.
             self._replica().completed(is_generation=False)
             self._end(_COMPLETED, None)
