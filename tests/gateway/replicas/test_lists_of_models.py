@@ -48,6 +48,23 @@ def test_a_list_that_is_kept_for_a_key_is_said_once_in_the_log_and_on_the_page(
         run_gateway(scenario, health=FREQUENT)
 
 
+def test_an_empty_list_is_said_once_in_the_log_and_on_the_page(
+    run_gateway: RunGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    sentence = "its /v1/models is an empty list; if that takes a key, set `api_key_env` to a variable that holds it"
+
+    async def scenario(setup: Setup) -> None:
+        setup.replicas[0].instead["/v1/models"] = answers(200, {"object": "list", "data": []})
+        (replica,) = setup.dispatcher.replicas
+        await setup.until(lambda: replica.state.models_withheld == sentence)
+        await asyncio.sleep(0.2)  # some more probes
+        assert [record.getMessage() for record in caplog.records].count(f"replica r0 lists no models: {sentence}") == 1
+        assert (await setup.ask()).status == 200, "it is believed to have any"
+
+    with caplog.at_level(logging.WARNING, "headway.gateway"):
+        run_gateway(scenario, health=FREQUENT)
+
+
 def test_what_came_before_the_first_list_counts_under_its_model(run_gateway: RunGateway) -> None:
     async def scenario(setup: Setup) -> None:
         (replica,) = setup.dispatcher.replicas

@@ -76,16 +76,19 @@ async def read_models(replica: UpstreamReplica, seconds: float) -> int:
         OSError: it cannot be reached, breaks off, or takes longer than `seconds` (TimeoutError).
     """
     status, body = await _get(replica, "/v1/models", seconds)
+    models = None
     if status == 200:
         models = _models(body)
         replica.listed(models, _adapters(models or {}))
-    _note_withheld(replica, status)
+    _note_withheld(replica, status, is_empty=models is not None and not models)
     return status
 
 
-def _note_withheld(replica: UpstreamReplica, status: int) -> None:
+def _note_withheld(replica: UpstreamReplica, status: int, *, is_empty: bool) -> None:
     """Say once that a replica keeps its list for another key; it is then believed to have any model."""
     why = ""
+    if is_empty:
+        why = "its /v1/models is an empty list; if that takes a key, set `api_key_env` to a variable that holds it"
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         has = "wants a key" if replica.authorization is None else "does not take the key of `api_key_env`"
         why = f"its /v1/models {has} (status {status}); set `api_key_env` to a variable that holds its key"
