@@ -11,7 +11,7 @@ import random
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,9 @@ pytestmark = [pytest.mark.vllm, pytest.mark.skipif(not WANTED, reason=WHY_SKIPPE
 
 
 @pytest.fixture(scope="module")
-def gateway(place: Path) -> Iterator[str]:
-    """`headway serve` in front of one server whose events it reads; gives its URL."""
-    port, events = free_port(), free_port()
-    replay = free_port()
+def engine(place: Path) -> Iterator[str]:
+    """One server that publishes its events; gives its URL."""
+    port, events, replay = free_port(), free_port(), free_port()
     kv_events = {
         "enable_kv_cache_events": True, "endpoint": f"tcp://*:{events}", "replay_endpoint": f"tcp://*:{replay}"
     }  # fmt: skip
@@ -49,21 +48,33 @@ def gateway(place: Path) -> Iterator[str]:
         without_ours(place), port, "--kv-events-config", json.dumps(kv_events), "--max-num-seqs", "4",
         "--block-size", str(BLOCK_TOKENS), "--num-gpu-blocks-override", str(BLOCKS)
     )  # fmt: skip
-    with ExitStack() as stack:
-        server = stack.enter_context(running(command, environment(place), place / "vllm.log"))
+    with running(command, environment(place), place / "vllm.log") as server:
         until(lambda: is_there(f"http://127.0.0.1:{port}/health"), server)
-        (place / "gateway.toml").write_text(
-            f"""
-            [[replica]]
-            url = "http://127.0.0.1:{port}"
-            kv_events = true
-            [policies]
-            routing = "cached-prefix"
-            [tokenizers]
-            tiny = "{place / "model" / "tokenizer.json"}"
-            """
-        )
-        yield stack.enter_context(gateway_running(place / "gateway.log", 1, "--config", str(place / "gateway.toml")))
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def in_front_of(engine: str, place: Path, name: str) -> Iterator[str]:
+    """`headway serve` that reads the engine's events; gives its URL."""
+    (place / f"{name}.toml").write_text(
+        f"""
+        [[replica]]
+        url = "{engine}"
+        kv_events = true
+        [policies]
+        routing = "cached-prefix"
+        [tokenizers]
+        tiny = "{place / "model" / "tokenizer.json"}"
+        """
+    )
+    with gateway_running(place / f"{name}.log", 1, "--config", str(place / f"{name}.toml")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def gateway(engine: str, place: Path) -> Iterator[str]:
+    with in_front_of(engine, place, "gateway") as url:
+        yield url
 
 
 def settled(gateway: str) -> dict[str, Any]:
@@ -118,3 +129,52 @@ def test_what_the_index_says_is_what_the_engine_counts_through_evictions(gateway
     assert events["block_tokens"] == BLOCK_TOKENS
     assert 0 < events["blocks"] < BLOCKS
     assert (events["gaps"], events["malformed"], events["blocks_left_out"], events["ignored"]) == (0, 0, 0, 0)
+
+
+WORDS = ["in", "this", "text", "each", "word", "has", "its", "turn", "and", "no", "other", "is", "longer", "than", "it"]
+
+
+def words(chance: random.Random, count: int) -> str:
+    return " ".join(chance.choice(WORDS) for _ in range(count))
+
+
+def test_texts_are_looked_up_by_the_tokens_of_their_model(gateway: str) -> None:
+    chance = random.Random(11)
+    trunks = [words(chance, 700) for _ in range(3)]
+    told = []
+    for number in range(20):
+        trunk = chance.choice(trunks)
+        prompt = trunk[: chance.randrange(len(trunk) // 2, len(trunk))] + " " + words(chance, chance.randrange(150))
+        story = ask(gateway, f"text-{number}", prompt)
+        assert story["confirmed_tokens"] == story["cached_tokens"], (number, story)
+        told.append(story["cached_tokens"])
+    assert sum(tokens > 0 for tokens in told) > 5
+
+
+def test_a_chat_is_known_to_an_eighth_until_it_is_evicted(gateway: str) -> None:
+    chance = random.Random(13)
+    said: list[dict[str, str]] = []
+    stories = []
+    for turn in range(4):
+        said = [*said, {"role": "user", "content": words(chance, 250)}]
+        stories.append(ask(gateway, f"chat-{turn}", said, "/v1/chat/completions"))
+        said = [*said, {"role": "assistant", "content": "so it is"}]
+    for story in stories[1:]:
+        believed, cached = story["confirmed_tokens"], story["cached_tokens"]
+        assert cached > 0
+        assert abs(believed - cached) <= BLOCK_TOKENS + cached / 8, story
+    for number in range(2):  # all that the cache can hold
+        ask(gateway, f"flood-{number}", [chance.randrange(3, 900) for _ in range(3_900)])
+    story = ask(gateway, "chat-again", said, "/v1/chat/completions")
+    assert (story["confirmed_tokens"], story["cached_tokens"]) == (0, 0)
+
+
+def test_a_gateway_that_comes_late_learns_what_the_engine_holds(gateway: str, engine: str, place: Path) -> None:
+    chance = random.Random(17)
+    prompt = [chance.randrange(3, 900) for _ in range(1_000)]
+    ask(gateway, "before", prompt)
+    with in_front_of(engine, place, "late") as late:
+        assert settled(late)["whole"]
+        assert settled(late)["blocks"] == settled(gateway)["blocks"]
+        story = ask(late, "after", [*prompt[:700], 5, 6, 7])
+        assert story["confirmed_tokens"] == story["cached_tokens"] == 700 // BLOCK_TOKENS * BLOCK_TOKENS

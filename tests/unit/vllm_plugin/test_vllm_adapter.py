@@ -233,3 +233,5 @@ def test_what_is_read_of_a_request() -> None:
     assert vllm_adapter.session_of(request) == "s"
     request.lora_request = SimpleNamespace(lora_name="sql", lora_int_id=3)
     assert vllm_adapter.lora_of(request) == "sql"
+    request.session_id = "headway-request-hw-1-2"  # our gateway's, by which it knows a request's KV events
+    assert vllm_adapter.session_of(request) is None
