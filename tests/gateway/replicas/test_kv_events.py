@@ -174,6 +174,20 @@ def test_a_gap_that_the_replay_cannot_close_empties_the_index() -> None:
     run(scene)
 
 
+def test_a_gap_whose_batches_the_engine_has_dropped_empties_the_index() -> None:
+    async def scenario() -> None:
+        async with ScriptedPublisher() as engine, reading(engine) as known:
+            await engine.publish(stored([1], FIRST))
+            await known.batches(1)
+            await engine.send(5, payload(stored([3], THIRD)))  # and it is not in the buffer, nor are those before it
+            await known.batches(2)
+            assert known.tokens(FIRST) == 0
+            assert known.tokens(THIRD) == 4
+            assert not known.index.is_whole
+
+    run(scenario)
+
+
 def test_batches_that_come_late_or_twice_change_nothing() -> None:
     async def scene() -> None:
         async with ScriptedPublisher() as engine, reading(engine) as known:

@@ -80,6 +80,7 @@ def test_a_prompt_of_token_ids_goes_where_its_blocks_are(run_gateway: RunGateway
                 assert (await story(setup, name))["confirmed_tokens"] == there
                 await second.publish(*(removed([block]) for block in (10, 9, 8, 7)))
                 await setup.until(lambda: len(setup.dispatcher.replicas[1].kv_events.index) == 6)
+            await setup.until(lambda: setup.dispatcher.replicas[1].kv_events.counts.batches == 3)
             page = (await setup.get("/headway/state")).json()["replicas"][1]["kv_events"]
             assert (page["blocks"], page["block_tokens"], page["whole"], page["gaps"]) == (6, SIZE, True, 0)
             metrics = (await setup.get("/metrics")).body.decode()
@@ -87,6 +88,29 @@ def test_a_prompt_of_token_ids_goes_where_its_blocks_are(run_gateway: RunGateway
             assert 'headway_replica_kv_event_batches_total{replica="r1"} 3' in metrics
 
     run_gateway(scenario, replicas=2, policies=ROUTING)
+
+
+def test_the_blocks_of_an_adapter_and_of_a_salt_are_its_own(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        async with ScriptedPublisher() as engine:
+            (replica,) = setup.replicas
+            replica.usual = answers(200, told(400))
+            models = {"data": [{"id": "m", "parent": None}, {"id": "sql", "parent": "m"}]}
+            replica.instead["/v1/models"] = answers(200, models)
+            take(setup, settings(setup, replica, 0, kv_events_endpoint=engine.events, kv_events_replay=engine.replay))
+            await connected(setup, engine)
+            ids = [1_000 + number for number in range(400)]
+            extra: list[object] = [["sql", "salt"], *([["sql"]] * 9)]
+            await engine.publish(stored(range(10), ids[:160], block_size=SIZE, extra_keys=extra, lora_name="sql"))
+            await setup.until(lambda: len(setup.dispatcher.replicas[0].kv_events.index))
+            for name, model, salt, there in (
+                ("a", "sql", "salt", 160), ("b", "sql", "other", 0), ("c", "m", "salt", 0), ("d", "sql", None, 0)
+            ):  # fmt: skip
+                asked = {"model": model, "prompt": ids, "max_tokens": 2, "cache_salt": salt}
+                await setup.ask(asked, headers=f"x-request-id: {name}\r\n")
+                assert (await story(setup, name))["confirmed_tokens"] == there, name
+
+    run_gateway(scenario, policies=ROUTING)
 
 
 def test_the_blocks_of_a_text_are_learned_from_its_events(run_gateway: RunGateway) -> None:

@@ -34,4 +34,4 @@ def known_tokens(
             tokens = confirmed.tokens(prefix[number - 1 : number], prompt_tokens)
         if tokens:
             return max(0, min(tokens, prompt_tokens - 1))
-    return 0
+    return 0 if index.is_whole else confirmed.tokens((), prompt_tokens)

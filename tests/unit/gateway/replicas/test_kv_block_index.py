@@ -200,6 +200,13 @@ class TestWhatIsKnownOfAPrefix:
         assert known_tokens(index, confirmed, [11, 12], 9) == 4
         assert known_tokens(index, confirmed, [], 9) == 0
 
+    def test_a_part_of_the_blocks_says_nothing_of_an_unknown_text(self) -> None:
+        index = KvBlockIndex(9)
+        store(index, [1], range(4))
+        assert known_tokens(index, ConfirmedPrefixes(), [11], 9) is None
+        index.is_whole = True
+        assert known_tokens(index, ConfirmedPrefixes(), [11], 9) == 0
+
     def test_an_empty_cache_holds_nothing(self) -> None:
         confirmed = ConfirmedPrefixes()
         confirmed.answered([11], [4], 8, 0, 1.0)
