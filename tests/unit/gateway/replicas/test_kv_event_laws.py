@@ -105,24 +105,29 @@ def test_whatever_happens_on_the_way_the_index_says_nothing_wrong(has_replay: bo
         subscription._source = KvEventSource("tcp://x:1", "tcp://x:2" if has_replay else "")
         await subscription._catch_up(0)
         late: list[Message] = []
+        is_away = False
         for act, way in acts:
             starts = engine.starts
             engine.act(*act)
             message = engine.message()
             if engine.starts != starts:  # the connection ended with the process
                 late.clear()
+                subscription._lose()
+                is_away = True
             if way == "lost":
                 continue
             if way == "late":
                 late.append(message)
                 continue
-            if way == "broken":
+            if way == "broken" and not is_away:
                 await subscription._take(Message(message.sequence, message.payload[:-2]))
                 assert not subscription.index.is_whole
                 continue
             if way == "reconnects":
                 subscription._lose()
+            if way == "reconnects" or is_away:
                 await subscription._catch_up(0)
+                is_away = False
             await subscription._take(message)
             if way == "twice":
                 await subscription._take(message)
