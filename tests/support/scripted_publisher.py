@@ -51,6 +51,7 @@ class ScriptedPublisher:
         self.buffer: dict[int, bytes] = {}
         self.replays_asked: list[int] = []
         self.next = 0
+        self.is_silent = False  # when it is asked for a replay
         self._has_topic = has_topic
         self._context = zmq.asyncio.Context()
         self._events: Any = self._context.socket(zmq.XPUB)  # as PUB, and it tells of subscribers
@@ -108,8 +109,10 @@ class ScriptedPublisher:
     async def _answer(self) -> None:
         while True:
             client, empty, start = await self._replay.recv_multipart()
-            topic = [b""] if self._has_topic else []
             self.replays_asked.append(int.from_bytes(start, "big"))
+            if self.is_silent:
+                continue
+            topic = [b""] if self._has_topic else []
             for number, content in sorted(self.buffer.items()):
                 if number >= self.replays_asked[-1]:
                     await self._replay.send_multipart([client, empty, *topic, number.to_bytes(8, "big"), content])

@@ -188,6 +188,31 @@ def test_a_gap_whose_batches_the_engine_has_dropped_empties_the_index() -> None:
     run(scenario)
 
 
+def test_a_replay_that_is_not_answered_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from headway.gateway.replicas import kv_event_sockets, kv_event_subscription
+
+    monkeypatch.setattr(kv_event_sockets, "_REPLY_SECONDS", 1.0)
+    monkeypatch.setattr(kv_event_subscription, "_AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr(kv_event_subscription, "_PATIENCE_SECONDS", 0.2)
+
+    async def scene() -> None:
+        async with ScriptedPublisher() as engine:
+            await engine.publish(stored([1], FIRST))
+            engine.is_silent = True
+            subscription = KvEventSubscription("r", KvBlockIndex(100), lambda: _source(engine), time.monotonic)
+            task = asyncio.create_task(subscription.run())
+            known = Reading(subscription)
+            await known.until(lambda: len(engine.replays_asked) == 2)
+            assert not known.index.is_whole
+            engine.is_silent = False
+            await known.until(lambda: known.index.is_whole and not known.index.has_gap)
+            assert known.tokens(FIRST) == 4
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    run(scene)
+
+
 def test_batches_that_come_late_or_twice_change_nothing() -> None:
     async def scene() -> None:
         async with ScriptedPublisher() as engine, reading(engine) as known:
@@ -244,7 +269,7 @@ def test_a_lost_connection_empties_the_index_and_another_engine_fills_it() -> No
             assert not known.index.is_whole
             async with ScriptedPublisher(replay=False, port=engine.port) as other:
                 await known.until(lambda: known.subscription.is_connected)
-                while known.counts.batches < 2:  # the replay of the engine before does not answer for two seconds
+                while known.counts.batches < 2:  # the replay of the engine before does not answer for a while
                     await other.publish(stored([2], SECOND), number=0)
                     await asyncio.sleep(0.1)
                 assert known.tokens(SECOND) == 4

@@ -18,7 +18,7 @@ _WAITING_MAX = 1_000  # messages that wait to be read; those beyond it are dropp
 _RECONNECT_MS, _RECONNECT_MS_MAX = 200, 5_000
 _HEARTBEAT_MS = 5_000  # so that a connection to a machine that is gone ends
 _NUMBERS = count()  # of the sockets of this process
-_REPLY_SECONDS = 2.0  # a publisher answers between two batches, and looks at least each 0.1 s
+_REPLY_SECONDS = 5.0  # a publisher answers between two batches, and looks at least each 0.1 s
 
 
 class Link(Enum):
@@ -99,7 +99,7 @@ class EventSocket:
 async def replayed(endpoint: str, start: int) -> AsyncGenerator[Message | None, None]:
     """The batches from number `start` on that the engine still has, in order; None at their end.
 
-    It ends without that None if the engine says nothing for two seconds, or what it says is no replay.
+    It ends without that None if the engine says nothing for five seconds, or what it says is no replay.
     """
     import zmq  # noqa: PLC0415 - an extra
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -24,6 +25,7 @@ _EVENTS_A_TURN = 64  # each has one block or a few
 _PATIENCE_SECONDS = 5.0  # until it is said that no publisher answers
 _AGAIN_SECONDS = 5.0  # until the source is asked for again
 _NOT_UP_SECONDS = 0.25
+_RETRY_SECONDS_MAX = 600.0  # while a replay is waited for, nothing is believed
 _REPLAYS_MAX = 100  # in a row: the engine drops replies to a slow reader
 log = logging.getLogger("headway.gateway")
 
@@ -93,6 +95,8 @@ class KvEventSubscription:
         self._order = EventOrder()
         self._source = KvEventSource("", "")
         self._said = ""
+        self._retry_at = math.inf  # of a replay that was not answered
+        self._retry_seconds = _AGAIN_SECONDS
 
     async def run(self) -> None:
         """Read the events until it is cancelled."""
@@ -127,18 +131,19 @@ class KvEventSubscription:
                 self._malformed(error)
                 continue
             self.index.free_some()
+            if self.is_connected and self._clock() >= self._retry_at:
+                await self._catch_up(0)
             if isinstance(news, Message):
                 await self._take(news)
             elif news is Link.UP:
                 self.is_connected, self._said = True, ""
                 log.info("replica %s: its KV events come from %s", self.name, self._source.events, extra=self._fields)
                 await self._catch_up(0)
-            elif news is Link.DOWN:
-                if self.is_connected:
-                    self.counts.gaps += 1
+            elif news is Link.DOWN and self.is_connected:
+                self.counts.gaps += 1
                 self._lose()
             elif not self.is_connected:
-                if news is Link.FAILED:
+                if news is not None:  # the connection ended before both knew each other
                     what = "what answers is no publisher of"
                 self._say(f"{what} KV events at {self._source.events}; {_HINT}")
                 if news is None:
@@ -161,7 +166,7 @@ class KvEventSubscription:
 
     def _lose(self) -> None:
         """The connection is gone: what the engine does is not seen, and it may be another one that comes back."""
-        self.is_connected = False
+        self.is_connected, self._retry_at = False, math.inf
         self._lose_track()
 
     def _lose_track(self) -> None:
@@ -207,9 +212,13 @@ class KvEventSubscription:
         finally:
             self.index.has_gap = False
         if end is None:
+            self._retry_at = self._clock() + self._retry_seconds
+            self._retry_seconds = min(2 * self._retry_seconds, _RETRY_SECONDS_MAX)
             self._say(f"its replay at {self._source.replay} does not answer; its index holds what comes from now on")
             self._lose_track()
-        elif end == 0:  # it has published nothing yet
+            return
+        self._retry_at, self._retry_seconds = math.inf, _AGAIN_SECONDS
+        if end == 0:  # it has published nothing yet
             self._order.forget(0)
             self.index.clear(is_whole=True)
 
