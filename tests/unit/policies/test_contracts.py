@@ -45,6 +45,7 @@ def test_who_has_which_power() -> None:
     assert have["DispatchListener"] == {"round-robin", "prefix-affinity", "dual-map", "length-split"}
     assert have["Listener"] == {
         *("ewsjf", "ewsjf-published", "ewsjf-authors", "fair-share", "adapter-clusters", "priced-work"),
+        *("boost", "gittins"),
         *("overflow-probability", "backfill", "smallest-remaining-benefit"),
         *("running-mean", "histogram", "past-future", "one-bit", "conformal"),
     }
@@ -52,6 +53,10 @@ def test_who_has_which_power() -> None:
         "ewsjf",
         "ewsjf-published",
         "shortest-job-first-aging",
+        "priced-work",
+        "boost",
+        "gittins",
+        "deadline-plus-work",
     }
     assert {name for kind, name in EVERY if hasattr(find(kind, name), "redrawn")} == {
         "ewsjf",

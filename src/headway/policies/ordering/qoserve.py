@@ -42,12 +42,16 @@ class Qoserve:
             raise ValueError(f"lane_seconds must be above 0 and finite, got {lane_seconds:g}")
         self._costs = costs
         self._lane_seconds = lane_seconds
-        self.rank = DeadlinePlusWork(costs=costs, work_weight=work_weight, no_deadline_seconds=no_deadline_seconds).rank
+        self._key = DeadlinePlusWork(costs=costs, work_weight=work_weight, no_deadline_seconds=no_deadline_seconds)
 
     def lane(self, request: RequestView) -> int | None:
         """Which stretch of `lane_seconds` its latest start falls in; None without a deadline."""
         latest = self._latest_start(request)
         return None if latest == math.inf else math.floor(latest / self._lane_seconds)
+
+    def rank(self, request: RequestView) -> float:
+        """The deadline plus the weighted prefill time, seconds."""
+        return self._key.rank(request)
 
     def choose(self, heads: Mapping[LaneId, RequestView], now: float) -> LaneId:
         """The head of the least rank that can be in time; if there is none, the one of the least rank."""
