@@ -48,9 +48,9 @@ def alike_prompts_share_blocks(engine: FeatureEngine) -> dict[str, Any]:
     rows = [*copies(3), {"id": "other", "tokens": prompt(3, 150), "output": 30}]
     free: dict[str, list[int]] = {"stock": [], "fused": []}
     engine.rule_stock()
-    stock = engine.serve(rows, lambda _: free["stock"].append(free_blocks(engine)))
+    stock = engine.serve(rows, lambda _: free["stock"].append(free_blocks(engine.core)))
     sharing = engine.rule(fusion={"bound": TIGHT}).headway.sharing
-    mine = engine.serve(rows, lambda _: free["fused"].append(free_blocks(engine)))
+    mine = engine.serve(rows, lambda _: free["fused"].append(free_blocks(engine.core)))
     failures = differing(stock, mine, [row["id"] for row in rows]) + engine.leftovers()
     if (sharing.fused_blocks, sharing.freed_blocks) != (18, 12):  # six full blocks of each of three, kept once
         failures.append(f"{sharing.fused_blocks} blocks were fused and {sharing.freed_blocks} freed")
@@ -69,7 +69,7 @@ def nothing_held_is_altered(engine: FeatureEngine) -> dict[str, Any]:
     failures: list[str] = []
 
     def compare(step: int) -> None:
-        now = promised(engine)
+        now = promised(engine.core)
         for number, (promise, data) in now.items():
             if number in held and held[number][0] == promise and held[number][1] != data:
                 failures.append(f"step {step}: block {number} was altered")
@@ -149,17 +149,17 @@ def a_fault_ends_fusion(engine: FeatureEngine) -> dict[str, Any]:
     return {"failures": failures}
 
 
-def free_blocks(engine: FeatureEngine) -> int:
-    return int(engine.scheduler.kv_cache_manager.block_pool.get_num_free_blocks())
+def free_blocks(core: Any) -> int:
+    return int(core.scheduler.kv_cache_manager.block_pool.get_num_free_blocks())
 
 
-def promised(engine: FeatureEngine) -> dict[int, tuple[Any, bytes]]:
+def promised(core: Any) -> dict[int, tuple[Any, bytes]]:
     """Bytes of blocks that hold more than one request's KV, or that the prefix cache names; by block and promise.
 
     A promise begins anew with another hash or other holders.
     """
-    scheduler = engine.scheduler
-    caches = engine.core.model_executor.driver_worker.worker.model_runner.kv_caches
+    scheduler = core.scheduler
+    caches = core.model_executor.driver_worker.worker.model_runner.kv_caches
     sharers: dict[int, list[str]] = {}
     computed = set()
     for request in scheduler.running:
