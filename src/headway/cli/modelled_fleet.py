@@ -33,11 +33,12 @@ what follows from it."""
 
 @dataclass(frozen=True, slots=True)
 class _FailureTable:
-    """One failure of one replica; without `down_seconds` it never serves again."""
+    """One failure of one replica; it drains before, and without `down_seconds` never serves again."""
 
     at_seconds: float
     replica: int = 0
     down_seconds: float | None = None
+    drain_seconds: Annotated[float, Bounds(least=0, most=86_400)] = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +166,11 @@ def _add(
 
 
 def _outage(failure: _FailureTable, start_seconds: float) -> Outage:
-    from_ps = round(failure.at_seconds * PS_PER_SECOND)
+    from_ps, notice_ps = round(failure.at_seconds * PS_PER_SECOND), round(failure.drain_seconds * PS_PER_SECOND)
     if failure.down_seconds is None:
-        return Outage(from_ps, FOREVER)
-    return Outage(from_ps, from_ps + max(1, round((failure.down_seconds + start_seconds) * PS_PER_SECOND)))
+        return Outage(from_ps, FOREVER, notice_ps)
+    down_ps = max(1, round((failure.down_seconds + start_seconds) * PS_PER_SECOND))
+    return Outage(from_ps, from_ps + down_ps, notice_ps)
 
 
 def loading_seconds(replica: Replica) -> float:

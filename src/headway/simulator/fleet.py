@@ -194,9 +194,12 @@ class _FleetDay:
             self._note(index)
 
     def _take_fault(self, fault: FleetFault, due: list[int]) -> None:
-        """A replica fails, or serves again."""
+        """A replica drains, fails, or serves again."""
         self._fault_ps = self._faults[-1].at_ps
         index = fault.replica
+        if fault.drains:
+            self._router.drain(index)
+            return
         if fault.recovers:
             self._router.recover(index)
             return
@@ -292,12 +295,13 @@ class _FleetDay:
 
 
 class FleetFault(NamedTuple):
-    """A replica fails at `at_ps` until `until_ps`, or recovers at `at_ps`."""
+    """A replica fails at `at_ps` until `until_ps`, or recovers at `at_ps`, or drains from then on."""
 
     at_ps: int
     replica: int
     recovers: bool
     until_ps: int
+    drains: bool = False
 
 
 def fault_times(members: Sequence[FleetMember]) -> list[FleetFault]:
@@ -306,6 +310,8 @@ def fault_times(members: Sequence[FleetMember]) -> list[FleetFault]:
     for index, member in enumerate(members):
         for outage in member.outages:
             faults.append(FleetFault(outage.from_ps, index, False, outage.until_ps))
+            if outage.notice_ps:
+                faults.append(FleetFault(outage.from_ps - outage.notice_ps, index, False, outage.from_ps, True))
             if outage.until_ps < FOREVER:
                 faults.append(FleetFault(outage.until_ps, index, True, outage.until_ps))
     return sorted(faults, key=lambda fault: (fault.at_ps, not fault.recovers, fault.replica), reverse=True)

@@ -12,10 +12,14 @@ from headway.simulator.step_time import SECONDS_PER_PS, StepTime
 
 
 class Outage(NamedTuple):
-    """A replica fails at `from_ps`, loses all that it holds, and serves again from `until_ps` on."""
+    """A replica fails at `from_ps`, loses all that it holds, and serves again from `until_ps` on.
+
+    From `notice_ps` before that on it drains: it is sent nothing new.
+    """
 
     from_ps: int
     until_ps: int
+    notice_ps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,11 @@ def check_outages(replica_id: str, outages: Sequence[Outage]) -> None:
     for outage in outages:
         if outage.from_ps < 0:
             raise ValueError(f"{replica_id} fails before time 0; write a time of 0 s or later")
+        if outage.notice_ps and outage.from_ps - outage.notice_ps <= before_ps:
+            raise ValueError(
+                f"{replica_id} drains before time 0, or before it serves again, to fail at "
+                f"{outage.from_ps * SECONDS_PER_PS:g} s; let it drain for less long"
+            )
         if not before_ps < outage.from_ps < outage.until_ps:
             raise ValueError(
                 f"{replica_id} fails at {outage.from_ps * SECONDS_PER_PS:g} s, before it serves again after the "

@@ -256,7 +256,7 @@ class Rescheduler:
             waiting=waiting,
             running=running,
             waiting_requests=waits,
-            is_draining=False,
+            is_draining=ledger.is_draining,
             contents_as_of=at,
             could_take=lambda request: self._may_take(index, request),
         )

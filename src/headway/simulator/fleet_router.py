@@ -190,7 +190,7 @@ class FleetRouter:
         ledger = self.ledgers[index]
         fits = request.prompt_tokens + self._output_tokens[request.id] <= ledger.rules.context_tokens
         has_room = not self._late or ledger.has_room(request, PREFILL_TOKENS_MAX)
-        return ledger.is_up and fits and ledger.rules.serves(request.adapter) and has_room
+        return ledger.takes_requests and fits and ledger.rules.serves(request.adapter) and has_room
 
     def _next(self) -> Request | None:
         """The head; where replicas have different adapters, the first request that some replica has room for."""
@@ -227,7 +227,7 @@ class FleetRouter:
         return [
             ledger
             for ledger in self.ledgers
-            if ledger.is_up
+            if ledger.takes_requests
             and ledger.index != lost_by
             and total <= ledger.rules.context_tokens
             and ledger.rules.serves(request.adapter)
@@ -340,10 +340,15 @@ class FleetRouter:
             self._pushed.remove((row, request))
             self._scheduler.left(request, self._instant.now)
 
+    def drain(self, index: int) -> None:
+        """A replica is sent nothing new any more; what it has it serves."""
+        self.ledgers[index].is_draining = True
+        self._all_up = False
+
     def recover(self, index: int) -> None:
         """A replica serves again, with an empty cache."""
-        self.ledgers[index].is_up = True
-        self._all_up = all(ledger.is_up for ledger in self.ledgers)
+        self.ledgers[index].is_up, self.ledgers[index].is_draining = True, False
+        self._all_up = all(ledger.takes_requests for ledger in self.ledgers)
         self.has_news = self.waiting > 0
 
     def is_next_servable(self) -> bool:

@@ -203,6 +203,9 @@ class _ReferenceFleetDay:
         while self._faults[-1].at_ps == now_ps:
             fault = self._faults.pop()
             replica = self._replicas[fault.replica]
+            if fault.drains:
+                self._router.drain(fault.replica)
+                continue
             if fault.recovers:
                 self._router.recover(fault.replica)
                 continue

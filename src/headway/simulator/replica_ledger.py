@@ -62,7 +62,8 @@ class ReplicaLedger:
     Attributes:
         id, requests_max, kv_tokens_max, costs, adapters: as in `ReplicaView`.
         index: its place in the fleet.
-        is_up: whether it takes requests.
+        is_up: whether it serves.
+        is_draining: whether it is sent nothing new although it serves.
         rules: of its engine.
         requests: dispatched to it and not ended.
         sent: dispatched to it so far.
@@ -80,6 +81,7 @@ class ReplicaLedger:
         self.kv_tokens_max: int | None = rules.kv_blocks * rules.block_tokens
         self.prefill_tokens = 0
         self.is_up = True
+        self.is_draining = False
         self.sent = 0
         self.completed = 0
         self.engine: EngineNews | None = None
@@ -173,6 +175,11 @@ class ReplicaLedger:
     def has_begun(self, row: int) -> bool:
         """Whether the first token of a request inside came out."""
         return self._inside[row].has_begun
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether it may be sent requests."""
+        return self.is_up and not self.is_draining
 
     def holds(self, row: int) -> bool:
         """Whether a request is inside."""

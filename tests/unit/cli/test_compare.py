@@ -410,6 +410,10 @@ def test_a_wrong_fleet_is_one_sentence(headway: Headway, small_trace: Path, opti
         ),
         ("[[replica]]\nname = 'a b'\n", "replica[0]: name must be of letters"),
         (
+            "[[replica]]\nfailures = [{at_seconds = 5, drain_seconds = 9}]\n",
+            "replica[0]: replica-0 drains before time 0, or before it serves again, to fail at 5 s",
+        ),
+        (
             "[[replica]]\nfailures = [{at_seconds = -1}]\n",
             "replica[0]: failures[0].at_seconds must be 0 or later, got -1",
         ),

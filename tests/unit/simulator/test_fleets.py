@@ -99,10 +99,11 @@ def nasty_fleet(dice: random.Random, day: NastyDay) -> list[FleetMember]:
         while dice.random() < 0.3:
             at_ps += round(dice.choice([0.0, 1 / 3, 5.0, 20.0, 40.0]) * PS_PER_SECOND) + 2
             until_ps = at_ps + dice.choice([1, 10**11, 10**13])
-            outages.append(Outage(at_ps - 1, until_ps))
+            notice_ps = min(dice.choice([0, 0, 10**11, 10**13]), at_ps - 2 - (outages[-1].until_ps if outages else 0))
+            outages.append(Outage(at_ps - 1, until_ps, max(0, notice_ps)))
             at_ps = until_ps
         if outages and dice.random() < 0.2:
-            outages[-1] = Outage(outages[-1].from_ps, FOREVER)
+            outages[-1] = outages[-1]._replace(until_ps=FOREVER)
         costs = ServiceCosts(1e-4, 0.01 * (1 + number))
         members.append(FleetMember(f"r{number}", rules, step_time, costs, tuple(outages)))
     return members
@@ -329,6 +330,8 @@ def test_what_fits_only_a_replica_that_never_comes_back_fails() -> None:
 def test_an_outage_before_time_0_or_inside_another_is_refused() -> None:
     with pytest.raises(ValueError, match="r0 fails before time 0"):
         FleetMember("r0", RULES, STEP, COSTS, (Outage(-1, 5),))
+    with pytest.raises(ValueError, match="r0 drains before time 0"):
+        FleetMember("r0", RULES, STEP, COSTS, (Outage(5, 9, 6),))
     with pytest.raises(ValueError, match="before it serves again"):
         FleetMember("r0", RULES, STEP, COSTS, (Outage(1, 5), Outage(4, 9)))
     with pytest.raises(ValueError, match="at least one replica"):

@@ -9,14 +9,26 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 
-from headway.domain.replica_view import OccupiedReplica
+from headway.domain.replica_view import OccupiedReplica, ReplicaView
+from headway.domain.request import RequestView
 from headway.policies.contracts import Move, ReschedulingPolicy
 from headway.policies.rescheduling.migrate import Migrate
+from headway.policies.rescheduling.stay import Stay
 from headway.policies.rescheduling.take_back import TakeBack
+from headway.scheduling.bundle import bundle
+from headway.simulator.arrivals import FOREVER
+from headway.simulator.fleet import simulate_fleet
+from headway.simulator.fleet_members import FleetMember, Outage
 from headway.simulator.fleet_rescheduling import MOVES_MAX
-from headway.simulator.fleet_router import Queueing
+from headway.simulator.fleet_router import FleetPolicies, Queueing, Routing
+from headway.simulator.reference_fleet import simulate_reference_fleet
+from headway.simulator.rules import EngineRules
+from headway.simulator.step_time import PS_PER_SECOND, LinearStepTime
+from headway.simulator.trace import Trace
+from tests.days.test_golden_days import COSTS
 from tests.support.nasty_days import KINDS, nasty_day
 from tests.unit.simulator.test_fleets import live_by_both_clocks, nasty_fleet
 
@@ -114,3 +126,30 @@ def test_a_request_moves_a_bounded_number_of_times() -> None:
             for policy in policies:
                 most[what] = max(most[what], *policy.landed.values(), 0)
     assert most == {"waiting": 1, "running": MOVES_MAX}
+
+
+@pytest.mark.parametrize(("rescheduling", "lost"), [(Stay(), 4), (Migrate(period_seconds=0.05), 0)])
+def test_a_replica_that_drains_is_emptied_in_time(rescheduling: ReschedulingPolicy, lost: int) -> None:
+    """Four long requests run at r0, which fails at 30 s and says so 20 s before."""
+    trace = Trace("four", np.zeros(4), np.full(4, 40), np.full(4, 90))
+    rules = EngineRules(kv_blocks=400, block_tokens=4, max_num_seqs=8, max_num_batched_tokens=512)
+    step = LinearStepTime(PS_PER_SECOND, 0, 0)  # a second, whatever it computes
+    members = [
+        FleetMember("r0", rules, step, COSTS, (Outage(30 * PS_PER_SECOND, FOREVER, 20 * PS_PER_SECOND),)),
+        FleetMember("r1", rules, step, COSTS),
+    ]
+    for clock in (simulate_fleet, simulate_reference_fleet):
+        policies = FleetPolicies(bundle(costs=COSTS, seed=0), lambda costs: bundle(costs=costs, seed=0))
+        outcome = clock(trace, members, Routing(ToTheFirst(), "replicas", 0.0, rescheduling), policies)
+        assert len(outcome.day.failed) == lost
+        assert outcome.replica.tolist() == [int(not lost)] * 4
+        assert outcome.moves == 4 - lost
+
+
+class ToTheFirst:
+    """A routing policy that knows one replica."""
+
+    def choose(
+        self, request: RequestView, prefix: Sequence[int], replicas: Sequence[ReplicaView], now: float
+    ) -> ReplicaView:
+        return replicas[0]
