@@ -34,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--blocks", type=int, default=1_000, help="new blocks of a step")
     parser.add_argument("--representatives", type=int, nargs="+", default=[100, 1_000, 4_000])
+    parser.add_argument("--in-vllm", type=int, default=1_024, help="blocks of the requests that run inside vLLM")
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
     drawn = np.random.default_rng(0)
@@ -54,24 +55,24 @@ def main() -> None:
     weights = np.ones(asked.blocks, np.int64)
     spent = measured(lambda: alike_groups(units, weights, BOUND), asked.rounds)
     print(f"against each other: {spent * per_thousand:.0f} ms per 1,000 blocks and layer")
-    inside_vllm(asked.rounds)
+    inside_vllm(asked.in_vllm, asked.rounds)
 
 
-def inside_vllm(rounds: int) -> None:
-    """1,024 blocks of prompts of 16 blocks, all running at once: none alike, then all."""
+def inside_vllm(count: int, rounds: int) -> None:
+    """So many blocks of requests that all run at once, 16 or 64 of them: none alike, then all."""
     for at_once, noise in ((16, 1.0), (64, 1.0), (64, 0.1)):
-        places = 1_024 // at_once
+        places = count // at_once
         drawn = np.random.default_rng(0)
         text = drawn.standard_normal((places, 1, 2, NUMBERS), dtype=np.float32)
         own = drawn.standard_normal((places, at_once, 2, NUMBERS), dtype=np.float32)
         blocks = (noise * own + (1 - noise) * text).reshape(-1, 2, NUMBERS)
         layer = OneLayer(np.concatenate([blocks, np.zeros((places, 2, NUMBERS), np.float32)]))
-        ids = np.arange(1_024).reshape(places, at_once).tolist()
-        spares = tuple(range(1_024, 1_024 + places))
+        ids = np.arange(count).reshape(places, at_once).tolist()
+        spares = tuple(range(count, count + places))
         order = FusionOrder(tuple(PlaceOrder(tuple(one), (1,) * at_once, 0) for one in ids), spares, BOUND)
         spent = measured(lambda: carry_out(order, [layer]), rounds)  # noqa: B023
         fused = sum(len(one.members) for one in carry_out(order, [layer]).fused)
-        print(f"worker, {at_once} at a place, {fused:,} fused: {1e3 * spent:.0f} ms per 1,024 blocks and layer")
+        print(f"worker, {at_once} at a place, {fused:,} fused: {1e3 * spent:.0f} ms per {count:,} blocks and layer")
     spent = statistics.median(scheduler_seconds() for _ in range(rounds))
     print(f"scheduler: {1e3 * spent:.1f} ms to name 1,024 blocks of 64 requests")
 
