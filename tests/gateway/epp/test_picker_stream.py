@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from headway.gateway.openai.request_body import LARGE_BYTES
 from headway.gateway.wire.limits import WireLimits
 from headway.gateway.wire.shared_limits import SharedLimits
 from tests.support.gateway_setup import RunGateway, Setup
@@ -162,5 +163,22 @@ def test_streams_beyond_the_limit_are_refused(run_gateway: RunGateway) -> None:
     async def scenario(setup: Setup) -> None:
         written = await played(setup, [head()], SharedLimits(WireLimits(connections=0)))
         assert written[0].immediate_response.status.code == 503
+
+    run_gateway(scenario)
+
+
+def test_a_stream_that_ends_while_its_large_body_is_read_asks_for_nothing(run_gateway: RunGateway) -> None:
+    """Else its request would take a replica's place until the replica is blamed for its silence."""
+
+    async def scenario(setup: Setup) -> None:
+        channel, shared = Channel(), SharedLimits(WireLimits())
+        large = b'{"model":"m","prompt":"%b"}' % (b"hello " * (LARGE_BYTES // 2))
+        for message in (head(), part(large, ends=True), END):
+            channel.coming.put_nowait(message)
+        await PickerStream(setup.gateway.api, shared, channel, "127.0.0.1", END).run()
+        await asyncio.sleep(0.2)  # any steps that are left are taken
+        counts, replica = setup.dispatcher.counts, setup.dispatcher.replicas[0]
+        assert (counts.arrived, counts.inside, replica.ledger.requests) == (0, 0, 0)
+        assert not channel.written
 
     run_gateway(scenario)

@@ -26,6 +26,7 @@ from headway.gateway.relay.exchange import BROKE
 from headway.gateway.relay.picked_exchange import AnswerHead, PickedExchange
 from headway.gateway.relay.picked_request import picked_request
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
+from headway.gateway.wire.client_connection import PendingAnswer
 from headway.gateway.wire.head_rules import body_too_long, judge_head
 from headway.gateway.wire.messages import Headers, HttpRequest, Response
 from headway.gateway.wire.shared_limits import SharedLimits
@@ -86,6 +87,7 @@ class PickerStream:
         self._has_trailers = False
         self._is_answered = False  # by us
         self._exchange: PickedExchange | None = None
+        self._pending: PendingAnswer | None = None  # of a large body that is read before there is an exchange
         self._late: asyncio.TimerHandle | None = None
         self._outgoing: deque[Iterator[pb.ProcessingResponse]] = deque()
         self._sending: asyncio.Task[None] | None = None
@@ -113,6 +115,8 @@ class PickerStream:
                 self._late.cancel()
             if self._exchange is not None:
                 self._api.dispatcher.errors.guard("relay", self._exchange.ended)
+            elif self._pending is not None:
+                self._pending.client_left()
             self._release_body()
             place.leave()
 
@@ -214,7 +218,7 @@ class PickerStream:
         if http is not None and not self._is_answered:
             http.body = body.getvalue() if isinstance(body, BytesIO) else body  # neither is copied
             self._body = b""
-            self._api.answer(http, self)
+            self._pending = self._api.answer(http, self)
 
     def _refuse(self, status: int, message: str) -> None:
         self._reject(bad_request(status, message))
