@@ -213,6 +213,56 @@ def test_a_replay_that_is_not_answered_is_asked_for_again(monkeypatch: pytest.Mo
     run(scene)
 
 
+def test_a_replay_that_is_never_answered_leaves_what_came_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    from headway.gateway.replicas import kv_event_sockets, kv_event_subscription
+
+    monkeypatch.setattr(kv_event_sockets, "_REPLY_SECONDS", 0.2)
+    monkeypatch.setattr(kv_event_subscription, "_AGAIN_SECONDS", 0.5)
+    monkeypatch.setattr(kv_event_subscription, "_PATIENCE_SECONDS", 0.2)
+
+    async def scene() -> None:
+        async with ScriptedPublisher() as engine:
+            engine.is_silent = True
+            subscription = KvEventSubscription("r", KvBlockIndex(100), lambda: _source(engine), time.monotonic)
+            task = asyncio.create_task(subscription.run())
+            known = Reading(subscription)
+            await engine.subscribed()
+            await engine.publish(stored([1], FIRST))
+            await known.batches(1)
+            await known.until(lambda: len(engine.replays_asked) == 2)
+            await known.until(lambda: not known.index.has_gap)
+            assert known.tokens(FIRST) == 4
+            await engine.publish(stored([2], SECOND, 1))
+            await known.batches(2)
+            assert known.tokens(FIRST, SECOND) == 8
+            assert known.counts.gaps == 0
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    run(scene)
+
+
+def test_a_malformed_batch_in_a_replay_is_passed_over() -> None:
+    async def scene() -> None:
+        async with ScriptedPublisher() as engine:
+            await engine.publish(stored([1], FIRST))
+            await engine.publish(content=b"\xc1")
+            await engine.publish(stored([2], SECOND))
+            subscription = KvEventSubscription("r", KvBlockIndex(100), lambda: _source(engine), time.monotonic)
+            task = asyncio.create_task(subscription.run())
+            known = Reading(subscription)
+            await known.batches(2)
+            await known.until(lambda: not known.index.has_gap)
+            assert (known.counts.malformed, engine.replays_asked) == (1, [0])
+            assert known.tokens(FIRST) == 0, "the batch that was not read may have removed it"
+            assert known.tokens(SECOND) == 4
+            assert not known.index.is_whole
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    run(scene)
+
+
 def test_batches_that_come_late_or_twice_change_nothing() -> None:
     async def scene() -> None:
         async with ScriptedPublisher() as engine, reading(engine) as known:

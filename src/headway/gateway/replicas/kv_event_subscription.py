@@ -207,6 +207,7 @@ class KvEventSubscription:
             self._lose_track()
             return
         self.index.has_gap = True
+        replayed_before = self.counts.replayed
         try:
             end = await self._replay(start)
         finally:
@@ -215,7 +216,8 @@ class KvEventSubscription:
             self._retry_at = self._clock() + self._retry_seconds
             self._retry_seconds = min(2 * self._retry_seconds, _RETRY_SECONDS_MAX)
             self._say(f"its replay at {self._source.replay} does not answer; its index holds what comes from now on")
-            self._lose_track()
+            if start or self.counts.replayed > replayed_before:  # else it knows what came since it was emptied
+                self._lose_track()
             return
         self._retry_at, self._retry_seconds = math.inf, _AGAIN_SECONDS
         if end == 0:  # it has published nothing yet
@@ -236,12 +238,21 @@ class KvEventSubscription:
                         continue
                     if message.sequence > start:  # it has them no more
                         self._lose_track()
-                    await self._take_in(message.sequence, read_batch(message.payload))
-                    self.counts.replayed += 1
+                    await self._take_replayed(message)
                     start = message.sequence + 1
             if start == asked:
                 break
         return None
+
+    async def _take_replayed(self, message: Message) -> None:
+        """One batch of a replay; one that cannot be read would come again in each."""
+        try:
+            batch = read_batch(message.payload)
+        except MalformedEvents as error:
+            self._malformed(error)
+            return
+        await self._take_in(message.sequence, batch)
+        self.counts.replayed += 1
 
     async def _take_in(self, number: int, batch: EventBatch) -> None:
         """Take in one batch; some events, or some of their blocks, at a turn of the event loop."""
