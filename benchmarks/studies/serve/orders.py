@@ -8,7 +8,8 @@ HEADWAY_TRACES names the folder of traces. Measures what FOLDER/KIND.json does n
 repeats outermost, so that whatever else the machine does falls on all alike; call it again to go on. `report` prints
 Markdown: measured, beside what `headway compare` says of one replica under every second request. Load is the share of
 the saturation that `compare` measures, twice that of one replica. The first quarter of each run's requests is sent and
-not counted: the gateway starts without knowing a limit or a length.
+not counted: the gateway starts without knowing a limit or a length. `report --fleet` asks `compare --replicas 2`
+instead.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ from benchmarks.studies.step_times.real_engine import traffic as designed
 from headway.bench.calibration.openai_stream import Server
 from headway.bench.calibration.probe_load import replay_on
 from headway.bench.experiment.bundles import Bundle
+from headway.bench.experiment.fleets import Fleet, equal_replicas, simulate_routing
 from headway.bench.experiment.saturation import at_rate, measure_saturation, open_loop
 from headway.bench.experiment.simulated_runs import simulate_bundle
 from headway.bench.experiment.unloaded import unloaded_seconds
@@ -47,6 +49,7 @@ from headway.bench.traces.loading import load_trace
 from headway.bench.traces.reshaping import head
 from headway.bench.traces.writing import write_jsonl
 from headway.simulator.calibration import calibrated_replica, read_calibration
+from headway.simulator.fleet_router import Queueing
 from headway.simulator.outcome import DayOutcome
 from headway.simulator.replica import Replica, replica
 from headway.simulator.trace import Trace
@@ -67,12 +70,14 @@ FIGURES = ("ttft_seconds", "ttft_short_half_seconds", "ttft_longest_5pct_seconds
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to serve: the gateway's settings, and the bundle that `compare` is asked about."""
+    """One way to serve: the gateway's settings; and the bundle, routing and queue that `compare` is asked about."""
 
     name: str
     policies: str
     replicas: str
     bundle: Bundle
+    routing: str = "least-work"
+    queue: Queueing = "gateway"
 
 
 VARIANTS = (
@@ -81,6 +86,8 @@ VARIANTS = (
         '[policies]\nordering = "fcfs"\nrouting = "round-robin"\n',
         EVERYTHING_THROUGH,
         Bundle("fcfs"),
+        "round-robin",
+        "replicas",
     ),
     Variant(
         "highest-response-ratio in ours",
@@ -283,7 +290,16 @@ def foreseen(cell: Cell, variant: Variant, slo: Slo) -> RunMetrics:
     return counted(cell, trace, replace(halves[0][1], **columns, refused=refused), slo)
 
 
-def report(kind: str, folder: Path, one: Replica, seconds: float) -> None:
+def foreseen_of_fleet(cell: Cell, variant: Variant, slo: Slo) -> RunMetrics:
+    """What `compare --replicas 2` says: the order in one queue in front, or requests pushed to the replicas' queues."""
+    fleet = Fleet(equal_replicas(cell.one, REPLICAS), queue=variant.queue)
+    outcome = simulate_routing(cell.trace, fleet, variant.routing, variant.bundle, 0)
+    return counted(cell, cell.trace, outcome.day, slo)
+
+
+def report(
+    kind: str, folder: Path, one: Replica, seconds: float, told_by: Callable[[Cell, Variant, Slo], RunMetrics]
+) -> None:
     """One table, and how far off the prediction was."""
     done = json.loads((folder / f"{kind}.json").read_text())
     errors, same = [], 0
@@ -296,7 +312,7 @@ def report(kind: str, folder: Path, one: Replica, seconds: float) -> None:
             runs = [run["metrics"] for run in done if key.items() <= run.items()]
             if not runs:
                 continue
-            told = foreseen(cell, variant, SLOS[kind]).to_json()
+            told = told_by(cell, variant, SLOS[kind]).to_json()
             print(f"| {place} | {variant.name} | {' | '.join(_figures(runs, told))} |")
             ttft.append((_mean(runs, "ttft_seconds"), _mean([told], "ttft_seconds")))
         for real, said in ttft[1:]:
@@ -333,6 +349,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=30.0, help="counted, of each run")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--fleet", action="store_true", help="report beside what a simulated fleet of two says")
     typed = parser.parse_args()
     if "HEADWAY_TRACES" not in os.environ:
         raise SystemExit("HEADWAY_TRACES is not set: name the folder of traces")
@@ -341,10 +358,12 @@ def main() -> int:
         with replicas(typed.what, typed.folder, typed.python) as (urls, model, one):
             measure(typed.what, typed.folder, urls, model, one, typed)
         return 0
+    told_by = foreseen_of_fleet if typed.fleet else foreseen
     if (typed.folder / "simulated.json").exists():
-        report("simulated", typed.folder, modelled(), typed.seconds)
+        report("simulated", typed.folder, modelled(), typed.seconds, told_by)
     if (typed.folder / "vllm.json").exists():
-        report("vllm", typed.folder, calibrated_replica(read_calibration(typed.folder / "c.toml")), typed.seconds)
+        one = calibrated_replica(read_calibration(typed.folder / "c.toml"))
+        report("vllm", typed.folder, one, typed.seconds, told_by)
     return 0
 
 
