@@ -156,10 +156,10 @@ class BlockSharing:
                     break  # until more blocks are free
                 for one in here:
                     one.compared += one.compared == at
+                blocks_left -= max(1, len(found.blocks))  # to find that a block has no like takes time too
                 if len(found.blocks) > max(found.kept, 1):
                     keys.append(at)
                     places.append(found)
-                    blocks_left -= len(found.blocks)
                     spares_wanted += means
         if not places:
             return None

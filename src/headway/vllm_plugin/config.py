@@ -52,7 +52,7 @@ class FusionSettings:
         on: whether they are.
         bound: least cosine of a fused block with what is kept for it, in each layer, in keys and in values. The error
             is at most √(1 − bound²) of the block's length.
-        blocks_per_step: blocks compared in one step, about; the rest waits for the next.
+        blocks_per_step: blocks looked at in one step, about; the rest waits for the next.
     """
 
     on: bool = False

@@ -249,6 +249,30 @@ def test_no_means_are_written_where_memory_is_full() -> None:
     assert engine.sharing.on
 
 
+def test_prompts_that_have_no_like_take_no_longer_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at = []
+    place_order = BlockSharing._place_order
+
+    def counted(self: BlockSharing, here: Any, at: int) -> Any:
+        looked_at.append(at)
+        return place_order(self, here, at)
+
+    monkeypatch.setattr(BlockSharing, "_place_order", counted)
+    engine = FusedEngine(blocks_per_step=8)
+    engine.admit(Request("alone", alike(0, 60), 20, "a salt"))  # ten full blocks
+    engine.admit(Request("also alone", alike(1, 60), 20, "another"))
+    engine.step()
+    for places in (8, 8, 4, 0):
+        looked_at.clear()
+        engine.step()
+        assert len(looked_at) == places
+    engine.admit(Request("its like", alike(2, 60), 20, "a salt"))
+    for _ in range(6):
+        engine.step()
+    assert engine.sharing.fused_blocks == 20
+    assert books_balance(engine)
+
+
 def fails(*given: Any) -> Any:
     raise KeyError("nothing there")
 
