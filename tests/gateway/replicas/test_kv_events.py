@@ -353,8 +353,29 @@ def test_malformed_messages_are_counted_and_empty_the_index(caplog: pytest.LogCa
 
     with caplog.at_level(logging.WARNING, "headway.gateway"):
         run(scene)
-    assert "gives no KV events" in caplog.text
+    assert caplog.text.count("gives no KV events") == 1, "a publisher of nothing else does not fill the log"
     assert "Traceback" not in caplog.text
+
+
+def test_nothing_is_said_to_be_held_once_a_subscription_broke_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is begun again after a pause, in which nothing is seen of what the engine does."""
+
+    async def scene() -> None:
+        async with ScriptedPublisher() as engine, reading(engine) as known:
+            await engine.publish(stored([1], FIRST))
+            await known.batches(1)
+
+            def fail(*_: object) -> None:
+                raise RuntimeError("a fault")
+
+            with monkeypatch.context() as patched:
+                patched.setattr(known.index, "take", fail, raising=False)
+                await engine.publish(stored([2], SECOND))
+                await known.until(lambda: not known.subscription.is_connected)
+            assert not known.index.is_whole
+            assert known.tokens(FIRST) == 0
+
+    run(scene)
 
 
 def test_a_giant_batch_leaves_turns_to_others() -> None:

@@ -110,16 +110,16 @@ class KvEventSubscription:
                 self._source = source
                 socket = EventSocket(source.events)
                 await self._read(socket)
+                continue
             except (NoKvEvents, ValueError) as error:
                 self._say(str(error))
-                await asyncio.sleep(_AGAIN_SECONDS)
             except Exception:  # a fault over one message must not end the subscription
                 log.exception("cannot read the KV events of replica %s", self.name)
-                await asyncio.sleep(_AGAIN_SECONDS)
             finally:
-                if socket is not None:
+                if socket is not None:  # before the pause: what happens in it is not seen
                     socket.close()
                     self._lose()
+            await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _read(self, socket: EventSocket) -> None:
         """Read from one connection; return when the source should be asked for again."""
@@ -153,15 +153,15 @@ class KvEventSubscription:
     def _fields(self) -> dict[str, object]:
         return {"fields": {"replica": self.name}}
 
-    def _say(self, why: str) -> None:
-        """A warning, once for each reason in a row."""
-        if why != self._said:
-            self._said = why
+    def _say(self, why: str, kind: str = "") -> None:
+        """A warning, once for each reason, or each `kind` of reasons, in a row."""
+        if (kind or why) != self._said:
+            self._said = kind or why
             log.warning("replica %s gives no KV events: %s", self.name, why, extra=self._fields)
 
     def _malformed(self, error: MalformedEvents) -> None:
         self.counts.malformed += 1
-        self._say(f"{error}; its index is empty until they can be read")
+        self._say(f"{error}; its index is empty until they can be read", "malformed")
         self._lose_track()
 
     def _lose(self) -> None:
