@@ -227,7 +227,9 @@ def summarise(
         kv_peak_share=outcome.kv_blocks_peak / kv_blocks,
         jain_index=_jain_over_tenants(trace, speed),
         makespan_seconds=seconds,
-        times_lower_bound=float(e2e[completed].mean()) / lower_bound_seconds if lower_bound_seconds else None,
+        times_lower_bound=(
+            float(e2e[completed].mean()) / lower_bound_seconds if lower_bound_seconds and completed.any() else None
+        ),
         prefix_hit_share=_hit_share(trace, outcome),
         load_imbalance=load_imbalance,
         failed=len(outcome.failed),
