@@ -460,6 +460,38 @@ def test_adapters_of_a_fleet_are_drawn_and_refused_where_none_has_them(
     assert 0 < run["refused"] < 20
 
 
+def test_load_one_counts_a_request_at_the_replicas_that_serve_it(
+    headway: Headway, small_trace: Path, tmp_path: Path
+) -> None:
+    """Each of two replicas serves one of two adapters, and a third one none: together they serve what two do."""
+    fleet, out = tmp_path / "fleet.toml", tmp_path / "out.json"
+    options = ("--adapters", "2", "--ordering", "fcfs", "--load", "0.9", "--json", out)
+
+    def load_one(*served: str) -> float:
+        fleet.write_text("".join(f"[[replica]]\nadapters = {{names = [{names}]}}\n" for names in served))
+        said = headway("compare", small_trace, "--fleet", fleet, *options)
+        assert said.status == 0, said.err
+        return float(json.loads(out.read_text())["saturation"]["requests_per_second"])
+
+    both = "'adapter-0', 'adapter-1'"
+    together = load_one(both, both)
+    assert load_one("'adapter-0'", "'adapter-1'") == pytest.approx(together, rel=0.25)
+    assert load_one(both, both, "'adapter-9'") == together
+    fleet.write_text("[[replica]]\nadapters = {names = ['adapter-9']}\n")
+    said = headway("compare", small_trace, "--fleet", fleet, *options)
+    assert said.status == 2
+    assert "are refused because no replica has the adapter 'adapter-" in " ".join(said.err.split())
+
+
+def test_a_fleet_that_is_never_up_completes_nothing(headway: Headway, small_trace: Path, tmp_path: Path) -> None:
+    fleet, out = tmp_path / "fleet.toml", tmp_path / "out.json"
+    fleet.write_text("[[replica]]\nfailures = [{at_seconds = 0}]\n")
+    said = headway("compare", small_trace, "--fleet", fleet, "--ordering", "fcfs", "--load", "0.9", "--json", out)
+    assert said.status == 0, said.err
+    (run,) = json.loads(out.read_text())["runs"]
+    assert (run["completed"], run["times_lower_bound"]) == (0, None)
+
+
 def test_a_replica_that_fails_loses_requests_and_comes_back(
     headway: Headway, small_trace: Path, tmp_path: Path
 ) -> None:

@@ -5,26 +5,29 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from headway.bench.experiment.bundles import Bundle, chosen_names
-from headway.bench.experiment.saturation import Saturation
+from headway.bench.experiment.saturation import Saturation, quarter_bounds
 from headway.bench.experiment.unloaded import unloaded_seconds
+from headway.bench.metrics.run_metrics import Mask
 from headway.bench.user_mistake import UserMistake
 from headway.domain.costs import ServiceCosts
 from headway.domain.event import Listener
 from headway.policies.catalog import build
 from headway.scheduling.scheduler import Policies
+from headway.simulator.arrivals import why_never
 from headway.simulator.fleet import simulate_fleet
 from headway.simulator.fleet_members import FleetMember, Outage
 from headway.simulator.fleet_outcome import FleetOutcome
 from headway.simulator.fleet_rescheduling import KvLink
 from headway.simulator.fleet_router import FleetPolicies, Queueing, Routing
 from headway.simulator.replica import Replica
+from headway.simulator.rules import EngineRules
 from headway.simulator.step_time import PS_PER_SECOND
 from headway.simulator.trace import Trace
 
@@ -173,6 +176,50 @@ def simulate_routing(
 def mean_costs(costs: Sequence[ServiceCosts]) -> ServiceCosts:
     """Mean seconds per token over the replicas, for policies that weigh work before a replica is chosen."""
     return ServiceCosts(*(float(mean) for mean in np.mean(np.array(costs), axis=0)))
+
+
+def servable_rows(trace: Trace, rules: EngineRules) -> Mask:
+    """Requests that a replica with these rules serves; of a session it serves none after one that it refuses."""
+    adapters = (
+        [None] * len(trace) if trace.adapter is None else [*map((*trace.adapters, None).__getitem__, trace.adapter)]
+    )
+    lengths = zip(trace.prompt_tokens.tolist(), trace.output_tokens.tolist(), adapters, strict=True)
+    servable: Mask = np.array([why_never(rules, *request) is None for request in lengths], dtype=np.bool_)
+    if trace.session is not None and trace.turn is not None:
+        sessions, refused = trace.session.tolist(), -1  # whose session it is in
+        for row in np.lexsort((trace.turn, trace.session)).tolist():
+            if sessions[row] == refused >= 0:
+                servable[row] = False
+            elif not servable[row]:
+                refused = sessions[row]
+    return servable
+
+
+def served_part(measured: Saturation, own: Mask, fleet: Mask) -> Saturation:
+    """What a replica of a fleet adds to the fleet's rate of offered requests.
+
+    A rate by itself counts what the replica refuses, and here others serve that.
+
+    Args:
+        measured: of one replica by itself.
+        own: which requests of the trace it serves.
+        fleet: which some replica serves.
+    """
+
+    def share(rows: slice) -> float:
+        return float(own[rows].sum() / fleet[rows].sum())
+
+    whole = share(slice(None))
+    quarters = measured.quarters
+    if quarters is not None:
+        bounds = quarter_bounds(len(own))
+        quarters = tuple(rate * share(slice(*rows)) for rate, rows in zip(quarters, bounds, strict=True))
+    return replace(
+        measured,
+        requests_per_second=measured.requests_per_second * whole,
+        quarters=quarters,
+        requests_under_way=measured.requests_under_way * whole,
+    )
 
 
 def summed_saturation(measured: Sequence[tuple[Saturation, int]], requests: int) -> Saturation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -112,11 +113,15 @@ def _of_quarters(trace: Trace, simulate_fcfs: Callable[[Trace], DayOutcome]) -> 
     """Each by itself: within the whole trace, long services would spread the work of one quarter over the next."""
     if len(trace) < _QUARTERS_FROM:
         return None
-    ends = [len(trace) * quarter // 4 for quarter in range(5)]
     try:
-        return tuple(_of_requests(part(trace, *bounds), simulate_fcfs) for bounds in pairwise(ends))
+        return tuple(_of_requests(part(trace, *bounds), simulate_fcfs) for bounds in quarter_bounds(len(trace)))
     except UserMistake:  # of one quarter none completes, of the trace as a whole some do
         return None
+
+
+def quarter_bounds(requests: int) -> list[tuple[int, int]]:
+    """First row of each quarter of so many requests, and the row after its last one."""
+    return list(pairwise(requests * quarter // 4 for quarter in range(5)))
 
 
 def served_rate(outcome: DayOutcome, requests: int, filling: int) -> float | None:
@@ -308,10 +313,11 @@ def scaled(trace: Trace, density: float) -> Trace:
 def _completed(outcome: DayOutcome) -> Mask:
     done = completed_rows(outcome)
     if done.sum() < 2:
-        raise UserMistake(
-            f"saturation cannot be measured: {done.sum()} of the trace's requests complete; leave --load out, or use "
-            "more requests"
-        )
+        few = f"saturation cannot be measured: {done.sum()} of the trace's requests complete; "
+        if outcome.refused:
+            ((reason, count),) = Counter(outcome.refused.values()).most_common(1)
+            raise UserMistake(f"{few}{count:,} are refused because {reason}")
+        raise UserMistake(f"{few}leave --load out, or use more requests")
     return done
 
 

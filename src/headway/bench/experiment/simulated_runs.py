@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import or_
 
 from headway import __version__
 from headway.bench.experiment.bundles import Bundle
@@ -15,6 +17,8 @@ from headway.bench.experiment.fleets import (
     check_bundle,
     load_imbalance,
     replica_figures,
+    servable_rows,
+    served_part,
     simulate_routing,
     summed_saturation,
 )
@@ -159,14 +163,22 @@ def _saturation(experiment: Experiment, jobs: int | None, report: Progress) -> S
 
     fleet = experiment.fleet
     kinds = [(experiment.replica, 1)] if fleet is None else fleet.kinds()
+    servable = [servable_rows(experiment.trace, one.rules) for one, _ in kinds] if len(kinds) > 1 else []
+    by_some = reduce(or_, servable) if servable else None
     measured = []
     with report("measuring saturation", len(kinds)) as on_done:
-        for replica, count in kinds:
+        for number, (replica, count) in enumerate(kinds):
+            if by_some is not None and by_some.sum() >= 2 > servable[number].sum():
+                on_done()  # it serves none of this trace, others do
+                continue
 
             def fcfs(trace: Trace, replica: Replica = replica) -> DayOutcome:
                 return simulate_bundle(trace, replica, Bundle("fcfs"), experiment.seed)
 
-            measured.append((measure_saturation(experiment.trace, fcfs, quarters=True), count))
+            one = measure_saturation(experiment.trace, fcfs, quarters=True)
+            if by_some is not None:
+                one = served_part(one, servable[number], by_some)
+            measured.append((one, count))
             on_done()
     return measured[0][0] if fleet is None else summed_saturation(measured, len(experiment.trace))
 
