@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from headway.gateway.queueing.engine_queues import EngineQueues
+from headway.gateway.queueing.request_state import QueuedRequest
 from headway.gateway.settings import PolicySettings, QueueSettings, ReplicaSettings
+from headway.policies.rescheduling.take_back import TakeBack
 from tests.support.counted_clients import Books
 from tests.support.gateway_setup import QUICK, RunGateway, Setup, completion
 from tests.support.scripted_replica import Call, Script, dies_at_once, echoes, streams, text, waits_for
@@ -57,7 +60,8 @@ class Engines:
         replicas[1].is_drained = True
         asking = []
         for number in range(asked):
-            asking.append(asyncio.create_task(self.setup.ask(completion(prompt=f"p{number}", **fields))))
+            ask = self.setup.ask(completion(prompt=f"p{number}"), **fields)
+            asking.append(asyncio.create_task(ask))
             await self.setup.until(lambda number=number: self.full.inside == number + 1)
         replicas[1].is_drained = False
         self.full.metrics = counts(asked - 1, 1)
@@ -137,6 +141,75 @@ def test_as_many_as_run_are_left(run_gateway: RunGateway, metrics: str) -> None:
 
     # The counts that `fill` leaves are never read: the first scrape after it comes when these are there.
     run_gateway(scenario, replicas=2, policies=TAKES_BACK, health=replace(QUICK, scrape_seconds=0.15))
+
+
+@pytest.mark.parametrize("metrics", ["vllm:num_requests_running 0\n", counts(1, 0)])
+def test_nothing_goes_to_an_engine_that_may_have_a_queue(run_gateway: RunGateway, metrics: str) -> None:
+    async def scenario(setup: Setup) -> None:
+        engines = Engines(setup)
+        engines.idle.metrics = metrics
+        await setup.until(lambda: setup.dispatcher.replicas[1].waiting_requests != 0)
+        asking = await engines.fill(3)
+        await asyncio.sleep(0.3)
+        assert setup.dispatcher.counts.moved == 0
+        engines.gate.set()
+        assert [(await one).status for one in asking] == [200] * 3
+
+    run_gateway(scenario, replicas=2, policies=TAKES_BACK)
+
+
+def test_what_is_not_to_wait_in_a_queue_is_not_taken_back_into_one(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        engines = Engines(setup)
+        asking = await engines.fill(3, headers="x-headway-no-queue: true\r\n")
+        await asyncio.sleep(0.3)
+        assert setup.dispatcher.counts.moved == 0
+        engines.gate.set()
+        assert [(await one).status for one in asking] == [200] * 3
+
+    run_gateway(scenario, replicas=2, policies=TAKES_BACK)
+
+
+def test_what_was_sent_after_an_engine_counted_is_not_among_those_that_wait(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        engines = Engines(setup)
+        asking = await engines.fill(3)
+        full, queues = setup.dispatcher.replicas[0], EngineQueues(setup.dispatcher)
+        await setup.until(lambda: full.waiting_requests == 2)
+        first, second, third = full.ledger.running()
+        assert queues._waiting(full) == [second, third]
+        assert isinstance(third, QueuedRequest)
+        assert third.dispatched_at is not None
+        full.state.asked_at = third.dispatched_at
+        assert queues._waiting(full) == [second]
+        engines.gate.set()
+        assert [(await one).status for one in asking] == [200] * 3
+
+    run_gateway(scenario, replicas=2, policies=replace(TAKES_BACK, rescheduling="stay"))
+
+
+def test_a_policy_that_fails_again_and_again_is_asked_no_more(
+    run_gateway: RunGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fails(*given: object) -> None:
+        asked.append(given)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(TakeBack, "moves", fails)
+    policies = replace(TAKES_BACK, options={"rescheduling": {"period_seconds": 0.001}}, faults_max=3)
+
+    async def scenario(setup: Setup) -> None:
+        engines = Engines(setup)
+        asking = await engines.fill(3)
+        await setup.until(lambda: len(asked) == 3)
+        await asyncio.sleep(0.3)
+        assert len(asked) == 3
+        engines.gate.set()
+        assert [(await one).status for one in asking] == [200] * 3
+
+    run_gateway(scenario, replicas=2, policies=policies)
 
 
 def test_a_moved_request_has_no_further_try(run_gateway: RunGateway) -> None:
