@@ -176,7 +176,7 @@ def test_what_was_sent_after_an_engine_counted_is_not_among_those_that_wait(run_
         asking = await engines.fill(3)
         full, queues = setup.dispatcher.replicas[0], EngineQueues(setup.dispatcher)
         await setup.until(lambda: full.waiting_requests == 2)
-        first, second, third = full.ledger.running()
+        _, second, third = full.ledger.running()
         assert queues._waiting(full) == [second, third]
         assert isinstance(third, QueuedRequest)
         assert third.dispatched_at is not None
