@@ -168,6 +168,9 @@ class TestPromptsWithoutTokenIds:
             index.answered(f"s{number}", Answered([10 + number], [4], 4))
         assert [index.tokens_of_prefix(10 + number) for number in range(5)] == [None, None, None, 4, 4]
         assert len(index._answered) == 2
+        store(index, [9], [9] * 4, session_id="one more")
+        index.answered("one more", Answered([19], [4], 4))
+        assert [index.tokens_of_prefix(prefix) for prefix in (13, 14, 19)] == [None, 4, 4]
         monkeypatch.setattr(kv_block_index, "_PATH_BLOCKS_MAX", 1)
         store(index, [21, 22, 23], range(12), session_id="long")
         index.answered("long", Answered([31], [4], 12))
@@ -184,8 +187,8 @@ class TestWhatIsKnownOfAPrefix:
         assert known_tokens(index, confirmed, prefix, 9) == 4
         index.is_whole = False
         assert known_tokens(index, confirmed, prefix, 9) == 8, "there may be more than the index knows"
-        index.has_gap = True
-        assert known_tokens(index, confirmed, [11], 9) == 4
+        index.is_whole = index.has_gap = True
+        assert known_tokens(index, confirmed, prefix, 9) == 8, "while batches are missing only answers count"
         assert known_tokens(None, confirmed, prefix, 9) == 8
 
     def test_an_evicted_prefix_is_not_believed_whatever_answers_said(self) -> None:
