@@ -49,9 +49,13 @@ def part(body: bytes, *, ends: bool) -> pb.ProcessingRequest:
     return pb.ProcessingRequest(request_body=pb.HttpBody(body=body, end_of_stream=ends))
 
 
-def answered(status: bytes) -> pb.ProcessingRequest:
+def answered(status: bytes, details: str = "") -> pb.ProcessingRequest:
+    """`details`: Envoy's `response.code_details`, where it tells them."""
     headers = pb.HeaderMap(headers=[pb.HeaderValue(key=":status", raw_value=status)])
-    return pb.ProcessingRequest(response_headers=pb.HttpHeaders(headers=headers))
+    message = pb.ProcessingRequest(response_headers=pb.HttpHeaders(headers=headers))
+    if details:
+        message.attributes["envoy.filters.http.ext_proc"]["response.code_details"] = details
+    return message
 
 
 async def played(
@@ -119,6 +123,31 @@ def test_an_engine_that_is_full_is_told_from_one_that_fails(
         await played(setup, [head(), part(BODY, ends=True), answered(status)])
         state = setup.dispatcher.replicas[0].state
         assert (state.refusals_total, state.failure_share.failed_in_all) == (refusals, failures)
+
+    run_gateway(scenario)
+
+
+@pytest.mark.parametrize(
+    ("status", "details", "failures", "outcome"),
+    [
+        (b"503", "upstream_reset_before_response_started{connection_termination}", 1, "failed"),
+        (b"504", "upstream_response_timeout", 1, "failed"),
+        (b"503", "no_healthy_upstream", 1, "failed"),
+        (b"503", "upstream_reset_before_response_started{overflow}", 0, "failed"),
+        (b"403", "rbac_access_denied_matched_policy[none]", 0, "failed"),
+        (b"413", "request_payload_too_large", 0, "failed"),
+        (b"200", "via_upstream", 0, "completed"),
+    ],
+)
+def test_what_envoy_itself_refuses_is_no_failure_of_an_engine(
+    run_gateway: RunGateway, status: bytes, details: str, failures: int, outcome: str
+) -> None:
+    """Else a client whose requests Envoy denies could eject every engine."""
+
+    async def scenario(setup: Setup) -> None:
+        await played(setup, [head(), part(BODY, ends=True), answered(status, details)])
+        assert setup.dispatcher.replicas[0].state.failure_share.failed_in_all == failures
+        assert setup.dispatcher.counts.ended[outcome] == 1
 
     run_gateway(scenario)
 

@@ -31,6 +31,8 @@ _SENT, _ANSWERING, _ENDED = RequestStage.SENT, RequestStage.ANSWERING, RequestSt
 _MOVE_SENT, _MOVE_ANSWERED = RequestMove.SENT, RequestMove.ANSWERED
 _STREAM_TYPE = b"text/event-stream"
 _COMPLETED, _FAILED = Outcome.COMPLETED, Outcome.FAILED
+_OF_REPLICA, _OVERFLOW = ("upstream_", "no_healthy_upstream"), "{overflow"
+"""Beginnings of Envoy's response code details that blame a replica, but for Envoy's own limit (circuit breaker)."""
 
 
 class ProxyStream(Protocol):
@@ -62,7 +64,17 @@ class AnswerHead(NamedTuple):
 class PickedExchange:
     """The relay of one request behind Envoy: a `Relay` for the dispatcher."""
 
-    __slots__ = ("__weakref__", "_dispatcher", "_is_stream", "_prefill", "_reads", "_reason", "_stream", "request")
+    __slots__ = (
+        "__weakref__",
+        "_dispatcher",
+        "_is_of_envoy",
+        "_is_stream",
+        "_prefill",
+        "_reads",
+        "_reason",
+        "_stream",
+        "request",
+    )
 
     def __init__(
         self, request: GatewayRequest, stream: ProxyStream, dispatcher: Dispatcher, *, reads_answer: bool
@@ -70,6 +82,7 @@ class PickedExchange:
         """`reads_answer`: Envoy shows the body of the answer."""
         self.request = request
         self._reads = reads_answer
+        self._is_of_envoy = False  # the answer: no replica gave it
         self._is_stream = False
         self._stream = stream
         self._dispatcher = dispatcher
@@ -177,7 +190,7 @@ class PickedExchange:
                 why = f"replica {replica.shown_as} failed: {fault.why}"
                 held += error_event(self.request, status_of(Reason.REPLICA_FAILED), why, Reason.REPLICA_FAILED)
             self._end(_FAILED, reason)
-        elif relayed.status < 500:
+        elif relayed.status < 500 and not self._is_of_envoy:
             replica.completed(is_generation=endpoint.is_generation)
             self._end(_COMPLETED, None)
         else:
@@ -198,8 +211,10 @@ class PickedExchange:
 
     def _judge(self, replica: UpstreamReplica, head: AnswerHead) -> None:
         if head.failure is not None:
-            self._reason = Reason.REPLICA_FAILED
-            replica.failed(f"Envoy had no answer of it: {head.failure}")
+            self._is_of_envoy = True
+            if head.failure.startswith(_OF_REPLICA) and _OVERFLOW not in head.failure:
+                self._reason = Reason.REPLICA_FAILED
+                replica.failed(f"Envoy had no answer of it: {head.failure}")
         elif head.status in FULL:
             replica.refused()
         elif head.status >= 500 and head.status not in UNABLE:
@@ -233,7 +248,7 @@ class PickedExchange:
 
     def _passed_unread(self) -> None:
         self._dispatcher.counts.unread += 1
-        if self.request.relayed.status < 500:
+        if self.request.relayed.status < 500 and not self._is_of_envoy:
             # Not how well it did for its size, which no one saw; only that it answered.
             self._replica().completed(is_generation=False)
             self._end(_COMPLETED, None)
