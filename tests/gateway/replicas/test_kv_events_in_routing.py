@@ -148,6 +148,33 @@ def test_the_blocks_of_a_text_are_learned_from_its_events(run_gateway: RunGatewa
     run_gateway(scenario, policies=ROUTING)
 
 
+def test_nothing_is_learned_from_a_session_that_several_requests_may_have(run_gateway: RunGateway) -> None:
+    """Its events do not say which of them stored what."""
+
+    async def scenario(setup: Setup) -> None:
+        async with ScriptedPublisher() as engine:
+            (replica,) = setup.replicas
+            replica.usual = answers(200, told(512))
+            take(setup, settings(setup, replica, 0, kv_events_endpoint=engine.events, kv_events_replay=engine.replay))
+            await connected(setup, engine)
+            chat = {"model": "m", "messages": [{"role": "user", "content": "word " * 1_000}], "max_tokens": 2}
+            index = setup.dispatcher.replicas[0].kv_events.index
+            for headers, session in (("x-session-id: own\r\n", "own"), ("", "")):
+                await setup.ask(chat, "/v1/chat/completions", headers)
+                session = session or replica.calls[-1].headers["x-session-id"]
+                await engine.publish(stored(range(32), range(512), block_size=SIZE, session_id=session))
+                batches = 1 if session == "own" else 2
+                await setup.until(lambda batches=batches: batches_of(setup) == batches)
+                assert bool(index._learned) == (session != "own")
+
+    run_gateway(scenario, policies=ROUTING)
+
+
+def batches_of(setup: Setup) -> int:
+    batches: int = setup.dispatcher.replicas[0].kv_events.counts.batches
+    return batches
+
+
 def test_without_kv_events_nothing_is_asked_and_no_header_is_added(run_gateway: RunGateway) -> None:
     async def scenario(setup: Setup) -> None:
         await setup.ask()

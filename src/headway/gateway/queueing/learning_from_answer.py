@@ -27,9 +27,9 @@ def learn_from_answer(request: GatewayRequest, replica: UpstreamReplica, now: fl
             # A prefix's tokens are taken in proportion to its bytes.
             each = [usage.prompt_tokens * bound // prompt.bytes for bound in prefix_bounds(prompt.bytes)]
             ledger.confirmed.answered(prompt.hashes, each, usage.cached_tokens, queued.confirmed_tokens, now)
-            if ledger.kv_blocks is not None and not getattr(prompt.hashes, "keys", None):
-                given = arrived.http.header(SESSION_HEADER)
-                session = replica.session_id(arrived.number) if given is None else given.decode("latin-1")
+            is_ours = arrived.http.header(SESSION_HEADER) is None  # of a client's own, other requests tell as well
+            if ledger.kv_blocks is not None and is_ours and not getattr(prompt.hashes, "keys", None):
+                session = replica.session_id(arrived.number)
                 ledger.kv_blocks.answered(session, Answered(prompt.hashes, each, usage.prompt_tokens))
     prefill, first = None, relayed.first_byte_at
     if arrived.streams and first is not None:
