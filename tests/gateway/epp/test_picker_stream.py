@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from headway.gateway.openai.request_body import LARGE_BYTES
+from headway.gateway.settings import PolicySettings
 from headway.gateway.wire.limits import WireLimits
 from headway.gateway.wire.shared_limits import SharedLimits
 from tests.support.gateway_setup import RunGateway, Setup
@@ -59,12 +60,13 @@ def answered(status: bytes, details: str = "") -> pb.ProcessingRequest:
 
 
 async def played(
-    setup: Setup, messages: Sequence[pb.ProcessingRequest], shared: SharedLimits | None = None
+    setup: Setup, messages: Sequence[pb.ProcessingRequest], shared: SharedLimits | None = None, fallbacks: int = 0
 ) -> list[pb.ProcessingResponse]:
     """What is written when these messages come, one at each turn, and then the end."""
     channel = Channel()
     shared = shared or SharedLimits(WireLimits())
-    stream = asyncio.ensure_future(PickerStream(setup.gateway.api, shared, channel, "127.0.0.1", END).run())
+    picked = PickerStream(setup.gateway.api, shared, channel, "127.0.0.1", END, fallbacks)
+    stream = asyncio.ensure_future(picked.run())
     for message in messages:
         channel.coming.put_nowait(message)
         await asyncio.sleep(0.02)
@@ -209,5 +211,31 @@ def test_a_stream_that_ends_while_its_large_body_is_read_asks_for_nothing(run_ga
         counts, replica = setup.dispatcher.counts, setup.dispatcher.replicas[0]
         assert (counts.arrived, counts.inside, replica.ledger.requests) == (0, 0, 0)
         assert not channel.written
+
+    run_gateway(scenario)
+
+
+def test_the_least_loaded_stand_in_first(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        for replica, requests in zip(setup.dispatcher.replicas, (0, 2, 3, 1), strict=True):
+            replica.ledger.requests = requests
+        written = await played(setup, [head(), part(BODY, ends=True)], fallbacks=2)
+        endpoints = written[0].dynamic_metadata["envoy.lb"]["x-gateway-destination-endpoint"]
+        assert endpoints == ",".join(f"127.0.0.1:{setup.replicas[number].port}" for number in (0, 3, 1))
+        for replica in setup.dispatcher.replicas:
+            replica.ledger.requests = 0
+
+    run_gateway(scenario, replicas=4, policies=PolicySettings(routing="round-robin"))
+
+
+def test_a_stream_that_ends_before_its_body_is_not_refused_later(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        shared = SharedLimits(WireLimits(body_seconds=0.1))
+        written = await played(setup, [head(), part(b"{", ends=False)], shared)
+        await asyncio.sleep(0.2)
+        assert not written
+        assert "headway_rejected_requests_total{" not in (await setup.get("/metrics")).body.decode()
+        late = await played(setup, [head(), *[part(b"{", ends=False)] * 8], shared)
+        assert [message.immediate_response.status.code for message in late] == [408]
 
     run_gateway(scenario)
