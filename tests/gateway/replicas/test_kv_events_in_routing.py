@@ -159,12 +159,11 @@ def test_nothing_is_learned_from_a_session_that_several_requests_may_have(run_ga
             await connected(setup, engine)
             chat = {"model": "m", "messages": [{"role": "user", "content": "word " * 1_000}], "max_tokens": 2}
             index = setup.dispatcher.replicas[0].kv_events.index
-            for headers, session in (("x-session-id: own\r\n", "own"), ("", "")):
+            for number, headers in enumerate(("x-session-id: own\r\n", ""), 1):
                 await setup.ask(chat, "/v1/chat/completions", headers)
-                session = session or replica.calls[-1].headers["x-session-id"]
+                session = replica.calls[-1].headers["x-session-id"]
                 await engine.publish(stored(range(32), range(512), block_size=SIZE, session_id=session))
-                batches = 1 if session == "own" else 2
-                await setup.until(lambda batches=batches: batches_of(setup) == batches)
+                await setup.until(lambda number=number: batches_of(setup) == number)
                 assert bool(index._learned) == (session != "own")
 
     run_gateway(scenario, policies=ROUTING)
