@@ -483,6 +483,17 @@ def test_load_one_counts_a_request_at_the_replicas_that_serve_it(
     assert "are refused because no replica has the adapter 'adapter-" in " ".join(said.err.split())
 
 
+def test_a_fleet_of_one_is_as_far_from_the_bound_as_one_replica(
+    headway: Headway, small_trace: Path, tmp_path: Path
+) -> None:
+    out, found = tmp_path / "out.json", []
+    for fleet in ((), ("--replicas", "1", "--queue", "replicas")):
+        said = headway("compare", small_trace, *fleet, "--ordering", "fcfs", "--load", "0.9", "--json", out)
+        assert said.status == 0, said.err
+        found.append(json.loads(out.read_text())["runs"][0]["times_lower_bound"])
+    assert found[0] == found[1] >= 1
+
+
 def test_a_fleet_that_is_never_up_completes_nothing(headway: Headway, small_trace: Path, tmp_path: Path) -> None:
     fleet, out = tmp_path / "fleet.toml", tmp_path / "out.json"
     fleet.write_text("[[replica]]\nfailures = [{at_seconds = 0}]\n")
@@ -504,5 +515,6 @@ def test_a_replica_that_fails_loses_requests_and_comes_back(
     (run,) = json.loads(out.read_text())["runs"]
     assert run["failed"] > 0
     assert run["completed"] + run["failed"] == 150
+    assert run["times_lower_bound"] is None, "what fails is in no mean, so completed requests may be below the bound"
     assert run["failed_reasons"] == {"replica-1 failed after its first token": run["failed"]}
     assert run["replicas"][1]["completed"] > 0

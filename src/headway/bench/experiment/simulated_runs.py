@@ -192,13 +192,14 @@ def _at_load(trace: Trace, load: float | None, saturation: Saturation | None) ->
 def _bound_by(experiment: Experiment) -> Callable[[Trace], float | None]:
     """A function that bounds a trace's mean end-to-end seconds from below.
 
-    Of a fleet only what each request takes alone is known, and that only if its replicas are equal.
+    Of a fleet of several only what each request takes alone is known, and that only if its replicas are equal. Where
+    replicas fail, nothing is: requests that end unserved are in no mean.
     """
-    rules, step_time = experiment.replica.rules, experiment.replica.step_time
-    if experiment.fleet is None:
-        return lambda trace: lower_bounds(trace, rules, step_time).mean_e2e_seconds
-    if len(experiment.fleet.kinds()) > 1:
+    rules, step_time, fleet = experiment.replica.rules, experiment.replica.step_time, experiment.fleet
+    if fleet is not None and (fleet.outages or len(fleet.kinds()) > 1):
         return lambda trace: None
+    if fleet is None or len(fleet.replicas) == 1:
+        return lambda trace: lower_bounds(trace, rules, step_time).mean_e2e_seconds
     return lambda trace: next(
         (part.mean_e2e_seconds for part in lower_bounds(trace, rules, step_time).parts if part.name == "alone"), None
     )
