@@ -16,11 +16,11 @@ from headway.bench.experiment.saturation import Saturation, quarter_bounds
 from headway.bench.experiment.unloaded import unloaded_seconds
 from headway.bench.metrics.run_metrics import Mask
 from headway.bench.user_mistake import UserMistake
+from headway.bounds.chains import chains
 from headway.domain.costs import ServiceCosts
 from headway.domain.event import Listener
 from headway.policies.catalog import build
 from headway.scheduling.scheduler import Policies
-from headway.simulator.arrivals import why_never
 from headway.simulator.fleet import simulate_fleet
 from headway.simulator.fleet_members import FleetMember, Outage
 from headway.simulator.fleet_outcome import FleetOutcome
@@ -180,18 +180,8 @@ def mean_costs(costs: Sequence[ServiceCosts]) -> ServiceCosts:
 
 def servable_rows(trace: Trace, rules: EngineRules) -> Mask:
     """Requests that a replica with these rules serves; of a session it serves none after one that it refuses."""
-    adapters = (
-        [None] * len(trace) if trace.adapter is None else [*map((*trace.adapters, None).__getitem__, trace.adapter)]
-    )
-    lengths = zip(trace.prompt_tokens.tolist(), trace.output_tokens.tolist(), adapters, strict=True)
-    servable: Mask = np.array([why_never(rules, *request) is None for request in lengths], dtype=np.bool_)
-    if trace.session is not None and trace.turn is not None:
-        sessions, refused = trace.session.tolist(), -1  # whose session it is in
-        for row in np.lexsort((trace.turn, trace.session)).tolist():
-            if sessions[row] == refused >= 0:
-                servable[row] = False
-            elif not servable[row]:
-                refused = sessions[row]
+    servable = np.zeros(len(trace), dtype=np.bool_)
+    servable[chains(trace, rules).rows] = True
     return servable
 
 
