@@ -156,7 +156,7 @@ def _add(
         if not 0 <= failure.replica < table.count:
             raise ValueError(f"{where}.replica must be one of 0 to {table.count - 1}, got {failure.replica}")
         if not 0 <= failure.at_seconds <= LONGEST_SECONDS:
-            raise ValueError(f"{where}.at_seconds must be 0 or later, got {failure.at_seconds:g}")
+            raise ValueError(f"{where}.at_seconds must be from 0 to {LONGEST_SECONDS:,.0f}, got {failure.at_seconds:g}")
         if failure.down_seconds is not None and not 0 <= failure.down_seconds <= LONGEST_SECONDS:
             raise ValueError(f"{where}.down_seconds must not be negative, got {failure.down_seconds:g}")
         name = names[failure.replica]

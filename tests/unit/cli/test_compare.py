@@ -415,7 +415,7 @@ def test_a_wrong_fleet_is_one_sentence(headway: Headway, small_trace: Path, opti
         ),
         (
             "[[replica]]\nfailures = [{at_seconds = -1}]\n",
-            "replica[0]: failures[0].at_seconds must be 0 or later, got -1",
+            "replica[0]: failures[0].at_seconds must be from 0 to 8,640,000, got -1",
         ),
         (
             "[[replica]]\nfailures = [{at_seconds = 1, replica = 1}]\n",
