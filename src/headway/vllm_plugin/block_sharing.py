@@ -29,7 +29,7 @@ from headway.vllm_plugin.fusion_messages import FusedBlock, FusionOrder, FusionR
 from headway.vllm_plugin.plugin_log import logger
 from headway.vllm_plugin.vllm_adapter import VllmRequest
 
-PLACE_BLOCKS = 64  # blocks compared at one place: their products grow with the square
+PLACE_BLOCKS = 64  # blocks compared at one place in a step: their products grow with the square
 MEANS_AT_A_PLACE = 2  # new representatives at one place and step
 
 
@@ -146,15 +146,19 @@ class BlockSharing:
         blocks_left, spares_wanted = self._settings.blocks_per_step, 0
         keys: list[int] = []
         places: list[PlaceOrder] = []
+        looked_at: set[tuple[object, int]] = set()
         for member in self._members.values():
             while member.compared < member.prompt_blocks and blocks_left > 0:
                 domain, at = member.domain, member.compared
+                if (domain, at) in looked_at:
+                    break  # what did not fit there comes in the next step
                 here = [one for one in self._members.values() if one.domain == domain and one.prompt_blocks > at]
-                found = self._place_order(here, at)
+                found, seen = self._place_order(here, at)
                 means = min(MEANS_AT_A_PLACE, (len(found.blocks) - found.kept) // 2)
                 if spares_wanted + means > spares_left:
                     break  # until more blocks are free
-                for one in here:
+                looked_at.add((domain, at))
+                for one in seen:
                     one.compared += one.compared == at
                 blocks_left -= max(1, len(found.blocks))  # to find that a block has no like takes time too
                 if len(found.blocks) > max(found.kept, 1):
@@ -168,21 +172,26 @@ class BlockSharing:
         self.compared_blocks += sum(len(one.blocks) - one.kept for one in places)
         return FusionOrder(tuple(places), tuple(self._asked.spares), self._settings.bound)
 
-    def _place_order(self, here: Sequence[_Member], at: int) -> PlaceOrder:
-        """The blocks at one place of these requests' prompts, representatives first."""
+    def _place_order(self, here: Sequence[_Member], at: int) -> tuple[PlaceOrder, list[_Member]]:
+        """Blocks at one place of these requests' prompts, representatives first, and whose they are.
+
+        Where there are too many, blocks that were not compared yet go before those that found no like.
+        """
         holders: dict[int, int] = {}
         refs: dict[int, int] = {}
         kept: set[int] = set()
-        for member in here:
+        seen: list[_Member] = []
+        for member in sorted(here, key=lambda one: (at not in one.fused, one.compared > at)):
             block = self._block(member, at)
-            number = block.block_id
-            if number in holders or len(holders) < PLACE_BLOCKS:
+            number, is_kept = block.block_id, at in member.fused
+            if number in holders or len(holders) < (PLACE_BLOCKS // 2 if is_kept else PLACE_BLOCKS):
                 holders[number], refs[number] = holders.get(number, 0) + 1, block.ref_cnt
-                if at in member.fused:
+                seen.append(member)
+                if is_kept:
                     kept.add(number)
         ours = [one for one in holders if one not in kept and refs[one] == holders[one]]  # others' would not be free
         chosen = [*(one for one in holders if one in kept), *ours]
-        return PlaceOrder(tuple(chosen), tuple(holders[one] for one in chosen), len(kept))
+        return PlaceOrder(tuple(chosen), tuple(holders[one] for one in chosen), len(kept)), seen
 
     def _carry_through(self, fused: FusedBlock, asked: _Asked) -> None:
         """Move the entries that still point to the members."""

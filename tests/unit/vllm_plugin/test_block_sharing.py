@@ -14,7 +14,7 @@ import pytest
 from headway.fusion.kv_blocks import Floats
 from headway.fusion.unscaled_groups import squared_error_allowed
 from headway.vllm_plugin import block_tables
-from headway.vllm_plugin.block_sharing import BlockSharing, keeps_exact
+from headway.vllm_plugin.block_sharing import PLACE_BLOCKS, BlockSharing, keeps_exact
 from headway.vllm_plugin.block_tables import refuse_fusion
 from headway.vllm_plugin.config import read_config
 from headway.vllm_plugin.scheduler_mixin import PolicyScheduling
@@ -247,6 +247,34 @@ def test_no_means_are_written_where_memory_is_full() -> None:
         engine.step()  # ten of eleven blocks are in use
     assert engine.sharing.compared_blocks == 0
     assert engine.sharing.on
+
+
+def test_alike_prompts_are_found_behind_more_of_no_like_than_one_step_compares() -> None:
+    engine = FusedEngine(blocks=2000)
+    for one in requests(PLACE_BLOCKS + 6, lambda number: drawn(500 + number, 50)):
+        one.output, one.prompt = 32, 18
+        engine.admit(one)
+    for _ in range(6):
+        engine.step()
+    for number in range(2):
+        engine.admit(Request(f"alike {number}", alike(number), 8, None))
+    for _ in range(3):
+        engine.step()
+    assert engine.sharing.fused_blocks == 8
+    assert books_balance(engine)
+
+
+def test_more_alike_prompts_than_one_step_compares_are_all_kept_once() -> None:
+    engine = FusedEngine(blocks=2000)
+    count = PLACE_BLOCKS + 6
+    for one in requests(count, lambda number: alike(number, 42)):
+        one.output, one.prompt = 24, 18
+        engine.admit(one)
+    for _ in range(10):
+        engine.step()
+    tables = [[block.block_id for block in engine.tables[f"r{number}"][:4]] for number in range(count)]
+    assert all(table == tables[0] for table in tables)
+    assert books_balance(engine)
 
 
 def test_prompts_that_have_no_like_take_no_longer_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
