@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from headway.fusion.causal_model import CausalModel
 from headway.fusion.distortion_curve import PromptKv
@@ -46,6 +50,16 @@ def main() -> None:
     assert "tensor.detach().float().cpu()" in refusal(lambda: as_floats("keys", with_gradient))
     elsewhere = sys.argv[1] + "-not-there"
     assert "no Hugging Face checkpoint could be read there" in refusal(lambda: CausalModel(elsewhere))
+
+    # A checkpoint that is broken, or lacks weights that would be drawn at random, is refused.
+    with TemporaryDirectory() as folder:
+        copy = shutil.copytree(sys.argv[1], Path(folder) / "copy")
+        weights = load_file(copy / "model.safetensors")
+        del weights["model.norm.weight"]
+        save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+        assert "lacks 1 of the model's weights (model.norm.weight)" in refusal(lambda: CausalModel(str(copy)))
+        (copy / "model.safetensors").write_bytes(b"no weights")
+        assert "no Hugging Face checkpoint could be read there" in refusal(lambda: CausalModel(str(copy)))
     print("all checks passed")
 
 

@@ -162,7 +162,8 @@ class BlockStore:
         """Begin a request with a donor's first full blocks, as a prefix cache does: nothing is copied.
 
         Raises:
-            ValueError: the name is taken, or the donor has fewer full blocks.
+            ValueError: the name is taken, the donor has fewer full blocks, or one of them is fused and the request has
+                to be exact.
         """
         if request in self._sequences:
             raise ValueError(f"request {request!r} is already stored: release it first, or choose another name")
@@ -170,6 +171,12 @@ class BlockStore:
         if not 0 <= blocks <= theirs.tokens // self.block_tokens:
             raise ValueError(
                 f"blocks is {blocks}: request {donor!r} has {theirs.tokens // self.block_tokens} full blocks to share"
+            )
+        held = zip(self.pools, theirs.tables, strict=True)
+        if not may_fuse and any(pool.is_mean[table[:blocks]].any() for pool, table in held):
+            raise ValueError(
+                f"request {request!r} is to stay exact, and blocks of request {donor!r} are fused: "
+                "add it with its own KV, or let it fuse"
             )
         ours = self._empty(may_fuse)
         ours.tokens = blocks * self.block_tokens

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from headway.fusion.kv_blocks import Floats
@@ -22,17 +23,26 @@ class CausalModel:
         path: a folder in the format of Hugging Face, or a name in its cache. Nothing is downloaded.
 
     Raises:
-        ValueError: there is no such model, or its cache is of another kind.
+        ValueError: there is no such model, its weights are not all there, or its cache is of another kind.
     """
 
     def __init__(self, path: str) -> None:
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-            self._model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, dtype=torch.float32).eval()
-        except (OSError, ValueError) as error:
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                path, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            )
+        except (OSError, ValueError, SafetensorError) as error:
             raise ValueError(
                 f"MODEL {path}: no Hugging Face checkpoint could be read there ({_first_line(error)})"
             ) from error
+        missing = sorted(loading["missing_keys"])
+        if missing:  # they would be drawn at random
+            raise ValueError(
+                f"MODEL {path}: the checkpoint lacks {len(missing)} of the model's weights ({missing[0]}); "
+                "name a complete one"
+            )
+        self._model = model.eval()
         self.path = path
         kv = self.kv([[0, 0]])
         self.layers, self.heads, self.head_dim = kv[0][0].shape[0], kv[0][0].shape[2], kv[0][0].shape[3]

@@ -30,6 +30,14 @@ def a_full_store() -> BlockStore:
     return held
 
 
+def a_fused_store() -> BlockStore:
+    held = a_store()
+    for name in "rs":
+        held.add(name, PROMPT, PROMPT)
+    assert held.fuse().freed
+    return held
+
+
 class Half16:
     def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
         raise TypeError("Got unsupported ScalarType BFloat16")
@@ -78,6 +86,10 @@ MISTAKES: list[tuple[Callable[[], object], str]] = [
     (lambda: a_full_store().append("r", PROMPT, PROMPT), r"both need \(2, 2, 4\)"),
     (lambda: a_full_store().share_prefix("r", "s", 2), "request 'r' has 1 full blocks to share"),
     (lambda: a_full_store().share_prefix("r", "r", 1), "request 'r' is already stored"),
+    (
+        lambda: a_fused_store().share_prefix("r", "t", 1, may_fuse=False),
+        "request 't' is to stay exact, and blocks of request 'r' are fused: add it with its own KV",
+    ),
     (lambda: a_full_store().publish("r", 1), "block 1 of request 'r' is not a full block"),
     (lambda: a_full_store().write("r", 2, PROMPT, PROMPT), "request 'r' has no block 2: its blocks are 0 to 1"),
     (
