@@ -26,31 +26,27 @@ def traces_table(settings: Sequence[Setting]) -> str:
 
 def load_tables(settings: Sequence[Setting], cells: Sequence[Cell]) -> str:
     """A table for each trace: a row for each routing policy, a column for each load and order."""
-    columns = list(dict.fromkeys((cell.load, cell.ordering) for cell in cells))
-    parts = []
-    for setting in settings:
-        titles = [f"{load:g}, {_SHORT.get(order, order)}" for load, order in columns]
-        lines = [f"`{setting.trace}`:", "", *head(["routing", *titles])]
-        for routing in dict.fromkeys(cell.routing for cell in cells):
-            of_routing = [cell for cell in cells if cell.routing == routing]
-            told = [_told(setting.row(cell), with_hits=True) for cell in of_routing]
-            if any(text != _ABSENT for text in told):
-                lines.append(line([routing, *told]))
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
+    columns = dict.fromkeys((cell.load, cell.ordering) for cell in cells)
+    titles = [f"{load:g}, {_SHORT.get(order, order)}" for load, order in columns]
+    return _by_routing(settings, cells, titles, with_hits=True)
 
 
 def age_tables(settings: Sequence[Setting], cells: Sequence[Cell]) -> str:
     """A table for each trace: a row for each routing policy, a column for each queue and age of the figures."""
-    columns = list(dict.fromkeys((cell.queue, cell.signal_seconds) for cell in cells))
+    columns = dict.fromkeys((cell.queue, cell.signal_seconds) for cell in cells)
     places = {"gateway": "in front", "replicas": "pushed"}
+    titles = [f"{places[queue]}, {age:g} s" if age else f"{places[queue]}, exact" for queue, age in columns]
+    return _by_routing(settings, cells, titles, with_hits=False)
+
+
+def _by_routing(settings: Sequence[Setting], cells: Sequence[Cell], titles: Sequence[str], *, with_hits: bool) -> str:
+    """A table for each trace: a row for each routing policy that was run on it, a column for each title."""
     parts = []
     for setting in settings:
-        titles = [f"{places[queue]}, {age:g} s" if age else f"{places[queue]}, exact" for queue, age in columns]
         lines = [f"`{setting.trace}`:", "", *head(["routing", *titles])]
         for routing in dict.fromkeys(cell.routing for cell in cells):
             of_routing = [cell for cell in cells if cell.routing == routing]
-            told = [_told(setting.row(cell), with_hits=False) for cell in of_routing]
+            told = [_told(setting.row(cell), with_hits=with_hits) for cell in of_routing]
             if any(text != _ABSENT for text in told):
                 lines.append(line([routing, *told]))
         parts.append("\n".join(lines))

@@ -6,8 +6,9 @@ import math
 from typing import ClassVar
 
 from headway.domain.costs import ServiceCosts
-from headway.domain.request import RequestView, uncached_prefill_tokens
+from headway.domain.request import RequestView
 from headway.policies.contracts import Need
+from headway.policies.ordering.shortest_job_first import prefill_seconds
 from headway.policies.tunable import Tunable
 
 
@@ -46,8 +47,3 @@ class DeadlinePlusWork:
         if deadline is None:
             deadline = request.arrived_at + self._no_deadline_seconds
         return deadline + self._work_weight * prefill_seconds(request, self._costs)
-
-
-def prefill_seconds(request: RequestView, costs: ServiceCosts) -> float:
-    """Time to prefill what is not cached, seconds."""
-    return uncached_prefill_tokens(request) * costs.prefill_seconds_per_token

@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 
 from headway.domain.costs import ServiceCosts
-from headway.domain.request import RequestView, uncached_prefill_tokens
+from headway.domain.request import RequestView
 from headway.policies.contracts import LaneId, Need
+from headway.policies.ordering.shortest_job_first import prefill_seconds
 
 
 class GoodputFirst:
@@ -67,7 +68,9 @@ class GoodputFirst:
 
     def rank(self, request: RequestView) -> float:
         """Seconds of service it is expected to take at most."""
-        return self._prefill_seconds(request) + self._costs.decode_seconds_per_token * self._upper_tokens(request)
+        return prefill_seconds(request, self._costs) + self._costs.decode_seconds_per_token * self._upper_tokens(
+            request
+        )
 
     def choose(self, heads: Mapping[LaneId, RequestView], now: float) -> LaneId:
         """The cheapest head that must start now; else the cheapest that need not; else the first of the hopeless."""
@@ -97,14 +100,11 @@ class GoodputFirst:
         """When it has to start to make its deadline; infinite without one."""
         if request.deadline is None:
             return math.inf
-        latest = request.deadline - self._prefill_seconds(request)
+        latest = request.deadline - prefill_seconds(request, self._costs)
         if self._tpot_seconds is not None:
             spare = self._tpot_seconds - self._costs.decode_seconds_per_token
             latest += spare * max(0, self._upper_tokens(request) - 1)
         return latest
-
-    def _prefill_seconds(self, request: RequestView) -> float:
-        return self._costs.prefill_seconds_per_token * uncached_prefill_tokens(request)
 
     def _upper_tokens(self, request: RequestView) -> int:
         if request.estimate is None:

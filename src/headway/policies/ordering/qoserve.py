@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestView
 from headway.policies.contracts import LaneId, Need
-from headway.policies.ordering.deadline_plus_work import DeadlinePlusWork, prefill_seconds
+from headway.policies.ordering.deadline_plus_work import DeadlinePlusWork
+from headway.policies.ordering.shortest_job_first import prefill_seconds
 
 
 class Qoserve:

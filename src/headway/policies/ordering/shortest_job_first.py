@@ -32,5 +32,9 @@ class ShortestJobFirst:
 
 def service_seconds(request: RequestView, costs: ServiceCosts) -> float:
     """Time to prefill what is not cached plus time to decode what is expected, seconds."""
-    prefill = uncached_prefill_tokens(request) * costs.prefill_seconds_per_token
-    return prefill + expected_output_tokens(request) * costs.decode_seconds_per_token
+    return prefill_seconds(request, costs) + expected_output_tokens(request) * costs.decode_seconds_per_token
+
+
+def prefill_seconds(request: RequestView, costs: ServiceCosts) -> float:
+    """Time to prefill what is not cached, seconds."""
+    return uncached_prefill_tokens(request) * costs.prefill_seconds_per_token

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import Request
 from headway.policies.contracts import RankedOrdering
-from headway.policies.ordering.deadline_plus_work import DeadlinePlusWork, prefill_seconds
+from headway.policies.ordering.deadline_plus_work import DeadlinePlusWork
 from headway.policies.ordering.earliest_deadline_first import EarliestDeadlineFirst
 from headway.policies.ordering.qoserve import Qoserve
+from headway.policies.ordering.shortest_job_first import prefill_seconds
 from headway.policies.ordering.shortest_uncached_prefill_first import ShortestUncachedPrefillFirst
 from headway.testing.examples import examples
 
