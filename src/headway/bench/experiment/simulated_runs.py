@@ -214,10 +214,7 @@ def _run(experiment: Experiment, cell: _Cell, bound: float | None) -> Run:
         metrics, drawn = _figures(experiment, cell, outcome, fleet_outcome, bound)
     except Exception as failure:
         at = "" if cell.load is None else f" at load {cell.load:g}"
-        blamed = cell.bundle.blamed(failure)
-        if blamed is not None:
-            raise UserMistake(f"{cell.label}{at}: {blamed}") from failure
-        raise RunFailed(f"{cell.label}{at} failed: {failure or type(failure).__name__}") from failure
+        raise run_failure(f"{cell.label}{at}", cell.bundle, failure) from failure
     run = Run(
         policy=cell.label,
         bundle=cell.bundle.to_json(),
@@ -240,6 +237,14 @@ def _run(experiment: Experiment, cell: _Cell, bound: float | None) -> Run:
         replicas=replica_figures(fleet_outcome),
         replica_curves={one.id: timeline(one.load, outcome.makespan_ps) for one in fleet_outcome.replicas},
     )
+
+
+def run_failure(what: str, bundle: Bundle, failure: Exception) -> UserMistake | RunFailed:
+    """What to raise for a run that failed: a mistake where a policy of another package is to blame, else a fault."""
+    blamed = bundle.blamed(failure)
+    if blamed is not None:
+        return UserMistake(f"{what}: {blamed}")
+    return RunFailed(f"{what} failed: {failure or type(failure).__name__}")
 
 
 def _lived(

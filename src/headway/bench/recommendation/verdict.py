@@ -13,9 +13,15 @@ import numpy as np
 from headway import __version__
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.comparison import trace_facts
-from headway.bench.experiment.parallel import RunFailed, spread
+from headway.bench.experiment.parallel import spread
 from headway.bench.experiment.saturation import Saturation, measure_saturation
-from headway.bench.experiment.simulated_runs import Progress, facts_of_replica, simulate_bundle, traffic_facts
+from headway.bench.experiment.simulated_runs import (
+    Progress,
+    facts_of_replica,
+    run_failure,
+    simulate_bundle,
+    traffic_facts,
+)
 from headway.bench.experiment.unloaded import unloaded_seconds
 from headway.bench.metrics.agreement import times_of
 from headway.bench.metrics.run_metrics import RunMetrics, summarise
@@ -189,7 +195,8 @@ def recommend(
     it is among them, because the tail of one trace is often a single rush.
 
     Raises:
-        UserMistake: the trace has too few requests, or no rate that could be scaled.
+        UserMistake: the trace has too few requests, or no rate that could be scaled; or a policy of another package
+            failed.
         RunFailed: a run failed; the message names the bundle.
     """
     if len(task.trace) < REQUESTS_MIN:
@@ -211,7 +218,7 @@ def recommend(
         try:
             outcome = simulate_bundle(traffic, task.replica, bundle, task.seed)
         except Exception as failure:
-            raise RunFailed(f"{bundle.label} failed: {failure or type(failure).__name__}") from failure
+            raise run_failure(bundle.label, bundle, failure) from failure
         kv_blocks = task.replica.rules.kv_blocks
         metrics = summarise(traffic, outcome, task.objective.slo, alone, kv_blocks=kv_blocks)
         return _candidate(task.objective, bundle, metrics, served(traffic, outcome))
