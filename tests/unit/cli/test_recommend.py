@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from headway.policies import catalog
+from headway.policies.ordering.fcfs import Fcfs
 from headway.vllm_plugin.config import read_config
 
 Headway = Callable[..., Any]
@@ -99,6 +102,23 @@ def test_where_nothing_keeps_the_bounds_it_says_so(headway: Headway, tmp_path: P
     said = headway("recommend", *SMALL, "--ordering", "fcfs", "--objective", objective)
     assert said.status == 0, said.err
     assert "No candidate keeps every bound" in said.out
+
+
+class RanksNan(Fcfs):
+    """As of another package, for this module is none of Headway's."""
+
+    def rank(self, request: object) -> float:
+        return math.nan
+
+
+def test_an_order_of_another_package_that_makes_no_sense_is_named(
+    headway: Headway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(catalog.ORDERING, "theirs", RanksNan)
+    said = headway("recommend", *SMALL, "--ordering", "theirs", "--jobs", 1)
+    assert said.status == 2, said.err
+    assert said.err.count("\n") == 1
+    assert "theirs" in said.err
 
 
 @pytest.mark.parametrize(
