@@ -6,11 +6,13 @@ The true output length is not here and cannot be reached from here: it lives in 
 from __future__ import annotations
 
 import math
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from headway.domain.estimate import LengthEstimate
 
 RequestId: TypeAlias = int | str
+RequestClass: TypeAlias = Literal["online", "offline"]
+"""Offline requests run in what online ones leave, and are the first to give way."""
 
 
 class RequestView(Protocol):
@@ -65,6 +67,10 @@ class RequestView(Protocol):
         """vLLM's sign: lower runs sooner, 0 is normal."""
 
     @property
+    def is_offline(self) -> bool:
+        """Whether its class is offline: it runs in what online requests leave, and gives way to them first."""
+
+    @property
     def estimate(self) -> LengthEstimate | None:
         """What the predictor stamped on it at entry; None before that."""
 
@@ -87,6 +93,7 @@ class Request:
         "deadline",
         "estimate",
         "id",
+        "is_offline",
         "looked_up_at",
         "max_output_tokens",
         "priority",
@@ -113,6 +120,7 @@ class Request:
         produced_tokens: int = 0,
         sequences: int = 1,
         adapter: str | None = None,
+        is_offline: bool = False,
     ) -> None:
         self.id = id
         self.arrived_at = arrived_at
@@ -126,6 +134,7 @@ class Request:
         self.cached_prompt_tokens = cached_prompt_tokens
         self.produced_tokens = produced_tokens
         self.sequences = sequences
+        self.is_offline = is_offline
         self.replica_id: str | None = None
         self.estimate: LengthEstimate | None = None
         self.looked_up_at = NEVER_LOOKED_UP

@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal
 
 from headway.config.typed_values import Hidden
 from headway.domain.costs import ServiceCosts
+from headway.domain.request import RequestClass
 from headway.gateway.wire.limits import WireLimits
 from headway.policies.catalog import ALL_KINDS, canonical
 from headway.tuning.tuning_settings import TuningSettings
 
-HINTS = ("priority", "deadline", "fairness-id", "session", "output-tokens")
+HINTS = ("priority", "deadline", "fairness-id", "session", "output-tokens", "class")
 """What a client may say of its own request, where its key allows it. `session` is allowed by default."""
 
 
@@ -161,12 +162,27 @@ class ServiceTierSettings:
     Attributes:
         default: Priority of `default`, and of Anthropic's `standard_only`.
         flex: Priority of `flex`.
+        batch: Priority of `batch`.
         priority: Priority of `priority`; a key needs a `priority_min` as low as this.
     """
 
     default: int = 0
     flex: int = 10
+    batch: int = 20
     priority: int = -10
+
+
+@dataclass(frozen=True, slots=True)
+class OfflineSettings:
+    """Requests of class offline: they run in what online requests leave. A request is offline if it says so
+    (`x-headway-class: offline`), if its `service_tier` is one of `tiers`, or by its key's `class_default`.
+
+    Attributes:
+        tiers: Values of `service_tier` that make a request offline. Any key may name them: they take nothing from
+            others. `[]`: a tier is a priority alone.
+    """
+
+    tiers: Sequence[Literal["flex", "batch"]] = ("flex", "batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,12 +335,13 @@ class TenantSettings:
         jwt_values: Values of the claim `jwt.tenant_claim` whose tokens belong to it, compared letter by letter.
         certificate_names: Names in client certificates that belong to it, as `CN:…`, `DNS:…`, `URI:…` or `email:…`
             (`[tls] client_certificates`). A certificate that names a tenant decides before any key.
-        may: Hints accepted of this key: `priority`, `deadline`, `fairness-id`, `session`, `output-tokens`. Others are
-            ignored.
+        may: Hints accepted of this key: `priority`, `deadline`, `fairness-id`, `session`, `output-tokens`,
+            `class`. Others are ignored. `class` lets requests of an offline key be online; any request may be offline.
         priority_min: The most urgent priority it may ask for; lower is sooner.
         priority_max: The least urgent priority it may ask for.
         priority_default: Priority of requests that ask for none, also of keys that may not ask for one. Unset: 0, or
             what is nearest to it within the two bounds for keys that may ask for a priority.
+        class_default: Class of requests that name none, "online" or "offline" (see `[offline]`).
         deadline_seconds_min: The shortest deadline for the first token that it may ask for.
     """
 
@@ -338,6 +355,7 @@ class TenantSettings:
     priority_min: int = 0
     priority_max: int = 100
     priority_default: int | None = None
+    class_default: RequestClass = "online"
     deadline_seconds_min: float = 0.1
     budget: BudgetSettings = field(default_factory=BudgetSettings)
 
@@ -525,6 +543,7 @@ class Settings:
     policies: PolicySettings = field(default_factory=PolicySettings)
     queue: QueueSettings = field(default_factory=QueueSettings)
     service_tiers: ServiceTierSettings = field(default_factory=ServiceTierSettings)
+    offline: OfflineSettings = field(default_factory=OfflineSettings)
     requests: RequestSettings = field(default_factory=RequestSettings)
     models: Mapping[str, ModelSettings] = field(default_factory=dict)
     health: HealthSettings = field(default_factory=HealthSettings)

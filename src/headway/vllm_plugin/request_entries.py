@@ -113,6 +113,7 @@ def view_of(request: VllmRequest, hints: XargsHints, now: float) -> Request:
         priority=priority,
         produced_tokens=produced,
         adapter=vllm.lora_of(request),
+        is_offline=hints.is_offline,
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from headway.domain.engine_hints import (
+    CLASS,
     DEADLINE_MS,
     EXPECTED_TOKENS,
     MAX_DEADLINE_MS,
@@ -27,6 +28,7 @@ from headway.domain.request import RequestId, RequestView
 from headway.policies.contracts import LengthPredictor
 from headway.policies.event_fanout import EventFanout
 
+_CLASSES = ("online", "offline")
 _CORRECTION_BOUND = 16.0
 _TENANTS_REMEMBERED = 1024
 _KEEP = 0.5 ** (1 / 50)  # the weight of an observation halves with each further 50 of its tenant
@@ -41,6 +43,7 @@ class XargsHints(NamedTuple):
     session: str | None = None
     rank: int | None = None
     ignored: tuple[str, ...] = ()
+    is_offline: bool = False
 
 
 NO_HINTS = XargsHints()
@@ -56,8 +59,10 @@ def read_hints(arguments: object) -> XargsHints:
     expected = _number(given.get(EXPECTED_TOKENS), 1, MAX_EXPECTED_TOKENS)
     deadline = _number(given.get(DEADLINE_MS), 0, MAX_DEADLINE_MS)
     rank = _number(given.get(RANK), -MAX_RANK, MAX_RANK)
+    request_class = next((name for name in _CLASSES if name == given.get(CLASS)), None)
     tenant, session = _text(given.get(TENANT)), _text(given.get(SESSION))
     read = {EXPECTED_TOKENS: expected, DEADLINE_MS: deadline, RANK: rank, TENANT: tenant, SESSION: session}
+    read[CLASS] = request_class
     return XargsHints(
         None if expected is None else round(expected),
         None if deadline is None else deadline / 1000,
@@ -65,6 +70,7 @@ def read_hints(arguments: object) -> XargsHints:
         session,
         None if rank is None else round(rank),
         tuple(name for name in given if read[name] is None),
+        request_class == "offline",
     )
 
 

@@ -60,7 +60,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
         ),
         (
             "[queue]\nclass_ceilings = {slow = 0.5}",
-            "a class is one of default, flex, priority, or a priority like '20'",
+            "a class is one of default, flex, batch, priority, or a priority like '20'",
         ),
         ("[queue]\nclass_ceilings = {flex = 1.5}", "queue.class_ceilings.flex must be from 0 to 1, got 1.5"),
         ("[queue]\nclass_ceilings = {flex = true}", "queue.class_ceilings.flex must be a number, got True"),

@@ -19,6 +19,7 @@ SECTIONS: dict[str, Any] = {
     "`[policies]`": settings.PolicySettings,
     "`[queue]`": settings.QueueSettings,
     "`[service_tiers]`": settings.ServiceTierSettings,
+    "`[offline]`": settings.OfflineSettings,
     "`[requests]`": settings.RequestSettings,
     '`[models."NAME"]`': settings.ModelSettings,
     "`[health]`": settings.HealthSettings,

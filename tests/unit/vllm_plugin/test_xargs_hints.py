@@ -25,10 +25,11 @@ def test_what_is_read() -> None:
         "headway_tenant": "dave",
         "headway_session": "s-9",
         "headway_rank": -2,
+        "headway_class": "offline",
         "other": 1,
     }
     hints = read_hints(said)
-    assert hints == (37, 0.2505, "dave", "s-9", -2, ())
+    assert hints == (37, 0.2505, "dave", "s-9", -2, (), True)
 
 
 def test_what_is_ignored_is_named() -> None:
@@ -110,10 +111,12 @@ def test_what_counts_as_a_number_and_as_a_text() -> None:
     assert deadline("1" + " " * 64) is None, "longer than any text that is read"
     assert read_hints({"headway_expected_tokens": 0}).expected_tokens == 1
     assert read_hints({"headway_expected_tokens": 2.6}).expected_tokens == 3
-    assert read_hints({"headway_expected_tokens": "7"}) == (7, None, "", None, None, ())
+    assert read_hints({"headway_expected_tokens": "7"}) == (7, None, "", None, None, (), False)
     assert read_hints({"headway_rank": 10**400}).rank == MAX_RANK
     assert read_hints({"headway_rank": 1.7}).rank == 2
     assert read_hints({"headway_session": "y" * 65}).session == "y" * 64
+    assert not read_hints({"headway_class": "online"}).is_offline
+    assert read_hints({"headway_class": ["offline"]}).ignored == ("headway_class",)
     nothing = read_hints({"headway_tenant": "", "headway_session": 5, "headway_rank": "r"})
     assert (nothing.tenant, nothing.session, nothing.rank) == ("", None, None)
     assert nothing.ignored == ("headway_tenant", "headway_session", "headway_rank")

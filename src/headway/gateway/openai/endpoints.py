@@ -19,7 +19,7 @@ _MESSAGE_STOPPED = re.compile(rb'"message_stop"')
 _RESPONSE_ENDED = re.compile(rb'"response\.(?:completed|incomplete|failed)"')
 
 
-_TIERS = {name: name for name in ("auto", "default", "flex", "priority")}
+_TIERS = {name: name for name in ("auto", "default", "flex", "batch", "priority")}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from headway.gateway.openai.client_hints import read_hints
-from headway.gateway.openai.client_terms import ClientTerms, tier_priority, tier_used
+from headway.gateway.openai.client_terms import ClientTerms, class_used, tier_priority, tier_used
 from headway.gateway.openai.endpoints import Endpoint
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.openai.prompt_count import Counted, PromptCount, PromptFacts
@@ -76,7 +76,7 @@ class Intake:
         now, start_trace = self._clock(), self._start_trace
         given = http.named.get(b"x-request-id", b"")
         tiers = settings.service_tiers
-        asked_priority = tier_priority(terms, tenant, tiers)
+        asked_priority, used_class = tier_priority(terms, tenant, tiers), class_used(terms, tenant, settings.offline)
         hints = read_hints(http, body, tenant, settings.objectives, asked_priority)
         if tenant.name:
             withhold(http, body, tenant, hints.priority, asked_priority)
@@ -100,7 +100,8 @@ class Intake:
             ends_by=_ends_by(now, terms, settings),
             priority=hints.priority,
             hinted_output_tokens=hints.output_tokens,
-            service_tier=tier_used(terms, hints.priority, tenant, tiers),
+            service_tier=tier_used(terms, hints.priority, tenant, tiers, used_class, settings.offline),
+            request_class=used_class,
             never_waits=terms.never_waits,
             endpoints=http.endpoints,
             arrived_at=now,

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from headway.domain.request import Request
+from headway.domain.request import Request, RequestClass
 from headway.gateway.budgets.key_budget import KeyBudget
 from headway.gateway.openai.answer_readers import JsonReader, SequencesReader, StreamReader
 from headway.gateway.openai.endpoints import Endpoint
@@ -101,6 +101,7 @@ class ArrivedRequest:
         priority: in vLLM's sign, lower sooner.
         hinted_output_tokens: of its hints.
         service_tier: at which it is served; None where its client names none.
+        request_class: online, or offline: it runs in what online requests leave.
         endpoints: of the replicas that it may be sent to, host:port each; () where any will do.
         never_waits: it is refused rather than queued.
         prompt: what was read of its prompt.
@@ -129,6 +130,7 @@ class ArrivedRequest:
     asked_model: Final[str] = ""
     ends_by: Final[float | None] = None
     service_tier: Final[str | None] = None
+    request_class: Final[RequestClass] = "online"
     never_waits: Final[bool] = False
     endpoints: Final[tuple[str, ...]] = ()
     prompt: Final[PromptFacts] = NO_PROMPT
@@ -257,6 +259,7 @@ class QueuedRequest(Request):
             priority=arrived.priority,
             cached_prompt_tokens=prompt.cached_tokens,
             sequences=body.sequences(arrived.prompt.prompts) if body is not None else 1,
+            is_offline=arrived.request_class == "offline",
         )
         self.arrived = arrived
         self.counted = prompt.counted

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from headway.gateway.budgets.rate_limit_headers import RATE_LIMIT_NAMES
 from headway.gateway.cross_origin import TELLS_OTHER_ORIGINS, without_origin_twice
 from headway.gateway.openai.answer_readers import JsonReader, SequencesReader, StreamReader
+from headway.gateway.openai.client_terms import CLASS_HEADER
 from headway.gateway.openai.error_responses import REASON_HEADER
 from headway.gateway.queueing.request_state import GatewayRequest
 from headway.gateway.relay.upstream_request import LOAD_HEADER, asks_for_load, hides_usage
@@ -19,7 +20,7 @@ from headway.gateway.wire.messages import HOP_BY_HOP, Headers, connection_names
 _ID_HEADER, _REPLICA_HEADER, _QUEUE_HEADER = b"x-request-id", b"x-headway-replica", b"x-headway-queue-ms"
 _TIER_HEADER, _MODEL_HEADER = b"x-headway-service-tier", b"x-headway-model"
 _AS_THEY_ARE = "/:@+,;=!$&'()*[]"  # in the name of a model; what no header may hold is percent-encoded
-_OURS = {REASON_HEADER, _ID_HEADER, _REPLICA_HEADER, _QUEUE_HEADER, _TIER_HEADER, _MODEL_HEADER}
+_OURS = {REASON_HEADER, _ID_HEADER, _REPLICA_HEADER, _QUEUE_HEADER, _TIER_HEADER, _MODEL_HEADER, CLASS_HEADER}
 _NOT_RETURNED = HOP_BY_HOP | {b"content-length"} | _OURS
 
 
@@ -60,6 +61,8 @@ def chosen_headers(request: GatewayRequest) -> Headers:
         told.append((_MODEL_HEADER, quote(arrived.model, safe=_AS_THEY_ARE).encode()))
     if arrived.service_tier is not None:
         told.append((_TIER_HEADER, arrived.service_tier.encode()))
+    if arrived.request_class != "online":
+        told.append((CLASS_HEADER, arrived.request_class.encode()))
     return told
 
 

@@ -140,6 +140,8 @@ def engine_hints(queued: QueuedRequest, *, rank: bool) -> dict[str, object]:
         fields[hints.RANK] = min(queued.rank, hints.MAX_RANK)
     if queued.deadline is not None:
         fields[hints.DEADLINE_MS] = max(0, round((queued.deadline - now) * 1000))
+    if queued.is_offline:
+        fields[hints.CLASS] = "offline"
     for name, text in ((hints.TENANT, queued.tenant), (hints.SESSION, queued.session)):
         if text and text.isprintable():
             fields[name] = text[: hints.MAX_TEXT]

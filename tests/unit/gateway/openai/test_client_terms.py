@@ -6,12 +6,13 @@ import json
 
 import pytest
 
+from headway.domain.request import RequestClass
 from headway.gateway.openai.client_hints import read_hints
-from headway.gateway.openai.client_terms import ClientTerms, read_terms, tier_priority, tier_used
+from headway.gateway.openai.client_terms import ClientTerms, class_used, read_terms, tier_priority, tier_used
 from headway.gateway.openai.endpoints import endpoint_of
 from headway.gateway.openai.request_body import read_body
 from headway.gateway.openai.withheld_hints import withhold
-from headway.gateway.settings import ServiceTierSettings, TenantSettings
+from headway.gateway.settings import OfflineSettings, ServiceTierSettings, TenantSettings
 from headway.gateway.wire.messages import HttpRequest
 
 TIERS = ServiceTierSettings()
@@ -41,7 +42,14 @@ def test_a_request_without_terms_has_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tier", "priority"), [("auto", 0), ("default", TIERS.default), ("flex", TIERS.flex), ("priority", TIERS.priority)]
+    ("tier", "priority"),
+    [
+        ("auto", 0),
+        ("default", TIERS.default),
+        ("flex", TIERS.flex),
+        ("batch", TIERS.batch),
+        ("priority", TIERS.priority),
+    ],
 )
 def test_a_tier_is_a_priority_of_the_table(tier: str, priority: int) -> None:
     assert asked(tier) == (priority, "default" if tier == "auto" else tier)
@@ -58,6 +66,47 @@ def test_a_priority_that_the_request_names_goes_before_its_tier() -> None:
     assert asked("flex", priority=4) == (4, "default")
 
 
+@pytest.mark.parametrize(
+    ("named", "tier", "default", "may", "used"),
+    [
+        (None, None, "online", (), "online"),
+        (None, None, "offline", (), "offline"),
+        (None, "flex", "online", (), "offline"),
+        (None, "batch", "online", (), "offline"),
+        (None, "auto", "offline", ("class",), "offline"),
+        (None, "default", "offline", ("class",), "online"),
+        (None, "default", "offline", (), "offline"),
+        ("offline", None, "online", (), "offline"),
+        ("offline", "priority", "online", ("class",), "offline"),
+        ("Online", "flex", "online", ("class",), "online"),
+        ("online", "flex", "online", (), "online"),
+        ("online", None, "offline", (), "offline"),
+        ("online", None, "offline", ("class",), "online"),
+    ],
+)
+def test_any_request_may_be_offline_and_an_offline_key_leaves_by_its_right_alone(
+    named: str | None, tier: str | None, default: RequestClass, may: tuple[str, ...], used: RequestClass
+) -> None:
+    given = {} if named is None else {"x_headway_class": named}
+    terms = terms_of(http({"service_tier": tier}, **given))
+    tenant = TenantSettings("a", "KEY", may=may, class_default=default)
+    assert class_used(terms, tenant, OfflineSettings()) == used
+    told = tier_used(terms, 0, tenant, TIERS, used, OfflineSettings())
+    assert told == (tier if used == "offline" and tier in OfflineSettings().tiers else tier and "default")
+
+
+def test_tiers_may_be_priorities_alone() -> None:
+    flex = terms_of(http({"service_tier": "flex"}))
+    assert class_used(flex, TenantSettings("a", "KEY"), OfflineSettings(tiers=("batch",))) == "online"
+
+
+@pytest.mark.parametrize("named", ["", "batch", "offline, online", "x" * 100])
+def test_an_unknown_class_is_one_sentence(named: str) -> None:
+    with pytest.raises(ValueError, match=r"^x-headway-class must be online or offline, got '") as said:
+        terms_of(http({}, x_headway_class=named))
+    assert len(str(said.value)) < 100
+
+
 def test_the_key_says_what_counts_without_a_tier() -> None:
     batch = TenantSettings("a", "KEY", may=("priority",), priority_default=7)
     assert asked("auto", batch) == (7, "default")
@@ -69,7 +118,9 @@ def test_the_key_says_what_counts_without_a_tier() -> None:
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
 @pytest.mark.parametrize("tier", ["scale", "", "Flex", "x" * 1_000])
 def test_an_unknown_tier_is_one_sentence(path: str, tier: str) -> None:
-    with pytest.raises(ValueError, match=r"^`service_tier` must be auto, default, flex or priority, got '") as said:
+    with pytest.raises(
+        ValueError, match=r"^`service_tier` must be auto, default, flex, batch or priority, got '"
+    ) as said:
         terms_of(http({"service_tier": tier}, path))
     assert len(str(said.value)) < 120
 
