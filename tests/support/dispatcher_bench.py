@@ -165,6 +165,7 @@ class Bench:
         assert dispatcher.served_queues.waiting == Counter(demand_of(queued) for queued in waiting)
         served, payers = dispatcher.served_queues, {queued.arrived.payer for queued in waiting}
         assert served.bounds.waiting == sums_of(waiting)
+        assert served.bounds.in_outage == sums_of([queued for queued in waiting if queued.came_in_outage])
         assert served.bounds.by_payer == {
             payer: sums_of([queued for queued in waiting if queued.arrived.payer == payer]) for payer in payers
         }

@@ -59,9 +59,11 @@ class PublicRoutes:
 
     @property
     def is_ready(self) -> bool:
-        """Whether requests are taken, and some replica is up to serve them."""
-        is_leaving = self.is_leaving or self.dispatcher.is_draining
-        return not is_leaving and any(replica.is_up for replica in self.dispatcher.replicas)
+        """Whether requests are taken, and some replica is up to serve them, or none need be."""
+        dispatcher = self.dispatcher
+        if self.is_leaving or dispatcher.is_draining:
+            return False
+        return dispatcher.settings.health.ready_without_replica or any(one.is_up for one in dispatcher.replicas)
 
     def bad_request(self, status: int, message: str, headers: Headers) -> Response:
         """The response to a request that is not valid HTTP or too large; the page that sent it may read it."""

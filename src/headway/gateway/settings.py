@@ -131,6 +131,9 @@ class QueueSettings:
         class_ceilings: Class -> share of the three bounds above, from 0 to 1, that its requests and all less urgent
             ones may fill together; for example `{flex = 0.5}`. A class is a service tier or a priority (`"20" = 0.2`).
             So the less urgent are refused first as the queue fills. Unset: every class may fill the queue.
+        no_replica_max_requests: Requests that came while no healthy replica could serve them, and wait for one, at
+            most (`health.no_replica_seconds`). Those beyond get 503 at once. 0: all do.
+        no_replica_max_bytes: The bytes of their bodies, at most.
         timeout_seconds: Longest time in the queue; then the request is answered with 429.
         stored_objects: Responses, files and batches whose replica is remembered, since requests about them go there.
         idle_seconds: A model's queue without a request for so long is forgotten. What its policies learned is kept.
@@ -146,6 +149,8 @@ class QueueSettings:
     tenant_max_tokens: int | None = None
     tenant_max_bytes: int | None = None
     class_ceilings: Mapping[str, float] = field(default_factory=dict)
+    no_replica_max_requests: int = 1_000
+    no_replica_max_bytes: int = 1 << 28
     timeout_seconds: float = 600.0
     stored_objects: int = 100_000
     idle_seconds: float = 600.0
@@ -267,7 +272,11 @@ class HealthSettings:
         first_byte_seconds: Longest time from dispatch to the first byte of the answer; of a stream to its first event,
             for which comments do not count.
         silent_seconds: Longest time between two pieces of an answer.
-        no_replica_seconds: How long a queued request is kept while no healthy replica could answer it.
+        no_replica_seconds: How long a request waits while no healthy replica could answer it: one that was queued, from
+            the loss of the last replica; one that comes later, from its arrival. Then it gets 503. To scale from zero,
+            let it be longer than a replica takes to start.
+        ready_without_replica: `/ready`, and `readiness` of `headway epp`, ask for no replica that is up. Set it to
+            scale from zero behind a balancer, which sends requests only to what is ready.
         lame_duck_seconds: After SIGTERM, how long `/ready` says 503 while requests are still taken, so that balancers
             learn of the end before the address closes. SIGINT skips it.
         drain_seconds: How long requests may go on after that.
@@ -289,6 +298,7 @@ class HealthSettings:
     first_byte_seconds: float = 600.0
     silent_seconds: float = 300.0
     no_replica_seconds: float = 10.0
+    ready_without_replica: bool = False
     lame_duck_seconds: float = 3.0
     drain_seconds: float = 120.0
 

@@ -45,6 +45,7 @@ from headway.scheduling.bundle import bundle
 _MAY_BE_0 = (
     *("seed", "lame_duck_seconds", "on", "prefix_caching", "sample_share", "ejected_share_max", "panic_share"),
     *("leeway_seconds", "backoff_seconds", "retry_share", "retries_min", "keep_alive_seconds"),
+    *("ready_without_replica", "no_replica_max_requests"),
 )
 _SHARES = (
     ("health", "ejected_share_max"),

@@ -88,6 +88,23 @@ def test_the_order_is_kept_under_load(run_gateway: RunGateway, envoy: Envoy) -> 
     run_gateway(scenario, seats=1, policies=PolicySettings(ordering="sjf"))
 
 
+def test_a_request_waits_behind_envoy_for_the_first_replica(run_gateway: RunGateway, envoy: Envoy) -> None:
+    async def scenario(setup: Setup) -> None:
+        await setup.replicas[0].stop()
+        await setup.until(lambda: not setup.dispatcher.replicas[0].is_up)
+        async with envoy.picker(setup):
+            asks = [asyncio.create_task(envoy.ask()) for _ in range(2)]
+            await setup.until(lambda: setup.dispatcher.counts.inside == 2)
+            refused = await envoy.ask()
+            await setup.replicas[0].start()
+            assert [answer.status for answer in await asyncio.gather(*asks)] == [200, 200]
+        assert (refused.status, refused.reason) == (503, "no-replica")
+        assert int(refused.headers["retry-after"]) >= 1
+
+    health = replace(QUICK, no_replica_seconds=30.0)
+    run_gateway(scenario, health=health, queue=QueueSettings(no_replica_max_requests=2))
+
+
 def test_a_refusal_reaches_the_client_as_it_is(run_gateway: RunGateway, envoy: Envoy) -> None:
     async def scenario(setup: Setup) -> None:
         gate = asyncio.Event()

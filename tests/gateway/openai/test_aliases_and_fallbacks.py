@@ -140,7 +140,8 @@ def test_a_fallback_is_asked_while_no_healthy_replica_serves_the_model(
 
     models = {"big": ModelSettings(fallbacks=("none", "small"))}
     with caplog.at_level(logging.WARNING, "headway.gateway"):
-        run_gateway(scenario, replicas=2, health=FREQUENT, aliases={"alias": "big"}, models=models)
+        health = replace(FREQUENT, no_replica_seconds=0.3)
+        run_gateway(scenario, replicas=2, health=health, aliases={"alias": "big"}, models=models)
 
 
 def test_a_fallback_with_a_shorter_queue_is_asked_where_a_threshold_says_so(run_gateway: RunGateway) -> None:

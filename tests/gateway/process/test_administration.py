@@ -14,6 +14,7 @@ from headway.gateway.observing.access_log import AccessLog
 from headway.gateway.settings import (
     AdminSettings,
     BudgetSettings,
+    QueueSettings,
     StateSettings,
     TenantSettings,
 )
@@ -120,6 +121,7 @@ def test_a_drained_replica_gets_nothing_new_and_ends_what_it_has(
         assert 'headway_replica_drained{replica="r0"} 1' in (await setup.get("/metrics")).body.decode()
         assert (await setup.get("/headway/state")).json()["replicas"][0]["drained"] is True
         assert (await admin(setup, "/replicas/r1/drain", "POST")).status == 200
+        setup.gateway.reload(replace(setup.settings, queue=QueueSettings(no_replica_max_requests=0)))
         assert ((await setup.ask()).reason, (await setup.get("/ready")).status) == ("no-replica", 503)
         for refused in (await setup.ask(), await setup.get("/v1/models")):
             assert "is drained (`/admin/replicas`)" in refused.json()["error"]["message"]

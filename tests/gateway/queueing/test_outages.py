@@ -51,6 +51,27 @@ def test_a_replica_that_comes_back_within_the_grace_is_used(run_gateway: RunGate
     run_gateway(scenario, seats=1, health=PATIENT)
 
 
+def test_newcomers_of_an_outage_are_answered_by_the_replica_that_comes(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        assert (await setup.get("/ready")).status == 200
+        await setup.replicas[0].stop()
+        await setup.until(lambda: not setup.dispatcher.replicas[0].is_up)
+        assert (await setup.get("/ready")).json() == {
+            "ready": True,
+            "replicas_up": 0,
+            "replicas_drained": 0,
+            "draining": False,
+        }
+        asking = [asyncio.ensure_future(setup.ask(completion(prompt=f"number {number}"))) for number in range(5)]
+        await setup.until(lambda: setup.dispatcher.counts.inside == 5)
+        await setup.replicas[0].start()
+        assert [answer.status for answer in await asyncio.gather(*asking)] == [200] * 5
+        prompts = [call.json()["prompt"] for call in setup.replicas[0].calls if call.path == "/v1/completions"]
+        assert prompts == [f"number {number}" for number in range(5)]
+
+    run_gateway(scenario, seats=1, health=replace(PATIENT, ready_without_replica=True))
+
+
 def test_nobody_is_kept_behind_one_who_can_go_nowhere(run_gateway: RunGateway) -> None:
     """It failed on the first replica and waits for the second, which dies: the first is free for those behind it."""
 
@@ -91,7 +112,7 @@ def test_a_model_whose_only_replica_is_down_is_not_waited_for(run_gateway: RunGa
         assert (await setup.ask(completion(model="nobody's"))).status == 404
         assert (await setup.ask()).status == 200
 
-    run_gateway(scenario, health=PATIENT)
+    run_gateway(scenario, health=PATIENT, queue=QueueSettings(no_replica_max_requests=0))
 
 
 def test_a_key_has_bounds_of_its_own_whatever_fairness_ids_it_names(run_gateway: RunGateway, monkeypatch) -> None:  # type: ignore[no-untyped-def]

@@ -217,7 +217,7 @@ def test_with_no_replica_alive_everybody_is_told_when_to_come_back(run_gateway: 
         assert (await setup.get("/ready")).status == 503
         assert (await setup.get("/health")).status == 200
 
-    run_gateway(scenario)
+    run_gateway(scenario, health=replace(QUICK, no_replica_seconds=0.3))
 
 
 def test_flapping_loses_nobody(run_gateway: RunGateway) -> None:

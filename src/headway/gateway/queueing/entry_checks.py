@@ -32,15 +32,10 @@ class EntryChecks:
         """Why a request may not enter a queue; None if it may."""
         served, replicas = self._served, self._served.replicas
         if not can_be_served(demand_of(queued), replicas):
-            model, arrived = queued.arrived.model, queued.arrived
-            meant = f", asked for as {arrived.asked_model[:100]!r}" if arrived.is_renamed else ""
-            if replicas and not any(replica.serves(model) for replica in replicas):
-                message = f"no replica serves the model {model[:100]!r}{meant}; GET /v1/models lists the models"
-                return Refusal(404, message, Reason.UNKNOWN_MODEL)
-            if arrived.endpoints and can_be_served((model, queued.failed_replica, ()), replicas):
-                allowed = _shown(arrived.endpoints)
-                return self.unserved(f"the proxy allows this request only {allowed}, where no replica is healthy")
-            return self.unserved(self.why_unserved(model, meant))
+            refusal = self._refusal_in_outage(queued)
+            if refusal is not None:
+                return refusal
+            queued.came_in_outage = True
         if not served.waiting:
             return None
         arrived = queued.arrived
@@ -50,6 +45,34 @@ class EntryChecks:
         if broken is None:
             return None
         return self.too_many(*broken, served.queue_of(queued).drain_seconds())
+
+    def _refusal_in_outage(self, queued: QueuedRequest) -> Refusal | None:
+        """Why a request that no healthy replica can serve may not wait for one; None if it may."""
+        arrived, served = queued.arrived, self._served
+        elsewhere = (arrived.model, queued.failed_replica, ())
+        if self._is_unknown(arrived.model) or (arrived.endpoints and can_be_served(elsewhere, served.replicas)):
+            return self.outage(queued)
+        if arrived.never_waits:
+            return self.outage(queued)
+        full = served.bounds.broken_in_outage(arrived.body_bytes, served.settings.queue)
+        return None if full is None else self.outage(queued, f"; {full}")
+
+    def _is_unknown(self, model: str) -> bool:
+        replicas = self._served.replicas
+        return bool(replicas) and not any(replica.serves(model) for replica in replicas)
+
+    def outage(self, queued: QueuedRequest, more: str = "") -> Refusal:
+        """The refusal of a request that no healthy replica can serve; `more` ends its sentence."""
+        arrived, replicas = queued.arrived, self._served.replicas
+        model = arrived.model
+        meant = f", asked for as {arrived.asked_model[:100]!r}" if arrived.is_renamed else ""
+        if self._is_unknown(model):
+            message = f"no replica serves the model {model[:100]!r}{meant}; GET /v1/models lists the models"
+            return Refusal(404, message, Reason.UNKNOWN_MODEL)
+        if arrived.endpoints and can_be_served((model, queued.failed_replica, ()), replicas):
+            allowed = _shown(arrived.endpoints)
+            return self.unserved(f"the proxy allows this request only {allowed}, where no replica is healthy{more}")
+        return self.unserved(f"{self.why_unserved(model, meant)}{more}")
 
     def refusal_unread(self, tenant: str, http: HttpRequest) -> Refusal | None:
         """Why a request may enter no queue whatever its body says; None if it may, or if its body must be read first.

@@ -49,7 +49,7 @@ class Outages:
     def __init__(self) -> None:
         self._since: dict[Demand, float] = {}
 
-    def given_up(
+    def lasting(
         self, waiting: Iterable[Demand], replicas: Sequence[UpstreamReplica], now: float, grace_seconds: float
     ) -> set[Demand]:
         """The demands of `waiting` that could not be served at any call of the last `grace_seconds`."""

@@ -1,6 +1,7 @@
-"""Bounds of the whole queue and of single tenants, `[queue]`: how many requests, tokens and bytes may wait.
+"""Bounds of the whole queue, of single tenants, and of what waits for a first replica, `[queue]`.
 
-They are sums over the queues of all models, kept as requests come and go: there may be thousands of queues.
+They say how many requests, tokens and bytes may wait, as sums over the queues of all models, kept as requests come and
+go: there may be thousands of queues.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from headway.gateway.settings import QueueSettings
 
 
 class QueueBounds:
-    """What waits, in all (`waiting`) and by payer."""
+    """What waits: in all (`waiting`), of that what came while no replica could serve it (`in_outage`), and by payer."""
 
     def __init__(self) -> None:
         self.waiting = WaitingSums()
+        self.in_outage = WaitingSums()
         self.by_payer: dict[str, WaitingSums] = {}  # of payers with a request waiting
 
     def joined(self, queued: QueuedRequest) -> None:
@@ -26,6 +28,8 @@ class QueueBounds:
         if own is None:
             own = self.by_payer[arrived.payer] = WaitingSums()
         own.add(tokens, arrived.body_bytes)
+        if queued.came_in_outage:
+            self.in_outage.add(tokens, arrived.body_bytes)
 
     def left(self, queued: QueuedRequest) -> None:
         """A request waits no more."""
@@ -35,6 +39,23 @@ class QueueBounds:
         own.take(tokens, arrived.body_bytes)
         if not own.requests:
             del self.by_payer[arrived.payer]
+        if queued.came_in_outage:
+            self.in_outage.take(tokens, arrived.body_bytes)
+            queued.came_in_outage = False
+
+    def broken_in_outage(self, body_bytes: int, bounds: QueueSettings) -> str | None:
+        """The bound that breaks if a request waits for a first replica too, in words; None if both hold.
+
+        Where nothing else waits so, a request that is larger than the bound of bytes alone may wait.
+        """
+        waiting = self.in_outage
+        most = bounds.no_replica_max_requests
+        if waiting.requests >= most:
+            return f"{most:,} requests wait for one already (`queue.no_replica_max_requests`)"
+        most = bounds.no_replica_max_bytes
+        if waiting.requests and waiting.bytes + body_bytes > most:
+            return f"{most:,} bytes of requests, at most, wait for one (`queue.no_replica_max_bytes`)"
+        return None
 
     def broken(
         self, payer: str, prompt_tokens: int, body_bytes: int, bounds: QueueSettings

@@ -93,7 +93,7 @@ class QueueChanges:
             return
         self._followed = (lists, served.settings.models)
         for key, queue in list(served.queues.items()):
-            if key.home or not key.model:
+            if key.home:
                 continue
             for queued in list(queue.requests):
                 if queued in queue:

@@ -195,6 +195,7 @@ class QueuedRequest(Request):
         counted: see `PromptSize`.
         queue_key: its queue; None before it enters one.
         entry: which request to enter its queue it was, counted from 1.
+        came_in_outage: no healthy replica could serve it when it came, and it waits since.
         work: expected work when it entered its queue, in weighted tokens (`wait_forecast`).
         rank: which dispatch of its queue it was, counted from 1; 0 while it waits.
         has_waited: it was not dispatched at the moment of its arrival.
@@ -222,6 +223,7 @@ class QueuedRequest(Request):
         "admitted_by",
         "arrived",
         "budget",
+        "came_in_outage",
         "charged_tokens",
         "confirmed_tokens",
         "counted",
@@ -265,6 +267,7 @@ class QueuedRequest(Request):
         self.counted = prompt.counted
         self.queue_key: QueueKey | None = None
         self.entry = 0
+        self.came_in_outage = False
         self.work = 0.0
         self.rank = 0
         self.has_waited = False

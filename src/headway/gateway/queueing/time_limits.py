@@ -106,17 +106,18 @@ class TimeLimits:
         """Refuse requests that no healthy replica could serve for too long."""
         served = self._served
         grace = served.settings.health.no_replica_seconds
-        demands = self._outages.given_up(served.waiting, served.replicas, now, grace)
+        demands = self._outages.lasting(served.waiting, served.replicas, now, grace)
         if not demands:
             return
-        for relay in list(self._relays.values()):
+        # Those that came later wait for as long as those that were here.
+        older = takewhile(lambda relay: now - relay.request.arrived.arrived_at >= grace, self._relays.values())
+        for relay in list(older):
             request = relay.request
             demand = demand_of(request.queued)
             if request.stage is not _QUEUED or demand not in demands:
                 continue
             if not can_be_served(demand, served.replicas):  # none came back between two steps
-                why = self._entry_checks.why_unserved(request.arrived.model)
-                relay.refuse(self._entry_checks.unserved(f"{why}; none has been up for {grace:g} s"))
+                relay.refuse(self._entry_checks.outage(request.queued, f"; none has been up for {grace:g} s"))
             yield
 
     def _inside(self, number: int) -> GatewayRequest | None:

@@ -205,13 +205,14 @@ def test_an_unknown_model_is_refused_and_looked_for() -> None:
 
 
 def test_without_a_healthy_replica_a_request_is_refused() -> None:
-    bench = Bench()
+    bench = Bench(queue=QueueSettings(no_replica_max_requests=0))
     bench.replicas[0].state.health = Health.EJECTED
     bench.replicas[0].state.probe_at = bench.now + 2.0
     refused = bench.arrive()
     assert refused.refusal is not None
     assert (refused.refusal.status, refused.reason) == (503, Reason.NO_REPLICA)
     assert refused.refusal.retry_seconds == pytest.approx(2.0, rel=0.5)
+    assert "0 requests wait for one already (`queue.no_replica_max_requests`)" in refused.refusal.message
     bench.replicas[0].state.health = Health.UNKNOWN
     assert bench.arrive().stage is RequestStage.QUEUED, "not probed yet: believed healthy, but not sent to"
 

@@ -369,13 +369,13 @@ def test_an_outage_is_over_with_one_look_that_finds_a_replica() -> None:
     outages = Outages()
     demand = ("m", None, ())
     (replica,) = replicas(1)
-    assert outages.given_up([demand], [], 0.0, 30.0) == set()
-    assert outages.given_up([demand], [], 29.9, 30.0) == set()
-    assert outages.given_up([demand], [], 30.0, 30.0) == {demand}
-    assert outages.given_up([demand], [replica], 31.0, 30.0) == set(), "not probed yet: believed healthy"
-    assert outages.given_up([demand], [], 40.0, 30.0) == set()
-    assert outages.given_up([], [], 50.0, 30.0) == set()
-    assert outages.given_up([demand], [], 71.0, 30.0) == set()
+    assert outages.lasting([demand], [], 0.0, 30.0) == set()
+    assert outages.lasting([demand], [], 29.9, 30.0) == set()
+    assert outages.lasting([demand], [], 30.0, 30.0) == {demand}
+    assert outages.lasting([demand], [replica], 31.0, 30.0) == set(), "not probed yet: believed healthy"
+    assert outages.lasting([demand], [], 40.0, 30.0) == set()
+    assert outages.lasting([], [], 50.0, 30.0) == set()
+    assert outages.lasting([demand], [], 71.0, 30.0) == set()
 
 
 def test_shortages_are_counted_and_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
