@@ -18,7 +18,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # The rows of docs/glossary.md: what stands in their first column.
 GLOSSARY = re.findall(r"^\| ([^|]+) \|", (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8"), re.MULTILINE)
 PAGES = sorted((SOURCE / "gateway" / "observing" / "page").glob("live.*"))
-# Not docs/results and docs/research, which are records, nor the page on style, which names the words themselves.
+# Not docs/results, which are records, nor the page on style, which names the words themselves.
 FOLDERS = [ROOT, *(ROOT / "docs" / name for name in ("", "decisions", "policies", "serve"))]
 DOCUMENTS = [page for folder in FOLDERS for page in sorted(folder.glob("*.md")) if page.name != "style.md"]
 # Words of docs/style.md that no user is to read.
