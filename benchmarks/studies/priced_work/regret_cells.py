@@ -228,7 +228,7 @@ def _settled(
 
     def fcfs(one: Trace) -> DayOutcome:
         outcome = simulate_bundle(one, server, Bundle("fcfs"), SEED)
-        held.append(_held_blocks(outcome) * server.rules.block_tokens)
+        held.append(held_blocks(outcome) * server.rules.block_tokens)
         return outcome
 
     saturation = measure_saturation(trace, fcfs)
@@ -243,7 +243,7 @@ def _settled(
     return _keep(folder, _setting(wanted, trace_name, replica_name, memory) | facts)
 
 
-def _held_blocks(outcome: DayOutcome) -> float:
+def held_blocks(outcome: DayOutcome) -> float:
     """KV blocks held on average until the last request is admitted."""
     last = float(outcome.admitted_ps.max())  # in floats, for block-picoseconds of a long day overflow 64 bits
     moments, blocks = np.array(outcome.curve_ps, float), np.array(outcome.curve_blocks, float)

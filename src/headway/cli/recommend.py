@@ -21,6 +21,7 @@ def recommend(
     others: options.OtherPolicies,
     reading: options.TraceOptions,
     replica: options.ReplicaOptions,
+    outputs: options.ComparisonOutputs,
     objective: Annotated[
         str,
         typer.Option(
@@ -31,16 +32,15 @@ def recommend(
     ] = "balanced",
     load: options.Load = None,
     slo: options.SloOption = options.DEFAULT_SLO,
-    json: options.JsonFile = None,
     jobs: options.Jobs = None,
 ) -> None:
     """Recommend policies for this traffic, in the simulator.
 
     Orders compete, each with a small grid of its dial; then admission, victim and predictor beside the best one. Stdout
-    shows the verdict with its price, how sure it is, and the configuration to paste.
+    shows the verdict with its price, how sure it is, and the configuration to paste. --report draws all candidates.
     """
     from headway.cli.recommend_run import run_recommendation
     from headway.cli.traffic import Traffic
 
     traffic = Traffic([trace], reading, options.LoadOptions(load=load))
-    run_recommendation(traffic, replica, orderings, others, objective=objective, slo=slo, json=json, jobs=jobs)
+    run_recommendation(traffic, replica, orderings, others, outputs, objective=objective, slo=slo, jobs=jobs)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from headway.bench.experiment.bundles import Bundle, named_bundles, read_bundles
 from headway.bench.metrics.run_metrics import Slo
-from headway.bench.output_files import check_files
+from headway.bench.output_files import check_files, replacing
 from headway.bench.recommendation.candidates import gateway_text, vllm_text
 from headway.bench.recommendation.objective import read_objective
 from headway.bench.recommendation.verdict import SCHEMA, Recommendation, Task, recommend
-from headway.cli.command_options import ComparedOrderings, OtherPolicies, ReplicaOptions
+from headway.cli.command_options import ComparedOrderings, ComparisonOutputs, OtherPolicies, ReplicaOptions
 from headway.cli.modelled_replica import profile_files
-from headway.cli.progress import progress
+from headway.cli.progress import progress, say
 from headway.cli.result_files import STDOUT, command_line, json_file, write_json
 from headway.cli.traffic import Traffic
 
@@ -20,10 +20,10 @@ def run_recommendation(
     replica: ReplicaOptions,
     orderings: ComparedOrderings,
     others: OtherPolicies,
+    outputs: ComparisonOutputs,
     *,
     objective: str,
     slo: str,
-    json: str | None,
     jobs: int | None,
 ) -> None:
     """Simulate, choose, print, write.
@@ -35,7 +35,7 @@ def run_recommendation(
     files_read = [*traffic.files(), *profile_files(replica)]
     if orderings.bundles is not None:
         files_read.append(str(orderings.bundles))
-    check_files({"--json": json_file(json)}, files_read)
+    check_files({"--json": json_file(outputs.json), "--report": outputs.report}, files_read)
     template = Bundle("fcfs", "fcfs", others.admission, others.preemption, others.prediction)
     template.check()
     chosen = named_bundles(orderings.ordering or [], template)
@@ -46,11 +46,17 @@ def run_recommendation(
     server, trace = traffic.prepare(name, replica, wanted.slo)
     task = Task(trace, server, wanted, template, chosen, load, traffic.reading.seed)
     found = recommend(task, jobs=jobs, progress=progress, command=command_line())
-    if json != STDOUT:
+    if outputs.json != STDOUT:
         for line in report(found):
             print(line)
-    if json is not None:
-        write_json(json, [found.to_json()], schema=SCHEMA, several="recommendations")
+    if outputs.json is not None:
+        write_json(outputs.json, [found.to_json()], schema=SCHEMA, several="recommendations")
+    if outputs.report is not None:
+        from headway.bench.report.recommendation_report import recommendation_html
+
+        with replacing(outputs.report, "--report") as temporary:
+            temporary.write_text(recommendation_html(found), encoding="utf-8", newline="\n")
+        say(f"report: {outputs.report}")
 
 
 def report(found: Recommendation) -> list[str]:

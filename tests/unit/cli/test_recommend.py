@@ -83,6 +83,18 @@ def test_the_table_and_the_sentences_are_printed(recommended: dict[str, Any]) ->
     assert "[policies]" in said
 
 
+def test_the_report_draws_all_candidates_and_marks_the_verdict(headway: Headway, tmp_path: Path) -> None:
+    page, out = tmp_path / "report.html", tmp_path / "out.json"
+    orders = ("--ordering", "shortest-uncached-prefill-first", "--ordering", "fcfs")
+    said = headway("recommend", *SMALL, *orders, "--report", page, "--json", out)
+    assert said.status == 0, said.err
+    text, found = page.read_text(), json.loads(out.read_text())
+    assert all(sentence in text for sentence in found["sentences"])
+    assert text.count('class="ring"') == 2
+    assert "lower bound" in text
+    assert found["lower_bounds"]["mean_ttft_seconds"] < min(one["measures"]["mean-ttft"] for one in found["candidates"])
+
+
 def test_chosen_orders_compete_alone_and_bounds_exclude(headway: Headway, tmp_path: Path) -> None:
     objective, out = tmp_path / "mine.toml", tmp_path / "out.json"
     objective.write_text('weights = {"mean-ttft" = 1}\nat_most = {"longest-ttft" = {times_fcfs = 1.05}}\n')

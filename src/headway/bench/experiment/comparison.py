@@ -93,6 +93,14 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class MeanBounds:
+    """Seconds that no policy's mean is below on one trace and replica; None where none is known."""
+
+    e2e_seconds: float | None = None
+    ttft_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """All runs and what they stood on.
 
@@ -107,6 +115,7 @@ class Comparison:
         version: of headway.
         fleet: of a fleet, each replica's `id` and facts, in order; else empty.
         signal_seconds: of a fleet, how often replicas report the figures that routing reads; 0 for exact ones.
+        bounds: of the means, at each load.
     """
 
     trace: Mapping[str, Json]
@@ -118,6 +127,7 @@ class Comparison:
     version: str
     fleet: Sequence[Mapping[str, Json]] = ()
     signal_seconds: float = 0.0
+    bounds: Mapping[float | None, MeanBounds] = field(default_factory=dict)
 
     def loads(self) -> tuple[float | None, ...]:
         """Each load once, in the order of the runs."""
@@ -149,6 +159,10 @@ class Comparison:
             "signal_seconds": self.signal_seconds,
             "slo": self.slo.to_json(),
             "saturation": self.saturation,
+            "lower_bounds": [
+                {"load": load, "mean_e2e_seconds": bound.e2e_seconds, "mean_ttft_seconds": bound.ttft_seconds}
+                for load, bound in self.bounds.items()
+            ],
             "runs": [run.to_json() for run in self.runs],
         }
 

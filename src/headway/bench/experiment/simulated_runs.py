@@ -11,7 +11,7 @@ from operator import or_
 
 from headway import __version__
 from headway.bench.experiment.bundles import Bundle
-from headway.bench.experiment.comparison import Comparison, Json, Run, replica_facts, trace_facts
+from headway.bench.experiment.comparison import Comparison, Json, MeanBounds, Run, replica_facts, trace_facts
 from headway.bench.experiment.fleets import (
     Fleet,
     check_bundle,
@@ -128,7 +128,9 @@ def compare(
         by_load = spread(_bound_by(experiment), [*traffic.values()], jobs=jobs, on_done=on_done)
         bounds = dict(zip(traffic, by_load, strict=True))
     with report("simulating", len(cells)) as on_done:
-        runs = spread(lambda cell: _run(experiment, cell, bounds[cell.load]), cells, jobs=jobs, on_done=on_done)
+        runs = spread(
+            lambda cell: _run(experiment, cell, bounds[cell.load].e2e_seconds), cells, jobs=jobs, on_done=on_done
+        )
     return Comparison(
         trace=trace_facts(experiment.trace) | traffic_facts(experiment.trace),
         replica=facts_of_replica(experiment.replica),
@@ -139,6 +141,7 @@ def compare(
         version=__version__,
         fleet=() if experiment.fleet is None else _fleet_facts(experiment.fleet),
         signal_seconds=0.0 if experiment.fleet is None else experiment.fleet.signal_seconds,
+        bounds=bounds,
     )
 
 
@@ -189,20 +192,29 @@ def _at_load(trace: Trace, load: float | None, saturation: Saturation | None) ->
     return saturation.at_load(trace, load)
 
 
-def _bound_by(experiment: Experiment) -> Callable[[Trace], float | None]:
-    """A function that bounds a trace's mean end-to-end seconds from below.
+def _bound_by(experiment: Experiment) -> Callable[[Trace], MeanBounds]:
+    """A function that bounds a trace's means from below.
 
     Of a fleet of several only what each request takes alone is known, and that only if its replicas are equal. Where
     replicas fail, nothing is: requests that end unserved are in no mean.
     """
     rules, step_time, fleet = experiment.replica.rules, experiment.replica.step_time, experiment.fleet
     if fleet is not None and (fleet.outages or len(fleet.kinds()) > 1):
-        return lambda trace: None
+        return lambda trace: MeanBounds()
     if fleet is None or len(fleet.replicas) == 1:
-        return lambda trace: lower_bounds(trace, rules, step_time).mean_e2e_seconds
-    return lambda trace: next(
-        (part.mean_e2e_seconds for part in lower_bounds(trace, rules, step_time).parts if part.name == "alone"), None
+        return lambda trace: mean_bounds(trace, experiment.replica)
+    return lambda trace: MeanBounds(
+        next(
+            (part.mean_e2e_seconds for part in lower_bounds(trace, rules, step_time).parts if part.name == "alone"),
+            None,
+        )
     )
+
+
+def mean_bounds(trace: Trace, replica: Replica) -> MeanBounds:
+    """What no policy's means are below on one replica."""
+    found = lower_bounds(trace, replica.rules, replica.step_time)
+    return MeanBounds(found.mean_e2e_seconds, found.mean_ttft_seconds)
 
 
 def _run(experiment: Experiment, cell: _Cell, bound: float | None) -> Run:

@@ -126,6 +126,7 @@ class RunMetrics:
     load_imbalance: float | None = None
     failed: int = 0
     failed_reasons: Mapping[str, int] = field(default_factory=dict)
+    longest_ttft_seconds: float | None = None
 
     def to_json(self) -> dict[str, object]:
         """The contract's keys, in the order of the fields."""
@@ -168,6 +169,7 @@ DEFINITIONS: Mapping[str, str] = {
     "failed": "requests lost with a replica that failed and not served by another one, with all later turns of their "
     "sessions; failed_reasons counts the reasons",
     "failed_reasons": "how many requests failed for each reason",
+    "longest_ttft_seconds": "the longest TTFT of all requests that got a first token",
 }
 """What each number means, in the order of `RunMetrics`."""
 
@@ -234,6 +236,7 @@ def summarise(
         load_imbalance=load_imbalance,
         failed=len(outcome.failed),
         failed_reasons=dict(sorted(Counter(outcome.failed.values()).items())),
+        longest_ttft_seconds=float(ttft[started].max()) if started.any() else None,
     )
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from headway import __version__
 from headway.bench.experiment.bundles import Bundle
-from headway.bench.experiment.comparison import trace_facts
+from headway.bench.experiment.comparison import MeanBounds, trace_facts
 from headway.bench.experiment.parallel import spread
 from headway.bench.experiment.saturation import Saturation, measure_saturation
 from headway.bench.experiment.simulated_runs import (
     Progress,
     facts_of_replica,
+    mean_bounds,
     run_failure,
     simulate_bundle,
     traffic_facts,
@@ -92,6 +93,7 @@ class Recommendation:
         verdict: the one that is recommended.
         told: of each of `competing`, how sure its distance from the best is.
         command: the command line that repeats it.
+        bounds: seconds that no policy's means are below on this traffic.
     """
 
     task: Task
@@ -101,6 +103,7 @@ class Recommendation:
     verdict: Candidate
     told: Differences
     command: str
+    bounds: MeanBounds = field(default_factory=MeanBounds)
 
     @property
     def alike(self) -> list[str]:
@@ -149,6 +152,10 @@ class Recommendation:
             "replica": facts_of_replica(self.task.replica),
             "load": self.task.load,
             "saturation": None if self.saturation is None else self.saturation.to_json(),
+            "lower_bounds": {
+                "mean_e2e_seconds": self.bounds.e2e_seconds,
+                "mean_ttft_seconds": self.bounds.ttft_seconds,
+            },
             "objective": self.task.objective.name,
             "objective_as_read": self.task.objective.to_json(),
             "verdict": {"label": verdict.label}
@@ -229,14 +236,16 @@ def recommend(
 
     found = simulated([*bundles, *reference])
     fcfs = next(one for one in found if one.label == "fcfs")
+    bounds = mean_bounds(traffic, task.replica)
     competing = found[: len(bundles)]
     cautious = (grid.DEFAULT,) if task.objective.rests_on_the_tail else ()
-    judged = _judged(task, traffic, fcfs, competing, saturation, command, cautious)
+    judged = replace(_judged(task, traffic, fcfs, competing, saturation, command, cautious), bounds=bounds)
     if task.chosen:
         return judged
     plain = judged.verdict.bundle
     competing += simulated(grid.variants(plain))
-    return _judged(task, traffic, fcfs, competing, saturation, command, (*cautious, plain.label))
+    again = _judged(task, traffic, fcfs, competing, saturation, command, (*cautious, plain.label))
+    return replace(again, bounds=bounds)
 
 
 def served(trace: Trace, outcome: DayOutcome) -> RequestTimes:

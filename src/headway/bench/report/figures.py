@@ -9,6 +9,7 @@ from headway.bench.experiment.comparison import Comparison, Run
 from headway.bench.metrics.curves import Cdf, Curves
 from headway.bench.metrics.run_metrics import RunMetrics
 from headway.bench.report.charts import Axes, Curve, chart, vertical_mark, x_span, y_span
+from headway.bench.report.frontier_picture import PolicyPoint
 from headway.bench.report.markup import Markup, join, tag
 from headway.bench.report.scales import (
     Label,
@@ -19,7 +20,7 @@ from headway.bench.report.scales import (
     logarithmic,
     share_label,
 )
-from headway.bench.report.table_columns import seconds_text
+from headway.bench.report.table_columns import incomparable, seconds_text
 
 CDF_SIZE = (372, 270)
 TIMELINE_SIZE = (372, 150)
@@ -37,6 +38,20 @@ def run_name(comparison: Comparison, run: Run) -> str:
     """The policy, with the seed where there are several."""
     several = len({other.seed for other in comparison.runs}) > 1
     return f"{run.policy}, seed {run.seed}" if several else run.policy
+
+
+def policy_points(comparison: Comparison, runs: Sequence[Run]) -> list[PolicyPoint]:
+    """The runs at one load as points of the frontier; one in which no request got a first token is left out."""
+    points = []
+    for run in runs:
+        metrics, number = run.metrics, series_of(comparison)[run.policy]
+        mean, p99, longest = metrics.ttft_seconds.mean, metrics.ttft_seconds.p99, metrics.longest_ttft_seconds
+        if mean is None or p99 is None or longest is None:
+            continue
+        is_complete = not incomparable(comparison, run)
+        name = run_name(comparison, run)
+        points.append(PolicyPoint(name, number, mean, p99, longest, metrics.goodput, is_complete=is_complete))
+    return points
 
 
 def legend(comparison: Comparison) -> Markup:

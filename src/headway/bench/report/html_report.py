@@ -11,6 +11,7 @@ from pathlib import Path
 
 from headway.bench.experiment.comparison import Comparison, Run
 from headway.bench.report import figures, sections
+from headway.bench.report.frontier_picture import frontier_figures
 from headway.bench.report.markup import Markup, join, tag
 from headway.bench.report.replica_picture import replicas_over_time
 from headway.bench.user_mistake import UserMistake
@@ -39,7 +40,11 @@ def report_html(comparison: Comparison) -> str:
     """
     if not comparison.runs:
         raise ValueError("a report needs at least one run")
-    title = f"headway compare: {comparison.trace.get('name')}"
+    return document(f"headway compare: {comparison.trace.get('name')}", *_parts(comparison))
+
+
+def document(title: str, *parts: Markup) -> str:
+    """A page that needs no network, in the report's style."""
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -49,7 +54,7 @@ def report_html(comparison: Comparison) -> str:
         tag("title", title),
         tag("style", _file("style.css")),
     )
-    body = tag("body", tag("main", *_parts(comparison)), tag("script", _file("switches.js")))
+    body = tag("body", tag("main", *parts), tag("script", _file("switches.js")))
     return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
 
 
@@ -57,15 +62,15 @@ def _parts(comparison: Comparison) -> list[Markup]:
     parts = [sections.heading(comparison)]
     sweep = figures.against_load(comparison)
     if sweep:
-        parts.append(_section("Latency against load", figures.legend(comparison), sweep))
-    parts.append(_section("Numbers", sections.tables(comparison)))
+        parts.append(section("Latency against load", figures.legend(comparison), sweep))
+    parts.append(section("Numbers", sections.tables(comparison)))
     loads = sorted(comparison.loads(), key=lambda load: -1.0 if load is None else -load)
     parts += [_charts(comparison, load, first=number == 0) for number, load in enumerate(loads)]
     return [
         *parts,
-        _section("What the numbers mean", sections.definitions(comparison)),
-        _section("What was run", sections.facts(comparison)),
-        _section("Repeat it", sections.repeat(comparison)),
+        section("What the numbers mean", sections.definitions(comparison)),
+        section("What was run", sections.facts(comparison)),
+        section("Repeat it", sections.repeat(comparison)),
     ]
 
 
@@ -73,6 +78,7 @@ def _charts(comparison: Comparison, load: float | None, *, first: bool) -> Marku
     """The charts of one load. With several loads, all but the first are folded until opened or printed."""
     runs = comparison.at_load(load)
     charts = (
+        *_frontier(comparison, runs, load),
         tag("h3", "Time to first token by length of prompt"),
         tag(
             "p",
@@ -91,10 +97,18 @@ def _charts(comparison: Comparison, load: float | None, *, first: bool) -> Marku
         *_replicas(comparison, runs),
     )
     if load is None or len(comparison.loads()) == 1:
-        return _section("Charts", *charts)
+        return section("Charts", *charts)
     opened = {"open": "open"} if first else {}
     folded = tag("details", tag("summary", tag("h2", f"Charts at load {load:g}")), *charts, **opened)
     return tag("section", folded)
+
+
+def _frontier(comparison: Comparison, runs: Sequence[Run], load: float | None) -> list[Markup]:
+    """Mean against p99 TTFT, and longest wait against goodput; nothing for fewer than two policies."""
+    points = figures.policy_points(comparison, runs)
+    bound = comparison.bounds.get(load)
+    drawn = frontier_figures(points, None if bound is None else bound.ttft_seconds)
+    return [tag("h3", "The frontier: what can be had for what"), drawn] if drawn else []
 
 
 def _replicas(comparison: Comparison, runs: Sequence[Run]) -> list[Markup]:
@@ -104,7 +118,8 @@ def _replicas(comparison: Comparison, runs: Sequence[Run]) -> list[Markup]:
     return [tag("h3", "Each replica over time"), tag("p", told, class_="quiet"), drawn] if drawn else []
 
 
-def _section(title: str, *children: Markup) -> Markup:
+def section(title: str, *children: Markup) -> Markup:
+    """A part of the page under its title."""
     return tag("section", tag("h2", title), join(*children))
 
 

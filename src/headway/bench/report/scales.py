@@ -43,13 +43,13 @@ def linear(values: list[float], start: float, end: float, *, high: float | None 
     return Scale(0.0, largest if high is not None else math.ceil(largest / step - 1e-9) * step, start, end)
 
 
-def logarithmic(values: list[float], start: float, end: float) -> Scale:
-    """Over all positive values, widened to a factor of ten at least."""
+def logarithmic(values: list[float], start: float, end: float, *, factor_min: float = 10.0) -> Scale:
+    """Over all positive values, widened to this factor at least."""
     positive = [value for value in values if value > 0]
     if not positive:
         return Scale(0.1, 10.0, start, end, "log")
     low, high = min(positive), max(positive)
-    widen = max(1.0, math.sqrt(10 * low / high))
+    widen = max(1.0, math.sqrt(factor_min * low / high))
     return Scale(low / widen, high * widen, start, end, "log")
 
 
@@ -84,8 +84,11 @@ def _linear_ticks(low: float, high: float) -> list[float]:
 
 def _log_ticks(low: float, high: float) -> list[float]:
     decades = math.log10(high / low)
-    if decades <= 2:
-        marks: tuple[int, ...] = (1, 2, 5)
+    marks: tuple[float, ...]
+    if decades <= 0.8:
+        marks = (1, 1.5, 2, 3, 4, 5, 7)
+    elif decades <= 2:
+        marks = (1, 2, 5)
     else:
         marks = (1, 3) if decades <= 3 else (1,)
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)

@@ -18,6 +18,8 @@ from headway.bench.experiment.comparison import Comparison, Json, Run
 from headway.bench.metrics.agreement import Agreement
 from headway.bench.metrics.prediction_quality import INTERVALS
 from headway.bench.metrics.run_metrics import DEFINITIONS
+from headway.bench.report.figures import policy_points
+from headway.bench.report.frontier_picture import frontier
 from headway.bench.report.headline import headline
 from headway.bench.report.table_columns import Cell, CellColumn, cell_columns, counted, significant
 from headway.simulator.rules import EngineRules
@@ -37,7 +39,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print(facts(comparison), highlight=False)
     console.print()
     console.print(results(comparison, console.width), highlight=False)
-    for sentence in headline(comparison):
+    for sentence in (*headline(comparison), *on_frontier(comparison)):
         console.print(Text(sentence))
     for sentence in (*describe_predictions(comparison), *describe_recorded(comparison)):
         console.print(Text(sentence))
@@ -46,6 +48,20 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             console.print(_recorded_figures(run.recorded), highlight=False)
     console.print()
     console.print(definitions(comparison), highlight=False)
+
+
+def on_frontier(comparison: Comparison) -> list[str]:
+    """Which policies no other one dominates in mean and p99 TTFT, a sentence for each load; for three or more."""
+    said = []
+    for load in comparison.loads():
+        points = policy_points(comparison, comparison.at_load(load))
+        kept = frontier(points)
+        if len(points) > 2:
+            at = "" if load is None else f" at load {load:g}"
+            rest = counted(len(points) - len(kept), "other")
+            names = ", ".join(point.name for point in kept)
+            said.append(f"On the frontier of mean and p99 TTFT{at}: {names}. They dominate {rest}.")
+    return said
 
 
 def results(comparison: Comparison, width: int) -> RenderableType:

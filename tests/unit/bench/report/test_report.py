@@ -97,12 +97,12 @@ def test_names_are_escaped_wherever_they_appear(evil: str) -> None:
     assert re.sub(r"[\x00-\x1f]", "\ufffd", evil) in words(root)
 
 
-def test_one_chart_a_length_class_and_three_a_policy_for_each_load() -> None:
+def test_two_of_the_frontier_one_chart_a_length_class_and_three_a_policy_for_each_load() -> None:
     def charts(comparison: Comparison) -> int:
         return sum(svg.get("role") == "img" for svg in parsed(report_html(comparison)).iter("svg"))
 
-    assert charts(demo_comparison()) == 3 + 3 * 4
-    assert charts(demo_comparison(("fcfs", "random"), (0.5, 0.8, 1.1))) == 3 * (3 + 3 * 2) + 4
+    assert charts(demo_comparison()) == 2 + 3 + 3 * 4
+    assert charts(demo_comparison(("fcfs", "random"), (0.5, 0.8, 1.1))) == 3 * (2 + 3 + 3 * 2) + 4
 
 
 def test_lines_differ_by_colour_or_dash_up_to_24_policies() -> None:

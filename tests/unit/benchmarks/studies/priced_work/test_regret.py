@@ -188,4 +188,4 @@ def test_what_a_long_day_holds_does_not_overflow() -> None:
     day = SimpleNamespace(
         admitted_ps=np.array([0, 40 * hours]), curve_ps=[0, 10 * hours, 40 * hours], curve_blocks=[0, 50_000, 10]
     )
-    assert cells._held_blocks(day) == pytest.approx(37_500)
+    assert cells.held_blocks(day) == pytest.approx(37_500)
