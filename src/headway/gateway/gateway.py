@@ -25,6 +25,7 @@ from headway.gateway.observing.refusal_log import RefusalLog
 from headway.gateway.observing.request_history import RequestHistory
 from headway.gateway.observing.trace_recorder import TraceRecorder
 from headway.gateway.observing.tracing import Tracing
+from headway.gateway.observing.wanted_replicas import WantedReplicas
 from headway.gateway.openai.prompt_blocks import CacheShape
 from headway.gateway.openai.prompt_count import PromptCount
 from headway.gateway.openai.token_ratio import TokenRatio
@@ -83,6 +84,7 @@ class Gateway:
         self._tenants = ApiKeys(settings.tenant, signed_tokens(settings.jwt))
         self._certificate = Certificate(settings)
         self._metrics = GatewayMetrics(settings.metrics_series_max)
+        wanted = WantedReplicas(settings, self._clock)
         self.loop_watch = LoopWatch(self._clock)
         self._recorder = TraceRecorder(Path(settings.record), time.monotonic()) if settings.record is not None else None
         self._tracing = Tracing(settings.tracing, self._clock) if settings.tracing.endpoint is not None else None
@@ -99,7 +101,8 @@ class Gateway:
         history = RequestHistory()
         self._refusal_log = RefusalLog()
         recording = [observer for observer in (self._recorder, self._tracing) if observer is not None]
-        observing: list[RequestObserver] = [self._metrics, *observers, *recording, intake, history, self._refusal_log]
+        observing: list[RequestObserver] = [self._metrics, wanted, *observers, *recording]
+        observing += [intake, history, self._refusal_log]
         self._model_lists = ModelLists(lambda: self.dispatcher.replicas, self._clock)
         self._hold_timer = HoldTimer(self._clock, lambda: self.dispatcher.pump())  # noqa: PLW0108 - made below
         learned, held = self._learned, self._hold_timer.held
@@ -113,7 +116,7 @@ class Gateway:
             self._metrics,
             intake,
             self._prompt_count,
-            [self._recorder.arrived] if self._recorder is not None else [],
+            [wanted.arrived, *([] if self._recorder is None else [self._recorder.arrived])],
             self._refusal_log,
             self._via,
         )
@@ -121,7 +124,9 @@ class Gateway:
         has_admin = settings.admin_listen is not None
         self.site = PublicRoutes(self.api, administration, history, self._learned, has_admin=has_admin)
         self._held: dict[str, SharedLimits] = {}  # listener -> what its clients hold
+        wanted.watch(lambda: self.dispatcher.settings, lambda: self.dispatcher.replicas)
         self._metrics.watch(self.dispatcher, self.loop_watch, self._held)
+        self._metrics.further = wanted.metrics
         self._clients: set[ClientConnection] = set()
         self._servers: list[asyncio.Server | TlsListener] = []
         self._probed: list[_Probed] = []

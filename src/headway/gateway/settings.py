@@ -442,6 +442,22 @@ class AdminSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ScalingSettings:
+    """How many replicas `headway_replicas_wanted` asks for (docs/scale-out.md).
+
+    Attributes:
+        target_load: Share of its stable rate that each replica is to get, above 0, at most 1.
+        window_seconds: The traffic of so many seconds counts. Needs a restart.
+        replica_requests_per_second: Requests a second up to which one replica is stable, where that was measured. By
+            default it is estimated from lengths, memory, limits and times, which needs answers that the gateway sees.
+    """
+
+    target_load: float = 0.8
+    window_seconds: float = 300.0
+    replica_requests_per_second: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StateSettings:
     """What is learned and kept over a restart: EWSJF's lanes and costs, lengths seen, tuned values, bytes per token,
     and what is used of budgets.
@@ -562,6 +578,7 @@ class Settings:
     jwt: JwtSettings = field(default_factory=JwtSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     admin: AdminSettings = field(default_factory=AdminSettings)
+    scaling: ScalingSettings = field(default_factory=ScalingSettings)
     state: StateSettings = field(default_factory=StateSettings)
     tuning: TuningSettings = field(default_factory=TuningSettings)
     tracing: TracingSettings = field(default_factory=TracingSettings)

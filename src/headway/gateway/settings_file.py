@@ -53,6 +53,11 @@ _SHARES = (
     ("health", "failing_share"),
     ("tracing", "sample_share"),
     ("requests", "retry_share"),
+    ("scaling", "target_load"),
+)
+_WITH_NUMBERS = (
+    *("policies", "queue", "requests", "health", "wire", "jwt"),
+    *("scaling", "state", "tuning", "tracing", "embedded"),
 )
 _NUMBER_MAX = 10**15  # timers, sockets and engines take any whole number up to it; nothing here needs a larger one
 _TCP_IDLE_SECONDS_MAX = 32_767  # Linux
@@ -258,7 +263,7 @@ def _check_numbers(settings: Settings) -> None:
     if settings.health.tcp_idle_seconds > _TCP_IDLE_SECONDS_MAX:
         most, got = f"{_TCP_IDLE_SECONDS_MAX:,}", settings.health.tcp_idle_seconds
         raise ValueError(f"health.tcp_idle_seconds must be at most {most}, got {got}")
-    for name in ("policies", "queue", "requests", "health", "wire", "jwt", "state", "tuning", "tracing", "embedded"):
+    for name in _WITH_NUMBERS:
         part = getattr(settings, name)
         for one in fields(part):
             value = getattr(part, one.name)

@@ -29,6 +29,7 @@ SECTIONS: dict[str, Any] = {
     "`[jwt]`": settings.JwtSettings,
     "`[tls]`": settings.TlsSettings,
     "`[admin]`": settings.AdminSettings,
+    "`[scaling]`": settings.ScalingSettings,
     "`[state]`": settings.StateSettings,
     "`[tuning]`": settings.TuningSettings,
     "`[tracing]`": settings.TracingSettings,

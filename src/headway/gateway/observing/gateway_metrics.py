@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 
 from headway.gateway.observing import prometheus_text as prometheus
@@ -52,6 +52,7 @@ class GatewayMetrics:
         self._dispatcher: Dispatcher | None = None
         self._loop_watch: LoopWatch | None = None
         self._held: Mapping[str, SharedLimits] = {}
+        self.further: Callable[[], Iterator[str]] = lambda: iter(())  # gauges that others write
 
     def watch(self, dispatcher: Dispatcher, loop_watch: LoopWatch, held: Mapping[str, SharedLimits]) -> None:
         """Read the gauges from these; `held` is what clients hold, by the name of the address they came to."""
@@ -148,6 +149,7 @@ class GatewayMetrics:
         if dispatcher is None:
             return
         yield from self._queues(dispatcher)
+        yield from self.further()
         yield from _replicas(dispatcher.replicas)
         yield from kv_event_metrics(dispatcher.replicas)
         yield from _dispatches(dispatcher)

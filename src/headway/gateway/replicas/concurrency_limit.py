@@ -125,6 +125,11 @@ class ConcurrencyLimit:
         self._time_patience = _Patience(_TIME_PATIENCE_SECONDS)
 
     @property
+    def is_known(self) -> bool:
+        """Whether it is configured, or congestion has shown it: until then it only grows."""
+        return self._fixed is not None or not self._slow_start
+
+    @property
     def is_fixed(self) -> bool:
         """Whether it never moves, so that no first byte need be judged."""
         return self._fixed is not None
