@@ -6,7 +6,9 @@ import json
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from headway.gateway.epp.http2_frames import frame
 from headway.gateway.settings import ReplicaSettings, Settings, TenantSettings
+from tests.support.http2_client import HEADS
 
 _POST = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\n"
 _OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
@@ -32,6 +34,20 @@ _CLIENT = [
     _POST + b"a: " + b"x" * 3_000 + b"\r\n\r\n",
     _POST + b"a: b\r\n" * 40 + b"\r\n",
     _POST + _CHUNKED + b"\r\n0\r\n" + b"a: b\r\n" * 60,
+]
+_CALL, _CALL_3 = (
+    frame(1, 4, stream, b"".join(b"\x00%c%b%c%b" % (len(name), name, len(value), value) for name, value in HEADS))
+    for stream in (1, 3)
+)
+_MESSAGE, _END = frame(0, 0, 1, b"\0\0\0\0\x05hello"), frame(0, 1, 1)
+_FRAMES = [
+    _CALL + _MESSAGE + _END,
+    _CALL + _CALL_3 + _MESSAGE + frame(0, 9, 1, b"\x02\0\0\0\0\0\0\0") + frame(3, 0, 3, bytes(4)),
+    frame(1, 0x28, 1, b"\x01" + bytes(6)) + frame(9, 4, 1, b"\x82"),
+    frame(4, 0, 0, b"\0\4\0\0\0\0") + _CALL + _MESSAGE + frame(8, 0, 1, b"\0\0\0\5") + _END,
+    frame(6, 0, 0, b"12345678") * 3 + frame(7, 0, 0, bytes(8)) + frame(2, 0, 1, bytes(5)) + _CALL + _MESSAGE[:12],
+    b"\x01\x04\x01\xf0\x00\x00\x01\xf7\x00\x01\x01\xf8\x01\x04\x03\xf0\x00\x00\x03\xf9\x00\x00\x03\xf6",
+    b"\x01\x00\x01\xf1\x09\x04\x01\xf2\x04\x00\x00\xfe\x00\x00\x01\xf6\x04\x00\x00\xff\x01\x05\x01\xf5",
 ]
 _REPLICA = [
     _OK + b"content-length: 2\r\n\r\n{}",
@@ -120,6 +136,7 @@ _FILES = [
 SEEDS: dict[str, list[bytes]] = {
     "client-bytes": _CLIENT,
     "replica-bytes": _REPLICA,
+    "picker-bytes": _FRAMES,
     "request-body": _BODIES,
     "stream": _STREAMS,
     "replica-figures": _FIGURES,
@@ -150,6 +167,11 @@ WORDS: dict[str, list[bytes]] = {
             b"ffffffffffffffff",
             b"\0",
         ),
+    ],
+    "picker-bytes": [
+        *(_CALL, _CALL_3, _MESSAGE, _END, frame(6, 0, 0, bytes(8)), frame(3, 0, 1, bytes(4)), frame(8, 0, 0, bytes(4))),
+        *(frame(4, 0, 0, b"\0\4\0\0\0\0"), frame(9, 4, 1, b""), b"\x01\x04\x01\xf0", b"\x00\x01\x01\xf6"),
+        *(b"\x00\x00\x01\xf9", b"\x08\x00\x01\xfd", b"\x04\x00\x00\xfe", b"\x03\x00\x01\xfc", b"\x01\x05\x03\xf0"),
     ],
     "request-body": [
         *(b'"%b":' % name.encode() for name in _BODY),

@@ -19,6 +19,8 @@ from tempfile import gettempdir
 import msgspec
 
 from headway.domain import engine_hints
+from headway.gateway.epp.http2_calls import Http2Limits
+from headway.gateway.epp.http2_frames import DATA, END_STREAM, HEADERS, RST_STREAM, WINDOW_UPDATE, frame
 from headway.gateway.openai.answer_readers import JsonReader, StreamReader
 from headway.gateway.openai.client_hints import read_hints
 from headway.gateway.openai.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, UNLISTED
@@ -42,6 +44,7 @@ from headway.gateway.wire.limits import WireLimits
 from headway.gateway.wire.messages import Headers, HttpRequest, Response
 from headway.gateway.wire.upstream_connection import UpstreamConnection
 from tests.support.fake_transport import FakeTransport
+from tests.support.http2_client import HEADS, Http2Client, frames_of
 
 Target = Callable[[bytes], None]
 NUMBER_MAX = 2**53
@@ -261,6 +264,62 @@ def replica_bytes(data: bytes) -> None:
             assert (other.head, other.body) == (first.head, first.body), f"cut {seed} is another answer"
 
 
+# The frames of Envoy
+
+
+async def _frames(packets: list[bytes]) -> tuple[list[list[bytes]], bytes, bool]:
+    client = Http2Client(Http2Limits(10, 20, 15.0, 60.0))
+    for packet in packets:
+        client.send(packet)
+        while not client.transport.reads and not client.transport.closed:
+            await asyncio.sleep(0)  # it goes on at its next turn
+    client.connection.sweep(1.0)
+    await asyncio.sleep(0)
+    closed = client.transport.closed
+    client.connection.connection_lost(None)
+    while client.opened:
+        await asyncio.sleep(0)
+    assert client.held_bytes == 0
+    assert all(call.over_times == 1 for call in client.calls)
+    written = bytes(client.transport.written)
+    ended: set[int] = set()
+    for one in frames_of(written):
+        assert one.stream not in ended or one.kind in (RST_STREAM, WINDOW_UPDATE), "sent after the end of a stream"
+        if one.stream and one.flags & END_STREAM and one.kind in (DATA, HEADERS):
+            ended.add(one.stream)
+    return [call.heard for call in client.calls], written, closed
+
+
+def _made_frames(data: bytes) -> bytes:
+    """Whole frames, made of the bytes: of kind, flags, stream and length one byte each, then the payload.
+
+    Bytes taken as they are seldom make a second frame once one of them is changed.
+    """
+    made, at = b"", 0
+    while at + 4 <= len(data):
+        kind, flags, stream, size = data[at : at + 4]
+        payload = _PAYLOADS[size % 16] if size >= 240 else data[at + 4 : at + 4 + size]
+        at += 4 + (0 if size >= 240 else size)
+        made += frame(kind % 11, flags, stream % 12, payload)
+    return made
+
+
+_HEADS = b"".join(b"\x00%c%b%c%b" % (len(name), name, len(value), value) for name, value in HEADS)
+_PAYLOADS = [
+    *(_HEADS, _HEADS[:20], _HEADS[20:], b"\x40\x01a\x01b", b"\x83\x86\xbe", b"\x00\x0cgrpc-timeout\x021n"),
+    *(b"\0\0\0\0\x01m", b"\0\0\0\0\x05he", b"llo", b"\0\0\0\0\x05fails", b"\x01\0\0\0\0", b"\0\x10\0\0\0"),
+    *(bytes(4), b"\0\0\xff\xff", b"\0\x04\0\0\0\0", b"\0\x04\0\0\x40\0"),
+]
+
+
+def picker_bytes(data: bytes) -> None:
+    """Each call ends once, what it holds is let go, and what is sent does not depend on how the bytes are cut."""
+    for sent in (data, _made_frames(data)):
+        first = asyncio.run(_frames(pieces(sent, 0)))
+        for seed in (1, 2):
+            assert asyncio.run(_frames(pieces(sent, seed))) == first, f"cut {seed} is taken otherwise"
+
+
 # The bodies of requests
 
 
@@ -393,5 +452,5 @@ def configuration(data: bytes) -> None:
 
 TARGETS: dict[str, Target] = {
     target.__name__.replace("_", "-"): target
-    for target in (client_bytes, replica_bytes, request_body, stream, replica_figures, configuration)
+    for target in (client_bytes, replica_bytes, picker_bytes, request_body, stream, replica_figures, configuration)
 }

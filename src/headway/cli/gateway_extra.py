@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from headway.bench.user_mistake import UserMistake
 
 _PACKAGES = ("uvloop", "httptools", "msgspec", "prometheus_client")
-_PICKER_PACKAGES = (*_PACKAGES, "grpc", "google.protobuf")
+_PICKER_PACKAGES = (*_PACKAGES, "hpack", "google.protobuf")
 
 
 def require_gateway() -> None:

@@ -15,7 +15,7 @@ from headway.gateway.wire.limits import WireLimits
 from tests.support.gateway_setup import QUICK, RunGateway, Setup, completion, post
 from tests.support.scripted_replica import Call, answers, echoes, hangs, streams, text, waits_for
 
-pytest.importorskip("grpc", reason="the extra `epp` is not installed")
+pytest.importorskip("hpack", reason="the extra `epp` is not installed")
 from tests.support.envoy_proxy import (
     Envoy,
     envoy_beside,

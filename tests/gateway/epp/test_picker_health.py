@@ -6,7 +6,8 @@ import pytest
 
 from tests.support.gateway_setup import RunGateway, Setup
 
-pytest.importorskip("grpc", reason="the extra `epp` is not installed")
+pytest.importorskip("hpack", reason="the extra `epp` is not installed")
+pytest.importorskip("grpc", reason="grpcio, a client for this test, is not installed")
 import grpc
 
 from headway.gateway.epp import ext_proc_messages as pb

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -14,26 +14,26 @@ from headway.gateway.wire.limits import WireLimits
 from headway.gateway.wire.shared_limits import SharedLimits
 from tests.support.gateway_setup import RunGateway, Setup
 
-pytest.importorskip("grpc", reason="the extra `epp` is not installed")
+pytest.importorskip("hpack", reason="the extra `epp` is not installed")
 from headway.gateway.epp import ext_proc_messages as pb
+from headway.gateway.epp.grpc_call import GrpcStatus
 from headway.gateway.epp.picker_stream import PickerStream
 
 BODY = b'{"model":"m","prompt":"hello"}'
-END = object()
 
 
 class Channel:
-    """The messages of one stream: those that come, one after the other, and those that were written."""
+    """Envoy's side of one stream: what was sent to it."""
 
     def __init__(self) -> None:
-        self.coming: asyncio.Queue[Any] = asyncio.Queue()
         self.written: list[pb.ProcessingResponse] = []
+        self.ended: GrpcStatus | None = None
 
-    async def read(self) -> Any:
-        return await self.coming.get()
+    def send(self, messages: Iterable[bytes]) -> None:
+        self.written += map(pb.ProcessingResponse.FromString, messages)
 
-    async def write(self, message: pb.ProcessingResponse) -> None:
-        self.written.append(message)
+    def finish(self, status: GrpcStatus, message: str = "") -> None:
+        self.ended = status
 
 
 def head(*more: tuple[str, bytes], path: bytes = b"/v1/completions", **fields: Any) -> pb.ProcessingRequest:
@@ -65,13 +65,12 @@ async def played(
     """What is written when these messages come, one at each turn, and then the end."""
     channel = Channel()
     shared = shared or SharedLimits(WireLimits())
-    picked = PickerStream(setup.gateway.api, shared, channel, "127.0.0.1", END, fallbacks)
-    stream = asyncio.ensure_future(picked.run())
+    picked = PickerStream(setup.gateway.api, shared, channel, "127.0.0.1", fallbacks)
     for message in messages:
-        channel.coming.put_nowait(message)
+        picked.came(message.SerializeToString())
         await asyncio.sleep(0.02)
-    channel.coming.put_nowait(END)
-    await stream
+    picked.over()
+    assert channel.ended is GrpcStatus.OK
     assert (shared.body_bytes, shared.connections) == (0, 0)
     return channel.written
 
@@ -204,9 +203,10 @@ def test_a_stream_that_ends_while_its_large_body_is_read_asks_for_nothing(run_ga
     async def scenario(setup: Setup) -> None:
         channel, shared = Channel(), SharedLimits(WireLimits())
         large = b'{"model":"m","prompt":"%b"}' % (b"hello " * (LARGE_BYTES // 2))
-        for message in (head(), part(large, ends=True), END):
-            channel.coming.put_nowait(message)
-        await PickerStream(setup.gateway.api, shared, channel, "127.0.0.1", END).run()
+        picked = PickerStream(setup.gateway.api, shared, channel, "127.0.0.1")
+        for message in (head(), part(large, ends=True)):
+            picked.came(message.SerializeToString())
+        picked.over()
         await asyncio.sleep(0.2)  # any steps that are left are taken
         counts, replica = setup.dispatcher.counts, setup.dispatcher.replicas[0]
         assert (counts.arrived, counts.inside, replica.ledger.requests) == (0, 0, 0)

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any
 from urllib.parse import urlsplit
 
-import grpc
+from google.protobuf.message import DecodeError
 
 from headway.config.address import host_and_port
 from headway.gateway.epp import ext_proc_messages as pb
+from headway.gateway.epp.grpc_call import CallHandler, GrpcCall, GrpcStatus
+from headway.gateway.epp.http2_calls import Http2Limits
+from headway.gateway.epp.http2_connection import Http2Connection
 from headway.gateway.epp.picker_stream import PickerStream
 from headway.gateway.gateway import Gateway
 from headway.gateway.settings import Settings
+from headway.gateway.wire.tls_listener import BACKLOG
 
 PROCESSOR = "envoy.service.ext_proc.v3.ExternalProcessor"
-_HEALTH = "grpc.health.v1.Health"
+_PROCESS = f"/{PROCESSOR}/Process".encode()
+_CHECK = b"/grpc.health.v1.Health/Check"
 _LIVENESS = ("", "liveness")
 _READINESS = ("readiness", PROCESSOR)
+_CONNECTIONS_MAX = 4_096  # each worker of an Envoy has one; kubelet one for each question
 _END_SECONDS = 1.0
-_OPTIONS = (
-    ("grpc.so_reuseport", 0),  # a second process on the same port must fail, not share it
-    ("grpc.max_receive_message_length", 16 << 20),
-    ("grpc.keepalive_permit_without_calls", 1),
-)
+_LOOK_SECONDS = 0.01
+_SWEEP_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,31 +79,26 @@ class PickerListener:
     def __init__(self, gateway: Gateway, picker: PickerSettings) -> None:
         self._gateway = gateway
         self._picker = picker
-        self._shared = gateway.limits_of("envoy")
-        self._server: Any = None
+        self._shared = shared = gateway.limits_of("envoy")
+        wire = shared.limits
+        self._limits = Http2Limits(_CONNECTIONS_MAX, wire.connections, wire.head_seconds, wire.stalled_seconds)
+        self._opened: set[Http2Connection] = set()
+        self._server: asyncio.Server | None = None
+        self._sweeping: asyncio.Task[None] | None = None
         self.port = 0
 
     async def start(self) -> None:
         """Listen. Raises OSError if the address cannot be listened on."""
-        self._server = server = grpc.aio.server(options=_OPTIONS)
-        process = grpc.stream_stream_rpc_method_handler(
-            self._process, pb.ProcessingRequest.FromString, pb.ProcessingResponse.SerializeToString
-        )
-        check = grpc.unary_unary_rpc_method_handler(
-            self._check, pb.HealthCheckRequest.FromString, pb.HealthCheckResponse.SerializeToString
-        )
-        handlers: Mapping[str, Mapping[str, object]] = {PROCESSOR: {"Process": process}, _HEALTH: {"Check": check}}
-        server.add_generic_rpc_handlers(
-            tuple(grpc.method_handlers_generic_handler(name, methods) for name, methods in handlers.items())
-        )
         address = self._picker.listen
+        host, port = host_and_port(address, "grpc-listen")
+        loop = asyncio.get_running_loop()
         try:
-            self.port = server.add_insecure_port(address)
-        except RuntimeError:
-            self.port = 0
-        if not self.port:
-            raise OSError(f"cannot listen on grpc-listen {address!r}: it is in use, or not an address of this machine")
-        await server.start()
+            self._server = await loop.create_server(self._connect, host, port, backlog=BACKLOG)
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise OSError(f"cannot listen on grpc-listen {address!r}: {why}") from None
+        self.port = self._server.sockets[0].getsockname()[1]
+        self._sweeping = loop.create_task(self._sweep())
 
     @property
     def told(self) -> dict[str, object]:
@@ -109,25 +108,66 @@ class PickerListener:
 
     async def stop(self) -> None:
         """End what is left, and listen no more."""
-        if self._server is not None:
-            await self._server.stop(_END_SECONDS)
+        if self._server is None or self._sweeping is None:
+            return
+        self._server.close()
+        for one in list(self._opened):
+            one.drain()
+        until = time.monotonic() + _END_SECONDS
+        while self._opened and time.monotonic() < until:
+            await asyncio.sleep(_LOOK_SECONDS)
+        for one in list(self._opened):
+            one.abort()
+        while self._opened:
+            await asyncio.sleep(_LOOK_SECONDS)
+        self._sweeping.cancel()
 
-    async def _process(self, requests: object, context: Any) -> None:
-        peer, end, fallbacks = _address_of(context.peer()), grpc.aio.EOF, self._picker.fallbacks
-        await PickerStream(self._gateway.api, self._shared, context, peer, end, fallbacks).run()
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            for one in list(self._opened):
+                one.sweep(time.monotonic())
 
-    async def _check(self, request: pb.HealthCheckRequest, context: Any) -> pb.HealthCheckResponse:
-        if request.service in _LIVENESS or (request.service in _READINESS and self._gateway.site.is_ready):
-            return pb.HealthCheckResponse(status=pb.HealthCheckResponse.SERVING)
-        if request.service in _READINESS:
-            return pb.HealthCheckResponse(status=pb.HealthCheckResponse.NOT_SERVING)
-        await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service[:100]!r} here")
-        return pb.HealthCheckResponse(status=pb.HealthCheckResponse.SERVICE_UNKNOWN)
+    def _connect(self) -> Http2Connection:
+        return Http2Connection(self._begin, self._opened, self._limits, self._hold, time.monotonic)
+
+    def _hold(self, more_bytes: int) -> bool:
+        self._shared.hold(more_bytes)
+        return self._shared.has_room()
+
+    def _begin(self, path: bytes, call: GrpcCall) -> CallHandler | None:
+        if path == _PROCESS:
+            return PickerStream(self._gateway.api, self._shared, call, call.peer, self._picker.fallbacks)
+        return HealthCall(self._status_of, call) if path == _CHECK else None
+
+    def _status_of(self, service: str) -> int | None:
+        if service in _LIVENESS or (service in _READINESS and self._gateway.site.is_ready):
+            return pb.HealthCheckResponse.SERVING
+        return pb.HealthCheckResponse.NOT_SERVING if service in _READINESS else None
 
 
-def _address_of(peer: str) -> str:
-    """The address of a peer as gRPC names it: `ipv4:127.0.0.1:5000`, or `ipv6:%5B::1%5D:5000`."""
-    kind, _, rest = peer.partition(":")
-    if kind not in ("ipv4", "ipv6"):
-        return "127.0.0.1"
-    return rest.rpartition(":")[0].replace("%5B", "").replace("%5D", "").strip("[]")
+class HealthCall:
+    """One question of gRPC's health service."""
+
+    def __init__(self, status_of: Callable[[str], int | None], call: GrpcCall) -> None:
+        """`status_of`: how a service is, by its name; None where there is no such service."""
+        self._status_of = status_of
+        self._call = call
+
+    def came(self, message: bytes) -> None:
+        """The question."""
+        try:
+            service = pb.HealthCheckRequest.FromString(message).service
+        except DecodeError:
+            self._call.finish(GrpcStatus.INVALID_ARGUMENT, "a message is no HealthCheckRequest")
+            return
+        status = self._status_of(service)
+        if status is None:
+            self._call.finish(GrpcStatus.NOT_FOUND, f"no service {service[:80]!r} here")
+        else:
+            self._call.send([pb.HealthCheckResponse(status=status).SerializeToString()])  # type: ignore[arg-type]
+            self._call.finish(GrpcStatus.OK)
+
+    def over(self) -> None:
+        """Without a question there is no answer."""
+        self._call.finish(GrpcStatus.INVALID_ARGUMENT, "a question is missing")

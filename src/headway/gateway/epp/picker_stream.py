@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from io import BytesIO
 from ipaddress import ip_address
-from typing import Any, Protocol
+from typing import Protocol
+
+from google.protobuf.message import DecodeError
 
 from headway.gateway.api_routes import ApiRoutes
 from headway.gateway.epp import ext_proc_messages as pb
 from headway.gateway.epp import picker_messages as messages
+from headway.gateway.epp.grpc_call import GrpcStatus
 from headway.gateway.openai.allowed_paths import is_of_the_api
 from headway.gateway.openai.error_responses import Reason, bad_request, error_response
 from headway.gateway.openai.error_shapes import shaped
@@ -44,37 +46,34 @@ _FAILURE_CHARACTERS_MAX = 200
 log = logging.getLogger("headway.gateway")
 
 
-class Messages(Protocol):
-    """The messages of one stream, both ways; of `grpc.aio`'s servicer context."""
+class EnvoyCall(Protocol):
+    """The way to Envoy for the messages of one stream."""
 
-    async def read(self) -> Any:
-        """The next message of Envoy."""
+    def send(self, messages: Iterable[bytes]) -> None:
+        """Send messages, taken one by one as there is room for them."""
 
-    async def write(self, message: pb.ProcessingResponse) -> None:
-        """Send a message to Envoy."""
+    def finish(self, status: GrpcStatus, message: str = "") -> None:
+        """End the stream when they are sent, or at once if it failed."""
 
 
 class PickerStream:
     """One request. It is a client of the API's routes, and the side of Envoy for its exchange."""
 
-    def __init__(
-        self, api: ApiRoutes, shared: SharedLimits, channel: Messages, peer: str, end: object, fallbacks: int = 0
-    ) -> None:
+    def __init__(self, api: ApiRoutes, shared: SharedLimits, call: EnvoyCall, peer: str, fallbacks: int = 0) -> None:
         """A stream.
 
         Args:
             api: the routes that its request goes to.
             shared: what all streams hold together.
-            channel: its messages.
+            call: takes what Envoy is told.
             peer: address of Envoy.
-            end: what `read` gives after the last message.
             fallbacks: how many further endpoints Envoy gets, for the case that it cannot reach the first.
         """
         self.address = peer
         self._api = api
         self._shared = shared
-        self._channel = channel
-        self._end = end
+        self._call = call
+        self._place = shared.take(peer)
         self._fallbacks = fallbacks
         self._http: HttpRequest | None = None
         self._came: Headers = []
@@ -89,40 +88,33 @@ class PickerStream:
         self._exchange: PickedExchange | None = None
         self._pending: PendingAnswer | None = None  # of a large body that is read before there is an exchange
         self._late: asyncio.TimerHandle | None = None
-        self._outgoing: deque[Iterator[pb.ProcessingResponse]] = deque()
-        self._sending: asyncio.Task[None] | None = None
-        self._is_sending = False  # one at a time, or they would not come in order
-        self._sends_itself = False  # the reader sends what comes out of the message that it has
 
-    async def run(self) -> None:
-        """Read until Envoy is done with the request."""
-        place = self._shared.take(self.address)
-        try:
-            while (message := await self._channel.read()) is not self._end:
-                self._sends_itself = True
-                if place.fault is not None:
-                    self._refuse(503, place.fault)
-                elif not self._is_answered:
-                    self._take_safely(message)
-                self._sends_itself = False
-                if self._outgoing and not self._is_sending:  # without a task, as mostly
-                    self._is_sending = True
-                    await self._send_all()
-            if self._is_sending and self._sending is not None:
-                await self._sending
-        finally:
-            if self._late is not None:
-                self._late.cancel()
-            if self._exchange is not None:
-                self._api.dispatcher.errors.guard("relay", self._exchange.ended)
-            elif self._pending is not None:
-                self._pending.client_left()
-            self._release_body()
-            place.leave()
+    # As the handler of a call
 
-    def _take_safely(self, message: pb.ProcessingRequest) -> None:
+    def came(self, message: bytes) -> None:
+        """A message of Envoy."""
+        if self._place.fault is not None:
+            self._refuse(503, self._place.fault)
+        elif not self._is_answered:
+            self._take_safely(message)
+
+    def over(self) -> None:
+        """Envoy is done with the request."""
+        if self._late is not None:
+            self._late.cancel()
+        if self._exchange is not None:
+            self._api.dispatcher.errors.guard("relay", self._exchange.ended)
+        elif self._pending is not None:
+            self._pending.client_left()
+        self._release_body()
+        self._place.leave()
+        self._call.finish(GrpcStatus.OK)
+
+    def _take_safely(self, message: bytes) -> None:
         try:
-            self._take(message)
+            self._take(pb.ProcessingRequest.FromString(message))
+        except DecodeError:
+            self._call.finish(GrpcStatus.INVALID_ARGUMENT, "a message is no ProcessingRequest")
         except Exception as error:  # this request ends, and no other
             self._api.dispatcher.errors.contained("routes", error)
             self.break_off(error_response(500, BROKE, Reason.INTERNAL_ERROR))
@@ -315,21 +307,7 @@ class PickerStream:
     # To Envoy
 
     def _send(self, what: Iterable[pb.ProcessingResponse]) -> None:
-        self._outgoing.append(iter(what))
-        if not self._sends_itself and not self._is_sending:
-            self._is_sending = True
-            self._sending = asyncio.ensure_future(self._send_all())
-
-    async def _send_all(self) -> None:
-        try:
-            while self._outgoing:
-                for message in self._outgoing.popleft():
-                    await self._channel.write(message)
-        except Exception as error:  # Envoy is gone, which ends the reading too
-            log.debug("a message to Envoy was not sent: %s", error)
-            self._outgoing.clear()
-        finally:
-            self._is_sending = False
+        self._call.send(message.SerializeToString() for message in what)
 
 
 def _read_headers(came: pb.HeaderMap) -> tuple[Headers, Mapping[str, bytes]]:

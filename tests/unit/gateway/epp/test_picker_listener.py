@@ -6,7 +6,7 @@ import pytest
 
 from headway.gateway.settings import QueueSettings, ReplicaSettings, Settings
 
-pytest.importorskip("grpc", reason="the extra `epp` is not installed")
+pytest.importorskip("hpack", reason="the extra `epp` is not installed")
 from headway.gateway.epp.picker_listener import PickerSettings, check_picker
 
 WAITS_600_S = Settings(queue=QueueSettings(timeout_seconds=600.0))
