@@ -164,11 +164,11 @@ def _crossing(value: Callable[[float], float], start: float) -> float:
 
 
 def _log_mean_exp(weighted: Iterable[tuple[float, int]]) -> float:
-    """ln of the mean of e^x, each x so often; exact for small x, and without overflow for large ones."""
+    """ln of the mean of e^x, each x so often; exact for small x, without overflow for large ones of either sign."""
     pairs = list(weighted)
     count = sum(times for _, times in pairs)
     top = max(value for value, _ in pairs)
-    if top < 1:
+    if -1 < top < 1:
         return math.log1p(sum(times * math.expm1(value) for value, times in pairs) / count)
     return top + math.log(sum(times * math.exp(value - top) for value, times in pairs) / count)
 

@@ -46,6 +46,12 @@ def test_above_all_load_the_rate_is_that_at_almost_all() -> None:
     assert decay_rate(sizes, exponential(0.98)) > 0
 
 
+def test_the_rate_is_found_where_arrivals_are_rare_beside_all_sizes() -> None:
+    """Every second request comes right after another: e^(γ·1 ms)·½·(e^(-γ·0.1 ms) + 0) = 1."""
+    assert decay_rate([(1e-3, 2)], [(100.0, 1), (1e-4, 1)]) == pytest.approx(math.log(2) / 9e-4)
+    assert decay_rate([(1e-3, 2)], [(100.0, 2)]) > 1e3  # no request ever waits
+
+
 def test_known_boosts() -> None:
     assert [boost_seconds([size], 0.2) for size in (0.1, 1, 5)] == pytest.approx([19.61, 8.539, 2.293], rel=1e-3)
     assert boost_seconds([0.5], 0.49889) - boost_seconds([2.0], 0.49889) == pytest.approx(2.106, rel=1e-3)
