@@ -19,6 +19,7 @@ def check_config(file: Annotated[Path, typer.Argument(help="A TOML file for `hea
     require_gateway()
     from headway.config.atomic_file import check_folder
     from headway.gateway.api_keys import AdminKeys, ApiKeys
+    from headway.gateway.batch_api.batch_store import check_batch_folder
     from headway.gateway.certificate import tls_context
     from headway.gateway.embedded.embedded_engine import EmbeddedEngine
     from headway.gateway.learned.queue_tuning import check_tuning
@@ -37,6 +38,7 @@ def check_config(file: Annotated[Path, typer.Argument(help="A TOML file for `hea
         tls_context(settings)
         check_folder("record", settings.record)
         check_folder("state.path", settings.state.path)
+        check_batch_folder(settings.batches.folder)
         if settings.tracing.endpoint is not None:
             check_tracing(settings.tracing)
         if not settings.replica:

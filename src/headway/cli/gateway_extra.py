@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from headway.bench.user_mistake import UserMistake
 
-_PACKAGES = ("uvloop", "httptools", "msgspec", "prometheus_client")
+_PACKAGES = ("uvloop", "httptools", "msgspec", "multipart", "prometheus_client")
 _PICKER_PACKAGES = (*_PACKAGES, "hpack", "google.protobuf")
 
 

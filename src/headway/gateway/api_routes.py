@@ -12,6 +12,8 @@ from typing import Protocol, TypeAlias
 from urllib.parse import unquote
 
 from headway.gateway.api_keys import KEY_HEADERS, ApiKeys
+from headway.gateway.batch_api.batch_routes import BatchRoutes, is_of_batch_api
+from headway.gateway.batch_api.line_client import LineClient
 from headway.gateway.cross_origin import CrossOrigin, is_preflight, judge_origin, preflight_answer
 from headway.gateway.head_refusals import (
     foreign_page,
@@ -53,7 +55,7 @@ _ONE_MODEL = "/v1/models/"
 
 
 class ProxiedClient(Protocol):
-    """A client whose bytes a proxy carries, to and from the replica."""
+    """A client without a connection of ours: a proxy carries its bytes, or it is inside this process."""
 
     @property
     def address(self) -> str:
@@ -65,7 +67,7 @@ class ProxiedClient(Protocol):
     def break_off(self, response: Response) -> None:
         """End the request after an internal error: `response` if nothing was sent yet, else a cut."""
 
-    def exchange(self, request: GatewayRequest) -> PickedExchange:
+    def exchange(self, request: GatewayRequest) -> PickedExchange | Exchange:
         """What carries its request."""
 
 
@@ -101,6 +103,7 @@ class ApiRoutes:
             lambda exchange, error: dispatcher.contain(exchange, "keep-alive", error),
         )
         self._on_arrival = on_arrival
+        self.batches: BatchRoutes | None = None  # where the gateway has a Batch API of its own
         self.trusted_proxies = TrustedProxies(dispatcher.settings.trusted_proxies)
 
     def cross_origin(self, origin: bytes | None) -> CrossOrigin:
@@ -125,6 +128,8 @@ class ApiRoutes:
             return no_key(tenant)
         request.owner = tenant.name
         refusal = not_forwarded(request, self.dispatcher.settings.forward) or repeated_term(request)
+        if refusal is None and self.batches is not None and is_of_batch_api(request.path):
+            return self.batches.refuse_head(request)
         if refusal is None and request.method == b"POST":
             request.refusal = self.dispatcher.entry_checks.refusal_unread(tenant.name, request)
         return refusal
@@ -147,9 +152,33 @@ class ApiRoutes:
             and all_list_models(self.dispatcher.replicas)
         ):
             client.respond(model_answer(self.dispatcher, unquote(path.removeprefix(_ONE_MODEL))))
+        elif self.batches is not None and is_of_batch_api(path):
+            return self._answer_batches(self.batches, request, client)
         else:
             return self._proxy(request, client)
         return None
+
+    def _answer_batches(self, batches: BatchRoutes, request: HttpRequest, client: Client) -> PendingAnswer | None:
+        if isinstance(client, ClientConnection):
+            return batches.answer(request, client, partial(self._broke, client))
+        message = "files and batches are not served through Envoy; ask the gateway's own address"
+        self._reject(client, error_response(501, message, Reason.MALFORMED))
+        return None
+
+    def submit(self, request: HttpRequest, client: LineClient, tenant: str) -> bool:
+        """Take a request from inside this process as one of this tenant; False if none of the name is configured."""
+        if not self.tenants.vouch(request, tenant):
+            return False
+        try:
+            client.pending = self.answer(request, client)
+        except Exception as error:
+            self._broke(client, error)
+        return True
+
+    def _broke(self, client: Client, error: Exception) -> None:
+        """An exception passed through one request: it alone ends."""
+        self.dispatcher.errors.contained("routes", error)
+        client.break_off(error_response(500, BROKE, Reason.INTERNAL_ERROR))
 
     # Through the queue
 
@@ -192,10 +221,6 @@ class ApiRoutes:
         values_max = self.dispatcher.settings.wire.body_values
         read = LargeBody(http.body, endpoint, values_max, choice.rename, found, look)
 
-        def broke(error: Exception) -> None:
-            self.dispatcher.errors.contained("routes", error)
-            client.break_off(error_response(500, BROKE, Reason.INTERNAL_ERROR))
-
         def then() -> PendingAnswer | None:
             needs_json = endpoint.needs_json and http.method == b"POST"
             fault = read.fault
@@ -206,7 +231,7 @@ class ApiRoutes:
                 return None
             return self._take(http, client, tenant, endpoint, read.body, read.prompt, read.asked_model)
 
-        answer = SteppedAnswer(read.steps(self._prompt_count), then, broke)
+        answer = SteppedAnswer(read.steps(self._prompt_count), then, partial(self._broke, client))
         self._steps_in_turn.add(answer)
         return answer
 

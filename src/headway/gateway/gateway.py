@@ -16,6 +16,7 @@ from headway.gateway.admin_routes import AdminRoutes
 from headway.gateway.administration import Administration
 from headway.gateway.api_keys import AdminKeys, ApiKeys
 from headway.gateway.api_routes import ApiRoutes
+from headway.gateway.batch_api.batch_setup import BatchApi
 from headway.gateway.certificate import Certificate
 from headway.gateway.learned.learned_state import LearnedState
 from headway.gateway.learned.queue_tuning import check_tuning
@@ -100,7 +101,9 @@ class Gateway:
         intake = Intake(self._prompt_count, self._clock, name, start_trace, self._cached_somewhere)
         history = RequestHistory()
         self._refusal_log = RefusalLog()
-        recording = [observer for observer in (self._recorder, self._tracing) if observer is not None]
+        self._batches = BatchApi(settings.batches) if settings.batches.folder is not None else None
+        own = (self._recorder, self._tracing, self._batches)
+        recording = [observer for observer in own if observer is not None]
         observing: list[RequestObserver] = [self._metrics, wanted, *observers, *recording]
         observing += [intake, history, self._refusal_log]
         self._model_lists = ModelLists(lambda: self.dispatcher.replicas, self._clock)
@@ -120,6 +123,9 @@ class Gateway:
             self._refusal_log,
             self._via,
         )
+        if self._batches is not None:
+            self._batches.connect(self.dispatcher, self.api.submit, self.api.refused)
+            self.api.batches = self._batches.routes
         administration = Administration(self.dispatcher, AdminKeys(settings))
         has_admin = settings.admin_listen is not None
         self.site = PublicRoutes(self.api, administration, history, self._learned, has_admin=has_admin)
@@ -169,7 +175,12 @@ class Gateway:
         return self.dispatcher.budgets.saved_in_steps()
 
     async def start(self) -> None:
-        """Listen and begin to probe the replicas. Raises OSError if an address cannot be listened on."""
+        """Listen and begin to probe the replicas.
+
+        Raises OSError if an address cannot be listened on, and ValueError if the folder of batches cannot be used.
+        """
+        if self._batches is not None:
+            await self._batches.start()
         if self.tokens is not None:
             await self.tokens.ask()
         settings = self.settings
@@ -316,6 +327,8 @@ class Gateway:
     async def drain(self) -> bool:
         """Take no more requests, finish those inside, then stop; False if some had to be cut off."""
         self.dispatcher.is_draining = True
+        if self._batches is not None:
+            self._batches.leave()
         for server in self._servers[:1]:
             server.close()
         for client in list(self._clients):
@@ -350,6 +363,8 @@ class Gateway:
         await asyncio.gather(*tasks, return_exceptions=True)
         self.cut_off = self.dispatcher.counts.inside
         self.dispatcher.end_all()
+        if self._batches is not None:
+            await self._batches.stop()
         for client in list(self._clients):
             client.hang_up()
         for replica in [*(probed.replica for probed in self._probed), *self._leaving]:

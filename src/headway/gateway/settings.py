@@ -472,6 +472,49 @@ class StateSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """The Batch API of the gateway itself: `/v1/files` and `/v1/batches`, kept over a restart. Needs a restart.
+
+    Attributes:
+        folder: Folder where files and batches are kept, of one gateway alone. Unset: the gateway has no Batch API, and
+            both paths are forwarded to replicas.
+        bytes_max: Bytes of all files and results there, at most. Beyond it uploads get 507, and batches wait.
+        free_bytes_min: Bytes of the disk that are left free, likewise.
+        tenant_bytes_max: Bytes of one tenant's files and results, at most; beyond it its uploads get 413, and its
+            batches wait. Unset: no limit of its own.
+        tenant_files_max: Files of one tenant, at most.
+        tenant_open_max: Batches of one tenant that have not ended, at most.
+        file_bytes_max: One uploaded file, at most.
+        file_lines_max: Requests in one file, at most.
+        line_bytes_max: One request in a file, at most.
+        answer_bytes_max: Answer to one request, at most; a longer one is an error of this request.
+        uploads_max: Uploads at once, at most.
+        upload_seconds: Longest time of an upload.
+        waiting_max: Requests of batches in the gateway's queue at once, at most; the others wait in their files.
+        waiting_bytes_max: Bytes of their bodies, at most; one request may always wait.
+        tries_max: How often a request is sent that a replica does not answer, or answers with a status of 500 and more.
+        keep_seconds: How long files are kept without an `expires_after` of their own, and batches that have ended.
+    """
+
+    folder: str | None = None
+    bytes_max: int = 20 << 30
+    free_bytes_min: int = 1 << 30
+    tenant_bytes_max: int | None = None
+    tenant_files_max: int = 10_000
+    tenant_open_max: int = 100
+    file_bytes_max: int = 200 << 20
+    file_lines_max: int = 50_000
+    line_bytes_max: int = 16 << 20
+    answer_bytes_max: int = 16 << 20
+    uploads_max: int = 16
+    upload_seconds: float = 600.0
+    waiting_max: int = 64
+    waiting_bytes_max: int = 64 << 20
+    tries_max: int = 3
+    keep_seconds: float = 2_592_000.0
+
+
+@dataclass(frozen=True, slots=True)
 class TracingSettings:
     """OpenTelemetry traces (extra `otel`). Needs a restart.
 
@@ -580,6 +623,7 @@ class Settings:
     admin: AdminSettings = field(default_factory=AdminSettings)
     scaling: ScalingSettings = field(default_factory=ScalingSettings)
     state: StateSettings = field(default_factory=StateSettings)
+    batches: BatchSettings = field(default_factory=BatchSettings)
     tuning: TuningSettings = field(default_factory=TuningSettings)
     tracing: TracingSettings = field(default_factory=TracingSettings)
     embedded: EmbeddedSettings = field(default_factory=EmbeddedSettings)

@@ -45,7 +45,7 @@ from headway.scheduling.bundle import bundle
 _MAY_BE_0 = (
     *("seed", "lame_duck_seconds", "on", "prefix_caching", "sample_share", "ejected_share_max", "panic_share"),
     *("leeway_seconds", "backoff_seconds", "retry_share", "retries_min", "keep_alive_seconds"),
-    *("ready_without_replica", "no_replica_max_requests"),
+    *("ready_without_replica", "no_replica_max_requests", "free_bytes_min"),
 )
 _SHARES = (
     ("health", "ejected_share_max"),
@@ -57,7 +57,7 @@ _SHARES = (
 )
 _WITH_NUMBERS = (
     *("policies", "queue", "requests", "health", "wire", "jwt"),
-    *("scaling", "state", "tuning", "tracing", "embedded"),
+    *("scaling", "state", "batches", "tuning", "tracing", "embedded"),
 )
 _NUMBER_MAX = 10**15  # timers, sockets and engines take any whole number up to it; nothing here needs a larger one
 _TCP_IDLE_SECONDS_MAX = 32_767  # Linux
@@ -94,6 +94,8 @@ def read_settings(path: Path) -> Settings:
 def check(settings: Settings) -> None:
     """Raise ValueError, one sentence, if the settings cannot be carried out."""
     _check_addresses(settings)
+    if settings.batches.folder == "":
+        raise ValueError("batches.folder must name a folder; leave it out to have no Batch API")
     for key in ("tls_certificate", "tls_key", "record"):
         if getattr(settings, key) == "":
             raise ValueError(f"{key} must name a file; leave it out to have none")

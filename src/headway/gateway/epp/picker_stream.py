@@ -29,7 +29,7 @@ from headway.gateway.relay.picked_exchange import AnswerHead, PickedExchange
 from headway.gateway.relay.picked_request import picked_request
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.wire.client_connection import PendingAnswer
-from headway.gateway.wire.head_rules import body_too_long, judge_head
+from headway.gateway.wire.head_rules import body_too_long, judge_head, judge_length
 from headway.gateway.wire.messages import Headers, HttpRequest, Response
 from headway.gateway.wire.shared_limits import SharedLimits
 
@@ -162,7 +162,7 @@ class PickerStream:
         length = http.named.get(b"content-length", b"0")
         if not length.isdigit():
             return bad_request(400, "content-length must be a number")
-        fault = judge_head(http, "1.1", self._shared.limits)
+        fault = judge_head(http, "1.1", self._shared.limits) or judge_length(http, self._shared.limits)
         if fault is not None:
             return bad_request(*fault)
         if not is_of_the_api(http.path):

@@ -40,6 +40,7 @@ class Reason(StrEnum):
     REPLICA_FAILED = "replica-failed"
     REPLICA_TIMEOUT = "replica-timeout"
     CANCELLED = "cancelled"
+    STORAGE_FULL = "storage-full"
     INTERNAL_ERROR = "internal-error"
 
 
@@ -95,7 +96,10 @@ def error_body(error: ApiError) -> bytes:
     return json.dumps({"error": fields}).encode()
 
 
-_FINAL = (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST, HTTPStatus.GONE)
+_FINAL = (
+    *(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST, HTTPStatus.GONE),
+    *(HTTPStatus.CONFLICT, HTTPStatus.INSUFFICIENT_STORAGE),  # client libraries would try both again
+)
 
 
 def error_response(

@@ -24,7 +24,7 @@ from headway.gateway.relay.held_head import HeldHead
 from headway.gateway.relay.upstream_request import LOAD_HEADER, send_request
 from headway.gateway.replicas.replica_state import Health
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
-from headway.gateway.wire.client_connection import ClientConnection
+from headway.gateway.wire.client_connection import AnsweredClient, ClientConnection
 from headway.gateway.wire.messages import Headers
 from headway.gateway.wire.upstream_connection import UpstreamConnection
 
@@ -62,10 +62,10 @@ class Exchange:
         "request",
     )
 
-    def __init__(self, request: GatewayRequest, client: ClientConnection, dispatcher: Dispatcher) -> None:
+    def __init__(self, request: GatewayRequest, client: AnsweredClient, dispatcher: Dispatcher) -> None:
         self.request = request
         self._relayed = request.relayed
-        self._client: ClientConnection | EarlyStream = client
+        self._client: AnsweredClient = client
         self._dispatcher = dispatcher
         self._connection: UpstreamConnection | None = None
         self._connecting: asyncio.Task[None] | None = None

@@ -19,6 +19,7 @@ from headway.gateway.wire.head_rules import (
     body_too_long,
     headers_too_long,
     judge_head,
+    judge_length,
     not_http,
     too_far_ahead,
     trailers_too_long,
@@ -26,6 +27,7 @@ from headway.gateway.wire.head_rules import (
 from headway.gateway.wire.limits import WireLimits
 from headway.gateway.wire.messages import (
     COMMON_NAMES,
+    BodySink,
     Headers,
     HttpRequest,
     Response,
@@ -58,6 +60,36 @@ class PendingAnswer(Protocol):
 
     def client_ready(self) -> None:
         """The client has read on: send again."""
+
+
+class AnsweredClient(Protocol):
+    """What an answer is written to: a client's connection, or a client inside this process."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether it takes more now."""
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether some of an answer waits for the client to read on."""
+
+    def start(self, status: int, headers: Headers, length: int | None, *, more: bool = False) -> None:
+        """The head of an answer; see `ClientConnection.start`."""
+
+    def write(self, body: bytes) -> None:
+        """Some of the answer's body (not empty)."""
+
+    def write_last(self, body: bytes) -> None:
+        """The rest of the answer's body, perhaps nothing; `finish` follows."""
+
+    def finish(self) -> None:
+        """The answer is whole."""
+
+    def respond(self, response: Response) -> None:
+        """A whole answer at once."""
+
+    def abort(self) -> None:
+        """Cut the answer short: the client must see that it is not whole."""
 
 
 class RequestHandler(Protocol):
@@ -127,6 +159,7 @@ class ClientConnection(asyncio.Protocol):
         "_refuses_head",
         "_request",
         "_shared",
+        "_sink",
         "_started",
         "_target",
         "_trailer_bytes",
@@ -184,6 +217,7 @@ class ClientConnection(asyncio.Protocol):
         self._body: bytes | BytesIO = b""
         self._body_bytes = 0
         self._keeps_body = True
+        self._sink: BodySink | None = None  # takes the body as it comes
         self._answers_head = False  # it is answered before its body came
         self._framing_bytes = 0  # since the latest byte of the body
         self._trailer_bytes = 0
@@ -217,9 +251,13 @@ class ClientConnection(asyncio.Protocol):
         self._opened.discard(self)
         self._closing = True
         self._release_bodies()
+        self._abandon_body()
         if self._place is not None:
             self._place.leave()
         del self._parser  # they name each other
+        for request in self._pending:
+            if request.sink is not None:
+                request.sink.abandon()
         self._pending.clear()
         answering, self._answering = self._answering, None
         if answering is not None:
@@ -388,6 +426,10 @@ class ClientConnection(asyncio.Protocol):
         self._refuses_head = method == b"HEAD"
         self._refused_target = request.target
         self._keeps_body = self._refusal is None and self._handler.takes_body(request)
+        if self._keeps_body and request.sink is not None:
+            self._sink = request.sink
+            self._deadline = self._clock() + request.sink.seconds_max
+            request.sink.begin(self._read_on)
         expects = request.named.get(b"expect")
         waits = expects is not None and expects.lower() == b"100-continue" and version == "1.1"
         if self._refusal is None and request.refusal is not None and (waits or not _is_short(request)):
@@ -404,11 +446,15 @@ class ClientConnection(asyncio.Protocol):
         refusal = self._handler.refuse_head(request)
         if refusal is not None:
             return refusal
+        fault = judge_length(request, self._limits) if request.sink is None else None
+        if fault is not None:
+            return self._bad_request(*fault)
         too_many = self._place.change_owner(request.owner) if self._place is not None else None
         if too_many is not None:
             return self._bad_request(429, too_many)
         length = request.named.get(b"content-length")
-        if length is not None and self._handler.takes_body(request) and not self._shared.has_room(int(length)):
+        is_kept = length is not None and request.sink is None and self._handler.takes_body(request)
+        if is_kept and not self._shared.has_room(int(length or b"0")):
             return self._bad_request(503, _NO_ROOM)
         return None
 
@@ -417,7 +463,9 @@ class ClientConnection(asyncio.Protocol):
         if self._refusal is not None:
             return
         self._body_bytes += len(body)
-        if self._body_bytes > self._limits.body_bytes:
+        if self._sink is not None:
+            self._pass_to_sink(self._sink, body)
+        elif self._body_bytes > self._limits.body_bytes:
             self._refuse_body(self._bad_request(*body_too_long(self._limits)))
         elif self._keeps_body:
             self._held_bytes += len(body)
@@ -434,6 +482,24 @@ class ClientConnection(asyncio.Protocol):
             if not self._shared.has_room():
                 self._refuse_body(self._bad_request(503, _NO_ROOM))
 
+    def _pass_to_sink(self, sink: BodySink, body: bytes) -> None:
+        if self._body_bytes > sink.bytes_max:
+            self._refuse_body(self._bad_request(413, f"the body is longer than {sink.bytes_max} bytes"))
+        elif sink.fault is not None:
+            self._refuse_body(sink.fault)
+        elif not sink.take(body):
+            self._transport.pause_reading()
+
+    def _read_on(self) -> None:
+        if not self._closing:
+            self._transport.resume_reading()
+
+    def _abandon_body(self) -> None:
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.abandon()
+            self._read_on()  # what still comes is read past
+
     def _bad_request(self, status: int, message: str) -> Response:
         headers = self._headers
         if not headers and self._request is not None:
@@ -444,6 +510,7 @@ class ClientConnection(asyncio.Protocol):
         self._refusal = refusal
         self._body = b""
         self._release_bodies()
+        self._abandon_body()
 
     def _release_bodies(self) -> None:
         """Their bytes are not kept any more."""
@@ -460,6 +527,7 @@ class ClientConnection(asyncio.Protocol):
             request.body = body.getvalue() if isinstance(body, BytesIO) else body  # neither is copied
             request.keep_alive = self._parser.should_keep_alive() and not self._is_going
             self._pending.append(request)
+            self._sink = None  # it has the whole body
         self._begin()
 
     # Answering
@@ -680,6 +748,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _refuse(self, response: Response) -> None:
         self._refusal = None
+        self._abandon_body()
         method, target = b"HEAD" if self._refuses_head else b"", self._refused_target
         if self._target and not self._head_done:
             target = self._target

@@ -44,8 +44,6 @@ def judge_head(request: HttpRequest, version: str, limits: WireLimits) -> BadReq
         )
     if b"host" in repeated or (version == "1.1" and b"host" not in named):
         return BadRequest(400, "the request must have exactly one host header")
-    if length is not None and int(length) > limits.body_bytes:
-        return body_too_long(limits)
     if not is_host(named.get(b"host", b"")):
         return BadRequest(400, "the host header names no host; send a name or an address, perhaps with a port")
     if request.method == b"CONNECT" or not request.target.startswith(b"/"):
@@ -57,6 +55,12 @@ def judge_head(request: HttpRequest, version: str, limits: WireLimits) -> BadReq
     ) is not None:
         return BadRequest(400, "the path has a segment . or ..; send the path that it stands for")
     return None
+
+
+def judge_length(request: HttpRequest, limits: WireLimits) -> BadRequest | None:
+    """What is wrong with the length that a head gives of its body; None if nothing is, or if it gives none."""
+    length = request.named.get(b"content-length")
+    return body_too_long(limits) if length is not None and int(length) > limits.body_bytes else None
 
 
 def _repeated(headers: Headers) -> set[bytes]:

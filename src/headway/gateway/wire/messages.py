@@ -5,10 +5,11 @@ Laws: header names are lower case; nothing that is written contains a byte that 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from itertools import chain
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 """(lower-case name, value), in the order received; a name may appear several times."""
@@ -50,6 +51,29 @@ _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.en
 _LF, _CR, _NUL = b"\n\r\0"
 
 
+class BodySink(Protocol):
+    """Takes the body of one request, piece by piece, so that none of it has to be kept in memory.
+
+    Attributes:
+        bytes_max: of the body; a longer one is refused.
+        seconds_max: until the whole body has come.
+        fault: why no more of it is wanted, once there is a reason.
+    """
+
+    bytes_max: int
+    seconds_max: float
+    fault: Response | None
+
+    def begin(self, read_on: Callable[[], None]) -> None:
+        """The body begins to come; `read_on` has it read again after `take` stopped it."""
+
+    def take(self, piece: bytes) -> bool:
+        """The next piece. False: read no more until `read_on` is called."""
+
+    def abandon(self) -> None:
+        """The body will not become whole: its client left, or it was refused."""
+
+
 @dataclass(slots=True)
 class HttpRequest:
     """One whole request.
@@ -58,6 +82,7 @@ class HttpRequest:
     added to its answer. `keeps_forwarded`: it came from a proxy that may say who its client is. `client_address` is
     that of the peer that sent it here, a proxy's if there is one; `certificate_names` are those of its certificate.
     `endpoints`, host:port each, are those that its proxy may send it to; () where any will do.
+    `sink` takes its body as it comes, which is then not kept: its handler sets it when it has judged the head.
     `refusal`, in the handler's own form, is what it gets whatever its body says: the body is then not kept; `holder`,
     likewise, is whose its key is; `fields`, likewise, is what was found of a large body.
     """
@@ -75,6 +100,7 @@ class HttpRequest:
     reply_headers: tuple[tuple[bytes, bytes], ...] = ()
     endpoints: tuple[str, ...] = ()
     refusal: object | None = None
+    sink: BodySink | None = None
     holder: object | None = None
     fields: object | None = None
     named: dict[bytes, bytes] = field(init=False, repr=False)
