@@ -102,8 +102,7 @@ class Gateway:
         history = RequestHistory()
         self._refusal_log = RefusalLog()
         self._batches = BatchApi(settings.batches) if settings.batches.folder is not None else None
-        own = (self._recorder, self._tracing, self._batches)
-        recording = [observer for observer in own if observer is not None]
+        recording = [one for one in (self._recorder, self._tracing, self._batches) if one is not None]
         observing: list[RequestObserver] = [self._metrics, wanted, *observers, *recording]
         observing += [intake, history, self._refusal_log]
         self._model_lists = ModelLists(lambda: self.dispatcher.replicas, self._clock)

@@ -31,6 +31,7 @@ SECTIONS: dict[str, Any] = {
     "`[admin]`": settings.AdminSettings,
     "`[scaling]`": settings.ScalingSettings,
     "`[state]`": settings.StateSettings,
+    "`[batches]`": settings.BatchSettings,
     "`[tuning]`": settings.TuningSettings,
     "`[tracing]`": settings.TracingSettings,
     "`[embedded]`": settings.EmbeddedSettings,

@@ -1,4 +1,4 @@
-"""Lines of an input file: what each must hold, and what is told of one that does not.
+"""Lines of an input file: what each must hold, and the faults of those that do not.
 
 The codes of faults are OpenAI's where it has one. Law: a line is judged without building its body's values.
 """
@@ -43,7 +43,7 @@ class _Line(msgspec.Struct):
     body: msgspec.Raw = _ABSENT
 
 
-class _Asked(msgspec.Struct):
+class _BodyTerms(msgspec.Struct):
     """What decides whether a body fits into a batch."""
 
     model: msgspec.Raw = _ABSENT
@@ -51,7 +51,7 @@ class _Asked(msgspec.Struct):
     background: msgspec.Raw = _ABSENT
 
 
-_LINE, _ASKED, _TEXT = msgspec.json.Decoder(_Line), msgspec.json.Decoder(_Asked), msgspec.json.Decoder(str)
+_LINE, _ASKED, _TEXT = msgspec.json.Decoder(_Line), msgspec.json.Decoder(_BodyTerms), msgspec.json.Decoder(str)
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _NO = (b"", b"null", b"false")
 

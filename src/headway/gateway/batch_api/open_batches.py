@@ -88,7 +88,7 @@ class OpenBatches:
         batch = self._open[row.seq] = OpenBatch(row)
         self._turns.setdefault(row.owner, {})[row.seq] = batch
         if row.total is None:
-            batch.reader = InputReader(self._store, row, self._settings)
+            batch.input_reader = InputReader(self._store, row, self._settings)
             self._reading[row.seq] = batch
         else:
             batch.untaken = await self._thread.call(self._lines.waiting, row.seq)
@@ -177,7 +177,7 @@ class OpenBatches:
             self._to_look_at = dict(self._open)
         while self._to_look_at:
             _, batch = self._to_look_at.popitem()
-            if batch.row.seq in self._open and batch.reader is None:
+            if batch.row.seq in self._open and batch.input_reader is None:
                 await self._look_at(batch)
         if not self.sent.is_leaving:
             await self.sent.send_delayed()
@@ -185,7 +185,7 @@ class OpenBatches:
 
     async def _read(self, batch: OpenBatch) -> None:
         """Validate some lines of an input file."""
-        reader, seq = batch.reader, batch.row.seq
+        reader, seq = batch.input_reader, batch.row.seq
         assert reader is not None, "it is among those that are read"
         try:
             is_read = await self._thread.call(reader.step)
@@ -202,7 +202,7 @@ class OpenBatches:
         now = int(time.time())
         batch.row = await self._thread.call(self._store.validated, seq, reader.lines, reader.model, now)
         del self._reading[seq]
-        batch.reader, batch.untaken = None, reader.lines
+        batch.input_reader, batch.untaken = None, reader.lines
         self._to_look_at[seq] = batch
         await self._count()
 

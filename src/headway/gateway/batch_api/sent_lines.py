@@ -19,6 +19,7 @@ from headway.gateway.batch_api.batch_lines import BatchLines, InputReader
 from headway.gateway.batch_api.batch_rows import ApiBatch, BatchStatus, LineResult, TakenLine
 from headway.gateway.batch_api.line_client import LineAnswer, LineClient
 from headway.gateway.batch_api.store_thread import StoreThread
+from headway.gateway.openai.client_terms import CLASS_HEADER
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.request_state import GatewayRequest
@@ -27,7 +28,6 @@ from headway.gateway.wire.messages import HttpRequest
 
 RETRY_SECONDS_MAX = 60.0
 _RETRY_SECONDS = 1.0
-CLASS_HEADER = b"x-headway-class"
 _REFUSALS_THAT_PASS = frozenset(
     [
         *(Reason.OVERLOADED, Reason.QUEUE_FULL, Reason.TENANT_QUEUE_FULL, Reason.CLASS_FULL, Reason.OVER_BUDGET),
@@ -48,7 +48,7 @@ class OpenBatch:
         row: as it is in the store; its counts may be older.
         untaken: its lines that wait in the file.
         active: its lines that were taken, by number.
-        reader: of its input file, until that is validated.
+        input_reader: of its input file, until that is validated.
         rests_until: until when none of its lines is taken, seconds on the monotonic clock.
         closing: what it will end as, and what its other lines are told (code, message); None while lines are taken.
         cut_at: when lines at replicas are cut off too, seconds since 1970.
@@ -57,7 +57,7 @@ class OpenBatch:
     row: ApiBatch
     untaken: int = 0
     active: dict[int, ActiveLine] = field(default_factory=dict)
-    reader: InputReader | None = None
+    input_reader: InputReader | None = None
     rests_until: float = 0.0
     closing: tuple[BatchStatus, tuple[str, str]] | None = None
     cut_at: float = 0.0
@@ -68,7 +68,7 @@ class OpenBatch:
 
     def may_send(self, now: float) -> bool:
         """Whether a line of it may be taken at this time of the monotonic clock."""
-        is_going = self.row.status == BatchStatus.IN_PROGRESS and self.reader is None and self.closing is None
+        is_going = self.row.status == BatchStatus.IN_PROGRESS and self.input_reader is None and self.closing is None
         return is_going and self.untaken > 0 and self.rests_until <= now
 
 
@@ -79,7 +79,7 @@ class ActiveLine:
     batch: OpenBatch
     number: int
     custom_id: bytes
-    tries: int
+    try_number: int
     body_bytes: int
     request_id: str
     client: LineClient | None = None
@@ -178,12 +178,12 @@ class SentLines:
             self._give_back(line)
         elif self.is_leaving and (answer.status == 0 or answer.reason):
             self._give_back(line)
-        elif _is_worth_a_retry(answer) and line.tries < self._settings.tries_max:
+        elif _is_worth_a_retry(answer) and line.try_number < self._settings.tries_max:
             if not line.is_waiting:
                 line.is_waiting = True
                 self.waiting += 1
                 self.waiting_bytes += line.body_bytes
-            seconds = min(_RETRY_SECONDS * 2.0 ** (line.tries - 1), RETRY_SECONDS_MAX)
+            seconds = min(_RETRY_SECONDS * 2.0 ** (line.try_number - 1), RETRY_SECONDS_MAX)
             self._delayed.append((time.monotonic() + seconds, line))
         else:
             self._forget(line)
@@ -203,7 +203,7 @@ class SentLines:
                 self._delayed.append((time.monotonic() + _RETRY_SECONDS, line))
                 raise
             if taken is not None and line.batch.active.get(line.number) is line:
-                line.tries = taken.tries
+                line.try_number = taken.tries
                 self._ask(line, taken.body)
 
     def leave_queue(self, batch: OpenBatch) -> None:
@@ -272,7 +272,7 @@ def _is_worth_a_retry(answer: LineAnswer) -> bool:
 
 def _result(done: _Done) -> LineResult:
     line, answer = done
-    custom_id, tries = line.custom_id, line.tries
+    custom_id, tries = line.custom_id, line.try_number
     if answer.is_too_long:
         text = result_lines.failed_line(custom_id, "answer_too_long", "The answer is longer than allowed.", tries)
     elif answer.status == 0:
