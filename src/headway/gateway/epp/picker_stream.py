@@ -237,7 +237,7 @@ class PickerStream:
         http = self._http
         more = () if http is None else http.reply_headers
         path, is_headless = ("", False) if http is None else (http.path, http.method == b"HEAD")
-        self._send([messages.instead(shaped(response, path), more, is_headless=is_headless)])
+        self._call.send([messages.instead(shaped(response, path), more, is_headless=is_headless)])
 
     def break_off(self, response: Response) -> None:
         """End the request after an internal error."""
@@ -252,7 +252,7 @@ class PickerStream:
         reads = self._reads_answer
         picked = picked_request(request, replica, self._came, self._target, reads_answer=reads)
         endpoints = [replica.pool.endpoint, *self._stand_ins(request, replica)]
-        self._send(self._go_on(messages.destination(endpoints, picked), picked.body))
+        self._call.send(self._go_on(messages.destination(endpoints, picked), picked.body))
 
     def _stand_ins(self, request: GatewayRequest, picked: UpstreamReplica) -> list[str]:
         """Endpoints that Envoy may go on to if it cannot reach the one that was picked; the least loaded first."""
@@ -267,7 +267,7 @@ class PickerStream:
         others.sort(key=lambda one: one.ledger.requests / one.ledger.requests_max)
         return [one.pool.endpoint for one in others[: self._fallbacks]]
 
-    def _go_on(self, head: pb.ProcessingResponse, body: list[bytes | memoryview]) -> Iterator[pb.ProcessingResponse]:
+    def _go_on(self, head: bytes, body: list[bytes | memoryview]) -> Iterator[bytes]:
         yield head
         if any(body):
             yield from messages.body_parts(body, ends=not self._has_trailers)
@@ -288,26 +288,21 @@ class PickerStream:
         if self._exchange is not None:
             told = self._exchange.answered(_answer_head(message, with_all_headers=self._reads_answer))
         more = self._http.reply_headers if self._http is not None else ()
-        self._send([messages.answer_with([*told, *more])])
+        self._call.send([messages.answer_with([*told, *more])])
 
     def _pass_on(self, body: bytes, *, is_last: bool) -> None:
         self._is_answer_over = is_last
         if self._exchange is not None:
             body = self._exchange.shown(body, is_last=is_last)
-        self._send([messages.answer_part(body, ends=is_last)])
+        self._call.send([messages.answer_part(body, ends=is_last)])
 
     def _pass_on_trailers(self) -> None:
         """Trailers end an answer as its last part does; what was held back of it goes before them."""
         if self._reads_answer and self._exchange is not None and not self._is_answer_over:
             held = self._exchange.shown(b"", is_last=True)
             if held:
-                self._send([messages.answer_part(held, ends=False)])
-        self._send([messages.ANSWER_TRAILERS])
-
-    # To Envoy
-
-    def _send(self, what: Iterable[pb.ProcessingResponse]) -> None:
-        self._call.send(message.SerializeToString() for message in what)
+                self._call.send([messages.answer_part(held, ends=False)])
+        self._call.send([messages.ANSWER_TRAILERS])
 
 
 def _read_headers(came: pb.HeaderMap) -> tuple[Headers, Mapping[str, bytes]]:
