@@ -2,8 +2,8 @@
 
 They are written as bytes: to build them of objects of protobuf takes five to ten times as long, several times a
 request. Law: what is written is what protobuf would write of the same message.
-Sources: Gateway API Inference Extension, proposal 004 (endpoint picker protocol, v1); Envoy's `external_processor.proto`;
-protobuf's encoding. In the comments a path of fields is as in `ext_proc.proto`.
+Sources: Gateway API Inference Extension, proposal 004 (endpoint picker protocol, v1); Envoy's
+`external_processor.proto`; protobuf's encoding. In the comments a path of fields is as in `ext_proc.proto`.
 """
 
 from __future__ import annotations

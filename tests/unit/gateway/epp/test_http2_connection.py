@@ -41,6 +41,12 @@ from tests.support.http2_client import Frame, Http2Client, message
 LIMITS = Http2Limits(connections=10, calls=100, head_seconds=15.0, stalled_seconds=60.0)
 
 
+@pytest.fixture(autouse=True)
+def _long_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test waits for the next turn because the machine is busy."""
+    monkeypatch.setattr(http2_connection, "TURN_SECONDS", 60.0)
+
+
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(scenario())  # type: ignore[arg-type]
 
@@ -162,11 +168,7 @@ BOMB = b"\x40\x01a\x7f\xa1\x1e" + b"v" * 4_000 + b"\xbe" * 40  # one entry of th
         (["ok", "head", *[reset_frame(1, Http2Error.CANCEL)] * 1_001], Http2Error.ENHANCE_YOUR_CALM),
     ],
 )
-def test_a_connection_that_breaks_the_protocol_or_a_bound_ends(
-    frames: list[bytes | str], error: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(http2_connection, "TURN_SECONDS", 60.0)
-
+def test_a_connection_that_breaks_the_protocol_or_a_bound_ends(frames: list[bytes | str], error: int) -> None:
     async def scenario() -> None:
         client = Http2Client(is_greeted=False)
         named = {"ok": PREFACE + settings_frame({}), "head": client.head(1)}
@@ -389,9 +391,7 @@ def test_messages_are_not_made_before_there_is_room_for_them() -> None:
     run(scenario)
 
 
-def test_replies_that_are_not_read_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http2_connection, "TURN_SECONDS", 60.0)
-
+def test_replies_that_are_not_read_have_a_bound() -> None:
     async def scenario() -> None:
         client = Http2Client()
         client.connection.pause_writing()
@@ -463,9 +463,7 @@ def test_a_call_without_a_message_ends() -> None:
     run(scenario)
 
 
-def test_bounds_of_empty_frames_are_of_some_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http2_connection, "TURN_SECONDS", 60.0)
-
+def test_bounds_of_empty_frames_are_of_some_time() -> None:
     async def scenario() -> None:
         client = Http2Client()
         for now in range(3):
