@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from headway.gateway.openai.client_hints import HINT_HEADERS
-from headway.gateway.openai.client_terms import NO_QUEUE_HEADER, TIMEOUT_HEADER
+from headway.gateway.openai.client_terms import CLASS_HEADER, NO_QUEUE_HEADER, TIMEOUT_HEADER
 from headway.gateway.openai.endpoints import ENDPOINTS, endpoint_of
 from headway.gateway.openai.prompt_count import PromptCount, PromptFacts
 from headway.gateway.openai.request_body import LARGE_BYTES, read_body
@@ -28,7 +28,7 @@ _SMALL_FIELDS = (
     *("model", "stream", "n", "best_of", "service_tier", "priority"),
     *("max_tokens", "max_completion_tokens", "max_output_tokens"),
 )
-_OTHER_HEADERS = (b"authorization", b"x-api-key", b"x-request-id", NO_QUEUE_HEADER, TIMEOUT_HEADER)
+_OTHER_HEADERS = (b"authorization", b"x-api-key", b"x-request-id", CLASS_HEADER, NO_QUEUE_HEADER, TIMEOUT_HEADER)
 _HEADERS_MAX = 32
 _HEADER_BYTES_MAX = 4_096
 _DEFAULT_BODY_BYTES = 0

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from headway.ray.queue_client import QueueEnd
-from headway.ray.queue_messages import Greeting, RouterNews, Verdict
+from headway.ray.queue_messages import Greeting, RouterNews, RouteVerdict
 from headway.ray.queue_settings import read_queue_settings
 from headway.ray.shared_queue import SharedQueue
 
@@ -33,11 +33,11 @@ class QueueActor:
         """See `SharedQueue.greet`."""
         self._queue.greet(greeting)
 
-    async def take(self, news: RouterNews) -> list[Verdict] | None:
+    async def take(self, news: RouterNews) -> list[RouteVerdict] | None:
         """See `SharedQueue.take`."""
         return self._queue.take(news)
 
-    async def wait(self, router: str, seconds: float) -> list[Verdict] | None:
+    async def wait(self, router: str, seconds: float) -> list[RouteVerdict] | None:
         """See `SharedQueue.wait`."""
         return await self._queue.wait(router, seconds)
 
@@ -62,14 +62,14 @@ class ActorEnd:
         """See `SharedQueue.greet`."""
         await self._handle.greet.remote(greeting)
 
-    async def take(self, news: RouterNews) -> list[Verdict] | None:
+    async def take(self, news: RouterNews) -> list[RouteVerdict] | None:
         """See `SharedQueue.take`."""
-        verdicts: list[Verdict] | None = await self._handle.take.remote(news)
+        verdicts: list[RouteVerdict] | None = await self._handle.take.remote(news)
         return verdicts
 
-    async def wait(self, router: str, seconds: float) -> list[Verdict] | None:
+    async def wait(self, router: str, seconds: float) -> list[RouteVerdict] | None:
         """See `SharedQueue.wait`."""
-        verdicts: list[Verdict] | None = await self._handle.wait.remote(router, seconds)
+        verdicts: list[RouteVerdict] | None = await self._handle.wait.remote(router, seconds)
         return verdicts
 
 

@@ -16,15 +16,15 @@ from headway.gateway.queueing.counts import Outcome
 from headway.ray.queue_messages import (
     ENTERED_MAX,
     End,
-    Entry,
     Greeting,
     LostKind,
+    QueueEntry,
     RefusedRequest,
     Rejection,
     RequestFacts,
     RouterNews,
+    RouteVerdict,
     ServeReplica,
-    Verdict,
 )
 
 WAIT_SECONDS = 5.0
@@ -52,10 +52,10 @@ class QueueEnd(Protocol):
     async def greet(self, greeting: Greeting) -> None:
         """See `SharedQueue.greet`."""
 
-    async def take(self, news: RouterNews) -> list[Verdict] | None:
+    async def take(self, news: RouterNews) -> list[RouteVerdict] | None:
         """See `SharedQueue.take`."""
 
-    async def wait(self, router: str, seconds: float) -> list[Verdict] | None:
+    async def wait(self, router: str, seconds: float) -> list[RouteVerdict] | None:
         """See `SharedQueue.wait`."""
 
 
@@ -83,11 +83,11 @@ class QueueClient:
         self._answer_seconds = answer_seconds
         self._wait_seconds = wait_seconds
         self._number = 0
-        self._waiting: dict[int, asyncio.Future[Verdict]] = {}
+        self._waiting: dict[int, asyncio.Future[RouteVerdict]] = {}
         self._running: dict[int, str] = {}  # number -> replica, whoever chose it
         self._replicas: Sequence[ServeReplica] = ()
         self._end: QueueEnd | None = None
-        self._entered: dict[int, Entry] = {}
+        self._entered: dict[int, QueueEntry] = {}
         self._rejected: list[Rejection] = []
         self._ended: list[End] = []
         self._lost: list[tuple[str, LostKind]] = []
@@ -118,10 +118,10 @@ class QueueClient:
             self._link = asyncio.ensure_future(self._keep_linked())
         if self.is_lost:
             raise QueueLost
-        verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        verdict: asyncio.Future[RouteVerdict] = asyncio.get_running_loop().create_future()
         self._waiting[number] = verdict
         if again is None:
-            self._entered[number] = Entry(number, facts)
+            self._entered[number] = QueueEntry(number, facts)
         else:
             self._rejected.append(again)
         self._send_soon()
@@ -182,7 +182,8 @@ class QueueClient:
             while self._end is end and (
                 self._entered or self._rejected or self._ended or self._lost or self._lists_replicas
             ):
-                verdicts = await asyncio.wait_for(end.take(self._news()), self._answer_seconds)
+                async with asyncio.timeout(self._answer_seconds):
+                    verdicts = await end.take(self._news())
                 if verdicts is None:
                     raise ConnectionResetError("the queue does not know this router")
                 self._heed(verdicts)
@@ -206,7 +207,7 @@ class QueueClient:
         self._rejected, self._ended, self._lost, self._lists_replicas = [], [], [], False
         return news
 
-    def _heed(self, verdicts: Sequence[Verdict]) -> None:
+    def _heed(self, verdicts: Sequence[RouteVerdict]) -> None:
         for verdict in verdicts:
             waiting = self._waiting.pop(verdict.number, None)
             if waiting is not None and not waiting.done():
@@ -219,19 +220,21 @@ class QueueClient:
         while True:
             end: QueueEnd | None = None
             try:
-                end = await asyncio.wait_for(self._connect(), 2 * self._answer_seconds)
+                async with asyncio.timeout(2 * self._answer_seconds):
+                    end = await self._connect()
                 greeting = Greeting(self.router, self._replicas, list(self._running.items()))
                 self._rejected, self._ended, self._lost, self._lists_replicas = [], [], [], False
                 self._is_heard = True
-                await asyncio.wait_for(end.greet(greeting), self._answer_seconds)
+                async with asyncio.timeout(self._answer_seconds):
+                    await end.greet(greeting)
                 self._end, self.is_lost = end, False
                 if was_lost:
                     log.info("headway: the queue of router %s is back; order holds again", self.router)
                     was_lost = False
                 self._send_soon()  # what came and ended meanwhile
                 while self._end is end:
-                    seconds = self._wait_seconds + self._answer_seconds
-                    verdicts = await asyncio.wait_for(end.wait(self.router, self._wait_seconds), seconds)
+                    async with asyncio.timeout(self._wait_seconds + self._answer_seconds):
+                        verdicts = await end.wait(self.router, self._wait_seconds)
                     if verdicts is None:
                         raise ConnectionResetError("the queue does not know this router")
                     self._heed(verdicts)

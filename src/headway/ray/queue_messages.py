@@ -42,7 +42,7 @@ class RequestFacts(NamedTuple):
     adapter: str = ""
 
 
-class Entry(NamedTuple):
+class QueueEntry(NamedTuple):
     """A request that enters the queue. `number` is its router's."""
 
     number: int
@@ -101,7 +101,7 @@ class RouterNews(NamedTuple):
     """
 
     router: str
-    entered: Sequence[Entry] = ()
+    entered: Sequence[QueueEntry] = ()
     rejected: Sequence[Rejection] = ()
     ended: Sequence[End] = ()
     replicas: Sequence[ServeReplica] | None = None
@@ -125,7 +125,7 @@ class RefusedRequest(NamedTuple):
     retry_seconds: float | None
 
 
-class Verdict(NamedTuple):
+class RouteVerdict(NamedTuple):
     """Where a request goes: to a replica, or back to its client."""
 
     number: int

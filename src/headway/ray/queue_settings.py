@@ -14,7 +14,7 @@ from headway.gateway.settings import Settings
 from headway.gateway.settings_file import check
 
 _SHARED = (
-    *("policies", "queue", "service_tiers", "requests", "models", "health"),
+    *("policies", "queue", "service_tiers", "offline", "requests", "models", "health"),
     *("tenant", "objectives", "media_tokens"),
 )
 _OWN = "ray"

@@ -167,7 +167,8 @@ class QueuedRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: ignor
                     return None
                 self._replicas_updated_event.clear()
                 try:
-                    await asyncio.wait_for(self._replicas_updated_event.wait(), seconds)
+                    async with asyncio.timeout(seconds):
+                        await self._replicas_updated_event.wait()
                 except TimeoutError:
                     return None
         except asyncio.CancelledError:

@@ -36,15 +36,15 @@ from headway.gateway.settings import HINTS, ReplicaSettings, TenantSettings
 from headway.gateway.signed_tokens import KeyFault
 from headway.gateway.wire.messages import HttpRequest
 from headway.ray.queue_messages import (
-    Entry,
     Greeting,
     LostKind,
+    QueueEntry,
     RefusedRequest,
     Rejection,
     RequestFacts,
     RouterNews,
+    RouteVerdict,
     ServeReplica,
-    Verdict,
 )
 from headway.ray.queue_settings import RayQueueSettings
 from headway.ray.ticket_relay import TicketRelay
@@ -64,15 +64,15 @@ class _RouterSide:
         self.tickets: dict[int, TicketRelay] = {}
         self.elsewhere: dict[int, str] = {}  # requests at replicas that it did not send through this queue
         self.replicas: dict[str, ServeReplica] = {}
-        self._verdicts: list[Verdict] = []
+        self._verdicts: list[RouteVerdict] = []
         self._is_due = asyncio.Event()
 
-    def tell(self, verdict: Verdict) -> None:
+    def tell(self, verdict: RouteVerdict) -> None:
         """A verdict for it."""
         self._verdicts.append(verdict)
         self._is_due.set()
 
-    def take_verdicts(self) -> list[Verdict]:
+    def take_verdicts(self) -> list[RouteVerdict]:
         """What it has not heard yet."""
         taken, self._verdicts = self._verdicts, []
         self._is_due.clear()
@@ -81,7 +81,8 @@ class _RouterSide:
     async def some_verdict(self, seconds: float) -> None:
         """Wait until there is one, or until the time is over."""
         try:
-            await asyncio.wait_for(self._is_due.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._is_due.wait()
         except TimeoutError:
             return
 
@@ -122,7 +123,7 @@ class SharedQueue:
             self._elsewhere[replica] += 1
         self._list_replicas(side, greeting.replicas)
 
-    def take(self, news: RouterNews) -> list[Verdict] | None:
+    def take(self, news: RouterNews) -> list[RouteVerdict] | None:
         """What a router tells; the verdicts that it has not heard yet. None if it has to greet first."""
         side = self._routers.get(news.router)
         if side is None:
@@ -140,7 +141,7 @@ class SharedQueue:
             self._enter(side, entry)
         return side.take_verdicts()
 
-    async def wait(self, router: str, seconds: float) -> list[Verdict] | None:
+    async def wait(self, router: str, seconds: float) -> list[RouteVerdict] | None:
         """Verdicts for a router as soon as there are any, at the latest after so many seconds; None as in `take`."""
         side = self._routers.get(router)
         if side is None:
@@ -180,20 +181,20 @@ class SharedQueue:
 
     # One request
 
-    def _enter(self, side: _RouterSide, entry: Entry) -> None:
+    def _enter(self, side: _RouterSide, entry: QueueEntry) -> None:
         number, facts = entry
         http = HttpRequest(b"POST", facts.path.encode("ascii", "replace"), list(facts.headers), facts.head)
         tenant = self._tenant_of(http, facts)
         if isinstance(tenant, KeyFault):
             refused = RefusedRequest(tenant.status, tenant.message, str(Reason.UNAUTHORISED), tenant.retry_seconds)
-            side.tell(Verdict(number, refusal=refused))
+            side.tell(RouteVerdict(number, refusal=refused))
             return
         endpoint = endpoint_of(facts.path)
         body = read_body(facts.head, endpoint)
         try:
             terms = read_terms(http, body)
         except ValueError as error:
-            side.tell(Verdict(number, refusal=RefusedRequest(400, str(error), str(Reason.MALFORMED), None)))
+            side.tell(RouteVerdict(number, refusal=RefusedRequest(400, str(error), str(Reason.MALFORMED), None)))
             return
         model = "" if body is None else body.model
         request = self._intake.take(
@@ -234,7 +235,7 @@ class SharedQueue:
         relay = side.tickets.get(number)
         if relay is None:  # it was sent before this queue was there
             self._end(side, number, Outcome.FAILED)
-            self._enter(side, Entry(number, facts))
+            self._enter(side, QueueEntry(number, facts))
             return
         replica = relay.request.queued.replica
         if replica is not None and ongoing_requests is not None:

@@ -13,7 +13,7 @@ from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import GatewayRequest, RequestMove, RequestStage
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
-from headway.ray.queue_messages import RefusedRequest, Verdict
+from headway.ray.queue_messages import RefusedRequest, RouteVerdict
 
 _BROKE = "the queue failed at this request; its log says why"
 
@@ -24,7 +24,7 @@ class TicketRelay:
     __slots__ = ("_dispatcher", "_number", "_tell", "request")
 
     def __init__(
-        self, request: GatewayRequest, number: int, dispatcher: Dispatcher, tell: Callable[[Verdict], None]
+        self, request: GatewayRequest, number: int, dispatcher: Dispatcher, tell: Callable[[RouteVerdict], None]
     ) -> None:
         self.request = request
         self._number = number
@@ -39,7 +39,7 @@ class TicketRelay:
     def dispatch(self, replica: UpstreamReplica) -> None:
         """Name the replica to the router."""
         self.request.move(RequestMove.SENT)
-        self._tell(Verdict(self._number, replica.name))
+        self._tell(RouteVerdict(self._number, replica.name))
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer with an error; nothing was sent to a replica before."""
@@ -67,7 +67,7 @@ class TicketRelay:
         self.request.relayed.status = refusal.status
         if is_told:  # before its end, whose room another request takes
             why = RefusedRequest(refusal.status, refusal.message, str(refusal.reason), refusal.retry_seconds)
-            self._tell(Verdict(self._number, refusal=why))
+            self._tell(RouteVerdict(self._number, refusal=why))
         self._dispatcher.end(self.request, outcome, refusal.reason)
 
     # From the router
