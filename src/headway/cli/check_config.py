@@ -41,12 +41,15 @@ def check_config(file: Annotated[Path, typer.Argument(help="A TOML file for `hea
         check_batch_folder(settings.batches.folder)
         if settings.tracing.endpoint is not None:
             check_tracing(settings.tracing)
-        if not settings.replica:
+        if not settings.replica and not settings.replica_source:
             EmbeddedEngine(settings.embedded)
     except ValueError as error:
         sentence = str(error)
         raise UserMistake(sentence if sentence.startswith(f"{file}: ") else f"{file}: {sentence}") from error
+    sources = [source.label for source in settings.replica_source]
     engines = str(len(settings.replica)) if settings.replica else "none, so engines are simulated"
+    if sources:
+        engines = f"{len(settings.replica)} and those of {', '.join(sources)}"
     print(
         f"{file}: no mistake found; replicas: {engines}; tenants: {len(settings.tenant)}; "
         f"ordering: {settings.policies.ordering}"

@@ -61,7 +61,7 @@ def epp(
     from headway.cli.gateway_extra import require_picker
 
     require_picker()
-    from headway.gateway.epp.picker_listener import PickerListener, PickerSettings, check_picker
+    from headway.gateway.epp.picker_listener import PickerListener, PickerSettings, check_engine, check_picker
     from headway.gateway.process import serve as run
 
     settings = PickerSettings(picker.grpc_listen, picker.envoy_timeout, picker.fallbacks)
@@ -77,6 +77,7 @@ def epp(
             read if config is not None else None,
             log_requests=log_requests,
             beside=lambda gateway: PickerListener(gateway, settings),
+            check_found=check_engine,
         )
     except ValueError as error:
         raise UserMistake(str(error)) from error

@@ -65,6 +65,21 @@ class GatewayOptions:
             metavar="VARIABLE", help="Environment variable with the API key that the engines of --replica want."
         ),
     ] = None
+    pool: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMESPACE/NAME",
+            help="A Kubernetes InferencePool, whose pods are watched: those that are ready are the engines.",
+        ),
+    ] = None
+    replica_dns: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="A name whose addresses are the engines; looked up again and again."),
+    ] = None
+    replica_file: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.json", help="A file that names the engines, as Prometheus' file_sd; watched."),
+    ] = None
     ordering: Annotated[
         str | None,
         typer.Option(
@@ -78,7 +93,7 @@ class GatewayOptions:
         str | None,
         typer.Option(metavar="NAME", help="How a replica is chosen.", autocompletion=policies_of("routing")),
     ] = None
-    embedded_replicas: Annotated[int | None, typer.Option(min=1, metavar="N", help="Number of simulated engines.")] = (
+    embedded_replicas: Annotated[int | None, typer.Option(min=0, metavar="N", help="Number of simulated engines.")] = (
         None
     )
     hardware: Annotated[
@@ -137,17 +152,24 @@ def settings_of(config: Path | None, address: AddressOptions, options: GatewayOp
     """The settings of the file, with those of the command line in their place. Raises ValueError."""
     from dataclasses import replace
 
-    from headway.gateway.settings import ReplicaSettings, Settings
+    from headway.gateway.settings import ReplicaSettings, ReplicaSourceSettings, Settings
     from headway.gateway.settings_file import check, read_settings
 
     base = Settings() if config is None else read_settings(config)
     if options.replica_key_env is not None and not options.replica:
         raise ValueError("--replica-key-env is for the engines of --replica; in a file the key is `api_key_env`")
+    named = ((options.pool, None, None), (None, options.replica_dns, None), (None, None, options.replica_file))
+    sources = tuple(
+        ReplicaSourceSettings(inference_pool=pool, dns=name, file=file)
+        for pool, name, file in named
+        if (pool, name, file) != (None, None, None)
+    )
     replicas = tuple(ReplicaSettings(url=url, api_key_env=options.replica_key_env) for url in options.replica or ())
     settings = replace(
         base,
         listen=address.address(base.listen),
         replica=replicas or base.replica,
+        replica_source=sources or base.replica_source,
         record=_given(options.record, base.record),
         policies=replace(
             base.policies,
@@ -161,7 +183,8 @@ def settings_of(config: Path | None, address: AddressOptions, options: GatewayOp
             model=_given(options.model, base.embedded.model),
         ),
     )
-    unused = [name for name in _SIMULATED if getattr(options, name) is not None] if settings.replica else []
+    has_engines = settings.replica or settings.replica_source
+    unused = [name for name in _SIMULATED if getattr(options, name) is not None] if has_engines else []
     if unused:
         typed = ", ".join("--" + name.replace("_", "-") for name in unused)
         raise ValueError(f"{typed} describes simulated engines, and there are replicas; leave it out, or the replicas")

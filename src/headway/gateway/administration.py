@@ -1,4 +1,4 @@
-"""Administration under `/admin`: drains a replica, cancels a request, changes a budget. Each change is logged.
+"""Administration under `/admin`: adds and drains replicas, cancels requests, changes budgets. Each change is logged.
 
 Laws: nothing changes by GET; no page of a browser gets in, for a key is sent as a bearer token only and a request that
 names its page is refused; no answer holds text of a request.
@@ -20,19 +20,21 @@ import msgspec
 
 from headway.config.typed_values import read_table
 from headway.gateway.api_keys import AdminKeys
+from headway.gateway.discovery.replica_register import ReplicaRegister
 from headway.gateway.openai.error_responses import Reason, error_response
 from headway.gateway.queueing.dispatch_contracts import Relay
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.refusals import Refusal
 from headway.gateway.queueing.request_state import RequestStage, id_text
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
-from headway.gateway.settings import BudgetSettings, TenantSettings
-from headway.gateway.settings_file import check_budget
+from headway.gateway.settings import BudgetSettings, ReplicaSettings, TenantSettings
+from headway.gateway.settings_file import check_budget, check_replica
 from headway.gateway.wire.messages import HttpRequest, Response, with_headers
 
 PATH = "/admin"
 _PAGE_REQUESTS, _PAGE_REQUESTS_MAX = 100, 1_000
 _BODY_BYTES_MAX = 4_096
+_ADDED_MAX = 1_000  # replicas
 _NUMBER_MAX = 10**15
 _CANCELLED_AT_ONCE = 100  # each takes some 60 us, in which the event loop has no turn
 _SHOWN_CHARACTERS_MAX = 200  # of what a client named: a model, a tenant's fairness id
@@ -43,8 +45,9 @@ log = logging.getLogger("headway.gateway")
 class Administration:
     """Answers `/admin` of one gateway. `keys` may be replaced while it runs."""
 
-    def __init__(self, dispatcher: Dispatcher, keys: AdminKeys) -> None:
+    def __init__(self, dispatcher: Dispatcher, keys: AdminKeys, register: ReplicaRegister) -> None:
         self._dispatcher = dispatcher
+        self._register = register
         self.keys = keys
 
     def refuse_head(self, request: HttpRequest) -> Response | None:
@@ -87,6 +90,34 @@ class Administration:
     def _replicas(self, name: bytes, request: HttpRequest) -> _Answer:
         return 200, {"replicas": [_replica(replica) for replica in self._dispatcher.replicas]}
 
+    def _add(self, name: bytes, request: HttpRequest) -> _Answer:
+        """Add a replica, or replace one that was added. It lasts until it is removed, or the process ends."""
+        shown, register = _shown(name), self._register
+        try:
+            if len(shown) != len(id_text(name)) or not shown.isprintable():
+                raise ValueError(f"a name must be printable, and {_SHOWN_CHARACTERS_MAX} characters long at most")
+            replica = _described(shown, request.body)
+            before = register.added.get(shown)
+            if before is None and len(register.added) >= _ADDED_MAX:
+                return 409, _error_content(409, f"{_ADDED_MAX:,} replicas are added; remove one, or use a file")
+            register.add(shown, replica)
+        except ValueError as error:
+            return 400, _error_content(400, str(error))
+        return 201 if before is None else 200, {"replica": shown, "before": _told(before), "after": _told(replica)}
+
+    def _remove(self, name: bytes, request: HttpRequest) -> _Answer:
+        """Remove a replica that was added; it ends the requests that it has."""
+        shown, register = id_text(name), self._register
+        if shown not in register.added:
+            source = register.source_of(shown)
+            if source is None:
+                return _no_replica(name)
+            message = f"{_shown(name)!r} was not added here but comes from {source}; remove it there, or drain it"
+            return 409, _error_content(409, message)
+        before = register.added[shown]
+        register.remove(shown, "an operator removed it")
+        return 200, {"replica": shown, "before": _told(before), "after": None}
+
     def _drain(self, name: bytes, request: HttpRequest) -> _Answer:
         return self._set_drained(name, is_drained=True)
 
@@ -96,7 +127,7 @@ class Administration:
     def _set_drained(self, name: bytes, *, is_drained: bool) -> _Answer:
         replica = next((one for one in self._dispatcher.replicas if one.name == id_text(name)), None)
         if replica is None:
-            return _not_found(f"no replica is named {_shown(name)!r}; GET {PATH}/replicas lists them")
+            return _no_replica(name)
         before, replica.is_drained = replica.is_drained, is_drained
         self._dispatcher.pump()
         return 200, {"replica": replica.name, "before": {"drained": before}, "after": {"drained": is_drained}}
@@ -178,9 +209,11 @@ def _changing(verb: _Verb) -> Mapping[bytes, _Verb]:
 _BUDGET: Mapping[bytes, _Verb] = MappingProxyType(
     {**_reading(Administration._budget), b"PATCH": Administration._change_budget}
 )
+_ADDED: Mapping[bytes, _Verb] = MappingProxyType({b"PUT": Administration._add, b"DELETE": Administration._remove})
 _VERBS: Mapping[str, Mapping[bytes, _Verb]] = MappingProxyType(
     {
         f"{PATH}/replicas": _reading(Administration._replicas),
+        f"{PATH}/replicas/NAME": _ADDED,
         f"{PATH}/replicas/NAME/drain": _changing(Administration._drain),
         f"{PATH}/replicas/NAME/undrain": _changing(Administration._undrain),
         f"{PATH}/requests": _reading(Administration._requests),
@@ -193,7 +226,7 @@ _PATTERNS = tuple((re.compile(re.sub("NAME|ID", "([^/]+)", path)), methods) for 
 
 def takes_body(request: HttpRequest) -> bool:
     """Whether the body of a request under `/admin` is read."""
-    return is_admin(request.path) and request.method == b"PATCH"
+    return is_admin(request.path) and request.method in (b"PATCH", b"PUT")
 
 
 def is_admin(path: str) -> bool:
@@ -243,22 +276,41 @@ def _whole(name: str, text: str, least: int, most: int) -> int:
 
 def _changed(before: BudgetSettings, body: bytes) -> BudgetSettings:
     """A budget with the limits of a JSON object; null takes a limit away. Raises ValueError, one sentence."""
-    try:
-        given = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        given = None
-    if not isinstance(given, dict) or not given:
-        raise ValueError(
-            'the body must be a JSON object with keys of `[tenant.budget]`, as {"tokens_per_minute": 1000}'
-        )
+    given = _object(body, "[tenant.budget]", '{"tokens_per_minute": 1000}')
     after = read_table(BudgetSettings, {**asdict(before), **given}, "budget.")
     check_budget("budget", after)
     return after
 
 
+def _described(name: str, body: bytes) -> ReplicaSettings:
+    """The replica that a JSON object describes. Raises ValueError, one sentence."""
+    given = _object(body, "[[replica]]", '{"url": "http://10.0.0.5:8000"}')
+    if given.get("name", name) != name:
+        raise ValueError("the name is what the path ends with; leave it out of the body")
+    replica = read_table(ReplicaSettings, {**given, "name": name})
+    check_replica("replica", replica)
+    return replica
+
+
+def _object(body: bytes, table: str, example: str) -> dict[str, object]:
+    """The JSON object that a body is. Raises ValueError, one sentence."""
+    try:
+        given = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        given = None
+    if not isinstance(given, dict) or not given:
+        raise ValueError(f"the body must be a JSON object with keys of `{table}`, as {example}")
+    return given
+
+
+def _told(replica: ReplicaSettings | None) -> dict[str, object] | None:
+    return None if replica is None else {"url": replica.url, "max_requests": replica.max_requests}
+
+
 def _replica(replica: UpstreamReplica) -> dict[str, object]:
     return {
         "name": replica.name,
+        "source": replica.source,
         "health": str(replica.state.health),
         "drained": replica.is_drained,
         "requests": replica.ledger.requests,
@@ -294,6 +346,10 @@ def _error_content(status: int, message: str) -> dict[str, object]:
 
 def _no_tenant(name: bytes) -> _Answer:
     return _not_found(f"no tenant is named {_shown(name)!r}; the configuration lists them")
+
+
+def _no_replica(name: bytes) -> _Answer:
+    return _not_found(f"no replica is named {_shown(name)!r}; GET {PATH}/replicas lists them")
 
 
 def _not_found(message: str) -> _Answer:

@@ -8,7 +8,7 @@ import secrets
 import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from headway.config.address import host_and_port
@@ -18,11 +18,13 @@ from headway.gateway.api_keys import AdminKeys, ApiKeys
 from headway.gateway.api_routes import ApiRoutes
 from headway.gateway.batch_api.batch_setup import BatchApi
 from headway.gateway.certificate import Certificate
+from headway.gateway.discovery.replica_register import ReplicaRegister
 from headway.gateway.learned.learned_state import LearnedState
 from headway.gateway.learned.queue_tuning import check_tuning
 from headway.gateway.observing.gateway_metrics import GatewayMetrics
 from headway.gateway.observing.loop_watch import LoopWatch
 from headway.gateway.observing.refusal_log import RefusalLog
+from headway.gateway.observing.replica_metrics import source_metrics
 from headway.gateway.observing.request_history import RequestHistory
 from headway.gateway.observing.trace_recorder import TraceRecorder
 from headway.gateway.observing.tracing import Tracing
@@ -37,10 +39,8 @@ from headway.gateway.queueing.hold_timer import HoldTimer
 from headway.gateway.queueing.intake import Intake
 from headway.gateway.queueing.known_caches import cached_somewhere
 from headway.gateway.queueing.request_state import QueuedRequest
-from headway.gateway.replicas.kv_event_sources import subscribe
 from headway.gateway.replicas.model_lists import ModelLists
-from headway.gateway.replicas.probing import keep_probing
-from headway.gateway.replicas.replica_state import Health
+from headway.gateway.replicas.replica_membership import ReplicaMembership
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.routes import PublicRoutes
 from headway.gateway.settings import ReplicaSettings, Settings
@@ -60,26 +60,19 @@ _CLIENTS_SHARE, _ADMIN_SHARE = 0.75, 0.05  # of the descriptors; the rest connec
 log = logging.getLogger("headway.gateway")
 
 
-@dataclass(slots=True)
-class _Probed:
-    """A replica and the task that probes it."""
-
-    replica: UpstreamReplica
-    task: asyncio.Task[None]
-    events: asyncio.Task[None] | None = None  # which reads its KV events
-
-    def cancel(self) -> None:
-        """Probe it no more."""
-        self.task.cancel()
-        if self.events is not None:
-            self.events.cancel()
-
-
 class Gateway:
     """One gateway on a running event loop: `start`, then `drain` (or `stop` at once)."""
 
-    def __init__(self, settings: Settings, observers: Sequence[RequestObserver] = ()) -> None:
-        """Raises ValueError, one sentence, if the settings cannot be carried out or the recording cannot be opened."""
+    def __init__(
+        self,
+        settings: Settings,
+        observers: Sequence[RequestObserver] = (),
+        check_found: Callable[[ReplicaSettings], None] = lambda replica: None,
+    ) -> None:
+        """A gateway; `check_found` raises ValueError, one sentence, for a found replica that cannot be used here.
+
+        Raises ValueError, one sentence, if the settings cannot be carried out or the recording cannot be opened.
+        """
         self.settings = settings
         self._clock = time.monotonic
         self._tenants = ApiKeys(settings.tenant, signed_tokens(settings.jwt))
@@ -110,7 +103,8 @@ class Gateway:
         learned, held = self._learned, self._hold_timer.held
         hooks = QueueHooks(learned.prepare, learned.forget, held, _at_next_turn, intake.cached_tokens, _later)
         self.dispatcher = Dispatcher(settings, self._clock, observing, self._model_lists.ask_again, hooks)
-        self._engine_queues = EngineQueues(self.dispatcher)
+        self._membership = ReplicaMembership(self._replica, EngineQueues(self.dispatcher).look, self._clock)
+        self._register = ReplicaRegister(self._replicas_changed, check_found)
         self._learned.restore_budgets(self.dispatcher.budgets.restore)
         self.api = ApiRoutes(
             self.dispatcher,
@@ -125,17 +119,15 @@ class Gateway:
         if self._batches is not None:
             self._batches.connect(self.dispatcher, self.api.submit, self.api.refused)
             self.api.batches = self._batches.routes
-        administration = Administration(self.dispatcher, AdminKeys(settings))
+        administration = Administration(self.dispatcher, AdminKeys(settings), self._register)
         has_admin = settings.admin_listen is not None
         self.site = PublicRoutes(self.api, administration, history, self._learned, has_admin=has_admin)
         self._held: dict[str, SharedLimits] = {}  # listener -> what its clients hold
         wanted.watch(lambda: self.dispatcher.settings, lambda: self.dispatcher.replicas)
         self._metrics.watch(self.dispatcher, self.loop_watch, self._held)
-        self._metrics.further = wanted.metrics
+        self._metrics.further = lambda: chain(source_metrics(self._register.sources), wanted.metrics())
         self._clients: set[ClientConnection] = set()
         self._servers: list[asyncio.Server | TlsListener] = []
-        self._probed: list[_Probed] = []
-        self._leaving: list[UpstreamReplica] = []
         self._asking_for_keys: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
 
@@ -225,37 +217,14 @@ class Gateway:
         return UpstreamReplica(settings, self.settings.health, self._clock, lambda: self.dispatcher.replicas, self._via)
 
     def _take_replicas(self, settings: Settings) -> None:
-        """Keep replicas whose settings stayed, add the new ones, let the others finish their requests.
+        self._register.replace(settings)
+        self._membership.take(self._register.wanted(), settings.health)
+        self.dispatcher.replace(settings, self._membership.replicas, self._clock())
 
-        One that is drained stays so, by its name, whatever else of it changes.
-        """
-        kept = {probed.replica.settings: probed for probed in self._probed}
-        drained = {replica.name for replica in self.dispatcher.replicas if replica.is_drained}
-        wanted: list[_Probed] = []
-        for position, chosen in enumerate(settings.replica):
-            probed = kept.pop(chosen, None)
-            replica = self._replica(chosen) if probed is None else probed.replica
-            replica.position = position
-            if probed is None or replica.health != settings.health:
-                if probed is not None:
-                    probed.task.cancel()
-                    replica.health = settings.health
-                task = asyncio.create_task(
-                    keep_probing(replica, settings.health, self._clock, self._engine_queues.look)
-                )
-                probed = _Probed(replica, task, self._events_of(replica) if probed is None else probed.events)
-            probed.replica.is_drained = probed.replica.name in drained
-            wanted.append(probed)
-        for leaving in kept.values():
-            leaving.cancel()
-            leaving.replica.state.health = Health.LEAVING
-            self._leaving.append(leaving.replica)
-        self._probed = wanted
-        self.dispatcher.replace(settings, [probed.replica for probed in wanted], self._clock())
-
-    def _events_of(self, replica: UpstreamReplica) -> asyncio.Task[None] | None:
-        subscription = subscribe(replica, self._clock)
-        return None if subscription is None else asyncio.create_task(subscription.run())
+    def _replicas_changed(self) -> None:
+        health, why_gone = self.settings.health, self._register.why_gone
+        if self._membership.take(self._register.wanted(), health, why_gone):
+            self.dispatcher.replace_replicas(self._membership.replicas, self._clock())
 
     def reload(self, settings: Settings, tenants: ApiKeys | None = None) -> None:
         """Other settings from now on, no request lost.
@@ -304,9 +273,7 @@ class Gateway:
         for number, _ in enumerate(self.dispatcher.sweep_in_steps(now), 1):
             if not number % _REQUESTS_A_TURN:
                 await asyncio.sleep(0)
-        for replica in [leaving for leaving in self._leaving if not leaving.ledger.requests]:
-            self._leaving.remove(replica)
-            replica.pool.close()
+        guard("sweep", self._membership.sweep)
         self._refusal_log.flush()
         if self.tokens is not None and self.tokens.is_due:
             self._asking_for_keys = asyncio.create_task(self.tokens.ask())
@@ -351,8 +318,7 @@ class Gateway:
         for server in self._servers:
             server.close()
         self._model_lists.close()
-        tasks = [probed.task for probed in self._probed]
-        tasks += [probed.events for probed in self._probed if probed.events is not None]
+        tasks = [*self._register.cancel(), *self._membership.cancel()]
         if self._sweeping is not None:
             tasks.append(self._sweeping)
         if self._asking_for_keys is not None:
@@ -366,8 +332,7 @@ class Gateway:
             await self._batches.stop()
         for client in list(self._clients):
             client.hang_up()
-        for replica in [*(probed.replica for probed in self._probed), *self._leaving]:
-            replica.pool.close()
+        self._membership.close()
         await asyncio.sleep(0)
         self._prompt_count.close()
         await self._learned.save()

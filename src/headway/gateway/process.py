@@ -46,6 +46,7 @@ def serve(
     *,
     log_requests: bool,
     beside: Callable[[Gateway], GatewayListener] | None = None,
+    check_found: Callable[[ReplicaSettings], None] = lambda replica: None,
 ) -> bool:
     """Run until SIGTERM or SIGINT; False if requests had to be cut off at the end.
 
@@ -54,6 +55,7 @@ def serve(
         reread: reads the settings again on SIGHUP; None where there is no file.
         log_requests: whether each request is logged when it ends, without its text.
         beside: makes a listener beside the gateway's own addresses; None where there is none.
+        check_found: raises ValueError, one sentence, for a found replica that cannot be used.
 
     Raises:
         ValueError: one sentence; an API key cannot be read, or the embedded hardware or model is unknown.
@@ -62,7 +64,7 @@ def serve(
     set_up_logging(settings.log_lines_max)
     _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings, reread, log_requests, beside))
+        return runner.run(_serve(settings, reread, log_requests, beside, check_found))
 
 
 async def _serve(
@@ -70,6 +72,7 @@ async def _serve(
     reread: Callable[[], Settings] | None,
     log_requests: bool,
     beside: Callable[[Gateway], GatewayListener] | None = None,
+    check_found: Callable[[ReplicaSettings], None] = lambda replica: None,
 ) -> bool:
     loop = asyncio.get_running_loop()
     ending, reloading = asyncio.Event(), asyncio.Event()
@@ -85,11 +88,12 @@ async def _serve(
     loop.add_signal_handler(signal.SIGHUP, reloading.set)
     engines: list[EmbeddedEngine] = []
     embedded: list[ReplicaSettings] = []
-    if not settings.replica:
+    if not settings.replica and not settings.replica_source:
         engines = [EmbeddedEngine(settings.embedded) for _ in range(settings.embedded.replicas)]
         embedded = [await engine.start(number) for number, engine in enumerate(engines)]
-        log.info("no replica is configured: simulated engines answer", extra={"fields": {"replicas": len(engines)}})
-    gateway = Gateway(_with(settings, embedded), [AccessLog()] if log_requests else [])
+        told = "simulated engines answer" if engines else "replicas come by /admin/replicas"
+        log.info("no replica is configured: %s", told, extra={"fields": {"replicas": len(engines)}})
+    gateway = Gateway(_with(settings, embedded), [AccessLog()] if log_requests else [], check_found)
     spare_objects_of_the_start()
     await gateway.start()
     listener = None if beside is None else beside(gateway)
@@ -129,7 +133,8 @@ def _raise_descriptor_limit() -> None:
 
 
 def _with(settings: Settings, embedded: list[ReplicaSettings]) -> Settings:
-    return replace(settings, replica=tuple(embedded)) if not settings.replica and embedded else settings
+    is_needed = embedded and not settings.replica and not settings.replica_source
+    return replace(settings, replica=tuple(embedded)) if is_needed else settings
 
 
 def _page(gateway: Gateway) -> str | None:

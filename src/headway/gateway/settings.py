@@ -118,6 +118,48 @@ class ReplicaSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaSourceSettings:
+    """Where replicas are found while the gateway runs. Give it one of `dns`, `srv`, `file` and `inference_pool`.
+
+    Attributes:
+        dns: HOST:PORT. Each address of the name (A and AAAA) is a replica at that port.
+        srv: Name of SRV records (extra `dns`), for example "_http._tcp.engines.example.com". Each address of each
+            target is a replica at the record's port; priorities and weights are not used.
+        file: Path of a file with targets, as Prometheus' `file_sd` has them: `[{"targets": ["10.0.0.5:8000"]}]`, JSON,
+            or YAML where its name ends so and PyYAML is there.
+        inference_pool: NAMESPACE/NAME of a Kubernetes `InferencePool` (extra `kubernetes`). Each of its pods that is
+            ready is a replica, at each of its target ports.
+        scheme: "http" or "https", for all that it finds; of a file the label `__scheme__` goes first.
+        refresh_seconds: Time between two lookups of names, and between two looks whether a file has changed. An
+            `InferencePool` is watched, and needs none.
+        nameserver: ADDRESS or ADDRESS:PORT of the name server to ask (extra `dns`); by default this machine's.
+        kubeconfig: Path of a kubeconfig; by default the service account of the pod that this process runs in, and
+            outside of a cluster `KUBECONFIG` or `~/.kube/config`.
+        replicas_max: Replicas found by it, at most; of more, the first ones by address are taken.
+        each: Keys of `[[replica]]` but `url` and `name`, which hold for each that it finds.
+    """
+
+    dns: str | None = None
+    srv: str | None = None
+    file: str | None = None
+    inference_pool: str | None = None
+    scheme: Literal["http", "https"] = "http"
+    refresh_seconds: float = 5.0
+    nameserver: str | None = None
+    kubeconfig: str | None = None
+    replicas_max: int = 256
+    each: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What it is called in logs, metrics and sentences."""
+        for key in ("dns", "srv", "file", "inference_pool"):
+            if getattr(self, key) is not None:
+                return f"{key} {getattr(self, key)}"
+        return "no source"
+
+
+@dataclass(frozen=True, slots=True)
 class QueueSettings:
     """Limits of the queue. A request beyond one is answered with 429. Tokens are prompt tokens as estimated.
 
@@ -534,7 +576,7 @@ class EmbeddedSettings:
     """Simulated engines that answer where no replica is configured. Needs a restart.
 
     Attributes:
-        replicas: Number of engines.
+        replicas: Number of engines; 0 for none, where replicas come by `/admin/replicas` alone.
         hardware: Name or file of the hardware, as for `headway compare`.
         model: Name or file of the model, as for `headway compare`.
         max_num_seqs: Concurrent requests of one engine; its own default if unset.
@@ -617,6 +659,7 @@ class Settings:
     models: Mapping[str, ModelSettings] = field(default_factory=dict)
     health: HealthSettings = field(default_factory=HealthSettings)
     replica: Sequence[ReplicaSettings] = ()
+    replica_source: Sequence[ReplicaSourceSettings] = ()
     tenant: Sequence[TenantSettings] = ()
     jwt: JwtSettings = field(default_factory=JwtSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from headway.config.address import host_and_port
+from headway.config.address import host_and_port, nameserver_of
 from headway.config.nearest_name import nearest
 from headway.config.toml_file import read_toml
 from headway.config.typed_values import read_table
@@ -31,6 +31,7 @@ from headway.gateway.settings import (
     ModelSettings,
     PolicySettings,
     ReplicaSettings,
+    ReplicaSourceSettings,
     Settings,
     TenantSettings,
     TlsSettings,
@@ -43,7 +44,16 @@ from headway.policies.places import DecisionPlace, check_place, needs_of
 from headway.scheduling.bundle import bundle
 
 _MAY_BE_0 = (
-    *("seed", "lame_duck_seconds", "on", "prefix_caching", "sample_share", "ejected_share_max", "panic_share"),
+    *(
+        "seed",
+        "lame_duck_seconds",
+        "on",
+        "prefix_caching",
+        "replicas",
+        "sample_share",
+        "ejected_share_max",
+        "panic_share",
+    ),
     *("leeway_seconds", "backoff_seconds", "retry_share", "retries_min", "keep_alive_seconds"),
     *("ready_without_replica", "no_replica_max_requests", "free_bytes_min"),
 )
@@ -64,6 +74,10 @@ _TCP_IDLE_SECONDS_MAX = 32_767  # Linux
 _KEEP_ALIVE_SECONDS_MAX = 300
 _ENGINES_MAX = 1_000  # simulated ones, all in this process
 
+_SOURCES = ("dns", "srv", "file", "inference_pool")
+YAML_ENDINGS = (".yaml", ".yml")
+_NO_URL = "http://127.0.0.1:1"
+
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _OF_NO_KEY = (sha256(b"").digest(), sha256(b"\n").digest())
 _CERTIFICATE_NAME = re.compile(r"(CN|DNS|URI|email):.+")
@@ -71,6 +85,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PATH_NAME = re.compile(r"[A-Za-z0-9._~%!$&'()*+,;=:@-]+")  # RFC 3986, segment-nz
 _HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _ZMQ_ADDRESS = re.compile(r"tcp://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([1-9][0-9]{0,4})|ipc://\S+")
+_POOL_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?/[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _ORIGIN = re.compile(
     r"(?!http://[^:]+:80$|https://[^:]+:443$)[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]+)?"
 )
@@ -106,32 +121,47 @@ def check(settings: Settings) -> None:
         raise ValueError("tls_certificate and tls_key belong together: give both or neither")
     _check_policies(settings.policies)
     _check_numbers(settings)
+    if not (settings.replica or settings.replica_source or settings.embedded.replicas or admin_has_keys(settings)):
+        raise ValueError("embedded.replicas is 0, so replicas can only come by /admin; give it a key in [admin]")
     _check_classes(settings)
     _check_aliases(settings)
     for name, own in settings.models.items():
         _check_model(name, own, settings)
-    admission = settings.policies.admission
-    needs_memory = Need.MEMORY in needs_of("admission", admission)
-    for number, replica in enumerate(settings.replica):
-        _check_replica(f"replica[{number}]", replica)
-        if needs_memory and replica.kv_tokens is None and not replica.metrics:
-            raise ValueError(
-                f"replica[{number}].kv_tokens: policies.admission {admission} needs the replica's KV memory, which "
-                "nothing tells: set kv_tokens, or metrics = true where its engine reports it"
-            )
-    addresses = Counter(_address_of(replica.url) for replica in settings.replica)
-    for replica in settings.replica:
-        if addresses[_address_of(replica.url)] > 1:
-            raise ValueError(f"replica: the url {replica.url!r} is there twice; name each engine once")
-    names = [replica.name or urlsplit(replica.url).netloc for replica in settings.replica]
-    for names_of, what in ((names, "replica"), ([tenant.name for tenant in settings.tenant], "tenant")):
-        twice = next((name for name, number in Counter(names_of).items() if number > 1), None)
-        if twice is not None:
-            raise ValueError(f"{what}: {twice!r} is there twice; give each its own name")
+    _check_replicas(settings)
     names_with_parts = {tenant.name for tenant in settings.tenant if "fairness-id" in tenant.may}
     for tenant in settings.tenant:
         _check_tenant(tenant)
         _check_unlike_parts(tenant.name, names_with_parts)
+
+
+def _check_replicas(settings: Settings) -> None:
+    admission = settings.policies.admission
+    needs_memory = Need.MEMORY in needs_of("admission", admission)
+    for number, source in enumerate(settings.replica_source):
+        _check_source(f"replica_source[{number}]", source)
+        if source in settings.replica_source[:number]:
+            raise ValueError(f"replica_source[{number}]: {source.label} is there twice; name it once")
+    templates = {
+        f"replica_source[{number}].each": template_of(f"replica_source[{number}]", source)
+        for number, source in enumerate(settings.replica_source)
+    }
+    configured = {f"replica[{number}]": replica for number, replica in enumerate(settings.replica)}
+    for where, replica in (configured | templates).items():
+        check_replica(where, replica)
+        if needs_memory and replica.kv_tokens is None and not replica.metrics:
+            raise ValueError(
+                f"{where}.kv_tokens: policies.admission {admission} needs the replica's KV memory, which "
+                "nothing tells: set kv_tokens, or metrics = true where its engine reports it"
+            )
+    addresses = Counter(address_of(replica.url) for replica in settings.replica)
+    for replica in settings.replica:
+        if addresses[address_of(replica.url)] > 1:
+            raise ValueError(f"replica: the url {replica.url!r} is there twice; name each engine once")
+    names = [replica_name(replica) for replica in settings.replica]
+    for names_of, what in ((names, "replica"), ([tenant.name for tenant in settings.tenant], "tenant")):
+        twice = next((name for name, number in Counter(names_of).items() if number > 1), None)
+        if twice is not None:
+            raise ValueError(f"{what}: {twice!r} is there twice; give each its own name")
 
 
 def _check_addresses(settings: Settings) -> None:
@@ -279,9 +309,6 @@ def _check_numbers(settings: Settings) -> None:
         raise ValueError(f"embedded.replicas must be at most {_ENGINES_MAX}, got {settings.embedded.replicas}")
     for objective, priority in settings.objectives.items():
         _check_not_huge(f"objectives.{objective}", priority)
-    for number, replica in enumerate(settings.replica):
-        for key in ("max_requests", "prefill_tokens", "kv_tokens", "kv_blocks_max"):
-            _check_count(f"replica[{number}].{key}", getattr(replica, key), 1)
 
 
 def _check_classes(settings: Settings) -> None:
@@ -356,7 +383,59 @@ def _check_not_huge(where: str, value: float) -> None:
         raise ValueError(f"{where} must be at most {_NUMBER_MAX:g}, got {value:g}")
 
 
-def _check_replica(where: str, replica: ReplicaSettings) -> None:
+def admin_has_keys(settings: Settings) -> bool:
+    """Whether something may be changed by `/admin`."""
+    return settings.admin.key_env is not None or bool(settings.admin.key_sha256)
+
+
+def replica_name(replica: ReplicaSettings) -> str:
+    """What a replica is called in logs, metrics and under `/admin`."""
+    return replica.name or urlsplit(replica.url).netloc
+
+
+def template_of(where: str, source: ReplicaSourceSettings) -> ReplicaSettings:
+    """What holds for each replica that a source finds, at an address that is none. Raises ValueError, one sentence."""
+    for key in ("url", "name"):
+        if key in source.each:
+            raise ValueError(f"{where}.each.{key} is what the source finds out; leave it out")
+    return read_table(ReplicaSettings, {**source.each, "url": _NO_URL}, f"{where}.each.")
+
+
+def _check_source(where: str, source: ReplicaSourceSettings) -> None:
+    given = [key for key in _SOURCES if getattr(source, key) is not None]
+    if len(given) != 1:
+        raise ValueError(f"{where} must have one of {', '.join(_SOURCES)}; it has {' and '.join(given) or 'none'}")
+    kind = given[0]
+    if not getattr(source, kind).isprintable() or not getattr(source, kind):
+        raise ValueError(f"{where}.{kind} is empty, or holds a line break: {getattr(source, kind)!r}; correct it")
+    _check_number(f"{where}.refresh_seconds", source.refresh_seconds, may_be_0=False)
+    _check_count(f"{where}.replicas_max", source.replicas_max, 1)
+    if source.dns is not None:
+        host_and_port(source.dns, f"{where}.dns", port_min=1)
+    if source.inference_pool is not None and not _POOL_NAME.fullmatch(source.inference_pool):
+        raise ValueError(f"{where}.inference_pool must be NAMESPACE/NAME, got {source.inference_pool!r}")
+    if source.scheme == "https" and kind in ("dns", "inference_pool"):
+        raise ValueError(f"{where}.scheme: {kind} finds addresses, for which no certificate is made; use srv or file")
+    if source.nameserver is not None:
+        if kind not in ("dns", "srv"):
+            raise ValueError(f"{where}.nameserver is for dns and srv; leave it out")
+        nameserver_of(source.nameserver)
+    if source.kubeconfig is not None and kind != "inference_pool":
+        raise ValueError(f"{where}.kubeconfig is for inference_pool; leave it out")
+    needs_yaml = kind == "file" and (source.file or "").endswith(YAML_ENDINGS)
+    for package, extra, is_needed in (
+        ("kubernetes_asyncio", "kubernetes", kind == "inference_pool"),
+        ("dns", "dns", kind == "srv" or source.nameserver is not None),
+        ("yaml", "kubernetes", needs_yaml),
+    ):
+        if is_needed and find_spec(package) is None:
+            raise ValueError(f"{where}.{kind} needs the package {package}: pip install 'headway[{extra}]'")
+
+
+def check_replica(where: str, replica: ReplicaSettings) -> None:
+    """Raise ValueError, one sentence, if a replica cannot be one."""
+    for key in ("max_requests", "prefill_tokens", "kv_tokens", "kv_blocks_max"):
+        _check_count(f"{where}.{key}", getattr(replica, key), 1)
     _check_url(f"{where}.url", replica.url, "http://127.0.0.1:8001 (without /v1)", is_base=True)
     _check_name(f"{where}.name", replica.name)
     _check_variable(f"{where}.api_key_env", replica.api_key_env)
@@ -402,7 +481,7 @@ def _check_url(where: str, url: str, example: str, *, is_base: bool = False) -> 
         raise ValueError(f"{where} holds a space or a line break: {shown}; take it out")
 
 
-def _address_of(url: str) -> tuple[str, int | None, str]:
+def address_of(url: str) -> tuple[str, int | None, str]:
     """What a URL leads to, however it is spelled."""
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)

@@ -178,7 +178,7 @@ def test_reloading_under_load_loses_nobody(run_gateway: RunGateway) -> None:
         found = await asyncio.gather(*asking)
         assert {(answer.status, answer.texts.count("t")) for answer in found} == {(200, 6)}
         assert setup.dispatcher.counts.arrived == 80
-        await setup.until(lambda: not setup.gateway._leaving)
+        await setup.until(lambda: not setup.gateway._membership.leaving)
         await third.stop()
 
     run_gateway(scenario, replicas=2, seats=3)

@@ -223,7 +223,8 @@ def test_the_example_of_the_page_is_a_configuration(tmp_path: Path) -> None:
 def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
     root = Path(__file__).parents[3]
     asked = set(re.findall(r"headway_\w+", (root / "docs" / "grafana" / "headway.json").read_text(encoding="utf-8")))
-    known = (root / "src" / "headway" / "gateway" / "observing" / "gateway_metrics.py").read_text(encoding="utf-8")
+    sources = (root / "src" / "headway" / "gateway" / "observing").glob("*.py")
+    known = "".join(file.read_text(encoding="utf-8") for file in sources)
     assert asked
     assert [name for name in asked if re.sub(r"_(bucket|total)$", "", name) not in known] == []
 

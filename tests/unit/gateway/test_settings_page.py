@@ -24,6 +24,7 @@ SECTIONS: dict[str, Any] = {
     '`[models."NAME"]`': settings.ModelSettings,
     "`[health]`": settings.HealthSettings,
     "`[[replica]]`": settings.ReplicaSettings,
+    "`[[replica_source]]`": settings.ReplicaSourceSettings,
     "`[[tenant]]`": settings.TenantSettings,
     "`[tenant.budget]`": settings.BudgetSettings,
     "`[jwt]`": settings.JwtSettings,
@@ -37,7 +38,7 @@ SECTIONS: dict[str, Any] = {
     "`[embedded]`": settings.EmbeddedSettings,
     "`[wire]`": WireLimits,
 }
-TABLES = {"replica", "tenant", "models"}
+TABLES = {"replica", "replica_source", "tenant", "models"}
 
 
 def rows() -> dict[str, dict[str, str]]:

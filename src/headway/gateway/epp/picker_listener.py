@@ -18,7 +18,7 @@ from headway.gateway.epp.http2_calls import Http2Limits
 from headway.gateway.epp.http2_connection import Http2Connection
 from headway.gateway.epp.picker_stream import PickerStream
 from headway.gateway.gateway import Gateway
-from headway.gateway.settings import Settings
+from headway.gateway.settings import ReplicaSettings, Settings
 from headway.gateway.wire.tls_listener import BACKLOG
 
 PROCESSOR = "envoy.service.ext_proc.v3.ExternalProcessor"
@@ -57,12 +57,14 @@ def check_picker(picker: PickerSettings, settings: Settings) -> None:
             "that still wait; make the first one smaller"
         )
     for number, replica in enumerate(settings.replica):
-        host = urlsplit(replica.url).hostname or ""
-        if not _is_address(host):
-            raise ValueError(
-                f"replica[{number}].url must name the engine by its IP address, which is all that Envoy takes; "
-                f"got {host!r}"
-            )
+        check_engine(replica, f"replica[{number}].url")
+
+
+def check_engine(replica: ReplicaSettings, where: str = "url") -> None:
+    """Raises ValueError, one sentence, if Envoy cannot be told where the engine is."""
+    host = urlsplit(replica.url).hostname or ""
+    if not _is_address(host):
+        raise ValueError(f"{where} must name the engine by its IP address, which is all that Envoy takes; got {host!r}")
 
 
 def _is_address(host: str) -> bool:

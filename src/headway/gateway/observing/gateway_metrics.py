@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 
 from headway.gateway.observing import prometheus_text as prometheus
 from headway.gateway.observing.kv_event_metrics import kv_event_metrics
 from headway.gateway.observing.logging_setup import lines_dropped
 from headway.gateway.observing.loop_watch import LoopWatch
+from headway.gateway.observing.replica_metrics import replica_metrics
 from headway.gateway.observing.traffic_series import BoundedLabels, SeriesByLabels, TrafficSeries
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.request_state import GatewayRequest
 from headway.gateway.replicas.model_lists import is_listed
-from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.wire.shared_limits import SharedLimits
 
 # Bound once: on Python 3.11 a member of an enum takes forty times as long through its class.
@@ -150,7 +150,7 @@ class GatewayMetrics:
             return
         yield from self._queues(dispatcher)
         yield from self.further()
-        yield from _replicas(dispatcher.replicas)
+        yield from replica_metrics(dispatcher.replicas)
         yield from kv_event_metrics(dispatcher.replicas)
         yield from _dispatches(dispatcher)
         yield from _budgets(dispatcher)
@@ -295,67 +295,6 @@ def _faults(dispatcher: Dispatcher) -> Iterator[str]:
         "headway_policy_faults",
         "Decisions in which a policy raised or made no sense",
         [({"kind": kind, "reason": reason}, number) for (kind, reason), number in errors.policy_faults.items()],
-    )
-
-
-def _replicas(replicas: Sequence[UpstreamReplica]) -> Iterator[str]:
-    yield prometheus.gauge(
-        "headway_replica_up",
-        "1 if the replica is healthy and may be sent requests, else 0",
-        [({"replica": replica.name}, replica.is_up) for replica in replicas],
-    )
-    yield prometheus.gauge(
-        "headway_replica_drained",
-        "1 if an operator drained the replica: it gets no new request, else 0",
-        [({"replica": replica.name}, replica.is_drained) for replica in replicas],
-    )
-    yield prometheus.gauge(
-        "headway_replica_requests",
-        "Requests dispatched to the replica and not ended",
-        [({"replica": replica.name}, replica.ledger.requests) for replica in replicas],
-    )
-    yield prometheus.gauge(
-        "headway_replica_requests_max",
-        "Limit of concurrent requests at the replica, adaptive or configured",
-        [({"replica": replica.name}, replica.ledger.requests_max) for replica in replicas],
-    )
-    yield prometheus.gauge(
-        "headway_replica_report_age_seconds",
-        "Seconds since the replica last reported this signal",
-        [
-            ({"replica": replica.name, "signal": signal}, seconds)
-            for replica in replicas
-            for signal, seconds in replica.ages_seconds().items()
-        ],
-    )
-    yield prometheus.gauge(
-        "headway_replica_seconds_per_token",
-        "Seconds per token that the replica's own latest answers show, by type: input or output",
-        [
-            ({"replica": replica.name, "type": kind}, seconds)
-            for replica in replicas
-            for kind, seconds in replica.learned_costs.shown().items()
-        ],
-    )
-    yield prometheus.counter(
-        "headway_replica_ejections",
-        "Times the replica was ejected or not reached",
-        [({"replica": replica.name}, replica.state.ejections_total) for replica in replicas],
-    )
-    yield prometheus.counter(
-        "headway_replica_ejections_withheld",
-        "Times the replica stayed although it failed, because too few others were up",
-        [({"replica": replica.name}, replica.state.ejections_withheld) for replica in replicas],
-    )
-    yield prometheus.counter(
-        "headway_replica_failures",
-        "Requests that the replica did not answer, or not properly",
-        [({"replica": replica.name}, replica.state.failure_share.failed_in_all) for replica in replicas],
-    )
-    yield prometheus.counter(
-        "headway_replica_refusals",
-        "Requests that the replica refused because it has too many (status 429, 503 or 529)",
-        [({"replica": replica.name}, replica.state.refusals_total) for replica in replicas],
     )
 
 

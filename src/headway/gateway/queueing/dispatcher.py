@@ -49,15 +49,7 @@ class Dispatcher:
         ask_for_models: Callable[[Callable[[], None]], bool] = lambda then: False,
         hooks: QueueHooks = QueueHooks(),  # noqa: B008 - it is frozen
     ) -> None:
-        """A dispatcher.
-
-        Args:
-            settings: of the gateway.
-            clock: gives seconds.
-            observers: take note of requests.
-            ask_for_models: see `ModelLists.ask_again`.
-            hooks: of its queues.
-        """
+        """`observers` take note of requests, `hooks` are of queues; `ask_for_models`: see `ModelLists.ask_again`."""
         self.settings = settings
         self.now = clock  # an attribute, because it is asked many times a request
         self.counts = Counts()
@@ -393,8 +385,16 @@ class Dispatcher:
         """Other settings from now on; no request is lost. Requests on replicas that go are finished there."""
         self.settings = settings
         self._costs = settings.policies.costs
-        self.replicas = list(replicas)
+        self.budgets.change(settings.tenant)
+        self._take_replicas(replicas, now)
+        self.served_queues.replace(settings, self.replicas)
+
+    def replace_replicas(self, replicas: Iterable[UpstreamReplica], now: float) -> None:
+        """Other replicas from now on, and nothing else: `/admin` may have changed the settings."""
+        self._take_replicas(replicas, now)
+        self.served_queues.pump()
+
+    def _take_replicas(self, replicas: Iterable[UpstreamReplica], now: float) -> None:
+        self.replicas = self.served_queues.replicas = list(replicas)
         for _ in self._share_costs(now):
             pass
-        self.budgets.change(settings.tenant)
-        self.served_queues.replace(settings, self.replicas)

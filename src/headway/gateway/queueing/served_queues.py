@@ -27,7 +27,6 @@ from headway.gateway.queueing.replica_room import look_at, room_gate, warn_of_un
 from headway.gateway.queueing.request_routing import RequestRouting
 from headway.gateway.queueing.request_state import QueuedRequest, QueueKey
 from headway.gateway.replicas.believed_costs import share_of_speed_up
-from headway.gateway.replicas.confirmed_prefixes import share_prefixes
 from headway.gateway.replicas.model_lists import is_listed
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import Settings
@@ -368,7 +367,6 @@ class ServedQueues:
         self.settings = settings
         self._has_room = room_gate(settings)
         self.replicas = replicas
-        share_prefixes([replica.ledger.confirmed for replica in replicas])
         if changed or self.routing.is_replaced or any(queue.is_replaced for queue in self.queues.values()):
             self.routing = RequestRouting(settings.policies, self.errors)
             self._accounts = SharedAccounts()

@@ -29,6 +29,7 @@ from headway.gateway.settings_file import replica_key
 from headway.gateway.wire.upstream_pool import UpstreamPool
 
 FIGURES = ("waiting", "running", "kv_share", "kv_tokens_max")  # of a `LoadReport`; each has an age of its own
+CONFIGURED = "the configuration"
 _UP = Health.UP  # asked for each request, and slow to reach through its class
 log = logging.getLogger("headway.gateway")
 
@@ -47,7 +48,8 @@ class UpstreamReplica:
         """`peers` gives all replicas of the gateway, which bound how many are ejected at once; `via`: see the pool."""
         self.settings = settings
         self.name = settings.name or urlsplit(settings.url).netloc
-        self.position = 0  # in the configuration
+        self.position: int | None = None  # among all that are there
+        self.source = CONFIGURED  # what names it
         self.state = ReplicaState()
         self.is_drained = False  # by an operator: it gets no new request, whatever its health, and ends those it has
         self.ledger = InFlight(self.name)

@@ -103,6 +103,7 @@ def _replica(replica: UpstreamReplica) -> dict[str, object]:
     ledger, report, ages = replica.ledger, replica.state.report, replica.ages_seconds()
     return {
         "name": replica.name,
+        "source": replica.source,
         "health": str(replica.state.health),
         "drained": replica.is_drained,
         "requests": ledger.requests,

@@ -1,0 +1,1 @@
+"""Who are the replicas now? Names, files, Kubernetes and `/admin` say it while the gateway runs."""
