@@ -8,7 +8,6 @@ import secrets
 import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 
 from headway.config.address import host_and_port
@@ -19,6 +18,7 @@ from headway.gateway.api_routes import ApiRoutes
 from headway.gateway.batch_api.batch_setup import BatchApi
 from headway.gateway.certificate import Certificate
 from headway.gateway.discovery.replica_register import ReplicaRegister
+from headway.gateway.leadership.leadership import Leadership
 from headway.gateway.learned.learned_state import LearnedState
 from headway.gateway.learned.queue_tuning import check_tuning
 from headway.gateway.observing.gateway_metrics import GatewayMetrics
@@ -78,7 +78,7 @@ class Gateway:
         self._tenants = ApiKeys(settings.tenant, signed_tokens(settings.jwt))
         self._certificate = Certificate(settings)
         self._metrics = GatewayMetrics(settings.metrics_series_max)
-        wanted = WantedReplicas(settings, self._clock)
+        wanted = WantedReplicas(lambda: self.settings, lambda: self.dispatcher.replicas, self._clock)
         self.loop_watch = LoopWatch(self._clock)
         self._recorder = TraceRecorder(Path(settings.record), time.monotonic()) if settings.record is not None else None
         self._tracing = Tracing(settings.tracing, self._clock) if settings.tracing.endpoint is not None else None
@@ -101,7 +101,11 @@ class Gateway:
         self._model_lists = ModelLists(lambda: self.dispatcher.replicas, self._clock)
         self._hold_timer = HoldTimer(self._clock, lambda: self.dispatcher.pump())  # noqa: PLW0108 - made below
         learned, held = self._learned, self._hold_timer.held
-        hooks = QueueHooks(learned.prepare, learned.forget, held, _at_next_turn, intake.cached_tokens, _later)
+        self._leadership = Leadership(settings.lease)
+        hooks = QueueHooks(
+            *(learned.prepare, learned.forget, held, _at_next_turn, intake.cached_tokens, _later),
+            self._leadership.may_serve,
+        )
         self.dispatcher = Dispatcher(settings, self._clock, observing, self._model_lists.ask_again, hooks)
         self._membership = ReplicaMembership(self._replica, EngineQueues(self.dispatcher).look, self._clock)
         self._register = ReplicaRegister(self._replicas_changed, check_found)
@@ -123,9 +127,9 @@ class Gateway:
         has_admin = settings.admin_listen is not None
         self.site = PublicRoutes(self.api, administration, history, self._learned, has_admin=has_admin)
         self._held: dict[str, SharedLimits] = {}  # listener -> what its clients hold
-        wanted.watch(lambda: self.dispatcher.settings, lambda: self.dispatcher.replicas)
         self._metrics.watch(self.dispatcher, self.loop_watch, self._held)
-        self._metrics.further = lambda: chain(source_metrics(self._register.sources), wanted.metrics())
+        gauges = [lambda: source_metrics(self._register.sources), wanted.metrics, self._leadership.metrics]
+        self._metrics.further, self.site.stands_by = gauges, self._leadership.stands_by
         self._clients: set[ClientConnection] = set()
         self._servers: list[asyncio.Server | TlsListener] = []
         self._asking_for_keys: asyncio.Task[None] | None = None
@@ -185,6 +189,7 @@ class Gateway:
             limits = within_descriptors(settings.wire, _ADMIN_SHARE)
             await self._listen(settings.admin_listen, "admin_listen", admin, None, limits)
         self._take_replicas(settings)
+        await self._leadership.start()
         self._sweeping = asyncio.create_task(self._sweep())
         self.loop_watch.start()
 
@@ -281,18 +286,20 @@ class Gateway:
             guard("record", self._recorder.flush_soon, now)
         for sentence in self._learned.trials_ended():
             log.info(sentence)
-        if now - self._saved_at >= self.settings.state.save_seconds:
+        if now - self._saved_at >= self.settings.state.save_seconds and self._leadership.may_serve():
             self._saved_at = now
             guard("state", self._learned.save_soon)
 
     async def announce_end(self) -> None:
         """Say at `/ready` that the address closes soon, and serve on until balancers had the time to notice."""
         self.site.is_leaving = True
+        await self._leadership.leave()
         await asyncio.sleep(self.settings.health.lame_duck_seconds)
 
     async def drain(self) -> bool:
         """Take no more requests, finish those inside, then stop; False if some had to be cut off."""
         self.dispatcher.is_draining = True
+        await self._leadership.leave()
         if self._batches is not None:
             self._batches.leave()
         for server in self._servers[:1]:
@@ -312,6 +319,8 @@ class Gateway:
 
     async def stop(self) -> None:
         """Stop at once; requests inside are cut off."""
+        may_save = self._leadership.may_serve()
+        await self._leadership.leave()
         self.loop_watch.stop()
         self._hold_timer.close()
         self.api.keep_alives.close()
@@ -335,7 +344,9 @@ class Gateway:
         self._membership.close()
         await asyncio.sleep(0)
         self._prompt_count.close()
-        await self._learned.save()
+        if may_save:
+            await self._learned.save()
+        await self._leadership.close()
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
         if self._recorder is not None:

@@ -55,13 +55,14 @@ class PublicRoutes:
         self.refusal_log = api.refusal_log
         self._has_admin = has_admin
         self._is_on_loopback = is_loopback(api.dispatcher.settings.listen)
+        self.stands_by: Callable[[], bool | None] = lambda: None  # whether another gateway holds the lease
         self.is_leaving = False  # the address closes soon, which `/ready` shows; requests are still taken
 
     @property
     def is_ready(self) -> bool:
         """Whether requests are taken, and some replica is up to serve them, or none need be."""
         dispatcher = self.dispatcher
-        if self.is_leaving or dispatcher.is_draining:
+        if self.is_leaving or dispatcher.is_draining or not dispatcher.served_queues.may_serve():
             return False
         return dispatcher.settings.health.ready_without_replica or any(one.is_up for one in dispatcher.replicas)
 
@@ -164,8 +165,11 @@ def _ready(routes: PublicRoutes, request: HttpRequest) -> Response:
     drained = sum(replica.is_drained for replica in dispatcher.replicas)
     is_leaving = routes.is_leaving or dispatcher.is_draining
     ready = routes.is_ready
-    body = json.dumps({"ready": ready, "replicas_up": up, "replicas_drained": drained, "draining": is_leaving}).encode()
-    return Response(200 if ready else 503, body)
+    facts = {"ready": ready, "replicas_up": up, "replicas_drained": drained, "draining": is_leaving}
+    stands_by = routes.stands_by()
+    if stands_by is not None:
+        facts["standby"] = stands_by
+    return Response(200 if ready else 503, json.dumps(facts).encode())
 
 
 def _version(routes: PublicRoutes, request: HttpRequest) -> Response:

@@ -500,6 +500,23 @@ class ScalingSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseSettings:
+    """Several gateways of one pool, of which the holder of a lease serves and the others stand by
+    (docs/high-availability.md). Needs a restart.
+
+    Attributes:
+        file: File of the lease, on a disk that all of them have.
+        kubernetes: Lease of the API server, NAMESPACE/NAME (extra `kubernetes`), which is made if it is not there.
+        seconds: After so many seconds without a renewal another gateway takes over; the same in all of them. It is
+            renewed four times in that time, and a holder that cannot is passive after two thirds of it.
+    """
+
+    file: str | None = None
+    kubernetes: str | None = None
+    seconds: int = 6
+
+
+@dataclass(frozen=True, slots=True)
 class StateSettings:
     """What is learned and kept over a restart: EWSJF's lanes and costs, lengths seen, tuned values, bytes per token,
     and what is used of budgets.
@@ -665,6 +682,7 @@ class Settings:
     tls: TlsSettings = field(default_factory=TlsSettings)
     admin: AdminSettings = field(default_factory=AdminSettings)
     scaling: ScalingSettings = field(default_factory=ScalingSettings)
+    lease: LeaseSettings = field(default_factory=LeaseSettings)
     state: StateSettings = field(default_factory=StateSettings)
     batches: BatchSettings = field(default_factory=BatchSettings)
     tuning: TuningSettings = field(default_factory=TuningSettings)

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from headway.config.address import host_and_port, nameserver_of
+from headway.config.atomic_file import check_folder
 from headway.config.nearest_name import nearest
 from headway.config.toml_file import read_toml
 from headway.config.typed_values import read_table
@@ -28,6 +29,7 @@ from headway.gateway.settings import (
     SERVICE_TIERS,
     BudgetSettings,
     JwtSettings,
+    LeaseSettings,
     ModelSettings,
     PolicySettings,
     ReplicaSettings,
@@ -67,11 +69,12 @@ _SHARES = (
 )
 _WITH_NUMBERS = (
     *("policies", "queue", "requests", "health", "wire", "jwt"),
-    *("scaling", "state", "batches", "tuning", "tracing", "embedded"),
+    *("scaling", "lease", "state", "batches", "tuning", "tracing", "embedded"),
 )
 _NUMBER_MAX = 10**15  # timers, sockets and engines take any whole number up to it; nothing here needs a larger one
 _TCP_IDLE_SECONDS_MAX = 32_767  # Linux
 _KEEP_ALIVE_SECONDS_MAX = 300
+_LEASE_SECONDS_MAX = 300
 _ENGINES_MAX = 1_000  # simulated ones, all in this process
 
 _SOURCES = ("dns", "srv", "file", "inference_pool")
@@ -81,6 +84,7 @@ _NO_URL = "http://127.0.0.1:1"
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _OF_NO_KEY = (sha256(b"").digest(), sha256(b"\n").digest())
 _CERTIFICATE_NAME = re.compile(r"(CN|DNS|URI|email):.+")
+_LEASE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?/[a-z0-9]([-.a-z0-9]*[a-z0-9])?")  # RFC 1123
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PATH_NAME = re.compile(r"[A-Za-z0-9._~%!$&'()*+,;=:@-]+")  # RFC 3986, segment-nz
 _HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
@@ -119,6 +123,7 @@ def check(settings: Settings) -> None:
     _check_tls(settings)
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise ValueError("tls_certificate and tls_key belong together: give both or neither")
+    _check_lease(settings.lease)
     _check_policies(settings.policies)
     _check_numbers(settings)
     if not (settings.replica or settings.replica_source or settings.embedded.replicas or admin_has_keys(settings)):
@@ -269,6 +274,18 @@ def _check_tls(settings: Settings) -> None:
             raise ValueError(
                 f"tenant {tenant.name!r}: certificate_names needs tls.client_certificates, optional or required"
             )
+
+
+def _check_lease(chosen: LeaseSettings) -> None:
+    if chosen.file is not None and chosen.kubernetes is not None:
+        raise ValueError("lease: file and kubernetes exclude each other; leave one out")
+    if chosen.file == "":
+        raise ValueError("lease.file must name a file; leave it out to have none")
+    check_folder("lease.file", chosen.file)
+    if chosen.kubernetes is not None and not _LEASE_NAME.fullmatch(chosen.kubernetes):
+        raise ValueError(f"lease.kubernetes must be NAMESPACE/NAME, in small letters, got {chosen.kubernetes!r}")
+    if not 3 <= chosen.seconds <= _LEASE_SECONDS_MAX:
+        raise ValueError(f"lease.seconds must be from 3 to {_LEASE_SECONDS_MAX}, got {chosen.seconds}")
 
 
 def _check_policies(chosen: PolicySettings) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families as parsed
 
+from headway.gateway.settings import LeaseSettings
 from headway.gateway.settings_page import render
 from tests.support.gateway_setup import RunGateway, Setup
 from tests.support.scripted_replica import answers
@@ -16,7 +17,7 @@ ROW = re.compile(r"^\| `(headway_\w+)` \| (.*?) \| (.*) \|$", re.MULTILINE)
 ROWS = {name: (set(re.findall(r"`(\w+)`", labels)), meaning) for name, labels, meaning in ROW.findall(PAGE)}
 
 
-def test_every_metric_has_its_row(run_gateway: RunGateway) -> None:
+def test_every_metric_has_its_row(run_gateway: RunGateway, tmp_path: Path) -> None:
     async def scenario(setup: Setup) -> None:
         await setup.ask()
         setup.replicas[0].next.append(answers(503, {}))
@@ -33,7 +34,8 @@ def test_every_metric_has_its_row(run_gateway: RunGateway) -> None:
                 name = sample.name if sample.name in ROWS else re.sub(r"_(bucket|count|sum)$", "", sample.name)
                 assert sample.labels.keys() - {"le"} == ROWS[name][0], name
 
-    run_gateway(scenario, metrics="vllm:num_requests_waiting 0\n")
+    lease = LeaseSettings(file=str(tmp_path / "lease"))
+    run_gateway(scenario, metrics="vllm:num_requests_waiting 0\n", lease=lease)
 
 
 def test_alerts_ask_for_metrics_and_labels_of_the_page() -> None:

@@ -31,6 +31,7 @@ SECTIONS: dict[str, Any] = {
     "`[tls]`": settings.TlsSettings,
     "`[admin]`": settings.AdminSettings,
     "`[scaling]`": settings.ScalingSettings,
+    "`[lease]`": settings.LeaseSettings,
     "`[state]`": settings.StateSettings,
     "`[batches]`": settings.BatchSettings,
     "`[tuning]`": settings.TuningSettings,

@@ -52,7 +52,7 @@ class GatewayMetrics:
         self._dispatcher: Dispatcher | None = None
         self._loop_watch: LoopWatch | None = None
         self._held: Mapping[str, SharedLimits] = {}
-        self.further: Callable[[], Iterator[str]] = lambda: iter(())  # gauges that others write
+        self.further: list[Callable[[], Iterator[str]]] = []  # that write more gauges
 
     def watch(self, dispatcher: Dispatcher, loop_watch: LoopWatch, held: Mapping[str, SharedLimits]) -> None:
         """Read the gauges from these; `held` is what clients hold, by the name of the address they came to."""
@@ -149,7 +149,8 @@ class GatewayMetrics:
         if dispatcher is None:
             return
         yield from self._queues(dispatcher)
-        yield from self.further()
+        for write in self.further:
+            yield from write()
         yield from replica_metrics(dispatcher.replicas)
         yield from kv_event_metrics(dispatcher.replicas)
         yield from _dispatches(dispatcher)

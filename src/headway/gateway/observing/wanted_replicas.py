@@ -70,21 +70,23 @@ class ScalingFigures:
 class WantedReplicas:
     """One per process. `clock` gives seconds; names of models that are asked for first are kept apart."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        settings: Callable[[], Settings],
+        replicas: Callable[[], Sequence[UpstreamReplica]],
+        clock: Callable[[], float],
+    ) -> None:
+        """`settings` and `replicas` are asked again each time."""
+        self._settings = settings
+        self._replicas = replicas
         self._clock = clock
-        self._models_max = min(_NAMES_MAX, settings.metrics_series_max)
-        self._settings: Callable[[], Settings] = lambda: settings
-        self._replicas: Callable[[], Sequence[UpstreamReplica]] = tuple
+        self._models_max = min(_NAMES_MAX, settings().metrics_series_max)
         self._traffic: dict[str, RecentTraffic] = {}  # by the name in the request
         self._inside: dict[int, str] = {}  # request -> that name
         self._models: dict[str, str] = {}  # names that a replica listed at some time -> the model that they share
         self._paces: dict[str, deque[tuple[int, float]]] = {}  # replica -> (streams at once, seconds per token)
         self._needs: dict[str, RequestNeeds] = {}  # as known last, by model
         self._rates: dict[str, float] = {}  # likewise
-
-    def watch(self, settings: Callable[[], Settings], replicas: Callable[[], Sequence[UpstreamReplica]]) -> None:
-        """Ask these from now on."""
-        self._settings, self._replicas = settings, replicas
 
     # What is seen
 

@@ -37,6 +37,7 @@ class Reason(StrEnum):
     REQUEST_TIMEOUT = "request-timeout"
     NO_REPLICA = "no-replica"
     DRAINING = "draining"
+    STANDBY = "standby"
     REPLICA_FAILED = "replica-failed"
     REPLICA_TIMEOUT = "replica-timeout"
     CANCELLED = "cancelled"
@@ -64,6 +65,7 @@ _CODES: dict[Reason, str] = {
     Reason.QUEUE_TIMEOUT: "rate_limit_exceeded",
     Reason.NO_REPLICA: "server_is_overloaded",
     Reason.DRAINING: "server_is_overloaded",
+    Reason.STANDBY: "server_is_overloaded",
 }
 
 

@@ -76,6 +76,7 @@ class QueueHooks:
         go_on_soon: calls back at the next turn of the event loop; None where work need not be divided.
         cached_tokens: see `ModelQueue`.
         later: calls back after so many seconds; None where nothing waits before its second try.
+        may_serve: whether this gateway is the one that serves; else requests are refused, those that wait too.
     """
 
     prepare: Prepare = lambda key, chosen, policies: ()
@@ -84,3 +85,4 @@ class QueueHooks:
     go_on_soon: Callable[[Callable[[], None]], object] | None = None
     cached_tokens: CachedTokensOf | None = None
     later: Callable[[float, Callable[[], None]], object] | None = None
+    may_serve: Callable[[], bool] = lambda: True

@@ -11,7 +11,7 @@ from headway.gateway.openai.error_responses import Reason
 from headway.gateway.queueing.budget_accounts import BudgetAccounts
 from headway.gateway.queueing.model_queue import ModelQueue
 from headway.gateway.queueing.outages import can_be_served, demand_of, drained_part
-from headway.gateway.queueing.refusals import NO_REPLICA_SECONDS, Refusal, RetryDelays
+from headway.gateway.queueing.refusals import NO_REPLICA_SECONDS, STANDBY_SECONDS, Refusal, RetryDelays
 from headway.gateway.queueing.request_state import QueuedRequest
 from headway.gateway.queueing.served_queues import ServedQueues
 from headway.gateway.wire.messages import HttpRequest
@@ -31,6 +31,8 @@ class EntryChecks:
     def refusal(self, queued: QueuedRequest) -> Refusal | None:
         """Why a request may not enter a queue; None if it may."""
         served, replicas = self._served, self._served.replicas
+        if not served.may_serve():
+            return self.standby()
         if not can_be_served(demand_of(queued), replicas):
             refusal = self._refusal_in_outage(queued)
             if refusal is not None:
@@ -81,6 +83,8 @@ class EntryChecks:
         the bounds of a fairness id are judged later.
         """
         served = self._served
+        if not served.may_serve():
+            return self.standby()
         body_bytes = int(http.named.get(b"content-length", b"0"))
         broken = served.bounds.broken(tenant, 0, body_bytes, served.settings.queue)
         if broken is None:
@@ -119,6 +123,11 @@ class EntryChecks:
             return f"every replica{named} is drained (`/admin/replicas`)"
         healthy = f"no healthy replica serves the model {model[:100]!r}{meant}" if model else "no replica is healthy"
         return f"{healthy}, and {drained} of {serving} are drained" if drained else healthy
+
+    def standby(self) -> Refusal:
+        """A 503, because another gateway is active."""
+        message = "this gateway stands by, and another one is active (`[lease]`); try again"
+        return Refusal(503, message, Reason.STANDBY, self.retry_delays.after(STANDBY_SECONDS))
 
     def draining(self) -> Refusal:
         """A 503, because the process ends."""

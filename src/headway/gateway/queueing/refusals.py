@@ -12,6 +12,7 @@ from headway.gateway.replicas.upstream_replica import UpstreamReplica
 _JITTER = 0.2  # a retry delay is drawn within ± this share, so that clients refused together do not return together
 _UNKNOWN_SECONDS = 1.0
 NO_REPLICA_SECONDS = 5.0
+STANDBY_SECONDS = 1.0  # a balancer leads to the active gateway then
 
 
 class Refusal(NamedTuple):

@@ -60,7 +60,7 @@ class ServedQueues:
         self.bounds = QueueBounds()
         self.changes = QueueChanges(self)
         self.stored_objects = StoredObjects()
-        self.is_stopped = False
+        self.is_stopped, self.may_serve = False, hooks.may_serve
         self.holds = False  # the admission policy refused a request when the queues were served last
         self._of_unknown_memory: set[str] = set()  # replicas, which the log names
         self._has_room = room_gate(settings)
@@ -133,7 +133,7 @@ class ServedQueues:
 
     def pump(self) -> None:
         """Dispatch as many requests as there is room for, in the order of the policies."""
-        if self.is_stopped or self._pumps_soon:
+        if self.is_stopped or self._pumps_soon or not self.may_serve():
             self._is_pump_missed = True
             return
         if not self.waiting:  # as mostly when a request ends

@@ -103,8 +103,11 @@ class TimeLimits:
             yield
 
     def refuse_unserved(self, now: float) -> Iterator[None]:
-        """Refuse requests that no healthy replica could serve for too long."""
+        """Refuse requests that no healthy replica could serve for too long; all, while another gateway is active."""
         served = self._served
+        if not served.may_serve():
+            yield from self._refuse_in_standby()
+            return
         grace = served.settings.health.no_replica_seconds
         demands = self._outages.lasting(served.waiting, served.replicas, now, grace)
         if not demands:
@@ -119,6 +122,12 @@ class TimeLimits:
             if not can_be_served(demand, served.replicas):  # none came back between two steps
                 relay.refuse(self._entry_checks.outage(request.queued, f"; none has been up for {grace:g} s"))
             yield
+
+    def _refuse_in_standby(self) -> Iterator[None]:
+        for relay in list(self._relays.values()):
+            if relay.request.stage is _QUEUED:
+                relay.refuse(self._entry_checks.standby())
+                yield
 
     def _inside(self, number: int) -> GatewayRequest | None:
         relay = self._relays.get(number)

@@ -32,8 +32,7 @@ class Day:
         self.now = 1_000.0
         self.settings = Settings(scaling=scaling or ScalingSettings())
         self.replicas: list[UpstreamReplica] = []
-        self.wanted = WantedReplicas(self.settings, lambda: self.now)
-        self.wanted.watch(lambda: self.settings, lambda: self.replicas)
+        self.wanted = WantedReplicas(lambda: self.settings, lambda: self.replicas, lambda: self.now)
         self._number = 0
 
     def add_replica(self, *, kv_tokens: int | None = 100_000, seats: int | None = None) -> UpstreamReplica:
