@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headway.scheduling.harm_judge import HarmLimits
+from headway.scheduling.offline_gate import OfflineRules
 from headway.simulator.adapter_rules import AdapterRules
 from headway.simulator.rules import NO_PLUGIN, EngineRules, PluginRules
 from headway.simulator.step_time import LinearStepTime
@@ -27,6 +28,7 @@ KINDS = (
     "plug-in",
     "adapter slots",
     "paged adapters",
+    "offline",
 )
 
 _ORDERINGS = (
@@ -79,6 +81,10 @@ def nasty_day(kind: str, seed: int) -> NastyDay:
         trace, rules = _with_adapters(dice, trace, rules, unified=kind == "paged adapters")
         if dice.random() < 0.5:
             policies = policies._replace(ordering=f"adapter-clusters/{dice.choice(('fcfs', 'highest-response-ratio'))}")
+    if kind == "offline":
+        trace = replace(trace, offline=np.array([dice.random() < 0.5 for _ in range(len(trace))]))
+        burst_seconds = dice.choice([1e-9, 0.1, 5.0])
+        plugin = replace(plugin, offline=OfflineRules(dice.choice([0.0, 0.05, 0.3, 1.0]), burst_seconds))
     return NastyDay(trace, rules, step_time, policies, plugin)
 
 

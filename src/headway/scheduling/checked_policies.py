@@ -32,7 +32,7 @@ from headway.policies.contracts import (
     follows_what_is_learned,
 )
 from headway.policies.prediction.conformal import CorrectedEstimate
-from headway.scheduling.scheduler import Policies
+from headway.scheduling.scheduler import OfflinePolicies, Policies
 
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
@@ -94,20 +94,22 @@ def _fail(kind: str, error: Exception) -> NoReturn:
 
 def guarded(policies: Policies, asker: PolicyAsker) -> Policies:
     """The same policies, every answer checked. Their `observe` is `CheckedEvents`' to call."""
-    ordering = policies.ordering
-    checked: OrderingPolicy
-    if isinstance(ordering, RedrawnOrdering):
-        checked = _CheckedRedrawn(ordering, asker)
-    elif isinstance(ordering, LanedOrdering):
-        checked = _CheckedLaned(ordering, asker)
-    else:
-        checked = _CheckedRanked(ordering, asker)
+    offline = policies.offline
     return Policies(
-        checked,
+        _checked_ordering(policies.ordering, asker),
         _checked_admission(policies.admission, asker),
         _CheckedPreemption(policies.preemption, asker),
         _CheckedPrediction(policies.prediction, asker),
+        OfflinePolicies(_checked_ordering(offline.ordering, asker), _CheckedPrediction(offline.prediction, asker)),
     )
+
+
+def _checked_ordering(ordering: OrderingPolicy, asker: PolicyAsker) -> OrderingPolicy:
+    if isinstance(ordering, RedrawnOrdering):
+        return _CheckedRedrawn(ordering, asker)
+    if isinstance(ordering, LanedOrdering):
+        return _CheckedLaned(ordering, asker)
+    return _CheckedRanked(ordering, asker)
 
 
 def checked(policies: Policies, kinds: Collection[str]) -> Policies:
@@ -170,9 +172,13 @@ class CheckedEvents:
             id(policies.ordering): "ordering",
             id(policies.prediction): "prediction",  # of one object that answers several questions the first kind counts
         }
-        self.hears = heard_by(*fanout.listeners)
+        offline = policies.offline.fanout()
+        kinds |= {id(policies.offline.ordering): "ordering", id(policies.offline.prediction): "prediction"}
+        self.hears = heard_by(*fanout.listeners, *offline.listeners)
         asked = [(kinds[id(listener)], listener.observe) for listener in fanout.listeners]
         self._listeners = [(kind, asker.bound(kind, False, observe)) for kind, observe in asked]
+        asked = [(kinds[id(listener)], listener.observe) for listener in offline.listeners]
+        self._offline_listeners = [(kind, asker.bound(kind, False, observe)) for kind, observe in asked]
         self._ordering_listens = policies.ordering in fanout
 
     def __bool__(self) -> bool:
@@ -181,7 +187,7 @@ class CheckedEvents:
 
     def observe(self, event: Event) -> None:
         """Pass one event on."""
-        for kind, observe in self._listeners:
+        for kind, observe in self._offline_listeners if event.request.is_offline else self._listeners:
             try:
                 observe(event)
             except Exception as error:

@@ -23,6 +23,8 @@ class HarmWatch:
 
     def observe(self, event: Event) -> None:
         """Count the wait that begins or ends with this event."""
+        if event.request.is_offline:  # it waits by intent
+            return
         match event:
             case Arrived(request=request):
                 work = self._work[request.id] = uncached_prefill_tokens(request)

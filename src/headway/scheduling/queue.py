@@ -65,6 +65,9 @@ class WaitingQueue:
     def __len__(self) -> int:
         return len(self._where) + len(self._front)
 
+    def __contains__(self, request_id: RequestId) -> bool:
+        return request_id in self._where or request_id in self._front
+
     def __iter__(self) -> Iterator[Request]:
         """All waiting requests, in no promised order."""
         yield from self._front.values()

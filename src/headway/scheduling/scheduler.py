@@ -7,7 +7,7 @@ how vLLM's loop works, how the simulator imitates it, and what several replicas 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from headway.domain.event import (
     Admitted,
@@ -33,20 +33,40 @@ from headway.policies.contracts import (
 )
 from headway.policies.event_fanout import EventFanout
 from headway.policies.ordering.fcfs import Fcfs
+from headway.policies.prediction.running_mean import RunningMean
 from headway.policies.preemption.latest_admitted import LatestAdmitted
+from headway.scheduling.class_queue import ClassQueue
+from headway.scheduling.offline_gate import OfflineGate
+from headway.scheduling.online_views import without_offline
 from headway.scheduling.queue import Resumed, WaitingQueue
 
 _STEPPED_OVER_MAX = 64  # requests behind a head that cannot run; vLLM steps over any number, which costs O(waiting)
 
 
 @dataclass(frozen=True, slots=True)
+class OfflinePolicies:
+    """The order and the predictor of offline requests: what online requests teach is kept apart from them."""
+
+    ordering: OrderingPolicy = field(default_factory=Fcfs)
+    prediction: LengthPredictor = field(default_factory=RunningMean)
+
+    def fanout(self) -> EventFanout:
+        """The delivery of events about offline requests."""
+        return EventFanout(self.prediction, self.ordering)
+
+
+@dataclass(frozen=True, slots=True)
 class Policies:
-    """The four policies that make up one bundle. They hold state: make fresh ones for every run."""
+    """The four policies that make up one bundle. They hold state: make fresh ones for every run.
+
+    They judge online requests and hear of no others. `offline` orders the rest, which gives way to them.
+    """
 
     ordering: OrderingPolicy
     admission: AdmissionPolicy
     preemption: PreemptionPolicy
     prediction: LengthPredictor
+    offline: OfflinePolicies = field(default_factory=OfflinePolicies)
 
     def fanout(self) -> EventFanout:
         """The delivery of events to those that listen. The predictor comes first: others may read its estimates."""
@@ -54,11 +74,24 @@ class Policies:
 
 
 class Scheduler:
-    """One queue and the policies that rule it; every method takes the shell's `now`, in seconds."""
+    """One queue and the policies that rule it; every method takes the shell's `now`, in seconds.
+
+    Attributes:
+        queue: online requests, and behind them offline ones.
+        suspended: first come, first served rules instead of the chosen policies.
+        has_offline: whether an offline request ever came.
+        gate: bounds offline work in an engine; None where the shell bounds it itself.
+    """
 
     def __init__(self, policies: Policies, *, resumed: Resumed = "front", listeners: Sequence[Listener] = ()) -> None:
-        self.queue = WaitingQueue(policies.ordering, resumed, policies.prediction.predict)
+        offline = policies.offline
+        self.queue = ClassQueue(
+            WaitingQueue(policies.ordering, resumed, policies.prediction.predict),
+            WaitingQueue(offline.ordering, resumed, offline.prediction.predict),
+        )
         self.suspended = False
+        self.has_offline = False
+        self.gate: OfflineGate | None = None
         self._chosen = policies
         self._policies = policies
         self._backfilling = _backfilling(policies.admission)
@@ -66,10 +99,11 @@ class Scheduler:
         self._listeners: list[Listener] = [*fanout.listeners, *listeners]
         self._heard = heard_by(*self._listeners)
         self._ordering_listens = policies.ordering in fanout
+        self._offline_listeners: list[Listener] = [*offline.fanout().listeners, *listeners]
 
     def arrive(self, request: Request, now: float) -> None:
         """A request came in: estimate its length, queue it."""
-        request.estimate = self._policies.prediction.predict(request)
+        self._predict(request)
         self.queue.add(request)
         if Arrived in self._heard:
             self._deliver(Arrived(request, now))
@@ -112,6 +146,10 @@ class Scheduler:
 
     def may_pass(self, request: Request, head: Request, batch: BatchView, memory: MemoryView, now: float) -> bool:
         """Whether one of `behind_head` may join this batch, which is not empty, before the head that was refused."""
+        if self.has_offline:
+            if head.is_offline:
+                return False
+            batch, memory = without_offline(batch, memory)
         return self._backfilling is not None and self._backfilling.may_pass(request, head, batch, memory, now)
 
     @property
@@ -124,18 +162,23 @@ class Scheduler:
         assert self._backfilling is not None
         self.queue.remove(request.id)
         self._backfilling.passed(head)
-        if Admitted in self._heard:
-            self._deliver(Admitted(request, now))
+        self._joined(request, now)
 
     def hold_steps(self, request: Request, batch: BatchView, memory: MemoryView, now: float) -> int:
-        """The admission policy's answer for the head: 0 to admit, else steps for which the refusal stands."""
+        """The admission policy's answer for the head: 0 to admit, else steps for which the refusal stands.
+
+        The policy judges online requests, as if no others were there; the gate judges the offline ones.
+        """
+        if self.has_offline:
+            if request.is_offline:
+                return 0 if self.gate is None else self.gate.hold_steps(request, batch.version)
+            batch, memory = without_offline(batch, memory)
         return self._policies.admission.hold_steps(request, batch, memory, now)
 
     def admit(self, now: float) -> Request:
         """The head joins a batch."""
         request = self.queue.pop(now)
-        if Admitted in self._heard:
-            self._deliver(Admitted(request, now))
+        self._joined(request, now)
         return request
 
     def take(self, request_id: RequestId, now: float) -> Request | None:
@@ -144,12 +187,19 @@ class Scheduler:
         None if it does not wait.
         """
         request = self.queue.remove(request_id)
-        if request is not None and Admitted in self._heard:
-            self._deliver(Admitted(request, now))
+        if request is not None:
+            self._joined(request, now)
         return request
 
     def victim(self, running: Sequence[Request], now: float) -> Request:
-        """The running request to preempt. Raises ValueError if the policy names a request that does not run."""
+        """The running request to preempt: of the offline ones the latest admitted, else the policy's choice.
+
+        Raises ValueError if the policy names a request that does not run.
+        """
+        if self.has_offline:
+            for request in reversed(running):
+                if request.is_offline:
+                    return request
         chosen = self._policies.preemption.victim(running, now)
         for request in running:
             if request is chosen:
@@ -171,7 +221,7 @@ class Scheduler:
 
     def resume_from_elsewhere(self, request: Request, produced_tokens: int, now: float) -> None:
         """A request that ran at another engine goes on here: it waits as one that was preempted does."""
-        request.estimate = self._policies.prediction.predict(request)
+        self._predict(request)
         request.produced_tokens = produced_tokens
         self.queue.resume(request)
         if Arrived in self._heard:
@@ -212,12 +262,33 @@ class Scheduler:
         self._rule(self._chosen, suspended=False)
 
     def _rule(self, policies: Policies, *, suspended: bool) -> None:
-        self.queue = self.queue.under(policies.ordering)
+        self.queue.online = self.queue.online.under(policies.ordering)
         self.suspended = suspended
         self._policies = policies
         self._backfilling = _backfilling(policies.admission)
 
+    def _predict(self, request: Request) -> None:
+        if request.is_offline:
+            if not self.has_offline:
+                self.has_offline = True
+                self._heard = heard_by(*self._listeners, *self._offline_listeners)
+            request.estimate = self._policies.offline.prediction.predict(request)
+        else:
+            request.estimate = self._policies.prediction.predict(request)
+
+    def _joined(self, request: Request, now: float) -> None:
+        """A request joins a batch."""
+        if request.is_offline and self.gate is not None:
+            self.gate.admitted()
+        if Admitted in self._heard:
+            self._deliver(Admitted(request, now))
+
     def _deliver(self, event: Event) -> None:
+        if event.request.is_offline:
+            for listener in self._offline_listeners:
+                listener.observe(event)
+            self.queue.offline.reconsider()
+            return
         for listener in self._listeners:
             listener.observe(event)
         if self._ordering_listens:

@@ -90,6 +90,7 @@ class RequestFactory:
         self._sessions = [-1] * count if trace.session is None else trace.session.tolist()
         self._within = [math.nan] * count if trace.deadline_seconds is None else trace.deadline_seconds.tolist()
         self._priorities = [0] * count if trace.priority is None else trace.priority.tolist()
+        self._offline = [False] * count if trace.offline is None else trace.offline.tolist()
         self._adapters: list[int] | None = None if trace.adapter is None else trace.adapter.tolist()
         self._adapter_names = trace.adapters
 
@@ -112,6 +113,7 @@ class RequestFactory:
             self._priorities[row],
             output == limit or prompt + output == max_model_tokens,
             self.adapter(row),
+            self._offline[row],
         )
 
     def adapter(self, row: int) -> str | None:

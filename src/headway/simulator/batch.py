@@ -21,6 +21,7 @@ class Batch:
 
     Attributes:
         adapters: LoRA adapters in memory; None where they take nothing.
+        offline_tokens: most tokens of one offline prompt in a step.
         threshold: most tokens of one prompt in a step, 0 for no limit; see `EngineRules.long_prefill_token_threshold`.
         members: all of them, in order of admission; those LEAVING hold seat and memory until their last token.
         prefilling: requests whose prompt is not complete, in order of admission.
@@ -39,6 +40,7 @@ class Batch:
         "done_step",
         "members",
         "memory",
+        "offline_tokens",
         "prefilling",
         "rules",
         "stalled",
@@ -52,6 +54,7 @@ class Batch:
         self.memory = memory
         self.adapters = None if rules.adapters is None else ResidentAdapters(rules.adapters, memory)
         self.threshold = rules.long_prefill_token_threshold
+        self.offline_tokens = NO_LIMIT
         self.members: dict[TrackedRequest, None] = {}
         self.prefilling: list[TrackedRequest] = []
         self.decoding = DecodeSet(rules.block_tokens)
@@ -116,6 +119,8 @@ class Batch:
         for request in self.prefilling:
             before = request.computed_tokens
             tokens = min(request.target_tokens - before, limit)
+            if request.is_offline:
+                tokens = min(tokens, self.offline_tokens)
             if tokens > budget:
                 if request is not next(reversed(self.members)):
                     return None

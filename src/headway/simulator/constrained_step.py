@@ -78,6 +78,8 @@ def _share_out(batch: Batch, scheduler: Scheduler, moment: Moment, returning: li
         request = order[position]
         computed = _computed(request, moment.step)
         tokens = min(_wanted(request, limit), budget)
+        if request.is_offline and request.phase == PREFILLING:
+            tokens = min(tokens, batch.offline_tokens)
         if tokens == 0:
             position += 1
             continue

@@ -198,6 +198,7 @@ def request_of(trace: Trace, row: int, arrived_at: float, sent_at: float) -> Ref
         deadline=None if math.isnan(deadline) else sent_at + deadline,
         priority=0 if trace.priority is None else int(trace.priority[row]),
         adapter=trace.adapters[adapter] if adapter >= 0 else None,
+        is_offline=trace.offline is not None and bool(trace.offline[row]),
     )
 
 

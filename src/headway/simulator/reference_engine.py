@@ -18,7 +18,9 @@ from headway.domain.event import Listener
 from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request, RequestView
 from headway.scheduling.head_lookups import MOVES_PER_STEP, is_stale, note_answer
+from headway.scheduling.offline_gate import NO_LIMIT, OfflineDecode, StepLoad
 from headway.scheduling.scheduler import Policies, Scheduler
+from headway.simulator.offline_control import OfflineControl
 from headway.simulator.outcome import NEVER, StepObserver, StepRecord
 from headway.simulator.plugin_control import PluginControl
 from headway.simulator.reference_adapters import ReferenceAdapters
@@ -51,13 +53,16 @@ class _Draft:
 
     budget: int
     long_prompt_tokens: int  # most tokens of one prompt in this step, 0 for no limit
+    offline_tokens: int  # most tokens of one offline prompt
     tokens: dict[ReferenceRequest, int] = field(default_factory=dict)  # in the order in which they were given
     heads_moved: int = 0  # because the prefix cache holds something else of them now
     preempted: list[int] = field(default_factory=list)
     admitted: list[int] = field(default_factory=list)
 
-    def capped(self, tokens: int) -> int:
-        """`tokens`, at most what one prompt may have of this step."""
+    def capped(self, request: ReferenceRequest, tokens: int) -> int:
+        """`tokens` of a request, at most what one prompt may have of this step."""
+        if request.is_offline and (request.is_prefilling or not request.is_running):
+            tokens = min(tokens, self.offline_tokens)
         return min(tokens, self.long_prompt_tokens) if self.long_prompt_tokens else tokens
 
 
@@ -93,6 +98,7 @@ class ReferenceEngine:
         self._observer = observer
         self._plugin = PluginControl(plugin, rules, policies)
         self._scheduler = Scheduler(policies, resumed=rules.resumed, listeners=[*self._plugin.listeners, *listeners])
+        self._offline = OfflineControl(plugin, rules, step_time, self._scheduler)
         self._memory = ReferenceBlockMemory(
             rules.kv_blocks, rules.block_tokens, content_key if rules.prefix_caching else None
         )
@@ -241,6 +247,7 @@ class ReferenceEngine:
         """
         if not self._running and not self.waiting:
             return None
+        offline_tokens = self._give_way() if self._offline.acts else NO_LIMIT
         lacking = [request.lacking_tokens for request in self._running if request.is_prefilling]
         long_prompt_tokens = self._plugin.before_step(
             self._scheduler, self.now_ps, len(self._running), lacking, self.memory
@@ -250,12 +257,78 @@ class ReferenceEngine:
             long_prompt_tokens = 0  # the threshold keeps a long prompt from starving others, and there are none
         elif long_prompt_tokens and self._rules.long_prefill_token_threshold_adaptive:
             long_prompt_tokens = max(long_prompt_tokens, budget // requests)
-        draft = _Draft(budget, long_prompt_tokens)
+        draft = _Draft(budget, long_prompt_tokens, offline_tokens)
         self._serve_running(draft)
         if not draft.preempted:
             self._admit_waiting(draft)
         self._victims += draft.preempted
         return self._launch(draft) if draft.tokens else None
+
+    def _give_way(self) -> int:
+        """Preempt the offline requests that have to go before this step; most tokens of each offline prompt in it."""
+        control = self._offline
+        going_on = [one for one in self._running if self._lacks_tokens(one)]
+        may_go = [one for one in going_on if one.is_offline]
+        while may_go and control.lacks_room(
+            len(self._running),
+            self._memory.free - (self._watermark_blocks if self._running else 0) - self._growth(),
+            self._now,
+            self._admission_needs,
+        ):
+            self._displace(may_go.pop())
+        online = [one for one in going_on if not one.is_offline]
+        decoding = [one.computed_tokens for one in online if not one.is_prefilling]
+        prompts = [one for one in may_go if one.is_prefilling]
+        head = self._scheduler.head(self._now)
+        plan = control.plan(
+            StepLoad(
+                len(decoding),
+                sum(decoding),
+                len(decoding) < len(online),
+                head is not None and not head.is_offline,
+                [OfflineDecode(one, one.computed_tokens) for one in may_go if not one.is_prefilling],
+                prompts,
+                control.prompts_before([one.computed_tokens for one in prompts], head),
+                head is not None and head.is_offline,
+                self.version,
+            )
+        )
+        for request in plan.displaced:
+            assert isinstance(request, ReferenceRequest)
+            self._displace(request)
+        return plan.chunk_tokens
+
+    def _growth(self) -> int:
+        """Blocks that the running requests may take in this step; offline prompts wait."""
+        size, growth = self._rules.block_tokens, 0
+        for one in self._running:
+            if self._lacks_tokens(one) and not (one.is_offline and one.is_prefilling):
+                tokens = one.computed_tokens + min(one.lacking_tokens, self._rules.max_num_batched_tokens)
+                growth += -(-tokens // size) - -(-one.computed_tokens // size)
+        return growth
+
+    def _lacks_tokens(self, request: ReferenceRequest) -> bool:
+        """Whether a running request still has something to compute, but for what is on its way."""
+        if self._end_is_foreseen(request):
+            return False
+        return request.lacking_tokens > 0 and request.computed_tokens + 1 < self._rules.max_model_tokens
+
+    def _displace(self, request: ReferenceRequest) -> None:
+        self._preempt(request)
+        self._victims.append(request.row)
+
+    def _admission_needs(self, request: Request) -> tuple[int, int]:
+        """The tokens that a waiting request has to compute, and the blocks that its admission needs."""
+        assert isinstance(request, ReferenceRequest)
+        hits = self._memory.find(request)
+        before = max(len(hits) * self._rules.block_tokens, request.carried_tokens)
+        new = request.total_tokens - before
+        gate = (
+            request.total_tokens
+            if self._rules.reserve_full_prompt
+            else before + min(new, self._rules.max_num_batched_tokens)
+        )
+        return new, self._memory.needed(gate, hits)
 
     def _serve_running(self, draft: _Draft) -> None:
         """Give every running request what it lacks, in order of admission, while the budget lasts."""
@@ -263,7 +336,7 @@ class ReferenceEngine:
         while place < len(self._running) and draft.budget > 0:
             request = self._running[place]
             lacking = 0 if self._end_is_foreseen(request) else request.lacking_tokens
-            new = min(draft.capped(lacking), draft.budget)
+            new = min(draft.capped(request, lacking), draft.budget)
             new = min(new, self._rules.max_model_tokens - request.computed_tokens - 1)
             if new <= 0:
                 place += 1  # nothing to do for it; those behind it may still go on
@@ -363,7 +436,7 @@ class ReferenceEngine:
         hits = self._memory.find(request)
         cached = len(hits) * self._rules.block_tokens
         before = max(cached, request.carried_tokens)
-        new = draft.capped(request.total_tokens - before)
+        new = draft.capped(request, request.total_tokens - before)
         if new > draft.budget and not self._rules.chunked_prefill:
             return False
         new = min(new, draft.budget)

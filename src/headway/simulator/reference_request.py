@@ -69,6 +69,7 @@ class ReferenceRequest(Request):
         deadline: float | None = None,
         priority: int = 0,
         adapter: str | None = None,
+        is_offline: bool = False,
     ) -> None:
         super().__init__(
             row,
@@ -80,6 +81,7 @@ class ReferenceRequest(Request):
             deadline=deadline,
             priority=priority,
             adapter=adapter,
+            is_offline=is_offline,
         )
         self.row = row
         self.output_limit = math.inf if max_output_tokens is None else max_output_tokens

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from headway.scheduling.harm_judge import HarmLimits
+from headway.scheduling.offline_gate import OfflineRules
 from headway.scheduling.queue import Resumed
 from headway.scheduling.self_tuned_threshold import Tuning
 from headway.simulator.adapter_rules import AdapterRules
@@ -18,10 +19,12 @@ class PluginRules:
     Attributes:
         tuning: "self-tuned" moves the long-prefill threshold before each step.
         guard: when the do-no-harm guard suspends the policies; None for no guard.
+        offline: bounds of offline requests.
     """
 
     tuning: Tuning = "off"
     guard: HarmLimits | None = None
+    offline: OfflineRules = field(default_factory=OfflineRules)
 
 
 NO_PLUGIN = PluginRules()

@@ -19,13 +19,15 @@ from headway.domain.event import Listener
 from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request
 from headway.scheduling.head_lookups import MOVES_PER_STEP, STALE_SECONDS, is_stale, note_answer
+from headway.scheduling.offline_gate import OfflineDecode, StepLoad
 from headway.scheduling.scheduler import Policies, Scheduler
 from headway.simulator.arrivals import FOREVER, Arrivals, RequestFactory, why_never
 from headway.simulator.batch import NO_LIMIT, Batch, Chunks
 from headway.simulator.blocks import BlockMemory, CountedBlocks, FusedBlocks
-from headway.simulator.constrained_step import Moment, constrained_step
+from headway.simulator.constrained_step import Moment, constrained_step, preempt
 from headway.simulator.day_columns import DayColumns, LoadCurve
-from headway.simulator.decoding import least_steps, run_duration
+from headway.simulator.decoding import computed_before, least_steps, run_duration
+from headway.simulator.offline_control import OfflineControl
 from headway.simulator.outcome import NEVER, DayOutcome, StepObserver
 from headway.simulator.own_blocks import OwnBlocks
 from headway.simulator.plugin_control import PluginControl
@@ -34,7 +36,7 @@ from headway.simulator.rules import NO_PLUGIN, EngineRules, PluginRules
 from headway.simulator.step_log import StepLog
 from headway.simulator.step_time import PS_PER_SECOND, SECONDS_PER_PS, StepTime
 from headway.simulator.trace import Trace
-from headway.simulator.tracked import DECODING, WAITING, TrackedRequest
+from headway.simulator.tracked import DECODING, LEAVING, PREFILLING, WAITING, TrackedRequest
 
 
 def simulate(
@@ -139,6 +141,8 @@ class SkippingEngine:
         self._batch = Batch(rules, memory)
         self._plugin = PluginControl(plugin, rules, policies)
         self._scheduler = Scheduler(policies, resumed=rules.resumed, listeners=[*self._plugin.listeners, *listeners])
+        self._offline = OfflineControl(plugin, rules, step_time, self._scheduler)
+        self._is_mixed = False  # requests of both classes are inside: the offline gate looks at every step
         self._columns = served.columns
         self.curve = LoadCurve()
         self.busy_ps = 0
@@ -211,6 +215,7 @@ class SkippingEngine:
     def _compose(self) -> bool:
         """Compose the next step, or a run of steps equal to it; False if there is nothing to do."""
         batch, step = self._batch, self._step + 1
+        displaced = self._give_way(step) if self._offline.acts else ()
         if self._plugin.acts and (batch.members or self._scheduler.queue):
             prefill_left = [request.target_tokens - request.computed_tokens for request in batch.prefilling]
             batch.threshold = self._plugin.before_step(
@@ -219,7 +224,7 @@ class SkippingEngine:
         decodes, context = batch.decoding.size, 0
         preempted: tuple[int, ...] = ()
         returning = batch.stalled
-        quiet = not returning and not batch.wasting
+        quiet = not (returning or batch.wasting or displaced)
         chunks: Chunks = []
         waiting = len(self._scheduler.queue)
         if decodes or batch.prefilling:
@@ -243,11 +248,11 @@ class SkippingEngine:
             refusal = NO_LIMIT
             self._look_up_ps = FOREVER
         if not decodes and not chunks:
-            return self._nothing_scheduled(step, preempted)
+            return self._nothing_scheduled(step, (*displaced, *preempted))
         self._step = step
         calm = not self._flying or not (self._flying[0][_ENDINGS] or self._flying[0][_STALE])
         if chunks or refusal == 1 or not quiet or not calm:
-            self._single_step(decodes, context, chunks, preempted, returning)
+            self._single_step(decodes, context, chunks, (*displaced, *preempted), returning)
         elif not self._run_of_steps(decodes, context, refusal, waiting):
             return True
         self._sample(waiting)
@@ -259,6 +264,76 @@ class SkippingEngine:
         # A queue that only this step's victims make up shows from the next step on.
         queued = len(self._scheduler.queue) if waiting else 0
         self.curve.sample(self._now_ps, queued, len(self._batch.members), used)
+
+    def _give_way(self, step: int) -> tuple[int, ...]:
+        """Preempt the offline requests that have to go before this step; returns their rows."""
+        control, batch, scheduler, now = self._offline, self._batch, self._scheduler, self._now_ps * SECONDS_PER_PS
+        may_go = [one for one in batch.members if one.is_offline and one.phase != LEAVING]
+        rows: list[int] = []
+        while may_go and control.lacks_room(
+            len(batch.members),
+            batch.memory.free - (self._watermark_blocks if batch.members else 0) - self._growth(step),
+            now,
+            self._admission_needs,
+        ):
+            rows.append(self._displace(may_go.pop(), step))
+        decodes = [OfflineDecode(one, computed_before(one, step)) for one in may_go if one.phase == DECODING]
+        prompts = [one for one in may_go if one.phase == PREFILLING]
+        head = scheduler.head(now)
+        decoding = batch.decoding.size - len(decodes)
+        context = batch.decoding.context_tokens(step) - sum([one.context_tokens for one in decodes])
+        load = StepLoad(
+            decoding,
+            context if decoding else 0,
+            len(prompts) < len(batch.prefilling),
+            head is not None and not head.is_offline,
+            decodes,
+            prompts,
+            control.prompts_before([one.computed_tokens for one in prompts], head),
+            head is not None and head.is_offline,
+            batch.version,
+        )
+        plan = control.plan(load)
+        for request in plan.displaced:
+            assert isinstance(request, TrackedRequest)
+            rows.append(self._displace(request, step))
+        batch.offline_tokens = plan.chunk_tokens
+        self._is_mixed = load.is_mixed and load.has_offline
+        return tuple(rows)
+
+    def _growth(self, step: int) -> int:
+        """Blocks that the running requests may take in this step; offline prompts wait."""
+        batch, size = self._batch, self._rules.block_tokens
+        growth = batch.decoding.blocks_due(step)
+        for one in batch.prefilling:
+            if not one.is_offline:
+                tokens = min(one.target_tokens - one.computed_tokens, self._rules.max_num_batched_tokens)
+                growth += -(-(one.computed_tokens + tokens) // size) - -(-one.computed_tokens // size)
+        return growth
+
+    def _displace(self, request: TrackedRequest, step: int) -> int:
+        """Preempt a request before a step is composed; returns its row."""
+        batch, scheduler, now = self._batch, self._scheduler, self._now_ps * SECONDS_PER_PS
+        batch.up_to_date([request])
+        was_stalled = request in batch.stalled
+        batch.stalled = [other for other in batch.stalled if other is not request]
+        batch.wasting -= request.phase == DECODING and request.finish_step < step
+        if preempt(batch, Moment(step, self._now_ps, self._busy_until_ps), request, 0, was_stalled=was_stalled):
+            self._flying[-1][_STALE].append(request)
+        scheduler.preempted(request, now)
+        self._columns.preemptions[request.row] += 1
+        self._looks_up = self._rules.prefix_caching
+        return request.row
+
+    def _admission_needs(self, request: Request) -> tuple[int, int]:
+        """The tokens that a waiting request has to compute, and the blocks that its admission needs."""
+        assert isinstance(request, TrackedRequest)
+        memory, target = self._batch.memory, request.prompt_tokens + request.produced_tokens
+        hit = memory.cached_tokens(request)
+        before = max(hit, request.carried_tokens)
+        new = target - before
+        gate = target if self._rules.reserve_full_prompt else before + min(new, self._rules.max_num_batched_tokens)
+        return new, memory.need(request, gate, hit)
 
     def _constrained(self, step: int, returning: list[TrackedRequest]) -> tuple[Chunks, tuple[int, ...], int, int]:
         """(chunks, preempted rows, decodes, their context tokens) of a step that not every request gets a share of."""
@@ -365,6 +440,8 @@ class SkippingEngine:
         hit = memory.cached_tokens(request)
         before = max(hit, request.carried_tokens)
         tokens = min(target - before, batch.chunk_limit(len(self._scheduler.queue)))
+        if request.is_offline:
+            tokens = min(tokens, batch.offline_tokens)
         if tokens > budget:
             if not rules.chunked_prefill:
                 return None
@@ -456,7 +533,7 @@ class SkippingEngine:
         decoding = self._batch.decoding
         next_end = decoding.next_end()
         assert next_end is not None
-        steps = min(refusal, next_end - self._step + 1)
+        steps = min(refusal, next_end - self._step + 1, 1 if self._is_mixed else NO_LIMIT)
         until = self._next_change_ps()
         if until < FOREVER:
             steps = min(steps, self._steps_until(first, growth, until))

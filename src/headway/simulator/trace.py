@@ -34,6 +34,7 @@ class Trace:
         prefix_block_tokens: tokens in a block of `prefix_ids`.
         deadline_seconds: wanted time to first token, relative to arrival; NaN where none.
         priority: vLLM's sign, lower sooner.
+        offline: whether its class is offline.
         adapter: index into `adapters`, the LoRA adapter that it wants; -1 for the base model. Requests of different
             adapters have no equal `prefix_ids`, since an engine shares no KV blocks between them.
         adapters: names.
@@ -56,6 +57,7 @@ class Trace:
     prefix_block_tokens: int = 512
     deadline_seconds: Seconds | None = None
     priority: Tokens | None = None
+    offline: npt.NDArray[np.bool_] | None = None
     adapter: Tokens | None = None
     adapters: tuple[str, ...] = ()
     measured_ttft_seconds: Seconds | None = None

@@ -64,6 +64,7 @@ class TrackedRequest(Request):
         priority: int,
         ends_by_limit: bool,
         adapter: str | None = None,
+        is_offline: bool = False,
     ) -> None:
         # Written out rather than passed up: one of these is made for every request of a million.
         self.id = row
@@ -73,6 +74,7 @@ class TrackedRequest(Request):
         self.tenant = tenant
         self.session = session
         self.adapter = adapter
+        self.is_offline = is_offline
         self.max_output_tokens = max_output_tokens
         self.deadline = deadline
         self.priority = priority

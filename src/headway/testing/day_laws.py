@@ -211,7 +211,7 @@ def no_request_waits_for_an_idle_replica(day: Day) -> None:
 
 
 def greedy_wastes_no_room(day: Day) -> None:
-    """Under greedy admission a request waits only for want of a seat, of token budget or of blocks."""
+    """Under greedy admission an online request waits only for want of a seat, of token budget or of blocks."""
     rules = day.rules
     if not day.greedy or rules.adapters is not None:
         return
@@ -219,7 +219,9 @@ def greedy_wastes_no_room(day: Day) -> None:
         return
     keep_free = int(rules.watermark * (rules.kv_blocks + 1))
     most = day.trace.prompt_tokens + day.trace.output_tokens  # of a preempted one it is not known how many it has
-    for step, running, waiting in _moments(day):
+    offline = set() if day.trace.offline is None else set(np.flatnonzero(day.trace.offline).tolist())
+    for step, running, all_waiting in _moments(day):
+        waiting = set(all_waiting) - offline
         budget = rules.max_num_batched_tokens - step.decodes - sum(chunk[1] for chunk in step.chunks)
         if not waiting or step.preempted or budget <= 0 or len(running) >= rules.max_num_seqs:
             continue

@@ -110,9 +110,9 @@ def test_equals_of_one_instant_keep_their_order_though_one_could_not_run_for_a_w
     ready(parked)
     assert engine.offered() == ["r10", "later"]
     engine.add_request(blocked(20))
-    assert engine.headway.policies._scheduler.queue._aside
+    assert engine.headway.policies._scheduler.queue.online._aside
     engine.finish_requests(["r20"], Status.FINISHED_ABORTED)
-    assert not engine.headway.policies._scheduler.queue._aside, "nothing is kept of one that ends aside"
+    assert not engine.headway.policies._scheduler.queue.online._aside, "nothing is kept of one that ends aside"
 
 
 def test_whom_a_scan_admitted_last_is_in_the_batch_when_it_ends() -> None:

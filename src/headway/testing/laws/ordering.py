@@ -16,7 +16,8 @@ from headway.domain.request import Request, RequestId
 from headway.policies.admission.greedy import Greedy
 from headway.policies.contracts import LanedOrdering, OrderingPolicy
 from headway.policies.preemption.latest_admitted import LatestAdmitted
-from headway.scheduling.queue import Resumed, WaitingQueue
+from headway.scheduling.class_queue import ClassQueue
+from headway.scheduling.queue import Resumed
 from headway.scheduling.scheduler import Policies, Scheduler
 from headway.testing.examples import examples
 from headway.testing.lifecycle_checker import LifecycleChecker
@@ -197,7 +198,7 @@ class _AnyScheduler(Protocol):
     """What `Scheduler` and `NaiveScheduler` have in common."""
 
     @property
-    def queue(self) -> WaitingQueue | NaiveQueue: ...
+    def queue(self) -> ClassQueue | NaiveQueue: ...
     def arrive(self, request: Request, now: float) -> None: ...
     def head(self, now: float) -> Request | None: ...
     def admit(self, now: float) -> Request: ...

@@ -112,7 +112,7 @@ def test_few_heads_are_asked_about_at_once() -> None:
 
 def test_an_ordering_that_fails_as_a_head_is_ranked_again_costs_no_request() -> None:
     waiting = looking_up(Caches(r1=40))
-    waiting.scheduler.queue._ordering = FailingRank()
+    waiting.scheduler.queue.online._ordering = FailingRank()
     for number in (1, 2):
         waiting.arrive(request(number, arrived_at=float(number)).queued, float(number))
     assert waiting.head(9.0).id == 1  # type: ignore[union-attr]
@@ -221,7 +221,7 @@ class LatestFirstThenFails(FailingRank):
 
 def test_an_ordering_that_fails_leaves_arrival_order_and_every_request() -> None:
     broken = queue()
-    broken.scheduler.queue._ordering = LatestFirstThenFails()
+    broken.scheduler.queue.online._ordering = LatestFirstThenFails()
     for number in (1, 2):
         broken.arrive(request(number, arrived_at=float(number)).queued, float(number))
     assert broken.head(2.0).id == 2  # type: ignore[union-attr]
@@ -292,7 +292,7 @@ def test_the_least_served_tenants_share_stands_for_its_queue() -> None:
     first.arrive(request(1, tenant="t", payer="t").queued, 0.0)
     first.admit(0.0)
     second.arrive(request(2, tenant="t", payer="t").queued, 1.0)
-    ordering = second.scheduler.queue._ordering
+    ordering = second.scheduler.queue.online._ordering
     assert second.standing(1.0) > 0
     assert isinstance(first._fair, FairShare)
     assert second.standing(1.0) == first._fair.service("t")
