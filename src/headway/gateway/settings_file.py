@@ -284,6 +284,8 @@ def _check_lease(chosen: LeaseSettings) -> None:
     check_folder("lease.file", chosen.file)
     if chosen.kubernetes is not None and not _LEASE_NAME.fullmatch(chosen.kubernetes):
         raise ValueError(f"lease.kubernetes must be NAMESPACE/NAME, in small letters, got {chosen.kubernetes!r}")
+    if chosen.kubernetes is not None and find_spec("kubernetes_asyncio") is None:
+        raise ValueError("lease.kubernetes needs the extra: pip install 'headway[kubernetes]'")
     if not 3 <= chosen.seconds <= _LEASE_SECONDS_MAX:
         raise ValueError(f"lease.seconds must be from 3 to {_LEASE_SECONDS_MAX}, got {chosen.seconds}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -11,11 +12,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from headway.gateway.settings_file import read_settings
 from tests.support.serve_process import fetched, serving
 
+if TYPE_CHECKING:
+    from tests.support.kubernetes_server import KubernetesServer
+
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
 SECONDS = 3
 SOON = 60.0  # that a slow machine may take; the lease's own time is far shorter
 
@@ -49,12 +56,13 @@ class GatewayProcess:
 
 
 @contextmanager
-def gateways(folder: Path, number: int = 2) -> Iterator[list[GatewayProcess]]:
+def gateways(folder: Path, number: int = 2, lease: str = "") -> Iterator[list[GatewayProcess]]:
+    lease = lease or f'file = "{folder / "lease"}"'
     settings = folder / "gateway.toml"
     with ExitStack() as stack:
         _, engine = stack.enter_context(serving())
         settings.write_text(
-            f'lease = {{file = "{folder / "lease"}", seconds = {SECONDS}}}\n'
+            f"lease = {{{lease}, seconds = {SECONDS}}}\n"
             "health = {lame_duck_seconds = 0.5, drain_seconds = 20.0}\n"
             f'replica = [{{url = "{engine}", max_requests = 1}}]\n'
         )
@@ -185,6 +193,47 @@ def test_without_its_file_system_a_gateway_does_not_serve(tmp_path: Path) -> Non
         until(lambda: one.serves)
 
 
+@contextmanager
+def api_server(folder: Path) -> Iterator[tuple[KubernetesServer, str]]:
+    """Runs in a thread, because the tests wait for processes; yields it and a kubeconfig."""
+    from tests.support.kubernetes_server import KubernetesServer  # needs the extra
+
+    loop, server = asyncio.new_event_loop(), KubernetesServer()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    server.objects[LEASES] = {}
+    asyncio.run_coroutine_threadsafe(server.start(), loop).result(SOON)
+    try:
+        yield server, server.kubeconfig(folder)
+    finally:
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(SOON)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def test_two_fight_for_a_lease_of_kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("kubernetes_asyncio", reason="the extra `kubernetes` is not installed")
+    with api_server(tmp_path) as (server, kubeconfig):
+        monkeypatch.setenv("KUBECONFIG", kubeconfig)
+        with gateways(tmp_path, lease='kubernetes = "default/headway"') as both:
+            active = active_of(both)
+            passive = other_of(both, active)
+            holder = server.objects[LEASES]["headway"]["spec"]["holderIdentity"]
+            assert f"-{active.process.pid}-" in holder
+            os.kill(active.process.pid, signal.SIGSTOP)
+            until(lambda: passive.serves)
+            os.kill(active.process.pid, signal.SIGCONT)
+            assert not active.serves
+            os.kill(passive.process.pid, signal.SIGKILL)
+            until(lambda: active.serves)
+            tokens = set(server.tokens)
+            server.tokens.clear()  # it may not renew any more
+            until(lambda: not active.serves)
+            server.tokens |= tokens
+            until(lambda: active.serves)
+
+
 @pytest.mark.parametrize(
     ("lease", "sentence"),
     [
@@ -195,8 +244,6 @@ def test_without_its_file_system_a_gateway_does_not_serve(tmp_path: Path) -> Non
     ],
 )
 def test_a_lease_that_makes_no_sense_is_one_sentence(tmp_path: Path, lease: str, sentence: str) -> None:
-    from headway.gateway.settings_file import read_settings
-
     file = tmp_path / "gateway.toml"
     file.write_text(f"lease = {lease}\n")
     with pytest.raises(ValueError, match=sentence.replace("/", "."), check=lambda error: sentence in str(error)):

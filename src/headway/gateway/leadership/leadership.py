@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
+from headway.gateway.discovery.kubernetes_api import KubernetesApi
 from headway.gateway.leadership.lease import Lease
 from headway.gateway.leadership.lease_file import FileLeaseStore
+from headway.gateway.leadership.lease_object import ApiLeaseStore
 from headway.gateway.settings import LeaseSettings
 
 
@@ -14,6 +16,8 @@ def chosen_lease(settings: LeaseSettings) -> Lease | None:
     """A fresh one; None where no other gateway is to be reckoned with."""
     if settings.file is not None:
         return Lease(FileLeaseStore(settings.file, settings.seconds), settings.seconds)
+    if settings.kubernetes is not None:
+        return Lease(ApiLeaseStore(settings.kubernetes, settings.seconds, KubernetesApi()), settings.seconds)
     return None
 
 
