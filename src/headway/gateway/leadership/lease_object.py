@@ -16,20 +16,20 @@ from headway.gateway.leadership.lease import LeaseFault, SeenLease
 _CONFLICT, _MISSING = 409, 404
 
 
-class _Spec(msgspec.Struct, rename="camel"):
+class _LeaseSpec(msgspec.Struct, rename="camel"):
     holder_identity: str | None = None
     lease_duration_seconds: int | None = None
     acquire_time: str | None = None
     lease_transitions: int | None = None
 
 
-class _Meta(msgspec.Struct, rename="camel"):
+class _LeaseMeta(msgspec.Struct, rename="camel"):
     resource_version: str = ""
 
 
-class _Object(msgspec.Struct):
-    metadata: _Meta
-    spec: _Spec = msgspec.field(default_factory=_Spec)
+class _LeaseObject(msgspec.Struct):
+    metadata: _LeaseMeta
+    spec: _LeaseSpec = msgspec.field(default_factory=_LeaseSpec)
 
 
 class ApiLeaseStore:
@@ -41,13 +41,13 @@ class ApiLeaseStore:
         self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._seconds = seconds
         self._api = api
-        self._read: _Object | None = None
+        self._read: _LeaseObject | None = None
 
     async def read(self) -> SeenLease:
         """The record. Raises LeaseFault."""
         try:
             answer = await self._api.ask("GET", f"{self._path}/{self._name}")
-            self._read = found = msgspec.json.decode(answer, type=_Object)
+            self._read = found = msgspec.json.decode(answer, type=_LeaseObject)
         except ApiServerFault as fault:
             if fault.status != _MISSING:
                 raise LeaseFault(str(fault)) from None
@@ -76,7 +76,7 @@ class ApiLeaseStore:
         await self._api.close()
 
     def _object(self, holder: str, seconds: float, version: str) -> dict[str, Any]:
-        before = _Spec() if self._read is None else self._read.spec
+        before = _LeaseSpec() if self._read is None else self._read.spec
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         is_same = before.holder_identity == holder and before.acquire_time is not None
         return {
