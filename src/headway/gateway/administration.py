@@ -25,6 +25,7 @@ from headway.gateway.openai.error_responses import Reason, error_response
 from headway.gateway.queueing.dispatch_contracts import Relay
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.refusals import Refusal
+from headway.gateway.queueing.replica_room import still_ending
 from headway.gateway.queueing.request_state import RequestStage, id_text
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import BudgetSettings, ReplicaSettings, TenantSettings
@@ -88,7 +89,9 @@ class Administration:
     # Replicas
 
     def _replicas(self, name: bytes, request: HttpRequest) -> _Answer:
-        return 200, {"replicas": [_replica(replica) for replica in self._dispatcher.replicas]}
+        dispatcher = self._dispatcher
+        leaving = still_ending(dispatcher.relays.values(), dispatcher.replicas)
+        return 200, {"replicas": [_replica(replica) for replica in [*dispatcher.replicas, *leaving]]}
 
     def _add(self, name: bytes, request: HttpRequest) -> _Answer:
         """Add a replica, or replace one that was added. It lasts until it is removed, or the process ends."""

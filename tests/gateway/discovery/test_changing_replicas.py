@@ -7,11 +7,13 @@ import json
 import logging
 import random
 from collections import Counter
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from headway.cli.explain_live import live_lines
 from headway.gateway.settings import ReplicaSettings, ReplicaSourceSettings
 from tests.gateway.process.test_administration import ADMIN, ADMIN_KEY, admin
 from tests.support.gateway_setup import Answer, RawClient, RunGateway, Setup, completion
@@ -38,7 +40,7 @@ def up(setup: Setup) -> list[str]:
 
 
 def names(*replicas: ScriptedReplica) -> list[str]:
-    return sorted(f"127.0.0.1:{one.port}" for one in replicas)
+    return sorted(f"{one.host}:{one.port}" for one in replicas)
 
 
 def configure(setup: Setup, *replicas: ScriptedReplica) -> None:
@@ -76,7 +78,7 @@ def test_one_that_comes_gets_what_waits_and_one_that_leaves_ends_what_it_has(
         assert f'headway_replica_up{{replica="127.0.0.1:{second.port}"}} 1' in page
         assert f"127.0.0.1:{first.port}" not in page
         state = (await setup.get("/headway/state")).json()
-        assert [one["source"] for one in state["replicas"]] == [f"file {file.path}"]
+        assert {one["source"] for one in state["replicas"]} == {f"file {file.path}"}
         gate.set()
         assert (await running).texts == "running.0 running.1 running.2 "
         await setup.until(lambda: not setup.gateway._membership.leaving)
@@ -240,6 +242,77 @@ def test_numbers_of_nameless_replicas_stay_as_others_leave(run_gateway: RunGatew
         assert {one.name: one.shown_as for one in setup.dispatcher.replicas} == shown
 
     run_gateway(scenario, replicas=3, replica=(), replica_source=(file.source,))
+
+
+@pytest.mark.parametrize("kind", ["dns", "srv"])
+def test_names_are_followed_and_a_failure_of_the_name_server_changes_nothing(
+    run_gateway: RunGateway, kind: str
+) -> None:
+    pytest.importorskip("dns", reason="the extra `dns` is not installed")
+    import dns.rcode
+
+    from tests.support.name_server import name_server
+
+    async def scenario(setup: Setup) -> None:
+        async with name_server() as server, AsyncExitStack() as stack:
+            first, second = ScriptedReplica(echoes(2)), ScriptedReplica(echoes(2))
+            first.host, second.host = "127.0.0.31", "127.0.0.32"
+            for one in (first, second):
+                one.port = first.port
+                stack.push_async_callback((await one.start()).stop)
+            server.records[("_vllm._tcp.test", "SRV")] = [f"0 0 {first.port} engines.test."]
+            server.records[("engines.test", "A")] = [first.host]
+            named = {"dns": f"engines.test:{first.port}", "srv": "_vllm._tcp.test"}[kind]
+            source = ReplicaSourceSettings(nameserver=server.address, refresh_seconds=0.05, **{kind: named})
+            setup.gateway.reload(replace(setup.settings, replica_source=(source,)))
+            await setup.until(lambda: up(setup) == names(first))
+            server.rcode = dns.rcode.SERVFAIL
+            await setup.until(lambda: setup.gateway._register.sources[0].report.faults > 2)
+            assert (await setup.ask(completion(prompt="a"))).texts == "a.0 a.1 "
+            server.rcode, server.records[("engines.test", "A")] = None, [second.host]
+            await setup.until(lambda: up(setup) == names(second))
+            assert (await setup.ask(completion(prompt="b"))).texts == "b.0 b.1 "
+            assert [len(one.calls) for one in (first, second)] == [1, 1]
+            server.records.clear()
+            await setup.until(lambda: not setup.dispatcher.replicas)
+
+    run_gateway(scenario, replicas=0)
+
+
+def test_one_that_leaves_is_shown_until_its_requests_end(run_gateway: RunGateway, tmp_path: Path) -> None:
+    file = EnginesFile(tmp_path)
+
+    async def scenario(setup: Setup) -> None:
+        first, second = setup.replicas
+        gate = asyncio.Event()
+        first.usual = waits_for(gate, echoes(1))
+        second.usual = echoes(1)
+        file.name(first)
+        await setup.until(lambda: up(setup))
+        running = asyncio.create_task(setup.ask(completion(prompt="r"), headers="x-request-id: long\r\n"))
+        await setup.until(lambda: first.inside == 1)
+        file.name(second)
+        await setup.until(lambda: up(setup) == names(second))
+
+        async def shown() -> dict[str, str]:
+            state = (await setup.get("/headway/state")).json()
+            listed = (await admin(setup, "/replicas")).json()
+            health = {one["name"]: one["health"] for one in state["replicas"]}
+            assert health == {one["name"]: one["health"] for one in listed["replicas"]}
+            return health
+
+        (leaving,), (there,) = names(first), names(second)
+        assert await shown() == {leaving: "leaving", there: "up"}
+        await setup.ask(completion(prompt="s"), headers="x-request-id: short\r\n")
+        gate.set()
+        await running
+        await setup.until(lambda: not setup.dispatcher.counts.inside)
+        assert await shown() == {there: "up"}
+        url = f"http://127.0.0.1:{setup.port}"
+        for asked, replica in (("long", leaving), ("short", there)):
+            assert replica in "\n".join(await asyncio.to_thread(live_lines, url, asked))
+
+    run_gateway(scenario, replicas=2, replica=(), replica_source=(file.source,), admin=ADMIN)
 
 
 # By hand

@@ -62,3 +62,25 @@ def test_a_good_one_is_summed_up(headway: Headway, tmp_path: Path, monkeypatch: 
     said = headway("check-config", file)
     assert (said.status, said.err) == (0, "")
     assert "no mistake found; replicas: 1; tenants: 1; ordering: fair-share/priced-work" in said.out
+
+
+def test_sources_of_replicas_are_named(headway: Headway, tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text('[[replica_source]]\ndns = "engines.test:8000"\n[[replica]]\nurl = "http://10.0.0.1:8000"\n')
+    said = headway("check-config", file)
+    assert "replicas: 1 and those of dns engines.test:8000; " in said.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--pool", "engines"), "inference_pool must be NAMESPACE/NAME, got 'engines'"),
+        (("--replica-dns", "engines"), "dns must be host:port"),
+        (("--pool", "a/b", "--embedded-replicas", "2"), "--embedded-replicas describes simulated engines"),
+    ],
+)
+def test_sources_on_the_command_line_are_checked(headway: Headway, arguments: tuple[str, ...], sentence: str) -> None:
+    for verb in ("serve", "epp"):
+        said = headway(verb, *arguments)
+        assert (said.status, said.out) == (2, "")
+        assert sentence in said.err

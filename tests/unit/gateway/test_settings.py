@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from headway.config.address import nameserver_of
 from headway.gateway import settings_file
 from headway.gateway.settings import ReplicaSettings
 from headway.gateway.settings_file import read_settings, replica_key
@@ -122,6 +123,26 @@ def test_everything_is_read(tmp_path: Path) -> None:
         ("[[replica]]\nurl = 'http://x'\n[[replica]]\nurl = 'http://x'", "the url 'http://x' is there twice"),
         ("[[replica]]\nurl = 'http://x'\nname = 'a'\n[[replica]]\nurl = 'HTTP://X:80/'", "name each engine once"),
         ("[[replica]]\nurl = 'http://x'\nname = 'y'\n[[replica]]\nurl = 'http://y'", "'y' is there twice"),
+        ("[[replica_source]]", "replica_source[0] must have one of dns, srv, file, inference_pool; it has none"),
+        ("[[replica_source]]\ndns = 'a:1'\nfile = 'b'", "it has dns and file"),
+        ("[[replica_source]]\ndns = 'a'", "replica_source[0].dns must be host:port"),
+        ("[[replica_source]]\ndns = 'a:0'", "replica_source[0].dns must be host:port"),
+        ("[[replica_source]]\nfile = ''", "replica_source[0].file is empty"),
+        ("[[replica_source]]\ninference_pool = 'engines'", "inference_pool must be NAMESPACE/NAME, got 'engines'"),
+        ("[[replica_source]]\ninference_pool = 'a/../b'", "inference_pool must be NAMESPACE/NAME, got 'a/../b'"),
+        ("[[replica_source]]\ndns = 'a:1'\nscheme = 'https'", "dns finds addresses, for which no certificate is made"),
+        ("[[replica_source]]\ndns = 'a:1'\nscheme = 'ftp'", "replica_source[0].scheme must be one of"),
+        ("[[replica_source]]\nfile = 'a'\nnameserver = '10.0.0.1'", "nameserver is for dns and srv; leave it out"),
+        ("[[replica_source]]\ndns = 'a:1'\nnameserver = 'ns'", "nameserver must be ADDRESS or ADDRESS:PORT"),
+        ("[[replica_source]]\ndns = 'a:1'\nkubeconfig = 'k'", "kubeconfig is for inference_pool; leave it out"),
+        ("[[replica_source]]\ndns = 'a:1'\nrefresh_seconds = 0", "refresh_seconds must be above 0, got 0"),
+        ("[[replica_source]]\ndns = 'a:1'\nrefresh_seconds = inf", "refresh_seconds must be a finite number"),
+        ("[[replica_source]]\ndns = 'a:1'\nreplicas_max = 0", "replicas_max must be at least 1, got 0"),
+        ("[[replica_source]]\ndns = 'a:1'\n[[replica_source]]\ndns = 'a:1'", "dns a:1 is there twice; name it once"),
+        ("[[replica_source]]\ndns = 'a:1'\neach = {url = 'b'}", "each.url is what the source finds out; leave it out"),
+        ("[[replica_source]]\ndns = 'a:1'\neach = {max_request = 1}", "unknown key replica_source[0].each.max_request"),
+        ("[[replica_source]]\ndns = 'a:1'\neach = {max_requests = 0}", "each.max_requests must be at least 1, got 0"),
+        ("[embedded]\nreplicas = 0", "embedded.replicas is 0, so replicas can only come by /admin; give it a key"),
         ("media_tokens = -1", "media_tokens must be at least 0, got -1"),
         ('[state]\npath = "a\\u0000b"', "state.path holds a NUL character: 'a\\x00b'; take it out"),
         ("[health]\nfailing_share = 0", "health.failing_share must be above 0, got 0"),
@@ -254,3 +275,40 @@ def test_kv_events_without_their_package_are_refused(tmp_path: Path, monkeypatch
     monkeypatch.setattr(settings_file, "find_spec", lambda name: None)
     sentence = sentence_about(tmp_path, "[[replica]]\nurl = 'http://x'\nkv_events = true")
     assert sentence.endswith("replica[0].kv_events needs the package pyzmq: pip install 'headway[kv-events]'")
+
+
+@pytest.mark.parametrize(
+    ("package", "text"),
+    [
+        ("kubernetes_asyncio", "inference_pool = 'a/b'"),
+        ("dns", "srv = '_a._tcp.b'"),
+        ("dns", "dns = 'a:1'\nnameserver = '10.0.0.1'"),
+        ("yaml", "file = 'a.yaml'"),
+    ],
+)
+def test_a_source_whose_package_is_missing_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, text: str
+) -> None:
+    monkeypatch.setattr(settings_file, "find_spec", lambda name: None if name == package else object())
+    told = sentence_about(tmp_path, f"[[replica_source]]\n{text}")
+    assert f"needs the package {package}: pip install 'headway[" in told
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("10.0.0.2", ("10.0.0.2", 53)),
+        ("10.0.0.2:8600", ("10.0.0.2", 8600)),
+        ("2001:db8::1", ("2001:db8::1", 53)),
+        ("[2001:db8::1]", ("2001:db8::1", 53)),
+        ("[2001:db8::1]:8600", ("2001:db8::1", 8600)),
+    ],
+)
+def test_a_name_server_is_an_address_with_or_without_a_port(written: str, read: tuple[str, int]) -> None:
+    assert nameserver_of(written) == read
+
+
+@pytest.mark.parametrize("written", ["", "ns.test", "10.0.0.2:0", "10.0.0.2:99999", "[::1", "10.0.0.2:", ":53", "[]"])
+def test_what_is_no_name_server_is_refused(written: str) -> None:
+    with pytest.raises(ValueError, match="nameserver must be ADDRESS"):
+        nameserver_of(written)

@@ -81,6 +81,7 @@ class ObjectWatch(Generic[T]):
 
     async def follow(self, tell: Callable[[Mapping[str, T]], None], report: SourceReport) -> None:
         """Tell all objects by name, at first and at each change. Runs until cancelled."""
+        self._version = ""
         try:
             await self._follow(tell, report)
         finally:

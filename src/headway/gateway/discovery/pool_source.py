@@ -7,6 +7,7 @@ own namespace by labels, and each of its target ports is an endpoint of each pod
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from headway.gateway.discovery.kubernetes_api import KubernetesApi
 from headway.gateway.discovery.object_watch import ObjectWatch
 from headway.gateway.discovery.replica_source import Findings, FoundReplica, SourceReport
 
+_AGAIN_SECONDS = 5.0  # after a fault of our own
+log = logging.getLogger("headway.gateway")
 _GROUP = "inference.networking.k8s.io/v1"
 
 
@@ -134,7 +137,17 @@ class PoolSource:
         path = f"/api/v1/namespaces/{self._namespace}/pods"
         selector = ",".join(f"{label}={value}" for label, value in sorted(pool.labels.items()))
         watch = ObjectWatch(KubernetesApi(self._kubeconfig), path, {"labelSelector": selector}, _read_pod)
-        self._following = asyncio.create_task(watch.follow(lambda pods: self._take_pods(pods, tell), report))
+        self._following = asyncio.create_task(self._follow_pods(watch, tell, report))
+
+    async def _follow_pods(
+        self, watch: ObjectWatch[_Pod], tell: Callable[[Findings], None], report: SourceReport
+    ) -> None:
+        while True:
+            try:
+                await watch.follow(lambda pods: self._take_pods(pods, tell), report)
+            except Exception:  # a fault of ours must not end the following of the pods
+                log.exception("cannot follow the pods of %s", self._pool)
+            await asyncio.sleep(_AGAIN_SECONDS)
 
     def _take_pods(self, pods: Mapping[str, _Pod], tell: Callable[[Findings], None]) -> None:
         before, self._pods = self._pods, pods

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from headway.gateway.discovery.dns_source import DnsSource, ServerLookup, SrvSource, SystemLookup
 from headway.gateway.discovery.file_source import FileSource
@@ -40,7 +41,9 @@ class FollowedSource:
     template: ReplicaSettings  # what holds for each replica that it finds
     task: asyncio.Task[None] | None = None
     findings: Findings | None = None  # None until it found out for the first time
+    unusable: Mapping[FoundReplica, str] = field(default_factory=dict)  # of those, and why
     left_out: int = 0  # replicas beyond `replicas_max`
+    is_taken: bool = False  # the findings have led to replicas
 
     @property
     def label(self) -> str:
@@ -146,7 +149,8 @@ class ReplicaRegister:
     def _found(self, source: FollowedSource) -> list[ReplicaSettings]:
         if source.findings is None:
             return []
-        found = sorted(source.findings.replicas)[: source.settings.replicas_max]
+        usable = sorted(source.findings.replicas - source.unusable.keys())
+        found = usable[: source.settings.replicas_max]
         return [replace(source.template, url=one.url, name=one.name) for one in found]
 
     async def _follow(self, source: FollowedSource) -> None:
@@ -159,16 +163,12 @@ class ReplicaRegister:
 
     def _made(self, source: FollowedSource) -> ReplicaSource:
         settings = source.settings
-
-        def accept(found: FoundReplica) -> None:
-            replica = replace(source.template, url=found.url)
-            check_replica("a target", replica)
-            self._check_found(replica)
-
         if settings.inference_pool is not None:
             return PoolSource(settings.inference_pool, settings.kubeconfig)
         if settings.file is not None:
-            return LookedAtSource(FileSource(settings.file, settings.scheme, accept), settings.refresh_seconds)
+            return LookedAtSource(
+                FileSource(settings.file, settings.scheme, partial(self._check, source)), settings.refresh_seconds
+            )
         if settings.srv is not None:
             lookup = ServerLookup(settings.nameserver)
             return LookedAtSource(SrvSource(settings.srv, settings.scheme, lookup), settings.refresh_seconds)
@@ -177,19 +177,41 @@ class ReplicaRegister:
         return LookedAtSource(DnsSource(settings.dns, settings.scheme, addresses), settings.refresh_seconds)
 
     def _take(self, source: FollowedSource, findings: Findings) -> None:
-        if source.findings == findings:
+        if source.findings == findings and source.is_taken:
             return
-        is_first, source.findings = source.findings is None, findings
+        is_first, source.findings, source.is_taken = source.findings is None, findings, False
+        self._look_at_each(source)
         self._tell_of_bound(source)
         if is_first and not findings.replicas:
             message = "%s names no replica as yet"
             log.warning(message, source.label, extra={"fields": {"source": source.label}})
         self.why_gone = findings.why_gone
         self._on_change()
+        source.is_taken = True
+
+    def _look_at_each(self, source: FollowedSource) -> None:
+        """Leave out what cannot be a replica here, and say so once."""
+        assert source.findings is not None
+        before, unusable = source.unusable, dict[FoundReplica, str]()
+        for found in source.findings.replicas:
+            try:
+                self._check(source, found)
+            except ValueError as error:
+                unusable[found] = str(error)
+                if before.get(found) != str(error):
+                    message = "a replica that %s names is left out: %s"
+                    log.warning(message, source.label, error, extra={"fields": {"source": source.label}})
+        source.unusable = unusable
+
+    def _check(self, source: FollowedSource, found: FoundReplica) -> None:
+        replica = replace(source.template, url=found.url, name=found.name)
+        check_replica("a target", replica)
+        self._check_found(replica)
 
     def _tell_of_bound(self, source: FollowedSource) -> None:
         assert source.findings is not None
-        left_out = max(0, len(source.findings.replicas) - source.settings.replicas_max)
+        usable = len(source.findings.replicas) - len(source.unusable)
+        left_out = max(0, usable - source.settings.replicas_max)
         if left_out and not source.left_out:
             message = "%s names more replicas than `replicas_max` (%d); %d are left out"
             most = source.settings.replicas_max

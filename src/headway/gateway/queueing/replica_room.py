@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 from headway.domain.request import uncached_prefill_tokens
+from headway.gateway.queueing.dispatch_contracts import Relay
 from headway.gateway.queueing.model_queue import ModelQueue
 from headway.gateway.queueing.request_state import QueuedRequest, QueueKey
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
@@ -40,6 +41,16 @@ def with_a_place(queues: Collection[ModelQueue], replicas: Sequence[UpstreamRepl
     if not models:
         return []
     return [queue for queue in queues if queue.key.model in models or not queue.key.model]
+
+
+def still_ending(relays: Iterable[Relay], replicas: Collection[UpstreamReplica]) -> list[UpstreamReplica]:
+    """The replicas that left and still have requests, of all requests inside; O(requests)."""
+    there, leaving = set(replicas), dict[UpstreamReplica, None]()
+    for relay in relays:
+        replica = relay.request.queued.replica
+        if replica is not None and replica not in there and replica.ledger.requests:
+            leaving[replica] = None
+    return list(leaving)
 
 
 def look_at(replica: UpstreamReplica, now: float) -> None:

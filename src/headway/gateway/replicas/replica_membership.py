@@ -95,7 +95,7 @@ class ReplicaMembership:
     ) -> bool:
         """Keep replicas whose settings stayed, add the new ones, let the others finish their requests.
 
-        One that is drained stays so, by its name, whatever else of it changes.
+        One that is drained stays so, by its name, whatever else of it changes, and when it returns.
 
         Args:
             wanted: all that there shall be, each address and each name once.
@@ -121,7 +121,7 @@ class ReplicaMembership:
                 replica.health = health
                 task = asyncio.create_task(keep_probing(replica, health, self._clock, self._on_news))
                 probed = _Probed(replica, task, self._events_of(replica) if probed is None else probed.events)
-            replica.is_drained = replica.name in drained
+            replica.is_drained = replica.is_drained or replica.name in drained
             there.append(probed)
         for leaving in kept.values():
             self._go(leaving, why_gone.get(leaving.replica.settings.url, ""))

@@ -9,6 +9,7 @@ from importlib.resources import files
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.model_queue import ModelQueue
+from headway.gateway.queueing.replica_room import still_ending
 from headway.gateway.queueing.request_state import QueueKey
 from headway.gateway.replicas.kv_event_subscription import COUNT_NAMES
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
@@ -52,7 +53,7 @@ def state_of(
 
     `stories` are the latest requests; `tuned` gives a queue's tuned values, None where nothing is tuned.
     """
-    counts = dispatcher.counts
+    counts, leaving = dispatcher.counts, still_ending(dispatcher.relays.values(), dispatcher.replicas)
     return {
         "draining": dispatcher.is_draining,
         "policies": {
@@ -67,7 +68,7 @@ def state_of(
         },
         "reasons": {str(reason): number for reason, number in counts.reasons.items()},
         "lines": [_queue(queue) | {"tuned": tuned(queue.key)} for queue in _longest(dispatcher)],
-        "replicas": [_replica(replica) for replica in dispatcher.replicas],
+        "replicas": [_replica(replica) for replica in [*dispatcher.replicas, *leaving]],
         "fairness": fairness,
         "stories": list(stories),
     }

@@ -82,12 +82,13 @@ function show(state) {
     l.waiting ? seconds(l.drain_seconds) : "–", wraps(perLane(l.lanes)),
     wraps(counted(Object.entries(l.tenants).map(([t, n]) => [t || "(no name)", n])))]), "no request yet");
   rows("replicas", state.replicas.map((r) => [r.name,
-    r.health !== "up" ? bad(`${r.health}: ${r.last_failure || "not probed yet"}`)
+    r.health === "leaving" ? "leaving: ends its requests"
+      : r.health !== "up" ? bad(`${r.health}: ${r.last_failure || "not probed yet"}`)
       : r.drained ? "drained"
       : r.models_withheld ? bad(`up: ${r.models_withheld}`) : "up",
     `${r.requests} / ${r.requests_max}`, `${number(r.kv_tokens)} / ${number(r.kv_tokens_max)}`,
     `${number(r.says_running)}, ${number(r.says_waiting)}, ${r.says_kv_share === null ? "–" : Math.round(100 * r.says_kv_share) + " %"}`,
-    ages(r.report_age_seconds)]), "no replica");
+    ages(r.report_age_seconds), wraps(r.source)]), "no replica");
   rows("classes", lengthClasses(state.stories), "no streamed answer yet");
   rows("reasons", Object.entries(state.reasons).map(([r, n]) => [r, number(n)]), "none");
   rows("stories", [...state.stories].reverse().map((s) => [wraps(s.id), wraps(s.tenant || "–"), number(s.prompt_tokens),
