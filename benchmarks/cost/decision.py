@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.page_tables import show
-from headway.cli.progress import progress
+from headway.bench.progress import progress
 from headway.domain.costs import ServiceCosts
 from headway.domain.event import Completed
 from headway.domain.request import Request, RequestId

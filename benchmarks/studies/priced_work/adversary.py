@@ -37,8 +37,8 @@ from benchmarks.studies.priced_work.hurtful_days import (
     told,
 )
 from headway.bench.experiment.bundles import Bundle
+from headway.bench.progress import progress
 from headway.bounds.adversary import Moves, climb
-from headway.cli.progress import progress
 from headway.policies.ordering.priced_work import PricedWork
 from headway.simulator.outcome import NEVER, DayOutcome
 from headway.simulator.replica import Replica, replica

@@ -29,8 +29,8 @@ from benchmarks.studies.priced_work.regret_page import page
 from benchmarks.studies.priced_work.regret_picture import picture
 from benchmarks.studies.priced_work.regret_sample import GROUPS, measure_sample, sample_section, with_sample
 from benchmarks.studies.priced_work.regret_tables import summary
+from headway.bench.progress import progress
 from headway.bench.user_mistake import UserMistake
-from headway.cli.progress import progress
 from headway.policies.catalog import ORDERING
 
 ROOT = Path(__file__).parents[3]

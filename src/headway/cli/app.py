@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import typer
 
-from headway import __version__
 from headway.bench.user_mistake import UserMistake
 from headway.cli import (
     bound,
@@ -32,6 +31,7 @@ from headway.cli import (
 )
 from headway.cli import fusion_verbs as fusion
 from headway.cli import trace_verbs as trace
+from headway.version import __version__
 
 FAULT, MISTAKE, INTERRUPTED, NO_READER = 1, 2, 130, 141
 _COMPLETION_VARIABLE = "_HEADWAY_COMPLETE"  # set by the shell's completion script, as click and typer write it

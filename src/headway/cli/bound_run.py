@@ -10,12 +10,12 @@ from headway.bench.experiment.bounding import bound as run_bound
 from headway.bench.experiment.small_optimum import SmallOptimum, small_optimum
 from headway.bench.metrics.run_metrics import Slo
 from headway.bench.output_files import check_files
+from headway.bench.progress import progress, say
 from headway.bench.report.bound_table import print_bounded
 from headway.bounds.optimum import to_terminal
 from headway.cli.command_options import ReplicaOptions
 from headway.cli.modelled_replica import profile_files
 from headway.cli.printing import print_rich
-from headway.cli.progress import progress, say
 from headway.cli.result_files import STDOUT, command_line, json_file, write_json
 from headway.cli.traffic import Traffic
 from headway.simulator.replica import Replica

@@ -10,12 +10,12 @@ from headway.bench.calibration.scalars import SCALARS, ScalarName
 from headway.bench.metrics.agreement import Agreement, percent
 from headway.bench.metrics.recording import Recording
 from headway.bench.output_files import check_files, replacing
+from headway.bench.progress import say
 from headway.bench.traces.writing import write_jsonl
 from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.cli.calibrate_options import DEFAULT_FIT, CalibrationOutputs, EngineLimits, FitOptions, MeasuringOptions
 from headway.cli.command_options import DEFAULT_MODEL, Precision
 from headway.cli.modelled_replica import whole_blocks
-from headway.cli.progress import say
 from headway.simulator.calibration import calibration_text
 from headway.simulator.replica import Replica, replica
 from headway.simulator.rules import EngineRules

@@ -366,3 +366,10 @@ class ComparisonOutputs:
         Path | None,
         typer.Option("--report", metavar="FILE.html", help="Write one self-contained HTML report with charts."),
     ] = None
+    requests_out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.csv|.parquet",
+            help="Write a row for each request of each run: times, replica, preemptions, cached tokens, outcome.",
+        ),
+    ] = None

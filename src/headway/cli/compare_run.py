@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from headway.bench.experiment.bundles import Bundle, named_bundles, read_bundles
 from headway.bench.experiment.comparison import SCHEMA, Comparison
-from headway.bench.experiment.fleets import Fleet
+from headway.bench.experiment.default_orderings import default_orderings
+from headway.bench.experiment.request_table import check_requests_file, write_requests
 from headway.bench.experiment.simulated_runs import Experiment
 from headway.bench.experiment.simulated_runs import compare as run_experiment
 from headway.bench.metrics.run_metrics import Slo
 from headway.bench.output_files import check_files, replacing
+from headway.bench.progress import progress, say
 from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.cli.command_options import (
     ComparedOrderings,
@@ -23,27 +25,10 @@ from headway.cli.command_options import (
 from headway.cli.modelled_fleet import fleet_files, modelled_fleet
 from headway.cli.modelled_replica import profile_files
 from headway.cli.printing import print_rich
-from headway.cli.progress import progress, say
 from headway.cli.result_files import STDOUT, command_line, json_file, write_json
 from headway.cli.traffic import Traffic
 from headway.scheduling.harm_judge import HarmLimits
-from headway.simulator.replica import Replica
 from headway.simulator.rules import PluginRules
-from headway.simulator.trace import Trace
-
-DEFAULT_ORDERINGS = (
-    "fcfs",
-    "shortest-prompt-first",
-    "shortest-job-first",
-    "shortest-job-first-aging",
-    "highest-response-ratio",
-    "smallest-volume-first",
-    "priced-work",
-    "random",
-)
-FLEET_ORDERINGS = ("fcfs", "highest-response-ratio")
-WITH_TENANTS = ("fair-share",)  # with one tenant it is fcfs
-WITH_SHARED_PREFIXES = ("shortest-uncached-prefill-first", "longest-prefix-match")  # without these, orders above
 
 
 def run_comparisons(
@@ -67,9 +52,13 @@ def run_comparisons(
     files_read = [*traffic.files(), *profile_files(replica), *fleet_files(fleet)]
     if orderings.bundles is not None:
         files_read.append(str(orderings.bundles))
-    check_files({"--json": json_file(outputs.json), "--report": outputs.report}, files_read)
-    if outputs.report is not None and len(traffic.names) > 1:
-        raise UserMistake("--report holds one trace; give one trace, or run once for each")
+    files = {"--report": outputs.report, "--requests-out": outputs.requests_out}
+    check_files({"--json": json_file(outputs.json), **files}, files_read)
+    if outputs.requests_out is not None:
+        check_requests_file(outputs.requests_out, "--requests-out")
+    for option, file in files.items():
+        if file is not None and len(traffic.names) > 1:
+            raise UserMistake(f"{option} holds one trace; give one trace, or run once for each")
     template = Bundle(
         "fcfs",
         admission=others.admission,
@@ -87,24 +76,14 @@ def run_comparisons(
             name, replica, bounds, None if servers is None else [*servers.replicas.values()]
         )
         bundles = chosen or named_bundles(default_orderings(trace, server, servers), template)
-        experiment = Experiment(trace, server, bundles, loads, traffic.reading.seed, bounds, servers)
+        experiment = Experiment(
+            trace, server, bundles, loads, traffic.reading.seed, bounds, servers, outputs.requests_out is not None
+        )
         comparison = run_experiment(experiment, jobs=jobs, progress=progress, command=command_line())
         comparisons.append(comparison)
         if outputs.json != STDOUT:
             show(comparison)
     _write(outputs, comparisons)
-
-
-def default_orderings(trace: Trace, server: Replica, fleet: Fleet | None = None) -> list[str]:
-    """The orderings worth comparing on this traffic; of a fleet two, since each is run under every routing policy."""
-    if fleet is not None:
-        return list(FLEET_ORDERINGS)
-    wanted = list(DEFAULT_ORDERINGS)
-    if len(trace.tenants) > 1:
-        wanted += WITH_TENANTS
-    if server.rules.prefix_caching and trace.prefix_ids is not None:
-        wanted += WITH_SHARED_PREFIXES
-    return wanted
 
 
 def show(comparison: Comparison) -> None:
@@ -127,6 +106,10 @@ def _write(outputs: ComparisonOutputs, comparisons: Sequence[Comparison]) -> Non
     if outputs.json is not None:
         results = [comparison.to_json() for comparison in comparisons]
         write_json(outputs.json, results, schema=SCHEMA, several="comparisons")
+    if outputs.requests_out is not None:
+        tables = [run.requests for run in comparisons[0].runs if run.requests is not None]
+        write_requests(tables, outputs.requests_out, "--requests-out")
+        say(f"requests: {outputs.requests_out}")
     if outputs.report is None:
         say("--report FILE.html draws it: TTFT by prompt length, the queue and KV memory over time")
         return

@@ -10,10 +10,10 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from headway.bench.output_files import check_files, replacing
+from headway.bench.progress import progress, say
 from headway.bench.report.fusion_picture import fusion_picture
 from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.cli.printing import print_rich
-from headway.cli.progress import progress, say
 from headway.cli.result_files import STDOUT, command_line, json_file, write_json
 from headway.config.nearest_name import nearest
 from headway.fusion.distortion_curve import FORMS, CurvePoint, PromptKv, Quality

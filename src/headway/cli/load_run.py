@@ -9,11 +9,11 @@ from headway.bench.experiment.saturation import at_rate
 from headway.bench.load_test.measure import LiveRun, check_url, measure
 from headway.bench.metrics.run_metrics import Slo
 from headway.bench.output_files import check_files
+from headway.bench.progress import progress
 from headway.bench.user_mistake import UserMistake
 from headway.cli.command_options import TraceOptions
 from headway.cli.compare_run import show
 from headway.cli.load_options import EndpointOptions, SentTraffic
-from headway.cli.progress import progress
 from headway.cli.result_files import STDOUT, json_file, write_json
 from headway.cli.traffic import DEFAULT_WORKLOAD, read_trace
 from headway.simulator.trace import Trace

@@ -11,7 +11,6 @@ from headway.bench.user_mistake import UserMistake
 from headway.cli.command_options import DEFAULT_HARDWARE, DEFAULT_MODEL, Precision, PrefixCaching, ReplicaOptions
 from headway.simulator.calibration import calibrated_replica, read_calibration
 from headway.simulator.replica import Replica, changed_rules, replica
-from headway.simulator.trace import Trace
 
 # None: a calibration's own, or vLLM's default, which is on.
 _PREFIX_CACHING = {PrefixCaching.auto: None, PrefixCaching.on: True, PrefixCaching.off: False}
@@ -56,16 +55,6 @@ def profile_files(options: ReplicaOptions) -> list[str]:
     """Every file that describes the replica."""
     profiles = [name for name in (options.hardware, options.model) if name.endswith(".toml")]
     return profiles if options.calibration is None else [*profiles, str(options.calibration)]
-
-
-def check_prefix_blocks(server: Replica, trace: Trace) -> None:
-    """Raise UserMistake if the replica caches prefixes and the trace's prefix blocks are no multiple of its own."""
-    block_tokens = server.rules.block_tokens
-    if server.rules.prefix_caching and trace.prefix_ids is not None and trace.prefix_block_tokens % block_tokens:
-        raise UserMistake(
-            f"{trace.name}: its prefix blocks hold {trace.prefix_block_tokens} tokens, which is no multiple of the "
-            f"replica's {block_tokens}; give --prefix-caching off"
-        )
 
 
 def whole_blocks(kv_tokens: int, block_tokens: int) -> int:

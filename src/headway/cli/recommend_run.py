@@ -5,12 +5,12 @@ from __future__ import annotations
 from headway.bench.experiment.bundles import Bundle, named_bundles, read_bundles
 from headway.bench.metrics.run_metrics import Slo
 from headway.bench.output_files import check_files, replacing
+from headway.bench.progress import progress, say
 from headway.bench.recommendation.candidates import gateway_text, vllm_text
 from headway.bench.recommendation.objective import read_objective
 from headway.bench.recommendation.verdict import SCHEMA, Recommendation, Task, recommend
 from headway.cli.command_options import ComparedOrderings, ComparisonOutputs, OtherPolicies, ReplicaOptions
 from headway.cli.modelled_replica import profile_files
-from headway.cli.progress import progress, say
 from headway.cli.result_files import STDOUT, command_line, json_file, write_json
 from headway.cli.traffic import Traffic
 

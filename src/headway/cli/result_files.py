@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headway.bench.output_files import replacing
-from headway.cli.progress import say
+from headway.bench.progress import say
 
 STDOUT = "-"
 

@@ -6,19 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from headway.bench.experiment.saturation import is_closed_loop, open_loop
+from headway.bench.experiment.preparing import prepare
 from headway.bench.metrics.run_metrics import Slo
+from headway.bench.progress import say
 from headway.bench.traces.adapters import with_adapters
 from headway.bench.traces.finding import find_file
 from headway.bench.traces.loading import LoadedTrace, load_trace
-from headway.bench.traces.reshaping import check_context, head
+from headway.bench.traces.reshaping import head
 from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.bench.workloads import WORKLOADS
 from headway.cli.command_options import LoadOptions, ReplicaOptions, TraceOptions
-from headway.cli.modelled_replica import check_prefix_blocks, modelled_replica
-from headway.cli.progress import say
+from headway.cli.modelled_replica import modelled_replica
 from headway.simulator.replica import Replica
 from headway.simulator.trace import Trace
 
@@ -69,23 +67,7 @@ class Traffic:
         loaded = read_trace(name, self.reading)
         with as_mistakes():
             servers = [modelled_replica(options)] if fleet is None else fleet
-        for server in servers:
-            check_prefix_blocks(server, loaded.trace)
-        server = max(servers, key=lambda one: one.rules.context_tokens)
-        rules = server.rules
-        words = {"limit": "the replica's KV memory", "holds_more": "more --kv-tokens"}
-        trace, notes = check_context(
-            loaded.trace,
-            rules.context_tokens,
-            options.over_context.value,
-            lines=loaded.lines,
-            **(words if rules.context_tokens < rules.max_model_tokens else {}),
-        )
-        for note in notes:
-            say(note)
-        if self.loads.open_loop and is_closed_loop(trace):
-            trace = open_loop(trace)
-        return server, _with_deadlines(trace, slo)
+        return prepare(loaded, servers, slo, say, over_context=options.over_context.value, opened=self.loads.open_loop)
 
 
 def read_trace(name: str, options: TraceOptions) -> LoadedTrace:
@@ -139,10 +121,3 @@ def _share(text: str, option: str) -> float:
     if share > 20:
         raise UserMistake(f"{option}: {text.strip()} is {share:g} times saturation; {example}, not a percentage")
     return share
-
-
-def _with_deadlines(trace: Trace, slo: Slo) -> Trace:
-    """In a trace without deadlines, every request gets the TTFT SLO as its deadline."""
-    if trace.deadline_seconds is not None or slo.ttft_seconds is None:
-        return trace
-    return replace(trace, deadline_seconds=np.full(len(trace), slo.ttft_seconds))

@@ -15,10 +15,10 @@ from headway.bench.experiment.saturation import measure_saturation
 from headway.bench.experiment.simulated_runs import simulate_bundle
 from headway.bench.metrics.run_metrics import Slo
 from headway.bench.output_files import check_files, replacing
+from headway.bench.progress import progress, say
 from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.cli.command_options import OtherPolicies, ReplicaOptions
 from headway.cli.modelled_replica import profile_files
-from headway.cli.progress import progress, say
 from headway.cli.result_files import command_line
 from headway.cli.traffic import Traffic
 from headway.cli.tune_options import SearchOptions

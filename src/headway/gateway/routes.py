@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import TypeAlias
 from urllib.parse import unquote_to_bytes
 
-from headway import __version__
 from headway.gateway.administration import Administration, is_admin, takes_body
 from headway.gateway.api_routes import ApiRoutes
 from headway.gateway.head_refusals import foreign_host, loop
@@ -29,6 +28,7 @@ from headway.gateway.wire.client_connection import ClientConnection, PendingAnsw
 from headway.gateway.wire.messages import Headers, HttpRequest, Response, with_headers
 from headway.gateway.wire.request_target import ALLOWED_METHODS
 from headway.gateway.wire.sliced_answer import SlicedAnswer
+from headway.version import __version__
 
 _REQUESTS_SHOWN = 50
 

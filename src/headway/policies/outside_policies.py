@@ -1,4 +1,4 @@
-"""Policies of other packages: found by entry points, checked before use, and blamed by name when they are broken.
+"""Policies of other packages and programs: checked before use, and blamed by name when they are broken.
 
 A package offers a policy with an entry point in the group `headway.KIND`, whose name is the policy's. A broken one
 never hides the others: it is refused by name, in one sentence that says what is missing.
@@ -83,10 +83,27 @@ def load(kind: str, name: str, entries: Sequence[EntryPoint], injected: Iterable
         ) from error
     if not isinstance(loaded, type):
         raise ValueError(f"{who} is not a class but {loaded!r}: correct its entry point {entry.value}")
-    fault = _missing_method(kind, loaded) or _wrong_method(kind, loaded) or _wrong_constructor(loaded, injected)
-    if fault:
-        raise ValueError(f"{who} cannot be used: {loaded.__name__} {fault}; see headway.policies.contracts")
+    check(kind, who, loaded, injected)
     return loaded
+
+
+def check(kind: str, who: str, policy: type[Any], injected: Iterable[str] | None) -> None:
+    """Hold a class against the contract of its kind.
+
+    Args:
+        kind: as in `load`.
+        who: what the sentence calls it.
+        policy: the class.
+        injected: as in `load`; None where nothing is constructed, so that any constructor will do.
+
+    Raises:
+        ValueError: it cannot be used; one sentence that names the missing part.
+    """
+    fault = _missing_method(kind, policy) or _wrong_method(kind, policy)
+    if not fault and injected is not None:
+        fault = _wrong_constructor(policy, injected)
+    if fault:
+        raise ValueError(f"{who} cannot be used: {policy.__name__} {fault}; see headway.policies.contracts")
 
 
 def refused_construction(kind: str, name: str, policy: type[Any], error: BaseException) -> ValueError:

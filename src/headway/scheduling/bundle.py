@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from headway.config.nearest_name import nearest
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestId
 from headway.policies.catalog import KINDS, Kind, build, canonical
+from headway.policies.given_policies import build_given
 from headway.scheduling.scheduler import Policies
 
 
@@ -58,6 +60,7 @@ def bundle(
     preemption: str = "latest-admitted",
     prediction: str = "running-mean",
     options: Mapping[str, Mapping[str, object]] | None = None,
+    given: Mapping[Kind, object] = MappingProxyType({}),
     costs: ServiceCosts,
     seed: int,
     truth: Callable[[RequestId], int] | None = None,
@@ -65,7 +68,8 @@ def bundle(
     """Fresh policies by name. `options`: kind → option → value, as `{"ordering": {"lane_width": 1.1}}`.
 
     `costs` are the replica's seconds per token; `seed` feeds the policies that draw lots; `truth` tells a request's
-    true output tokens and is the simulator's alone to give.
+    true output tokens and is the simulator's alone to give. `given`: kind → class or instance in place
+    of the name.
 
     Raises:
         ValueError: an unknown name or a bad option; one sentence for the user.
@@ -75,16 +79,28 @@ def bundle(
         if kind not in KINDS:
             raise ValueError(f"unknown kind of policy {kind!r}{nearest(kind, KINDS)}")
 
+    injected: dict[str, object] = {"costs": costs, "seed": seed, **({} if truth is None else {"truth": truth})}
+
+    def built(kind: Kind, name: str) -> Any:
+        if kind in given:
+            return build_given(kind, name, given[kind], injected)
+        return build(kind, name, options.get(kind), costs=costs, seed=seed, truth=truth)
+
     return Policies(
-        ordering=build("ordering", ordering, options.get("ordering"), costs=costs, seed=seed, truth=truth),
-        admission=build("admission", admission, options.get("admission"), costs=costs, seed=seed, truth=truth),
-        preemption=build("preemption", preemption, options.get("preemption"), costs=costs, seed=seed, truth=truth),
-        prediction=build("prediction", prediction, options.get("prediction"), costs=costs, seed=seed, truth=truth),
+        ordering=built("ordering", ordering),
+        admission=built("admission", admission),
+        preemption=built("preemption", preemption),
+        prediction=built("prediction", prediction),
     )
 
 
 def bundle_of(
-    named: NamedPolicies, *, costs: ServiceCosts, seed: int, truth: Callable[[RequestId], int] | None = None
+    named: NamedPolicies,
+    *,
+    given: Mapping[Kind, object] = MappingProxyType({}),
+    costs: ServiceCosts,
+    seed: int,
+    truth: Callable[[RequestId], int] | None = None,
 ) -> Policies:
     """Fresh policies of a configuration; see `bundle`, whose ValueError it raises."""
     return bundle(
@@ -93,6 +109,7 @@ def bundle_of(
         preemption=named.preemption,
         prediction=named.prediction,
         options=named.options,
+        given=given,
         costs=costs,
         seed=seed,
         truth=truth,

@@ -8,5 +8,5 @@ To test a policy outside this package::
     def test_my_order_is_lawful(law):
         law(MyOrdering)
 
-`laws` and `strategies` need hypothesis (`pip install headway[dev]`); the rest does not.
+`laws` and `strategies` need hypothesis (`pip install headway[testing]`); the rest does not.
 """

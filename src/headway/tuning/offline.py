@@ -172,8 +172,9 @@ def _day(problem: Problem, trace: Trace, policy: str, values: Mapping[str, float
         "prediction": problem.others.get("prediction", "running-mean"),
     }
     options = {**problem.fixed, **values} if policy == problem.policy else {}
+    names: dict[str, Any] = {str(kind): name for kind, name in named.items()}
     policies = bundle(
-        **{str(kind): name for kind, name in named.items()},
+        **names,
         options={"ordering": options},
         costs=problem.costs,
         seed=problem.seed,

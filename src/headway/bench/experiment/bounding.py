@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from headway import __version__
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.comparison import Json, trace_facts
 from headway.bench.experiment.parallel import spread
@@ -18,6 +17,7 @@ from headway.bounds.lower_bounds import LowerBounds, lower_bounds
 from headway.simulator.arrivals import check_clock
 from headway.simulator.replica import Replica
 from headway.simulator.trace import Trace
+from headway.version import __version__
 
 SCHEMA = 1
 

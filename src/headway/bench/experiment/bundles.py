@@ -36,7 +36,8 @@ guard = {harm_ratio = 3.0}         # likewise; true for its defaults, false for 
 class Bundle:
     """One row of the table: four policies by full name, their `options` by kind, and what the plug-in does beside them.
 
-    `build` makes new policies per run.
+    `build` makes new policies per run. `given`: kind → class or instance, where a program gives one. The field of its
+    kind then says only what to call it. An instance is copied for each run, as it was given.
     """
 
     label: str
@@ -46,6 +47,7 @@ class Bundle:
     prediction: str = "running-mean"
     options: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
     plugin: PluginRules = NO_PLUGIN
+    given: Mapping[Kind, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for kind in KINDS:  # short names are written out
@@ -63,7 +65,8 @@ class Bundle:
             UserMistake: an unknown name, or an option that is unknown or wrong.
         """
         try:
-            return outside_checked(bundle_of(self, costs=costs, seed=seed, truth=truth), self._named())
+            policies = bundle_of(self, given=self.given, costs=costs, seed=seed, truth=truth)
+            return outside_checked(policies, self._named(), self.given)
         except ValueError as error:
             raise UserMistake(str(error)) from error
 
@@ -73,7 +76,7 @@ class Bundle:
 
     def blamed(self, failure: BaseException) -> str | None:
         """A sentence that names the outside policy of this bundle that raised `failure` or answered without sense."""
-        return blamed(self._named(), failure)
+        return blamed(self._named(), failure, self.given)
 
     def _named(self) -> dict[Kind, str]:
         return {kind: getattr(self, kind) for kind in KINDS}
@@ -143,7 +146,7 @@ def _read_bundle(where: str, name: str, table: object, template: Bundle) -> Bund
     for key in table:
         if key not in known:
             raise UserMistake(f"{where}: unknown key {key!r}{nearest(key, known)}")
-    chosen: dict[str, str] = {kind: getattr(template, kind) for kind in KINDS}
+    chosen: dict[str, Any] = {kind: getattr(template, kind) for kind in KINDS}
     options: dict[str, Mapping[str, Json]] = {}
     for kind in KINDS:
         if kind in table:

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from headway.bench.experiment.request_table import RequestTable
 from headway.bench.metrics.agreement import Agreement
 from headway.bench.metrics.curves import Curves, Timeline
 from headway.bench.metrics.prediction_quality import PredictionCalibration
@@ -45,6 +46,7 @@ class Run:
         queue: where requests waited, "gateway" or "replicas", of a fleet; else None.
         replicas: of a fleet, each replica's `id`, `requests`, `completed`, `busy_share` and more; else empty.
         replica_curves: of a fleet, what to draw of each replica, by id; not in the JSON.
+        requests: what happened to each request, where it was asked for; not in the JSON.
     """
 
     policy: str
@@ -62,6 +64,7 @@ class Run:
     queue: str | None = None
     replicas: Sequence[Mapping[str, Json]] = ()
     replica_curves: Mapping[str, Timeline] = field(default_factory=dict)
+    requests: RequestTable | None = None
 
     @property
     def ordering(self) -> str | None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
 
-from headway import __version__
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.comparison import Comparison, Json, MeanBounds, Run, replica_facts, trace_facts
 from headway.bench.experiment.fleets import (
@@ -23,6 +22,7 @@ from headway.bench.experiment.fleets import (
     summed_saturation,
 )
 from headway.bench.experiment.parallel import RunFailed, spread
+from headway.bench.experiment.request_table import RequestTable, request_table
 from headway.bench.experiment.saturation import Saturation, is_closed_loop, measure_saturation, offered_rate
 from headway.bench.experiment.unloaded import unloaded_seconds
 from headway.bench.metrics.agreement import Agreement, agreement, in_both, times_of
@@ -39,6 +39,7 @@ from headway.simulator.outcome import DayOutcome
 from headway.simulator.replica import Replica
 from headway.simulator.skipping import simulate
 from headway.simulator.trace import Trace
+from headway.version import __version__
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 """Called with the name of a task and its number of parts; gives a function to call after each part."""
@@ -56,6 +57,7 @@ class Experiment:
         seed: of everything random in policies.
         slo: what counts for goodput.
         fleet: the replicas and the routing policies to compare; None for the one replica.
+        keeps_requests: keep what happened to each request of each run.
     """
 
     trace: Trace
@@ -65,6 +67,7 @@ class Experiment:
     seed: int = 0
     slo: Slo = field(default_factory=Slo)
     fleet: Fleet | None = None
+    keeps_requests: bool = False
 
     def __post_init__(self) -> None:
         if len(self.trace) == 0:
@@ -237,6 +240,7 @@ def _run(experiment: Experiment, cell: _Cell, bound: float | None) -> Run:
         wall_seconds=wall_seconds,
         prediction_calibration=calibration.result(),
         recorded=None if experiment.fleet is not None else _against_recording(cell, outcome),
+        requests=_requests(experiment, cell, outcome, fleet_outcome) if experiment.keeps_requests else None,
     )
     if experiment.fleet is None or fleet_outcome is None:
         return run
@@ -249,6 +253,11 @@ def _run(experiment: Experiment, cell: _Cell, bound: float | None) -> Run:
         replicas=replica_figures(fleet_outcome),
         replica_curves={one.id: timeline(one.load, outcome.makespan_ps) for one in fleet_outcome.replicas},
     )
+
+
+def _requests(experiment: Experiment, cell: _Cell, outcome: DayOutcome, of_fleet: FleetOutcome | None) -> RequestTable:
+    replicas = ["replica-0"] if experiment.fleet is None else [*experiment.fleet.replicas]
+    return request_table(cell.label, cell.load, cell.trace, outcome, of_fleet, replicas)
 
 
 def run_failure(what: str, bundle: Bundle, failure: Exception) -> UserMistake | RunFailed:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import uvloop
 
-from headway import __version__
 from headway.bench.experiment.comparison import Comparison, Json, Run, trace_facts
 from headway.bench.experiment.saturation import is_closed_loop, offered_rate
 from headway.bench.load_test.addresses import http_address
@@ -22,6 +21,7 @@ from headway.bench.user_mistake import UserMistake
 from headway.gateway.embedded.engine_routes import SIMULATED_BY
 from headway.simulator.outcome import DayOutcome
 from headway.simulator.trace import Trace
+from headway.version import __version__
 
 _ASK_SECONDS = 10.0
 

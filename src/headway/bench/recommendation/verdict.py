@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from headway import __version__
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.comparison import MeanBounds, trace_facts
 from headway.bench.experiment.parallel import spread
@@ -36,6 +35,7 @@ from headway.simulator.outcome import DayOutcome
 from headway.simulator.replica import Replica
 from headway.simulator.step_time import PS_PER_SECOND
 from headway.simulator.trace import Trace
+from headway.version import __version__
 
 SCHEMA = 1
 REQUESTS_MIN = 100

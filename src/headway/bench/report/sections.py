@@ -78,6 +78,11 @@ def tables(comparison: Comparison) -> Markup:
     return join(*groups, tag("p", legend, class_="quiet"))
 
 
+def results_table(comparison: Comparison) -> Markup:
+    """All columns in one table, for a page that has a style of its own."""
+    return _table(comparison, "Results", cell_columns(comparison))
+
+
 def definitions(comparison: Comparison) -> Markup:
     """What every column means."""
     slo = str(comparison.slo) or "none given, so goodput is the share completed"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from headway.bench.traces.column_map import parse_columns, with_columns
+from headway.bench.traces.column_map import MOONCAKE, parse_columns, with_columns
 from headway.bench.traces.finding import bare_name, find_file
 from headway.bench.traces.formats import format_of
 from headway.bench.traces.opening import TraceFile
@@ -63,6 +64,38 @@ def load_trace(
     with TraceFile(path) as file:
         trace, lines, notes = _read(file, parse_columns(columns) if columns else {}, skip_bad_lines)
     return LoadedTrace(trace, notes, str(path), lines)
+
+
+def trace_of_rows(
+    rows: Iterable[Mapping[str, object]], name: str, *, columns: str | None = None, skip_bad_lines: bool = False
+) -> LoadedTrace:
+    """Read requests that are in memory, with the fields that a line of JSON Lines has; `load_trace` otherwise.
+
+    A line's number is that of the row, from 1. A field that is NaN counts as absent: so a table marks what it lacks.
+
+    Raises:
+        UserMistake: as `load_trace`.
+    """
+    collected = Rows(name, with_columns(MOONCAKE, parse_columns(columns) if columns else {}), skip_bad_lines)
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, Mapping):
+            raise UserMistake(f"{name}: row {number} is {row!r}, not a mapping of field to value")
+        collected.add(
+            number, {str(field): plain for field, value in row.items() if (plain := _plain(value)) is not None}
+        )
+    trace, lines, notes = collected.trace(name)
+    return LoadedTrace(trace, notes, name, lines)
+
+
+def _plain(value: object) -> object:
+    """A value as JSON has it: numbers of numpy as Python's, dates as text, NaN as None."""
+    item = getattr(value, "item", None)
+    if callable(item) and getattr(value, "ndim", 0) == 0:
+        value = item()
+    if value != value:  # noqa: PLR0124
+        return None  # NaN, and a table's NaT, are the values that differ from themselves
+    written = getattr(value, "isoformat", None)
+    return written() if callable(written) else value
 
 
 def _read(file: TraceFile, pairs: dict[str, str], skip: bool) -> tuple[Trace, Tokens, list[str]]:

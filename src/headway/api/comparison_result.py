@@ -1,0 +1,242 @@
+"""Compares policies on a trace, and holds what came out."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from rich.console import Console
+
+from headway.api.replica_model import ReplicaModel
+from headway.api.trace_sources import load_trace
+from headway.bench.experiment.bundles import Bundle, chosen_names
+from headway.bench.experiment.comparison import Comparison
+from headway.bench.experiment.default_orderings import default_orderings
+from headway.bench.experiment.fleets import DEFAULT_ROUTING, Fleet, equal_replicas, named_routings
+from headway.bench.experiment.preparing import prepare
+from headway.bench.experiment.request_table import COLUMNS, RequestTable, write_requests
+from headway.bench.experiment.simulated_runs import Experiment
+from headway.bench.experiment.simulated_runs import compare as run_experiment
+from headway.bench.metrics.run_metrics import Slo
+from headway.bench.output_files import replacing
+from headway.bench.progress import progress as shown_progress
+from headway.bench.progress import say
+from headway.bench.report.headline import headline
+from headway.bench.report.html_report import write_report
+from headway.bench.report.markup import tag
+from headway.bench.report.sections import results_table
+from headway.bench.report.terminal_table import print_comparison
+from headway.bench.traces.loading import LoadedTrace
+from headway.bench.traces.reshaping import head
+from headway.bench.user_mistake import UserMistake
+from headway.bench.workloads import WORKLOADS
+from headway.policies.catalog import Kind
+from headway.simulator.replica import Replica
+
+if TYPE_CHECKING:
+    import pandas
+
+_DEFAULT_SLO = "ttft=2s,tpot=100ms"
+_WIDTH = 240  # of a printed table, in characters: no row is broken
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonResult:
+    """What `compare` found: a run for each policy at each load.
+
+    Attributes:
+        comparison: all of it, as the JSON of `headway compare` has it.
+        tables: per run, what happened to each request.
+    """
+
+    comparison: Comparison
+    tables: Sequence[RequestTable]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A flat mapping for each run: `policy`, `load`, `ttft_seconds.mean`, … (docs/json.md has each field)."""
+        return [dict(_flat(run.to_json())) for run in self.comparison.runs]
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """`rows` as a table. Raises UserMistake where pandas is missing."""
+        return _table(self.rows())
+
+    def requests(self) -> pandas.DataFrame:
+        """A row for each request of each run: times, replica, preemptions, cached tokens, outcome.
+
+        Raises:
+            UserMistake: pandas is missing; `requests_out` writes the same without it.
+        """
+        joined = {name: [value for table in self.tables for value in table.columns[name]] for name in COLUMNS}
+        return _table(joined)
+
+    def requests_out(self, path: str | os.PathLike[str]) -> None:
+        """Write what `requests` gives to `.csv` or `.parquet`. Raises UserMistake where it cannot be written."""
+        write_requests(self.tables, Path(path), "requests_out")
+
+    def report(self, path: str | os.PathLike[str]) -> None:
+        """Write one self-contained HTML page with charts. Raises UserMistake where it cannot be written."""
+        with replacing(Path(path), "report") as temporary:
+            write_report(self.comparison, temporary)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `headway compare --json` writes (docs/json.md)."""
+        return self.comparison.to_json()
+
+    def __str__(self) -> str:
+        """The table of `headway compare`."""
+        written = io.StringIO()
+        print_comparison(self.comparison, Console(file=written, width=_WIDTH))
+        return "\n".join(line.rstrip() for line in written.getvalue().splitlines())
+
+    def _repr_html_(self) -> str:
+        """The table, as a notebook shows it."""
+        return str(tag("div", results_table(self.comparison), tag("p", headline(self.comparison)[0])))
+
+
+def compare(
+    trace: LoadedTrace | str | os.PathLike[str],
+    *,
+    orderings: Sequence[object] | None = None,
+    loads: Sequence[float] | None = None,
+    replica: ReplicaModel | None = None,
+    replicas: int = 1,
+    routings: Sequence[str] | None = None,
+    admission: object = "greedy",
+    preemption: object = "latest-admitted",
+    prediction: object = "running-mean",
+    requests: int | None = None,
+    over_context: Literal["error", "refuse", "cut"] = "error",
+    slo: str = _DEFAULT_SLO,
+    seed: int = 0,
+    jobs: int | None = None,
+    progress: bool = True,
+) -> ComparisonResult:
+    """Replay a trace under several policies, in the simulator.
+
+    A policy is a name (`headway policies`), a class, or an instance. A class is constructed for each run, with `costs`,
+    `seed` and `truth` where its constructor has such keywords. An instance is copied for each run.
+
+    Args:
+        trace: from `load_trace`, or what `load_trace` reads.
+        orderings: policies to compare; None for those that `headway compare` shows. Two of one name are told apart by a
+            number.
+        loads: shares of what the replica can serve; None for the trace's own arrival times, and 0.9 for a workload.
+        replica: the engine; None for Llama-3.1-8B on one H100.
+        replicas: how many of it, behind one queue.
+        routings: with several, the routing policies to compare; None for `least-work`.
+        admission: one for all runs.
+        preemption: likewise.
+        prediction: likewise.
+        requests: only the first so many.
+        over_context: what happens to requests longer than the replica holds: an error, or they are refused or cut.
+        slo: what counts for goodput.
+        seed: of everything random.
+        jobs: processes; None for one a core. The result does not depend on it.
+        progress: show on stderr what runs, where that is a terminal.
+
+    Raises:
+        UserMistake: a name, an option or the trace is wrong, or a policy of yours failed; one sentence.
+    """
+    loaded = trace if isinstance(trace, LoadedTrace) else load_trace(trace, requests=requests, seed=seed)
+    if loads is None and not isinstance(trace, LoadedTrace) and str(trace) in WORKLOADS:
+        loads = (0.9,)
+    if requests is not None and len(loaded.trace) > requests:
+        loaded = LoadedTrace(head(loaded.trace, requests), loaded.notes, loaded.origin, loaded.lines)
+    for note in loaded.notes if progress else ():
+        say(note)
+    bounds = Slo.parse(slo)
+    server = (replica or ReplicaModel()).simulated()
+    fleet = _fleet(server, replicas, routings)
+    server, ready = prepare(
+        loaded, [server], bounds, say if progress else lambda sentence: None, over_context=over_context
+    )
+    others = {"admission": admission, "preemption": preemption, "prediction": prediction}
+    wanted = default_orderings(ready, server, fleet) if orderings is None else orderings
+    experiment = Experiment(
+        ready, server, _bundles(wanted, others), _checked_loads(loads), seed, bounds, fleet, keeps_requests=True
+    )  # fmt: skip
+    comparison = run_experiment(
+        experiment, jobs=jobs, progress=shown_progress if progress and sys.stderr.isatty() else None
+    )
+    return ComparisonResult(comparison, [run.requests for run in comparison.runs if run.requests is not None])
+
+
+def _fleet(server: Replica, replicas: int, routings: Sequence[str] | None) -> Fleet | None:
+    if replicas < 1:
+        raise UserMistake(f"replicas must be at least 1, got {replicas}")
+    if replicas == 1:
+        if routings is not None:
+            raise UserMistake("routings choose between several replicas; give replicas, too")
+        return None
+    return Fleet(equal_replicas(server, replicas), named_routings(list(routings or [DEFAULT_ROUTING])))
+
+
+def _checked_loads(loads: Sequence[float] | None) -> tuple[float | None, ...]:
+    if loads is None:
+        return (None,)
+    for load in loads:
+        if not 0 < load <= 20:
+            raise UserMistake(f"loads: {load!r} is no share of what the replica can serve; write for example 0.9")
+    if len(set(loads)) < len(loads) or not loads:
+        raise UserMistake("loads: name at least one, and each once")
+    return tuple(loads)
+
+
+def _bundles(orderings: Sequence[object], others: Mapping[str, object]) -> list[Bundle]:
+    if isinstance(orderings, str):
+        raise UserMistake(f"orderings is a list of policies: write [{orderings!r}]")
+    names, given = _named(others)
+    bundles: list[Bundle] = []
+    for ordering in orderings:
+        for one in chosen_names("ordering", "ordering", [ordering]) if isinstance(ordering, str) else [ordering]:
+            name, own = _named({"ordering": one})
+            label = _free(name["ordering"], [bundle.label for bundle in bundles])
+            bundle = Bundle(label, **cast("dict[str, Any]", names | name), given={**given, **own})
+            bundle.check()
+            bundles.append(bundle)
+    if not bundles:
+        raise UserMistake("orderings: name at least one")
+    return bundles
+
+
+def _named(policies: Mapping[str, object]) -> tuple[dict[str, str], dict[Kind, object]]:
+    """Kind → what to call its policy, and kind → the policy itself where it is no name."""
+    names, given = {}, {}
+    for kind, policy in policies.items():
+        if isinstance(policy, str):
+            names[kind] = policy
+        else:
+            names[kind] = policy.__name__ if isinstance(policy, type) else type(policy).__name__
+            given[cast(Kind, kind)] = policy
+    return names, given
+
+
+def _free(name: str, taken: Sequence[str]) -> str:
+    """The name, with a number behind it where it is taken."""
+    free, number = name, 1
+    while free in taken:
+        number += 1
+        free = f"{name} {number}"
+    return free
+
+
+def _flat(values: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested fields as `outer.inner`; lists are left out."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{inside}{name}.")
+        elif not isinstance(value, list | tuple):
+            yield f"{inside}{name}", value
+
+
+def _table(columns: Any) -> pandas.DataFrame:
+    try:
+        from pandas import DataFrame  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as missing:
+        raise UserMistake("tables need pandas: pip install 'headway[notebook]'") from missing
+    return DataFrame(columns)
