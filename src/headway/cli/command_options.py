@@ -280,6 +280,16 @@ class FleetOptions:
 # ── which policies ──
 
 
+Prediction: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Output length predictor of all runs. `oracle` knows the true lengths: a bound, not for production.",
+        autocompletion=policies_of("prediction"),
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class OtherPolicies:
     """The policies beside the ordering, the same in all runs."""
@@ -288,14 +298,7 @@ class OtherPolicies:
         str,
         typer.Option(metavar="NAME", help="Admission policy of all runs.", autocompletion=policies_of("admission")),
     ] = "greedy"
-    prediction: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Output length predictor of all runs. `oracle` knows the true lengths: a bound, not for production.",
-            autocompletion=policies_of("prediction"),
-        ),
-    ] = "running-mean"
+    prediction: Prediction = "running-mean"
     preemption: Annotated[
         str,
         typer.Option(
@@ -304,6 +307,13 @@ class OtherPolicies:
             autocompletion=policies_of("preemption"),
         ),
     ] = "latest-admitted"
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayPolicies(OtherPolicies):
+    """The same with the gateway's own defaults, for a configuration that is to be pasted there."""
+
+    prediction: Prediction = "histogram"
 
 
 @dataclass(frozen=True, slots=True)

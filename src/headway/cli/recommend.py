@@ -18,7 +18,7 @@ def recommend(
         typer.Argument(help="A trace file, or a built-in workload.", autocompletion=complete_trace),
     ],
     orderings: options.ComparedOrderings,
-    others: options.OtherPolicies,
+    others: options.GatewayPolicies,
     reading: options.TraceOptions,
     replica: options.ReplicaOptions,
     outputs: options.ComparisonOutputs,

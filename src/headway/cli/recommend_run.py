@@ -9,7 +9,7 @@ from headway.bench.progress import progress, say
 from headway.bench.recommendation.candidates import gateway_text, vllm_text
 from headway.bench.recommendation.objective import read_objective
 from headway.bench.recommendation.verdict import SCHEMA, Recommendation, Task, recommend
-from headway.cli.command_options import ComparedOrderings, ComparisonOutputs, OtherPolicies, ReplicaOptions
+from headway.cli.command_options import ComparedOrderings, ComparisonOutputs, GatewayPolicies, ReplicaOptions
 from headway.cli.modelled_replica import profile_files
 from headway.cli.result_files import STDOUT, command_line, json_file, write_json
 from headway.cli.traffic import Traffic
@@ -19,7 +19,7 @@ def run_recommendation(
     traffic: Traffic,
     replica: ReplicaOptions,
     orderings: ComparedOrderings,
-    others: OtherPolicies,
+    others: GatewayPolicies,
     outputs: ComparisonOutputs,
     *,
     objective: str,

@@ -93,6 +93,11 @@ class OperatorObjective:
         tail = sum(weight for name, weight in self.weights.items() if name in TAILS)
         return tail >= sum(self.weights.values()) / 2
 
+    @property
+    def counts_the_tail(self) -> bool:
+        """Whether some of its weight lies on measures that a few requests decide."""
+        return not TAILS.isdisjoint(self.weights)
+
     def columns(self, served: RequestTimes) -> dict[str, Floats]:
         """The values of each request that the weighed measures are taken of."""
         good = meets(self.slo, served.ttft_seconds, served.tpot_seconds, served.e2e_seconds)

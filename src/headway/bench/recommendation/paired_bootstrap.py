@@ -38,6 +38,8 @@ class Differences(NamedTuple):
         high: the largest (the 95th).
         stretch_seconds: how long the stretches of time were that were drawn together.
         is_short: the trace has too few stretches as long as its waits would ask for.
+        times_incumbent: of each, how many times the incumbent's distance it has at most, in 95 of 100 draws: of the
+            three lengths of stretches the largest. Below 1 it is better beyond chance.
     """
 
     alike: list[bool]
@@ -45,6 +47,14 @@ class Differences(NamedTuple):
     high: list[float | None]
     stretch_seconds: float
     is_short: bool
+    times_incumbent: list[float | None]
+
+    def challenger(self, incumbent: int) -> int:
+        """Of those alike to the best, the one that beats the incumbent by the surest factor; else the incumbent."""
+        pairs = zip(self.times_incumbent, self.alike, strict=True)
+        times = {number: value for number, (value, is_alike) in enumerate(pairs) if value is not None and is_alike}
+        surest = min(times, key=times.__getitem__)
+        return surest if times[surest] < 1 - _EQUAL else incumbent
 
 
 def differences(
@@ -53,8 +63,9 @@ def differences(
     arrived_seconds: Floats,
     longest_wait_seconds: float,
     seed: int,
+    incumbent: int | None = None,
 ) -> Differences:
-    """Compare each candidate with the best one.
+    """Compare each candidate with the best one, and with the incumbent.
 
     A candidate differs only if it does with stretches of half, once and twice the length: a verdict that flips with
     it is none.
@@ -65,13 +76,16 @@ def differences(
         arrived_seconds: of each request, ascending.
         longest_wait_seconds: of all candidates and requests.
         seed: of the draws.
+        incumbent: the candidate that is kept unless another is better beyond chance; None for the best one.
     """
     scores = objective.scores(columns)
     best = int(scores.argmin())
+    kept = best if incumbent is None else incumbent
     span = max(float(arrived_seconds[-1] - arrived_seconds[0]), 1e-9)
     wanted = _WAITS_IN_A_STRETCH * longest_wait_seconds
     stretch = min(max(wanted, span / _STRETCHES_MAX), span / _STRETCHES_MIN)
     worse = np.ones(len(scores), bool)
+    at_most = np.full(len(scores), -np.inf)
     draws = scores[np.newaxis]
     for factor in (0.5, 2.0, 1.0):  # the last one's draws are told
         random = np.random.default_rng(seed)
@@ -79,9 +93,15 @@ def differences(
             [objective.scores(columns, _drawn(arrived_seconds, factor * stretch, random)) for _ in range(DRAWS)]
         )
         worse &= _worse(scores - scores[best], draws - draws[:, [best]])
+        at_most = np.maximum(at_most, np.quantile(draws - draws[:, [kept]], SURE, axis=0))
     low, high = np.percentile(np.exp(draws - draws[:, [best]]), [5, 95], axis=0)
     return Differences(
-        [bool(one) for one in ~worse], [*map(float, low)], [*map(float, high)], stretch, wanted > span / _STRETCHES_MIN
+        [bool(one) for one in ~worse],
+        [*map(float, low)],
+        [*map(float, high)],
+        stretch,
+        wanted > span / _STRETCHES_MIN,
+        [*map(float, np.exp(at_most))],
     )
 
 

@@ -92,6 +92,7 @@ class Recommendation:
         competing: those that were compared, in order.
         verdict: the one that is recommended.
         told: of each of `competing`, how sure its distance from the best is.
+        incumbent: the one that is kept unless another is better beyond chance; None where the best one is taken.
         command: the command line that repeats it.
         bounds: seconds that no policy's means are below on this traffic.
     """
@@ -103,6 +104,7 @@ class Recommendation:
     verdict: Candidate
     told: Differences
     command: str
+    incumbent: Candidate | None = None
     bounds: MeanBounds = field(default_factory=MeanBounds)
 
     @property
@@ -127,6 +129,8 @@ class Recommendation:
         """The verdict with its price, and how sure it is."""
         said = [f"{self.verdict.label}: {self._against_fcfs(self.verdict)} of fcfs."]
         other = self.runner_up()
+        if self.incumbent is not None:
+            said.append(self._against_incumbent(self.incumbent))
         if other is not None:
             said.append(f"The runner-up is {other.label}: {self._against_fcfs(other)}.")
         alike = self.alike
@@ -163,6 +167,7 @@ class Recommendation:
             | {"options": {kind: dict(given) for kind, given in verdict.options.items()}},
             "sentences": self.sentences(),
             "alike": self.alike,
+            "incumbent": None if self.incumbent is None else self.incumbent.label,
             "stretch_seconds": self.told.stretch_seconds,
             "is_short": self.told.is_short,
             "candidates": [self._of_candidate(number) for number in range(len(self.competing))],
@@ -178,9 +183,22 @@ class Recommendation:
             "breaks": list(one.breaks),
             "alike": told.alike[number],
             "behind_best": {"low": told.low[number], "high": told.high[number]},
+            "times_incumbent": told.times_incumbent[number],
             "measures": dict(one.measures),
         }
         return head | one.metrics.to_json()
+
+    def _against_incumbent(self, incumbent: Candidate) -> str:
+        scores = self._scores()
+        best = min(scores, key=scores.__getitem__)
+        if self.verdict is not incumbent:
+            times = self.told.times_incumbent[self.competing.index(self.verdict)]
+            times = f"{times or 1.0:.3g} times as far from the best as {incumbent.label}"
+            return f"In 95 of 100 draws of this trace it is at most {times}."
+        if best == incumbent.label:
+            return "It did best on this trace."
+        why = "the default" if incumbent.label == grid.DEFAULT else "an order that held on other traces"
+        return f"{best} did best on this trace, but not beyond chance, so {incumbent.label} is kept, {why}."
 
     def _scores(self) -> dict[str, float]:
         kept = [one for one in self.competing if one.breaks == self.verdict.breaks]
@@ -197,9 +215,10 @@ def recommend(
 ) -> Recommendation:
     """Simulate the candidates over `jobs` processes (None: all cores), and choose by the objective.
 
-    Of several that are alike the best is chosen, with two exceptions. Another admission, victim or predictor has to
-    differ from the plain order. And where the objective rests on the tail, the default order is kept if
-    it is among them, because the tail of one trace is often a single rush.
+    One candidate is kept unless another is better beyond chance: the incumbent. It is `STEADY` where the objective
+    counts no tail, else the default, since the tail of one trace is often a single rush. Beside the plain order that is
+    found so, another admission, victim or predictor is tried in the same way. Without an incumbent among the
+    candidates, or where it breaks a bound, the best one is chosen.
 
     Raises:
         UserMistake: the trace has too few requests, or no rate that could be scaled; or a policy of another package
@@ -238,14 +257,16 @@ def recommend(
     fcfs = next(one for one in found if one.label == "fcfs")
     bounds = mean_bounds(traffic, task.replica)
     competing = found[: len(bundles)]
-    cautious = (grid.DEFAULT,) if task.objective.rests_on_the_tail else ()
-    judged = replace(_judged(task, traffic, fcfs, competing, saturation, command, cautious), bounds=bounds)
+    steady = grid.DEFAULT if task.objective.counts_the_tail else grid.STEADY
+    judged = replace(_judged(task, traffic, fcfs, competing, saturation, command, steady), bounds=bounds)
     if task.chosen:
         return judged
-    plain = judged.verdict.bundle
-    competing += simulated(grid.variants(plain))
-    again = _judged(task, traffic, fcfs, competing, saturation, command, (*cautious, plain.label))
-    return replace(again, bounds=bounds)
+    plain = judged.verdict
+    beside = simulated(grid.variants(plain.bundle))
+    again = _judged(task, traffic, fcfs, [plain, *beside], saturation, command, plain.label)
+    whole = _judged(task, traffic, fcfs, [*competing, *beside], saturation, command, steady)
+    verdict = next(one for one in whole.competing if one.label == again.verdict.label)
+    return replace(whole, bounds=bounds, verdict=verdict)
 
 
 def served(trace: Trace, outcome: DayOutcome) -> RequestTimes:
@@ -276,19 +297,27 @@ def _judged(
     found: Sequence[Candidate],
     saturation: Saturation | None,
     command: str,
-    preferred: Sequence[str],
+    incumbent: str,
 ) -> Recommendation:
-    """The verdict: the first of `preferred` (labels) that is alike to the best one, else the best."""
+    """The verdict: the incumbent (a label) or what is better than it beyond chance; without it the best."""
     objective = task.objective
     competing = [_with_breaks(objective, one, fcfs) for one in found]
     allowed = [one for one in competing if not one.breaks] or [_nearest(objective, competing, fcfs)]
     columns = _columns(objective, allowed)
     longest = max(one.measures["longest-ttft"] for one in allowed)
-    told = differences(objective, columns, traffic.arrived_seconds, longest, task.seed)
-    alike = {one.label: one for one, is_alike in zip(allowed, told.alike, strict=True) if is_alike}
-    best = allowed[int(objective.scores(columns).argmin())]
-    verdict = next((alike[label] for label in preferred if label in alike), best)
-    return Recommendation(task, saturation, fcfs, tuple(competing), verdict, _of_all(told, allowed, competing), command)
+    kept = next((number for number, one in enumerate(allowed) if one.label == incumbent), None)
+    told = differences(objective, columns, traffic.arrived_seconds, longest, task.seed, kept)
+    at = int(objective.scores(columns).argmin()) if kept is None else told.challenger(kept)
+    return Recommendation(
+        task,
+        saturation,
+        fcfs,
+        tuple(competing),
+        allowed[at],
+        _of_all(told, allowed, competing),
+        command,
+        incumbent=None if kept is None else allowed[kept],
+    )
 
 
 def _of_all(told: Differences, allowed: Sequence[Candidate], competing: Sequence[Candidate]) -> Differences:
@@ -299,6 +328,7 @@ def _of_all(told: Differences, allowed: Sequence[Candidate], competing: Sequence
         alike=[number is not None and told.alike[number] for number in at],
         low=[None if number is None else told.low[number] for number in at],
         high=[None if number is None else told.high[number] for number in at],
+        times_incumbent=[None if number is None else told.times_incumbent[number] for number in at],
     )
 
 

@@ -19,7 +19,7 @@ _LEAST_SECONDS = 1e-3  # a size below it counts as it: the boost of nothing woul
 _REMEMBERED = 10_000  # sizes and times between arrivals that the decay rate is found from
 _LEAST_KNOWN = 20  # of each, before anything moves ahead
 _LOOK_SECONDS = 60.0  # between two estimates of the decay rate
-_LOAD_MAX = 0.98  # of the load that the decay rate is found at: at 1 there is none
+_LOAD = 0.98  # that the decay rate is found at: where an order matters requests wait, and at 1 there is no rate
 _MEDIAN_BOOST_SECONDS_MAX = 60.0
 _BINS_PER_E = 1 / math.log(1.1)  # values of one bin differ by less than a tenth
 _ROUNDS = 60  # of a bisection
@@ -38,10 +38,12 @@ class Boost:
         (1/γ)·ln(m/(m - 1)) with m = E[e^(γS)]); for LLM serving arXiv 2606.18431. The size is what a request adds to
         the work of the whole replica: its uncached prompt, and its share of the decode steps, by the costs of a token
         and corrected by how long such work took while four or more requests waited. γ is the root of
-        E[e^(γS)]·E[e^(-γA)] = 1 over the last 10,000 completed sizes S and times A between arrivals, found once a
-        minute; at a load above 0.98 the one at 0.98. It is raised where the median request would be boosted by more
-        than 60 s. `decay_factor` multiplies it: above 1 nearer to FCFS, below 1 nearer to shortest first. Deviation
-        from 2606.18431: no rank changes while a request waits or runs. Until 20 requests have ended it is FCFS.
+        E[e^(γS)]·E[e^(-γA)] = 1 over the last 10,000 completed sizes S and times A between arrivals, these stretched or
+        squeezed to a load of 0.98, found once a minute. It is raised where the median request would be boosted by more
+        than 60 s; then `decay_factor` multiplies it: above 1 nearer to FCFS, below 1 nearer to shortest first.
+        Deviations: the load is not the measured one, since that swings for minutes and γ with it, by a factor of 100,
+        and ranks of one rate then stand beside those of another (docs/results/frontier.md). And from 2606.18431, no
+        rank changes while a request waits or runs. Until 20 requests have ended it is FCFS.
     Reads: the arrival time, prompt length, cached prompt tokens, the length estimate's quantiles, seconds per token,
         arrivals, admissions and ends.
     Wins when: the tail counts, and rushes come and go.
@@ -116,11 +118,12 @@ class Boost:
         sizes, gaps = [(pace * size, count) for size, count in self._sizes.weighted()], self._gaps.weighted()
         if len(self._gaps) < _LEAST_KNOWN or not any(gap for gap, _ in gaps):
             return
-        rate = self._decay_factor * decay_rate(sizes, gaps)
+        stretch = _mean(sizes) / _mean(gaps) / _LOAD
+        rate = decay_rate(sizes, [(stretch * gap, count) for gap, count in gaps])
         median = pace * self._sizes.median()
         if boost_seconds([median], rate) > _MEDIAN_BOOST_SECONDS_MAX:
             rate = _crossing(lambda g: _MEDIAN_BOOST_SECONDS_MAX - boost_seconds([median], g), rate)
-        self.decay_rate = rate
+        self.decay_rate = self._decay_factor * rate
 
 
 def boost_seconds(sizes: Sequence[float], rate: float) -> float:
@@ -137,7 +140,7 @@ def decay_rate(sizes: Sequence[tuple[float, int]], gaps: Sequence[tuple[float, i
         gaps: (seconds between two arrivals, how often), not all 0.
     """
     load = _mean(sizes) / _mean(gaps)
-    stretch = max(1.0, load / _LOAD_MAX)
+    stretch = max(1.0, load / _LOAD)
 
     def excess(rate: float) -> float:
         return _log_mean_exp([(rate * size, count) for size, count in sizes]) + _log_mean_exp(

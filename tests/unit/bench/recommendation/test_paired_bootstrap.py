@@ -72,3 +72,31 @@ def test_all_requests_at_one_moment() -> None:
     objective = read_objective("mean-ttft", Slo())
     columns = {name: np.array([[1.0, 2.0], [3.0, 4.0]]) for name in MEASURES}
     assert differences(objective, columns, np.zeros(2), 1.0, seed=0).alike[0]
+
+
+def against(incumbent: int, *ttft: Floats, name: str = "mean-ttft") -> Differences:
+    objective = read_objective(name, Slo())
+    each = [objective.columns(RequestTimes(one, one + 1, one + 1, np.full(len(one), 0.01))) for one in ttft]
+    columns = {name: np.array([one[name] for one in each]) for name in MEASURES}
+    return differences(objective, columns, ARRIVED, 10.0, seed=0, incumbent=incumbent)
+
+
+def test_the_incumbent_is_kept_unless_another_is_better_beyond_chance() -> None:
+    waits = rushes(1)
+    assert against(0, waits, waits.copy()).challenger(0) == 0
+    assert against(0, waits, 0.9 * waits, 0.8 * waits).challenger(0) == 2
+    assert against(0, waits, 1.1 * waits).challenger(0) == 0
+    rush = waits.copy()
+    rush[500:540] += 30.0
+    assert rush.mean() > 1.2 * waits.mean()
+    assert against(0, rush, waits, name="p99-ttft").challenger(0) == 0, "better in one rush alone"
+
+
+def test_the_surest_gain_is_taken_and_not_the_largest() -> None:
+    waits = rushes(1)
+    gamble = 0.5 * waits
+    gamble[:200] *= 5.0
+    found = against(0, waits, 0.8 * waits, gamble)
+    assert found.times_incumbent[0] == pytest.approx(1.0)
+    assert found.times_incumbent[1] == pytest.approx(0.8)
+    assert found.challenger(0) == 1

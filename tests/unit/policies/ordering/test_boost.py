@@ -96,8 +96,10 @@ def test_it_is_fcfs_until_it_knows_something() -> None:
 
 
 def test_it_finds_the_rate_of_its_traffic() -> None:
-    order = taught(Boost(costs=COSTS), requests=3_000)
-    assert order.decay_rate == pytest.approx(0.43, rel=0.15)  # 3,000 draws, sizes to a tenth
+    """Of a hundredth of a second each, so that the median's boost is far below its cap."""
+    order = taught(Boost(costs=COSTS), requests=3_000, seconds=0.01, apart=0.0125)
+    rate = decay_rate([(0.01, 1)], exponential(98.0))
+    assert order.decay_rate == pytest.approx(rate, rel=0.3)  # 3,000 draws, sizes to a tenth
     assert order.rank(request(100.0, 1.0)) == pytest.approx(100.0 - boost_seconds([1.0], order.decay_rate), rel=1e-6)
 
 
@@ -120,23 +122,31 @@ def test_the_dial_goes_from_shortest_first_to_fcfs() -> None:
     assert patient.rank(long_early) < patient.rank(request(1.0, 0.1))
 
 
-def test_the_median_is_boosted_by_a_minute_at_most() -> None:
-    order = taught(Boost(costs=COSTS, decay_factor=1e-6))
-    assert boost_seconds([1.0], order.decay_rate) == pytest.approx(60.0, rel=0.1)  # sizes are known to a tenth
+def test_the_rate_does_not_follow_the_load_of_the_minute() -> None:
+    calm = taught(Boost(costs=COSTS), requests=500, seconds=0.01, apart=0.1)
+    crowded = taught(Boost(costs=COSTS), requests=500, seconds=0.01, apart=0.008)
+    assert calm.decay_rate == pytest.approx(crowded.decay_rate, rel=0.05)  # of binned values
+
+
+def test_the_median_is_boosted_by_a_minute_at_most_before_the_dial() -> None:
+    slow = taught(Boost(costs=COSTS), seconds=20.0, apart=25.0)
+    assert boost_seconds([20.0], slow.decay_rate) == pytest.approx(60.0, rel=0.1)  # sizes are known to a tenth
+    dialled = taught(Boost(costs=COSTS, decay_factor=0.1), seconds=20.0, apart=25.0)
+    assert dialled.decay_rate == pytest.approx(0.1 * slow.decay_rate)
 
 
 def test_sizes_are_corrected_by_how_long_work_takes_in_a_backlog() -> None:
-    """Ten wait, and one second of priced work is let in every three seconds."""
+    """Ten wait, and a hundredth of a second of priced work is let in every three hundredths."""
     order = Boost(costs=COSTS)
-    waiting = [Request(number, 0.0, 1_000) for number in range(10)]
+    waiting = [Request(number, 0.0, 10) for number in range(500)]
     for one in waiting:
         order.observe(Arrived(one, 0.0))
     for number, one in enumerate(waiting):
-        order.observe(Admitted(one, 3.0 * (number + 1)))
-        order.observe(Completed(one, 3.0 * (number + 1), 1))
-    plain = taught(Boost(costs=COSTS), seconds=1.0, apart=4.0)
-    taught(order, seconds=1.0, apart=4.0)
-    assert order.decay_rate < plain.decay_rate / 4, "the load is three quarters, not a quarter"
+        order.observe(Admitted(one, 0.03 * (number + 1)))
+    plain = taught(Boost(costs=COSTS), seconds=0.01, apart=0.04)
+    taught(order, seconds=0.01, apart=0.04)
+    assert order.rank(request(1.0, 0.01)) < plain.rank(request(1.0, 0.01))
+    assert order.decay_rate < plain.decay_rate / 2, "sizes are three times as large"
 
 
 def test_arrivals_all_at_once_teach_nothing() -> None:
@@ -154,12 +164,12 @@ def test_a_factor_out_of_bounds_is_told() -> None:
 
 
 def test_the_tail_of_one_server_is_shorter_than_under_fcfs() -> None:
-    """Poisson arrivals, sizes ½ and 2 s, load 0.8: fewer waits beyond the 99th percentile of FCFS."""
+    """Poisson arrivals, sizes ½ and 2 s, load 0.8: fewer waits beyond the 99th percentile of FCFS, at that load's γ."""
     draw, jobs, at = random.Random(3), [], 0.0
     for number in range(30_000):
         at += draw.expovariate(0.64)
         jobs.append(Request(number, at, draw.choice([500, 2_000])))
-    order = Boost(costs=COSTS)
+    order = Boost(costs=COSTS, decay_factor=0.249 / 0.042)  # γ at this load ÷ what the cap of a minute makes of it
     responses = {name: served(jobs, name, order) for name in ("fcfs", "boost")}
     bound = sorted(responses["fcfs"])[int(0.99 * len(jobs))]
     beyond = {name: sum(seconds > bound for seconds in found) for name, found in responses.items()}
