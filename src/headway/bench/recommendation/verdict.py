@@ -193,8 +193,8 @@ class Recommendation:
         best = min(scores, key=scores.__getitem__)
         if self.verdict is not incumbent:
             times = self.told.times_incumbent[self.competing.index(self.verdict)]
-            times = f"{times or 1.0:.3g} times as far from the best as {incumbent.label}"
-            return f"In 95 of 100 draws of this trace it is at most {times}."
+            distance = f"{times or 1.0:.3g} times as far from the best as {incumbent.label}"
+            return f"In 95 of 100 draws of this trace it is at most {distance}."
         if best == incumbent.label:
             return "It did best on this trace."
         why = "the default" if incumbent.label == grid.DEFAULT else "an order that held on other traces"
