@@ -35,7 +35,7 @@ def completion_of(text: str) -> dict[str, Any]:
 
 async def says_its_prompt(call: Call) -> None:
     """A script of a replica: answers with the prompt, in JSON of several lines."""
-    body = json.dumps(completion_of(call.json()["messages"][0]["content"]), indent=1).encode()
+    body = json.dumps(completion_of(json.loads(call.body)["messages"][0]["content"]), indent=1).encode()
     head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
     await call.send(head + body)
 

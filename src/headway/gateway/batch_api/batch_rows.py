@@ -101,11 +101,11 @@ class ApiBatch(NamedTuple):
 
 
 class TakenLine(NamedTuple):
-    """A line that is to be sent. `custom_id` is JSON as its client wrote it; `tries` counts this one."""
+    """A line that is to be sent. `custom_id` is JSON as its client wrote it; `try_number` counts this one."""
 
     number: int
     custom_id: bytes
-    tries: int
+    try_number: int
     body: bytes
 
 

@@ -193,7 +193,9 @@ class BatchStore:
             os.truncate(path, size)
 
     def append(self, file_id: str, size: int, text: bytes) -> None:
-        """Add to a result file of which `size` bytes are recorded. It is on the disk when this returns.
+        """Add to a result file of which `size` bytes are recorded, over what was written and not recorded.
+
+        It is on the disk when this returns.
 
         Raises:
             OSError: the disk is full, or fails; nothing is recorded.
@@ -201,7 +203,6 @@ class BatchStore:
         is_new = not size
         handle = os.open(self.path_of(file_id), os.O_WRONLY | os.O_CREAT, 0o600)
         try:
-            os.ftruncate(handle, size)
             try:
                 left = memoryview(text)
                 while left:

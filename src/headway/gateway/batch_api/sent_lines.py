@@ -130,7 +130,7 @@ class SentLines:
     def begin(self, batch: OpenBatch, taken: TakenLine) -> None:
         """Put a line that was taken into the gateway's queue."""
         request_id = result_lines.new_request_id()
-        line = ActiveLine(batch, taken.number, taken.custom_id, taken.tries, len(taken.body), request_id)
+        line = ActiveLine(batch, taken.number, taken.custom_id, taken.try_number, len(taken.body), request_id)
         batch.active[taken.number] = line
         self.waiting += 1
         self.waiting_bytes += line.body_bytes
@@ -203,7 +203,7 @@ class SentLines:
                 self._delayed.append((time.monotonic() + _RETRY_SECONDS, line))
                 raise
             if taken is not None and line.batch.active.get(line.number) is line:
-                line.try_number = taken.tries
+                line.try_number = taken.try_number
                 self._ask(line, taken.body)
 
     def leave_queue(self, batch: OpenBatch) -> None:
