@@ -237,3 +237,23 @@ def worked_off(store: BatchStore, seq: int, way: str) -> None:
             return
         lines.record([result(batch, line.number, line.custom_id) for line in taken[:2]])
         lines.give_back([(seq, line.number) for line in taken[2:]])
+
+
+def test_what_was_written_and_not_recorded_is_not_in_a_result_file(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    batch, other = validated(store, 2), validated(store, 1)
+    lines = BatchLines(store)
+    first, _ = lines.take(batch, 2, 10**6)
+    lines.record([result(batch, first.number, first.custom_id)])
+    batch = store.batch_of(batch.seq)
+    store.append(batch.output_id, batch.output_bytes, b"an answer that a kill came after\n")
+    store.append(other.output_id, 0, b"another\n")
+    store.close()
+    store.open()
+    assert store.sent_again == 1
+    for one in (batch, other):
+        assert lines.close_rest(one.seq, lambda custom_id: b'{"custom_id":%b}\n' % custom_id, 10) == 1
+        store.end(one.seq, BatchStatus.EXPIRED, NOW, 100)
+    assert custom_ids(store, batch.output_id) == ["r0"]
+    assert not store.path_of(other.output_id).exists()
+    store.close()
