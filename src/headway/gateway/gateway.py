@@ -120,20 +120,26 @@ class Gateway:
             self._refusal_log,
             self._via,
         )
-        if self._batches is not None:
-            self._batches.connect(self.dispatcher, self.api.submit, self.api.refused)
-            self.api.batches = self._batches.routes
         administration = Administration(self.dispatcher, AdminKeys(settings), self._register)
         has_admin = settings.admin_listen is not None
         self.site = PublicRoutes(self.api, administration, history, self._learned, has_admin=has_admin)
         self._held: dict[str, SharedLimits] = {}  # listener -> what its clients hold
         self._metrics.watch(self.dispatcher, self.loop_watch, self._held)
         gauges = [lambda: source_metrics(self._register.sources), wanted.metrics, self._leadership.metrics]
+        gauges += self._join_batches()
         self._metrics.further, self.site.stands_by = gauges, self._leadership.stands_by
         self._clients: set[ClientConnection] = set()
         self._servers: list[asyncio.Server | TlsListener] = []
         self._asking_for_keys: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
+
+    def _join_batches(self) -> list[Callable[[], Iterator[str]]]:
+        """Make the Batch API part of the gateway where there is one; returns its metrics."""
+        if self._batches is None:
+            return []
+        self._batches.connect(self.dispatcher, self.api.submit, self.api.refused)
+        self.api.batches = self._batches.routes
+        return [self._batches.metrics]
 
     @property
     def addresses(self) -> list[tuple[str, int]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from headway.gateway.batch_api.batch_metrics import batch_metrics
 from headway.gateway.batch_api.batch_routes import BatchRoutes
 from headway.gateway.batch_api.batch_store import BatchStore, check_batch_folder
 from headway.gateway.batch_api.disk_space import DiskSpace
@@ -87,6 +88,10 @@ class BatchApi:
         await self._thread.call(self.store.close)
         await self._thread.close()
         await asyncio.to_thread(self._file_threads.shutdown)
+
+    def metrics(self) -> Iterator[str]:
+        """In Prometheus's text format."""
+        return batch_metrics(self.open_batches, self.space, self.settings.bytes_max)
 
     # As an observer of requests
 

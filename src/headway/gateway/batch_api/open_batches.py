@@ -108,6 +108,11 @@ class OpenBatches:
         self.statuses = await self._thread.call(self._store.statuses)
 
     @property
+    def sent_again(self) -> int:
+        """Lines that were under way when the process before this one ended."""
+        return self._store.sent_again
+
+    @property
     def lines_waiting(self) -> int:
         """Lines that wait, in their files or in the queue."""
         return sum(batch.untaken for batch in self._open.values()) + self.sent.waiting
