@@ -4,8 +4,9 @@
     python -m benchmarks.cost.epp --repeats 3 --chunks 1 35 1000 --json FILE
 
 The source and the load of benchmarks/cost/relay.py: closed-loop streams of some chunks each. The ways take turns, so
-that what else the machine does falls on all. CPU is the kernel's accounting of each process, less that at rest.
-Envoy has one worker. Linux only. Nothing leaves 127.0.0.1.
+that what else the machine does falls on all. CPU is the kernel's accounting of each process, less that at rest. A
+chunk's cost is the slope between the fewest and the most chunks of the same turn; the time to the first token is that
+of one request at a time, and `none` asks the source itself. Envoy has one worker. Linux only. Nothing leaves 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import uvloop
 from benchmarks.cost import relay
 
 CONFIG = Path(__file__).parents[2] / "docs" / "envoy" / "envoy.yaml"
-STREAMS = 64
+STREAMS = {1: 64, 35: 64, 1000: 16}
 SECONDS = 5.0
 REST_SECONDS = 2.0
 LOADS = {1: 0.0, 35: 0.02, 1000: 0.002}  # chunks of a stream -> seconds between two of them
@@ -66,7 +67,9 @@ def way(name: str, upstream: int, folder: Path) -> Iterator[tuple[int, dict[str,
     port, own, grpc_port = relay.free_port(), relay.free_port(), relay.free_port()
     with ExitStack() as stack:
         pids: dict[str, int] = {}
-        if name == "serve":
+        if name == "none":
+            port = upstream
+        elif name == "serve":
             pids["decision"] = stack.enter_context(relay.running(relay.headway(port, upstream, folder), port))
         elif name == "envoy":
             command = relay.envoy(envoy_binary())(port, upstream, folder)
@@ -90,7 +93,7 @@ def once(port: int, pids: Mapping[str, int], chunks: int) -> dict[str, float]:
         after = spent()
         rest = {name: (after[name] - before[name]) / (time.monotonic() - began) for name in pids}
         before, began = spent(), time.monotonic()
-        found = runner.run(relay.load(port, STREAMS, chunks, SECONDS, gap=LOADS[chunks]))
+        found = runner.run(relay.load(port, STREAMS[chunks], chunks, SECONDS, gap=LOADS[chunks]))
         after, lasted = spent(), time.monotonic() - began
         idle = runner.run(relay.load(port, 1, 1, 60.0, IDLE_REQUESTS)) if chunks == 1 else None
     requests = max(1, found.requests)
@@ -101,11 +104,21 @@ def once(port: int, pids: Mapping[str, int], chunks: int) -> dict[str, float]:
     return figures if idle is None else {**figures, "idle_ttft_ms_p50": relay.quantile(idle.ttft, 0.5)}
 
 
+def slopes(runs: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
+    """CPU of each process in microseconds a further chunk."""
+    few, many = min(runs), max(runs)
+    return {
+        key.replace("request", "chunk"): (runs[many][key] - runs[few][key]) / (many - few)
+        for key in runs[few]
+        if key.endswith("_us_per_request")
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--chunks", type=int, nargs="+", default=[1, 35], choices=sorted(LOADS))
-    parser.add_argument("--ways", nargs="+", default=["serve", "envoy", "epp", "epp, shown answers"])
+    parser.add_argument("--chunks", type=int, nargs="+", default=[1, 35, 1000], choices=sorted(LOADS))
+    parser.add_argument("--ways", nargs="+", default=["none", "serve", "envoy", "epp", "epp, shown answers"])
     parser.add_argument("--json", metavar="FILE")
     asked = parser.parse_args()
     found: dict[str, list[dict[str, float]]] = {}
@@ -115,8 +128,11 @@ def main() -> None:
         for repeat in range(asked.repeats):
             for name in asked.ways:
                 with way(name, upstream, Path(folder)) as (port, pids):
-                    for chunks in asked.chunks:
-                        found.setdefault(f"{name}, {chunks} chunks", []).append(once(port, pids, chunks))
+                    runs = {chunks: once(port, pids, chunks) for chunks in sorted(asked.chunks)}
+                for chunks, run in runs.items():
+                    found.setdefault(f"{name}, {chunks} chunks", []).append(run)
+                if len(runs) > 1 and pids:
+                    found.setdefault(f"{name}, a chunk", []).append(slopes(runs))
             load = os.getloadavg()[0]
             print(f"repeat {repeat + 1} of {asked.repeats} done, load average {load:.1f}", file=sys.stderr)
     for name, runs in found.items():

