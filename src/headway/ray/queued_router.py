@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import pickle
 import random
 import uuid
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 from ray.serve.exceptions import BackPressureError
@@ -35,6 +37,8 @@ from headway.ray.queue_messages import LostKind, RefusedRequest, RequestFacts, S
 from headway.ray.queue_settings import read_queue_settings
 
 _METHOD = "_choose_replica_for_request"
+_AGAIN_SECONDS = 0.001  # before a rejected request asks again, doubled each time: mostly the last answer is just over
+_UNACCEPTED_SECONDS = 1.0  # after which a call that ended, and was neither accepted nor rejected, gives up its place
 _UNKNOWN_REPLICA_SECONDS = 1.0  # after which a replica that this router was not told of is given up
 log = logging.getLogger("ray.serve.headway")
 
@@ -64,11 +68,13 @@ class QueueRefusal(BackPressureError):  # type: ignore[misc] # of Ray, which myp
 class _Placed:
     """A request that was given a replica, until Ray is done with this try."""
 
-    __slots__ = ("facts", "is_over", "ticket")
+    __slots__ = ("facts", "has_ended", "is_accepted", "is_over", "ticket")
 
-    def __init__(self, ticket: Ticket, facts: RequestFacts) -> None:
+    def __init__(self, ticket: Ticket, facts: RequestFacts, *, is_accepted: bool = False) -> None:
         self.ticket = ticket
         self.facts = facts
+        self.is_accepted = is_accepted  # by its replica
+        self.has_ended = False  # the call to its replica; a rejected one ends before its router reads the rejection
         self.is_over = False  # the replica did not take it, and it waits again
 
 
@@ -78,6 +84,10 @@ def holds_order(router: type) -> bool:
     if method is None or not inspect.iscoroutinefunction(method):
         return False
     return list(inspect.signature(method).parameters) == ["self", "pending_request", "is_retry"]
+
+
+HOLDS_ORDER = holds_order(RequestRouter)
+"""Whether order holds with this version of Ray; else replicas are ranked."""
 
 
 class QueuedRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: ignore[misc]
@@ -99,12 +109,11 @@ class QueuedRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: ignor
         application, deployment = self._deployment_id.app_name, self._deployment_id.name
         reach = partial(reach_queue, queue_name(application, deployment), given)
         self.queue = QueueClient(f"{deployment}-{uuid.uuid4().hex[:8]}", reach, read.ray.answer_seconds)
-        self.holds_order = holds_order(RequestRouter)
         self._placed: dict[tuple[str, str], deque[_Placed]] = defaultdict(deque)
         self._ongoing: dict[str, int] = {}  # replica -> its requests, as it told when it took or rejected one
         self._own: Counter[str] = Counter()  # replica -> requests that this router sent and that have not ended
         self._by_name: dict[str, ReplicaID] = {}
-        if not self.holds_order:
+        if not HOLDS_ORDER:
             log.warning(
                 "headway: this version of Ray has no RequestRouter.%s as headway knows it: replicas are ranked, and "
                 "order, fairness, deadlines and refusal do not hold; use ray 2.60 or 2.61",
@@ -130,7 +139,7 @@ class QueuedRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: ignor
         metadata = pending.metadata
         before: _Placed | None = getattr(pending, "headway_placed", None) if is_retry else None
         if before is None:
-            facts = facts_of(pending.args, pending.kwargs, metadata, self._describe)
+            facts = facts_of(_arguments(pending), pending.kwargs, metadata, self._describe)
             ticket = await self.queue.choose(facts)
         else:
             facts = before.facts
@@ -138,7 +147,7 @@ class QueuedRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: ignor
         while True:
             replica = await self._replica_named(ticket)
             if replica is not None:
-                placed = _Placed(ticket, facts)
+                placed = _Placed(ticket, facts, is_accepted=not self._use_replica_queue_len_cache)
                 pending.headway_placed = placed
                 self._place(placed, metadata.internal_request_id)
                 return replica
@@ -150,7 +159,7 @@ class QueuedRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: ignor
         attempt = getattr(pending, "headway_attempts", 0)
         pending.headway_attempts = attempt + 1
         try:
-            await self._backoff(attempt)
+            await asyncio.sleep(min(_AGAIN_SECONDS * 2.0 ** min(attempt, 30), self.max_backoff_s))
         except asyncio.CancelledError:
             self.queue.ended(before.ticket, Outcome.CANCELLED)
             raise
@@ -181,7 +190,7 @@ class QueuedRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: ignor
         pending.headway_placed = None
         replica: RunningReplica = await super()._choose_replica_for_request(pending, is_retry=is_retry)
         ticket = self.queue.begun_elsewhere(replica.replica_id.unique_id)
-        self._place(_Placed(ticket, RequestFacts()), pending.metadata.internal_request_id)
+        self._place(_Placed(ticket, RequestFacts(), is_accepted=True), pending.metadata.internal_request_id)
         return replica
 
     def _place(self, placed: _Placed, internal_request_id: str) -> None:
@@ -234,8 +243,25 @@ class QueuedRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: ignor
         self._own[name] -= 1
         if self._own[name] <= 0:
             del self._own[name]
-        if not one.is_over:
-            self.queue.ended(one.ticket)
+        one.has_ended = True
+        if one.is_accepted:
+            self._give_back(one)
+        elif not one.is_over:
+            asyncio.get_running_loop().call_later(_UNACCEPTED_SECONDS, self._give_back, one)
+
+    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
+        """A replica accepted a request."""
+        super().on_request_routed(pending_request, replica_id, result)
+        placed: _Placed | None = getattr(pending_request, "headway_placed", None)
+        if placed is not None:
+            placed.is_accepted = True
+            if placed.has_ended:
+                self._give_back(placed)
+
+    def _give_back(self, placed: _Placed) -> None:
+        if not placed.is_over:
+            placed.is_over = True
+            self.queue.ended(placed.ticket)
 
     # Where alone: without the queue
 
@@ -253,6 +279,10 @@ class QueuedRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: ignor
         return [first, order[len(first) :]]
 
 
+if not HOLDS_ORDER:  # Ray may call it in another way, so its own is left alone
+    delattr(QueuedRouter, _METHOD)
+
+
 def rank(
     replicas: list[RunningReplica],
     session: str,
@@ -265,6 +295,15 @@ def rank(
     return sorted(replicas, key=lambda one: (own.get(one.replica_id.unique_id, 0), chance()))
 
 
+def _arguments(pending: PendingRequest) -> list[Any]:
+    """The positional arguments of a call; a proxy pickles the HTTP request, as its replica unpickles it."""
+    args: list[Any] = pending.args
+    if pending.metadata.is_http_request and args and isinstance(args[0], bytes):
+        return [pickle.loads(args[0]), *args[1:]]
+    return args
+
+
 def refusal_of(refusal: RefusedRequest) -> QueueRefusal:
-    """The exception that Ray turns into an HTTP answer."""
-    return QueueRefusal(refusal.message, refusal.status, refusal.retry_seconds, refusal.reason)
+    """The exception that Ray turns into an HTTP answer; its proxy passes 408, 429 and 503 on, and no other status."""
+    status = 408 if refusal.status == HTTPStatus.GATEWAY_TIMEOUT else refusal.status
+    return QueueRefusal(refusal.message, status, refusal.retry_seconds, refusal.reason)
