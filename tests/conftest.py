@@ -31,7 +31,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "headway")
 HERE = Path(__file__).parent
 # Real sockets and processes, real engines, whole simulated days, every law on every policy: left out of the quick loop,
 # `pytest -m "not slow"`, as are single tests of more than a second.
-SLOW_FOLDERS = {"gateway", "engines", "parity", "days", "laws"}
+SLOW_FOLDERS = {"gateway", "engines", "ray", "parity", "days", "laws"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

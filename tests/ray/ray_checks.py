@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ from headway.ray.queue_actor import NAMESPACE, figures_of, queue_name
 
 SHORTEST_FIRST = {"policies": {"ordering": "shortest-prompt-first"}}
 _LONGEST_SECONDS = 120.0
+_PICKLING = threading.Lock()  # Ray pickles a router's module by a setting of the whole process
 _AT_ONCE = 3  # applications: mostly they wait for processes that start
 
 
@@ -68,7 +70,8 @@ class Day:
         self.handle: Any = None
 
     def serve(self, settings: dict[str, Any], replicas: int = 1, **options: Any) -> Day:
-        router = queued(settings, **options.pop("queued", {}))
+        with _PICKLING:
+            router = queued(settings, **options.pop("queued", {}))
         chosen = {"max_ongoing_requests": 1, "num_replicas": replicas, "graceful_shutdown_timeout_s": 20} | options
         if "autoscaling_config" in options:
             del chosen["num_replicas"]
@@ -180,7 +183,9 @@ def refusal_over_http(place: Path, port: int) -> None:
 def refusal_behind_an_ingress(place: Path, port: int) -> None:
     """The same where an ingress deployment calls the handle: the status and the header reach the client of HTTP."""
     with day(place, port, "ingress", "HeldBehind") as one:
-        options = {"max_ongoing_requests": 1, **queued(SHORTEST_FIRST | {"queue": {"max_requests": 2}})}
+        with _PICKLING:
+            router = queued(SHORTEST_FIRST | {"queue": {"max_requests": 2}})
+        options = {"max_ongoing_requests": 1, **router}
         app = Ingress.bind(HeldBehind.options(**options).bind(str(one.place)))
         serve.run(app, name=one.name, route_prefix=f"/{one.name}")
         sent = [one.posting("hold")]

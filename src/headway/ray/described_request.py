@@ -99,7 +99,7 @@ def describing(path: str | None) -> Describe | None:
     module, _, name = path.replace(":", ".").rpartition(".")
     try:
         found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"describe: {path!r} cannot be imported: {error}; write it as module:function") from None
     if not callable(found):
         raise ValueError(f"describe: {path!r} is no function; write it as module:function")

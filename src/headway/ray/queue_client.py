@@ -74,13 +74,19 @@ class QueueClient:
     """One per router."""
 
     def __init__(
-        self, router: str, connect: Connect, answer_seconds: float = 5.0, wait_seconds: float = WAIT_SECONDS
+        self,
+        router: str,
+        connect: Connect,
+        answer_seconds: float = 5.0,
+        start_seconds: float = 30.0,
+        wait_seconds: float = WAIT_SECONDS,
     ) -> None:
-        """`answer_seconds`: an answer that takes longer is a fault."""
+        """`answer_seconds`: an answer that takes longer is a fault; `start_seconds`, of a queue that starts."""
         self.router = router
         self.is_lost = False
         self._connect = connect
         self._answer_seconds = answer_seconds
+        self._start_seconds = start_seconds
         self._wait_seconds = wait_seconds
         self._number = 0
         self._waiting: dict[int, asyncio.Future[RouteVerdict]] = {}
@@ -114,8 +120,7 @@ class QueueClient:
         return await self._verdict_on(ticket.number, facts, Rejection(ticket.number, ongoing_requests, facts))
 
     async def _verdict_on(self, number: int, facts: RequestFacts, again: Rejection | None = None) -> Ticket:
-        if self._link is None:
-            self._link = asyncio.ensure_future(self._keep_linked())
+        self._begin_link()
         if self.is_lost:
             raise QueueLost
         verdict: asyncio.Future[RouteVerdict] = asyncio.get_running_loop().create_future()
@@ -151,6 +156,8 @@ class QueueClient:
         """The replicas that Ray tells this router of."""
         if replicas != self._replicas:
             self._replicas, self._lists_replicas = replicas, True
+            if replicas:
+                self._begin_link()  # so that the queue has started when the first request comes
             self._send_soon()
 
     def lose(self, replica: str, kind: LostKind) -> None:
@@ -171,6 +178,10 @@ class QueueClient:
             self._send_soon()
 
     # To the queue
+
+    def _begin_link(self) -> None:
+        if self._link is None:
+            self._link = asyncio.ensure_future(self._keep_linked())
 
     def _send_soon(self) -> None:
         """Send what there is, at the next turn of the event loop, unless a call is on its way: then after it."""
@@ -215,17 +226,17 @@ class QueueClient:
             # Else its client left meanwhile, which the queue is told, too.
 
     async def _keep_linked(self) -> None:
-        """Reach the queue, wait for verdicts until it is lost, and begin again."""
+        """Reach the queue, wait for verdicts until it is lost, and begin again; until there is nothing to wait for."""
         was_lost = False
         while True:
             end: QueueEnd | None = None
             try:
-                async with asyncio.timeout(2 * self._answer_seconds):
+                async with asyncio.timeout(self._start_seconds):
                     end = await self._connect()
                 greeting = Greeting(self.router, self._replicas, list(self._running.items()))
                 self._rejected, self._ended, self._lost, self._lists_replicas = [], [], [], False
                 self._is_heard = True
-                async with asyncio.timeout(self._answer_seconds):
+                async with asyncio.timeout(self._start_seconds):
                     await end.greet(greeting)
                 self._end, self.is_lost = end, False
                 if was_lost:
@@ -238,6 +249,9 @@ class QueueClient:
                     if verdicts is None:
                         raise ConnectionResetError("the queue does not know this router")
                     self._heed(verdicts)
+                    if not (self._replicas or self._waiting or self._running):  # the deployment is gone
+                        self._end, self._is_heard, self._link = None, False, None
+                        return
             except Exception as error:
                 self._lose_queue(error, end)
             was_lost = True

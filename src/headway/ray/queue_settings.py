@@ -28,6 +28,7 @@ class RaySettings:
         prefill_tokens: Prompt tokens sent to a replica and not computed yet, at most; as of a `[[replica]]`.
         kv_tokens: KV memory of each replica in tokens, for policies that weigh it.
         answer_seconds: A call to the queue actor that takes longer is a fault: its router ranks replicas itself.
+        start_seconds: The same while the actor starts, and requests that come wait for it.
         router_seconds: A router that is silent for so long is forgotten, with its requests.
         idle_seconds: The actor ends when it has had no router for so long.
     """
@@ -35,6 +36,7 @@ class RaySettings:
     prefill_tokens: int = 16_384
     kv_tokens: int | None = None
     answer_seconds: float = 5.0
+    start_seconds: float = 30.0
     router_seconds: float = 15.0
     idle_seconds: float = 60.0
 

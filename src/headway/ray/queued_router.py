@@ -108,7 +108,8 @@ class QueuedRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: ignor
         self._describe: Describe | None = describing(describe)
         application, deployment = self._deployment_id.app_name, self._deployment_id.name
         reach = partial(reach_queue, queue_name(application, deployment), given)
-        self.queue = QueueClient(f"{deployment}-{uuid.uuid4().hex[:8]}", reach, read.ray.answer_seconds)
+        name = f"{deployment}-{uuid.uuid4().hex[:8]}"
+        self.queue = QueueClient(name, reach, read.ray.answer_seconds, read.ray.start_seconds)
         self._placed: dict[tuple[str, str], deque[_Placed]] = defaultdict(deque)
         self._ongoing: dict[str, int] = {}  # replica -> its requests, as it told when it took or rejected one
         self._own: Counter[str] = Counter()  # replica -> requests that this router sent and that have not ended
