@@ -135,7 +135,7 @@ class ReplicaSourceSettings:
         nameserver: ADDRESS or ADDRESS:PORT of the name server to ask (extra `dns`); by default this machine's.
         kubeconfig: Path of a kubeconfig; by default the service account of the pod that this process runs in, and
             outside of a cluster `KUBECONFIG` or `~/.kube/config`.
-        replicas_max: Replicas found by it, at most; of more, the first ones by address are taken.
+        replicas_max: Replicas found by it, at most; of more, the first ones by address are taken. No more than 500.
         each: Keys of `[[replica]]` but `url` and `name`, which hold for each that it finds.
     """
 

@@ -79,6 +79,7 @@ _ENGINES_MAX = 1_000  # simulated ones, all in this process
 
 _SOURCES = ("dns", "srv", "file", "inference_pool")
 YAML_ENDINGS = (".yaml", ".yml")
+_FOUND_MAX = 500  # replicas of one source: to take in so many takes some 40 ms of the event loop
 _NO_URL = "http://127.0.0.1:1"
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
@@ -429,6 +430,8 @@ def _check_source(where: str, source: ReplicaSourceSettings) -> None:
         raise ValueError(f"{where}.{kind} is empty, or holds a line break: {getattr(source, kind)!r}; correct it")
     _check_number(f"{where}.refresh_seconds", source.refresh_seconds, may_be_0=False)
     _check_count(f"{where}.replicas_max", source.replicas_max, 1)
+    if source.replicas_max > _FOUND_MAX:
+        raise ValueError(f"{where}.replicas_max must be at most {_FOUND_MAX}, got {source.replicas_max}")
     if source.dns is not None:
         host_and_port(source.dns, f"{where}.dns", port_min=1)
     if source.inference_pool is not None and not _POOL_NAME.fullmatch(source.inference_pool):

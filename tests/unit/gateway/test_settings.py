@@ -137,6 +137,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
         ("[[replica_source]]\ndns = 'a:1'\nkubeconfig = 'k'", "kubeconfig is for inference_pool; leave it out"),
         ("[[replica_source]]\ndns = 'a:1'\nrefresh_seconds = 0", "refresh_seconds must be above 0, got 0"),
         ("[[replica_source]]\ndns = 'a:1'\nrefresh_seconds = inf", "refresh_seconds must be a finite number"),
+        ("[[replica_source]]\ndns = 'a:1'\nreplicas_max = 501", "replicas_max must be at most 500, got 501"),
         ("[[replica_source]]\ndns = 'a:1'\nreplicas_max = 0", "replicas_max must be at least 1, got 0"),
         ("[[replica_source]]\ndns = 'a:1'\n[[replica_source]]\ndns = 'a:1'", "dns a:1 is there twice; name it once"),
         ("[[replica_source]]\ndns = 'a:1'\neach = {url = 'b'}", "each.url is what the source finds out; leave it out"),

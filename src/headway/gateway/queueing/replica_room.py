@@ -16,6 +16,7 @@ from headway.gateway.settings import Settings
 from headway.policies.contracts import Need
 from headway.policies.places import needs_of
 
+_TOLD_MAX = 1_000
 log = logging.getLogger("headway.gateway")
 
 
@@ -78,6 +79,8 @@ def look_after(replica: UpstreamReplica, queues: Mapping[QueueKey, ModelQueue], 
 def warn_of_unknown_memory(replica: UpstreamReplica, told: set[str], admission: str) -> None:
     """Say once that an admission policy has nothing to go by; `told` are the names of replicas that it was said of."""
     if replica.name not in told:
+        if len(told) >= _TOLD_MAX:  # of pods that come and go
+            told.clear()
         told.add(replica.name)
         message = "replica %s reports no KV memory, so admission %s lets every request go there: set kv_tokens"
         log.warning(message, replica.name, admission)

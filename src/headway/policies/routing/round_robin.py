@@ -8,6 +8,8 @@ from headway.domain.replica_view import ReplicaView
 from headway.domain.request import RequestView
 from headway.policies.contracts import Need
 
+_REMEMBERED = 2_000  # replicas: names of pods that went would else be kept for ever
+
 
 class RoundRobin:
     """Each replica in turn.
@@ -36,4 +38,7 @@ class RoundRobin:
     def routed(self, request: RequestView, prefix: Sequence[int], replica: ReplicaView) -> None:
         """Note whose turn it was."""
         self._turns += 1
+        self._turn.pop(replica.id, None)
         self._turn[replica.id] = self._turns
+        if len(self._turn) > _REMEMBERED:
+            del self._turn[next(iter(self._turn))]  # the one whose turn lies longest back

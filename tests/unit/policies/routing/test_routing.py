@@ -114,3 +114,15 @@ def test_bounded_load_always_leaves_somebody() -> None:
 def test_a_bound_below_the_mean_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"load_factor must be at least 1, got 0\.5"):
         policy(name, load_factor=0.5)
+
+
+def test_round_robin_forgets_replicas_that_went_and_keeps_the_turns_of_those_that_stay() -> None:
+    turns = RoundRobin()
+    stays = [replica("a"), replica("b")]
+    for number in range(5_000):
+        pod = replica(f"pod-{number}")
+        turns.routed(request(), (), pod)
+        for one in stays:
+            turns.routed(request(), (), one)
+    assert len(turns._turn) <= 2_000
+    assert turns.choose(request(), (), stays, 0.0) is stays[0]
