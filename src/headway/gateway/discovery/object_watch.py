@@ -158,8 +158,6 @@ class ObjectWatch(Generic[T]):
         event = _EVENT.decode(line)
         found = _OBJECT.decode(event.object)
         if event.type == "ERROR":
-            if found.code == HTTPStatus.GONE:
-                raise _Outdated
             raise ApiServerFault(f"the API server ended a watch: {found.message[:300]}", found.code)
         name = found.metadata.name
         if event.type in ("ADDED", "MODIFIED"):

@@ -166,6 +166,26 @@ def test_an_end_of_a_watch_goes_on_from_its_version_and_lists_nothing_again(tmp_
     asyncio.run(scenario())
 
 
+def test_bookmarks_keep_a_quiet_watch_from_growing_old(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with following(tmp_path) as followed:
+            server = followed.server
+            await followed.until(lambda: server.watches == 2)
+            for number in range(5):  # objects of others, of which this watch hears nothing
+                await server.put("/api/v1/namespaces/default/configmaps", {"metadata": {"name": f"c{number}"}})
+            await asyncio.sleep(3 * server.bookmarks_seconds)
+            server.forgets_below = server._version  # all before is too old
+            lists, told = sum("watch" not in one for one in server.asked), len(followed.told)
+            server.end_watches()
+            await followed.until(lambda: server.watches == 2)
+            await server.put(PODS, pod("c", "10.0.0.3"))
+            await followed.until(lambda: len(followed.told) > told)
+            assert len(followed.now) == 3
+            assert sum("watch" not in one for one in server.asked) == lists
+
+    asyncio.run(scenario())
+
+
 def test_an_outage_leaves_the_list_as_it_was(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         async with following(tmp_path) as followed:
