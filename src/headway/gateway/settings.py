@@ -227,9 +227,19 @@ class OfflineSettings:
     Attributes:
         tiers: Values of `service_tier` that make a request offline. Any key may name them: they take nothing from
             others. `[]`: a tier is a priority alone.
+        use_max: Share of a replica's limit of requests, and of its KV memory, that may be in use with an offline
+            request sent there, its online requests included; from 0 to 1. An empty replica takes any. A gateway cannot
+            take a request back from an engine, so the rest is kept for online requests that come.
+        share: By how much offline requests may lengthen a replica's decode steps, as measured by the tokens of
+            streams; 0.1 is a tenth. Not measured where the engine has Headway's plug-in, which keeps its own share.
+        timeout_seconds: Longest time of an offline request in the queue, in place of `queue.timeout_seconds`; then it
+            is answered with 429.
     """
 
     tiers: Sequence[Literal["flex", "batch"]] = ("flex", "batch")
+    use_max: float = 0.5
+    share: float = 0.1
+    timeout_seconds: float = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,8 @@ _MAY_BE_0 = (
         "sample_share",
         "ejected_share_max",
         "panic_share",
+        "share",
+        "use_max",
     ),
     *("leeway_seconds", "backoff_seconds", "retry_share", "retries_min", "keep_alive_seconds"),
     *("ready_without_replica", "no_replica_max_requests", "free_bytes_min"),
@@ -66,9 +68,11 @@ _SHARES = (
     ("tracing", "sample_share"),
     ("requests", "retry_share"),
     ("scaling", "target_load"),
+    ("offline", "use_max"),
+    ("offline", "share"),
 )
 _WITH_NUMBERS = (
-    *("policies", "queue", "requests", "health", "wire", "jwt"),
+    *("policies", "queue", "offline", "requests", "health", "wire", "jwt"),
     *("scaling", "lease", "state", "batches", "tuning", "tracing", "embedded"),
 )
 _NUMBER_MAX = 10**15  # timers, sockets and engines take any whole number up to it; nothing here needs a larger one

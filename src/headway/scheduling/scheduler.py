@@ -108,6 +108,12 @@ class Scheduler:
         if Arrived in self._heard:
             self._deliver(Arrived(request, now))
 
+    def expect_offline(self) -> None:
+        """Offline requests come, or are inside already: a shell that fills the queue itself says so."""
+        if not self.has_offline:
+            self.has_offline = True
+            self._heard = heard_by(*self._listeners, *self._offline_listeners)
+
     def refuse(self, request: Request, now: float, reason: str) -> None:
         """A request is turned away before it waits."""
         if Refused in self._heard:
@@ -269,9 +275,7 @@ class Scheduler:
 
     def _predict(self, request: Request) -> None:
         if request.is_offline:
-            if not self.has_offline:
-                self.has_offline = True
-                self._heard = heard_by(*self._listeners, *self._offline_listeners)
+            self.expect_offline()
             request.estimate = self._policies.offline.prediction.predict(request)
         else:
             request.estimate = self._policies.prediction.predict(request)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 
 from headway.gateway.observing import prometheus_text as prometheus
+from headway.gateway.observing.class_metrics import ClassMetrics
 from headway.gateway.observing.kv_event_metrics import kv_event_metrics
 from headway.gateway.observing.logging_setup import lines_dropped
 from headway.gateway.observing.loop_watch import LoopWatch
@@ -48,6 +49,7 @@ class GatewayMetrics:
         self._series_max = series_max
         self._rejected: Counter[tuple[int, str]] = Counter()
         self._forecast = prometheus.BucketHistogram()
+        self._classes = ClassMetrics()
         self._recent: deque[tuple[str, float]] = deque(maxlen=_FAIR_OVER)
         self._dispatcher: Dispatcher | None = None
         self._loop_watch: LoopWatch | None = None
@@ -115,6 +117,7 @@ class GatewayMetrics:
         waited, predicted = now - request.arrived.arrived_at, request.queued.predicted_wait_seconds
         series = self._series_of(request)
         series.queue.observe(waited)
+        self._classes.dispatched(request, now)
         series.text = None
         if predicted is not None:
             self._forecast.observe(abs(predicted - waited))
@@ -123,6 +126,7 @@ class GatewayMetrics:
         """Count the request; observe the times and tokens of one that was answered."""
         series, relayed, arrived_at = self._series_of(request), request.relayed, request.arrived.arrived_at
         series.requests[outcome, reason or ""] += 1
+        self._classes.ended(request, outcome)
         series.text = None
         if outcome is not _COMPLETED or relayed.status != 200:
             return
@@ -149,6 +153,7 @@ class GatewayMetrics:
         if dispatcher is None:
             return
         yield from self._queues(dispatcher)
+        yield from self._classes.lines(dispatcher, dispatcher.now())
         for write in self.further:
             yield from write()
         yield from replica_metrics(dispatcher.replicas)

@@ -38,6 +38,7 @@ class RequestHistory:
                 "id": id_text(arrived.request_id),
                 "tenant": _shortened(arrived.tenant),
                 "model": arrived.model[:_MODEL_CHARACTERS_MAX],
+                "class": arrived.request_class,
                 "prompt_tokens": queued.prompt_tokens,
                 "confirmed_tokens": queued.confirmed_tokens,
                 "cached_tokens": None if relayed.usage is None else relayed.usage.cached_tokens,

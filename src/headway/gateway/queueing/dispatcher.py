@@ -359,7 +359,7 @@ class Dispatcher:
             relay.request.queued.replica for relay in self._sent.values() if is_due(relay.request, self._costs, now)
         }
         for replica in self.replicas:
-            self.errors.guard("sweep", look_after, replica, self.queues, now)
+            self.errors.guard("sweep", look_after, replica, self.served_queues, now)
             self.errors.guard("sweep", replica.look_for_stall, now, owes=replica in owing)
             self.errors.guard("sweep", replica.ledger.refresh)
             self.errors.guard("sweep", replica.pool.sweep, now)

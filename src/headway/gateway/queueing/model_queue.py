@@ -78,7 +78,8 @@ class ModelQueue:
         self.scheduler = self._chosen_scheduler(settings, accounts)
         self.forecast = WaitForecast()
         self.waiting = WaitingSums()
-        self.waiting_work = 0.0
+        self._online_waiting = 0
+        self.waiting_work = 0.0  # of online requests
         self.waiting_by_payer: dict[str, WaitingSums] = {}  # of payers with a request waiting
         self._requests: dict[RequestId, QueuedRequest] = {}  # that wait, in order of entry
         self._unmoved: dict[RequestId, QueuedRequest] = {}  # of those, the ones that changed policies do not know yet
@@ -112,6 +113,8 @@ class ModelQueue:
         try:
             queued.work = work_of(queued)
             drain = queued.drain_seconds = self.drain_seconds()
+            if queued.is_offline:  # when online work leaves room is not forecast
+                drain = queued.drain_seconds = None
             queued.predicted_wait_seconds = None if drain is None else self.forecast.wait_seconds(queued, drain)
         except Exception:  # a request is in the queue with all its figures, or not at all
             self.scheduler.cancel(queued.id, now)
@@ -170,7 +173,7 @@ class ModelQueue:
         if self._fair is None:
             return 0.0
         head = self.head(now)
-        return 0.0 if head is None else self._fair.service(head.tenant)
+        return 0.0 if head is None else math.inf if head.is_offline else self._fair.service(head.tenant)
 
     @property
     def asks_admission(self) -> bool:
@@ -219,7 +222,7 @@ class ModelQueue:
 
     def _left_for_replica(self, queued: QueuedRequest, now: float) -> None:
         self._add(queued, -1, now)
-        self.forecast.dispatched(queued.work, now)
+        self.forecast.dispatched(0.0 if queued.is_offline else queued.work, now)
         if queued.drain_seconds is not None and queued.tries == 0:
             self.forecast.waited(queued, queued.drain_seconds, now - queued.arrived_at)
         queued.wait_explanation = self._explanation(queued, now)
@@ -314,6 +317,7 @@ class ModelQueue:
         self._fair = None
         self._policies = replace(self._policies, ordering=Fcfs())
         self.scheduler = Scheduler(self._policies, listeners=self._listeners)
+        self.scheduler.expect_offline()
         self._unmoved.clear()
         for request in self._requests.values():
             if request.tries:
@@ -346,8 +350,10 @@ class ModelQueue:
             del self._requests[queued.id]
             if not own.requests:
                 del by_payer[arrived.payer]
-        self.waiting_work = self.waiting_work + sign * queued.work if waiting.requests else 0.0
-        self.forecast.backlog(waiting.requests > 0, now)
+        if not queued.is_offline:
+            self._online_waiting += sign
+            self.waiting_work = self.waiting_work + sign * queued.work if self._online_waiting else 0.0
+            self.forecast.backlog(self._online_waiting > 0, now)
 
     def _explanation(self, queued: QueuedRequest, now: float) -> str:
         """Why a request waited, in words."""
@@ -361,7 +367,7 @@ class ModelQueue:
             (later, f"that came later but rank sooner by {self._ordering}"),
         )
         ahead = " and ".join(f"{number} {which}" for number, which in named if number)
-        return f"waited {waited:.2f} s for {ahead or 'room at a replica'}"
+        return f"waited {waited:.2f} s for {ahead or ('online work' if queued.is_offline else 'room at a replica')}"
 
 
 class _Contained:

@@ -27,6 +27,22 @@ def demand_of(queued: QueuedRequest) -> Demand:
     return queued.arrived.model, queued.failed_replica, queued.arrived.endpoints
 
 
+class WaitingDemands:
+    """How many requests wait of each demand: `all` of them, and the `online` ones alone. None is kept at 0."""
+
+    def __init__(self) -> None:
+        self.all: dict[Demand, int] = {}
+        self.online: dict[Demand, int] = {}
+
+    def change(self, queued: QueuedRequest, by: int) -> None:
+        """A request waits from now on (1), or no more (-1)."""
+        demand = demand_of(queued)
+        for counts in (self.all,) if queued.is_offline else (self.all, self.online):
+            counts[demand] = counts.get(demand, 0) + by
+            if not counts[demand]:
+                del counts[demand]
+
+
 def can_be_served(demand: Demand, replicas: Sequence[UpstreamReplica]) -> bool:
     """Whether some replica, full or not, could serve it. A replica that was not probed yet is believed healthy."""
     model, avoided, endpoints = demand

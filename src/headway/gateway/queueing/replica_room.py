@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
+from typing import Protocol
 
 from headway.domain.request import uncached_prefill_tokens
 from headway.gateway.queueing.dispatch_contracts import Relay
 from headway.gateway.queueing.model_queue import ModelQueue
+from headway.gateway.queueing.offline_bound import OfflineBound
 from headway.gateway.queueing.request_state import QueuedRequest, QueueKey
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import Settings
@@ -18,6 +20,14 @@ from headway.policies.places import needs_of
 
 _TOLD_MAX = 1_000
 log = logging.getLogger("headway.gateway")
+
+
+class WatchedQueues(Protocol):
+    """The queues that there are now, and the bound of offline requests."""
+
+    settings: Settings
+    queues: dict[QueueKey, ModelQueue]
+    offline: OfflineBound
 
 
 def room_gate(settings: Settings) -> Callable[[UpstreamReplica, QueuedRequest], bool]:
@@ -60,9 +70,11 @@ def look_at(replica: UpstreamReplica, now: float) -> None:
         request.produced_tokens = tokens
 
 
-def look_after(replica: UpstreamReplica, queues: Mapping[QueueKey, ModelQueue], now: float) -> None:
+def look_after(replica: UpstreamReplica, served: WatchedQueues, now: float) -> None:
     """`look_at`, and pass on what its engine preempted: the mean of all requests there, shared out by queue."""
     look_at(replica, now)
+    served.offline.look([replica], served.settings.offline, now)
+    queues = served.queues
     preemptions = replica.take_preemptions()
     if not preemptions:
         return

@@ -19,7 +19,8 @@ from headway.gateway.queueing.dispatch_contracts import QueueHooks, RequestSende
 from headway.gateway.queueing.internal_errors import InternalErrors
 from headway.gateway.queueing.model_bounds import ModelBounds
 from headway.gateway.queueing.model_queue import ModelQueue, SharedAccounts
-from headway.gateway.queueing.outages import Demand, can_be_served, demand_of
+from headway.gateway.queueing.offline_bound import OfflineBound
+from headway.gateway.queueing.outages import WaitingDemands, can_be_served, demand_of
 from headway.gateway.queueing.queue_bounds import QueueBounds
 from headway.gateway.queueing.queue_keys import QueueChanges, home_of, key_of
 from headway.gateway.queueing.queue_turns import Turns
@@ -54,7 +55,9 @@ class ServedQueues:
         self._hooks = hooks
         self.replicas: list[UpstreamReplica] = []
         self.queues: dict[QueueKey, ModelQueue] = {}
-        self.waiting: dict[Demand, int] = {}
+        self._demands = WaitingDemands()
+        self.waiting = self._demands.all
+        self.offline = OfflineBound()
         self.ceilings = ClassCeilings(settings.queue, settings.service_tiers)
         self.model_bounds = ModelBounds(settings.models)
         self.bounds = QueueBounds()
@@ -79,8 +82,7 @@ class ServedQueues:
 
     def joined(self, queued: QueuedRequest) -> None:
         """A request waits from now on."""
-        demand = demand_of(queued)
-        self.waiting[demand] = self.waiting.get(demand, 0) + 1
+        self._demands.change(queued, 1)
         self._tried_waiting += queued.failed_replica is not None
         self.bounds.joined(queued)
         self.ceilings.joined(queued)
@@ -88,11 +90,8 @@ class ServedQueues:
 
     def left(self, queued: QueuedRequest) -> None:
         """A request waits no more."""
-        demand = demand_of(queued)
-        self.waiting[demand] -= 1
+        self._demands.change(queued, -1)
         self._tried_waiting -= queued.failed_replica is not None
-        if not self.waiting[demand]:
-            del self.waiting[demand]
         self.bounds.left(queued)
         self.ceilings.left(queued)
         self.model_bounds.left(queued)
@@ -234,9 +233,10 @@ class ServedQueues:
                 self.errors.contained("queue", error)
                 continue
             passed.append(queue)
-            if self._turns.is_owed(queue):
+            waits_online = bool(queue.scheduler.queue.online)  # nothing is kept free for offline requests
+            if waits_online and self._turns.is_owed(queue):
                 owed += self._could_serve(queue, now)
-            if some_are_over and not queue.key.is_over_budget and len(wanted) < len(self.replicas):
+            if waits_online and some_are_over and not queue.key.is_over_budget and len(wanted) < len(self.replicas):
                 wanted += [replica for replica in self._could_serve(queue, now) if replica not in wanted]
         return False
 
@@ -264,7 +264,9 @@ class ServedQueues:
         candidates = self.candidates(head)
         if owed:
             candidates = [replica for replica in candidates if replica not in owed]
-        if asks_admission:
+        if head.is_offline:
+            candidates = self.offline.may_take(candidates, head, self._demands.online, self.settings.offline, now)
+        elif asks_admission:
             candidates = [replica for replica in candidates if self._admits(queue, head, replica, now)]
         if not candidates:
             if self._serve_past(queue, head, owed, passed, now):

@@ -80,12 +80,16 @@ class TimeLimits:
 
     def refuse_overdue(self, now: float) -> Iterator[None]:
         """Refuse requests that waited in the queue for too long."""
-        limit = self._served.settings.queue.timeout_seconds
+        settings = self._served.settings
+        least = min(settings.queue.timeout_seconds, settings.offline.timeout_seconds)
         # Only the oldest are looked at: with 100,000 waiting a look at all would hold up every stream.
-        overdue = takewhile(lambda relay: now - relay.request.arrived.arrived_at >= limit, self._relays.values())
+        overdue = takewhile(lambda relay: now - relay.request.arrived.arrived_at >= least, self._relays.values())
         for relay in list(overdue):
-            if relay.request.stage is _QUEUED:
-                message = f"the request waited in the queue for {limit:g} s, the limit `queue.timeout_seconds`"
+            arrived = relay.request.arrived
+            table = "offline" if arrived.request_class == "offline" else "queue"
+            limit = getattr(settings, table).timeout_seconds
+            if relay.request.stage is _QUEUED and now - arrived.arrived_at >= limit:
+                message = f"the request waited in the queue for {limit:g} s, the limit `{table}.timeout_seconds`"
                 drain_seconds = self._served.queue_of(relay.request.queued).drain_seconds()
                 relay.refuse(self._entry_checks.too_many(message, Reason.QUEUE_TIMEOUT, drain_seconds))
                 yield

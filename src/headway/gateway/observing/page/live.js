@@ -78,7 +78,9 @@ function show(state) {
   waiting.push(state.lines.reduce((sum, line) => sum + line.waiting, 0));
   if (waiting.length > 120) waiting.shift();
   draw();
-  rows("lines", state.lines.map((l) => [wraps(l.model), l.kind, number(l.waiting), number(l.waiting_tokens),
+  const waits = (l) => l.waiting_offline ? `${number(l.waiting)}, ${number(l.waiting_offline)} offline` : number(l.waiting);
+  const there = (r) => r.offline_requests ? `${r.requests} (${r.offline_requests} offline)` : r.requests;
+  rows("lines", state.lines.map((l) => [wraps(l.model), l.kind, waits(l), number(l.waiting_tokens),
     l.waiting ? seconds(l.drain_seconds) : "–", wraps(perLane(l.lanes)),
     wraps(counted(Object.entries(l.tenants).map(([t, n]) => [t || "(no name)", n])))]), "no request yet");
   rows("replicas", state.replicas.map((r) => [r.name,
@@ -86,7 +88,7 @@ function show(state) {
       : r.health !== "up" ? bad(`${r.health}: ${r.last_failure || "not probed yet"}`)
       : r.drained ? "drained"
       : r.models_withheld ? bad(`up: ${r.models_withheld}`) : "up",
-    `${r.requests} / ${r.requests_max}`, `${number(r.kv_tokens)} / ${number(r.kv_tokens_max)}`,
+    `${there(r)} / ${r.requests_max}`, `${number(r.kv_tokens)} / ${number(r.kv_tokens_max)}`,
     `${number(r.says_running)}, ${number(r.says_waiting)}, ${r.says_kv_share === null ? "–" : Math.round(100 * r.says_kv_share) + " %"}`,
     ages(r.report_age_seconds), wraps(r.source)]), "no replica");
   rows("classes", lengthClasses(state.stories), "no streamed answer yet");
