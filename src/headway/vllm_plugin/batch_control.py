@@ -43,7 +43,7 @@ class BatchControl:
             self._engine.set_threshold(threshold)
             self._metrics.show("long_prefill_threshold", threshold)
         self.preempted = 0
-        if self._policies.chooses_victims and not self._policies.suspended:
+        if self._policies.has_offline or (self._policies.chooses_victims and not self._policies.suspended):
             self._order_victims(now)
 
     def preempt(self, request: VllmRequest) -> None:

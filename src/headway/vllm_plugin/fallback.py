@@ -53,6 +53,11 @@ class FallbackScheduler:
         return len(self._waiting)
 
     @property
+    def has_offline(self) -> bool:
+        """Whether an offline request ever came."""
+        return self._scheduler.has_offline
+
+    @property
     def in_force(self) -> bool:
         """Whether the chosen policies rule, rather than first come, first served."""
         return not (self.disabled or self.suspended)
@@ -195,7 +200,10 @@ class FallbackScheduler:
         )
 
     def _rebuild(self) -> None:
+        had_offline = self._scheduler.has_offline
         self._scheduler = Scheduler(Policies(Fcfs(), Greedy(), LatestAdmitted(), RunningMean()))
+        if had_offline:
+            self._scheduler.expect_offline()
         queue = self._scheduler.queue
         for request in self._entered.values():
             if request.id in self._waiting:

@@ -58,7 +58,8 @@ class RequestBook:
             self._prefix_hits.arrive(entry, now)
         entry.work = uncached_prefill_tokens(entry.view)
         entry.wait_began = self._report.explanations.clocks.reading(now)
-        self._comparison.arrive(entry.arrival, now, entry.work)
+        if not entry.view.is_offline:  # which waits by intent
+            self._comparison.arrive(entry.arrival, now, entry.work)
         return entry
 
     def look_up_again(self, entry: Entry, now: float) -> bool:
@@ -71,11 +72,12 @@ class RequestBook:
         first = entry.admission < 0
         entry.admission = self._report.explanations.clocks.admit(entry.arrival)
         if first:
-            self._comparison.admit(entry.arrival, entry.view.arrived_at, now, entry.work)
+            if not entry.view.is_offline:
+                self._comparison.admit(entry.arrival, entry.view.arrived_at, now, entry.work)
             self._report.admitted(entry, now)
 
     def remove(self, entry: Entry, now: float) -> None:
         """The request ended, and the queue has forgotten it."""
         del self.entries[entry.id]
-        if entry.admission < 0 and not entry.turn_over:
+        if entry.admission < 0 and not (entry.turn_over or entry.view.is_offline):
             self._comparison.leave(entry.arrival, now)
