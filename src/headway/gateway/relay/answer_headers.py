@@ -21,6 +21,9 @@ _ID_HEADER, _REPLICA_HEADER, _QUEUE_HEADER = b"x-request-id", b"x-headway-replic
 _TIER_HEADER, _MODEL_HEADER = b"x-headway-service-tier", b"x-headway-model"
 _AS_THEY_ARE = "/:@+,;=!$&'()*[]"  # in the name of a model; what no header may hold is percent-encoded
 _OURS = {REASON_HEADER, _ID_HEADER, _REPLICA_HEADER, _QUEUE_HEADER, _TIER_HEADER, _MODEL_HEADER, CLASS_HEADER}
+_STREAM_TYPE = b"text/event-stream"
+UNBUFFERED = b"x-accel-buffering", b"no"
+"""Asks nginx, and others that know it, to pass each event on as it comes."""
 _NOT_RETURNED = HOP_BY_HOP | {b"content-length"} | _OURS
 
 
@@ -39,11 +42,17 @@ def answer_headers(
     if b"location" in named:
         hidden = replica.pool.without_address
         returned = [(name, hidden(value) if name == b"location" else value) for name, value in returned]
-    return [*returned, *own_headers(request, replica)]
+    is_stream = media_type(named.get(b"content-type", b"")) == _STREAM_TYPE
+    if is_stream:
+        returned = [pair for pair in returned if pair[0] != UNBUFFERED[0]]
+    return [*returned, *own_headers(request, replica, is_stream=is_stream)]
 
 
-def own_headers(request: GatewayRequest, replica: UpstreamReplica) -> Headers:
-    """What the gateway tells the client of its request: its id, its replica, how long it waited, what was chosen."""
+def own_headers(request: GatewayRequest, replica: UpstreamReplica, *, is_stream: bool) -> Headers:
+    """What the gateway tells the client of its request: its id, its replica, how long it waited, what was chosen.
+
+    `is_stream`: its events are to pass proxies at once.
+    """
     arrived = request.arrived
     waited = (request.queued.dispatched_at or arrived.arrived_at) - arrived.arrived_at
     return [
@@ -51,6 +60,7 @@ def own_headers(request: GatewayRequest, replica: UpstreamReplica) -> Headers:
         (_REPLICA_HEADER, replica.shown_as.encode("latin-1", "replace")),
         (_QUEUE_HEADER, b"%d" % (waited * 1000)),
         *chosen_headers(request),
+        *([UNBUFFERED] if is_stream else []),
     ]
 
 
@@ -80,7 +90,7 @@ def answer_reader(
     if named.get(b"content-encoding", b"identity").strip().lower() != b"identity":
         return None
     kind, usage = media_type(named.get(b"content-type", b"")), request.arrived.endpoint.usage
-    if kind == b"text/event-stream":
+    if kind == _STREAM_TYPE:
         hide, sequences = hides_usage(request, replica), request.queued.sequences
         if sequences > 1:
             return SequencesReader(sequences, hide_usage=hide, fields=usage)

@@ -15,7 +15,7 @@ from headway.gateway.openai.error_responses import ErrorResponse, Reason
 from headway.gateway.openai.error_shapes import shape_of
 from headway.gateway.queueing.request_state import GatewayRequest, RequestStage
 from headway.gateway.relay.answer_errors import error_event
-from headway.gateway.relay.answer_headers import chosen_headers
+from headway.gateway.relay.answer_headers import UNBUFFERED, chosen_headers
 from headway.gateway.wire.client_connection import ClientConnection
 from headway.gateway.wire.messages import Headers, Response
 
@@ -35,7 +35,7 @@ class EarlyStream:
         headers = [
             (b"content-type", b"text/event-stream; charset=utf-8"),
             (b"cache-control", b"no-cache"),
-            (b"x-accel-buffering", b"no"),  # a proxy that holds events back would make keep-alives useless
+            UNBUFFERED,  # a proxy that holds events back would make keep-alives useless
             (b"x-request-id", request.arrived.request_id),
             *chosen_headers(request),
         ]

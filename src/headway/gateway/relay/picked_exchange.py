@@ -155,7 +155,7 @@ class PickedExchange:
         else:
             relayed.first_byte_at = self._dispatcher.now()
             self._note_prefilled()
-        return own_headers(self.request, replica)
+        return own_headers(self.request, replica, is_stream=self._is_stream)
 
     def shown(self, body: bytes, *, is_last: bool) -> bytes:
         """A part of the answer; returns what its client is to get for it."""
