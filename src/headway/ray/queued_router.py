@@ -209,6 +209,8 @@ class QueuedRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: ignor
         self._tell_replicas()
 
     def _tell_replicas(self) -> None:
+        if not HOLDS_ORDER:  # then no queue is started
+            return
         told = [
             ServeReplica(one.replica_id.unique_id, one.max_ongoing_requests, tuple(sorted(one.multiplexed_model_ids)))
             for one in self._replicas.values()

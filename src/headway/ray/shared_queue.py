@@ -64,13 +64,15 @@ class _RouterSide:
         self.tickets: dict[int, TicketRelay] = {}
         self.elsewhere: dict[int, str] = {}  # requests at replicas that it did not send through this queue
         self.replicas: dict[str, ServeReplica] = {}
+        self.is_heard = False  # now: what there is to tell goes with the answer, and wakes no other call
         self._verdicts: list[RouteVerdict] = []
         self._is_due = asyncio.Event()
 
     def tell(self, verdict: RouteVerdict) -> None:
         """A verdict for it."""
         self._verdicts.append(verdict)
-        self._is_due.set()
+        if not self.is_heard:
+            self._is_due.set()
 
     def take_verdicts(self) -> list[RouteVerdict]:
         """What it has not heard yet."""
@@ -128,7 +130,14 @@ class SharedQueue:
         side = self._routers.get(news.router)
         if side is None:
             return None
-        side.heard_at = self._clock()
+        side.heard_at, side.is_heard = self._clock(), True
+        try:
+            self._heed(side, news)
+        finally:
+            side.is_heard = False
+        return side.take_verdicts()
+
+    def _heed(self, side: _RouterSide, news: RouterNews) -> None:
         for name, kind in news.lost:
             self._lose(name, kind)
         if news.replicas is not None:
@@ -139,7 +148,6 @@ class SharedQueue:
             self._reject(side, rejection)
         for entry in news.entered:
             self._enter(side, entry)
-        return side.take_verdicts()
 
     async def wait(self, router: str, seconds: float) -> list[RouteVerdict] | None:
         """Verdicts for a router as soon as there are any, at the latest after so many seconds; None as in `take`."""

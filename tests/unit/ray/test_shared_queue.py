@@ -389,6 +389,24 @@ def test_under_load_calls_get_larger_and_not_more() -> None:
     run(test())
 
 
+def test_a_verdict_that_comes_with_an_answer_wakes_no_call_that_waits() -> None:
+    async def test() -> None:
+        house = QueueHouse()
+        house.queue.greet(Greeting("router", replicas("only")))
+        waiting = asyncio.ensure_future(house.queue.wait("router", 30.0))
+        await asyncio.sleep(0)
+        told = house.queue.take(RouterNews("router", [QueueEntry(1, prompt_of(10)), QueueEntry(2, prompt_of(10))]))
+        assert told is not None
+        assert [one.number for one in told] == [1]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        house.queue.greet(Greeting("other", replicas("more")))  # a replica that has room for what waits
+        assert [one.number for one in await waiting or ()] == [2]
+
+    run(test())
+
+
 moves = st.lists(
     st.tuples(
         st.sampled_from(["enter", "end", "reject", "leave", "die", "scale", "greet"]),
