@@ -51,11 +51,10 @@ def load_picture() -> str:
     runs = load_runs()
     panels = []
     for part in ("mean", "p99"):
-        lines = [
-            Curve(order, number, LOADS, [float(getattr(run.metrics.ttft_seconds, part)) for run in runs if run.policy == order],
-                  marks=True)
-            for number, order in enumerate(ORDERS)
-        ]  # fmt: skip
+        lines = []
+        for number, order in enumerate(ORDERS):
+            values = [float(getattr(run.metrics.ttft_seconds, part)) for run in runs if run.policy == order]
+            lines.append(Curve(order, number, LOADS, values, marks=True))
         seconds = logarithmic([value for line in lines for value in line.ys], *y_span(HEIGHT))
         axes = Axes(linear(LOADS, *x_span(WIDTH)), seconds, _number, _number, "load", "seconds")
         panels.append(panel(f"TTFT, {part}", f"{part} TTFT in seconds against load", axes, lines))
@@ -66,8 +65,12 @@ def admission_picture() -> str:
     """KV memory in use over time, and how many wait."""
     runs = admission_runs()
     panels = []
-    for title, of_run in (("KV memory in use", lambda run: run.curves.kv_share), ("Requests that wait", lambda run: run.curves.waiting)):  # fmt: skip
-        lines = [Curve(run.policy, number, run.curves.seconds, of_run(run)) for number, run in enumerate(runs)]
+    curves = {
+        "KV memory in use": [run.curves.kv_share for run in runs],
+        "Requests that wait": [run.curves.waiting for run in runs],
+    }
+    for title, ys in curves.items():
+        lines = [Curve(run.policy, n, run.curves.seconds, ys[n]) for n, run in enumerate(runs)]
         top = max(value for line in lines for value in line.ys)
         is_share = top <= 1
         values = Scale(0, 1, *y_span(HEIGHT)) if is_share else linear([0, top], *y_span(HEIGHT))
@@ -85,11 +88,3 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     (folder / "load.svg").write_text(load_picture() + "\n", encoding="utf-8")
     (folder / "admission.svg").write_text(admission_picture() + "\n", encoding="utf-8")
-    for run in admission_runs():
-        print(
-            run.policy,
-            run.metrics.preemptions,
-            run.metrics.recomputed_tokens,
-            run.metrics.ttft_seconds.mean,
-            run.metrics.e2e_seconds.mean,
-        )
