@@ -18,6 +18,7 @@ from headway.gateway.api_routes import ApiRoutes
 from headway.gateway.batch_api.batch_setup import BatchApi
 from headway.gateway.certificate import Certificate
 from headway.gateway.discovery.replica_register import ReplicaRegister
+from headway.gateway.gateway_twin import GatewayTwin
 from headway.gateway.leadership.leadership import Leadership
 from headway.gateway.learned.learned_state import LearnedState
 from headway.gateway.learned.queue_tuning import check_tuning
@@ -84,7 +85,8 @@ class Gateway:
         self._tracing = Tracing(settings.tracing, self._clock) if settings.tracing.endpoint is not None else None
         check_tuning(settings)
         ratio = TokenRatio()
-        self._learned = LearnedState(settings, ratio, log.warning, self._budgets_in_steps)
+        self.twin = GatewayTwin(settings, lambda: self.dispatcher.replicas, _log_look)
+        self._learned = LearnedState(settings, ratio, log.warning, self._budgets_in_steps, self.twin)
         self._prompt_count = PromptCount(settings.tokenizers, ratio, settings.media_tokens, self._cache_shape)
         self._saved_at = time.monotonic()
         self.cut_off = 0  # requests that were inside when it stopped
@@ -92,21 +94,20 @@ class Gateway:
         name = f"hw-{secrets.token_hex(4)}"
         self._via = f"1.1 {name}".encode()
         intake = Intake(self._prompt_count, self._clock, name, start_trace, self._cached_somewhere)
-        history = RequestHistory()
-        self._refusal_log = RefusalLog()
+        history, self._refusal_log = RequestHistory(), RefusalLog()
         self._batches = BatchApi(settings.batches) if settings.batches.folder is not None else None
         recording = [one for one in (self._recorder, self._tracing, self._batches) if one is not None]
         observing: list[RequestObserver] = [self._metrics, wanted, *observers, *recording]
-        observing += [intake, history, self._refusal_log]
+        observing += [intake, history, self._refusal_log, self.twin]
         self._model_lists = ModelLists(lambda: self.dispatcher.replicas, self._clock)
         self._hold_timer = HoldTimer(self._clock, lambda: self.dispatcher.pump())  # noqa: PLW0108 - made below
-        learned, held = self._learned, self._hold_timer.held
+        learned, held, ask = self._learned, self._hold_timer.held, self._model_lists.ask_again
         self._leadership = Leadership(settings.lease)
         hooks = QueueHooks(
             *(learned.prepare, learned.forget, held, _at_next_turn, intake.cached_tokens, _later),
             self._leadership.may_serve,
         )
-        self.dispatcher = Dispatcher(settings, self._clock, observing, self._model_lists.ask_again, hooks)
+        self.dispatcher = Dispatcher(self.twin.in_force(settings), self._clock, observing, ask, hooks)
         self._membership = ReplicaMembership(self._replica, EngineQueues(self.dispatcher).look, self._clock)
         self._register = ReplicaRegister(self._replicas_changed, check_found)
         self._learned.restore_budgets(self.dispatcher.budgets.restore)
@@ -116,17 +117,17 @@ class Gateway:
             self._metrics,
             intake,
             self._prompt_count,
-            [wanted.arrived, *([] if self._recorder is None else [self._recorder.arrived])],
+            [wanted.arrived, self.twin.arrived, *([] if self._recorder is None else [self._recorder.arrived])],
             self._refusal_log,
             self._via,
         )
         administration = Administration(self.dispatcher, AdminKeys(settings), self._register)
         has_admin = settings.admin_listen is not None
-        self.site = PublicRoutes(self.api, administration, history, self._learned, has_admin=has_admin)
+        self.site = PublicRoutes(self.api, administration, history, self._learned, self.twin, has_admin=has_admin)
         self._held: dict[str, SharedLimits] = {}  # listener -> what its clients hold
         self._metrics.watch(self.dispatcher, self.loop_watch, self._held)
         gauges = [lambda: source_metrics(self._register.sources), wanted.metrics, self._leadership.metrics]
-        gauges += self._join_batches()
+        gauges += [*self._join_batches(), self.twin.metrics]
         self._metrics.further, self.site.stands_by = gauges, self._leadership.stands_by
         self._clients: set[ClientConnection] = set()
         self._servers: list[asyncio.Server | TlsListener] = []
@@ -230,7 +231,7 @@ class Gateway:
     def _take_replicas(self, settings: Settings) -> None:
         self._register.replace(settings)
         self._membership.take(self._register.wanted(), settings.health)
-        self.dispatcher.replace(settings, self._membership.replicas, self._clock())
+        self.dispatcher.replace(self.twin.in_force(settings), self._membership.replicas, self._clock())
 
     def _replicas_changed(self) -> None:
         health, why_gone = self.settings.health, self._register.why_gone
@@ -254,6 +255,7 @@ class Gateway:
             if isinstance(server, TlsListener) and self._certificate.context is not None:
                 server.tls = self._certificate.context
         self.settings = self._learned.settings = settings
+        self.twin.change(settings)
         self.api.tenants, self.site.administration.keys = tenants, admin_keys
         self.api.trusted_proxies = TrustedProxies(settings.trusted_proxies)
         self._take_replicas(settings)
@@ -292,6 +294,7 @@ class Gateway:
             guard("record", self._recorder.flush_soon, now)
         for sentence in self._learned.trials_ended():
             log.info(sentence)
+        guard("twin", self.twin.follow, self.dispatcher, now)
         if now - self._saved_at >= self.settings.state.save_seconds and self._leadership.may_serve():
             self._saved_at = now
             guard("state", self._learned.save_soon)
@@ -353,10 +356,15 @@ class Gateway:
         if may_save:
             await self._learned.save()
         await self._leadership.close()
+        await asyncio.to_thread(self.twin.close)
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
         if self._recorder is not None:
             await self._recorder.end()
+
+
+def _log_look(sentence: str) -> None:
+    log.info("auto: %s", sentence)
 
 
 def _later(seconds: float, act: Callable[[], None]) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 from headway.gateway.administration import Administration, is_admin, takes_body
 from headway.gateway.api_routes import ApiRoutes
+from headway.gateway.gateway_twin import GatewayTwin
 from headway.gateway.head_refusals import foreign_host, loop
 from headway.gateway.learned.learned_state import LearnedState
 from headway.gateway.observing.page import PAGE_PATHS, page_file, state_of
@@ -42,6 +43,7 @@ class PublicRoutes:
         administration: Administration,
         history: RequestHistory,
         learned: LearnedState,
+        twin: GatewayTwin,
         *,
         has_admin: bool,
     ) -> None:
@@ -52,6 +54,7 @@ class PublicRoutes:
         self.history = history
         self.metrics = api.metrics
         self.learned = learned
+        self.twin = twin
         self.refusal_log = api.refusal_log
         self._has_admin = has_admin
         self._is_on_loopback = is_loopback(api.dispatcher.settings.listen)
@@ -183,7 +186,7 @@ def _metrics(routes: PublicRoutes, request: HttpRequest) -> Response | Iterator[
 def _state(routes: PublicRoutes, request: HttpRequest) -> Response:
     state = state_of(
         routes.dispatcher, routes.metrics.fairness(), routes.history.latest(_REQUESTS_SHOWN), routes.learned.tuned
-    )
+    ) | {"auto": routes.twin.shown()}
     return Response(200, json.dumps(state).encode(), headers=((b"cache-control", b"no-store"),))
 
 

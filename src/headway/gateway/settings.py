@@ -16,6 +16,7 @@ from headway.domain.request import RequestClass
 from headway.gateway.wire.limits import WireLimits
 from headway.policies.catalog import ALL_KINDS, canonical
 from headway.tuning.tuning_settings import TuningSettings
+from headway.twin.auto_settings import AUTO, AutoSettings
 
 HINTS = ("priority", "deadline", "fairness-id", "session", "output-tokens", "class")
 """What a client may say of its own request, where its key allows it. `session` is allowed by default."""
@@ -31,6 +32,7 @@ class PolicySettings:
 
     Attributes:
         ordering: Which queued request is next: any ordering, or `fair-share/NAME` with another ordering inside.
+            `auto` begins with the default and has a twin choose, see `[auto]`.
         admission: Whether the head of the queue may be dispatched, beyond what fits.
         preemption: Part of every bundle, and `latest-admitted` here: a gateway never takes a running request
             back from a replica, so the engine chooses.
@@ -60,6 +62,11 @@ class PolicySettings:
     prefill_seconds_per_token: float = 2e-5
     decode_seconds_per_token: float = 2e-2
     faults_max: int = 10
+
+    @staticmethod
+    def ordering_default() -> str:
+        """The order unless another is named."""
+        return str(next(one.default for one in fields(PolicySettings) if one.name == "ordering"))
 
     @property
     def costs(self) -> ServiceCosts:
@@ -696,9 +703,16 @@ class Settings:
     state: StateSettings = field(default_factory=StateSettings)
     batches: BatchSettings = field(default_factory=BatchSettings)
     tuning: TuningSettings = field(default_factory=TuningSettings)
+    auto: AutoSettings = field(default_factory=AutoSettings)
     tracing: TracingSettings = field(default_factory=TracingSettings)
     embedded: EmbeddedSettings = field(default_factory=EmbeddedSettings)
     wire: WireLimits = field(default_factory=WireLimits)
+
+    def __post_init__(self) -> None:
+        if self.policies.ordering == AUTO:
+            default = replace(self.policies, ordering=PolicySettings.ordering_default())
+            object.__setattr__(self, "policies", default)
+            object.__setattr__(self, "auto", replace(self.auto, on=True))
 
     def model_of(self, name: str) -> str:
         """The model that a name stands for: itself where it is no alias."""

@@ -75,6 +75,11 @@ class WaitingQueue:
             yield from (request for _, _, ticket, request in lane if ticket not in self._dead)
 
     @property
+    def has_front(self) -> bool:
+        """Whether a preempted request waits, which is served before all others."""
+        return bool(self._front)
+
+    @property
     def is_laned(self) -> bool:
         """Whether time alone may change what comes behind the head."""
         return self._laned is not None
@@ -136,9 +141,12 @@ class WaitingQueue:
         else:
             self._front[request.id] = request
 
-    def under(self, ordering: OrderingPolicy) -> WaitingQueue:
-        """A new queue with the same requests under another ordering; the preempted stay in front. O(n log n)."""
-        other = WaitingQueue(ordering, self._resumed, self._predict)
+    def under(self, ordering: OrderingPolicy, predict: Predict | None = None) -> WaitingQueue:
+        """A new queue with the same requests under another ordering; the preempted stay in front. O(n log n).
+
+        `predict` is that of another predictor, where this changes too.
+        """
+        other = WaitingQueue(ordering, self._resumed, predict or self._predict)
         other._front.update(self._front)
         other._ticket = self._ticket
         other._aside.update(self._aside)

@@ -39,6 +39,7 @@ from headway.scheduling.class_queue import ClassQueue
 from headway.scheduling.offline_gate import OfflineGate
 from headway.scheduling.online_views import without_offline
 from headway.scheduling.queue import Resumed, WaitingQueue
+from headway.scheduling.switch_line import SwitchLine
 
 _STEPPED_OVER_MAX = 64  # requests behind a head that cannot run; vLLM steps over any number, which costs O(waiting)
 
@@ -92,14 +93,19 @@ class Scheduler:
         self.suspended = False
         self.has_offline = False
         self.gate: OfflineGate | None = None
+        self.line: SwitchLine | None = None  # since a switch of the order, until all have left that waited then
+        self._others = listeners
+        self._offline_listeners: list[Listener] = [*offline.fanout().listeners, *listeners]
+        self._choose(policies)
+
+    def _choose(self, policies: Policies) -> None:
         self._chosen = policies
         self._policies = policies
         self._backfilling = _backfilling(policies.admission)
         fanout = policies.fanout()
-        self._listeners: list[Listener] = [*fanout.listeners, *listeners]
-        self._heard = heard_by(*self._listeners)
+        self._listeners: list[Listener] = [*fanout.listeners, *self._others]
+        self._heard = heard_by(*self._listeners, *(self._offline_listeners if self.has_offline else ()))
         self._ordering_listens = policies.ordering in fanout
-        self._offline_listeners: list[Listener] = [*offline.fanout().listeners, *listeners]
 
     def arrive(self, request: Request, now: float) -> None:
         """A request came in: estimate its length, queue it."""
@@ -121,14 +127,23 @@ class Scheduler:
 
     def head(self, now: float) -> Request | None:
         """The request to run next; None if none waits."""
+        if self.line is not None and not self.queue.online.has_front:
+            first = self.line.first(self.queue.online.head(now), now)
+            if first is not None:
+                return first
         return self.queue.head(now)
+
+    def stands_until(self, now: float) -> float:
+        """Time at which `head` may answer otherwise although nothing was added or taken; `math.inf` if never."""
+        until = self.queue.stands_until(now)
+        return until if self.line is None else min(until, self.line.stands_until(now))
 
     def first_that(self, may_run: Callable[[Request], bool], now: float) -> Request | None:
         """The first request in order that an engine can run at all now, the head and the next 64 being looked at.
 
         None if none waits, or none of those can. A backfilling admission policy passes requests itself: the head.
         """
-        head = self.queue.head(now)
+        head = self.head(now)
         if head is None or self._backfilling is not None or may_run(head):
             return head
         return next(filter(may_run, self.queue.following(now, _STEPPED_OVER_MAX)), None)
@@ -139,7 +154,7 @@ class Scheduler:
         An engine asks until it gets None. Without a backfilling admission policy that is after the first refusal.
         """
         if not refused:
-            return self.queue.head(now)
+            return self.head(now)
         if batch.size:
             for request in self.behind_head(now):
                 if request not in refused and self.may_pass(request, refused[0], batch, memory, now):
@@ -167,6 +182,7 @@ class Scheduler:
         """A request other than the head joins a batch: what `candidate` gave after `head` was refused."""
         assert self._backfilling is not None
         self.queue.remove(request.id)
+        self._left_line(request.id)
         self._backfilling.passed(head)
         self._joined(request, now)
 
@@ -183,7 +199,7 @@ class Scheduler:
 
     def admit(self, now: float) -> Request:
         """The head joins a batch."""
-        request = self.queue.pop(now)
+        request = self._next(now)
         self._joined(request, now)
         return request
 
@@ -192,6 +208,8 @@ class Scheduler:
 
         None if it does not wait.
         """
+        if self.line is not None:
+            self._taken_from_line(request_id, now)
         request = self.queue.remove(request_id)
         if request is not None:
             self._joined(request, now)
@@ -246,6 +264,7 @@ class Scheduler:
     def cancel(self, request_id: RequestId, now: float) -> Request | None:
         """A waiting request's client left; None if it does not wait."""
         request = self.queue.remove(request_id)
+        self._left_line(request_id)
         if request is not None and Cancelled in self._heard:
             self._deliver(Cancelled(request, now))
         return request
@@ -254,6 +273,63 @@ class Scheduler:
         """The client of a request that does not wait in the queue left: it ran, or the shell had taken it out."""
         if Cancelled in self._heard:
             self._deliver(Cancelled(request, now))
+
+    @property
+    def is_switching(self) -> bool:
+        """Whether requests wait that waited at the last switch."""
+        return self.line is not None and len(self.line) > 0
+
+    def switch(self, policies: Policies, now: float) -> None:
+        """Other policies for online requests from now on; O(waiting · log waiting).
+
+        The new ones hear of all that wait, in order of arrival. These keep a bound on being passed, see `SwitchLine`.
+
+        Raises:
+            ValueError: requests of the last switch wait still, or the policies are suspended.
+        """
+        if self.is_switching or self.suspended:
+            raise ValueError("the order cannot be switched while the last switch goes on, or policies are suspended")
+        old = self.queue.online
+        predicts_anew = policies.prediction is not self._policies.prediction
+        self._choose(replace(policies, offline=self._chosen.offline))
+        for request in sorted(old, key=lambda request: request.arrived_at):
+            if predicts_anew:
+                request.estimate = policies.prediction.predict(request)
+            if Arrived in self._heard:
+                self._deliver(Arrived(request, now))
+        self.queue.online = old.under(policies.ordering, policies.prediction.predict)
+        self.line = SwitchLine(old) if len(old) else None
+
+    def leave_line(self, request_id: RequestId) -> None:
+        """A request of the last switch waits by the new order alone: it cannot run for a while."""
+        self._left_line(request_id)
+
+    def _next(self, now: float) -> Request:
+        """Take out the next request. Raises IndexError if none waits."""
+        head = None if self.line is None else self.head(now)
+        if head is None:
+            return self.queue.pop(now)
+        self._taken_from_line(head.id, now)
+        self.queue.remove(head.id)
+        return head
+
+    def _taken_from_line(self, request_id: RequestId, now: float) -> None:
+        assert self.line is not None
+        head = self.head(now)
+        if head is not None and head.id == request_id and not self.queue.online.has_front:
+            self.line.served(head, now)
+        else:
+            self.line.left(request_id)
+        self._forget_line()
+
+    def _left_line(self, request_id: RequestId) -> None:
+        if self.line is not None:
+            self.line.left(request_id)
+            self._forget_line()
+
+    def _forget_line(self) -> None:
+        if self.line is not None and not len(self.line):
+            self.line = None
 
     def suspend(self) -> None:
         """Let first come, first served rule, greedy admission and the latest as victim; O(waiting · log waiting).
@@ -269,6 +345,7 @@ class Scheduler:
 
     def _rule(self, policies: Policies, *, suspended: bool) -> None:
         self.queue.online = self.queue.online.under(policies.ordering)
+        self.line = None
         self.suspended = suspended
         self._policies = policies
         self._backfilling = _backfilling(policies.admission)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from headway.domain.event import Listener
 from headway.domain.replica_view import MemoryView
@@ -15,23 +16,42 @@ from headway.simulator.rules import EngineRules, PluginRules
 from headway.simulator.step_time import PS_PER_SECOND, SECONDS_PER_PS
 
 
+class Steering(Protocol):
+    """Changes a scheduler's policies while a day goes on."""
+
+    next_check_ps: int
+    """When it is to be asked next, picoseconds."""
+
+    def check(self, scheduler: Scheduler, now_ps: int) -> None:
+        """Before a step at or after that time."""
+
+
 class PluginControl:
     """Judges harm once a second and moves the long-prefill threshold, as far as the plug-in's rules want it.
 
+    `steering`, if there is one, is asked at its own times.
+
     Attributes:
         acts: whether there is anything to do; if not, the engine's own threshold holds all day.
-        next_check_ps: when the guard judges next.
         listeners: to be told of every event.
     """
 
-    def __init__(self, plugin: PluginRules, rules: EngineRules, policies: Policies) -> None:
+    def __init__(
+        self, plugin: PluginRules, rules: EngineRules, policies: Policies, steering: Steering | None = None
+    ) -> None:
         guard = None if isinstance(policies.ordering, Fcfs) else plugin.guard  # first come, first served harms nothing
         self._harm = None if guard is None else HarmWatch(guard)
         self._rules = rules
         self._tunes = plugin.tuning == "self-tuned"
-        self.acts = self._tunes or guard is not None
-        self.next_check_ps = FOREVER if guard is None else 0
+        self._steering = steering
+        self.acts = self._tunes or guard is not None or steering is not None
+        self._next_harm_ps = FOREVER if guard is None else 0
         self.listeners: list[Listener] = [] if self._harm is None else [self._harm]
+
+    @property
+    def next_check_ps(self) -> int:
+        """When the guard judges next, or the steering is asked."""
+        return self._next_harm_ps if self._steering is None else min(self._next_harm_ps, self._steering.next_check_ps)
 
     def before_step(
         self, scheduler: Scheduler, now_ps: int, running: int, prefill_left: Sequence[int], memory: MemoryView
@@ -46,8 +66,10 @@ class PluginControl:
             memory: KV blocks.
         """
         now, rules = now_ps * SECONDS_PER_PS, self._rules
-        if self._harm is not None and now_ps >= self.next_check_ps:
-            self.next_check_ps = now_ps + SECONDS_BETWEEN_CHECKS * PS_PER_SECOND
+        if self._steering is not None and now_ps >= self._steering.next_check_ps:
+            self._steering.check(scheduler, now_ps)
+        if self._harm is not None and now_ps >= self._next_harm_ps:
+            self._next_harm_ps = now_ps + SECONDS_BETWEEN_CHECKS * PS_PER_SECOND
             self._harm.check(scheduler, now)
         if not self._tunes or scheduler.suspended or not prefill_left:
             return rules.long_prefill_token_threshold

@@ -30,7 +30,7 @@ from headway.simulator.decoding import computed_before, least_steps, run_duratio
 from headway.simulator.offline_control import OfflineControl
 from headway.simulator.outcome import NEVER, DayOutcome, StepObserver
 from headway.simulator.own_blocks import OwnBlocks
-from headway.simulator.plugin_control import PluginControl
+from headway.simulator.plugin_control import PluginControl, Steering
 from headway.simulator.prefix_cache import CachedBlocks
 from headway.simulator.rules import NO_PLUGIN, EngineRules, PluginRules
 from headway.simulator.step_log import StepLog
@@ -48,11 +48,12 @@ def simulate(
     plugin: PluginRules = NO_PLUGIN,
     observer: StepObserver | None = None,
     listeners: Sequence[Listener] = (),
+    steering: Steering | None = None,
 ) -> DayOutcome:
     """Replay a trace on one replica and return what became of every request.
 
     The same arguments give the same outcome, bit for bit, on every machine. `policies` are used up: make fresh ones
-    for each run. `plugin` says what the vLLM plug-in does beside them.
+    for each run. `plugin` says what the vLLM plug-in does beside them; `steering` may change them during the day.
 
     Raises:
         ValueError: blocks do not divide the trace's prefix blocks (with prefix caching); a policy broke its contract.
@@ -60,7 +61,7 @@ def simulate(
     columns = DayColumns(len(trace))
     served = ServedTrace(trace, columns)
     arrivals = Arrivals(trace)
-    engine = SkippingEngine(served, rules, step_time, policies, plugin, observer, listeners, arrivals)
+    engine = SkippingEngine(served, rules, step_time, policies, plugin, observer, listeners, arrivals, steering)
     engine.run()
     return columns.outcome(engine.steps, engine.curve.blocks_peak, engine.curve.points())
 
@@ -124,6 +125,7 @@ class SkippingEngine:
         observer: StepObserver | None,
         listeners: Sequence[Listener],
         arrivals: RequestSource,
+        steering: Steering | None = None,
     ) -> None:
         trace = served.trace
         memory: BlockMemory = CountedBlocks(rules.kv_blocks, rules.block_tokens)
@@ -139,7 +141,7 @@ class SkippingEngine:
         self._looks_up = self._shares  # otherwise from the first preemption on
         self._look_up_ps = FOREVER  # when the cache is asked about the head again
         self._batch = Batch(rules, memory)
-        self._plugin = PluginControl(plugin, rules, policies)
+        self._plugin = PluginControl(plugin, rules, policies, steering)
         self._scheduler = Scheduler(policies, resumed=rules.resumed, listeners=[*self._plugin.listeners, *listeners])
         self._offline = OfflineControl(plugin, rules, step_time, self._scheduler)
         self._is_mixed = False  # requests of both classes are inside: the offline gate looks at every step
@@ -549,7 +551,7 @@ class SkippingEngine:
         """When an arrival, or time alone, may change which request is admitted."""
         until = min(self._arrivals.next_ps, self._plugin.next_check_ps, self._look_up_ps)
         if len(self._batch.members) < self._rules.max_num_seqs:
-            stands_until = self._scheduler.queue.stands_until(self._now_ps * SECONDS_PER_PS)
+            stands_until = self._scheduler.stands_until(self._now_ps * SECONDS_PER_PS)
             if stands_until * PS_PER_SECOND < until:
                 until = int(stands_until * PS_PER_SECOND) - 1_000  # a nanosecond early: seconds are rounded
         return until

@@ -35,6 +35,7 @@ SECTIONS: dict[str, Any] = {
     "`[state]`": settings.StateSettings,
     "`[batches]`": settings.BatchSettings,
     "`[tuning]`": settings.TuningSettings,
+    "`[auto]`": settings.AutoSettings,
     "`[tracing]`": settings.TracingSettings,
     "`[embedded]`": settings.EmbeddedSettings,
     "`[wire]`": WireLimits,

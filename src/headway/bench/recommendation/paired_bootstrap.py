@@ -105,6 +105,21 @@ def differences(
     )
 
 
+def share_ahead(
+    objective: OperatorObjective,
+    columns: Mapping[str, Floats],
+    arrived_seconds: Floats,
+    longest_wait_seconds: float,
+    seed: int,
+) -> float:
+    """The share of draws in which the first of two candidates is better than the second; arguments as above."""
+    span = max(float(arrived_seconds[-1] - arrived_seconds[0]), 1e-9)
+    stretch = min(max(_WAITS_IN_A_STRETCH * longest_wait_seconds, span / _STRETCHES_MAX), span / _STRETCHES_MIN)
+    random = np.random.default_rng(seed)
+    draws = [objective.scores(columns, _drawn(arrived_seconds, stretch, random)) for _ in range(DRAWS)]
+    return float(np.mean([first < second for first, second in draws]))
+
+
 def _worse(behind: Floats, draws: Floats) -> npt.NDArray[np.bool_]:
     """Which are behind the best by more than chance makes all of them together, and in 95 of 100 draws as well.
 

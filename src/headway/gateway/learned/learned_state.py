@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from headway.config.atomic_file import check_folder
 from headway.domain.event import Listener
@@ -40,6 +40,16 @@ class _Live:
         return self.learned.saved(None if self.tuner is None else self.tuner.best())
 
 
+class KeptTwin(Protocol):
+    """A twin whose choice is kept."""
+
+    def state(self) -> dict[str, Any]:
+        """What is kept over a restart; empty for nothing."""
+
+    def restore(self, saved: object) -> None:
+        """Take it back. Raises ValueError if it is something else."""
+
+
 class LearnedState:
     """Restores the fresh policies of each queue (`prepare`) before they see a request; `save` writes their state."""
 
@@ -49,6 +59,7 @@ class LearnedState:
         ratio: TokenRatio,
         report: Callable[[str], None],
         budgets_in_steps: Callable[[], Iterable[Mapping[str, object]]] = tuple,
+        twin: KeptTwin | None = None,
     ) -> None:
         """Read the file if there is one.
 
@@ -56,6 +67,7 @@ class LearnedState:
             settings: of the gateway.
             ratio: bytes per token, restored and saved with the rest.
             report: called with one sentence about what could not be used or written.
+            twin: is given back what the file holds of it.
             budgets_in_steps: what the budgets of keys keep, by tenant, some at a step; `restore_budgets` gives it back.
 
         Raises:
@@ -65,6 +77,7 @@ class LearnedState:
         self._ratio = ratio
         self._report = report
         self._budgets_in_steps = budgets_in_steps
+        self._twin = twin
         self._saved_budgets: object = {}
         self._path = None if settings.state.path is None else Path(settings.state.path)
         self._parts: dict[QueueKey, Mapping[str, Any]] = {}
@@ -153,6 +166,8 @@ class LearnedState:
                 parts = {QueueKey(str(part["model"]), str(part["kind"])): part for part in lines}
                 self._ratio.restore(saved.learned["bytes_per_token"])
                 self._saved_budgets = saved.learned.get("budgets", {})
+                if self._twin is not None and saved.learned.get("twin"):
+                    self._twin.restore(saved.learned["twin"])
             except (KeyError, TypeError, ValueError) as error:
                 self._report(f"{path}: a part is missing or of another kind ({error!r}); starting afresh")
             else:
@@ -172,7 +187,8 @@ class LearnedState:
             budgets |= step
             await asyncio.sleep(0)
         lines = [{"model": key.model, "kind": key.kind, **part} for key, part in parts.items()]
-        content = SavedState(_OWNER, {"lines": lines, "bytes_per_token": self._ratio.state(), "budgets": budgets})
+        learned = {"lines": lines, "bytes_per_token": self._ratio.state(), "budgets": budgets}
+        content = SavedState(_OWNER, learned | {"twin": {} if self._twin is None else self._twin.state()})
         problem = await asyncio.to_thread(try_to_write, path, content)
         if problem is not None:
             self._report(problem)

@@ -7,51 +7,34 @@ stands in: the mean length, "admit", arrival order.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
-from headway.domain.event import Event, Listener
+from headway.domain.event import Listener
 from headway.domain.replica_view import BatchView, MemoryView
-from headway.domain.request import RequestId
+from headway.domain.request import Request, RequestId
 from headway.gateway.queueing.hinted_prediction import HintedPrediction
 from headway.gateway.queueing.internal_errors import InternalErrors
+from headway.gateway.queueing.queue_policies import ContainedListener, SharedAccounts, policies_of
 from headway.gateway.queueing.recent_dispatches import RecentDispatches
 from headway.gateway.queueing.request_state import QueuedRequest, QueueKey
 from headway.gateway.queueing.wait_forecast import WaitForecast, work_of
 from headway.gateway.queueing.waiting_sums import WaitingSums
 from headway.gateway.settings import PolicySettings
 from headway.policies.admission.greedy import Greedy
-from headway.policies.catalog import KINDS
 from headway.policies.contracts import LossListener
 from headway.policies.ordering.fair_share import FairShare
 from headway.policies.ordering.fcfs import Fcfs
-from headway.scheduling.bundle import bundle
 from headway.scheduling.checked_policies import CheckedEvents, PlainAsker, PolicyFault, guarded
 from headway.scheduling.head_lookups import MOVES_PER_STEP, is_stale, note_answer
 from headway.scheduling.scheduler import Policies, Scheduler
+from headway.scheduling.switch_line import SwitchLine
 
 Answer = TypeVar("Answer")
 Prepare: TypeAlias = Callable[[QueueKey, PolicySettings, Policies], tuple[Listener, ...]]
 CachedTokensOf: TypeAlias = Callable[[QueuedRequest], int]
 """Prompt tokens of a waiting request that a replica is expected to have in its prefix cache now."""
-
-
-class SharedAccounts:
-    """Makes `fair-share` one policy over all queues: their tenants' accounts are kept together."""
-
-    def __init__(self) -> None:
-        self._first: FairShare | None = None
-        self.are_shared = False  # by two queues or more: the events of one move the choices of all
-
-    def join(self, ordering: object) -> None:
-        """A queue's fresh ordering."""
-        if isinstance(ordering, FairShare):
-            if self._first is None:
-                self._first = ordering
-            else:
-                ordering.share_accounts(self._first)
-                self.are_shared = True
 
 
 class ModelQueue:
@@ -75,6 +58,7 @@ class ModelQueue:
         self._prepare = prepare
         self._errors = errors
         self._admission_faults = 0  # in a row
+        self._line: SwitchLine | None = None  # those that waited at a switch, until all of them have left
         self.scheduler = self._chosen_scheduler(settings, accounts)
         self.forecast = WaitForecast()
         self.waiting = WaitingSums()
@@ -154,10 +138,14 @@ class ModelQueue:
         moved = 0
         while True:
             head = self.scheduler.head(now)
+            if self._line is not None and not self.scheduler.queue.online.has_front:
+                head = self._line.first(None if head is None or head.is_offline else head, now) or head
             if head is None:
                 return None
             assert isinstance(head, QueuedRequest)
             if self._cached_tokens is None or moved == MOVES_PER_STEP or not is_stale(head, now):
+                return head
+            if head.id in self._unmoved:
                 return head
             if note_answer(head, self._cached_tokens(head), now):
                 moved += 1
@@ -208,16 +196,48 @@ class ModelQueue:
     def admit(self, now: float) -> QueuedRequest:
         """The head leaves the queue for a replica."""
         try:
-            queued = self.scheduler.admit(now)
+            queued = self._admitted(now)
         except Exception as error:
             queued = self._in_arrival_order(error).admit(now)
         assert isinstance(queued, QueuedRequest)
         self._left_for_replica(queued, now)
         return queued
 
+    def _admitted(self, now: float) -> Request:
+        """The head, which has left the scheduler."""
+        line = self._line
+        if line is None or self.scheduler.queue.online.has_front:
+            queued = self.scheduler.admit(now)
+            self._left_line(queued.id)
+            return queued
+        head = self._head(now)
+        if head is None:
+            raise IndexError("the queue is empty")
+        if self._unmoved.pop(head.id, None) is not None:
+            self.scheduler.arrive(head, now)
+        line.served(head, now)
+        self.scheduler.take(head.id, now)
+        self._forget_line()
+        return head
+
+    def _left_line(self, request_id: RequestId) -> None:
+        if self._line is not None:
+            self._line.left(request_id)
+            self._forget_line()
+
+    def _forget_line(self) -> None:
+        if self._line is not None and not len(self._line):
+            self._line = None
+
+    @property
+    def is_switching(self) -> bool:
+        """Whether requests wait that waited at the last switch."""
+        return self._line is not None
+
     def admit_past(self, queued: QueuedRequest, head: QueuedRequest, now: float) -> None:
         """One of `behind_head` leaves the queue for a replica, before the head."""
         self.scheduler.admit_past(queued, head, now)
+        self._left_line(queued.id)
         self._left_for_replica(queued, now)
 
     def _left_for_replica(self, queued: QueuedRequest, now: float) -> None:
@@ -246,6 +266,7 @@ class ModelQueue:
         """A request leaves the queue for good."""
         if queued.id in self._requests:
             self._add(queued, -1, now)
+            self._left_line(queued.id)
             if self._unmoved.pop(queued.id, None) is not None:
                 return
             try:
@@ -266,9 +287,14 @@ class ModelQueue:
         """Forecast of when the queue will be empty if nothing more arrives; None without one."""
         return self.forecast.drain_seconds(self.waiting_work)
 
-    def change_policies(self, settings: PolicySettings, accounts: SharedAccounts) -> None:
-        """All waiting requests go over to a scheduler with other policies, in order of arrival: by `move_one`."""
+    def change_policies(self, settings: PolicySettings, accounts: SharedAccounts, keeps_line: bool = False) -> None:
+        """All waiting requests go over to a scheduler with other policies, in order of arrival: by `move_one`.
+
+        With `keeps_line` they keep a bound on being passed, see `SwitchLine`; not where a policy had failed.
+        """
         waiting = sorted(self._requests.values(), key=lambda request: (request.arrived_at, request.id))
+        keeps_line = keeps_line and bool(waiting) and not self._unmoved and not self._arrival_order
+        self._line = SwitchLine(self.scheduler.queue.online) if keeps_line else None
         self.scheduler = self._chosen_scheduler(settings, accounts)
         self._unmoved = {request.id: request for request in waiting}
 
@@ -284,7 +310,7 @@ class ModelQueue:
         return True
 
     def _chosen_scheduler(self, settings: PolicySettings, accounts: SharedAccounts) -> Scheduler:
-        policies = _policies(settings)
+        policies = policies_of(settings)
         accounts.join(policies.ordering)
         self._accounts = accounts
         self._ordering = settings.ordering
@@ -298,7 +324,7 @@ class ModelQueue:
         checked = guarded(policies, PlainAsker())
         self._prediction = HintedPrediction(checked.prediction, self._errors, settings.faults_max)
         events = CheckedEvents(policies, PlainAsker(), self._reconsider, self._errors.policy_fault)
-        contained = [_Contained(listener, self._errors, self._reconsider) for listener in listeners]
+        contained = [ContainedListener(listener, self._errors, self._reconsider) for listener in listeners]
         self._listeners: list[Listener] = [*([events] if events else []), *contained]
         self._policies = replace(checked, prediction=self._prediction)
         return Scheduler(self._policies, listeners=self._listeners)
@@ -313,6 +339,7 @@ class ModelQueue:
         fault = error if isinstance(error, PolicyFault) else PolicyFault("ordering", "nonsense", f"failed: {error!r}")
         self._errors.policy_fault(fault)
         self._arrival_order = True
+        self._line = None
         self._ordering = "fcfs"
         self._fair = None
         self._policies = replace(self._policies, ordering=Fcfs())
@@ -368,30 +395,3 @@ class ModelQueue:
         )
         ahead = " and ".join(f"{number} {which}" for number, which in named if number)
         return f"waited {waited:.2f} s for {ahead or ('online work' if queued.is_offline else 'room at a replica')}"
-
-
-class _Contained:
-    """A listener beside the policies, which may retune the ordering; what it raises is contained."""
-
-    def __init__(self, inner: Listener, errors: InternalErrors, heard: Callable[[], None]) -> None:
-        self._inner = inner
-        self._errors = errors
-        self._heard = heard
-
-    def observe(self, event: Event) -> None:
-        """Pass an event on."""
-        self._errors.guard("tuning", self._inner.observe, event)
-        self._heard()
-
-
-def _policies(settings: PolicySettings) -> Policies:
-    options: dict[str, Mapping[str, Any]] = {kind: settings.options[kind] for kind in KINDS if kind in settings.options}
-    return bundle(
-        ordering=settings.ordering,
-        admission=settings.admission,
-        preemption=settings.preemption,
-        prediction=settings.prediction,
-        options=options,
-        costs=settings.costs,
-        seed=settings.seed,
-    )

@@ -9,20 +9,21 @@ How requests come to the queues, and how they end, is in `dispatcher.py`.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Callable
+from dataclasses import replace
 
 from headway.gateway.openai.stored_objects import StoredObjects
 from headway.gateway.queueing.class_ceilings import ClassCeilings
 from headway.gateway.queueing.dispatch_contracts import QueueHooks, RequestSender
 from headway.gateway.queueing.internal_errors import InternalErrors
 from headway.gateway.queueing.model_bounds import ModelBounds
-from headway.gateway.queueing.model_queue import ModelQueue, SharedAccounts
+from headway.gateway.queueing.model_queue import ModelQueue
 from headway.gateway.queueing.offline_bound import OfflineBound
 from headway.gateway.queueing.outages import WaitingDemands, can_be_served, demand_of
+from headway.gateway.queueing.policy_changes import TURN_SECONDS, PolicyChanges
 from headway.gateway.queueing.queue_bounds import QueueBounds
 from headway.gateway.queueing.queue_keys import QueueChanges, home_of, key_of
+from headway.gateway.queueing.queue_policies import SharedAccounts
 from headway.gateway.queueing.queue_turns import Turns
 from headway.gateway.queueing.replica_room import look_at, room_gate, warn_of_unknown_memory, with_a_place
 from headway.gateway.queueing.request_routing import RequestRouting
@@ -30,11 +31,9 @@ from headway.gateway.queueing.request_state import QueuedRequest, QueueKey
 from headway.gateway.replicas.believed_costs import share_of_speed_up
 from headway.gateway.replicas.model_lists import is_listed
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
-from headway.gateway.settings import Settings
+from headway.gateway.settings import PolicySettings, Settings
 
 _ASKED_AT_ONCE = 50  # queues between two looks at the clock, some 10 us each
-TURN_SECONDS = 0.01
-"""How long dispatches, or moves to changed policies, may go on before every other connection has its turn."""
 
 
 class ServedQueues:
@@ -68,8 +67,8 @@ class ServedQueues:
         self._of_unknown_memory: set[str] = set()  # replicas, which the log names
         self._has_room = room_gate(settings)
         self.routing = RequestRouting(settings.policies, errors)
-        self._accounts = SharedAccounts()
-        self._unchanged: deque[ModelQueue] = deque()  # whose policies are still those of before the latest reload
+        self.accounts = SharedAccounts()
+        self._policy_changes = PolicyChanges(self, hooks)
         self._turns: Turns[ModelQueue] = Turns()
         self._is_pumping = False
         self._pump_again = False
@@ -103,7 +102,7 @@ class ServedQueues:
         if queue is None:
             policies, hooks = self.settings.policies_of(key.model), self._hooks
             queue = self.queues[key] = ModelQueue(
-                key, policies, hooks.prepare, self.errors, self._accounts, hooks.cached_tokens
+                key, policies, hooks.prepare, self.errors, self.accounts, hooks.cached_tokens
             )
         return queue
 
@@ -371,30 +370,18 @@ class ServedQueues:
         self.replicas = replicas
         if changed or self.routing.is_replaced or any(queue.is_replaced for queue in self.queues.values()):
             self.routing = RequestRouting(settings.policies, self.errors)
-            self._accounts = SharedAccounts()
-            self._unchanged = deque(self.queues.values())
-            self._move_waiting()
+            self.accounts = SharedAccounts()
+            self._policy_changes.begin()
         self.pump()
 
-    def _move_waiting(self) -> None:
-        """Queues, then their requests, the oldest first, go over to changed policies: so many as a turn takes."""
-        until = self.now() + TURN_SECONDS
-        for _ in chain(self._change_queues(), self._move_requests()):
-            if self._hooks.go_on_soon is not None and self.now() >= until:
-                self._hooks.go_on_soon(self._move_waiting)
-                break
+    @property
+    def is_switching(self) -> bool:
+        """Whether requests go over to changed policies, or wait that waited at the last switch."""
+        return self._policy_changes.goes_on or any(queue.is_switching for queue in self.queues.values())
+
+    def switch(self, policies: PolicySettings) -> None:
+        """Other policies for all queues without an order of their own; what waits keeps a bound on being passed."""
+        self.settings = replace(self.settings, policies=policies)
+        self.accounts = SharedAccounts()
+        self._policy_changes.begin(keeps_line=True)
         self.pump()
-
-    def _change_queues(self) -> Iterator[None]:
-        """A queue at a step: what its policies have learned goes over to the changed ones, which takes its time."""
-        while self._unchanged:
-            queue = self._unchanged.popleft()
-            if self.queues.get(queue.key) is queue:  # not forgotten meanwhile
-                policies = self.settings.policies_of(queue.key.model)
-                self.errors.guard("policies", queue.change_policies, policies, self._accounts)
-                yield
-
-    def _move_requests(self) -> Iterator[None]:
-        for queue in list(self.queues.values()):
-            while queue.move_one(self.now()):
-                yield

@@ -12,8 +12,9 @@ from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request, RequestView
 from headway.gateway.queueing.hinted_prediction import HintedPrediction
 from headway.gateway.queueing.internal_errors import LOGGED_EVERY_SECONDS, InternalErrors
-from headway.gateway.queueing.model_queue import ModelQueue, SharedAccounts
+from headway.gateway.queueing.model_queue import ModelQueue
 from headway.gateway.queueing.outages import Outages, OwnShortages
+from headway.gateway.queueing.queue_policies import SharedAccounts
 from headway.gateway.queueing.queue_turns import PASSES_MAX, Turns
 from headway.gateway.queueing.request_routing import RequestRouting
 from headway.gateway.queueing.request_state import GatewayRequest, QueuedRequest, QueueKey

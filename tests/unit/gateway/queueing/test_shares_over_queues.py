@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headway.gateway.queueing.internal_errors import InternalErrors
-from headway.gateway.queueing.model_queue import ModelQueue, SharedAccounts
+from headway.gateway.queueing.model_queue import ModelQueue
+from headway.gateway.queueing.queue_policies import SharedAccounts
 from headway.gateway.queueing.queue_turns import Turns
 from headway.gateway.queueing.request_state import QueueKey
 from headway.gateway.settings import PolicySettings

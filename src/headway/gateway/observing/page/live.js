@@ -67,6 +67,9 @@ function lengthClasses(stories) {
 
 function show(state) {
   byId("policies").textContent = Object.entries(state.policies).map(([k, v]) => `${k}: ${v}`).join(" · ");
+  byId("auto").hidden = !state.auto;
+  byId("looks").replaceChildren(...(state.auto ? state.auto.sentences : []).toReversed().map((sentence) =>
+    Object.assign(document.createElement("li"), { textContent: sentence })));
   const counts = { ...state.counts };
   if (state.fairness !== null) counts["Jain index"] = state.fairness.toFixed(2);
   byId("counts").replaceChildren(...Object.entries(counts).map(([name, value]) => {

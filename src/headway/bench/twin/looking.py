@@ -1,0 +1,256 @@
+"""Looking: which bundle would have served the latest requests best, in a simulator that is calibrated by them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from headway.bench.experiment.bundles import Bundle
+from headway.bench.experiment.fleets import Fleet, equal_replicas, simulate_routing
+from headway.bench.experiment.simulated_runs import simulate_bundle
+from headway.bench.metrics.run_metrics import Slo
+from headway.bench.recommendation.candidates import candidates, variants
+from headway.bench.recommendation.objective import MEASURES, OperatorObjective, RequestTimes, read_objective
+from headway.bench.recommendation.paired_bootstrap import share_ahead
+from headway.bench.recommendation.verdict import served
+from headway.bench.twin.quick_fit import quick_fit
+from headway.bench.twin.window_trace import ReplayedWindow, engine_recording, window_of
+from headway.simulator.calibration import Calibration, calibrated_replica
+from headway.simulator.replica import Replica
+from headway.simulator.rules import EngineRules
+from headway.simulator.step_time import LinearStepTime
+from headway.twin.chosen_bundle import ChosenBundle
+from headway.twin.look_messages import EngineFacts, Judged, LookAnswer, Since, TwinLook
+from headway.twin.switch_rules import FELT_SECONDS, SINCE_MIN
+
+FITTED_MAX = 600
+"""Requests that the step time is fitted to; each replay of them takes some 30 ms."""
+_KV_TOKENS = 400_000  # where no engine says: an 8B model on a GPU of 80 GB
+_SCALE_STEP, _SCALES_TRIED, _CLOSE = 0.05, 9, 0.07  # of the logarithm of the scale; of that of the mean TTFT
+_ASKED = 4  # of the best bundles are compared with the current one in a paired bootstrap
+_SAME = 0.01  # relative; below this nothing is to be chosen
+_BLOCK_TOKENS = 16
+_EXTREMES = ("fcfs", "shortest-uncached-prefill-first")
+
+
+class _Replayed(NamedTuple):
+    """A bundle and what became of each request under it."""
+
+    bundle: Bundle
+    times: RequestTimes
+
+
+def answer_of(look: TwinLook, cpu_seconds: Callable[[], float]) -> LookAnswer:
+    """Fit, replay, compare.
+
+    Raises:
+        ValueError: nothing was measured that the engine's speed could be taken from.
+    """
+    rules = engine_rules(look.engine, look.columns["prompt_tokens"])
+    fitted = _fitted(look, rules)
+    window, objective = window_of(look), read_objective(look.objective, Slo(look.slo[0], look.slo[1]))
+    fitted, fidelity = _waiting_as_measured(window, rules, fitted)
+    replica = _replica(fitted, rules)
+    found = _competitors(window, replica, objective)
+    scores = _scores(objective, found)
+    sure = _surely_better(objective, window, found, scores)
+    coefficients = (fitted.fixed_ps, fitted.ps_per_token, fitted.ps_per_context_token)
+    return LookAnswer(
+        requests=len(window.ttft_seconds),
+        measured=int(np.isfinite(window.ttft_seconds).sum()),
+        fidelity=fidelity,
+        judged=[
+            _judged(one, float(np.exp(score)), number in sure)
+            for number, (one, score) in enumerate(zip(found, scores, strict=True))
+        ],
+        since=_since(window, replica, found),
+        step_time=(*coefficients, fitted.ps_per_request, fitted.ps_per_pair),
+        cpu_seconds=cpu_seconds(),
+    )
+
+
+def _fitted(look: TwinLook, rules: EngineRules) -> LinearStepTime:
+    """The engine's step times. Between two looks at the whole grid those of the last fit hold."""
+    recording = None if look.only and look.step_time else engine_recording(look, FITTED_MAX)
+    if recording is not None:
+        return quick_fit(recording, rules, look.step_time)
+    if not look.step_time:
+        raise ValueError("no request has both its times measured yet")
+    return LinearStepTime(*look.step_time)
+
+
+def engine_rules(engine: EngineFacts, prompts: Sequence[int]) -> EngineRules:
+    """The limits of one engine, as far as they are known."""
+    tokens = max(engine.kv_tokens or _KV_TOKENS, 2 * max(prompts, default=1), _BLOCK_TOKENS)
+    seats = max(1, engine.seats)
+    return EngineRules(
+        kv_blocks=tokens // _BLOCK_TOKENS,
+        max_model_tokens=1 << 20,
+        max_num_batched_tokens=max(engine.batched_tokens, seats),
+        max_num_seqs=seats,
+        prefix_caching=engine.prefix_caching,
+    )
+
+
+def _competitors(window: ReplayedWindow, replica: Replica, objective: OperatorObjective) -> list[_Replayed]:
+    """The bundle that rules, then the others; this one alone where even the extreme orders make no difference."""
+    look = window.look
+    current, default = _bundle(look.current), _bundle(look.default)
+    if look.only:
+        return _replayed_all(window, replica, [current, default, *map(_bundle, look.only)])
+    template = Bundle("", "fcfs", default.admission, default.preemption, default.prediction)
+    grid = candidates(template)
+    found = _replayed_all(window, replica, [current, *[one for one in grid if one.ordering in _EXTREMES]])
+    if _make_no_difference(found):
+        return found[:1]
+    found = _replayed_all(window, replica, [default, *grid], found)
+    best = found[int(_scores(objective, found).argmin())].bundle
+    more = [
+        one
+        for one in variants(best)
+        if (look.engine.chooses_victims or one.preemption == best.preemption)
+        and (look.engine.replicas == 1 or one.admission == "greedy")
+    ]
+    return _replayed_all(window, replica, more, found)
+
+
+def _replayed_all(
+    window: ReplayedWindow, replica: Replica, bundles: Sequence[Bundle], before: Sequence[_Replayed] = ()
+) -> list[_Replayed]:
+    """`before`, and each of these bundles that is not among them, once."""
+    found = [*before]
+    for one in bundles:
+        if not any(_same(one, other.bundle) for other in found):
+            found.append(_replayed(window, replica, one))
+    return found
+
+
+def _replayed(window: ReplayedWindow, replica: Replica, bundle: Bundle) -> _Replayed:
+    trace, look = window.trace, window.look
+    if look.engine.replicas == 1:
+        every = served(trace, simulate_bundle(trace, replica, bundle, look.seed))
+    else:
+        fleet = Fleet(equal_replicas(replica, look.engine.replicas))
+        every = served(trace, simulate_routing(trace, fleet, "least-work", bundle, look.seed).day)
+    counted = [getattr(every, one.name)[window.filling :] for one in fields(RequestTimes)]
+    return _Replayed(bundle, RequestTimes(*counted))
+
+
+def _make_no_difference(found: Sequence[_Replayed]) -> bool:
+    means = [float(one.times.ttft_seconds.mean()) for one in found]
+    tails = [float(np.percentile(one.times.ttft_seconds, 99)) for one in found]
+    return all(max(values) - min(values) <= _SAME * max(values) for values in (means, tails))
+
+
+def _scores(objective: OperatorObjective, found: Sequence[_Replayed]) -> npt.NDArray[np.float64]:
+    return np.asarray(objective.scores(_columns(objective, found)))
+
+
+def _columns(objective: OperatorObjective, found: Sequence[_Replayed]) -> dict[str, npt.NDArray[np.float64]]:
+    each = [objective.columns(one.times) for one in found]
+    return {name: np.array([columns[name] for columns in each]) for name in MEASURES}
+
+
+def _surely_better(
+    objective: OperatorObjective,
+    window: ReplayedWindow,
+    found: Sequence[_Replayed],
+    scores: npt.NDArray[np.float64],
+) -> set[int]:
+    """Which of the best few were ahead of the current one, the first, in enough draws of stretches of the window."""
+    ahead = [int(number) for number in np.argsort(scores, kind="stable")[:_ASKED] if scores[number] < scores[0]]
+    arrived = window.trace.arrived_seconds[window.filling :]
+    sure = set()
+    for number in ahead:
+        pair = [found[number], found[0]]
+        longest = max(float(one.times.ttft_seconds.max()) for one in pair)
+        columns = _columns(objective, pair)
+        if share_ahead(objective, columns, arrived, longest, window.look.seed) >= window.look.sure:
+            sure.add(number)
+    return sure
+
+
+def _waiting_as_measured(
+    window: ReplayedWindow, rules: EngineRules, fitted: LinearStepTime
+) -> tuple[LinearStepTime, float | None]:
+    """The step times scaled so that requests wait as long as they did, and simulated over measured mean TTFT then.
+
+    Near saturation a step time that is wrong by a twentieth makes a queue ten times as long. The scale is searched by
+    steps and then by halves: a slower engine has its requests wait longer.
+    """
+    look, ttft = window.look, window.ttft_seconds
+    bundle, rows = _bundle(look.current), window.is_after_switch & np.isfinite(ttft)
+    if look.before is not None and rows.sum() < SINCE_MIN:
+        bundle, rows = _bundle(look.before), ~window.is_after_switch & np.isfinite(ttft)
+    if rows.sum() < SINCE_MIN or float(ttft[rows].mean()) < FELT_SECONDS:
+        return fitted, None
+    measured = float(ttft[rows].mean())
+
+    def error(place: float) -> float:
+        replayed = _replayed(window, _replica(_scaled(fitted, place), rules), bundle)
+        return float(np.log(replayed.times.ttft_seconds[rows].mean() / measured))
+
+    low, high = -np.inf, np.inf  # logarithms of scales that are too small, and too large
+    place, best, step = 0.0, (np.inf, 0.0, 0.0), _SCALE_STEP
+    for _ in range(_SCALES_TRIED):
+        off = error(place)
+        best = min(best, (abs(off), off, place))
+        if abs(off) < _CLOSE:
+            break
+        low, high = (low, place) if off > 0 else (place, high)
+        if np.isfinite(low) and np.isfinite(high):
+            place = (low + high) / 2
+        else:
+            place += -step if off > 0 else step
+            step *= 2
+    _, off, place = best
+    return _scaled(fitted, place), float(np.exp(off))
+
+
+def _scaled(fitted: LinearStepTime, place: float) -> LinearStepTime:
+    """All coefficients times e^place."""
+    scale = float(np.exp(place))
+    return LinearStepTime(*(max(1, round(getattr(fitted, one.name) * scale)) for one in fields(LinearStepTime)))
+
+
+def _replica(fitted: LinearStepTime, rules: EngineRules) -> Replica:
+    return calibrated_replica(Calibration("the engine", "the latest requests", "", "", fitted, rules))
+
+
+def _since(window: ReplayedWindow, replica: Replica, found: Sequence[_Replayed]) -> Since | None:
+    """Measured since the switch over what the bundle before would have made of the same requests."""
+    look, ttft = window.look, window.ttft_seconds
+    rows = np.isfinite(ttft) & window.is_after_switch
+    if look.before is None or rows.sum() < 2 or float(ttft[rows].mean()) < FELT_SECONDS:
+        return None
+    before = _bundle(look.before)
+    replayed = next((one for one in found if _same(one.bundle, before)), None)
+    simulated = (replayed or _replayed(window, replica, before)).times.ttft_seconds[rows]
+    mean = float(ttft[rows].mean() / max(float(simulated.mean()), 1e-9))
+    p99 = float(np.percentile(ttft[rows], 99) / max(float(np.percentile(simulated, 99)), 1e-9))
+    return Since(int(rows.sum()), mean, p99)
+
+
+def _bundle(chosen: ChosenBundle) -> Bundle:
+    return Bundle(
+        chosen.label, chosen.ordering, chosen.admission, chosen.preemption, chosen.prediction, options=chosen.options
+    )
+
+
+def _chosen(bundle: Bundle) -> ChosenBundle:
+    options = {kind: dict(given) for kind, given in bundle.options.items() if given}
+    return ChosenBundle(bundle.ordering, bundle.admission, bundle.preemption, bundle.prediction, options)
+
+
+def _same(one: Bundle, other: Bundle) -> bool:
+    return _chosen(one) == _chosen(other)
+
+
+def _judged(one: _Replayed, behind: float, is_surely_better: bool) -> Judged:
+    ttft = one.times.ttft_seconds
+    mean, p99 = float(ttft.mean()), float(np.percentile(ttft, 99))
+    return Judged(_chosen(one.bundle), mean, p99, behind, is_surely_better)

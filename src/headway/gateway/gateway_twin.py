@@ -1,0 +1,209 @@
+"""The gateway's twin: fills the windows from its requests, and says by which policies its queues are ruled.
+
+Without `ordering = "auto"` it does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from headway.gateway.observing.prometheus_text import counter, gauge
+from headway.gateway.openai.error_responses import Reason
+from headway.gateway.openai.prompt_prefixes import prefix_bounds
+from headway.gateway.queueing.counts import Outcome
+from headway.gateway.queueing.dispatcher import Dispatcher
+from headway.gateway.queueing.request_state import GatewayRequest
+from headway.gateway.replicas.upstream_replica import UpstreamReplica
+from headway.gateway.settings import PolicySettings, Settings
+from headway.twin.auto_steering import AutoSteering, Looks
+from headway.twin.chosen_bundle import ChosenBundle
+from headway.twin.look_messages import EngineFacts
+from headway.twin.look_process import LookProcess
+from headway.twin.traffic_window import PREFIX_BLOCK_TOKENS, SeenRequest, TrafficWindow
+
+_MODELS_MAX = 8
+"""Models that are watched, the first to be asked for; looks are at the one with the most requests."""
+_SEATS = 256  # where a replica's limit is not known
+
+
+class GatewayTwin:
+    """One per gateway; an observer of its requests."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        replicas: Callable[[], Sequence[UpstreamReplica]],
+        report: Callable[[str], None],
+        looks: Looks | None = None,
+    ) -> None:
+        self._settings = settings
+        self._replicas = replicas
+        self._report = report
+        self._given = looks
+        self._windows: dict[str, TrafficWindow] = {}
+        self._open: dict[int, SeenRequest] = {}
+        self._model = ""
+        self.steering = self._made()
+
+    def _made(self) -> AutoSteering | None:
+        auto, chosen = self._settings.auto, self._settings.policies
+        if not auto.on:
+            return None
+        default = ChosenBundle(chosen.ordering, chosen.admission, chosen.preemption, chosen.prediction, chosen.options)
+        process = self._given or LookProcess(auto.memory_mb, auto.answer_seconds)
+        window = TrafficWindow(auto.window_requests)
+        return AutoSteering(auto, default, process, window, self._engine, self._report, chosen.seed)
+
+    def change(self, settings: Settings) -> None:
+        """Other settings: a twin whose own have changed, or the policies to return to, begins anew."""
+        before, self._settings = self._settings, settings
+        if (settings.auto, settings.policies) != (before.auto, before.policies):
+            self.close()
+            self._windows.clear()
+            self._open.clear()
+            self.steering = self._made()
+
+    def in_force(self, settings: Settings) -> Settings:
+        """The settings with the policies that the twin has chosen."""
+        if self.steering is None:
+            return settings
+        return replace(settings, policies=_policies(settings.policies, self.steering.rules.current))
+
+    def follow(self, dispatcher: Dispatcher, now: float) -> None:
+        """About once a second: switch the queues to what the twin wants, as soon as the last switch is over."""
+        if self.steering is None:
+            return
+        if self._windows:
+            self._model = max(self._windows, key=lambda model: len(self._windows[model]))
+            self.steering.window = self._windows[self._model]
+        wanted, queues = self.steering.poll(now), dispatcher.served_queues
+        if wanted is not None and not queues.is_switching:
+            policies = _policies(dispatcher.settings.policies, wanted)
+            dispatcher.settings = replace(dispatcher.settings, policies=policies)
+            queues.switch(policies)
+            self.steering.switched(now)
+
+    def metrics(self) -> Iterator[str]:
+        """Its looks, its switches and what it uses; nothing without a twin."""
+        steering = self.steering
+        if steering is None:
+            return
+        bundle = steering.rules.current.label
+        yield gauge("headway_auto_bundle", "1 for the bundle that the twin has chosen", [({"bundle": bundle}, 1)])
+        for name, meaning, number in (
+            ("looks", "Looks of the twin that were answered", steering.looks),
+            ("switches", "Switches to another bundle", steering.switches),
+            ("look_faults", "Looks without an answer: the twin's process failed", steering.faults),
+        ):
+            yield counter(f"headway_auto_{name}", meaning, [({}, number)])
+        used = "Processor time that the twin's processes have used"
+        yield gauge("headway_auto_cpu_seconds", used, [({}, steering.cpu_seconds)])
+        yield gauge("headway_auto_memory_bytes", "Memory of the twin's process", [({}, steering.memory_bytes)])
+
+    def state(self) -> dict[str, Any]:
+        """What is kept over a restart."""
+        return {} if self.steering is None else self.steering.state()
+
+    def restore(self, saved: object) -> None:
+        """Take it back. Raises ValueError if it is something else."""
+        if self.steering is not None:
+            self.steering.restore(saved)
+
+    def close(self) -> None:
+        """End its process."""
+        if self.steering is not None:
+            self.steering.close()
+
+    def shown(self) -> dict[str, Any] | None:
+        """What the live page shows; None without a twin."""
+        if self.steering is None:
+            return None
+        return {"bundle": self.steering.rules.current.label, "sentences": self.steering.sentences}
+
+    def arrived(self, request: GatewayRequest) -> None:
+        """A request came in."""
+        arrived = request.arrived
+        if self.steering is None or not arrived.endpoint.is_generation or request.queued.is_offline:
+            return
+        window = self._windows.get(arrived.model)
+        if window is None:
+            if len(self._windows) >= _MODELS_MAX:
+                return
+            window = self._windows[arrived.model] = TrafficWindow(self._settings.auto.window_requests)
+        self._open[arrived.number] = window.add(_seen(request))
+
+    def dispatched(self, request: GatewayRequest, now: float) -> None:
+        """A request left its queue for a replica."""
+        seen = self._open.get(request.arrived.number)
+        if seen is not None:
+            queued = request.queued
+            seen.started(now, queued.prompt_tokens, "" if queued.replica is None else queued.replica.name)
+
+    def ended(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None, now: float) -> None:
+        """A request ended. Of one that was not answered whole, the length is unknown."""
+        seen = self._open.pop(request.arrived.number, None)
+        if seen is None:
+            return
+        relayed, queued = request.relayed, request.queued
+        tokens = -(-relayed.output_tokens // max(1, queued.sequences))
+        if outcome is not Outcome.COMPLETED or tokens < 1 or queued.dispatched_at is None:
+            seen.has_left = True
+            return
+        first = relayed.first_byte_at if request.arrived.streams else None
+        seen.answered(queued.dispatched_at, first, now, tokens)
+
+    def _engine(self) -> EngineFacts:
+        serving = [one for one in self._replicas() if one.is_up and one.serves(self._model)]
+        seats = [one.ledger.requests_max for one in serving if one.ledger.requests_max]
+        memory = [one.ledger.kv_tokens_max for one in serving if one.ledger.kv_tokens_max]
+        return EngineFacts(
+            max(1, len(serving)),
+            int(min(seats)) if seats else _SEATS,
+            int(min(memory)) if memory else None,
+        )
+
+
+def _policies(configured: PolicySettings, chosen: ChosenBundle) -> PolicySettings:
+    options = {**configured.options, **chosen.options}
+    if "ordering" not in chosen.options:
+        options.pop("ordering", None)
+    return replace(
+        configured,
+        ordering=chosen.ordering,
+        admission=chosen.admission,
+        prediction=chosen.prediction,
+        options=options,
+    )
+
+
+def _seen(request: GatewayRequest) -> SeenRequest:
+    arrived, queued = request.arrived, request.queued
+    return SeenRequest(
+        arrived.arrived_at,
+        max(1, queued.prompt_tokens),
+        max_output_tokens=queued.max_output_tokens,
+        priority=arrived.priority,
+        deadline_seconds=None if arrived.deadline is None else max(0.0, arrived.deadline - arrived.arrived_at),
+        tenant=arrived.tenant,
+        session=arrived.session,
+        prefix=prefix_blocks(arrived.prompt.hashes, arrived.prompt.bytes, queued.prompt_tokens),
+    )
+
+
+def prefix_blocks(hashes: Sequence[int], prompt_bytes: int, prompt_tokens: int) -> list[int]:
+    """Ids of a prompt's leading blocks of 512 tokens, from the hashes of its ever longer parts.
+
+    A block's id is that of the first part that covers it whole. So blocks with one id are equal, and some equal blocks
+    have two.
+    """
+    if not hashes or prompt_tokens < 1:
+        return []
+    bytes_per_block = PREFIX_BLOCK_TOKENS * prompt_bytes / prompt_tokens
+    ids, block = [], 1
+    for bound, hashed in zip(prefix_bounds(prompt_bytes), hashes, strict=False):
+        while block * bytes_per_block <= bound:
+            ids.append(hash((hashed, block)))
+            block += 1
+    return ids
