@@ -31,7 +31,7 @@ _RETRY_SECONDS = 1.0
 _REFUSALS_THAT_PASS = frozenset(
     [
         *(Reason.OVERLOADED, Reason.QUEUE_FULL, Reason.TENANT_QUEUE_FULL, Reason.CLASS_FULL, Reason.OVER_BUDGET),
-        *(Reason.QUEUE_TIMEOUT, Reason.NO_REPLICA, Reason.DRAINING, Reason.NO_QUEUE),
+        *(Reason.QUEUE_TIMEOUT, Reason.NO_REPLICA, Reason.DRAINING, Reason.NO_QUEUE, Reason.STANDBY),
     ]
 )
 """Refusals of the gateway itself that say nothing of the request: it waits in its file again."""
