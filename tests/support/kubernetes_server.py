@@ -31,12 +31,12 @@ class KubernetesServer:
         self.asked: list[str] = []  # targets of requests
         self.forgets_below = 0  # versions that are too old by now
         self.bookmarks_seconds = 0.1
+        self.ends_watches = False  # each of them after its first bookmark
         self.lists_gone = 0  # so many further pages are answered with 410
         self.port = 0
         self._tls = tls
         self._version = 100
         self._changes: list[tuple[int, str, str, dict[str, Any]]] = []  # version, path, kind of change, object
-        self._changed = asyncio.Condition()
         self._watches: set[asyncio.Task[Any]] = set()
         self._runner: web.AppRunner | None = None
 
@@ -72,12 +72,10 @@ class KubernetesServer:
         name = content["metadata"]["name"]
         kind = "MODIFIED" if name in self.objects.get(path, {}) else "ADDED"
         self._store(path, kind, content)
-        await self._notify()
 
     async def delete(self, path: str, name: str) -> None:
         content = self.objects[path][name]
         self._store(path, "DELETED", content)
-        await self._notify()
 
     def _store(self, path: str, kind: str, content: dict[str, Any]) -> dict[str, Any]:
         self._version += 1
@@ -90,10 +88,6 @@ class KubernetesServer:
             kept[content["metadata"]["name"]] = content
         self._changes.append((self._version, path, kind, content))
         return content
-
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
 
     def forget_versions(self) -> None:
         """Watches that go on from a version of now, or older, are told that it is gone."""
@@ -125,14 +119,12 @@ class KubernetesServer:
         if content["metadata"]["name"] in self.objects[path]:
             return _status(409, "AlreadyExists")
         made = self._store(path, "ADDED", content)
-        await self._notify()
         return web.json_response(made, status=201)
 
     async def _update(self, path: str, found: dict[str, Any], content: dict[str, Any]) -> web.StreamResponse:
         if content["metadata"].get("resourceVersion") not in (None, found["metadata"]["resourceVersion"]):
             return _status(409, "the object has been modified; please apply your changes to the latest version")
         changed = self._store(path, "MODIFIED", content)
-        await self._notify()
         return web.json_response(changed)
 
     def _list(self, path: str, query: Any) -> web.StreamResponse:
@@ -180,9 +172,11 @@ class KubernetesServer:
             since = self._version
             if query.get("allowWatchBookmarks"):
                 await send("BOOKMARK", {"kind": "Pod", "metadata": {"resourceVersion": str(since)}})
-            async with self._changed:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), self.bookmarks_seconds)
+            if self.ends_watches:
+                return
+            until = asyncio.get_running_loop().time() + self.bookmarks_seconds
+            while self._version == since and asyncio.get_running_loop().time() < until:
+                await asyncio.sleep(0.005)
 
     def kubeconfig(self, folder: Path, token: str = TOKEN) -> str:
         """A file that leads here."""

@@ -62,7 +62,7 @@ class GatewayOptions:
     replica_key_env: Annotated[
         str | None,
         typer.Option(
-            metavar="VARIABLE", help="Environment variable with the API key that the engines of --replica want."
+            metavar="VARIABLE", help="Environment variable with the API key that the engines named on this line want."
         ),
     ] = None
     pool: Annotated[
@@ -156,11 +156,13 @@ def settings_of(config: Path | None, address: AddressOptions, options: GatewayOp
     from headway.gateway.settings_file import check, read_settings
 
     base = Settings() if config is None else read_settings(config)
-    if options.replica_key_env is not None and not options.replica:
+    has_engines = options.replica or options.pool or options.replica_dns or options.replica_file
+    if options.replica_key_env is not None and not has_engines:
         raise ValueError("--replica-key-env is for the engines of --replica; in a file the key is `api_key_env`")
+    each = {} if options.replica_key_env is None else {"api_key_env": options.replica_key_env}
     named = ((options.pool, None, None), (None, options.replica_dns, None), (None, None, options.replica_file))
     sources = tuple(
-        ReplicaSourceSettings(inference_pool=pool, dns=name, file=file)
+        ReplicaSourceSettings(inference_pool=pool, dns=name, file=file, each=each)
         for pool, name, file in named
         if (pool, name, file) != (None, None, None)
     )
@@ -183,8 +185,8 @@ def settings_of(config: Path | None, address: AddressOptions, options: GatewayOp
             model=_given(options.model, base.embedded.model),
         ),
     )
-    has_engines = settings.replica or settings.replica_source
-    unused = [name for name in _SIMULATED if getattr(options, name) is not None] if has_engines else []
+    is_named = settings.replica or settings.replica_source
+    unused = [name for name in _SIMULATED if getattr(options, name) is not None] if is_named else []
     if unused:
         typed = ", ".join("--" + name.replace("_", "-") for name in unused)
         raise ValueError(f"{typed} describes simulated engines, and there are replicas; leave it out, or the replicas")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -182,6 +184,73 @@ def test_bookmarks_keep_a_quiet_watch_from_growing_old(tmp_path: Path) -> None:
             await followed.until(lambda: len(followed.told) > told)
             assert len(followed.now) == 3
             assert sum("watch" not in one for one in server.asked) == lists
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_ends_each_watch_at_once_is_not_flooded(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with following(tmp_path) as followed:
+            server = followed.server
+            server.ends_watches = True
+            server.end_watches()
+            before = len(server.asked)
+            await asyncio.sleep(1.5)
+            assert 2 <= len(server.asked) - before <= 40, "two watches, each at most ten times a second"
+            await server.put(PODS, pod("c", "10.0.0.3"))
+            await followed.until(lambda: len(followed.now) == 3)
+
+    asyncio.run(scenario())
+
+
+# A connection of aiohttp that is given up as it is made leaves its socket to the collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_happens_the_list_ends_as_the_cluster_is(tmp_path: Path, seed: int) -> None:
+    """Pods come, change and go; watches end, versions are forgotten, the server is gone: the list follows."""
+    chance = random.Random(seed)
+
+    async def disturb(server: KubernetesServer) -> None:
+        name = f"p{chance.randrange(6)}"
+        match chance.randrange(9):
+            case 0 if name in server.objects[PODS]:
+                await server.delete(PODS, name)
+            case 1:
+                server.end_watches()
+            case 2:
+                server.forget_versions()
+                await server.put(PODS, pod(name, f"10.1.0.{chance.randrange(9)}"))
+            case 3:
+                await server.stop()
+                if server.objects[PODS] and chance.random() < 0.5:  # a change that no watch tells
+                    server.objects[PODS].pop(chance.choice(sorted(server.objects[PODS])))
+                    server.forget_versions()
+                await asyncio.sleep(0.05)
+                await server.start()
+            case 4:
+                await server.put(POOLS, inference_pool(ports=(8000 + chance.randrange(2),)))
+            case kind:
+                change = {"ready": kind != 5, "terminating": kind == 6}
+                await server.put(PODS, pod(name, chance.choice(["", f"10.0.0.{chance.randrange(9)}"]), **change))
+
+    async def scenario() -> None:
+        async with following(tmp_path) as followed:
+            server = followed.server
+            for _ in range(40):
+                await disturb(server)
+                await asyncio.sleep(chance.choice([0.0, 0.0, 0.02]))
+            (port,) = (one["number"] for one in server.objects[POOLS]["engines"]["spec"]["targetPorts"])
+
+            def is_there(one: dict[str, Any]) -> bool:
+                ready = any(c["type"] == "Ready" and c["status"] == "True" for c in one["status"]["conditions"])
+                return ready and "deletionTimestamp" not in one["metadata"] and "podIP" in one["status"]
+
+            pods = server.objects[PODS].values()
+            there = {one["metadata"]["name"]: f"{one['status']['podIP']}:{port}" for one in pods if is_there(one)}
+            try:
+                await followed.until(lambda: followed.now == there)
+            except TimeoutError:
+                raise AssertionError(f"{followed.now} is not {there}") from None
 
     asyncio.run(scenario())
 
