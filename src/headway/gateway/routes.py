@@ -187,6 +187,8 @@ def _state(routes: PublicRoutes, request: HttpRequest) -> Response:
     state = state_of(
         routes.dispatcher, routes.metrics.fairness(), routes.history.latest(_REQUESTS_SHOWN), routes.learned.tuned
     ) | {"auto": routes.twin.shown()}
+    if routes.api.batches is not None:
+        state["batches"] = routes.api.batches.shown()
     return Response(200, json.dumps(state).encode(), headers=((b"cache-control", b"no-store"),))
 
 

@@ -364,6 +364,8 @@ def test_only_some_lines_wait_in_the_queue(run_batches: RunBatches) -> None:
         await setup.until(lambda: setup.dispatcher.counts.inside == 5)
         await asyncio.sleep(0.7)
         assert setup.dispatcher.counts.inside == 5  # one at the replica, four in the queue
+        state = (await setup.get("/headway/state")).json()
+        assert state["batches"] == {"open": 1, "waiting": 49, "sent": 1}
         gate.set()
         assert (await ended_batch(client, batch.id)).request_counts.completed == 50
 
@@ -378,3 +380,38 @@ def test_without_a_folder_both_paths_go_to_a_replica(run_gateway: RunGateway) ->
         assert setup.replicas[0].calls[0].path == "/v1/batches"
 
     run_gateway(scenario)
+
+
+def test_a_batch_waits_while_no_replica_is_up(run_batches: RunBatches) -> None:
+    async def scenario(setup: Setup, client: openai.AsyncOpenAI) -> None:
+        setup.replicas[0].cut()
+        await setup.until(lambda: not setup.dispatcher.replicas[0].is_up)
+        batch = await made_batch(client, [batch_line(f"r{number}") for number in range(20)])
+        await asyncio.sleep(1.0)
+        assert (await client.batches.retrieve(batch.id)).request_counts.failed == 0
+        await setup.replicas[0].start()
+        batch = await ended_batch(client, batch.id)
+        assert (batch.request_counts.completed, batch.request_counts.failed) == (20, 0)
+
+    run_batches(scenario)
+
+
+def test_a_long_answer_fails_its_request_alone(run_batches: RunBatches) -> None:
+    async def scenario(setup: Setup, client: openai.AsyncOpenAI) -> None:
+        lines = [batch_line("long", "x" * 50_000), batch_line("short")]
+        batch = await ended_batch(client, (await made_batch(client, lines)).id)
+        assert set(await result_rows(client, batch.output_file_id)) == {"short"}
+        errors = await result_rows(client, batch.error_file_id)
+        assert errors["long"]["error"]["code"] == "answer_too_long"
+
+    run_batches(scenario, batches={"answer_bytes_max": 10_000})
+
+
+def test_a_large_line_goes_the_way_of_large_bodies(run_batches: RunBatches) -> None:
+    async def scenario(setup: Setup, client: openai.AsyncOpenAI) -> None:
+        lines = [batch_line(f"r{number}", f"{number}" * 1_000_000) for number in range(4)]
+        batch = await ended_batch(client, (await made_batch(client, lines)).id)
+        found = await result_rows(client, batch.output_file_id)
+        assert found["r3"]["response"]["body"] == completion_of("3" * 1_000_000)
+
+    run_batches(scenario, batches={"waiting_bytes_max": 1_500_000})

@@ -102,6 +102,11 @@ class BatchRoutes:
 
     # Answers
 
+    def shown(self) -> dict[str, int]:
+        """What the live page shows: batches that have not ended, and their requests."""
+        batches = self._open_batches
+        return {"open": batches.number, "waiting": batches.lines_waiting, "sent": batches.lines_sent}
+
     def answer(
         self, request: HttpRequest, client: ClientConnection, broke: Callable[[Exception], None]
     ) -> AwaitedAnswer:

@@ -108,6 +108,11 @@ class OpenBatches:
         self.statuses = await self._thread.call(self._store.statuses)
 
     @property
+    def number(self) -> int:
+        """How many there are."""
+        return len(self._open)
+
+    @property
     def sent_again(self) -> int:
         """Lines that were under way when the process before this one ended."""
         return self._store.sent_again

@@ -72,6 +72,11 @@ function show(state) {
     Object.assign(document.createElement("li"), { textContent: sentence })));
   const counts = { ...state.counts };
   if (state.fairness !== null) counts["Jain index"] = state.fairness.toFixed(2);
+  if (state.batches) {
+    counts["batches open"] = state.batches.open;
+    counts["of batches waiting"] = state.batches.waiting;
+    counts["of batches sent"] = state.batches.sent;
+  }
   byId("counts").replaceChildren(...Object.entries(counts).map(([name, value]) => {
     const group = document.createElement("div");
     group.append(Object.assign(document.createElement("dt"), { textContent: name }),
