@@ -83,7 +83,7 @@ class Http2Client:
         self.now = 0.0
         self.opened = set() if opened is None else opened
         self.encoder = Encoder()
-        self._decoder = Decoder()
+        self.decoder = Decoder()
         self._room = room
         self._read_bytes = 0
         self.transport = FakeTransport()
@@ -123,7 +123,7 @@ class Http2Client:
 
     def headers(self, one: Frame) -> dict[bytes, bytes]:
         """What a frame of headers says."""
-        return dict(self._decoder.decode(one.payload, raw=True))
+        return dict(self.decoder.decode(one.payload, raw=True))
 
 
 def frames_of(data: bytes) -> Iterable[Frame]:

@@ -23,6 +23,9 @@ class PickerOptions:
     grpc_listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Address that Envoy's external processing connects to.")
     ] = "127.0.0.1:9002"
+    grpc_tls: Annotated[
+        bool, typer.Option("--grpc-tls", help="Speak TLS at that address too, by `tls_certificate` and `tls_key`.")
+    ] = False
     envoy_timeout: Annotated[
         float | None,
         typer.Option(
@@ -64,7 +67,7 @@ def epp(
     from headway.gateway.epp.picker_listener import PickerListener, PickerSettings, check_engine, check_picker
     from headway.gateway.process import serve as run
 
-    settings = PickerSettings(picker.grpc_listen, picker.envoy_timeout, picker.fallbacks)
+    settings = PickerSettings(picker.grpc_listen, picker.envoy_timeout, picker.fallbacks, picker.grpc_tls)
 
     def read() -> Settings:
         wanted = settings_of(config, address, options)

@@ -155,6 +155,11 @@ class Gateway:
         return [f"{scheme}://{host}" for scheme, host in zip(schemes, hosts, strict=False)]
 
     @property
+    def certificate(self) -> Certificate:
+        """Of the public address."""
+        return self._certificate
+
+    @property
     def body_bytes(self) -> int:
         """Bytes of bodies that are coming, that wait, or whose answer has not begun."""
         return sum(shared.body_bytes for shared in self._held.values())

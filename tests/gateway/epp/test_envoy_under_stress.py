@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from headway.gateway.settings import PolicySettings
+from tests.gateway.wire.test_tls import make_pair
 from tests.support.gateway_setup import RunGateway, Setup, completion, post
 from tests.support.scripted_replica import answers, dies_mid_stream, echoes, streams, waits_for
 
@@ -208,3 +210,17 @@ def test_a_drawn_share_of_answers_is_shown_and_learned_from(run_gateway: RunGate
         assert f'type="output"}} {3 * (60 - counts.unread)}' in metrics
 
     run_gateway(scenario)
+
+
+def test_envoy_may_speak_tls_to_the_picker(run_gateway: RunGateway, tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    page = (CONFIGS.parent / "kubernetes.md").read_text(encoding="utf-8")
+    transport = next(block for block in page.split("```yaml\n")[1:] if "transport_socket" in block).split("```")[0]
+    changes = {"  - name: picker\n    type: STATIC\n": f"  - name: picker\n    type: STATIC\n{transport}"}
+
+    async def scenario(setup: Setup) -> None:
+        async with envoy_beside(tmp_path, "envoy.yaml", changes) as envoy, envoy.picker(setup, speaks_tls=True):
+            assert (await envoy.ask()).status == 200
+
+    run_gateway(scenario, **make_pair(tmp_path))

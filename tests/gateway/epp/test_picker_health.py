@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
+from pathlib import Path
+
 import pytest
 
+from tests.gateway.wire.test_tls import make_pair
 from tests.support.gateway_setup import RunGateway, Setup
 
 pytest.importorskip("hpack", reason="the extra `epp` is not installed")
@@ -52,3 +57,39 @@ def test_an_address_in_use_is_one_sentence(run_gateway: RunGateway) -> None:
             await taken.start()
 
     run_gateway(scenario)
+
+
+def test_a_client_that_speaks_tls_is_served_and_one_that_does_not_is_not(
+    run_gateway: RunGateway, tmp_path: Path
+) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    pair = make_pair(tmp_path)
+
+    async def scenario(setup: Setup) -> None:
+        listener = PickerListener(setup.gateway, PickerSettings("127.0.0.1:0", speaks_tls=True))
+        await listener.start()
+        target = f"127.0.0.1:{listener.port}"
+
+        async def ask(channel: grpc.aio.Channel) -> None:
+            await channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=20)
+
+        def trusting() -> grpc.aio.Channel:
+            certificate = Path(pair["tls_certificate"]).read_bytes()
+            return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(certificate))
+
+        first = Path(pair["tls_certificate"]).read_bytes()
+        async with trusting() as channel:
+            await ask(channel)
+        async with grpc.aio.insecure_channel(target) as channel:
+            with pytest.raises(grpc.aio.AioRpcError):
+                await ask(channel)
+        make_pair(tmp_path)  # renewed, and read again
+        setup.gateway.reload(setup.gateway.settings)
+        await asyncio.sleep(1.5)
+        assert Path(pair["tls_certificate"]).read_bytes() != first
+        async with trusting() as channel:
+            await ask(channel)
+        await listener.stop()
+
+    run_gateway(scenario, **pair)

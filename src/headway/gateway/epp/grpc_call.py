@@ -196,7 +196,7 @@ class GrpcCall:
 
     def finish(self, status: GrpcStatus, message: str = "") -> None:
         """End it: when all is sent, or if it failed at once."""
-        if self.is_over or self._end is not None:
+        if self.is_over or (self._end is not None and status is GrpcStatus.OK):
             return
         self._end = (status, message)
         if status is not GrpcStatus.OK:

@@ -54,6 +54,7 @@ from headway.gateway.epp.http2_frames import (
 )
 from headway.gateway.epp.http2_headers import HEADER_LIST_BYTES, HeaderBlock
 from headway.gateway.epp.http2_output import Http2Output
+from headway.gateway.wire.shared_limits import ConnectionPlace
 
 _SETTINGS_COST = 100  # of them: each may touch every call
 _SILENT_SECONDS, _GONE_SECONDS = 60.0, 90.0  # without a byte: then it is pinged, then it is gone
@@ -79,6 +80,7 @@ class Http2Connection(asyncio.Protocol):
         "_opened_at",
         "_output",
         "_peer",
+        "_place",
         "_transport",
         "_unread",
         "_unwritable_at",
@@ -91,6 +93,7 @@ class Http2Connection(asyncio.Protocol):
         limits: Http2Limits,
         hold: Callable[[int], bool],
         clock: Callable[[], float],
+        place: ConnectionPlace | None = None,
     ) -> None:
         """A connection.
 
@@ -100,8 +103,10 @@ class Http2Connection(asyncio.Protocol):
             limits: its bounds.
             hold: counts bytes of messages that are not whole yet, and says whether there is room for them.
             clock: seconds.
+            place: its place among the connections of its address, where they are counted; it leaves it at its end.
         """
         self._opened = opened
+        self._place = place
         self._limits = limits
         self._clock = clock
         self._transport = cast(asyncio.Transport, None)
@@ -127,7 +132,8 @@ class Http2Connection(asyncio.Protocol):
         self._output.connect(self._transport)
         peer = transport.get_extra_info("peername")
         self._peer = self._calls.peer = str(peer[0]) if peer else ""
-        if len(self._opened) >= self._limits.connections:
+        is_refused = self._place is not None and self._place.fault is not None
+        if is_refused or len(self._opened) >= self._limits.connections:
             self.abort()
             return
         self._opened.add(self)
@@ -151,6 +157,8 @@ class Http2Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """All calls are over, some at each turn of the event loop."""
         self._is_over = True
+        if self._place is not None:
+            self._place.leave()
         self._calls.end_all(lambda: self._opened.discard(self))
 
     def pause_writing(self) -> None:

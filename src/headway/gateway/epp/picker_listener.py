@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from google.protobuf.message import DecodeError
 
 from headway.config.address import host_and_port
+from headway.gateway.certificate import tls_context
 from headway.gateway.epp import ext_proc_messages as pb
 from headway.gateway.epp.grpc_call import CallHandler, GrpcCall, GrpcStatus
 from headway.gateway.epp.http2_calls import Http2Limits
@@ -19,7 +22,8 @@ from headway.gateway.epp.http2_connection import Http2Connection
 from headway.gateway.epp.picker_stream import PickerStream
 from headway.gateway.gateway import Gateway
 from headway.gateway.settings import ReplicaSettings, Settings
-from headway.gateway.wire.tls_listener import BACKLOG
+from headway.gateway.wire.shared_limits import ConnectionPlace, SharedLimits
+from headway.gateway.wire.tls_listener import BACKLOG, TlsListener
 
 PROCESSOR = "envoy.service.ext_proc.v3.ExternalProcessor"
 _PROCESS = f"/{PROCESSOR}/Process".encode()
@@ -30,6 +34,7 @@ _CONNECTIONS_MAX = 4_096  # each worker of an Envoy has one; kubelet one for eac
 _END_SECONDS = 1.0
 _LOOK_SECONDS = 0.01
 _SWEEP_SECONDS = 1.0
+log = logging.getLogger("headway.gateway")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +45,13 @@ class PickerSettings:
         listen: address of the gRPC server.
         envoy_timeout_seconds: the shortest of Envoy's timeouts that end a waiting request; None where none is known.
         fallbacks: further engines named for each request, for the case that Envoy cannot reach the first.
+        speaks_tls: by the certificate of the public address, and asking for Envoy's own as that one does.
     """
 
     listen: str = "127.0.0.1:9002"
     envoy_timeout_seconds: float | None = None
     fallbacks: int = 0
+    speaks_tls: bool = False
 
 
 def check_picker(picker: PickerSettings, settings: Settings) -> None:
@@ -56,6 +63,8 @@ def check_picker(picker: PickerSettings, settings: Settings) -> None:
             f"`queue.timeout_seconds` is {queued:g} and Envoy's timeout {told:g} s, so Envoy would give up requests "
             "that still wait; make the first one smaller"
         )
+    if picker.speaks_tls and settings.tls_certificate is None:
+        raise ValueError("`--grpc-tls` needs a certificate; name its files, `tls_certificate` and `tls_key`")
     for number, replica in enumerate(settings.replica):
         check_engine(replica, f"replica[{number}].url")
 
@@ -85,7 +94,8 @@ class PickerListener:
         wire = shared.limits
         self._limits = Http2Limits(_CONNECTIONS_MAX, wire.connections, wire.head_seconds, wire.stalled_seconds)
         self._opened: set[Http2Connection] = set()
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | TlsListener | None = None
+        self._certificate: ssl.SSLContext | None = None  # of the public address, as the one in use here was made
         self._sweeping: asyncio.Task[None] | None = None
         self.port = 0
 
@@ -95,12 +105,29 @@ class PickerListener:
         host, port = host_and_port(address, "grpc-listen")
         loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.create_server(self._connect, host, port, backlog=BACKLOG)
+            self._server = await self._listen(host, port)
         except (OSError, UnicodeError) as error:
             why = getattr(error, "strerror", None) or error
             raise OSError(f"cannot listen on grpc-listen {address!r}: {why}") from None
         self.port = self._server.sockets[0].getsockname()[1]
         self._sweeping = loop.create_task(self._sweep())
+
+    async def _listen(self, host: str, port: int) -> asyncio.Server | TlsListener:
+        context = self._renewed_context() if self._picker.speaks_tls else None
+        if context is None:
+            return await asyncio.get_running_loop().create_server(self._connect, host, port, backlog=BACKLOG)
+        places = SharedLimits(replace(self._shared.limits, connections=_CONNECTIONS_MAX, address_connections=None))
+        listener = TlsListener(self._connect, places, context, self._limits.head_seconds)
+        await listener.listen(host, port)
+        return listener
+
+    def _renewed_context(self) -> ssl.SSLContext | None:
+        """As that of the public address, but for HTTP/2."""
+        self._certificate = self._gateway.certificate.context
+        context = tls_context(self._gateway.settings)
+        if context is not None:
+            context.set_alpn_protocols(["h2"])
+        return context
 
     @property
     def told(self) -> dict[str, object]:
@@ -129,9 +156,18 @@ class PickerListener:
             await asyncio.sleep(_SWEEP_SECONDS)
             for one in list(self._opened):
                 one.sweep(time.monotonic())
+            if isinstance(self._server, TlsListener) and self._certificate is not self._gateway.certificate.context:
+                self._renew(self._server)
 
-    def _connect(self) -> Http2Connection:
-        return Http2Connection(self._begin, self._opened, self._limits, self._hold, time.monotonic)
+    def _renew(self, listener: TlsListener) -> None:
+        """A reload has read the certificate again."""
+        try:
+            listener.tls = self._renewed_context() or listener.tls
+        except ValueError as error:
+            log.error("grpc-listen keeps its certificate: %s", error)
+
+    def _connect(self, place: ConnectionPlace | None = None) -> Http2Connection:
+        return Http2Connection(self._begin, self._opened, self._limits, self._hold, time.monotonic, place)
 
     def _hold(self, more_bytes: int) -> bool:
         self._shared.hold(more_bytes)

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from headway.gateway.wire.client_connection import ClientConnection
 from headway.gateway.wire.shared_limits import ConnectionPlace, SharedLimits
 
 BACKLOG = 4_096
@@ -50,7 +49,7 @@ class TlsListener:
 
     def __init__(
         self,
-        connect: Callable[[ConnectionPlace], ClientConnection],
+        connect: Callable[[ConnectionPlace], asyncio.BaseProtocol],
         shared: SharedLimits,
         tls: ssl.SSLContext,
         handshake_seconds: float,

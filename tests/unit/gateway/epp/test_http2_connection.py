@@ -274,10 +274,22 @@ def test_headers_that_http2_forbids_reset_the_stream(more: tuple[bytes, bytes]) 
 def test_what_is_no_call_of_grpc_gets_415() -> None:
     async def scenario() -> None:
         client = Http2Client()
-        client.send(client.head(1, method=b"GET", ends=True))
-        answer = next(one for one in client.came() if one.kind == HEADERS)
-        assert client.headers(answer) == {b":status": b"415"}
-        assert answer.flags & END_STREAM
+        client.send(client.head(1, method=b"GET", ends=True), client.head(3, method=b"PUT"))
+        frames = client.came()
+        for answer in [one for one in frames if one.kind == HEADERS]:
+            assert client.headers(answer) == {b":status": b"415"}
+            assert answer.flags & END_STREAM
+        assert reset_errors(frames) == {3: Http2Error.NO_ERROR}, "it sends on, and nothing of it is wanted"
+
+    run(scenario)
+
+
+def test_a_client_whose_table_has_no_room_reads_what_is_sent() -> None:
+    async def scenario() -> None:
+        client = Http2Client()
+        client.decoder.max_allowed_table_size = 0  # it has said so by its settings
+        client.send(settings_frame({1: 0}), client.head(1), data(1, message(b"m"), ends=True))
+        assert statuses(client, client.came()) == {1: GrpcStatus.OK}
 
     run(scenario)
 
@@ -342,7 +354,7 @@ def test_a_client_may_send_on_as_what_it_sent_is_taken() -> None:
         client = Http2Client()
         client.send(client.head(1))
         may_send = {0: CONNECTION_WINDOW, 1: CALL_WINDOW}
-        content = message(bytes((16 << 20) - 100))
+        content = message(bytes(12 << 20)) * 2  # more than the connection's window
         for at in range(0, len(content), 16_384):
             part = content[at : at + 16_384]
             may_send = {stream: left - len(part) for stream, left in may_send.items()}
@@ -351,7 +363,7 @@ def test_a_client_may_send_on_as_what_it_sent_is_taken() -> None:
             for one in client.came():
                 if one.kind == WINDOW_UPDATE:
                     may_send[one.stream] += int.from_bytes(one.payload)
-        assert [len(one) for one in client.calls[0].heard] == [(16 << 20) - 100]
+        assert [len(one) for one in client.calls[0].heard] == [12 << 20] * 2
 
     run(scenario)
 
@@ -459,6 +471,21 @@ def test_a_call_without_a_message_ends() -> None:
         client.send(client.head(1), client.head(3), data(3, message(b"m")))
         client.connection.sweep(15.0)
         assert [call.over_times for call in client.calls] == [1, 0]
+
+    run(scenario)
+
+
+def test_an_answer_that_is_not_taken_after_the_end_of_sending_is_given_up() -> None:
+    async def scenario() -> None:
+        client = Http2Client()
+        client.send(settings_frame({INITIAL_WINDOW_SIZE: 0}), client.head(1), data(1, message(b"m"), ends=True))
+        client.came()
+        client.send(frame(PING, ACK, 0, bytes(8)))
+        client.connection.sweep(59.0)
+        assert not client.came()
+        client.connection.sweep(60.0)
+        await asyncio.sleep(0)
+        assert statuses(client, client.came()) == {1: GrpcStatus.DEADLINE_EXCEEDED}
 
     run(scenario)
 

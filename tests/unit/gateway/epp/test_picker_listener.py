@@ -39,3 +39,8 @@ def test_engines_are_named_by_address(url: str, is_taken: bool) -> None:
 def test_an_address_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="grpc-listen must be host:port"):
         check_picker(PickerSettings(listen="9002"), Settings())
+
+
+def test_tls_without_a_certificate_is_refused() -> None:
+    with pytest.raises(ValueError, match="`--grpc-tls` needs a certificate"):
+        check_picker(PickerSettings(speaks_tls=True), Settings())
