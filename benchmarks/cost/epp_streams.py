@@ -2,9 +2,10 @@
 
     python -m benchmarks.cost.epp_streams [--streams 5000] [--chunks 30] [--gap 2] [--rate 1000] [--json FILE]
 
-First all streams at once, a chunk every `--gap` seconds each; then requests of one chunk, begun at the rate for
-`--seconds`, whether or not those before have ended. CPU and memory of the decision process and of Envoy, which has one
-worker. The source and the load of benchmarks/cost/relay.py. Linux only. Nothing leaves 127.0.0.1.
+First requests of one chunk, begun at the rate for `--seconds`, whether or not those before have ended; their CPU is
+less that at rest. Then all streams at once (0: none), a chunk every `--gap` seconds each. CPU and memory of the
+decision process and of Envoy, which has one worker. The source and the load of benchmarks/cost/relay.py. Linux only.
+Nothing leaves 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.cost import relay
-from benchmarks.cost.epp import way
+from benchmarks.cost.epp import REST_SECONDS, cpu_seconds, way
 from benchmarks.cost.relay_streams import Sampling
 
 WAYS = ("serve", "epp")
@@ -54,7 +55,7 @@ async def paced(port: int, rate: float, seconds: float) -> tuple[relay.Found, fl
 
 
 def spent(pids: Mapping[str, int]) -> dict[str, float]:
-    return {name: relay.cpu_seconds(pid) for name, pid in pids.items()}
+    return {name: cpu_seconds(pid) for name, pid in pids.items()}
 
 
 def open_streams(port: int, pids: Mapping[str, int], asked: argparse.Namespace) -> dict[str, float]:
@@ -81,13 +82,18 @@ def open_streams(port: int, pids: Mapping[str, int], asked: argparse.Namespace) 
 
 def steady_rate(port: int, pids: Mapping[str, int], asked: argparse.Namespace) -> dict[str, float]:
     before, began = spent(pids), time.monotonic()
+    time.sleep(REST_SECONDS)
+    lasted, after = time.monotonic() - began, spent(pids)
+    rest = {name: (after[name] - before[name]) / lasted for name in pids}
+    before, began = spent(pids), time.monotonic()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         found, begun = runner.run(paced(port, asked.rate, asked.seconds))
     seconds, after = time.monotonic() - began, spent(pids)
     figures = {"begun_per_second": begun, "ended_per_second": found.requests / seconds, "errors": found.errors}
     figures |= {"ttft_ms_p50": relay.quantile(found.ttft, 0.5), "ttft_ms_p99": relay.quantile(found.ttft, 0.99)}
     for name in pids:
-        figures[f"{name}_us_per_request"] = 1e6 * (after[name] - before[name]) / max(1, found.requests)
+        busy = after[name] - before[name] - seconds * rest[name]
+        figures[f"{name}_us_per_request"] = 1e6 * busy / max(1, found.requests)
     return figures
 
 
@@ -113,8 +119,9 @@ def main() -> None:
             with way(name, upstream, Path(folder)) as (port, pids):
                 print(f"{name}: {asked.rate:g} requests a second", file=sys.stderr)
                 found[f"{name}, rate"] = steady_rate(port, pids, asked)
-                print(f"{name}: {asked.streams} streams", file=sys.stderr)
-                found[f"{name}, open streams"] = open_streams(port, pids, asked)
+                if asked.streams:
+                    print(f"{name}: {asked.streams} streams", file=sys.stderr)
+                    found[f"{name}, open streams"] = open_streams(port, pids, asked)
     for name, figures in found.items():
         print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in figures.items()))
     print(f"load average {os.getloadavg()[0]:.1f}")

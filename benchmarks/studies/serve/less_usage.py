@@ -1,6 +1,6 @@
 """What learning loses where usage is not seen, or is seen late or wrongly: table of docs/results/scale-out.md.
 
-    python -m benchmarks.studies.serve.less_usage [--requests 5000] [--seeds 3] [--json FILE]
+    python -m benchmarks.studies.serve.less_usage [--requests 3000] [--seeds 2] [--loads 1.3] [--json FILE]
 
 Behind Envoy the endpoint picker sees no bodies of answers (`response_body_mode: NONE`). Each way to learn lengths after
 all is simulated by what it tells the predictor `histogram` of each completed request:
@@ -44,12 +44,11 @@ from headway.simulator.skipping import simulate
 from headway.simulator.trace import Trace
 
 WORKLOADS: dict[str, Callable[[int, int], Trace]] = {
+    "tenants": tenants,
     "chat-and-documents": chat_and_documents,
     "reasoning": reasoning,
-    "tenants": tenants,
 }
 ORDERS = {"hrrn": "highest-response-ratio", "svf": "smallest-volume-first", "priced-work": "priced-work"}
-LOADS = (1.0, 1.3)
 WINDOW_SECONDS = 10.0
 LATE_SECONDS = 5.0
 ERROR = 0.2
@@ -108,7 +107,7 @@ def figures(outcome: DayOutcome) -> dict[str, float]:
     return {"ttft mean": ttft.mean(), "ttft p99": float(np.percentile(ttft, 99)), "e2e mean": whole.mean()}
 
 
-def run(requests: int, seeds: int) -> dict[str, dict[str, list[dict[str, float]]]]:
+def run(requests: int, seeds: int, loads: Sequence[float]) -> dict[str, dict[str, list[dict[str, float]]]]:
     """Figures of each case and way, one for each seed."""
     server = replica("h100", "llama-3.1-8b")
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
@@ -124,7 +123,7 @@ def run(requests: int, seeds: int) -> dict[str, dict[str, list[dict[str, float]]
                 )
 
             saturation = measure_saturation(trace, simulate_fcfs)
-            for load in LOADS:
+            for load in loads:
                 day = saturation.at_load(trace, load)
                 for short, order in ORDERS.items():
                     case = found.setdefault(f"{name}, load {load:g}, {short}", {})
@@ -156,11 +155,12 @@ def mean(runs: Sequence[dict[str, float]], figure: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=5_000)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=3_000)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--loads", type=float, nargs="+", default=[1.3])
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
-    found = run(asked.requests, asked.seeds)
+    found = run(asked.requests, asked.seeds, asked.loads)
     for figure in ("ttft mean", "ttft p99", "e2e mean"):
         print(table(found, figure), end="\n\n")
     if asked.json:

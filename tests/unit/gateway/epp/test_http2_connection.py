@@ -513,6 +513,7 @@ def test_however_many_frames_come_all_else_has_its_turn(monkeypatch: pytest.Monk
             assert len(client.calls) <= turns + 2
             turns += 1
             await asyncio.sleep(0)
+        assert turns >= 9
         await asyncio.sleep(0)
         assert client.transport.reads
 
