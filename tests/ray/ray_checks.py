@@ -29,6 +29,7 @@ from served_app import KEY, Held, HeldBehind, Ingress
 
 from headway.ray.deployment_options import queued
 from headway.ray.queue_actor import NAMESPACE, figures_of, queue_name
+from headway.ray.queue_refusal import QueueRefusal
 
 SHORTEST_FIRST = {"policies": {"ordering": "shortest-prompt-first"}}
 _LONGEST_SECONDS = 120.0
@@ -170,6 +171,7 @@ def refusal_over_http(place: Path, port: int) -> None:
         assert int(refused.headers["retry-after"]) >= 1, refused.headers
         assert "queue" in refused.text, refused.text
         error = one.calling("refused").exception()
+        assert isinstance(error, QueueRefusal), error
         assert isinstance(error, BackPressureError), error
         assert error.status_code == 429, error
         assert error.retry_after_s > 0, error

@@ -15,10 +15,8 @@ import uuid
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from functools import partial
-from http import HTTPStatus
 from typing import Any
 
-from ray.serve.exceptions import BackPressureError
 from ray.serve.request_router import (
     LocalityMixin,
     MultiplexMixin,
@@ -33,7 +31,8 @@ from headway.policies.rendezvous_hashing import rendezvous_score
 from headway.ray.described_request import Describe, describing, facts_of
 from headway.ray.queue_actor import queue_name, reach_queue
 from headway.ray.queue_client import QueueClient, QueueLost, RequestRefused, Ticket
-from headway.ray.queue_messages import LostKind, RefusedRequest, RequestFacts, ServeReplica
+from headway.ray.queue_messages import LostKind, RequestFacts, ServeReplica
+from headway.ray.queue_refusal import refusal_of
 from headway.ray.queue_settings import read_queue_settings
 
 _METHOD = "_choose_replica_for_request"
@@ -41,28 +40,6 @@ _AGAIN_SECONDS = 0.001  # before a rejected request asks again, doubled each tim
 _UNACCEPTED_SECONDS = 1.0  # after which a call that ended, and was neither accepted nor rejected, gives up its place
 _UNKNOWN_REPLICA_SECONDS = 1.0  # after which a replica that this router was not told of is given up
 log = logging.getLogger("ray.serve.headway")
-
-
-class QueueRefusal(BackPressureError):  # type: ignore[misc] # of Ray, which mypy does not see
-    """Refused by the queue. Ray answers an HTTP request with its status and `Retry-After`.
-
-    Attributes:
-        reason: a `Reason` of the gateway, for example `queue-full`.
-    """
-
-    def __init__(self, message: str, status_code: int, retry_after_s: float | None, reason: str) -> None:
-        super().__init__(0, 0, status_code, retry_after_s)
-        self.args = (message, status_code, retry_after_s, reason)  # by which it pickles
-        self._sentence = message
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return self._sentence
-
-    @property
-    def message(self) -> str:
-        """What the client reads."""
-        return self._sentence
 
 
 class _Placed:
@@ -304,9 +281,3 @@ def _arguments(pending: PendingRequest) -> list[Any]:
     if pending.metadata.is_http_request and args and isinstance(args[0], bytes):
         return [pickle.loads(args[0]), *args[1:]]
     return args
-
-
-def refusal_of(refusal: RefusedRequest) -> QueueRefusal:
-    """The exception that Ray turns into an HTTP answer; its proxy passes 408, 429 and 503 on, and no other status."""
-    status = 408 if refusal.status == HTTPStatus.GATEWAY_TIMEOUT else refusal.status
-    return QueueRefusal(refusal.message, status, refusal.retry_seconds, refusal.reason)

@@ -318,9 +318,10 @@ class SharedQueue:
             del self._elsewhere[name]
         replica = self._replicas.get(name)
         if replica is not None:
-            most = max(side.replicas[name].requests_max for side in self._routers.values() if name in side.replicas)
-            self._set_room(name, most)
-            self.dispatcher.pump()
+            listed = [side.replicas[name].requests_max for side in self._routers.values() if name in side.replicas]
+            if listed:  # else its only router is about to be forgotten, and it with that
+                self._set_room(name, max(listed))
+                self.dispatcher.pump()
 
     # As time passes
 

@@ -169,6 +169,32 @@ def test_a_hint_of_a_client_without_a_key_counts_for_nothing() -> None:
     run(test())
 
 
+def test_a_tenant_of_one_router_is_not_kept_waiting_by_the_many_of_another() -> None:
+    async def test() -> None:
+        house = QueueHouse({"policies": {"ordering": "fair-share/fcfs"}})
+        many, few = house.router("many"), house.router("few")
+        for router in (many, few):
+            router.list_replicas(replicas("only"))
+        running = await many.choose(prompt_of(10))
+        order: list[str] = []
+
+        async def send(router: Any, tenant: str) -> None:
+            ticket = await router.choose(prompt_of(100, tenant=tenant, is_trusted=True))
+            order.append(tenant)
+            router.ended(ticket)
+
+        sent = [asyncio.ensure_future(send(many, "greedy")) for _ in range(8)]
+        await until(lambda: house.queue.figures()["waiting"] == 8)
+        sent += [asyncio.ensure_future(send(few, "modest")) for _ in range(2)]
+        await until(lambda: house.queue.figures()["waiting"] == 10)
+        many.ended(running)
+        await asyncio.gather(*sent)
+        assert order.index("modest") <= 1
+        assert order[:4].count("modest") == 2
+
+    run(test())
+
+
 def test_tenants_need_their_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_KEY", "a-key-of-team-a")
 
@@ -225,6 +251,17 @@ def test_a_rejected_request_that_a_new_queue_does_not_know_enters_it() -> None:
     assert house.queue.figures()["replicas"] == {
         "only": {"requests": 1, "requests_max": 1, "elsewhere": 0, "is_up": True}
     }
+
+
+def test_what_runs_at_a_replica_from_before_takes_its_room() -> None:
+    house = QueueHouse()
+    house.queue.greet(Greeting("router", replicas("only", requests_max=3), [(1, "only"), (2, "only")]))
+    told = house.queue.take(RouterNews("router", [QueueEntry(number, prompt_of(10)) for number in (3, 4, 5)]))
+    assert told is not None
+    assert [one.number for one in told] == [3]
+    told = house.queue.take(RouterNews("router", ended=[End(1, Outcome.COMPLETED)]))
+    assert told is not None
+    assert [one.number for one in told] == [4]
 
 
 def test_a_replica_that_died_is_sent_nothing_though_another_router_lists_it() -> None:
