@@ -100,7 +100,7 @@ class StubEngine:
             self.admitted.append(request.request_id)
         if skipped:
             self.waiting.prepend_requests(skipped)
-        return SimpleNamespace(total_num_scheduled_tokens=scheduled)
+        return SimpleNamespace(total_num_scheduled_tokens=scheduled, num_scheduled_tokens={})
 
     def update_from_output(self, scheduler_output: SimpleNamespace) -> None:
         for request in list(self.running):

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from headway.cli.progress import progress
 
 from benchmarks.page_tables import show
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.saturation import at_rate, measure_saturation
+from headway.bench.progress import progress
 from headway.bench.traces.loading import load_trace
 from headway.bench.traces.reshaping import head, repeated
 from headway.domain.event import Arrived, Completed, Event, FirstToken
@@ -206,6 +206,21 @@ def unchanged(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def by_arm(rows: list[dict[str, Any]]) -> str:
+    """For each arm, over all days: the median and the worst of what online pays, the median of offline work."""
+    head_cells = ("arm", "p99 TTFT, median and worst", "p99 TPOT, median and worst", "offline tokens/s, median")
+    lines = [_line(head_cells), _line(["---"] * len(head_cells))]
+    for arm in ARMS[1:]:
+        days = [row for row in rows if row["arm"] == arm]
+        if not days:
+            continue
+        ratios = {one: np.array([row[one] / _alone(rows, row)[one] for row in days]) for one in _P99S}
+        pairs = [f"{np.median(ratios[one]):.3f}×, {ratios[one].max():.2f}×" for one in _P99S]
+        work = np.median([row["offline_tokens_per_second"] for row in days])
+        lines.append(_line([_shown(arm), *pairs, f"{work:,.0f}"]))
+    return "\n".join(lines)
+
+
 def missing(kept: list[dict[str, Any]]) -> list[Day]:
     """The days that are not played yet."""
     played = {Day(*(row[name] for name in Day._fields)) for row in kept}
@@ -222,7 +237,10 @@ def main() -> int:
     if arguments.kept.exists():
         kept = [json.loads(line) for line in arguments.kept.read_text(encoding="utf-8").splitlines()]
     if arguments.write is not None:
-        show({"offline-days": table(kept), "offline-unchanged": unchanged(kept)}, arguments.write)
+        show(
+            {"offline-days": table(kept), "offline-unchanged": unchanged(kept), "offline-arms": by_arm(kept)},
+            arguments.write,
+        )
         return 0
     server, days = replica("h100", "llama-3.1-8b"), missing(kept)
     online: dict[tuple[str, float], Trace] = {}

@@ -16,6 +16,7 @@ from headway.domain.costs import ServiceCosts
 from headway.policies.catalog import KINDS
 from headway.scheduling.bundle import bundle_of, name_and_options
 from headway.scheduling.harm_judge import HarmLimits
+from headway.scheduling.offline_gate import OfflineRules
 from headway.scheduling.scheduler import Policies
 from headway.scheduling.self_tuned_threshold import Tuning
 from headway.tuning.tuning_settings import TuningSettings
@@ -70,6 +71,7 @@ class PluginConfig:
         tuning: "off", or "self-tuned": the plug-in moves the long-prefill threshold before each step.
         live_tuning: settings of the tuner that tries parameters of the ordering on live traffic.
         fusion: whether alike KV blocks of prompts are shared.
+        offline: how much offline requests may add to a step (`scheduling/offline_gate.py`).
         state_file: file that keeps what the policies learn over restarts; "" keeps nothing. A further engine of the
             same server has a file of its own, with its index in the name.
         prefix_hits: look the prompt up in the prefix cache before ordering.
@@ -94,6 +96,7 @@ class PluginConfig:
     tuning: Tuning = "off"
     live_tuning: TuningSettings = field(default_factory=TuningSettings)
     fusion: FusionSettings = FusionSettings()
+    offline: OfflineRules = OfflineRules()  # noqa: RUF009 - frozen
     state_file: _Path = ""
     prefix_hits: bool = True
     hints: bool = True
@@ -188,7 +191,14 @@ def _fusion(value: object, where: str) -> FusionSettings:
     return read_table(FusionSettings, {"on": True, **value}, f"{where}.")
 
 
+def _offline(value: object, where: str) -> OfflineRules:
+    if not isinstance(value, Mapping):
+        raise ValueError(f'{where} must be a table such as {{"share": 0.05}}, got {value!r}')
+    return read_table(OfflineRules, value, f"{where}.")
+
+
 _READERS = {
+    "offline": _offline,
     "fusion": _fusion,
     "live_tuning": _live_tuning,
     "costs": _costs,

@@ -18,6 +18,7 @@ from headway.policies.ordering.fcfs import Fcfs
 from headway.policies.prediction.running_mean import RunningMean
 from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.scheduling.checked_policies import CheckedEvents, PolicyFault, guarded
+from headway.scheduling.offline_gate import OfflineGate, StepLoad, StepPlan
 from headway.scheduling.scheduler import Policies, Scheduler
 from headway.vllm_plugin.plugin_log import logger
 from headway.vllm_plugin.policy_guard import PolicyTimer
@@ -48,9 +49,35 @@ class FallbackScheduler:
         self.holds = type(policies.admission) is not Greedy  # whether admission may hold a request
         self.chooses_victims = type(policies.preemption) is not LatestAdmitted
         self._scheduler = Scheduler(self._guarded, listeners=[self._events, *listeners])
+        self._gate: OfflineGate | None = None
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def use_gate(self, gate: OfflineGate) -> None:
+        """Bound offline requests by this gate, whatever policies rule."""
+        self._scheduler.gate = self._gate = gate
+
+    def plan_offline(self, load: StepLoad) -> StepPlan:
+        """What the step that begins may do for offline requests."""
+        assert self._gate is not None
+        return self._gate.plan(load)
+
+    def hold_offline(self, request: Request, version: int) -> bool:
+        """Whether an offline head may not join the step; `version` is the batch's."""
+        return self._gate is not None and self._gate.hold_steps(request, version) > 0
+
+    def online_heads(self, now: float, most: int) -> list[Request]:
+        """The first online requests that wait, about in order of service."""
+        head = self.head(now)
+        if head is None or head.is_offline:
+            return []
+        return [head, *self._guard(lambda: self._scheduler.queue.online.following(now, most - 1))]
+
+    @property
+    def offline_waiting(self) -> int:
+        """Offline requests that wait."""
+        return len(self._scheduler.queue.offline)
 
     @property
     def has_offline(self) -> bool:
@@ -204,6 +231,7 @@ class FallbackScheduler:
         self._scheduler = Scheduler(Policies(Fcfs(), Greedy(), LatestAdmitted(), RunningMean()))
         if had_offline:
             self._scheduler.expect_offline()
+        self._scheduler.gate = self._gate
         queue = self._scheduler.queue
         for request in self._entered.values():
             if request.id in self._waiting:

@@ -103,6 +103,8 @@ class PluginMetrics:
 DESCRIPTIONS = {
     "admissions_held": "Steps in which the admission policy held the head of the queue.",
     "preemptions": "Preemptions: running requests that lost their KV blocks.",
+    "offline_displaced": "Offline requests preempted so that online ones found room, or kept their step time.",
+    "offline_waiting": "Offline requests that wait.",
     "backfilled": "Requests admitted past a head of the queue that did not fit.",
     "preempted_tokens": "Tokens that preempted requests had computed; the prefix cache may keep a part.",
     "steps": "Engine steps: calls of schedule().",

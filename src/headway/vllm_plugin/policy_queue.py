@@ -15,6 +15,7 @@ from headway.domain.request import Request
 from headway.scheduling.head_lookups import MOVES_PER_STEP
 from headway.vllm_plugin import vllm_adapter as vllm
 from headway.vllm_plugin.fallback import FallbackScheduler
+from headway.vllm_plugin.offline_control import OfflineControl
 from headway.vllm_plugin.request_book import RequestBook
 from headway.vllm_plugin.request_entries import Entry, Place
 from headway.vllm_plugin.vllm_adapter import VllmAdapter, VllmRequest
@@ -52,6 +53,7 @@ class PolicyQueue:
         self._passes: Request | None = None  # the head of the order, where the one to offer passes it
         self._held_until: tuple[str, int, int] | None = None  # request, batch version, step: the refusal stands
         self._refreshed = 0
+        self.offline: OfflineControl | None = None
         self.now = 0.0
         self.seconds = 0.0  # spent in here since the scan began
         self.passed = 0  # requests admitted past a head that did not fit, ever
@@ -279,7 +281,10 @@ class PolicyQueue:
         return True
 
     def _hold(self, entry: Entry) -> bool:
-        """Whether the admission policy holds the head; never when nothing runs."""
+        """Whether the head is held: an offline one by the gate, else by the policy; never when nothing runs."""
+        if entry.view.is_offline and self.offline is not None:
+            self.held = self.offline.hold(entry.refresh(), self._batch.version)
+            return self.held
         if (
             not self._policies.holds
             or self._policies.suspended

@@ -19,6 +19,7 @@ from headway.vllm_plugin.block_sharing import BlockSharing
 from headway.vllm_plugin.config import PluginConfig
 from headway.vllm_plugin.fallback import FallbackScheduler
 from headway.vllm_plugin.harm_guard import HarmGuard
+from headway.vllm_plugin.offline_control import OfflineControl
 from headway.vllm_plugin.plugin_metrics import PluginMetrics
 from headway.vllm_plugin.policy_guard import PolicyTimer
 from headway.vllm_plugin.policy_queue import PolicyQueue
@@ -69,6 +70,8 @@ class SchedulerHooks:
         )
         self.queue = queue_class(engine, self.policies, self.book, time.perf_counter)
         self.control = BatchControl(config, engine, self.policies, self.book, self.queue, self.metrics)
+        self.offline = OfflineControl(config.offline, engine, self.policies, self.book, self.metrics)
+        self.queue.offline = self.offline
         self.sharing: BlockSharing | None = None
         self._prepared_seconds = 0.0  # before the scan of this step
         self._second_ends = float("-inf")
@@ -97,6 +100,7 @@ class SchedulerHooks:
         if (values := self.learned.wanted()) is not None:
             self.policies.retune(values)
         self.control.before_step(now)
+        self.offline.before_step(now)
         self._prepared_seconds = time.perf_counter() - began
 
     def after_schedule(self, tokens: int) -> None:
@@ -121,6 +125,8 @@ class SchedulerHooks:
     def after_update(self, tokens: int) -> None:
         """After a step came back that had computed so many tokens."""
         self.tick()
+        if tokens:
+            self.offline.step_ended(self.queue.now)
         for entry in self.book.batch.end_step(had_tokens=tokens > 0):
             self._report_first_token(entry)
 
@@ -171,6 +177,7 @@ class SchedulerHooks:
         metrics.show("waiting", self.queue.queued(), 'state="queued"')
         metrics.show("waiting", self.queue.parked, 'state="parked"')
         metrics.show("lanes", self.policies.lanes)
+        metrics.show("offline_waiting", self.policies.offline_waiting)
         metrics.show("stepped_back", float(not self.policies.in_force))
         metrics.total("backfilled", self.queue.passed)
         for kind, seconds in self.timer.total_seconds.items():

@@ -5,6 +5,7 @@ Fields are found by looking for them, never by a version's name. When vLLM renam
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, Protocol
@@ -158,6 +159,31 @@ class VllmAdapter:
     def set_threshold(self, tokens: int) -> None:
         """Tokens one prefill may take of a step; 0 for no limit."""
         self._scheduler.scheduler_config.long_prefill_token_threshold = tokens
+
+    def set_token_budget(self, tokens: int) -> None:
+        """Tokens the next step may compute."""
+        self._scheduler.max_num_scheduled_tokens = tokens
+
+    def preempt(self, request: VllmRequest) -> None:
+        """Preempt a running request between two steps, as vLLM itself does when blocks run out."""
+        scheduler = self._scheduler
+        scheduler.running.remove(request)
+        drops = {"drop_stale_output": True} if getattr(scheduler, "requires_kv_delivery", False) else {}
+        scheduler._preempt_request(request, time.monotonic(), **drops)
+
+    @property
+    def blocks_to_spare(self) -> int:
+        """KV blocks that a waiting request may have: those that are free, less vLLM's watermark."""
+        kept = int(getattr(self._scheduler.kv_cache_manager, "watermark_blocks", 0))
+        return int(self._pool.get_num_free_blocks()) - kept
+
+    def admission_needs(self, request: VllmRequest) -> tuple[int, int]:
+        """The tokens that a waiting request has to compute, about, and the free blocks that its admission needs."""
+        tokens = total_tokens(request) - (self._tokens_held_by_others(request) if self.caches_prefixes else 0)
+        gate = tokens
+        if not getattr(self._scheduler, "scheduler_reserve_full_isl", False):
+            gate = min(tokens, self.token_budget)
+        return tokens, -(-gate // self.block_tokens)
 
     @property
     def paused(self) -> bool:
