@@ -33,6 +33,7 @@ from tests.engines.real_fusion import (
     nothing_held_is_altered,
     some_stay_exact,
 )
+from tests.engines.real_offline import offline_gives_way
 
 Check = Callable[[FeatureEngine], dict[str, Any]]
 ADAPTERS: list[Any] = []
@@ -332,6 +333,7 @@ ENGINES: dict[str, tuple[dict[str, Any], tuple[Check, ...]]] = {
             prefix_reset_with_everybody_running,
             priorities_of_clients,
             learned_state_outlives_the_engine,
+            offline_gives_way,
         ),
     ),
     "n-gram": (

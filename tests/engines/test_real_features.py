@@ -36,6 +36,7 @@ ENGINES = {
         "prefix_reset_with_everybody_running",
         "priorities_of_clients",
         "learned_state_outlives_the_engine",
+        "offline_gives_way",
     ),
     "n-gram": ("drafts_by_n_gram", "aborts_while_drafting"),
     "connector": ("remote_kv_keeps_its_place", "aborts_while_kv_comes"),
@@ -69,7 +70,7 @@ def findings(place: Path, engine: str) -> dict[str, Any]:
 
 
 def test_every_check_is_asked_for() -> None:
-    sources = "".join((HERE / f"real_{name}.py").read_text() for name in ("features", "drafts", "fusion"))
+    sources = "".join((HERE / f"real_{name}.py").read_text() for name in ("features", "drafts", "fusion", "offline"))
     written = re.findall(r"^def (\w+)\(engine: FeatureEngine\)", sources, re.MULTILINE)
     assert sorted(written) == sorted(name for checks in ENGINES.values() for name in checks)
 
