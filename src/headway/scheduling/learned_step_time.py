@@ -16,7 +16,7 @@ _STEPS_MIN = 50
 _SECONDS_MAX = 10.0  # a longer step was a pause of the machine
 
 
-class StepFacts(NamedTuple):
+class StepWork(NamedTuple):
     """What a step computed: decodes, their context tokens, tokens of prompts, and tokens computed before these."""
 
     decodes: int
@@ -39,7 +39,7 @@ class LearnedStepTime:
         """Whether enough steps were measured to believe the model."""
         return self._steps >= _STEPS_MIN
 
-    def measured(self, facts: StepFacts, seconds: float) -> None:
+    def measured(self, facts: StepWork, seconds: float) -> None:
         """A step took so long."""
         if not 0 < seconds < _SECONDS_MAX:
             return
@@ -58,12 +58,12 @@ class LearnedStepTime:
             for row, line in enumerate(self._inverse)
         ]
 
-    def seconds(self, facts: StepFacts) -> float:
+    def seconds(self, facts: StepWork) -> float:
         """How long such a step takes."""
         return _dot([max(0.0, weight) for weight in self._weights], _scaled(facts))
 
 
-def _scaled(facts: StepFacts) -> list[float]:
+def _scaled(facts: StepWork) -> list[float]:
     return [value / scale for value, scale in zip((1.0, *facts), _SCALES, strict=True)]
 
 

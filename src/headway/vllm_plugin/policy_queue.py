@@ -15,7 +15,7 @@ from headway.domain.request import Request
 from headway.scheduling.head_lookups import MOVES_PER_STEP
 from headway.vllm_plugin import vllm_adapter as vllm
 from headway.vllm_plugin.fallback import FallbackScheduler
-from headway.vllm_plugin.offline_control import OfflineControl
+from headway.vllm_plugin.offline_steps import OfflineSteps
 from headway.vllm_plugin.request_book import RequestBook
 from headway.vllm_plugin.request_entries import Entry, Place
 from headway.vllm_plugin.vllm_adapter import VllmAdapter, VllmRequest
@@ -53,7 +53,7 @@ class PolicyQueue:
         self._passes: Request | None = None  # the head of the order, where the one to offer passes it
         self._held_until: tuple[str, int, int] | None = None  # request, batch version, step: the refusal stands
         self._refreshed = 0
-        self.offline: OfflineControl | None = None
+        self.offline: OfflineSteps | None = None
         self.now = 0.0
         self.seconds = 0.0  # spent in here since the scan began
         self.passed = 0  # requests admitted past a head that did not fit, ever

@@ -19,7 +19,7 @@ from headway.vllm_plugin.block_sharing import BlockSharing
 from headway.vllm_plugin.config import PluginConfig
 from headway.vllm_plugin.fallback import FallbackScheduler
 from headway.vllm_plugin.harm_guard import HarmGuard
-from headway.vllm_plugin.offline_control import OfflineControl
+from headway.vllm_plugin.offline_steps import OfflineSteps
 from headway.vllm_plugin.plugin_metrics import PluginMetrics
 from headway.vllm_plugin.policy_guard import PolicyTimer
 from headway.vllm_plugin.policy_queue import PolicyQueue
@@ -70,7 +70,7 @@ class SchedulerHooks:
         )
         self.queue = queue_class(engine, self.policies, self.book, time.perf_counter)
         self.control = BatchControl(config, engine, self.policies, self.book, self.queue, self.metrics)
-        self.offline = OfflineControl(config.offline, engine, self.policies, self.book, self.metrics)
+        self.offline = OfflineSteps(config.offline, engine, self.policies, self.book, self.metrics)
         self.queue.offline = self.offline
         self.sharing: BlockSharing | None = None
         self._prepared_seconds = 0.0  # before the scan of this step

@@ -1,4 +1,4 @@
-"""Offline control: makes offline requests give way inside vLLM, before each step, by `scheduling.offline_gate`.
+"""Offline steps: makes offline requests give way inside vLLM, before each step, by `scheduling.offline_gate`.
 
 vLLM's own means are used: a request that has to go is preempted as vLLM preempts; a prompt that has to wait is left out
 of its running list for one scan, as it is where the token budget ends before it; the long-prefill threshold cuts the
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from headway.domain.request import Request
-from headway.scheduling.learned_step_time import LearnedStepTime, StepFacts
+from headway.scheduling.learned_step_time import LearnedStepTime, StepWork
 from headway.scheduling.offline_gate import OfflineDecode, OfflineGate, OfflineRules, StepLoad
 from headway.vllm_plugin import vllm_adapter as vllm
 from headway.vllm_plugin.fallback import FallbackScheduler
@@ -26,7 +26,7 @@ _HEADS_MAX = 8
 _PICOSECONDS = 1e12
 
 
-class OfflineControl:
+class OfflineSteps:
     """One per engine. `displaced` are the requests that had to go before this step: none of them joins it again."""
 
     def __init__(
@@ -46,7 +46,7 @@ class OfflineControl:
         self.displaced: set[str] = set()
         self._paused: list[VllmRequest] = []
         self._changes_limits = False
-        self._in_flight: deque[StepFacts] = deque()
+        self._in_flight: deque[StepWork] = deque()
         self._ended_at: float | None = None
         policies.use_gate(OfflineGate(rules, self._step_ps, engine.token_budget, engine.seats))
 
@@ -110,7 +110,7 @@ class OfflineControl:
                 prompt_tokens += given
                 before += vllm.computed_tokens(request) - given
         if tokens:
-            self._in_flight.append(StepFacts(decodes, context, prompt_tokens, before))
+            self._in_flight.append(StepWork(decodes, context, prompt_tokens, before))
 
     def step_ended(self, now: float) -> None:
         """The oldest step ended: learn how long it took, where the engine was busy since the one before."""
@@ -165,7 +165,7 @@ class OfflineControl:
     def _step_ps(self, decodes: int, context_tokens: int, prompts: int, tokens: int, before: int) -> int:
         if not self.step_time.is_known:  # nothing offline beside online requests, and short pieces, until it is
             return int((0.001 + tokens * 2e-4 + decodes) * _PICOSECONDS)
-        facts = StepFacts(decodes, context_tokens, tokens, before)
+        facts = StepWork(decodes, context_tokens, tokens, before)
         return max(1, int(self.step_time.seconds(facts) * _PICOSECONDS))
 
 
