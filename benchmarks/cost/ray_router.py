@@ -29,12 +29,21 @@ import httpx
 import ray
 from ray import serve
 
+from headway.bench.report.markup import Markup, tag
 from headway.ray.deployment_options import queued
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _BODY = {"model": "m", "prompt": "word " * 60, "max_tokens": 100}
 _AT_ONCE = 32
 _IDLE_SECONDS = 3.0
+_LEFT, _BAR, _ROW = 90, 480, 22
+_NAMES = {"ray": "Ray", "headway": "our queue"}
+_STYLE = """
+text { font: 14px system-ui, sans-serif; fill: #1f2328 }
+.title { font-size: 17px; font-weight: 600 } .quiet { fill: #59636e; font-size: 12px }
+.ray { fill: #9aa4af } .headway { fill: #6ea0ff } .queue { fill: #2458b8 }
+@media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .quiet { fill: #9198a1 } .ray { fill: #6e7781 } }
+"""
 
 
 @serve.deployment(ray_actor_options={"num_cpus": 0}, num_replicas=2, max_ongoing_requests=100)
@@ -134,10 +143,47 @@ async def rounds(handles: dict[str, Any], port: int, requests: int, number: int)
     return found
 
 
+def medians(by_router: dict[str, list[Cost]]) -> dict[str, Cost]:
+    return {name: Cost(*map(statistics.median, zip(*costs, strict=True))) for name, costs in by_router.items()}
+
+
+def picture(found: dict[str, dict[str, list[Cost]]]) -> str:
+    """An SVG document of the processor time of a request, with the actor's part; it follows light and dark colours."""
+    rows: list[Markup] = []
+    most = max(cost.cpu_ms for by_router in found.values() for cost in medians(by_router).values())
+    top = 70
+    for way, by_router in found.items():
+        rows.append(tag("text", way, x="0", y=str(top)))
+        for name, cost in medians(by_router).items():
+            top += _ROW
+            width, of_queue = cost.cpu_ms / most * _BAR, cost.queue_cpu_ms / most * _BAR if name == "headway" else 0.0
+            rows += [
+                tag("text", _NAMES[name], x=str(_LEFT - 8), y=str(top + 12), text_anchor="end", class_="quiet"),
+                tag("rect", x=str(_LEFT), y=str(top), width=f"{width:.1f}", height="15", class_=name),
+                tag(
+                    "rect",
+                    x=f"{_LEFT + width - of_queue:.1f}",
+                    y=str(top),
+                    width=f"{of_queue:.1f}",
+                    height="15",
+                    class_="queue",
+                ),
+                tag("text", f"{cost.cpu_ms:.1f} ms", x=f"{_LEFT + width + 6:.1f}", y=str(top + 12), class_="quiet"),
+            ]
+        top += 2 * _ROW
+    heads = [
+        tag("text", "Processor time of a request in Ray Serve", x="0", y="18", class_="title"),
+        tag("text", "of sender, Ray and queue together; dark: the queue's actor", x="0", y="38", class_="quiet"),
+    ]
+    box = f"0 0 {_LEFT + _BAR + 70} {top}"
+    return str(tag("svg", tag("style", Markup(_STYLE)), *heads, *rows, xmlns="http://www.w3.org/2000/svg", viewBox=box))
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--requests", type=int, default=2_000, help="requests of a round; a quarter one at a time")
     options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--svg", type=Path, help="a file for a picture")
     options.add_argument("--json", type=Path, help="a file for all figures")
     chosen = options.parse_args()
     port = free_port()
@@ -157,13 +203,14 @@ def main() -> None:
     print("| way | router | latency, ms | CPU a request, ms | of it the queue's actor, ms | requests/s |")
     print("|---|---|---:|---:|---:|---:|")
     for way, by_router in found.items():
-        means = {name: Cost(*map(statistics.median, zip(*costs, strict=True))) for name, costs in by_router.items()}
-        for name, cost in means.items():
+        for name, cost in medians(by_router).items():
             row = f"{cost.latency_ms:.2f} | {cost.cpu_ms:.2f} | {cost.queue_cpu_ms:.2f} | {cost.per_second:.0f}"
             print(f"| {way} | {name} | {row} |")
         pairs = list(zip(by_router["headway"], by_router["ray"], strict=True))
         ratio = [statistics.median(ours[at] / theirs[at] for ours, theirs in pairs) for at in (0, 1, 3)]
         print(f"| {way} | ratio | {ratio[0]:.2f} | {ratio[1]:.2f} | | {ratio[2]:.2f} |")
+    if chosen.svg is not None:
+        chosen.svg.write_text(picture(found) + "\n")
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(found, indent=1))
 
