@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.comparison import MeanBounds, trace_facts
@@ -26,7 +27,7 @@ from headway.bench.experiment.unloaded import unloaded_seconds
 from headway.bench.metrics.agreement import times_of
 from headway.bench.metrics.run_metrics import RunMetrics, summarise
 from headway.bench.recommendation import candidates as grid
-from headway.bench.recommendation.objective import MEASURES, OperatorObjective, RequestTimes, measured
+from headway.bench.recommendation.objective import MEASURES, Floats, OperatorObjective, RequestTimes, measured
 from headway.bench.recommendation.paired_bootstrap import Differences, differences
 from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.policies.catalog import KINDS
@@ -37,6 +38,7 @@ from headway.simulator.step_time import PS_PER_SECOND
 from headway.simulator.trace import Trace
 from headway.version import __version__
 
+Rows: TypeAlias = npt.NDArray[np.int64]
 SCHEMA = 1
 REQUESTS_MIN = 100
 """Fewer say nothing: a p99 would be the longest of them."""
@@ -253,18 +255,24 @@ def recommend(
         with report("simulating", len(those)) as on_done:
             return spread(lived, those, jobs=jobs, on_done=on_done)
 
+    def narrowed(one: Candidate) -> Candidate:
+        return _candidate(task.objective, one.bundle, one.metrics, rows_of(one.served, kept))
+
     found = simulated([*bundles, *reference])
+    kept = served_by_some([one.served for one in found])
+    arrived = traffic.arrived_seconds[kept]
+    found = [narrowed(one) for one in found]
     fcfs = next(one for one in found if one.label == "fcfs")
     bounds = mean_bounds(traffic, task.replica)
     competing = found[: len(bundles)]
     steady = grid.DEFAULT if task.objective.counts_the_tail else grid.STEADY
-    judged = replace(_judged(task, traffic, fcfs, competing, saturation, command, steady), bounds=bounds)
+    judged = replace(_judged(task, arrived, fcfs, competing, saturation, command, steady), bounds=bounds)
     if task.chosen:
         return judged
     plain = judged.verdict
-    beside = simulated(grid.variants(plain.bundle))
-    again = _judged(task, traffic, fcfs, [plain, *beside], saturation, command, plain.label)
-    whole = _judged(task, traffic, fcfs, [*competing, *beside], saturation, command, steady)
+    beside = [narrowed(one) for one in simulated(grid.variants(plain.bundle))]
+    again = _judged(task, arrived, fcfs, [plain, *beside], saturation, command, plain.label)
+    whole = _judged(task, arrived, fcfs, [*competing, *beside], saturation, command, steady)
     verdict = next(one for one in whole.competing if one.label == again.verdict.label)
     return replace(whole, bounds=bounds, verdict=verdict)
 
@@ -280,6 +288,22 @@ def served(trace: Trace, outcome: DayOutcome) -> RequestTimes:
     return RequestTimes(ttft, e2e, e2e / trace.output_tokens, np.where(lost, math.inf, tpot))
 
 
+def served_by_some(those: Sequence[RequestTimes]) -> Rows:
+    """The requests that at least one of them served; all, where none did.
+
+    The others can never fit the replica: they are the same under every policy, and would hide all differences.
+    """
+    served_rows = ~np.logical_and.reduce([np.isinf(one.tpot_seconds) for one in those])
+    return np.flatnonzero(served_rows if served_rows.any() else ~served_rows)
+
+
+def rows_of(told: RequestTimes, rows: Rows) -> RequestTimes:
+    """What became of these requests alone."""
+    return RequestTimes(
+        told.ttft_seconds[rows], told.e2e_seconds[rows], told.normalised_seconds[rows], told.tpot_seconds[rows]
+    )
+
+
 def _fcfs_day(task: Task, day: Trace) -> DayOutcome:
     return simulate_bundle(day, task.replica, Bundle("fcfs"), task.seed)
 
@@ -292,7 +316,7 @@ def _candidate(objective: OperatorObjective, bundle: Bundle, metrics: RunMetrics
 
 def _judged(
     task: Task,
-    traffic: Trace,
+    arrived_seconds: Floats,
     fcfs: Candidate,
     found: Sequence[Candidate],
     saturation: Saturation | None,
@@ -306,7 +330,7 @@ def _judged(
     columns = _columns(objective, allowed)
     longest = max(one.measures["longest-ttft"] for one in allowed)
     kept = next((number for number, one in enumerate(allowed) if one.label == incumbent), None)
-    told = differences(objective, columns, traffic.arrived_seconds, longest, task.seed, kept)
+    told = differences(objective, columns, arrived_seconds, longest, task.seed, kept)
     at = int(objective.scores(columns).argmin()) if kept is None else told.challenger(kept)
     return Recommendation(
         task,

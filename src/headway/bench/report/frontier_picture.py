@@ -137,7 +137,8 @@ def drawing(ordered: Sequence[PolicyPoint], plane: _Plane, bound_seconds: float 
     near = bound_seconds is not None and bound_seconds * _NEAR_BOUND >= min(xs)
     x = logarithmic([*xs, bound_seconds] if near and bound_seconds else xs, *x_span(SIZE[0]), factor_min=2.0)
     y = _shares(ys) if plane.is_high_better else logarithmic(ys, *y_span(SIZE[1]), factor_min=2.0)
-    axes = Axes(_widened(x), _widened(y), duration_label, plane.y_label, plane.x_title, plane.y_title)
+    x = _widened(x) if near or not bound_seconds else _beside_strip(_widened(x))
+    axes = Axes(x, _widened(y), duration_label, plane.y_label, plane.x_title, plane.y_title)
     best = [point for point in ordered if plane.leads(point, ordered)]
     places = [(axes.x.place(plane.x(point)), axes.y.place(plane.y(point))) for point in ordered]
     numbers = _numbers(places, [point in best for point in ordered], axes)
@@ -175,6 +176,13 @@ def _widened(scale: Scale) -> Scale:
         return scale
     margin = (scale.high / scale.low) ** 0.06
     return Scale(scale.low / margin, scale.high * margin, scale.start, scale.end, "log")
+
+
+def _beside_strip(scale: Scale) -> Scale:
+    """With room at the low end, so that no point lies on the strip that stands for a far bound."""
+    share = (_STRIP + _RADIUS + 4) / (scale.end - scale.start)
+    low = math.exp((math.log(scale.low) - share * math.log(scale.high)) / (1 - share))
+    return Scale(low, scale.high, scale.start, scale.end, "log")
 
 
 def _wall(axes: Axes, bound_seconds: float | None) -> Markup:

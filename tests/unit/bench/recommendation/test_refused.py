@@ -1,0 +1,51 @@
+"""Requests that can never fit the replica hide no difference between candidates."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from headway.bench.experiment.bundles import Bundle
+from headway.bench.metrics.run_metrics import Slo
+from headway.bench.recommendation.objective import RequestTimes, read_objective
+from headway.bench.recommendation.verdict import Task, recommend, rows_of, served_by_some
+from headway.simulator.replica import replica
+from headway.simulator.trace import Trace
+
+
+def times(ttft: list[float], lost: list[int]) -> RequestTimes:
+    waits = np.array(ttft)
+    tpot = np.full(len(waits), 0.01)
+    tpot[lost] = np.inf
+    return RequestTimes(waits, waits + 1, waits + 1, tpot)
+
+
+def test_what_no_candidate_serves_is_left_out_and_the_rest_stays_in_order() -> None:
+    both = [times([1.0, 90.0, 3.0, 90.0], [1, 3]), times([2.0, 90.0, 4.0, 5.0], [1])]
+    kept = served_by_some(both)
+    assert kept.tolist() == [0, 2, 3]
+    assert rows_of(both[1], kept).ttft_seconds.tolist() == [2.0, 4.0, 5.0]
+    assert served_by_some([times([1.0, 2.0], [0, 1])]).tolist() == [0, 1], "where nothing is served, all count"
+
+
+def test_refused_requests_change_no_measure() -> None:
+    random = np.random.default_rng(0)
+    arrived = np.cumsum(random.exponential(0.02, 200))
+    prompts, outputs = random.integers(10, 3_000, 200), random.integers(1, 60, 200)
+    huge = prompts.copy()
+    huge[::20] = 10_000_000
+    objective = read_objective("mean-ttft", Slo(ttft_seconds=1.0))
+    orders = [Bundle("fcfs"), Bundle("gittins", "gittins")]
+
+    def measures(those: np.ndarray) -> dict[str, float]:
+        kept = those < 10_000_000
+        trace = Trace("some", arrived, those, outputs)
+        alone = Trace("some", arrived[kept], those[kept], outputs[kept])
+        found, plain = (
+            recommend(Task(one, replica("h100", "llama-3.1-8b"), objective, Bundle("fcfs"), orders), jobs=1)
+            for one in (trace, alone)
+        )
+        assert found.competing[1].measures == plain.competing[1].measures
+        return dict(found.competing[1].measures)
+
+    assert measures(huge)["mean-ttft"] < 5.0
+    measures(prompts)
