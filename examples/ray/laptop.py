@@ -3,8 +3,16 @@
     pip install '.[ray]' httpx
     python examples/ray/laptop.py
 
-A replica takes one request at a time, for as many milliseconds as its prompt has words. It must print the short one
-before the long ones that came first, then 429 with a time to retry, for what comes while three wait.
+A replica takes one request at a time, for as many milliseconds as its prompt has words. Three may wait. It must print:
+
+    warm-up: 200
+    late: 429, retry after 2 s: the queue is full: its limit is 3 requests (`queue.max_requests`)
+    first: 200
+    short: 200
+    long: 200
+    longer: 200
+
+The seconds may differ.
 """
 
 import asyncio
@@ -35,7 +43,7 @@ class Model:
 
 
 async def main() -> None:
-    """Send six requests, of which one runs, three wait and two are refused."""
+    """Send five requests after the first: one runs, three wait and one is refused."""
     async with httpx.AsyncClient(base_url="http://127.0.0.1:8123", timeout=60) as client:
 
         async def ask(name: str, words: int) -> None:
