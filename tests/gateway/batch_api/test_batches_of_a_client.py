@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from headway.gateway.settings import BatchSettings, BudgetSettings, TenantSettings
+from headway.gateway.wire.messages import HttpRequest, Response
 from tests.support.batch_files import (
     CHAT_PATH,
     batch_client,
@@ -380,6 +381,31 @@ def test_without_a_folder_both_paths_go_to_a_replica(run_gateway: RunGateway) ->
         assert setup.replicas[0].calls[0].path == "/v1/batches"
 
     run_gateway(scenario)
+
+
+def test_a_replica_that_is_full_fails_no_request(run_batches: RunBatches) -> None:
+    async def scenario(setup: Setup, client: openai.AsyncOpenAI) -> None:
+        setup.replicas[0].next += [answers(503, {"error": {"message": "full"}})] * 3
+        batch = await ended_batch(client, (await made_batch(client, [batch_line("a")])).id)
+        assert (await result_rows(client, batch.output_file_id))["a"]["tries"] == 4
+
+    run_batches(scenario, batches={"tries_max": 1})
+
+
+def test_nothing_of_it_goes_through_a_proxy(run_batches: RunBatches) -> None:
+    class Proxied:
+        address = "127.0.0.1"
+        status = 0
+
+        def respond(self, response: Response) -> None:
+            self.status = response.status
+
+    async def scenario(setup: Setup, client: openai.AsyncOpenAI) -> None:
+        proxied = Proxied()
+        setup.gateway.api.answer(HttpRequest(b"GET", b"/v1/files", []), proxied)  # type: ignore[arg-type]
+        assert proxied.status == 501
+
+    run_batches(scenario)
 
 
 def test_a_batch_waits_while_no_replica_is_up(run_batches: RunBatches) -> None:

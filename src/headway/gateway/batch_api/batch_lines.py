@@ -173,11 +173,11 @@ class BatchLines:
                 )
         return taken
 
-    def give_back(self, lines: Sequence[tuple[int, int]]) -> None:
-        """Lines (batch, number) that no replica was sent wait again."""
+    def give_back(self, lines: Sequence[tuple[int, int, int]]) -> None:
+        """Lines (tries that count, batch, number) wait again."""
         with self._store.transaction():
             self._store.run_for_each(
-                f"UPDATE line SET state = {LineState.WAITING}, tries = tries - 1 WHERE batch = ? AND number = ? "
+                f"UPDATE line SET state = {LineState.WAITING}, tries = ? WHERE batch = ? AND number = ? "
                 f"AND state = {LineState.SENT}",
                 lines,
             )

@@ -23,11 +23,14 @@ from headway.gateway.openai.client_terms import CLASS_HEADER
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.request_state import GatewayRequest
+from headway.gateway.relay.exchange import FULL
 from headway.gateway.settings import BatchSettings
 from headway.gateway.wire.messages import HttpRequest
 
 RETRY_SECONDS_MAX = 60.0
 _RETRY_SECONDS = 1.0
+_FULL_TRIES = 20
+"""How many times `tries_max` a line is sent to replicas that have too many requests."""
 _REFUSALS_THAT_PASS = frozenset(
     [
         *(Reason.OVERLOADED, Reason.QUEUE_FULL, Reason.TENANT_QUEUE_FULL, Reason.CLASS_FULL, Reason.OVER_BUDGET),
@@ -124,7 +127,7 @@ class SentLines:
         self._changed = changed
         self._by_request: dict[int, ActiveLine] = {}
         self._done: list[_Done] = []
-        self._given_back: list[ActiveLine] = []
+        self._given_back: list[tuple[ActiveLine, int]] = []  # and the tries that count
         self._delayed: list[tuple[float, ActiveLine]] = []
 
     def begin(self, batch: OpenBatch, taken: TakenLine) -> None:
@@ -178,13 +181,15 @@ class SentLines:
             self._give_back(line)
         elif self.is_leaving and (answer.status == 0 or answer.reason):
             self._give_back(line)
+        elif answer.status in FULL and not answer.reason and line.try_number < _FULL_TRIES * self._settings.tries_max:
+            line.batch.rest(answer.retry_seconds or _backoff_seconds(line))
+            self._give_back(line, tries=line.try_number)
         elif _is_worth_a_retry(answer) and line.try_number < self._settings.tries_max:
             if not line.is_waiting:
                 line.is_waiting = True
                 self.waiting += 1
                 self.waiting_bytes += line.body_bytes
-            seconds = min(_RETRY_SECONDS * 2.0 ** (line.try_number - 1), RETRY_SECONDS_MAX)
-            self._delayed.append((time.monotonic() + seconds, line))
+            self._delayed.append((time.monotonic() + _backoff_seconds(line), line))
         else:
             self._forget(line)
             self._done.append(_Done(line, answer))
@@ -220,10 +225,11 @@ class SentLines:
                 if client is not None:
                     client.leave()
 
-    def _give_back(self, line: ActiveLine) -> None:
+    def _give_back(self, line: ActiveLine, tries: int | None = None) -> None:
+        """Its line waits in its file again; this try does not count unless `tries` says so."""
         client, line.client = line.client, None
         self._forget(line)
-        self._given_back.append(line)
+        self._given_back.append((line, line.try_number - 1 if tries is None else tries))
         if client is not None:
             client.leave()
 
@@ -248,9 +254,9 @@ class SentLines:
             self._given_back, self._done = [], []
             try:
                 if given_back:
-                    places = [(line.batch.row.seq, line.number) for line in given_back]
+                    places = [(tries, line.batch.row.seq, line.number) for line, tries in given_back]
                     await self._thread.call(self._lines.give_back, places)
-                    for line in given_back:
+                    for line, _ in given_back:
                         line.batch.untaken += 1
                     given_back = []
                 await self._thread.call(self._write, done)
@@ -265,9 +271,13 @@ class SentLines:
         self._lines.record([_result(one) for one in done])
 
 
+def _backoff_seconds(line: ActiveLine) -> float:
+    return min(_RETRY_SECONDS * 2.0 ** min(line.try_number - 1, 10), RETRY_SECONDS_MAX)
+
+
 def _is_worth_a_retry(answer: LineAnswer) -> bool:
-    """Whether another try may give another answer: it broke off, or a replica failed or was full."""
-    return not answer.is_too_long and (answer.status in (0, 429) or answer.status >= 500)
+    """Whether another try may give another answer: it broke off, or a replica failed."""
+    return not answer.is_too_long and (answer.status == 0 or (answer.status >= 500 and answer.status not in FULL))
 
 
 def _result(done: _Done) -> LineResult:

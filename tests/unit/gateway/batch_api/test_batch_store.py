@@ -236,7 +236,7 @@ def worked_off(store: BatchStore, seq: int, way: str) -> None:
             store.end(seq, BatchStatus.COMPLETED, NOW, 100)
             return
         lines.record([result(batch, line.number, line.custom_id) for line in taken[:2]])
-        lines.give_back([(seq, line.number) for line in taken[2:]])
+        lines.give_back([(line.try_number - 1, seq, line.number) for line in taken[2:]])
 
 
 def test_what_was_written_and_not_recorded_is_not_in_a_result_file(tmp_path: Path) -> None:
