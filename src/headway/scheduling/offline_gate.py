@@ -50,7 +50,7 @@ class OfflineRules:
         burst_seconds: how far a single step may go beyond that.
     """
 
-    share: float = 0.05
+    share: float = 0.02
     burst_seconds: float = 0.02
 
     def __post_init__(self) -> None:

@@ -127,6 +127,7 @@ class RunMetrics:
     failed: int = 0
     failed_reasons: Mapping[str, int] = field(default_factory=dict)
     longest_ttft_seconds: float | None = None
+    offline_tokens_per_second: float | None = None
 
     def to_json(self) -> dict[str, object]:
         """The contract's keys, in the order of the fields."""
@@ -170,6 +171,9 @@ DEFINITIONS: Mapping[str, str] = {
     "sessions; failed_reasons counts the reasons",
     "failed_reasons": "how many requests failed for each reason",
     "longest_ttft_seconds": "the longest TTFT of all requests that got a first token",
+    "offline_tokens_per_second": "prompt and output tokens of completed offline requests divided by the makespan; None "
+    "where all are online. Then latencies and goodput are those of online requests alone, but for itl_seconds, and "
+    "times_lower_bound is None",
 }
 """What each number means, in the order of `RunMetrics`."""
 
@@ -207,12 +211,18 @@ def summarise(
     speed = None if unloaded_seconds is None else _speed(unloaded_seconds, e2e, completed)
     shorter, longest = length_classes(trace)
     started = outcome.first_token_ps != NEVER
-    output = int(trace.output_tokens[completed].sum())
+    output, all_completed = int(trace.output_tokens[completed].sum()), completed
+    online, offline_tokens = np.ones(len(trace), bool), None
+    if trace.offline is not None and trace.offline.any():
+        online, lower_bound_seconds = ~trace.offline, None
+        tokens = int((trace.prompt_tokens + trace.output_tokens)[completed & trace.offline].sum())
+        offline_tokens = tokens / seconds if seconds > 0 else 0.0
+        started, completed = started & online, completed & online
     return RunMetrics(
         requests=len(trace),
-        completed=int(completed.sum()),
+        completed=int(all_completed.sum()),
         refused=len(outcome.refused),
-        unfinished=len(trace) - int(completed.sum()) - len(outcome.refused) - len(outcome.failed),
+        unfinished=len(trace) - int(all_completed.sum()) - len(outcome.refused) - len(outcome.failed),
         refused_reasons=dict(sorted(Counter(outcome.refused.values()).items())),
         ttft_seconds=Summary.of(ttft[started]),
         ttft_short_half_seconds=Summary.of(ttft[started & shorter]),
@@ -222,7 +232,7 @@ def summarise(
         e2e_seconds=Summary.of(e2e[completed]),
         normalised_latency_seconds_per_token=Summary.of(e2e[completed] / trace.output_tokens[completed]),
         slowdown=Summary() if unloaded_seconds is None else Summary.of((e2e / unloaded_seconds)[completed]),
-        goodput=_share(completed & meets(slo, ttft, tpot, e2e)),
+        goodput=_share((completed & meets(slo, ttft, tpot, e2e))[online]),
         throughput_tokens_per_second=output / seconds if seconds > 0 else 0.0,
         preemptions=int(outcome.preemptions.sum()),
         recomputed_tokens=int(outcome.recomputed_tokens.sum()),
@@ -237,6 +247,7 @@ def summarise(
         failed=len(outcome.failed),
         failed_reasons=dict(sorted(Counter(outcome.failed.values()).items())),
         longest_ttft_seconds=float(ttft[started].max()) if started.any() else None,
+        offline_tokens_per_second=offline_tokens,
     )
 
 

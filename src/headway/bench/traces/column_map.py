@@ -10,7 +10,7 @@ from headway.bench.user_mistake import UserMistake
 
 _UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _TIMES = ("arrival", "think", "deadline", "ttft", "e2e")
-_PLAIN = ("prompt", "output", "max_output", "tenant", "session", "turn", "priority", "adapter", "prefix")
+_PLAIN = ("prompt", "output", "max_output", "tenant", "session", "turn", "priority", "class", "adapter", "prefix")
 COLUMNS = (*_TIMES, *_PLAIN)
 REQUIRED = ("arrival", "prompt", "output")
 EXAMPLE = "--columns arrival=...,prompt=...,output=..."
@@ -49,6 +49,7 @@ MOONCAKE = ColumnMap(
         "think": "think_time_ms",
         "deadline": "deadline_ms",
         "priority": "priority",
+        "class": "class",
         "adapter": "adapter",
         "prefix": "hash_ids",
         "ttft": "ttft_ms",

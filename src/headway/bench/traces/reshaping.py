@@ -17,7 +17,7 @@ from headway.simulator.trace import Trace
 Rows = npt.NDArray[np.int64]
 _COLUMNS = (
     "arrived_seconds", "prompt_tokens", "output_tokens", "max_output_tokens", "tenant", "session", "turn",
-    "think_seconds", "deadline_seconds", "priority", "adapter",
+    "think_seconds", "deadline_seconds", "priority", "offline", "adapter",
 )  # fmt: skip
 _MEASURED = (
     "measured_ttft_seconds",
@@ -245,6 +245,8 @@ def _column(trace: Trace, column: str) -> npt.NDArray[np.int64]:
     kept = getattr(trace, column)
     if kept is not None:
         return kept  # type: ignore[no-any-return]
+    if column == "offline":
+        return np.zeros(len(trace), dtype=np.bool_)
     default = {"session": -1, "adapter": -1, "deadline_seconds": np.nan}.get(column, 0)
     return np.full(len(trace), default, dtype=np.float64 if column.endswith("_seconds") else np.int64)
 

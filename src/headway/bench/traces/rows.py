@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from headway.bench.traces.adapters import kept_apart
 from headway.bench.traces.column_map import REQUIRED, ColumnMap
-from headway.bench.traces.values import Fault, Moments, Reader, block_ids, label, shown, span, whole
+from headway.bench.traces.values import Fault, Moments, Reader, block_ids, label, request_class, shown, span, whole
 from headway.bench.user_mistake import UserMistake
 from headway.simulator.block_ids import BlockIds
 from headway.simulator.trace import Trace
@@ -28,6 +28,7 @@ _DEFAULTS: dict[str, tuple[str, float]] = {
     "ttft": ("d", np.nan),
     "e2e": ("d", np.nan),
     "priority": ("q", 0),
+    "class": ("q", 0),
     "adapter": ("q", -1),
 }
 _IMAGE_FIELD = "image_tokens"  # of the prompt, those that stand for images
@@ -187,6 +188,7 @@ class Rows:
             prefix_block_tokens=512 if blocks is None else self._block_tokens(prompt, blocks.lengths(), lines),
             deadline_seconds=optional.get("deadline"),
             priority=optional.get("priority"),
+            offline=None if "class" not in optional else optional["class"] == 1,
             adapter=optional.get("adapter"),
             adapters=tuple(self._adapters),
             **_measured(optional),
@@ -303,6 +305,8 @@ def _reader(column: str, field: str, columns: ColumnMap) -> Reader:
             return whole(field, -(2**31), 2**31)
         case "prefix":
             return block_ids(field)
+        case "class":
+            return request_class(field)
         case "tenant" | "session" | "adapter":
             return label(field)
         case _:

@@ -137,6 +137,17 @@ def label(field: str) -> Reader:
     return read
 
 
+def request_class(field: str) -> Reader:
+    """Reads a class, online or offline, and gives 0 or 1."""
+
+    def read(value: object) -> int:
+        if value not in ("online", "offline"):
+            raise Fault(f"`{field}` must be online or offline", shown(value))
+        return int(value == "offline")
+
+    return read
+
+
 def block_ids(field: str) -> Reader:
     """Reads the list of a prompt's block ids, whole numbers from 0."""
     rule = f"`{field}` must be a list of whole numbers from 0"

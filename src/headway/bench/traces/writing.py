@@ -64,6 +64,8 @@ def _records(trace: Trace) -> Iterator[dict[str, object]]:
             record["deadline_ms"] = round(float(trace.deadline_seconds[row]) * 1000)
         if trace.priority is not None and trace.priority[row]:
             record["priority"] = int(trace.priority[row])
+        if trace.offline is not None and trace.offline[row]:
+            record["class"] = "offline"
         if trace.adapter is not None and trace.adapter[row] >= 0:
             record["adapter"] = trace.adapters[int(trace.adapter[row])]
         if trace.measured_ttft_seconds is not None and not np.isnan(trace.measured_ttft_seconds[row]):
