@@ -73,7 +73,7 @@ _SHARES = (
 )
 _WITH_NUMBERS = (
     *("policies", "queue", "offline", "requests", "health", "wire", "jwt"),
-    *("scaling", "lease", "state", "batches", "tuning", "tracing", "embedded"),
+    *("scaling", "lease", "state", "batches", "tuning", "auto", "tracing", "embedded"),
 )
 _NUMBER_MAX = 10**15  # timers, sockets and engines take any whole number up to it; nothing here needs a larger one
 _TCP_IDLE_SECONDS_MAX = 32_767  # Linux

@@ -279,24 +279,33 @@ class Scheduler:
         """Whether requests wait that waited at the last switch."""
         return self.line is not None and len(self.line) > 0
 
-    def switch(self, policies: Policies, now: float) -> None:
+    def switch(self, policies: Policies, now: float, events: Listener | None = None) -> None:
         """Other policies for online requests from now on; O(waiting · log waiting).
 
         The new ones hear of all that wait, in order of arrival. These keep a bound on being passed, see `SwitchLine`.
+
+        Args:
+            policies: the predictor may be the one that rules now; it goes on with what it has learned.
+            now: seconds.
+            events: delivers events to policies that are guarded, in place of the first of the scheduler's listeners.
 
         Raises:
             ValueError: requests of the last switch wait still, or the policies are suspended.
         """
         if self.is_switching or self.suspended:
             raise ValueError("the order cannot be switched while the last switch goes on, or policies are suspended")
-        old = self.queue.online
-        predicts_anew = policies.prediction is not self._policies.prediction
+        old, predictor = self.queue.online, self._policies.prediction
+        if events is not None:
+            self._others = [events, *self._others[1:]]
         self._choose(replace(policies, offline=self._chosen.offline))
+        told = [one for one in policies.fanout().listeners if id(one) != id(predictor)]
+        told += [] if events is None else [events]
+        told = [one for one in told if Arrived in heard_by(one)]
         for request in sorted(old, key=lambda request: request.arrived_at):
-            if predicts_anew:
+            if policies.prediction is not predictor:
                 request.estimate = policies.prediction.predict(request)
-            if Arrived in self._heard:
-                self._deliver(Arrived(request, now))
+            for listener in told:
+                listener.observe(Arrived(request, now))
         self.queue.online = old.under(policies.ordering, policies.prediction.predict)
         self.line = SwitchLine(old) if len(old) else None
 

@@ -6,7 +6,7 @@ Law: it keeps at most `requests_max` requests, and of each at most `PREFIX_BLOCK
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, FirstToken, Refused
@@ -110,15 +110,19 @@ def columns_of(rows: Iterable[SeenRequest]) -> dict[str, Any]:
 class WindowListener:
     """Fills a window from a scheduler's events; offline requests are left out, for they run in what is left."""
 
-    def __init__(self, window: TrafficWindow) -> None:
+    def __init__(
+        self, window: TrafficWindow, prefix_of: Callable[[RequestView], Sequence[int]] = lambda request: ()
+    ) -> None:
+        """`prefix_of` gives the hashes of a prompt's leading blocks of 512 tokens, each of all up to its end."""
         self._window = window
+        self._prefix_of = prefix_of
         self._open: dict[RequestId, SeenRequest] = {}
 
     def observe(self, event: Event) -> None:
         """Note a time of a request."""
         match event:
             case Arrived(request=request) if request.id not in self._open and not request.is_offline:
-                self._open[request.id] = self._window.add(_seen(request))
+                self._open[request.id] = self._window.add(_seen(request, self._prefix_of(request)))
             case Admitted(request=request, at=at):
                 seen = self._open.get(request.id)
                 if seen is not None and seen.started_at is None:
@@ -139,7 +143,7 @@ class WindowListener:
                 pass
 
 
-def _seen(request: RequestView) -> SeenRequest:
+def _seen(request: RequestView, prefix: Sequence[int]) -> SeenRequest:
     deadline = None if request.deadline is None else max(0.0, request.deadline - request.arrived_at)
     return SeenRequest(
         request.arrived_at,
@@ -149,4 +153,5 @@ def _seen(request: RequestView) -> SeenRequest:
         deadline_seconds=deadline,
         tenant=request.tenant,
         session=request.session,
+        prefix=prefix,
     )

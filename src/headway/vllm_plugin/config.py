@@ -20,6 +20,7 @@ from headway.scheduling.offline_gate import OfflineRules
 from headway.scheduling.scheduler import Policies
 from headway.scheduling.self_tuned_threshold import Tuning
 from headway.tuning.tuning_settings import TuningSettings
+from headway.twin.auto_settings import AUTO, AutoSettings
 
 VARIABLE = "HEADWAY_CONFIG"
 DEFAULT_ORDERING = "highest-response-ratio"
@@ -69,6 +70,7 @@ class PluginConfig:
         ordering, admission, preemption, prediction: names of the catalogue.
         options: kind → option → value.
         tuning: "off", or "self-tuned": the plug-in moves the long-prefill threshold before each step.
+        auto: settings of the twin that chooses the order; an ordering "auto" turns it on, and begins with the default.
         live_tuning: settings of the tuner that tries parameters of the ordering on live traffic.
         fusion: whether alike KV blocks of prompts are shared.
         offline: how much offline requests may add to a step (`scheduling/offline_gate.py`).
@@ -94,6 +96,7 @@ class PluginConfig:
     prediction: str = "running-mean"
     options: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     tuning: Tuning = "off"
+    auto: AutoSettings = field(default_factory=AutoSettings)
     live_tuning: TuningSettings = field(default_factory=TuningSettings)
     fusion: FusionSettings = FusionSettings()
     offline: OfflineRules = OfflineRules()  # noqa: RUF009 - frozen
@@ -141,7 +144,14 @@ def _parse(given: object, where: str) -> PluginConfig:
         for kind in KINDS:
             if kind in given:
                 names[kind], options[kind] = name_and_options(kind, given[kind], kind)
+        is_auto = names.get("ordering") == AUTO
+        if is_auto:
+            del names["ordering"]
         config = replace(read_table(PluginConfig, {**given, **names}, readers=_READERS), options=options)
+        if is_auto:
+            config = replace(config, ordering=DEFAULT_ORDERING, auto=replace(config.auto, on=True))
+        if config.auto.on and config.live_tuning.on:
+            raise ValueError("auto and live_tuning cannot both be on: leave one of them out")
         config.policies()
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None

@@ -7,6 +7,7 @@ they still hear every event; after either every waiting request still waits, and
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from headway.domain.event import Listener
@@ -40,6 +41,7 @@ class FallbackScheduler:
         self._retune = policies.ordering.retune if isinstance(policies.ordering, Retunable) else None
         self._timer = timer
         self._on_fault = on_fault
+        self._prediction = policies.prediction
         self._guarded = guarded(policies, timer)
         self._events = CheckedEvents(policies, timer, self._reconsider)
         self._waiting: dict[RequestId, tuple[Request, bool]] = {}  # and whether it was preempted
@@ -124,11 +126,13 @@ class FallbackScheduler:
         self._entered.pop(request_id, None)
         if self._waiting.pop(request_id, None) is not None:
             self._scheduler.queue.remove(request_id)
+            self._scheduler.leave_line(request_id)
 
     def set_aside(self, request_id: RequestId) -> None:
         """Take out a request that cannot run now; `requeue` gives it its place among equals back."""
         if self._waiting.pop(request_id, None) is not None:
             self._scheduler.queue.set_aside(request_id)
+            self._scheduler.leave_line(request_id)
 
     def head(self, now: float) -> Request | None:
         """The request to run next."""
@@ -180,6 +184,26 @@ class FallbackScheduler:
     def retune(self, values: Mapping[str, float]) -> None:
         """Give the ordering other parameters, while requests wait."""
         self._guard(lambda: self._retuned(values))
+
+    @property
+    def may_switch(self) -> bool:
+        """Whether other policies may be chosen now: these rule, and no request waits that waited at the last switch."""
+        return self.in_force and not self._scheduler.is_switching
+
+    def switch(self, policies: Policies, now: float) -> None:
+        """Other policies from now on, with the predictor that rules; see `Scheduler.switch`."""
+        chosen = replace(policies, prediction=self._prediction)
+        checked = replace(guarded(chosen, self._timer), prediction=self._guarded.prediction)
+        self._events = CheckedEvents(chosen, self._timer, self._reconsider)
+        self._retune = chosen.ordering.retune if isinstance(chosen.ordering, Retunable) else None
+        self._guarded = checked
+        self.holds = type(chosen.admission) is not Greedy
+        self.chooses_victims = type(chosen.preemption) is not LatestAdmitted
+        self._guard(lambda: self._switched(checked, now))
+
+    def _switched(self, checked: Policies, now: float) -> None:
+        if not self.disabled:  # asked again after a fault
+            self._scheduler.switch(checked, now, self._events)
 
     def end_step(self) -> None:
         """Let the timer judge the step's choices together."""

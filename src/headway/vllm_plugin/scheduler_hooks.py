@@ -10,9 +10,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from headway.domain.request import RequestView
 from headway.policies.contracts import BackfillingAdmission
 from headway.scheduling.harm_watch import SECONDS_BETWEEN_CHECKS
 from headway.scheduling.scheduler import Policies
+from headway.twin.look_messages import EngineFacts
+from headway.twin.traffic_window import PREFIX_BLOCK_TOKENS
 from headway.vllm_plugin import vllm_adapter as vllm
 from headway.vllm_plugin.batch_control import BatchControl
 from headway.vllm_plugin.block_sharing import BlockSharing
@@ -21,6 +24,7 @@ from headway.vllm_plugin.fallback import FallbackScheduler
 from headway.vllm_plugin.harm_guard import HarmGuard
 from headway.vllm_plugin.offline_steps import OfflineSteps
 from headway.vllm_plugin.plugin_metrics import PluginMetrics
+from headway.vllm_plugin.plugin_twin import PluginTwin
 from headway.vllm_plugin.policy_guard import PolicyTimer
 from headway.vllm_plugin.policy_queue import PolicyQueue
 from headway.vllm_plugin.policy_state import PolicyState
@@ -56,11 +60,12 @@ class SchedulerHooks:
         self.metrics = PluginMetrics(config.ordering, engine_name)
         self.timer = PolicyTimer(config.guard, time.perf_counter, time.thread_time)
         self.learned = PolicyState(config, chosen, state_file)
+        self.twin = PluginTwin(config, self._engine_facts, self._prefix_of)
         self.policies = FallbackScheduler(
             chosen if hinted is None else replace(chosen, prediction=hinted),
             self.timer,
             self.metrics.policy_fault,
-            self.learned.listeners,
+            (*self.learned.listeners, *self.twin.listeners),
         )
         self.harm = HarmGuard(config, self.policies, self.metrics)
         self.report = Reporter(config, self.policies, self.metrics, publisher)
@@ -97,6 +102,7 @@ class SchedulerHooks:
             self._second_ends = now + SECONDS_BETWEEN_CHECKS
             self.report.begin_second()
             self.harm.check(now)
+            self.twin.follow(self.policies, now)
         if (values := self.learned.wanted()) is not None:
             self.policies.retune(values)
         self.control.before_step(now)
@@ -199,6 +205,18 @@ class SchedulerHooks:
         if not entry.first_token_came and vllm.output_tokens(entry.request):
             entry.first_token_came = True
             self.policies.first_token(entry.refresh(), self.queue.now)
+
+    def _engine_facts(self) -> EngineFacts:
+        engine, memory = self.engine, self.engine.memory()
+        tokens = memory.blocks_total * memory.block_tokens
+        return EngineFacts(1, engine.seats, tokens, engine.token_budget, engine.caches_prefixes, chooses_victims=True)
+
+    def _prefix_of(self, view: RequestView) -> list[int]:
+        """Hashes of a prompt's blocks as vLLM has them, of every so many that make 512 tokens."""
+        entry = self.book.entries.get(view.id)
+        every = max(1, PREFIX_BLOCK_TOKENS // self.engine.block_tokens)
+        hashes = () if entry is None else vllm.block_hashes_to_look_up(entry.request)
+        return [hash(one) for one in hashes[every - 1 :: every]]
 
     def _stop_reason(self, tokens: int) -> str:
         """Why the scan admitted no more: one of `wait_clocks.REASONS`."""

@@ -111,6 +111,7 @@ class PolicyScheduling:
         self.headway.publish()
         self._publisher.close()
         self.headway.learned.close()
+        self.headway.twin.close()
         if self._why is not None:
             self._why.close()
         super().shutdown()  # type: ignore[misc]
