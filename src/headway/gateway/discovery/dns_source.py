@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from importlib import import_module
 from typing import Any, Protocol
 
 from headway.config.address import host_and_port, nameserver_of
@@ -93,7 +94,8 @@ class ServerLookup:
         return sorted((target, port) for target, port in found if target and port)  # "." says that there is no service
 
     async def _ask(self, name: str, kind: str) -> list[Any]:
-        import dns.asyncresolver  # noqa: PLC0415 - an extra
+        await asyncio.to_thread(import_module, "dns.asyncresolver")  # an extra, and slow to import
+        import dns.asyncresolver  # noqa: PLC0415
         import dns.exception  # noqa: PLC0415
         import dns.resolver  # noqa: PLC0415
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -123,11 +125,10 @@ class KubernetesApi:
 
     async def _connected(self) -> Any:
         if self._client is None:
-            import kubernetes_asyncio  # noqa: PLC0415 - an extra
-
-            client: Any = kubernetes_asyncio.client
-            config: Any = kubernetes_asyncio.config
-
+            # In a thread, because to import it takes seconds on a busy machine.
+            await asyncio.to_thread(import_module, "kubernetes_asyncio.client.api_client")
+            client: Any = import_module("kubernetes_asyncio.client")
+            config: Any = await asyncio.to_thread(import_module, "kubernetes_asyncio.config")
             configuration = client.Configuration()
             try:
                 if self._kubeconfig is None and os.environ.get(_IN_CLUSTER):
@@ -137,12 +138,22 @@ class KubernetesApi:
                         cert_filename=f"{SERVICE_ACCOUNT}/ca.crt",
                     )
                 else:
+                    self._look_for_kubeconfig()
                     await config.load_kube_config(self._kubeconfig, client_configuration=configuration)
                 self._client = client.ApiClient(configuration)
             except Exception as error:  # of files, YAML, certificates and log-in commands: many kinds
                 where = self._kubeconfig or ("the service account" if os.environ.get(_IN_CLUSTER) else "the kubeconfig")
                 raise ApiServerFault(f"{where} tells no way to the API server: {_said(error)}") from None
         return self._client
+
+    def _look_for_kubeconfig(self) -> None:
+        """Raises ValueError if there is none: the package says so in its own words, and at each try."""
+        names = (self._kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config").split(os.pathsep)
+        if not any(Path(name).expanduser().is_file() for name in names):
+            raise ValueError(
+                f"there is no file {' or '.join(names)}, and this process runs in no cluster; set KUBECONFIG, or "
+                "`kubeconfig` of the source"
+            )
 
     async def _refusal(self, status: int, path: str, content: bytes) -> ApiServerFault:
         if status == 401:  # what was logged in with is no more: read it again
