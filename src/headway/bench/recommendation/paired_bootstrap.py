@@ -9,7 +9,7 @@ best by the largest of their standardised differences (Hsu 1984; Romano and Wolf
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -49,12 +49,15 @@ class Differences(NamedTuple):
     is_short: bool
     times_incumbent: list[float | None]
 
-    def challenger(self, incumbent: int) -> int:
-        """Of those alike to the best, the one that beats the incumbent by the surest factor; else the incumbent."""
-        pairs = zip(self.times_incumbent, self.alike, strict=True)
-        times = {number: value for number, (value, is_alike) in enumerate(pairs) if value is not None and is_alike}
-        surest = min(times, key=times.__getitem__)
-        return surest if times[surest] < 1 - _EQUAL else incumbent
+    def challenger(self, incumbent: int, left_out: Container[int] = ()) -> int:
+        """The one that beats the incumbent by the surest factor, of those alike to the best; else the incumbent.
+
+        Those `left_out` are not taken; where they alone are alike to the best, any other may be.
+        """
+        numbers = [number for number, value in enumerate(self.times_incumbent) if value and number not in left_out]
+        alike = [number for number in numbers if self.alike[number]] or numbers
+        surest = min(alike, key=lambda number: self.times_incumbent[number] or 1.0, default=incumbent)
+        return surest if (self.times_incumbent[surest] or 1.0) < 1 - _EQUAL else incumbent
 
 
 def differences(

@@ -199,6 +199,8 @@ class Recommendation:
             return f"In 95 of 100 draws of this trace it is at most {distance}."
         if best == incumbent.label:
             return "It did best on this trace."
+        if any(one.label == best and _may_starve(self.task.objective, one) for one in self.competing):
+            return f"{best} did best on this trace, but its waits have no bound, so {incumbent.label} is kept."
         why = "the default" if incumbent.label == grid.DEFAULT else "an order that held on other traces"
         return f"{best} did best on this trace, but not beyond chance, so {incumbent.label} is kept, {why}."
 
@@ -331,7 +333,8 @@ def _judged(
     longest = max(one.measures["longest-ttft"] for one in allowed)
     kept = next((number for number, one in enumerate(allowed) if one.label == incumbent), None)
     told = differences(objective, columns, arrived_seconds, longest, task.seed, kept)
-    at = int(objective.scores(columns).argmin()) if kept is None else told.challenger(kept)
+    left_out = [number for number, one in enumerate(allowed) if _may_starve(objective, one)]
+    at = int(objective.scores(columns).argmin()) if kept is None else told.challenger(kept, left_out)
     return Recommendation(
         task,
         saturation,
@@ -342,6 +345,11 @@ def _judged(
         command,
         incumbent=None if kept is None else allowed[kept],
     )
+
+
+def _may_starve(objective: OperatorObjective, one: Candidate) -> bool:
+    """Whether a tail is wanted, and the order has no bound on a wait."""
+    return objective.rests_on_the_tail and one.bundle.ordering in grid.UNBOUNDED
 
 
 def _of_all(told: Differences, allowed: Sequence[Candidate], competing: Sequence[Candidate]) -> Differences:

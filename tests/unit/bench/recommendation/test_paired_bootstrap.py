@@ -100,3 +100,4 @@ def test_the_surest_gain_is_taken_and_not_the_largest() -> None:
     assert found.times_incumbent[0] == pytest.approx(1.0)
     assert found.times_incumbent[1] == pytest.approx(0.8)
     assert found.challenger(0) == 1
+    assert found.challenger(0, left_out=[1, 2]) == 0
