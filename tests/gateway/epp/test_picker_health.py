@@ -50,6 +50,19 @@ def test_it_serves_while_a_replica_is_up_and_lives_while_it_drains(run_gateway: 
     run_gateway(scenario)
 
 
+def test_a_picker_that_stands_by_is_not_ready_and_lives(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        assert setup.gateway.site.is_ready
+        setup.dispatcher.served_queues.may_serve = lambda: False
+        assert not setup.gateway.site.is_ready, "which is what `readiness` says"
+        refused = await setup.ask()
+        assert (refused.status, refused.reason) == (503, "standby")
+        assert int(refused.headers["retry-after"]) in (1, 2)
+        assert (await setup.get("/health")).status == 200
+
+    run_gateway(scenario)
+
+
 def test_an_address_in_use_is_one_sentence(run_gateway: RunGateway) -> None:
     async def scenario(setup: Setup) -> None:
         taken = PickerListener(setup.gateway, PickerSettings(f"127.0.0.1:{setup.port}"))
