@@ -15,6 +15,7 @@ from headway.vllm_plugin.request_entries import Entry
 from headway.vllm_plugin.wait_clocks import Reading, WaitClocks, in_words
 
 Item = TypeVar("Item")
+_OFFLINE_ORDER = "fcfs behind all online requests"
 REMEMBERED = 4_096  # first admissions; some 300 bytes each
 
 
@@ -87,7 +88,7 @@ class WaitExplanations:
             entry.arrival,
             entry.wait_began,
             self.clocks.reading(now),
-            order,
+            _OFFLINE_ORDER if entry.view.is_offline else order,
             entry.view.prompt_tokens,
             entry.view.cached_prompt_tokens,
         )
