@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families as parsed
 
-from headway.gateway.settings import BatchSettings, LeaseSettings
+from headway.gateway.settings import BatchSettings, LeaseSettings, PolicySettings
 from headway.gateway.settings_page import render
 from tests.support.gateway_setup import RunGateway, Setup
 from tests.support.scripted_replica import answers
@@ -36,8 +36,8 @@ def test_every_metric_has_its_row(run_gateway: RunGateway, tmp_path: Path) -> No
                 assert sample.labels.keys() - {"le"} == ROWS[name][0], name
 
     lease = LeaseSettings(file=str(tmp_path / "lease"))
-    batches = BatchSettings(folder=str(tmp_path))
-    run_gateway(scenario, metrics="vllm:num_requests_waiting 0\n", lease=lease, batches=batches)
+    batches, policies = BatchSettings(folder=str(tmp_path)), PolicySettings(ordering="auto")
+    run_gateway(scenario, metrics="vllm:num_requests_waiting 0\n", lease=lease, batches=batches, policies=policies)
 
 
 def test_alerts_ask_for_metrics_and_labels_of_the_page() -> None:
