@@ -60,7 +60,12 @@ def test_the_life_of_a_request_names_what_there_is() -> None:
 def methods() -> set[str]:
     trees = [ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "src").rglob("*.py")]
     classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    return {f"{one.name}.{part.name}" for one in classes for part in one.body if isinstance(part, ast.FunctionDef)}
+    return {
+        f"{one.name}.{part.name}"
+        for one in classes
+        for part in one.body
+        if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
 
 
 def test_every_room_is_on_the_map() -> None:
