@@ -14,7 +14,7 @@ import numpy.typing as npt
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.comparison import MeanBounds, trace_facts
 from headway.bench.experiment.parallel import spread
-from headway.bench.experiment.saturation import Saturation, measure_saturation
+from headway.bench.experiment.saturation import Saturation, is_closed_loop, measure_saturation
 from headway.bench.experiment.simulated_runs import (
     Progress,
     facts_of_replica,
@@ -143,6 +143,10 @@ class Recommendation:
             said.append(f"It differs from all {len(self.competing) - 1} others by more than chance.")
         if self.told.is_short:
             said.append("The trace is short beside its longest waits, so a single rush may decide: give a longer one.")
+        if is_closed_loop(self.task.trace):
+            said.append(
+                "Its sessions wait for their answers: on such traces a verdict held less well on the next window."
+            )
         if self.verdict.breaks:
             said.append(f"No candidate keeps every bound; this one breaks {', '.join(self.verdict.breaks)} by least.")
         return said

@@ -1,4 +1,4 @@
-"""Requests that can never fit the replica hide no difference between candidates."""
+"""Requests that can never fit hide no difference between candidates; of sessions it is said that verdicts hold less."""
 
 from __future__ import annotations
 
@@ -49,3 +49,19 @@ def test_refused_requests_change_no_measure() -> None:
 
     assert measures(huge)["mean-ttft"] < 5.0
     measures(prompts)
+
+
+def test_a_closed_loop_is_said_to_hold_less_well() -> None:
+    random = np.random.default_rng(1)
+    arrived = np.sort(random.uniform(0, 5.0, 120))
+    prompts, outputs = random.integers(10, 3_000, 120), random.integers(1, 60, 120)
+    session, turn = np.arange(120) // 2, np.arange(120) % 2
+    loop = Trace("loop", arrived, prompts, outputs, session=session, turn=turn, think_seconds=np.full(120, 0.1))
+    objective = read_objective("mean-ttft", Slo(ttft_seconds=1.0))
+
+    def said(trace: Trace) -> str:
+        task = Task(trace, replica("h100", "llama-3.1-8b"), objective, Bundle("fcfs"), [Bundle("fcfs")])
+        return " ".join(recommend(task, jobs=1).sentences())
+
+    assert "sessions wait for their answers" in said(loop)
+    assert "sessions wait" not in said(Trace("open", arrived, prompts, outputs))
