@@ -194,8 +194,8 @@ def test_a_picker_that_is_told_to_end_lets_what_runs_come_to_its_end(run_gateway
 def test_a_drawn_share_of_answers_is_shown_and_learned_from(run_gateway: RunGateway, tmp_path: Path) -> None:
     """The routes are those of docs/kubernetes.md, with half of all requests as their share."""
     page = (CONFIGS.parent / "kubernetes.md").read_text(encoding="utf-8")
-    routes = next(block for block in page.split("```yaml\n")[1:] if "numerator: 1," in block).split("```")[0]
-    changes = {ONE_ROUTE: routes.replace("numerator: 1,", "numerator: 50,")}
+    routes = next(block for block in page.split("```yaml\n")[1:] if "numerator: 10," in block).split("```")[0]
+    changes = {ONE_ROUTE: routes.replace("numerator: 10,", "numerator: 50,")}
 
     async def scenario(setup: Setup) -> None:
         setup.replicas[0].usual = streams(3)
