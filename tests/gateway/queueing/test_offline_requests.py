@@ -55,17 +55,35 @@ def test_offline_requests_leave_half_of_the_places_free(run_gateway: RunGateway)
         replica.usual = waits_for(gate, streams())
         asking = [await asked(setup, f"offline {number}", number + 1, OFFLINE) for number in range(6)]
         await asyncio.sleep(0.05)
-        assert len(replica.calls) == 1  # its prompt is not computed yet, as far as the gateway knows
+        assert len(replica.calls) == 2
         asking += [await asked(setup, f"online {number}", number + 7) for number in range(3)]
         await setup.until(lambda: len(replica.calls) == 4)
         held = setup.dispatcher.served_queues.offline.held
         assert held.keys() <= {"prompt", "requests", "online-waits", "no-room"}
-        assert held["prompt"] > 0
+        assert held["requests"] > 0
         gate.set()
         await asyncio.gather(*asking)
         assert len(replica.calls) == 9
 
     run_gateway(scenario, seats=4, offline=HALF)
+
+
+def test_none_is_sent_beside_an_online_prompt(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        (replica,) = setup.replicas
+        gate = asyncio.Event()
+        replica.usual = waits_for(gate, streams())
+        asking = [await asked(setup, "online", 1)]
+        await setup.until(lambda: len(replica.calls) == 1)
+        asking.append(await asked(setup, "offline", 2, OFFLINE))
+        await asyncio.sleep(0.05)
+        assert len(replica.calls) == 1
+        assert setup.dispatcher.served_queues.offline.held.keys() == {"prompt"}
+        gate.set()
+        await asyncio.gather(*asking)
+        assert len(replica.calls) == 2
+
+    run_gateway(scenario, seats=8, offline=HALF)
 
 
 def test_an_offline_request_has_a_time_limit_of_its_own(run_gateway: RunGateway) -> None:

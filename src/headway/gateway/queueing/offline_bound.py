@@ -1,13 +1,14 @@
 """Offline bound: to which replicas offline requests may be sent now. A gateway cannot take them back from an engine.
 
 Law: an offline request goes to a replica that holds others only while no online request that the replica could serve
-waits, no prompt is computed there, its engine reports none waiting, no more than `offline.use_max` of its limit of
-requests and of its KV memory is in use with this one, and its decode steps are measured at most (1 + `offline.share`)
-times as long as with no offline request there, at about as many online ones.
+waits, and with it no more than `offline.use_max` of the replica's limit of requests and of its KV memory is in use.
+Where the engine has not Headway's plug-in, it goes there only while the engine reports none waiting; and beside online
+requests only while no prompt is computed there, and decode steps are measured at most (1 + `offline.share`) times as
+long as with no offline request there, at about as many online ones.
 
 What a step takes is measured by the tokens of streams (`StepClock`), over some time at each look. Where an offline
 request makes steps too long, the replica's limit of them is halved; it rises by one a second while it holds and is
-used. Headway's plug-in keeps that share itself, in each step, so there steps are not measured.
+used. Headway's plug-in bounds both itself, in each step.
 """
 
 from __future__ import annotations
@@ -132,11 +133,13 @@ class OfflineBound:
         most = ledger.kv_tokens_max
         if most is not None and ledger.kv_tokens + ledger.kv_need(queued) > settings.use_max * most:
             return "kv-memory"
-        if ledger.prefill_tokens:
-            return "prompt"
+        if replica.reads_hints:  # the engine bounds the rest itself, in each step
+            return None
         if report.waiting:
             return "engine-queue"
-        if replica.reads_hints:
-            return None
         offline = sum(request.is_offline for request in ledger.running())
+        if offline == ledger.requests:  # none online is slowed
+            return None
+        if ledger.prefill_tokens:
+            return "prompt"
         return "step-time" if offline + 1 > self.watch_of(replica).offline_max else None
