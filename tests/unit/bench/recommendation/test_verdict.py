@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.metrics.run_metrics import Slo
+from headway.bench.recommendation import verdict
 from headway.bench.recommendation.objective import RequestTimes, read_objective
-from headway.bench.recommendation.verdict import Task, recommend, rows_of, served_by_some
+from headway.bench.recommendation.verdict import Recommendation, Task, recommend, rows_of, served_by_some
 from headway.simulator.replica import replica
 from headway.simulator.trace import Trace
 
@@ -65,3 +68,27 @@ def test_a_closed_loop_is_said_to_hold_less_well() -> None:
 
     assert "sessions wait for their answers" in said(loop)
     assert "sessions wait" not in said(Trace("open", arrived, prompts, outputs))
+
+
+def test_an_order_without_a_bound_on_waits_is_not_recommended_for_a_tail() -> None:
+    """Its tail is half as long in every stretch, and still the default is kept; for a mean it is taken."""
+    arrived = np.arange(2_000.0)
+    waits = np.random.default_rng(2).exponential(1.0, 2_000)
+    trace = Trace("some", arrived, np.full(2_000, 100), np.full(2_000, 10))
+
+    def found(name: str, better: str) -> Recommendation:
+        objective = read_objective(name, Slo(ttft_seconds=1.0))
+        task = Task(trace, replica("h100", "llama-3.1-8b"), objective, Bundle("fcfs"))
+        rivals = {"fcfs": 2.0 * waits, "highest-response-ratio": 1.5 * waits, better: 0.5 * waits}
+        metrics: Any = None
+        made = [
+            verdict._candidate(objective, Bundle(order, order), metrics, times(list(values), []))
+            for order, values in rivals.items()
+        ]
+        return verdict._judged(task, arrived, made[0], made, None, "", "highest-response-ratio")
+
+    tail = found("p99-ttft", "shortest-job-first")
+    assert tail.verdict.label == "highest-response-ratio"
+    assert "waits have no bound, so highest-response-ratio is kept" in " ".join(tail.sentences())
+    assert found("mean-ttft", "shortest-job-first").verdict.label == "shortest-job-first"
+    assert found("p99-ttft", "boost").verdict.label == "boost"
