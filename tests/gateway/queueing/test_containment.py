@@ -245,8 +245,8 @@ def test_a_policy_that_fails_costs_no_request(
     if part == "routing":
         monkeypatch.setattr(request_routing, "build", lambda *_, **__: policy())
     else:
-        chosen = model_queue._policies
-        monkeypatch.setattr(model_queue, "_policies", lambda settings: replace(chosen(settings), **{part: policy()}))
+        chosen = model_queue.policies_of
+        monkeypatch.setattr(model_queue, "policies_of", lambda settings: replace(chosen(settings), **{part: policy()}))
 
     async def scenario(setup: Setup) -> None:
         gates = [asyncio.Event(), asyncio.Event()]
