@@ -192,7 +192,7 @@ def _waiting_as_measured(
 
     def error(place: float) -> float:
         replayed = _replayed(window, _replica(_scaled(fitted, place), rules), bundle)
-        return float(np.log(replayed.times.ttft_seconds[rows].mean() / measured))
+        return float(np.log(_as_of_now(window, replayed)[rows].mean() / measured))
 
     low, high = -np.inf, np.inf  # logarithms of scales that are too small, and too large
     place, best, step = 0.0, (np.inf, 0.0, 0.0), _SCALE_STEP
@@ -221,6 +221,11 @@ def _replica(fitted: LinearStepTime, rules: EngineRules) -> Replica:
     return calibrated_replica(Calibration("the engine", "the latest requests", "", "", fitted, rules))
 
 
+def _as_of_now(window: ReplayedWindow, replayed: _Replayed) -> npt.NDArray[np.float64]:
+    """Simulated TTFT as it could have been measured by now, so that both sides know the same of those that wait."""
+    return np.minimum(replayed.times.ttft_seconds, window.horizon_seconds)
+
+
 def _since(window: ReplayedWindow, replica: Replica, found: Sequence[_Replayed]) -> Since | None:
     """Measured since the switch over what the bundle before would have made of the same requests."""
     look, ttft = window.look, window.ttft_seconds
@@ -229,7 +234,7 @@ def _since(window: ReplayedWindow, replica: Replica, found: Sequence[_Replayed])
         return None
     before = _bundle(look.before)
     replayed = next((one for one in found if _same(one.bundle, before)), None)
-    simulated = (replayed or _replayed(window, replica, before)).times.ttft_seconds[rows]
+    simulated = _as_of_now(window, replayed or _replayed(window, replica, before))[rows]
     mean = float(ttft[rows].mean() / max(float(simulated.mean()), 1e-9))
     p99 = float(np.percentile(ttft[rows], 99) / max(float(np.percentile(simulated, 99)), 1e-9))
     return Since(int(rows.sum()), mean, p99)

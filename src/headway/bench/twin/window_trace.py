@@ -33,7 +33,8 @@ class ReplayedWindow(NamedTuple):
         look: whose columns are those of the replayed rows.
         trace: them; the first `filling` rows were inside when it begins, and stand for what the engines held then.
         filling: rows that are replayed and not counted.
-        ttft_seconds: measured, of the counted rows; NaN where it was not.
+        ttft_seconds: measured, of the counted rows: of one that waits still, how long it has; NaN where unknown.
+        horizon_seconds: of the counted rows, how long ago each came: no longer TTFT can have been measured.
         is_after_switch: of the counted rows, those that came since the last switch.
     """
 
@@ -41,6 +42,7 @@ class ReplayedWindow(NamedTuple):
     trace: Trace
     filling: int
     ttft_seconds: Floats
+    horizon_seconds: Floats
     is_after_switch: npt.NDArray[np.bool_]
 
 
@@ -67,9 +69,11 @@ def window_of(look: TwinLook) -> ReplayedWindow:
     there = replace(look, columns={name: [values[row] for row in kept] for name, values in columns.items()})
     counted = slice(len(kept) - (len(rows) - first), None)
     arrived = floats(there, "arrived_at")[counted]
-    ttft = floats(there, "first_token_at")[counted] - arrived
+    horizon = look.now - arrived
+    first, ended = floats(there, "first_token_at")[counted], floats(there, "ended_at")[counted]
+    ttft = np.where(np.isnan(first) & np.isnan(ended), horizon, first - arrived)
     after = arrived >= (-np.inf if look.switched_at is None else look.switched_at)
-    return ReplayedWindow(there, trace_of(there), counted.start, ttft, after)
+    return ReplayedWindow(there, trace_of(there), counted.start, ttft, horizon, after)
 
 
 def _quietest(waited: Floats) -> int:
