@@ -70,8 +70,8 @@ def window_of(look: TwinLook) -> ReplayedWindow:
     counted = slice(len(kept) - (len(rows) - first), None)
     arrived = floats(there, "arrived_at")[counted]
     horizon = look.now - arrived
-    first, ended = floats(there, "first_token_at")[counted], floats(there, "ended_at")[counted]
-    ttft = np.where(np.isnan(first) & np.isnan(ended), horizon, first - arrived)
+    answered, ended = floats(there, "first_token_at")[counted], floats(there, "ended_at")[counted]
+    ttft = np.where(np.isnan(answered) & np.isnan(ended), horizon, answered - arrived)
     after = arrived >= (-np.inf if look.switched_at is None else look.switched_at)
     return ReplayedWindow(there, trace_of(there), counted.start, ttft, horizon, after)
 
