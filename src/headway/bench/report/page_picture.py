@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 
@@ -61,8 +62,10 @@ def _key(names: Sequence[str], letter_width: float) -> Markup:
 
 def _style() -> str:
     """The report's, in its light colours; a picture in a page has no other."""
-    rules = (files("headway.bench.report") / "style.css").read_text(encoding="utf-8").splitlines()
-    kept = [rule for rule in rules if not rule.startswith(("@media", "html", "body", "main"))]
+    rules = (files("headway.bench.report") / "style.css").read_text(encoding="utf-8")
+    for_all = re.sub(r"^@media [^{]*\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}", "", rules, flags=re.MULTILINE)
+    of_svg = re.sub(r"^(?:html|body|main)\b[^{]*\{[^}]*\}", "", for_all, flags=re.MULTILINE)
+    kept = [line for line in of_svg.splitlines() if line]
     return "\n".join(
         [escape("svg text { font-family: system-ui, sans-serif; }"), *kept, ".title { font-weight: 600; }"]
     )
