@@ -10,7 +10,7 @@ from headway.bench.metrics.run_metrics import DEFINITIONS
 from headway.bench.report.figures import run_name
 from headway.bench.report.headline import headline
 from headway.bench.report.markup import Markup, join, tag
-from headway.bench.report.table_columns import NOTHING, Cell, CellColumn, cell_columns, significant
+from headway.bench.report.table_columns import NOTHING, Cell, CellColumn, shown_columns, significant
 from headway.bench.report.terminal_table import (
     describe_fleet,
     describe_predictions,
@@ -64,7 +64,7 @@ def heading(comparison: Comparison) -> Markup:
 
 def tables(comparison: Comparison) -> Markup:
     """The numbers in three tables, so that they fit on paper."""
-    columns = cell_columns(comparison)
+    columns = shown_columns(comparison)
     several = len(comparison.loads()) > 1
     baseline = comparison.baseline_label()
     legend = (
@@ -80,13 +80,13 @@ def tables(comparison: Comparison) -> Markup:
 
 def results_table(comparison: Comparison) -> Markup:
     """All columns in one table, for a page that has a style of its own."""
-    return _table(comparison, "Results", cell_columns(comparison))
+    return _table(comparison, "Results", shown_columns(comparison))
 
 
 def definitions(comparison: Comparison) -> Markup:
     """What every column means."""
     slo = str(comparison.slo) or "none given, so goodput is the share completed"
-    shown = dict.fromkeys((column.column.title, column.column.key) for column in cell_columns(comparison))
+    shown = dict.fromkeys((column.column.title, column.column.key) for column in shown_columns(comparison))
     items = [
         tag(
             "div",

@@ -137,6 +137,27 @@ def cell_columns(comparison: Comparison) -> tuple[CellColumn, ...]:
     return tuple(_write(comparison, column) for column in shown)
 
 
+def shown_columns(comparison: Comparison) -> tuple[CellColumn, ...]:
+    """The columns that tell something: not those without a value, nor those in which several runs are alike."""
+    several = len(comparison.runs) > 1
+    return tuple(
+        column
+        for column in cell_columns(comparison)
+        if (texts := {cell.text for cell in column.cells}) != {NOTHING} and not (several and len(texts) == 1)
+    )
+
+
+def same_in_all(comparison: Comparison) -> str:
+    """The values that `shown_columns` leaves out as they are the same in all runs, in a sentence; "" for none."""
+    shown = {id(column.column) for column in shown_columns(comparison)}
+    alike = [
+        " ".join(part for part in (column.column.title, column.column.part, column.cells[0].text, column.unit) if part)
+        for column in cell_columns(comparison)
+        if id(column.column) not in shown and column.cells and column.cells[0].text != NOTHING
+    ]
+    return f"The same in all runs: {', '.join(alike)}." if alike else ""
+
+
 def counted(number: object, thing: str) -> str:
     """`1 request`, `1,200 requests`: a number and its noun, whose plural ends in s."""
     said = f"{number:,}" if isinstance(number, int) else str(number)

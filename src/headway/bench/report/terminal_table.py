@@ -21,7 +21,7 @@ from headway.bench.metrics.run_metrics import DEFINITIONS
 from headway.bench.report.figures import policy_points
 from headway.bench.report.frontier_picture import frontier
 from headway.bench.report.headline import headline
-from headway.bench.report.table_columns import Cell, CellColumn, cell_columns, counted, significant
+from headway.bench.report.table_columns import Cell, CellColumn, counted, same_in_all, shown_columns, significant
 from headway.simulator.rules import EngineRules
 
 BEST = "*"
@@ -39,7 +39,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print(facts(comparison), highlight=False)
     console.print()
     console.print(results(comparison, console.width), highlight=False)
-    for sentence in (*headline(comparison), *on_frontier(comparison)):
+    for sentence in (*headline(comparison), *on_frontier(comparison), *filter(None, [same_in_all(comparison)])):
         console.print(Text(sentence))
     for sentence in (*describe_predictions(comparison), *describe_recorded(comparison)):
         console.print(Text(sentence))
@@ -66,7 +66,7 @@ def on_frontier(comparison: Comparison) -> list[str]:
 
 def results(comparison: Comparison, width: int) -> RenderableType:
     """The numbers within `width` characters: one table, several if it is too narrow, else one block per run."""
-    columns = cell_columns(comparison)
+    columns = shown_columns(comparison)
     heads = _row_heads(comparison)
     head_width = sum(max(map(len, head)) + _GAP for head in heads)
     parts = _pack(columns, width - head_width)
@@ -192,7 +192,7 @@ def definitions(comparison: Comparison) -> RenderableType:
     grid.add_column(overflow="fold")
     grid.add_row(BEST, f"best of its column{' at its load' if several else ''}; values equal as printed share it")
     grid.add_row("0.31×", Text(f"ratio to {baseline}{' at the same load' if several else ''}"))
-    shown = dict.fromkeys((column.column.title, column.column.key) for column in cell_columns(comparison))
+    shown = dict.fromkeys((column.column.title, column.column.key) for column in shown_columns(comparison))
     for title, key in shown:
         grid.add_row(title, Text(DEFINITIONS[key] + (f". SLO: {slo}" if key == "goodput" else "")))
     return grid

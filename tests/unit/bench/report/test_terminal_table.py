@@ -11,7 +11,14 @@ from rich.console import Console
 from headway.bench.experiment.comparison import Comparison
 from headway.bench.metrics.run_metrics import DEFINITIONS, Slo, Summary
 from headway.bench.report.headline import headline
-from headway.bench.report.table_columns import cell_columns, ratio_text, seconds_text, significant
+from headway.bench.report.table_columns import (
+    cell_columns,
+    ratio_text,
+    same_in_all,
+    seconds_text,
+    shown_columns,
+    significant,
+)
 from headway.bench.report.terminal_table import print_comparison
 from tests.support.handmade_days import POLICIES, demo_comparison
 
@@ -38,7 +45,7 @@ def test_no_number_is_cut_at_any_width(width: int, loads: tuple[float | None, ..
     text = printed(comparison, width)
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= width
-    for column in cell_columns(comparison):
+    for column in shown_columns(comparison):
         for cell in column.cells:
             assert cell.text in text
             assert cell.ratio in text
@@ -60,7 +67,7 @@ def test_the_same_comparison_prints_the_same_bytes_whatever_the_wall_clock_said(
 
 def test_every_column_is_defined_under_the_table_and_the_slo_is_told() -> None:
     text = " ".join(printed(demo_comparison(), 300).split())
-    for key in {column.column.key for column in cell_columns(demo_comparison())}:
+    for key in {column.column.key for column in shown_columns(demo_comparison())}:
         assert DEFINITIONS[key] in text
     assert "SLO: ttft=2s,tpot=60ms" in text
 
@@ -187,3 +194,29 @@ def test_runs_that_cannot_be_told_apart_are_named() -> None:
     assert len(told) == 1
     assert told[0].startswith("random and another gave")
     assert not any("exactly the same numbers" in sentence for sentence in headline(comparison))
+
+
+def test_what_is_the_same_in_all_runs_is_said_once_and_takes_no_column() -> None:
+    comparison = demo_comparison()
+    for row in range(len(comparison.runs)):
+        comparison = with_metrics(comparison, row, preemptions=3)
+    text = printed(comparison, 300)
+    assert "preemptions 3" in same_in_all(comparison)
+    assert same_in_all(comparison) in text
+    assert "preemptions" not in text.replace(same_in_all(comparison), "")
+    single = dataclasses.replace(comparison, runs=comparison.runs[:1])
+    assert "preemptions" in printed(single, 300), "one run alone is shown whole"
+
+
+def test_the_headline_weighs_the_price_of_a_short_mean() -> None:
+    comparison = demo_comparison()
+    before = comparison.runs[0].metrics.ttft_seconds
+    figures = {0: (8.0, 30.0), 1: (1.0, 100.0), 2: (1.1, 40.0)}  # mean and p99 seconds; run 1 buys its mean dearly
+    runs = list(comparison.runs[:3])
+    for row, (mean, p99) in figures.items():
+        ttft = dataclasses.replace(before, mean=mean, p99=p99)
+        runs[row] = dataclasses.replace(runs[row], metrics=dataclasses.replace(runs[row].metrics, ttft_seconds=ttft))
+    comparison = dataclasses.replace(comparison, runs=tuple(runs))
+    first, *others = headline(comparison)
+    assert first.startswith(f"On this trace, {runs[2].policy} cut") or f"{runs[2].policy} cut" in first
+    assert any(f"{runs[1].policy} has a shorter mean" in said and "2.50× its p99" in said for said in others)
