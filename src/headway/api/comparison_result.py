@@ -158,8 +158,16 @@ def compare(
     others = {"admission": admission, "preemption": preemption, "prediction": prediction}
     wanted = default_orderings(ready, server, fleet) if orderings is None else orderings
     experiment = Experiment(
-        ready, server, _bundles(wanted, others), _checked_loads(loads), seed, bounds, fleet, keeps_requests=True
-    )  # fmt: skip
+        ready,
+        server,
+        _bundles(wanted, others),
+        _checked_loads(loads),
+        seed,
+        bounds,
+        fleet,
+        keeps_requests=True,
+        finds_own_load=True,
+    )
     comparison = run_experiment(
         experiment, jobs=jobs, progress=shown_progress if progress and sys.stderr.isatty() else None
     )

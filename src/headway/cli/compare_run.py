@@ -77,7 +77,15 @@ def run_comparisons(
         )
         bundles = chosen or named_bundles(default_orderings(trace, server, servers), template)
         experiment = Experiment(
-            trace, server, bundles, loads, traffic.reading.seed, bounds, servers, outputs.requests_out is not None
+            trace,
+            server,
+            bundles,
+            loads,
+            traffic.reading.seed,
+            bounds,
+            servers,
+            keeps_requests=outputs.requests_out is not None,
+            finds_own_load=True,
         )
         comparison = run_experiment(experiment, jobs=jobs, progress=progress, command=command_line())
         comparisons.append(comparison)

@@ -90,7 +90,8 @@ def replicas_for(rate: float, stable_rate_of_one: float, target_load: float = 1.
         raise ValueError(f"no fleet serves {rate:g} requests/s at {stable_rate_of_one:g} each and load {target_load:g}")
     wanted = rate / (stable_rate_of_one * target_load)
     nearest = round(wanted)
-    return nearest if math.isclose(wanted, nearest, rel_tol=1e-9) else math.ceil(wanted)
+    count = nearest if math.isclose(wanted, nearest, rel_tol=1e-9) else math.ceil(wanted)
+    return max(count, 1 if rate > 0 else 0)
 
 
 def _steps_share(needs: RequestNeeds, kv_tokens: float | None, seats: float | None) -> float | None:

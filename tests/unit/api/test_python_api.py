@@ -186,3 +186,14 @@ def test_importing_headway_loads_nothing_heavy() -> None:
     assert set(hw.__all__) <= set(dir(hw))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = hw.nothing  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("every_ms", "said"), [(1_000, "little waits"), (5, "no order helps all")])
+def test_a_trace_is_placed_by_its_own_load(every_ms: int, said: str) -> None:
+    rows = [{"timestamp": every_ms * row, "input_length": 4_000, "output_length": 20} for row in range(150)]
+    result = hw.compare(hw.load_trace(rows), orderings=["fcfs"], progress=False, jobs=1)
+    load_1 = hw.compare(hw.load_trace(rows), orderings=["fcfs"], loads=[0.9], progress=False, jobs=1)
+    rate = load_1.comparison.saturation["requests_per_second"]  # type: ignore[index]
+    assert result.comparison.own_load == pytest.approx(1_000 / every_ms / rate)  # type: ignore[operator]
+    assert said in str(result)
+    assert load_1.comparison.own_load is None

@@ -84,6 +84,7 @@ def test_the_fleet_is_the_least_that_is_stable(rate: float, of_one: float, targe
 def test_no_rate_no_replica_and_no_nonsense() -> None:
     assert replicas_for(0.0, 5.0) == 0
     assert replicas_for(1e-9, 5.0) == 1
+    assert replicas_for(5e-324, 5.0) == 1
     for wrong in ((-1.0, 5.0, 1.0), (math.nan, 5.0, 1.0), (math.inf, 5.0, 1.0), (1.0, 0.0, 1.0), (1.0, 5.0, 0.0)):
         with pytest.raises(ValueError, match="no fleet serves"):
             replicas_for(*wrong)

@@ -119,6 +119,7 @@ class Comparison:
         fleet: of a fleet, each replica's `id` and facts, in order; else empty.
         signal_seconds: of a fleet, how often replicas report the figures that routing reads; 0 for exact ones.
         bounds: of the means, at each load.
+        own_load: the trace's own rate as a share of load 1; None where its arrivals were scaled, or load 1 is unknown.
     """
 
     trace: Mapping[str, Json]
@@ -131,6 +132,7 @@ class Comparison:
     fleet: Sequence[Mapping[str, Json]] = ()
     signal_seconds: float = 0.0
     bounds: Mapping[float | None, MeanBounds] = field(default_factory=dict)
+    own_load: float | None = None
 
     def loads(self) -> tuple[float | None, ...]:
         """Each load once, in the order of the runs."""
@@ -162,6 +164,7 @@ class Comparison:
             "signal_seconds": self.signal_seconds,
             "slo": self.slo.to_json(),
             "saturation": self.saturation,
+            "own_load": self.own_load,
             "lower_bounds": [
                 {"load": load, "mean_e2e_seconds": bound.e2e_seconds, "mean_ttft_seconds": bound.ttft_seconds}
                 for load, bound in self.bounds.items()

@@ -45,6 +45,9 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 """Called with the name of a task and its number of parts; gives a function to call after each part."""
 
 
+_FEWEST = 100  # requests of which a rate is told: of fewer it is that of a moment
+
+
 @dataclass(frozen=True, slots=True)
 class Experiment:
     """What to simulate.
@@ -58,6 +61,7 @@ class Experiment:
         slo: what counts for goodput.
         fleet: the replicas and the routing policies to compare; None for the one replica.
         keeps_requests: keep what happened to each request of each run.
+        finds_own_load: find which share of load 1 the trace's own rate is, where it is replayed.
     """
 
     trace: Trace
@@ -68,6 +72,7 @@ class Experiment:
     slo: Slo = field(default_factory=Slo)
     fleet: Fleet | None = None
     keeps_requests: bool = False
+    finds_own_load: bool = False
 
     def __post_init__(self) -> None:
         if len(self.trace) == 0:
@@ -115,7 +120,8 @@ def compare(
         RunFailed: a run failed; the message names policy and load and says why.
     """
     report = progress or (lambda what, total: nullcontext(lambda: None))
-    saturation = _saturation(experiment, jobs, report)
+    scales = any(load is not None for load in experiment.loads)
+    saturation = _saturation(experiment, report) if scales else None
     traffic = {load: _at_load(experiment.trace, load, saturation) for load in experiment.loads}
     with as_mistakes():
         for replayed in traffic.values():
@@ -145,6 +151,7 @@ def compare(
         fleet=() if experiment.fleet is None else _fleet_facts(experiment.fleet),
         signal_seconds=0.0 if experiment.fleet is None else experiment.fleet.signal_seconds,
         bounds=bounds,
+        own_load=_own_load(experiment, saturation, report) if experiment.finds_own_load else None,
     )
 
 
@@ -163,10 +170,16 @@ def simulate_bundle(
     return simulate(trace, replica.rules, replica.step_time, policies, plugin=bundle.plugin, listeners=listeners)
 
 
-def _saturation(experiment: Experiment, jobs: int | None, report: Progress) -> Saturation | None:
-    if all(load is None for load in experiment.loads):
+def _own_load(experiment: Experiment, saturation: Saturation | None, report: Progress) -> float | None:
+    """The trace's own rate as a share of load 1; None without a rate, and for sessions: they come as they are answered."""
+    rate = offered_rate(experiment.trace)
+    if None not in experiment.loads or is_closed_loop(experiment.trace) or len(experiment.trace) < _FEWEST or rate == 0:
         return None
+    measured = _saturation(experiment, report) if saturation is None else saturation
+    return rate / measured.requests_per_second
 
+
+def _saturation(experiment: Experiment, report: Progress) -> Saturation:
     fleet = experiment.fleet
     kinds = [(experiment.replica, 1)] if fleet is None else fleet.kinds()
     servable = [servable_rows(experiment.trace, one.rules) for one, _ in kinds] if len(kinds) > 1 else []

@@ -13,6 +13,7 @@ from headway.bench.report.markup import Markup, join, tag
 from headway.bench.report.table_columns import NOTHING, Cell, CellColumn, shown_columns, significant
 from headway.bench.report.terminal_table import (
     describe_fleet,
+    describe_own_load,
     describe_predictions,
     describe_recorded,
     describe_saturation,
@@ -109,6 +110,9 @@ def facts(comparison: Comparison) -> Markup:
     ]
     if comparison.fleet:
         pieces += [tag("h3", "Fleet"), tag("p", f"{describe_fleet(comparison)}.")]
+    if comparison.own_load is not None:
+        said = describe_own_load(comparison.own_load, of_fleet=bool(comparison.fleet))
+        pieces += [tag("h3", "The trace's own load"), tag("p", f"{said}.")]
     if comparison.saturation is not None:
         pieces += [tag("h3", "Load"), tag("p", f"A load of 1 is {describe_saturation(comparison)}.")]
     pieces += [tag("h3", "Policies"), _bundles(comparison)]

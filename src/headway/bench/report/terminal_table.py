@@ -5,6 +5,7 @@ The text depends on the comparison and the width alone: `wall_seconds` is not sh
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -30,6 +31,7 @@ BEST_STYLE = "bold green"
 _SIZES = frozenset(
     {"kv_blocks", "max_model_tokens", "max_num_batched_tokens", "max_num_seqs"}
 )  # differ from card to card
+_LITTLE_LOAD = 0.5  # below it, orders differ little in docs/concepts.md's picture and in our tables
 _GAP = 2  # blanks between two columns, one of them rich's own divider
 _FEWEST_COLUMNS = 2  # a table of fewer values than this reads worse than blocks
 
@@ -93,6 +95,8 @@ def facts(comparison: Comparison) -> RenderableType:
             grid.add_row(title, Text(text))
     if comparison.saturation is not None:
         grid.add_row("load 1", Text(describe_saturation(comparison)))
+    if comparison.own_load is not None:
+        grid.add_row("own load", Text(describe_own_load(comparison.own_load, of_fleet=bool(comparison.fleet))))
     return grid
 
 
@@ -106,6 +110,20 @@ def describe_fleet(comparison: Comparison) -> str:
     moves = [name for name in dict.fromkeys([run.rescheduling for run in comparison.runs]) if name is not None]
     moving = f"; rescheduling {', '.join(moves)}" if moves else ""
     return f"{replicas}; requests wait {waits}; routing reads {_signals(comparison.signal_seconds)}{moving}"
+
+
+def describe_own_load(load: float, *, of_fleet: bool) -> str:
+    """What the trace's own rate means for what serves it."""
+    what = "fleet" if of_fleet else "replica"
+    said = f"{significant(load, 2)} of what the {what} can serve"
+    if load < _LITTLE_LOAD:
+        return f"{said}: little waits, and the order hardly matters but in bursts"
+    if load <= 1:
+        return f"{said}: requests wait, and the order matters"
+    return (
+        f"{said}: the queue grows as long as the traffic lasts, and no order helps all requests; it takes "
+        f"{math.ceil(load)} such {what}s"
+    )
 
 
 def describe_saturation(comparison: Comparison) -> str:
