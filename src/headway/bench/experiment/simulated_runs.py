@@ -171,7 +171,7 @@ def simulate_bundle(
 
 
 def _own_load(experiment: Experiment, saturation: Saturation | None, report: Progress) -> float | None:
-    """The trace's own rate as a share of load 1; None without a rate, and for sessions: they come as they are answered."""
+    """The trace's own rate as a share of load 1; None without a rate, and for sessions, which come as answers do."""
     rate = offered_rate(experiment.trace)
     if None not in experiment.loads or is_closed_loop(experiment.trace) or len(experiment.trace) < _FEWEST or rate == 0:
         return None
