@@ -23,8 +23,10 @@ def host_and_port(address: object, key: str, *, port_min: int = 0, otherwise: st
     return host.strip("[]"), int(port)
 
 
-def nameserver_of(written: str) -> tuple[str, int]:
+def nameserver_of(written: str, key: str = "nameserver") -> tuple[str, int]:
     """IP address and port, 53 by default, of a name server, from `ADDRESS` or `ADDRESS:PORT`.
+
+    `key` is its name in the sentence.
 
     Raises:
         ValueError: one sentence.
@@ -39,4 +41,4 @@ def nameserver_of(written: str) -> tuple[str, int]:
             return str(ip_address(address.strip("[]"))), int(port)
     except ValueError:
         pass
-    raise ValueError(f'nameserver must be ADDRESS or ADDRESS:PORT, for example "10.0.0.2:8600", got {written!r}')
+    raise ValueError(f'{key} must be ADDRESS or ADDRESS:PORT, for example "10.0.0.2:8600", got {written!r}')

@@ -110,6 +110,8 @@ def read_settings(path: Path) -> Settings:
     try:
         settings = read_table(Settings, content)
         check(settings)
+        if "lease" in content and settings.lease.file is None and settings.lease.kubernetes is None:
+            raise ValueError("[lease] needs file or kubernetes: without one no gateway stands by; or leave [lease] out")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return settings
@@ -438,6 +440,8 @@ def _check_source(where: str, source: ReplicaSourceSettings) -> None:
         raise ValueError(f"{where}.replicas_max must be at most {_FOUND_MAX}, got {source.replicas_max}")
     if source.dns is not None:
         host_and_port(source.dns, f"{where}.dns", port_min=1)
+    if source.srv is not None and ":" in source.srv:
+        raise ValueError(f"{where}.srv must be a name alone, for its records have the port; got {source.srv!r}")
     if source.inference_pool is not None and not _POOL_NAME.fullmatch(source.inference_pool):
         raise ValueError(f"{where}.inference_pool must be NAMESPACE/NAME, got {source.inference_pool!r}")
     if source.scheme == "https" and kind in ("dns", "inference_pool"):
@@ -445,7 +449,7 @@ def _check_source(where: str, source: ReplicaSourceSettings) -> None:
     if source.nameserver is not None:
         if kind not in ("dns", "srv"):
             raise ValueError(f"{where}.nameserver is for dns and srv; leave it out")
-        nameserver_of(source.nameserver)
+        nameserver_of(source.nameserver, f"{where}.nameserver")
     if source.kubeconfig is not None and kind != "inference_pool":
         raise ValueError(f"{where}.kubeconfig is for inference_pool; leave it out")
     needs_yaml = kind == "file" and (source.file or "").endswith(YAML_ENDINGS)

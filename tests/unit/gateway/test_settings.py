@@ -133,7 +133,12 @@ def test_everything_is_read(tmp_path: Path) -> None:
         ("[[replica_source]]\ndns = 'a:1'\nscheme = 'https'", "dns finds addresses, for which no certificate is made"),
         ("[[replica_source]]\ndns = 'a:1'\nscheme = 'ftp'", "replica_source[0].scheme must be one of"),
         ("[[replica_source]]\nfile = 'a'\nnameserver = '10.0.0.1'", "nameserver is for dns and srv; leave it out"),
-        ("[[replica_source]]\ndns = 'a:1'\nnameserver = 'ns'", "nameserver must be ADDRESS or ADDRESS:PORT"),
+        ("[[replica_source]]\ndns = 'a:1'\nnameserver = 'ns'", "[0].nameserver must be ADDRESS or ADDRESS:PORT"),
+        (
+            "[[replica_source]]\nsrv = '_a._tcp.b:80'",
+            "replica_source[0].srv must be a name alone, for its records have",
+        ),
+        ("[lease]\nseconds = 6", "[lease] needs file or kubernetes: without one no gateway stands by"),
         ("[[replica_source]]\ndns = 'a:1'\nkubeconfig = 'k'", "kubeconfig is for inference_pool; leave it out"),
         ("[[replica_source]]\ndns = 'a:1'\nrefresh_seconds = 0", "refresh_seconds must be above 0, got 0"),
         ("[[replica_source]]\ndns = 'a:1'\nrefresh_seconds = inf", "refresh_seconds must be a finite number"),

@@ -90,6 +90,7 @@ class Lease:
         self._clock = clock
         self._held_until = -math.inf
         self._was_held = False
+        self._other = ""  # the latest other gateway seen with it
         self._seen_version: str | None = None
         self._seen_at = math.inf
         self._is_left = False
@@ -129,11 +130,18 @@ class Lease:
         if seen.version != self._seen_version:
             self._seen_version, self._seen_at = seen.version, self._clock()
         if seen.holder not in ("", self.name):
+            self._note_other(seen.holder)
             self._held_until = -math.inf
             if self._clock() < self._seen_at + max(seen.seconds, self.seconds):
                 return
         if not self._is_left and await self._store.write(self.name, self.seconds, seen.version):
             self._held_until = began + self.seconds * _HELD_SHARE
+
+    def _note_other(self, holder: str) -> None:
+        if holder != self._other:
+            self._other = holder
+            fields = {"lease": self.name, "holder": holder}
+            log.info("another gateway holds the lease, and this one stands by", extra={"fields": fields})
 
     def _note_change(self) -> None:
         if self.is_held == self._was_held:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,6 +179,22 @@ def test_a_store_that_is_away_ends_the_lease_and_is_logged_once_a_minute(caplog:
     told = [record.getMessage() for record in caplog.records]
     assert told.count("the lease cannot be renewed or watched: the store is away") == 1
     assert sum("stands by" in line for line in told) == 1
+
+
+def test_one_that_stands_by_says_once_who_is_active(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    world = World()
+    (first, _), (second, _) = gateways(world, [1.0, 1.0])
+
+    async def whole() -> None:
+        for _ in range(3):
+            await first.look()
+            await second.look()
+
+    asyncio.run(whole())
+    said = [(record.getMessage(), record.__dict__["fields"]) for record in caplog.records if "another" in record.msg]
+    sentence = "another gateway holds the lease, and this one stands by"
+    assert said == [(sentence, {"lease": second.name, "holder": first.name})]
 
 
 def test_it_is_kept_and_shown() -> None:
