@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,9 @@ from headway.ray.described_request import describing
 from headway.ray.queue_settings import read_queue_settings
 
 
-def queued(settings: str | Mapping[str, Any] | None = None, describe: str | None = None) -> dict[str, Any]:
+def queued(
+    settings: str | os.PathLike[str] | Mapping[str, Any] | None = None, describe: str | None = None
+) -> dict[str, Any]:
     """The options that put a deployment's requests into one queue, across all proxies and handles.
 
     Args:
@@ -21,7 +24,7 @@ def queued(settings: str | Mapping[str, Any] | None = None, describe: str | None
     Raises:
         ValueError: one sentence that names the key and the fix.
     """
-    given = {} if settings is None else settings
+    given = {} if settings is None else os.fspath(settings) if isinstance(settings, os.PathLike) else settings
     read_queue_settings(given)
     describing(describe)
     arguments: dict[str, Any] = {"settings": given}

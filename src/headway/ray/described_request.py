@@ -96,6 +96,8 @@ def describing(path: str | None) -> Describe | None:
     """
     if path is None:
         return None
+    if not isinstance(path, str):
+        raise ValueError(f"describe must be text, module:function, as each proxy imports it; got {path!r}")
     module, _, name = path.replace(":", ".").rpartition(".")
     try:
         found = getattr(import_module(module), name)

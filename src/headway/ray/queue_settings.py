@@ -55,6 +55,8 @@ def read_queue_settings(given: str | Mapping[str, Any]) -> RayQueueSettings:
     Raises:
         ValueError: one sentence that names the key and the fix.
     """
+    if not isinstance(given, str | Mapping):
+        raise ValueError(f"the settings must be a mapping or the path of a TOML file, got {given!r}")
     content = read_toml(Path(given), given) if isinstance(given, str) else given
     where = f"{given}: " if isinstance(given, str) else ""
     try:

@@ -107,6 +107,13 @@ def test_a_describing_function_that_is_none_is_named_in_one_sentence(path: str) 
     assert describing(None) is None
 
 
+def test_a_function_itself_and_settings_of_another_type_are_refused_in_one_sentence() -> None:
+    with pytest.raises(ValueError, match=r"^describe must be text, module:function, as each proxy imports it; got <"):
+        describing(json.loads)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^the settings must be a mapping or the path of a TOML file, got 3$"):
+        read_queue_settings(3)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
