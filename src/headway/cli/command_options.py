@@ -20,6 +20,14 @@ ORDERING = ("--ordering", "--policy")
 """The option's name, as in every configuration file, and its synonym."""
 
 
+class TableFormat(StrEnum):
+    """How a comparison is printed."""
+
+    text = "text"
+    markdown = "markdown"
+    csv = "csv"
+
+
 class OverContext(StrEnum):
     """What to do with requests longer than the replica can hold."""
 
@@ -372,6 +380,12 @@ class ComparisonOutputs:
     """Where a comparison is written."""
 
     json: JsonFile = None
+    brief: Annotated[
+        bool, typer.Option("--brief", help="Print only the headline and five columns, without definitions.")
+    ] = False
+    format: Annotated[
+        TableFormat, typer.Option(help="How the table is printed: for people, or for a document or a script.")
+    ] = TableFormat.text
     report: Annotated[
         Path | None,
         typer.Option("--report", metavar="FILE.html", help="Write one self-contained HTML report with charts."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from headway.bench.experiment.bundles import Bundle, named_bundles, read_bundles
 from headway.bench.experiment.comparison import SCHEMA, Comparison
@@ -90,15 +91,20 @@ def run_comparisons(
         comparison = run_experiment(experiment, jobs=jobs, progress=progress, command=command_line())
         comparisons.append(comparison)
         if outputs.json != STDOUT:
-            show(comparison)
+            show(comparison, outputs.format.value, brief=outputs.brief)
     _write(outputs, comparisons)
 
 
-def show(comparison: Comparison) -> None:
+def show(comparison: Comparison, form: Literal["text", "markdown", "csv"] = "text", *, brief: bool = False) -> None:
     """Print the table on stdout; the same bytes for the same seed."""
-    from headway.bench.report.terminal_table import print_comparison
+    from headway.bench.report.terminal_table import print_brief, print_comparison
+    from headway.bench.report.written_table import csv_table, markdown_table
 
-    print_rich(lambda console: print_comparison(comparison, console))
+    if form == "text":
+        draw = print_brief if brief else print_comparison
+        print_rich(lambda console: draw(comparison, console))
+    else:
+        print(csv_table(comparison) if form == "csv" else markdown_table(comparison, brief=brief), end="")
 
 
 def _chosen_bundles(orderings: ComparedOrderings, template: Bundle) -> list[Bundle]:

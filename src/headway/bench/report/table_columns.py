@@ -110,6 +110,17 @@ COMPLETED = Column("completed", "completed", "", "count", None, False, lambda m:
 """Shown in front of the others if one run did not complete everything."""
 
 
+_BRIEF_KEYS = (
+    ("ttft_seconds", "mean"),
+    ("ttft_seconds", "p99"),
+    ("ttft_longest_5pct_seconds", "mean"),
+    ("e2e_seconds", "mean"),
+    ("goodput", ""),
+)
+BRIEF = tuple(column for column in COLUMNS if (column.key, column.part) in _BRIEF_KEYS)
+"""What a decision takes: mean and tail, what long requests pay, the whole answer, and the bounds kept."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One value as it is written. `ratio` is empty for the baseline itself and where it would mean nothing."""

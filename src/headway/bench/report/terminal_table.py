@@ -22,7 +22,16 @@ from headway.bench.metrics.run_metrics import DEFINITIONS
 from headway.bench.report.figures import policy_points
 from headway.bench.report.frontier_picture import frontier
 from headway.bench.report.headline import headline
-from headway.bench.report.table_columns import Cell, CellColumn, counted, same_in_all, shown_columns, significant
+from headway.bench.report.table_columns import (
+    BRIEF,
+    Cell,
+    CellColumn,
+    cell_columns,
+    counted,
+    same_in_all,
+    shown_columns,
+    significant,
+)
 from headway.simulator.rules import EngineRules
 
 BEST = "*"
@@ -52,6 +61,15 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print(definitions(comparison), highlight=False)
 
 
+def print_brief(comparison: Comparison, console: Console) -> None:
+    """The headline, and the few columns that a decision takes."""
+    for sentence in headline(comparison)[:2]:
+        console.print(Text(sentence))
+    console.print()
+    columns = [column for column in cell_columns(comparison) if column.column in BRIEF]
+    console.print(_laid_out(comparison, columns, console.width), highlight=False)
+
+
 def on_frontier(comparison: Comparison) -> list[str]:
     """Which policies no other one dominates in mean and p99 TTFT, a sentence for each load; for three or more."""
     said = []
@@ -68,7 +86,10 @@ def on_frontier(comparison: Comparison) -> list[str]:
 
 def results(comparison: Comparison, width: int) -> RenderableType:
     """The numbers within `width` characters: one table, several if it is too narrow, else one block per run."""
-    columns = shown_columns(comparison)
+    return _laid_out(comparison, shown_columns(comparison), width)
+
+
+def _laid_out(comparison: Comparison, columns: Sequence[CellColumn], width: int) -> RenderableType:
     heads = _row_heads(comparison)
     head_width = sum(max(map(len, head)) + _GAP for head in heads)
     parts = _pack(columns, width - head_width)
