@@ -30,7 +30,7 @@ def test_csv_has_full_numbers_in_the_units_of_the_json() -> None:
     rows = list(csv.DictReader(io.StringIO(csv_table(comparison))))
     assert [row["policy"] for row in rows] == [run.policy for run in comparison.runs]
     assert float(rows[0]["ttft_seconds.mean"]) == comparison.runs[0].metrics.ttft_seconds.mean
-    assert rows[0]["load"] == ""
+    assert float(rows[0]["load"]) == comparison.runs[0].load
 
 
 def test_the_brief_table_has_five_columns_and_no_definitions() -> None:
