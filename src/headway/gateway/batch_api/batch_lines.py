@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from itertools import groupby
-from typing import NamedTuple
 
 from headway.gateway.batch_api.batch_rows import ApiBatch, LineResult, LineState, TakenLine
 from headway.gateway.batch_api.batch_store import BatchStore
@@ -28,13 +27,6 @@ FAULTS_MAX = 100
 _DONE = f"({LineState.ANSWERED}, {LineState.FAILED})"
 
 
-class _ReadStep(NamedTuple):
-    """Rows (number, start, bytes, custom_id) of good lines."""
-
-    rows: list[tuple[int, int, int, bytes]]
-    is_last: bool
-
-
 class InputReader:
     """Reads and judges the input file of one batch, in steps."""
 
@@ -47,16 +39,23 @@ class InputReader:
         self._seen: set[bytes] = set()
         self._models: set[str] = set()
         self._faults: list[LineFault] = []
+        self._unstored: list[tuple[int, int, int, int, bytes]] = []  # rows: batch, number, start, bytes, custom_id
 
     def step(self) -> bool:
-        """Read some lines on; whether all were read."""
-        read = self._read()
-        rows = [] if self._faults else [(self.batch.seq, *row) for row in read.rows]
+        """Read some lines on; whether all were read.
+
+        Raises:
+            OSError: the file cannot be read, or its lines not stored; the next step goes on with all that were read.
+            sqlite3.Error: likewise.
+        """
+        is_last = self._read()
         with self._store.transaction():
             self._store.run_for_each(
-                "INSERT INTO line (batch, number, start, bytes, custom_id) VALUES (?, ?, ?, ?, ?)", rows
+                "INSERT INTO line (batch, number, start, bytes, custom_id) VALUES (?, ?, ?, ?, ?)",
+                [] if self._faults else self._unstored,
             )
-        return read.is_last
+        self._unstored.clear()
+        return is_last
 
     def lose(self) -> None:
         """The file is gone from the disk."""
@@ -77,27 +76,26 @@ class InputReader:
         """That of all lines; "" where they differ."""
         return next(iter(self._models)) if len(self._models) == 1 else ""
 
-    def _read(self) -> _ReadStep:
-        rows: list[tuple[int, int, int, bytes]] = []
+    def _read(self) -> bool:
         most, begun_at = self._settings.line_bytes_max, self._at
         with self._store.path_of(self.batch.input_id).open("rb") as file:
             file.seek(self._at)
-            while len(rows) < _STEP_LINES and self._at - begun_at < _STEP_BYTES:
+            while len(self._unstored) < _STEP_LINES and self._at - begun_at < _STEP_BYTES:
                 raw = file.readline(most + 1)
                 if not raw:
                     if not self._seen and not self._faults:
                         self._faults.append(LineFault("empty_file", "The input file holds no request."))
-                    return _ReadStep(rows, is_last=True)
+                    return True
                 self._number += 1
-                fault = self._take(raw, rows)
+                fault = self._take(raw)
                 self._at += len(raw)
                 if fault is not None:
                     self._faults.append(fault._replace(line=self._number))
                     if len(self._faults) >= FAULTS_MAX or fault.code in ("line_too_long", "too_many_lines"):
-                        return _ReadStep(rows, is_last=True)
-        return _ReadStep(rows, is_last=False)
+                        return True
+        return False
 
-    def _take(self, raw: bytes, rows: list[tuple[int, int, int, bytes]]) -> LineFault | None:
+    def _take(self, raw: bytes) -> LineFault | None:
         if len(raw) > self._settings.line_bytes_max:
             message = f"This line is longer than {self._settings.line_bytes_max} bytes."
             return LineFault("line_too_long", message)
@@ -114,7 +112,7 @@ class InputReader:
         self._seen.add(digest)
         if len(self._models) < 2:
             self._models.add(judged.model)
-        rows.append((self._number, self._at, len(raw), judged.custom_id))
+        self._unstored.append((self.batch.seq, self._number, self._at, len(raw), judged.custom_id))
         return None
 
 

@@ -185,13 +185,27 @@ class OpenBatches:
         if now - self._looked_at >= _TICK_SECONDS:
             self._looked_at = now
             self._to_look_at = dict(self._open)
-        while self._to_look_at:
-            _, batch = self._to_look_at.popitem()
-            if batch.row.seq in self._open and batch.input_reader is None:
-                await self._look_at(batch)
+        fault = await self._look_at_changed()
         if not self.sent.is_leaving:
             await self.sent.send_delayed()
             await self._fill()
+        if fault is not None:
+            raise fault
+
+    async def _look_at_changed(self) -> OSError | sqlite3.Error | None:
+        """Look at each batch once; what goes on at once is looked at in the next round.
+
+        Returns a fault of the store: one batch that cannot be ended must not hold up the lines of others.
+        """
+        changed, self._to_look_at = self._to_look_at, {}
+        fault: OSError | sqlite3.Error | None = None
+        for seq, batch in changed.items():
+            if seq in self._open and batch.input_reader is None:
+                try:
+                    await self._look_at(batch)
+                except (OSError, sqlite3.Error) as error:
+                    fault = error
+        return fault
 
     async def _read(self, batch: OpenBatch) -> None:
         """Validate some lines of an input file."""
@@ -269,14 +283,16 @@ class OpenBatches:
         settings, sent = self._settings, self.sent
         while sent.waiting < settings.waiting_max and not sent.is_leaving:
             bytes_left = settings.waiting_bytes_max - sent.waiting_bytes
-            batch = self._next()
-            if batch is None or (bytes_left <= 0 and sent.waiting):
+            if bytes_left <= 0 and sent.waiting:
+                return
+            batch = self._next()  # last, since it takes the tenant's turn
+            if batch is None:
                 return
             most = min(_TAKEN_AT_ONCE, settings.waiting_max - sent.waiting)
             try:
                 taken = await self._thread.call(self._lines.take, batch.row, most, max(0, bytes_left))
             except FileNotFoundError:
-                batch.closing = BatchStatus.COMPLETED, result_lines.INPUT_LOST
+                batch.lose_input()
                 self._changed(batch)
                 continue
             batch.untaken = batch.untaken - len(taken) if taken else 0

@@ -69,6 +69,11 @@ class OpenBatch:
         """Take no line of it for so long."""
         self.rests_until = max(self.rests_until, time.monotonic() + seconds)
 
+    def lose_input(self) -> None:
+        """Its input file is gone from the disk: it ends with what was answered."""
+        if self.closing is None:
+            self.closing = BatchStatus.COMPLETED, result_lines.INPUT_LOST
+
     def may_send(self, now: float) -> bool:
         """Whether a line of it may be taken at this time of the monotonic clock."""
         is_going = self.row.status == BatchStatus.IN_PROGRESS and self.input_reader is None and self.closing is None
@@ -182,7 +187,7 @@ class SentLines:
         elif self.is_leaving and (answer.status == 0 or answer.reason):
             self._give_back(line)
         elif answer.status in FULL and not answer.reason and line.try_number < _FULL_TRIES * self._settings.tries_max:
-            line.batch.rest(answer.retry_seconds or _backoff_seconds(line))
+            line.batch.rest(min(answer.retry_seconds or _backoff_seconds(line), RETRY_SECONDS_MAX))
             self._give_back(line, tries=line.try_number)
         elif _is_worth_a_retry(answer) and line.try_number < self._settings.tries_max:
             if not line.is_waiting:
@@ -197,19 +202,25 @@ class SentLines:
     async def send_delayed(self) -> None:
         """Try lines again whose time has come."""
         now = time.monotonic()
-        due = [line for at, line in self._delayed if at <= now]
-        self._delayed = [(at, line) for at, line in self._delayed if at > now]
-        for line in due:
-            if line.batch.active.get(line.number) is not line:  # it was cut off meanwhile
-                continue
-            try:
-                taken = await self._thread.call(self._lines.take_again, line.batch.row, line.number)
-            except (OSError, sqlite3.Error):
-                self._delayed.append((time.monotonic() + _RETRY_SECONDS, line))
-                raise
-            if taken is not None and line.batch.active.get(line.number) is line:
+        for entry in [entry for entry in self._delayed if entry[0] <= now]:
+            line = entry[1]
+            taken = await self._taken_again(line)  # what raises leaves it, and those after it, for the next round
+            self._delayed.remove(entry)
+            if taken is not None and _is_active(line):
                 line.try_number = taken.try_number
                 self._ask(line, taken.body)
+
+    async def _taken_again(self, line: ActiveLine) -> TakenLine | None:
+        """A line from its file; None if it was cut off meanwhile, or will be, since the file is gone."""
+        if not _is_active(line):
+            return None
+        batch = line.batch
+        try:
+            return await self._thread.call(self._lines.take_again, batch.row, line.number)
+        except FileNotFoundError:
+            batch.lose_input()
+            self._changed(batch)
+            return None
 
     def leave_queue(self, batch: OpenBatch) -> None:
         """Its lines that no replica has wait in their file again."""
@@ -269,6 +280,11 @@ class SentLines:
     def _write(self, done: list[_Done]) -> None:
         """In the store's thread, for a long answer takes its time to write."""
         self._lines.record([_result(one) for one in done])
+
+
+def _is_active(line: ActiveLine) -> bool:
+    """Whether it was not cut off, or given back, meanwhile."""
+    return line.batch.active.get(line.number) is line
 
 
 def _backoff_seconds(line: ActiveLine) -> float:

@@ -257,3 +257,30 @@ def test_what_was_written_and_not_recorded_is_not_in_a_result_file(tmp_path: Pat
     assert custom_ids(store, batch.output_id) == ["r0"]
     assert not store.path_of(other.output_id).exists()
     store.close()
+
+
+def test_lines_that_could_not_be_stored_are_stored_by_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(tmp_path)
+    batch = new_batch(store, stored(store, lines_file(batch_line(f"r{n}") for n in range(2_500))[1]))
+    reader = InputReader(store, batch, BatchSettings())
+    run_for_each, calls = store.run_for_each, 0
+
+    def fails_every_other_time(sql: str, rows: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls % 2:
+            raise sqlite3.OperationalError("database or disk is full")
+        run_for_each(sql, rows)
+
+    monkeypatch.setattr(store, "run_for_each", fails_every_other_time)
+    is_read = False
+    while not is_read:
+        try:
+            is_read = reader.step()
+        except sqlite3.OperationalError:
+            continue
+    assert reader.lines == 2_500
+    assert BatchLines(store).waiting(batch.seq) == 2_500
+    store.close()
