@@ -30,6 +30,9 @@ class WritableClient(Protocol):
     def finish(self) -> None:
         """It is whole."""
 
+    def abort(self) -> None:
+        """Cut it short: the client must see that it is not whole."""
+
     def respond(self, response: Response) -> None:
         """A whole answer at once."""
 
@@ -67,12 +70,24 @@ class AwaitedAnswer:
             self._client.respond(response)
 
     async def send(self, file: BinaryIO, size: int, headers: Headers) -> None:
-        """So many bytes of a file, as fast as the client reads them. Its pieces are read in threads."""
+        """So many bytes of a file, as fast as the client reads them. Its pieces are read in threads.
+
+        Raises:
+            OSError: the file cannot be read on; the answer is cut short, and nothing more may be said in it.
+        """
         if self._is_over:
             return
-        client = self._client
-        client.start(200, headers, size)
-        left = size
+        self._client.start(200, headers, size)
+        try:
+            await self._send_pieces(file, size)
+        except OSError:
+            if not self._is_over:
+                self._is_over = True
+                self._client.abort()
+            raise
+
+    async def _send_pieces(self, file: BinaryIO, size: int) -> None:
+        client, left = self._client, size
         while left:
             piece = await asyncio.to_thread(file.read, min(_PIECE_BYTES, left))
             if not piece:

@@ -18,6 +18,7 @@ _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _WINDOW_SECONDS_MAX = 14 * 86_400
 _EXPIRES_SECONDS_MIN, _EXPIRES_SECONDS_MAX = 3_600, 2_592_000
 _PAIRS_MAX, _KEY_CHARACTERS_MAX, _VALUE_CHARACTERS_MAX = 16, 64, 512
+_PARAMETERS_MAX = 20
 _KNOWN = {"input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after"}
 
 
@@ -137,7 +138,11 @@ def wanted_keeping(fields: Mapping[str, str]) -> int | None:
 
 def wanted_page(target: bytes, default: int, most: int, *, of_files: bool) -> WantedPage:
     """Which page a request target asks for. Raises RequestMistake."""
-    given = dict(parse_qsl(target.partition(b"?")[2].decode("latin-1"), keep_blank_values=True, max_num_fields=20))
+    query = target.partition(b"?")[2].decode("latin-1")
+    try:
+        given = dict(parse_qsl(query, keep_blank_values=True, max_num_fields=_PARAMETERS_MAX))
+    except ValueError:
+        raise RequestMistake(f"the query has more than {_PARAMETERS_MAX} parameters; leave some out") from None
     limit = given.get("limit", str(default))
     if not re.fullmatch("[0-9]{1,6}", limit) or not 1 <= int(limit) <= most:
         raise RequestMistake(f"limit must be a whole number from 1 to {most:,}", "limit")

@@ -54,6 +54,7 @@ class LineClient:
         self._status = 0
         self._headers: dict[bytes, bytes] = {}
         self._body = BytesIO()
+        self._is_too_long = False  # a piece was left out
 
     def exchange(self, request: GatewayRequest) -> Exchange:
         """What carries its request."""
@@ -75,21 +76,26 @@ class LineClient:
 
     def write(self, body: bytes) -> None:
         """Some of its body."""
-        if self._body.tell() + len(body) <= self._bytes_max:
-            self._body.write(body)
-        elif self._ended is not None:
+        if not self._keep(body) and self._ended is not None:
             # At the next turn: the relay is in the middle of passing this piece on.
             asyncio.get_running_loop().call_soon(self._give_up)
 
     def write_last(self, body: bytes) -> None:
         """The rest of its body."""
-        if self._body.tell() + len(body) > self._bytes_max:
-            self._tell(LineAnswer(self._status, b"", is_too_long=True))
-        else:
+        self._keep(body)
+
+    def _keep(self, body: bytes) -> bool:
+        """Keep a piece if none was left out before it and it is within the bound; whether it is kept."""
+        self._is_too_long = self._is_too_long or self._body.tell() + len(body) > self._bytes_max
+        if not self._is_too_long:
             self._body.write(body)
+        return not self._is_too_long
 
     def finish(self) -> None:
-        """It is whole."""
+        """It is whole, if all of it was kept."""
+        if self._is_too_long:
+            self._tell(LineAnswer(self._status, b"", is_too_long=True))
+            return
         usage = self.request.relayed.usage if self.request is not None else None
         reason = self._headers.get(REASON_HEADER, b"").decode("latin-1")
         retry_seconds = _seconds(self._headers.get(b"retry-after-ms"), self._headers.get(b"retry-after"))
