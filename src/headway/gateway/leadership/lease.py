@@ -120,7 +120,7 @@ class Lease:
         try:
             async with asyncio.timeout(self.seconds * _RENEWED_SHARE * 2):
                 await self._look()
-        except (LeaseFault, TimeoutError) as fault:
+        except Exception as fault:  # one of ours, too, must not end `keep`: this gateway would never serve again
             self._log_fault(fault)
         self._note_change()
 
@@ -168,7 +168,7 @@ class Lease:
                     seen = await self._store.read()
                     if seen.holder != self.name or await self._store.write("", self.seconds, seen.version):
                         return
-        except (LeaseFault, TimeoutError) as fault:
+        except Exception as fault:  # whatever it is, what is inside here is finished
             self._log_fault(fault)
 
     async def close(self) -> None:
@@ -189,4 +189,6 @@ class Lease:
         if now - self._logged_at >= _LOGGED_SECONDS:
             self._logged_at = now
             why = str(fault) or f"no answer within {self.seconds * _RENEWED_SHARE * 2:g} s"
-            log.error("the lease cannot be renewed or watched: %s", why, extra={"fields": {"lease": self.name}})
+            trace = None if isinstance(fault, LeaseFault | TimeoutError) else fault
+            message = "the lease cannot be renewed or watched: %s"
+            log.error(message, why, exc_info=trace, extra={"fields": {"lease": self.name}})

@@ -267,3 +267,31 @@ def test_names_differ_and_none_is_chosen_by_default(tmp_path: Path) -> None:
     assert own_name() != own_name()
     assert chosen_lease(LeaseSettings()) is None
     assert chosen_lease(LeaseSettings(file=str(tmp_path / "lease"))) is not None
+
+
+def test_a_fault_of_ours_ends_neither_the_keeping_nor_the_drain(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(RecordInMemory):
+        is_broken = True
+
+        async def read(self) -> SeenLease:
+            if self.is_broken:
+                raise ZeroDivisionError("a fault of ours")
+            return await super().read()
+
+    async def scenario() -> None:
+        store = Broken(World())
+        lease = Lease(store, 0.2, name="a")
+        keeping = asyncio.create_task(lease.keep())
+        async with asyncio.timeout(60):
+            while not caplog.records:
+                await asyncio.sleep(0.01)
+            store.is_broken = False
+            while not lease.is_held:
+                await asyncio.sleep(0.01)
+        assert not keeping.done()
+        assert caplog.records[0].exc_info is not None
+        keeping.cancel()
+        store.is_broken = True
+        await lease.leave()
+
+    asyncio.run(scenario())
