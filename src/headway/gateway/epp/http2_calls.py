@@ -127,9 +127,9 @@ class Http2Calls:
         if call is None:
             self._check_was_open(number)  # it is over here, which the client did not know yet
         elif call.has_ended_sending:
-            self._reset(call, Http2Error.STREAM_CLOSED)
+            self._reset_for_fault(call, Http2Error.STREAM_CLOSED)
         elif call.credit < size:
-            self._reset(call, Http2Error.FLOW_CONTROL_ERROR)
+            self._reset_for_fault(call, Http2Error.FLOW_CONTROL_ERROR)
         else:
             call.credit -= size
             if payload:
@@ -157,10 +157,11 @@ class Http2Calls:
             return
         self.last = number
         if self._drained is not None or len(self._open) >= self._limits.calls:
-            self._output.write(reset_frame(number, Http2Error.REFUSED_STREAM))
+            self._refuse(number, Http2Error.REFUSED_STREAM)
         elif not head.is_well_formed:
-            self._output.write(reset_frame(number, Http2Error.PROTOCOL_ERROR))
+            self._refuse(number, Http2Error.PROTOCOL_ERROR)
         elif not head.is_grpc:
+            self._frames.count()
             self._output.refuse(number, cuts=not ends)
         else:
             call = self._open[number] = GrpcCall(self._output, number, self.peer, CALL_WINDOW, self._hold)
@@ -170,6 +171,11 @@ class Http2Calls:
             self._guarded(call, self._begin_call, call, head.path)
             if ends:
                 self._half_close(call)
+
+    def _refuse(self, number: int, error: Http2Error) -> None:
+        """Begin no call. It counts, or a client could send such heads without end and read no reset."""
+        self._frames.count()
+        self._output.write(reset_frame(number, error))
 
     def _begin_call(self, call: GrpcCall, path: bytes) -> None:
         handler = self._begin(path, call)
@@ -183,7 +189,7 @@ class Http2Calls:
         if call is None:
             self._frames.count()
         elif not ends or call.has_ended_sending:
-            self._reset(call, Http2Error.PROTOCOL_ERROR)
+            self._reset_for_fault(call, Http2Error.PROTOCOL_ERROR)
         else:
             self._half_close(call)
 
@@ -213,6 +219,11 @@ class Http2Calls:
             self._output.write(reset_frame(call.id, error))
         self._drop(call)
 
+    def _reset_for_fault(self, call: GrpcCall, error: Http2Error) -> None:
+        """Its client broke a rule: that counts as a reset of its own, which it stands for (CVE-2025-8671)."""
+        self._frames.count_reset()
+        self._reset(call, error)
+
     def _drop(self, call: GrpcCall) -> None:
         self._output.forget(call)
         self._ended(call)
@@ -239,7 +250,7 @@ class Http2Calls:
         else:
             call.window += more_bytes
             if not more_bytes or call.window + self._output.first_window > WINDOW_MAX:
-                self._reset(call, Http2Error.FLOW_CONTROL_ERROR)
+                self._reset_for_fault(call, Http2Error.FLOW_CONTROL_ERROR)
             else:
                 self._go_on(call)
 

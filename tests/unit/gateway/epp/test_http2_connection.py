@@ -316,6 +316,37 @@ def test_connections_beyond_the_bound_are_not_taken() -> None:
     run(scenario)
 
 
+def test_a_client_that_makes_us_reset_its_calls_has_the_bound_of_one_that_resets_them() -> None:
+    """CVE-2025-8671: each call begins its work, and a frame that breaks a rule ends it at our side."""
+
+    async def scenario() -> None:
+        client = Http2Client()
+        stream = 1
+        while not client.transport.closed and stream < 4_000:
+            client.send(client.head(stream), window_frame(stream, 0))
+            stream += 2
+        assert goaway_error(client.came()) == Http2Error.ENHANCE_YOUR_CALM
+        assert len(client.calls) == 1_001
+        assert [call.over_times for call in client.calls[:1_000]] == [1] * 1_000
+
+    run(scenario)
+
+
+def test_heads_that_begin_no_call_have_a_bound() -> None:
+    async def scenario() -> None:
+        client = Http2Client(Http2Limits(10, 1, 15.0, 60.0))
+        client.send(client.head(1))
+        stream = 3
+        while not client.transport.closed and stream < 60_000:
+            client.send(client.head(stream))
+            stream += 2
+        frames = client.came()
+        assert goaway_error(frames) == Http2Error.ENHANCE_YOUR_CALM
+        assert set(reset_errors(frames).values()) == {Http2Error.REFUSED_STREAM}
+
+    run(scenario)
+
+
 # Windows
 
 
