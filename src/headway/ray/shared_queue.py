@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from headway.gateway.api_keys import ApiKeys
 from headway.gateway.openai.client_terms import read_terms
@@ -47,11 +48,12 @@ from headway.ray.queue_messages import (
     ServeReplica,
 )
 from headway.ray.queue_settings import RayQueueSettings
-from headway.ray.ticket_relay import TicketRelay
+from headway.ray.ticket_relay import BROKE, TicketRelay
 
 SWEEP_SECONDS = 0.25
 _ROUNDS_A_SECOND = 4
 _A_TURN = 50  # requests looked at before others have the event loop
+_News = TypeVar("_News", QueueEntry, Rejection)
 _PRIORITY_BOUND = 1_000_000  # of what an application says of its own requests
 log = logging.getLogger("headway.ray")
 
@@ -145,9 +147,22 @@ class SharedQueue:
         for number, outcome in news.ended:
             self._end(side, number, outcome)
         for rejection in news.rejected:
-            self._reject(side, rejection)
+            self._guarded(side, rejection.number, self._reject, rejection)
         for entry in news.entered:
-            self._enter(side, entry)
+            self._guarded(side, entry.number, self._enter, entry)
+
+    def _guarded(self, side: _RouterSide, number: int, act: Callable[[_RouterSide, _News], None], news: _News) -> None:
+        """A fault in our own code ends one request, and none of the others that its router tells of."""
+        try:
+            act(side, news)
+        except Exception as error:
+            relay = side.tickets.pop(number, None)
+            if relay is None:
+                self.dispatcher.errors.contained("ray", error)
+                refused = RefusedRequest(500, BROKE, str(Reason.INTERNAL_ERROR), None)
+                side.tell(RouteVerdict(number, refusal=refused))
+            else:
+                self.dispatcher.contain(relay, "ray", error)
 
     async def wait(self, router: str, seconds: float) -> list[RouteVerdict] | None:
         """Verdicts for a router as soon as there are any, at the latest after so many seconds; None as in `take`."""

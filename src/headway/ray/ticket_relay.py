@@ -15,7 +15,7 @@ from headway.gateway.queueing.request_state import GatewayRequest, RequestMove, 
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.ray.queue_messages import RefusedRequest, RouteVerdict
 
-_BROKE = "the queue failed at this request; its log says why"
+BROKE = "the queue failed at this request; its log says why"
 
 
 class TicketRelay:
@@ -61,7 +61,7 @@ class TicketRelay:
         """End the request after an internal error."""
         if self.request.stage is not RequestStage.ENDED:
             was_sent = self.request.stage is RequestStage.SENT
-            self._answer(Refusal(500, _BROKE, Reason.INTERNAL_ERROR), Outcome.FAILED, is_told=not was_sent)
+            self._answer(Refusal(500, BROKE, Reason.INTERNAL_ERROR), Outcome.FAILED, is_told=not was_sent)
 
     def _answer(self, refusal: Refusal, outcome: Outcome, *, is_told: bool = True) -> None:
         self.request.relayed.status = refusal.status

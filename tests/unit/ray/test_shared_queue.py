@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway.gateway.queueing.counts import Outcome
+from headway.gateway.wire.messages import HttpRequest
+from headway.ray import shared_queue
 from headway.ray.queue_client import QueueLost, RequestRefused, Ticket
 from headway.ray.queue_messages import (
     End,
@@ -510,5 +512,32 @@ def test_whatever_happens_no_request_is_lost_and_no_replica_has_too_many(moves: 
             queue.take(RouterNews(str(router), ended=[End(one, Outcome.CANCELLED) for one in inside[router]]))
         assert queue.dispatcher.counts.inside == 0
         await asyncio.sleep(0)
+
+    run(test())
+
+
+def test_a_fault_at_one_request_ends_no_other_of_its_router(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        house = QueueHouse()
+        router = house.router("only")
+        router.list_replicas(replicas("a", "b", "c"))
+        await router.choose(prompt_of(10))
+        read_terms = shared_queue.read_terms
+
+        def fails_at_one(http: HttpRequest, body: Any) -> Any:
+            if http.named.get(b"x-request-id") == b"fault":
+                raise ZeroDivisionError
+            return read_terms(http, body)
+
+        monkeypatch.setattr(shared_queue, "read_terms", fails_at_one)
+        bad = prompt_of(20)._replace(headers=[(b"x-request-id", b"fault")])
+        chosen = await asyncio.gather(
+            *(router.choose(one) for one in (prompt_of(30), bad, prompt_of(40))), return_exceptions=True
+        )
+        assert [type(one) for one in chosen] == [Ticket, RequestRefused, Ticket]
+        assert not router.is_lost
+        assert house.queue.dispatcher.errors.by_place["ray"] == 1
+        assert house.queue.figures()["inside"] == 3
+        assert house.queue.dispatcher.counts.is_conserved()
 
     run(test())
