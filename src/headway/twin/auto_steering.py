@@ -161,9 +161,7 @@ class AutoSteering:
                 self.settings.objective,
                 (self.settings.ttft_seconds, self.settings.tpot_seconds),
                 self._step_time,
-                max(self.settings.sure, _SURE_OF_TAILS)
-                if self.settings.objective == "p99-ttft"
-                else self.settings.sure,
+                self._sure,
                 self._seed,
                 self._finalists if self._until_grid else (),
             ),

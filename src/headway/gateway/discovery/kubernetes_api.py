@@ -169,7 +169,8 @@ class KubernetesApi:
     def _errors(self) -> type[Exception]:
         import aiohttp  # noqa: PLC0415 - comes with the extra
 
-        return aiohttp.ClientError
+        errors: type[Exception] = aiohttp.ClientError
+        return errors
 
 
 def _said(error: BaseException) -> str:

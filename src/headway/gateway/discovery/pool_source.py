@@ -99,7 +99,6 @@ class PoolSource:
         self._spec: _Pool | None = None
         self._pods: Mapping[str, _Pod] = {}
         self._following: asyncio.Task[None] | None = None
-        self._has_told = False
 
     async def follow(self, tell: Callable[[Findings], None], report: SourceReport) -> None:
         """See `ReplicaSource`."""
