@@ -23,6 +23,7 @@ from headway.gateway.leadership.leadership import Leadership
 from headway.gateway.learned.learned_state import LearnedState
 from headway.gateway.learned.queue_tuning import check_tuning
 from headway.gateway.observing.gateway_metrics import GatewayMetrics
+from headway.gateway.observing.hour_series import HourSeries
 from headway.gateway.observing.loop_watch import LoopWatch
 from headway.gateway.observing.refusal_log import RefusalLog
 from headway.gateway.observing.replica_metrics import source_metrics
@@ -98,7 +99,8 @@ class Gateway:
         self._batches = BatchApi(settings.batches) if settings.batches.folder is not None else None
         recording = [one for one in (self._recorder, self._tracing, self._batches) if one is not None]
         observing: list[RequestObserver] = [self._metrics, wanted, *observers, *recording]
-        observing += [intake, history, self._refusal_log, self.twin]
+        self._hour = HourSeries(self._clock)
+        observing += [intake, history, self._refusal_log, self.twin, self._hour]
         self._model_lists = ModelLists(lambda: self.dispatcher.replicas, self._clock)
         self._hold_timer = HoldTimer(self._clock, lambda: self.dispatcher.pump())  # noqa: PLW0108 - made below
         learned, held, ask = self._learned, self._hold_timer.held, self._model_lists.ask_again
@@ -123,7 +125,9 @@ class Gateway:
         )
         administration = Administration(self.dispatcher, AdminKeys(settings), self._register)
         has_admin = settings.admin_listen is not None
-        self.site = PublicRoutes(self.api, administration, history, self._learned, self.twin, has_admin=has_admin)
+        self.site = PublicRoutes(
+            self.api, administration, history, self._learned, self.twin, hour=self._hour, has_admin=has_admin
+        )
         self._held: dict[str, SharedLimits] = {}  # listener -> what its clients hold
         self._metrics.watch(self.dispatcher, self.loop_watch, self._held)
         gauges = [lambda: source_metrics(self._register.sources), wanted.metrics, self._leadership.metrics]
@@ -293,6 +297,7 @@ class Gateway:
                 await asyncio.sleep(0)
         guard("sweep", self._membership.sweep)
         self._refusal_log.flush()
+        self._hour.look(sum(map(len, self.dispatcher.queues.values())))
         if self.tokens is not None and self.tokens.is_due:
             self._asking_for_keys = asyncio.create_task(self.tokens.ask())
         if self._recorder is not None:

@@ -16,7 +16,8 @@ from headway.gateway.api_routes import ApiRoutes
 from headway.gateway.gateway_twin import GatewayTwin
 from headway.gateway.head_refusals import foreign_host, loop
 from headway.gateway.learned.learned_state import LearnedState
-from headway.gateway.observing.page import PAGE_PATHS, page_file, state_of
+from headway.gateway.observing.hour_series import HourSeries
+from headway.gateway.observing.page import PAGE_PATHS, page_file, state_of, to_the_page
 from headway.gateway.observing.prometheus_text import CONTENT_TYPE
 from headway.gateway.observing.request_history import REMEMBERED, RequestHistory
 from headway.gateway.openai.allowed_paths import is_of_the_api
@@ -45,9 +46,11 @@ class PublicRoutes:
         learned: LearnedState,
         twin: GatewayTwin,
         *,
+        hour: HourSeries,
         has_admin: bool,
     ) -> None:
         """`has_admin`: there is an admin address."""
+        self.hour = hour
         self.api = api
         self.dispatcher = api.dispatcher
         self.administration = administration
@@ -192,12 +195,21 @@ def _state(routes: PublicRoutes, request: HttpRequest) -> Response:
     return Response(200, json.dumps(state).encode(), headers=((b"cache-control", b"no-store"),))
 
 
+def _hour(routes: PublicRoutes, request: HttpRequest) -> Response:
+    content = json.dumps(routes.hour.shown(), separators=(",", ":")).encode()
+    return Response(200, content, headers=((b"cache-control", b"no-store"),))
+
+
 def _why(routes: PublicRoutes, request: HttpRequest) -> Response:
     wanted = id_text(unquote_to_bytes(request.target.partition(b"?id=")[2]))
     entry = routes.history.find(wanted)
     if entry is None:
         return error_response(404, f"no such request among the latest {REMEMBERED:,}", Reason.MALFORMED)
     return _json(entry)
+
+
+def _to_the_page(routes: PublicRoutes, request: HttpRequest) -> Response:
+    return to_the_page()
 
 
 def _page_file(routes: PublicRoutes, request: HttpRequest) -> Response:
@@ -217,6 +229,8 @@ INSIDE_PATHS: Mapping[str, OwnAnswer] = MappingProxyType(
     {
         "/metrics": _metrics,
         "/headway/state": _state,  # what the live page shows
+        "/headway/hour": _hour,  # and its charts
+        "/headway": _to_the_page,
         "/headway/why": _why,  # why one request waited
         **dict.fromkeys(PAGE_PATHS, _page_file),
     }

@@ -37,6 +37,10 @@ class ClassQueue:
         """How many wait in each lane of the online queue. O(waiting)."""
         return self.online.lane_sizes()
 
+    def lane_heads(self) -> dict[LaneId, Request]:
+        """The first request of each lane of the online queue."""
+        return self.online.lane_heads()
+
     def add(self, request: Request) -> None:
         """Put a request in, one set aside into its old place. Raises ValueError if its id is waiting already."""
         self._of(request).add(request)

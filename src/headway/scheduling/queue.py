@@ -88,6 +88,10 @@ class WaitingQueue:
         """How many wait in each lane, the preempted apart; under a ranked ordering in the lane None. O(waiting)."""
         return dict(Counter([lane for lane, _ in self._where.values()]))
 
+    def lane_heads(self) -> dict[LaneId, Request]:
+        """The first request of each lane, the preempted apart."""
+        return dict(self._heads)
+
     def add(self, request: Request) -> None:
         """Put a request in, one set aside into its old place. Raises ValueError if its id is waiting already."""
         if request.id in self._where or request.id in self._front:

@@ -64,7 +64,11 @@ async def shows_what_goes_on(setup: Setup, browser: Browser) -> None:
     assert "completed 2" in counts
     await setup.replicas[1].stop()
     await browser.until("document.querySelector('#replicas').innerText.includes('ejected')")
-    assert await browser.value("document.querySelector('#history svg polyline') !== null")
+    assert await browser.value("document.querySelector('#chart-waiting svg path.line') !== null")
+    assert "6 requests wait" in await text("#waiting-words")
+    assert "\t6\t" in await text("#waiting-cells")
+    assert "(no name)\t4\t2\t" in await text("#hour-tenants")  # two answered, two refused
+    assert await browser.value("document.querySelector('nav a').href") == f"http://127.0.0.1:{setup.port}/metrics"
 
 
 async def works_by_keyboard(setup: Setup, browser: Browser) -> None:
@@ -143,6 +147,76 @@ async def says_when_it_is_cut_off(setup: Setup, browser: Browser) -> None:
     browser.faults = [fault for fault in browser.faults if "ERR_INTERNET_DISCONNECTED" not in fault]
 
 
+async def behind_a_prefix(port: int, prefix: bytes) -> asyncio.Server:
+    """A proxy that takes a prefix off each path, as an ingress does; other paths are not found."""
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        method, path, rest = head.split(b" ", 2)
+        if path.startswith(prefix + b"/"):
+            line, _, headers = rest.partition(b"\r\n")
+            there, gateway = await asyncio.open_connection("127.0.0.1", port)
+            target = path.removeprefix(prefix)
+            kept = [one for one in headers.split(b"\r\n") if one and not one.lower().startswith(b"connection:")]
+            gateway.write(b"\r\n".join([b"%s %s %s" % (method, target, line), *kept, b"connection: close", b"", b""]))
+            writer.write(await there.read())
+            gateway.close()
+        else:
+            writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    return await asyncio.start_server(pass_on, "127.0.0.1", 0)
+
+
+def test_the_page_behind_a_path_prefix(run_gateway: RunGateway, tmp_path: Path) -> None:
+    async def scenario(setup: Setup) -> None:
+        setup.replicas[0].usual = echoes()
+        await setup.ask(completion(), headers="x-request-id: one\r\n")
+        server = await behind_a_prefix(setup.port, b"/team/llm")
+        origin = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/team/llm/"
+        async with Browser(tmp_path) as browser:
+            await browser.tell("Page.navigate", url=origin + "headway")  # sent on to the slash, below the prefix
+            await browser.until("document.querySelectorAll('#hour-tenants tr, #stories td').length > 1")
+            assert await browser.value("location.href") == origin + "headway/"
+            assert "one" in await browser.value("document.querySelector('#stories').innerText")
+            assert await browser.value("document.querySelector('nav a').href") == origin + "metrics"
+            await browser.value("document.querySelector('#id').value = 'one'")
+            await browser.value("document.querySelector('#find button').click()")
+            told = await browser.until("document.querySelector('#answer').innerText")
+            assert told.startswith("completed after ")
+            assert not [url for url in browser.requests if not url.startswith((origin, "data:", "about:"))]
+            assert browser.faults == []
+        server.close()
+
+    run_gateway(scenario, replicas=1)
+
+
+def test_many_replicas_and_tenants_fit_a_telephone(run_gateway: RunGateway, tmp_path: Path) -> None:
+    async def scenario(setup: Setup) -> None:
+        for one in setup.replicas:
+            one.usual = echoes(tokens=1)
+        for begin in range(0, 1_000, 100):
+            headers = [f"x-gateway-inference-fairness-id: tenant-{begin + number}\r\n" for number in range(100)]
+            await asyncio.gather(*(setup.ask(completion(), headers=one) for one in headers))
+        async with Browser(tmp_path) as browser:
+            size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+            await browser.tell("Emulation.setDeviceMetricsOverride", **size)
+            await browser.tell("Page.navigate", url=f"http://127.0.0.1:{setup.port}/headway/")
+            await browser.until("document.querySelectorAll('#hour-tenants tr').length > 1")
+            assert await browser.value("document.querySelectorAll('#replicas tr').length") == 50
+            assert await browser.value("document.querySelectorAll('#hour-tenants tr').length") == 11
+            assert "others" in await browser.value("document.querySelector('#hour-tenants').innerText")
+            assert await browser.value("document.documentElement.scrollWidth <= innerWidth")
+            wide = (
+                "[...document.querySelectorAll('td')].filter((one) => one.getBoundingClientRect().right > innerWidth)"
+            )
+            assert await browser.value(f"{wide}.map((one) => one.innerText)") == []
+            assert browser.faults == []
+
+    run_gateway(scenario, replicas=50)
+
+
 def test_the_page_under_load_in_a_browser(run_gateway: RunGateway, tmp_path: Path) -> None:
     async def scenario(setup: Setup) -> None:
         gate = asyncio.Event()
@@ -155,7 +229,7 @@ def test_the_page_under_load_in_a_browser(run_gateway: RunGateway, tmp_path: Pat
         origin = f"http://127.0.0.1:{setup.port}/"
         async with Browser(tmp_path) as browser:
             await browser.tell("Page.navigate", url=origin + "headway/")
-            await browser.until("document.querySelectorAll('#stories tr').length > 1")
+            await browser.until("document.querySelectorAll('#stories tr, #chart-waiting svg').length > 2")
             for check in (
                 is_readable,
                 fits_a_telephone,

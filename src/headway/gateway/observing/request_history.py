@@ -36,7 +36,7 @@ class RequestHistory:
         self.requests.append(
             {
                 "id": id_text(arrived.request_id),
-                "tenant": _shortened(arrived.tenant),
+                "tenant": shortened(arrived.tenant),
                 "model": arrived.model[:_MODEL_CHARACTERS_MAX],
                 "class": arrived.request_class,
                 "prompt_tokens": queued.prompt_tokens,
@@ -58,7 +58,7 @@ class RequestHistory:
         )
 
 
-def _shortened(name: str) -> str:
+def shortened(name: str) -> str:
     """A tenant's name; a long one, which a client may have chosen, ends in a hash."""
     return (
         name

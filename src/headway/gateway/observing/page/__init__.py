@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 
+from headway.gateway.observing.waiting_picture import waiting_picture
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.model_queue import ModelQueue
@@ -17,10 +18,10 @@ from headway.gateway.wire.messages import Response
 from headway.policies.contracts import LaneId
 
 _FILES = {
-    "/headway": ("live.html", b"text/html; charset=utf-8"),
     "/headway/": ("live.html", b"text/html; charset=utf-8"),
     "/headway/live.css": ("live.css", b"text/css; charset=utf-8"),
     "/headway/live.js": ("live.js", b"text/javascript; charset=utf-8"),
+    "/headway/live_charts.js": ("live_charts.js", b"text/javascript; charset=utf-8"),
 }
 _QUEUES_SHOWN = 200
 _SHOWN = 10  # lanes and tenants, the largest
@@ -41,6 +42,11 @@ def page_file(path: str) -> Response:
     """A file of the page, by one of `PAGE_PATHS`."""
     name, content_type = _FILES[path]
     return Response(200, files(__package__).joinpath(name).read_bytes(), content_type, _SAFE)
+
+
+def to_the_page() -> Response:
+    """From `/headway`: addresses on the page are relative to `/headway/`, whatever path a proxy puts before it."""
+    return Response(308, b"", b"text/plain", (*_SAFE, (b"location", b"headway/")))
 
 
 def state_of(
@@ -67,6 +73,7 @@ def state_of(
             **{str(outcome): counts.ended[outcome] for outcome in Outcome},  # zeros too: a reader needs no default
         },
         "reasons": {str(reason): number for reason, number in counts.reasons.items()},
+        "waiting_picture": waiting_picture(dispatcher),
         "lines": [_queue(queue) | {"tuned": tuned(queue.key)} for queue in _longest(dispatcher)],
         "replicas": [_replica(replica) for replica in [*dispatcher.replicas, *leaving]],
         "fairness": fairness,
@@ -82,7 +89,8 @@ def _longest(dispatcher: Dispatcher) -> Sequence[ModelQueue]:
 
 def _queue(queue: ModelQueue) -> dict[str, object]:
     most = heapq.nlargest(_SHOWN, queue.waiting_by_payer.items(), key=lambda entry: entry[1].requests)
-    lanes = heapq.nlargest(_SHOWN, queue.scheduler.queue.lane_sizes().items(), key=lambda entry: entry[1])
+    sizes, heads = queue.scheduler.queue.lane_sizes(), queue.scheduler.queue.lane_heads()
+    lanes = heapq.nlargest(_SHOWN, sizes.items(), key=lambda entry: entry[1])
     return {
         "model": queue.key.model or "any",
         "kind": _kind_of(queue.key),
@@ -90,15 +98,24 @@ def _queue(queue: ModelQueue) -> dict[str, object]:
         "waiting_offline": len(queue.scheduler.queue.offline),
         "waiting_tokens": queue.waiting.tokens,
         "drain_seconds": queue.drain_seconds(),
-        "lanes": {_lane_name(lane): requests for lane, requests in lanes},
+        "lanes_in_all": len(sizes),
+        "lanes": [
+            {
+                "name": _lane_name(lane),
+                "requests": requests,
+                "first_prompt_tokens": heads[lane].prompt_tokens if lane in heads else None,
+            }
+            for lane, requests in lanes
+        ],
         "tenants": {payer: sums.requests for payer, sums in most},
     }
 
 
 def _lane_name(lane: LaneId) -> str:
-    """A nested lane is a tenant's; the only lane of a ranked ordering has no name of its own."""
-    parts = lane if isinstance(lane, tuple) else (lane,)
-    return " / ".join(str(part) for part in parts if part is not None) or "one"
+    """The tenant or adapter that a lane is of, "" without one: an ordering's numbers say nothing to a reader."""
+    if isinstance(lane, tuple):
+        return " / ".join(filter(None, map(_lane_name, lane)))
+    return lane if isinstance(lane, str) else ""
 
 
 def _replica(replica: UpstreamReplica) -> dict[str, object]:

@@ -1,48 +1,56 @@
 "use strict";
-// Shows /headway/state, once a second. Every text goes in as text, never as markup.
+// Shows `state`, once a second, and `hour`. Addresses are relative: a proxy may put a path before them.
+// Every text goes in as text, never as markup.
 const byId = (id) => document.getElementById(id);
 const seconds = (s) => s === null || s === undefined ? "–" : s < 1 ? `${Math.round(s * 1000)} ms` : `${s.toFixed(1)} s`;
 const number = (n) => n === null || n === undefined ? "–" : Math.round(n).toLocaleString("en");
-const waiting = [];
+const HOUR_SECONDS = 10; // between two looks at the hour
 let paused = false;
+let hourAt = 0;
 
 const wraps = (text) => ({ text, classes: "wraps" });
 const bad = (text) => ({ text, classes: "bad wraps" });
 
+// Cells: a text, {text, classes} or {node}. Each row repeats its heads in data-head, which a narrow screen shows.
 function rows(id, data, none) {
   const body = byId(id);
+  const heads = [...body.closest("table").tHead.rows[0].cells].map((head) => head.textContent.trim());
   body.replaceChildren(...data.map((cells) => {
-    const row = document.createElement("tr");
-    for (const cell of cells) {
-      const { text, classes } = typeof cell === "object" && cell ? cell : { text: cell, classes: "" };
-      Object.assign(row.insertCell(), { textContent: text, className: classes });
-    }
+    const row = roled(document.createElement("tr"), "row");
+    cells.forEach((cell, place) => {
+      const { text, classes, node } = typeof cell === "object" && cell ? cell : { text: cell };
+      const made = roled(row.insertCell(), "cell");
+      made.className = classes || "";
+      made.dataset.head = heads[place];
+      if (node) made.append(node);
+      else made.textContent = text;
+    });
     return row;
   }));
-  if (!data.length) Object.assign(body.insertRow().insertCell(), { textContent: none, colSpan: 9 });
+  if (!data.length) Object.assign(roled(roled(body.insertRow(), "row").insertCell(), "cell"), { textContent: none, colSpan: 9 });
 }
 
-function draw() {
-  const most = Math.max(1, ...waiting);
-  const points = waiting.map((n, i) => `${i},${40 - 38 * n / most}`).join(" ");
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("viewBox", "0 0 119 40");
-  svg.setAttribute("preserveAspectRatio", "none");
-  svg.setAttribute("aria-hidden", "true"); // the label around it says it in words
-  const line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
-  line.setAttribute("points", points);
-  svg.append(line);
-  byId("history").replaceChildren(svg);
-  byId("history").setAttribute("aria-label", `Requests waiting over the last two minutes: ${waiting.at(-1)} now, ${most} at most`);
+// A table that is laid out as blocks would be no table to a screen reader without its roles.
+function roled(node, role) {
+  node.setAttribute("role", role);
+  return node;
+}
+for (const table of document.querySelectorAll("table")) {
+  roled(table, "table");
+  roled(table.tHead, "rowgroup");
+  roled(table.tBodies[0], "rowgroup");
+  for (const row of table.tHead.rows) [...roled(row, "row").cells].forEach((cell) => roled(cell, "columnheader"));
 }
 
 // "a: 1, b: 2", which breaks into lines at the commas only.
 const counted = (entries) => entries.map(([name, n]) => `${name}: ${n}`.replaceAll(" ", "\u00a0")).join(", ");
 
-function perLane(lanes) {
-  const entries = Object.entries(lanes);
-  if (entries.length === 1 && entries[0][0] === "one") return "one lane";
-  return counted(entries.map(([name, n]) => [/^-?\d+$/.test(name) ? `lane ${name}` : name, n]));
+function perLane(queue) {
+  if (queue.lanes_in_all === 1 && !queue.lanes[0].name) return "one lane";
+  const told = queue.lanes.map(({ name, requests, first_prompt_tokens: tokens }) =>
+    `${number(requests)}${name ? ` of ${name}` : ""}${tokens === null ? "" : `, the first of ${number(tokens)} tokens`}`);
+  const more = queue.lanes_in_all - queue.lanes.length;
+  return told.join("; ") + (more > 0 ? `; ${number(more)} more lanes` : "");
 }
 
 function ages(report) {
@@ -50,19 +58,6 @@ function ages(report) {
   const texts = known.map(([key]) => seconds(report[key]));
   if (!known.length) return "–";
   return new Set(texts).size === 1 ? texts[0] : known.map(([, name], i) => `${name}: ${texts[i]}`).join(", ");
-}
-
-function lengthClasses(stories) {
-  const times = new Map();
-  for (const s of stories.filter((story) => story.first_byte_seconds !== null)) {
-    const key = s.prompt_tokens < 256 ? "below 256" : s.prompt_tokens < 2048 ? "256 to 2,047"
-      : s.prompt_tokens < 16384 ? "2,048 to 16,383" : "16,384 and more";
-    times.set(key, [...(times.get(key) || []), s.first_byte_seconds]);
-  }
-  return ["below 256", "256 to 2,047", "2,048 to 16,383", "16,384 and more"].filter((k) => times.has(k)).map((k) => {
-    const sorted = times.get(k).sort((a, b) => a - b);
-    return [k, sorted.length, seconds(sorted[sorted.length >> 1]), seconds(sorted.at(-1))];
-  });
 }
 
 function show(state) {
@@ -83,13 +78,11 @@ function show(state) {
       Object.assign(document.createElement("dd"), { textContent: typeof value === "number" ? number(value) : value }));
     return group;
   }));
-  waiting.push(state.lines.reduce((sum, line) => sum + line.waiting, 0));
-  if (waiting.length > 120) waiting.shift();
-  draw();
+  showWaiting(state.waiting_picture);
   const waits = (l) => l.waiting_offline ? `${number(l.waiting)}, ${number(l.waiting_offline)} offline` : number(l.waiting);
   const there = (r) => r.offline_requests ? `${r.requests} (${r.offline_requests} offline)` : r.requests;
   rows("lines", state.lines.map((l) => [wraps(l.model), l.kind, waits(l), number(l.waiting_tokens),
-    l.waiting ? seconds(l.drain_seconds) : "–", wraps(perLane(l.lanes)),
+    l.waiting ? seconds(l.drain_seconds) : "–", wraps(perLane(l)),
     wraps(counted(Object.entries(l.tenants).map(([t, n]) => [t || "(no name)", n])))]), "no request yet");
   rows("replicas", state.replicas.map((r) => [r.name,
     r.health === "leaving" ? "leaving: ends its requests"
@@ -99,7 +92,6 @@ function show(state) {
     `${there(r)} / ${r.requests_max}`, `${number(r.kv_tokens)} / ${number(r.kv_tokens_max)}`,
     `${number(r.says_running)}, ${number(r.says_waiting)}, ${r.says_kv_share === null ? "–" : Math.round(100 * r.says_kv_share) + " %"}`,
     ages(r.report_age_seconds), wraps(r.source)]), "no replica");
-  rows("classes", lengthClasses(state.stories), "no streamed answer yet");
   rows("reasons", Object.entries(state.reasons).map(([r, n]) => [r, number(n)]), "none");
   rows("stories", [...state.stories].reverse().map((s) => [wraps(s.id), wraps(s.tenant || "–"), number(s.prompt_tokens),
     number(s.output_tokens), s.outcome === "completed" ? s.outcome : bad(s.outcome),
@@ -109,7 +101,11 @@ function show(state) {
 async function refresh() {
   if (!paused) {
     try {
-      show(await (await fetch("/headway/state")).json());
+      show(await (await fetch("state")).json());
+      if (Date.now() - hourAt >= 1000 * HOUR_SECONDS) {
+        showHour(await (await fetch("hour")).json());
+        hourAt = Date.now();
+      }
       byId("news").textContent = "";
     } catch {
       byId("news").textContent = "The gateway does not answer.";
@@ -125,7 +121,7 @@ byId("pause").addEventListener("click", () => {
 });
 byId("find").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const answer = await fetch(`/headway/why?id=${encodeURIComponent(byId("id").value.trim())}`);
+  const answer = await fetch(`why?id=${encodeURIComponent(byId("id").value.trim())}`);
   const story = await answer.json();
   byId("answer").textContent = answer.ok
     ? `${story.outcome} after ${seconds(story.seconds)}; ${story.why}; predicted wait ${seconds(story.predicted_wait_seconds)}; replica ${story.replica || "none"}`
