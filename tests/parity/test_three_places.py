@@ -33,6 +33,7 @@ PLUGIN = DecisionPlace.PLUGIN
 
 DIFFERENT = {
     "fair-share": "one end at a time",
+    "weighted-fair-queue": "one end at a time",
     "ewsjf": "taken in at arrival",
     "boost": "taken in at arrival",
     "peak-check": "one end at a time",

@@ -53,6 +53,7 @@ from headway.policies.ordering.shortest_prompt_first import ShortestPromptFirst
 from headway.policies.ordering.shortest_uncached_prefill_first import ShortestUncachedPrefillFirst
 from headway.policies.ordering.smallest_volume_first import SmallestVolumeFirst
 from headway.policies.ordering.smallest_volume_first_1bit import SmallestVolumeFirst1bit
+from headway.policies.ordering.weighted_fair_queue import WeightedFairQueue
 from headway.policies.outside_policies import load, offered, packages, refused_construction
 from headway.policies.prediction.conformal import Conformal
 from headway.policies.prediction.declared_max import DeclaredMax
@@ -108,6 +109,7 @@ ORDERING: dict[str, type[OrderingPolicy]] = {
     "deadline-plus-work": DeadlinePlusWork,
     "qoserve": Qoserve,
     "fair-share": FairShare,
+    "weighted-fair-queue": WeightedFairQueue,
     "adapter-clusters": AdapterClusters,
     "priority": Priority,
     "priority-aging": PriorityAging,
@@ -175,6 +177,7 @@ ALIASES: dict[Kind, dict[str, str]] = {
         "svf": "smallest-volume-first",
         "edf": "earliest-deadline-first",
         "vtc": "fair-share",
+        "wfq": "weighted-fair-queue",
         "lpm": "longest-prefix-match",
     },
     "routing": {"p2c": "power-of-two", "rr": "round-robin"},

@@ -45,6 +45,7 @@ def test_who_has_which_power() -> None:
     assert have["DispatchListener"] == {"round-robin", "prefix-affinity", "dual-map", "length-split"}
     assert have["Listener"] == {
         *("ewsjf", "ewsjf-published", "ewsjf-authors", "fair-share", "adapter-clusters", "priced-work"),
+        "weighted-fair-queue",
         *("boost", "gittins"),
         *("overflow-probability", "backfill", "smallest-remaining-benefit"),
         *("running-mean", "histogram", "past-future", "one-bit", "conformal"),
@@ -62,6 +63,7 @@ def test_who_has_which_power() -> None:
         "ewsjf",
         "ewsjf-published",
         "fair-share",
+        "weighted-fair-queue",
         "adapter-clusters",
     }
     assert not isinstance(find("ordering", "fcfs")(), RedrawnOrdering)

@@ -103,6 +103,7 @@ class Life:
 BUNDLES = [
     *((name, "greedy", "latest-admitted", "histogram") for name in ORDERING),
     *((f"fair-share/{name}", "greedy", "latest-admitted", "histogram") for name in ORDERING),
+    *((f"weighted-fair-queue/{name}", "greedy", "latest-admitted", "histogram") for name in ("fcfs", "ewsjf")),
     *((f"adapter-clusters/{name}", "greedy", "latest-admitted", "histogram") for name in ("fcfs", "ewsjf")),
     *(("fcfs", name, "latest-admitted", "histogram") for name in ADMISSION),
     *(("fcfs", f"backfill/{name}", "latest-admitted", "histogram") for name in ADMISSION),

@@ -41,6 +41,8 @@ OPTIONS: list[tuple[catalog.Kind, str, str, object, list[float], list[float]]] =
     ("ordering", "ewsjf-authors", "step", 200, [0, 1_500], [-1]),
     ("ordering", "shortest-job-first-aging", "service_seconds_per_second_waited", 0.1, [0.001, 9.0], [0.0, INF]),
     ("ordering", "fair-share", "prompt_weight", 1.0, [0.0, 9.0], [-0.1, INF]),
+    ("ordering", "weighted-fair-queue", "prompt_weight", 1.0, [0.0, 9.0], [-0.1, INF]),
+    ("ordering", "weighted-fair-queue", "output_weight", 2.0, [0.0, 9.0], [-0.1, INF]),
     ("ordering", "adapter-clusters", "adapters_max", 8, [1], [0]),
     ("ordering", "adapter-clusters", "places_max", 64, [0], [-1]),
     ("ordering", "fair-share", "output_weight", 2.0, [0.0, 9.0], [-0.1, INF]),

@@ -24,8 +24,8 @@ from headway.gateway.queueing.waiting_sums import WaitingSums
 from headway.gateway.settings import PolicySettings
 from headway.policies.admission.greedy import Greedy
 from headway.policies.contracts import LossListener
-from headway.policies.ordering.fair_share import FairShare
 from headway.policies.ordering.fcfs import Fcfs
+from headway.policies.tenant_ordering import TenantOrdering
 from headway.scheduling.checked_policies import CheckedEvents, PlainAsker, PolicyFault, guarded
 from headway.scheduling.head_lookups import MOVES_PER_STEP, is_stale, note_answer
 from headway.scheduling.scheduler import Policies, Scheduler
@@ -152,7 +152,7 @@ class ModelQueue:
                 self.scheduler.queue.requeue(head.id)
 
     def standing(self, now: float) -> float:
-        """Of the head's tenant under `fair-share`, the service it was given; lower comes first. Otherwise 0.
+        """Of the head, under an ordering by tenant: its tenant's service or finish time; lower first. Otherwise 0.
 
         Queues of requests over budget come last.
         """
@@ -161,7 +161,7 @@ class ModelQueue:
         if self._fair is None:
             return 0.0
         head = self.head(now)
-        return 0.0 if head is None else math.inf if head.is_offline else self._fair.service(head.tenant)
+        return 0.0 if head is None else math.inf if head.is_offline else self._fair.standing(head)
 
     @property
     def asks_admission(self) -> bool:
@@ -314,7 +314,7 @@ class ModelQueue:
         accounts.join(policies.ordering)
         self._accounts = accounts
         self._ordering = settings.ordering
-        self._fair = policies.ordering if isinstance(policies.ordering, FairShare) else None
+        self._fair = policies.ordering if isinstance(policies.ordering, TenantOrdering) else None
         self._faults_max = settings.faults_max
         self._admission_faults = 0
         self._may_refuse = type(policies.admission) is not Greedy

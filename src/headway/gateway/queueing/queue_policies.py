@@ -9,21 +9,21 @@ from headway.domain.event import Event, Listener
 from headway.gateway.queueing.internal_errors import InternalErrors
 from headway.gateway.settings import PolicySettings
 from headway.policies.catalog import KINDS
-from headway.policies.ordering.fair_share import FairShare
+from headway.policies.tenant_ordering import TenantOrdering
 from headway.scheduling.bundle import bundle
 from headway.scheduling.scheduler import Policies
 
 
 class SharedAccounts:
-    """Makes `fair-share` one policy over all queues: their tenants' accounts are kept together."""
+    """Makes an ordering by tenant one policy over all queues: their tenants' accounts are kept together."""
 
     def __init__(self) -> None:
-        self._first: FairShare | None = None
+        self._first: TenantOrdering[Any] | None = None
         self.are_shared = False  # by two queues or more: the events of one move the choices of all
 
     def join(self, ordering: object) -> None:
         """A queue's fresh ordering."""
-        if isinstance(ordering, FairShare):
+        if isinstance(ordering, TenantOrdering):
             if self._first is None:
                 self._first = ordering
             else:

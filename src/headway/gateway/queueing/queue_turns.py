@@ -3,7 +3,8 @@
 Laws:
 - A queue that was served stands behind all others: while two queues have a head that fits, neither is served twice
   running.
-- Under `fair-share` the queue whose tenant was given the least service comes first; turns decide between equals.
+- Under `fair-share` the queue whose tenant was given the least service comes first, under `weighted-fair-queue` the
+  one whose head has the least virtual finish time; turns decide between equals.
 - A head that does not fit is passed by at most `PASSES_MAX` requests of other queues. After that the replicas that
   could serve it take no others, so that room for it comes about.
 """

@@ -416,7 +416,7 @@ def test_events_reach_the_ordering_and_the_choice_is_made_again() -> None:
     shared.arrive(other, 1.0)
     assert shared.head(1.0) is one
     assert isinstance(shared._fair, FairShare)
-    shared._fair._ledger._account("a").service += 1_000.0
+    shared._fair._accounts._account("a").service += 1_000.0
     assert shared.head(1.0) is one, "the choice stands until an event"
     for listener in shared._listeners:
         listener.observe(Arrived(request(3, tenant="c").queued, 2.0))

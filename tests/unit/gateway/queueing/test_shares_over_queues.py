@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -66,18 +67,20 @@ TENANTS = st.dictionaries(
 )
 
 
+@pytest.mark.parametrize("ordering", ["fair-share", "weighted-fair-queue"])
 @settings(max_examples=examples(40))
 @given(TENANTS)
-def test_tenants_get_equal_service_over_all_their_models(models_of: dict[str, set[str]]) -> None:
-    answered = serve(models_of, "fair-share")
+def test_tenants_get_equal_service_over_all_their_models(ordering: str, models_of: dict[str, set[str]]) -> None:
+    answered = serve(models_of, ordering)
     counts = [answered[tenant] for tenant in models_of]
     assert max(counts) - min(counts) <= 2
 
 
+@pytest.mark.parametrize("ordering", ["fair-share", "weighted-fair-queue"])
 @settings(max_examples=examples(20))
 @given(st.sets(st.sampled_from(["m0", "m1", "m2", "m3"]), min_size=1))
-def test_weights_hold_over_all_models_too(models: set[str]) -> None:
-    answered = serve({"a": models, "b": {"m0"}}, "fair-share", {"b": 2.0})
+def test_weights_hold_over_all_models_too(ordering: str, models: set[str]) -> None:
+    answered = serve({"a": models, "b": {"m0"}}, ordering, {"b": 2.0})
     assert abs(answered["b"] - 2 * answered["a"]) <= 4
 
 

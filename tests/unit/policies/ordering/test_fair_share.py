@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import count
 from random import Random
 
 import pytest
@@ -11,49 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway.domain.estimate import PointEstimate
-from headway.domain.event import Admitted, Arrived, Cancelled, Completed, FirstToken, Preempted, Refused
+from headway.domain.event import Admitted, Arrived, Cancelled, Completed, FirstToken, Refused
 from headway.domain.request import Request
-from headway.policies.ordering import fair_share
+from headway.policies import tenant_accounts
 from headway.policies.ordering.fair_share import FairShare
 from headway.policies.ordering.fcfs import Fcfs
 from headway.policies.ordering.highest_response_ratio import HighestResponseRatio
 from headway.policies.ordering.smallest_volume_first import SmallestVolumeFirst
 from headway.scheduling.queue import WaitingQueue
-
-_ids = count()
-
-
-def request(tenant: str, prompt_tokens: int = 100, expected: int = 10, cached: int = 0, at: float = 0.0) -> Request:
-    made = Request(next(_ids), at, prompt_tokens, tenant=tenant, cached_prompt_tokens=cached)
-    made.estimate = PointEstimate(expected, "test")
-    return made
-
-
-class Desk:
-    """A queue and its policy, told what a scheduler would tell."""
-
-    def __init__(self, policy: FairShare) -> None:
-        self.policy = policy
-        self.queue = WaitingQueue(policy)
-
-    def arrive(self, *requests: Request) -> None:
-        for r in requests:
-            self.queue.add(r)
-            self.policy.observe(Arrived(r, r.arrived_at))
-
-    def admit(self, now: float = 0.0) -> Request:
-        self.queue.reconsider()
-        r = self.queue.pop(now)
-        self.policy.observe(Admitted(r, now))
-        return r
-
-    def complete(self, r: Request, output_tokens: int, now: float = 0.0) -> None:
-        r.produced_tokens = output_tokens
-        self.policy.observe(Completed(r, now, output_tokens))
-
-    def preempt(self, r: Request, now: float = 0.0) -> None:
-        self.queue.resume(r)
-        self.policy.observe(Preempted(r, now))
+from tests.support.tenant_desk import Desk, request
 
 
 def test_admission_charges_uncached_prompt_and_twice_the_expected_output() -> None:
@@ -310,7 +275,7 @@ def test_tenants_who_left_are_forgotten_without_changing_what_they_are_owed() ->
     for i in range(10_000):
         desk.arrive(request(f"tenant {i}"))
         desk.complete(desk.admit(), 10)
-    assert len(desk.policy._ledger._accounts) <= 130
+    assert len(desk.policy._accounts._accounts) <= 130
     level = desk.policy.service("tenant 9999")
     desk.arrive(request("tenant 0"), request("stranger"))
     assert desk.policy.service("tenant 0") == desk.policy.service("stranger") == level
@@ -351,13 +316,13 @@ def test_among_many_with_equal_service_each_is_looked_at_once() -> None:
 
 def test_a_stream_of_new_tenants_behind_a_backlog_is_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Newcomers keep the level where it is, so that nobody served is ever at it again."""
-    monkeypatch.setattr(fair_share, "_IDLE_MAX", 300)
+    monkeypatch.setattr(tenant_accounts, "_IDLE_MAX", 300)
     desk = Desk(FairShare())
     desk.arrive(*[request(f"first {i}") for i in range(20)])
     for i in range(3_000):
         desk.arrive(request(f"tenant {i}", prompt_tokens=100 + i % 7))
         desk.complete(desk.admit(), 10)
-    assert len(desk.policy._ledger._accounts) <= 2 * (300 + 20) + 1
+    assert len(desk.policy._accounts._accounts) <= 2 * (300 + 20) + 1
     greedy = request("greedy", prompt_tokens=90_000)
     desk.arrive(greedy)
     while desk.admit() is not greedy:
@@ -365,7 +330,7 @@ def test_a_stream_of_new_tenants_behind_a_backlog_is_not_remembered_for_ever(mon
     for i in range(3_000, 5_000):
         desk.arrive(request(f"tenant {i}"))
         desk.complete(desk.admit(), 10)
-    assert desk.policy.service("greedy") > desk.policy._ledger._level() + 80_000, "who took most is remembered longest"
+    assert desk.policy.service("greedy") > desk.policy._accounts.level() + 80_000, "who took most is remembered longest"
 
 
 @pytest.mark.parametrize(

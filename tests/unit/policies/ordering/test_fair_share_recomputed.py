@@ -131,4 +131,4 @@ def test_idle_tenants_are_forgotten_when_many_have_come() -> None:
         policy.observe(Arrived(request, float(number)))
         policy.observe(Admitted(request, float(number)))
         policy.observe(Completed(request, float(number), 5))
-    assert len(policy._ledger._accounts) <= 2 * 64
+    assert len(policy._accounts._accounts) <= 2 * 64
