@@ -1,4 +1,4 @@
-"""`headway check-config FILE`: checks whether `headway serve --config FILE` would start."""
+"""`headway check-config FILE`: checks whether `headway serve` and `headway epp` would start with it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 
-def check_config(file: Annotated[Path, typer.Argument(help="A TOML file for `headway serve --config`.")]) -> None:
-    """Check a configuration file of `headway serve`.
+def check_config(file: Annotated[Path, typer.Argument(help="A TOML file for `--config`.")]) -> None:
+    """Check a configuration file of serve and epp.
 
     It reads the file and the files named in it, and reports the first mistake.
     """
@@ -47,7 +47,9 @@ def check_config(file: Annotated[Path, typer.Argument(help="A TOML file for `hea
         sentence = str(error)
         raise UserMistake(sentence if sentence.startswith(f"{file}: ") else f"{file}: {sentence}") from error
     sources = [source.label for source in settings.replica_source]
-    engines = str(len(settings.replica)) if settings.replica else "none, so engines are simulated"
+    engines = "none, so engines are simulated" if settings.embedded.replicas else "none, they come by /admin/replicas"
+    if settings.replica:
+        engines = str(len(settings.replica))
     if sources:
         engines = f"{len(settings.replica)} and those of {', '.join(sources)}"
     print(

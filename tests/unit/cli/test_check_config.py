@@ -52,6 +52,23 @@ def test_mistakes(headway: Headway, tmp_path: Path, text: str, sentence: str) ->
     assert said.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "engines"),
+    [
+        ("", "none, so engines are simulated"),
+        ('[embedded]\nreplicas = 0\n[admin]\nkey_env = "TEAM_KEY"\n', "none, they come by /admin/replicas"),
+        ('[[replica]]\nurl = "http://a:1"\n[[replica_source]]\ndns = "b:1"\n', "1 and those of dns b:1"),
+    ],
+)
+def test_it_says_where_replicas_come_from(
+    headway: Headway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, engines: str
+) -> None:
+    monkeypatch.setenv("TEAM_KEY", "team-key-1")
+    file = tmp_path / "gateway.toml"
+    file.write_text(text)
+    assert f"; replicas: {engines}; tenants" in headway("check-config", file).out
+
+
 def test_a_good_one_is_summed_up(headway: Headway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEAM_KEY", "team-key-1")
     file = tmp_path / "gateway.toml"
