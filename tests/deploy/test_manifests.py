@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ yaml = pytest.importorskip("yaml", reason="PyYAML, of the extra `kubernetes`, is
 jsonschema = pytest.importorskip("jsonschema", reason="jsonschema, which comes with kubernetes-validate, is missing")
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-BUILT = ("gateway", "standby", "engines", "epp")
+BUILT = ("gateway", "standby", "engines", "epp", "epp-tls")
 PLAIN = (DEPLOY / "kubernetes/autoscale/scaled-object.yaml", DEPLOY / "kubernetes/autoscale/horizontal.yaml")
 VERSIONS = ("1.29", "1.37")  # of Kubernetes: from unhealthyPodEvictionPolicy as a stable field on
 
@@ -72,7 +73,7 @@ def test_each_custom_resource_is_valid_by_the_part_of_its_schema_that_it_uses() 
         jsonschema.validate(content["spec"], SPECS[content["apiVersion"], content["kind"]])
 
 
-@pytest.mark.parametrize("name", ["gateway", "standby", "epp"])
+@pytest.mark.parametrize("name", ["gateway", "standby", "epp", "epp-tls"])
 def test_the_configuration_is_one_and_listens_where_the_pod_says(name: str, tmp_path: Path) -> None:
     settings = settings_of(name, tmp_path)
     (deployment,) = of_kind(name, "Deployment")
@@ -96,7 +97,7 @@ def test_the_configuration_is_one_and_listens_where_the_pod_says(name: str, tmp_
         assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == "100%"
 
 
-@pytest.mark.parametrize("name", ["gateway", "standby", "epp"])
+@pytest.mark.parametrize("name", ["gateway", "standby", "epp", "epp-tls"])
 def test_pods_have_no_more_rights_than_they_need(name: str) -> None:
     (deployment,) = of_kind(name, "Deployment")
     pod = deployment["spec"]["template"]["spec"]
@@ -121,12 +122,12 @@ def test_pods_have_no_more_rights_than_they_need(name: str) -> None:
         for verb in rule["verbs"]
     }
     wanted = {("leases", verb) for verb in ("create", "get", "update")}
-    if name == "epp":
+    if name.startswith("epp"):
         wanted |= {(kind, verb) for kind in ("pods", "inferencepools") for verb in ("get", "list", "watch")}
     assert rights.keys() == wanted
 
 
-@pytest.mark.parametrize("name", ["standby", "epp"])
+@pytest.mark.parametrize("name", ["standby", "epp", "epp-tls"])
 def test_the_lease_is_the_one_that_the_role_is_for(name: str, tmp_path: Path) -> None:
     """Kustomize renames what has the name of a generated ConfigMap, `resourceNames` too."""
     lease = settings_of(name, tmp_path).lease.kubernetes
@@ -157,6 +158,23 @@ def test_selectors_find_the_pods_and_ports_are_those_of_containers(name: str) ->
     maps = {one["configMap"]["name"] for one in template["spec"].get("volumes", ()) if "configMap" in one}
     assert maps == {one["metadata"]["name"] for one in of_kind(name, "ConfigMap")}
     assert len(used) == len(maps)
+
+
+def test_with_tls_probes_ask_a_plain_port_and_files_are_those_of_the_secret(tmp_path: Path) -> None:
+    """The gRPC probes of Kubernetes speak no TLS."""
+    settings, (deployment,) = settings_of("epp-tls", tmp_path), of_kind("epp-tls", "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert "--grpc-tls" in container["args"]
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert "grpc" not in container[probe]
+        assert container[probe]["httpGet"]["port"] == "admin"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/ready"
+    (secret,) = [one["name"] for one in pod["volumes"] if "secret" in one]
+    (mount,) = [one["mountPath"] for one in container["volumeMounts"] if one["name"] == secret]
+    assert (settings.tls_certificate, settings.tls_key) == (f"{mount}/tls.crt", f"{mount}/tls.key")
+    plain = settings_of("epp", tmp_path)
+    assert replace(settings, tls_certificate=None, tls_key=None) == plain, "else as without TLS"
 
 
 def test_the_parts_find_each_other(tmp_path: Path) -> None:
