@@ -218,10 +218,13 @@ def test_envoy_may_speak_tls_to_the_picker(run_gateway: RunGateway, tmp_path: Pa
         pytest.skip("openssl is not installed")
     page = (CONFIGS.parent / "kubernetes.md").read_text(encoding="utf-8")
     transport = next(block for block in page.split("```yaml\n")[1:] if "transport_socket" in block).split("```")[0]
+    pair, trusted = make_pair(tmp_path), "/etc/envoy/picker-ca.pem"
+    assert transport.count(trusted) == 1
+    transport = transport.replace(trusted, pair["tls_certificate"])
     changes = {"  - name: picker\n    type: STATIC\n": f"  - name: picker\n    type: STATIC\n{transport}"}
 
     async def scenario(setup: Setup) -> None:
         async with envoy_beside(tmp_path, "envoy.yaml", changes) as envoy, envoy.picker(setup, speaks_tls=True):
             assert (await envoy.ask()).status == 200
 
-    run_gateway(scenario, **make_pair(tmp_path))
+    run_gateway(scenario, **pair)
