@@ -77,7 +77,6 @@ def test_a_bad_option(headway: Headway, small_trace: Path, line: tuple[str, ...]
         (GOOD + GOOD.replace("0,", "-5,", 1), "line 2: `timestamp` must not be negative (it is -5)"),
         (GOOD + GOOD.replace("10", "0"), "line 2: `input_length` must be a whole number from 1"),
         (GOOD + GOOD.replace("5}", "0}"), "line 2: `output_length` must be a whole number from 1"),
-        (GOOD.replace("0,", "9,", 1) + GOOD, "line 2: `timestamp` is before the line above"),
         (GOOD + GOOD.replace("10", "200000"), "line 2: 200,000 prompt + 5 output tokens are past"),
         (GOOD + '{"timestamp": 1, "input_length": 10}\n', "line 2: `output_length` is missing"),
         (GOOD + "{not json}\n", "line 2: the line is not JSON"),

@@ -1,10 +1,10 @@
 """Reads recordings: requests as a real engine served them, with the times that it measured.
 
-Three layouts are read, plain or packed as .gz or .zst:
+Two layouts are read, plain or packed as .gz or .zst:
 
-    JSON Lines or CSV as any trace, with `ttft_ms` (arrival to first token) and `e2e_ms` (arrival to last token) in
-    every line; a line where either is missing or null was not measured
-    the JSON that `vllm bench serve --save-result --save-detailed` writes (`input_lens`, `ttfts`, `itls`, ...)
+    any trace or request log that `load_trace` reads and that tells both times of requests: JSON Lines or CSV with
+    `ttft_ms` (arrival to first token) and `e2e_ms` (arrival to last token), benchmark results, spans, spend logs;
+    a request where either is missing or null was not measured
     a CSV log of an engine core with `queued_s`, `first_token_s`, `last_token_s` on one clock, `prompt_tokens`,
     `output_tokens` and perhaps `prompt_blocks` (ids of the full 16-token blocks of the prompt, parted by blanks)
 """
@@ -12,7 +12,6 @@ Three layouts are read, plain or packed as .gz or .zst:
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,11 +23,12 @@ import numpy as np
 import numpy.typing as npt
 
 from headway.bench.metrics.recording import Recording, of_trace
+from headway.bench.traces import json_lines
 from headway.bench.traces.comma_separated import header_of
 from headway.bench.traces.finding import bare_name, find_file
 from headway.bench.traces.loading import load_trace
 from headway.bench.traces.opening import TraceFile
-from headway.bench.traces.values import TOKENS_MAX, Fault, shown, span, whole
+from headway.bench.traces.values import TOKENS_MAX
 from headway.bench.user_mistake import UserMistake
 from headway.simulator.trace import Trace
 
@@ -36,7 +36,6 @@ Seconds = npt.NDArray[np.float64]
 
 _ENGINE_LOG = {"queued_s", "first_token_s", "last_token_s", "prompt_tokens", "output_tokens"}
 _ENGINE_LOG_BLOCK_TOKENS = 16
-_BENCH_LISTS = ("input_lens", "output_lens", "ttfts", "itls", "start_times")
 
 
 def read_recording(text: str, *, columns: str | None = None, skip_bad_lines: bool = False) -> Recording:
@@ -52,10 +51,7 @@ def read_recording(text: str, *, columns: str | None = None, skip_bad_lines: boo
     """
     path = find_file(text)
     with TraceFile(path) as file:
-        start = file.sample.lstrip()
-        if start.startswith("{") and ('"input_lens"' in file.sample or start[1:].lstrip("\n").startswith((" ", "\n"))):
-            return _served_benchmark(path, "".join(line for _, line in file.lines()))
-        if not start.startswith("{"):
+        if not json_lines.recognises(file.start):
             header, sign = header_of(file)
             if set(header) >= _ENGINE_LOG:
                 return _engine_log(path, csv.DictReader((line for _, line in file.lines()), delimiter=sign))
@@ -104,43 +100,6 @@ def _with_last_blocks(prompt: Sequence[int], full: list[list[int]]) -> list[list
         [*blocks, fresh + row] if len(blocks) * _ENGINE_LOG_BLOCK_TOKENS < tokens else blocks
         for row, (tokens, blocks) in enumerate(zip(prompt, full, strict=True))
     ]
-
-
-def _served_benchmark(path: Path, text: str) -> Recording:
-    """vLLM's own benchmark result; requests arrive when the client sent them."""
-    try:
-        result = json.loads(text)
-    except ValueError as fault:
-        raise UserMistake(f"{path}: is not JSON ({fault}); write one object a line, or give vLLM's own file") from None
-    missing = [name for name in _BENCH_LISTS if not isinstance(result.get(name), list)]
-    if missing:
-        raise UserMistake(
-            f"{path}: has no list {missing[0]!r}; run `vllm bench serve` with --save-result --save-detailed"
-        )
-    columns: list[list[Any]] = [result[name] for name in _BENCH_LISTS]
-    if len({len(column) for column in columns}) > 1:
-        raise UserMistake(f"{path}: its lists have different lengths; the file was cut or edited")
-    done = []
-    for number, row in enumerate(zip(*columns, strict=True)):
-        if row[1] and row[2]:  # otherwise it failed
-            try:
-                done.append(_served(*row))
-            except Fault as fault:
-                raise UserMistake(f"{path}: request {number}: {fault.rule} ({fault.detail}); record it again") from None
-    done.sort(key=itemgetter(4))
-    _check_some(path, len(done))
-    prompt, output, ttft, gaps, start = zip(*done, strict=True)
-    e2e = np.array(ttft) + np.array(gaps)
-    return Recording(_trace(path, start, prompt, output, None), np.array(ttft), e2e, str(path))
-
-
-def _served(prompt: object, output: object, ttft: object, gaps: object, start: object) -> tuple[Any, ...]:
-    """One request's columns in `_BENCH_LISTS`' order, the gaps summed up. Raises Fault."""
-    if not isinstance(gaps, list):
-        raise Fault("`itls` must be a list of lists", shown(gaps))
-    prompt_tokens, output_tokens = whole("input_lens", 1)(prompt), whole("output_lens", 1)(output)
-    between = [span("itls", 1.0)(gap) for gap in gaps]
-    return prompt_tokens, output_tokens, span("ttfts", 1.0)(ttft), sum(between), span("start_times", 1.0)(start)
 
 
 def _check_some(path: Path, requests: int) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import difflib
 from collections.abc import Iterator
+from functools import partial
 
 from headway.bench.traces.column_map import AZURE, BURSTGPT, EXAMPLE, REQUIRED, ColumnMap
+from headway.bench.traces.known_logs import log_named, log_with
 from headway.bench.traces.opening import TraceFile
 from headway.bench.traces.rows import Rows
+from headway.bench.traces.unknown_fields import unknown_fields
 from headway.bench.traces.values import Fault, number_of_cell, shown
 from headway.bench.user_mistake import UserMistake
 
+KNOWN_TEXT = "docs/your-logs.md lists the logs that are known"
 _TEXT = {"tenant", "session"}  # never to be taken for numbers: 007 is not 7
 
 
@@ -33,6 +37,8 @@ def layout_of(file: TraceFile, names_columns: bool) -> ColumnMap:
     """
     header, _ = header_of(file)
     layout = next((known for known in (AZURE, BURSTGPT) if set(known.fields.values()) <= set(header)), None)
+    if layout is None and (log := log_with(header)) is not None:
+        return log.layout()
     if layout is None and not names_columns:
         raise UserMistake(_unclear(file, header))
     return layout or ColumnMap({})
@@ -46,8 +52,11 @@ def read(file: TraceFile, rows: Rows) -> None:
     """
     header, sign = header_of(file)
     columns = rows.columns
-    _check_header(file.label, header, columns)
-    wanted = {name: place for place, name in enumerate(header) if name in columns.fields.values()}
+    log = log_named(columns.layout)
+    add = rows.add if log is None else partial(log.add, rows=rows)
+    if log is None:
+        _check_header(file.label, header, columns)
+    wanted = {name: place for place, name in enumerate(header) if log or name in columns.fields.values()}
     texts = {columns.fields[column] for column in _TEXT & columns.fields.keys()}
     cells = [(name, place, _text_of_cell if name in texts else number_of_cell) for name, place in wanted.items()]
     reader = csv.reader(_numbered(file), delimiter=sign)
@@ -62,7 +71,7 @@ def read(file: TraceFile, rows: Rows) -> None:
                     reader.line_num, Fault(f"the line does not have {len(header)} fields", detail=f"it has {len(row)}")
                 )
                 continue
-            rows.add(reader.line_num, {name: read_cell(row[place]) for name, place, read_cell in cells})
+            add(reader.line_num, {name: read_cell(row[place]) for name, place, read_cell in cells})
     except csv.Error as fault:
         raise UserMistake(
             f"{file.label}: line {reader.line_num}: is not CSV ({fault}); save the file as CSV again"
@@ -97,8 +106,5 @@ def _check_header(label: str, header: list[str], columns: ColumnMap) -> None:
 def _unclear(file: TraceFile, header: list[str]) -> str:
     if len(header) < 3:
         start = file.sample.strip().partition("\n")[0][:40]
-        return f"{file.label}: is neither JSON Lines nor CSV (it starts with {start!r}); see `headway trace sources`"
-    return (
-        f"{file.label}: its fields are {', '.join(header)[:120]}, which is no known format; "
-        f"name three of them with {EXAMPLE}"
-    )
+        return f"{file.label}: is neither JSON Lines nor CSV (it starts with {start!r}); {KNOWN_TEXT}"
+    return unknown_fields(file.label, dict.fromkeys(header, ""))

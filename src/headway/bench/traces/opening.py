@@ -57,7 +57,7 @@ class TraceFile:
             raise UserMistake(f"{self.label}: is UTF-16 text; save the file as UTF-8")
         if any(byte < 9 for byte in self.start):
             raise UserMistake(
-                f"{self.label}: is a binary file; a trace is JSON Lines or CSV, plain or packed as .gz or .zst"
+                f"{self.label}: is a binary file; a trace is JSON Lines, CSV or Parquet, plain or packed as .gz or .zst"
             )
         return self.start.decode("utf-8-sig", errors="replace")
 
@@ -93,7 +93,7 @@ class TraceFile:
 
     def _open(self) -> io.BufferedReader:
         try:
-            raw = self.path.open("rb")
+            raw: io.BufferedReader = io.BufferedReader(self.path.open("rb", buffering=0), _BUFFER)
         except OSError as fault:
             raise UserMistake(f"{self.label}: cannot be opened ({fault.strerror}); check path and rights") from None
         start = raw.peek(4)[:4]

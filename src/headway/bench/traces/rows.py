@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from headway.bench.traces.adapters import kept_apart
 from headway.bench.traces.column_map import REQUIRED, ColumnMap
-from headway.bench.traces.values import Fault, Moments, Reader, block_ids, label, request_class, shown, span, whole
+from headway.bench.traces.values import Fault, inside, reader_of, shown
 from headway.bench.user_mistake import UserMistake
 from headway.simulator.block_ids import BlockIds
 from headway.simulator.trace import Trace
@@ -31,6 +31,7 @@ _DEFAULTS: dict[str, tuple[str, float]] = {
     "class": ("q", 0),
     "adapter": ("q", -1),
 }
+_BAD_AT_FIRST_MAX = 1_000  # so many bad lines without a good one: it is the file, not its lines
 _IMAGE_FIELD = "image_tokens"  # of the prompt, those that stand for images
 _BLOCK_TOKENS = (512, *(1 << power for power in range(12, 2, -1) if power != 9))  # Mooncake's 512 wins a tie
 
@@ -42,24 +43,35 @@ class Rows:
         file_label: the file, as sentences name it.
         columns: which field is which column.
         skip_bad_lines: count bad lines instead of refusing the file.
+
+    Attributes:
+        columns: as given.
+        place: what the numbers of rows count: lines, or requests where a line holds many.
     """
 
     def __init__(self, file_label: str, columns: ColumnMap, skip_bad_lines: bool) -> None:
         self._file = file_label
         self.columns = columns
+        self.place = "line"
         self._skip = skip_bad_lines
-        self._readers = {field: (column, _reader(column, field, columns)) for column, field in columns.fields.items()}
+        self._readers = {field: (column, reader_of(column, field, columns)) for column, field in columns.fields.items()}
+        self._nested = [field for field in self._readers if "." in field]
         self._arrived, self._prompt, self._output, self._lines = array("d"), array("q"), array("q"), array("q")
         self._optional: dict[str, array[float]] = {}
         self._tenants: dict[str, int] = {}
         self._adapters: dict[str, int] = {}
         self._sessions: dict[str, int] = {}
         self._last_turn: dict[int, int] = {}
+        self._are_turns_given = False
         self._block_flat, self._block_ends = array("q"), array("q")
         self._read = 0
         self._with_images = 0
         self._skipped: Counter[str] = Counter()
         self._first_skipped: dict[str, int] = {}
+        self._notes: list[str] = []
+        self._left_out: Counter[str] = Counter()
+        self._first_fault: tuple[int, Fault] | None = None
+        self._bad_at_first = 0
 
     def add(self, line: int, record: Mapping[str, object]) -> None:
         """Keep one row.
@@ -73,12 +85,36 @@ class Rows:
             self.bad(line, fault)
 
     def bad(self, line: int, fault: Fault) -> None:
-        """Count a bad line, or refuse the file for it."""
+        """Count a bad line, or refuse the file for it.
+
+        Before the first good line nothing is refused yet: to skip bad lines is no advice where no line is good.
+        """
         if not self._skip:
-            raise UserMistake(f"{self._file}: line {line}: {fault}")
+            if self._lines:
+                raise UserMistake(f"{self._file}: {self.place} {line}: {fault}")
+            self._first_fault = self._first_fault or (line, fault)
+            self._bad_at_first += 1
+            if self._bad_at_first >= _BAD_AT_FIRST_MAX:
+                raise self._none_good()
+            return
         self._read += 1
         self._skipped[fault.rule] += 1
         self._first_skipped.setdefault(fault.rule, line)
+
+    def note(self, sentence: str) -> None:
+        """Tell the user something about the file."""
+        self._notes.append(f"{self._file}: {sentence}")
+
+    def leave_out(self, reason: str) -> None:
+        """Count an entry of the file that is no request to replay."""
+        self._left_out[reason] += 1
+
+    def _none_good(self) -> UserMistake:
+        assert self._first_fault is not None
+        line, fault = self._first_fault
+        return UserMistake(
+            f"{self._file}: {self.place} {line}: {fault.sentence('no line up to here is right, so correct the file')}"
+        )
 
     def _checked(self, record: Mapping[str, object]) -> dict[str, object]:
         values: dict[str, object] = {}
@@ -89,18 +125,19 @@ class Rows:
                 values[column] = read(value)
             elif name == _IMAGE_FIELD and value not in (None, "", "0", 0):
                 self._with_images += 1
+        for name in self._nested:
+            if name not in record and (value := inside(record, name)) is not None:
+                column, read = self._readers[name]
+                values[column] = read(value)
         for column in REQUIRED:
             if column not in values:
                 raise self._missing(column, record)
-        if self._arrived and values["arrival"] < self._arrived[-1]:  # type: ignore[operator]
-            field = self.columns.fields["arrival"]
-            raise Fault(f"`{field}` is before the line above", shown(record[field]), f"sort the lines by `{field}`")
         if values.get("max_output", values["output"]) < values["output"]:  # type: ignore[operator]
             limit, output = self.columns.fields["max_output"], self.columns.fields["output"]
-            raise Fault(f"`{limit}` is below `{output}`", shown(record[limit]))
+            raise Fault(f"`{limit}` is below `{output}`", shown(values["max_output"]))
         if values.get("e2e", values.get("ttft", 0)) < values.get("ttft", 0):  # type: ignore[operator]
             first, last = self.columns.fields["ttft"], self.columns.fields["e2e"]
-            raise Fault(f"`{last}` is below `{first}`", shown(record[last]))
+            raise Fault(f"`{last}` is below `{first}`", shown(inside(record, last)))
         return values
 
     def _missing(self, column: str, record: Mapping[str, object]) -> Fault:
@@ -119,6 +156,9 @@ class Rows:
         name = values.pop("adapter", "")
         if name:  # an empty one is the base model
             values["adapter"] = self._adapters.setdefault(name, len(self._adapters))  # type: ignore[arg-type]
+        if self._first_fault is not None:
+            bad, fault = self._first_fault
+            raise UserMistake(f"{self._file}: {self.place} {bad}: {fault}")
         self._read += 1
         self._lines.append(line)
         self._arrived.append(values.pop("arrival"))  # type: ignore[arg-type]
@@ -146,6 +186,7 @@ class Rows:
         name = str(values["session"])
         session = self._sessions.get(name, len(self._sessions))
         last = self._last_turn.get(session, -1)
+        self._are_turns_given = self._are_turns_given or "turn" in values
         turn = values.setdefault("turn", last + 1)
         if turn <= last:  # type: ignore[operator]
             again = "twice" if turn == last else "after a later turn"
@@ -163,21 +204,30 @@ class Rows:
         Raises:
             UserMistake: there is no good row; the rows do not fit together.
         """
+        if self._first_fault is not None:
+            raise self._none_good()
         if not self._lines:
             raise UserMistake(f"{self._file}: holds no request; {self._why_none()}")
-        lines = np.array(self._lines, dtype=np.int64)
-        notes = [*self._skipped_notes(), *self._image_notes()]
-        optional: dict[str, Any] = {column: np.array(kept) for column, kept in self._optional.items()}
-        optional |= self._closed_loop(optional, lines, notes)
-        prompt = np.array(self._prompt, dtype=np.int64)
-        blocks = BlockIds(np.array(self._block_flat), np.array(self._block_ends)) if self._block_ends else None
         arrived = np.array(self._arrived)
+        order = np.argsort(arrived, kind="stable")
+        lines, arrived = np.array(self._lines, dtype=np.int64)[order], arrived[order]
+        notes = [
+            *self._notes,
+            *self._left_out_notes(),
+            *self._skipped_notes(),
+            *self._sorted_notes(order),
+            *self._image_notes(),
+        ]
+        optional: dict[str, Any] = {column: np.array(kept)[order] for column, kept in self._optional.items()}
+        optional |= self._closed_loop(optional, lines, notes)
+        prompt = np.array(self._prompt, dtype=np.int64)[order]
+        blocks = self._blocks(order)
         think = optional.get("think")
         trace = Trace(
             name=name,
             arrived_seconds=arrived - arrived[0],
             prompt_tokens=prompt,
-            output_tokens=np.array(self._output, dtype=np.int64),
+            output_tokens=np.array(self._output, dtype=np.int64)[order],
             max_output_tokens=optional.get("max_output"),
             tenant=optional.get("tenant"),
             tenants=tuple(self._tenants) or ("",),
@@ -195,7 +245,16 @@ class Rows:
         )
         return kept_apart(trace), lines, notes
 
+    def _blocks(self, order: npt.NDArray[np.int64]) -> BlockIds | None:
+        if not self._block_ends:
+            return None
+        blocks = BlockIds(np.array(self._block_flat), np.array(self._block_ends))
+        return blocks if _is_in_order(order) else blocks.take(order)
+
     def _why_none(self) -> str:
+        if self._left_out and not self._skipped:
+            reason, count = self._left_out.most_common(1)[0]
+            return f"{count:,} entries are left out because {reason}"
         if not self._skipped:
             return "a trace needs at least one"
         rule, count = self._skipped.most_common(1)[0]
@@ -210,6 +269,21 @@ class Rows:
         )
         return [f"{self._file}: {self._skipped.total()} of {self._read} lines skipped: {reasons}"]
 
+    def _left_out_notes(self) -> list[str]:
+        return [
+            f"{self._file}: {count:,} {'entry is' if count == 1 else 'entries are'} left out because {reason}"
+            for reason, count in self._left_out.most_common()
+        ]
+
+    def _sorted_notes(self, order: npt.NDArray[np.int64]) -> list[str]:
+        if _is_in_order(order):
+            return []
+        late = int((np.diff(np.array(self._arrived)) < 0).sum())
+        return [
+            f"{self._file}: requests are sorted by `{self.columns.fields['arrival']}`; {late:,} of {len(order):,} "
+            "lines were before the line above, as in a log that is written when a request ends"
+        ]
+
     def _image_notes(self) -> list[str]:
         if not self._with_images:
             return []
@@ -218,9 +292,7 @@ class Rows:
             "time, and vLLM's encoder budget and cache, are not simulated"
         ]
 
-    def _closed_loop(
-        self, optional: dict[str, npt.NDArray[np.float64]], lines: npt.NDArray[np.int64], notes: list[str]
-    ) -> dict[str, Any]:
+    def _closed_loop(self, optional: dict[str, Any], lines: npt.NDArray[np.int64], notes: list[str]) -> dict[str, Any]:
         """Sessions ready for a closed loop: turns renumbered 0, 1, 2, ... and a pause before each follow-up.
 
         Where the file gives no pause at all the sessions are left out, so that a replay takes the file's own times.
@@ -228,6 +300,10 @@ class Rows:
         if "session" not in optional:
             return {"turn": None, "think": None}
         session, turn = optional["session"], _places(optional["session"])
+        if self._are_turns_given:
+            self._check_turns(session, optional["turn"], lines)
+        else:
+            optional["turn"] = turn
         think = optional.get("think")
         if think is None:
             notes.append(
@@ -237,13 +313,25 @@ class Rows:
         unknown = (turn > 0) & np.isnan(think)
         if unknown.any():
             raise UserMistake(
-                f"{self._file}: line {lines[unknown.argmax()]}: a follow-up turn has no "
+                f"{self._file}: {self.place} {lines[unknown.argmax()]}: a follow-up turn has no "
                 f"`{self.columns.fields['think']}`; give it in every follow-up, or in none for an open loop"
             )
         gaps = int(np.unique(session[(session >= 0) & (turn != optional["turn"])]).size)
         if gaps:
             notes.append(f"{self._file}: {gaps} sessions lack some turns; their turns are renumbered in order")
         return {"turn": turn, "think": np.where(turn > 0, think, 0.0)}
+
+    def _check_turns(
+        self, session: npt.NDArray[np.float64], turn: npt.NDArray[np.float64], lines: npt.NDArray[np.int64]
+    ) -> None:
+        grouped = np.argsort(session, kind="stable")
+        follows = (np.diff(session[grouped]) == 0) & (session[grouped][1:] >= 0)
+        back = follows & (np.diff(turn[grouped]) <= 0)
+        if back.any():
+            raise UserMistake(
+                f"{self._file}: {self.place} {lines[grouped[1:][back][0]]}: `{self.columns.fields['turn']}` does not "
+                f"go upwards with `{self.columns.fields['arrival']}` in its session; number the turns by arrival"
+            )
 
     def _block_tokens(
         self, prompt: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], lines: npt.NDArray[np.int64]
@@ -262,10 +350,14 @@ class Rows:
         if over.any():
             row = int(over.argmax())
             raise UserMistake(
-                f"{self._file}: line {lines[row]}: `{field}` has {counts[row]} ids, but {prompt[row]:,} tokens are "
-                f"{-(-int(prompt[row]) // size)} blocks of {size}; correct it, or give --columns prefix_block="
+                f"{self._file}: {self.place} {lines[row]}: `{field}` has {counts[row]} ids, but {prompt[row]:,} tokens "
+                f"are {-(-int(prompt[row]) // size)} blocks of {size}; correct it, or give --columns prefix_block="
             )
         return size
+
+
+def _is_in_order(order: npt.NDArray[np.int64]) -> bool:
+    return bool((np.diff(order) > 0).all())
 
 
 def _measured(optional: Mapping[str, Any]) -> dict[str, Any]:
@@ -284,30 +376,3 @@ def _places(session: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     places = np.empty(len(session), dtype=np.int64)
     places[order] = np.arange(len(session)) - np.repeat(starts, np.diff(np.r_[starts, len(session)]))
     return np.where(session >= 0, places, 0)
-
-
-def _reader(column: str, field: str, columns: ColumnMap) -> Reader:
-    per_second = 1 / columns.seconds_per_unit.get(column, 1.0)
-    match column:
-        case "arrival":
-            return Moments(field, per_second, columns.unit_unsure)
-        case "think" | "deadline" | "ttft" | "e2e":
-            return span(field, per_second)
-        case "prompt":
-            return whole(field, 1)
-        case "output":
-            return whole(field, 1, hint=columns.zero_output_hint)
-        case "max_output":
-            return whole(field, 1)
-        case "turn":
-            return whole(field, 0, 2**31)
-        case "priority":
-            return whole(field, -(2**31), 2**31)
-        case "prefix":
-            return block_ids(field)
-        case "class":
-            return request_class(field)
-        case "tenant" | "session" | "adapter":
-            return label(field)
-        case _:
-            raise AssertionError(column)

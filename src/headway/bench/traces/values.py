@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TypeAlias
+
+from headway.bench.traces.column_map import ColumnMap
 
 TOKENS_MAX = 100_000_000
 SECONDS_MAX = 1e11  # 3,000 years: past it the unit is wrong
@@ -31,8 +33,12 @@ class Fault(Exception):
         self.detail = detail or (f"it is {shown}" if shown else "")
 
     def __str__(self) -> str:
+        return self.sentence("correct the line, or leave such lines out with --skip-bad-lines")
+
+    def sentence(self, otherwise: str) -> str:
+        """What is wrong and what to do about it: `otherwise` where the fault has no fix of its own."""
         detail = f" ({self.detail})" if self.detail else ""
-        return f"{self.rule}{detail}; {self.fix or 'correct the line, or leave such lines out with --skip-bad-lines'}"
+        return f"{self.rule}{detail}; {self.fix or otherwise}"
 
 
 def shown(value: object) -> str:
@@ -47,11 +53,24 @@ def number_of_cell(cell: str) -> int | float | str | None:
         return None
     try:
         return int(cell)
-    except ValueError:
+    except ValueError:  # an integer of thousands of digits too, which is infinite then
         try:
             return float(cell)
         except ValueError:
             return cell
+
+
+def unquoted(read: Reader) -> Reader:
+    """Reads text that is a number as that number: some programs put numbers in quotes."""
+
+    def read_unquoted(value: object) -> object:
+        if type(value) is str:
+            number = number_of_cell(value.strip())
+            if type(number) is int or type(number) is float:
+                return read(number)
+        return read(value)
+
+    return read_unquoted
 
 
 def whole(field: str, least: int, most: int = TOKENS_MAX, hint: str = "") -> Reader:
@@ -160,3 +179,43 @@ def block_ids(field: str) -> Reader:
         return value
 
     return read
+
+
+def inside(record: Mapping[str, object], name: str) -> object:
+    """The value of a field, or of a nested one: `usage.prompt_tokens`; None where there is none."""
+    if name in record:
+        return record[name]
+    value: object = record
+    for part in name.split("."):
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(part)
+    return value
+
+
+def reader_of(column: str, field: str, columns: ColumnMap) -> Reader:
+    """Reads the values of a column from a field of the file."""
+    per_second = 1 / columns.seconds_per_unit.get(column, 1.0)
+    match column:
+        case "arrival":
+            return unquoted(Moments(field, per_second, columns.unit_unsure))
+        case "think" | "deadline" | "ttft" | "e2e":
+            return unquoted(span(field, per_second))
+        case "prompt":
+            return unquoted(whole(field, 1))
+        case "output":
+            return unquoted(whole(field, 1, hint=columns.zero_output_hint))
+        case "max_output":
+            return unquoted(whole(field, 1))
+        case "turn":
+            return unquoted(whole(field, 0, 2**31))
+        case "priority":
+            return unquoted(whole(field, -(2**31), 2**31))
+        case "prefix":
+            return block_ids(field)
+        case "class":
+            return request_class(field)
+        case "tenant" | "session" | "adapter":
+            return label(field)
+        case _:
+            raise AssertionError(column)

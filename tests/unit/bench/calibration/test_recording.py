@@ -110,7 +110,7 @@ def test_requests_that_were_not_measured_are_nan(tmp_path: Path) -> None:
         ("n.json", served(ttfts=[float("nan")]), "request 0: `ttfts` must be finite"),
         ("o.json", served(itls=[0.1]), "request 0: `itls` must be a list of lists"),
         ("p.json", served(itls=[[-0.1, 0.1]]), "request 0: `itls` must not be negative"),
-        ("q.json", served(start_times=[None]), "request 0: `start_times` must be a number"),
+        ("q.json", served(start_times=[None]), "request 0: `start_times` is missing"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, name: str, text: str, said: str) -> None:

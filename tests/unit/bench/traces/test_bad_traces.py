@@ -39,7 +39,6 @@ def outcome(path: str | Path, skip: bool) -> tuple[Trace | None, str]:
 GOOD = request(10)
 BAD_LINES = [
     (request(-1), "`timestamp` must not be negative (it is -1)"),
-    (request(9), "`timestamp` is before the line above (it is 9); sort the lines by `timestamp`"),
     (request("soon"), "`timestamp` must be a number or a date with time (it is 'soon')"),
     (request(True), "`timestamp` must be a number (it is True)"),
     (request(10**400), "`timestamp` is past 3,000 years"),
@@ -47,7 +46,8 @@ BAD_LINES = [
     (request(20, 0), "`input_length` must be a whole number from 1 to 100,000,000 (it is 0)"),
     (request(20, -5), "`input_length` must be a whole number from 1 to 100,000,000 (it is -5)"),
     (request(20, 1.5), "`input_length` must be a whole number from 1 to 100,000,000 (it is 1.5)"),
-    (request(20, "12"), "`input_length` must be a whole number from 1 to 100,000,000 (it is '12')"),
+    (request(20, "twelve"), "`input_length` must be a whole number from 1 to 100,000,000 (it is 'twelve')"),
+    (request(20, "0"), "`input_length` must be a whole number from 1 to 100,000,000 (it is 0)"),
     (request(20, 10**30), "`input_length` must be a whole number from 1 to 100,000,000"),
     (request(20, 5, 0), "`output_length` must be a whole number from 1 to 100,000,000 (it is 0)"),
     (request(20, 5, None), "`output_length` is missing"),
@@ -207,10 +207,19 @@ def test_utf_16(tmp_path: Path) -> None:
     assert "is UTF-16 text; save the file as UTF-8" in sentence(str(path))
 
 
-def test_json_that_is_not_lines(tmp_path: Path) -> None:
-    assert "is one JSON array; write one object a line" in sentence(lines_file(tmp_path, f"[{GOOD}]"))
-    spread = json.dumps(json.loads(GOOD), indent=2)
-    assert "has an object on several lines" in sentence(lines_file(tmp_path, spread))
+def test_an_array_that_is_cut_short(tmp_path: Path) -> None:
+    assert "line 2: the array is not closed" in sentence(lines_file(tmp_path, f"[{GOOD},"))
+    assert "line 2: the line is not JSON" in sentence(lines_file(tmp_path, f"[{GOOD},", '{"timestamp": 1'))
+
+
+def test_skipping_is_no_advice_where_every_line_is_bad(tmp_path: Path) -> None:
+    told = sentence(lines_file(tmp_path, request(0, 0), request(1, 0)))
+    assert "line 1: `input_length` must be" in told
+    assert "--skip-bad-lines" not in told
+    many = sentence(lines_file(tmp_path, *[request(0, 0)] * 2_000, request(0)))
+    assert "--skip-bad-lines" not in many
+    some = sentence(lines_file(tmp_path, request(0, 0), request(1)))
+    assert some.endswith("leave such lines out with --skip-bad-lines")
 
 
 def test_text_of_no_known_format(tmp_path: Path) -> None:
@@ -232,7 +241,6 @@ def test_a_row_of_another_width(tmp_path: Path) -> None:
         ("2023-11-16 18:17:03,,1", "`ContextTokens` is missing"),
         ("yesterday,1,1", "`TIMESTAMP` must be a number or a date with time (it is 'yesterday')"),
         ("2023-11-16 18:17:09+00:00,1,1", "`TIMESTAMP` has a time zone in some lines only"),
-        ("2023-11-16 18:17:01,1,1", "`TIMESTAMP` is before the line above"),
         ("inf,1,1", "`TIMESTAMP` must be finite"),
     ],
 )

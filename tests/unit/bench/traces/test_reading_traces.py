@@ -188,14 +188,14 @@ def test_bad_lines_are_skipped_counted_and_told(tmp_path: Path) -> None:
         name="s.jsonl",
     )
     loaded = load_trace(path, skip_bad_lines=True)
-    assert loaded.trace.arrived_seconds.tolist() == [0, 0.005, 0.007]
+    assert loaded.trace.arrived_seconds.tolist() == [0, 0.004, 0.005, 0.007]
     assert loaded.lines is not None
-    assert loaded.lines.tolist() == [1, 4, 7]
-    (note,) = loaded.notes
-    assert "4 of 7 lines skipped: 2 because `input_length` must be a whole number" in note
+    assert loaded.lines.tolist() == [1, 5, 4, 7]
+    note, order = loaded.notes
+    assert "3 of 7 lines skipped: 2 because `input_length` must be a whole number" in note
     assert "(first at line 2)" in note
     assert "the line is not JSON (first at line 3)" in note
-    assert "`timestamp` is before the line above (first at line 5)" in note
+    assert "requests are sorted by `timestamp`; 1 of 4 lines were before the line above" in order
 
 
 def test_a_skipped_line_leaves_no_tenant_or_session_behind(tmp_path: Path) -> None:

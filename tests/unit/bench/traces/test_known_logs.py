@@ -1,0 +1,132 @@
+"""Every log that docs/your-logs.md shows is read as it says, from the page itself."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headway.bench.calibration.recording_files import read_recording
+from headway.bench.traces.known_logs import KNOWN_LOGS, log_with
+from headway.bench.traces.loading import LoadedTrace, load_trace
+from headway.bench.traces.request_logs import fields_in
+from headway.bench.user_mistake import UserMistake
+
+PAGE = (Path(__file__).parents[4] / "docs" / "your-logs.md").read_text(encoding="utf-8")
+EXAMPLE = re.compile(
+    r'^```\w+ title="(?P<name>[\w.-]+)"\n(?P<text>.*?)^```\n(?:\n```console\n\$ .*?--columns (?P<columns>\S+).*?```\n)?'
+    r"\nRead as (?P<requests>\d+) requests?, (?P<prompt>\d+) prompt tokens, (?P<output>\d+) output tokens",
+    re.MULTILINE | re.DOTALL,
+)
+EXAMPLES = {found["name"]: found for found in EXAMPLE.finditer(PAGE)}
+
+
+def test_the_page_has_an_example_of_every_known_log() -> None:
+    assert len(EXAMPLES) == PAGE.count(' title="')
+    seen = {log.name for found in EXAMPLES.values() if (log := log_with(fields_in(found["text"]))) is not None}
+    assert seen == {log.name for log in KNOWN_LOGS}
+
+
+def example(name: str, folder: Path, **changes: str) -> LoadedTrace:
+    text = EXAMPLES[name]["text"]
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    (folder / name).write_text(text)
+    return load_trace(str(folder / name), columns=EXAMPLES[name]["columns"])
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_read_as_the_page_says(tmp_path: Path, name: str) -> None:
+    trace = example(name, tmp_path).trace
+    said = tuple(int(EXAMPLES[name][part]) for part in ("requests", "prompt", "output"))
+    assert (len(trace), trace.prompt_tokens.sum(), trace.output_tokens.sum()) == said
+
+
+@pytest.mark.parametrize(
+    ("name", "arrived", "ttft", "e2e"),
+    [
+        ("spans.jsonl", [0, 2], [0.25, 0.1], [1.5, 0.7]),
+        ("vllm.json", [0, 1], [0.25, 0.5], [0.3, 0.8]),
+        ("spend.json", [0], [0.2], [1.0]),
+        ("langfuse.json", [0], [0.12], [0.581]),
+    ],
+)
+def test_times_are_kept(tmp_path: Path, name: str, arrived: list[float], ttft: list[float], e2e: list[float]) -> None:
+    example(name, tmp_path)
+    recording = read_recording(str(tmp_path / name))
+    np.testing.assert_allclose(recording.trace.arrived_seconds, arrived)
+    np.testing.assert_allclose(recording.ttft_seconds, ttft)
+    np.testing.assert_allclose(recording.e2e_seconds, e2e)
+
+
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("spans.jsonl", "1 entry is left out because `gen_ai.operation.name` is 'execute_tool'"),
+        ("vllm.json", "1 entry is left out because the request failed"),
+        ("sglang.jsonl", "SGLang's result has no arrivals"),
+        ("batch-output.jsonl", "1 entry is left out because the request of the batch failed"),
+        ("batch-input.jsonl", "a batch's input has no lengths"),
+        ("responses.jsonl", "arrival in whole seconds"),
+        ("spend.json", "1 entry is left out because `call_type` is 'aembedding'"),
+        ("langfuse.json", "1 entry is left out because `type` is 'SPAN'"),
+        ("mine.jsonl", "requests are sorted by `at`; 1 of 2 lines"),
+    ],
+)
+def test_what_a_log_lacks_is_said(tmp_path: Path, name: str, note: str) -> None:
+    assert any(note in said for said in example(name, tmp_path).notes)
+
+
+def test_arrivals_of_sglang_are_known_only_where_all_was_sent_at_once(tmp_path: Path) -> None:
+    spread = example("sglang.jsonl", tmp_path).trace
+    assert spread.arrived_seconds.tolist() == [0, 1]
+    assert spread.measured_ttft_seconds is None
+    result = json.loads(EXAMPLES["sglang.jsonl"]["text"]) | {"request_rate": math.inf}
+    (tmp_path / "s.jsonl").write_text(json.dumps(result))
+    at_once = load_trace(str(tmp_path / "s.jsonl")).trace
+    assert at_once.arrived_seconds.tolist() == [0, 0]
+    assert at_once.measured_ttft_seconds is not None
+    assert at_once.measured_ttft_seconds.tolist() == [0.5, 0.25]
+
+
+def test_a_benchmark_without_details_names_the_option(tmp_path: Path) -> None:
+    (tmp_path / "s.jsonl").write_text(json.dumps({"request_rate": 4.0, "mean_ttft_ms": 3.0, "duration": 2.0}))
+    with pytest.raises(UserMistake, match=r"no list `input_lens`; run .* sglang\.bench_serving with --output-details"):
+        load_trace(str(tmp_path / "s.jsonl"))
+
+
+def test_a_batch_input_without_a_bound_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserMistake, match="`max_tokens` is missing"):
+        example("batch-input.jsonl", tmp_path, **{', "max_tokens": 30': ""})
+
+
+def test_spend_logs_as_csv_and_packed(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = json.loads(EXAMPLES["spend.json"]["text"])
+    header = list(rows[0])
+    text = "\n".join([",".join(header), *(",".join(str(row.get(name, "")) for name in header) for row in rows)])
+    (tmp_path / "spend.csv.gz").write_bytes(gzip.compress(text.encode()))
+    trace = load_trace(str(tmp_path / "spend.csv.gz")).trace
+    assert (len(trace), trace.tenants) == (1, ("blue",))
+
+
+def test_columns_go_over_those_of_a_known_log(tmp_path: Path) -> None:
+    example("spend.json", tmp_path)
+    assert load_trace(str(tmp_path / "spend.json"), columns="tenant=model").trace.tenants == ("llama",)
+
+
+def test_langfuse_as_blob_storage_exports_it(tmp_path: Path) -> None:
+    record = {
+        "id": "1", "type": "GENERATION", "start_time": "2024-05-29 13:46:19.963000",
+        "end_time": "2024-05-29 13:46:20.963000", "completion_start_time": None,
+        "usage_details": {"input": 5, "output": 6}, "user_id": "u",
+    }  # fmt: skip
+    (tmp_path / "o.jsonl").write_text(json.dumps(record) + "\n")
+    trace = load_trace(str(tmp_path / "o.jsonl")).trace
+    assert (trace.prompt_tokens[0], trace.output_tokens[0], trace.tenants) == (5, 6, ("u",))
