@@ -1,7 +1,8 @@
-"""`headway trace …`: describes a trace, and lists where public traces are."""
+"""`headway trace …`: describes a trace, converts a log to one, and lists where public traces are."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,6 +33,33 @@ def describe(
 
     trace = read_trace(file, reading).trace
     print_rich(lambda console: console.print(description_view(trace, description_of(trace)), highlight=False))
+
+
+@app.command("convert")
+@grouped
+def convert(
+    file: Annotated[
+        str, typer.Argument(metavar="IN", help="A log, a trace or a workload.", autocompletion=complete_trace)
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A JSON Lines file, packed with .gz or .zst at its end.")],
+    reading: options.TraceOptions,
+) -> None:
+    """Write a log as a trace in Headway's own fields."""
+    from headway.bench.output_files import check_files, replacing
+    from headway.bench.progress import say
+    from headway.bench.traces.finding import find_file
+    from headway.bench.traces.writing import write_jsonl
+    from headway.bench.user_mistake import UserMistake
+    from headway.bench.workloads import WORKLOADS
+    from headway.cli.traffic import read_trace
+
+    if out.suffix in (".csv", ".parquet", ".log"):
+        raise UserMistake(f"OUT {out}: JSON Lines are written; name it {out.stem}.jsonl")
+    check_files({"OUT": out}, [] if file in WORKLOADS else [str(find_file(file, tuple(WORKLOADS)))])
+    trace = read_trace(file, reading).trace
+    with replacing(out, "OUT") as temporary:
+        write_jsonl(trace, temporary, packing=out.suffix)
+    say(f"trace: {out}, {len(trace):,} requests; describe it with headway trace describe {out}")
 
 
 @app.command("sources")

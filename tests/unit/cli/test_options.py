@@ -77,7 +77,7 @@ def test_no_verb_collects_its_options_by_locals() -> None:
     assert [source.name for source in sources if "locals()" in source.read_text(encoding="utf-8")] == []
 
 
-@pytest.mark.parametrize("verb", ["", *VERBS, "trace describe", "trace sources"])
+@pytest.mark.parametrize("verb", ["", *VERBS, "trace describe", "trace convert", "trace sources"])
 def test_h_is_help(headway: Headway, verb: str) -> None:
     short, long = headway(*verb.split(), "-h"), headway(*verb.split(), "--help")
     assert short.status == 0

@@ -15,7 +15,7 @@ from headway.bench.traces.unknown_fields import unknown_fields
 from headway.bench.traces.values import Fault, number_of_cell, shown
 from headway.bench.user_mistake import UserMistake
 
-KNOWN_TEXT = "docs/your-logs.md lists the logs that are known"
+KNOWN_TEXT = "of text logs only vLLM's request log is known, and docs/your-logs.md lists all logs"
 _TEXT = {"tenant", "session"}  # never to be taken for numbers: 007 is not 7
 
 

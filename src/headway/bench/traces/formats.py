@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from headway.bench.traces import comma_separated, json_lines
+from headway.bench.traces import comma_separated, json_lines, parquet_rows, vllm_logs
 from headway.bench.traces.column_map import ColumnMap
 from headway.bench.traces.opening import TraceFile
 from headway.bench.traces.rows import Rows
@@ -36,11 +36,25 @@ class TraceFormat:
 
 FORMATS = (
     TraceFormat(
+        suffixes=(".parquet",),
+        endings=(".parquet",),
+        recognises=parquet_rows.recognises,
+        layout_of=parquet_rows.layout_of,
+        read=parquet_rows.read,
+    ),
+    TraceFormat(
         suffixes=(".jsonl.gz", ".jsonl", ".jsonl.zst"),
         endings=(".jsonl", ".json", ".ndjson"),
         recognises=json_lines.recognises,
         layout_of=json_lines.layout_of,
         read=json_lines.read,
+    ),
+    TraceFormat(
+        suffixes=(".log", ".log.gz", ".log.zst"),
+        endings=(".log",),
+        recognises=vllm_logs.recognises,
+        layout_of=vllm_logs.layout_of,
+        read=vllm_logs.read,
     ),
     TraceFormat(
         suffixes=(".csv", ".csv.gz", ".csv.zst"),

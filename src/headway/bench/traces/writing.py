@@ -16,23 +16,24 @@ from headway.bench.user_mistake import UserMistake
 from headway.simulator.trace import Trace
 
 
-def write_jsonl(trace: Trace, path: str | os.PathLike[str]) -> None:
+def write_jsonl(trace: Trace, path: str | os.PathLike[str], *, packing: str | None = None) -> None:
     """Write a trace; `.gz` and `.zst` at the path's end pack it. The same trace gives the same bytes.
 
     Times are rounded to whole milliseconds, as the format has them, measured ones to microseconds. A turn's session
-    is its number in the trace.
+    is its number in the trace. `packing` is the ending to pack by where that of `path` does not tell.
 
     Raises:
         UserMistake: the file cannot be written.
     """
     target = Path(path)
+    packing = target.suffix if packing is None else packing
     try:
         with target.open("wb") as raw:
-            if target.suffix == ".gz":
+            if packing == ".gz":
                 # no name and no time in the header, so that equal traces are equal files
                 with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed:
                     _write(trace, packed)
-            elif target.suffix == ".zst":
+            elif packing == ".zst":
                 with zstandard.ZstdCompressor().stream_writer(raw, closefd=False) as packed:
                     _write(trace, packed)
             else:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from headway.bench.calibration.recording_files import read_recording
+from headway.bench.traces import vllm_logs
 from headway.bench.traces.known_logs import KNOWN_LOGS, log_with
 from headway.bench.traces.loading import LoadedTrace, load_trace
 from headway.bench.traces.request_logs import fields_in
@@ -31,6 +32,7 @@ def test_the_page_has_an_example_of_every_known_log() -> None:
     assert len(EXAMPLES) == PAGE.count(' title="')
     seen = {log.name for found in EXAMPLES.values() if (log := log_with(fields_in(found["text"]))) is not None}
     assert seen == {log.name for log in KNOWN_LOGS}
+    assert vllm_logs.recognises(EXAMPLES["vllm.log"]["text"].encode())
 
 
 def example(name: str, folder: Path, **changes: str) -> LoadedTrace:
@@ -77,6 +79,7 @@ def test_times_are_kept(tmp_path: Path, name: str, arrived: list[float], ttft: l
         ("responses.jsonl", "arrival in whole seconds"),
         ("spend.json", "1 entry is left out because `call_type` is 'aembedding'"),
         ("langfuse.json", "1 entry is left out because `type` is 'SPAN'"),
+        ("vllm.log", "vLLM's log has whole seconds"),
         ("mine.jsonl", "requests are sorted by `at`; 1 of 2 lines"),
     ],
 )
@@ -130,3 +133,53 @@ def test_langfuse_as_blob_storage_exports_it(tmp_path: Path) -> None:
     (tmp_path / "o.jsonl").write_text(json.dumps(record) + "\n")
     trace = load_trace(str(tmp_path / "o.jsonl")).trace
     assert (trace.prompt_tokens[0], trace.output_tokens[0], trace.tenants) == (5, 6, ("u",))
+
+
+def test_a_log_of_vllm_without_lengths_names_the_options(tmp_path: Path) -> None:
+    lines = [line for line in EXAMPLES["vllm.log"]["text"].splitlines(keepends=True) if " DEBUG " not in line]
+    (tmp_path / "v.log").write_text("".join(lines))
+    with pytest.raises(UserMistake, match="vLLM logged no lengths; run it with VLLM_LOGGING_LEVEL=DEBUG"):
+        load_trace(str(tmp_path / "v.log"))
+
+
+def test_a_request_that_vllm_did_not_finish_is_left_out(tmp_path: Path) -> None:
+    lines = EXAMPLES["vllm.log"]["text"].splitlines(keepends=True)[:-1]
+    (tmp_path / "v.log").write_text("".join(lines))
+    loaded = load_trace(str(tmp_path / "v.log"))
+    assert loaded.trace.max_output_tokens is not None
+    assert loaded.trace.max_output_tokens.tolist() == [16]
+    assert any("1 entry is left out because the log has no token ids" in note for note in loaded.notes)
+
+
+def test_an_unknown_text_log_says_which_are_known(tmp_path: Path) -> None:
+    (tmp_path / "nginx.log").write_text('10.0.0.1 - - [30/Nov/2026:10:00:00 +0000] "POST /v1/completions" 200\n')
+    with pytest.raises(UserMistake, match="of text logs only vLLM's request log is known"):
+        load_trace(str(tmp_path / "nginx.log"))
+
+
+@pytest.mark.parametrize("name", ["mine.jsonl", "spend.json", "langfuse.json"])
+def test_parquet_is_read_as_the_same_log(tmp_path: Path, name: str) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    import pyarrow
+
+    text = EXAMPLES[name]["text"]
+    records = [json.loads(line) for line in text.splitlines()] if name == "mine.jsonl" else json.loads(text)
+    records = records["data"] if isinstance(records, dict) else records
+    for record in records:
+        record.pop("usageDetails", None) if record.get("usageDetails") == {} else None
+    parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / "t.parquet")
+    trace = load_trace(str(tmp_path / "t.parquet"), columns=EXAMPLES[name]["columns"]).trace
+    said = tuple(int(EXAMPLES[name][part]) for part in ("requests", "prompt", "output"))
+    assert (len(trace), trace.prompt_tokens.sum(), trace.output_tokens.sum()) == said
+
+
+def test_broken_and_unknown_parquet_are_one_sentence(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    import pyarrow
+
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserMistake, match="cannot be read as Parquet"):
+        load_trace(str(tmp_path / "b.parquet"))
+    parquet.write_table(pyarrow.table({"t": [1], "in_tokens": [2]}), tmp_path / "u.parquet")
+    with pytest.raises(UserMistake, match="its fields are t, in_tokens, which is no known format"):
+        load_trace(str(tmp_path / "u.parquet"))
