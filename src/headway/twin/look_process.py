@@ -24,6 +24,7 @@ LOOK_MODULE = "headway.bench.twin"
 _COMMAND = (sys.executable, "-m", LOOK_MODULE)
 _POLL_SECONDS = 0.1
 _ANSWER_BYTES_MAX = 1 << 20
+_CLOSED = "looks have come to an end"
 _PAUSE_SECONDS, _PAUSE_SECONDS_MAX = 15.0, 1_800.0
 _ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -42,6 +43,7 @@ class LookProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._thread: threading.Thread | None = None
         self._found: LookAnswer | LookFault | None = None
+        self._is_closed = False
         self._first_pause = self._pause = pause
         self._ended_cpu_seconds = 0.0
         self._cpu_seconds = 0.0
@@ -80,14 +82,14 @@ class LookProcess:
         return self._pause / 2 if self._pause > self._first_pause else 0.0
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, without waiting: the thread of a look under way does the rest."""
+        self._is_closed = True
         process = self._process
         if process is not None:
             with suppress(OSError):
                 process.kill()
-        if self._thread is not None:
-            self._thread.join(timeout=5.0)
-        self._end()
+        if self._thread is None or not self._thread.is_alive():
+            self._end()
 
     def _run(self, look: TwinLook, rows: Sequence[SeenRequest]) -> None:
         try:
@@ -103,6 +105,8 @@ class LookProcess:
             self.faults += 1
             self._pause = min(2 * self._pause, 2 * _PAUSE_SECONDS_MAX)
             self._found = LookFault(f"the look failed ({error!r})", self.cpu_seconds)
+        if self._is_closed:
+            self._end()
 
     def _exchange(self, line: bytes) -> bytes:
         """Send a line, and wait for one. Raises OSError or ValueError, one sentence, where none comes in time."""
@@ -130,6 +134,8 @@ class LookProcess:
 
     def _check(self, process: subprocess.Popen[bytes], until: float, answered: int) -> None:
         self._measure(process.pid)
+        if self._is_closed:
+            raise ValueError(_CLOSED)
         if self.memory_bytes > self._memory_bytes:
             used, most = self.memory_bytes >> 20, self._memory_bytes >> 20
             raise ValueError(f"its process took {used} MiB of memory, more than the {most} MiB that it may")
@@ -141,6 +147,8 @@ class LookProcess:
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is not None:
             self._end()
+        if self._is_closed:
+            raise ValueError(_CLOSED)
         if self._process is None:
             self._process = subprocess.Popen(
                 self._command,

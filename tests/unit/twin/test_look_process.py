@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 import time
+from collections.abc import Sequence
 
 import pytest
 
@@ -94,6 +96,38 @@ def test_after_an_answer_the_process_is_kept_and_the_pause_is_forgotten() -> Non
     assert isinstance(found(looks), LookAnswer)
     assert (looks.starts, looks.faults, looks.pause_seconds) == (1, 0, 0.0)
     looks.close()
+
+
+def test_to_close_waits_for_no_look_and_leaves_no_process() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class SlowLook(TwinLook):
+        def of(self, rows: Sequence[SeenRequest]) -> TwinLook:
+            begun.set()
+            go_on.wait()
+            return look()
+
+    looks = process(READS + f"print('''{GOOD}''', flush=True)")
+    looks.ask(SlowLook(EngineFacts(), 0.0, USUAL, USUAL), rows())
+    begun.wait()
+    looks.close()
+    go_on.set()
+    while (answer := looks.take()) is None:
+        time.sleep(0.01)
+    assert isinstance(answer, LookFault)
+    assert looks.starts == 0
+
+
+def test_to_close_ends_the_process_of_a_look_under_way() -> None:
+    looks = process("import time; time.sleep(600)")
+    looks.ask(look(), rows())
+    while not looks.memory_bytes:
+        time.sleep(0.01)
+    looks.close()
+    while (answer := looks.take()) is None:
+        time.sleep(0.01)
+    assert isinstance(answer, LookFault)
+    assert looks.memory_bytes == 0, "it was waited for"
 
 
 class SlowLooks:
