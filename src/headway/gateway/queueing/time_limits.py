@@ -86,13 +86,15 @@ class TimeLimits:
         overdue = takewhile(lambda relay: now - relay.request.arrived.arrived_at >= least, self._relays.values())
         for relay in list(overdue):
             arrived = relay.request.arrived
+            if relay.request.stage is not _QUEUED:
+                continue
             table = "offline" if arrived.request_class == "offline" else "queue"
             limit = getattr(settings, table).timeout_seconds
-            if relay.request.stage is _QUEUED and now - arrived.arrived_at >= limit:
+            if now - arrived.arrived_at >= limit:
                 message = f"the request waited in the queue for {limit:g} s, the limit `{table}.timeout_seconds`"
                 drain_seconds = self._served.queue_of(relay.request.queued).drain_seconds()
                 relay.refuse(self._entry_checks.too_many(message, Reason.QUEUE_TIMEOUT, drain_seconds))
-                yield
+            yield  # also after one that may wait on: one limit may be hours, and many wait beyond the other
 
     def refuse_late(self, now: float) -> Iterator[None]:
         """Refuse requests whose deadline for the first token has passed in the queue."""

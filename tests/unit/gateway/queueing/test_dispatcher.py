@@ -233,6 +233,16 @@ def test_requests_that_no_replica_serves_any_more_wait_for_the_grace() -> None:
     assert "for 30 s" in waiting.refusal.message
 
 
+def test_offline_requests_that_may_wait_for_hours_are_looked_at_one_at_a_step() -> None:
+    bench = Bench(queue=QueueSettings(timeout_seconds=60.0))
+    bench.arrive()
+    waiting = [bench.arrive(request_class="offline") for _ in range(20)]
+    bench.now += 61.0
+    steps = sum(1 for _ in bench.dispatcher.time_limits.refuse_overdue(bench.now))
+    assert steps >= len(waiting), "between two of them all else has its turn"
+    assert {one.stage for one in waiting} == {RequestStage.QUEUED}
+
+
 def test_a_request_that_waits_too_long_is_refused() -> None:
     bench = Bench(queue=QueueSettings(timeout_seconds=60.0))
     sent = bench.arrive()
