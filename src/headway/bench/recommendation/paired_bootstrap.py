@@ -19,10 +19,8 @@ from headway.bench.recommendation.objective import Floats, OperatorObjective
 
 DRAWS = 400
 SURE = 0.95
-_STRETCHES_MIN, _STRETCHES_MAX = (
-    10,
-    50,
-)  # of the trace: shorter ones cut rushes apart, and of fewer nothing can be drawn
+# Stretches of the trace: more of them cut rushes apart, and of fewer nothing can be drawn.
+_STRETCHES_MIN, _STRETCHES_MAX = 10, 50
 _WAITS_IN_A_STRETCH = 3  # it should be so many times as long as the longest wait
 _EQUAL = 1e-12
 _Rows: TypeAlias = npt.NDArray[np.int64]
@@ -84,9 +82,7 @@ def differences(
     scores = objective.scores(columns)
     best = int(scores.argmin())
     kept = best if incumbent is None else incumbent
-    span = max(float(arrived_seconds[-1] - arrived_seconds[0]), 1e-9)
-    wanted = _WAITS_IN_A_STRETCH * longest_wait_seconds
-    stretch = min(max(wanted, span / _STRETCHES_MAX), span / _STRETCHES_MIN)
+    stretch, is_short = _stretch(arrived_seconds, longest_wait_seconds)
     worse = np.ones(len(scores), bool)
     at_most = np.full(len(scores), -np.inf)
     draws = scores[np.newaxis]
@@ -103,7 +99,7 @@ def differences(
         [*map(float, low)],
         [*map(float, high)],
         stretch,
-        wanted > span / _STRETCHES_MIN,
+        is_short,
         [*map(float, np.exp(at_most))],
     )
 
@@ -116,11 +112,17 @@ def share_ahead(
     seed: int,
 ) -> float:
     """The share of draws in which the first of two candidates is better than the second; arguments as above."""
-    span = max(float(arrived_seconds[-1] - arrived_seconds[0]), 1e-9)
-    stretch = min(max(_WAITS_IN_A_STRETCH * longest_wait_seconds, span / _STRETCHES_MAX), span / _STRETCHES_MIN)
+    stretch, _ = _stretch(arrived_seconds, longest_wait_seconds)
     random = np.random.default_rng(seed)
     draws = [objective.scores(columns, _drawn(arrived_seconds, stretch, random)) for _ in range(DRAWS)]
     return float(np.mean([first < second for first, second in draws]))
+
+
+def _stretch(arrived_seconds: Floats, longest_wait_seconds: float) -> tuple[float, bool]:
+    """Seconds of a stretch, and whether the trace is too short for as many as its waits would ask for."""
+    span = max(float(arrived_seconds[-1] - arrived_seconds[0]), 1e-9)
+    wanted, most = _WAITS_IN_A_STRETCH * longest_wait_seconds, span / _STRETCHES_MIN
+    return min(max(wanted, span / _STRETCHES_MAX), most), wanted > most
 
 
 def _worse(behind: Floats, draws: Floats) -> npt.NDArray[np.bool_]:

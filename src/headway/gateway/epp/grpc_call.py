@@ -149,9 +149,9 @@ class GrpcCall:
                 self.finish(GrpcStatus.UNIMPLEMENTED, "messages cannot be compressed here")
             elif length > MESSAGE_BYTES_MAX:
                 self.finish(GrpcStatus.RESOURCE_EXHAUSTED, f"a message is above {MESSAGE_BYTES_MAX} bytes")
-            elif at + _PREFIX_BYTES + length > size:
+            elif at + _PREFIX_BYTES + length > size or self._handler is None:
                 break
-            elif self._handler is not None:
+            else:
                 self.ends_at = self.gives_up_at
                 self._handler.came(data[at + _PREFIX_BYTES : at + _PREFIX_BYTES + length])
                 at += _PREFIX_BYTES + length
