@@ -44,16 +44,25 @@ class PluginTwin:
         """Once a second, before a step: switch to what the twin wants, as soon as the last switch is over.
 
         The predictor stays that of the configuration: what it has learned is worth more than another one's start.
+        A fault of ours ends the twin, and not the engine: the policies that rule go on.
         """
         if self.steering is None:
             return
-        wanted = self.steering.poll(now)
+        try:
+            self._follow(self.steering, policies, now)
+        except Exception:
+            logger.exception("headway: auto: an internal error ends the twin; the policies that rule now go on")
+            self.close()
+            self.steering = None
+
+    def _follow(self, steering: AutoSteering, policies: FallbackScheduler, now: float) -> None:
+        wanted = steering.poll(now)
         if wanted is None or not policies.may_switch:
             return
         options = {kind: given for kind, given in wanted.options.items() if kind != "prediction"}
         kept = replace(wanted, prediction=self._config.prediction, options=options)
         policies.switch(bundle_of(kept, costs=self._config.costs, seed=self._config.seed), now)
-        self.steering.switched(now)
+        steering.switched(now)
 
     def close(self) -> None:
         """End its process."""

@@ -120,6 +120,30 @@ def test_while_the_guard_has_suspended_the_policies_nothing_is_switched() -> Non
     assert twin.steering.switches == 1
 
 
+def test_a_fault_of_the_twin_ends_it_and_not_the_engine(caplog: pytest.LogCaptureFixture) -> None:
+    class NoThread(SureLooks):
+        is_closed = False
+
+        def ask(self, look: TwinLook, rows: Sequence[SeenRequest]) -> None:
+            raise RuntimeError("can't start new thread")
+
+        def close(self) -> None:
+            self.is_closed = True
+
+    looks = NoThread()
+    twin = PluginTwin(AUTO, EngineFacts, looks=looks)
+    policies, faults = scheduler(twin)
+    for number in range(250):
+        served(policies, number, float(number))
+    with caplog.at_level("ERROR", "headway"):
+        twin.follow(policies, 300.0)
+    twin.follow(policies, 301.0)
+    assert twin.steering is None
+    assert looks.is_closed
+    assert policies.in_force
+    assert not faults
+
+
 def test_auto_is_the_default_order_with_a_twin() -> None:
     assert (AUTO.ordering, AUTO.auto.on) == ("highest-response-ratio", True)
     assert not PluginConfig().auto.on
