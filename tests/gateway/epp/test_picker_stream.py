@@ -239,3 +239,84 @@ def test_a_stream_that_ends_before_its_body_is_not_refused_later(run_gateway: Ru
         assert [message.immediate_response.status.code for message in late] == [408]
 
     run_gateway(scenario)
+
+
+@pytest.mark.parametrize("is_queued", [True, False])
+def test_a_second_head_makes_no_second_request(run_gateway: RunGateway, is_queued: bool) -> None:
+    """Else the first one would keep its place at a replica, or in the queue, and never end."""
+
+    async def scenario(setup: Setup) -> None:
+        ends_at_head = head(("content-length", b"0"))
+        ends_at_head.request_headers.end_of_stream = True
+        channel = Channel()
+        picked = PickerStream(setup.gateway.api, SharedLimits(WireLimits()), channel, "127.0.0.1")
+        for message in [head(), part(BODY, ends=is_queued), ends_at_head]:
+            picked.came(message.SerializeToString())
+        await asyncio.sleep(0.02)
+        assert channel.ended is GrpcStatus.INVALID_ARGUMENT
+        picked.over()
+        assert setup.dispatcher.counts.arrived == int(is_queued)
+        assert [replica.ledger.requests for replica in setup.dispatcher.replicas] == [0]
+
+    run_gateway(scenario)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [part(BODY, ends=True), pb.ProcessingRequest(request_trailers=pb.HttpTrailers())],
+    ids=["body", "trailers"],
+)
+def test_what_comes_before_the_head_ends_the_stream(run_gateway: RunGateway, message: pb.ProcessingRequest) -> None:
+    async def scenario(setup: Setup) -> None:
+        channel = Channel()
+        picked = PickerStream(setup.gateway.api, SharedLimits(WireLimits()), channel, "127.0.0.1")
+        picked.came(message.SerializeToString())
+        assert channel.ended is GrpcStatus.INVALID_ARGUMENT
+
+    run_gateway(scenario)
+
+
+def with_headers(kind: str, number: int) -> pb.ProcessingRequest:
+    headers = pb.HttpHeaders(headers=pb.HeaderMap(headers=[pb.HeaderValue(key="a")] * number))
+    return pb.ProcessingRequest(**{kind: headers})
+
+
+def after_a_small_body(message: pb.ProcessingRequest) -> bytes:
+    return part(b"x", ends=False).SerializeToString() + message.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("message", "status"),
+    [
+        (with_headers("request_headers", 2_001).SerializeToString(), GrpcStatus.INVALID_ARGUMENT),
+        (with_headers("response_headers", 2_001).SerializeToString(), GrpcStatus.INVALID_ARGUMENT),
+        (with_headers("response_headers", 300_000).SerializeToString(), GrpcStatus.RESOURCE_EXHAUSTED),
+        (after_a_small_body(with_headers("request_headers", 300_000)), GrpcStatus.RESOURCE_EXHAUSTED),
+    ],
+    ids=["request", "answer", "long", "behind a body"],
+)
+def test_messages_of_very_many_small_fields_are_not_read(
+    run_gateway: RunGateway, message: bytes, status: GrpcStatus
+) -> None:
+    """To read 16 MiB of them takes seconds, in which every other request would wait."""
+
+    async def scenario(setup: Setup) -> None:
+        channel = Channel()
+        picked = PickerStream(setup.gateway.api, SharedLimits(WireLimits()), channel, "127.0.0.1")
+        picked.came(message)
+        assert (channel.ended, channel.written) == (status, [])
+
+    run_gateway(scenario)
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_a_subset_of_very_many_endpoints_is_refused(run_gateway: RunGateway, as_text: bool) -> None:
+    async def scenario(setup: Setup) -> None:
+        names = [f"10.0.{one >> 8}.{one & 255}:80" for one in range(3_000)]
+        metadata = pb.Metadata()
+        subset = metadata.filter_metadata["envoy.lb.subset_hint"]
+        subset["x-gateway-destination-endpoint-subset"] = ",".join(names) if as_text else names
+        (written,) = await played(setup, [head(metadata_context=metadata)])
+        assert (written.immediate_response.status.code, setup.dispatcher.counts.arrived) == (400, 0)
+
+    run_gateway(scenario)

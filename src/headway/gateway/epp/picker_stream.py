@@ -43,6 +43,9 @@ _ATTRIBUTES = "envoy.filters.http.ext_proc"
 _SUBSET_METADATA, _SUBSET_KEY = "envoy.lb.subset_hint", "x-gateway-destination-endpoint-subset"
 _VIA_UPSTREAM = "via_upstream"
 _FAILURE_CHARACTERS_MAX = 200
+_BESIDE_BODY_MAX = 1 << 20  # bytes; to read that many small fields takes some 40 ms
+_FIELDS_MAX = 2_000  # headers of a message, and endpoints of a subset
+_BODY_TAGS = frozenset(b"\x22\x2a")  # request_body and response_body
 log = logging.getLogger("headway.gateway")
 
 
@@ -111,6 +114,9 @@ class PickerStream:
         self._call.finish(GrpcStatus.OK)
 
     def _take_safely(self, message: bytes) -> None:
+        if _bytes_beside_body(message) > _BESIDE_BODY_MAX:
+            self._call.finish(GrpcStatus.RESOURCE_EXHAUSTED, f"a message has above {_BESIDE_BODY_MAX} bytes but a body")
+            return
         try:
             self._take(pb.ProcessingRequest.FromString(message))
         except DecodeError:
@@ -121,7 +127,10 @@ class PickerStream:
 
     def _take(self, message: pb.ProcessingRequest) -> None:
         kind = message.WhichOneof("request")
-        if kind == "request_body":
+        fault = self._fault_of(kind, message)
+        if fault:
+            self._call.finish(GrpcStatus.INVALID_ARGUMENT, fault)
+        elif kind == "request_body":
             self._more(message.request_body)
         elif kind == "request_headers":
             self._begin(message)
@@ -135,6 +144,17 @@ class PickerStream:
             self._has_trailers = True
             self._whole()
 
+    def _fault_of(self, kind: str | None, message: pb.ProcessingRequest) -> str:
+        """Why this message may not come now; "" if it may. A second head would make a second request of the stream."""
+        if kind == "request_headers" and self._http is not None:
+            return "a stream has one request, and its headers come once"
+        if kind in ("request_body", "request_trailers") and self._http is None:
+            return "the headers of a request come before its body"
+        if kind in ("request_headers", "response_headers"):
+            listed = len(getattr(message, kind).headers.headers)
+            return f"a message has {listed} headers, above {_FIELDS_MAX}" if listed > _FIELDS_MAX else ""
+        return ""
+
     # The request comes
 
     def _begin(self, message: pb.ProcessingRequest) -> None:
@@ -145,6 +165,9 @@ class PickerStream:
         self._reads_answer = message.protocol_config.response_body_mode == pb.FULL_DUPLEX_STREAMED
         http.endpoints = _allowed_endpoints(message)
         self.address = _client_of(http.named.get(b"x-forwarded-for")) or self.address
+        if len(http.endpoints) > _FIELDS_MAX:
+            self._refuse(400, f"the subset of endpoints names more than {_FIELDS_MAX}; name fewer")
+            return
         if not ends and message.protocol_config.request_body_mode != pb.FULL_DUPLEX_STREAMED:
             log.error(_WRONG_MODE)
             self._reject(error_response(500, _WRONG_MODE, Reason.INTERNAL_ERROR))
@@ -305,6 +328,18 @@ class PickerStream:
         self._call.send([messages.ANSWER_TRAILERS])
 
 
+def _bytes_beside_body(message: bytes) -> int:
+    """How much of a message is no body: Envoy writes that first, after its tag and its length (a varint)."""
+    if not message or message[0] not in _BODY_TAGS:
+        return len(message)
+    length = 0
+    for place, byte in enumerate(message[1:6]):
+        length |= (byte & 127) << 7 * place
+        if byte < 128:
+            break
+    return len(message) - length
+
+
 def _read_headers(came: pb.HeaderMap) -> tuple[Headers, Mapping[str, bytes]]:
     """Headers as this gateway has them, `host` among them, and pseudo-headers of HTTP/2."""
     headers: Headers = []
@@ -350,7 +385,8 @@ def _allowed_endpoints(message: pb.ProcessingRequest) -> tuple[str, ...]:
     if _SUBSET_METADATA not in message.metadata_context.filter_metadata:
         return ()
     value = message.metadata_context.filter_metadata[_SUBSET_METADATA].fields[_SUBSET_KEY]
-    texts = [one.string_value for one in value.list_value.values] or value.string_value.split(",")
+    named = value.list_value.values[: _FIELDS_MAX + 1]
+    texts = [one.string_value for one in named] or value.string_value.split(",", _FIELDS_MAX)
     return tuple(sorted({text.strip() for text in texts} - {""}))
 
 
