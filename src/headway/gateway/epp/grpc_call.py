@@ -18,6 +18,7 @@ from headway.gateway.epp.http2_frames import PAYLOAD_MAX, data_head
 
 MESSAGE_BYTES_MAX = 16 << 20
 """Of one message that comes. Envoy's are as large as its buffer of a connection, by default 1 MiB."""
+_UNSENT_MAX = 1_000  # answers of one call that wait for its client to read; an Envoy's window is 16 MiB or more
 _PREFIX = Struct(">BI")
 _PREFIX_BYTES = 5
 
@@ -95,6 +96,7 @@ class GrpcCall:
         "_messages",
         "_partial",
         "_rest",
+        "_unsent_bytes",
         "credit",
         "ends_at",
         "gives_up_at",
@@ -109,12 +111,13 @@ class GrpcCall:
     def __init__(
         self, connection: CallConnection, number: int, peer: str, credit: int, hold: Callable[[int], bool]
     ) -> None:
-        """`hold` counts bytes of messages that are not whole yet, and says whether there is room for them."""
+        """`hold` counts bytes of messages that wait to be whole or to be sent, and says whether there is room for them."""
         self._connection = connection
         self._handler: CallHandler | None = None
         self._hold = hold
         self._partial = bytearray()
-        self._messages: deque[Iterator[bytes]] = deque()
+        self._messages: deque[tuple[Iterator[bytes], int]] = deque()  # with their bytes, where those are there already
+        self._unsent_bytes = 0  # the sum of those
         self._rest: bytes | memoryview = b""  # of the message that is being sent
         self._end: tuple[GrpcStatus, str] | None = None  # once all is sent
         self._is_waiting = False  # for room
@@ -189,10 +192,16 @@ class GrpcCall:
 
     def send(self, messages: Iterable[bytes]) -> None:
         """Messages, taken one by one as there is room for them; nothing if the call is over."""
-        if not self.is_over:
-            self._messages.append(iter(messages))
-            if not self._is_waiting:
-                self.go_on()
+        if self.is_over:
+            return
+        size = sum(map(len, messages)) if isinstance(messages, list) else 0
+        self._messages.append((iter(messages), size))
+        self._unsent_bytes += size
+        has_room = self._hold(size)
+        if not self._is_waiting:
+            self.go_on()
+        elif len(self._messages) > _UNSENT_MAX or (size and not has_room):
+            self.finish(GrpcStatus.RESOURCE_EXHAUSTED, "too many answers wait for their client to read them")
 
     def finish(self, status: GrpcStatus, message: str = "") -> None:
         """End it: when all is sent, or if it failed at once."""
@@ -200,8 +209,7 @@ class GrpcCall:
             return
         self._end = (status, message)
         if status is not GrpcStatus.OK:
-            self._messages.clear()
-            self._rest = b""
+            self._forget_messages()
         if not self._is_waiting or status is not GrpcStatus.OK:
             self.go_on()
 
@@ -235,15 +243,22 @@ class GrpcCall:
 
     def _next_message(self) -> bytes | None:
         while self._messages:
-            message = next(self._messages[0], None)
+            message = next(self._messages[0][0], None)
             if message is not None:
                 return message
-            self._messages.popleft()
+            size = self._messages.popleft()[1]
+            self._unsent_bytes -= size
+            self._hold(-size)
         return None
 
-    def _let_go(self) -> None:
+    def _forget_messages(self) -> None:
+        self._hold(-self._unsent_bytes)
         self._messages.clear()
+        self._unsent_bytes = 0
         self._rest = b""
+
+    def _let_go(self) -> None:
+        self._forget_messages()
         if self._partial:
             self._drop_partial()
         self._tell()

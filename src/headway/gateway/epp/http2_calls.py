@@ -156,6 +156,7 @@ class Http2Calls:
             self._take_trailers(number, ends=ends)
             return
         self.last = number
+        self._output.count_reply()  # each stream has a head, an end or a reset, which no window bounds
         if self._drained is not None or len(self._open) >= self._limits.calls:
             self._refuse(number, Http2Error.REFUSED_STREAM)
         elif not head.is_well_formed:

@@ -75,11 +75,15 @@ class Http2Output:
 
     def reply(self, data: bytes) -> None:
         """Send a reply that nothing bounds. Raises Http2Fault if the client lets too many of them wait."""
+        self.count_reply()
+        self.write(data)
+
+    def count_reply(self) -> None:
+        """The client asked for what no window bounds. Raises Http2Fault if it lets too much of that wait."""
         if not self.is_writable:
             self._unsent_replies += 1
             if self._unsent_replies > _UNSENT_REPLIES_MAX:
                 raise Http2Fault(Http2Error.ENHANCE_YOUR_CALM, "replies are not read")
-        self.write(data)
 
     def flush(self) -> None:
         """Send what was gathered."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from struct import pack
 
@@ -439,6 +440,43 @@ def test_replies_that_are_not_read_have_a_bound() -> None:
         client = Http2Client()
         client.connection.pause_writing()
         client.send(*[frame(PING, 0, 0, bytes(8))] * 10_001)
+        assert goaway_error(client.came()) == Http2Error.ENHANCE_YOUR_CALM
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("content", "room", "times"),
+    [(b"", math.inf, 1_000), (bytes(10_000), 100_000.0, 10)],
+    ids=["many", "large"],
+)
+def test_answers_that_are_not_read_have_a_bound(content: bytes, room: float, times: int) -> None:
+    """A client that sends on, whose window stays closed, makes one call wait with no more than that."""
+
+    async def scenario() -> None:
+        client = Http2Client(is_greeted=False, room=room)
+        client.send(PREFACE, settings_frame({INITIAL_WINDOW_SIZE: 0}), client.head(1), client.head(3))
+        client.send(*[data(1, message(content))] * times)
+        assert not statuses(client, client.came())
+        client.send(data(1, message(content)), data(3, message(b"")))
+        assert statuses(client, client.came()) == {1: GrpcStatus.RESOURCE_EXHAUSTED}
+        assert (client.calls[0].over_times, client.calls[1].over_times, client.held_bytes) == (1, 0, 0)
+        client.send(window_frame(3, 100))
+        assert content_of(client.came(), 3) == message(b"")
+
+    run(scenario)
+
+
+def test_streams_whose_ends_are_not_read_have_a_bound() -> None:
+    """No window bounds the end of a stream: a client that begins one after the other must read them."""
+
+    async def scenario() -> None:
+        client = Http2Client()
+        client.connection.pause_writing()
+        heads = [client.head(number, path=b"/no/Method") for number in range(1, 2 * 10_001, 2)]
+        client.send(*heads[:-1])
+        assert goaway_error(client.came()) is None
+        client.send(heads[-1])
         assert goaway_error(client.came()) == Http2Error.ENHANCE_YOUR_CALM
 
     run(scenario)
