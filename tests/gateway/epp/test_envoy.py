@@ -233,7 +233,8 @@ def test_a_body_beyond_the_limit_is_refused_and_forgotten(run_gateway: RunGatewa
         async with envoy.picker(setup):
             answer = await envoy.ask(marked("x" * 300_000))
             assert (answer.status, answer.reason) == (413, "malformed")
-            assert setup.gateway.body_bytes == 0
+            while setup.gateway.body_bytes:  # a part that was on its way goes when Envoy ends the stream
+                await asyncio.sleep(0.01)
 
     run_gateway(scenario, wire=WireLimits(body_bytes=200_000))
 

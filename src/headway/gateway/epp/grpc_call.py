@@ -111,7 +111,7 @@ class GrpcCall:
     def __init__(
         self, connection: CallConnection, number: int, peer: str, credit: int, hold: Callable[[int], bool]
     ) -> None:
-        """`hold` counts bytes of messages that wait to be whole or to be sent, and says whether there is room for them."""
+        """`hold` counts bytes of messages that wait, to be whole or to be sent, and says whether there is room."""
         self._connection = connection
         self._handler: CallHandler | None = None
         self._hold = hold

@@ -93,6 +93,7 @@ class Lease:
         self._other = ""  # the latest other gateway seen with it
         self._seen_version: str | None = None
         self._seen_at = math.inf
+        self._was_anothers = False  # the record, when it was read last
         self._is_left = False
         self._finishes = False  # it was active when it left
         self._logged_at = -math.inf
@@ -132,8 +133,10 @@ class Lease:
         if seen.holder not in ("", self.name):
             self._note_other(seen.holder)
             self._held_until = -math.inf
-            if self._clock() < self._seen_at + max(seen.seconds, self.seconds):
-                return
+        is_gone = not seen.version and self._was_anothers  # deleted under its holder, which is active still
+        self._was_anothers = seen.holder not in ("", self.name) or is_gone
+        if self._was_anothers and self._clock() < self._seen_at + max(seen.seconds, self.seconds):
+            return
         if not self._is_left and await self._store.write(self.name, self.seconds, seen.version):
             self._held_until = began + self.seconds * _HELD_SHARE
 
