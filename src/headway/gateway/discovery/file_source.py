@@ -18,6 +18,8 @@ from headway.gateway.discovery.replica_source import Findings, FoundReplica, Sou
 from headway.gateway.settings_file import YAML_ENDINGS
 
 _BYTES_MAX = 4 << 20
+_ENTRIES_MAX = 10_000  # targets and labels of all groups; far above what a source may find
+_YAML_FAULTS = (IndexError, KeyError, TypeError, AttributeError)  # PyYAML's own, of tags like !!int without a number
 _SCHEME = "__scheme__"
 
 
@@ -44,7 +46,7 @@ class FileSource:
 
     def _look(self) -> Findings | None:
         try:
-            with self._path.open("rb") as file:
+            with open(self._path, "rb", opener=_opened) as file:
                 now = os.fstat(file.fileno())
                 marks = (now.st_mtime_ns, now.st_size, now.st_ino, now.st_dev)
                 if marks == self._read:
@@ -79,13 +81,20 @@ class FileSource:
         return found
 
 
+def _opened(path: str, flags: int) -> int:
+    """Without waiting: a named pipe would wait for a writer, in a thread that nothing ends."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _groups(content: bytes, *, is_yaml: bool) -> list[_Group]:
     """The groups of targets in a file. Raises ValueError, one sentence."""
     form = 'it must hold groups like [{"targets": ["10.0.0.5:8000"], "labels": {}}]'
     try:
         if is_yaml:
             return msgspec.convert(_from_yaml(content), list[_Group])
-        return _GROUPS.decode(content)
+        groups = _GROUPS.decode(content)
+        _check_entries(sum(len(group.targets) for group in groups))
+        return groups
     except msgspec.ValidationError as error:
         raise ValueError(f"{form}: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -96,6 +105,17 @@ def _from_yaml(content: bytes) -> Any:
     import yaml  # noqa: PLC0415 - of an extra
 
     try:
-        return yaml.safe_load(content)
+        groups = yaml.safe_load(content)
     except yaml.YAMLError as error:
         raise ValueError(f"it is no YAML: {' '.join(str(error).split())}") from None
+    except _YAML_FAULTS as error:
+        raise ValueError(f"it is no YAML: a value does not fit its tag ({error}); quote it as a text") from None
+    if isinstance(groups, list):  # before they are copied: aliases can make gigabytes of a short file
+        parts = [group.get(key) for group in groups if isinstance(group, dict) for key in ("targets", "labels")]
+        _check_entries(sum(len(part) for part in parts if isinstance(part, list | dict)))
+    return groups
+
+
+def _check_entries(number: int) -> None:
+    if number > _ENTRIES_MAX:
+        raise ValueError(f"it has {number} targets and labels, above {_ENTRIES_MAX}; name fewer")

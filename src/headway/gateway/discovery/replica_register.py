@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import attrgetter
 
 from headway.gateway.discovery.dns_source import DnsSource, ServerLookup, SrvSource, SystemLookup
 from headway.gateway.discovery.file_source import FileSource
@@ -29,6 +30,8 @@ from headway.gateway.settings_file import address_of, check_replica, replica_nam
 
 ADDED = "/admin"
 _AGAIN_SECONDS = 5.0  # after a fault of our own
+_UNUSABLE_MAX = 1_000  # of one source, until no more of its replicas are looked at: each takes some 30 us
+_BY_ADDRESS = attrgetter("host", "port", "name", "scheme")
 log = logging.getLogger("headway.gateway")
 
 
@@ -41,7 +44,8 @@ class FollowedSource:
     template: ReplicaSettings  # what holds for each replica that it finds
     task: asyncio.Task[None] | None = None
     findings: Findings | None = None  # None until it found out for the first time
-    unusable: Mapping[FoundReplica, str] = field(default_factory=dict)  # of those, and why
+    usable: list[FoundReplica] = field(default_factory=list)  # of those, by address, `replicas_max` at most
+    unusable: Mapping[FoundReplica, str] = field(default_factory=dict)  # likewise, and why
     left_out: int = 0  # replicas beyond `replicas_max`
     is_taken: bool = False  # the findings have led to replicas
 
@@ -147,11 +151,7 @@ class ReplicaRegister:
                 yield WantedReplica(found, source.label)
 
     def _found(self, source: FollowedSource) -> list[ReplicaSettings]:
-        if source.findings is None:
-            return []
-        usable = sorted(source.findings.replicas - source.unusable.keys())
-        found = usable[: source.settings.replicas_max]
-        return [replace(source.template, url=one.url, name=one.name) for one in found]
+        return [replace(source.template, url=one.url, name=one.name) for one in source.usable]
 
     async def _follow(self, source: FollowedSource) -> None:
         while True:
@@ -190,10 +190,16 @@ class ReplicaRegister:
         source.is_taken = True
 
     def _look_at_each(self, source: FollowedSource) -> None:
-        """Leave out what cannot be a replica here, and say so once."""
+        """Leave out what cannot be a replica here, and say so once. What is beyond a bound is not looked at."""
         assert source.findings is not None
-        before, unusable = source.unusable, dict[FoundReplica, str]()
-        for found in source.findings.replicas:
+        before, known = source.unusable, set(source.usable)
+        usable, unusable = list[FoundReplica](), dict[FoundReplica, str]()
+        for found in sorted(source.findings.replicas, key=_BY_ADDRESS):
+            if len(usable) >= source.settings.replicas_max or len(unusable) >= _UNUSABLE_MAX:
+                break
+            if found in known:
+                usable.append(found)
+                continue
             try:
                 self._check(source, found)
             except ValueError as error:
@@ -201,7 +207,9 @@ class ReplicaRegister:
                 if before.get(found) != str(error):
                     message = "a replica that %s names is left out: %s"
                     log.warning(message, source.label, error, extra={"fields": {"source": source.label}})
-        source.unusable = unusable
+            else:
+                usable.append(found)
+        source.usable, source.unusable = usable, unusable
 
     def _check(self, source: FollowedSource, found: FoundReplica) -> None:
         replica = replace(source.template, url=found.url, name=found.name)
@@ -210,8 +218,7 @@ class ReplicaRegister:
 
     def _tell_of_bound(self, source: FollowedSource) -> None:
         assert source.findings is not None
-        usable = len(source.findings.replicas) - len(source.unusable)
-        left_out = max(0, usable - source.settings.replicas_max)
+        left_out = len(source.findings.replicas) - len(source.usable) - len(source.unusable)
         if left_out and not source.left_out:
             message = "%s names more replicas than `replicas_max` (%d); %d are left out"
             most = source.settings.replicas_max

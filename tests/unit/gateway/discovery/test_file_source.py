@@ -147,3 +147,38 @@ def test_whatever_a_file_holds_it_is_targets_or_a_sentence(
     file.write_bytes(content)
     with suppress(SourceFault):
         assert look(source_of(file)) is not None
+
+
+@pytest.mark.parametrize("value", ['!!int ""', '!!float ""', "!!bool x", "!!timestamp x"])
+def test_a_value_that_does_not_fit_its_tag_is_one_sentence(tmp_path: Path, value: str) -> None:
+    pytest.importorskip("yaml", reason="PyYAML is not installed")
+    file = tmp_path / "engines.yml"
+    file.write_text(f"- targets: [{value}]", encoding="utf-8")
+    with pytest.raises(SourceFault, match="it is no YAML: a value does not fit its tag"):
+        look(source_of(file))
+
+
+def test_a_short_file_of_aliases_takes_no_memory(tmp_path: Path) -> None:
+    pytest.importorskip("yaml", reason="PyYAML is not installed")
+    file = tmp_path / "engines.yml"
+    many = ", ".join(["'10.0.0.1:1'"] * 101)
+    of_targets = f"- {{targets: &all [{many}]}}\n" + "- {targets: *all}\n" * 100
+    of_labels = "- {targets: [], labels: &all {a: b, c: d}}\n" + "- {targets: [], labels: *all}\n" * 5_000
+    for content in (of_targets, of_labels):
+        file.write_text(content, encoding="utf-8")
+        with pytest.raises(SourceFault, match="targets and labels, above 10000; name fewer"):
+            look(source_of(file))
+
+
+def test_very_many_targets_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "engines.json"
+    file.write_text(json.dumps([{"targets": ["10.0.0.1:1"] * 10_001}]), encoding="utf-8")
+    with pytest.raises(SourceFault, match="10001 targets and labels, above 10000; name fewer"):
+        look(source_of(file))
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    file = tmp_path / "engines.json"
+    os.mkfifo(file)
+    with pytest.raises(SourceFault, match="it is no JSON"):
+        look(source_of(file))

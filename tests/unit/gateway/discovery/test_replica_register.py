@@ -107,3 +107,26 @@ def test_an_empty_first_list_is_said(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "headway.gateway")
     registered([frozenset()])
     assert "dns e0:1 names no replica as yet" in caplog.text
+
+
+def test_of_a_very_long_list_only_what_may_be_used_is_looked_at() -> None:
+    """To look at a replica takes some 30 us, for which everything else waits."""
+    looked_at: list[str] = []
+
+    def check(replica: ReplicaSettings) -> None:
+        looked_at.append(replica.url)
+        if ":7/" in replica.url + "/":
+            raise ValueError("not here")
+
+    chosen = ReplicaSourceSettings(dns="x:1", replicas_max=5)
+    source = FollowedSource(chosen, SourceReport(chosen.label), template_of("x", chosen))
+    register = ReplicaRegister(lambda: None, check)
+    register.sources.append(source)
+    many = [FoundReplica(f"10.0.{number >> 8}.{number & 255}", 80) for number in range(9_000)]
+    register._take(source, Findings(frozenset(many)))
+    assert (len(looked_at), len(register.wanted()), source.left_out) == (5, 5, 8_995)
+    register._take(source, Findings(frozenset(many[1:])))
+    assert (len(looked_at), len(register.wanted()), source.left_out) == (6, 5, 8_994)
+    looked_at.clear()
+    register._take(source, Findings(frozenset(FoundReplica(one.host, 7) for one in many)))
+    assert (len(looked_at), register.wanted(), source.left_out) == (1_000, [], 8_000)
