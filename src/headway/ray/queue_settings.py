@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -60,17 +61,24 @@ def read_queue_settings(given: str | Mapping[str, Any]) -> RayQueueSettings:
     content = read_toml(Path(given), given) if isinstance(given, str) else given
     where = f"{given}: " if isinstance(given, str) else ""
     try:
+        if not isinstance(content, Mapping):
+            raise ValueError(f"settings must be a path of a TOML file or a mapping of tables, got {content!r:.100}")
         for key in content:
+            if not isinstance(key, str):
+                raise ValueError(f"the keys of the settings must be texts, got {key!r}; name tables like 'policies'")
             if key not in (*_SHARED, _OWN):
                 _refuse_key(key)
         shared = {key: value for key, value in content.items() if key != _OWN}
         settings = read_table(Settings, shared)
         check(settings)
-        own = read_table(RaySettings, content.get(_OWN, {}), f"{_OWN}.")
+        table = content.get(_OWN, {})
+        if not isinstance(table, Mapping):
+            raise ValueError(f"{_OWN} must be a table, got {table!r:.100}")
+        own = read_table(RaySettings, table, f"{_OWN}.")
         for one in fields(own):
             value = getattr(own, one.name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{_OWN}.{one.name} must be above 0, got {value}")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{_OWN}.{one.name} must be above 0 and finite, got {value}")
     except ValueError as error:
         raise ValueError(f"{where}{error}") from None
     return RayQueueSettings(settings, own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -121,6 +122,11 @@ def test_a_function_itself_and_settings_of_another_type_are_refused_in_one_sente
         ({"polices": {}}, "unknown key 'polices': did you mean 'policies'"),
         ({"policies": {"ordering": "nothing"}}, "unknown ordering policy 'nothing'"),
         ({"ray": {"idle_seconds": 0}}, "ray.idle_seconds must be above 0"),
+        ({"ray": {"answer_seconds": math.nan}}, "ray.answer_seconds must be above 0 and finite, got nan"),
+        ({"ray": []}, r"ray must be a table, got \[\]"),
+        ({"ray": None}, "ray must be a table, got None"),
+        ({1: {}}, "the keys of the settings must be texts, got 1"),
+        (["policies"], "settings must be a path of a TOML file or a mapping"),
         ({"ray": {"ide_seconds": 1}}, "unknown key ray.ide_seconds: did you mean 'idle_seconds'"),
         ({"queue": {"max_requests": "many"}}, "queue.max_requests"),
         ("/nowhere.toml", "/nowhere.toml: it cannot be read"),
