@@ -61,8 +61,6 @@ def read_queue_settings(given: str | Mapping[str, Any]) -> RayQueueSettings:
     content = read_toml(Path(given), given) if isinstance(given, str) else given
     where = f"{given}: " if isinstance(given, str) else ""
     try:
-        if not isinstance(content, Mapping):
-            raise ValueError(f"settings must be a path of a TOML file or a mapping of tables, got {content!r:.100}")
         for key in content:
             if not isinstance(key, str):
                 raise ValueError(f"the keys of the settings must be texts, got {key!r}; name tables like 'policies'")

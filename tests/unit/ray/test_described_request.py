@@ -126,7 +126,6 @@ def test_a_function_itself_and_settings_of_another_type_are_refused_in_one_sente
         ({"ray": []}, r"ray must be a table, got \[\]"),
         ({"ray": None}, "ray must be a table, got None"),
         ({1: {}}, "the keys of the settings must be texts, got 1"),
-        (["policies"], "settings must be a path of a TOML file or a mapping"),
         ({"ray": {"ide_seconds": 1}}, "unknown key ray.ide_seconds: did you mean 'idle_seconds'"),
         ({"queue": {"max_requests": "many"}}, "queue.max_requests"),
         ("/nowhere.toml", "/nowhere.toml: it cannot be read"),
