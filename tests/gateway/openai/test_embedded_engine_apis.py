@@ -39,7 +39,7 @@ def run_engine(run_gateway: RunGateway) -> Callable[[Callable[[Setup, str], Awai
                 await scenario(setup, (await setup.get("/v1/models")).json()["data"][0]["id"])
             finally:
                 setup.gateway.reload(setup.settings)
-                await setup.until(lambda: not setup.gateway._leaving)  # it connects to the engine no more
+                await setup.until(lambda: not setup.gateway._membership.leaving)  # it connects to the engine no more
                 await engine.stop()
                 await setup.until(lambda: not engine._clients)
 

@@ -223,7 +223,7 @@ async def _many_queues(bench: Bench) -> None:
         for number in range(3_000):
             key = QueueKey(f"model {number}", "generation")
             prepare = gateway._learned.prepare if number < 10 else lambda *_: ()
-            queue = ModelQueue(key, policies, prepare, dispatcher.errors, dispatcher.served_queues._accounts)
+            queue = ModelQueue(key, policies, prepare, dispatcher.errors, dispatcher.served_queues.accounts)
             queue.used_at = dispatcher.now()
             dispatcher.queues[key] = queue
 
