@@ -129,10 +129,17 @@ class ApiRoutes:
         request.owner = tenant.name
         refusal = not_forwarded(request, self.dispatcher.settings.forward) or repeated_term(request)
         if refusal is None and self.batches is not None and is_of_batch_api(request.path):
-            return self.batches.refuse_head(request)
+            return self._standby() or self.batches.refuse_head(request)
         if refusal is None and request.method == b"POST":
             request.refusal = self.dispatcher.entry_checks.refusal_unread(tenant.name, request)
         return refusal
+
+    def _standby(self) -> Response | None:
+        """Another gateway is active: what is in the folder here is not what that one has."""
+        if self.dispatcher.served_queues.may_serve():
+            return None
+        status, message, reason, seconds, _ = self.dispatcher.entry_checks.standby()
+        return error_response(status, message, reason, retry_seconds=seconds)
 
     def refused(self, response: Response, address: str) -> None:
         """Count it: it entered no queue, and no explanation of it is kept."""

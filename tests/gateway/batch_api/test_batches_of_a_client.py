@@ -81,6 +81,28 @@ def test_a_batch_is_answered_in_a_file(run_batches: RunBatches) -> None:
     run_batches(scenario)
 
 
+def test_a_gateway_that_stands_by_takes_no_files_and_no_batches(run_batches: RunBatches) -> None:
+    async def scenario(setup: Setup, client: openai.AsyncOpenAI) -> None:
+        batch = await made_batch(client, [batch_line("a")])
+        await ended_batch(client, batch.id)
+        queues = setup.gateway.dispatcher.served_queues
+        queues.may_serve = lambda: False
+        for ask in (
+            lambda: client.files.create(file=lines_file([batch_line("b")]), purpose="batch"),
+            lambda: client.batches.create(input_file_id="x", endpoint=CHAT_PATH, completion_window="24h"),
+            lambda: client.batches.retrieve(batch.id),
+        ):
+            with pytest.raises(openai.InternalServerError) as refused:
+                await ask()
+            assert refused.value.status_code == 503
+            assert refused.value.response.headers["x-headway-reason"] == "standby"
+            assert "retry-after" in refused.value.response.headers
+        queues.may_serve = lambda: True
+        assert (await client.batches.retrieve(batch.id)).status == "completed"
+
+    run_batches(scenario)
+
+
 def test_requests_that_are_refused_are_in_the_error_file(run_batches: RunBatches) -> None:
     async def scenario(setup: Setup, client: openai.AsyncOpenAI) -> None:
         async def refuses_some(call: Call) -> None:
