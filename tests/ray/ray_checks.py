@@ -183,10 +183,12 @@ def refusal_over_http(place: Path, port: int) -> None:
 
 
 def refusal_behind_an_ingress(place: Path, port: int) -> None:
-    """The same where an ingress deployment calls the handle: the status and the header reach the client of HTTP."""
+    """The same where an ingress deployment calls the handle, by settings of a file: status and header arrive."""
     with day(place, port, "ingress", "HeldBehind") as one:
+        settings = one.place / "queue.toml"
+        settings.write_text('[policies]\nordering = "shortest-prompt-first"\n[queue]\nmax_requests = 2\n')
         with _PICKLING:
-            router = queued(SHORTEST_FIRST | {"queue": {"max_requests": 2}})
+            router = queued(settings)
         options = {"max_ongoing_requests": 1, **router}
         app = Ingress.bind(HeldBehind.options(**options).bind(str(one.place)))
         serve.run(app, name=one.name, route_prefix=f"/{one.name}")
