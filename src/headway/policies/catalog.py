@@ -42,6 +42,7 @@ from headway.policies.ordering.gittins import Gittins
 from headway.policies.ordering.goodput_first import GoodputFirst
 from headway.policies.ordering.highest_response_ratio import HighestResponseRatio
 from headway.policies.ordering.longest_prefix_match import LongestPrefixMatch
+from headway.policies.ordering.modified_due_date import ModifiedDueDate
 from headway.policies.ordering.priced_work import PricedWork
 from headway.policies.ordering.priority import Priority
 from headway.policies.ordering.priority_aging import PriorityAging
@@ -108,6 +109,7 @@ ORDERING: dict[str, type[OrderingPolicy]] = {
     "goodput-first": GoodputFirst,
     "deadline-plus-work": DeadlinePlusWork,
     "qoserve": Qoserve,
+    "modified-due-date": ModifiedDueDate,
     "fair-share": FairShare,
     "weighted-fair-queue": WeightedFairQueue,
     "adapter-clusters": AdapterClusters,
@@ -176,6 +178,7 @@ ALIASES: dict[Kind, dict[str, str]] = {
         "hrrn": "highest-response-ratio",
         "svf": "smallest-volume-first",
         "edf": "earliest-deadline-first",
+        "mdd": "modified-due-date",
         "vtc": "fair-share",
         "wfq": "weighted-fair-queue",
         "lpm": "longest-prefix-match",

@@ -30,6 +30,8 @@ OPTIONS: list[tuple[catalog.Kind, str, str, object, list[float], list[float]]] =
     ("ordering", "qoserve", "work_weight", 1.0, [-1.0, 1e6], [-1.1, INF, NAN]),
     ("ordering", "qoserve", "no_deadline_seconds", 30.0, [0.0, 1e6], [-0.1, INF]),
     ("ordering", "qoserve", "lane_seconds", 1.0, [0.1, 9.0], [0.0, INF]),
+    ("ordering", "modified-due-date", "no_deadline_seconds", 30.0, [0.0, 1e6], [-0.1, INF, NAN]),
+    ("ordering", "modified-due-date", "lane_seconds", 0.5, [0.1, 9.0], [0.0, INF, NAN]),
     ("ordering", "goodput-first", "quantile", 0.95, [0.01, 0.99], [0.0, 1.0]),
     ("ordering", "goodput-first", "guard_seconds", 0.5, [0.0, 9.0], [-0.1, INF]),
     ("ordering", "goodput-first", "lane_seconds", 0.5, [0.1, 9.0], [0.0, INF]),

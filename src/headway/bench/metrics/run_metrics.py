@@ -128,6 +128,7 @@ class RunMetrics:
     failed_reasons: Mapping[str, int] = field(default_factory=dict)
     longest_ttft_seconds: float | None = None
     offline_tokens_per_second: float | None = None
+    total_tardiness_seconds: float | None = None
 
     def to_json(self) -> dict[str, object]:
         """The contract's keys, in the order of the fields."""
@@ -174,6 +175,8 @@ DEFINITIONS: Mapping[str, str] = {
     "offline_tokens_per_second": "prompt and output tokens of completed offline requests divided by the makespan; None "
     "where all are online. Then latencies and goodput are those of online requests alone, but for itl_seconds, and "
     "times_lower_bound is None",
+    "total_tardiness_seconds": "seconds by which first tokens came after their deadline, summed over all requests with "
+    "a deadline that got one; None where none has a deadline",
 }
 """What each number means, in the order of `RunMetrics`."""
 
@@ -248,6 +251,7 @@ def summarise(
         failed_reasons=dict(sorted(Counter(outcome.failed.values()).items())),
         longest_ttft_seconds=float(ttft[started].max()) if started.any() else None,
         offline_tokens_per_second=offline_tokens,
+        total_tardiness_seconds=_total_tardiness(trace, ttft, started),
     )
 
 
@@ -289,6 +293,14 @@ def jain(shares: Floats) -> float | None:
     """
     squares = float((shares**2).sum())
     return float(shares.sum()) ** 2 / (len(shares) * squares) if squares > 0 else None
+
+
+def _total_tardiness(trace: Trace, ttft: Floats, started: Mask) -> float | None:
+    """Σ max(0, first token − deadline) over the rows that got a first token, seconds; None without deadlines."""
+    if trace.deadline_seconds is None or np.isnan(trace.deadline_seconds).all():
+        return None
+    late = (ttft - trace.deadline_seconds)[started]
+    return float(late[late > 0].sum())
 
 
 def _check_rows(trace: Trace, outcome: DayOutcome, unloaded_seconds: Floats | None) -> None:

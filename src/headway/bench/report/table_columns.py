@@ -106,6 +106,11 @@ OF_FLEETS: tuple[Column, ...] = (
 )
 """Shown behind the others where several replicas share the load."""
 
+OF_DEADLINES: tuple[Column, ...] = (
+    Column("total_tardiness_seconds", "tardiness", "sum", "seconds", "low", True, lambda m: m.total_tardiness_seconds),
+)
+"""Shown behind the others where requests have deadlines."""
+
 COMPLETED = Column("completed", "completed", "", "count", None, False, lambda m: float(m.completed))
 """Shown in front of the others if one run did not complete everything."""
 
@@ -145,6 +150,8 @@ def cell_columns(comparison: Comparison) -> tuple[CellColumn, ...]:
     shown = COLUMNS if everything else (COMPLETED, *COLUMNS)
     if comparison.fleet:
         shown = (*shown, *OF_FLEETS)
+    if any(run.metrics.total_tardiness_seconds is not None for run in comparison.runs):
+        shown = (*shown, *OF_DEADLINES)
     return tuple(_write(comparison, column) for column in shown)
 
 

@@ -121,6 +121,17 @@ def test_jain_over_tenants_uses_the_mean_speed_and_leaves_out_who_offered_nothin
     assert numbers(make_trace([1], [1]), make_day([1.0], [1.0])).jain_index == 1.0
 
 
+def test_total_tardiness_sums_what_first_tokens_are_late_by() -> None:
+    """Late by 0.5 and 2 s, in time, never begun, and without a deadline."""
+    deadlines = np.array([0.5, 1.0, 9.0, 1.0, np.nan])
+    trace = make_trace([1] * 5, [2] * 5, deadline_seconds=deadlines)
+    day = make_day([1.0, 3.0, 3.0, None, 50.0], [2.0, 4.0, 4.0, None, 60.0])
+    assert numbers(trace, day).total_tardiness_seconds == pytest.approx(2.5)
+    assert numbers(make_trace([1], [1]), make_day([1.0], [1.0])).total_tardiness_seconds is None
+    undated = make_trace([1], [1], deadline_seconds=np.array([np.nan]))
+    assert numbers(undated, make_day([1.0], [1.0])).total_tardiness_seconds is None
+
+
 def test_every_number_has_a_definition_in_the_order_of_the_fields() -> None:
     assert list(DEFINITIONS) == [field.name for field in dataclasses.fields(RunMetrics)]
 
