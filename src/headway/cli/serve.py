@@ -158,7 +158,10 @@ def settings_of(config: Path | None, address: AddressOptions, options: GatewayOp
     base = Settings() if config is None else read_settings(config)
     has_engines = options.replica or options.pool or options.replica_dns or options.replica_file
     if options.replica_key_env is not None and not has_engines:
-        raise ValueError("--replica-key-env is for the engines of --replica; in a file the key is `api_key_env`")
+        raise ValueError(
+            "--replica-key-env is for engines that --replica, --pool, --replica-dns or --replica-file names; in a file "
+            "the key is `api_key_env`"
+        )
     each = {} if options.replica_key_env is None else {"api_key_env": options.replica_key_env}
     named = ((options.pool, None, None), (None, options.replica_dns, None), (None, None, options.replica_file))
     sources = tuple(

@@ -155,7 +155,7 @@ def test_listen_and_its_parts_may_not_contradict_each_other(given: dict[str, str
         (("--port", "http"), "--port"),
         (("--listen", "8000", "--host", "a"), "listen must be host:port"),
         (("--ordering", "fcsf"), "did you mean 'fcfs'?"),
-        (("--replica-key-env", "NO_SUCH_KEY"), "--replica-key-env is for the engines of --replica"),
+        (("--replica-key-env", "NO_SUCH_KEY"), "--replica-key-env is for engines that --replica, --pool"),
         (
             ("--replica", "http://127.0.0.1:1", "--replica-key-env", "NO_SUCH_KEY"),
             "replica[0].api_key_env: the environment variable NO_SUCH_KEY is empty",
