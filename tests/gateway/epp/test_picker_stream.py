@@ -157,6 +157,7 @@ def test_what_envoy_itself_refuses_is_no_failure_of_an_engine(
     ("message", "status"),
     [
         (head(("content-length", b"many")), 400),
+        (head(("content-length", b"9" * 5_000)), 400),
         (head(path=b"/v1/../metrics"), 400),
         (head(path=b"/v1/load_lora_adapter"), 404),
         (head(path=b""), 400),

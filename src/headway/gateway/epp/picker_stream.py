@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Iterable, Iterator
 from io import BytesIO
-from ipaddress import ip_address
 from typing import Protocol
 
 from google.protobuf.message import DecodeError
@@ -19,13 +17,23 @@ from google.protobuf.message import DecodeError
 from headway.gateway.api_routes import ApiRoutes
 from headway.gateway.epp import ext_proc_messages as pb
 from headway.gateway.epp import picker_messages as messages
+from headway.gateway.epp.envoy_messages import (
+    BESIDE_BODY_MAX,
+    DIGITS_MAX,
+    FIELDS_MAX,
+    allowed_endpoints,
+    answer_head,
+    bytes_beside_body,
+    client_of,
+    read_headers,
+)
 from headway.gateway.epp.grpc_call import GrpcStatus
 from headway.gateway.openai.allowed_paths import is_of_the_api
 from headway.gateway.openai.error_responses import Reason, bad_request, error_response
 from headway.gateway.openai.error_shapes import shaped
 from headway.gateway.queueing.request_state import GatewayRequest
 from headway.gateway.relay.exchange import BROKE
-from headway.gateway.relay.picked_exchange import AnswerHead, PickedExchange
+from headway.gateway.relay.picked_exchange import PickedExchange
 from headway.gateway.relay.picked_request import picked_request
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.wire.client_connection import PendingAnswer
@@ -39,13 +47,6 @@ _WRONG_MODE = (
     "Envoy's external processing must have request_body_mode FULL_DUPLEX_STREAMED and request_trailer_mode SEND: "
     "in other modes a request cannot wait in the queue"
 )
-_ATTRIBUTES = "envoy.filters.http.ext_proc"
-_SUBSET_METADATA, _SUBSET_KEY = "envoy.lb.subset_hint", "x-gateway-destination-endpoint-subset"
-_VIA_UPSTREAM = "via_upstream"
-_FAILURE_CHARACTERS_MAX = 200
-_BESIDE_BODY_MAX = 1 << 20  # bytes; to read that many small fields takes some 40 ms
-_FIELDS_MAX = 2_000  # headers of a message, and endpoints of a subset
-_BODY_TAGS = frozenset(b"\x22\x2a")  # request_body and response_body
 log = logging.getLogger("headway.gateway")
 
 
@@ -114,8 +115,8 @@ class PickerStream:
         self._call.finish(GrpcStatus.OK)
 
     def _take_safely(self, message: bytes) -> None:
-        if _bytes_beside_body(message) > _BESIDE_BODY_MAX:
-            self._call.finish(GrpcStatus.RESOURCE_EXHAUSTED, f"a message has above {_BESIDE_BODY_MAX} bytes but a body")
+        if bytes_beside_body(message) > BESIDE_BODY_MAX:
+            self._call.finish(GrpcStatus.RESOURCE_EXHAUSTED, f"a message has above {BESIDE_BODY_MAX} bytes but a body")
             return
         try:
             self._take(pb.ProcessingRequest.FromString(message))
@@ -152,21 +153,21 @@ class PickerStream:
             return "the headers of a request come before its body"
         if kind in ("request_headers", "response_headers"):
             listed = len(getattr(message, kind).headers.headers)
-            return f"a message has {listed} headers, above {_FIELDS_MAX}" if listed > _FIELDS_MAX else ""
+            return f"a message has {listed} headers, above {FIELDS_MAX}" if listed > FIELDS_MAX else ""
         return ""
 
     # The request comes
 
     def _begin(self, message: pb.ProcessingRequest) -> None:
-        headers, pseudo = _read_headers(message.request_headers.headers)
+        headers, pseudo = read_headers(message.request_headers.headers)
         ends = message.request_headers.end_of_stream
         self._came, self._target = headers, pseudo.get(":path", b"")
         http = self._http = HttpRequest(pseudo.get(":method", b""), self._target, headers)
         self._reads_answer = message.protocol_config.response_body_mode == pb.FULL_DUPLEX_STREAMED
-        http.endpoints = _allowed_endpoints(message)
-        self.address = _client_of(http.named.get(b"x-forwarded-for")) or self.address
-        if len(http.endpoints) > _FIELDS_MAX:
-            self._refuse(400, f"the subset of endpoints names more than {_FIELDS_MAX}; name fewer")
+        http.endpoints = allowed_endpoints(message)
+        self.address = client_of(http.named.get(b"x-forwarded-for")) or self.address
+        if len(http.endpoints) > FIELDS_MAX:
+            self._refuse(400, f"the subset of endpoints names more than {FIELDS_MAX}; name fewer")
             return
         if not ends and message.protocol_config.request_body_mode != pb.FULL_DUPLEX_STREAMED:
             log.error(_WRONG_MODE)
@@ -183,8 +184,8 @@ class PickerStream:
 
     def _refusal_of_head(self, http: HttpRequest) -> Response | None:
         length = http.named.get(b"content-length", b"0")
-        if not length.isdigit():
-            return bad_request(400, "content-length must be a number")
+        if not length.isdigit() or len(length) > DIGITS_MAX:
+            return bad_request(400, f"content-length must be a number of {DIGITS_MAX} digits at most")
         fault = judge_head(http, "1.1", self._shared.limits) or judge_length(http, self._shared.limits)
         if fault is not None:
             return bad_request(*fault)
@@ -309,7 +310,7 @@ class PickerStream:
     def _answer_begins(self, message: pb.ProcessingRequest) -> None:
         told: Headers = []
         if self._exchange is not None:
-            told = self._exchange.answered(_answer_head(message, with_all_headers=self._reads_answer))
+            told = self._exchange.answered(answer_head(message, with_all_headers=self._reads_answer))
         more = self._http.reply_headers if self._http is not None else ()
         self._call.send([messages.answer_with([*told, *more])])
 
@@ -326,75 +327,3 @@ class PickerStream:
             if held:
                 self._call.send([messages.answer_part(held, ends=False)])
         self._call.send([messages.ANSWER_TRAILERS])
-
-
-def _bytes_beside_body(message: bytes) -> int:
-    """How much of a message is no body: Envoy writes that first, after its tag and its length (a varint)."""
-    if not message or message[0] not in _BODY_TAGS:
-        return len(message)
-    length = 0
-    for place, byte in enumerate(message[1:6]):
-        length |= (byte & 127) << 7 * place
-        if byte < 128:
-            break
-    return len(message) - length
-
-
-def _read_headers(came: pb.HeaderMap) -> tuple[Headers, Mapping[str, bytes]]:
-    """Headers as this gateway has them, `host` among them, and pseudo-headers of HTTP/2."""
-    headers: Headers = []
-    pseudo: dict[str, bytes] = {}
-    for header in came.headers:
-        name, value = header.key, header.raw_value or header.value.encode()
-        if name.startswith(":"):
-            pseudo[name] = value
-        else:
-            headers.append((name.encode("latin-1"), value))
-    if ":authority" in pseudo:
-        headers.append((b"host", pseudo[":authority"]))
-    return headers, pseudo
-
-
-def _answer_head(message: pb.ProcessingRequest, *, with_all_headers: bool) -> AnswerHead:
-    status, headers = 0, []
-    for header in message.response_headers.headers.headers:
-        name = header.key
-        if name == ":status":
-            text = header.raw_value or header.value.encode()
-            status = int(text) if text.isdigit() else 0
-        elif with_all_headers or name == "content-type":
-            headers.append((name.encode("latin-1"), header.raw_value or header.value.encode()))
-    failure, endpoint = _attributes_of(message)
-    return AnswerHead(status, headers, failure, endpoint)
-
-
-def _attributes_of(message: pb.ProcessingRequest) -> tuple[str | None, str]:
-    """Why Envoy answered in place of the replica, or None; and the endpoint that it went to last, or ""."""
-    if _ATTRIBUTES not in message.attributes:
-        return None, ""
-    fields = message.attributes[_ATTRIBUTES].fields
-    details, endpoint = fields["response.code_details"].string_value, fields["upstream.address"].string_value
-    return details[:_FAILURE_CHARACTERS_MAX] if details not in ("", _VIA_UPSTREAM) else None, endpoint
-
-
-def _allowed_endpoints(message: pb.ProcessingRequest) -> tuple[str, ...]:
-    """Those that Envoy restricts the request to, sorted; () where it does not.
-
-    A list, or a text with commas.
-    """
-    if _SUBSET_METADATA not in message.metadata_context.filter_metadata:
-        return ()
-    value = message.metadata_context.filter_metadata[_SUBSET_METADATA].fields[_SUBSET_KEY]
-    named = value.list_value.values[: _FIELDS_MAX + 1]
-    texts = [one.string_value for one in named] or value.string_value.split(",", _FIELDS_MAX)
-    return tuple(sorted({text.strip() for text in texts} - {""}))
-
-
-@lru_cache(maxsize=1_024)
-def _client_of(forwarded_for: bytes | None) -> str | None:
-    """The address that Envoy added last; None where it added none."""
-    text = (forwarded_for or b"").rpartition(b",")[2].strip().decode("latin-1")
-    try:
-        return str(ip_address(text))
-    except ValueError:
-        return None
