@@ -26,9 +26,9 @@ def serving(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], str
     try:
         url = ""
         for told in process.stderr:
-            found = re.search(r'"url": "(http[^"]+)"', told)
+            found = re.search(r'"url": "(http[^"]+)"|\burl=(http\S+)', told)
             if found:
-                url = found[1]
+                url = found[1] or found[2]
                 break
         assert url, "it ended without listening"
         until = time.monotonic() + 30
@@ -39,6 +39,14 @@ def serving(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], str
     finally:
         process.kill()
         process.communicate()
+
+
+def next_line(process: subprocess.Popen[str], text: str) -> str:
+    """The next line of its log with this text; others are skipped."""
+    assert process.stderr is not None
+    found = next((line for line in process.stderr if text in line), None)
+    assert found is not None, f"the gateway ended without a line of {text!r}"
+    return found
 
 
 def fetched(url: str, body: object = None) -> str:

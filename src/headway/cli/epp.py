@@ -10,7 +10,7 @@ import typer
 
 from headway.bench.user_mistake import UserMistake
 from headway.cli.grouped_options import grouped
-from headway.cli.serve import AddressOptions, GatewayOptions, settings_of
+from headway.cli.serve import AddressOptions, GatewayOptions, LogOptions, settings_of
 
 if TYPE_CHECKING:
     from headway.gateway.settings import Settings
@@ -49,11 +49,11 @@ def epp(
     address: AddressOptions,
     picker: PickerOptions,
     options: GatewayOptions,
+    logs: LogOptions,
     config: Annotated[
         Path | None,
         typer.Option(metavar="FILE.toml", help="All settings; reloaded on SIGHUP. Options on this line win over it."),
     ] = None,
-    log_requests: Annotated[bool, typer.Option("--log-requests", help="Log one line for every request.")] = False,
 ) -> None:
     """Run an endpoint picker for Envoy, which carries the bytes.
 
@@ -65,6 +65,7 @@ def epp(
 
     require_picker()
     from headway.gateway.epp.picker_listener import PickerListener, PickerSettings, check_engine, check_picker
+    from headway.gateway.observing.logging_setup import LogForm
     from headway.gateway.process import serve as run
 
     settings = PickerSettings(picker.grpc_listen, picker.envoy_timeout, picker.fallbacks, picker.grpc_tls)
@@ -78,7 +79,8 @@ def epp(
         is_complete = run(
             read(),
             read if config is not None else None,
-            log_requests=log_requests,
+            log_requests=logs.log_requests,
+            log_form=LogForm(logs.log_format, logs.log_level),
             beside=lambda gateway: PickerListener(gateway, settings),
             check_found=check_engine,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
@@ -113,15 +113,30 @@ class GatewayOptions:
     ] = None
 
 
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """What the log on stderr holds, and how it is written."""
+
+    log_requests: Annotated[bool, typer.Option("--log-requests", help="Log one line for every request.")] = False
+    log_format: Annotated[
+        Literal["text", "json"] | None,
+        typer.Option(help="Lines of the log. Default: text on a terminal, JSON elsewhere."),
+    ] = None
+    log_level: Annotated[
+        Literal["info", "warning", "error"],
+        typer.Option(help="The least level that is logged; the lines of requests are info."),
+    ] = "info"
+
+
 @grouped
 def serve(
     address: AddressOptions,
     options: GatewayOptions,
+    logs: LogOptions,
     config: Annotated[
         Path | None,
         typer.Option(metavar="FILE.toml", help="All settings; reloaded on SIGHUP. Options on this line win over it."),
     ] = None,
-    log_requests: Annotated[bool, typer.Option("--log-requests", help="Log one line for every request.")] = False,
 ) -> None:
     """Run one OpenAI endpoint with a queue, in front of engines.
 
@@ -131,13 +146,19 @@ def serve(
     from headway.cli.gateway_extra import require_gateway
 
     require_gateway()
+    from headway.gateway.observing.logging_setup import LogForm
     from headway.gateway.process import serve as run
 
     def read() -> Settings:
         return settings_of(config, address, options)
 
     try:
-        is_complete = run(read(), read if config is not None else None, log_requests=log_requests)
+        is_complete = run(
+            read(),
+            read if config is not None else None,
+            log_requests=logs.log_requests,
+            log_form=LogForm(logs.log_format, logs.log_level),
+        )
     except ValueError as error:
         raise UserMistake(str(error)) from error
     except OSError as error:

@@ -7,7 +7,7 @@ import logging
 import resource
 import signal
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Protocol
 
 import uvloop
@@ -17,12 +17,13 @@ from headway.gateway.embedded.embedded_engine import EmbeddedEngine
 from headway.gateway.gateway import Gateway
 from headway.gateway.gc_tuning import collect_when_quiet, spare_objects_of_the_start
 from headway.gateway.observing.access_log import AccessLog
-from headway.gateway.observing.logging_setup import set_up_logging
+from headway.gateway.observing.logging_setup import LogForm, set_up_logging
 from headway.gateway.settings import ReplicaSettings, Settings
-from headway.gateway.settings_page import restart_keys
+from headway.gateway.settings_page import changed_keys, restart_keys
 from headway.gateway.signed_tokens import signed_tokens
 
 _DESCRIPTORS_MAX = 1 << 20
+_NAMED_MAX = 20  # replicas or models in one line of the log
 log = logging.getLogger("headway.gateway")
 
 
@@ -45,6 +46,7 @@ def serve(
     reread: Callable[[], Settings] | None,
     *,
     log_requests: bool,
+    log_form: LogForm,
     beside: Callable[[Gateway], GatewayListener] | None = None,
     check_found: Callable[[ReplicaSettings], None] = lambda replica: None,
 ) -> bool:
@@ -54,6 +56,7 @@ def serve(
         settings: what to run with.
         reread: reads the settings again on SIGHUP; None where there is no file.
         log_requests: whether each request is logged when it ends, without its text.
+        log_form: how the log is written.
         beside: makes a listener beside the gateway's own addresses; None where there is none.
         check_found: raises ValueError, one sentence, for a found replica that cannot be used.
 
@@ -61,7 +64,7 @@ def serve(
         ValueError: one sentence; an API key cannot be read, or the embedded hardware or model is unknown.
         OSError: the gateway cannot listen on an address, or cannot write the record.
     """
-    set_up_logging(settings.log_lines_max)
+    set_up_logging(settings.log_lines_max, log_form)
     _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(settings, reread, log_requests, beside, check_found))
@@ -102,6 +105,7 @@ async def _serve(
     tidying = asyncio.create_task(collect_when_quiet(lambda: gateway.dispatcher.counts.inside))
     rereading = asyncio.create_task(_reload_when_asked(reloading, gateway, reread, embedded))
     fields = {"url": gateway.urls[0], "page": _page(gateway)} | ({} if listener is None else listener.told)
+    fields |= _engines_and_policies(gateway)
     log.info("listening", extra={"fields": fields})
     if fields["page"] is None:
         log.warning("metrics and live page are served nowhere: with tenants they need `admin_listen`")
@@ -135,6 +139,19 @@ def _raise_descriptor_limit() -> None:
 def _with(settings: Settings, embedded: list[ReplicaSettings]) -> Settings:
     is_needed = embedded and not settings.replica and not settings.replica_source
     return replace(settings, replica=tuple(embedded)) if is_needed else settings
+
+
+def _engines_and_policies(gateway: Gateway) -> dict[str, object]:
+    """What a start names: replicas (at most 20), models of which the configuration speaks, and the policies."""
+    settings = gateway.settings
+    names = [replica.name for replica in gateway.dispatcher.replicas]
+    more = [f"and {len(names) - _NAMED_MAX:,} more"] if len(names) > _NAMED_MAX else []
+    policies = {key.name: getattr(settings.policies, key.name) for key in fields(settings.policies)}
+    return {
+        "replicas": [*names[:_NAMED_MAX], *more],
+        "models": sorted({*settings.models, *settings.aliases})[:_NAMED_MAX],
+        "policies": {key: name for key, name in policies.items() if isinstance(name, str)},
+    }
 
 
 def _page(gateway: Gateway) -> str | None:
@@ -178,11 +195,11 @@ async def _reload(gateway: Gateway, reread: Callable[[], Settings] | None, embed
 
 
 def _log_reload(before: Settings, now: Settings) -> None:
-    """Say what is in force, and which changes wait for a restart."""
-    replicas, tenants = len(now.replica), len(now.tenant)
-    fields = {"replicas": replicas, "tenants": tenants, "ordering": now.policies.ordering}
-    log.info("configuration reloaded", extra={"fields": fields})
+    """Say what is in force, what changed, and which changes wait for a restart."""
     waiting = restart_keys(before, now)
+    facts = {"replicas": len(now.replica), "tenants": len(now.tenant), "ordering": now.policies.ordering}
+    facts |= {"changed": changed_keys(before, now), "needs_restart": waiting}
+    log.info("configuration reloaded", extra={"fields": facts})
     if waiting:
         log.warning("these keys changed and need a restart: %s", ", ".join(waiting))
     if before.tenant and not now.tenant:

@@ -45,6 +45,19 @@ def render() -> str:
     return "\n".join([_HEAD, *sections])
 
 
+def changed_keys(before: Settings, now: Settings) -> list[str]:
+    """Keys whose values differ, `table.key` inside a table; of lists such as [[replica]] only their name."""
+    changed: list[str] = []
+    for key in fields(Settings):
+        old, new = getattr(before, key.name), getattr(now, key.name)
+        if old != new and is_dataclass(old) and is_dataclass(new):
+            inner = [one.name for one in fields(new) if getattr(old, one.name) != getattr(new, one.name)]
+            changed += [f"{key.name}.{name}" for name in inner]
+        elif old != new:
+            changed.append(key.name)
+    return changed
+
+
 def restart_keys(before: Settings, now: Settings) -> list[str]:
     """Keys and tables whose values differ although they need a restart, by their docstrings: what the page says."""
     _, meanings = _docstring(Settings)

@@ -24,7 +24,7 @@ from headway.gateway.settings import (
 )
 from tests.support.gateway_setup import QUICK, RawClient, RunGateway, Setup, completion, post
 from tests.support.scripted_replica import Call, ScriptedReplica, hangs, streams, text, waits_for
-from tests.support.serve_process import HEADWAY, fetched, serving
+from tests.support.serve_process import HEADWAY, fetched, next_line, serving
 
 
 def test_draining_finishes_what_is_inside_and_takes_nothing_more(run_gateway: RunGateway) -> None:
@@ -242,12 +242,43 @@ def test_sighup_reads_the_file_again_and_keeps_the_old_where_it_is_wrong(tmp_pat
         assert ordering() == "fcfs"
         config.write_text('[policies]\nordering = "smalest-volume-first"\n')
         process.send_signal(signal.SIGHUP)
-        assert "did you mean 'smallest-volume-first'?" in process.stderr.readline()
+        assert next_line(process, "did you mean 'smallest-volume-first'?")
         assert ordering() == "fcfs"
         config.write_text('[policies]\nordering = "smallest-volume-first"\n')
         process.send_signal(signal.SIGHUP)
-        assert "configuration reloaded" in process.stderr.readline()
+        assert json.loads(next_line(process, "configuration reloaded"))["changed"] == ["policies.ordering"]
         assert ordering() == "smallest-volume-first"
+
+
+def test_the_log_tells_what_starts_and_what_a_replica_serves(tmp_path: Path) -> None:
+    with serving("--log-format", "text", "--log-requests") as (process, url):
+        model = json.loads(fetched(url + "/v1/models"))["data"][0]["id"]
+        body = {"model": model, "prompt": "hello", "max_tokens": 6, "ignore_eos": True}
+        fetched(url + "/v1/completions", body)
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=120)
+    lines = log.splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (INFO|WARNING) ", line) for line in lines)
+    assert any("replica simulated-0 is up" in line for line in lines)
+    assert any("replica simulated-0 serves 1 models" in line and model in line for line in lines)
+    (request,) = [line for line in lines if "INFO request " in line]
+    assert "counted_output_tokens=6" in request
+    assert f"model={model}" in request
+
+
+def test_the_start_names_replicas_and_policies(tmp_path: Path) -> None:
+    config = tmp_path / "gateway.toml"
+    config.write_text('[aliases]\nbest = "llama-3.1-8b"\n[policies]\nordering = "fcfs"\n')
+    process = subprocess.Popen(
+        [*HEADWAY, "serve", "--listen", "127.0.0.1:0", "--config", str(config)], stderr=subprocess.PIPE, text=True
+    )
+    facts = json.loads(next_line(process, '"listening"'))
+    process.kill()
+    process.communicate()
+    assert facts["replicas"] == ["simulated-0"]
+    assert facts["models"] == ["best"]
+    assert facts["policies"]["ordering"] == "fcfs"
+    assert facts["time"].endswith("Z")
 
 
 def test_load_prints_the_table_of_compare(tmp_path: Path) -> None:

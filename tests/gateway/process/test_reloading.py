@@ -76,7 +76,10 @@ def test_what_waits_for_a_restart_is_named(run_gateway: RunGateway, caplog: pyte
     with caplog.at_level(logging.INFO, logger="headway.gateway"):
         run_gateway(scenario)
     done = next(record for record in caplog.records if record.getMessage() == "configuration reloaded")
-    assert done.__dict__["fields"]["tenants"] == 0
+    facts = done.__dict__["fields"]
+    assert facts["tenants"] == 0
+    assert facts["changed"] == ["listen", "queue.max_requests", "state.path", "state.save_seconds", "wire.connections"]
+    assert facts["needs_restart"] == ["listen", "state.path", "wire.connections"]
     assert "these keys changed and need a restart: listen, state.path, wire.connections" in caplog.messages
 
 

@@ -19,6 +19,8 @@ class AccessLog:
         """Log the request. Times are seconds from its arrival."""
         arrived, queued, relayed = request.arrived, request.queued, request.relayed
         replica, arrived_at, first_byte_at = queued.replica, arrived.arrived_at, relayed.first_byte_at
+        first = None if first_byte_at is None else round(first_byte_at - arrived_at, 6)
+        usage = relayed.usage
         fields = {
             "request": id_text(arrived.request_id),
             "client": arrived.http.client_address,
@@ -34,8 +36,12 @@ class AccessLog:
             "tries": queued.tries,
             "prompt_tokens": queued.prompt_tokens,
             "output_tokens": relayed.output_tokens,
+            "counted_prompt_tokens": None if usage is None else usage.prompt_tokens,
+            "counted_output_tokens": None if usage is None else usage.output_tokens,
+            "cached_tokens": None if usage is None else usage.cached_tokens,
             "waited_seconds": round((queued.dispatched_at or now) - arrived_at, 6),
-            "first_byte_seconds": None if first_byte_at is None else round(first_byte_at - arrived_at, 6),
+            "first_byte_seconds": first,
+            "ttft_seconds": first if arrived.streams else None,
             "seconds": round(now - arrived_at, 6),
         }
         log.info("request", extra={"fields": fields})

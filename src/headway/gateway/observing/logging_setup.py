@@ -1,4 +1,4 @@
-"""Log of the gateway on stderr: plain lines on a terminal, JSON lines elsewhere.
+"""Log of the gateway on stderr: plain lines on a terminal, JSON lines elsewhere, or as it is asked for.
 
 A record's `extra={"fields": {...}}` are its facts: behind the message on a terminal, keys of the object in JSON.
 
@@ -13,19 +13,42 @@ import logging
 import os
 import select
 import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from queue import SimpleQueue
 from threading import Thread
+from typing import Literal
 
 _LOGGER = "headway.gateway"
 _CLOSING_SECONDS = 2.0  # for the lines that still wait when the process ends
 
 
-def set_up_logging(lines_max: int) -> None:
-    """Write the log "headway.gateway", from INFO upwards, and the warnings of libraries."""
+@dataclass(frozen=True, slots=True)
+class LogForm:
+    """How the log is written.
+
+    Attributes:
+        lines: "text" or "json"; None for text on a terminal and JSON elsewhere.
+        level: the least level that is written: "info", "warning" or "error".
+    """
+
+    lines: Literal["text", "json"] | None = None
+    level: Literal["info", "warning", "error"] = "info"
+
+
+def set_up_logging(lines_max: int, form: LogForm) -> None:
+    """Write the log "headway.gateway", and the warnings of libraries."""
     handler = LogThread(sys.stderr.fileno(), lines_max)
-    handler.setFormatter(PlainLines() if sys.stderr.isatty() else JsonLines())
+    lines = form.lines or ("text" if sys.stderr.isatty() else "json")
+    handler.setFormatter(PlainLines() if lines == "text" else JsonLines())
+    handler.setLevel(form.level.upper())
     logging.getLogger().addHandler(handler)
-    logging.getLogger(_LOGGER).setLevel(logging.INFO)
+    logging.getLogger(_LOGGER).setLevel(form.level.upper())
+
+
+def iso_time(seconds: float) -> str:
+    """Seconds since 1970 as ISO 8601 in UTC, to the millisecond: `2026-11-30T17:15:00.123Z`."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def lines_dropped() -> int:
@@ -97,7 +120,11 @@ class PlainLines(logging.Formatter):
     """
 
     def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - the name that logging calls
+        """ISO 8601."""
+        return iso_time(record.created)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name that logging calls
         """The line without a traceback, which may have lines of its own."""
@@ -115,11 +142,12 @@ def _printable(text: str) -> str:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: `at` (seconds since 1970), `level`, `message`, perhaps `trace`, and the fields."""
+    """One JSON object a line: `at` (seconds since 1970), `time`, `level`, `message`, maybe `trace`, and the fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
-        facts = {"at": round(record.created, 3), "level": record.levelname.lower(), "message": record.getMessage()}
+        times = {"at": round(record.created, 3), "time": iso_time(record.created)}
+        facts = times | {"level": record.levelname.lower(), "message": record.getMessage()}
         if record.exc_info:
             facts["trace"] = self.formatException(record.exc_info)
         return json.dumps(facts | getattr(record, "fields", {}))

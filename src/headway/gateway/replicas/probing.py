@@ -26,6 +26,7 @@ _RETRY_SECONDS = 5.0  # likewise where the replica could not answer
 _PROBE_SECONDS = 5.0
 _MODELS_BYTES_MAX = 1 << 20  # of JSON, which is read in one go
 _MODELS_MAX = 10_000
+_NAMED_MAX = 20  # in one line of the log
 _MODEL_CHARACTERS_MAX = 512  # of a name, which becomes a label of the metrics
 _THREAD_BYTES = 256 << 10  # longer metrics are read in a thread
 log = logging.getLogger("headway.gateway")
@@ -78,7 +79,10 @@ async def read_models(replica: UpstreamReplica, seconds: float) -> int:
     status, body = await _get(replica, "/v1/models", seconds)
     models = None
     if status == 200:
-        models = _models(body)
+        models, before = _models(body), replica.state.models or {}
+        if models and models.keys() != before.keys():
+            named = {"replica": replica.name, "models": list(models)[:_NAMED_MAX]}
+            log.info("replica %s serves %d models", replica.name, len(models), extra={"fields": named})
         replica.listed(models, _adapters(models or {}))
     _note_withheld(replica, status, is_empty=models is not None and not models)
     return status

@@ -330,9 +330,9 @@ class UpstreamReplica:
 
     def _is_up_again(self, now: float) -> None:
         state = self.state
-        if state.health is Health.EJECTED:
-            away = now - state.changed_at
-            log.info("replica %s is up again after %.1f s", self.name, away, extra={"fields": {"replica": self.name}})
+        if state.health is not Health.UP:
+            again = f" again after {now - state.changed_at:.1f} s" if state.health is Health.EJECTED else ""
+            log.info("replica %s is up%s", self.name, again, extra={"fields": {"replica": self.name}})
         state.health = Health.UP
         state.changed_at = state.progress_at = now
         state.failures = 0

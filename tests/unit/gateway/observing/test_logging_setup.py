@@ -6,8 +6,11 @@ import json
 import logging
 import os
 import threading
+from typing import Literal
 
-from headway.gateway.observing.logging_setup import JsonLines, LogThread, PlainLines
+import pytest
+
+from headway.gateway.observing.logging_setup import JsonLines, LogForm, LogThread, PlainLines, set_up_logging
 
 
 def record(message: str, **fields: object) -> logging.LogRecord:
@@ -20,14 +23,22 @@ def record(message: str, **fields: object) -> logging.LogRecord:
 
 def test_a_terminal_gets_the_fields_behind_the_message() -> None:
     line = PlainLines().format(record("replica %s is down", tries=2, why="refused"))
-    assert line.endswith("WARNING replica r1 is down  tries=2  why=refused")
+    assert line == "2023-11-14T22:13:20.123Z WARNING replica r1 is down  tries=2  why=refused"
     assert PlainLines().format(record("replica %s is down")).endswith(" is down")
 
 
 def test_a_program_gets_one_object_a_line() -> None:
     line = JsonLines().format(record("replica %s is down\nnow", tries=2, why=None))
     assert "\n" not in line
-    facts = {"at": 1_700_000_000.123, "level": "warning", "message": "replica r1 is down\nnow", "tries": 2, "why": None}
+    time = "2023-11-14T22:13:20.123Z"
+    facts = {
+        "at": 1_700_000_000.123,
+        "time": time,
+        "level": "warning",
+        "message": "replica r1 is down\nnow",
+        "tries": 2,
+        "why": None,
+    }
     assert json.loads(line) == facts
 
 
@@ -79,3 +90,22 @@ def test_a_traceback_keeps_its_lines() -> None:
         made = record("replica %s")
         made.exc_info = (type(error), error, error.__traceback__)
     assert "\nTraceback (most recent call last):\n" in PlainLines().format(made)
+
+
+@pytest.mark.parametrize(("lines", "formatter"), [("text", PlainLines), ("json", JsonLines), (None, JsonLines)])
+def test_the_form_of_the_log_is_chosen(
+    lines: Literal["text", "json"] | None, formatter: type[logging.Formatter], capfd: pytest.CaptureFixture[str]
+) -> None:
+    root, ours = logging.getLogger(), logging.getLogger("headway.gateway")
+    before, level = list(root.handlers), ours.level
+    with capfd.disabled():
+        set_up_logging(100, LogForm(lines, "warning"))
+    (handler,) = [one for one in root.handlers if one not in before]
+    root.removeHandler(handler)
+    handler.close()
+    try:
+        assert isinstance(handler.formatter, formatter)
+        assert not ours.isEnabledFor(logging.INFO)
+        assert ours.isEnabledFor(logging.WARNING)
+    finally:
+        ours.setLevel(level)
