@@ -188,7 +188,8 @@ class Gateway:
     async def start(self) -> None:
         """Listen and begin to probe the replicas.
 
-        Raises OSError if an address cannot be listened on, and ValueError if the folder of batches cannot be used.
+        Raises OSError if an address cannot be listened on, and ValueError if the folder of batches cannot be used or
+        the recording cannot be opened.
         """
         if self._batches is not None:
             await self._batches.start()
@@ -204,6 +205,8 @@ class Gateway:
             admin = AdminRoutes(self.site)
             limits = within_descriptors(settings.wire, _ADMIN_SHARE)
             await self._listen(settings.admin_listen, "admin_listen", admin, None, limits)
+        if self._recorder is not None:
+            self._recorder.open()
         self._take_replicas(settings)
         await self._leadership.start()
         self._sweeping = asyncio.create_task(self._sweep())

@@ -644,11 +644,13 @@ class Settings:
         tls_certificate: PEM file of the certificate chain of the public address; needs `tls_key` too. The admin address
             is plain HTTP. Needs a restart. Files that were renewed under their names are read again on SIGHUP.
         tls_key: PEM file of the private key. Needs a restart.
-        record: New file for lengths and times of each whole answer on a path that generates, never text: a trace for
-            `headway compare`, in order of arrival, a line for each sequence of `n` (128 at most). Lines are written
-            within a minute of the answer. One that belongs before a line already written goes into a second file of the
-            same name and `.late`, and into its place when the gateway stops. The gateway does not start if the file
-            exists; `night-%Y%m%d-%H%M%S.jsonl` names one per start. Needs a restart.
+        record: New file for lengths and times of each request on a path that generates, never text: a trace for
+            `headway compare` and `headway calibrate`, in order of arrival, a line for each sequence of `n` (128 at
+            most), with TTFT of streams, end-to-end time, cached tokens, model, tenant, class and outcome. Of requests
+            without a whole answer stands only that they arrived. Lines are written within a minute of the answer. One
+            that belongs before a line already written goes into a second file of the same name and `.late`, and into
+            its place when the gateway stops. The gateway does not start if the file exists; `night-%Y%m%d-%H%M%S.jsonl`
+            names one per start. Needs a restart.
         tokenizers: Model -> its tokenizer.json, to count prompt tokens (extra `tokenizer`). Prompts of other models are
             estimated from bytes. Needs a restart.
         media_tokens: Prompt tokens of an image, audio, video or file, where no rule of the model's family gives them by

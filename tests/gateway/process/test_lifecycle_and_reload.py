@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -210,6 +211,14 @@ def test_the_inside_has_an_address_of_its_own(run_gateway: RunGateway) -> None:
 
 
 # The process
+
+
+def test_a_start_that_fails_leaves_no_record_behind(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        line = [*HEADWAY, "serve", "--listen", f"127.0.0.1:{taken.getsockname()[1]}", "--record", tmp_path / "r.jsonl"]
+        said = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    assert said.returncode != 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_first_run_needs_nothing_and_ends_on_sigterm(tmp_path: Path) -> None:

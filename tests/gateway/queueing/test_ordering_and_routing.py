@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -336,7 +337,13 @@ def test_the_recording_is_a_trace_that_compare_reads(run_gateway: RunGateway, tm
     run_gateway(scenario, record=str(path))
     text = path.read_text()
     assert "secret" not in text
+    *whole, unknown = map(json.loads, text.splitlines())
+    assert (unknown["model"], unknown["outcome"]) == ("nope", "refused")
+    for line in whole:
+        assert (line["model"], line["outcome"]) == ("m", "completed")
+        assert 0 < line["ttft_ms"] <= line["e2e_ms"]
     trace = load_trace(str(path)).trace
+    assert trace.measured_ttft_seconds is not None
     assert len(trace) == 5
     assert trace.output_tokens.tolist() == [4] * 5
     assert trace.prompt_tokens.tolist() == [7] * 5

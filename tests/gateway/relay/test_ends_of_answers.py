@@ -57,7 +57,9 @@ def check_failed(setup: Setup, record: Path) -> None:
     assert setup.replicas[0].calls
     assert setup.dispatcher.replicas[0].state.last_failure
     setup.gateway._recorder.flush()  # type: ignore[union-attr]
-    assert record.read_text() == ""
+    line = json.loads(record.read_text())
+    assert line["outcome"] == "failed"
+    assert not line.keys() & {"output_length", "e2e_ms"}
     assert "headway_tokens_total{" not in setup.gateway.site.metrics.text().decode()
 
 

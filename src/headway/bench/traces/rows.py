@@ -32,6 +32,8 @@ _DEFAULTS: dict[str, tuple[str, float]] = {
     "adapter": ("q", -1),
 }
 _BAD_AT_FIRST_MAX = 1_000  # so many bad lines without a good one: it is the file, not its lines
+_OUTCOME_FIELD = "outcome"  # of our gateway's recording
+_WITHOUT_LENGTH = ("refused", "failed", "cancelled")
 _IMAGE_FIELD = "image_tokens"  # of the prompt, those that stand for images
 _BLOCK_TOKENS = (512, *(1 << power for power in range(12, 2, -1) if power != 9))  # Mooncake's 512 wins a tie
 
@@ -79,6 +81,10 @@ class Rows:
         Raises:
             UserMistake: the row is bad, and bad lines are not skipped.
         """
+        outcome = record.get(_OUTCOME_FIELD)
+        if outcome in _WITHOUT_LENGTH and self.columns.fields["output"] not in record:
+            self.leave_out(f"`{_OUTCOME_FIELD}` is {shown(outcome)}")
+            return
         try:
             self._keep(line, self._checked(record))
         except Fault as fault:

@@ -1,8 +1,9 @@
 """Recorder of real traffic as a trace for `headway compare`: lengths and times only, never text.
 
-Laws: lines are in order of arrival. A session is a number, not the name that the client gave it. Only whole answers are
-recorded: the length of one that was refused, failed or left is unknown. A file that cannot be written any more ends the
-recording with one log line. A slow disk delays no request: a thread writes, and what waits for it is bounded.
+Laws: lines are in order of arrival. A session is a number, not the name that the client gave it. Only whole answers
+have an output length and times; of the others stands only that they arrived, and their outcome. What was not measured
+is not written. A file that cannot be written any more ends the recording with one log line. A slow disk delays no
+request: a thread writes, and what waits for it is bounded.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import json
 import logging
 import math
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -48,20 +50,18 @@ class TraceRecorder:
     """
 
     def __init__(self, path: Path, began: float) -> None:
-        """Open a new file; %Y, %m, %d, %H, %M and %S in its name are replaced by the current time.
+        """A recorder of a new file; %Y, %m, %d, %H, %M and %S in its name are replaced by the current time.
 
-        Raises ValueError, one sentence, if the file exists or cannot be written.
+        Raises ValueError, one sentence, if the file exists or cannot be written. It is made when the recording opens,
+        so that a start that fails for another reason leaves no file behind.
         """
         path = path.with_name(time.strftime(path.name))
-        try:
-            self._file: TextIO | None = _new_file(path)
-        except FileExistsError:
-            raise ValueError(
-                f"record: {path} exists already, and a trace is one run; name another file, or put the time of the "
-                "start into the name: night-%Y%m%d-%H%M%S.jsonl"
-            ) from None
-        except OSError as error:
-            raise ValueError(f"record: {path} cannot be written: {error.strerror or error}; check the path") from None
+        if path.exists():
+            raise _exists(path)
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            why = "it may not be written to" if path.parent.is_dir() else "its folder does not exist"
+            raise ValueError(f"record: {path} cannot be written: {why}; check the path")
+        self._file: TextIO | None = None
         self._path = path
         self._late_path = path.with_name(f"{path.name}.late")
         self._late_file: TextIO | None = None
@@ -77,6 +77,16 @@ class TraceRecorder:
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
         self._numbers = 0
 
+    def open(self) -> None:
+        """Make the file and record from now on. Raises ValueError as the constructor does."""
+        try:
+            self._file = _new_file(self._path)
+        except FileExistsError:
+            raise _exists(self._path) from None
+        except OSError as error:
+            why = error.strerror or error
+            raise ValueError(f"record: {self._path} cannot be written: {why}; check the path") from None
+
     def arrived(self, request: GatewayRequest) -> None:
         """Keep the request's place in the order of arrival, and in its session."""
         arrived = request.arrived
@@ -85,14 +95,14 @@ class TraceRecorder:
             self._open[arrived.number] = place
 
     def ended(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None, now: float) -> None:
-        """Keep the lines of a whole answer, and write those before which no request is open."""
+        """Keep the lines of a request, and write those before which no request is open."""
         place = self._open.pop(request.arrived.number, None)
         if self._file is None or place is None:
             return
         session = self._sessions.get(request.arrived.session or "")
         if session is not None:
             session.ended_at = now
-        lines = self._lines(request, place) if outcome is Outcome.COMPLETED else ""
+        lines = self._lines(request, place, outcome, now)
         if lines:
             heappush(self._held, (request.arrived.number, now, lines))
         self._release(-math.inf)
@@ -205,30 +215,41 @@ class TraceRecorder:
             with suppress(OSError):  # logged already
                 self._given_up.pop().close()
 
-    def _lines(self, request: GatewayRequest, place: dict[str, object]) -> str:
-        """A line for each sequence of the answer; the first one stands in the session."""
+    def _lines(self, request: GatewayRequest, place: dict[str, object], outcome: Outcome, now: float) -> str:
+        """A line for each sequence of the answer; the first one stands in the session and has what was measured."""
         arrived, queued, relayed = request.arrived, request.queued, request.relayed
+        if not arrived.endpoint.is_generation:
+            return ""
+        is_whole = outcome is Outcome.COMPLETED
         output = -(-relayed.output_tokens // queued.sequences)
-        if output < 1 or relayed.status != 200 or not arrived.endpoint.is_generation:
+        if is_whole and (output < 1 or relayed.status != 200):
             return ""
         prompt = relayed.usage.prompt_tokens if relayed.usage is not None else queued.prompt_tokens
         record: dict[str, object] = {
             "timestamp": round((arrived.arrived_at - self._began) * 1000),
             "input_length": max(1, prompt // arrived.prompt.prompts),
-            "output_length": output,
         }
+        if is_whole:
+            record["output_length"] = output
         if queued.max_output_tokens is not None and queued.max_output_tokens >= output:
             record["max_tokens"] = queued.max_output_tokens
         if arrived.tenant:
             record["user_id"] = arrived.tenant
+        if arrived.request_class != "online":
+            record["class"] = arrived.request_class
         if arrived.deadline is not None:
             record["deadline_ms"] = round((arrived.deadline - arrived.arrived_at) * 1000)
         if arrived.priority:
             record["priority"] = arrived.priority
         if queued.adapter is not None:
             record["adapter"] = queued.adapter
+        if arrived.model:
+            record["model"] = arrived.model
+        record["outcome"] = outcome.value
+        if not is_whole:
+            return _line(record | place)
         others = min(queued.sequences, _SEQUENCES_MAX) - 1
-        return _line(record | place) + _line(record) * others
+        return _line(record | place | _measured(request, now)) + _line(record) * others
 
     def _place(self, session: str, arrived_at: float) -> dict[str, object]:
         known = self._sessions.get(session)
@@ -243,6 +264,25 @@ class TraceRecorder:
             place["think_time_ms"] = max(0, round((arrived_at - known.ended_at) * 1000))
         known.turns += 1
         return place
+
+
+def _measured(request: GatewayRequest, now: float) -> dict[str, object]:
+    """Milliseconds from arrival to the first token of a stream, and to the end; prompt tokens found in a cache."""
+    arrived, relayed = request.arrived, request.relayed
+    measured: dict[str, object] = {}
+    if arrived.streams and relayed.first_byte_at is not None:
+        measured["ttft_ms"] = round((relayed.first_byte_at - arrived.arrived_at) * 1000, 3)
+    measured["e2e_ms"] = round((now - arrived.arrived_at) * 1000, 3)
+    if relayed.usage is not None:
+        measured["cached_tokens"] = relayed.usage.cached_tokens
+    return measured
+
+
+def _exists(path: Path) -> ValueError:
+    return ValueError(
+        f"record: {path} exists already, and a trace is one run; name another file, or put the time of the start into "
+        "the name: night-%Y%m%d-%H%M%S.jsonl"
+    )
 
 
 def _new_file(path: Path) -> TextIO:

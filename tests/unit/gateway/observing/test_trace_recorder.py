@@ -8,8 +8,11 @@ import re
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from headway.bench.calibration.recording_files import read_recording
+from headway.bench.traces.loading import load_trace
 from headway.gateway.observing import trace_recorder
 from headway.gateway.observing.trace_recorder import TraceRecorder
 from headway.gateway.openai.usage import Usage
@@ -18,16 +21,33 @@ from headway.gateway.queueing.request_state import GatewayRequest
 from tests.support.gateway_requests import gateway_request
 
 
+def opened(path: Path, began: float) -> TraceRecorder:
+    recorder = TraceRecorder(path, began)
+    recorder.open()
+    return recorder
+
+
 def test_a_recording_never_writes_into_a_file_that_is_there(tmp_path: Path) -> None:
     path = tmp_path / "night.jsonl"
-    TraceRecorder(path, 0.0).close()
+    opened(path, 0.0).close()
     assert path.stat().st_mode & 0o777 == 0o600  # it names tenants
     with pytest.raises(ValueError, match=r"record: .*night\.jsonl exists already.*night-%Y%m%d-%H%M%S\.jsonl"):
         TraceRecorder(path, 0.0)
 
 
+def test_a_recording_that_is_not_opened_leaves_no_file(tmp_path: Path) -> None:
+    late = TraceRecorder(tmp_path / "night.jsonl", 0.0)
+    late.close()
+    assert list(tmp_path.iterdir()) == []
+    opened(tmp_path / "night.jsonl", 0.0).close()
+    with pytest.raises(ValueError, match="exists already"):
+        late.open()
+    with pytest.raises(ValueError, match="its folder does not exist"):
+        TraceRecorder(tmp_path / "none" / "night.jsonl", 0.0)
+
+
 def test_the_time_of_the_start_makes_a_name_new(tmp_path: Path) -> None:
-    TraceRecorder(tmp_path / "night-%Y%m%d-%H%M%S.jsonl", 0.0).close()
+    opened(tmp_path / "night-%Y%m%d-%H%M%S.jsonl", 0.0).close()
     (written,) = tmp_path.iterdir()
     assert re.fullmatch(r"night-\d{8}-\d{6}\.jsonl", written.name)
 
@@ -45,7 +65,7 @@ def lines_of(path: Path) -> list[dict[str, int]]:
 
 def test_lines_stand_in_order_of_arrival_also_where_requests_end_late(tmp_path: Path) -> None:
     path = tmp_path / "night.jsonl"
-    recorder = TraceRecorder(path, 0.0)
+    recorder = opened(path, 0.0)
     requests = [answered(number, float(number)) for number in range(1, 8)]
     for request in requests:
         recorder.arrived(request)
@@ -65,7 +85,7 @@ def test_lines_stand_in_order_of_arrival_also_where_requests_end_late(tmp_path: 
 
 
 def test_what_waits_for_an_open_request_is_bounded(tmp_path: Path) -> None:
-    recorder = TraceRecorder(tmp_path / "night.jsonl", 0.0)
+    recorder = opened(tmp_path / "night.jsonl", 0.0)
     recorder.arrived(answered(1, 1.0))
     request = answered(2, 2.0)
     for number in range(2, 12_002):
@@ -85,7 +105,7 @@ def test_a_slow_disk_holds_up_nothing_and_ends_the_recording_before_memory_does(
     is_free, threads = threading.Event(), set()
 
     async def record() -> None:
-        recorder = TraceRecorder(tmp_path / "night.jsonl", 0.0)
+        recorder = opened(tmp_path / "night.jsonl", 0.0)
         put = recorder._put
 
         def put_slowly(batch: list[tuple[bool, str]]) -> None:
@@ -117,13 +137,42 @@ def _numbered(request: GatewayRequest, number: int) -> GatewayRequest:
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.CANCELLED, Outcome.REFUSED])
-def test_only_whole_answers_are_recorded(tmp_path: Path, outcome: Outcome) -> None:
-    recorder = TraceRecorder(tmp_path / "night.jsonl", 0.0)
-    request = answered(1, 1.0)
-    recorder.arrived(request)
-    recorder.ended(request, outcome, None, 2.0)
+def test_a_request_without_a_whole_answer_has_no_length_and_no_times(tmp_path: Path, outcome: Outcome) -> None:
+    path = tmp_path / "night.jsonl"
+    recorder = opened(path, 0.0)
+    requests = [answered(1, 1.0), answered(2, 2.0)]
+    for request in requests:
+        recorder.arrived(request)
+    recorder.ended(requests[0], outcome, None, 2.0)
+    recorder.ended(requests[1], Outcome.COMPLETED, None, 3.0)
     recorder.close()
-    assert lines_of(tmp_path / "night.jsonl") == []
+    first, second = lines_of(path)
+    assert first["outcome"] == outcome.value
+    assert not first.keys() & {"output_length", "ttft_ms", "e2e_ms", "cached_tokens"}
+    assert second["outcome"] == "completed"
+    loaded = load_trace(str(path))
+    assert len(loaded.trace) == 1
+    assert any(f"1 entry is left out because `outcome` is '{outcome.value}'" in note for note in loaded.notes)
+
+
+def test_what_was_measured_is_written_and_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "night.jsonl"
+    recorder = opened(path, 0.0)
+    streamed, whole = answered(1, 1.0, stream=True), answered(2, 2.0)
+    streamed.relayed.usage = Usage(50, 10, 32)
+    for request, first in ((streamed, 1.25), (whole, 2.5)):
+        recorder.arrived(request)
+        request.relayed.first_byte_at = first
+    recorder.ended(streamed, Outcome.COMPLETED, None, 1.75)
+    recorder.ended(whole, Outcome.COMPLETED, None, 2.5)
+    recorder.close()
+    first, second = lines_of(path)
+    assert (first["ttft_ms"], first["e2e_ms"], first["cached_tokens"], first["outcome"]) == (250, 750, 32, "completed")
+    assert second["e2e_ms"] == 500.0
+    assert "ttft_ms" not in second, "the first token of an answer that came as a whole was not seen"
+    recording = read_recording(str(path))
+    assert recording.ttft_seconds[0] == 0.25
+    assert np.isnan(recording.ttft_seconds[1])
 
 
 @pytest.mark.parametrize(
@@ -136,7 +185,7 @@ def test_only_whole_answers_are_recorded(tmp_path: Path, outcome: Outcome) -> No
     ],
 )
 def test_each_sequence_is_a_line(tmp_path: Path, body: dict[str, object], sequences: int, prompt: int) -> None:
-    recorder = TraceRecorder(tmp_path / "night.jsonl", 0.0)
+    recorder = opened(tmp_path / "night.jsonl", 0.0)
     request = answered(1, 1.0, output=100 * sequences, **body)
     recorder.arrived(request)
     recorder.ended(request, Outcome.COMPLETED, None, 2.0)
