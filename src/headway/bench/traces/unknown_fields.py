@@ -10,7 +10,7 @@ _FIELDS_SHOWN_MAX = 300  # characters
 # Words of names that programs give to these three, the surest first.
 _GUESSES: dict[str, tuple[str, ...]] = {
     "arrival": ("arriv", "start", "created", "timestamp", "request_time", "received", "time", "date", "ts"),
-    "prompt": ("prompt_tok", "input_tok", "prompt_len", "input_len", "prompt", "input", "tokens_in", "context"),
+    "prompt": ("prompt_tok", "input_tok", "prompt_len", "input_len", "prompt", "input", "tokens_in", "in_tok"),
     "output": (
         "completion_tok", "output_tok", "output_len", "generated", "completion", "output", "tokens_out", "out_tok",
         "response_tok",

@@ -243,7 +243,7 @@ class TraceRecorder:
             record["priority"] = arrived.priority
         if queued.adapter is not None:
             record["adapter"] = queued.adapter
-        if arrived.model:
+        if arrived.model and is_whole:  # a name that no replica has is a client's own text
             record["model"] = arrived.model
         record["outcome"] = outcome.value
         if not is_whole:

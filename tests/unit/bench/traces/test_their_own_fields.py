@@ -110,3 +110,6 @@ def test_text_is_no_guess_for_a_length() -> None:
     assert columns_line({"ts": 1, "prompt": "Hi", "n_prompt_tokens": 3, "output": "Ho"}) == (
         "--columns arrival=ts,prompt=n_prompt_tokens,output=..."
     )
+    assert columns_line({"ts": 1, "in_tokens": 3, "out_tokens": 4}) == (
+        "--columns arrival=ts,prompt=in_tokens,output=out_tokens"
+    )
