@@ -321,3 +321,14 @@ def test_a_subset_of_very_many_endpoints_is_refused(run_gateway: RunGateway, as_
         assert (written.immediate_response.status.code, setup.dispatcher.counts.arrived) == (400, 0)
 
     run_gateway(scenario)
+
+
+def test_a_second_head_of_a_request_without_a_body_leaves_none_inside(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        asks = head(path=b"/v1/responses/resp_1")
+        asks.request_headers.headers.headers[0].raw_value = b"GET"
+        asks.request_headers.end_of_stream = True
+        await played(setup, [asks, asks])
+        assert (setup.dispatcher.counts.arrived, setup.dispatcher.counts.inside) == (1, 0)
+
+    run_gateway(scenario)
