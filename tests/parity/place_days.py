@@ -15,6 +15,8 @@ import numpy as np
 
 from headway.gateway.settings import PolicySettings
 from headway.policies.catalog import ADMISSION, ORDERING, PREEMPTION
+from headway.policies.contracts import Need
+from headway.policies.places import needs_of
 from headway.scheduling.bundle import bundle_of
 from headway.scheduling.scheduler import Policies
 from headway.simulator.rules import EngineRules
@@ -81,8 +83,8 @@ class PlaceDay:
 _USUAL = ("fcfs", "greedy", "latest-admitted", "declared-max")
 
 
-def full_trace(name: str, seed: int, *, shared: bool, sessions: bool) -> Trace:
-    """Requests that keep eight seats taken; `shared` prefixes, and turns of `sessions`, or neither."""
+def full_trace(name: str, seed: int, *, shared: bool, sessions: bool, block_tokens: int = 24) -> Trace:
+    """Requests that keep eight seats taken; `shared` prefixes in blocks, and turns of `sessions`, or neither."""
     rng = np.random.default_rng(seed)
     rows = np.arange(_REQUESTS)
     prompt = np.where(rng.random(_REQUESTS) < 0.7, rng.integers(10, 60, _REQUESTS), rng.integers(100, 300, _REQUESTS))
@@ -98,8 +100,8 @@ def full_trace(name: str, seed: int, *, shared: bool, sessions: bool) -> Trace:
         tenant=rng.integers(0, 3, _REQUESTS),
         tenants=("a", "b", "c"),
         deadline_seconds=rng.uniform(500, 900, _REQUESTS),
-        prefix_ids=shared_prefixes(rng, prompt, 24) if shared else None,
-        prefix_block_tokens=24,
+        prefix_ids=shared_prefixes(rng, prompt, block_tokens) if shared else None,
+        prefix_block_tokens=block_tokens,
     )
     if not sessions:
         return trace
@@ -112,12 +114,19 @@ SESSIONS = full_trace("sessions", 2, shared=False, sessions=True)
 SHARED = full_trace("sessions with shared prefixes", 2, shared=True, sessions=True)
 
 
+SHARED_IN_KV_BLOCKS = full_trace(
+    "sessions with shared KV blocks", 2, shared=True, sessions=True, block_tokens=SEATS.block_tokens
+)
+"""For orders that go by prefixes: a trace and an engine name the same ones where their blocks are as long."""
+
+
 def order_days(trace: Trace) -> Iterator[PlaceDay]:
     """Every order, where seats are short."""
     for asynchronous in (False, True):
         rules = replace(SEATS, async_scheduling=asynchronous)
         for ordering in ORDERING:
-            yield PlaceDay(trace, rules, ordering=ordering)
+            by_prefix = trace is SHARED and Need.SHARED_PREFIXES in needs_of("ordering", ordering)
+            yield PlaceDay(SHARED_IN_KV_BLOCKS if by_prefix else trace, rules, ordering=ordering)
 
 
 def admission_days(trace: Trace, ordering: str = "fcfs") -> Iterator[PlaceDay]:

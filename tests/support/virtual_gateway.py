@@ -206,6 +206,7 @@ class VirtualGateway:
             deadline=None if math.isnan(deadline) else at + deadline,
             priority=0 if trace.priority is None else int(trace.priority[row]),
         )
+        request.queued.prefix_hashes = trace.prefix_hashes(row)
         relay = VirtualRelay(request, self, row)
         assert self.dispatcher.announce(relay)
         self.dispatcher.arrive(relay, PromptSize(int(trace.prompt_tokens[row]), self._cached(row), None))

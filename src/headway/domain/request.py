@@ -6,6 +6,7 @@ The true output length is not here and cannot be reached from here: it lives in 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, Protocol, TypeAlias
 
 from headway.domain.estimate import LengthEstimate
@@ -47,6 +48,13 @@ class RequestView(Protocol):
         """Prompt tokens the prefix cache held when the request entered the queue; 0 where unknown. It may age."""
 
     @property
+    def prefix_hashes(self) -> Sequence[int]:
+        """Hashes of ever longer prefixes of its prompt, the shortest first: equal ones are of equal prefixes.
+
+        Empty where unknown. What a hash covers differs from place to place: a KV block more, or some bytes more.
+        """
+
+    @property
     def produced_tokens(self) -> int:
         """Output tokens so far; above 0 for a waiting request only if it was preempted."""
 
@@ -81,9 +89,10 @@ NEVER_LOOKED_UP = -math.inf
 class Request:
     """A request as the scheduler keeps it; satisfies `RequestView`.
 
-    `produced_tokens` and `cached_prompt_tokens` are written by the shell that owns the request, `estimate` by the
-    scheduler at entry; policies only read. `looked_up_at` is when the shell last asked its prefix cache, in seconds.
-    `replica_id` names the replica of a simulated fleet that it was sent to last, for listeners; None elsewhere.
+    `produced_tokens`, `cached_prompt_tokens` and, before it enters, `prefix_hashes` are written by the shell that owns
+    the request, `estimate` by the scheduler at entry; policies only read. `looked_up_at` is when the shell last asked
+    its prefix cache, in seconds. `replica_id` names the replica of a simulated fleet that it was sent to last, for
+    listeners; None elsewhere.
     """
 
     __slots__ = (
@@ -96,6 +105,7 @@ class Request:
         "is_offline",
         "looked_up_at",
         "max_output_tokens",
+        "prefix_hashes",
         "priority",
         "produced_tokens",
         "prompt_tokens",
@@ -135,6 +145,7 @@ class Request:
         self.produced_tokens = produced_tokens
         self.sequences = sequences
         self.is_offline = is_offline
+        self.prefix_hashes: Sequence[int] = ()
         self.replica_id: str | None = None
         self.estimate: LengthEstimate | None = None
         self.looked_up_at = NEVER_LOOKED_UP

@@ -42,6 +42,8 @@ class PolicySettings:
             those that wait in an engine's own queue.
         options: Kind -> option -> value, for example `{ordering = {tenant_weights = {a = 2.0}}}`. `headway explain
             NAME` lists a policy's options.
+        offline_ordering: Which offline request is next (see `[offline]`), likewise; `prefix-groups` lets those with a
+            shared prefix run together. They are all behind online ones.
         seed: Random seed of the policies, and of the jitter of `Retry-After`.
         prefill_seconds_per_token: Weight of a prompt token, for orderings that weigh work. It also stands for a replica
             as long as no answer has shown what a prompt token takes there, or at another replica with its model.
@@ -58,6 +60,7 @@ class PolicySettings:
     routing: str = "least-work"
     rescheduling: str = "stay"
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    offline_ordering: str = "fcfs"
     seed: int = 0
     prefill_seconds_per_token: float = 2e-5
     decode_seconds_per_token: float = 2e-2

@@ -303,7 +303,9 @@ def _check_policies(chosen: PolicySettings) -> None:
             raise ValueError(f"policies.options: unknown kind {kind!r}{nearest(kind, ALL_KINDS)}")
     names = {kind: getattr(chosen, kind) for kind in KINDS}
     options: dict[str, Mapping[str, Any]] = {kind: chosen.options[kind] for kind in KINDS if kind in chosen.options}
-    bundle(**names, options=options, costs=chosen.costs, seed=chosen.seed)
+    offline = chosen.offline_ordering
+    check_place("ordering", offline, DecisionPlace.GATEWAY, "policies.offline_ordering")
+    bundle(**names, options=options, offline_ordering=offline, costs=chosen.costs, seed=chosen.seed)
     build("routing", chosen.routing, chosen.options.get("routing"), costs=chosen.costs, seed=chosen.seed)
     moving = chosen.options.get("rescheduling")
     build("rescheduling", chosen.rescheduling, moving, costs=chosen.costs, seed=chosen.seed)

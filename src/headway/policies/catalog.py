@@ -43,6 +43,7 @@ from headway.policies.ordering.goodput_first import GoodputFirst
 from headway.policies.ordering.highest_response_ratio import HighestResponseRatio
 from headway.policies.ordering.longest_prefix_match import LongestPrefixMatch
 from headway.policies.ordering.modified_due_date import ModifiedDueDate
+from headway.policies.ordering.prefix_groups import PrefixGroups
 from headway.policies.ordering.priced_work import PricedWork
 from headway.policies.ordering.priority import Priority
 from headway.policies.ordering.priority_aging import PriorityAging
@@ -116,6 +117,7 @@ ORDERING: dict[str, type[OrderingPolicy]] = {
     "priority": Priority,
     "priority-aging": PriorityAging,
     "longest-prefix-match": LongestPrefixMatch,
+    "prefix-groups": PrefixGroups,
     "random": Random,
 }
 ADMISSION: dict[str, type[AdmissionPolicy]] = {

@@ -282,6 +282,8 @@ class Need(StrEnum):
     """Requests other than the head can be admitted."""
     CACHED_TOKENS = "cached prompt tokens"
     """How much of a waiting prompt the prefix cache holds."""
+    SHARED_PREFIXES = "shared prefixes"
+    """`RequestView.prefix_hashes`."""
     VICTIMS = "the choice of a victim"
     """Its answer decides which request is preempted."""
     REPLICAS = "the choice of a replica"

@@ -60,6 +60,10 @@ GIVEN: Mapping[DecisionPlace, Mapping[Need, Provision]] = {
         Need.PREEMPTIONS: _exact("each one, with its request"),
         Need.BEHIND_HEAD: _exact("asked for in every step in which the head does not fit"),
         Need.CACHED_TOKENS: _exact("looked up at arrival, and again each second of the head"),
+        Need.SHARED_PREFIXES: _exact(
+            "the block ids of the trace (`hash_ids`), whose blocks may be longer than those of the KV memory; none "
+            "of a trace without them"
+        ),
         Need.VICTIMS: _exact("asked each time a block is lacking"),
         Need.REPLICAS: _exact("asked for each dispatch in a fleet (`--replicas`, `--fleet`)"),
         Need.MOVES_OF_WAITING: _exact("asked every period in a fleet (`--rescheduling`)"),
@@ -85,6 +89,10 @@ GIVEN: Mapping[DecisionPlace, Mapping[Need, Provision]] = {
             "from the session's previous turn; 0 without a session; asked again each second of the head. Of each "
             "replica, for routing: the longest prefix that its own answers confirmed. With `kv_events` both are what "
             "its engine publishes, exact of prompts whose token ids are known"
+        ),
+        Need.SHARED_PREFIXES: _estimated(
+            "hashes of a prompt's bytes: what two prompts share is known to a KiB, above 8 KiB to an eighth; none of a "
+            "prompt below a KiB"
         ),
         Need.VICTIMS: Provision(
             Grade.MISSING,
@@ -114,6 +122,7 @@ GIVEN: Mapping[DecisionPlace, Mapping[Need, Provision]] = {
             "looked up at arrival, and again each second of the head; what lies beyond 8,192 blocks of a prompt counts "
             "as not cached, and so does, until it is the head, a prompt that comes when its step has looked up for 2 ms"
         ),
+        Need.SHARED_PREFIXES: _exact("vLLM's hashes of KV blocks; none where its prefix cache is off"),
         Need.VICTIMS: _estimated(
             "named before a step in which blocks may be lacking, and put last in vLLM's list, from which it preempts"
         ),

@@ -11,7 +11,7 @@ from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestId
 from headway.policies.catalog import KINDS, Kind, build, canonical
 from headway.policies.given_policies import build_given
-from headway.scheduling.scheduler import Policies
+from headway.scheduling.scheduler import OfflinePolicies, Policies
 
 
 class NamedPolicies(Protocol):
@@ -59,6 +59,7 @@ def bundle(
     admission: str = "greedy",
     preemption: str = "latest-admitted",
     prediction: str = "running-mean",
+    offline_ordering: str = "fcfs",
     options: Mapping[str, Mapping[str, object]] | None = None,
     given: Mapping[Kind, object] = MappingProxyType({}),
     costs: ServiceCosts,
@@ -68,8 +69,8 @@ def bundle(
     """Fresh policies by name. `options`: kind → option → value, as `{"ordering": {"lane_width": 1.1}}`.
 
     `costs` are the replica's seconds per token; `seed` feeds the policies that draw lots; `truth` tells a request's
-    true output tokens and is the simulator's alone to give. `given`: kind → class or instance in place
-    of the name.
+    true output tokens and is the simulator's alone to give. `offline_ordering` is the order of offline requests.
+    `given`: kind → class or instance in place of the name.
 
     Raises:
         ValueError: an unknown name or a bad option; one sentence for the user.
@@ -91,6 +92,7 @@ def bundle(
         admission=built("admission", admission),
         preemption=built("preemption", preemption),
         prediction=built("prediction", prediction),
+        offline=OfflinePolicies(build("ordering", offline_ordering, None, costs=costs, seed=seed, truth=truth)),
     )
 
 
@@ -101,6 +103,7 @@ def bundle_of(
     costs: ServiceCosts,
     seed: int,
     truth: Callable[[RequestId], int] | None = None,
+    offline_ordering: str = "fcfs",
 ) -> Policies:
     """Fresh policies of a configuration; see `bundle`, whose ValueError it raises."""
     return bundle(
@@ -108,6 +111,7 @@ def bundle_of(
         admission=named.admission,
         preemption=named.preemption,
         prediction=named.prediction,
+        offline_ordering=offline_ordering,
         options=named.options,
         given=given,
         costs=costs,

@@ -180,10 +180,11 @@ class CheckedEvents:
         asked = [(kinds[id(listener)], listener.observe) for listener in offline.listeners]
         self._offline_listeners = [(kind, asker.bound(kind, False, observe)) for kind, observe in asked]
         self._ordering_listens = policies.ordering in fanout
+        self._any = bool(self._listeners) or policies.offline.ordering in offline
 
     def __bool__(self) -> bool:
-        """Whether any policy listens."""
-        return bool(self._listeners)
+        """Whether any policy listens, the predictor of offline requests apart."""
+        return self._any
 
     def observe(self, event: Event) -> None:
         """Pass one event on."""

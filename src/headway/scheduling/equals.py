@@ -86,4 +86,5 @@ def _looks(request: Request) -> Hashable:
         request.priority,
         request.deadline,
         request.sequences,
+        request.prefix_hashes[-1] if request.prefix_hashes else None,
     )

@@ -93,6 +93,7 @@ class RequestFactory:
         self._offline = [False] * count if trace.offline is None else trace.offline.tolist()
         self._adapters: list[int] | None = None if trace.adapter is None else trace.adapter.tolist()
         self._adapter_names = trace.adapters
+        self._trace = trace
 
     def make(self, row: int, arrived_at: float, sent_at: float, max_model_tokens: int) -> TrackedRequest:
         """The request of `row`, arrived at `arrived_at` where a request may have so many tokens, sent at `sent_at`.
@@ -102,7 +103,7 @@ class RequestFactory:
         """
         prompt, output = self._prompts[row], self._outputs[row]
         limit, session, within = self._limits[row], self._sessions[row], self._within[row]
-        return TrackedRequest(
+        request = TrackedRequest(
             row,
             arrived_at,
             prompt,
@@ -115,6 +116,9 @@ class RequestFactory:
             self.adapter(row),
             self._offline[row],
         )
+        if self._trace.prefix_ids is not None:
+            request.prefix_hashes = self._trace.prefix_hashes(row)
+        return request
 
     def adapter(self, row: int) -> str | None:
         """The LoRA adapter that a row wants; None for the base model."""

@@ -188,7 +188,7 @@ def request_of(trace: Trace, row: int, arrived_at: float, sent_at: float) -> Ref
     deadline = math.nan if trace.deadline_seconds is None else float(trace.deadline_seconds[row])
     session = -1 if trace.session is None else int(trace.session[row])
     adapter = -1 if trace.adapter is None else int(trace.adapter[row])
-    return ReferenceRequest(
+    request = ReferenceRequest(
         row,
         arrived_at,
         int(trace.prompt_tokens[row]),
@@ -200,6 +200,8 @@ def request_of(trace: Trace, row: int, arrived_at: float, sent_at: float) -> Ref
         adapter=trace.adapters[adapter] if adapter >= 0 else None,
         is_offline=trace.offline is not None and bool(trace.offline[row]),
     )
+    request.prefix_hashes = trace.prefix_hashes(row)
+    return request
 
 
 class ExpectedArrivals:

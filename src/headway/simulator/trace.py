@@ -65,3 +65,14 @@ class Trace:
 
     def __len__(self) -> int:
         return len(self.arrived_seconds)
+
+    def prefix_hashes(self, row: int) -> Sequence[int]:
+        """The names of a row's full blocks, and so of ever longer prefixes of its prompt; none where unknown.
+
+        Blocks beyond those with an id are the row's own.
+        """
+        if self.prefix_ids is None:
+            return ()
+        blocks = int(self.prompt_tokens[row]) // self.prefix_block_tokens
+        ids = self.prefix_ids[row][:blocks]
+        return ids if len(ids) == blocks else [*ids, *[~(row << 32 | place) for place in range(len(ids), blocks)]]

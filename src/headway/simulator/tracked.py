@@ -79,6 +79,7 @@ class TrackedRequest(Request):
         self.deadline = deadline
         self.priority = priority
         self.cached_prompt_tokens = 0
+        self.prefix_hashes = ()
         self.looked_up_at = NEVER_LOOKED_UP
         self.produced_tokens = 0
         self.sequences = 1

@@ -73,6 +73,7 @@ class PluginConfig:
         auto: settings of the twin that chooses the order; an ordering "auto" turns it on, and begins with the default.
         live_tuning: settings of the tuner that tries parameters of the ordering on live traffic.
         fusion: whether alike KV blocks of prompts are shared.
+        offline_ordering: the order of offline requests, a name of the catalogue.
         offline: how much offline requests may add to a step (`scheduling/offline_gate.py`).
         state_file: file that keeps what the policies learn over restarts; "" keeps nothing. A further engine of the
             same server has a file of its own, with its index in the name.
@@ -99,6 +100,7 @@ class PluginConfig:
     auto: AutoSettings = field(default_factory=AutoSettings)
     live_tuning: TuningSettings = field(default_factory=TuningSettings)
     fusion: FusionSettings = FusionSettings()
+    offline_ordering: str = "fcfs"
     offline: OfflineRules = OfflineRules()  # noqa: RUF009 - frozen
     state_file: _Path = ""
     prefix_hits: bool = True
@@ -115,7 +117,7 @@ class PluginConfig:
 
     def policies(self) -> Policies:
         """Fresh policies. Raises ValueError, one sentence, for an unknown name or a bad option."""
-        return bundle_of(self, costs=self.costs, seed=self.seed)
+        return bundle_of(self, costs=self.costs, seed=self.seed, offline_ordering=self.offline_ordering)
 
 
 def read_config(additional: object, environ: Mapping[str, str] = os.environ) -> PluginConfig:

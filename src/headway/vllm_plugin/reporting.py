@@ -22,7 +22,7 @@ class Reporter:
     def __init__(
         self, config: PluginConfig, policies: FallbackScheduler, metrics: PluginMetrics, publisher: Publisher
     ) -> None:
-        self.explanations = WaitExplanations()
+        self.explanations = WaitExplanations(config.offline_ordering)
         self._config = config
         self._policies = policies
         self._metrics = metrics

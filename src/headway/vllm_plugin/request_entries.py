@@ -5,7 +5,9 @@ vLLM never gives true output lengths, so neither can an entry: it has the prompt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
+from typing import overload
 
 from headway.domain.request import Request
 from headway.vllm_plugin import vllm_adapter as vllm
@@ -37,6 +39,34 @@ MOVES: dict[Place, tuple[Place, ...]] = {
     Place.FINISHED: (),
 }
 """Where a request may go next. `RUNNING` to `WAITING` is a preemption, `RUNNING` to `IN_VLLM` ends a session's turn."""
+
+
+class BlockHashes(Sequence[int]):
+    """vLLM's hashes of the KV blocks of a prompt as numbers, each made when asked for; a long prompt has thousands."""
+
+    __slots__ = ("_hashes", "_length")
+
+    def __init__(self, hashes: Sequence[bytes]) -> None:
+        self._hashes = hashes
+        self._length = len(hashes)  # as of its arrival: vLLM adds those of outputs
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, place: int) -> int: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[int]: ...
+
+    def __getitem__(self, place: int | slice) -> int | list[int]:
+        if isinstance(place, slice):
+            return [_number(one) for one in self._hashes[: self._length][place]]
+        return _number(self._hashes[range(self._length)[place]])
+
+
+def _number(block_hash: bytes) -> int:
+    return int.from_bytes(block_hash[:8], "big")
 
 
 class Entry:
@@ -102,7 +132,7 @@ def view_of(request: VllmRequest, hints: XargsHints, now: float) -> Request:
     if priority == 0 and hints.rank is not None:
         priority = hints.rank
     produced = vllm.output_tokens(request)
-    return Request(
+    view = Request(
         vllm.request_id(request),
         now,
         vllm.total_tokens(request) - produced,
@@ -115,6 +145,8 @@ def view_of(request: VllmRequest, hints: XargsHints, now: float) -> Request:
         adapter=vllm.lora_of(request),
         is_offline=hints.is_offline,
     )
+    view.prefix_hashes = BlockHashes(vllm.block_hashes_to_look_up(request))
+    return view
 
 
 class EngineBatch:

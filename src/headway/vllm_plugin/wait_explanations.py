@@ -15,7 +15,6 @@ from headway.vllm_plugin.request_entries import Entry
 from headway.vllm_plugin.wait_clocks import Reading, WaitClocks, in_words
 
 Item = TypeVar("Item")
-_OFFLINE_ORDER = "fcfs behind all online requests"
 REMEMBERED = 4_096  # first admissions; some 300 bytes each
 
 
@@ -35,7 +34,8 @@ class WaitExplanation(NamedTuple):
 class WaitExplanations:
     """The latest explanations and the clocks behind them."""
 
-    def __init__(self) -> None:
+    def __init__(self, offline_order: str = "fcfs") -> None:
+        self.offline_order = offline_order  # of offline requests among themselves
         self.clocks = WaitClocks()
         self._latest: deque[WaitExplanation] = deque(maxlen=REMEMBERED)
 
@@ -88,7 +88,7 @@ class WaitExplanations:
             entry.arrival,
             entry.wait_began,
             self.clocks.reading(now),
-            _OFFLINE_ORDER if entry.view.is_offline else order,
+            f"{self.offline_order} behind all online requests" if entry.view.is_offline else order,
             entry.view.prompt_tokens,
             entry.view.cached_prompt_tokens,
         )

@@ -46,7 +46,7 @@ def test_who_has_which_power() -> None:
     assert have["Listener"] == {
         *("ewsjf", "ewsjf-published", "ewsjf-authors", "fair-share", "adapter-clusters", "priced-work"),
         "weighted-fair-queue",
-        *("boost", "gittins"),
+        *("boost", "gittins", "prefix-groups"),
         *("overflow-probability", "backfill", "smallest-remaining-benefit"),
         *("running-mean", "histogram", "past-future", "one-bit", "conformal"),
     }
@@ -65,6 +65,7 @@ def test_who_has_which_power() -> None:
         "fair-share",
         "weighted-fair-queue",
         "adapter-clusters",
+        "prefix-groups",
     }
     assert not isinstance(find("ordering", "fcfs")(), RedrawnOrdering)
 

@@ -162,6 +162,7 @@ def test_which_orders_follow_what_is_learned() -> None:
         "smallest-volume-first",
         "smallest-volume-first-1bit",
         "goodput-first",
+        "prefix-groups",
     }
     inner: OrderingPolicy = SmallestVolumeFirst()
     assert follows_what_is_learned(FairShare(inner=inner))

@@ -22,6 +22,7 @@ from headway.scheduling.scheduler import Policies
 from headway.scheduling.self_tuned_threshold import Tuning
 from headway.simulator.rules import NO_PLUGIN, PluginRules
 
+_OFFLINE = "offline_ordering"
 EXAMPLE = """\
 [bundle.svf-peak]                  # the label in the table
 ordering = "smallest-volume-first"
@@ -29,12 +30,15 @@ admission = {name = "peak-check", options = {reserve = 0.1}}
 prediction = "running-mean"        # by default as on the command line
 tuning = "self-tuned"              # what the vLLM plug-in does beside its policies
 guard = {harm_ratio = 3.0}         # likewise; true for its defaults, false for none
+offline_ordering = "prefix-groups" # order of offline requests; "fcfs" unless named
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
     """One row of the table: four policies by full name, their `options` by kind, and what the plug-in does beside them.
+
+    `offline_ordering` orders offline requests.
 
     `build` makes new policies per run. `given`: kind → class or instance, where a program gives one. The field of its
     kind then says only what to call it. An instance is copied for each run, as it was given.
@@ -45,6 +49,7 @@ class Bundle:
     admission: str = "greedy"
     preemption: str = "latest-admitted"
     prediction: str = "running-mean"
+    offline_ordering: str = "fcfs"
     options: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
     plugin: PluginRules = NO_PLUGIN
     given: Mapping[Kind, object] = field(default_factory=dict)
@@ -65,7 +70,9 @@ class Bundle:
             UserMistake: an unknown name, or an option that is unknown or wrong.
         """
         try:
-            policies = bundle_of(self, given=self.given, costs=costs, seed=seed, truth=truth)
+            policies = bundle_of(
+                self, given=self.given, costs=costs, seed=seed, truth=truth, offline_ordering=self.offline_ordering
+            )
             return outside_checked(policies, self._named(), self.given)
         except ValueError as error:
             raise UserMistake(str(error)) from error
@@ -83,7 +90,11 @@ class Bundle:
 
     def to_json(self) -> dict[str, Json]:
         """Each kind's name and options; the plug-in's `tuning`, and its `guard` with all limits, null for none."""
-        named = {kind: {"name": getattr(self, kind), "options": dict(self.options.get(kind, {}))} for kind in KINDS}
+        named: dict[str, Json] = {
+            kind: {"name": getattr(self, kind), "options": dict(self.options.get(kind, {}))} for kind in KINDS
+        }
+        if self.offline_ordering != "fcfs":
+            named["offline_ordering"] = self.offline_ordering
         guard = None if self.plugin.guard is None else asdict(self.plugin.guard)
         return named | {"tuning": self.plugin.tuning, "guard": guard}
 
@@ -142,7 +153,7 @@ def read_bundles(path: Path, template: Bundle) -> list[Bundle]:
 def _read_bundle(where: str, name: str, table: object, template: Bundle) -> Bundle:
     if not isinstance(table, dict):
         raise UserMistake(f'{where} must be a table with ordering = "…" in it')
-    known = (*KINDS, *_PLUGIN_READERS)
+    known = (*KINDS, *_PLUGIN_READERS, _OFFLINE)
     for key in table:
         if key not in known:
             raise UserMistake(f"{where}: unknown key {key!r}{nearest(key, known)}")
@@ -154,6 +165,8 @@ def _read_bundle(where: str, name: str, table: object, template: Bundle) -> Bund
                 chosen[kind], options[kind] = name_and_options(kind, table[kind], f"{where}.{kind}")
     try:
         plugin = {key: read(table[key], key) for key, read in _PLUGIN_READERS.items() if key in table}
+        if _OFFLINE in table:
+            chosen[_OFFLINE] = checked(table[_OFFLINE], str, _OFFLINE)
         row = Bundle(name, **chosen, options=options, plugin=replace(template.plugin, **plugin))
         row.check()
     except (UserMistake, ValueError) as mistake:

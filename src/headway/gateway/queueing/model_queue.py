@@ -342,7 +342,8 @@ class ModelQueue:
         self._line = None
         self._ordering = "fcfs"
         self._fair = None
-        self._policies = replace(self._policies, ordering=Fcfs())
+        offline = replace(self._policies.offline, ordering=Fcfs())  # whose order may be the one that failed
+        self._policies = replace(self._policies, ordering=Fcfs(), offline=offline)
         self.scheduler = Scheduler(self._policies, listeners=self._listeners)
         self.scheduler.expect_offline()
         self._unmoved.clear()

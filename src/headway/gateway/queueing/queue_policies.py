@@ -53,6 +53,7 @@ def policies_of(settings: PolicySettings) -> Policies:
         admission=settings.admission,
         preemption=settings.preemption,
         prediction=settings.prediction,
+        offline_ordering=settings.offline_ordering,
         options=options,
         costs=settings.costs,
         seed=settings.seed,

@@ -263,6 +263,7 @@ class QueuedRequest(Request):
             sequences=body.sequences(arrived.prompt.prompts) if body is not None else 1,
             is_offline=arrived.request_class == "offline",
         )
+        self.prefix_hashes = arrived.prompt.hashes
         self.arrived = arrived
         self.counted = prompt.counted
         self.queue_key: QueueKey | None = None

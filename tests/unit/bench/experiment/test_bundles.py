@@ -32,6 +32,7 @@ def test_the_example_of_the_help_is_read(tmp_path: Path) -> None:
         "admission": {"name": "peak-check", "options": {"reserve": 0.1}},
         "preemption": {"name": "latest-admitted", "options": {}},
         "prediction": {"name": "running-mean", "options": {}},
+        "offline_ordering": "prefix-groups",
         "tuning": "self-tuned",
         "guard": {"harm_ratio": 3.0, "harm_slack_seconds": 1.0, "harm_seconds": 60.0, "step_back_seconds": 300.0},
     }
