@@ -68,6 +68,7 @@ MORE_ADMISSION: dict[str, dict[str, Any]] = {  # at the tightest memory and load
         "preemption": "smallest-remaining-benefit",
     },
     "overflow-probability, true lengths": {"admission": "overflow-probability", "prediction": "oracle"},
+    "nested-wait": {"admission": "nested-wait"},
 }
 SLOW = ("reserve-max", "past-future")  # requests stay waiting for long, and each is asked about at every step
 PREEMPTION = ("latest-admitted", "least-sunk-work", "smallest-remaining-benefit")

@@ -15,6 +15,7 @@ from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestId
 from headway.policies.admission.backfill import Backfill
 from headway.policies.admission.greedy import Greedy
+from headway.policies.admission.nested_wait import NestedWait
 from headway.policies.admission.overflow_probability import OverflowProbability
 from headway.policies.admission.past_future_admission import PastFutureAdmission
 from headway.policies.admission.past_future_common_draws import PastFutureCommonDraws
@@ -127,6 +128,7 @@ ADMISSION: dict[str, type[AdmissionPolicy]] = {
     "past-future": PastFutureAdmission,
     "past-future-common-draws": PastFutureCommonDraws,
     "overflow-probability": OverflowProbability,
+    "nested-wait": NestedWait,
     "backfill": Backfill,
 }
 PREEMPTION: dict[str, type[PreemptionPolicy]] = {

@@ -47,7 +47,7 @@ def test_who_has_which_power() -> None:
         *("ewsjf", "ewsjf-published", "ewsjf-authors", "fair-share", "adapter-clusters", "priced-work"),
         "weighted-fair-queue",
         *("boost", "gittins", "prefix-groups"),
-        *("overflow-probability", "backfill", "smallest-remaining-benefit"),
+        *("overflow-probability", "nested-wait", "backfill", "smallest-remaining-benefit"),
         *("running-mean", "histogram", "past-future", "one-bit", "conformal"),
     }
     assert {name for kind, name in EVERY if tunables(find(kind, name))} == {

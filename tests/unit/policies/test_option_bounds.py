@@ -74,6 +74,8 @@ OPTIONS: list[tuple[catalog.Kind, str, str, object, list[float], list[float]]] =
     ("admission", "overflow-probability", "learning_rate", 0.5, [0.0, 9.0], [-0.1, INF]),
     ("admission", "overflow-probability", "z_start", 1.0, [-4.0, 8.0], [-4.1, 8.1]),
     ("admission", "overflow-probability", "steps_between", 1, [1], [0]),
+    ("admission", "nested-wait", "overflow_chance", 0.01, [0.001, 0.999], [0.0, 1.0]),
+    ("admission", "nested-wait", "window_requests", 1_000, [20], [19]),
     ("admission", "backfill", "skips_max", 16, [1], [0]),
     ("admission", "backfill", "look_ahead", 8, [1], [0]),
     ("admission", "backfill", "quantile", 0.9, [0.01, 0.99], [0.0, 1.0]),
