@@ -50,6 +50,9 @@ def test_every_query_finds_its_metric_and_labels(run_gateway: RunGateway) -> Non
             assert names, query
             for name in names:
                 assert name in labels or name in LATER, f"{query}: there is no {name}"
+                chosen = re.findall(rf"{name}{{([^}}]*)}}", query)
+                for label in re.findall(r"(\w+)=~", " ".join(chosen)):
+                    assert label in labels.get(name, {"model_name"}), f"{query}: {name} has no label {label}"
                 by = re.findall(r"by \(([^)]*)\)", query)
                 for label in [one.strip() for listed in by for one in listed.split(",")]:
                     assert label in labels[name], f"{query}: {name} has no label {label}"
