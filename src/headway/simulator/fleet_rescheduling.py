@@ -287,7 +287,7 @@ class Rescheduler:
                 runs.append(SentRequest(request, prefix, request.prompt_tokens + running[row], may_move))
             elif row in fresh and not ledger.has_begun(row):
                 waiting.append(SentRequest(request, prefix, 0, row not in self._moved and row not in self._tried))
-            elif row not in self._under_way:
+            elif row not in self._under_way or not self._under_way[row].is_stopped:  # it may be preempted on its way
                 again.append(SentRequest(request, prefix, 0, may_move=False))
         return _Contents(again + waiting, runs, self._instant.now)
 

@@ -55,7 +55,8 @@ class Chronicle:
         assert isinstance(request, Request)
         self.places.append((type(event).__name__, request.replica_id))
         facts = [getattr(request, name) for name in Request.__slots__ if name not in ("estimate", "looked_up_at")]
-        self.lines.append((event.at, type(event).__name__, *event[2:], *facts))
+        comparable = [tuple(fact) if isinstance(fact, list) else fact for fact in facts]
+        self.lines.append((event.at, type(event).__name__, *event[2:], *comparable))
 
 
 class Curious:
