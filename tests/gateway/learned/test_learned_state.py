@@ -155,10 +155,8 @@ def test_the_live_tuner_tries_values_on_the_traffic_and_says_so(
 ) -> None:
     told: list[str] = []
 
-    # How many descriptors there are depends on the machine.
-    def tell(
-        sentence: str, *_: object, **facts: object
-    ) -> None:  # how many descriptors there are depends on the machine
+    # How many descriptors there are depends on the machine: only lines of the tuner are kept.
+    def tell(sentence: str, *_: object, **facts: object) -> None:
         told.extend([sentence] if sentence.startswith("tuning") else [])
 
     monkeypatch.setattr("headway.gateway.gateway.log.info", tell)
