@@ -6,7 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -145,8 +145,8 @@ def compare(
     loaded = trace if isinstance(trace, LoadedTrace) else load_trace(trace, requests=requests, seed=seed)
     if loads is None and not isinstance(trace, LoadedTrace) and str(trace) in WORKLOADS:
         loads = (0.9,)
-    if requests is not None and len(loaded.trace) > requests:
-        loaded = LoadedTrace(head(loaded.trace, requests), loaded.notes, loaded.origin, loaded.lines)
+    if requests is not None:
+        loaded = replace(loaded, trace=head(loaded.trace, requests))
     for note in loaded.notes if progress else ():
         say(note)
     bounds = Slo.parse(slo)

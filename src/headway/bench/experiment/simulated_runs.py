@@ -175,11 +175,11 @@ def _own_load(experiment: Experiment, saturation: Saturation | None, report: Pro
     rate = offered_rate(experiment.trace)
     if None not in experiment.loads or is_closed_loop(experiment.trace) or len(experiment.trace) < _FEWEST or rate == 0:
         return None
-    measured = _saturation(experiment, report) if saturation is None else saturation
+    measured = _saturation(experiment, report, quarters=False) if saturation is None else saturation
     return rate / measured.requests_per_second
 
 
-def _saturation(experiment: Experiment, report: Progress) -> Saturation:
+def _saturation(experiment: Experiment, report: Progress, *, quarters: bool = True) -> Saturation:
     fleet = experiment.fleet
     kinds = [(experiment.replica, 1)] if fleet is None else fleet.kinds()
     servable = [servable_rows(experiment.trace, one.rules) for one, _ in kinds] if len(kinds) > 1 else []
@@ -194,7 +194,7 @@ def _saturation(experiment: Experiment, report: Progress) -> Saturation:
             def fcfs(trace: Trace, replica: Replica = replica) -> DayOutcome:
                 return simulate_bundle(trace, replica, Bundle("fcfs"), experiment.seed)
 
-            one = measure_saturation(experiment.trace, fcfs, quarters=True)
+            one = measure_saturation(experiment.trace, fcfs, quarters=quarters)
             if by_some is not None:
                 one = served_part(one, servable[number], by_some)
             measured.append((one, count))
