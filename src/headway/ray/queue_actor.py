@@ -84,7 +84,7 @@ async def reach_queue(name: str, settings: str | Mapping[str, Any]) -> QueueEnd:
 
 
 def _started(name: str, settings: str | Mapping[str, Any]) -> Any:
-    """One actor, whoever asks first. It needs no CPU of the cluster's count; if its node dies, Ray starts it again."""
+    """One actor, started at the first call. It takes no CPU of the cluster; Ray starts it again if its node dies."""
     actor = ray.remote(QueueActor)
     return actor.options(
         name=name,

@@ -90,7 +90,7 @@ class QueueClient:
         self._wait_seconds = wait_seconds
         self._number = 0
         self._waiting: dict[int, asyncio.Future[RouteVerdict]] = {}
-        self._running: dict[int, str] = {}  # number -> replica, whoever chose it
+        self._running: dict[int, str] = {}  # number -> replica, whichever side chose it
         self._replicas: Sequence[ServeReplica] = ()
         self._end: QueueEnd | None = None
         self._entered: dict[int, QueueEntry] = {}

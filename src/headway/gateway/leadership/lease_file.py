@@ -98,7 +98,7 @@ class FileLeaseStore:
 
 
 def _retrieve(touching: asyncio.Future[Any]) -> None:
-    """Take note of its error, which nobody may be waiting for any more."""
+    """Take note of its error, which none may be waiting for any more."""
     if not touching.cancelled():
         touching.exception()
 
