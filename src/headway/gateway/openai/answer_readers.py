@@ -231,11 +231,12 @@ class SequencesReader(StreamReader):
         """See `StreamReader`."""
         before = self.events
         passed = super().pass_on(piece)
-        tail, at, events = len(self._tail), 0, before + 1
-        for finish in _FINISH.finditer(self._tail + piece):
+        text, tail, events = self._tail + piece, len(self._tail), before + 1
+        at = max(0, tail - 1)  # the end of an event may be cut in two as well
+        for finish in _FINISH.finditer(text):
             if finish.end() > tail and self._running > 1:
-                begin, at = at, finish.end() - tail
-                events += piece.count(b"\n\n", begin, at)  # from the one before: a packet may hold thousands
+                begin, at = at, finish.end()
+                events += text.count(b"\n\n", begin, at)  # from the one before: a packet may hold thousands
                 self._ended_tokens += -(-(events - self._ended_tokens) // self._running)
                 self._running -= 1
         self._tail = (self._tail + piece[-_FINISH_BYTES_MAX:])[-_FINISH_BYTES_MAX:]

@@ -134,6 +134,14 @@ def test_tokens_of_the_longest_of_several_sequences_however_the_stream_is_cut(
     assert reader.events == sum(lengths)
 
 
+def test_an_end_of_an_event_that_is_cut_in_two_is_counted() -> None:
+    event = b'data: {"choices":[{"index":0,"text":"a","finish_reason":"length"}]}\n\n'
+    reader = SequencesReader(4, hide_usage=False)
+    for piece in (event[:-1], b"\n" + event, event * 2):
+        reader.pass_on(piece)
+    assert (reader.sequence_tokens, reader.events) == (1, 4)
+
+
 TOKEN = b'data: {"choices":[{"text":"a","finish_reason":null}]}\n\n'
 ENDED = b'data: {"choices":[{"text":"","finish_reason":"length"}]}\n\n'
 ENGINE_DIED = b'data: {"error":{"message":"the engine died","type":"InternalServerError","code":500}}\n\n'
