@@ -1,0 +1,17 @@
+"""The version: one file has it, and refuses a Python that is too old in one sentence."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+FILE = Path(__file__).parents[2] / "src" / "headway" / "version.py"
+
+
+def test_a_build_on_an_old_python_ends_with_one_sentence() -> None:
+    """As hatchling runs the file, which pip does before it looks for anything that we need."""
+    code = f"import runpy, sys; sys.version_info = (3, 10, 13); runpy.run_path({str(FILE)!r})"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stdout) == (1, "")
+    assert told.stderr == "Headway needs Python 3.11 or newer, and this is Python 3.10\n"
