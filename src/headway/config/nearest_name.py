@@ -15,5 +15,6 @@ def nearest(name: str, known: Iterable[str], unlisted: Iterable[str] = ()) -> st
         unlisted: names to compare with only, such as aliases.
     """
     known = list(known)
-    close = difflib.get_close_matches(name.lower(), [*known, *unlisted], n=1)
+    close = difflib.get_close_matches(name.lower(), [*known, *unlisted])
+    close.sort(key=lambda one: sorted(one) != sorted(name.lower()))  # two letters that changed places come first
     return (f": did you mean {close[0]!r}? " if close else ": ") + f"choose from {', '.join(known)}"

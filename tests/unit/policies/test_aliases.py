@@ -11,6 +11,7 @@ from headway.bench.experiment.bundles import Bundle, named_bundles, read_bundles
 from headway.bench.user_mistake import UserMistake
 from headway.cli.app import run
 from headway.gateway.settings_file import read_settings
+from headway.policies.catalog import find
 from headway.scheduling.bundle import bundle, name_and_options
 from headway.vllm_plugin.config import read_config
 from tests.unit.policies.test_catalog import COSTS
@@ -62,3 +63,8 @@ def test_in_code() -> None:
 def test_a_slip_of_an_alias_is_guessed(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(line) == 2
     assert "did you mean 'hrrn'?" in capsys.readouterr().err
+
+
+def test_two_letters_that_changed_places_are_guessed_before_another_letter() -> None:
+    with pytest.raises(ValueError, match="'sfj': did you mean 'sjf'"):
+        find("ordering", "sfj")
