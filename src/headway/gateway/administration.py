@@ -21,7 +21,7 @@ import msgspec
 from headway.config.typed_values import read_table
 from headway.gateway.api_keys import AdminKeys
 from headway.gateway.discovery.replica_register import ReplicaRegister
-from headway.gateway.openai.error_responses import Reason, error_response
+from headway.gateway.openai.error_responses import Reason, error_response, not_found
 from headway.gateway.queueing.dispatch_contracts import Relay
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.refusals import Refusal
@@ -339,7 +339,7 @@ def _request(relay: Relay, now: float) -> dict[str, object]:
 
 
 def _error(status: int, message: str) -> Response:
-    return error_response(status, message, Reason.MALFORMED)
+    return not_found(message) if status == HTTPStatus.NOT_FOUND else error_response(status, message, Reason.MALFORMED)
 
 
 def _error_content(status: int, message: str) -> dict[str, object]:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from http import HTTPStatus
 
 from headway.gateway.openai.allowed_paths import why_not_allowed
-from headway.gateway.openai.error_responses import Reason, error_response
+from headway.gateway.openai.error_responses import Reason, bad_request, error_response, not_found
 from headway.gateway.signed_tokens import KeyFault
 from headway.gateway.wire.messages import HttpRequest, Response, with_headers
 
@@ -46,7 +46,7 @@ def not_forwarded(request: HttpRequest, more: Collection[str]) -> Response | Non
     if fault is None:
         return None
     status, message, methods = fault
-    refusal = error_response(status, message, Reason.MALFORMED)
+    refusal = not_found(message) if status == HTTPStatus.NOT_FOUND else bad_request(status, message)
     return with_headers(refusal, ((b"allow", methods.encode()),)) if methods else refusal
 
 

@@ -21,7 +21,7 @@ from headway.gateway.observing.page import PAGE_PATHS, page_file, state_of, to_t
 from headway.gateway.observing.prometheus_text import CONTENT_TYPE
 from headway.gateway.observing.request_history import REMEMBERED, RequestHistory
 from headway.gateway.openai.allowed_paths import is_of_the_api
-from headway.gateway.openai.error_responses import Reason, bad_request, error_response
+from headway.gateway.openai.error_responses import Reason, bad_request, error_response, not_found
 from headway.gateway.openai.error_shapes import shaped
 from headway.gateway.queueing.request_state import id_text
 from headway.gateway.relay.exchange import BROKE
@@ -127,8 +127,9 @@ class PublicRoutes:
             client.respond(self.administration.answer(request, client.address))
             return None
         # All tenants' traffic: with keys, which a reload may bring, it is on the admin address or nowhere.
-        paths = HEALTH_PATHS if self._has_admin or self.dispatcher.settings.tenant else _ALL_PATHS
-        return send(client, own_answer(self, request, paths, "the API is under /v1/"))
+        if self._has_admin or self.dispatcher.settings.tenant:
+            return send(client, own_answer(self, request, HEALTH_PATHS, "the API is under /v1/"))
+        return send(client, own_answer(self, request, _ALL_PATHS, "the API is under /v1/, the live page at /headway/"))
 
 
 def _json(content: object) -> Response:
@@ -157,7 +158,7 @@ def own_answer(
         return Response(200, b"", headers=((b"allow", ALLOWED_METHODS),))
     answer = paths.get(request.path)
     if answer is None:
-        return error_response(404, f"unknown path {request.path}; {otherwise}", Reason.MALFORMED)
+        return not_found(f"unknown path {request.path}; {otherwise}")
     return answer(routes, request)
 
 
@@ -204,7 +205,7 @@ def _why(routes: PublicRoutes, request: HttpRequest) -> Response:
     wanted = id_text(unquote_to_bytes(request.target.partition(b"?id=")[2]))
     entry = routes.history.find(wanted)
     if entry is None:
-        return error_response(404, f"no such request among the latest {REMEMBERED:,}", Reason.MALFORMED)
+        return not_found(f"no such request among the latest {REMEMBERED:,}")
     return _json(entry)
 
 

@@ -78,7 +78,7 @@ def test_no_secret_and_no_text_is_logged(tmp_path: Path, monkeypatch: pytest.Mon
         port = int(url.rpartition(":")[2])
         assert asyncio.run(ask(port, "a-wrong-secret-2")) == 401
         assert asyncio.run(ask(port, "the-secret-key-1")) == 200
-        assert json.loads(fetched(url + "/metrics"))["error"]["code"] == "malformed", "metrics are not for the public"
+        assert json.loads(fetched(url + "/metrics"))["error"]["code"] == "not_found", "metrics are not for the public"
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=120)
     lines = [json.loads(line) for line in told.splitlines() if '"message": "request"' in line]

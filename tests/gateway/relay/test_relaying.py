@@ -83,7 +83,12 @@ def test_unknown_paths_under_v1_pass_and_others_do_not(run_gateway: RunGateway) 
         assert (await setup.get("/v1/files")).json() == {"ok": True}
         assert [call.path for call in setup.replicas[0].calls] == ["/v1/audio/transcriptions?x=1", "/v1/files"]
         assert setup.replicas[0].calls[0].body == b"\x00\x01binary"
-        assert (await setup.get("/secret")).status == 404
+        unknown = await setup.get("/secret")
+        assert (unknown.status, unknown.reason, unknown.json()["error"]["code"]) == (404, "not-found", "not_found")
+        sentence = "unknown path /secret; the API is under /v1/, the live page at /headway/"
+        assert unknown.json()["error"]["message"] == sentence
+        unlisted = await setup.ask({}, "/v1/load_lora_adapter")
+        assert (unlisted.status, unlisted.reason) == (404, "not-found")
         assert (await setup.ask(b"{not json", "/v1/chat/completions")).status == 400
 
     run_gateway(scenario)

@@ -34,7 +34,7 @@ def test_an_absolute_target_is_its_path_and_its_authority_is_the_host(run_gatewa
         assert (await asked(setup, "GET http://x/health HTTP/1.0", "")).json() == {"status": "ok"}
         for root in ("http://x", "http://x/", "http://x?a"):
             answer = await asked(setup, f"GET {root} HTTP/1.1")
-            assert (answer.status, answer.reason) == (404, "malformed")
+            assert (answer.status, answer.reason) == (404, "not-found")
             assert "unknown path /;" in answer.json()["error"]["message"]
 
     run_gateway(scenario)

@@ -22,7 +22,7 @@ from headway.gateway.batch_api.disk_space import DiskSpace
 from headway.gateway.batch_api.open_batches import OpenBatches
 from headway.gateway.batch_api.store_thread import StoreThread
 from headway.gateway.batch_api.upload import FORM_BYTES_MAX, Upload, no_space
-from headway.gateway.openai.error_responses import Reason, error_response
+from headway.gateway.openai.error_responses import Reason, error_response, not_found
 from headway.gateway.openai.form_fields import delimiter_of
 from headway.gateway.openai.model_name import content_coding
 from headway.gateway.settings import BatchSettings
@@ -125,7 +125,7 @@ class BatchRoutes:
         """The response; None where it was sent piece by piece."""
         match = _PATH.fullmatch(request.path.rstrip("/"))
         if match is None:
-            return error_response(404, f"unknown path {request.path[:100]}", Reason.MALFORMED)
+            return not_found(f"unknown path {request.path[:100]}; files are under /v1/files, batches under /v1/batches")
         kind, name, rest = match.groups()
         try:
             if (kind, rest, request.method) == ("files", "content", b"GET"):
@@ -297,8 +297,8 @@ def _json(content: dict[str, object]) -> Response:
 
 
 def _no_file(file_id: str, param: str = "id") -> Response:
-    return error_response(404, f"No such File object: {file_id[:100]}", Reason.MALFORMED, param=param)
+    return not_found(f"No such File object: {file_id[:100]}", param=param)
 
 
 def _no_batch(batch_id: str, param: str = "id") -> Response:
-    return error_response(404, f"No such Batch object: {batch_id[:100]}", Reason.MALFORMED, param=param)
+    return not_found(f"No such Batch object: {batch_id[:100]}", param=param)

@@ -21,7 +21,7 @@ import msgspec
 from headway.gateway.embedded.answer_shapes import SHAPES, AnswerTokens
 from headway.gateway.embedded.live_engine import LiveEngine, prompt_blocks
 from headway.gateway.openai.endpoints import CHAT, COMPLETIONS, Endpoint, endpoint_of
-from headway.gateway.openai.error_responses import Reason, bad_request, error_response
+from headway.gateway.openai.error_responses import Reason, bad_request, error_response, not_found
 from headway.gateway.openai.error_shapes import shaped
 from headway.gateway.wire.client_connection import ClientConnection, PendingAnswer
 from headway.gateway.wire.messages import Headers, HttpRequest, Response
@@ -108,9 +108,7 @@ class EngineRoutes:
         elif (endpoint := endpoint_of(path)) in SHAPES and request.method == b"POST":
             return self._generate(request, client, endpoint)
         else:
-            client.respond(
-                error_response(404, f"the simulated engine answers {_PATHS} only, not {path}", Reason.MALFORMED)
-            )
+            client.respond(not_found(f"the simulated engine answers {_PATHS} only, not {path}"))
         return None
 
     def _metrics(self) -> bytes:

@@ -29,7 +29,7 @@ from headway.gateway.epp.envoy_messages import (
 )
 from headway.gateway.epp.grpc_call import GrpcStatus
 from headway.gateway.openai.allowed_paths import is_of_the_api
-from headway.gateway.openai.error_responses import Reason, bad_request, error_response
+from headway.gateway.openai.error_responses import Reason, bad_request, error_response, not_found
 from headway.gateway.openai.error_shapes import shaped
 from headway.gateway.queueing.request_state import GatewayRequest
 from headway.gateway.relay.exchange import BROKE
@@ -190,7 +190,7 @@ class PickerStream:
         if fault is not None:
             return bad_request(*fault)
         if not is_of_the_api(http.path):
-            return error_response(404, _NOT_THE_API, Reason.MALFORMED)
+            return not_found(_NOT_THE_API)
         refusal = self._api.refuse_head(http)
         if refusal is None and http.refusal is None and not self._shared.has_room(int(length)):
             return bad_request(503, _NO_ROOM)

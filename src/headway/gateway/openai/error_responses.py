@@ -26,6 +26,7 @@ class Reason(StrEnum):
     MALFORMED = "malformed"
     OVERLOADED = "overloaded"
     UNAUTHORISED = "unauthorised"
+    NOT_FOUND = "not-found"
     UNKNOWN_MODEL = "unknown-model"
     QUEUE_FULL = "queue-full"
     TENANT_QUEUE_FULL = "tenant-queue-full"
@@ -121,6 +122,11 @@ def error_response(
         headers.append((b"x-should-retry", b"false"))
     error = ApiError(status, message, reason, param, request_id)
     return ErrorResponse(status, error_body(error), headers=tuple(headers), error=error)
+
+
+def not_found(message: str, *, param: str | None = None) -> Response:
+    """The response to a request for a path, a file, a batch or a request that is not there."""
+    return error_response(HTTPStatus.NOT_FOUND, message, Reason.NOT_FOUND, param=param)
 
 
 def bad_request(status: int, message: str) -> Response:
