@@ -220,7 +220,8 @@ class ScriptedReplica:
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         method, path, _ = lines[0].split(" ")
-        headers = dict(line.split(": ", 1) for line in lines[1:] if line)
+        pairs = (line.split(": ", 1) for line in lines[1:] if line)
+        headers = {name.lower(): value for name, value in pairs}
         is_chunked = headers.get("transfer-encoding") == "chunked"
         body = await (_chunks(reader) if is_chunked else reader.readexactly(int(headers.get("content-length", 0))))
         call = Call(method, path, headers, body, writer)

@@ -62,7 +62,7 @@ SLOS = {"simulated": Slo.parse("ttft=500ms,tpot=50ms"), "vllm": Slo.parse("ttft=
 EVERYTHING_THROUGH = "max_requests = 100000\nprefill_tokens = 1000000000\nkv_tokens = 1000000000\n"
 LONGEST_PROMPT, LONGEST_OUTPUT = 3_000, 256
 HEAD = (
-    "| traffic, load | order | TTFT, s | short half, s | longest 5 %, s | goodput, % | Jain | refused |\n"
+    "| traffic, load | order | TTFT, s | short half, s | longest 5 %, s | goodput, % | Jain | refused or failed |\n"
     "|---|---|---|---|---|---|---|---|"
 )
 FIGURES = ("ttft_seconds", "ttft_short_half_seconds", "ttft_longest_5pct_seconds")
@@ -183,14 +183,18 @@ def counted(cell: Cell, trace: Trace, outcome: DayOutcome, slo: Slo) -> RunMetri
     kept = np.arange(round(COUNTED_FROM * len(trace)), len(trace))
     columns = {one.name: getattr(outcome, one.name) for one in fields(DayOutcome)}
     rows = {name: value[kept] for name, value in columns.items() if isinstance(value, np.ndarray) and name != "gaps"}
-    refused = {row - int(kept[0]): why for row, why in outcome.refused.items() if row >= kept[0]}
+    first = int(kept[0])
+    refused, failed = (
+        {row - first: why for row, why in lost.items() if row >= first} for lost in (outcome.refused, outcome.failed)
+    )
     tenant = None if trace.tenant is None else trace.tenant[kept]
     part = Trace(
         trace.name, trace.arrived_seconds[kept], trace.prompt_tokens[kept], trace.output_tokens[kept],
         tenant=tenant, tenants=trace.tenants,
     )  # fmt: skip
     alone = unloaded_seconds(part, cell.one.rules, cell.one.step_time)
-    return summarise(part, replace(outcome, **rows, refused=refused), slo, alone, kv_blocks=cell.one.rules.kv_blocks)
+    outcome = replace(outcome, **rows, refused=refused, failed=failed)
+    return summarise(part, outcome, slo, alone, kv_blocks=cell.one.rules.kv_blocks)
 
 
 def measure(kind: str, folder: Path, urls: Sequence[str], model: str, one: Replica, typed: argparse.Namespace) -> None:
@@ -338,7 +342,7 @@ def _figures(runs: Sequence[Any], told: Any) -> Iterator[str]:
         yield " – ".join(f"{one:.3g}" for one in ([own[0], own[-1]] if len(own) > 1 else own)) + (
             f" ({times * _mean([told], name):.3g})"
         )
-    yield str(sum(run["refused"] for run in runs))
+    yield str(sum(run["refused"] + run.get("failed", 0) for run in runs))
 
 
 def main() -> int:

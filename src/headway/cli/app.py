@@ -1,7 +1,7 @@
 """The verbs of the command line, and what they share: help, completion, errors and exit statuses.
 
-0 done · 1 a fault of Headway's · 2 a mistake on the command line or in a file · 130 interrupted · 141 the reader of the
-output left.
+0 done · 1 a fault of Headway's, or a load test that completed no request · 2 a mistake on the command line or in a
+file · 130 interrupted, 143 by SIGTERM · 141 the reader of the output left.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ def load(
 
     Times are measured at the client and shown in the table of `compare`. Prompts are token ids, not text, of the
     lengths in the trace. An engine gets `max_tokens` of the trace's output length with `ignore_eos`; a simulated engine
-    gets the length as a hint. Refused requests are counted, not retried.
+    gets the length as a hint. Refused and failed requests are counted, not retried. Ctrl-C ends it with the figures
+    of what was sent until then. The exit status is 1 where no request was completed.
     """
     from headway.cli.gateway_extra import require_gateway
 

@@ -45,3 +45,7 @@ class EndpointOptions:
     api_key_env: Annotated[
         str | None, typer.Option(metavar="VARIABLE", help="Environment variable that holds the API key.")
     ] = None
+    silence_seconds: Annotated[
+        float,
+        typer.Option("--silence-seconds", metavar="S", help="A request to which nothing comes for so long has failed."),
+    ] = 600.0

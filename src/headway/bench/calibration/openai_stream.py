@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from headway.bench.load_test.stream_client import Served, StreamClient, StreamFault
+from headway.bench.load_test.completion_stream import StreamFault
+from headway.bench.load_test.stream_client import Served, StreamClient
 from headway.bench.user_mistake import UserMistake
 
 

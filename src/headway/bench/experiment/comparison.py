@@ -134,6 +134,11 @@ class Comparison:
     bounds: Mapping[float | None, MeanBounds] = field(default_factory=dict)
     own_load: float | None = None
 
+    @property
+    def is_live(self) -> bool:
+        """Whether a live endpoint was measured and nothing simulated."""
+        return bool(self.replica.get("live"))
+
     def loads(self) -> tuple[float | None, ...]:
         """Each load once, in the order of the runs."""
         return tuple(dict.fromkeys(run.load for run in self.runs))

@@ -1,20 +1,21 @@
 """Sends a trace on the wall clock and notes when its answers came: times as the client sees them.
 
-A turn of a session is sent after the one before it has ended and the client has thought. A refused request is not
-sent again; it counts as refused, under the endpoint's own reason.
+A turn of a session is sent after the one before it has ended and the client has thought. A request that was refused or
+failed is not sent again; it counts under the endpoint's own reason.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
+from headway.bench.load_test.completion_stream import StreamFault
 from headway.bench.load_test.prompts import Prompts
-from headway.bench.load_test.stream_client import HeaderFields, StreamClient, StreamFault
+from headway.bench.load_test.stream_client import HeaderFields, StreamClient
 from headway.simulator.arrivals import FOREVER, Arrivals
 from headway.simulator.day_columns import DayColumns
 from headway.simulator.outcome import NO_POINTS, DayOutcome
@@ -24,34 +25,56 @@ from headway.simulator.trace import Trace
 _POLL_SECONDS = 0.05  # how long it takes at most to notice that a follow-up turn is due
 
 
+class Tally(NamedTuple):
+    """How far a run is after `seconds`. Later turns of a session that a refusal or failure ends count with it."""
+
+    seconds: float
+    sent: int
+    completed: int
+    refused: int
+    failed: int
+
+    @property
+    def ended(self) -> int:
+        """Requests that nothing more is expected of."""
+        return self.completed + self.refused + self.failed
+
+
 class Sender:
     """One run of one trace. Create it inside the loop that runs it."""
 
-    def __init__(
-        self, client: StreamClient, trace: Trace, prompts: Prompts, *, on_end: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, client: StreamClient, trace: Trace, prompts: Prompts) -> None:
         self._trace = trace
         self._prompts = prompts
         self._client = client
-        self._on_end = on_end
         self._arrivals = Arrivals(trace)
         self._news = asyncio.Event()
         self._inside: set[asyncio.Task[None]] = set()
         self.columns = DayColumns(len(trace))
         self.output_tokens = trace.output_tokens.copy()
         self.prompt_tokens = trace.prompt_tokens.copy()
+        self.failed: dict[int, str] = {}
         self._began = 0.0
+        self._last_end_ps = 0
+        self._sent = 0
+        self._completed = 0
+        self._is_stopped = False
+        self._fault: BaseException | None = None
 
     async def run(self) -> tuple[Trace, DayOutcome]:
-        """Send everything; the trace with the lengths that really came, and what became of every row."""
+        """Send everything; the trace with the lengths that really came, and what became of every row.
+
+        After `stop`, what had been sent and had not ended is unfinished, and rows that were not sent have no arrival.
+        """
         self._began = time.monotonic()
         arrivals = self._arrivals
-        while True:
+        while not self._is_stopped:
             for at_ps, row in arrivals.take(self.now_ps()):
                 self.columns.arrived_ps[row] = at_ps
+                self._sent += 1
                 task = asyncio.create_task(self._send(row))
                 self._inside.add(task)
-                task.add_done_callback(self._inside.discard)
+                task.add_done_callback(self._left)
             if arrivals.next_ps == FOREVER and not self._inside:
                 break
             left = (arrivals.next_ps - self.now_ps()) / PS_PER_SECOND
@@ -61,9 +84,24 @@ class Sender:
                 await asyncio.wait_for(self._news.wait(), with_timeout)
             except TimeoutError:
                 continue
+        if self._is_stopped:
+            await self._give_up()
+        if self._fault is not None:
+            raise self._fault
         self._client.close()
         came = replace(self._trace, output_tokens=self.output_tokens, prompt_tokens=self.prompt_tokens)
-        return came, self.columns.outcome(0, 0, NO_POINTS)
+        outcome = self.columns.outcome(0, 0, NO_POINTS)
+        return came, replace(outcome, failed=self.failed, makespan_ps=self._last_end_ps)
+
+    def stop(self) -> None:
+        """Send nothing more, and wait for nothing."""
+        self._is_stopped = True
+        self._news.set()
+
+    def tally(self) -> Tally:
+        """How far it is now."""
+        seconds = self.now_ps() / PS_PER_SECOND
+        return Tally(seconds, self._sent, self._completed, len(self.columns.refused), len(self.failed))
 
     def now_ps(self) -> int:
         """Picoseconds since the start."""
@@ -76,25 +114,36 @@ class Sender:
                 self._prompts.body(row), headers=self._headers(row), on_tokens=times.note
             )
         except StreamFault as fault:
-            self.ended(row, fault.reason or str(fault))
+            self._lost(row, fault)
         else:
             self.output_tokens[row] = served.output_tokens
             self.prompt_tokens[row] = max(1, served.prompt_tokens)
-            self.ended(row, None)
-        self._on_end()
-
-    def ended(self, row: int, refusal: str | None) -> None:
-        """A row is over; with a refusal the later turns of its session never come."""
-        now = self.now_ps()
-        if refusal is None:
-            self.columns.ended_ps[row] = now
-            self._arrivals.ended(row, now)
-        else:
-            self.columns.refused[row] = refusal
-            for later in self._arrivals.following(row):
-                self.columns.refused[later] = f"an earlier turn of its session was refused: {refusal}"
-                self._on_end()
+            self._last_end_ps = self.columns.ended_ps[row] = self.now_ps()
+            self._completed += 1
+            self._arrivals.ended(row, self._last_end_ps)
         self._news.set()
+
+    def _lost(self, row: int, fault: StreamFault) -> None:
+        """A row was refused or failed; the later turns of its session never come."""
+        self._last_end_ps = self.now_ps()
+        why, verb = (self.columns.refused, "was refused") if fault.is_refusal else (self.failed, "failed")
+        why[row] = fault.reason or str(fault).removeprefix("failed: ")
+        for later in self._arrivals.following(row):
+            why[later] = f"an earlier turn of its session {verb}"
+
+    async def _give_up(self) -> None:
+        self._last_end_ps = self.now_ps()
+        for task in self._inside:
+            task.cancel()
+        while self._inside:
+            await asyncio.wait(self._inside)
+
+    def _left(self, task: asyncio.Task[None]) -> None:
+        """A request's task has ended; a fault of ours in it ends the run."""
+        self._inside.discard(task)
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            self._fault = fault
+            self.stop()
 
     def _headers(self, row: int) -> HeaderFields:
         """What the trace knows of the row, as the gateway's hints."""

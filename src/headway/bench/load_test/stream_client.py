@@ -13,9 +13,16 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 from headway.bench.load_test.addresses import http_address
+from headway.bench.load_test.completion_stream import (
+    CompletionStream,
+    StreamFault,
+    error_message,
+    is_refusal_status,
+    json_or_text,
+)
 from headway.bench.user_mistake import UserMistake
 
 _CONNECT_SECONDS = 10.0
@@ -23,19 +30,8 @@ KEPT_SECONDS = 4.0
 """A good `kept_seconds`: engines behind uvicorn close idle connections after 5 s."""
 _HEAD_BYTES_MAX = 1 << 16
 _REFUSAL_BYTES_MAX = 1 << 16
-_LINE_BYTES_MAX = 1 << 24
-_FAILED = ("error", "abort")
 
 HeaderFields: TypeAlias = Sequence[tuple[str, str]]
-
-
-class StreamFault(Exception):
-    """Why a request has no whole answer, as a clause whose subject is the server or its answer."""
-
-    def __init__(self, why: str, reason: str = "") -> None:
-        """`reason` is the server's own (`x-headway-reason`), if it gave one."""
-        super().__init__(why)
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +48,16 @@ class Served:
 class StreamClient:
     """The connections to one server. `url` is its base address, with or without `/v1` at its end."""
 
-    def __init__(self, url: str, *, kept_seconds: float, key: str | None = None) -> None:
+    def __init__(
+        self, url: str, *, kept_seconds: float, key: str | None = None, silence_seconds: float | None = None
+    ) -> None:
         """A client.
 
         Args:
             url: the address.
             kept_seconds: how long an idle connection is kept for the next request; 0 opens one for each.
             key: the server's API key, if it wants one.
+            silence_seconds: a request to which nothing comes for so long is given up; None for never.
 
         Raises:
             UserMistake: the address is none.
@@ -71,6 +70,7 @@ class StreamClient:
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._path = parts.path.rstrip("/").removesuffix("/v1") + "/v1"
         self._kept_seconds = kept_seconds
+        self._silence_seconds = silence_seconds
         host = f"[{self._host}]" if ":" in self._host else self._host
         self._headers = f"Host: {host}:{self._port}\r\nContent-Type: application/json\r\n"
         self._headers += f"Authorization: Bearer {key}\r\n" if key else ""
@@ -104,7 +104,7 @@ class StreamClient:
             StreamFault: there is no whole answer with tokens and usage.
         """
         sent_at = time.perf_counter()
-        stream = _Stream(on_tokens)
+        stream = CompletionStream(on_tokens)
         await self._ask(self._request("POST", "/completions", body, headers), stream.read)
         stream.close()
         if not stream.usage:
@@ -132,12 +132,12 @@ class StreamClient:
         connection = self._take()
         if connection is not None:
             try:
-                await connection.ask(request, on_part)
+                await connection.ask(request, on_part, self._silence_seconds)
             except _NothingAnswered:
                 connection = None
         if connection is None:
             connection = await self._open()
-            await connection.ask(request, on_part)
+            await connection.ask(request, on_part, self._silence_seconds)
         if connection.is_reusable and self._kept_seconds:
             self._idle.append((time.monotonic(), connection))
         else:
@@ -171,14 +171,17 @@ class _Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.is_closed = False
         self.is_reusable = False
+        self._heard_at = 0.0
         self._whole: asyncio.Future[None] | None = None
 
     def close(self) -> None:
         """End it, whatever stands in it still."""
         self._transport.abort()
 
-    async def ask(self, request: bytes, on_part: Callable[[bytes], None]) -> None:
+    async def ask(self, request: bytes, on_part: Callable[[bytes], None], silence_seconds: float | None = None) -> None:
         """Send a request and read its answer. `on_part` takes the pieces of a body of status 200 as they come.
+
+        After `silence_seconds` in which nothing came it is given up.
 
         Raises:
             StreamFault: there is no whole answer, it has another status, or `on_part` raised one.
@@ -191,7 +194,7 @@ class _Connection(asyncio.Protocol):
         self._whole = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         try:
-            await self._whole
+            await self._answered(self._whole, silence_seconds)
         except BaseException:
             self.close()
             raise
@@ -200,7 +203,20 @@ class _Connection(asyncio.Protocol):
         if self._status != 200:
             self.close()
             reason = self._headers.get("x-headway-reason", "")
-            raise StreamFault(f"status {self._status}: {_message(_json_or_text(self._refusal))}", reason)
+            message = error_message(json_or_text(self._refusal))
+            is_refusal = is_refusal_status(self._status)
+            raise StreamFault(f"status {self._status}: {message}", reason, is_refusal=is_refusal)
+
+    async def _answered(self, whole: asyncio.Future[None], silence_seconds: float | None) -> None:
+        """Wait for the whole answer. Raises StreamFault after a silence, and what the future raises."""
+        if silence_seconds is None:
+            return await whole
+        self._heard_at = time.monotonic()
+        while (left := self._heard_at + silence_seconds - time.monotonic()) > 0:
+            done, _ = await asyncio.wait((whole,), timeout=left)
+            if done:
+                return whole.result()
+        raise StreamFault(f"nothing came for {silence_seconds:g} s")
 
     # asyncio.Protocol
 
@@ -210,6 +226,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on in the answer."""
+        self._heard_at = time.monotonic()
         if self._whole is None or self._whole.done():
             self.is_reusable = False
             self.close()  # no request is open, or its answer is over
@@ -314,68 +331,3 @@ class _Chunks:
         self.rest = data[at:]
         self.are_whole = self._is_last and len(self.rest) >= 2
         return b"".join(content)
-
-
-class _Stream:
-    """Reads server-sent events: when tokens came, and the usage."""
-
-    def __init__(self, on_tokens: Callable[[], None]) -> None:
-        self._on_tokens = on_tokens
-        self._pending = b""
-        self.has_ended = False  # by its own word; that the connection ended says nothing
-        self.first_token_at = 0.0
-        self.last_token_at = 0.0
-        self.usage: dict[str, Any] = {}
-
-    def read(self, part: bytes) -> None:
-        """A piece of the stream came. Raises StreamFault if it is no completion's."""
-        *lines, self._pending = (self._pending + part).split(b"\n")
-        if len(self._pending) > _LINE_BYTES_MAX:
-            raise StreamFault("its answer holds a line without end")
-        has_tokens = False
-        for line in lines:
-            if not line.startswith(b"data:"):
-                continue
-            content = line[5:].strip()
-            if content == b"[DONE]":
-                self.has_ended = True
-                continue
-            try:
-                event = json.loads(content)
-                if event.get("error"):
-                    raise StreamFault(f"status 200: {_message(event)}")
-                self.usage = event.get("usage") or self.usage
-                has_tokens = self._read_choices(event.get("choices") or ()) or has_tokens
-            except (ValueError, AttributeError, TypeError) as error:
-                raise StreamFault(f"its answer is no completion ({type(error).__name__}: {error})") from None
-        if has_tokens:
-            self.last_token_at = time.perf_counter()
-            self.first_token_at = self.first_token_at or self.last_token_at
-            self._on_tokens()
-
-    def close(self) -> None:
-        """Nothing more comes: read a last line that has no end. Raises StreamFault as `read` does."""
-        if self._pending:
-            self.read(b"\n")
-
-    def _read_choices(self, choices: Sequence[dict[str, Any]]) -> bool:
-        """Whether there are any; a finish reason among them ends the stream."""
-        for choice in choices:
-            reason = choice.get("finish_reason")
-            if reason in _FAILED:
-                raise StreamFault(f"status 200: the answer ends with finish_reason {reason!r}")
-            self.has_ended = self.has_ended or bool(reason)
-        return bool(choices)
-
-
-def _message(content: object) -> str:
-    """What an error says, in OpenAI's shape or any other."""
-    error = content.get("error", content) if isinstance(content, dict) else content
-    return str(error.get("message", error) if isinstance(error, dict) else error)[:200]
-
-
-def _json_or_text(content: bytes) -> object:
-    try:
-        return json.loads(content)
-    except ValueError:
-        return " ".join(content.decode(errors="replace").split())

@@ -129,6 +129,8 @@ class RunMetrics:
     longest_ttft_seconds: float | None = None
     offline_tokens_per_second: float | None = None
     total_tardiness_seconds: float | None = None
+    offered_requests_per_second: float | None = None
+    completed_requests_per_second: float | None = None
 
     def to_json(self) -> dict[str, object]:
         """The contract's keys, in the order of the fields."""
@@ -177,6 +179,9 @@ DEFINITIONS: Mapping[str, str] = {
     "times_lower_bound is None",
     "total_tardiness_seconds": "seconds by which first tokens came after their deadline, summed over all requests with "
     "a deadline that got one; None where none has a deadline",
+    "offered_requests_per_second": "requests that arrived after the first one, divided by the time from the first to "
+    "the last arrival; None where all arrive at one moment",
+    "completed_requests_per_second": "completed requests divided by the makespan; None where that is 0",
 }
 """What each number means, in the order of `RunMetrics`."""
 
@@ -252,6 +257,8 @@ def summarise(
         longest_ttft_seconds=float(ttft[started].max()) if started.any() else None,
         offline_tokens_per_second=offline_tokens,
         total_tardiness_seconds=_total_tardiness(trace, ttft, started),
+        offered_requests_per_second=_arrival_rate(outcome),
+        completed_requests_per_second=int(all_completed.sum()) / seconds if seconds > 0 else None,
     )
 
 
@@ -301,6 +308,13 @@ def _total_tardiness(trace: Trace, ttft: Floats, started: Mask) -> float | None:
         return None
     late = (ttft - trace.deadline_seconds)[started]
     return float(late[late > 0].sum())
+
+
+def _arrival_rate(outcome: DayOutcome) -> float | None:
+    """Arrivals per second, those that came to pass; None without a span."""
+    arrived = outcome.arrived_ps[outcome.arrived_ps != NEVER]
+    span = int(arrived.max() - arrived.min()) if len(arrived) else 0
+    return (len(arrived) - 1) * PS_PER_SECOND / span if span else None
 
 
 def _check_rows(trace: Trace, outcome: DayOutcome, unloaded_seconds: Floats | None) -> None:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from headway.bench.experiment.comparison import Comparison, Run
-from headway.bench.metrics.run_metrics import RunMetrics
+from headway.bench.metrics.run_metrics import DEFINITIONS, RunMetrics
 
-Kind: TypeAlias = Literal["seconds", "seconds per token", "per second", "share", "count", "index", "factor"]
+Kind: TypeAlias = Literal[
+    "seconds", "seconds per token", "per second", "requests per second", "share", "count", "index", "factor"
+]
 
 COMPARABLE_SHARE = 0.99
 """A run with fewer completed requests than this share of the most at its load cannot be best:
@@ -111,6 +113,43 @@ OF_DEADLINES: tuple[Column, ...] = (
 )
 """Shown behind the others where requests have deadlines."""
 
+OF_LIVE: tuple[Column, ...] = (
+    Column(
+        "offered_requests_per_second",
+        "offered",
+        "",
+        "requests per second",
+        None,
+        False,
+        lambda m: m.offered_requests_per_second,
+    ),
+    Column(
+        "completed_requests_per_second",
+        "achieved",
+        "",
+        "requests per second",
+        None,
+        False,
+        lambda m: m.completed_requests_per_second,
+    ),
+    Column("makespan_seconds", "duration", "", "seconds", None, False, lambda m: m.makespan_seconds),
+    Column("completed", "completed", "", "count", None, False, lambda m: float(m.completed)),
+    Column("refused", "refused", "", "count", None, False, lambda m: float(m.refused)),
+    Column("failed", "failed", "", "count", None, False, lambda m: float(m.failed)),
+)
+"""Shown in front of the others where a live endpoint was measured."""
+
+_OF_LIVE_RUNS = {
+    "makespan_seconds": "from the start to the end of the last request, however it ended",
+    "refused": "requests that the endpoint turned away (a status of 400 to 499, or 503), with all later turns of their "
+    "sessions",
+    "failed": "requests without a whole answer, with all later turns of their sessions",
+    "offered_requests_per_second": "requests sent after the first one, divided by the time from the first to the last",
+    "completed_requests_per_second": "completed requests divided by the duration",
+    "throughput_tokens_per_second": "output tokens of completed requests divided by the duration",
+    "ttft_seconds": "time to first token: from when the request was due to the first piece of its answer with tokens",
+}
+
 COMPLETED = Column("completed", "completed", "", "count", None, False, lambda m: float(m.completed))
 """Shown in front of the others if one run did not complete everything."""
 
@@ -148,6 +187,8 @@ def cell_columns(comparison: Comparison) -> tuple[CellColumn, ...]:
     """Every column of the comparison; `completed` leads when not all runs completed everything."""
     everything = all(run.metrics.completed == run.metrics.requests for run in comparison.runs)
     shown = COLUMNS if everything else (COMPLETED, *COLUMNS)
+    if comparison.is_live:
+        shown = (*OF_LIVE, *COLUMNS)
     if comparison.fleet:
         shown = (*shown, *OF_FLEETS)
     if any(run.metrics.total_tardiness_seconds is not None for run in comparison.runs):
@@ -156,17 +197,25 @@ def cell_columns(comparison: Comparison) -> tuple[CellColumn, ...]:
 
 
 def shown_columns(comparison: Comparison) -> tuple[CellColumn, ...]:
-    """The columns that tell something: not those without a value, nor those in which several runs are alike."""
+    """The columns that tell something: not those without a value, nor those in which several runs are alike.
+
+    Of one tenant there is no fairness.
+    """
     several = len(comparison.runs) > 1
+    of_one = {"jain_index"} if comparison.trace.get("tenants") == 1 else set()
     return tuple(
         column
         for column in cell_columns(comparison)
-        if (texts := {cell.text for cell in column.cells}) != {NOTHING} and not (several and len(texts) == 1)
+        if (texts := {cell.text for cell in column.cells}) != {NOTHING}
+        and not (several and len(texts) == 1)
+        and column.column.key not in of_one
     )
 
 
 def same_in_all(comparison: Comparison) -> str:
     """The values that `shown_columns` leaves out as they are the same in all runs, in a sentence; "" for none."""
+    if len(comparison.runs) == 1:
+        return ""
     shown = {id(column.column) for column in shown_columns(comparison)}
     alike = [
         " ".join(part for part in (column.column.title, column.column.part, column.cells[0].text, column.unit) if part)
@@ -174,6 +223,11 @@ def same_in_all(comparison: Comparison) -> str:
         if id(column.column) not in shown and column.cells and column.cells[0].text != NOTHING
     ]
     return f"The same in all runs: {', '.join(alike)}." if alike else ""
+
+
+def definition(comparison: Comparison, key: str) -> str:
+    """What a metric means in these runs."""
+    return (_OF_LIVE_RUNS.get(key) if comparison.is_live else None) or DEFINITIONS[key]
 
 
 def counted(number: object, thing: str) -> str:
@@ -232,7 +286,8 @@ def _write(comparison: Comparison, column: Column) -> CellColumn:
 def _largest(comparison: Comparison, column: Column) -> float:
     """Largest value of the column and of those that measure the same thing, which share its unit."""
     family = column.key.partition("_")[0]
-    same = [other for other in COLUMNS if other.key.partition("_")[0] == family and other.kind == column.kind]
+    same = [column]
+    same += [other for other in COLUMNS if other.key.partition("_")[0] == family and other.kind == column.kind]
     values = (other.value(run.metrics) for other in same for run in comparison.runs)
     return max((value for value in values if value is not None), default=0.0)
 
@@ -248,6 +303,8 @@ def _unit(column: Column, largest: float) -> tuple[str, float]:
             return "%", 100.0
         case "per second":
             return "tokens/s", 1.0
+        case "requests per second":
+            return "requests/s", 1.0
         case "factor":
             return "×", 1.0
         case "count":

@@ -18,7 +18,6 @@ from rich.text import Text
 from headway.bench.experiment.comparison import Comparison, Json, Run
 from headway.bench.metrics.agreement import Agreement
 from headway.bench.metrics.prediction_quality import INTERVALS
-from headway.bench.metrics.run_metrics import DEFINITIONS
 from headway.bench.report.figures import policy_points
 from headway.bench.report.frontier_picture import frontier
 from headway.bench.report.headline import headline
@@ -28,6 +27,7 @@ from headway.bench.report.table_columns import (
     CellColumn,
     cell_columns,
     counted,
+    definition,
     same_in_all,
     shown_columns,
     significant,
@@ -41,6 +41,7 @@ _SIZES = frozenset(
     {"kv_blocks", "max_model_tokens", "max_num_batched_tokens", "max_num_seqs"}
 )  # differ from card to card
 _LITTLE_LOAD = 0.5  # below it, orders differ little in docs/concepts.md's picture and in our tables
+_REASONS = 5  # shown of why requests were refused
 _GAP = 2  # blanks between two columns, one of them rich's own divider
 _FEWEST_COLUMNS = 2  # a table of fewer values than this reads worse than blocks
 
@@ -52,7 +53,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print(results(comparison, console.width), highlight=False)
     for sentence in (*headline(comparison), *on_frontier(comparison), *filter(None, [same_in_all(comparison)])):
         console.print(Text(sentence))
-    for sentence in (*describe_predictions(comparison), *describe_recorded(comparison)):
+    for sentence in (*describe_losses(comparison), *describe_predictions(comparison), *describe_recorded(comparison)):
         console.print(Text(sentence))
     for run in comparison.runs:
         if run.recorded is not None:
@@ -105,7 +106,7 @@ def facts(comparison: Comparison) -> RenderableType:
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     grid.add_row("trace", Text(f"{trace.get('name')}: {counted(trace.get('requests'), 'request')}"))
-    grid.add_row("replica", Text(_described(replica)))
+    grid.add_row("endpoint" if comparison.is_live else "replica", Text(_described(replica)))
     if comparison.fleet:
         grid.add_row("fleet", Text(describe_fleet(comparison)))
     profile = replica.get("profile")
@@ -183,6 +184,21 @@ def describe_plugin(comparison: Comparison) -> str:
     return "; ".join(f"{what}: {', '.join(policies)}" for what, policies in rows.items() if policies)
 
 
+def describe_losses(comparison: Comparison) -> Iterator[str]:
+    """How many requests of a live run were refused and failed, for which reasons: a sentence for each kind."""
+    for run in comparison.runs if comparison.is_live else ():
+        lost = ("refused", run.metrics.refused_reasons), ("failed", run.metrics.failed_reasons)
+        for verb, reasons in lost:
+            often = sorted(reasons.items(), key=lambda one: (-one[1], one[0]))
+            listed = "; ".join(f"{number:,} × {reason}" for reason, number in often[:_REASONS])
+            rest = sum(number for _, number in often[_REASONS:])
+            more = f"; {rest:,} for other reasons" if rest else ""
+            if reasons:
+                yield f"{counted(sum(reasons.values()), 'request')} {verb}: {listed}{more}."
+        if run.metrics.unfinished:
+            yield f"{counted(run.metrics.unfinished, 'request')} had not ended when the run was interrupted."
+
+
 def describe_predictions(comparison: Comparison) -> Iterator[str]:
     """How well each predictor was calibrated: one sentence per load, from the first run that has it."""
     seen = set()
@@ -229,11 +245,12 @@ def definitions(comparison: Comparison) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    grid.add_row(BEST, f"best of its column{' at its load' if several else ''}; values equal as printed share it")
-    grid.add_row("0.31×", Text(f"ratio to {baseline}{' at the same load' if several else ''}"))
+    if len(comparison.runs) > 1:
+        grid.add_row(BEST, f"best of its column{' at its load' if several else ''}; values equal as printed share it")
+        grid.add_row("0.31×", Text(f"ratio to {baseline}{' at the same load' if several else ''}"))
     shown = dict.fromkeys((column.column.title, column.column.key) for column in shown_columns(comparison))
     for title, key in shown:
-        grid.add_row(title, Text(DEFINITIONS[key] + (f". SLO: {slo}" if key == "goodput" else "")))
+        grid.add_row(title, Text(definition(comparison, key) + (f". SLO: {slo}" if key == "goodput" else "")))
     return grid
 
 

@@ -44,7 +44,12 @@ def head(trace: Trace, requests: int) -> Trace:
 
 def part(trace: Trace, first: int, end: int) -> Trace:
     """The requests from row `first` up to row `end`, which is left out, alone."""
-    return _compacted(_taken(trace, np.arange(first, end)))
+    return taken(trace, np.arange(first, end))
+
+
+def taken(trace: Trace, rows: Rows) -> Trace:
+    """These rows alone, rising; tenants, adapters and sessions that are left without a request are forgotten."""
+    return _compacted(_taken(trace, rows))
 
 
 def scale_arrivals(trace: Trace, rate_factor: float) -> Trace:

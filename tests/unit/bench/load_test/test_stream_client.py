@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from headway.bench.load_test.stream_client import Served, StreamClient, StreamFault
+from headway.bench.load_test.completion_stream import StreamFault
+from headway.bench.load_test.stream_client import Served, StreamClient
 from headway.bench.user_mistake import UserMistake
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -165,6 +166,44 @@ def test_each_fault_is_a_clause(answer: bytes, sentence: str, reason: str) -> No
 def test_a_mark_of_its_end_makes_an_answer_whole(end: bytes) -> None:
     server = Scripted([HEAD + b"\r\n" + TOKEN + USAGE + end], closes=True)
     assert with_client(server, lambda client: client.complete(b"{}")).output_tokens == 2  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_refusal"),
+    [
+        (refused(b"429 Too Many Requests", b"", b"{}"), True),
+        (refused(b"400 Bad Request", b"", b"{}"), True),
+        (refused(b"503 Service Unavailable", b"", b"{}"), True),
+        (refused(b"500 Internal Server Error", b"", b"{}"), False),
+        (refused(b"504 Gateway Timeout", b"", b"{}"), False),
+        (HEAD + b'\r\ndata: {"error":{"message":"full","type":"rate_limit_error"}}\n', True),
+        (HEAD + b'\r\ndata: {"error":{"message":"too long","code":400}}\n', True),
+        (HEAD + b'\r\ndata: {"error":{"message":"died","type":"server_error","code":500}}\n', False),
+        (HEAD + b'\r\ndata: {"error":"died"}\n', False),
+        (b"", False),
+    ],
+)
+def test_a_refusal_is_told_from_a_failure(answer: bytes, is_refusal: bool) -> None:
+    with pytest.raises(StreamFault) as caught:
+        with_client(Scripted([answer], closes=True), lambda client: client.complete(b"{}"))
+    assert caught.value.is_refusal is is_refusal
+
+
+@pytest.mark.slow
+def test_a_silence_is_counted_from_the_latest_byte() -> None:
+    async def slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        for piece in (HEAD + b"\r\n", TOKEN, USAGE, b"data: [DONE]\n\n"):
+            await asyncio.sleep(0.7)
+            writer.write(piece)
+        writer.close()
+
+    async def run() -> Served:
+        async with await asyncio.start_server(slowly, "127.0.0.1", 0) as listening:
+            port = listening.sockets[0].getsockname()[1]
+            return await StreamClient(f"http://127.0.0.1:{port}", kept_seconds=0, silence_seconds=2.5).complete(b"{}")
+
+    assert asyncio.run(run()).output_tokens == 2
 
 
 def test_interim_answers_are_passed_over() -> None:
