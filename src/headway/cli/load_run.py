@@ -9,8 +9,8 @@ import typer
 
 from headway.bench.experiment.comparison import SCHEMA
 from headway.bench.experiment.saturation import at_rate
+from headway.bench.load_test.load_progress import telling
 from headway.bench.load_test.measure import LiveResult, LiveRun, check_url, measure
-from headway.bench.load_test.telling import telling
 from headway.bench.metrics.run_metrics import Slo
 from headway.bench.output_files import check_files
 from headway.bench.progress import say

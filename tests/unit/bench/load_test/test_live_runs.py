@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from headway.bench.load_test.load_progress import ProgressLines
 from headway.bench.load_test.measure import LiveRun, measure
 from headway.bench.load_test.sending import Tally
-from headway.bench.load_test.telling import ProgressLines
 from headway.bench.metrics.run_metrics import RunMetrics, Slo
 from headway.bench.report.table_columns import shown_columns
 from headway.bench.report.terminal_table import describe_losses
