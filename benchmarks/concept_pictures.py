@@ -1,4 +1,4 @@
-"""The pictures of docs/concepts.md, simulated: latency against load, and KV memory under two admission policies.
+"""The pictures of docs/concepts.md, simulated: latency and its lower bound against load, and KV memory by admission.
 
 python -m benchmarks.concept_pictures docs
 """
@@ -6,12 +6,13 @@ python -m benchmarks.concept_pictures docs
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from headway.bench.experiment.bundles import Bundle, named_bundles
-from headway.bench.experiment.comparison import Run
+from headway.bench.experiment.comparison import Comparison, Run
 from headway.bench.experiment.simulated_runs import Experiment, compare
 from headway.bench.metrics.run_metrics import Slo
 from headway.bench.report.charts import Axes, Curve, x_span, y_span
@@ -23,14 +24,16 @@ from headway.simulator.trace import Trace
 
 LOADS = (0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1)
 ORDERS = ("fcfs", "highest-response-ratio", "shortest-prompt-first", "random")
+BOUND = "lower bound"
 ADMISSIONS = ("greedy", "overflow-probability", "reserve-max")
 
 
-def load_runs() -> tuple[Run, ...]:
+@cache
+def load_comparison() -> Comparison:
     """The built-in workload at rising load."""
     trace = WORKLOADS["chat-and-documents"].generate(1_500, 0)
     bundles = named_bundles(ORDERS, Bundle("fcfs"))
-    return compare(Experiment(trace, replica(), bundles, LOADS, slo=Slo.parse("ttft=2s,tpot=100ms"))).runs
+    return compare(Experiment(trace, replica(), bundles, LOADS, slo=Slo.parse("ttft=2s,tpot=100ms")))
 
 
 def admission_runs() -> tuple[Run, ...]:
@@ -48,7 +51,7 @@ def admission_runs() -> tuple[Run, ...]:
 
 def load_picture() -> str:
     """Mean and p99 TTFT against load."""
-    runs = load_runs()
+    runs = load_comparison().runs
     panels = []
     for part in ("mean", "p99"):
         lines = []
@@ -59,6 +62,24 @@ def load_picture() -> str:
         axes = Axes(linear(LOADS, *x_span(WIDTH)), seconds, _number, _number, "load", "seconds")
         panels.append(panel(f"TTFT, {part}", f"{part} TTFT in seconds against load", axes, lines))
     return page_picture(panels, ORDERS, letter_width=6.6)
+
+
+def bound_picture() -> str:
+    """Mean end-to-end latency against load, in seconds and as a multiple of the lower bound."""
+    floors = [float(load_comparison().bounds[load].e2e_seconds or 0) for load in LOADS]
+    seconds = {
+        order: [run.metrics.e2e_seconds.mean for run in load_comparison().runs if run.policy == order]
+        for order in ORDERS
+    } | {BOUND: floors}
+    ratios = {name: [value / floor for value, floor in zip(ys, floors, strict=True)] for name, ys in seconds.items()}
+    panels = []
+    for title, curves in {"Mean end-to-end latency": seconds, "The same as a multiple of the bound": ratios}.items():
+        lines = [Curve(name, number, LOADS, ys, marks=True) for number, (name, ys) in enumerate(curves.items())]
+        values = logarithmic([value for line in lines for value in line.ys], *y_span(HEIGHT))
+        unit = "seconds" if curves is seconds else "times the bound"
+        axes = Axes(linear(LOADS, *x_span(WIDTH)), values, _number, _number, "load", unit)
+        panels.append(panel(title, f"{title} against load, in {unit}", axes, lines))
+    return page_picture(panels, (*ORDERS, BOUND), letter_width=6.6)
 
 
 def admission_picture() -> str:
@@ -87,4 +108,5 @@ def _number(value: float) -> str:
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     (folder / "load.svg").write_text(load_picture() + "\n", encoding="utf-8")
+    (folder / "lower-bound.svg").write_text(bound_picture() + "\n", encoding="utf-8")
     (folder / "admission.svg").write_text(admission_picture() + "\n", encoding="utf-8")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.concept_pictures import admission_picture, admission_runs, load_picture
+from benchmarks.concept_pictures import admission_picture, admission_runs, bound_picture, load_picture
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -14,6 +14,7 @@ DOCS = Path(__file__).parents[3] / "docs"
 @pytest.mark.slow
 def test_the_pictures_are_drawn_from_the_simulation() -> None:
     assert (DOCS / "load.svg").read_text(encoding="utf-8") == load_picture() + "\n"
+    assert (DOCS / "lower-bound.svg").read_text(encoding="utf-8") == bound_picture() + "\n"
     assert (DOCS / "admission.svg").read_text(encoding="utf-8") == admission_picture() + "\n"
 
 
