@@ -7,27 +7,17 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-from typer.core import TyperGroup
-from typer.main import get_command
-
-from headway.cli.app import app
+from reference_pages import command_line_page, python_api_page
 
 ROOT = Path(__file__).parents[1]
 BESIDE = {"ARCHITECTURE.md": "architecture.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Pages of the repository's root -> where the site has them."""
-_INTRODUCTION = """# Command line
-
-Made from the code: what `headway VERB --help` prints. Exit status: 0 done, 1 a fault of Headway, 2 a mistake in the
-input, 130 interrupted, 141 the reader of the output left.
-"""
 _LINK = re.compile(r"(\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
 
 
@@ -40,7 +30,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made here."""
-    files.append(File.generated(config, "reference/command-line.md", content=_command_line_page()))
+    files.append(File.generated(config, "reference/command-line.md", content=command_line_page()))
+    files.append(File.generated(config, "reference/python-api.md", content=python_api_page()))
     for source, target in BESIDE.items():
         files.append(File.generated(config, target, content=_turned((ROOT / source).read_text("utf-8"), "", config)))
     return files
@@ -87,36 +78,3 @@ def _turned(markdown: str, folder: str, config: MkDocsConfig) -> str:
         return f"{link[1]}{posixpath.relpath(target, here)}{link[3]}"
 
     return _LINK.sub(turn, markdown)
-
-
-def _command_line_page() -> str:
-    """Markdown of all verbs, in the order of `headway --help`."""
-    root = get_command(app)
-    return "\n".join([_INTRODUCTION, *_verbs(root, "headway")]) + "\n"
-
-
-def _verbs(command: Any, name: str) -> Iterator[str]:
-    context = typer.Context(command, info_name=name)
-    if isinstance(command, TyperGroup):
-        for below in command.list_commands(context):
-            verb = command.get_command(context, below)
-            if verb is not None and not verb.hidden:
-                yield from _verbs(verb, f"{name} {below}")
-        return
-    yield f"## {name}\n"
-    yield f"{(command.help or '').strip()}\n"
-    usage = " ".join(context.command.collect_usage_pieces(context))
-    yield f"```\n{name} {usage}\n```\n"
-    rows = [row for one in command.params if (row := _row(one, context)) is not None]
-    if rows:
-        yield "| option | what it does |\n|---|---|"
-        yield from rows
-        yield ""
-
-
-def _row(parameter: Any, context: typer.Context) -> str | None:
-    record = parameter.get_help_record(context)
-    if record is None:
-        return None
-    names, help_text = (part.replace("|", "\\|").replace("\n", " ") for part in record)
-    return f"| `{names}` | {help_text} |"

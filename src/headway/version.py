@@ -9,4 +9,4 @@ import sys
 if sys.version_info < (3, 11):  # noqa: UP036
     sys.exit("Headway needs Python 3.11 or newer, and this is Python {}.{}".format(*sys.version_info[:2]))
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,13 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     broken.write_text("ordering = ")
     with pytest.raises(ValueError, match="it is not valid TOML"):
         read_config({}, {"HEADWAY_CONFIG": str(broken)})
+
+
+def test_the_table_of_the_page_has_every_key() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "vllm.md").read_text(encoding="utf-8")
+    table = page.partition("## Configuration")[2].partition("\n\n```toml")[0]
+    rows = {key for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
+    assert rows == {field.name for field in fields(PluginConfig)} - {"options"}  # which stand beside each name
 
 
 def test_the_defaults_are_those_of_the_page() -> None:
