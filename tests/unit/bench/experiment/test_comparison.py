@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.comparison import Comparison, json_text, trace_facts
+from headway.bench.experiment.fleets import Fleet
 from headway.bench.experiment.simulated_runs import Experiment, compare
+from headway.bench.metrics.recording import Recording
 from headway.simulator.replica import replica
 from headway.simulator.rules import EngineRules
 from tests.support.handmade_days import demo_comparison, demo_run, demo_trace
@@ -36,6 +40,25 @@ def test_the_docs_name_every_key() -> None:
     keys |= {*run["ttft_seconds"], *run["bundle"], *run["bundle"]["ordering"]}
     keys |= {*run["prediction_calibration"], *run["prediction_calibration"]["coverage"]}
     assert keys <= documented, f"docs/json.md lacks {sorted(keys - documented)}"
+
+
+def test_the_docs_name_no_key_that_is_gone() -> None:
+    one, trace = replica("l4", "llama-3.1-8b"), demo_trace(20)
+    fleet = Fleet({"a": one, "b": one}, reschedulings=("take-back",))
+    measured = Recording(trace, np.full(20, 0.5), np.full(20, 5.0), "day").as_trace()
+    of_a_fleet = compare(Experiment(trace, one, [Bundle("fcfs")], loads=(1.0,), fleet=fleet), jobs=1)
+    recorded = compare(Experiment(measured, one, [Bundle("fcfs")]), jobs=1)
+    known = _keys(of_a_fleet.to_json()) | _keys(recorded.to_json())
+    rows = re.findall(r"^\| (`.*?) \|", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    named = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
+    assert named <= known, f"docs/json.md names {sorted(named - known)}, which nothing writes"
+
+
+def _keys(value: object) -> set[str]:
+    """Of all objects in a JSON value."""
+    if isinstance(value, Mapping):
+        return {*value, *(key for below in value.values() for key in _keys(below))}
+    return {key for below in value for key in _keys(below)} if isinstance(value, list) else set()
 
 
 def test_the_text_is_deterministic_but_for_wall_seconds(comparison: Comparison) -> None:
