@@ -8,11 +8,14 @@ from headway.bench.output_files import check_files, replacing
 from headway.bench.progress import progress, say
 from headway.bench.recommendation.candidates import gateway_text, vllm_text
 from headway.bench.recommendation.objective import read_objective
-from headway.bench.recommendation.verdict import SCHEMA, Recommendation, Task, recommend
+from headway.bench.recommendation.recommendation import SCHEMA, Recommendation, Task
+from headway.bench.recommendation.verdict import recommend
+from headway.bench.user_mistake import as_mistakes
 from headway.cli.command_options import ComparedOrderings, ComparisonOutputs, GatewayPolicies, ReplicaOptions
 from headway.cli.modelled_replica import profile_files
 from headway.cli.result_files import STDOUT, command_line, json_file, write_json
 from headway.cli.traffic import Traffic
+from headway.policies.places import DecisionPlace, check_place
 
 
 def run_recommendation(
@@ -41,6 +44,10 @@ def run_recommendation(
     chosen = named_bundles(orderings.ordering or [], template)
     if orderings.bundles is not None:
         chosen += read_bundles(orderings.bundles, template)
+    for bundle in chosen or [template]:
+        where = "--prediction" if bundle.prediction == template.prediction else f"bundle.{bundle.label}.prediction"
+        with as_mistakes():  # a configuration to paste must be one that can be used
+            check_place("prediction", bundle.prediction, DecisionPlace.GATEWAY, where)
     (name,) = traffic.names
     (load,) = traffic.loads_of(name)
     server, trace = traffic.prepare(name, replica, wanted.slo)

@@ -78,6 +78,30 @@ def test_the_configurations_are_taken_by_gateway_and_plugin(
     assert settings.ordering == recommended["verdict"]["ordering"]
 
 
+BUNDLES = """
+[bundle.mine]
+ordering = {name = "boost", options = {decay_factor = 0.3}}
+prediction = {name = "histogram", options = {}}
+offline_ordering = "prefix-groups"
+tuning = "self-tuned"
+guard = {harm_ratio = 3.0}
+"""
+
+
+def test_what_a_bundle_has_beside_its_policies_is_in_the_configurations(headway: Headway, tmp_path: Path) -> None:
+    bundles, out, file = tmp_path / "mine.toml", tmp_path / "out.json", tmp_path / "gateway.toml"
+    bundles.write_text(BUNDLES)
+    said = headway("recommend", *SMALL, "--bundles", bundles, "--json", out)
+    assert said.status == 0, said.err
+    config = json.loads(out.read_text())["config"]
+    file.write_text(config["gateway"])
+    checked = headway("check-config", file)
+    assert checked.status == 0, checked.err
+    assert tomllib.loads(config["gateway"])["policies"]["offline_ordering"] == "prefix-groups"
+    settings = read_config({"headway": tomllib.loads(config["vllm"])}, environ={})
+    assert (settings.offline_ordering, settings.tuning, settings.guard.harm_ratio) == ("prefix-groups", "self-tuned", 3)
+
+
 def test_the_table_and_the_sentences_are_printed(recommended: dict[str, Any]) -> None:
     said = recommended["said"]
     for sentence in recommended["sentences"]:
@@ -140,9 +164,10 @@ def test_an_order_of_another_package_that_makes_no_sense_is_named(
     ("arguments", "sentence"),
     [
         (("--objective", "fastest"), "--objective 'fastest' is unknown"),
-        (("--requests", 50), "50 requests say too little; give 100 or more"),
+        (("--requests", 50), "50 requests cannot tell policies apart; give 100 or more"),
         (("--ordering", "fifoo"), "unknown"),
         (("--objective", "missing.toml"), "missing.toml"),
+        (("--prediction", "oracle"), "--prediction: oracle needs"),
     ],
 )
 def test_a_mistake_is_one_sentence(headway: Headway, arguments: tuple[object, ...], sentence: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from headway.bench.experiment.bundles import Bundle
@@ -67,7 +67,8 @@ def gateway_text(bundle: Bundle) -> str:
     lines = [f'{kind} = "{getattr(bundle, kind)}"' for kind in KINDS if kind != "preemption"]
     options = {kind: given for kind, given in bundle.options.items() if given and kind != "preemption"}
     tables = [f"{kind} = {_inline(given)}" for kind, given in options.items()]
-    return "\n".join(["[policies]", *lines, *([f"options = {{{', '.join(tables)}}}"] if tables else [])]) + "\n"
+    lines += [f"options = {{{', '.join(tables)}}}"] if tables else []
+    return "\n".join(["[policies]", *lines, *_offline_line(bundle)]) + "\n"
 
 
 def vllm_text(bundle: Bundle) -> str:
@@ -77,7 +78,16 @@ def vllm_text(bundle: Bundle) -> str:
         given = bundle.options.get(kind)
         name = f'"{getattr(bundle, kind)}"'
         lines.append(f"{kind} = {{name = {name}, options = {_inline(given)}}}" if given else f"{kind} = {name}")
+    lines += _offline_line(bundle)
+    if bundle.plugin.tuning != "off":
+        lines.append(f'tuning = "{bundle.plugin.tuning}"')
+    if bundle.plugin.guard is not None:
+        lines.append(f"guard = {_inline(asdict(bundle.plugin.guard))}")
     return "\n".join(lines) + "\n"
+
+
+def _offline_line(bundle: Bundle) -> list[str]:
+    return [f'offline_ordering = "{bundle.offline_ordering}"'] if bundle.offline_ordering != "fcfs" else []
 
 
 def _inline(options: object) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -88,10 +88,16 @@ class OperatorObjective:
     bounds: Mapping[str, Bound] = field(default_factory=dict)
 
     @property
+    def _shares(self) -> dict[str, float]:
+        """The weights as parts of 1. Each is set against the largest first, so that their sum is finite."""
+        largest = max(self.weights.values())
+        scaled = {name: weight / largest for name, weight in self.weights.items()}
+        return {name: weight / sum(scaled.values()) for name, weight in scaled.items()}
+
+    @property
     def rests_on_the_tail(self) -> bool:
         """Whether half of its weight or more lies on measures that a few requests decide."""
-        tail = sum(weight for name, weight in self.weights.items() if name in TAILS)
-        return tail >= sum(self.weights.values()) / 2
+        return sum(share for name, share in self._shares.items() if name in TAILS) >= 0.5 - 1e-9
 
     @property
     def counts_the_tail(self) -> bool:
@@ -119,13 +125,13 @@ class OperatorObjective:
             rows: the requests that count, some perhaps several times; None for all once.
         """
         total = np.zeros(len(next(iter(columns.values()))))
-        for name, weight in self.weights.items():
+        for name, share in self._shares.items():
             values = columns[name] if rows is None else columns[name][:, rows]
             found = measured(name, values)
             floor = 1 / values.shape[1] if name == "missed" else 1e-9  # so that a perfect one has a distance
             logs = np.log(np.maximum(found, floor))
-            total += weight * (logs - logs.min())
-        return np.asarray(total / sum(self.weights.values()))
+            total += share * (logs - logs.min())
+        return total
 
     def to_json(self) -> dict[str, Any]:
         """Its name, weights, bounds and SLOs."""
@@ -148,15 +154,15 @@ def read_objective(text: str, slo: Slo) -> OperatorObjective:
     """
     match = re.fullmatch(r"goodput\((.*)\)", text.strip())
     if match is not None:
-        return OperatorObjective(text, NAMED["goodput"], Slo.parse(match[1]))
+        try:
+            return OperatorObjective(text, NAMED["goodput"], Slo.parse(match[1]))
+        except UserMistake as mistake:
+            raise UserMistake(f"--objective {text!r}: {mistake}") from None
     if text.endswith(".toml"):
         return _read_file(Path(text), slo)
     if text not in NAMED:
-        known = ", ".join(NAMED)
-        raise UserMistake(
-            f"--objective {text!r} is unknown{nearest(text, tuple(NAMED))}; choose from {known}, "
-            "goodput(ttft=2s,tpot=100ms), or name a file FILE.toml"
-        )
+        known = (*NAMED, "goodput(ttft=2s,tpot=100ms)")
+        raise UserMistake(f"--objective {text!r} is unknown{nearest(text, known)}, or name a file FILE.toml")
     return OperatorObjective(text, NAMED[text], slo)
 
 
@@ -180,8 +186,7 @@ def _table(label: str, content: Mapping[str, Any], key: str) -> list[tuple[str, 
         raise UserMistake(f"{label}: {key} must be a table of measures; write {_EXAMPLE}")
     for name in table:
         if name not in MEASURES:
-            close, known = nearest(name, tuple(MEASURES)), ", ".join(MEASURES)
-            raise UserMistake(f"{label}: {key}.{name} is no measure{close}; choose from {known}")
+            raise UserMistake(f"{label}: {key}.{name} is no measure{nearest(name, MEASURES)}")
     return list(table.items())
 
 
@@ -193,6 +198,6 @@ def _bound(where: str, value: object) -> Bound:
 
 
 def _number(where: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise UserMistake(f"{where} must be a number above 0, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
+        raise UserMistake(f"{where} must be a number above 0, got {repr(value)[:40]}")
     return float(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headway.bench.recommendation.candidates import gateway_text, vllm_text
-from headway.bench.recommendation.verdict import Candidate, Recommendation
+from headway.bench.recommendation.recommendation import Candidate, Recommendation
 from headway.bench.report.frontier_picture import PolicyPoint, frontier_figures
 from headway.bench.report.html_report import document, section
 from headway.bench.report.markup import Markup, join, tag

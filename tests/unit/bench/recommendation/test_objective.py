@@ -62,6 +62,14 @@ def test_a_file_gives_weights_and_bounds(tmp_path: Path) -> None:
     assert Bound(value=3.0).limit(10.0) == 3.0
 
 
+def test_only_the_ratios_of_weights_count() -> None:
+    days = [1.0, 3.0], [4.0, 4.0]
+    plain = scores(OperatorObjective("x", {"mean-ttft": 1.0, "e2e": 3.0}, SLO), *days)
+    for times in (1e-300, 5e307):
+        weights = {"mean-ttft": 1.0 * times, "e2e": 3.0 * times}
+        assert scores(OperatorObjective("x", weights, SLO), *days) == pytest.approx(plain)
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -71,6 +79,7 @@ def test_a_file_gives_weights_and_bounds(tmp_path: Path) -> None:
         ('weights = {"mean-tftt" = 1}', r"weights\.mean-tftt is no measure.*mean-ttft"),
         ('weights = {"mean-ttft" = 0}', "must be a number above 0, got 0"),
         ('weights = {"mean-ttft" = true}', "must be a number above 0, got True"),
+        ('weights = {"mean-ttft" = 1' + 400 * "0" + "}", "must be a number above 0, got 10000"),
         ('weights = {"mean-ttft" = 1}\nat_most = {"p99-ttft" = 3}', r"must be \{times_fcfs = 1.2\}"),
         ('weights = {"mean-ttft" = 1}\nat_most = {"p99-ttft" = {value = -1}}', "must be a number above 0, got -1"),
     ],
@@ -85,5 +94,8 @@ def test_a_mistake_in_a_file_is_one_sentence(tmp_path: Path, text: str, sentence
 def test_a_name_that_is_mistyped_is_answered_with_the_nearest() -> None:
     with pytest.raises(UserMistake, match=r"'mean-tftt' is unknown.*mean-ttft"):
         read_objective("mean-tftt", SLO)
-    with pytest.raises(UserMistake, match="slo: ttft=2 is not a number with the unit"):
+    with pytest.raises(UserMistake, match=r"--objective 'goodput\(ttft=2\)': slo: ttft=2 is not a number"):
         read_objective("goodput(ttft=2)", SLO)
+    with pytest.raises(UserMistake) as found:
+        read_objective("Balanced", SLO)
+    assert str(found.value).count("choose from") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from headway.bench.experiment.bundles import Bundle
 from headway.bench.metrics.run_metrics import Slo
 from headway.bench.recommendation import verdict
 from headway.bench.recommendation.objective import RequestTimes, read_objective
-from headway.bench.recommendation.verdict import Recommendation, Task, recommend, rows_of, served_by_some
+from headway.bench.recommendation.recommendation import Recommendation, Task
+from headway.bench.recommendation.verdict import recommend, rows_of, served_by_some
 from headway.simulator.replica import replica
 from headway.simulator.trace import Trace
 
@@ -92,3 +94,47 @@ def test_an_order_without_a_bound_on_waits_is_not_recommended_for_a_tail() -> No
     assert "waits have no bound, so highest-response-ratio is kept" in " ".join(tail.sentences())
     assert found("mean-ttft", "shortest-job-first").verdict.label == "shortest-job-first"
     assert found("p99-ttft", "boost").verdict.label == "boost"
+
+
+def judged(text: str, rivals: dict[str, float], folder: Path) -> Recommendation:
+    """Of a day on which each order's waits are so many times the same ones."""
+    arrived = np.arange(2_000.0)
+    waits = np.random.default_rng(2).exponential(1.0, 2_000)
+    file = folder / "mine.toml"
+    file.write_text(text)
+    objective = read_objective(str(file), Slo(ttft_seconds=1.0))
+    trace = Trace("some", arrived, np.full(2_000, 100), np.full(2_000, 10))
+    task = Task(trace, replica("h100", "llama-3.1-8b"), objective, Bundle("fcfs"))
+    metrics: Any = None
+    made = [
+        verdict._candidate(objective, Bundle(order, order), metrics, times(list(factor * waits), []))
+        for order, factor in rivals.items()
+    ]
+    return verdict._judged(task, arrived, made[0], made, None, "", "highest-response-ratio")
+
+
+TAIL = 'weights = {"p99-ttft" = 1}\nat_most = {"longest-ttft" = {times_fcfs = %s}}\n'
+
+
+def test_an_order_without_a_bound_on_waits_is_not_taken_where_the_default_breaks_a_bound(tmp_path: Path) -> None:
+    rivals = {"fcfs": 1.0, "highest-response-ratio": 3.0, "gittins": 0.5, "boost": 0.8}
+    assert judged(TAIL % 1.5, rivals, tmp_path).verdict.label == "boost"
+    assert judged(TAIL % 0.6, rivals, tmp_path).verdict.label == "gittins", "no other keeps the bound"
+
+
+def test_it_does_not_say_that_the_verdict_differs_from_what_breaks_a_bound(tmp_path: Path) -> None:
+    """Those beyond a bound are not compared, so nothing is said of how far they are."""
+    rivals = {"fcfs": 1.0, "highest-response-ratio": 3.0, "boost": 2.0}
+    alone, none = (judged(TAIL % times_fcfs, rivals, tmp_path) for times_fcfs in (1.5, 0.1))
+    assert not [sentence for sentence in [*alone.sentences(), *none.sentences()] if "by more than chance" in sentence]
+    two = " ".join(judged(TAIL % 2.5, rivals, tmp_path).sentences())
+    assert "It differs from the other within the bounds by more than chance." in two
+
+
+def test_what_is_like_a_better_one_is_not_said_to_be_like_the_verdict(tmp_path: Path) -> None:
+    rivals = {"fcfs": 2.0, "highest-response-ratio": 1.5, "gittins": 0.5, "shortest-job-first": 0.5}
+    found = judged('weights = {"p99-ttft" = 1}\n', rivals, tmp_path)
+    assert found.verdict.label == "highest-response-ratio"
+    assert "do not differ from gittins, the best one, by more than chance: shortest-job-first" in " ".join(
+        found.sentences()
+    )
