@@ -567,7 +567,7 @@ class BatchSettings:
         file_lines_max: Requests in one file, at most.
         line_bytes_max: One request in a file, at most.
         answer_bytes_max: Answer to one request, at most; a longer one is an error of this request.
-        uploads_max: Uploads at once, at most.
+        uploads_max: Uploads at once, at most. A tenant may have at most as many as are left free.
         upload_seconds: Longest time of an upload.
         waiting_max: Requests of batches in the gateway's queue at once, at most; the others wait in their files.
         waiting_bytes_max: Bytes of their bodies, at most; one request may always wait.

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from headway.gateway.batch_api.batch_store import BatchStore
-from headway.gateway.settings import BatchSettings
+from headway.gateway.settings import BatchSettings, TenantSettings
 from tests.support.batch_files import batch_client, batch_line, ended_batch, lines_file, made_batch, says_its_prompt
 from tests.support.gateway_setup import Answer, RawClient, RunGateway, Setup
 
@@ -137,6 +137,57 @@ def test_so_many_uploads_at_once_and_no_more(run_batches: RunBatches) -> None:
             assert (answer.status, answer.reason) == (429, "overloaded")
 
     run_batches(scenario, batches={"uploads_max": 2})
+
+
+KEYS = {"a": "key-of-tenant-a", "b": "key-of-tenant-b"}
+
+
+async def begun(client: RawClient, tenant: str, length: int) -> None:
+    await client.send(upload_head(length, more=f"authorization: Bearer {KEYS[tenant]}\r\n") + PURPOSE)
+
+
+def two_tenants(monkeypatch: pytest.MonkeyPatch) -> tuple[TenantSettings, ...]:
+    for name, key in KEYS.items():
+        monkeypatch.setenv(f"KEY_OF_{name.upper()}", key)
+    return tuple(TenantSettings(name=name, key_env=f"KEY_OF_{name.upper()}") for name in KEYS)
+
+
+def test_one_tenant_does_not_take_the_places_of_all_uploads(
+    run_batches: RunBatches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(setup: Setup) -> None:
+        uploads = setup.gateway._batches.routes._uploads
+        async with RawClient(setup.port) as first, RawClient(setup.port) as second, RawClient(setup.port) as third:
+            await begun(first, "a", 1_000)
+            await begun(second, "a", 1_000)
+            await setup.until(lambda: len(uploads) == 2)
+            await begun(third, "a", 1_000)
+            assert (await third.answer()).status == 429
+            async with RawClient(setup.port) as other:
+                await begun(other, "b", 1_000)
+                await setup.until(lambda: len(uploads) == 3)
+
+    run_batches(scenario, batches={"uploads_max": 4}, tenant=two_tenants(monkeypatch))
+
+
+def test_what_uploads_have_announced_counts_as_used_of_their_tenant_alone(
+    run_batches: RunBatches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(setup: Setup) -> None:
+        uploads = setup.gateway._batches.routes._uploads
+        async with RawClient(setup.port) as first, RawClient(setup.port) as second:
+            await begun(first, "a", 2_000)
+            await setup.until(lambda: len(uploads) == 1)
+            await begun(second, "a", 2_000)
+            assert (await second.answer()).status == 413
+            async with RawClient(setup.port) as other, RawClient(setup.port) as beyond_all:
+                await begun(other, "b", 2_000)
+                await setup.until(lambda: len(uploads) == 2)
+                await begun(beyond_all, "b", 900)
+                assert (await beyond_all.answer()).status == 507
+
+    bounds = {"tenant_bytes_max": 3_000, "bytes_max": 4_500}
+    run_batches(scenario, batches=bounds, tenant=two_tenants(monkeypatch))
 
 
 def test_an_upload_that_takes_too_long_ends(run_batches: RunBatches) -> None:

@@ -83,19 +83,24 @@ class BatchRoutes:
         if length > settings.file_bytes_max + FORM_BYTES_MAX:
             message = f"the file is longer than {settings.file_bytes_max} bytes (`batches.file_bytes_max`); split it"
             return error_response(413, message, Reason.MALFORMED, param="file")
-        if len(self._uploads) >= settings.uploads_max:
-            message = f"{settings.uploads_max} files are being uploaded, the limit `batches.uploads_max`"
+        of_all, own = list(self._uploads), [upload for upload in self._uploads if upload.owner == request.owner]
+        free = settings.uploads_max - len(of_all)
+        if free <= 0 or (request.owner and len(own) >= free):  # so that no tenant holds the last places
+            limit = f"the limit `batches.uploads_max` of {settings.uploads_max}"
+            message = f"{len(of_all)} files are being uploaded, {len(own)} of them with this key; {limit} is shared"
             return error_response(429, message, Reason.OVERLOADED, retry_seconds=1.0)
-        refusal = self._space.refusal(request.owner, length + sum(upload.bytes for upload in self._uploads))
+        own_bytes = length + sum(upload.bytes_to_come for upload in own)
+        of_others = sum(upload.bytes_to_come for upload in of_all) - sum(upload.bytes_to_come for upload in own)
+        refusal = self._space.refusal(request.owner, own_bytes, of_others)
         if refusal is None:
-            request.sink = self._upload(delimiter[2:], request.owner)
+            request.sink = self._upload(delimiter[2:], request.owner, length)
         return refusal
 
-    def _upload(self, boundary: bytes, owner: str) -> Upload:
+    def _upload(self, boundary: bytes, owner: str, announced: int) -> Upload:
         settings = self._settings
         upload = Upload(
             *(boundary, self._store.uploads, settings.file_bytes_max, settings.upload_seconds),
-            *(self._file_threads, self._uploads.discard),
+            *(self._file_threads, self._uploads.discard, owner, announced),
         )
         self._uploads.add(upload)
         return upload

@@ -31,12 +31,13 @@ class DiskSpace:
     def _read(self) -> tuple[Mapping[str, int], int]:
         return self._store.space(), self._store.free_bytes()
 
-    def refusal(self, owner: str, more_bytes: int) -> Response | None:
-        """Why so many bytes more may not be stored for a tenant; None if they may."""
+    def refusal(self, owner: str, more_bytes: int, of_others: int = 0) -> Response | None:
+        """Why so many bytes more may not be stored for a tenant, beside so many `of_others`; None if they may."""
         settings, own = self._settings, self._settings.tenant_bytes_max
         if own is not None and self._of_owner.get(owner, 0) + more_bytes > own:
             message = f"the files and results would take more than {own} bytes (`batches.tenant_bytes_max`)"
             return error_response(413, f"{message}; delete some", Reason.STORAGE_FULL)
+        more_bytes += of_others
         if self.bytes + more_bytes > settings.bytes_max:
             message = f"the files and results of all would take more than {settings.bytes_max} bytes"
             return no_space(f"{message} (`batches.bytes_max`); delete some, or come back later")

@@ -145,12 +145,16 @@ class Upload:
         seconds_max: float,
         threads: Executor,
         over: Callable[[Upload], None],
+        owner: str,
+        announced: int,
     ) -> None:
-        """`over` is called once, when nothing of it is under way any more."""
+        """`over` is called once, when nothing of it is under way any more; so many bytes are `announced`."""
         self.bytes_max = file_bytes_max + FORM_BYTES_MAX
         self.seconds_max = seconds_max
         self.fault: Response | None = None
         self.bytes = 0
+        self.owner = owner
+        self._announced = announced
         self.form = UploadedForm(boundary, folder / secrets.token_hex(16), file_bytes_max)
         self._threads = threads
         self._over: Callable[[Upload], None] | None = over
@@ -160,6 +164,11 @@ class Upload:
         self._is_abandoned = False
         self._read_on: Callable[[], None] = lambda: None
         self._writing: asyncio.Task[None] | None = None
+
+    @property
+    def bytes_to_come(self) -> int:
+        """What it will take on the disk, as far as is known: what was announced, or what came where that is more."""
+        return max(self.bytes, self._announced)
 
     def begin(self, read_on: Callable[[], None]) -> None:
         """The body begins to come."""
