@@ -21,7 +21,7 @@ class Backfill:
         head.
     Source: EASY backfilling (Lifka, JSSPP 1995; Mu'alem and Feitelson, IEEE TPDS 2001) with KV blocks as processors.
         The head's reservation is the first expected end of a running request at which enough blocks are free for all it
-        will need; estimates are means for running requests and the `quantile` for one that wants to pass, one step more
+        will need. Estimates are means for running requests and the `quantile` for one that wants to pass, one step more
         and one for each 2,048 tokens of prompt for its prefill. At most `skips_max` requests pass the same head, then
         it blocks as before; `look_ahead` behind it are looked at. "backfill/overflow-probability" puts another policy
         inside (greedy by default); a request that passes has to be admitted by it as well.

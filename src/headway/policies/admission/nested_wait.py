@@ -32,7 +32,7 @@ class NestedWait:
         completions; the rate r per step solves r·m + √(2·ln(1/`overflow_chance`)·r·v) = memory, m and v being sums of a
         request's tokens and of their squares over its steps (Poisson admissions, normal tail); a threshold is the same
         expression for its segment. Deviations: an engine decodes all that runs, so only the head can be held, and a
-        full later segment holds it too; segments are weighed in tokens, not counted, since prompts differ. Until 20
+        full later segment holds it too. Segments are weighed in tokens, not counted, since prompts differ. Until 20
         have ended, requests of 256 prompt and 256 output tokens stand in.
     Reads: prompt and produced tokens of the running requests and of the head, completions, total memory. No estimate.
     Wins when: memory is the bottleneck, lengths cannot be told beforehand, and traffic is steady.

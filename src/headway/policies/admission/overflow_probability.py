@@ -26,13 +26,13 @@ _LEAST_WIDTH_BITS = 4  # ages are told apart by 16 tokens, and above 128 by a qu
 class OverflowProbability:
     """Admit the head while the memory that will be needed stays within capacity with the probability asked for.
 
-    Idea: a running request will hold prompt and output so far and t more tokens in t steps, if it is still there; its
+    Idea: a running request will hold prompt and output so far and t more tokens in t steps, if it is still there. Its
         estimate says how likely that is. Over many requests the sum is nearly normal: admit while mean + z·deviation
         fits at every instant to come. How large z must be is not assumed but learnt: tokens lost to a preemption raise
         it, tokens completed lower it, so that in the long run the share lost is `overflow_target`.
     Source: ours; it answers the question that Past-Future (arXiv 2507.10150) answers with a few samples. Instants: 20,
         from 1 to 2^14 steps ahead, log-spaced. Per request and instant mean and variance of (held + t)·[still there],
-        half a block added for rounding up; ages are counted in buckets (of 16 tokens, above 128 of a quarter of an
+        half a block added for rounding up. Ages are counted in buckets (of 16 tokens, above 128 of a quarter of an
         octave), so that a step costs only the few requests that enter another. Update of z as in adaptive conformal
         inference (Gibbs and Candès, arXiv 2106.00170), in units of the mean size of a request: up by `learning_rate` ·
         tokens lost, down by `learning_rate` · `overflow_target` · tokens completed, from `z_start`, within -4 and 8. A
@@ -44,8 +44,8 @@ class OverflowProbability:
     Wins when: memory is the bottleneck, lengths are known as a distribution and preemption is dear.
     Loses when: the estimates' errors go together (all of a burst longer than foretold), which a sum of independent
         lengths does not foresee; z rises then, but late. With few running requests and heavy tails the sum is not
-        normal either. Beside latest-admitted, where a few requests hold much of the memory: one of them lost keeps z
-        up for hundreds of completions; choose the victim by smallest-remaining-benefit. Where the engine's prefix cache
+        normal either. Beside latest-admitted, where a few requests hold much of the memory: one of them lost keeps z up
+        for hundreds of completions. Choose the victim by smallest-remaining-benefit. Where the engine's prefix cache
         keeps what a victim had computed, as vLLM's does by default: preemption is cheap, and greedy admission as good.
     """
 

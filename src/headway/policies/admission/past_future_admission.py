@@ -15,7 +15,7 @@ class PastFutureAdmission:
     """Admit the head while the peak of a few drawn futures stays within memory.
 
     Idea: draw an output length for each running request and for the head, from lengths seen lately that are longer than
-        what was produced; work out the peak of memory exactly for that draw; take the worst of a few draws.
+        what was produced. Work out the peak of memory exactly for that draw. Take the worst of a few draws.
     Source: Past-Future, arXiv 2507.10150, as in its code (ModelTC/lightllm, branch `future_past_router`): min(5,
         ⌊200/batch⌋ + 1) independent draws, held c = input + out and remaining r = L − out − 1 for a running request, c
         = input + out + 1 and r = L − out − 2 (at least 0) for the waiting one (out is above 0 after a preemption),

@@ -30,17 +30,17 @@ _BACKLOG_SECONDS_MIN, _BACKLOG_SECONDS_MAX = 5.0, 600.0
 class Boost:
     """Least arrival time less a boost that is large for small requests (γ-Boost).
 
-    Idea: a wait longer than t has a chance of about C·e^(-γt). Every order that lets a request pass another only
-        within a bounded time has the same decay rate γ; boosting by (1/γ)·ln(1/(1 - e^(-γs))) for a size s has the
-        least C. So the tail is as short as it can be, and small requests wait little all the same. A request of size s
-        passes only those that came at most its boost earlier.
+    Idea: a wait longer than t has a chance of about C·e^(-γt). Every order that lets a request pass another only within
+        a bounded time has the same decay rate γ. Boosting by (1/γ)·ln(1/(1 - e^(-γs))) for a size s has the least C. So
+        the tail is as short as it can be, and small requests wait little all the same. A request of size s passes only
+        those that came at most its boost earlier.
     Source: γ-Boost, arXiv 2404.08826 (one server, Poisson arrivals, light-tailed sizes; for uncertain sizes
         (1/γ)·ln(m/(m - 1)) with m = E[e^(γS)]); for LLM serving arXiv 2606.18431. The size is what a request adds to
         the work of the whole replica: its uncached prompt, and its share of the decode steps, by the costs of a token
         and corrected by how long such work took while four or more requests waited. γ is the root of
         E[e^(γS)]·E[e^(-γA)] = 1 over the last 10,000 completed sizes S and times A between arrivals, these stretched or
         squeezed to a load of 0.98, found once a minute. It is raised where the median request would be boosted by more
-        than 60 s; then `decay_factor` multiplies it: above 1 nearer to FCFS, below 1 nearer to shortest first.
+        than 60 s. Then `decay_factor` multiplies it: above 1 nearer to FCFS, below 1 nearer to shortest first.
         Deviations: the load is not the measured one, since that swings for minutes and γ with it, by a factor of 100,
         and ranks of one rate then stand beside those of another (docs/results/frontier.md). And from 2606.18431, no
         rank changes while a request waits or runs. Until 20 requests have ended it is FCFS.

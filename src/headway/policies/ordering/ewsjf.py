@@ -18,7 +18,7 @@ class Ewsjf(LearnedLanesOrdering):
 
     Idea: learn lanes from the sizes of past requests, first come inside a lane, and serve the lane whose head has
         waited longest for what it costs. Lanes come from k-means, cuts at significant gaps, cuts of lanes still wide,
-        and merges down to `lanes_max`; sizes between two lanes get a bubble lane; what a prefill costs is fitted
+        and merges down to `lanes_max`. Sizes between two lanes get a bubble lane. What a prefill costs is fitted
         online. A step that let one in goes on with that lane, then with the lanes nearest to it. Once a request has
         waited `overdue_seconds` it shares `overdue_share` of all prefill work with the others overdue, in order of
         arrival, so no request starves (docs/ewsjf.md has the bound and its proof).
@@ -29,8 +29,8 @@ class Ewsjf(LearnedLanesOrdering):
         step, without the step's overhead; gaps are between distinct sizes and at least 64 tokens; size is uncached
         prompt tokens, not the whole prompt. `ewsjf-published` is without these.
     Reads: prompt length, cached prompt tokens as they were at arrival, the arrival time, admissions and first tokens;
-        the length estimate with `feature` "kv-volume", which reads sizes as √(2·KV volume) and costs as proportional
-        to it.
+        the length estimate with `feature` "kv-volume", which reads sizes as √(2·KV volume) and costs as proportional to
+        it.
     Wins when: prefill is the bottleneck, prompts differ widely, and the mix is not known or moves.
     Loses when: decoding or KV memory is the bottleneck (try `feature` "kv-volume"), or sizes are so alike that there
         is nothing to learn: it is FCFS then.

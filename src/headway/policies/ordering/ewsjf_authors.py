@@ -14,12 +14,12 @@ from headway.policies.lanes.scoring import ScoreLine, authors
 class EwsjfAuthors(ScoredLanesOrdering):
     """EWSJF as in its authors' scheduler for vLLM, which is simpler than their paper.
 
-    Idea: lanes of equal width over prompt lengths, first come inside a lane; serve the lane whose head has the highest
+    Idea: lanes of equal width over prompt lengths, first come inside a lane. Serve the lane whose head has the highest
         W·(1 + 0.5·ln(b + 1))·step/(⌊b/step⌋ + 1), and go on with that lane for the rest of the step.
     Source: the authors' code, vllm-project/vllm PR #33392 (RFC #24484): 10 lanes of 100 tokens and step 200 by default;
         30 lanes and step 1500 in their benchmark. Deviations: scores are computed at each choice, not by a thread that
-        may be late; when the lane is empty the next best follows in the same step, not in the next one; a preempted
-        request waits where the engine puts it; a size below every lane gets a lane that holds it.
+        may be late. When the lane is empty the next best follows in the same step, not in the next one. A preempted
+        request waits where the engine puts it. A size below every lane gets a lane that holds it.
     Reads: prompt length and the arrival time.
     Wins when: prompts differ widely and every head shall win in the end: the waits of two lanes that both keep
         requests waiting settle near the inverse ratio of their factors.

@@ -17,8 +17,8 @@ class EwsjfPublished(LearnedLanesOrdering):
     """Effective-workload shortest job first, as the paper describes it; long prompts may starve.
 
     Idea: learn lanes from the prompt lengths of past requests, first come inside a lane, and serve the lane with the
-        highest density-weighted score q/(b + 1)·(w_base + w_urg·W/C(b) + w_fair·ln(b + 1)) of its head; go on with
-        that lane for the rest of the step, then with the lanes nearest to it.
+        highest density-weighted score q/(b + 1)·(w_base + w_urg·W/C(b) + w_fair·ln(b + 1)) of its head. Go on with that
+        lane for the rest of the step, then with the lanes nearest to it.
     Source: EWSJF, arXiv 2601.21758, its body as reported by third parties: Eq. 1 and 4, Algorithms 1 and 2. Choices
         where it is silent or told in two ways: merging the pair of highest utility, significance 5.5 (the authors'
         code), gaps between distinct lengths of at least 64 tokens, costs in seconds fitted by Theil–Sen, defaults of
@@ -28,7 +28,7 @@ class EwsjfPublished(LearnedLanesOrdering):
         first tokens.
     Wins when: short prompts are to be served at any price and long ones are few.
     Loses when: load stays high: length counts twice, so a long head needs a wait in proportion to b^(1 + e) to come up,
-        and with w_urg 0 it never does; the fairness term does not grow with the wait and cannot prevent it.
+        and with w_urg 0 it never does. The fairness term does not grow with the wait and cannot prevent it.
     """
 
     NEEDS = frozenset([Need.CACHED_TOKENS])

@@ -19,11 +19,11 @@ class FairShare(TenantOrdering[TenantAccounts]):
         tenant that comes back from idling starts at the level of the others: absence earns no credit. Fairness picks
         the tenant, the inner ordering picks the request (`fair-share/smallest-volume-first`; FCFS if none is named).
     Source: the predicted variant of VTC, arXiv 2401.00588: w_p = 1 per prompt token and w_q = 2 per expected output
-        token at admission, corrected when the true length is known. Deviations: cached prompt tokens are free; an
-        overrun is charged at completion, not token by token; the length comes from the predictor in use, not from a
-        moving average per client; recomputing after a preemption is the operator's fault and is not charged; a
-        cancelled request gets back what it did not receive; idle tenants are forgotten once the others have caught up
-        with them, and of more than 20,000 those least ahead; shares may be weighted (`tenant_weights`, 1 unless given;
+        token at admission, corrected when the true length is known. Deviations: cached prompt tokens are free. An
+        overrun is charged at completion, not token by token. The length comes from the predictor in use, not from a
+        moving average per client. Recomputing after a preemption is the operator's fault and is not charged. A
+        cancelled request gets back what it did not receive. Idle tenants are forgotten once the others have caught up
+        with them, and of more than 20,000 those least ahead. Shares may be weighted (`tenant_weights`, 1 unless given;
         2 is entitled to twice the service).
     Reads: the tenant, prompt length, cached prompt tokens, the length estimate, every admission and end, and what the
         inner ordering reads.

@@ -24,10 +24,10 @@ class Gittins:
         worth a try. The index is the least expected work per chance of finishing, over all amounts of work that might
         be invested: min over Δ of E[min(S, Δ)] / P(S ≤ Δ). For a known cost it is that cost. With `tail_weight` the
         mean of the worst tenth is added, so that a request that may turn out huge stands back.
-    Source: SageSched, arXiv 2603.07917 (index of a cost of compute and memory); the tail as in TIE, arXiv 2604.00499
-        (β between 0.1 and 0.5 by load; CVaR at 0.9). Deviations: the cost is the prefill plus the KV volume, each in
-        units of the latest requests' mean, so that neither needs a price; SageSched's own formula and its refreshing of
-        the index were not read. The estimate is taken at 20 quantiles. β is fixed.
+    Source: SageSched, arXiv 2603.07917 (index of a cost of compute and memory); the tail as in TIE, arXiv 2604.00499 (β
+        between 0.1 and 0.5 by load; CVaR at 0.9). Deviations: the cost is the prefill plus the KV volume, each in units
+        of the latest requests' mean, so that neither needs a price. SageSched's own formula and its refreshing of the
+        index were not read. The estimate is taken at 20 quantiles. β is fixed.
     Reads: prompt length, cached prompt tokens, tokens produced, the length estimate's quantiles, arrivals.
     Wins when: estimates tell requests that are likely short from those that are not, and the mean counts.
     Loses when: requests run to their end once they began, as engines mostly have it: a try that fails holds its place,

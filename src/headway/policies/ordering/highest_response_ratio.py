@@ -16,14 +16,14 @@ class HighestResponseRatio:
     """Highest response ratio next (HRRN) over uncached prefill tokens.
 
     Idea: serve the highest 1 + waited / service time: short work goes first, long work catches up as it waits, so
-        length decides at first and patience in the end. Requests stand in lanes of near-equal work, first come inside
-        a lane, and only the lanes' heads are compared, each by its own ratio; a decision costs O(lanes).
+        length decides at first and patience in the end. Requests stand in lanes of near-equal work, first come inside a
+        lane, and only the lanes' heads are compared, each by its own ratio. A decision costs O(lanes).
     Source: HRRN (Brinch Hansen, 1971); over uncached prefill tokens in SGLang PR #32911. The time to prefill is taken
-        as proportional to the tokens, so their price cancels. Deviations: the works of one lane differ by less than
-        the factor `lane_width`, and the request served has a waited/work of at least 1/`lane_width` of the highest;
-        the clock is in seconds, not in prefilled tokens; ties go to the earlier arrival, then to less work, not by
-        id; tokens produced before a preemption count as work; no fall-back to FCFS above 128 waiting; requests that
-        share an uncached prefix are not held back for each other.
+        as proportional to the tokens, so their price cancels. Deviations: the works of one lane differ by less than the
+        factor `lane_width`, and the request served has a waited/work of at least 1/`lane_width` of the highest. The
+        clock is in seconds, not in prefilled tokens. Ties go to the earlier arrival, then to less work, not by id.
+        Tokens produced before a preemption count as work. There is no fall-back to FCFS above 128 waiting. Requests
+        that share an uncached prefix are not held back for each other.
     Reads: prompt length, cached prompt tokens, tokens produced, the arrival time.
     Wins when: prefill is the bottleneck, prompts differ widely and the tail counts as well as the mean.
     Loses when: decoding or KV memory is the bottleneck: it does not look at outputs.

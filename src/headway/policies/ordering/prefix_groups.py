@@ -72,7 +72,7 @@ class PrefixGroups:
         for the prompts of the rest.
     Source: BatchLLM, arXiv 2412.03594 (global prefix groups that are scheduled whole, in the order of decode to prompt
         length). Deviations: requests come over time, so the groups are those that wait, and ratios are taken again
-        after half as many arrivals as wait; BatchLLM knows all at once and cuts its prefix tree to one level by dynamic
+        after half as many arrivals as wait. BatchLLM knows all at once and cuts its prefix tree to one level by dynamic
         programming, here every depth counts, in steps of a half. A group that comes later and has a higher ratio goes
         before the rest of one that has begun. No limit of the batch by memory: that is an admission policy's.
     Reads: hashes of the prompt's prefixes, prompt length, the estimate's mean, arrivals and ends.

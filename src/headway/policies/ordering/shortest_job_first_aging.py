@@ -24,8 +24,8 @@ class ShortestJobFirstAging:
         3 s).
     Reads: what shortest-job-first reads, and the arrival time.
     Wins when: shortest-job-first would win and the longest waits must have a bound.
-    Loses when: overload makes every wait long against S/g: the order is then near FCFS; a small g restores the gain
-        and loosens the bound.
+    Loses when: overload makes every wait long against S/g: the order is then near FCFS. A small g restores the gain and
+        loosens the bound.
     """
 
     follows_what_is_learned = True

@@ -8,7 +8,7 @@ from headway.domain.request import RequestView, expected_output_tokens
 class SmallestVolumeFirst:
     """Smallest KV volume (memory × time) first.
 
-    Idea: a request holds its prompt for its whole decode and one token more each step; the sum over its steps is the
+    Idea: a request holds its prompt for its whole decode and one token more each step. The sum over its steps is the
         area it takes from KV memory, and areas add up whatever the batch. Serve the smallest area first.
     Source: SVF, arXiv 2606.22327v2: vol(s, o) = s·o + (o² + o)/2. The paper proves a competitive ratio of
         1 + 2/(1−α) for bursts with known lengths, no preemption and the forward-looking admission check

@@ -23,9 +23,9 @@ class WeightedFairQueue(TenantOrdering["VirtualTimeAccounts"]):
     Source: UWFQ, arXiv 2510.15485, a scheduler of Spark jobs by users' virtual finish times, with the virtual time of
         self-clocked fair queueing (Golestani, 1994, "A self-clocked fair queueing scheme for broadband applications"),
         which needs no rate of service. Deviations: UWFQ takes true run times and splits jobs, an engine's chunked
-        prefill does that; sizes are weighted tokens, 1 per prompt token that is not cached and 2 per expected output
-        token, corrected at the end as in `fair-share`; a finish time is worked out when the tenant's turn is, so that
-        the inner ordering may put another request first; shares may be weighted (`tenant_weights`, 1 unless given).
+        prefill does that. Sizes are weighted tokens, 1 per prompt token that is not cached and 2 per expected output
+        token, corrected at the end as in `fair-share`. A finish time is worked out when the tenant's turn is, so that
+        the inner ordering may put another request first. Shares may be weighted (`tenant_weights`, 1 unless given).
     Reads: the tenant, prompt length, cached prompt tokens, the length estimate, every admission and end, and what the
         inner ordering reads.
     Wins when: one tenant floods the queue, and tenants differ in the size of their requests: over any time in which two

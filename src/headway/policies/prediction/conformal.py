@@ -20,7 +20,7 @@ _LEAST = 1e-3
 class Conformal:
     """Another predictor, with its quantiles corrected by how its latest estimates came true.
 
-    Idea: ask of each completion at which of the inner law's quantiles it fell. If the law is right these are even; if
+    Idea: ask of each completion at which of the inner law's quantiles it fell. If the law is right these are even. If
         they are not, how they are spread says which quantile to give instead of the one that is wanted.
     Source: split conformal prediction on a sliding window of the last `window_requests` completions (Vovk, Gammerman,
         Shafer 2005; the window for drift as in Barber et al., arXiv 2202.13415), with the inner probability as score

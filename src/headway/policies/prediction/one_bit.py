@@ -17,7 +17,7 @@ class OneBit:
     """Short or long, each class standing for its mean length.
 
     Idea: knowing whether an output is shorter or longer than the median is most of what an order can use. Learn the
-        median, the mean length on either side of it, and how often each kind of request is long; answer with the mean
+        median, the mean length on either side of it, and how often each kind of request is long. Answer with the mean
         of the likelier class.
     Source: 1-bit SVF, arXiv 2606.22327v2, which takes the bit from a fine-tuned classifier and leaves threshold and
         class lengths of its experiments unpublished. Here: threshold = median, class lengths = class means, both of the

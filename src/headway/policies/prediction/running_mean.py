@@ -18,7 +18,7 @@ class RunningMean:
     Idea: expect of every request what the last completions brought. Knowing a mean and no more, the law that assumes
         least is the geometric one: however much has come, as much is still to come. The client's bound cuts it off.
     Source: an exponentially weighted mean, as in VTC's predicted variant (arXiv 2401.00588), there per client and with
-        ô ← (4·ô + o)/5; geometric outputs are the model of arXiv 2606.22327v2. The weight of a completion halves with
+        ô ← (4·ô + o)/5. Geometric outputs are the model of arXiv 2606.22327v2. The weight of a completion halves with
         each further `half_life_requests` (100). Before that there is a prior: `prior_tokens` (256) counted as
         `prior_requests` (10) completions. The three values are ours.
     Reads: the output lengths of completed requests, the client's bound.

@@ -16,7 +16,7 @@ class SmallestRemainingBenefit:
 
     Idea: letting a request stay saves computing its tokens again and costs the memory it holds until it ends or until
         the batch's use has passed its peak, whichever is first. Preempt the one with the least saved per token·step.
-    Source: ours; the cost is that of recompute preemption (PagedAttention, arXiv 2309.06180, section 4.5), the peak
+    Source: ours. The cost is that of recompute preemption (PagedAttention, arXiv 2309.06180, section 4.5), the peak
         that of the forward check (arXiv 2606.22327, Theorem 3.2) with mean lengths. Memory freed: Σ (held + t) for t up
         to min(remaining, steps to the peak, at least one block's 16). Work lost: prompt and produced tokens less what
         the prefix cache held. Two rules against ping-pong: the request that has run longest is never the victim while

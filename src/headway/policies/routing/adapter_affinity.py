@@ -18,7 +18,7 @@ class AdapterAffinity:
     Idea: a replica that serves few adapters loads them seldom and batches their requests together. Each adapter ranks
         the replicas by a hash, and its requests go to the first `replicas_per_adapter` of those that are not loaded
         above `load_factor` times the mean.
-    Source: rendezvous hashing (Thaler and Ravishankar, 1998) with the bound of Mirrokni et al., arXiv 1608.01350; that
+    Source: rendezvous hashing (Thaler and Ravishankar, 1998) with the bound of Mirrokni et al., arXiv 1608.01350. That
         adapters should be clustered is S-LoRA's (arXiv 2311.03285, section 5, adapter clustering).
     Reads: the adapter, the adapters that each replica lists, requests dispatched and not ended, and what `least-work`
         reads.

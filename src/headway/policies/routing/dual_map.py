@@ -25,7 +25,7 @@ class DualMap:
     Source: DualMap (arXiv 2602.06502, abstract): cache affinity while the predicted first token meets its objective,
         then the less loaded of the two. Its prefix grows where it is hot, so that a system prompt common to all does
         not name two replicas for all. Ours, since its numbers are not public: the first prefix hash, doubled while more
-        than 2 / n of the last 1,000 dispatches shared it, over n replicas; equal caches go to the first hash's replica.
+        than 2 / n of the last 1,000 dispatches shared it, over n replicas. Equal caches go to the first hash's replica.
         Its migration of queued requests is a decision of another kind, and is left out.
     Reads: hashes of the prompt's prefixes, each replica's confirmed prefix, prompt tokens without a first token, costs,
         and the deadline (else `first_token_seconds`).

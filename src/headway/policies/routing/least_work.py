@@ -20,7 +20,7 @@ class LeastWork:
         decode steps to come, and this request. Memory that runs full adds a barrier k / (1 - k), k being the KV share
         in use.
     Source: the barrier and the habit of crediting one's own dispatches between polls are those of SMG (sgl-project,
-        least-load), with its weight of 0.15 s; a decode step is shared by 64, as in our cost model.
+        least-load), with its weight of 0.15 s. A decode step is shared by 64, as in our cost model.
     Reads: uncached prompt tokens without a first token, output tokens still expected, KV tokens held, and each
         replica's costs and confirmed prefix of this prompt.
     Wins when: sizes differ much, or replicas do, so that counting requests misjudges load.

@@ -23,8 +23,8 @@ class LengthSplit:
         as large as its share of the prefill work.
     Source: LAPS (arXiv 2601.11589, spatial disaggregation), which calls prompts below 256 new tokens short. Ours, since
         its rule for the sizes is not public: the groups share the replicas as the prompt tokens of the last 512
-        dispatches share, at least one each; one replica moves at a time, where the work per replica differs by more
-        than twice and the move makes that less. A group without room lends from the other.
+        dispatches share, at least one each. One replica moves at a time, where the work per replica differs by more
+        than twice and the move makes that less. A group without room borrows from the other.
     Reads: prompt tokens, each replica's confirmed prefix, and what `least-work` reads.
     Wins when: most prompts are short, some are very long, and times of first tokens matter.
     Loses when: there are few replicas, or lengths are alike: a group of one cannot even out a burst.
