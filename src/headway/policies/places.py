@@ -73,7 +73,7 @@ GIVEN: Mapping[DecisionPlace, Mapping[Need, Provision]] = {
     DecisionPlace.GATEWAY: {
         Need.STEPS: _estimated(
             "counted by the tokens of a stream as they pass, and where no request streams by the engine's counter at "
-            "each scrape; steps that bring no token are not seen, and after a refusal the policy is asked again at "
+            "each scrape. Steps that bring no token are not seen, and after a refusal the policy is asked again at "
             "about the step it named"
         ),
         Need.MEMORY: _exact("from the engine's metrics, or `kv_tokens` of the replica"),
@@ -119,7 +119,7 @@ GIVEN: Mapping[DecisionPlace, Mapping[Need, Provision]] = {
             "blocks"
         ),
         Need.CACHED_TOKENS: _estimated(
-            "looked up at arrival, and again each second of the head; what lies beyond 8,192 blocks of a prompt counts "
+            "looked up at arrival, and again each second of the head. What lies beyond 8,192 blocks of a prompt counts "
             "as not cached, and so does, until it is the head, a prompt that comes when its step has looked up for 2 ms"
         ),
         Need.SHARED_PREFIXES: _exact("vLLM's hashes of KV blocks; none where its prefix cache is off"),
@@ -140,31 +140,31 @@ GIVEN: Mapping[DecisionPlace, Mapping[Need, Provision]] = {
 
 DIFFERENCES: Mapping[str, str] = {
     "sent at once": (
-        "a request that finds room is sent as it arrives, so the order chooses among those that wait by then; an "
-        "engine chooses at the end of a step among all that came in it"
+        "a request that finds room is sent as it arrives, so the order chooses among those that wait by then. "
+        "An engine chooses at the end of a step among all that came in it"
     ),
     "one end at a time": (
-        "the ends of one step are heard one after another, and after each the next request is chosen; an engine "
+        "the ends of one step are heard one after another, and after each the next request is chosen. An engine "
         "chooses when it has heard them all"
     ),
     "taken in at arrival": (
-        "a request enters its queue as it arrives, with what its policies have learned by then; an engine takes it in "
+        "a request enters its queue as it arrives, with what its policies have learned by then. An engine takes it in "
         "at the end of the step that runs, after the ends of that step"
     ),
     "preempted inside": (
-        "a request that its engine preempts waits in the engine, in front of all that the gateway holds back, and no "
+        "a request that its engine preempts waits in the engine, in front of all that the gateway holds back. No "
         "policy here sees it wait"
     ),
     "room for outputs": (
         "under an admission policy that does not weigh memory, room is kept for half of the output that is expected, "
-        "since a running request cannot be taken back; an engine admits where the prompt fits, and preempts"
+        "since a running request cannot be taken back. An engine admits where the prompt fits, and preempts"
     ),
     "other lots": (
-        "a policy that draws lots draws them by the request's id, which is another in each place: the same law, but "
-        "not the same lot"
+        "a policy that decides by chance draws by the request's id, which is another in each place. The law is the "
+        "same, the draw is not"
     ),
     "blocks taken ahead": (
-        "whether a prompt fits follows from the tokens that came; an engine that schedules ahead has taken blocks for "
+        "whether a prompt fits follows from the tokens that came. An engine that schedules ahead has taken blocks for "
         "those on their way"
     ),
     "shared blocks": (
