@@ -17,6 +17,7 @@ from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.request_state import GatewayRequest
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import PolicySettings, Settings
+from headway.gateway.settings_file import check_policies
 from headway.twin.auto_steering import AutoSteering, Looks
 from headway.twin.chosen_bundle import ChosenBundle
 from headway.twin.look_messages import EngineFacts
@@ -25,6 +26,7 @@ from headway.twin.traffic_window import PREFIX_BLOCK_TOKENS, SeenRequest, Traffi
 
 _MODELS_MAX = 8
 """Models that are watched, the first to be asked for; looks are at the one with the most requests."""
+_CHOSEN = ("ordering", "admission", "prediction")
 _SEATS = 256  # where a replica's limit is not known
 
 
@@ -54,7 +56,10 @@ class GatewayTwin:
         default = ChosenBundle(chosen.ordering, chosen.admission, chosen.preemption, chosen.prediction, chosen.options)
         process = self._given or LookProcess(auto.memory_mb, auto.answer_seconds)
         window = TrafficWindow(auto.window_requests)
-        return AutoSteering(auto, default, process, window, self._engine, self._report, chosen.seed)
+        return AutoSteering(auto, default, process, window, self._engine, self._report, chosen.seed, self._check)
+
+    def _check(self, wanted: ChosenBundle) -> None:
+        check_policies(_policies(self._settings.policies, wanted))
 
     def change(self, settings: Settings) -> None:
         """Other settings: a twin whose own have changed, or the policies to return to, begins anew."""
@@ -166,9 +171,8 @@ class GatewayTwin:
 
 
 def _policies(configured: PolicySettings, chosen: ChosenBundle) -> PolicySettings:
-    options = {**configured.options, **chosen.options}
-    if "ordering" not in chosen.options:
-        options.pop("ordering", None)
+    options = {kind: given for kind, given in configured.options.items() if kind not in _CHOSEN}
+    options |= {kind: given for kind, given in chosen.options.items() if kind in _CHOSEN}
     return replace(
         configured,
         ordering=chosen.ordering,

@@ -131,7 +131,7 @@ def check(settings: Settings) -> None:
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise ValueError("tls_certificate and tls_key belong together: give both or neither")
     _check_lease(settings.lease)
-    _check_policies(settings.policies)
+    check_policies(settings.policies)
     _check_numbers(settings)
     if not (settings.replica or settings.replica_source or settings.embedded.replicas or admin_has_keys(settings)):
         raise ValueError("embedded.replicas is 0, so replicas can only come by /admin; give it a key in [admin]")
@@ -297,7 +297,8 @@ def _check_lease(chosen: LeaseSettings) -> None:
         raise ValueError(f"lease.seconds must be from 3 to {_LEASE_SECONDS_MAX}, got {chosen.seconds}")
 
 
-def _check_policies(chosen: PolicySettings) -> None:
+def check_policies(chosen: PolicySettings) -> None:
+    """Raise ValueError, one sentence, if policies with these options cannot be built, or not in a gateway."""
     for kind in chosen.options:
         if kind not in ALL_KINDS:
             raise ValueError(f"policies.options: unknown kind {kind!r}{nearest(kind, ALL_KINDS)}")
@@ -383,7 +384,7 @@ def _check_model(name: str, own: ModelSettings, settings: Settings) -> None:
         raise ValueError(f"{where}.ordering_options are those of its own ordering; set ordering too")
     if own.ordering is not None:
         try:
-            _check_policies(settings.policies_of(name))
+            check_policies(settings.policies_of(name))
         except ValueError as error:
             raise ValueError(f"{where}.ordering: {error}") from None
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from headway.twin.auto_settings import AutoSettings
 from headway.twin.chosen_bundle import ChosenBundle
-from headway.twin.look_messages import EngineFacts, LookAnswer, LookFault, TwinLook
+from headway.twin.look_messages import EngineFacts, LookAnswer, LookFault, TwinLook, is_step_time
 from headway.twin.switch_rules import REQUESTS_MIN, SwitchRules
 from headway.twin.traffic_window import SeenRequest, TrafficWindow
 
@@ -71,8 +71,13 @@ class AutoSteering:
         engine: Callable[[], EngineFacts],
         report: Callable[[str], None] = lambda sentence: None,
         seed: int = 0,
+        check: Callable[[ChosenBundle], None] = lambda bundle: None,
     ) -> None:
-        """`report` gets a sentence about each look; `engine` is asked before each."""
+        """`report` gets a sentence about each look; `engine` is asked before each.
+
+        `check` raises ValueError, one sentence, of a bundle that the shell cannot build: what a process answers and
+        what a file holds is not believed before.
+        """
         self.settings = settings
         self.rules = SwitchRules(settings, default)
         self.window = window
@@ -84,6 +89,7 @@ class AutoSteering:
         self._engine = engine
         self._report = report
         self._seed = seed
+        self._check = check
         self._step_time: tuple[int, ...] = ()
         self._next_at = -math.inf
         self._began_at = 0.0
@@ -129,9 +135,15 @@ class AutoSteering:
     def restore(self, saved: object) -> None:
         """Take it back. Raises ValueError if it is something else; then nothing has changed."""
         step_time = saved.get("step_time", ()) if isinstance(saved, Mapping) else ()
-        if not isinstance(step_time, list | tuple) or not all(isinstance(one, int) for one in step_time):
-            raise ValueError("the step time of the twin is no list of whole numbers")
+        if step_time not in ((), []) and not is_step_time(step_time):
+            raise ValueError("the step time of the twin is not five whole numbers")
+        before = self.rules.current
         self.rules.restore(saved)
+        try:
+            self._check(self.rules.current)
+        except ValueError:
+            self.rules.current = before
+            raise
         self._step_time = tuple(step_time)
 
     def close(self) -> None:
@@ -185,9 +197,15 @@ class AutoSteering:
             self._finalists, self._until_grid = [one.bundle for one in ranked[:_FINALISTS]], _GRID_EVERY - 1
         self._step_time = tuple(found.step_time)
         decision = self.rules.decide(found, now)
-        self._say(decision.sentence)
         if decision.to is not None and decision.to != self.rules.current:
+            try:
+                self._check(decision.to)
+            except ValueError as error:
+                self.faults += 1
+                self._say(f"stays with {self.rules.current.label}: a bundle of the look cannot be used: {error}")
+                return
             self._wanted = decision.to, found
+        self._say(decision.sentence)
 
     def _say(self, sentence: str) -> None:
         self.sentences = [*self.sentences[1 - SENTENCES_KEPT :], sentence]

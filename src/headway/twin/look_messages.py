@@ -11,6 +11,8 @@ from typing import Any
 from headway.twin.chosen_bundle import ChosenBundle
 from headway.twin.traffic_window import SeenRequest, columns_of
 
+_COEFFICIENTS, _COEFFICIENT_MAX = 5, 1 << 62
+
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
@@ -183,11 +185,20 @@ class LookAnswer:
             numbers += [] if since is None else [since.mean_ttft, since.p99_ttft]
             numbers += [answer.cpu_seconds, 1.0 if answer.fidelity is None else answer.fidelity, *answer.step_time]
             is_sound = bool(judged) and all(math.isfinite(n) and n >= 0 for n in numbers)
-        except (KeyError, TypeError, AttributeError) as error:
+            counts = (answer.requests, answer.measured)
+            is_sound = is_sound and all(type(n) is int for n in counts) and is_step_time(answer.step_time)
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"the answer makes no sense ({error!r})") from None
         if not is_sound:
-            raise ValueError("the answer makes no sense: no bundle was judged, or a number is not finite")
+            raise ValueError("the answer makes no sense: no bundle was judged, or a number is none, or not finite")
         return answer
+
+
+def is_step_time(given: object) -> bool:
+    """Whether these are the five coefficients of a fit, as they come through a pipe or out of a file."""
+    if not isinstance(given, list | tuple) or len(given) != _COEFFICIENTS:
+        return False
+    return all(type(one) is int and 0 <= one <= _COEFFICIENT_MAX for one in given)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from headway.domain.event import Listener
 from headway.domain.request import RequestView
 from headway.scheduling.bundle import bundle_of
+from headway.scheduling.scheduler import Policies
 from headway.twin.auto_steering import AutoSteering, Looks
 from headway.twin.chosen_bundle import ChosenBundle
 from headway.twin.look_messages import EngineFacts
@@ -37,7 +38,7 @@ class PluginTwin:
         default = ChosenBundle(config.ordering, config.admission, config.preemption, config.prediction, config.options)
         window = TrafficWindow(config.auto.window_requests)
         process = looks or LookProcess(config.auto.memory_mb, config.auto.answer_seconds)
-        self.steering = AutoSteering(config.auto, default, process, window, engine, _log, config.seed)
+        self.steering = AutoSteering(config.auto, default, process, window, engine, _log, config.seed, self._check)
         self.listeners = (WindowListener(window, prefix_of),)
 
     def follow(self, policies: FallbackScheduler, now: float) -> None:
@@ -59,10 +60,16 @@ class PluginTwin:
         wanted = steering.poll(now)
         if wanted is None or not policies.may_switch:
             return
+        policies.switch(self._built(wanted), now)
+        steering.switched(now)
+
+    def _built(self, wanted: ChosenBundle) -> Policies:
         options = {kind: given for kind, given in wanted.options.items() if kind != "prediction"}
         kept = replace(wanted, prediction=self._config.prediction, options=options)
-        policies.switch(bundle_of(kept, costs=self._config.costs, seed=self._config.seed), now)
-        steering.switched(now)
+        return bundle_of(kept, costs=self._config.costs, seed=self._config.seed)
+
+    def _check(self, wanted: ChosenBundle) -> None:
+        self._built(wanted)
 
     def close(self) -> None:
         """End its process."""

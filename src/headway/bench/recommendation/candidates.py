@@ -40,13 +40,14 @@ OTHERS: Sequence[tuple[str, str]] = (
 
 def candidates(template: Bundle) -> list[Bundle]:
     """One bundle for each order and value of its dial, otherwise like `template`."""
+    others = {kind: given for kind, given in template.options.items() if kind != "ordering"}
     made = []
     for ordering, dial, values in ORDERS:
         if dial is None:
-            made.append(replace(template, label=ordering, ordering=ordering))
+            made.append(replace(template, label=ordering, ordering=ordering, options=others))
+            continue
         for value in values:
-            options = {"ordering": {dial: value}} if dial is not None else {}
-            label = f"{ordering}({dial}={value:g})"
+            label, options = f"{ordering}({dial}={value:g})", {**others, "ordering": {dial: value}}
             made.append(replace(template, label=label, ordering=ordering, options=options))
     return made
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -102,8 +102,7 @@ def _competitors(window: ReplayedWindow, replica: Replica, objective: OperatorOb
     current, default = _bundle(look.current), _bundle(look.default)
     if look.only:
         return _replayed_all(window, replica, [current, default, *map(_bundle, look.only)])
-    template = Bundle("", "fcfs", default.admission, default.preemption, default.prediction)
-    grid = candidates(template)
+    grid = candidates(replace(default, label="", ordering="fcfs"))
     found = _replayed_all(window, replica, [current, *[one for one in grid if one.ordering in _EXTREMES]])
     if _make_no_difference(found):
         return found[:1]

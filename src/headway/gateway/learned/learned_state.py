@@ -166,12 +166,18 @@ class LearnedState:
                 parts = {QueueKey(str(part["model"]), str(part["kind"])): part for part in lines}
                 self._ratio.restore(saved.learned["bytes_per_token"])
                 self._saved_budgets = saved.learned.get("budgets", {})
-                if self._twin is not None and saved.learned.get("twin"):
-                    self._twin.restore(saved.learned["twin"])
             except (KeyError, TypeError, ValueError) as error:
                 self._report(f"{path}: a part is missing or of another kind ({error!r}); starting afresh")
             else:
                 self._parts = parts
+                self._restore_twin(path, saved.learned.get("twin"))
+
+    def _restore_twin(self, path: Path, saved: object) -> None:
+        if self._twin is not None and saved:
+            try:
+                self._twin.restore(saved)
+            except (TypeError, ValueError) as error:
+                self._report(f"{path}: {error}; the twin begins with the configured policies")
 
     async def _save(self, path: Path) -> None:
         """Gather the state, a queue at a turn of the event loop, and write it in a thread."""
