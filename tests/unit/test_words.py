@@ -29,6 +29,12 @@ BANNED = re.compile(
 )
 
 
+# Pages that people write. Those of policies are docstrings with formulas; the changelog's lines are no prose.
+PROSE = [page for page in DOCUMENTS if page.parent.name != "policies" and page.name != "CHANGELOG.md"]
+SENTENCE_WORDS = 40
+"""Twice what docs/style.md allows: a list of names may be so long, a thought may not."""
+
+
 def class_names(source: str) -> list[str]:
     return [node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)]
 
@@ -45,6 +51,19 @@ def texts(source: str, *, is_command: bool = False) -> Iterator[tuple[int, str]]
         is_text = isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value
         if is_text and (is_command or id(node) not in documentation):
             yield node.lineno, node.value
+
+
+def sentences(page: str) -> Iterator[str]:
+    """The sentences of a Markdown page, without code, tables, headings and the targets of links."""
+    page = re.sub(r"^```.*?^```", "\n", page, flags=re.DOTALL | re.MULTILINE)
+    page = re.sub(r"^(\||#| {4,}| *!\[|<!--).*$", "", page, flags=re.MULTILINE)
+    page = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", re.sub(r"`(?:[^`\n]|\n(?!\n))*`", "CODE", page))
+    for block in re.split(r"\n\s*\n|\n\s*(?:[-*>]|\d+\.)\s", f"\n{page}"):
+        yield from re.split(r"(?<=[.!?])[\"')*]*\s+(?=[\"'(*]*[A-Z0-9])", " ".join(block.split()))
+
+
+def too_long(page: str) -> list[str]:
+    return [found for found in sentences(page) if len(re.findall(r"\S*\w\S*", found)) > SENTENCE_WORDS]
 
 
 def head_noun(name: str) -> str:
@@ -103,6 +122,11 @@ def test_no_banned_word_is_in_the_documents() -> None:
     assert {page: words for page, words in found.items() if words} == {}
 
 
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: page.stem)
+def test_no_sentence_of_the_documents_is_two(page: Path) -> None:
+    assert too_long(page.read_text(encoding="utf-8")) == []
+
+
 # A test of words that cannot fail proves nothing.
 
 
@@ -136,3 +160,11 @@ def test_documentation_of_code_is_not_a_text_of_users_and_a_commands_is() -> Non
     planted = 'def load():\n    """Nobody reads this."""'
     assert not [text for _, text in texts(planted) if BANNED.search(text)]
     assert [text for _, text in texts(planted, is_command=True) if BANNED.search(text)]
+
+
+def test_a_long_sentence_is_found_and_code_and_tables_are_not() -> None:
+    long = " ".join(["Word"] * (SENTENCE_WORDS + 1))
+    assert too_long(f"# {long}\n\nShort. {long}.\n") == [f"{long}."]
+    assert too_long(f"- [{long}](page.md)\n- Short.\n") == [long]
+    assert not too_long(f"```\n{long}\n```\n\n| {long} |\n\n    {long}\n\n`{long}`\n")
+    assert not too_long(f"{long[:100]}. {long[:100].capitalize()}.\n- {long[:60]}\n1. {long[:60]}\n")

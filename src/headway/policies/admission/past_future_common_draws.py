@@ -11,10 +11,10 @@ from headway.policies.contracts import Need
 class PastFutureCommonDraws:
     """Admit the head while the peak of a few futures, drawn once for each request, stays within memory.
 
-    Idea: as past-future, but each request keeps its lots for life: asking again is the same question, and a head that
+    Idea: as past-future, but each request keeps its draws for life, so asking again is the same question. A head that
         does not fit waits until the batch has room for it, not until it is lucky.
     Source: ours, after Past-Future (arXiv 2507.10150): formula, `reserve` and `steps_between` are past-future's. The
-        lots depend on seed, request and draw alone (common random numbers), and there are `draws` of them (5) whatever
+        draws depend on seed, request and number alone (common random numbers). There are `draws` of them (5) whatever
         the batch, where the published form makes do with fewer for large batches.
     Reads: the length estimates, prompt and produced tokens, total memory, the seed.
     Wins when: a head is refused for many steps in a row, where drawing again admits it too early in the end.

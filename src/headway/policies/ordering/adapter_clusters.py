@@ -36,9 +36,9 @@ class AdapterClusters:
     Reads: the adapter, every arrival, admission and end, and what the inner ordering reads.
     Wins when: more adapters are asked for than an engine holds at once, and loading one takes long or makes requests
         wait.
-    Loses when: an adapter is asked for seldom and its requests should be fast: over `fcfs` each request is served at
-        most `places_max` places later than in order of arrival, over another ordering the adapter counts against it
-        for no longer than that. Without adapters, and below `adapters_max`, it is the inner ordering.
+    Loses when: an adapter is asked for seldom and its requests should be fast. Over `fcfs` each request is served at
+        most `places_max` places later than in order of arrival. Over another ordering the adapter counts against it for
+        no longer than that. Without adapters, and below `adapters_max`, it is the inner ordering.
     """
 
     def __init__(self, *, inner: OrderingPolicy | None = None, adapters_max: int = 8, places_max: int = 64) -> None:

@@ -36,14 +36,14 @@ class Boost:
         those that came at most its boost earlier.
     Source: γ-Boost, arXiv 2404.08826 (one server, Poisson arrivals, light-tailed sizes; for uncertain sizes
         (1/γ)·ln(m/(m - 1)) with m = E[e^(γS)]); for LLM serving arXiv 2606.18431. The size is what a request adds to
-        the work of the whole replica: its uncached prompt, and its share of the decode steps, by the costs of a token
-        and corrected by how long such work took while four or more requests waited. γ is the root of
-        E[e^(γS)]·E[e^(-γA)] = 1 over the last 10,000 completed sizes S and times A between arrivals, these stretched or
-        squeezed to a load of 0.98, found once a minute. It is raised where the median request would be boosted by more
-        than 60 s. Then `decay_factor` multiplies it: above 1 nearer to FCFS, below 1 nearer to shortest first.
-        Deviations: the load is not the measured one, since that swings for minutes and γ with it, by a factor of 100,
-        and ranks of one rate then stand beside those of another (docs/results/frontier.md). And from 2606.18431, no
-        rank changes while a request waits or runs. Until 20 requests have ended it is FCFS.
+        the work of the whole replica: its uncached prompt, and its share of the decode steps. It goes by the costs of a
+        token, corrected by how long such work took while four or more requests waited. The rate γ is the root of
+        E[e^(γS)]·E[e^(-γA)] = 1 over the last 10,000 completed sizes S and times A between arrivals. These times are
+        stretched or squeezed to a load of 0.98. The root is found once a minute. It is raised where the median request
+        would be boosted by more than 60 s. Then `decay_factor` multiplies it: above 1 nearer to FCFS, below 1 nearer to
+        shortest first. Deviations: the load is not the measured one, since that swings for minutes and γ with it, by a
+        factor of 100. Ranks of one rate would then stand beside those of another (docs/results/frontier.md). And from
+        2606.18431, no rank changes while a request waits or runs. Until 20 requests have ended it is FCFS.
     Reads: the arrival time, prompt length, cached prompt tokens, the length estimate's quantiles, seconds per token,
         arrivals, admissions and ends.
     Wins when: the tail counts, and rushes come and go.

@@ -16,8 +16,8 @@ class DeadlinePlusWork:
     """Least sum of the deadline and `work_weight` times the own service time first.
 
     Idea: a deadline says how long a request may wait, its work what it costs the others to serve it now. The weight
-        sets the price between the two. At -1 this is least laxity, at 0 earliest deadline first, at 1 the deadline by
-        which the request would end if it began at its own. A very large weight is shortest first.
+        sets the price between the two. At -1 this is least laxity, at 0 earliest deadline first, at 1 the time at which
+        the request would end if it began at its deadline. A very large weight is shortest first.
     Source: the hybrid priority of QoServe, arXiv 2503.22562 (arrival + allowance + α·remaining prompt tokens in its
         code; α = 1 / prefill rate is a weight of 1); least laxity as in HexGen-Text2SQL, arXiv 2505.05286. The service
         time is the prefill of what is not cached, since deadlines here are of the first token. Both are fixed at entry,

@@ -19,11 +19,11 @@ class EwsjfPublished(LearnedLanesOrdering):
     Idea: learn lanes from the prompt lengths of past requests, first come inside a lane, and serve the lane with the
         highest density-weighted score q/(b + 1)·(w_base + w_urg·W/C(b) + w_fair·ln(b + 1)) of its head. Go on with that
         lane for the rest of the step, then with the lanes nearest to it.
-    Source: EWSJF, arXiv 2601.21758, its body as reported by third parties: Eq. 1 and 4, Algorithms 1 and 2. Choices
-        where it is silent or told in two ways: merging the pair of highest utility, significance 5.5 (the authors'
-        code), gaps between distinct lengths of at least 64 tokens, costs in seconds fitted by Theil–Sen, defaults of
-        the weights, and lanes relearned by requests seen instead of every ten minutes. Its meta-optimiser is
-        `headway tune`.
+    Source: EWSJF, arXiv 2601.21758, its body as reported by third parties: Eq. 1 and 4, Algorithms 1 and 2. Our choices
+        where the paper is silent or says two things: merging the pair of highest utility, significance 5.5 (the
+        authors' code), gaps between distinct lengths of at least 64 tokens, costs in seconds fitted by Theil–Sen,
+        defaults of the weights, and lanes relearned by requests seen instead of every ten minutes. Its meta-optimiser
+        is `headway tune`.
     Reads: prompt length (uncached tokens or predicted KV volume with `feature`), the arrival time, admissions and
         first tokens.
     Wins when: short prompts are to be served at any price and long ones are few.

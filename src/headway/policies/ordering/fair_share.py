@@ -27,12 +27,12 @@ class FairShare(TenantOrdering[TenantAccounts]):
         2 is entitled to twice the service).
     Reads: the tenant, prompt length, cached prompt tokens, the length estimate, every admission and end, and what the
         inner ordering reads.
-    Wins when: one tenant floods the queue and others should not pay for it: two tenants that both keep requests
-        waiting differ in service by at most the largest single charge, plus the errors of the estimates of all
-        requests that ended meanwhile; where a client leaves, what was expected of it and did not come is such an error.
-    Loses when: there is one tenant (it is the inner ordering then), or one person poses as many tenants; and while
+    Wins when: one tenant floods the queue and others should not pay for it. Two tenants that both keep requests waiting
+        differ in service by at most the largest single charge, plus the errors of the estimates of all requests that
+        ended meanwhile. Where a client leaves, what was expected of it and did not come is such an error.
+    Loses when: there is one tenant (it is the inner ordering then), or one person poses as many tenants. Also while
         lengths are overestimated: a tenant that comes back is lifted to charges of which those running get a part back
-        at their end, and waits until they have used it up.
+        at their end. It waits until they have used it up.
     """
 
     NEEDS = frozenset([Need.CACHED_TOKENS])

@@ -18,10 +18,10 @@ class ModifiedDueDate:
         time the earliest deadline goes first. Of requests that will be late in any case the shortest goes first, since
         each of the others waits for it. max(deadline, now + prefill seconds) does both, and what lies between.
     Source: Baker and Bertrand, 1982, "A dynamic priority rule for scheduling against due-dates" (single machine, total
-        tardiness): no exchange of two neighbours betters it at the time of a choice, but it is no optimum, a problem
-        that is NP-hard (Du and Leung, 1990). Deviations: the time is the prefill of what is not cached, since deadlines
-        here are of the first token. Requests stand in lanes of `lane_seconds` by their latest start, shortest first, so
-        a choice is within `lane_seconds` of the least. A request without a deadline ranks as with one after
+        tardiness): no exchange of two neighbours improves it at the time of a choice. It is no optimum: that problem is
+        NP-hard (Du and Leung, 1990). Deviations: the time is the prefill of what is not cached, since deadlines here
+        are of the first token. Requests stand in lanes of `lane_seconds` by their latest start, shortest first, so a
+        choice is within `lane_seconds` of the least. A request without a deadline ranks as with one after
         `no_deadline_seconds` from its arrival (30, ours).
     Reads: the deadline, the arrival time, prompt length, cached prompt tokens, seconds per prompt token.
     Wins when: deadlines differ, some are missed, and it counts by how much (`total_tardiness_seconds`).

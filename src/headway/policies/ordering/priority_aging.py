@@ -13,9 +13,9 @@ class PriorityAging:
     Idea: order by priority − wait/s. All waits grow at the same pace, so the order is that of arrival + s·priority: a
         fixed number per request. One of a class c is overtaken by one of a more urgent class d only if that comes
         within (c − d)·s seconds of it.
-    Source: linear ageing of priorities, as in time-sharing operating systems; vLLM PR #20608 (closed) changed the
-        priority of those in the queue as time passed, which breaks a heap, and Dynamo's FCFS key (priority jump −
-        arrival) is the same order as ours. s = `seconds_per_class` is 10 by default, a value of ours.
+    Source: linear ageing of priorities, as in time-sharing operating systems. A closed pull request of vLLM (#20608)
+        changed the priority of those in the queue as time passed, which breaks a heap. Dynamo's FCFS key (priority jump
+        − arrival) is the same order as ours. s = `seconds_per_class` is 10 by default, a value of ours.
     Reads: the priority (vLLM's sign: lower runs sooner), the arrival time.
     Wins when: priority would win, and the lowest class must not starve.
     Loses when: overload makes every wait long against s times the spread of classes: the order is then near FCFS, and

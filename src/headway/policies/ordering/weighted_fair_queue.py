@@ -21,17 +21,17 @@ class WeightedFairQueue(TenantOrdering["VirtualTimeAccounts"]):
         finish time served so far: absence earns no credit. Fairness picks the tenant, the inner ordering picks the
         request (`weighted-fair-queue/priced-work`; FCFS if none is named).
     Source: UWFQ, arXiv 2510.15485, a scheduler of Spark jobs by users' virtual finish times, with the virtual time of
-        self-clocked fair queueing (Golestani, 1994, "A self-clocked fair queueing scheme for broadband applications"),
-        which needs no rate of service. Deviations: UWFQ takes true run times and splits jobs, an engine's chunked
+        self-clocked fair queueing (Golestani, 1994, "A self-clocked fair queueing scheme for broadband applications").
+        That needs no rate of service. Deviations: UWFQ takes true run times and splits jobs, an engine's chunked
         prefill does that. Sizes are weighted tokens, 1 per prompt token that is not cached and 2 per expected output
         token, corrected at the end as in `fair-share`. A finish time is worked out when the tenant's turn is, so that
         the inner ordering may put another request first. Shares may be weighted (`tenant_weights`, 1 unless given).
     Reads: the tenant, prompt length, cached prompt tokens, the length estimate, every admission and end, and what the
         inner ordering reads.
-    Wins when: one tenant floods the queue, and tenants differ in the size of their requests: over any time in which two
-        tenants both keep requests waiting, their service over their weights differs by at most the sum of the largest
+    Wins when: one tenant floods the queue, and tenants differ in the size of their requests. Take any time in which two
+        tenants both keep requests waiting. Their service over their weights differs by at most the sum of the largest
         charge of each, plus the errors of the estimates of all requests that ended meanwhile.
-    Loses when: there is one tenant (it is the inner ordering then), or one person poses as many tenants; and while
+    Loses when: there is one tenant (it is the inner ordering then), or one person poses as many tenants. Also while
         lengths are overestimated: a tenant that comes back is lifted to charges of which a part is given back.
     """
 

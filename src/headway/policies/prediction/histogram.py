@@ -20,7 +20,7 @@ class Histogram:
 
     Idea: requests that look alike end alike. Keep a histogram of lengths, log-spaced, for each kind of request, from
         all down to the single conversation, and let a kind seen seldom lean on the one above it. What is counted is how
-        many ended in a bin, of those that reached it (hazards), so a request cut off by its own bound is counted as far
+        many ended in a bin, of those that reached it (hazards). So a request cut off by its own bound is counted as far
         as it got (Kaplan and Meier, 1958).
     Source: ours. Kinds, each a refinement of the one before: all; tenant; tenant with declared bound and half-octave of
         prompt; session. A bin's hazard is (ended + k·parent's hazard) / (reached it + k), the posterior mean under a

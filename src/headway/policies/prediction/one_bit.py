@@ -21,9 +21,9 @@ class OneBit:
         of the likelier class.
     Source: 1-bit SVF, arXiv 2606.22327v2, which takes the bit from a fine-tuned classifier and leaves threshold and
         class lengths of its experiments unpublished. Here: threshold = median, class lengths = class means, both of the
-        last `window_requests` completions, and the bit is the majority of the request's kind (tenant, session,
-        declared bound, prompt length; as in histogram), a sparse kind leaning on its parent with the weight of
-        `parent_requests` completions. `--ordering smallest-volume-first --prediction one-bit` is 1-bit SVF.
+        last `window_requests` completions, and the bit is the majority of the request's kind (tenant, session, declared
+        bound, prompt length; as in histogram). A sparse kind leans on its parent with the weight of `parent_requests`
+        completions. `--ordering smallest-volume-first --prediction one-bit` is 1-bit SVF.
     Reads: tenant, session, prompt length, the client's bound, the output lengths of completed requests.
     Wins when: outputs fall into two classes that kinds tell apart; a bit is learnt from few completions.
     Loses when: kinds do not differ, for then all get the same bit; or admission asks for it: a class mean says

@@ -19,11 +19,11 @@ class SmallestRemainingBenefit:
     Source: ours. The cost is that of recompute preemption (PagedAttention, arXiv 2309.06180, section 4.5), the peak
         that of the forward check (arXiv 2606.22327, Theorem 3.2) with mean lengths. Memory freed: Σ (held + t) for t up
         to min(remaining, steps to the peak, at least one block's 16). Work lost: prompt and produced tokens less what
-        the prefix cache held. Two rules against ping-pong: the request that has run longest is never the victim while
-        another runs, so some request always gets to the end; and a request that was preempted with p tokens out is
-        spared until it has p/2 + 16 more, unless all are spared, when the one admitted last gives way. So the victim
-        either is one that has made progress by half since the last time (which happens some log(length) times), or
-        every running request was preempted before and the front of the queue is being shortened.
+        the prefix cache held. Two rules keep requests from preempting each other in turn. The request that has run
+        longest is never the victim while another runs, so some request always gets to the end. A request that was
+        preempted with p tokens out is spared until it has p/2 + 16 more. If all are spared the one admitted last gives
+        way. So the victim may be one that has made progress by half since the last time, which happens some log(length)
+        times. Or every running request was preempted before, and the front of the queue is being shortened.
     Reads: prompt, cached and produced tokens, the length estimates (mean), the order of admission, preemptions.
     Wins when: lengths are known well enough to tell which requests are about to end: those free their memory soon
         anyway.
