@@ -1,7 +1,8 @@
 """The last hour of traffic in slices of 20 s: what the charts of the live page show.
 
-Law: memory is bounded, whatever comes: 180 slices, each with at most 100 tenants and 100 replicas by name; requests of
-further ones count as "others".
+Laws: memory is bounded, whatever comes: 180 slices, each with at most 100 tenants and 100 replicas by name; requests of
+further ones count as "others". The sums of the hour are those of its slices: a request is added to both, and a slice
+that becomes older is subtracted. So a look adds nothing up again, however many tenants there are.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from typing import TypeAlias
 
+from headway.gateway.observing.named_sums import NamedSums, largest
 from headway.gateway.observing.request_history import shortened
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.queueing.counts import Outcome
@@ -19,16 +21,17 @@ from headway.gateway.queueing.request_state import GatewayRequest
 
 LENGTH_BOUNDS = (256, 2_048, 16_384)  # prompt tokens
 LENGTH_CLASSES = ("below 256", "256 to 2,047", "2,048 to 16,383", "16,384 and more")
-OTHERS = "others"
 _SLICE_SECONDS = 20.0
 _SLICES = 180
-_NAMES_MAX = 100  # in a slice; who sends most is nearly always among the first of them
-_NAMES_SHOWN = 10
 _SECONDS_MIN = 5.0  # that a rate is taken over, else the first request of a slice would be a flood
 _GROWTH = 1.1  # of a bucket of TTFT over the one before: a median is right within 5 %
 _FIRST_SECONDS = 1e-3
 # Bound once: on Python 3.11 a member of an enum takes forty times as long through its class.
 _COMPLETED, _OUTCOMES = Outcome.COMPLETED, tuple(Outcome)
+_Row: TypeAlias = tuple[float | None, ...]
+"""What is shown of a slice: requests a second by outcome, input and output tokens a second, the most that waited, and
+the median TTFT of each length class."""
+_NO_ROW: _Row = (None,) * (len(_OUTCOMES) + 3 + len(LENGTH_CLASSES))
 
 
 def length_class(prompt_tokens: int) -> int:
@@ -36,24 +39,33 @@ def length_class(prompt_tokens: int) -> int:
     return bisect_right(LENGTH_BOUNDS, prompt_tokens)
 
 
-@dataclass(slots=True)
-class _NamedSums:
-    requests: int = 0
-    not_answered: int = 0  # of these, refused or failed
-    output_tokens: int = 0
+class _Sums:
+    """What is summed in a slice, and in the hour."""
+
+    def __init__(self) -> None:
+        self.reasons: Counter[str] = Counter()
+        self.ttft: tuple[Counter[int], ...] = tuple(Counter() for _ in LENGTH_CLASSES)  # streams by bucket
+        self.replicas = NamedSums()
+        self.tenants = NamedSums()
+
+    def subtract(self, part: _Slice) -> None:
+        """Take out what was added of a slice."""
+        self.reasons -= part.reasons
+        for buckets, other in zip(self.ttft, part.ttft, strict=True):
+            buckets -= other  # noqa: PLW2901 - in place
+        self.replicas.subtract(part.replicas)
+        self.tenants.subtract(part.tenants)
 
 
-@dataclass(slots=True)
-class _Slice:
-    number: int
-    outcomes: Counter[Outcome] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-    input_tokens: int = 0
-    output_tokens: int = 0
-    waiting: int = 0  # the most at any look
-    ttft: tuple[Counter[int], ...] = field(default_factory=lambda: tuple(Counter() for _ in LENGTH_CLASSES))
-    replicas: dict[str, _NamedSums] = field(default_factory=dict)
-    tenants: dict[str, _NamedSums] = field(default_factory=dict)
+class _Slice(_Sums):
+    def __init__(self, number: int, waiting: int = 0) -> None:
+        super().__init__()
+        self.number = number
+        self.outcomes: Counter[Outcome] = Counter()
+        self.input_tokens = 0
+        self.output_tokens = 0
+        self.waiting = waiting  # the most at any look
+        self.row: _Row | None = None  # once a later slice has begun
 
 
 class HourSeries:
@@ -64,7 +76,8 @@ class HourSeries:
         self._clock = clock
         self._began_at = clock()
         self._waiting = 0  # at the latest look
-        self._slices: deque[_Slice] = deque(maxlen=_SLICES)
+        self._slices: deque[_Slice] = deque()
+        self._hour = _Sums()
 
     def look(self, waiting: int) -> None:
         """Note how many requests wait now; the most in a slice is kept."""
@@ -75,9 +88,11 @@ class HourSeries:
     def ended(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None, now: float) -> None:
         """Count the request; TTFT is that of streams that were answered."""
         part, arrived, queued, relayed = self._slice(now), request.arrived, request.queued, request.relayed
+        hour, is_answered = self._hour, reason is None
         part.outcomes[outcome] += 1
-        if reason is not None:
+        if not is_answered:
             part.reasons[str(reason)] += 1
+            hour.reasons[str(reason)] += 1
         output_tokens = 0
         if outcome is _COMPLETED:
             output_tokens = relayed.output_tokens
@@ -85,14 +100,17 @@ class HourSeries:
             part.input_tokens += queued.prompt_tokens if relayed.usage is None else relayed.usage.prompt_tokens
             if arrived.streams and relayed.status == 200 and relayed.first_byte_at is not None:
                 ttft = max(_FIRST_SECONDS, relayed.first_byte_at - arrived.arrived_at)
-                place = math.floor(math.log(ttft / _FIRST_SECONDS) / math.log(_GROWTH))
-                part.ttft[length_class(queued.prompt_tokens)][place] += 1
-        replica = [] if queued.replica is None else [(part.replicas, queued.replica.name)]
-        for sums_by_name, name in [(part.tenants, shortened(arrived.tenant)), *replica]:
-            sums = _named(sums_by_name, name)
-            sums.requests += 1
-            sums.not_answered += reason is not None
-            sums.output_tokens += output_tokens
+                bucket = math.floor(math.log(ttft / _FIRST_SECONDS) / math.log(_GROWTH))
+                place = length_class(queued.prompt_tokens)
+                part.ttft[place][bucket] += 1
+                hour.ttft[place][bucket] += 1
+        named = [(part.tenants, hour.tenants, shortened(arrived.tenant))]
+        if queued.replica is not None:
+            named.append((part.replicas, hour.replicas, queued.replica.name))
+        for of_part, of_hour, full_name in named:
+            name = of_part.bounded(full_name)
+            of_part.add(name, output_tokens, is_answered=is_answered)
+            of_hour.add(name, output_tokens, is_answered=is_answered)
 
     def shown(self) -> dict[str, object]:
         """The hour as JSON: lists begin an hour ago and end now; null is before the gateway began.
@@ -102,33 +120,29 @@ class HourSeries:
         """
         now = self._clock()
         last = int(now // _SLICE_SECONDS)
-        known = {part.number: part for part in self._slices if part.number > last - _SLICES}
-        numbers = range(last - _SLICES + 1, last + 1)
+        self._forget(last)
+        known = {part.number: part for part in self._slices}
         first = int(self._began_at // _SLICE_SECONDS)
+        numbers = range(last - _SLICES + 1, last + 1)
         parts = [known.get(number) or _Slice(number) if number >= first else None for number in numbers]
-
-        def rates(figure: Callable[[_Slice], float]) -> list[float | None]:
-            return [None if part is None else self._rate(figure(part), part.number, now) for part in parts]
-
-        def of_outcome(outcome: Outcome) -> list[float | None]:
-            return rates(lambda part: part.outcomes[outcome])
-
-        reasons: Counter[str] = Counter()
-        for part in known.values():
-            reasons.update(part.reasons)
+        rows = [_NO_ROW if part is None else part.row or self._row(part, now) for part in parts]
+        *rates, waiting = (list(column) for column in zip(*[row[: -len(LENGTH_CLASSES)] for row in rows], strict=True))
+        medians = [list(column) for column in zip(*[row[-len(LENGTH_CLASSES) :] for row in rows], strict=True)]
         return {
             "slice_seconds": _SLICE_SECONDS,
-            "requests": {str(outcome): of_outcome(outcome) for outcome in _OUTCOMES},
-            "tokens": {
-                "input": rates(lambda part: part.input_tokens),
-                "output": rates(lambda part: part.output_tokens),
-            },
-            "waiting": [None if part is None else part.waiting for part in parts],
-            "ttft": [_times_of(place, name, parts) for place, name in enumerate(LENGTH_CLASSES)],
-            "reasons": dict(reasons),
-            "replicas": _largest([None if part is None else part.replicas for part in parts]),
-            "tenants": _largest([None if part is None else part.tenants for part in parts]),
+            "requests": dict(zip(map(str, _OUTCOMES), rates, strict=False)),
+            "tokens": {"input": rates[-2], "output": rates[-1]},
+            "waiting": waiting,
+            "ttft": [_times_of(*one) for one in zip(LENGTH_CLASSES, self._hour.ttft, medians, strict=True)],
+            "reasons": dict(self._hour.reasons),
+            "replicas": largest(self._hour.replicas, [None if part is None else part.replicas for part in parts]),
+            "tenants": largest(self._hour.tenants, [None if part is None else part.tenants for part in parts]),
         }
+
+    def _row(self, part: _Slice, now: float) -> _Row:
+        figures = *(part.outcomes[outcome] for outcome in _OUTCOMES), part.input_tokens, part.output_tokens
+        rates = [self._rate(figure, part.number, now) for figure in figures]
+        return *rates, part.waiting, *(_quantile(buckets, 0.5) for buckets in part.ttft)
 
     def _rate(self, figure: float, number: int, now: float) -> float | None:
         """A second's; None in a slice that has just begun."""
@@ -141,29 +155,22 @@ class HourSeries:
     def _slice(self, now: float) -> _Slice:
         number = int(now // _SLICE_SECONDS)
         if not self._slices or self._slices[-1].number < number:
+            self._forget(number)
+            if self._slices:
+                self._slices[-1].row = self._row(self._slices[-1], now)
             self._slices.append(_Slice(number, waiting=self._waiting))
         return self._slices[-1]
 
-
-def _named(sums_by_name: dict[str, _NamedSums], name: str) -> _NamedSums:
-    if name not in sums_by_name and len(sums_by_name) >= _NAMES_MAX:
-        name = OTHERS
-    sums = sums_by_name.get(name)
-    if sums is None:
-        sums = sums_by_name[name] = _NamedSums()
-    return sums
+    def _forget(self, last: int) -> None:
+        """Drop the slices of more than an hour ago; `last` is that of now."""
+        while self._slices and self._slices[0].number <= last - _SLICES:
+            self._hour.subtract(self._slices.popleft())
 
 
-def _times_of(place: int, name: str, parts: Iterable[_Slice | None]) -> dict[str, object]:
+def _times_of(name: str, hour: Counter[int], medians: list[float | None]) -> dict[str, object]:
     """TTFT of one length class: over the hour, and the median of each slice."""
-    whole: Counter[int] = Counter()
-    medians = []
-    for part in parts:
-        medians.append(None if part is None else _quantile(part.ttft[place], 0.5))
-        if part is not None:
-            whole.update(part.ttft[place])
-    quantiles = {"median": _quantile(whole, 0.5), "p99": _quantile(whole, 0.99)}
-    return {"class": name, "requests": whole.total(), **quantiles, "medians": medians}
+    quantiles = {"median": _quantile(hour, 0.5), "p99": _quantile(hour, 0.99)}
+    return {"class": name, "requests": hour.total(), **quantiles, "medians": medians}
 
 
 def _quantile(buckets: Counter[int], share: float) -> float | None:
@@ -174,34 +181,3 @@ def _quantile(buckets: Counter[int], share: float) -> float | None:
         if left <= 0:
             return round(_FIRST_SECONDS * math.pow(_GROWTH, place + 0.5), 4)
     return None
-
-
-def _largest(parts: list[dict[str, _NamedSums] | None]) -> list[dict[str, object]]:
-    """The names with most requests in the hour, the others added up as the last one; requests are those of a slice."""
-    totals: Counter[str] = Counter()
-    for part in parts:
-        totals.update({name: sums.requests for name, sums in (part or {}).items() if name != OTHERS})
-    shown = [name for name, _ in totals.most_common(_NAMES_SHOWN)]
-    place_of = {name: place for place, name in enumerate(shown)}
-    rows = [_NamedSums() for _ in range(len(shown) + 1)]
-    lists: list[list[int | None]] = [[] for _ in rows]
-    for part in parts:
-        for requests in lists:
-            requests.append(None if part is None else 0)
-        for name, sums in (part or {}).items():
-            place = place_of.get(name, len(shown))
-            rows[place].requests += sums.requests
-            rows[place].not_answered += sums.not_answered
-            rows[place].output_tokens += sums.output_tokens
-            lists[place][-1] = (lists[place][-1] or 0) + sums.requests
-    entries: list[dict[str, object]] = [
-        {
-            "name": name,
-            "requests": row.requests,
-            "not_answered": row.not_answered,
-            "output_tokens": row.output_tokens,
-            "by_slice": requests,
-        }
-        for name, row, requests in zip([*shown, OTHERS], rows, lists, strict=True)
-    ]
-    return entries if rows[-1].requests else entries[:-1]

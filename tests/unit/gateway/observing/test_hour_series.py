@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 from hypothesis import given
@@ -52,15 +56,82 @@ def test_no_request_of_the_hour_is_lost(arrivals: list[tuple[float, int]]) -> No
     assert shown["reasons"] == ({"queue-full": len(arrivals)} if arrivals else {})
 
 
+@given(st.lists(st.tuples(st.floats(0.0, 4_000.0), st.integers(0, 40), st.none() | st.floats(0.01, 60.0)), max_size=60))
+def test_the_sums_of_the_hour_are_those_of_its_slices(steps: list[tuple[float, int, float | None]]) -> None:
+    """Whenever requests come and slices become too old; a request counts while its slice is among the last 180."""
+    clock = Seconds()
+    hour = HourSeries(clock)
+    came = []
+    for after, tenant, ttft in steps:
+        clock.now += after
+        ended(hour, clock.now, f"tenant {tenant}", ttft)
+        came.append((clock.now // 20.0, f"tenant {tenant}", ttft))
+    kept = [one for one in came if one[0] > clock.now // 20.0 - 180]
+    shown: Any = hour.shown()
+    refused = sum(ttft is None for _, _, ttft in kept)
+    assert sum(shown["reasons"].values()) == refused
+    assert sum(one["requests"] for one in shown["ttft"]) == len(kept) - refused
+    assert sum(entry["not_answered"] for entry in shown["tenants"]) == refused
+    by_tenant = Counter(name for _, name, _ in kept)
+    for entry in shown["tenants"]:
+        assert entry["requests"] == sum(number or 0 for number in entry["by_slice"])
+        if entry["name"] != "others":
+            assert entry["requests"] == by_tenant.pop(entry["name"])
+        else:
+            assert entry["requests"] == by_tenant.total()
+
+
+def bytecodes_of(call: Callable[[], object]) -> int:
+    """How many instructions of Python it takes, whatever else the machine does."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal count
+        frame.f_trace_opcodes = True
+        count += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def test_a_look_costs_no_more_with_a_thousand_tenants() -> None:
+    costs = []
+    for tenants in (20, 1_000):
+        clock = Seconds()
+        hour = HourSeries(clock)
+        requests = [gateway_request(body=BODY, tenant=f"tenant {number}") for number in range(tenants)]
+        for number in range(180 * min(100, tenants)):  # 100 names a slice are kept
+            hour.ended(requests[number % tenants], Outcome.COMPLETED, None, clock.now)
+            clock.now += 20.0 / min(100, tenants)
+        costs.append(bytecodes_of(hour.shown))
+    assert costs[1] < 1.5 * costs[0]
+
+
 def test_names_beyond_the_bound_are_others() -> None:
     clock = Seconds()
     hour = HourSeries(clock)
     for number in range(5_000):
         ended(hour, clock.now, f"tenant {number}")
-    assert len(hour._slices[-1].tenants) == 101
+    assert len(hour._slices[-1].tenants.by_name) == 101
     shown: Any = hour.shown()
     assert [entry["name"] for entry in shown["tenants"]][-1] == "others"
     assert total(shown["tenants"]) == 5_000
+
+
+def test_a_tenant_may_be_called_others() -> None:
+    clock = Seconds()
+    hour = HourSeries(clock)
+    ended(hour, clock.now, "others")
+    shown: Any = hour.shown()
+    assert [(entry["name"], entry["requests"], entry["by_slice"][-1]) for entry in shown["tenants"]] == [
+        ("others", 1, 1)
+    ]
 
 
 def test_what_is_older_than_an_hour_is_forgotten() -> None:
