@@ -177,7 +177,7 @@ class ApiRoutes:
         if not self.tenants.vouch(request, tenant):
             return False
         try:
-            client.pending = self.answer(request, client)
+            client.wait_for(self.answer(request, client))
         except Exception as error:
             self._broke(client, error)
         return True

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import openai
 import pytest
 
+from headway.gateway.batch_api.line_client import LineClient
 from headway.gateway.settings import BatchSettings, BudgetSettings, TenantSettings
 from headway.gateway.wire.messages import HttpRequest, Response
 from tests.support.batch_files import (
@@ -453,6 +455,42 @@ def test_a_long_answer_fails_its_request_alone(run_batches: RunBatches) -> None:
         assert errors["long"]["error"]["code"] == "answer_too_long"
 
     run_batches(scenario, batches={"answer_bytes_max": 10_000})
+
+
+def clients_of_lines() -> int:
+    return sum(isinstance(one, LineClient) for one in gc.get_objects())
+
+
+def test_lines_that_ended_are_freed_without_a_collection_of_garbage(run_batches: RunBatches) -> None:
+    """Answered, refused by replica or gateway, failed, too long, cut off: what is left would hold the loop later."""
+
+    async def scenario(setup: Setup, client: openai.AsyncOpenAI) -> None:
+        gc.disable()
+        before = clients_of_lines()
+        try:
+            setup.replicas[0].next += [answers(400, {}), answers(500, {}), answers(429, {})]
+            lines = [batch_line(f"r{number}") for number in range(8)]
+            lines += [batch_line("long", "x" * 50_000), batch_line("unknown", model="unknown")]
+            batch = await ended_batch(client, (await made_batch(client, lines)).id)
+            assert (batch.request_counts.completed, batch.request_counts.failed) == (7, 3)
+            assert clients_of_lines() == before
+            goes_on = asyncio.Event()
+            setup.replicas[0].usual = waits_for(goes_on, says_its_prompt)
+            batch = await made_batch(client, lines)
+            await setup.until(lambda: setup.replicas[0].inside)
+            await client.batches.cancel(batch.id)  # of lines that wait in the queue
+            goes_on.set()
+            await ended_batch(client, batch.id)
+            assert clients_of_lines() == before
+        finally:
+            gc.enable()
+
+    gc.collect()  # what other tests left
+    gc.freeze()  # what they still hold is not looked at again: to go through it would hold the loop
+    try:
+        run_batches(scenario, seats=4, batches={"answer_bytes_max": 10_000})
+    finally:
+        gc.unfreeze()
 
 
 def test_a_large_line_goes_the_way_of_large_bodies(run_batches: RunBatches) -> None:
