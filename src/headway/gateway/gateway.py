@@ -25,6 +25,7 @@ from headway.gateway.learned.queue_tuning import check_tuning
 from headway.gateway.observing.gateway_metrics import GatewayMetrics
 from headway.gateway.observing.hour_series import HourSeries
 from headway.gateway.observing.loop_watch import LoopWatch
+from headway.gateway.observing.process_metrics import build_metrics, process_metrics
 from headway.gateway.observing.refusal_log import RefusalLog
 from headway.gateway.observing.replica_metrics import source_metrics
 from headway.gateway.observing.request_history import RequestHistory
@@ -131,7 +132,7 @@ class Gateway:
         self._held: dict[str, SharedLimits] = {}  # listener -> what its clients hold
         self._metrics.watch(self.dispatcher, self.loop_watch, self._held)
         gauges = [lambda: source_metrics(self._register.sources), wanted.metrics, self._leadership.metrics]
-        gauges += [*self._join_batches(), self.twin.metrics]
+        gauges += [*self._join_batches(), self.twin.metrics, process_metrics, build_metrics]
         self._metrics.further, self.site.stands_by = gauges, self._leadership.stands_by
         self._clients: set[ClientConnection] = set()
         self._servers: list[asyncio.Server | TlsListener] = []

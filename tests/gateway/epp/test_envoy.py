@@ -387,6 +387,23 @@ def test_answers_that_envoy_shows_are_learned_from(run_gateway: RunGateway, show
     run_gateway(scenario)
 
 
+def test_times_between_the_tokens_of_a_shown_stream_are_counted(run_gateway: RunGateway, showing: Envoy) -> None:
+    async def scenario(setup: Setup) -> None:
+        goes_on = asyncio.Event()
+        setup.replicas[0].usual = echoes(2, gate=goes_on)
+        async with showing.picker(setup):
+            asks = asyncio.create_task(showing.ask(marked("a")))
+            relays = setup.dispatcher.relays
+            await setup.until(lambda: any(relay.request.relayed.latest_token_at for relay in relays.values()))
+            goes_on.set()
+            assert (await asks).texts == "a.0 a.1 "
+        metrics = (await setup.get("/metrics")).body.decode()
+        assert 'headway_replica_inter_token_seconds_count{replica="r0"} 1.0' in metrics
+        assert 'headway_request_tpot_seconds_count{model_name="m",fairness_id=""} 1.0' in metrics
+
+    run_gateway(scenario)
+
+
 def test_a_json_answer_that_envoy_shows_comes_as_it_is(run_gateway: RunGateway, showing: Envoy) -> None:
     async def scenario(setup: Setup) -> None:
         setup.replicas[0].usual = answers()

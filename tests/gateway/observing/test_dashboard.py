@@ -46,7 +46,7 @@ def test_every_query_finds_its_metric_and_labels(run_gateway: RunGateway) -> Non
             for sample in family.samples:
                 labels.setdefault(sample.name, set()).update(sample.labels)
         for query in asked:
-            names = re.findall(r"\bheadway_[a-z_]+", query)
+            names = re.findall(r"\b(?:headway|process)_[a-z_]+", query)
             assert names, query
             for name in names:
                 assert name in labels or name in LATER, f"{query}: there is no {name}"

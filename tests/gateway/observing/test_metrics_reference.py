@@ -14,7 +14,7 @@ from tests.support.scripted_replica import answers
 
 PAGE = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text(encoding="utf-8")
 RULES = Path(__file__).parents[3] / "docs" / "grafana" / "alerts.yml"
-ROW = re.compile(r"^\| `(headway_\w+)` \| (.*?) \| (.*) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| `((?:headway|process)_\w+)` \| (.*?) \| (.*) \|$", re.MULTILINE)
 ROWS = {name: (set(re.findall(r"`(\w+)`", labels)), meaning) for name, labels, meaning in ROW.findall(PAGE)}
 
 
@@ -43,7 +43,7 @@ def test_every_metric_has_its_row(run_gateway: RunGateway, tmp_path: Path) -> No
 
 def test_alerts_ask_for_metrics_and_labels_of_the_page() -> None:
     rules = RULES.read_text(encoding="utf-8")
-    asked = re.findall(r"\b(headway_\w+)(?:\{(\w+)=)?", rules)
+    asked = re.findall(r"\b((?:headway|process)_\w+)(?:\{(\w+)=)?", rules)
     assert len(asked) > 15
     for name, label in asked:
         assert name in ROWS

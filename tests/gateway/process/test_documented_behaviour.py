@@ -249,7 +249,7 @@ def test_a_replica_that_is_full_for_everybody_is_seen_in_the_metrics(run_gateway
         metrics = setup.gateway._metrics.text().decode()
         refusals = re.findall(r"^headway_replica_refusals_total\{.*\} (\d+)", metrics, re.MULTILINE)
         assert [int(number) for number in refusals] == [3, 3]
-        assert "headway_request_retries_total 3.0" in metrics
+        assert 'headway_request_retries_total{reason="refused"} 3.0' in metrics
         assert re.findall(r"^headway_replica_failures_total\{.*\} (\d+)", metrics, re.MULTILINE) == ["0", "0"]
 
     run_gateway(scenario, replicas=2)

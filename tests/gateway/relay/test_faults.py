@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 
 import pytest
@@ -42,12 +43,23 @@ def prefer(setup: Setup, script: Script) -> None:
         replica.usual = once
 
 
-@pytest.mark.parametrize("fault", [dies_at_once, answers(500, {}), answers(503, {}), answers(429, {})])
-def test_who_produced_nothing_is_tried_elsewhere_once(run_gateway: RunGateway, fault: Script) -> None:
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (dies_at_once, "no-answer"),
+        (answers(500, {}), "error"),
+        (answers(503, {}), "refused"),
+        (answers(429, {}), "refused"),
+    ],
+)
+def test_who_produced_nothing_is_tried_elsewhere_once(run_gateway: RunGateway, fault: Script, reason: str) -> None:
     async def scenario(setup: Setup) -> None:
         prefer(setup, fault)
         answer = await setup.ask()
         assert (answer.status, answer.texts) == (200, "t0 t1 t2 ")
+        page = (await setup.get("/metrics")).body.decode()
+        counted = re.findall(r'^headway_request_retries_total\{reason="(.*)"\} (.*)$', page, re.MULTILINE)
+        assert {name for name, number in counted if float(number)} == {reason}
         assert setup.dispatcher.counts.retried == 1
         assert sum(len(replica.calls) for replica in setup.replicas) == 2
         assert all(len(replica.calls) == 1 for replica in setup.replicas)

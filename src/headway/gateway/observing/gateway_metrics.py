@@ -14,9 +14,10 @@ from headway.gateway.observing.loop_watch import LoopWatch
 from headway.gateway.observing.replica_metrics import replica_metrics
 from headway.gateway.observing.traffic_series import BoundedLabels, SeriesByLabels, TrafficSeries
 from headway.gateway.openai.error_responses import Reason
-from headway.gateway.queueing.counts import Outcome
+from headway.gateway.queueing.counts import Outcome, RetryCause
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.request_state import GatewayRequest
+from headway.gateway.replicas.inter_token_latency import TOKEN_SECONDS
 from headway.gateway.replicas.model_lists import is_listed
 from headway.gateway.wire.shared_limits import SharedLimits
 
@@ -33,9 +34,15 @@ _QUEUE = prometheus.HistogramFamily(
 _TTFT = prometheus.HistogramFamily(
     "headway_request_ttft_seconds", "Seconds from arrival to the first event of a stream (TTFT)"
 )
+_TPOT = prometheus.HistogramFamily(
+    "headway_request_tpot_seconds",
+    "Seconds per output token of a stream after its first one (TPOT)",
+    TOKEN_SECONDS,
+)
 _DURATION = prometheus.HistogramFamily(
     "headway_request_duration_seconds", "Seconds from arrival to the end of the response"
 )
+_HISTOGRAMS = _QUEUE, _TTFT, _TPOT, _DURATION  # as `TrafficSeries.histograms`
 _FORECAST = prometheus.HistogramFamily(
     "headway_wait_forecast_error_seconds", "Absolute difference of predicted and actual queue time, in seconds"
 )
@@ -95,7 +102,7 @@ class GatewayMetrics:
         )
         yield prometheus.counter_head(*_TOKENS)
         yield from (_text_of(one)[1] for one in series)
-        for place, family in enumerate((_QUEUE, _TTFT, _DURATION), 2):
+        for place, family in enumerate(_HISTOGRAMS, 2):
             yield family.head
             yield from (_text_of(one)[place] for one in series)
         yield _FORECAST.head + _FORECAST.lines(self._forecast)
@@ -135,6 +142,9 @@ class GatewayMetrics:
             ttft = relayed.first_byte_at - arrived_at
             series.ttft.observe(ttft)
             self._recent.append((request.arrived.tenant, ttft))
+            tpot = _tpot_seconds(request)
+            if tpot is not None:
+                series.tpot.observe(tpot)
         if relayed.usage is not None:
             series.input_tokens += relayed.usage.prompt_tokens
             series.output_tokens += relayed.usage.output_tokens
@@ -242,6 +252,18 @@ class GatewayMetrics:
         )
 
 
+def _tpot_seconds(request: GatewayRequest) -> float | None:
+    """(last token - first token) / (output tokens - 1) of each sequence; None where that is not seen.
+
+    It is not seen where the whole answer came at once.
+    """
+    first, latest = request.relayed.first_byte_at, request.relayed.latest_token_at
+    steps = request.relayed.output_tokens / request.queued.sequences - 1
+    if first is None or latest is None or latest <= first or steps <= 0:
+        return None
+    return (latest - first) / steps
+
+
 def _encoded(lines: list[str]) -> bytes:
     return "".join(lines).encode("utf-8", "replace")  # a model's name may hold a lone surrogate
 
@@ -263,9 +285,7 @@ def _text_of(series: TrafficSeries) -> tuple[str, ...]:
     series.text = (
         "".join(requests),
         "".join(tokens),
-        _QUEUE.lines(series.queue, labels),
-        _TTFT.lines(series.ttft, labels),
-        _DURATION.lines(series.duration, labels),
+        *(family.lines(histogram, labels) for family, histogram in zip(_HISTOGRAMS, series.histograms, strict=True)),
     )
     return series.text
 
@@ -307,8 +327,9 @@ def _faults(dispatcher: Dispatcher) -> Iterator[str]:
 def _dispatches(dispatcher: Dispatcher) -> Iterator[str]:
     yield prometheus.counter(
         "headway_request_retries",
-        "Requests sent to a second replica after the first one failed or refused them",
-        [({}, dispatcher.counts.retried)],
+        "Requests sent to a second replica after the first one failed or refused them, by reason: refused (status 429, "
+        "503 or 529), error (another 5xx) or no-answer",
+        [({"reason": reason}, dispatcher.counts.retries[reason]) for reason in RetryCause],
     )
     yield prometheus.counter(
         "headway_request_moves",

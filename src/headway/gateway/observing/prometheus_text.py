@@ -6,7 +6,7 @@ prometheus_client builds an object for each sample, which takes twenty times as 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 
 SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
@@ -19,31 +19,34 @@ _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 class BucketHistogram:
     """Observations per bucket, and their sum in seconds."""
 
-    __slots__ = ("counts", "sum")
+    __slots__ = ("_bounds", "counts", "sum")
 
-    def __init__(self) -> None:
-        self.counts = [0] * (len(SECONDS) + 1)  # the last is above all bounds
+    def __init__(self, bounds: Sequence[float] = SECONDS) -> None:
+        """`bounds` are the upper ones of all buckets but the last, in seconds."""
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)  # the last is above all bounds
         self.sum = 0.0
 
     def observe(self, seconds: float) -> None:
         """Count one observation."""
-        self.counts[bisect_left(SECONDS, seconds)] += 1
+        self.counts[bisect_left(self._bounds, seconds)] += 1
         self.sum += seconds
 
-    def add(self, other: BucketHistogram) -> None:
-        """Take the observations of another histogram too."""
-        self.counts = [ours + theirs for ours, theirs in zip(self.counts, other.counts, strict=True)]
-        self.sum += other.sum
+    def add(self, counts: Sequence[int], seconds: float) -> None:
+        """Take observations that were counted elsewhere, in buckets of the same bounds; `seconds` is their sum."""
+        self.counts = [ours + theirs for ours, theirs in zip(self.counts, counts, strict=True)]
+        self.sum += seconds
 
 
 class HistogramFamily:
     """A histogram of Prometheus."""
 
-    def __init__(self, name: str, help_text: str) -> None:
+    def __init__(self, name: str, help_text: str, bounds: Sequence[float] = SECONDS) -> None:
+        """`bounds` are those of its `BucketHistogram`s."""
         self.head = _head(name, "histogram", help_text)
         self._name = name
-        bounds = [*(str(float(bound)) for bound in SECONDS), "+Inf"]
-        self._buckets = "".join([f'{name}_bucket{{le="{bound}"{_LABELS}}} %d.0\n' for bound in bounds])
+        named = [*(str(float(bound)) for bound in bounds), "+Inf"]
+        self._buckets = "".join([f'{name}_bucket{{le="{bound}"{_LABELS}}} %d.0\n' for bound in named])
 
     def lines(self, histogram: BucketHistogram, labels: str = "") -> str:
         """The samples of one series, whose `labels` are written as by `label_text`; none before an observation."""
@@ -66,9 +69,9 @@ def counter_head(name: str, help_text: str) -> str:
     return _head(f"{name}_total", "counter", help_text)
 
 
-def counter_line(name: str, labels: str, number: int) -> str:
+def counter_line(name: str, labels: str, number: float) -> str:
     """One sample."""
-    return f"{name}_total{{{labels}}} {number}.0\n" if labels else f"{name}_total {number}.0\n"
+    return f"{name}_total{_braced(labels)} {float(number)!r}\n"
 
 
 def gauge(name: str, help_text: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> str:
@@ -77,7 +80,7 @@ def gauge(name: str, help_text: str, samples: Iterable[tuple[Mapping[str, str], 
     return _head(name, "gauge", help_text) + "".join(lines)
 
 
-def counter(name: str, help_text: str, samples: Iterable[tuple[Mapping[str, str], int]]) -> str:
+def counter(name: str, help_text: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> str:
     """A whole counter."""
     lines = [counter_line(name, label_text(labels), number) for labels, number in samples]
     return counter_head(name, help_text) + "".join(lines)

@@ -6,7 +6,14 @@ from collections.abc import Iterator, Sequence
 
 from headway.gateway.discovery.replica_register import FollowedSource
 from headway.gateway.observing import prometheus_text as prometheus
+from headway.gateway.replicas.inter_token_latency import TOKEN_SECONDS, InterTokenLatency
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
+
+_ITL = prometheus.HistogramFamily(
+    "headway_replica_inter_token_seconds",
+    "Seconds between two parts of a stream that came one after the other, each with a token or more (ITL)",
+    TOKEN_SECONDS,
+)
 
 
 def replica_metrics(replicas: Sequence[UpstreamReplica]) -> Iterator[str]:
@@ -49,6 +56,9 @@ def replica_metrics(replicas: Sequence[UpstreamReplica]) -> Iterator[str]:
             for kind, seconds in replica.learned_costs.shown().items()
         ],
     )
+    yield _ITL.head
+    for replica in replicas:
+        yield _ITL.lines(_histogram(replica.token_latency), prometheus.label_text({"replica": replica.name}))
     yield prometheus.counter(
         "headway_replica_ejections",
         "Times the replica was ejected or not reached",
@@ -69,6 +79,12 @@ def replica_metrics(replicas: Sequence[UpstreamReplica]) -> Iterator[str]:
         "Requests that the replica refused because it has too many (status 429, 503 or 529)",
         [({"replica": replica.name}, replica.state.refusals_total) for replica in replicas],
     )
+
+
+def _histogram(latency: InterTokenLatency) -> prometheus.BucketHistogram:
+    histogram = prometheus.BucketHistogram(TOKEN_SECONDS)
+    histogram.add(latency.counts, latency.seconds)
+    return histogram
 
 
 def source_metrics(sources: Sequence[FollowedSource]) -> Iterator[str]:

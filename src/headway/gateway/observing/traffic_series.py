@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 
 from headway.gateway.observing.prometheus_text import BucketHistogram, label_text
+from headway.gateway.replicas.inter_token_latency import TOKEN_SECONDS
 
 OTHER = "other"
 
@@ -15,24 +16,29 @@ OTHER = "other"
 class TrafficSeries:
     """What is counted for one model and one tenant. Its writer clears `text`, the lines as they were written last."""
 
-    __slots__ = ("duration", "input_tokens", "labels", "output_tokens", "queue", "requests", "text", "ttft")
+    __slots__ = ("duration", "input_tokens", "labels", "output_tokens", "queue", "requests", "text", "tpot", "ttft")
 
     def __init__(self, model: str, tenant: str) -> None:
         self.labels = label_text({"model_name": model, "fairness_id": tenant})
         self.requests: Counter[tuple[str, str]] = Counter()  # (outcome, reason)
         self.queue = BucketHistogram()
         self.ttft = BucketHistogram()
+        self.tpot = BucketHistogram(TOKEN_SECONDS)
         self.duration = BucketHistogram()
         self.input_tokens = 0
         self.output_tokens = 0
         self.text: tuple[str, ...] | None = None
 
+    @property
+    def histograms(self) -> tuple[BucketHistogram, ...]:
+        """All of them, in the order in which they are written."""
+        return self.queue, self.ttft, self.tpot, self.duration
+
     def add(self, other: TrafficSeries) -> None:
         """Take the counts of another series too."""
         self.requests.update(other.requests)
-        self.queue.add(other.queue)
-        self.ttft.add(other.ttft)
-        self.duration.add(other.duration)
+        for ours, theirs in zip(self.histograms, other.histograms, strict=True):
+            ours.add(theirs.counts, theirs.sum)
         self.input_tokens += other.input_tokens
         self.output_tokens += other.output_tokens
         self.text = None

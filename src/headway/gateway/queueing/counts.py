@@ -17,22 +17,36 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
+class RetryCause(StrEnum):
+    """Why a request was given to a second replica."""
+
+    REFUSED = "refused"  # by status 429, 503 or 529: its replica has too many
+    ERROR = "error"  # its replica answered with another 5xx
+    NO_ANSWER = "no-answer"  # not reached, broken off, or ejected before it answered
+
+
 class Counts:
     """Requests by outcome.
 
-    `moved` counts those taken back from an engine's queue for another replica, `reasons` those refused or failed,
-    `keep_alives` what their clients were sent, `unread` answers that a proxy carried without showing them.
+    `retries` counts those given to a second replica, `moved` those taken back from an engine's queue for another
+    replica, `reasons` those refused or failed, `keep_alives` what their clients were sent, `unread` answers that a
+    proxy carried without showing them.
     """
 
     def __init__(self) -> None:
         self.arrived = 0
         self.inside = 0
-        self.retried = 0
+        self.retries: Counter[RetryCause] = Counter()
         self.moved = 0
         self.keep_alives = 0
         self.unread = 0
         self.ended: Counter[Outcome] = Counter()
         self.reasons: Counter[Reason] = Counter()
+
+    @property
+    def retried(self) -> int:
+        """Retries of all causes."""
+        return self.retries.total()
 
     def arrive(self) -> None:
         """A request arrived."""

@@ -14,7 +14,7 @@ from functools import partial
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.queueing.answer_forecast import assume_prefilled, expected_seconds, is_due
 from headway.gateway.queueing.budget_accounts import BudgetAccounts
-from headway.gateway.queueing.counts import Counts, Outcome
+from headway.gateway.queueing.counts import Counts, Outcome, RetryCause
 from headway.gateway.queueing.dispatch_contracts import DispatchObserver, QueueHooks, Relay, RequestObserver
 from headway.gateway.queueing.entry_checks import EntryChecks
 from headway.gateway.queueing.internal_errors import InternalErrors
@@ -33,7 +33,7 @@ from headway.gateway.settings import Settings
 
 # Bound once: on Python 3.11 a member of an enum takes forty times as long through its class.
 _QUEUED, _SENT, _ENDED = RequestStage.QUEUED, RequestStage.SENT, RequestStage.ENDED
-_HELD = RequestStage.HELD
+_HELD, _NO_ANSWER = RequestStage.HELD, RetryCause.NO_ANSWER
 _MOVE_QUEUED, _MOVE_DISPATCHED, _MOVE_ENDED = RequestMove.QUEUED, RequestMove.DISPATCHED, RequestMove.ENDED
 _COMPLETED = Outcome.COMPLETED
 
@@ -220,11 +220,11 @@ class Dispatcher:
         return may and self.retries.has_time(request, self.now(), settings)
 
     def take_back(
-        self, request: GatewayRequest, *, answered: bool = False, destination: UpstreamReplica | None = None
+        self, request: GatewayRequest, cause: RetryCause = _NO_ANSWER, *, destination: UpstreamReplica | None = None
     ) -> None:
         """Hold a dispatched request for a moment; then put it in front of its queue, for another replica.
 
-        `answered`: see `may_try_again`. `destination`: it is moved there, and its own replica has not failed.
+        `destination`: it is moved there, and its own replica has not failed.
         """
         queued = request.queued
         assert queued.replica is not None
@@ -237,8 +237,8 @@ class Dispatcher:
             self.counts.moved += 1
             self._queue_again(self.relays[queued.arrived.number])
             return
-        self.counts.retried += 1
-        if answered:
+        self.counts.retries[cause] += 1
+        if cause is RetryCause.ERROR:
             self.retries.wait(request, self.now())
             self._begin_second_tries()
             self.retries.delayed += self.retries.is_waiting(request)

@@ -303,16 +303,18 @@ class RelayedAnswer:
     Attributes:
         status: HTTP status that the client got; 0 before.
         first_byte_at: when the replica produced something, seconds on the dispatcher's clock.
+        latest_token_at: when a stream's latest token came, likewise; None before the first one, and of another answer.
         unread_pieces: parts that came of an answer without a reader.
         reader: of the answer's usage; None where the answer is neither JSON nor a stream.
         usage: tokens as the replica counted them, once the answer is whole.
     """
 
-    __slots__ = ("first_byte_at", "reader", "status", "unread_pieces", "usage")
+    __slots__ = ("first_byte_at", "latest_token_at", "reader", "status", "unread_pieces", "usage")
 
     def __init__(self) -> None:
         self.status = 0
         self.first_byte_at: float | None = None
+        self.latest_token_at: float | None = None
         self.unread_pieces = 0
         self.reader: StreamReader | JsonReader | None = None
         self.usage: Usage | None = None

@@ -11,7 +11,7 @@ import asyncio
 from headway.gateway.openai.answer_readers import AnswerFault, StreamReader
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.openai.stored_objects import makes_object
-from headway.gateway.queueing.counts import Outcome
+from headway.gateway.queueing.counts import Outcome, RetryCause
 from headway.gateway.queueing.dispatcher import Dispatcher
 from headway.gateway.queueing.engine_queues import STAY
 from headway.gateway.queueing.refusals import Refusal
@@ -21,6 +21,7 @@ from headway.gateway.relay.answer_headers import answer_headers, answer_reader, 
 from headway.gateway.relay.connection_opening import opened
 from headway.gateway.relay.early_stream import EarlyStream, after_keep_alives, keep_alive_of, needs_keep_alive
 from headway.gateway.relay.held_head import HeldHead
+from headway.gateway.relay.token_times import TokenTimes
 from headway.gateway.relay.upstream_request import LOAD_HEADER, send_request
 from headway.gateway.replicas.replica_state import Health
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
@@ -31,6 +32,7 @@ from headway.gateway.wire.upstream_connection import UpstreamConnection
 # Bound once: on Python 3.11 a member of an enum takes forty times as long through its class.
 _MOVE_SENT, _MOVE_ANSWERED = RequestMove.SENT, RequestMove.ANSWERED
 _COMPLETED, _FAILED = Outcome.COMPLETED, Outcome.FAILED
+_REFUSED, _ERROR, _NO_ANSWER = RetryCause.REFUSED, RetryCause.ERROR, RetryCause.NO_ANSWER
 TRIES_MAX = 2
 STALE_SECONDS = 0.5
 """A kept connection that the replica closed before the request shows within a round trip; later it broke with it."""
@@ -45,21 +47,8 @@ class Exchange:
     """The relay of one request: a `Relay` for the dispatcher, a `PendingAnswer` and a `ResponseSink` for the wire."""
 
     __slots__ = (
-        "__weakref__",
-        "_client",
-        "_connecting",
-        "_connection",
-        "_dispatcher",
-        "_is_stream",
-        "_mark_seen",
-        "_relayed",
-        "_seen_at",
-        "_sends",
-        "_sent_at",
-        "_suspect",
-        "_was_kept",
-        "_was_kept_open",
-        "request",
+        *("__weakref__", "_client", "_connecting", "_connection", "_dispatcher", "_mark_seen", "_relayed", "_seen_at"),
+        *("_sends", "_sent_at", "_suspect", "_token_times", "_was_kept", "_was_kept_open", "request"),
     )
 
     def __init__(self, request: GatewayRequest, client: AnsweredClient, dispatcher: Dispatcher) -> None:
@@ -70,7 +59,7 @@ class Exchange:
         self._connection: UpstreamConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._was_kept = False  # the connection had carried a request before
-        self._is_stream = False
+        self._token_times: TokenTimes | None = None  # of a stream
         self._was_kept_open = False  # its client was sent a keep-alive
         self._suspect: tuple[UpstreamReplica, str] | None = None  # it answered 5xx: the next answer shows whose fault
         self._mark_seen = -1  # at the latest sweep, to notice silence
@@ -133,7 +122,7 @@ class Exchange:
             self._sends -= 1  # it was not executed
         if status >= 500 or self._suspect is not None:
             self._judge(replica, status)
-        if status in _TRY_ELSEWHERE and self._retry_elsewhere(answered=status not in FULL):
+        if status in _TRY_ELSEWHERE and self._retry_elsewhere(_REFUSED if status in FULL else _ERROR):
             return
         if status == NOT_FOUND and self.request.arrived.model:
             self._dispatcher.doubt_models()
@@ -141,9 +130,8 @@ class Exchange:
         relayed, arrived = self._relayed, self.request.arrived
         relayed.status = status
         relayed.reader = answer_reader(self.request, replica, named, length)
-        self._is_stream = isinstance(relayed.reader, StreamReader)
-        if self._is_stream:
-            length = None
+        if isinstance(relayed.reader, StreamReader):
+            self._token_times, length = TokenTimes(relayed, replica.token_latency, self._dispatcher.now), None
         arrived.let_go_of_body()
         self._client.start(status, answer_headers(self.request, replica, headers, named), length, more=more)
 
@@ -172,7 +160,7 @@ class Exchange:
     def upstream_data(self, body: bytes) -> None:
         """Pass a piece of the answer on: the path of every token."""
         relayed = self._relayed
-        if relayed.first_byte_at is None and (not self._is_stream or body.find(b"data:") >= 0):
+        if relayed.first_byte_at is None and (self._token_times is None or body.find(b"data:") >= 0):
             self._first_byte(body)
             if self._was_kept_open:
                 body = after_keep_alives(self.request, body)
@@ -182,6 +170,8 @@ class Exchange:
         elif not (body := reader.pass_on(body)):
             return
         self._client.write(body)
+        if self._token_times is not None:
+            self._token_times.came(body)
 
     def upstream_end(self, body: bytes) -> None:
         """Pass the rest of the answer on, and end the request."""
@@ -201,6 +191,8 @@ class Exchange:
             self._end_cut(body, fault)
             return
         self._client.write_last(body + held)
+        if self._token_times is not None:
+            self._token_times.came(body)
         if fault is not None:
             is_good = False
             if fault.is_of_replica:
@@ -245,10 +237,11 @@ class Exchange:
         health, relayed = self._dispatcher.settings.health, self._relayed
         stage = self.request.stage
         if stage in (RequestStage.CONNECTING, RequestStage.SENT) and self._replica().state.health is Health.EJECTED:
-            self._retry_elsewhere(answered=False)  # it produced nothing, and its replica is not trusted to
+            self._retry_elsewhere(_NO_ANSWER)  # it produced nothing, and its replica is not trusted to
             stage = self.request.stage
         is_answering = stage is RequestStage.ANSWERING
-        is_due = stage is RequestStage.SENT or (is_answering and self._is_stream and relayed.first_byte_at is None)
+        is_unbegun_stream = is_answering and self._token_times is not None and relayed.first_byte_at is None
+        is_due = stage is RequestStage.SENT or is_unbegun_stream
         if is_due and now - (self.request.queued.dispatched_at or now) >= health.first_byte_seconds:
             self._give_up(f"the replica did not answer within {health.first_byte_seconds:g} s")
         elif is_answering:
@@ -270,7 +263,7 @@ class Exchange:
             return
         self._blame_suspect()
         if stage is not RequestStage.ANSWERING:
-            if not self._retry_elsewhere(answered=False):
+            if not self._retry_elsewhere(_NO_ANSWER):
                 self._answer_error(Refusal(status_of(reason), why, reason), _FAILED)
             return
         self._break_off(why, reason)
@@ -278,18 +271,18 @@ class Exchange:
     def _break_off(self, why: str, reason: Reason) -> None:
         """End an answer that has begun: a stream with an error event, else by cutting its connection."""
         self._dispatcher.end(self.request, _FAILED, reason)
-        if self._is_stream:
+        if self._token_times is not None:
             self._client.write(error_event(self.request, status_of(reason), why, reason))
             self._client.finish()
         else:
             self._client.abort()
 
-    def _retry_elsewhere(self, *, answered: bool) -> bool:
-        """Give the request back, for another replica. False if it may not be tried again; `answered`: with an error."""
-        if not self._may_retry(answered=answered):
+    def _retry_elsewhere(self, cause: RetryCause) -> bool:
+        """Give the request back, for another replica. False if it may not be tried again."""
+        if not self._may_retry(answered=cause is _ERROR):
             return False
         self._stop_replica()
-        self._dispatcher.take_back(self.request, answered=answered)
+        self._dispatcher.take_back(self.request, cause)
         return True
 
     def withdraw(self, destination: UpstreamReplica) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple, Protocol
 
+from headway.gateway.openai.answer_readers import StreamReader
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.openai.stored_objects import makes_object
 from headway.gateway.queueing.answer_forecast import expected_seconds
@@ -23,6 +24,7 @@ from headway.gateway.queueing.request_state import GatewayRequest, RequestMove, 
 from headway.gateway.relay.answer_errors import error_answer, error_event, status_of
 from headway.gateway.relay.answer_headers import answer_reader, media_type, own_headers
 from headway.gateway.relay.exchange import BROKE, FULL, NOT_FOUND, UNABLE
+from headway.gateway.relay.token_times import TokenTimes
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.wire.messages import Headers, Response
 
@@ -73,6 +75,7 @@ class PickedExchange:
         "_reads",
         "_reason",
         "_stream",
+        "_token_times",
         "request",
     )
 
@@ -84,6 +87,7 @@ class PickedExchange:
         self._reads = reads_answer
         self._is_of_envoy = False  # the answer: no replica gave it
         self._is_stream = False
+        self._token_times: TokenTimes | None = None  # of a stream that is shown
         self._stream = stream
         self._dispatcher = dispatcher
         self._prefill: asyncio.TimerHandle | None = None
@@ -150,6 +154,8 @@ class PickedExchange:
         if self._reads:
             length = named.get(b"content-length", b"")
             relayed.reader = answer_reader(self.request, replica, named, int(length) if length.isdigit() else None)
+            if isinstance(relayed.reader, StreamReader):
+                self._token_times = TokenTimes(relayed, replica.token_latency, self._dispatcher.now)
         elif self._is_stream and head.status == 200:  # engines begin a stream before its first token
             self._assume_prefill_in(replica)
         else:
@@ -172,6 +178,8 @@ class PickedExchange:
             relayed.unread_pieces += 1
         elif body:
             body = relayed.reader.pass_on(body)
+            if self._token_times is not None:
+                self._token_times.came(body)
         return body + self._whole() if is_last else body
 
     def _whole(self) -> bytes:

@@ -20,6 +20,7 @@ from headway.domain.engine_hints import REQUEST_SESSION
 from headway.domain.request import Request, uncached_prefill_tokens
 from headway.gateway.replicas.concurrency_limit import ConcurrencyLimit, FirstByteTime
 from headway.gateway.replicas.in_flight import BLOCK_TOKENS, InFlight
+from headway.gateway.replicas.inter_token_latency import InterTokenLatency
 from headway.gateway.replicas.kv_event_subscription import KvEventSubscription
 from headway.gateway.replicas.learned_costs import LearnedCosts
 from headway.gateway.replicas.load_report import LoadReport
@@ -55,6 +56,7 @@ class UpstreamReplica:
         self.ledger = InFlight(self.name)
         self.kv_events: KvEventSubscription | None = None
         self.learned_costs = LearnedCosts()
+        self.token_latency = InterTokenLatency()
         self.limit = ConcurrencyLimit(fixed=settings.max_requests)
         self.pool = UpstreamPool(
             settings.url,
