@@ -11,6 +11,9 @@ from headway.policies.contracts import Need
 from headway.policies.ordering.shortest_job_first import prefill_seconds
 from headway.policies.tunable import Tunable
 
+LANE_SECONDS_MIN = 1e-6
+"""Least width of a lane by deadlines: below it the lane of a far deadline has no number."""
+
 
 class DeadlinePlusWork:
     """Least sum of the deadline and `work_weight` times the own service time first.

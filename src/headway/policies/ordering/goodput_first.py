@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestView
 from headway.policies.contracts import LaneId, Need
+from headway.policies.ordering.deadline_plus_work import LANE_SECONDS_MIN
 from headway.policies.ordering.shortest_job_first import prefill_seconds
 
 
@@ -52,8 +53,8 @@ class GoodputFirst:
             raise ValueError(f"quantile must be between 0 and 1, got {quantile:g}")
         if not 0 <= guard_seconds < math.inf:
             raise ValueError(f"guard_seconds must be at least 0, got {guard_seconds:g}")
-        if not 0 < lane_seconds < math.inf:
-            raise ValueError(f"lane_seconds must be above 0, got {lane_seconds:g}")
+        if not LANE_SECONDS_MIN <= lane_seconds < math.inf:
+            raise ValueError(f"lane_seconds must be at least {LANE_SECONDS_MIN:g} and finite, got {lane_seconds:g}")
         if tpot_seconds is not None and not 0 < tpot_seconds < math.inf:
             raise ValueError(f"tpot_seconds must be above 0 and finite, got {tpot_seconds:g}")
         self._costs = costs

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestView
 from headway.policies.contracts import LaneId, Need
+from headway.policies.ordering.deadline_plus_work import LANE_SECONDS_MIN
 from headway.policies.ordering.shortest_job_first import prefill_seconds
+
+_NO_DEADLINE_SECONDS_MAX = 1e9
 
 
 class ModifiedDueDate:
@@ -32,10 +35,11 @@ class ModifiedDueDate:
     NEEDS = frozenset([Need.CACHED_TOKENS])
 
     def __init__(self, *, costs: ServiceCosts, no_deadline_seconds: float = 30.0, lane_seconds: float = 0.5) -> None:
-        if not 0 <= no_deadline_seconds < math.inf:
-            raise ValueError(f"no_deadline_seconds must be at least 0 and finite, got {no_deadline_seconds:g}")
-        if not 0 < lane_seconds < math.inf:
-            raise ValueError(f"lane_seconds must be above 0 and finite, got {lane_seconds:g}")
+        if not 0 <= no_deadline_seconds <= _NO_DEADLINE_SECONDS_MAX:
+            bounds = f"from 0 to {_NO_DEADLINE_SECONDS_MAX:g}"
+            raise ValueError(f"no_deadline_seconds must be {bounds}, got {no_deadline_seconds:g}")
+        if not LANE_SECONDS_MIN <= lane_seconds < math.inf:
+            raise ValueError(f"lane_seconds must be at least {LANE_SECONDS_MIN:g} and finite, got {lane_seconds:g}")
         self._costs = costs
         self._no_deadline_seconds = no_deadline_seconds
         self._lane_seconds = lane_seconds

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestView
 from headway.policies.contracts import LaneId, Need
-from headway.policies.ordering.deadline_plus_work import DeadlinePlusWork
+from headway.policies.ordering.deadline_plus_work import LANE_SECONDS_MIN, DeadlinePlusWork
 from headway.policies.ordering.shortest_job_first import prefill_seconds
 
 
@@ -39,8 +39,8 @@ class Qoserve:
         no_deadline_seconds: float = 30.0,
         lane_seconds: float = 1.0,
     ) -> None:
-        if not 0 < lane_seconds < math.inf:
-            raise ValueError(f"lane_seconds must be above 0 and finite, got {lane_seconds:g}")
+        if not LANE_SECONDS_MIN <= lane_seconds < math.inf:
+            raise ValueError(f"lane_seconds must be at least {LANE_SECONDS_MIN:g} and finite, got {lane_seconds:g}")
         self._costs = costs
         self._lane_seconds = lane_seconds
         self._key = DeadlinePlusWork(costs=costs, work_weight=work_weight, no_deadline_seconds=no_deadline_seconds)

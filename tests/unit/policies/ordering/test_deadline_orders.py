@@ -108,5 +108,5 @@ def test_nobody_that_can_be_in_time_waits_for_one_that_cannot(waiting: list[Requ
 
 
 def test_lanes_need_a_width() -> None:
-    with pytest.raises(ValueError, match="lane_seconds must be above 0"):
+    with pytest.raises(ValueError, match="lane_seconds must be at least 1e-06"):
         Qoserve(costs=COSTS, lane_seconds=0.0)
