@@ -45,6 +45,15 @@ def test_the_documented_object(recommended: dict[str, Any]) -> None:
         assert one["ttft_seconds"]["mean"] == pytest.approx(one["measures"]["mean-ttft"])
 
 
+def test_the_page_has_every_key(recommended: dict[str, Any]) -> None:
+    docs = Path(__file__).parents[3] / "docs"
+    table = (docs / "recommend.md").read_text(encoding="utf-8").partition("## The JSON")[2]
+    of_a_run = (docs / "json.md").read_text(encoding="utf-8").partition("## An entry of `runs`")[2]
+    keys = recommended.keys() - {"said"} | recommended["verdict"].keys() | recommended["config"].keys()
+    assert {key for key in keys if f"`{key}`" not in table} == set()
+    assert {key for key in recommended["candidates"][0] if f"`{key}`" not in table + of_a_run} == set()
+
+
 def test_what_did_better_than_the_verdict_is_alike_to_it(recommended: dict[str, Any]) -> None:
     mean = {one["label"]: one["measures"]["mean-ttft"] for one in recommended["candidates"]}
     verdict = recommended["verdict"]["label"]
