@@ -17,7 +17,7 @@ from headway.twin.chosen_bundle import ChosenBundle
 from headway.twin.look_messages import Judged, LookAnswer, LookFault, TwinLook
 from headway.twin.traffic_window import SeenRequest
 from tests.support.gateway_setup import RunGateway, Setup, completion
-from tests.support.scripted_replica import streams, waits_for
+from tests.support.scripted_replica import answers, streams, waits_for
 
 AUTO = Settings(
     policies=PolicySettings(ordering="auto", prediction="histogram"),
@@ -223,6 +223,27 @@ def test_options_of_the_configured_admission_do_not_go_to_another_one(run_gatewa
         assert (await setup.ask()).status == 200
 
     run_gateway(scenario, policies=configured, auto=AUTO.auto)
+
+
+def test_made_up_names_of_models_take_no_place_and_refused_requests_do_not_choose(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        looks = scripted(setup)
+        setup.replicas[0].usual = streams(1)
+        setup.replicas[0].models = ("m", "other")
+        await setup.until(lambda: setup.gateway.dispatcher.replicas[0].serves("other"))
+        for number in range(20):
+            assert (await setup.ask(completion(model=f"made-up-{number}"))).status == 404
+        setup.replicas[0].usual = answers(400)
+        for _ in range(230):
+            assert (await setup.ask(completion(model="other"))).status == 400
+        setup.replicas[0].usual = streams(1)
+        await asked(setup, 201)
+        while not looks.asked:
+            await asyncio.sleep(0.05)
+        assert len(looks.asked[0][1]) >= 200
+        assert setup.gateway.twin._model == "m"
+
+    run_gateway(scenario, policies=AUTO.policies, auto=AUTO.auto)
 
 
 def test_the_real_process_looks_at_real_traffic(run_gateway: RunGateway) -> None:

@@ -25,7 +25,8 @@ from headway.twin.look_process import LookProcess
 from headway.twin.traffic_window import PREFIX_BLOCK_TOKENS, SeenRequest, TrafficWindow
 
 _MODELS_MAX = 8
-"""Models that are watched, the first to be asked for; looks are at the one with the most requests."""
+"""Models that are watched, the first to be asked for of those that a replica serves; looks are at the one with the most
+requests that were not refused."""
 _CHOSEN = ("ordering", "admission", "prediction")
 _SEATS = 256  # where a replica's limit is not known
 
@@ -81,7 +82,7 @@ class GatewayTwin:
         if self.steering is None:
             return
         if self._windows:
-            self._model = max(self._windows, key=lambda model: len(self._windows[model]))
+            self._model = max(self._windows, key=lambda model: self._windows[model].stayed)
             self.steering.window = self._windows[self._model]
         wanted, queues = self.steering.poll(now), dispatcher.served_queues
         if wanted is not None and not queues.is_switching:
@@ -134,8 +135,8 @@ class GatewayTwin:
             return
         window = self._windows.get(arrived.model)
         if window is None:
-            if len(self._windows) >= _MODELS_MAX:
-                return
+            if len(self._windows) >= _MODELS_MAX or not any(one.serves(arrived.model) for one in self._replicas()):
+                return  # else made-up names would take all places
             window = self._windows[arrived.model] = TrafficWindow(self._settings.auto.window_requests)
         self._open[arrived.number] = window.add(_seen(request))
 
@@ -153,7 +154,8 @@ class GatewayTwin:
             return
         relayed, queued = request.relayed, request.queued
         tokens = -(-relayed.output_tokens // max(1, queued.sequences))
-        if outcome is not Outcome.COMPLETED or tokens < 1 or queued.dispatched_at is None:
+        is_answer = outcome is Outcome.COMPLETED and relayed.status == 200  # else the engine refused it, at no cost
+        if not is_answer or tokens < 1 or queued.dispatched_at is None:
             seen.has_left = True
             return
         first = relayed.first_byte_at if request.arrived.streams else None

@@ -83,6 +83,11 @@ class TrafficWindow:
     def __len__(self) -> int:
         return len(self._seen)
 
+    @property
+    def stayed(self) -> int:
+        """How many have not left. It looks at each."""
+        return sum(not one.has_left for one in self._seen)
+
     def add(self, seen: SeenRequest) -> SeenRequest:
         """A request arrived; the oldest one goes where there are too many."""
         self._seen.append(seen)
