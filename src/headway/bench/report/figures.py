@@ -25,13 +25,18 @@ from headway.bench.report.table_columns import incomparable, seconds_text
 CDF_SIZE = (372, 270)
 TIMELINE_SIZE = (372, 150)
 LOAD_SIZE = (552, 270)
+_GREY = 25  # in the style sheet
 _TIMELINE_POINTS = 200  # a timeline is 300 pixels wide
 
 
 def series_of(comparison: Comparison) -> dict[str, int]:
-    """A number per policy, the same in every picture: 0 is the baseline."""
-    labels = dict.fromkeys((comparison.baseline_label(), *(run.policy for run in comparison.runs)))
-    return {label: number for number, label in enumerate(labels)}
+    """A number per policy, the same in every picture: 0 is the baseline. A random order has a grey of its own."""
+    baseline = comparison.baseline_label()
+    others = [label for label in dict.fromkeys(run.policy for run in comparison.runs) if label != baseline]
+    control = next((label for label in others if label.partition(",")[0] == "random"), None)
+    named = (label for label in (baseline, *others) if label != control)
+    numbers = {label: number + (number >= _GREY) for number, label in enumerate(named)}
+    return {label: numbers.get(label, _GREY) for label in (baseline, *others)}
 
 
 def run_name(comparison: Comparison, run: Run) -> str:

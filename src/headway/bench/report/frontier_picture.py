@@ -20,7 +20,7 @@ _BESIDE = (
 _AWAY = (9.0, 15.0)  # pixels from a point to the middle of its number
 _NEAR_BOUND = 5.0  # a lower bound further than so many times below all points would leave them no room
 _STRIP = 14.0  # pixels of the wall where the bound lies off the axis
-_SERIES = 25  # that the style sheet has colours for
+_SERIES = 26  # that the style sheet has colours for
 
 
 class PolicyPoint(NamedTuple):

@@ -16,6 +16,7 @@ from headway.bench.experiment.fleets import Fleet, equal_replicas
 from headway.bench.experiment.simulated_runs import Experiment, compare
 from headway.bench.metrics.curves import curves
 from headway.bench.metrics.run_metrics import summarise
+from headway.bench.report.figures import series_of
 from headway.bench.report.html_report import report_html, write_report
 from headway.bench.report.markup import tag
 from headway.bench.report.replica_picture import replicas_over_time
@@ -108,8 +109,18 @@ def test_two_of_the_frontier_one_chart_a_length_class_and_three_a_policy_for_eac
 def test_lines_differ_by_colour_or_dash_up_to_24_policies() -> None:
     css = (Path(report_html.__code__.co_filename).parent / "style.css").read_text(encoding="utf-8")
     looks = re.findall(r"^\.s(\d+) \{ (--c: [^;]+; --d: [^;]+;) \}", css, re.M)
-    assert [int(number) for number, _ in looks] == list(range(25))
-    assert len({look for _, look in looks}) == 25
+    assert [int(number) for number, _ in looks] == list(range(26))
+    assert len({look for _, look in looks}) == 26
+    colours = [look.partition(";")[0] for _, look in looks]
+    assert colours.count(colours[25]) == 1, "that of random"
+
+
+def test_random_has_its_own_colour_wherever_it_stands_and_the_baseline_keeps_its() -> None:
+    def numbers(*policies: str) -> dict[str, int]:
+        return series_of(demo_comparison(policies))
+
+    assert numbers("fcfs", "random", "shortest-prompt-first") == {"fcfs": 0, "random": 25, "shortest-prompt-first": 1}
+    assert numbers("random", "shortest-prompt-first") == {"random": 0, "shortest-prompt-first": 1}
 
 
 def test_a_line_is_never_far_from_its_curve() -> None:
