@@ -1,6 +1,7 @@
 """What an arrival, an admission and a cancellation cost under each order, beside fcfs in the same run.
 
-    python -m benchmarks.cost.decision [--waiting 100 1000 10000 100000] [--orders fcfs …] [--write docs/priced-work.md]
+    python -m benchmarks.cost.decision [--waiting 100 1000 10000 100000] [--orders fcfs …]
+        [--write docs/results/priced-work-measured.md]
 
 Through the scheduler, events and prediction included, as a shell asks: somebody arrives (`arrive`); the clock has moved
 on, the choice is made anew and the head taken (`head`, `admit`); somebody who waits leaves (`cancel`). So many wait all

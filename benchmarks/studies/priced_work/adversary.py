@@ -3,7 +3,7 @@
     python -m benchmarks.studies.priced_work.adversary  # lengths known, ample memory: two minutes
     python -m benchmarks.studies.priced_work.adversary --prediction histogram  # lengths learned on the day itself
     python -m benchmarks.studies.priced_work.adversary --kv-tokens 49152 --steps 200  # memory squeezed
-    … --write docs/priced-work.md --table hurtful                           # into the place of that name
+    … --write docs/results/priced-work-measured.md --table hurtful  # into the place of that name
 
 Llama-3.1-8B on one H100, vLLM's defaults, the simulator and the predictors as they are. Days are of 30 to 200 requests
 in a few groups (`hurtful_days.py`). For each metric and opponent: random days, then hill climbing, evolution and

@@ -23,7 +23,7 @@ from headway.policies.ordering.priced_work import PricedWork
 from headway.scheduling.queue import WaitingQueue
 
 ROOT = Path(__file__).parents[5]
-PAGE = ROOT / "docs" / "priced-work.md"
+PAGE = ROOT / "docs" / "results" / "priced-work-measured.md"
 
 
 class NeverOverdue(PricedWork):
