@@ -7,8 +7,6 @@ no percentile: None, never 0. A latency covers the requests that reached that po
 
 from __future__ import annotations
 
-import math
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from headway.bench.metrics.token_gaps import gap_spread
-from headway.bench.user_mistake import UserMistake
+from headway.bench.user_mistake import as_mistakes
+from headway.config.slo_text import read_slo
 from headway.simulator.outcome import NEVER, DayOutcome
 from headway.simulator.step_time import PS_PER_SECOND
 from headway.simulator.trace import Trace
@@ -27,7 +26,6 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
 _SLO_FIELDS = {"ttft": "ttft_seconds", "tpot": "tpot_seconds", "e2e": "e2e_seconds"}
-_SLO_EXAMPLE = "write it like ttft=2s,tpot=60ms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +46,14 @@ class Slo:
         Raises:
             UserMistake: unknown or repeated name, no unit, or a value that is not a positive number.
         """
-        bounds: dict[str, float] = {}
-        for part in text.split(","):
-            name, equals, value = (piece.strip().lower() for piece in part.partition("="))
-            if not equals:
-                raise UserMistake(f"slo: {part.strip()!r} has no '='; {_SLO_EXAMPLE}")
-            if name not in _SLO_FIELDS:
-                raise UserMistake(f"slo: {name!r} is none of {', '.join(_SLO_FIELDS)}; {_SLO_EXAMPLE}")
-            if _SLO_FIELDS[name] in bounds:
-                raise UserMistake(f"slo: {name} is given twice; keep one")
-            bounds[_SLO_FIELDS[name]] = _parse_seconds(name, value)
-        return cls(**bounds)
+        with as_mistakes():
+            bounds = read_slo(text)
+        return cls(**{_SLO_FIELDS[name]: seconds for name, seconds in bounds.items()})
+
+    def given(self) -> dict[str, float]:
+        """The bounds that are given, in seconds, by the names that `parse` reads."""
+        bounds = ((name, getattr(self, field)) for name, field in _SLO_FIELDS.items())
+        return {name: bound for name, bound in bounds if bound is not None}
 
     def to_json(self) -> dict[str, float | None]:
         """Bounds in seconds, None where not given."""
@@ -66,8 +61,7 @@ class Slo:
 
     def __str__(self) -> str:
         """As `parse` reads it; empty without any bound."""
-        bounds = ((name, getattr(self, field)) for name, field in _SLO_FIELDS.items())
-        return ",".join(f"{name}={_format_bound(bound)}" for name, bound in bounds if bound is not None)
+        return ",".join(f"{name}={_format_bound(bound)}" for name, bound in self.given().items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,16 +353,6 @@ def _hit_share(trace: Trace, outcome: DayOutcome) -> float | None:
 
 def _share(mask: Mask) -> float:
     return float(mask.mean()) if len(mask) else 0.0
-
-
-def _parse_seconds(name: str, value: str) -> float:
-    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(ms|s)", value)
-    if match is None:
-        raise UserMistake(f"slo: {name}={value} is not a number with the unit s or ms; {_SLO_EXAMPLE}")
-    number, unit = float(match[1]), match[2]
-    if not 0 < number < math.inf:
-        raise UserMistake(f"slo: {name} must be more than 0, got {value}; leave {name} out to have no bound")
-    return number / 1000 if unit == "ms" else number
 
 
 def _format_bound(seconds: float) -> str:

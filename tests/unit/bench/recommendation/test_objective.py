@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from headway.bench.metrics.run_metrics import Slo
-from headway.bench.recommendation.objective import MEASURES, Bound, OperatorObjective, RequestTimes, read_objective
+from headway.bench.recommendation.objective import OperatorObjective, RequestTimes, read_objective
 from headway.bench.user_mistake import UserMistake
+from headway.config.wanted_objective import MEASURES, Bound
 
 SLO = Slo(ttft_seconds=2.0)
 
