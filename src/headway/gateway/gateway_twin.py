@@ -65,7 +65,8 @@ class GatewayTwin:
     def change(self, settings: Settings) -> None:
         """Other settings: a twin whose own have changed, or the policies to return to, begins anew."""
         before, self._settings = self._settings, settings
-        if (settings.auto, settings.policies) != (before.auto, before.policies):
+        is_same = (settings.auto, settings.policies) == (before.auto, before.policies)
+        if not is_same or (self.steering is not None and self.steering.wanted != settings.auto.wanted()):
             self.close()
             self._windows.clear()
             self._open.clear()

@@ -68,7 +68,7 @@ class ScalingFigures:
 
 
 class WantedReplicas:
-    """One per process. `clock` gives seconds; names of models that are asked for first are kept apart."""
+    """One per process. `clock` gives seconds. Names of models are kept apart: listed ones, then the first asked for."""
 
     def __init__(
         self,
@@ -98,11 +98,21 @@ class WantedReplicas:
         name = arrived.model
         traffic = self._traffic.get(name)
         if traffic is None:
-            if len(self._traffic) >= self._models_max:
+            if len(self._traffic) >= self._models_max and not self._has_made_room(name):
                 name = ""
             traffic = self._traffic.setdefault(name, RecentTraffic(self._settings().scaling.window_seconds))
         self._inside[arrived.number] = name
         traffic.arrived(arrived.arrived_at)
+
+    def _has_made_room(self, name: str) -> bool:
+        """Let a name that no replica lists go for one that some replica does."""
+        replicas = self._replicas()
+        if not is_listed(replicas, name):
+            return False
+        gone = next((one for one in self._traffic if one and not is_listed(replicas, one)), None)
+        if gone is not None:
+            del self._traffic[gone]
+        return gone is not None
 
     def ended(self, request: GatewayRequest, outcome: Outcome, reason: Reason | None, now: float) -> None:
         """A request ended."""

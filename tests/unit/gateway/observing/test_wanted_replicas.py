@@ -187,6 +187,17 @@ def test_names_that_clients_invent_are_bounded() -> None:
     assert not day.wanted._traffic
 
 
+def test_a_listed_name_is_kept_apart_however_many_are_invented_before() -> None:
+    day = Day()
+    one = day.add_replica()
+    for number in range(300):
+        day.refuse(day.ask(f"name-{number}"), Reason.NO_REPLICA)
+    day.answer(day.ask(), one)
+    assert len(day.wanted._traffic) <= 201
+    assert day.figures["m"].offered_rate == pytest.approx(1 / 60)
+    assert day.figures["m"].replicas == 1
+
+
 def test_embeddings_are_not_of_it() -> None:
     day = Day()
     request = gateway_request(1, {"input": "x"}, path="/v1/embeddings", model="m", arrived_at=day.now)
