@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from headway.bench.experiment.bundles import Bundle, named_bundles, read_bundles
@@ -14,6 +15,9 @@ from headway.bench.experiment.simulated_runs import compare as run_experiment
 from headway.bench.metrics.run_metrics import Slo
 from headway.bench.output_files import check_files, replacing
 from headway.bench.progress import progress, say
+from headway.bench.recommendation.candidates import DEFAULT
+from headway.bench.recommendation.objective import read_objective
+from headway.bench.twin.virtual_day import AutoRun
 from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.cli.command_options import (
     ComparedOrderings,
@@ -30,6 +34,7 @@ from headway.cli.result_files import STDOUT, command_line, json_file, write_json
 from headway.cli.traffic import Traffic
 from headway.scheduling.harm_judge import HarmLimits
 from headway.simulator.rules import PluginRules
+from headway.twin.auto_settings import AUTO, AutoSettings
 
 
 def run_comparisons(
@@ -42,6 +47,7 @@ def run_comparisons(
     outputs: ComparisonOutputs,
     *,
     slo: str,
+    objective: str | None,
     jobs: int | None,
 ) -> None:
     """Compare on each trace in turn; print a table for each, write one JSON file and one report.
@@ -67,7 +73,7 @@ def run_comparisons(
         prediction=others.prediction,
         plugin=PluginRules(plugin.tuning.value, HarmLimits() if plugin.guard else None),
     )
-    chosen = _chosen_bundles(orderings, template)
+    chosen = _chosen_bundles(orderings, template, _auto(orderings, template, objective, bounds))
     with as_mistakes():
         servers = modelled_fleet(fleet, replica)
     comparisons = []
@@ -92,6 +98,7 @@ def run_comparisons(
         comparisons.append(comparison)
         if outputs.json != STDOUT:
             show(comparison, outputs.format.value, brief=outputs.brief)
+        _say_switches(comparison)
     _write(outputs, comparisons)
 
 
@@ -107,10 +114,29 @@ def show(comparison: Comparison, form: Literal["text", "markdown", "csv"] = "tex
         print(csv_table(comparison) if form == "csv" else markdown_table(comparison, brief=brief), end="")
 
 
-def _chosen_bundles(orderings: ComparedOrderings, template: Bundle) -> list[Bundle]:
+def _auto(orderings: ComparedOrderings, template: Bundle, objective: str | None, slo: Slo) -> Bundle | None:
+    """The bundle that a twin begins with or returns to, where the command line names it."""
+    if AUTO not in (orderings.ordering or []):
+        if objective is not None:
+            raise UserMistake(f"--objective is for the twin of --ordering {AUTO}; name that too, or leave it out")
+        return None
+    wanted = read_objective(objective or "balanced", slo)
+    settings = AutoSettings(on=True, objective=wanted.name)
+    return replace(template, label=AUTO, ordering=DEFAULT, twin=AutoRun(settings, wanted.slo.given()))
+
+
+def _say_switches(comparison: Comparison) -> None:
+    """On stderr, what each twin switched and why; all its looks are in the JSON."""
+    for run in comparison.runs:
+        for sentence in run.looks:
+            if not sentence.partition(" s: ")[2].startswith("stays"):
+                say(f"{run.policy}: {sentence}")
+
+
+def _chosen_bundles(orderings: ComparedOrderings, template: Bundle, auto: Bundle | None) -> list[Bundle]:
     """The bundles that the command line names; empty where it names none."""
     template.check()
-    chosen = named_bundles(orderings.ordering or [], template)
+    chosen = named_bundles(orderings.ordering or [], template, auto)
     if orderings.bundles is not None:
         chosen += read_bundles(orderings.bundles, template)
     return chosen

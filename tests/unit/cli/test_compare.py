@@ -518,3 +518,35 @@ def test_a_replica_that_fails_loses_requests_and_comes_back(
     assert run["times_lower_bound"] is None, "what fails is in no mean, so completed requests may be below the bound"
     assert run["failed_reasons"] == {"replica-1 failed after its first token": run["failed"]}
     assert run["replicas"][1]["completed"] > 0
+
+
+def test_a_twin_is_a_row_that_says_what_it_chose(headway: Headway, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    given = ("chat-and-documents", "--requests", "300", "--load", "1.2", "--ordering", "fcfs", "--ordering", "auto")
+    said = headway("compare", *given, "--objective", "goodput(ttft=1s)", "--json", out)
+    assert said.status == 0, said.err
+    assert "auto: 0 s: begins with gittins" in said.err
+    fcfs, auto = json.loads(out.read_text())["runs"]
+    assert "looks" not in fcfs
+    assert auto["looks"][0].startswith("0 s: begins with gittins: on other traffic it did best by goodput(ttft=1s)")
+    assert auto["bundle"]["auto"] == {"objective": "goodput(ttft=1s)", "slo": {"ttft": 1.0}}
+    assert auto["ordering"] == "highest-response-ratio", "what it returns to"
+    assert auto["ttft_seconds"]["mean"] < fcfs["ttft_seconds"]["mean"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--ordering", "fcfs", "--objective", "mean-ttft"), "--objective is for the twin of --ordering auto"),
+        (("--ordering", "auto", "--objective", "fast"), "--objective 'fast' is unknown"),
+        (("--ordering", "auto", "--ordering", "auto"), "--ordering auto is there twice"),
+        (("--ordering", "auto", "--replicas", "2"), "auto: a twin is simulated on one replica"),
+    ],
+)
+def test_a_twin_that_cannot_be_simulated_is_one_sentence(
+    headway: Headway, options: tuple[str, ...], sentence: str
+) -> None:
+    said = headway("compare", "chat-and-documents", "--requests", "50", *options)
+    assert said.status == 2
+    assert sentence in said.err
+    assert "Traceback" not in said.err

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from headway.bench.experiment.comparison import Json
 from headway.bench.user_mistake import UserMistake, as_mistakes
@@ -13,6 +13,7 @@ from headway.config.nearest_name import nearest
 from headway.config.toml_file import read_toml
 from headway.config.typed_values import Reader, checked, read_table
 from headway.domain.costs import ServiceCosts
+from headway.domain.event import Listener
 from headway.domain.request import RequestId
 from headway.policies.catalog import KINDS, Kind, canonical, names
 from headway.scheduling.bundle import bundle_of, name_and_options
@@ -20,7 +21,11 @@ from headway.scheduling.harm_judge import HarmLimits
 from headway.scheduling.outside_answers import blamed, outside_checked
 from headway.scheduling.scheduler import Policies
 from headway.scheduling.self_tuned_threshold import Tuning
+from headway.simulator.outcome import DayOutcome
+from headway.simulator.replica import Replica
 from headway.simulator.rules import NO_PLUGIN, PluginRules
+from headway.simulator.trace import Trace
+from headway.twin.auto_settings import AUTO
 
 _OFFLINE = "offline_ordering"
 EXAMPLE = """\
@@ -34,6 +39,18 @@ offline_ordering = "prefix-groups" # order of offline requests; "fcfs" unless na
 """
 
 
+class TwinRun(Protocol):
+    """A day whose bundle a twin chooses (`bench.twin`)."""
+
+    def __call__(
+        self, trace: Trace, replica: Replica, bundle: Bundle, seed: int, listeners: Sequence[Listener]
+    ) -> tuple[DayOutcome, list[str]]:
+        """The day, begun and returned to with the policies of `bundle`, and a sentence for each look."""
+
+    def to_json(self) -> dict[str, Json]:
+        """What was asked of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bundle:
     """One row of the table: four policies by full name, their `options` by kind, and what the plug-in does beside them.
@@ -42,6 +59,8 @@ class Bundle:
 
     `build` makes new policies per run. `given`: kind → class or instance, where a program gives one. The field of its
     kind then says only what to call it. An instance is copied for each run, as it was given.
+
+    `twin` chooses other policies while the day goes on, and returns to these.
     """
 
     label: str
@@ -53,6 +72,7 @@ class Bundle:
     options: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
     plugin: PluginRules = NO_PLUGIN
     given: Mapping[Kind, object] = field(default_factory=dict)
+    twin: TwinRun | None = None
 
     def __post_init__(self) -> None:
         for kind in KINDS:  # short names are written out
@@ -96,6 +116,8 @@ class Bundle:
         if self.offline_ordering != "fcfs":
             named["offline_ordering"] = self.offline_ordering
         guard = None if self.plugin.guard is None else asdict(self.plugin.guard)
+        if self.twin is not None:
+            named[AUTO] = self.twin.to_json()
         return named | {"tuning": self.plugin.tuning, "guard": guard}
 
 
@@ -118,16 +140,20 @@ def chosen_names(kind: Kind, called: str, given: Sequence[str]) -> list[str]:
     return wanted
 
 
-def named_bundles(orderings: Sequence[str], template: Bundle) -> list[Bundle]:
+def named_bundles(orderings: Sequence[str], template: Bundle, auto: Bundle | None = None) -> list[Bundle]:
     """One bundle for each ordering, labelled by its name and otherwise like `template`.
 
-    `all` stands for every ordering of the catalogue.
+    `all` stands for every ordering of the catalogue, and `auto` for the bundle of that argument, where it is given.
 
     Raises:
         UserMistake: a name is unknown, or given twice.
     """
-    wanted = chosen_names("ordering", "ordering", orderings)
-    bundles = [replace(template, label=name, ordering=name) for name in wanted]
+    named = [name for name in orderings if auto is None or name != AUTO]
+    if len(orderings) - len(named) > 1:
+        raise UserMistake(f"--ordering {AUTO} is there twice; name each ordering once")
+    bundles = [replace(template, label=name, ordering=name) for name in chosen_names("ordering", "ordering", named)]
+    if auto is not None and AUTO in orderings:
+        bundles.append(auto)
     for bundle_of_name in bundles:
         bundle_of_name.check()
     return bundles

@@ -47,6 +47,7 @@ class Run:
         replicas: of a fleet, each replica's `id`, `requests`, `completed`, `busy_share` and more; else empty.
         replica_curves: of a fleet, what to draw of each replica, by id; not in the JSON.
         requests: what happened to each request, where it was asked for; not in the JSON.
+        looks: of a run whose bundle a twin chose, a sentence for each of its looks; else empty.
     """
 
     policy: str
@@ -65,6 +66,7 @@ class Run:
     replicas: Sequence[Mapping[str, Json]] = ()
     replica_curves: Mapping[str, Timeline] = field(default_factory=dict)
     requests: RequestTable | None = None
+    looks: Sequence[str] = ()
 
     @property
     def ordering(self) -> str | None:
@@ -83,6 +85,8 @@ class Run:
             "load": self.load,
             "seed": self.seed,
         }
+        if self.looks:
+            head |= {"looks": list(self.looks)}
         if self.rescheduling is not None:
             head |= {"rescheduling": self.rescheduling, "moves": self.moves}
         calibration = None if self.prediction_calibration is None else self.prediction_calibration.to_json()

@@ -84,6 +84,8 @@ class Experiment:
         if self.fleet is not None:
             for bundle in self.bundles:
                 check_bundle(bundle, self.fleet.queue)
+                if bundle.twin is not None:
+                    raise UserMistake(f"{bundle.label}: a twin is simulated on one replica; leave the fleet or it out")
 
     @property
     def routings(self) -> Sequence[str | None]:
@@ -237,7 +239,7 @@ def _run(experiment: Experiment, cell: _Cell, bound: float | None) -> Run:
     began = time.perf_counter()
     calibration = CalibrationListener(len(cell.trace))
     try:
-        outcome, fleet_outcome = _lived(experiment, cell, calibration)
+        outcome, fleet_outcome, looks = _lived(experiment, cell, calibration)
         wall_seconds = time.perf_counter() - began
         metrics, drawn = _figures(experiment, cell, outcome, fleet_outcome, bound)
     except Exception as failure:
@@ -254,6 +256,7 @@ def _run(experiment: Experiment, cell: _Cell, bound: float | None) -> Run:
         prediction_calibration=calibration.result(),
         recorded=None if experiment.fleet is not None else _against_recording(cell, outcome),
         requests=_requests(experiment, cell, outcome, fleet_outcome) if experiment.keeps_requests else None,
+        looks=looks,
     )
     if experiment.fleet is None or fleet_outcome is None:
         return run
@@ -283,12 +286,15 @@ def run_failure(what: str, bundle: Bundle, failure: Exception) -> UserMistake | 
 
 def _lived(
     experiment: Experiment, cell: _Cell, calibration: CalibrationListener
-) -> tuple[DayOutcome, FleetOutcome | None]:
-    """The day of a cell: its requests', and where there is a fleet its replicas'."""
+) -> tuple[DayOutcome, FleetOutcome | None, list[str]]:
+    """The day of a cell: its requests', and where there is a fleet its replicas'; and what its twin said."""
     if experiment.fleet is None or cell.routing is None:
-        listeners = [calibration]
-        return simulate_bundle(cell.trace, experiment.replica, cell.bundle, experiment.seed, listeners=listeners), None
-    outcome = simulate_routing(
+        trace, server, seed = cell.trace, experiment.replica, experiment.seed
+        if cell.bundle.twin is not None:
+            outcome, looks = cell.bundle.twin(trace, server, cell.bundle, seed, [calibration])
+            return outcome, None, looks
+        return simulate_bundle(trace, server, cell.bundle, seed, listeners=[calibration]), None, []
+    of_fleet = simulate_routing(
         cell.trace,
         experiment.fleet,
         cell.routing,
@@ -297,7 +303,7 @@ def _lived(
         rescheduling=cell.rescheduling,
         listeners=[calibration],
     )
-    return outcome.day, outcome
+    return of_fleet.day, of_fleet, []
 
 
 def _figures(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from headway.bench.experiment.bundles import Bundle
+from headway.bench.experiment.comparison import Json
 from headway.bench.twin.looking import answer_of
+from headway.domain.event import Listener
 from headway.scheduling.bundle import bundle_of
 from headway.scheduling.scheduler import Policies, Scheduler
 from headway.simulator.outcome import DayOutcome
 from headway.simulator.replica import Replica
+from headway.simulator.rules import NO_PLUGIN, PluginRules
 from headway.simulator.skipping import simulate
 from headway.simulator.step_time import PS_PER_SECOND, SECONDS_PER_PS
 from headway.simulator.trace import Trace
@@ -19,8 +23,10 @@ from headway.twin.chosen_bundle import ChosenBundle
 from headway.twin.look_messages import EngineFacts, LookAnswer, LookFault, TwinLook
 from headway.twin.traffic_window import SeenRequest, TrafficWindow, WindowListener
 
-LOOK_CPU_SECONDS = 5.0
-"""What a look costs in virtual time: about what it does on one core of 2024."""
+REPLAY_SECONDS = 250e-6
+"""What a request of a replay costs in virtual time: measured on a shared core of a virtual machine, where many wait."""
+FITTING_REPLAYS = 6
+"""Replays of the window that fitting takes beside those that are judged."""
 
 
 @dataclass(slots=True)
@@ -45,6 +51,8 @@ def steered_day(
     default: ChosenBundle,
     seed: int = 0,
     asked: Callable[[TwinLook], LookAnswer] | None = None,
+    listeners: Sequence[Listener] = (),
+    plugin: PluginRules = NO_PLUGIN,
 ) -> SteeredDay:
     """Simulate one day on one engine whose bundle a twin chooses; `asked` may stand in for the twin's answers."""
     window = TrafficWindow(settings.window_requests)
@@ -54,10 +62,37 @@ def steered_day(
         replica.rules,
         replica.step_time,
         day.policies(default),
-        listeners=[WindowListener(window)],
+        plugin=plugin,
+        listeners=[WindowListener(window), *listeners],
         steering=day,
     )
     return SteeredDay(outcome, day.sentences, day.switches)
+
+
+@dataclass(frozen=True, slots=True)
+class AutoRun:
+    """A row of a comparison: the day under a twin with these settings.
+
+    `slo` are bounds of a request's times in seconds, by ttft, tpot and e2e, where the objective gives none itself.
+    """
+
+    settings: AutoSettings
+    slo: Mapping[str, float]
+
+    def __call__(
+        self, trace: Trace, replica: Replica, bundle: Bundle, seed: int, listeners: Sequence[Listener]
+    ) -> tuple[DayOutcome, list[str]]:
+        """The day, begun and returned to with the policies of `bundle`, and a sentence for each look."""
+        default = ChosenBundle(bundle.ordering, bundle.admission, bundle.preemption, bundle.prediction, bundle.options)
+        day = steered_day(trace, replica, self.settings, default, seed, self._asked, listeners, bundle.plugin)
+        return day.outcome, day.sentences
+
+    def to_json(self) -> dict[str, Json]:
+        """The objective, and the bounds that are not its own."""
+        return {"objective": self.settings.objective, "slo": dict(self.slo)}
+
+    def _asked(self, look: TwinLook) -> LookAnswer:
+        return answer_of(replace(look, slo=look.objective.slo or self.slo), lambda: 0.0)
 
 
 class InlineLooks:
@@ -76,13 +111,16 @@ class InlineLooks:
 
     def ask(self, look: TwinLook, rows: Sequence[SeenRequest]) -> None:
         """TwinLook now; the answer is ready later."""
+        replays = FITTING_REPLAYS
         try:
-            self._found = self._asked(look.of(rows))
+            self._found = found = self._asked(look.of(rows))
+            replays += len(found.judged)
         except ValueError as error:
             self._found = LookFault(str(error))
+        used = replays * len(rows) * REPLAY_SECONDS
         self.is_busy = True
-        self.ready_at = look.now + LOOK_CPU_SECONDS
-        self.cpu_seconds += LOOK_CPU_SECONDS
+        self.ready_at = look.now + used
+        self.cpu_seconds += used
 
     def take(self) -> LookAnswer | LookFault | None:
         """The answer, once its time has come."""
@@ -141,7 +179,7 @@ class _Steered:
         self.next_check_ps = now_ps + PS_PER_SECOND
         self._now = self._looks.now = now_ps * SECONDS_PER_PS
         wanted = self._steering.poll(self._now)
-        if wanted is not None and not scheduler.is_switching:
+        if wanted is not None and not scheduler.is_switching and not scheduler.suspended:
             scheduler.switch(self.policies(wanted), self._now)
             self._steering.switched(self._now)
             self.switches.append((self._now, wanted.label))
