@@ -16,12 +16,13 @@ from headway.twin.auto_steering import AutoSteering
 from headway.twin.chosen_bundle import ChosenBundle
 from headway.twin.look_messages import Judged, LookAnswer, LookFault, TwinLook
 from headway.twin.traffic_window import SeenRequest
+from tests.support.gateway_requests import gateway_request
 from tests.support.gateway_setup import RunGateway, Setup, completion
 from tests.support.scripted_replica import answers, streams, waits_for
 
 AUTO = Settings(
     policies=PolicySettings(ordering="auto", prediction="histogram"),
-    auto=AutoSettings(look_seconds=1.0, cpu_share=1.0, looks=1, window_requests=400),
+    auto=AutoSettings(begin="configured", look_seconds=1.0, cpu_share=1.0, looks=1, window_requests=400),
 )
 OTHER = ChosenBundle("shortest-prompt-first", prediction="histogram")
 
@@ -47,7 +48,7 @@ class ScriptedLooks:
         if self._fault is not None:
             return LookFault(self._fault)
         look, rows = self.asked[-1]
-        judged = [Judged(look.current, 2.0, 4.0, 2.0), Judged(self._other, 1.0, 4.4, 1.0, True)]
+        judged = [Judged(look.current, 2.0, 4.0, 2.0), Judged(self._other, 1.0, 4.4, 1.0, 2.0, True)]
         return LookAnswer(len(rows), len(rows), 1.0, judged, None, (5, 4, 3, 2, 1), 0.0)
 
     def close(self) -> None:
@@ -258,6 +259,38 @@ def test_the_real_process_looks_at_real_traffic(run_gateway: RunGateway) -> None
         assert 0 < steering(setup).memory_bytes < AUTO.auto.memory_mb << 20
 
     run_gateway(scenario, policies=AUTO.policies, auto=AUTO.auto)
+
+
+def test_a_listed_model_is_watched_however_many_are_invented_before(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        setup.replicas[0].usual = streams(1)
+        assert (await setup.ask()).status == 200
+        twin = setup.gateway.twin
+        (known,) = twin._windows
+        for number in range(30):
+            twin.arrived(gateway_request(1_000 + number, {"prompt": "x"}, model=f"invented-{number}"))
+        del twin._windows[known]
+        twin.arrived(gateway_request(2_000, {"prompt": "x"}, model="invented"))
+        assert (await setup.ask()).status == 200
+        assert known in twin._windows
+        assert len(twin._windows) == 8
+        twin.follow(setup.dispatcher, 0.0)
+        assert twin.steering is not None
+        assert twin.steering.window is twin._windows[known]
+
+    run_gateway(scenario, policies=AUTO.policies, auto=AUTO.auto)
+
+
+def test_it_begins_with_the_order_of_the_objective(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        while not steering(setup).sentences:
+            await asyncio.sleep(0.05)
+        assert setup.dispatcher.settings.policies.ordering == "priced-work"
+        assert dict(setup.dispatcher.settings.policies.options["ordering"]) == {"patience": 2.0}
+        setup.replicas[0].usual = streams(1)
+        assert (await setup.ask()).status == 200
+
+    run_gateway(scenario, policies=AUTO.policies, auto=replace(AUTO.auto, begin="objective"))
 
 
 def test_without_auto_there_is_no_twin() -> None:

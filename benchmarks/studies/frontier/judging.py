@@ -15,9 +15,11 @@ import numpy.typing as npt
 from benchmarks.studies.frontier.days import Cell, Day
 from benchmarks.studies.priced_work.regret_cells import SLO
 from headway.bench.experiment.bundles import Bundle
-from headway.bench.recommendation.candidates import DEFAULT, STEADY, UNBOUNDED, candidates
-from headway.bench.recommendation.objective import NAMED, OperatorObjective, measured
+from headway.bench.recommendation.candidates import DEFAULT, STEADY, candidates
+from headway.bench.recommendation.objective import OperatorObjective, measured
 from headway.bench.recommendation.paired_bootstrap import differences
+from headway.config.wanted_objective import NAMED
+from headway.twin.order_prior import UNBOUNDED
 
 Floats = npt.NDArray[np.float64]
 

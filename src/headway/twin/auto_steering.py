@@ -12,14 +12,14 @@ from typing import Any, Protocol
 from headway.twin.auto_settings import AutoSettings
 from headway.twin.chosen_bundle import ChosenBundle
 from headway.twin.look_messages import EngineFacts, LookAnswer, LookFault, TwinLook, is_step_time
+from headway.twin.order_prior import first_bundle
 from headway.twin.switch_rules import REQUESTS_MIN, SwitchRules
 from headway.twin.traffic_window import SeenRequest, TrafficWindow
 
 SENTENCES_KEPT = 20
 _GRID_EVERY = 4
 """Looks between two at the whole grid; the others are at the best few of the last one, and cost a third."""
-_FINALISTS = 4
-_SURE_OF_TAILS = 0.95
+_FINALISTS = 3
 
 
 class Looks(Protocol):
@@ -55,6 +55,7 @@ class AutoSteering:
     """Chooses the bundle of one scheduler, or of several that share their policies.
 
     Attributes:
+        wanted: the objective.
         rules: what rules now, and why.
         sentences: the latest looks, the newest last.
         looks: looks that were answered.
@@ -79,6 +80,7 @@ class AutoSteering:
         what a file holds is not believed before.
         """
         self.settings = settings
+        self.wanted = settings.wanted()
         self.rules = SwitchRules(settings, default)
         self.window = window
         self.sentences: list[str] = []
@@ -94,9 +96,12 @@ class AutoSteering:
         self._next_at = -math.inf
         self._began_at = 0.0
         self._cpu_at_ask = 0.0
+        first = first_bundle(self.wanted.weights, default) if settings.begin == "objective" else default
+        self._first = None if first == default else first  # until it rules
         self._wanted: tuple[ChosenBundle, LookAnswer] | None = None
         self._finalists: list[ChosenBundle] = []  # of the last look at the whole grid
         self._until_grid = 0
+        self._changed_at = -math.inf
 
     @property
     def cpu_seconds(self) -> float:
@@ -113,6 +118,8 @@ class AutoSteering:
 
         The shell switches to it and calls `switched`; while it cannot, it is told again.
         """
+        if self._first is not None:
+            return self._first
         if self._process.is_busy:
             found = self._process.take()
             if found is not None:
@@ -123,7 +130,11 @@ class AutoSteering:
 
     def switched(self, now: float) -> None:
         """The shell rules by what `poll` returned."""
-        if self._wanted is not None:
+        if self._first is not None:
+            self.rules.begun(self._first, now)
+            self._say(f"begins with {self._first.label}: on other traffic it did best by {self.wanted.name}")
+            self._first = None
+        elif self._wanted is not None:
             self.rules.done(*self._wanted, now)
             self._wanted = None
             self.switches += 1
@@ -138,22 +149,19 @@ class AutoSteering:
         if step_time not in ((), []) and not is_step_time(step_time):
             raise ValueError("the step time of the twin is not five whole numbers")
         before = self.rules.current
-        self.rules.restore(saved)
+        is_known = self.rules.restore(saved)
         try:
             self._check(self.rules.current)
         except ValueError:
             self.rules.current = before
             raise
+        if is_known:
+            self._first = None
         self._step_time = tuple(step_time)
 
     def close(self) -> None:
         """End the process."""
         self._process.close()
-
-    @property
-    def _sure(self) -> float:
-        is_tail = self.settings.objective == "p99-ttft"
-        return max(self.settings.sure, _SURE_OF_TAILS) if is_tail else self.settings.sure
 
     def _ask(self, now: float) -> None:
         self._next_at = now + self.settings.look_seconds
@@ -170,10 +178,10 @@ class AutoSteering:
                 rules.default,
                 None if switched is None else switched.before,
                 None if switched is None else switched.at,
-                self.settings.objective,
-                (self.settings.ttft_seconds, self.settings.tpot_seconds),
+                self.wanted,
+                self.wanted.slo or {"ttft": self.settings.ttft_seconds, "tpot": self.settings.tpot_seconds},
                 self._step_time,
-                self._sure,
+                self.settings.sure,
                 self._seed,
                 self._finalists if self._until_grid else (),
             ),
@@ -190,10 +198,12 @@ class AutoSteering:
             self._say(f"stays with {self.rules.current.label}: {found.reason}; the next look is in {wait:.0f} s")
             return
         self.looks += 1
-        if self._until_grid:
+        if found.changed_at is not None and found.changed_at > self._changed_at + self.settings.look_seconds:
+            self._changed_at, self._until_grid = found.changed_at, 0  # other orders may be best now
+        elif self._until_grid:
             self._until_grid -= 1
         elif len(found.judged) > 1:
-            ranked = sorted(found.judged, key=lambda one: one.behind)
+            ranked = sorted(found.judged, key=lambda one: -one.expected)
             self._finalists, self._until_grid = [one.bundle for one in ranked[:_FINALISTS]], _GRID_EVERY - 1
         self._step_time = tuple(found.step_time)
         decision = self.rules.decide(found, now)

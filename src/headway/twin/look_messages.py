@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from headway.config.wanted_objective import NAMED, Bound, WantedObjective
 from headway.twin.chosen_bundle import ChosenBundle
 from headway.twin.traffic_window import SeenRequest, columns_of
 
 _COEFFICIENTS, _COEFFICIENT_MAX = 5, 1 << 62
+BALANCED = WantedObjective("balanced", NAMED["balanced"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,8 @@ class TwinLook:
         default: the bundle to return to.
         before: the one before the last switch; None without one.
         switched_at: when that was.
-        objective: its name.
-        slo: seconds of TTFT and of TPOT.
+        objective: what is wanted.
+        slo: bounds of a request's times in seconds, by ttft, tpot and e2e; those that are given.
         step_time: coefficients of the last fit, to begin with; () for none.
         sure: share of the draws of a paired bootstrap in which a bundle has to be better to be so surely.
         seed: of all that is random.
@@ -61,8 +63,8 @@ class TwinLook:
     default: ChosenBundle
     before: ChosenBundle | None = None
     switched_at: float | None = None
-    objective: str = "balanced"
-    slo: tuple[float, float] = (2.0, 0.1)
+    objective: WantedObjective = BALANCED
+    slo: Mapping[str, float] = field(default_factory=lambda: {"ttft": 2.0, "tpot": 0.1})
     step_time: Sequence[int] = ()
     sure: float = 0.95
     seed: int = 0
@@ -79,9 +81,12 @@ class TwinLook:
             name: None if (one := getattr(self, name)) is None else one.to_json()
             for name in ("current", "default", "before")
         }
-        plain = {
-            name: getattr(self, name)
-            for name in ("now", "switched_at", "objective", "slo", "step_time", "sure", "seed")
+        plain = {name: getattr(self, name) for name in ("now", "switched_at", "slo", "step_time", "sure", "seed")}
+        wanted = self.objective
+        plain["objective"] = {
+            "name": wanted.name,
+            "weights": dict(wanted.weights),
+            "bounds": {name: asdict(bound) for name, bound in wanted.bounds.items()},
         }
         content = {"columns": self.columns, "engine": asdict(self.engine), **bundles, **plain}
         content["only"] = [one.to_json() for one in self.only]
@@ -95,7 +100,9 @@ class TwinLook:
             given[name] = None if given[name] is None else ChosenBundle.from_json(given[name])
         given["engine"] = EngineFacts(**given["engine"])
         given["only"] = [ChosenBundle.from_json(one) for one in given["only"]]
-        given["slo"] = tuple(given["slo"])
+        wanted = given["objective"]
+        bounds = {name: Bound(**bound) for name, bound in wanted["bounds"].items()}
+        given["objective"] = WantedObjective(wanted["name"], wanted["weights"], bounds)
         return cls(**given)
 
 
@@ -108,13 +115,16 @@ class Judged:
         mean_ttft: seconds.
         p99_ttft: seconds.
         behind: how many times worse than the best bundle, by the objective.
-        is_surely_better: than the current one, in enough draws of a paired bootstrap. Only the best few are asked.
+        expected: by which factor it is expected to be better than the current one, by the objective: what it did on
+            these requests, drawn to what it did on other traffic the more, the more of it may be chance.
+        is_surely_better: than the current one, in enough draws of a paired bootstrap.
     """
 
     bundle: ChosenBundle
     mean_ttft: float
     p99_ttft: float
     behind: float
+    expected: float = 1.0
     is_surely_better: bool = False
 
 
@@ -145,6 +155,7 @@ class LookAnswer:
         since: what came of the last switch; None without one, or with too few requests.
         step_time: coefficients of the fit.
         cpu_seconds: that the process has used since it began.
+        changed_at: when the traffic became another one, on the window's clock; None if it did not.
     """
 
     requests: int
@@ -154,6 +165,7 @@ class LookAnswer:
     since: Since | None
     step_time: Sequence[int]
     cpu_seconds: float
+    changed_at: float | None = None
 
     @property
     def current(self) -> Judged:
@@ -162,8 +174,8 @@ class LookAnswer:
 
     @property
     def best(self) -> Judged:
-        """The best by the objective of those that are surely better than the current one, or else of all."""
-        return min(self.judged, key=lambda one: (not one.is_surely_better, one.behind))
+        """What is expected to be best: the current one, unless another is expected to be better."""
+        return max(self.judged, key=lambda one: one.expected)
 
     def to_line(self) -> bytes:
         """One line of JSON."""
@@ -181,9 +193,9 @@ class LookAnswer:
             judged = [Judged(**one | {"bundle": ChosenBundle.from_json(one["bundle"])}) for one in given["judged"]]
             since = None if given["since"] is None else Since(**given["since"])
             answer = cls(**given | {"judged": judged, "since": since})
-            numbers = [n for one in judged for n in (one.mean_ttft, one.p99_ttft, one.behind)]
+            numbers = [n for one in judged for n in (one.mean_ttft, one.p99_ttft, one.behind, one.expected)]
             numbers += [] if since is None else [since.mean_ttft, since.p99_ttft]
-            numbers += [answer.cpu_seconds, 1.0 if answer.fidelity is None else answer.fidelity, *answer.step_time]
+            numbers += [answer.cpu_seconds, answer.fidelity or 0.0, answer.changed_at or 0.0, *answer.step_time]
             is_sound = bool(judged) and all(math.isfinite(n) and n >= 0 for n in numbers)
             counts = (answer.requests, answer.measured)
             is_sound = is_sound and all(type(n) is int for n in counts) and is_step_time(answer.step_time)

@@ -1,7 +1,8 @@
 """Switch rules: what follows from a look. Pure: answers in, decisions and one sentence each out.
 
-Laws: a switch needs a gain beyond the noise of a paired bootstrap, of at least `gain`, in `looks` looks in a row; where
-a prediction was false by more than `parted`, the default comes back and the bundle is fenced off.
+Laws: a switch needs an expected gain of at least `gain`; where the objective rests on a tail, also one beyond the noise
+of a paired bootstrap, in `looks` looks in a row. Where a prediction was false by more than `parted`, the default comes
+back and the bundle is fenced off.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class SwitchRules:
 
     def __init__(self, settings: AutoSettings, default: ChosenBundle) -> None:
         self._settings = settings
+        self._is_tail = settings.wanted().rests_on_the_tail
         self.default = default
         self.current = default
         self.switched: Switched | None = None
@@ -65,17 +67,21 @@ class SwitchRules:
             self._fence(self.current, now)
             return Decision(self.default, f"returns from {self.current.label} to {self.default.label}: {fault}", True)
         measured = self._measured(answer)
-        best, gain = answer.best, answer.current.behind / max(answer.best.behind, 1e-9)
+        best, gain = answer.best, answer.best.expected
         why_not = self._why_not(answer, gain, now)
         if why_not is not None:
             self._agreed = 0
             return Decision(None, f"stays with {self.current.label}: {why_not}{measured}")
         self._agreed += 1  # looks in a row that wanted another bundle, if not always the same one
         predicted = _predicted(best, answer.current, gain)
-        if self._agreed < self._settings.looks:
+        if self._is_tail and self._agreed < self._settings.looks:
             said = f"stays with {self.current.label} until another look agrees on {best.bundle.label}: {predicted}"
             return Decision(None, said + measured)
         return Decision(best.bundle, f"from {self.current.label} to {best.bundle.label}: {predicted}{measured}")
+
+    def begun(self, first: ChosenBundle, now: float) -> None:
+        """The shell rules by the order to begin with. Nothing is promised but that it is no worse than the default."""
+        self.switched, self.current, self._agreed = Switched(self.default, now, 1.0, 1.0), first, 0
 
     def done(self, to: ChosenBundle, answer: LookAnswer, now: float) -> None:
         """The shell has switched as decided from this answer."""
@@ -95,13 +101,14 @@ class SwitchRules:
         """What is kept over a restart: the bundle that rules."""
         return {"bundle": self.current.to_json(), "default": self.default.to_json()}
 
-    def restore(self, saved: object) -> None:
+    def restore(self, saved: object) -> bool:
         """Take back what `state` gave, unless the default has changed. Raises ValueError if it is something else."""
         if not isinstance(saved, Mapping) or not {"bundle", "default"} <= set(saved):
             raise ValueError("what the twin had chosen is no table with bundle and default")
         bundle, default = (ChosenBundle.from_json(saved[name]) for name in ("bundle", "default"))
         if default == self.default:
             self.current = bundle
+        return default == self.default
 
     def _mispredicted(self, answer: LookAnswer) -> str | None:
         """Why what was predicted is not believed; None where it held."""
@@ -136,7 +143,7 @@ class SwitchRules:
         said = f"{best.bundle.label} is ahead ({_predicted(best, answer.current, gain)})"
         if gain < self._settings.gain:
             return f"{said}, by less than a factor of {self._settings.gain:g}"
-        if not best.is_surely_better:
+        if self._is_tail and not best.is_surely_better:
             return f"{said}, and it may be chance"
         until = self._fenced.get(best.bundle.label, -math.inf)
         return f"{said}, and was mispredicted; fenced off for {until - now:.0f} s more" if until > now else None
@@ -148,7 +155,9 @@ class SwitchRules:
 
 def _predicted(new: Judged, old: Judged, gain: float) -> str:
     mean, p99 = _ratio(new.mean_ttft, old.mean_ttft), _ratio(new.p99_ttft, old.p99_ttft)
-    return f"predicted mean TTFT {mean:.2f}×, p99 {p99:.2f}×, {gain:.2f} times better by the objective"
+    seen = old.behind / max(new.behind, 1e-9)
+    ratios = f"predicted mean TTFT {mean:.2f}×, p99 {p99:.2f}×"
+    return f"{ratios}, {seen:.2f} times better by the objective, {gain:.2f} expected"
 
 
 def _ratio(new: float, old: float) -> float:

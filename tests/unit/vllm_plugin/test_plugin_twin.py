@@ -17,7 +17,7 @@ from headway.vllm_plugin.fallback import FallbackScheduler
 from headway.vllm_plugin.plugin_twin import PluginTwin
 from headway.vllm_plugin.policy_guard import PolicyTimer
 
-AUTO = read_config({"headway": {"ordering": "auto", "auto": {"looks": 1, "look_seconds": 1}}})
+AUTO = read_config({"headway": {"ordering": "auto", "auto": {"begin": "configured", "look_seconds": 1}}})
 OTHER = ChosenBundle("shortest-prompt-first", "overflow-probability", "least-sunk-work")
 
 
@@ -38,7 +38,7 @@ class SureLooks:
 
     def take(self) -> LookAnswer:
         self.is_busy = False
-        judged = [Judged(self._current, 2.0, 4.0, 2.0), Judged(OTHER, 1.0, 4.4, 1.0, True)]
+        judged = [Judged(self._current, 2.0, 4.0, 2.0), Judged(OTHER, 1.0, 4.4, 1.0, 2.0, True)]
         return LookAnswer(300, 300, 1.0, judged, None, (5, 4, 3, 2, 1), 0.0)
 
     def close(self) -> None:

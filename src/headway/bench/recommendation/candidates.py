@@ -27,9 +27,6 @@ DEFAULT = "highest-response-ratio"
 STEADY = "gittins"
 """What is recommended for a mean or a share unless another order is better beyond chance: over the training windows of
 docs/results/frontier.md no order held as well on the window that followed, and it was never worse than the default."""
-UNBOUNDED = frozenset(["shortest-uncached-prefill-first", "shortest-job-first", "smallest-volume-first", "gittins"])
-"""Orders under which a request may wait without bound. None of them is recommended for a tail: on a calm day they have
-a short one, on the next heavier day one ten times as long (agentic_coding_weka in docs/results/frontier.md)."""
 OTHERS: Sequence[tuple[str, str]] = (
     ("admission", "overflow-probability"),
     ("preemption", "least-sunk-work"),

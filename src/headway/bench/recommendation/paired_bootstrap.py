@@ -104,18 +104,20 @@ def differences(
     )
 
 
-def share_ahead(
+def drawn_gains(
     objective: OperatorObjective,
     columns: Mapping[str, Floats],
     arrived_seconds: Floats,
     longest_wait_seconds: float,
     seed: int,
-) -> float:
-    """The share of draws in which the first of two candidates is better than the second; arguments as above."""
+    draws: int = DRAWS,
+) -> Floats:
+    """By how much each candidate is better than the first one: ln of the factor, draws × candidates; as above."""
     stretch, _ = _stretch(arrived_seconds, longest_wait_seconds)
     random = np.random.default_rng(seed)
-    draws = [objective.scores(columns, _drawn(arrived_seconds, stretch, random)) for _ in range(DRAWS)]
-    return float(np.mean([first < second for first, second in draws]))
+    scores = [objective.scores(columns, _drawn(arrived_seconds, stretch, random)) for _ in range(draws)]
+    drawn = np.array(scores)
+    return np.asarray(drawn[:, [0]] - drawn)
 
 
 def _stretch(arrived_seconds: Floats, longest_wait_seconds: float) -> tuple[float, bool]:

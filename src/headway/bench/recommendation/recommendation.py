@@ -14,11 +14,13 @@ from headway.bench.experiment.saturation import Saturation, is_closed_loop
 from headway.bench.experiment.simulated_runs import facts_of_replica, traffic_facts
 from headway.bench.metrics.run_metrics import RunMetrics
 from headway.bench.recommendation import candidates as grid
-from headway.bench.recommendation.objective import MEASURES, OperatorObjective, RequestTimes
+from headway.bench.recommendation.objective import OperatorObjective, RequestTimes
 from headway.bench.recommendation.paired_bootstrap import Differences
+from headway.config.wanted_objective import MEASURES
 from headway.policies.catalog import KINDS
 from headway.simulator.replica import Replica
 from headway.simulator.trace import Trace
+from headway.twin.order_prior import UNBOUNDED
 from headway.version import __version__
 
 SCHEMA = 1
@@ -211,7 +213,7 @@ class Recommendation:
 
 def may_starve(objective: OperatorObjective, one: Candidate) -> bool:
     """Whether a tail is wanted, and the order has no bound on a wait."""
-    return objective.rests_on_the_tail and one.bundle.ordering in grid.UNBOUNDED
+    return objective.rests_on_the_tail and one.bundle.ordering in UNBOUNDED
 
 
 def columns_of(objective: OperatorObjective, those: Sequence[Candidate]) -> dict[str, Any]:

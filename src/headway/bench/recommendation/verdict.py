@@ -24,10 +24,11 @@ from headway.bench.experiment.unloaded import unloaded_seconds
 from headway.bench.metrics.agreement import times_of
 from headway.bench.metrics.run_metrics import RunMetrics, summarise
 from headway.bench.recommendation import candidates as grid
-from headway.bench.recommendation.objective import MEASURES, Floats, OperatorObjective, RequestTimes, measured
+from headway.bench.recommendation.objective import Floats, OperatorObjective, RequestTimes, measured
 from headway.bench.recommendation.paired_bootstrap import Differences, differences
 from headway.bench.recommendation.recommendation import Candidate, Recommendation, Task, columns_of, may_starve
 from headway.bench.user_mistake import UserMistake, as_mistakes
+from headway.config.wanted_objective import MEASURES
 from headway.simulator.arrivals import check_clock
 from headway.simulator.outcome import DayOutcome
 from headway.simulator.step_time import PS_PER_SECOND

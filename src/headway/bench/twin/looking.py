@@ -14,24 +14,27 @@ from headway.bench.experiment.fleets import Fleet, equal_replicas, simulate_rout
 from headway.bench.experiment.simulated_runs import simulate_bundle
 from headway.bench.metrics.run_metrics import Slo
 from headway.bench.recommendation.candidates import candidates, variants
-from headway.bench.recommendation.objective import MEASURES, OperatorObjective, RequestTimes, read_objective
-from headway.bench.recommendation.paired_bootstrap import share_ahead
+from headway.bench.recommendation.objective import Floats, OperatorObjective, RequestTimes, measured
+from headway.bench.recommendation.paired_bootstrap import drawn_gains
 from headway.bench.recommendation.verdict import served
 from headway.bench.twin.quick_fit import quick_fit
 from headway.bench.twin.window_trace import ReplayedWindow, engine_recording, window_of
+from headway.config.wanted_objective import MEASURES
 from headway.simulator.calibration import Calibration, calibrated_replica
 from headway.simulator.replica import Replica
 from headway.simulator.rules import EngineRules
 from headway.simulator.step_time import LinearStepTime
 from headway.twin.chosen_bundle import ChosenBundle
 from headway.twin.look_messages import EngineFacts, Judged, LookAnswer, Since, TwinLook
+from headway.twin.order_prior import SPREAD, UNBOUNDED, expected_distance
 from headway.twin.switch_rules import FELT_SECONDS, SINCE_MIN
 
 FITTED_MAX = 600
 """Requests that the step time is fitted to; each replay of them takes some 30 ms."""
 _KV_TOKENS = 400_000  # where no engine says: an 8B model on a GPU of 80 GB
 _SCALE_STEP, _SCALES_TRIED, _CLOSE = 0.05, 9, 0.07  # of the logarithm of the scale; of that of the mean TTFT
-_ASKED = 4  # of the best bundles are compared with the current one in a paired bootstrap
+_DRAWS = 200
+_HOPELESS = SPREAD  # ln of the factor by which an order is expected to be behind the best; it is not replayed
 _SAME = 0.01  # relative; below this nothing is to be chosen
 _BLOCK_TOKENS = 16
 _EXTREMES = ("fcfs", "shortest-uncached-prefill-first")
@@ -52,24 +55,25 @@ def answer_of(look: TwinLook, cpu_seconds: Callable[[], float]) -> LookAnswer:
     """
     rules = engine_rules(look.engine, look.columns["prompt_tokens"])
     fitted = _fitted(look, rules)
-    window, objective = window_of(look), read_objective(look.objective, Slo(look.slo[0], look.slo[1]))
+    window, objective = window_of(look), _objective(look)
     fitted, fidelity = _waiting_as_measured(window, rules, fitted)
     replica = _replica(fitted, rules)
     found = _competitors(window, replica, objective)
     scores = _scores(objective, found)
-    sure = _surely_better(objective, window, found, scores)
+    gains, shares = _gains(objective, window, found)
     coefficients = (fitted.fixed_ps, fitted.ps_per_token, fitted.ps_per_context_token)
     return LookAnswer(
         requests=len(window.ttft_seconds),
         measured=int(np.isfinite(window.ttft_seconds).sum()),
         fidelity=fidelity,
         judged=[
-            _judged(one, float(np.exp(score)), number in sure)
-            for number, (one, score) in enumerate(zip(found, scores, strict=True))
+            _judged(one, float(np.exp(score)), float(np.exp(gain)), bool(share >= look.sure))
+            for one, score, gain, share in zip(found, scores, gains, shares, strict=True)
         ],
         since=_since(window, replica, found),
         step_time=(*coefficients, fitted.ps_per_request, fitted.ps_per_pair),
         cpu_seconds=cpu_seconds(),
+        changed_at=window.changed_at,
     )
 
 
@@ -81,6 +85,12 @@ def _fitted(look: TwinLook, rules: EngineRules) -> LinearStepTime:
     if not look.step_time:
         raise ValueError("no request has both its times measured yet")
     return LinearStepTime(*look.step_time)
+
+
+def _objective(look: TwinLook) -> OperatorObjective:
+    wanted = look.objective
+    slo = Slo(**{f"{name}_seconds": seconds for name, seconds in look.slo.items()})
+    return OperatorObjective(wanted.name, wanted.weights, slo, wanted.bounds)
 
 
 def engine_rules(engine: EngineFacts, prompts: Sequence[int]) -> EngineRules:
@@ -100,14 +110,17 @@ def _competitors(window: ReplayedWindow, replica: Replica, objective: OperatorOb
     """The bundle that rules, then the others; this one alone where even the extreme orders make no difference."""
     look = window.look
     current, default = _bundle(look.current), _bundle(look.default)
+    every = candidates(replace(default, label="", ordering="fcfs"))
     if look.only:
-        return _replayed_all(window, replica, [current, default, *map(_bundle, look.only)])
-    grid = candidates(replace(default, label="", ordering="fcfs"))
-    found = _replayed_all(window, replica, [current, *[one for one in grid if one.ordering in _EXTREMES]])
+        fcfs = every[:1] if objective.bounds else []
+        return _replayed_all(window, replica, [current, default, *map(_bundle, look.only), *fcfs])
+    found = _replayed_all(window, replica, [current, *[one for one in every if one.ordering in _EXTREMES]])
     if _make_no_difference(found):
         return found[:1]
-    found = _replayed_all(window, replica, [default, *grid], found)
-    best = found[int(_scores(objective, found).argmin())].bundle
+    found = [found[0], *(one for one in found[1:] if _may_compete(objective, one.bundle))]
+    found = _replayed_all(window, replica, [default, *_plausible(objective, every)], found)
+    gains, _ = _gains(objective, window, found)
+    best = found[int(gains.argmax())].bundle
     more = [
         one
         for one in variants(best)
@@ -154,23 +167,72 @@ def _columns(objective: OperatorObjective, found: Sequence[_Replayed]) -> dict[s
     return {name: np.array([columns[name] for columns in each]) for name in MEASURES}
 
 
-def _surely_better(
-    objective: OperatorObjective,
-    window: ReplayedWindow,
-    found: Sequence[_Replayed],
-    scores: npt.NDArray[np.float64],
-) -> set[int]:
-    """Which of the best few were ahead of the current one, the first, in enough draws of stretches of the window."""
-    ahead = [int(number) for number in np.argsort(scores, kind="stable")[:_ASKED] if scores[number] < scores[0]]
+def _may_compete(objective: OperatorObjective, bundle: Bundle) -> bool:
+    """Whether a wait has a bound under it, where a tail is wanted; as in `headway recommend`."""
+    return not (objective.rests_on_the_tail and bundle.ordering in UNBOUNDED)
+
+
+def _plausible(objective: OperatorObjective, every: Sequence[Bundle]) -> list[Bundle]:
+    """Those that may be best: an order that is expected far behind is not worth a replay."""
+    allowed = [one for one in every if _may_compete(objective, one)]
+    distances = [_expected(objective, one) for one in allowed]
+    return [
+        one
+        for one, distance in zip(allowed, distances, strict=True)
+        if distance <= min(distances, default=0.0) + _HOPELESS
+    ]
+
+
+def _expected(objective: OperatorObjective, bundle: Bundle) -> float:
+    return expected_distance(_chosen(bundle), objective.weights)
+
+
+def _gains(objective: OperatorObjective, window: ReplayedWindow, found: Sequence[_Replayed]) -> tuple[Floats, Floats]:
+    """Of each bundle: ln of the factor by which it is expected to be better than the first, and its share of draws.
+
+    The mean of a normal posterior: what is known from other traffic (`order_prior`) is the prior, what it did in this
+    window is one observation, and the spread of a paired bootstrap its error. A switch that turns out wrong is taken
+    back by a later look, so the expectation decides, and not how sure it is. Another admission, victim or predictor has
+    to be surely better besides: nothing is known of it from other traffic.
+    """
+    scores = _scores(objective, found)
     arrived = window.trace.arrived_seconds[window.filling :]
-    sure = set()
-    for number in ahead:
-        pair = [found[number], found[0]]
-        longest = max(float(one.times.ttft_seconds.max()) for one in pair)
-        columns = _columns(objective, pair)
-        if share_ahead(objective, columns, arrived, longest, window.look.seed) >= window.look.sure:
-            sure.add(number)
-    return sure
+    longest = max(float(one.times.ttft_seconds.max()) for one in found)
+    draws = drawn_gains(objective, _columns(objective, found), arrived, longest, window.look.seed, _DRAWS)
+    prior = np.array([_expected(objective, one.bundle) for one in found])
+    noise = draws.var(axis=0)
+    drawn_to = noise / (noise + SPREAD**2)
+    gains = (1 - drawn_to) * (scores[0] - scores) + drawn_to * (prior[0] - prior)
+    shares = (draws > 0).mean(axis=0)
+    other = np.array([not _has_the_same_others(one.bundle, found[0].bundle) for one in found])
+    gains = np.where(other & (shares < window.look.sure), np.minimum(gains, 0.0), gains)
+    return _within_bounds(objective, found, gains), shares
+
+
+def _has_the_same_others(one: Bundle, other: Bundle) -> bool:
+    mine, theirs = ((bundle.admission, bundle.preemption, bundle.prediction) for bundle in (one, other))
+    return mine == theirs
+
+
+def _within_bounds(objective: OperatorObjective, found: Sequence[_Replayed], gains: Floats) -> Floats:
+    """Bounds before weights: what breaks one is not wanted; what keeps all is better than a first one that does not.
+
+    By how much is then the factor by which the first one breaks its bounds. Where none keeps them, weights decide.
+    """
+    fcfs = next((number for number, one in enumerate(found) if one.bundle.ordering == "fcfs"), None)
+    if not objective.bounds or fcfs is None:
+        return gains
+    columns = _columns(objective, found)
+    breaks = np.ones(len(found))
+    for name, bound in objective.bounds.items():
+        values = measured(name, columns[name])
+        breaks = np.maximum(breaks, values / max(bound.limit(float(values[fcfs])), 1e-9))
+    keeps = breaks <= 1
+    if not keeps.any():
+        return gains
+    if not keeps[0]:
+        gains = np.where(keeps, np.maximum(gains, np.log(breaks[0])), gains)
+    return np.where(keeps | (np.arange(len(found)) == 0), gains, -np.inf)
 
 
 def _waiting_as_measured(
@@ -254,7 +316,7 @@ def _same(one: Bundle, other: Bundle) -> bool:
     return _chosen(one) == _chosen(other)
 
 
-def _judged(one: _Replayed, behind: float, is_surely_better: bool) -> Judged:
+def _judged(one: _Replayed, behind: float, expected: float, is_surely_better: bool) -> Judged:
     ttft = one.times.ttft_seconds
     mean, p99 = float(ttft.mean()), float(np.percentile(ttft, 99))
-    return Judged(_chosen(one.bundle), mean, p99, behind, is_surely_better)
+    return Judged(_chosen(one.bundle), mean, p99, behind, expected, is_surely_better)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from headway.bench.metrics.run_metrics import Slo
-from headway.bench.recommendation.objective import MEASURES, Floats, OperatorObjective, RequestTimes, read_objective
+from headway.bench.recommendation.objective import Floats, OperatorObjective, RequestTimes, read_objective
 from headway.bench.recommendation.paired_bootstrap import Differences, differences
+from headway.config.wanted_objective import MEASURES
 
 SECONDS = 2_000
 ARRIVED = np.arange(SECONDS, dtype=np.float64)

@@ -36,7 +36,7 @@ def day(requests: int = 2_500, seed: int = 1) -> Trace:
 
 def test_it_finds_the_better_order_and_every_request_is_served() -> None:
     trace = day()
-    settings = AutoSettings(on=True, objective="mean-ttft", window_requests=1_000, cpu_share=0.2)
+    settings = AutoSettings(on=True, objective="mean-ttft", begin="configured", window_requests=1_000)
     under = steered_day(trace, SERVER, settings, FCFS)
     assert under.switches, under.sentences
     assert under.sentences[0]
@@ -50,12 +50,12 @@ def test_it_finds_the_better_order_and_every_request_is_served() -> None:
 def lying(look: TwinLook) -> LookAnswer:
     """Promises that the other order is ten times better, whichever rules; what is measured is told as it is."""
     other = SHORT if look.current == FCFS else FCFS
-    judged = [Judged(look.current, 10.0, 10.0, 10.0), Judged(other, 1.0, 1.0, 1.0, True)]
+    judged = [Judged(look.current, 10.0, 10.0, 10.0), Judged(other, 1.0, 1.0, 1.0, 10.0, True)]
     return replace(answer_of(replace(look, only=(SHORT, FCFS)), lambda: 0.0), judged=judged, fidelity=1.0)
 
 
 def test_a_false_promise_is_found_out() -> None:
-    settings = AutoSettings(on=True, objective="mean-ttft", window_requests=1_000, looks=1, cpu_share=1.0)
+    settings = AutoSettings(on=True, objective="mean-ttft", begin="configured", window_requests=1_000, cpu_share=1.0)
     under = steered_day(day(), SERVER, settings, SHORT, asked=lying)
     returns = [one for one in under.sentences if "returns from fcfs to shortest-prompt-first" in one]
     assert returns, under.sentences
@@ -68,7 +68,7 @@ def test_a_look_that_fails_changes_nothing() -> None:
         raise ValueError("the look failed: on purpose")
 
     trace = day(600)
-    under = steered_day(trace, SERVER, AutoSettings(on=True), FCFS, asked=failing)
+    under = steered_day(trace, SERVER, AutoSettings(on=True, begin="configured"), FCFS, asked=failing)
     alone = simulate_bundle(trace, SERVER, Bundle("fcfs"), 0)
     assert not under.switches
     assert "on purpose" in under.sentences[0]
