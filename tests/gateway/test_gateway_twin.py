@@ -16,7 +16,6 @@ from headway.twin.auto_steering import AutoSteering
 from headway.twin.chosen_bundle import ChosenBundle
 from headway.twin.look_messages import Judged, LookAnswer, LookFault, TwinLook
 from headway.twin.traffic_window import SeenRequest
-from tests.support.gateway_requests import gateway_request
 from tests.support.gateway_setup import RunGateway, Setup, completion
 from tests.support.scripted_replica import answers, streams, waits_for
 
@@ -257,26 +256,6 @@ def test_the_real_process_looks_at_real_traffic(run_gateway: RunGateway) -> None
         assert steering(setup).sentences[-1].startswith("stays with highest-response-ratio")
         assert steering(setup).cpu_seconds > 0
         assert 0 < steering(setup).memory_bytes < AUTO.auto.memory_mb << 20
-
-    run_gateway(scenario, policies=AUTO.policies, auto=AUTO.auto)
-
-
-def test_a_listed_model_is_watched_however_many_are_invented_before(run_gateway: RunGateway) -> None:
-    async def scenario(setup: Setup) -> None:
-        setup.replicas[0].usual = streams(1)
-        assert (await setup.ask()).status == 200
-        twin = setup.gateway.twin
-        (known,) = twin._windows
-        for number in range(30):
-            twin.arrived(gateway_request(1_000 + number, {"prompt": "x"}, model=f"invented-{number}"))
-        del twin._windows[known]
-        twin.arrived(gateway_request(2_000, {"prompt": "x"}, model="invented"))
-        assert (await setup.ask()).status == 200
-        assert known in twin._windows
-        assert len(twin._windows) == 8
-        twin.follow(setup.dispatcher, 0.0)
-        assert twin.steering is not None
-        assert twin.steering.window is twin._windows[known]
 
     run_gateway(scenario, policies=AUTO.policies, auto=AUTO.auto)
 
