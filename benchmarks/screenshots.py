@@ -33,7 +33,10 @@ async def shot(browser: Browser, file: Path, width: int, scheme: str, span: tupl
     await asyncio.sleep(1.0)  # it is laid out anew
     clip = {"x": 0, "y": span[0], "width": width, "height": span[1] - span[0], "scale": 1}
     taken = Image.open(BytesIO(await browser.picture(clip=clip, captureBeyondViewport=True)))
-    taken.convert("RGB").quantize(128).save(file, optimize=True)
+    # An octree keeps the few pixels of a thin line in their colour; the median cut mixes them with others.
+    taken.convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+        file, optimize=True
+    )
 
 
 async def charts_span(browser: Browser) -> tuple[float, float]:
