@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import cast
 
 from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, Preempted
 from headway.domain.request import RequestId, RequestView
-from headway.policies.contracts import (
-    LanedOrdering,
-    LaneId,
-    OrderingPolicy,
-    Rank,
-    RedrawnOrdering,
-    follows_what_is_learned,
-)
-from headway.policies.event_fanout import EventFanout
+from headway.policies.contracts import LaneId, OrderingPolicy, Rank
+from headway.policies.inner_ordering import OrderingWithInner
 from headway.policies.ordering.fcfs import Fcfs
 
 
-class AdapterClusters:
+class AdapterClusters(OrderingWithInner):
     """Requests whose LoRA adapter is in use come first, within a bound; any ordering inside.
 
     Idea: an adapter takes memory and a seat among those that an engine can hold, and loading it takes time. Once
@@ -46,10 +38,7 @@ class AdapterClusters:
             raise ValueError(f"adapters_max must be at least 1, got {adapters_max}")
         if places_max < 0:
             raise ValueError(f"places_max must not be negative, got {places_max}")
-        self._inner: OrderingPolicy = Fcfs() if inner is None else inner
-        self._laned = self._inner if isinstance(self._inner, LanedOrdering) else None
-        self._redrawn = self._inner if isinstance(self._inner, RedrawnOrdering) else None
-        self._inner_listeners = EventFanout(self._inner).listeners
+        super().__init__(inner or Fcfs())
         self._adapters_max = adapters_max
         self._places_max = places_max
         self._ranks: dict[RequestId, Rank] = {}  # of waiting requests, the inner ordering's
@@ -59,19 +48,9 @@ class AdapterClusters:
         self._running: dict[RequestId, str] = {}  # requests with an adapter → it
         self._in_use: Counter[str] = Counter()
 
-    @property
-    def follows_what_is_learned(self) -> bool:
-        """Whether the inner ordering does."""
-        return follows_what_is_learned(self._inner)
-
-    @property
-    def redrawn(self) -> int:
-        """How often the inner ordering redrew its lanes; 0 for one that never does."""
-        return 0 if self._redrawn is None else self._redrawn.redrawn
-
     def lane(self, request: RequestView) -> tuple[str | None, LaneId]:
         """The adapter, and the lane the inner ordering gives."""
-        return request.adapter, None if self._laned is None else self._laned.lane(request)
+        return request.adapter, self._inner_lane(request)
 
     def rank(self, request: RequestView) -> Rank:
         """The inner ordering's."""
@@ -81,16 +60,11 @@ class AdapterClusters:
     def choose(self, heads: Mapping[LaneId, RequestView], now: float) -> LaneId:
         """Of the adapters that may be served, the lane that the inner ordering would serve next."""
         firsts = self._firsts(heads)
-        if self._laned is None:
-            return firsts[None]
-        inner = self._laned.choose({lane: heads[whole] for lane, whole in firsts.items()}, now)
-        return firsts[inner]
+        return firsts[self._inner_choice({lane: heads[whole] for lane, whole in firsts.items()}, now)]
 
     def next_change(self, heads: Mapping[LaneId, RequestView], now: float) -> float:
         """The inner ordering's: which adapters may be served moves with events only, not with time."""
-        if self._laned is None:
-            return math.inf
-        return self._laned.next_change({lane: heads[whole] for lane, whole in self._firsts(heads).items()}, now)
+        return self._inner_change({lane: heads[whole] for lane, whole in self._firsts(heads).items()}, now)
 
     def observe(self, event: Event) -> None:
         """Keep count of what waits and runs; pass every event on to the inner ordering."""
@@ -110,8 +84,7 @@ class AdapterClusters:
                     self._stop_running(request)
             case _:
                 pass
-        for listener in self._inner_listeners:
-            listener.observe(event)
+        self._tell_inner(event)
 
     def _firsts(self, heads: Mapping[LaneId, RequestView]) -> dict[LaneId, LaneId]:
         """Inner lane → that lane of an adapter that may be served whose head the inner ordering puts first."""

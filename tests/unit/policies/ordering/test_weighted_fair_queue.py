@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from random import Random
 
 import pytest
@@ -14,7 +13,6 @@ from headway.domain.request import Request
 from headway.policies.ordering.highest_response_ratio import HighestResponseRatio
 from headway.policies.ordering.shortest_prompt_first import ShortestPromptFirst
 from headway.policies.ordering.weighted_fair_queue import WeightedFairQueue
-from headway.scheduling.queue import WaitingQueue
 from headway.testing.examples import examples
 from tests.support.tenant_desk import Desk, request
 
@@ -46,12 +44,6 @@ def test_a_small_request_of_one_tenant_passes_a_large_one_of_another() -> None:
     assert desk.admit(2.0) is small
 
 
-def test_weights_entitle_to_more() -> None:
-    desk = Desk(WeightedFairQueue(tenant_weights={"gold": 3.0}))
-    desk.arrive(*(request(t) for t in ("gold", "plain") for _ in range(40)))
-    assert [desk.admit().tenant for _ in range(40)].count("gold") == 30
-
-
 def test_coming_back_from_idling_earns_no_credit() -> None:
     desk = Desk(WeightedFairQueue())
     desk.arrive(*(request("busy") for _ in range(20)))
@@ -60,15 +52,6 @@ def test_coming_back_from_idling_earns_no_credit() -> None:
     desk.arrive(request("newcomer"), request("newcomer"), request("newcomer"))
     assert desk.policy.service("newcomer") == desk.policy.service("busy") == 1_200
     assert [desk.admit().tenant for _ in range(6)].count("newcomer") == 3
-
-
-def test_with_nobody_waiting_a_newcomer_starts_at_the_virtual_time_too() -> None:
-    desk = Desk(WeightedFairQueue())
-    desk.arrive(*(request("busy", expected=1_000) for _ in range(6)))
-    for _ in range(6):
-        desk.admit()
-    desk.arrive(request("newcomer"))
-    assert desk.policy.service("newcomer") == 6 * 2_100
 
 
 def test_what_is_given_back_lowers_the_virtual_time() -> None:
@@ -176,15 +159,6 @@ def test_the_unit_of_size_does_not_matter(sizes: list[tuple[str, int]], factor: 
     assert orders[0] == orders[1]
 
 
-def test_inside_one_tenant_it_serves_as_the_inner_ordering_would() -> None:
-    alone, desk = WaitingQueue(HighestResponseRatio()), Desk(WeightedFairQueue(inner=HighestResponseRatio()))
-    for i in range(30):
-        r = request("a", 7 * i % 13 * 100 + 1, at=float(i))
-        alone.add(r)
-        desk.arrive(r)
-    assert [alone.pop(40.0).id for _ in range(30)] == [desk.admit(40.0).id for _ in range(30)]
-
-
 def test_the_choice_stands_until_the_inner_one_changes_in_any_tenant() -> None:
     """b's next request would be the small one from 10 s on, and that has the least finish time of all."""
     desk = Desk(WeightedFairQueue(inner=HighestResponseRatio()))
@@ -196,27 +170,6 @@ def test_the_choice_stands_until_the_inner_one_changes_in_any_tenant() -> None:
     assert desk.queue.head(10.5) is short
 
 
-def test_choosing_changes_nothing() -> None:
-    desk = Desk(WeightedFairQueue())
-    desk.arrive(request("a"), request("b"))
-    before = [desk.policy.service(t) for t in "abc"]
-    desk.queue.head(0.0)
-    desk.queue.head(5.0)
-    assert [desk.policy.service(t) for t in "abc"] == before
-    assert desk.queue.stands_until(5.0) == math.inf
-
-
-def test_tenants_who_left_are_forgotten() -> None:
-    desk = Desk(WeightedFairQueue())
-    for i in range(3_000):
-        desk.arrive(request(f"tenant {i}"))
-        desk.complete(desk.admit(), 10)
-    assert len(desk.policy._accounts._accounts) <= 130
-    level = desk.policy.service("tenant 2999")
-    desk.arrive(request("tenant 0"), request("stranger"))
-    assert desk.policy.service("tenant 0") == desk.policy.service("stranger") == level
-
-
 def test_shared_accounts_are_one_virtual_time() -> None:
     first, second = WeightedFairQueue(), WeightedFairQueue()
     second.share_accounts(first)
@@ -224,10 +177,3 @@ def test_shared_accounts_are_one_virtual_time() -> None:
     Desk(first).arrive(r)
     first.observe(Admitted(r, 0.0))
     assert second.service("b") == second.service("a") == 520
-
-
-def test_senseless_weights_are_refused() -> None:
-    with pytest.raises(ValueError, match="tenant_weights must be above 0, got 0 for tenant 'x'"):
-        WeightedFairQueue(tenant_weights={"x": 0.0})
-    with pytest.raises(ValueError, match="not both 0"):
-        WeightedFairQueue(prompt_weight=0.0, output_weight=0.0)
