@@ -175,6 +175,13 @@ def _fingerprint(problem: Problem) -> str:
     )
     for column in columns:
         digest.update(b"-" if column is None else column.tobytes())
+    later = (
+        *(trace.tpot_deadline_seconds, trace.end_deadline_seconds),
+        *(trace.program, trace.stage, trace.stages, trace.program_deadline_seconds),
+    )
+    for name, column in enumerate(later):
+        if column is not None:
+            digest.update(b"%d" % name + column.tobytes())
     if trace.adapter is not None:
         digest.update(trace.adapter.tobytes())
     for ids in trace.prefix_ids or ():

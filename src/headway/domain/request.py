@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Literal, Protocol, TypeAlias
 
 from headway.domain.estimate import LengthEstimate
+from headway.domain.later_deadlines import LaterDeadlines
 
 RequestId: TypeAlias = int | str
 RequestClass: TypeAlias = Literal["online", "offline"]
@@ -71,6 +72,10 @@ class RequestView(Protocol):
         """Time by which the first token is wanted, seconds on the same clock as `arrived_at`."""
 
     @property
+    def later_deadlines(self) -> LaterDeadlines | None:
+        """What its client wants after the first token, and its program; None where it names nothing, as mostly."""
+
+    @property
     def priority(self) -> int:
         """vLLM's sign: lower runs sooner, 0 is normal."""
 
@@ -103,6 +108,7 @@ class Request:
         "estimate",
         "id",
         "is_offline",
+        "later_deadlines",
         "looked_up_at",
         "max_output_tokens",
         "prefix_hashes",
@@ -131,6 +137,7 @@ class Request:
         sequences: int = 1,
         adapter: str | None = None,
         is_offline: bool = False,
+        later_deadlines: LaterDeadlines | None = None,
     ) -> None:
         self.id = id
         self.arrived_at = arrived_at
@@ -140,6 +147,7 @@ class Request:
         self.adapter = adapter
         self.max_output_tokens = max_output_tokens
         self.deadline = deadline
+        self.later_deadlines = later_deadlines
         self.priority = priority
         self.cached_prompt_tokens = cached_prompt_tokens
         self.produced_tokens = produced_tokens

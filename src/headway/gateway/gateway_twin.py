@@ -195,6 +195,7 @@ def _seen(request: GatewayRequest) -> SeenRequest:
         deadline_seconds=None if arrived.deadline is None else max(0.0, arrived.deadline - arrived.arrived_at),
         tenant=arrived.tenant,
         session=arrived.session,
+        later=None if arrived.later_deadlines is None else arrived.later_deadlines.moved(-arrived.arrived_at),
         prefix=prefix_blocks(arrived.prompt.hashes, arrived.prompt.bytes, queued.prompt_tokens),
     )
 

@@ -42,6 +42,7 @@ from headway.policies.ordering.fcfs import Fcfs
 from headway.policies.ordering.gittins import Gittins
 from headway.policies.ordering.goodput_first import GoodputFirst
 from headway.policies.ordering.highest_response_ratio import HighestResponseRatio
+from headway.policies.ordering.jitserve import Jitserve
 from headway.policies.ordering.longest_prefix_match import LongestPrefixMatch
 from headway.policies.ordering.modified_due_date import ModifiedDueDate
 from headway.policies.ordering.prefix_groups import PrefixGroups
@@ -109,6 +110,7 @@ ORDERING: dict[str, type[OrderingPolicy]] = {
     "smallest-volume-first-1bit": SmallestVolumeFirst1bit,
     "earliest-deadline-first": EarliestDeadlineFirst,
     "goodput-first": GoodputFirst,
+    "jitserve": Jitserve,
     "deadline-plus-work": DeadlinePlusWork,
     "qoserve": Qoserve,
     "modified-due-date": ModifiedDueDate,

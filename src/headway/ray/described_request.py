@@ -69,6 +69,12 @@ class Description:
         session: conversation or agent run it belongs to.
         priority: lower runs sooner, 0 is normal.
         deadline_seconds: from arrival to the first token.
+        tpot_deadline_seconds: bound on the time per output token after the first.
+        end_deadline_seconds: from arrival to the last token.
+        program: name of the program that it is a part of, an agent's task of several requests.
+        program_stage: which stage of it, from 1.
+        program_stages: how many stages it has; None where unknown.
+        program_deadline_seconds: from arrival to the end of the whole program.
         never_waits: it is refused rather than queued.
     """
 
@@ -81,6 +87,12 @@ class Description:
     session: str | None = None
     priority: int | None = None
     deadline_seconds: float | None = None
+    tpot_deadline_seconds: float | None = None
+    end_deadline_seconds: float | None = None
+    program: str | None = None
+    program_stage: int | None = None
+    program_stages: int | None = None
+    program_deadline_seconds: float | None = None
     never_waits: bool = False
 
 
@@ -226,7 +238,13 @@ def _told(told: Description, metadata: CallMetadata) -> RequestFacts:
         (b"x-headway-output-tokens", told.output_tokens),
         (b"x-request-priority", told.priority),
         (b"x-session-id", told.session),
-        (b"x-slo-ttft-ms", None if told.deadline_seconds is None else told.deadline_seconds * 1e3),
+        (b"x-slo-ttft-ms", _milliseconds(told.deadline_seconds)),
+        (b"x-slo-tpot-ms", _milliseconds(told.tpot_deadline_seconds)),
+        (b"x-headway-end-deadline-ms", _milliseconds(told.end_deadline_seconds)),
+        (b"x-headway-program", told.program),
+        (b"x-headway-program-stage", told.program_stage),
+        (b"x-headway-program-stages", told.program_stages),
+        (b"x-headway-program-deadline-ms", _milliseconds(told.program_deadline_seconds)),
         (NO_QUEUE_HEADER, "true" if told.never_waits else None),
     ):
         if value is not None:
@@ -245,6 +263,10 @@ def _told(told: Description, metadata: CallMetadata) -> RequestFacts:
         is_trusted=True,
         adapter=metadata.multiplexed_model_id,
     )
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1e3
 
 
 def _kept(headers: Iterable[tuple[bytes, bytes]], metadata: CallMetadata) -> list[tuple[bytes, bytes]]:

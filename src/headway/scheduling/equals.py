@@ -85,6 +85,7 @@ def _looks(request: Request) -> Hashable:
         request.session,
         request.priority,
         request.deadline,
+        request.later_deadlines,
         request.sequences,
         request.prefix_hashes[-1] if request.prefix_hashes else None,
     )

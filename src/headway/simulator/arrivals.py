@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
+from headway.domain.later_deadlines import LaterDeadlines, ProgramStage, later_deadlines
+from headway.simulator.outcome import NEVER
 from headway.simulator.rules import EngineRules
-from headway.simulator.step_time import PS_PER_SECOND
-from headway.simulator.trace import Trace
+from headway.simulator.step_time import PS_PER_SECOND, SECONDS_PER_PS
+from headway.simulator.trace import Seconds, Trace
 from headway.simulator.tracked import TrackedRequest
 
 FOREVER = 1 << 63
@@ -80,8 +83,10 @@ class Arrivals:
 class RequestFactory:
     """Makes the request of a row, with what its client gave and nothing of its true length."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, sent_ps: Sequence[int] = ()) -> None:
+        """`sent_ps` says when each row was sent, NEVER before it is; () where programs begin with each request."""
         count = len(trace)
+        self._later = LaterOfRows(trace, sent_ps) if trace.has_later_deadlines else None
         self._prompts: list[int] = trace.prompt_tokens.tolist()
         self._outputs: list[int] = trace.output_tokens.tolist()
         self._limits = [0] * count if trace.max_output_tokens is None else trace.max_output_tokens.tolist()
@@ -115,6 +120,7 @@ class RequestFactory:
             output == limit or prompt + output == max_model_tokens,
             self.adapter(row),
             self._offline[row],
+            None if self._later is None else self._later.of(row, sent_at),
         )
         if self._trace.prefix_ids is not None:
             request.prefix_hashes = self._trace.prefix_hashes(row)
@@ -125,6 +131,45 @@ class RequestFactory:
         if self._adapters is None or self._adapters[row] < 0:
             return None
         return self._adapter_names[self._adapters[row]]
+
+
+class LaterOfRows:
+    """Deadlines after the first token, by row; only of traces that have some."""
+
+    def __init__(self, trace: Trace, sent_ps: Sequence[int]) -> None:
+        """`sent_ps` says when each row was sent, NEVER before it is; () where programs begin with each request."""
+        count = len(trace)
+
+        def spans(column: Seconds | None) -> list[float]:
+            return [math.nan] * count if column is None else column.tolist()
+
+        self._tpot = spans(trace.tpot_deadline_seconds)
+        self._end = spans(trace.end_deadline_seconds)
+        self._programs = [-1] * count if trace.program is None else trace.program.tolist()
+        self._stage = [1] * count if trace.stage is None else trace.stage.tolist()
+        self._stages = [0] * count if trace.stages is None else trace.stages.tolist()
+        self._whole = spans(trace.program_deadline_seconds)
+        self._first: dict[int, int] = {}
+        for row, program in enumerate(self._programs):
+            self._first.setdefault(program, row)
+        self._sent_ps = sent_ps
+
+    def of(self, row: int, sent_at: float) -> LaterDeadlines | None:
+        """Those of a row that its client sent at `sent_at`, seconds."""
+        tpot, end, program = self._tpot[row], self._end[row], self._programs[row]
+        return later_deadlines(
+            None if math.isnan(tpot) else tpot,
+            None if math.isnan(end) else sent_at + end,
+            None if program < 0 else self._place(row, program, sent_at),
+        )
+
+    def _place(self, row: int, program: int, sent_at: float) -> ProgramStage:
+        first = self._first[program]
+        whole = self._whole[first]
+        began_ps = self._sent_ps[first] if self._sent_ps else NEVER
+        began = sent_at if began_ps == NEVER else began_ps * SECONDS_PER_PS
+        deadline = None if math.isnan(whole) else began + whole
+        return ProgramStage(str(program), self._stage[row], self._stages[row] or None, deadline)
 
 
 def check_clock(trace: Trace) -> None:

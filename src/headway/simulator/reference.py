@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from headway.domain.event import Listener
+from headway.domain.later_deadlines import LaterDeadlines, ProgramStage
 from headway.scheduling.scheduler import Policies
 from headway.simulator.arrivals import why_never
 from headway.simulator.outcome import NEVER, DayOutcome, Ints, LoadPoints, StepObserver, StepRecord, TokenGaps
@@ -99,7 +100,8 @@ class _ReferenceDay:
         """Submit every request that has arrived by now; refuse those that can never be served whole."""
         for at_ps, row in self._expected.take(self._engine.now_ps):
             self._arrived_ps[row] = at_ps
-            request = self._requests[row] = request_of(self._trace, row, at_ps * SECONDS_PER_PS, at_ps * SECONDS_PER_PS)
+            at = at_ps * SECONDS_PER_PS
+            request = self._requests[row] = request_of(self._trace, row, at, at, self._arrived_ps)
             output_tokens = int(self._trace.output_tokens[row])
             reason = why_never(self._rules, request.prompt_tokens, output_tokens, request.adapter)
             if reason is None:
@@ -179,10 +181,11 @@ def outcome_of(
     )
 
 
-def request_of(trace: Trace, row: int, arrived_at: float, sent_at: float) -> ReferenceRequest:
+def request_of(trace: Trace, row: int, arrived_at: float, sent_at: float, sent_ps: Sequence[int]) -> ReferenceRequest:
     """The request of a row, with what its client gave and nothing of its true length.
 
     Its client sent it at `sent_at`; at `arrived_at`, perhaps later, it comes to its engine. Both are seconds.
+    `sent_ps` says when each row was sent, as far as it was; () where that does not matter.
     """
     bound = 0 if trace.max_output_tokens is None else int(trace.max_output_tokens[row])
     deadline = math.nan if trace.deadline_seconds is None else float(trace.deadline_seconds[row])
@@ -199,9 +202,32 @@ def request_of(trace: Trace, row: int, arrived_at: float, sent_at: float) -> Ref
         priority=0 if trace.priority is None else int(trace.priority[row]),
         adapter=trace.adapters[adapter] if adapter >= 0 else None,
         is_offline=trace.offline is not None and bool(trace.offline[row]),
+        later_deadlines=_later(trace, row, sent_at, sent_ps) if trace.has_later_deadlines else None,
     )
     request.prefix_hashes = trace.prefix_hashes(row)
     return request
+
+
+def _later(trace: Trace, row: int, sent_at: float, sent_ps: Sequence[int]) -> LaterDeadlines | None:
+    """Deadlines after the first token; that of a program counts from when the first row of it was sent."""
+    tpot = math.nan if trace.tpot_deadline_seconds is None else float(trace.tpot_deadline_seconds[row])
+    end = math.nan if trace.end_deadline_seconds is None else float(trace.end_deadline_seconds[row])
+    program = None
+    if trace.program is not None and trace.program[row] >= 0:
+        first = int(np.flatnonzero(trace.program == trace.program[row])[0])
+        whole = math.nan if trace.program_deadline_seconds is None else float(trace.program_deadline_seconds[first])
+        was_sent = len(sent_ps) > 0 and sent_ps[first] != NEVER
+        began = sent_ps[first] * SECONDS_PER_PS if was_sent else sent_at
+        stages = 0 if trace.stages is None else int(trace.stages[row])
+        program = ProgramStage(
+            str(int(trace.program[row])),
+            1 if trace.stage is None else int(trace.stage[row]),
+            stages if stages > 0 else None,
+            None if math.isnan(whole) else began + whole,
+        )
+    if math.isnan(tpot) and math.isnan(end) and program is None:
+        return None
+    return LaterDeadlines(None if math.isnan(tpot) else tpot, None if math.isnan(end) else sent_at + end, program)
 
 
 class ExpectedArrivals:

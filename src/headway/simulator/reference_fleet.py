@@ -123,7 +123,7 @@ class _ReferenceReplica:
 
     def cached_tokens(self, row: int, prompt_tokens: int, at_ps: int) -> int:
         """Prompt tokens of this row that its prefix cache holds."""
-        return self.engine.cached_tokens(request_of(self._trace, row, 0.0, 0.0))
+        return self.engine.cached_tokens(request_of(self._trace, row, 0.0, 0.0, ()))
 
     def fresh_rows(self) -> set[int]:
         """Rows of the requests that were sent here and have never run here."""
@@ -154,9 +154,9 @@ class _ReferenceFleetDay:
     ) -> None:
         in_front = routing.queue == "gateway"
         self._trace = trace
-        self._router = FleetRouter(
-            trace, RequestFactory(trace), members, routing, policies.in_front, listeners if in_front else ()
-        )
+        self._arrived_ps = [NEVER] * len(trace)
+        factory = RequestFactory(trace, self._arrived_ps)
+        self._router = FleetRouter(trace, factory, members, routing, policies.in_front, listeners if in_front else ())
         self._replicas = [
             _ReferenceReplica(
                 trace,
@@ -171,7 +171,6 @@ class _ReferenceFleetDay:
         for ledger, replica in zip(self._router.ledgers, self._replicas, strict=True):
             ledger.engine = replica  # it passes on to its engine, also to one that is started again
         self._expected = ExpectedArrivals(trace)
-        self._arrived_ps = [NEVER] * len(trace)
         self._requests: dict[int, ReferenceRequest] = {}  # by row; also the refused ones that did arrive
         self._refused: dict[int, str] = {}
         self._faults = fault_times(members)
@@ -221,7 +220,7 @@ class _ReferenceFleetDay:
             self._replica[row] = index
             replica = self._replicas[index]
             arrived_at = self._arrived_ps[row] * SECONDS_PER_PS
-            request = request_of(self._trace, row, now_ps * SECONDS_PER_PS, arrived_at)
+            request = request_of(self._trace, row, now_ps * SECONDS_PER_PS, arrived_at, self._arrived_ps)
             request.replica_id = replica.member.id
             if row in self._requests:  # tried again
                 _carry_over(self._requests[row], request)
@@ -241,7 +240,8 @@ class _ReferenceFleetDay:
             source.to_stop.append((request, self._router.rescheduler.handed_over))
             return
         destination = self._replicas[order.destination]
-        again = request_of(self._trace, order.row, now, self._arrived_ps[order.row] * SECONDS_PER_PS)
+        sent_at = self._arrived_ps[order.row] * SECONDS_PER_PS
+        again = request_of(self._trace, order.row, now, sent_at, self._arrived_ps)
         again.replica_id = destination.member.id
         _carry_over(request, again)
         if isinstance(order, TakeBackOrder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from headway.domain.later_deadlines import LaterDeadlines
 from headway.domain.request import Request
 from headway.simulator.outcome import NEVER
 from headway.simulator.reference_blocks import Block
@@ -70,6 +71,7 @@ class ReferenceRequest(Request):
         priority: int = 0,
         adapter: str | None = None,
         is_offline: bool = False,
+        later_deadlines: LaterDeadlines | None = None,
     ) -> None:
         super().__init__(
             row,
@@ -82,6 +84,7 @@ class ReferenceRequest(Request):
             priority=priority,
             adapter=adapter,
             is_offline=is_offline,
+            later_deadlines=later_deadlines,
         )
         self.row = row
         self.output_limit = math.inf if max_output_tokens is None else max_output_tokens

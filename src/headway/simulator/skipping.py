@@ -92,7 +92,7 @@ class ServedTrace:
         self.trace = trace
         self.columns = columns
         self.output_tokens: list[int] = trace.output_tokens.tolist()
-        self.requests = RequestFactory(trace)
+        self.requests = RequestFactory(trace, columns.arrived_ps)
 
 
 Outputs: TypeAlias = tuple[int, int, int, list[TrackedRequest], list[TrackedRequest], list[TrackedRequest]]

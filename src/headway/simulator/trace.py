@@ -33,6 +33,14 @@ class Trace:
             perhaps partial; an equal id means an equal block after an equal prefix.
         prefix_block_tokens: tokens in a block of `prefix_ids`.
         deadline_seconds: wanted time to first token, relative to arrival; NaN where none.
+        deadline_is_slo: whether `deadline_seconds` is a bound of the operator, as the source names no deadline.
+        tpot_deadline_seconds: wanted time per output token after the first; NaN where none.
+        end_deadline_seconds: wanted time to last token, relative to arrival; NaN where none.
+        program: index of the program that the request is a part of, -1 where none.
+        stage: which stage of its program, from 1; 0 without a program.
+        stages: how many stages the program has, 0 where unknown.
+        program_deadline_seconds: wanted time of the whole program, from the arrival of this request; NaN where none.
+            Of a program's requests that of its first row holds, and counts from when that row was sent.
         priority: vLLM's sign, lower sooner.
         offline: whether its class is offline.
         adapter: index into `adapters`, the LoRA adapter that it wants; -1 for the base model. Requests of different
@@ -56,6 +64,13 @@ class Trace:
     prefix_ids: Sequence[Sequence[int]] | None = None
     prefix_block_tokens: int = 512
     deadline_seconds: Seconds | None = None
+    deadline_is_slo: bool = False
+    tpot_deadline_seconds: Seconds | None = None
+    end_deadline_seconds: Seconds | None = None
+    program: Tokens | None = None
+    stage: Tokens | None = None
+    stages: Tokens | None = None
+    program_deadline_seconds: Seconds | None = None
     priority: Tokens | None = None
     offline: npt.NDArray[np.bool_] | None = None
     adapter: Tokens | None = None
@@ -65,6 +80,13 @@ class Trace:
 
     def __len__(self) -> int:
         return len(self.arrived_seconds)
+
+    @property
+    def has_later_deadlines(self) -> bool:
+        """Whether a request may have a deadline after its first token, or belong to a program."""
+        return (
+            self.tpot_deadline_seconds is not None or self.end_deadline_seconds is not None or self.program is not None
+        )
 
     def prefix_hashes(self, row: int) -> Sequence[int]:
         """The names of a row's full blocks, and so of ever longer prefixes of its prompt; none where unknown.

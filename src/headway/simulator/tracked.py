@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from headway.domain.later_deadlines import LaterDeadlines
 from headway.domain.request import NEVER_LOOKED_UP, Request
 
 WAITING, PREFILLING, DECODING, LEAVING = range(4)
@@ -65,6 +66,7 @@ class TrackedRequest(Request):
         ends_by_limit: bool,
         adapter: str | None = None,
         is_offline: bool = False,
+        later_deadlines: LaterDeadlines | None = None,
     ) -> None:
         # Written out rather than passed up: one of these is made for every request of a million.
         self.id = row
@@ -77,6 +79,7 @@ class TrackedRequest(Request):
         self.is_offline = is_offline
         self.max_output_tokens = max_output_tokens
         self.deadline = deadline
+        self.later_deadlines = later_deadlines
         self.priority = priority
         self.cached_prompt_tokens = 0
         self.prefix_hashes = ()

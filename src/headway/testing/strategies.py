@@ -10,12 +10,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from headway.domain.costs import ServiceCosts
 from headway.domain.estimate import LengthEstimate, PointEstimate
+from headway.domain.later_deadlines import LaterDeadlines, ProgramStage
 from headway.domain.request import Request
 from headway.policies import catalog
 from headway.policies.options import constructor_keywords
@@ -74,6 +75,21 @@ def estimates(max_output_tokens: int = 40) -> st.SearchStrategy[LengthEstimate]:
     return points | st.lists(lengths, min_size=1, max_size=4).map(EmpiricalEstimate)
 
 
+_LATER_DEADLINES = st.builds(
+    LaterDeadlines,
+    st.none() | st.sampled_from([0.001, 0.03, 1.0]),
+    st.none() | st.sampled_from([0.0, 0.5, 2.0, 100.0]),
+    st.none()
+    | st.builds(
+        ProgramStage,
+        st.sampled_from(["p", "q"]),
+        st.integers(1, 3),
+        st.none() | st.integers(3, 5),
+        st.none() | st.sampled_from([0.0, 1.0, 60.0]),
+    ),
+)
+
+
 @st.composite
 def requests(
     draw: st.DrawFn, *, max_prompt_tokens: int = 60, max_produced_tokens: int = 0, points_only: bool = False
@@ -93,6 +109,7 @@ def requests(
         cached_prompt_tokens=draw(st.just(0) | st.integers(0, prompt_tokens)),
         produced_tokens=produced_tokens,
         adapter=draw(st.sampled_from([None, None, *ADAPTER_NAMES])),
+        later_deadlines=draw(st.none() | _LATER_DEADLINES),
     )
     point = st.integers(1, 40).map(lambda tokens: PointEstimate(tokens, "drawn"))
     request.estimate = draw(point if points_only else estimates())
@@ -112,6 +129,8 @@ def request_lists(
         request.id, request.arrived_at = number, at
         if request.deadline is not None:
             request.deadline += at
+        if request.later_deadlines is not None:
+            request.later_deadlines = request.later_deadlines.moved(at)
     return drawn
 
 
@@ -156,6 +175,7 @@ def traces(
         priority=column(st.sampled_from([0, 0, -1, 3])) if draw(st.booleans()) else None,
         adapter=column(st.integers(-1, 3)) if adapters and draw(st.booleans()) else None,
         adapters=ADAPTER_NAMES,
+        **(_drawn_deadlines(draw, n) if draw(st.booleans()) else {}),
     )
 
 
@@ -247,6 +267,28 @@ def _names(kind: catalog.Kind) -> st.SearchStrategy[str]:
 
 
 _PREFIX_BLOCK = 16
+
+
+def _drawn_deadlines(draw: st.DrawFn, count: int) -> dict[str, Any]:
+    """Deadlines of each kind and programs, some of them missing."""
+
+    def seconds(*choices: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        drawn = draw(st.lists(st.sampled_from([np.nan, *choices]), min_size=count, max_size=count))
+        return np.array(drawn, dtype=np.float64)
+
+    def numbers(least: int, most: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        return np.array(draw(st.lists(st.integers(least, most), min_size=count, max_size=count)), dtype=np.int64)
+
+    program, stage = numbers(-1, 2), numbers(1, 3)
+    return {
+        "deadline_seconds": seconds(0.0, 0.1, 5.0),
+        "tpot_deadline_seconds": seconds(0.001, 0.05),
+        "end_deadline_seconds": seconds(0.1, 30.0),
+        "program": program,
+        "stage": np.where(program >= 0, stage, 0),
+        "stages": np.where(program >= 0, numbers(0, 1) * 4, 0),
+        "program_deadline_seconds": seconds(1.0, 100.0),
+    }
 
 
 def _turns(session: np.ndarray[tuple[int], np.dtype[np.int64]]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -229,6 +229,12 @@ def _rows(trace: Trace, rows: slice) -> Trace:
         think_seconds=None,
         prefix_ids=None if trace.prefix_ids is None else [trace.prefix_ids[i] for i in range(len(trace))[rows]],
         deadline_seconds=part(trace.deadline_seconds),
+        tpot_deadline_seconds=part(trace.tpot_deadline_seconds),
+        end_deadline_seconds=part(trace.end_deadline_seconds),
+        program=part(trace.program),
+        stage=part(trace.stage),
+        stages=part(trace.stages),
+        program_deadline_seconds=part(trace.program_deadline_seconds),
         priority=part(trace.priority),
         adapter=part(trace.adapter),
     )

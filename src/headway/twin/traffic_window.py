@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from headway.domain.event import Admitted, Arrived, Cancelled, Completed, Event, FirstToken, Refused
+from headway.domain.later_deadlines import LaterDeadlines
 from headway.domain.request import RequestId, RequestView
 
 PREFIX_BLOCK_TOKENS = 512
@@ -24,8 +25,13 @@ COLUMNS = (
     "max_output_tokens",
     "priority",
     "deadline_seconds",
+    "tpot_deadline_seconds",
+    "end_deadline_seconds",
+    "stage",
+    "stages",
+    "program_deadline_seconds",
 )
-"""Numbers of a request, None where they are not known (yet)."""
+"""Numbers of a request, None where they are not known (yet) or not given."""
 
 
 class SeenRequest:
@@ -34,7 +40,7 @@ class SeenRequest:
     `output_tokens` is None until it has ended; `prefix` are hashes of its prompt's leading blocks.
     """
 
-    __slots__ = (*COLUMNS, "has_left", "prefix", "replica", "session", "tenant")
+    __slots__ = (*COLUMNS, "has_left", "prefix", "program", "replica", "session", "tenant")
 
     def __init__(
         self,
@@ -47,7 +53,9 @@ class SeenRequest:
         tenant: str = "",
         session: str | None = None,
         prefix: Sequence[int] = (),
+        later: LaterDeadlines | None = None,
     ) -> None:
+        """`later` are its deadlines after the first token, from its arrival on."""
         self.arrived_at = arrived_at
         self.started_at: float | None = None
         self.first_token_at: float | None = None
@@ -57,6 +65,13 @@ class SeenRequest:
         self.max_output_tokens = max_output_tokens
         self.priority = priority
         self.deadline_seconds = deadline_seconds
+        program = None if later is None else later.program
+        self.tpot_deadline_seconds = None if later is None else later.tpot_seconds
+        self.end_deadline_seconds = None if later is None else later.end
+        self.program = None if program is None else program.program
+        self.stage = None if program is None else program.stage
+        self.stages = None if program is None else program.stages
+        self.program_deadline_seconds = None if program is None else program.deadline
         self.tenant = tenant
         self.session = session
         self.prefix = tuple(prefix[:PREFIX_BLOCKS_MAX])
@@ -99,10 +114,10 @@ class TrafficWindow:
 
 
 def columns_of(rows: Iterable[SeenRequest]) -> dict[str, Any]:
-    """The requests as columns of plain values; tenants, sessions, replicas and hashes are numbers, and nothing else."""
+    """The requests as columns of plain values; names (tenants, sessions, replicas, programs) and hashes are numbers."""
     rows = list(rows)
     columns: dict[str, Any] = {name: [getattr(one, name) for one in rows] for name in COLUMNS}
-    for name in ("tenant", "session", "replica"):
+    for name in ("tenant", "session", "replica", "program"):
         numbers: dict[Any, int] = {}
         columns[name] = [
             -1 if (value := getattr(one, name)) is None else numbers.setdefault(value, len(numbers)) for one in rows
@@ -159,4 +174,5 @@ def _seen(request: RequestView, prefix: Sequence[int]) -> SeenRequest:
         tenant=request.tenant,
         session=request.session,
         prefix=prefix,
+        later=None if request.later_deadlines is None else request.later_deadlines.moved(-request.arrived_at),
     )

@@ -144,6 +144,7 @@ def view_of(request: VllmRequest, hints: XargsHints, now: float) -> Request:
         produced_tokens=produced,
         adapter=vllm.lora_of(request),
         is_offline=hints.is_offline,
+        later_deadlines=None if hints.later is None else hints.later.moved(now),
     )
     view.prefix_hashes = BlockHashes(vllm.block_hashes_to_look_up(request))
     return view

@@ -12,18 +12,28 @@ from typing import NamedTuple
 from headway.domain.engine_hints import (
     CLASS,
     DEADLINE_MS,
+    END_DEADLINE_MS,
     EXPECTED_TOKENS,
+    LATER_NAMES,
     MAX_DEADLINE_MS,
     MAX_EXPECTED_TOKENS,
+    MAX_PROGRAM_MS,
     MAX_RANK,
+    MAX_STAGES,
     MAX_TEXT,
     NAMES,
+    PROGRAM,
+    PROGRAM_DEADLINE_MS,
+    PROGRAM_STAGE,
+    PROGRAM_STAGES,
     RANK,
     SESSION,
     TENANT,
+    TPOT_MS,
 )
 from headway.domain.estimate import GeometricEstimate, LengthEstimate
 from headway.domain.event import Cancelled, Completed, Event
+from headway.domain.later_deadlines import LaterDeadlines, ProgramStage, later_deadlines
 from headway.domain.request import RequestId, RequestView
 from headway.policies.contracts import LengthPredictor
 from headway.policies.event_fanout import EventFanout
@@ -35,7 +45,7 @@ _KEEP = 0.5 ** (1 / 50)  # the weight of an observation halves with each further
 
 
 class XargsHints(NamedTuple):
-    """One request's hints, within bounds. `ignored`: names of malformed hints."""
+    """One request's hints, within bounds. `ignored`: names of malformed hints; `later`: from its arrival on."""
 
     expected_tokens: int | None = None
     deadline_seconds: float | None = None
@@ -44,6 +54,7 @@ class XargsHints(NamedTuple):
     rank: int | None = None
     ignored: tuple[str, ...] = ()
     is_offline: bool = False
+    later: LaterDeadlines | None = None
 
 
 NO_HINTS = XargsHints()
@@ -63,6 +74,8 @@ def read_hints(arguments: object) -> XargsHints:
     tenant, session = _text(given.get(TENANT)), _text(given.get(SESSION))
     read = {EXPECTED_TOKENS: expected, DEADLINE_MS: deadline, RANK: rank, TENANT: tenant, SESSION: session}
     read[CLASS] = request_class
+    later = _read_later(given) if any(name in given for name in LATER_NAMES) else {}
+    read |= later
     return XargsHints(
         None if expected is None else round(expected),
         None if deadline is None else deadline / 1000,
@@ -71,7 +84,36 @@ def read_hints(arguments: object) -> XargsHints:
         None if rank is None else round(rank),
         tuple(name for name in given if read[name] is None),
         request_class == "offline",
+        _later(later) if later else None,
     )
+
+
+def _read_later(given: Mapping[str, object]) -> dict[str, float | str | None]:
+    """Deadlines after the first token and the place in a program, by the names of their hints."""
+    return {
+        TPOT_MS: _number(given.get(TPOT_MS), 1e-3, MAX_DEADLINE_MS),
+        END_DEADLINE_MS: _number(given.get(END_DEADLINE_MS), 0, MAX_PROGRAM_MS),
+        PROGRAM: _text(given.get(PROGRAM)),
+        PROGRAM_STAGE: _number(given.get(PROGRAM_STAGE), 1, MAX_STAGES),
+        PROGRAM_STAGES: _number(given.get(PROGRAM_STAGES), 1, MAX_STAGES),
+        PROGRAM_DEADLINE_MS: _number(given.get(PROGRAM_DEADLINE_MS), 0, MAX_PROGRAM_MS),
+    }
+
+
+def _later(read: Mapping[str, float | str | None]) -> LaterDeadlines | None:
+    """The same as they travel; a stage beyond the number of stages leaves that number unknown."""
+
+    def seconds(name: str) -> float | None:
+        value = read[name]
+        return value / 1000 if isinstance(value, float | int) else None
+
+    program, stage, stages = read[PROGRAM], read[PROGRAM_STAGE], read[PROGRAM_STAGES]
+    place = None
+    if isinstance(program, str):
+        at = round(stage) if isinstance(stage, float | int) else 1
+        known = round(stages) if isinstance(stages, float | int) and stages >= at else None
+        place = ProgramStage(program, at, known, seconds(PROGRAM_DEADLINE_MS))
+    return later_deadlines(seconds(TPOT_MS), seconds(END_DEADLINE_MS), place)
 
 
 def _number(value: object, least: float, most: float) -> float | None:

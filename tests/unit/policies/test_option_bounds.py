@@ -36,6 +36,11 @@ OPTIONS: list[tuple[catalog.Kind, str, str, object, list[float], list[float]]] =
     ("ordering", "goodput-first", "guard_seconds", 0.5, [0.0, 9.0], [-0.1, INF]),
     ("ordering", "goodput-first", "lane_seconds", 0.5, [1e-6, 9.0], [9e-7, INF]),
     ("ordering", "goodput-first", "tpot_seconds", None, [0.001, 9.0], [0.0, INF]),
+    ("ordering", "jitserve", "quantile", 0.95, [0.01, 0.99], [0.0, 1.0]),
+    ("ordering", "jitserve", "output_weight", 8.0, [0.0, 99.0], [-0.1, INF, NAN]),
+    ("ordering", "jitserve", "lateness_exponent", 1.0, [0.1, 9.0], [0.0, INF, NAN]),
+    ("ordering", "jitserve", "no_deadline_seconds", 30.0, [0.1, 1e6], [0.0, INF, NAN]),
+    ("ordering", "jitserve", "lane_seconds", 1.0, [0.1, 9.0], [0.0, INF]),
     ("ordering", "priority-aging", "seconds_per_class", 10.0, [0.1, 1e6], [0.0, INF]),
     ("ordering", "highest-response-ratio", "lane_width", 1.2, [1.01, 9.0], [1.0, INF]),
     ("ordering", "ewsjf-authors", "lanes", 10, [1, 30], [0]),
@@ -164,6 +169,10 @@ def test_which_orders_follow_what_is_learned() -> None:
         "smallest-volume-first",
         "smallest-volume-first-1bit",
         "goodput-first",
+        "jitserve",
+        "deadline-plus-work",
+        "qoserve",
+        "modified-due-date",
         "prefix-groups",
     }
     inner: OrderingPolicy = SmallestVolumeFirst()

@@ -87,7 +87,16 @@ def test_what_is_no_api_call_has_its_size() -> None:
 
 def test_an_application_says_what_it_knows() -> None:
     told = Description(
-        prompt_tokens=12, output_tokens=5, output_tokens_max=9, tenant="a", priority=-3, deadline_seconds=0.5
+        prompt_tokens=12,
+        output_tokens=5,
+        output_tokens_max=9,
+        tenant="a",
+        priority=-3,
+        deadline_seconds=0.5,
+        tpot_deadline_seconds=0.05,
+        program="task",
+        program_stage=2,
+        program_deadline_seconds=60.0,
     )
     facts = facts_of([object()], {}, Call(), lambda args, kwargs: told)
     assert (facts.prompt.ids, facts.tenant, facts.is_trusted) == (12, "a", True)
@@ -95,6 +104,10 @@ def test_an_application_says_what_it_knows() -> None:
         b"x-headway-output-tokens": b"5",
         b"x-request-priority": b"-3",
         b"x-slo-ttft-ms": b"500.0",
+        b"x-slo-tpot-ms": b"50.0",
+        b"x-headway-program": b"task",
+        b"x-headway-program-stage": b"2",
+        b"x-headway-program-deadline-ms": b"60000.0",
     }
     assert json.loads(facts.head)["max_tokens"] == 9
     assert facts_of([{"prompt": "x"}], {}, Call(), lambda args, kwargs: None).path == "/v1/completions"

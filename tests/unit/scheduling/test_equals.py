@@ -7,6 +7,7 @@ import pytest
 
 from headway.domain.costs import ServiceCosts
 from headway.domain.estimate import PointEstimate
+from headway.domain.later_deadlines import LaterDeadlines
 from headway.domain.request import Request, RequestView, expected_output_tokens
 from headway.scheduling.bundle import bundle
 from headway.scheduling.equals import Equals
@@ -92,6 +93,7 @@ def test_the_group_is_served_by_its_best_rank_in_order_of_arrival() -> None:
         {"session": "s"},
         {"max_output_tokens": 9},
         {"deadline": 9.0},
+        {"later_deadlines": LaterDeadlines(end=9.0)},
         {"priority": 1},
         {"cached_prompt_tokens": 1},
         {"produced_tokens": 1},

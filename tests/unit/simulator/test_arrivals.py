@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from headway.domain.event import Event
+from headway.domain.later_deadlines import LaterDeadlines, ProgramStage
 from headway.domain.request import Request
 from headway.policies.admission.greedy import Greedy
 from headway.policies.ordering.fcfs import Fcfs
@@ -15,8 +17,10 @@ from headway.policies.prediction.running_mean import RunningMean
 from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.scheduling.scheduler import Policies
 from headway.simulator.arrivals import FOREVER, Arrivals, RequestFactory, check_clock, why_never
+from headway.simulator.outcome import DayOutcome
 from headway.simulator.reference import ExpectedArrivals, simulate_reference
 from headway.simulator.rules import EngineRules
+from headway.simulator.skipping import simulate
 from headway.simulator.trace import Trace
 from tests.support.paper_days import ONE_SECOND, RULES, requests
 
@@ -173,6 +177,41 @@ class TestRequests:
         one = RequestFactory(requests((3, 4))).make(0, 0.0, 0.0, 100)
         plain = (one.tenant, one.session, one.max_output_tokens, one.deadline, one.priority, one.ends_by_limit)
         assert plain == ("", None, None, None, 0, False)
+
+    @pytest.mark.parametrize("simulated", [simulate, simulate_reference])
+    def test_deadlines_count_from_when_a_client_sent_and_a_programs_from_its_first_request(
+        self, simulated: Callable[..., DayOutcome]
+    ) -> None:
+        """Row 2 follows row 0 in a session, and both are of program 4, whose first row says how long it may take."""
+        trace = requests(
+            (2, 1),
+            (2, 1),
+            (2, 1),
+            at=[0, 1, 1],
+            session=[0, -1, 0],
+            turn=[0, 0, 1],
+            think_seconds=[0, 0, 0.5],
+            tpot_deadline_seconds=[NAN, 0.25, NAN],
+            end_deadline_seconds=[NAN, 4.0, 8.0],
+            program=[4, -1, 4],
+            stage=[1, 0, 2],
+            stages=[0, 0, 3],
+            program_deadline_seconds=[60.0, NAN, 1.0],
+        )
+        seen: dict[int, Request] = {}
+
+        class Eye:
+            def observe(self, event: Event) -> None:
+                assert isinstance(event.request, Request)
+                seen[int(event.request.id)] = event.request
+
+        policies = Policies(Fcfs(), Greedy(), LatestAdmitted(), RunningMean())
+        simulated(trace, RULES, ONE_SECOND, policies, listeners=[Eye()])
+        assert seen[0].later_deadlines == LaterDeadlines(program=ProgramStage("4", 1, None, 60.0))
+        assert seen[1].later_deadlines == LaterDeadlines(0.25, 5.0)
+        sent_at = seen[2].arrived_at
+        assert sent_at > 1.0
+        assert seen[2].later_deadlines == LaterDeadlines(end=sent_at + 8, program=ProgramStage("4", 2, 3, 60.0))
 
     def test_the_reference_tells_the_same(self) -> None:
         trace = Trace(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from headway.domain.later_deadlines import LaterDeadlines
 from headway.vllm_plugin.scheduler_mixin import PolicyScheduling
 from tests.support.vllm_stub import Status, StubEngine, StubRequest
 
@@ -84,7 +85,14 @@ def test_an_entry_by_hand() -> None:
     engine.add_request(StubRequest("first", 10))
     engine.now = 4.0
     request = StubRequest(
-        "second", 100, priority=3, headway_tenant="t", headway_session="s", headway_deadline_ms=500, headway_rank=9
+        "second",
+        100,
+        priority=3,
+        headway_tenant="t",
+        headway_session="s",
+        headway_deadline_ms=500,
+        headway_rank=9,
+        headway_end_deadline_ms=2_000,
     )
     request.block_hashes = ["h"]
     request.max_tokens = 77
@@ -97,6 +105,7 @@ def test_an_entry_by_hand() -> None:
     assert (view.id, view.arrived_at, view.prompt_tokens, view.produced_tokens) == ("second", 4.0, 100, 5)
     assert (view.cached_prompt_tokens, view.max_output_tokens, view.priority) == (30, 77, 3)
     assert (view.tenant, view.session, view.deadline) == ("t", "s", 4.5)
+    assert view.later_deadlines == LaterDeadlines(end=6.0)
     assert engine.headway.book.get(request) is second  # type: ignore[arg-type]
     assert (second.admission, second.resumed, second.turn_over, second.first_token_came) == (-1, False, False, False)
     assert second.wait_began.at == 4.0

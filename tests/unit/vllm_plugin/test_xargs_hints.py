@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from headway.domain.engine_hints import MAX_DEADLINE_MS, MAX_EXPECTED_TOKENS, MAX_RANK, NAMES
 from headway.domain.estimate import PointEstimate
 from headway.domain.event import Cancelled, Completed
+from headway.domain.later_deadlines import LaterDeadlines, ProgramStage
 from headway.domain.request import Request, RequestView
 from headway.vllm_plugin.xargs_hints import NO_HINTS, HintedLengths, read_hints
 
@@ -29,7 +30,25 @@ def test_what_is_read() -> None:
         "other": 1,
     }
     hints = read_hints(said)
-    assert hints == (37, 0.2505, "dave", "s-9", -2, (), True)
+    assert hints == (37, 0.2505, "dave", "s-9", -2, (), True, None)
+
+
+def test_deadlines_after_the_first_token_and_programs_are_read() -> None:
+    said = {
+        "headway_tpot_ms": "62.5",
+        "headway_end_deadline_ms": 9_000,
+        "headway_program": "task",
+        "headway_program_stage": 2,
+        "headway_program_stages": 5,
+        "headway_program_deadline_ms": 60_000,
+    }
+    assert read_hints(said).later == LaterDeadlines(0.0625, 9.0, ProgramStage("task", 2, 5, 60.0))
+    assert read_hints(said | {"headway_program_stages": 1}).later == LaterDeadlines(
+        0.0625, 9.0, ProgramStage("task", 2, None, 60.0)
+    ), "a stage beyond the last: their number is not known"
+    odd = read_hints({"headway_program": "", "headway_program_stage": 3, "headway_tpot_ms": []})
+    assert odd.later is None
+    assert odd.ignored == ("headway_tpot_ms", "headway_program")
 
 
 def test_what_is_ignored_is_named() -> None:
@@ -111,7 +130,7 @@ def test_what_counts_as_a_number_and_as_a_text() -> None:
     assert deadline("1" + " " * 64) is None, "longer than any text that is read"
     assert read_hints({"headway_expected_tokens": 0}).expected_tokens == 1
     assert read_hints({"headway_expected_tokens": 2.6}).expected_tokens == 3
-    assert read_hints({"headway_expected_tokens": "7"}) == (7, None, "", None, None, (), False)
+    assert read_hints({"headway_expected_tokens": "7"}) == (7, None, "", None, None, (), False, None)
     assert read_hints({"headway_rank": 10**400}).rank == MAX_RANK
     assert read_hints({"headway_rank": 1.7}).rank == 2
     assert read_hints({"headway_session": "y" * 65}).session == "y" * 64

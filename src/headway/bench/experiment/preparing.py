@@ -72,6 +72,6 @@ def _check_prefix_blocks(server: Replica, trace: Trace) -> None:
 
 def _with_deadlines(trace: Trace, slo: Slo) -> Trace:
     """In a trace without deadlines, every request gets the TTFT SLO as its deadline."""
-    if trace.deadline_seconds is not None or slo.ttft_seconds is None:
+    if trace.deadline_seconds is not None or trace.has_later_deadlines or slo.ttft_seconds is None:
         return trace
-    return replace(trace, deadline_seconds=np.full(len(trace), slo.ttft_seconds))
+    return replace(trace, deadline_seconds=np.full(len(trace), slo.ttft_seconds), deadline_is_slo=True)

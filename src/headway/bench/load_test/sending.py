@@ -16,10 +16,11 @@ import numpy as np
 from headway.bench.load_test.completion_stream import StreamFault
 from headway.bench.load_test.prompts import Prompts
 from headway.bench.load_test.stream_client import HeaderFields, StreamClient
-from headway.simulator.arrivals import FOREVER, Arrivals
+from headway.domain.later_deadlines import LaterDeadlines
+from headway.simulator.arrivals import FOREVER, Arrivals, LaterOfRows
 from headway.simulator.day_columns import DayColumns
 from headway.simulator.outcome import NO_POINTS, DayOutcome
-from headway.simulator.step_time import PS_PER_SECOND
+from headway.simulator.step_time import PS_PER_SECOND, SECONDS_PER_PS
 from headway.simulator.trace import Trace
 
 _POLL_SECONDS = 0.05  # how long it takes at most to notice that a follow-up turn is due
@@ -51,6 +52,7 @@ class Sender:
         self._news = asyncio.Event()
         self._inside: set[asyncio.Task[None]] = set()
         self.columns = DayColumns(len(trace))
+        self._later = LaterOfRows(trace, self.columns.arrived_ps) if trace.has_later_deadlines else None
         self.output_tokens = trace.output_tokens.copy()
         self.prompt_tokens = trace.prompt_tokens.copy()
         self.failed: dict[int, str] = {}
@@ -155,9 +157,29 @@ class Sender:
             headers.append(("x-session-id", str(int(trace.session[row]))))
         if trace.deadline_seconds is not None and not np.isnan(trace.deadline_seconds[row]):
             headers.append(("x-llm-d-slo-ttft-ms", str(round(float(trace.deadline_seconds[row]) * 1000))))
+        if self._later is not None:
+            sent_at = self.columns.arrived_ps[row] * SECONDS_PER_PS
+            headers += _later_headers(self._later.of(row, sent_at), sent_at)
         if trace.priority is not None and trace.priority[row]:
             headers.append(("x-request-priority", str(int(trace.priority[row]))))
         return headers
+
+
+def _later_headers(later: LaterDeadlines | None, sent_at: float) -> HeaderFields:
+    """Deadlines after the first token and the place in a program, as times left when the request is sent."""
+    if later is None:
+        return []
+    program = later.program
+    left = {"x-headway-end-deadline-ms": later.end}
+    headers: list[tuple[str, str]] = []
+    if later.tpot_seconds is not None:
+        headers.append(("x-slo-tpot-ms", f"{later.tpot_seconds * 1000:g}"))
+    if program is not None:
+        headers += [("x-headway-program", program.program), ("x-headway-program-stage", str(program.stage))]
+        if program.stages is not None:
+            headers.append(("x-headway-program-stages", str(program.stages)))
+        left["x-headway-program-deadline-ms"] = program.deadline
+    return headers + [(name, str(max(1, round((at - sent_at) * 1000)))) for name, at in left.items() if at is not None]
 
 
 class _TokenTimes:

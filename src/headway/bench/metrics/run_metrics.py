@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headway.bench.metrics.token_gaps import gap_spread
+from headway.bench.metrics.token_goodput import token_goodput
 from headway.bench.user_mistake import as_mistakes
 from headway.config.slo_text import read_slo
 from headway.simulator.outcome import NEVER, DayOutcome
@@ -125,6 +126,8 @@ class RunMetrics:
     total_tardiness_seconds: float | None = None
     offered_requests_per_second: float | None = None
     completed_requests_per_second: float | None = None
+    token_goodput_tokens_per_second: float | None = None
+    token_goodput_share: float | None = None
 
     def to_json(self) -> dict[str, object]:
         """The contract's keys, in the order of the fields."""
@@ -176,6 +179,11 @@ DEFINITIONS: Mapping[str, str] = {
     "offered_requests_per_second": "requests that arrived after the first one, divided by the time from the first to "
     "the last arrival; None where all arrive at one moment",
     "completed_requests_per_second": "completed requests divided by the makespan; None where that is 0",
+    "token_goodput_tokens_per_second": "output tokens of the requests that kept every deadline which their client gave "
+    "(TTFT, TPOT, end to end; of its program, whose requests then all count or none), divided by the makespan; None "
+    "where no client gave one: a bound of the operator alone is none",
+    "token_goodput_share": "the same tokens as a share of the output tokens of all requests with such a deadline; "
+    "refused and unfinished ones are misses",
 }
 """What each number means, in the order of `RunMetrics`."""
 
@@ -214,6 +222,7 @@ def summarise(
     shorter, longest = length_classes(trace)
     started = outcome.first_token_ps != NEVER
     output, all_completed = int(trace.output_tokens[completed].sum()), completed
+    kept = token_goodput(trace, outcome, ttft, tpot, e2e)
     online, offline_tokens = np.ones(len(trace), bool), None
     if trace.offline is not None and trace.offline.any():
         online, lower_bound_seconds = ~trace.offline, None
@@ -253,6 +262,8 @@ def summarise(
         total_tardiness_seconds=_total_tardiness(trace, ttft, started),
         offered_requests_per_second=_arrival_rate(outcome),
         completed_requests_per_second=int(all_completed.sum()) / seconds if seconds > 0 else None,
+        token_goodput_tokens_per_second=None if kept is None else kept.tokens / seconds if seconds > 0 else 0.0,
+        token_goodput_share=None if kept is None else kept.share,
     )
 
 

@@ -113,6 +113,20 @@ OF_DEADLINES: tuple[Column, ...] = (
 )
 """Shown behind the others where requests have deadlines."""
 
+OF_GIVEN_DEADLINES: tuple[Column, ...] = (
+    Column(
+        "token_goodput_tokens_per_second",
+        "token goodput",
+        "",
+        "per second",
+        "high",
+        True,
+        lambda m: m.token_goodput_tokens_per_second,
+    ),
+    Column("token_goodput_share", "token goodput", "share", "share", "high", True, lambda m: m.token_goodput_share),
+)
+"""Shown behind these where clients gave deadlines."""
+
 OF_LIVE: tuple[Column, ...] = (
     Column(
         "offered_requests_per_second",
@@ -193,6 +207,8 @@ def cell_columns(comparison: Comparison) -> tuple[CellColumn, ...]:
         shown = (*shown, *OF_FLEETS)
     if any(run.metrics.total_tardiness_seconds is not None for run in comparison.runs):
         shown = (*shown, *OF_DEADLINES)
+    if any(run.metrics.token_goodput_share is not None for run in comparison.runs):
+        shown = (*shown, *OF_GIVEN_DEADLINES)
     return tuple(_write(comparison, column) for column in shown)
 
 

@@ -9,8 +9,12 @@ from dataclasses import dataclass, field
 from headway.bench.user_mistake import UserMistake
 
 _UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-_TIMES = ("arrival", "think", "deadline", "ttft", "e2e")
-_PLAIN = ("prompt", "output", "max_output", "tenant", "session", "turn", "priority", "class", "adapter", "prefix")
+_DEADLINES = ("deadline", "tpot_deadline", "end_deadline", "program_deadline")
+_TIMES = ("arrival", "think", *_DEADLINES, "ttft", "e2e")
+_PLAIN = (
+    *("prompt", "output", "max_output", "tenant", "session", "turn", "priority", "class", "adapter", "prefix"),
+    *("program", "stage", "stages"),
+)
 COLUMNS = (*_TIMES, *_PLAIN)
 REQUIRED = ("arrival", "prompt", "output")
 EXAMPLE = "--columns arrival=...,prompt=...,output=..."
@@ -48,6 +52,12 @@ MOONCAKE = ColumnMap(
         "turn": "turn",
         "think": "think_time_ms",
         "deadline": "deadline_ms",
+        "tpot_deadline": "tpot_deadline_ms",
+        "end_deadline": "end_deadline_ms",
+        "program": "program_id",
+        "stage": "stage",
+        "stages": "stages",
+        "program_deadline": "program_deadline_ms",
         "priority": "priority",
         "class": "class",
         "adapter": "adapter",
@@ -55,7 +65,7 @@ MOONCAKE = ColumnMap(
         "ttft": "ttft_ms",
         "e2e": "e2e_ms",
     },
-    {"arrival": 1e-3, "think": 1e-3, "deadline": 1e-3, "ttft": 1e-3, "e2e": 1e-3},
+    dict.fromkeys(_TIMES, 1e-3),
     layout="Mooncake-style JSON Lines",
     unit_unsure=True,
 )

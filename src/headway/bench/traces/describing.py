@@ -90,7 +90,9 @@ class TraceDescription:
         uncached_prefill: of what that cache leaves to compute.
         tenants: None if the trace names none.
         sessions: None where there are none.
-        deadlines: share of the requests with one.
+        deadlines: share of the requests with one for the first token.
+        later_deadlines: share of the requests with one per output token or for the last token.
+        programs: how many, each of several requests perhaps.
     """
 
     name: str
@@ -107,6 +109,8 @@ class TraceDescription:
     tenants: TenantShares | None
     sessions: Sessions | None
     deadlines: float
+    later_deadlines: float
+    programs: int
 
     def as_json(self) -> dict[str, Any]:
         """The same numbers as plain values, keys as here."""
@@ -117,7 +121,11 @@ def describe(trace: Trace) -> TraceDescription:
     """The statistics of a trace; arrivals are taken as recorded, also those of follow-up turns."""
     span = float(trace.arrived_seconds[-1] - trace.arrived_seconds[0])
     hits = None if trace.prefix_ids is None else prefix_hits(trace)
-    deadlines = trace.deadline_seconds
+    later = np.zeros(len(trace), np.bool_)
+    for column in (trace.tpot_deadline_seconds, trace.end_deadline_seconds):
+        if column is not None:
+            later |= ~np.isnan(column)
+    deadlines, programs = trace.deadline_seconds, trace.program
     return TraceDescription(
         name=trace.name,
         requests=len(trace),
@@ -133,6 +141,8 @@ def describe(trace: Trace) -> TraceDescription:
         tenants=_tenants(trace),
         sessions=_sessions(trace),
         deadlines=0.0 if deadlines is None else float(np.mean(~np.isnan(deadlines))),
+        later_deadlines=float(later.mean()),
+        programs=0 if programs is None else len(np.unique(programs[programs >= 0])),
     )
 
 

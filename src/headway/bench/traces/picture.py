@@ -141,6 +141,10 @@ def _client_rows(described: TraceDescription) -> list[tuple[str, str, str]]:
             rows.append(("pause, s", pauses, "before a follow-up: mean · p50 · p90 · p99 · max"))
     if described.deadlines:
         rows.append(("with a deadline", f"{described.deadlines:.0%}", "of the requests"))
+    if described.later_deadlines:
+        rows.append(("with a TPOT or end-to-end deadline", f"{described.later_deadlines:.0%}", "of the requests"))
+    if described.programs:
+        rows.append(("programs", f"{described.programs:,}", ""))
     return rows
 
 

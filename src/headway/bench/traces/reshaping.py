@@ -17,8 +17,10 @@ from headway.simulator.trace import Trace
 Rows = npt.NDArray[np.int64]
 _COLUMNS = (
     "arrived_seconds", "prompt_tokens", "output_tokens", "max_output_tokens", "tenant", "session", "turn",
-    "think_seconds", "deadline_seconds", "priority", "offline", "adapter",
+    "think_seconds", "deadline_seconds", "tpot_deadline_seconds", "end_deadline_seconds", "program", "stage", "stages",
+    "program_deadline_seconds", "priority", "offline", "adapter",
 )  # fmt: skip
+_NUMBERED = ("tenant", "session", "program", "adapter")  # whose numbers mean something else in each trace
 _MEASURED = (
     "measured_ttft_seconds",
     "measured_e2e_seconds",
@@ -75,7 +77,7 @@ def merge(traces: Sequence[Trace], name: str | None = None) -> Trace:
     """Several traces at once, all starting at 0.
 
     A tenant of trace `t` becomes `t/tenant`, or `t` where tenants have no name, so that tenants of different traces
-    stay apart; so do sessions and prefix blocks.
+    stay apart; so do sessions, programs and prefix blocks.
 
     Raises:
         UserMistake: there is nothing to merge, or prefix blocks are of different sizes.
@@ -92,7 +94,7 @@ def merge(traces: Sequence[Trace], name: str | None = None) -> Trace:
         )
     names = _distinct([trace.name for trace in traces])
     parts = [_apart(trace, label) for trace, label in zip(traces, names, strict=True)]
-    merged = {column: _joined(parts, column) for column in _COLUMNS if column not in ("tenant", "session", "adapter")}
+    merged = {column: _joined(parts, column) for column in _COLUMNS if column not in _NUMBERED}
     adapter, adapters = joined_adapters(parts)
     tenant_starts = np.cumsum([0, *(len(part.tenants) for part in parts)])
     whole = Trace(
@@ -100,7 +102,8 @@ def merge(traces: Sequence[Trace], name: str | None = None) -> Trace:
         **merged,  # type: ignore[arg-type]
         tenant=np.concatenate([_column(part, "tenant") + at for part, at in zip(parts, tenant_starts, strict=False)]),
         tenants=tuple(tenant for part in parts for tenant in part.tenants),
-        session=_joined_sessions(parts),
+        session=_joined_numbers(parts, "session"),
+        program=_joined_numbers(parts, "program"),
         adapter=adapter,
         adapters=adapters,
         prefix_ids=_joined_blocks(parts),
@@ -110,7 +113,7 @@ def merge(traces: Sequence[Trace], name: str | None = None) -> Trace:
 
 
 def repeated(trace: Trace, copies: int) -> Trace:
-    """The trace so many times, one copy after the other; copies share neither sessions nor prefix blocks.
+    """The trace so many times, one copy after the other; copies share neither sessions, programs nor prefix blocks.
 
     A copy starts as long after the last request, or the last start of a session, as these follow each other on average.
 
@@ -124,9 +127,12 @@ def repeated(trace: Trace, copies: int) -> Trace:
     starts = trace.arrived_seconds[session_starts(trace)]
     period = float(starts[-1] - starts[0]) * len(starts) / max(1, len(starts) - 1)
     parts = [replace(trace, arrived_seconds=trace.arrived_seconds + copy * period) for copy in range(copies)]
-    columns: dict[str, Any] = {column: _joined(parts, column) for column in _COLUMNS if column != "session"}
+    columns: dict[str, Any] = {
+        column: _joined_numbers(parts, column) if column in ("session", "program") else _joined(parts, column)
+        for column in _COLUMNS
+    }
     blocks = _joined_blocks(parts)
-    whole = replace(trace, **columns, session=_joined_sessions(parts), prefix_ids=blocks, **_NOT_MEASURED)
+    whole = replace(trace, **columns, prefix_ids=blocks, **_NOT_MEASURED)
     return _taken(whole, np.argsort(whole.arrived_seconds, kind="stable"))
 
 
@@ -228,9 +234,10 @@ def _compacted(trace: Trace) -> Trace:
     if trace.tenant is not None:
         kept, tenant = np.unique(trace.tenant, return_inverse=True)
         changes |= {"tenant": tenant.astype(np.int64), "tenants": tuple(trace.tenants[index] for index in kept)}
-    if trace.session is not None:
-        sessions, session = np.unique(trace.session, return_inverse=True)
-        changes["session"] = session.astype(np.int64) - int(sessions[0] == -1)
+    for name in ("session", "program"):
+        if (numbers := getattr(trace, name)) is not None:
+            known, number = np.unique(numbers, return_inverse=True)
+            changes[name] = number.astype(np.int64) - int(known[0] == -1)
     if trace.adapter is not None:
         wanted, adapter = np.unique(trace.adapter[trace.adapter >= 0], return_inverse=True)
         column = np.full(len(trace), -1, dtype=np.int64)
@@ -252,7 +259,8 @@ def _column(trace: Trace, column: str) -> npt.NDArray[np.int64]:
         return kept  # type: ignore[no-any-return]
     if column == "offline":
         return np.zeros(len(trace), dtype=np.bool_)
-    default = {"session": -1, "adapter": -1, "deadline_seconds": np.nan}.get(column, 0)
+    unknown = np.nan if column.endswith("deadline_seconds") else 0
+    default = -1 if column in ("session", "adapter", "program") else unknown
     return np.full(len(trace), default, dtype=np.float64 if column.endswith("_seconds") else np.int64)
 
 
@@ -262,14 +270,15 @@ def _joined(traces: Sequence[Trace], column: str) -> npt.NDArray[np.int64] | Non
     return np.concatenate([_column(trace, column) for trace in traces])
 
 
-def _joined_sessions(traces: Sequence[Trace]) -> npt.NDArray[np.int64] | None:
-    if all(trace.session is None for trace in traces):
+def _joined_numbers(traces: Sequence[Trace], column: str) -> npt.NDArray[np.int64] | None:
+    """Sessions or programs, those of each trace apart from those of the others."""
+    if all(getattr(trace, column) is None for trace in traces):
         return None
     parts, begin = [], 0
     for trace in traces:
-        session = _column(trace, "session")
-        parts.append(np.where(session >= 0, session + begin, -1))
-        begin += int(session.max(initial=-1)) + 1
+        numbers = _column(trace, column)
+        parts.append(np.where(numbers >= 0, numbers + begin, -1))
+        begin += int(numbers.max(initial=-1)) + 1
     return np.concatenate(parts)
 
 

@@ -25,6 +25,12 @@ _DEFAULTS: dict[str, tuple[str, float]] = {
     "turn": ("q", 0),
     "think": ("d", np.nan),
     "deadline": ("d", np.nan),
+    "tpot_deadline": ("d", np.nan),
+    "end_deadline": ("d", np.nan),
+    "program": ("q", -1),
+    "stage": ("q", 0),
+    "stages": ("q", 0),
+    "program_deadline": ("d", np.nan),
     "ttft": ("d", np.nan),
     "e2e": ("d", np.nan),
     "priority": ("q", 0),
@@ -63,6 +69,7 @@ class Rows:
         self._tenants: dict[str, int] = {}
         self._adapters: dict[str, int] = {}
         self._sessions: dict[str, int] = {}
+        self._programs: dict[str, int] = {}
         self._last_turn: dict[int, int] = {}
         self._are_turns_given = False
         self._block_flat, self._block_ends = array("q"), array("q")
@@ -157,6 +164,7 @@ class Rows:
     def _keep(self, line: int, values: dict[str, object]) -> None:
         if "session" in values or "turn" in values:
             self._place_in_session(values)
+        self._place_in_program(values)
         if "tenant" in values:
             values["tenant"] = self._tenants.setdefault(values["tenant"], len(self._tenants))  # type: ignore[arg-type]
         name = values.pop("adapter", "")
@@ -204,6 +212,19 @@ class Rows:
         self._sessions[name] = values["session"] = session
         self._last_turn[session] = turn  # type: ignore[assignment]
 
+    def _place_in_program(self, values: dict[str, object]) -> None:
+        fields = self.columns.fields
+        if "program" not in values:
+            alone = next((column for column in ("stage", "stages", "program_deadline") if column in values), None)
+            if alone is not None:
+                raise Fault(f"`{fields[alone]}` is given without `{fields.get('program', 'program')}`")
+            return
+        stages = values.get("stages")
+        if stages is not None and values.get("stage", 1) > stages:  # type: ignore[operator]
+            raise Fault(f"`{fields['stage']}` is above `{fields['stages']}`", shown(values["stage"]))
+        name = str(values["program"])
+        values["program"] = self._programs.setdefault(name, len(self._programs))
+
     def trace(self, name: str) -> tuple[Trace, npt.NDArray[np.int64], list[str]]:
         """The trace, the line of each request, and notes for the user.
 
@@ -243,6 +264,12 @@ class Rows:
             prefix_ids=blocks,
             prefix_block_tokens=512 if blocks is None else self._block_tokens(prompt, blocks.lengths(), lines),
             deadline_seconds=optional.get("deadline"),
+            tpot_deadline_seconds=optional.get("tpot_deadline"),
+            end_deadline_seconds=optional.get("end_deadline"),
+            program=optional.get("program"),
+            stage=_stages_of(optional),
+            stages=optional.get("stages"),
+            program_deadline_seconds=optional.get("program_deadline"),
             priority=optional.get("priority"),
             offline=None if "class" not in optional else optional["class"] == 1,
             adapter=optional.get("adapter"),
@@ -372,6 +399,16 @@ def _measured(optional: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     both = ~(np.isnan(optional["ttft"]) | np.isnan(optional["e2e"]))
     return {f"measured_{name}_seconds": np.where(both, optional[name], np.nan) for name in ("ttft", "e2e")}
+
+
+def _stages_of(optional: Mapping[str, Any]) -> npt.NDArray[np.int64] | None:
+    """The stages of requests in programs: as given, else their places in the order of arrival, from 1."""
+    if "program" not in optional:
+        return None
+    program = optional["program"]
+    counted: npt.NDArray[np.int64] = np.where(program >= 0, _places(program) + 1, 0)
+    given = optional.get("stage")
+    return counted if given is None else np.where((program >= 0) & (given == 0), counted, given)
 
 
 def _places(session: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:

@@ -199,7 +199,7 @@ def reader_of(column: str, field: str, columns: ColumnMap) -> Reader:
     match column:
         case "arrival":
             return unquoted(Moments(field, per_second, columns.unit_unsure))
-        case "think" | "deadline" | "ttft" | "e2e":
+        case "think" | "deadline" | "tpot_deadline" | "end_deadline" | "program_deadline" | "ttft" | "e2e":
             return unquoted(span(field, per_second))
         case "prompt":
             return unquoted(whole(field, 1))
@@ -207,6 +207,8 @@ def reader_of(column: str, field: str, columns: ColumnMap) -> Reader:
             return unquoted(whole(field, 1, hint=columns.zero_output_hint))
         case "max_output":
             return unquoted(whole(field, 1))
+        case "stage" | "stages":
+            return unquoted(whole(field, 1, 2**31))
         case "turn":
             return unquoted(whole(field, 0, 2**31))
         case "priority":
@@ -215,7 +217,7 @@ def reader_of(column: str, field: str, columns: ColumnMap) -> Reader:
             return block_ids(field)
         case "class":
             return request_class(field)
-        case "tenant" | "session" | "adapter":
+        case "tenant" | "session" | "adapter" | "program":
             return label(field)
         case _:
             raise AssertionError(column)

@@ -63,6 +63,8 @@ def _records(trace: Trace) -> Iterator[dict[str, object]]:
             record |= _place(trace, row)
         if trace.deadline_seconds is not None and not np.isnan(trace.deadline_seconds[row]):
             record["deadline_ms"] = round(float(trace.deadline_seconds[row]) * 1000)
+        if trace.has_later_deadlines:
+            record |= _later(trace, row)
         if trace.priority is not None and trace.priority[row]:
             record["priority"] = int(trace.priority[row])
         if trace.offline is not None and trace.offline[row]:
@@ -76,6 +78,22 @@ def _records(trace: Trace) -> Iterator[dict[str, object]]:
         if trace.prefix_ids is not None:
             record["hash_ids"] = list(trace.prefix_ids[row])
         yield record
+
+
+def _later(trace: Trace, row: int) -> dict[str, object]:
+    """Deadlines after the first token, and the place in a program."""
+    written: dict[str, object] = {}
+    spans = {"tpot_deadline_ms": trace.tpot_deadline_seconds, "end_deadline_ms": trace.end_deadline_seconds}
+    if trace.program is not None and trace.program[row] >= 0:
+        written["program_id"] = f"p{trace.program[row]}"
+        for name, column in (("stage", trace.stage), ("stages", trace.stages)):
+            if column is not None and column[row] > 0:
+                written[name] = int(column[row])
+        spans["program_deadline_ms"] = trace.program_deadline_seconds
+    for name, seconds in spans.items():
+        if seconds is not None and not np.isnan(seconds[row]):
+            written[name] = round(float(seconds[row]) * 1000, 3)
+    return written
 
 
 def _place(trace: Trace, row: int) -> dict[str, object]:

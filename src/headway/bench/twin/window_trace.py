@@ -148,7 +148,13 @@ def _trace(look: TwinLook, times: Floats, rows: npt.NDArray[np.int64]) -> Trace:
     output = floats(look, "output_tokens")
     mean = float(np.nanmean(output)) if np.isfinite(output).any() else 1.0
     prefixes: list[list[int]] = [columns["prefix"][row] for row in rows]
-    deadline = floats(look, "deadline_seconds")[rows]
+
+    def spans(name: str) -> Floats | None:
+        seconds = floats(look, name)[rows]
+        return seconds if np.isfinite(seconds).any() else None
+
+    program = np.array(columns["program"], np.int64)[rows]
+    has_programs = bool((program >= 0).any())
     tenant = np.array(columns["tenant"], np.int64)[rows]
     return Trace(
         "the latest requests",
@@ -160,7 +166,13 @@ def _trace(look: TwinLook, times: Floats, rows: npt.NDArray[np.int64]) -> Trace:
         tenants=tuple(f"tenant-{number}" for number in range(int(tenant.max(initial=0)) + 1)),
         prefix_ids=_whole_prefixes(prefixes, columns["prompt_tokens"], rows) if any(prefixes) else None,
         prefix_block_tokens=PREFIX_BLOCK_TOKENS,
-        deadline_seconds=deadline if np.isfinite(deadline).any() else None,
+        deadline_seconds=spans("deadline_seconds"),
+        tpot_deadline_seconds=spans("tpot_deadline_seconds"),
+        end_deadline_seconds=spans("end_deadline_seconds"),
+        program=program if has_programs else None,
+        stage=whole("stage", 0) if has_programs else None,
+        stages=whole("stages", 0) if has_programs else None,
+        program_deadline_seconds=spans("program_deadline_seconds") if has_programs else None,
         priority=whole("priority", 0),
     )
 

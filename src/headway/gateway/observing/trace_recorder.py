@@ -23,11 +23,12 @@ from heapq import heappop, heappush, merge
 from pathlib import Path
 from typing import TextIO
 
+from headway.domain.later_deadlines import LaterDeadlines
 from headway.gateway.openai.error_responses import Reason
 from headway.gateway.queueing.counts import Outcome
 from headway.gateway.queueing.request_state import GatewayRequest
 
-_SESSIONS_MAX = 100_000
+_SESSIONS_MAX = 100_000  # and so many programs
 _HELD_LINES_MAX = 10_000
 _UNWRITTEN_BYTES_MAX = 64 << 20
 _HELD_SECONDS_MAX = 60.0  # what a crash loses at most
@@ -76,6 +77,8 @@ class TraceRecorder:
         self._written = 0  # the highest number whose lines are in the file, or wait for the disk
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
         self._numbers = 0
+        self._programs: OrderedDict[tuple[str, str], int] = OrderedDict()  # (payer, name) -> its number
+        self._programs_seen = 0
 
     def open(self) -> None:
         """Make the file and record from now on. Raises ValueError as the constructor does."""
@@ -239,6 +242,8 @@ class TraceRecorder:
             record["class"] = arrived.request_class
         if arrived.deadline is not None:
             record["deadline_ms"] = round((arrived.deadline - arrived.arrived_at) * 1000)
+        if arrived.later_deadlines is not None:
+            record |= self._later(arrived.later_deadlines.moved(-arrived.arrived_at), arrived.payer)
         if arrived.priority:
             record["priority"] = arrived.priority
         if queued.adapter is not None:
@@ -264,6 +269,29 @@ class TraceRecorder:
             place["think_time_ms"] = max(0, round((arrived_at - known.ended_at) * 1000))
         known.turns += 1
         return place
+
+    def _later(self, later: LaterDeadlines, payer: str) -> dict[str, object]:
+        """Deadlines after the first token, from arrival on, and the place in a program, whose name is a number."""
+        record: dict[str, object] = {}
+        if later.tpot_seconds is not None:
+            record["tpot_deadline_ms"] = round(later.tpot_seconds * 1000, 3)
+        if later.end is not None:
+            record["end_deadline_ms"] = round(later.end * 1000)
+        program = later.program
+        if program is not None:
+            key = payer, program.program
+            if key not in self._programs:
+                self._programs_seen += 1
+                self._programs[key] = self._programs_seen
+                if len(self._programs) > _SESSIONS_MAX:
+                    self._programs.popitem(last=False)
+            self._programs.move_to_end(key)
+            record |= {"program_id": f"p{self._programs[key]}", "stage": program.stage}
+            if program.stages is not None:
+                record["stages"] = program.stages
+            if program.deadline is not None:
+                record["program_deadline_ms"] = round(program.deadline * 1000)
+        return record
 
 
 def _measured(request: GatewayRequest, now: float) -> dict[str, object]:

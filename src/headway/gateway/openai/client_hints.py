@@ -10,12 +10,21 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from headway.domain.engine_hints import MAX_STAGES
+from headway.domain.later_deadlines import LaterDeadlines, ProgramStage, later_deadlines
 from headway.gateway.openai.request_body import Body, agent_tables
 from headway.gateway.settings import TenantSettings
 from headway.gateway.wire.messages import COMMON_NAMES, HttpRequest
 
 NO_OBJECTIVES: Mapping[str, int] = MappingProxyType({})
 _DEADLINES = (b"x-llm-d-slo-ttft-ms", b"x-slo-ttft-ms", b"x-dynamo-slo-ttft-ms")
+_TPOTS = (b"x-llm-d-slo-tpot-ms", b"x-slo-tpot-ms")
+_ENDS = (b"x-headway-end-deadline-ms",)
+_PROGRAM = (b"x-headway-program",)
+_PROGRAM_STAGE = (b"x-headway-program-stage",)
+_PROGRAM_STAGES = (b"x-headway-program-stages",)
+_PROGRAM_DEADLINES = (b"x-headway-program-deadline-ms",)
+_LATER = (*_TPOTS, *_ENDS, *_PROGRAM, *_PROGRAM_STAGE, *_PROGRAM_STAGES, *_PROGRAM_DEADLINES)
 _FAIRNESS = (b"x-llm-d-inference-fairness-id", b"x-gateway-inference-fairness-id")
 _SESSIONS = (
     b"x-claude-code-session-id",
@@ -31,7 +40,7 @@ _OBJECTIVES = (b"x-llm-d-inference-objective", b"x-gateway-inference-objective")
 _OUTPUT = (b"x-headway-output-tokens",)
 HINT_HEADERS: Mapping[bytes, str] = MappingProxyType(
     {
-        **dict.fromkeys(_DEADLINES, "deadline"),
+        **dict.fromkeys((*_DEADLINES, *_LATER), "deadline"),
         **dict.fromkeys(_FAIRNESS, "fairness-id"),
         **dict.fromkeys(_SESSIONS, "session"),
         **dict.fromkeys((*LOWER_FIRST, *HIGHER_FIRST, *_OBJECTIVES), "priority"),
@@ -45,13 +54,14 @@ _NUMBER_MAX = 1e12
 
 
 class ClientHints(NamedTuple):
-    """The hints that count. `deadline_seconds` is from arrival to first token."""
+    """The hints that count. `deadline_seconds` is from arrival to first token; `later` counts from arrival, too."""
 
     priority: int = 0
     deadline_seconds: float | None = None
     fairness_id: str | None = None
     session: str | None = None
     output_tokens: int | None = None
+    later: LaterDeadlines | None = None
 
 
 def read_hints(
@@ -87,6 +97,7 @@ def read_hints(
         fairness_id=_name(headers, _FAIRNESS) if "fairness-id" in may else None,
         session=(_name(headers, _SESSIONS) or _text(context)) if "session" in may else None,
         output_tokens=_output_tokens(headers, nested) if "output-tokens" in may else None,
+        later=_later(headers, tenant) if "deadline" in may else None,
     )
 
 
@@ -114,11 +125,34 @@ def _priority(
     return max(tenant.priority_min, min(tenant.priority_max, int(priority or 0)))
 
 
-def _deadline(headers: dict[bytes, bytes], tenant: TenantSettings) -> float | None:
-    milliseconds = _number(headers, _DEADLINES)
+def _deadline(
+    headers: dict[bytes, bytes], tenant: TenantSettings, names: tuple[bytes, ...] = _DEADLINES
+) -> float | None:
+    milliseconds = _number(headers, names)
     if milliseconds is None or milliseconds <= 0:
         return None
     return max(tenant.deadline_seconds_min, min(_DEADLINE_SECONDS_MAX, milliseconds / 1000))
+
+
+def _later(headers: dict[bytes, bytes], tenant: TenantSettings) -> LaterDeadlines | None:
+    """Deadlines after the first token, and the place in a program; None where none is named."""
+    if headers.keys().isdisjoint(_LATER):  # as mostly
+        return None
+    tpot, program = _number(headers, _TPOTS), _name(headers, _PROGRAM)
+    place = None
+    if program is not None:
+        stage = _count(headers, _PROGRAM_STAGE) or 1
+        stages = _count(headers, _PROGRAM_STAGES)
+        known = stages if stages is not None and stages >= stage else None
+        place = ProgramStage(program, stage, known, _deadline(headers, tenant, _PROGRAM_DEADLINES))
+    return later_deadlines(
+        tpot / 1000 if tpot is not None and tpot > 0 else None, _deadline(headers, tenant, _ENDS), place
+    )
+
+
+def _count(headers: dict[bytes, bytes], names: tuple[bytes, ...]) -> int | None:
+    number = _number(headers, names)
+    return int(number) if number is not None and 1 <= number <= MAX_STAGES else None
 
 
 def _output_tokens(headers: dict[bytes, bytes], nested: dict[str, object]) -> int | None:

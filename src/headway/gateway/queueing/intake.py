@@ -97,6 +97,7 @@ class Intake:
             payer=tenant.name or fairness_tenant,
             session=hints.session,
             deadline=None if hints.deadline_seconds is None else now + hints.deadline_seconds,
+            later_deadlines=None if hints.later is None else hints.later.moved(now),
             ends_by=_ends_by(now, terms, settings),
             priority=hints.priority,
             hinted_output_tokens=hints.output_tokens,

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from headway.domain.later_deadlines import LaterDeadlines
 from headway.domain.request import Request, RequestClass
 from headway.gateway.budgets.key_budget import KeyBudget
 from headway.gateway.openai.answer_readers import JsonReader, SequencesReader, StreamReader
@@ -97,6 +98,7 @@ class ArrivedRequest:
             new fairness ids, but cannot change the payer.
         session: of its hints.
         deadline: time of the first token as its client wants it, seconds on the dispatcher's clock.
+        later_deadlines: what its client wants after the first token, and its program; they order and refuse nothing.
         ends_by: time by which it has to end, answered or not, likewise; None without a bound.
         priority: in vLLM's sign, lower sooner.
         hinted_output_tokens: of its hints.
@@ -129,6 +131,7 @@ class ArrivedRequest:
     traceparent: Final[bytes | None]
     asked_model: Final[str] = ""
     ends_by: Final[float | None] = None
+    later_deadlines: Final[LaterDeadlines | None] = None
     service_tier: Final[str | None] = None
     request_class: Final[RequestClass] = "online"
     never_waits: Final[bool] = False
@@ -262,6 +265,7 @@ class QueuedRequest(Request):
             cached_prompt_tokens=prompt.cached_tokens,
             sequences=body.sequences(arrived.prompt.prompts) if body is not None else 1,
             is_offline=arrived.request_class == "offline",
+            later_deadlines=arrived.later_deadlines,
         )
         self.prefix_hashes = arrived.prompt.hashes
         self.arrived = arrived

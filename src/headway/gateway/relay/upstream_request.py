@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import chain
 
 from headway.domain import engine_hints as hints
+from headway.domain.later_deadlines import LaterDeadlines
 from headway.domain.request import expected_output_tokens
 from headway.gateway.openai.allowed_paths import METHODS, name_in_api
 from headway.gateway.openai.endpoints import UNLISTED
@@ -140,11 +141,31 @@ def engine_hints(queued: QueuedRequest, *, rank: bool) -> dict[str, object]:
         fields[hints.RANK] = min(queued.rank, hints.MAX_RANK)
     if queued.deadline is not None:
         fields[hints.DEADLINE_MS] = max(0, round((queued.deadline - now) * 1000))
+    if queued.later_deadlines is not None:
+        fields |= _later_hints(queued.later_deadlines.moved(-now))
     if queued.is_offline:
         fields[hints.CLASS] = "offline"
     for name, text in ((hints.TENANT, queued.tenant), (hints.SESSION, queued.session)):
         if text and text.isprintable():
             fields[name] = text[: hints.MAX_TEXT]
+    return fields
+
+
+def _later_hints(later: LaterDeadlines) -> dict[str, object]:
+    """Deadlines after the first token and the place in a program, as times that are left."""
+    fields: dict[str, object] = {}
+    if later.tpot_seconds is not None:
+        fields[hints.TPOT_MS] = later.tpot_seconds * 1000
+    if later.end is not None:
+        fields[hints.END_DEADLINE_MS] = max(0, round(later.end * 1000))
+    program = later.program
+    if program is not None and program.program.isprintable():
+        fields[hints.PROGRAM] = program.program[: hints.MAX_TEXT]
+        fields[hints.PROGRAM_STAGE] = program.stage
+        if program.stages is not None:
+            fields[hints.PROGRAM_STAGES] = program.stages
+        if program.deadline is not None:
+            fields[hints.PROGRAM_DEADLINE_MS] = max(0, round(program.deadline * 1000))
     return fields
 
 

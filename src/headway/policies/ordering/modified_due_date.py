@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestView
 from headway.policies.contracts import LaneId, Need
+from headway.policies.due_times import DueTimes
 from headway.policies.ordering.deadline_plus_work import LANE_SECONDS_MIN
 from headway.policies.ordering.shortest_job_first import prefill_seconds
 
@@ -22,16 +23,19 @@ class ModifiedDueDate:
         each of the others waits for it. max(deadline, now + prefill seconds) does both, and what lies between.
     Source: Baker and Bertrand, 1982, "A dynamic priority rule for scheduling against due-dates" (single machine, total
         tardiness): no exchange of two neighbours improves it at the time of a choice. It is no optimum: that problem is
-        NP-hard (Du and Leung, 1990). Deviations: the time is the prefill of what is not cached, since deadlines here
-        are of the first token. Requests stand in lanes of `lane_seconds` by their latest start, shortest first, so a
+        NP-hard (Du and Leung, 1990). Deviations: the time is the prefill of what is not cached, since the deadline is
+        that of the first token: its own, or what its end or its program's stage leaves for it
+        (`policies/due_times.py`). Requests stand in lanes of `lane_seconds` by their latest start, shortest first, so a
         choice is within `lane_seconds` of the least. A request without a deadline ranks as with one after
         `no_deadline_seconds` from its arrival (30, ours).
-    Reads: the deadline, the arrival time, prompt length, cached prompt tokens, seconds per prompt token.
+    Reads: the deadlines, the program and its stage, the arrival time, prompt length, cached prompt tokens, the
+        estimate's mean where the end has a deadline, costs of a token.
     Wins when: deadlines differ, some are missed, and it counts by how much (`total_tardiness_seconds`).
     Loses when: overload lasts: the longest of the late requests have no bound on their wait. Where a deadline missed is
         worth nothing, by however little, goodput-first and qoserve set the late ones aside.
     """
 
+    follows_what_is_learned = True
     NEEDS = frozenset([Need.CACHED_TOKENS])
 
     def __init__(self, *, costs: ServiceCosts, no_deadline_seconds: float = 30.0, lane_seconds: float = 0.5) -> None:
@@ -41,6 +45,7 @@ class ModifiedDueDate:
         if not LANE_SECONDS_MIN <= lane_seconds < math.inf:
             raise ValueError(f"lane_seconds must be at least {LANE_SECONDS_MIN:g} and finite, got {lane_seconds:g}")
         self._costs = costs
+        self._due = DueTimes(costs)
         self._no_deadline_seconds = no_deadline_seconds
         self._lane_seconds = lane_seconds
 
@@ -73,4 +78,5 @@ class ModifiedDueDate:
         return max(deadline, now + seconds), seconds, deadline, head.arrived_at
 
     def _deadline(self, request: RequestView) -> float:
-        return request.arrived_at + self._no_deadline_seconds if request.deadline is None else request.deadline
+        due = self._due.first_token_by(request)
+        return request.arrived_at + self._no_deadline_seconds if due == math.inf else due

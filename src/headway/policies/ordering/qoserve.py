@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestView
 from headway.policies.contracts import LaneId, Need
+from headway.policies.due_times import DueTimes
 from headway.policies.ordering.deadline_plus_work import LANE_SECONDS_MIN, DeadlinePlusWork
 from headway.policies.ordering.shortest_job_first import prefill_seconds
 
@@ -22,13 +23,17 @@ class Qoserve:
         rate over wall time, idle steps included, and never undoes a relegation; here the rate is the replica's cost of
         a token. Requests stand in lanes of `lane_seconds` by their latest start, and only heads are looked at. Its
         chunk size by the decodes' slack belongs to the engine and is left out, and so is relegation by importance.
-        Requests without a deadline rank as with one after `no_deadline_seconds` (30, ours), and are never relegated.
-    Reads: the deadline, the arrival time, prompt length, cached prompt tokens, seconds per prompt token.
+        Requests without a deadline rank as with one after `no_deadline_seconds` (30, ours), and are never relegated. A
+        deadline of the end, or of a program, leaves its first token what the expected decode does not take
+        (`policies/due_times.py`); its code takes the mean of past lengths and two standard deviations for that.
+    Reads: the deadlines, the program and its stage, the arrival time, prompt length, cached prompt tokens, the
+        estimate's mean where the end has a deadline, costs of a token.
     Wins when: deadlines differ, and load is at times above what can be met.
     Loses when: overload lasts: relegated requests have no bound on their wait. Without deadlines it is shortest prefill
         first with an allowance.
     """
 
+    follows_what_is_learned = True
     NEEDS = frozenset([Need.CACHED_TOKENS])
 
     def __init__(
@@ -42,6 +47,7 @@ class Qoserve:
         if not LANE_SECONDS_MIN <= lane_seconds < math.inf:
             raise ValueError(f"lane_seconds must be at least {LANE_SECONDS_MIN:g} and finite, got {lane_seconds:g}")
         self._costs = costs
+        self._due = DueTimes(costs)
         self._lane_seconds = lane_seconds
         self._key = DeadlinePlusWork(costs=costs, work_weight=work_weight, no_deadline_seconds=no_deadline_seconds)
 
@@ -71,4 +77,4 @@ class Qoserve:
 
     def _latest_start(self, request: RequestView) -> float:
         """When its prefill has to begin to be in time, seconds; infinite without a deadline."""
-        return math.inf if request.deadline is None else request.deadline - prefill_seconds(request, self._costs)
+        return self._due.first_token_by(request) - prefill_seconds(request, self._costs)

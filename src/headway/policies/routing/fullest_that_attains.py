@@ -21,9 +21,10 @@ class FullestThatAttains:
     Source: PolyServe (arXiv 2507.17769, abstract): the server of the highest load that still attains its objectives.
         Ours, since its thresholds are not public: a replica attains if the first token comes in time, its batch decodes
         within `output_seconds` a token and its KV memory holds the request, each with a margin of a tenth. The load is
-        the requests there. Its bins of servers by objective are left out: a request names no time per token.
-    Reads: the deadline (else `first_token_seconds`), prompt tokens without a first token, requests, KV tokens, costs,
-        and each replica's confirmed prefix of this prompt.
+        the requests there. Its bins of servers by objective are left out. A request's own bound per output token counts
+        where it is below `output_seconds`, which protects the others there.
+    Reads: the deadline (else `first_token_seconds`), the bound per output token, prompt tokens without a first token,
+        requests, KV tokens, costs, and each replica's confirmed prefix of this prompt.
     Wins when: replicas are added and removed by load.
     Loses when: their number is fixed and all want the same times: then the least work is better for each of them.
     """
@@ -52,7 +53,9 @@ class FullestThatAttains:
         left = self._first_token_seconds if request.deadline is None else request.deadline - now
         # A batch above the typical one decodes so much more slowly as it is larger.
         step = replica.costs.decode_seconds_per_token * max(1.0, (replica.requests + 1) / TYPICAL_BATCH)
-        if first_token_seconds(request, prefix, replica) > _MARGIN * left or step > _MARGIN * self._output_seconds:
+        named = None if request.later_deadlines is None else request.later_deadlines.tpot_seconds
+        bound = self._output_seconds if named is None else min(named, self._output_seconds)
+        if first_token_seconds(request, prefix, replica) > _MARGIN * left or step > _MARGIN * bound:
             return False
         if not replica.kv_tokens_max:
             return True

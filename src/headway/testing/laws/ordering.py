@@ -280,6 +280,8 @@ class _Game:
         request.id, request.arrived_at, request.produced_tokens = self._arrivals, self.now, 0
         if request.deadline is not None:
             request.deadline += self.now
+        if request.later_deadlines is not None:
+            request.later_deadlines = request.later_deadlines.moved(self.now)
         self._arrivals += 1
         self._waiting.append(request)
         for scheduler in self._schedulers:

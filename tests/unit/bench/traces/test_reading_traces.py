@@ -11,6 +11,8 @@ import pytest
 import zstandard
 
 from headway.bench.traces.loading import load_trace
+from headway.bench.traces.reshaping import merge, part
+from headway.bench.traces.writing import write_jsonl
 from headway.bench.user_mistake import UserMistake
 from tests.support.trace_samples import block_rows, lines_file, request, tenant_names
 
@@ -43,6 +45,34 @@ def test_every_optional_field_may_be_given_late(tmp_path: Path) -> None:
     assert trace.priority is not None
     assert trace.priority.tolist() == [0, -1, 0]
     assert block_rows(trace) == [[], [3], []]
+
+
+def test_later_deadlines_and_programs_are_read_and_written(tmp_path: Path) -> None:
+    path = lines_file(
+        tmp_path,
+        request(0, program_id="a", stages=3, program_deadline_ms=60_000, tpot_deadline_ms=62.5),
+        request(1, end_deadline_ms=9_000),
+        request(2, program_id="b", stage=5),
+        request(3, program_id="a", program_deadline_ms=57_000),
+    )
+    trace = load_trace(path).trace
+    write_jsonl(trace, tmp_path / "again.jsonl")
+    for read in (trace, load_trace(str(tmp_path / "again.jsonl")).trace):
+        assert read.program is not None
+        assert read.program.tolist() == [0, -1, 1, 0]
+        assert read.stage is not None
+        assert read.stage.tolist() == [1, 0, 5, 2], "as given, else by arrival"
+        assert read.stages is not None
+        assert read.stages.tolist() == [3, 0, 0, 0]
+        np.testing.assert_equal(read.program_deadline_seconds, [60.0, np.nan, np.nan, 57.0])
+        np.testing.assert_equal(read.tpot_deadline_seconds, [0.0625, np.nan, np.nan, np.nan])
+        np.testing.assert_equal(read.end_deadline_seconds, [np.nan, 9.0, np.nan, np.nan])
+    twice = merge([trace, trace])
+    assert twice.program is not None
+    assert sorted(twice.program.tolist()) == [-1, -1, 0, 0, 1, 2, 2, 3]
+    rest = part(trace, 2, 4).program
+    assert rest is not None
+    assert rest.tolist() == [1, 0]
 
 
 def test_sessions_keep_their_turns_and_pauses(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from headway.bench.calibration.recording_files import read_recording
 from headway.bench.traces.loading import load_trace
+from headway.domain.later_deadlines import LaterDeadlines, ProgramStage
 from headway.gateway.observing import trace_recorder
 from headway.gateway.observing.trace_recorder import TraceRecorder
 from headway.gateway.openai.usage import Usage
@@ -82,6 +83,30 @@ def test_lines_stand_in_order_of_arrival_also_where_requests_end_late(tmp_path: 
     assert [line["turn"] for line in lines_of(path)] == list(range(7))
     assert list(tmp_path.iterdir()) == [path]
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_programs_are_recorded_by_number_and_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "night.jsonl"
+    recorder = opened(path, 0.0)
+    for number, name in ((1, "secret task"), (2, "other"), (3, "secret task")):
+        later = LaterDeadlines(0.05, number + 9.0, ProgramStage(name, number, 7, 60.0))
+        body: dict[str, object] = {"model": "m", "prompt": "x"}
+        request = gateway_request(number, body, arrived_at=float(number), later_deadlines=later)
+        request.relayed.status = 200
+        request.relayed.usage = Usage(50, 10, 0)
+        recorder.arrived(request)
+        recorder.ended(request, Outcome.COMPLETED, None, 20.0)
+    recorder.close()
+    assert "secret" not in path.read_text()
+    trace = load_trace(str(path)).trace
+    assert trace.program is not None
+    assert trace.program.tolist() == [0, 1, 0]
+    assert trace.stage is not None
+    assert trace.stage.tolist() == [1, 2, 3]
+    assert trace.program_deadline_seconds is not None
+    assert trace.program_deadline_seconds.tolist() == [59.0, 58.0, 57.0], "from each arrival"
+    assert trace.end_deadline_seconds is not None
+    assert trace.end_deadline_seconds.tolist() == [9.0] * 3
 
 
 def test_what_waits_for_an_open_request_is_bounded(tmp_path: Path) -> None:

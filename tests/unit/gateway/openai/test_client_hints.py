@@ -7,6 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headway.domain.later_deadlines import LaterDeadlines, ProgramStage
 from headway.gateway.openai.client_hints import HINT_HEADERS, ClientHints, read_hints
 from headway.gateway.openai.request_body import read_body
 from headway.gateway.settings import TenantSettings
@@ -36,6 +37,30 @@ def test_hints_are_heard_only_as_far_as_the_key_allows() -> None:
     assert hints(SAID, may=()) == ClientHints()
     assert hints(SAID, may=ALL, priority_min=-3) == ClientHints(-3, 0.25, "team", "s1", 40)
     assert hints(SAID, may=("deadline",), deadline_seconds_min=1.0) == ClientHints(deadline_seconds=1.0)
+
+
+def test_deadlines_after_the_first_token_and_programs() -> None:
+    told = {
+        "x-slo-tpot-ms": "62.5",
+        "x-headway-end-deadline-ms": "9000",
+        "x-headway-program": "task",
+        "x-headway-program-stage": "2",
+        "x-headway-program-stages": "5",
+        "x-headway-program-deadline-ms": "60000",
+    }
+    whole = LaterDeadlines(0.0625, 9.0, ProgramStage("task", 2, 5, 60.0))
+    assert hints(told, may=ALL).later == whole
+    assert hints(told, may=("session",)).later is None
+    floored = LaterDeadlines(0.0625, 30.0, ProgramStage("task", 2, 5, 60.0))
+    assert hints(told, may=ALL, deadline_seconds_min=30.0).later == floored
+    assert hints({"x-llm-d-slo-tpot-ms": "20"}, may=ALL).later == LaterDeadlines(tpot_seconds=0.02)
+    odd = {"x-slo-tpot-ms": "-1", "x-headway-program-stage": "2", "x-headway-end-deadline-ms": "nan"}
+    assert hints(odd, may=ALL).later is None
+    alone = {"x-headway-program": "p", "x-headway-program-stage": "x", "x-headway-program-stages": "0"}
+    assert hints(alone, may=ALL).later == LaterDeadlines(program=ProgramStage("p"))
+    assert hints(told | {"x-headway-program-stages": "1"}, may=ALL).later == LaterDeadlines(
+        0.0625, 9.0, ProgramStage("task", 2, None, 60.0)
+    )
 
 
 def test_hints_by_their_other_names_and_signs() -> None:

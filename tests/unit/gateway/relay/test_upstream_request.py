@@ -9,6 +9,7 @@ import pytest
 
 from headway.domain.engine_hints import EXPECTED_TOKENS, MAX_RANK
 from headway.domain.estimate import PointEstimate
+from headway.domain.later_deadlines import LaterDeadlines, ProgramStage
 from headway.gateway.openai.found_fields import FoundFields
 from headway.gateway.openai.request_body import LARGE_BYTES
 from headway.gateway.openai.withheld_hints import withhold
@@ -52,6 +53,15 @@ def test_the_plug_in_reads_what_we_write() -> None:
     assert read_hints(engine_hints(one.queued, rank=True)).rank == MAX_RANK
     one = dispatched({"prompt": "x"}, tenant="bad\x00name", deadline=50.0)
     assert read_hints(engine_hints(one.queued, rank=False)) == XargsHints(321, 0.0)
+
+
+def test_deadlines_after_the_first_token_go_on_as_what_is_left_of_them() -> None:
+    """It came at 100 s and goes on at 110 s."""
+    later = LaterDeadlines(0.0625, 130.0, ProgramStage("task", 2, 5, 160.0))
+    one = dispatched({"prompt": "x"}, later_deadlines=later)
+    assert read_hints(engine_hints(one.queued, rank=True)).later == later.moved(-110.0)
+    one = dispatched({"prompt": "x"}, later_deadlines=LaterDeadlines(end=50.0, program=ProgramStage("p")))
+    assert read_hints(engine_hints(one.queued, rank=True)).later == LaterDeadlines(end=0.0, program=ProgramStage("p"))
 
 
 def test_hints_go_only_where_they_are_read() -> None:
