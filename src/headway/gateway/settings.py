@@ -414,7 +414,7 @@ class TenantSettings:
         priority_default: Priority of requests that ask for none, also of keys that may not ask for one. Unset: 0, or
             what is nearest to it within the two bounds for keys that may ask for a priority.
         class_default: Class of requests that name none, "online" or "offline" (see `[offline]`).
-        deadline_seconds_min: The shortest deadline for the first token that it may ask for.
+        deadline_seconds_min: The shortest deadline that it may ask for, of the first token, the last one, or a program.
     """
 
     name: str

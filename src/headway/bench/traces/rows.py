@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from headway.bench.traces.adapters import kept_apart
 from headway.bench.traces.column_map import REQUIRED, ColumnMap
+from headway.bench.traces.program_places import place_in_program, places_in_groups, stages_of
 from headway.bench.traces.values import Fault, inside, reader_of, shown
 from headway.bench.user_mistake import UserMistake
 from headway.simulator.block_ids import BlockIds
@@ -164,7 +165,7 @@ class Rows:
     def _keep(self, line: int, values: dict[str, object]) -> None:
         if "session" in values or "turn" in values:
             self._place_in_session(values)
-        self._place_in_program(values)
+        place_in_program(values, self.columns.fields, self._programs)
         if "tenant" in values:
             values["tenant"] = self._tenants.setdefault(values["tenant"], len(self._tenants))  # type: ignore[arg-type]
         name = values.pop("adapter", "")
@@ -212,19 +213,6 @@ class Rows:
         self._sessions[name] = values["session"] = session
         self._last_turn[session] = turn  # type: ignore[assignment]
 
-    def _place_in_program(self, values: dict[str, object]) -> None:
-        fields = self.columns.fields
-        if "program" not in values:
-            alone = next((column for column in ("stage", "stages", "program_deadline") if column in values), None)
-            if alone is not None:
-                raise Fault(f"`{fields[alone]}` is given without `{fields.get('program', 'program')}`")
-            return
-        stages = values.get("stages")
-        if stages is not None and values.get("stage", 1) > stages:  # type: ignore[operator]
-            raise Fault(f"`{fields['stage']}` is above `{fields['stages']}`", shown(values["stage"]))
-        name = str(values["program"])
-        values["program"] = self._programs.setdefault(name, len(self._programs))
-
     def trace(self, name: str) -> tuple[Trace, npt.NDArray[np.int64], list[str]]:
         """The trace, the line of each request, and notes for the user.
 
@@ -267,7 +255,7 @@ class Rows:
             tpot_deadline_seconds=optional.get("tpot_deadline"),
             end_deadline_seconds=optional.get("end_deadline"),
             program=optional.get("program"),
-            stage=_stages_of(optional),
+            stage=stages_of(optional),
             stages=optional.get("stages"),
             program_deadline_seconds=optional.get("program_deadline"),
             priority=optional.get("priority"),
@@ -332,7 +320,7 @@ class Rows:
         """
         if "session" not in optional:
             return {"turn": None, "think": None}
-        session, turn = optional["session"], _places(optional["session"])
+        session, turn = optional["session"], places_in_groups(optional["session"])
         if self._are_turns_given:
             self._check_turns(session, optional["turn"], lines)
         else:
@@ -399,23 +387,3 @@ def _measured(optional: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     both = ~(np.isnan(optional["ttft"]) | np.isnan(optional["e2e"]))
     return {f"measured_{name}_seconds": np.where(both, optional[name], np.nan) for name in ("ttft", "e2e")}
-
-
-def _stages_of(optional: Mapping[str, Any]) -> npt.NDArray[np.int64] | None:
-    """The stages of requests in programs: as given, else their places in the order of arrival, from 1."""
-    if "program" not in optional:
-        return None
-    program = optional["program"]
-    counted: npt.NDArray[np.int64] = np.where(program >= 0, _places(program) + 1, 0)
-    given = optional.get("stage")
-    return counted if given is None else np.where((program >= 0) & (given == 0), counted, given)
-
-
-def _places(session: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """For each row how many rows of the same session stand above it; 0 outside sessions."""
-    order = np.argsort(session, kind="stable")
-    grouped = session[order]
-    starts = np.flatnonzero(np.r_[True, grouped[1:] != grouped[:-1]])
-    places = np.empty(len(session), dtype=np.int64)
-    places[order] = np.arange(len(session)) - np.repeat(starts, np.diff(np.r_[starts, len(session)]))
-    return np.where(session >= 0, places, 0)
