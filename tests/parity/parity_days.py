@@ -11,7 +11,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from headway.domain.engine_hints import DEADLINE_MS, SESSION, TENANT
+from headway.domain.engine_hints import (
+    DEADLINE_MS,
+    END_DEADLINE_MS,
+    PROGRAM,
+    PROGRAM_DEADLINE_MS,
+    PROGRAM_STAGE,
+    PROGRAM_STAGES,
+    SESSION,
+    TENANT,
+    TPOT_MS,
+)
 from headway.scheduling.harm_judge import HarmLimits
 from headway.simulator.rules import NO_PLUGIN, EngineRules, PluginRules
 from headway.simulator.step_time import PS_PER_SECOND, LinearStepTime
@@ -104,8 +114,27 @@ def _hints(trace: Trace) -> list[dict[str, object]]:
             hints[SESSION] = str(int(trace.session[row]))
         if trace.deadline_seconds is not None:
             hints[DEADLINE_MS] = float(trace.deadline_seconds[row]) * 1_000
+        if trace.has_later_deadlines:
+            hints |= _later_hints(trace, row)
         rows.append(hints)
     return rows
+
+
+def _later_hints(trace: Trace, row: int) -> dict[str, object]:
+    """Deadlines after the first token, and the place in a program; that has one request."""
+    hints: dict[str, object] = {}
+    spans = {TPOT_MS: trace.tpot_deadline_seconds, END_DEADLINE_MS: trace.end_deadline_seconds}
+    if trace.program is not None and trace.program[row] >= 0:
+        assert trace.stage is not None
+        assert trace.stages is not None
+        hints |= {PROGRAM: str(int(trace.program[row])), PROGRAM_STAGE: int(trace.stage[row])}
+        if trace.stages[row]:
+            hints[PROGRAM_STAGES] = int(trace.stages[row])
+        spans[PROGRAM_DEADLINE_MS] = trace.program_deadline_seconds
+    for name, seconds in spans.items():
+        if seconds is not None and not np.isnan(seconds[row]):
+            hints[name] = float(seconds[row]) * 1_000
+    return hints
 
 
 def generated_days() -> Iterator[ParityDay]:

@@ -100,6 +100,7 @@ def full_trace(name: str, seed: int, *, shared: bool, sessions: bool, block_toke
         tenant=rng.integers(0, 3, _REQUESTS),
         tenants=("a", "b", "c"),
         deadline_seconds=rng.uniform(500, 900, _REQUESTS),
+        **later_deadlines(_REQUESTS, seed),
         prefix_ids=shared_prefixes(rng, prompt, block_tokens) if shared else None,
         prefix_block_tokens=block_tokens,
     )
@@ -107,6 +108,25 @@ def full_trace(name: str, seed: int, *, shared: bool, sessions: bool, block_toke
         return trace
     trace = in_sessions(trace)
     return replace(trace, think_seconds=trace.think_seconds + 0.013)  # a client thinks longer than a step's fraction
+
+
+def later_deadlines(count: int, seed: int) -> dict[str, Any]:
+    """Columns of deadlines after the first token: each is of a third of the requests.
+
+    A program here is one request, the first of two stages, of which its client tells the number or not: what is left of
+    a program's time at a later stage would depend on the day.
+    """
+    rng = np.random.default_rng([seed, 1])
+    rows = np.arange(count)
+    in_program = rows % 3 == 2
+    return {
+        "tpot_deadline_seconds": np.where(rows % 3 == 0, rng.uniform(0.05, 0.5, count), np.nan),
+        "end_deadline_seconds": np.where(rows % 3 == 1, rng.uniform(5, 900, count), np.nan),
+        "program": np.where(in_program, rows // 3, -1),
+        "stage": np.where(in_program, 1, 0),
+        "stages": np.where(in_program & (rows % 2 == 0), 2, 0),
+        "program_deadline_seconds": np.where(in_program, rng.uniform(5, 900, count), np.nan),
+    }
 
 
 PLAIN = full_trace("private prompts", 2, shared=False, sessions=False)

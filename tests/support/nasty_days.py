@@ -159,6 +159,7 @@ def _trace(dice: random.Random, *, sessions: bool, shared: bool) -> Trace:
             }
         )
     columns: dict[str, Any] = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    columns |= _later_deadlines(columns["session"], columns["turn"], columns["prompt_tokens"])
     return Trace(
         "nasty",
         prefix_ids=prefix_ids if shared else None,
@@ -166,3 +167,15 @@ def _trace(dice: random.Random, *, sessions: bool, shared: bool) -> Trace:
         tenants=TENANTS,
         **columns,
     )
+
+
+def _later_deadlines(session: Any, turn: Any, prompt_tokens: Any) -> dict[str, Any]:
+    """Deadlines of the end, and each session as a program; they take no throw from the dice of the day."""
+    chance = np.random.default_rng(int(prompt_tokens.sum()))
+    return {
+        "end_deadline_seconds": chance.choice([np.nan, 5.0, 50.0], len(session)),
+        "program": session,
+        "stage": np.where(session >= 0, turn + 1, 0),
+        "stages": np.where(session >= 0, chance.choice([0, 9], len(session)), 0),
+        "program_deadline_seconds": chance.choice([np.nan, 10.0, 100.0], len(session)),
+    }

@@ -33,6 +33,7 @@ from headway.policies.ordering.fcfs import Fcfs
 from headway.policies.prediction.running_mean import RunningMean
 from headway.policies.preemption.latest_admitted import LatestAdmitted
 from headway.scheduling.scheduler import Policies
+from headway.simulator.arrivals import LaterOfRows
 from headway.simulator.outcome import NEVER, StepRecord
 from headway.simulator.reference import ExpectedArrivals
 from headway.simulator.reference_blocks import ContentKeys, ReferenceBlockMemory
@@ -112,6 +113,7 @@ class VirtualGateway:
             observer=self,
         )
         self.now = 0.0
+        self.later = LaterOfRows(self.trace, ()) if self.trace.has_later_deadlines else None
         self.expected = ExpectedArrivals(self.trace)
         self.relays: dict[int, VirtualRelay] = {}
         self.in_engine: dict[int, ReferenceRequest] = {}  # by row, in order of dispatch
@@ -204,6 +206,7 @@ class VirtualGateway:
             tenant=trace.tenants[0 if trace.tenant is None else int(trace.tenant[row])],
             session=None if session < 0 else str(session),
             deadline=None if math.isnan(deadline) else at + deadline,
+            later_deadlines=None if self.later is None else self.later.of(row, at),
             priority=0 if trace.priority is None else int(trace.priority[row]),
         )
         request.queued.prefix_hashes = trace.prefix_hashes(row)

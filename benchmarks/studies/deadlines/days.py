@@ -35,12 +35,9 @@ from headway.simulator.trace import Trace
 
 SEED = 0
 REQUESTS = 4_000
-LOADS = (0.9, 1.1, 1.5)
-TRACES = (
-    *("azure_conv_2023", "servegen_m_mid", "servegen_mm_image"),
-    *("azure_code_2023", "lengths_sharegpt_8k", "servegen_m_large", "servegen_m_small"),
-)
-TENANTS = ("servegen_m_mid", "servegen_mm_image", "servegen_m_large", "servegen_m_small")
+LOADS = (1.1, 1.5)
+TRACES = ("azure_conv_2023", "servegen_m_mid", "azure_code_2023", "servegen_m_large")
+TENANTS = ("servegen_m_mid", "servegen_mm_image")
 CHAT_SHARE, CALL_SHARE = 0.5, 0.25  # of the requests; the rest are stages of programs
 TTFT_SECONDS, TPOT_SECONDS, END_SECONDS = 2.0, 0.1, 20.0
 STAGES_MOST, PAUSE_SECONDS = 6, 1.0
@@ -203,28 +200,39 @@ def days(half: str) -> Iterator[Day]:
 
 def table(rows: Sequence[dict[str, Any]], kind: str, half: str) -> str:
     """A row a trace and load, a column an order: the first figure of the kind."""
-    figure, _ = next(iter(FIGURES[kind].items()))
+    figure = next(iter(FIGURES[kind]))
     lines = [_line(("trace", "load", *ORDERS[kind])), _line(["---"] * (2 + len(ORDERS[kind])))]
-    places = dict.fromkeys((day.trace, day.load) for day in days(half) if day.kind == kind)
-    for trace, load in places:
-        found = {row["order"]: row[figure] for row in _of(rows, kind) if (row["trace"], row["load"]) == (trace, load)}
-        if len(found) == len(ORDERS[kind]):
-            lines.append(_line([trace, f"{load:g}", *(_shown(found[order]) for order in ORDERS[kind])]))
+    for (trace, load), found in _whole(rows, kind, half).items():
+        lines.append(_line([trace, f"{load:g}", *(_shown(found[order][figure]) for order in ORDERS[kind])]))
     return "\n".join(lines)
 
 
 def means(rows: Sequence[dict[str, Any]], kind: str) -> str:
     """A row an order: the means of its figures over the days of each half."""
     halves = ("train", "test") if kind == "kinds" else ("train",)
-    titles = [f"{title} ({half})" for half in halves for title in FIGURES[kind].values()]
+    titles = [f"{title} ({half})" if len(halves) > 1 else title for half in halves for title in FIGURES[kind].values()]
     lines = [_line(("order", *titles)), _line(["---"] * (1 + len(titles)))]
     for order in ORDERS[kind]:
-        cells = []
-        for half in halves:
-            mine = [row for row in _of(rows, kind) if row["order"] == order and _half(row) == half]
-            cells += [_shown(float(np.mean([row[figure] for row in mine]))) if mine else "" for figure in FIGURES[kind]]
+        cells = [
+            _shown(float(np.mean([found[order][figure] for found in _whole(rows, kind, half).values()])))
+            for half in halves
+            for figure in FIGURES[kind]
+        ]
         lines.append(_line([order, *cells]))
     return "\n".join(lines)
+
+
+def _whole(rows: Sequence[dict[str, Any]], kind: str, half: str) -> dict[tuple[str, float], dict[str, dict[str, Any]]]:
+    """Trace and load → order → its figures, of those that every order has played."""
+    found: dict[tuple[str, float], dict[str, dict[str, Any]]] = {}
+    for day in days(half):
+        if day.kind == kind:
+            found.setdefault((day.trace, day.load), {})
+    for row in rows:
+        place = row["trace"], row["load"]
+        if row["kind"] == kind and place in found:
+            found[place][row["order"]] = row
+    return {place: orders for place, orders in found.items() if len(orders) == len(ORDERS[kind])}
 
 
 def main() -> int:
@@ -253,14 +261,6 @@ def main() -> int:
             file.flush()
             advance()
     return 0
-
-
-def _of(rows: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    return [row for row in rows if row["kind"] == kind]
-
-
-def _half(row: dict[str, Any]) -> str:
-    return Day(*(row[name] for name in Day._fields)).half
 
 
 def _shown(value: float | None) -> str:
