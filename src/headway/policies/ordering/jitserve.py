@@ -10,9 +10,11 @@ from headway.domain.costs import ServiceCosts
 from headway.domain.request import RequestView
 from headway.policies.contracts import LaneId, Need
 from headway.policies.due_times import DueTimes
+from headway.policies.ordering.deadline_plus_work import LANE_SECONDS_MIN
 from headway.policies.ordering.shortest_job_first import prefill_seconds
 
 _FACTOR_LEAST = 1e-6
+_NO_DEADLINE_SECONDS_MAX = 1e9
 _ROUNDING = 1e-9  # of a time, so that no error of arithmetic makes a change late
 
 
@@ -72,10 +74,11 @@ class Jitserve:
             raise ValueError(f"output_weight must be at least 0 and finite, got {output_weight:g}")
         if not 0 < lateness_exponent < math.inf:
             raise ValueError(f"lateness_exponent must be above 0 and finite, got {lateness_exponent:g}")
-        if not 0 < no_deadline_seconds < math.inf:
-            raise ValueError(f"no_deadline_seconds must be above 0 and finite, got {no_deadline_seconds:g}")
-        if not 0 < lane_seconds < math.inf:
-            raise ValueError(f"lane_seconds must be above 0 and finite, got {lane_seconds:g}")
+        if not 0 < no_deadline_seconds <= _NO_DEADLINE_SECONDS_MAX:
+            bounds = f"above 0 and at most {_NO_DEADLINE_SECONDS_MAX:g}"
+            raise ValueError(f"no_deadline_seconds must be {bounds}, got {no_deadline_seconds:g}")
+        if not LANE_SECONDS_MIN <= lane_seconds < math.inf:
+            raise ValueError(f"lane_seconds must be at least {LANE_SECONDS_MIN:g} and finite, got {lane_seconds:g}")
         self._costs = costs
         self._quantile = quantile
         self._output_weight = output_weight
