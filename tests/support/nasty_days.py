@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from headway.scheduling.displacement import DisplaceRules
 from headway.scheduling.harm_judge import HarmLimits
 from headway.scheduling.offline_gate import OfflineRules
 from headway.simulator.adapter_rules import AdapterRules
@@ -29,6 +30,8 @@ KINDS = (
     "adapter slots",
     "paged adapters",
     "offline",
+    "prefill budget",
+    "displacement",
 )
 
 _ORDERINGS = (
@@ -81,6 +84,13 @@ def nasty_day(kind: str, seed: int) -> NastyDay:
         trace, rules = _with_adapters(dice, trace, rules, unified=kind == "paged adapters")
         if dice.random() < 0.5:
             policies = policies._replace(ordering=f"adapter-clusters/{dice.choice(('fcfs', 'highest-response-ratio'))}")
+    if kind == "prefill budget":
+        rules = replace(rules, chunked_prefill=True)
+        plugin = PluginRules("prefill-budget", tpot_seconds=dice.choice([1e-9, 0.02, 0.35, 0.5, 2.0]))
+    if kind == "displacement":
+        policies = policies._replace(admission="greedy", ordering=dice.choice(["priority", policies.ordering]))
+        displace = DisplaceRules(dice.randint(1, 3), dice.choice([0.0, 0.0, 0.5]))
+        plugin = PluginRules(dice.choice(["off", "self-tuned"]), displace=displace)
     if kind == "offline":
         trace = replace(trace, offline=np.array([dice.random() < 0.5 for _ in range(len(trace))]))
         burst_seconds = dice.choice([1e-9, 0.1, 5.0])

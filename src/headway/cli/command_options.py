@@ -44,10 +44,11 @@ class Precision(StrEnum):
 
 
 class TuningOption(StrEnum):
-    """Whether the long-prefill threshold moves before each step."""
+    """What moves an engine's limits before each step."""
 
     off = "off"
     self_tuned = "self-tuned"
+    prefill_budget = "prefill-budget"
 
 
 class QueueOption(StrEnum):
@@ -330,11 +331,22 @@ class PluginOptions:
 
     tuning: Annotated[
         TuningOption,
-        typer.Option(help="self-tuned moves the long-prefill threshold before each step, as the plug-in does."),
+        typer.Option(
+            help="What moves before each step, as the plug-in does it: self-tuned the long-prefill threshold, "
+            "prefill-budget the prompt tokens beside decodes, by --tpot-bound."
+        ),
     ] = TuningOption.off
+    tpot_bound: Annotated[
+        float | None,
+        typer.Option(help="Most seconds of a step with decodes and prompts in it; 0.05 under prefill-budget."),
+    ] = None
     guard: Annotated[
         bool,
         typer.Option("--guard", help="The plug-in's do-no-harm guard: first come, first served while a policy harms."),
+    ] = False
+    displace: Annotated[
+        bool,
+        typer.Option("--displace", help="A waiting request takes the place of running ones of lower priority."),
     ] = False
 
 

@@ -32,7 +32,9 @@ from headway.cli.modelled_replica import profile_files
 from headway.cli.printing import print_rich
 from headway.cli.result_files import STDOUT, command_line, json_file, write_json
 from headway.cli.traffic import Traffic
+from headway.scheduling.displacement import DisplaceRules
 from headway.scheduling.harm_judge import HarmLimits
+from headway.scheduling.prefill_budget import TPOT_SECONDS
 from headway.simulator.rules import PluginRules
 from headway.twin.auto_settings import AUTO, AutoSettings
 
@@ -71,7 +73,7 @@ def run_comparisons(
         admission=others.admission,
         preemption=others.preemption,
         prediction=others.prediction,
-        plugin=PluginRules(plugin.tuning.value, HarmLimits() if plugin.guard else None),
+        plugin=_plugin_rules(plugin),
     )
     chosen = _chosen_bundles(orderings, template, _auto(orderings, template, objective, bounds))
     with as_mistakes():
@@ -112,6 +114,21 @@ def show(comparison: Comparison, form: Literal["text", "markdown", "csv"] = "tex
         print_rich(lambda console: draw(comparison, console))
     else:
         print(csv_table(comparison) if form == "csv" else markdown_table(comparison, brief=brief), end="")
+
+
+def _plugin_rules(options: PluginOptions) -> PluginRules:
+    """What the plug-in does. Raises UserMistake for a bound that nothing reads, or that is none."""
+    bound = options.tpot_bound
+    if bound is not None and options.tuning.value != "prefill-budget":
+        raise UserMistake("--tpot-bound is read under --tuning prefill-budget only; add that, or leave it out")
+    if bound is not None and not 0 < bound < float("inf"):
+        raise UserMistake(f"--tpot-bound must be above 0 seconds, got {bound:g}")
+    return PluginRules(
+        options.tuning.value,
+        HarmLimits() if options.guard else None,
+        displace=DisplaceRules() if options.displace else None,
+        tpot_seconds=TPOT_SECONDS if bound is None else bound,
+    )
 
 
 def _auto(orderings: ComparedOrderings, template: Bundle, objective: str | None, slo: Slo) -> Bundle | None:

@@ -37,7 +37,8 @@ class Admitted(NamedTuple):
 class Preempted(NamedTuple):
     """The request lost its KV blocks and went back to the queue.
 
-    `for_memory` is False where memory was not short: its replica failed, and another one is to serve it.
+    `for_memory` is False where memory was not short: its replica failed, and another one is to serve it; or it made
+    room for a request of higher priority.
     """
 
     request: RequestView

@@ -237,6 +237,16 @@ class Scheduler:
         if Preempted in self._heard:
             self._deliver(Preempted(request, now))
 
+    def displaced(self, request: Request, now: float) -> None:
+        """A running request made room for one of higher priority; `wait_by_rank` queues it, after the step it left."""
+        request.looked_up_at = NEVER_LOOKED_UP
+        if Preempted in self._heard:
+            self._deliver(Preempted(request, now, for_memory=False))
+
+    def wait_by_rank(self, request: Request) -> None:
+        """One that was displaced waits again, not in front."""
+        self.queue.add(request)
+
     def taken_back(self, request: Request, now: float) -> None:
         """A request's replica failed, and it waits again."""
         self.queue.resume(request)

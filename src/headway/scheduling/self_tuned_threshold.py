@@ -12,7 +12,8 @@ from typing import Literal, NamedTuple, TypeAlias
 from headway.domain.replica_view import MemoryView
 from headway.domain.request import RequestView, uncached_prefill_tokens
 
-Tuning: TypeAlias = Literal["off", "self-tuned"]
+Tuning: TypeAlias = Literal["off", "self-tuned", "prefill-budget"]
+"""What moves an engine's limits before each step; the last is `scheduling/prefill_budget.py`."""
 
 _SHARE = 0.5  # of the tokens that decodes leave of a step, at most so many are kept for the next request
 
@@ -50,7 +51,7 @@ def self_tuned_threshold(facts: StepFacts, own_threshold: int) -> int:
     room = left - min(next_tokens, int(left * _SHARE))
     if next_tokens == 0 or facts.seats_free <= 0 or sum(facts.prefill_left) <= room:
         return own_threshold
-    threshold = max(1, _level(facts.prefill_left, room))
+    threshold = max(1, water_level(facts.prefill_left, room))
     return min(threshold, own_threshold) if own_threshold else threshold
 
 
@@ -63,7 +64,7 @@ def _short_tokens(facts: StepFacts) -> int:
     return tokens if fits and tokens <= facts.token_budget // 2 else 0
 
 
-def _level(wanted: Sequence[int], room: int) -> int:
+def water_level(wanted: Sequence[int], room: int) -> int:
     """Water-filling: the largest whole level so that the sum of min(wanted, level) is within `room`."""
     rising = sorted(wanted)
     for index, tokens in enumerate(rising):

@@ -21,7 +21,9 @@ class Batch:
 
     Attributes:
         adapters: LoRA adapters in memory; None where they take nothing.
+        aside: requests that were displaced for this step, and wait outside the queue until it is composed.
         offline_tokens: most tokens of one offline prompt in a step.
+        token_budget: most tokens of a step.
         threshold: most tokens of one prompt in a step, 0 for no limit; see `EngineRules.long_prefill_token_threshold`.
         members: all of them, in order of admission; those LEAVING hold seat and memory until their last token.
         prefilling: requests whose prompt is not complete, in order of admission.
@@ -35,6 +37,7 @@ class Batch:
     __slots__ = (
         "_seats_taken",
         "adapters",
+        "aside",
         "decode_steps",
         "decoding",
         "done_step",
@@ -45,6 +48,7 @@ class Batch:
         "rules",
         "stalled",
         "threshold",
+        "token_budget",
         "version",
         "wasting",
     )
@@ -54,6 +58,8 @@ class Batch:
         self.memory = memory
         self.adapters = None if rules.adapters is None else ResidentAdapters(rules.adapters, memory)
         self.threshold = rules.long_prefill_token_threshold
+        self.token_budget = rules.max_num_batched_tokens
+        self.aside = 0
         self.offline_tokens = NO_LIMIT
         self.members: dict[TrackedRequest, None] = {}
         self.prefilling: list[TrackedRequest] = []
@@ -96,7 +102,7 @@ class Batch:
 
     def chunk_limit(self, waiting: int) -> int:
         """Most tokens of one prompt in a step; a request that is alone starves no other and has no limit."""
-        requests = len(self.members) + waiting
+        requests = len(self.members) + waiting + self.aside
         if not self.threshold or requests <= 1:
             return NO_LIMIT
         if self.rules.long_prefill_token_threshold_adaptive:
@@ -114,7 +120,7 @@ class Batch:
         chunks: Chunks = []
         if not self.prefilling:
             return chunks
-        budget = self.rules.max_num_batched_tokens - self.decoding.size
+        budget = self.token_budget - self.decoding.size
         block_tokens = self.rules.block_tokens
         for request in self.prefilling:
             before = request.computed_tokens

@@ -68,7 +68,7 @@ def constrained_step(
 def _share_out(batch: Batch, scheduler: Scheduler, moment: Moment, returning: list[TrackedRequest]) -> _Sharing:
     """Give tokens and blocks in order of admission, taking blocks from victims where none is free."""
     memory, block_tokens = batch.memory, batch.rules.block_tokens
-    budget, limit = batch.rules.max_num_batched_tokens, batch.chunk_limit(len(scheduler.queue))
+    budget, limit = batch.token_budget, batch.chunk_limit(len(scheduler.queue))
     order = list(batch.members)
     given: dict[TrackedRequest, int] = {}
     preempted: list[TrackedRequest] = []
@@ -76,7 +76,7 @@ def _share_out(batch: Batch, scheduler: Scheduler, moment: Moment, returning: li
     position = 0
     while position < len(order) and budget > 0:
         request = order[position]
-        computed = _computed(request, moment.step)
+        computed = computed_tokens(request, moment.step)
         tokens = min(_wanted(request, limit), budget)
         if request.is_offline and request.phase == PREFILLING:
             tokens = min(tokens, batch.offline_tokens)
@@ -115,7 +115,7 @@ def _wanted(request: TrackedRequest, limit: int) -> int:
     return 0 if request.phase == LEAVING else 1
 
 
-def _computed(request: TrackedRequest, step: int) -> int:
+def computed_tokens(request: TrackedRequest, step: int) -> int:
     """KV tokens computed before `step`."""
     if request.phase == PREFILLING:
         return request.computed_tokens
@@ -134,7 +134,7 @@ def preempt(batch: Batch, moment: Moment, victim: TrackedRequest, refund: int, *
     Returns whether the step in flight computes a token of it.
     """
     step, block_tokens = moment.step, batch.rules.block_tokens
-    computed = _computed(victim, step)
+    computed = computed_tokens(victim, step)
     held = _held(victim, computed, block_tokens)
     produced, on_its_way = batch.produced_tokens(victim), 0
     if victim.phase == PREFILLING:
@@ -152,8 +152,10 @@ def preempt(batch: Batch, moment: Moment, victim: TrackedRequest, refund: int, *
     victim.high_water_tokens = max(victim.high_water_tokens, computed)
     victim.recomputed_below = max(victim.recomputed_below, computed)
     # vLLM names a block once its tokens are known: not the token on its way, whose KV the step in flight computes, but
-    # what this very step was to compute. If the step in flight completes a prompt, all that it computes is known.
-    named = computed if victim.joined_step == step - 1 else computed - on_its_way
+    # what this very step was to compute. If the step in flight completes a prompt, all that it computes is known; so it
+    # is if the request had gone without a token in the step before that one.
+    stalled_before = victim.joined_step == step - 2 and victim.last_token_step < victim.joined_step
+    named = computed if victim.joined_step == step - 1 or stalled_before else computed - on_its_way
     if refund:
         named = max(named, min(computed + refund, victim.prompt_tokens + produced))
     batch.memory.release(victim, named, held, keep=True)

@@ -8,7 +8,7 @@ from headway.domain.request import Request
 from headway.scheduling.offline_gate import NO_LIMIT, OfflineGate, StepLoad, StepPlan
 from headway.scheduling.scheduler import Scheduler
 from headway.simulator.rules import EngineRules, PluginRules
-from headway.simulator.step_time import StepTime
+from headway.simulator.step_time import StepTime, expected_step_ps
 
 _HEADS_MAX = 8
 """Online requests for which room is made before one step, at most."""
@@ -69,7 +69,4 @@ class OfflineControl:
         return sum(computed) + (0 if head is None or not head.is_offline else head.cached_prompt_tokens)
 
     def _step_ps(self, decodes: int, context_tokens: int, prompts: int, tokens: int, before: int) -> int:
-        if tokens:
-            return self._step_time.mixed_step(decodes, context_tokens, [(tokens, before)], decodes + prompts)
-        fixed, slope = self._step_time.decode_step(decodes)
-        return fixed + slope * context_tokens
+        return expected_step_ps(self._step_time, decodes, context_tokens, prompts, tokens, before)

@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from headway.domain.event import Listener
 from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request, RequestView
+from headway.scheduling.displacement import Room, Running
 from headway.scheduling.head_lookups import MOVES_PER_STEP, is_stale, note_answer
 from headway.scheduling.offline_gate import NO_LIMIT, OfflineDecode, StepLoad
+from headway.scheduling.prefill_budget import StepLimits
 from headway.scheduling.scheduler import Policies, Scheduler
 from headway.simulator.offline_control import OfflineControl
 from headway.simulator.outcome import NEVER, StepObserver, StepRecord
-from headway.simulator.plugin_control import PluginControl
+from headway.simulator.plugin_control import Inside, PluginControl
 from headway.simulator.reference_adapters import ReferenceAdapters
 from headway.simulator.reference_blocks import ContentKeyOf, ReferenceBlockMemory
 from headway.simulator.reference_request import ReferenceRequest
@@ -96,7 +98,7 @@ class ReferenceEngine:
         self._rules = rules
         self._step_time = step_time
         self._observer = observer
-        self._plugin = PluginControl(plugin, rules, policies)
+        self._plugin = PluginControl(plugin, rules, policies, step_time)
         self._scheduler = Scheduler(policies, resumed=rules.resumed, listeners=[*self._plugin.listeners, *listeners])
         self._offline = OfflineControl(plugin, rules, step_time, self._scheduler)
         self._memory = ReferenceBlockMemory(
@@ -248,21 +250,62 @@ class ReferenceEngine:
         if not self._running and not self.waiting:
             return None
         offline_tokens = self._give_way() if self._offline.acts else NO_LIMIT
-        lacking = [request.lacking_tokens for request in self._running if request.is_prefilling]
-        long_prompt_tokens = self._plugin.before_step(
-            self._scheduler, self.now_ps, len(self._running), lacking, self.memory
-        )
-        budget, requests = self._rules.max_num_batched_tokens, len(self._running) + self.waiting
+        limits = self._plugin.before_step(self._scheduler, self.now_ps, self._inside_now())
+        long_prompt_tokens, requests = limits.threshold, len(self._running) + self.waiting
+        displaced = self._make_room(limits) if self._plugin.displaces else []
         if requests == 1:
             long_prompt_tokens = 0  # the threshold keeps a long prompt from starving others, and there are none
         elif long_prompt_tokens and self._rules.long_prefill_token_threshold_adaptive:
-            long_prompt_tokens = max(long_prompt_tokens, budget // requests)
-        draft = _Draft(budget, long_prompt_tokens, offline_tokens)
+            long_prompt_tokens = max(long_prompt_tokens, self._rules.max_num_batched_tokens // requests)
+        draft = _Draft(limits.token_budget, long_prompt_tokens, offline_tokens)
         self._serve_running(draft)
         if not draft.preempted:
             self._admit_waiting(draft)
         self._victims += draft.preempted
+        for request in displaced:
+            self._scheduler.wait_by_rank(request)
         return self._launch(draft) if draft.tokens else None
+
+    def _inside_now(self) -> Inside:
+        """What is inside as a step is composed."""
+        prompts = [one for one in self._running if one.is_prefilling]
+        decodes = [one.computed_tokens for one in self._running if not one.is_prefilling and self._lacks_tokens(one)]
+        return Inside(
+            len(self._running),
+            len(decodes),
+            sum(decodes),
+            [one.lacking_tokens for one in prompts],
+            sum([one.computed_tokens for one in prompts]),
+            self.memory,
+        )
+
+    def _make_room(self, limits: StepLimits) -> list[Request]:
+        """Preempt the requests that are displaced before this step; they are queued again after it is composed."""
+        if not (self._running and self.waiting):
+            return []
+        inside, size = self._inside_now(), self._rules.block_tokens
+        running: list[Running] = []
+        for one in self._running:
+            wanted = one.lacking_tokens if self._lacks_tokens(one) else 0
+            if one.is_prefilling:
+                wanted = min(wanted, limits.threshold or wanted)
+            blocks = -(-one.computed_tokens // size) + self._growth_of(one)
+            running.append(Running(one, one.computed_tokens, wanted, blocks))
+        room = Room(
+            self._rules.max_num_seqs - len(self._running),
+            self._memory.free - self._watermark_blocks - self._growth(),
+            limits.token_budget - sum([one.step_tokens for one in running]),
+            self._rules.max_num_batched_tokens,
+            inside.decodes,
+            inside.context_tokens,
+        )
+        displaced = self._plugin.displaced(self._scheduler, self._now, running, room, self._admission_needs)
+        for request in displaced:
+            assert isinstance(request, ReferenceRequest)
+            self._stop_running(request)
+            self._victims.append(request.row)
+            self._scheduler.displaced(request, self._now)
+        return displaced
 
     def _give_way(self) -> int:
         """Preempt the offline requests that have to go before this step; most tokens of each offline prompt in it."""
@@ -300,12 +343,14 @@ class ReferenceEngine:
 
     def _growth(self) -> int:
         """Blocks that the running requests may take in this step; offline prompts wait."""
-        size, growth = self._rules.block_tokens, 0
-        for one in self._running:
-            if self._lacks_tokens(one) and not (one.is_offline and one.is_prefilling):
-                tokens = one.computed_tokens + min(one.lacking_tokens, self._rules.max_num_batched_tokens)
-                growth += -(-tokens // size) - -(-one.computed_tokens // size)
-        return growth
+        return sum([self._growth_of(one) for one in self._running if not (one.is_offline and one.is_prefilling)])
+
+    def _growth_of(self, one: ReferenceRequest) -> int:
+        if not self._lacks_tokens(one):
+            return 0
+        size = self._rules.block_tokens
+        tokens = one.computed_tokens + min(one.lacking_tokens, self._rules.max_num_batched_tokens)
+        return -(-tokens // size) - -(-one.computed_tokens // size)
 
     def _lacks_tokens(self, request: ReferenceRequest) -> bool:
         """Whether a running request still has something to compute, but for what is on its way."""
@@ -365,13 +410,16 @@ class ReferenceEngine:
 
         Tokens of it that are in flight are still delivered (see `finish_step`).
         """
+        self._stop_running(victim)
+        self._scheduler.preempted(victim, self._now)
+
+    def _stop_running(self, victim: ReferenceRequest) -> None:
         self._vacate(victim)
         victim.high_water_tokens = max(victim.high_water_tokens, victim.computed_tokens)
         victim.computed_tokens = 0
         victim.placeholders = 0
         victim.preemptions += 1
         victim.is_running = False
-        self._scheduler.preempted(victim, self._now)
 
     def _vacate(self, request: ReferenceRequest) -> None:
         """A running request gives up its seat and its memory."""

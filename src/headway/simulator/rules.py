@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from headway.scheduling.displacement import DisplaceRules
 from headway.scheduling.harm_judge import HarmLimits
 from headway.scheduling.offline_gate import OfflineRules
+from headway.scheduling.prefill_budget import TPOT_SECONDS
 from headway.scheduling.queue import Resumed
 from headway.scheduling.self_tuned_threshold import Tuning
 from headway.simulator.adapter_rules import AdapterRules
@@ -17,14 +19,22 @@ class PluginRules:
     """What Headway's vLLM plug-in does in the engine beside its four policies; by default nothing.
 
     Attributes:
-        tuning: "self-tuned" moves the long-prefill threshold before each step.
+        tuning: "self-tuned" moves the long-prefill threshold before each step, "prefill-budget" the token budget too.
         guard: when the do-no-harm guard suspends the policies; None for no guard.
         offline: bounds of offline requests.
+        displace: when a waiting request takes the place of running ones of lower priority; None for never.
+        tpot_seconds: of "prefill-budget": most seconds of a step with decodes and prompts in it.
     """
 
     tuning: Tuning = "off"
     guard: HarmLimits | None = None
     offline: OfflineRules = field(default_factory=OfflineRules)
+    displace: DisplaceRules | None = None
+    tpot_seconds: float = TPOT_SECONDS
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tpot_seconds < float("inf"):
+            raise ValueError(f"tpot_seconds must be above 0, got {self.tpot_seconds}")
 
 
 NO_PLUGIN = PluginRules()

@@ -18,19 +18,20 @@ from typing import Final, Protocol, TypeAlias
 from headway.domain.event import Listener
 from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request
+from headway.scheduling.displacement import Room, Running
 from headway.scheduling.head_lookups import MOVES_PER_STEP, STALE_SECONDS, is_stale, note_answer
 from headway.scheduling.offline_gate import OfflineDecode, StepLoad
 from headway.scheduling.scheduler import Policies, Scheduler
 from headway.simulator.arrivals import FOREVER, Arrivals, RequestFactory, why_never
 from headway.simulator.batch import NO_LIMIT, Batch, Chunks
 from headway.simulator.blocks import BlockMemory, CountedBlocks, FusedBlocks
-from headway.simulator.constrained_step import Moment, constrained_step, preempt
+from headway.simulator.constrained_step import Moment, computed_tokens, constrained_step, preempt
 from headway.simulator.day_columns import DayColumns, LoadCurve
 from headway.simulator.decoding import computed_before, least_steps, run_duration
 from headway.simulator.offline_control import OfflineControl
 from headway.simulator.outcome import NEVER, DayOutcome, StepObserver
 from headway.simulator.own_blocks import OwnBlocks
-from headway.simulator.plugin_control import PluginControl, Steering
+from headway.simulator.plugin_control import Inside, PluginControl, Steering
 from headway.simulator.prefix_cache import CachedBlocks
 from headway.simulator.rules import NO_PLUGIN, EngineRules, PluginRules
 from headway.simulator.step_log import StepLog
@@ -141,9 +142,11 @@ class SkippingEngine:
         self._looks_up = self._shares  # otherwise from the first preemption on
         self._look_up_ps = FOREVER  # when the cache is asked about the head again
         self._batch = Batch(rules, memory)
-        self._plugin = PluginControl(plugin, rules, policies, steering)
+        self._plugin = PluginControl(plugin, rules, policies, step_time, steering)
         self._scheduler = Scheduler(policies, resumed=rules.resumed, listeners=[*self._plugin.listeners, *listeners])
         self._offline = OfflineControl(plugin, rules, step_time, self._scheduler)
+        # A first chunk may fit that becomes shorter as decodes grow, where only its own blocks are asked for.
+        self._no_room_steps = 1 if self._plugin.moves_budget and not rules.reserve_full_prompt else NO_LIMIT
         self._is_mixed = False  # requests of both classes are inside: the offline gate looks at every step
         self._columns = served.columns
         self.curve = LoadCurve()
@@ -218,11 +221,8 @@ class SkippingEngine:
         """Compose the next step, or a run of steps equal to it; False if there is nothing to do."""
         batch, step = self._batch, self._step + 1
         displaced = self._give_way(step) if self._offline.acts else ()
-        if self._plugin.acts and (batch.members or self._scheduler.queue):
-            prefill_left = [request.target_tokens - request.computed_tokens for request in batch.prefilling]
-            batch.threshold = self._plugin.before_step(
-                self._scheduler, self._now_ps, len(batch.members), prefill_left, self._view()
-            )
+        aside = self._plugin_acts(step) if self._plugin.acts else ()
+        displaced += tuple([request.row for request in aside])
         decodes, context = batch.decoding.size, 0
         preempted: tuple[int, ...] = ()
         returning = batch.stalled
@@ -249,6 +249,8 @@ class SkippingEngine:
         else:
             refusal = NO_LIMIT
             self._look_up_ps = FOREVER
+        for request in aside:
+            self._scheduler.wait_by_rank(request)
         if not decodes and not chunks:
             return self._nothing_scheduled(step, (*displaced, *preempted))
         self._step = step
@@ -259,6 +261,58 @@ class SkippingEngine:
             return True
         self._sample(waiting)
         return True
+
+    def _plugin_acts(self, step: int) -> Sequence[TrackedRequest]:
+        """What the plug-in does before a step: moves its limits; returns the requests that are displaced for it."""
+        batch = self._batch
+        if not (batch.members or self._scheduler.queue):
+            return ()
+        limits = self._plugin.before_step(self._scheduler, self._now_ps, self._inside_now(step))
+        batch.threshold, batch.token_budget = limits
+        aside = self._make_room(step) if self._plugin.displaces else ()
+        batch.aside = len(aside)
+        return aside
+
+    def _inside_now(self, step: int) -> Inside:
+        """What is inside as a step is composed."""
+        batch = self._batch
+        return Inside(
+            len(batch.members),
+            batch.decoding.size,
+            batch.decoding.context_tokens(step) if batch.decoding.size else 0,
+            [request.target_tokens - request.computed_tokens for request in batch.prefilling],
+            sum([request.computed_tokens for request in batch.prefilling]),
+            self._view(),
+        )
+
+    def _make_room(self, step: int) -> Sequence[TrackedRequest]:
+        """Preempt the requests that are displaced before this step; they are queued again after it is composed."""
+        batch = self._batch
+        if not (batch.members and len(self._scheduler.queue)):
+            return []
+        inside, size, most = self._inside_now(step), self._rules.block_tokens, self._rules.max_num_batched_tokens
+        running: list[Running] = []
+        for one in batch.up_to_date([*batch.members]):
+            computed = computed_tokens(one, step)
+            left = one.target_tokens - computed if one.phase == PREFILLING else int(one.phase == DECODING)
+            wanted = min(left, batch.threshold or left) if one.phase == PREFILLING else left
+            running.append(Running(one, computed, wanted, -(-(computed + min(left, most)) // size)))
+        room = Room(
+            self._rules.max_num_seqs - len(batch.members),
+            batch.memory.free - self._watermark_blocks - self._growth(step),
+            batch.token_budget - sum([one.step_tokens for one in running]),
+            most,
+            inside.decodes,
+            inside.context_tokens,
+        )
+        now = self._now_ps * SECONDS_PER_PS
+        displaced: list[TrackedRequest] = []
+        for request in self._plugin.displaced(self._scheduler, now, running, room, self._admission_needs):
+            assert isinstance(request, TrackedRequest)
+            self._stop_running(request, step)
+            self._scheduler.displaced(request, now)
+            displaced.append(request)
+        return displaced
 
     def _sample(self, waiting: int) -> None:
         """Draw a point after a step; `waiting` requests were in the queue when it was composed."""
@@ -315,17 +369,20 @@ class SkippingEngine:
 
     def _displace(self, request: TrackedRequest, step: int) -> int:
         """Preempt a request before a step is composed; returns its row."""
-        batch, scheduler, now = self._batch, self._scheduler, self._now_ps * SECONDS_PER_PS
+        self._stop_running(request, step)
+        self._scheduler.preempted(request, self._now_ps * SECONDS_PER_PS)
+        return request.row
+
+    def _stop_running(self, request: TrackedRequest, step: int) -> None:
+        batch = self._batch
         batch.up_to_date([request])
         was_stalled = request in batch.stalled
         batch.stalled = [other for other in batch.stalled if other is not request]
         batch.wasting -= request.phase == DECODING and request.finish_step < step
         if preempt(batch, Moment(step, self._now_ps, self._busy_until_ps), request, 0, was_stalled=was_stalled):
             self._flying[-1][_STALE].append(request)
-        scheduler.preempted(request, now)
         self._columns.preemptions[request.row] += 1
         self._looks_up = self._rules.prefix_caching
-        return request.row
 
     def _admission_needs(self, request: Request) -> tuple[int, int]:
         """The tokens that a waiting request has to compute, and the blocks that its admission needs."""
@@ -360,7 +417,7 @@ class SkippingEngine:
     def _admit(self, decodes: int, chunks: Chunks) -> int:
         """Admit waiting requests while they fit; returns for how many steps like this one the refusal stands."""
         rules, batch, scheduler = self._rules, self._batch, self._scheduler
-        budget = rules.max_num_batched_tokens - decodes - sum([chunk[1] for chunk in chunks])
+        budget = batch.token_budget - decodes - sum([chunk[1] for chunk in chunks])
         now = self._now_ps * SECONDS_PER_PS
         refused: list[Request] = []  # in this step; others may pass them only under a backfilling policy
         moves_left = MOVES_PER_STEP
@@ -374,7 +431,7 @@ class SkippingEngine:
                 break
             assert isinstance(request, TrackedRequest)
             room = self._room(request, budget)
-            hold = NO_LIMIT if room is None else 0
+            hold = self._no_room_steps if room is None else 0
             if room is not None and batch.members:
                 hold = scheduler.hold_steps(request, batch, self._view(), now)
             if room is None or hold:
@@ -535,7 +592,7 @@ class SkippingEngine:
         decoding = self._batch.decoding
         next_end = decoding.next_end()
         assert next_end is not None
-        steps = min(refusal, next_end - self._step + 1, 1 if self._is_mixed else NO_LIMIT)
+        steps = min(refusal, next_end - self._step + 1, 1 if self._looks_at_each_step else NO_LIMIT)
         until = self._next_change_ps()
         if until < FOREVER:
             steps = min(steps, self._steps_until(first, growth, until))
@@ -546,6 +603,11 @@ class SkippingEngine:
         lead = self._depth - 1  # each further one is composed when the step `depth` before it ends
         span = until_ps - (max(self._busy_until_ps, self._now_ps) if lead else self._now_ps)
         return lead + least_steps(first, growth, span) if span > 0 else 1
+
+    @property
+    def _looks_at_each_step(self) -> bool:
+        """Whether what happens before a step may change although nothing joined or left."""
+        return self._is_mixed or (self._plugin.displaces and len(self._scheduler.queue) > 0)
 
     def _next_change_ps(self) -> int:
         """When an arrival, or time alone, may change which request is admitted."""

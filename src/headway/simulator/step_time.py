@@ -35,6 +35,16 @@ class StepTime(Protocol):
         """
 
 
+def expected_step_ps(
+    step_time: StepTime, decodes: int, context_tokens: int, prompts: int, tokens: int, before: int
+) -> int:
+    """Picoseconds of a step in which `prompts` get `tokens` together, as if one prompt did, after `before` in all."""
+    if tokens:
+        return step_time.mixed_step(decodes, context_tokens, [(tokens, before)], decodes + prompts)
+    fixed, slope = step_time.decode_step(decodes)
+    return fixed + slope * context_tokens
+
+
 class StepFloor(NamedTuple):
     """Floor of a step time: a linear lower bound, in picoseconds. Lower bounds of latency are made of it.
 

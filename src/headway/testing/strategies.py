@@ -21,6 +21,7 @@ from headway.domain.request import Request
 from headway.policies import catalog
 from headway.policies.options import constructor_keywords
 from headway.scheduling.bundle import bundle
+from headway.scheduling.displacement import DisplaceRules
 from headway.scheduling.harm_judge import HarmLimits
 from headway.scheduling.scheduler import Policies
 from headway.simulator.adapter_rules import AdapterRules
@@ -219,10 +220,17 @@ def adapter_rules() -> st.SearchStrategy[AdapterRules]:
 
 
 def plugin_rules() -> st.SearchStrategy[PluginRules]:
-    """Everything off, or limits that move, or a guard that suspends at once and for a moment, or both."""
+    """Everything off, or limits that move, a guard that suspends at once and for a moment, or displacement.
+
+    "prefill-budget" needs chunked prefill, and displacement the admission policy greedy.
+    """
     quick = [HarmLimits(1.0, 0.0, seconds, for_seconds) for seconds in (0.0, 1.0) for for_seconds in (0.0, 0.5, 3.0)]
     return st.builds(
-        PluginRules, tuning=st.sampled_from(["off", "self-tuned"]), guard=st.none() | st.sampled_from(quick)
+        PluginRules,
+        tuning=st.sampled_from(["off", "self-tuned", "prefill-budget"]),
+        guard=st.none() | st.sampled_from(quick),
+        displace=st.none() | st.builds(DisplaceRules, st.integers(1, 3), st.sampled_from([0.0, 0.5])),
+        tpot_seconds=st.sampled_from([1e-9, 0.01, 0.4, 2.0]),
     )
 
 

@@ -304,6 +304,20 @@ def test_what_the_plugin_and_the_operator_set_is_simulated_and_named(
     assert "plug-in" not in plain.out
 
 
+def test_a_prefill_budget_and_displacement_are_simulated_and_named(
+    headway: Headway, small_trace: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.json"
+    plugin = ("--tuning", "prefill-budget", "--tpot-bound", 0.03, "--displace")
+    said = headway("compare", small_trace, "--requests", 60, "--policy", "priority", *plugin, "--json", out)
+    assert said.status == 0, said.err
+    assert "prefill budget: priority; displacement: priority " in " ".join(said.out.split())
+    bundle = json.loads(out.read_text())["runs"][0]["bundle"]
+    assert bundle["tuning"] == "prefill-budget"
+    assert bundle["tpot_seconds"] == 0.03
+    assert bundle["displace"] == {"times": 2, "cooldown_seconds": 1.0}
+
+
 def test_several_replicas_are_compared_by_routing_and_order(
     headway: Headway, small_trace: Path, tmp_path: Path
 ) -> None:

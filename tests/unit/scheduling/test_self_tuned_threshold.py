@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from headway.domain.replica_view import MemoryView
 from headway.domain.request import Request
-from headway.scheduling.self_tuned_threshold import StepFacts, _level, self_tuned_threshold
+from headway.scheduling.self_tuned_threshold import StepFacts, self_tuned_threshold, water_level
 
 QUIET = StepFacts(
     token_budget=1000, seats_free=5, decoding=100, prefill_left=[5_000], head=None, memory=MemoryView(1_000, 1_000, 16)
@@ -67,7 +67,7 @@ def test_no_token_of_a_step_is_left_over(prefill_left: list[int], next_tokens: i
 
 
 def test_the_level_is_the_largest_wish_where_all_fit() -> None:
-    assert _level([5, 2, 9], 100) == 9
-    assert _level([5, 2, 9], 16) == 9
-    assert _level([5, 2, 9], 15) == 8
-    assert _level([5, 2, 9], 6) == 2
+    assert water_level([5, 2, 9], 100) == 9
+    assert water_level([5, 2, 9], 16) == 9
+    assert water_level([5, 2, 9], 15) == 8
+    assert water_level([5, 2, 9], 6) == 2

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 from headway.bench.experiment.comparison import Json
 from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.config.nearest_name import nearest
 from headway.config.toml_file import read_toml
-from headway.config.typed_values import Reader, checked, read_table
+from headway.config.typed_values import Bounds, Reader, checked, read_table
 from headway.domain.costs import ServiceCosts
 from headway.domain.event import Listener
 from headway.domain.request import RequestId
 from headway.policies.catalog import KINDS, Kind, canonical, names
 from headway.scheduling.bundle import bundle_of, name_and_options
+from headway.scheduling.displacement import DisplaceRules
 from headway.scheduling.harm_judge import HarmLimits
 from headway.scheduling.outside_answers import blamed, outside_checked
 from headway.scheduling.scheduler import Policies
@@ -98,7 +99,9 @@ class Bundle:
             raise UserMistake(str(error)) from error
 
     def check(self) -> None:
-        """Raise the UserMistake that `build` would raise later."""
+        """Raise the UserMistake that `build` would raise later, or that the plug-in would."""
+        if self.plugin.displace is not None and self.admission != "greedy":
+            raise UserMistake(f"displace needs the admission policy greedy, and {self.label} has {self.admission}")
         self.build(costs=ServiceCosts(1e-4, 1e-2), seed=0, truth=lambda _: 1)
 
     def blamed(self, failure: BaseException) -> str | None:
@@ -109,7 +112,10 @@ class Bundle:
         return {kind: getattr(self, kind) for kind in KINDS}
 
     def to_json(self) -> dict[str, Json]:
-        """Each kind's name and options; the plug-in's `tuning`, and its `guard` with all limits, null for none."""
+        """Each kind's name and options; the plug-in's `tuning`, and its `guard` with all limits, null for none.
+
+        `tpot_seconds` and `displace` only where they act.
+        """
         named: dict[str, Json] = {
             kind: {"name": getattr(self, kind), "options": dict(self.options.get(kind, {}))} for kind in KINDS
         }
@@ -118,7 +124,12 @@ class Bundle:
         guard = None if self.plugin.guard is None else asdict(self.plugin.guard)
         if self.twin is not None:
             named[AUTO] = self.twin.to_json()
-        return named | {"tuning": self.plugin.tuning, "guard": guard}
+        named |= {"tuning": self.plugin.tuning, "guard": guard}
+        if self.plugin.tuning == "prefill-budget":
+            named["tpot_seconds"] = self.plugin.tpot_seconds
+        if self.plugin.displace is not None:
+            named["displace"] = asdict(self.plugin.displace)
+        return named
 
 
 def chosen_names(kind: Kind, called: str, given: Sequence[str]) -> list[str]:
@@ -194,6 +205,8 @@ def _read_bundle(where: str, name: str, table: object, template: Bundle) -> Bund
         if _OFFLINE in table:
             chosen[_OFFLINE] = checked(table[_OFFLINE], str, _OFFLINE)
         row = Bundle(name, **chosen, options=options, plugin=replace(template.plugin, **plugin))
+        if "tpot_seconds" in table and row.plugin.tuning != "prefill-budget":
+            raise ValueError('tpot_seconds is read under tuning = "prefill-budget" only: set that, or leave it out')
         row.check()
     except (UserMistake, ValueError) as mistake:
         raise UserMistake(f"{where}: {mistake}") from None
@@ -204,6 +217,18 @@ def _tuning(value: object, where: str) -> Any:
     return checked(value, Tuning, where)
 
 
+def _tpot_seconds(value: object, where: str) -> Any:
+    return checked(value, Annotated[float, Bounds(above=0)], where)
+
+
+def _displace(value: object, where: str) -> Any:
+    if isinstance(value, bool):
+        return DisplaceRules() if value else None
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where} must be true, false, or a table such as {{times = 2}}, got {value!r}")
+    return read_table(DisplaceRules, value, f"{where}.")
+
+
 def _guard(value: object, where: str) -> Any:
     if isinstance(value, bool):
         return HarmLimits() if value else None
@@ -212,4 +237,9 @@ def _guard(value: object, where: str) -> Any:
     return read_table(HarmLimits, value, f"{where}.")
 
 
-_PLUGIN_READERS: Mapping[str, Reader] = {"tuning": _tuning, "guard": _guard}
+_PLUGIN_READERS: Mapping[str, Reader] = {
+    "tuning": _tuning,
+    "tpot_seconds": _tpot_seconds,
+    "guard": _guard,
+    "displace": _displace,
+}

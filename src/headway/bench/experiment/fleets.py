@@ -127,11 +127,11 @@ def check_bundle(bundle: Bundle, queue: Queueing) -> None:
                 f"{bundle.label}: with one queue in front of the replicas {kind} is decided in the engines, so {name} "
                 f"cannot be simulated there; leave it out, or give --queue replicas"
             )
-    if bundle.plugin.guard is not None:
-        raise UserMistake(
-            f"{bundle.label}: the do-no-harm guard belongs to the plug-in in an engine; leave it out, or give "
-            "--queue replicas"
-        )
+    for what, setting in (("the do-no-harm guard", bundle.plugin.guard), ("displacement", bundle.plugin.displace)):
+        if setting is not None:
+            raise UserMistake(
+                f"{bundle.label}: {what} belongs to the plug-in in an engine; leave it out, or give --queue replicas"
+            )
 
 
 def simulate_routing(

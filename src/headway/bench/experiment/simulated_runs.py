@@ -335,7 +335,7 @@ def _against_recording(cell: _Cell, outcome: DayOutcome) -> Agreement | None:
     """How far the run is from the measured times, if it repeats the recorded day: FCFS at the recorded arrivals."""
     bundle = cell.bundle
     stock = (bundle.ordering, bundle.admission, bundle.plugin.tuning) == ("fcfs", "greedy", "off")
-    repeats = cell.load is None and stock
+    repeats = cell.load is None and stock and bundle.plugin.displace is None
     recording = of_trace(cell.trace, cell.trace.name) if repeats else None
     ttft, e2e = times_of(outcome)
     if recording is None or not in_both(recording, e2e).any():  # nothing was measured, or the replica serves no request

@@ -173,14 +173,18 @@ def describe_rules(comparison: Comparison) -> str:
     return ", ".join([*parts, *([] if kv_precision == "bf16" else [f"KV cache {kv_precision}"])])
 
 
+_TUNINGS = {"self-tuned": "self-tuned threshold", "prefill-budget": "prefill budget"}
+
+
 def describe_plugin(comparison: Comparison) -> str:
     """In which rows the vLLM plug-in acts beside its policies; "" if in none."""
-    rows: dict[str, list[str]] = {"self-tuned threshold": [], "do-no-harm guard": []}
+    rows: dict[str, list[str]] = {name: [] for name in (*_TUNINGS.values(), "do-no-harm guard", "displacement")}
     for run in {run.policy: run for run in comparison.runs}.values():
         if run.bundle.get("tuning", "off") != "off":
-            rows["self-tuned threshold"].append(run.policy)
-        if run.bundle.get("guard") is not None:
-            rows["do-no-harm guard"].append(run.policy)
+            rows[_TUNINGS[str(run.bundle["tuning"])]].append(run.policy)
+        for key, name in (("guard", "do-no-harm guard"), ("displace", "displacement")):
+            if run.bundle.get(key) is not None:
+                rows[name].append(run.policy)
     return "; ".join(f"{what}: {', '.join(policies)}" for what, policies in rows.items() if policies)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from headway.domain.costs import ServiceCosts
 from headway.policies.admission.peak_check import PeakCheck
 from headway.policies.catalog import names
 from headway.policies.ordering.smallest_volume_first import SmallestVolumeFirst
+from headway.scheduling.displacement import DisplaceRules
 from headway.scheduling.harm_judge import HarmLimits
 from headway.simulator.rules import NO_PLUGIN, PluginRules
 
@@ -56,6 +58,35 @@ def test_what_the_plugin_does_is_the_templates_or_the_bundles_own(tmp_path: Path
     assert read_bundles(written(tmp_path, text), TEMPLATE)[2].plugin == NO_PLUGIN
 
 
+def test_a_prefill_budget_and_displacement_are_read_and_told(tmp_path: Path) -> None:
+    text = "[bundle.a]\ntuning = 'prefill-budget'\ntpot_seconds = 0.08\ndisplace = {times = 3}\n"
+    text += "[bundle.b]\ndisplace = true"
+    template = replace(TEMPLATE, admission="greedy")
+    budget, displaces = read_bundles(written(tmp_path, text), template)
+    assert budget.plugin == PluginRules("prefill-budget", displace=DisplaceRules(3), tpot_seconds=0.08)
+    assert budget.to_json()["tpot_seconds"] == 0.08
+    assert budget.to_json()["displace"] == {"times": 3, "cooldown_seconds": 1.0}
+    assert displaces.plugin == PluginRules(displace=DisplaceRules())
+    assert "tpot_seconds" not in displaces.to_json()
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        ("tpot_seconds = 0.1", 'tpot_seconds is read under tuning = "prefill-budget" only'),
+        ("tuning = 'prefill-budget'\ntpot_seconds = 0", "tpot_seconds must be a number above 0, got 0"),
+        ("displace = 2", "displace must be true, false, or a table such as {times = 2}, got 2"),
+        (
+            "displace = true\nadmission = 'peak-check'",
+            "displace needs the admission policy greedy",
+        ),
+    ],
+)
+def test_what_the_plugin_cannot_do_is_one_sentence(tmp_path: Path, table: str, sentence: str) -> None:
+    with pytest.raises(UserMistake, match=re.escape(sentence)):
+        read_bundles(written(tmp_path, f"[bundle.x]\n{table}"), replace(TEMPLATE, admission="greedy"))
+
+
 def test_all_is_every_ordering_once() -> None:
     assert [one.label for one in named_bundles(["fcfs", "all"], TEMPLATE)] == names("ordering")
 
@@ -90,7 +121,10 @@ def test_a_policy_named_twice() -> None:
         ("[bundle.x]\nadmission = {name = 'peak-check', options = {reserv = 1}}", "did you mean 'reserve'"),
         ("[bundle.x]\nadmission = {name = 'peak-check', options = {reserve = 2.0}}", "reserve must be at least 0"),
         ("[bundle.x]\nprediction = 'oracel'", "did you mean 'oracle'"),
-        ("[bundle.x]\ntuning = 'on'", "bundle.x: tuning must be one of 'off', 'self-tuned', got 'on'"),
+        (
+            "[bundle.x]\ntuning = 'on'",
+            "bundle.x: tuning must be one of 'off', 'self-tuned', 'prefill-budget', got 'on'",
+        ),
         ("[bundle.x]\nguard = 'yes'", "bundle.x: guard must be true, false, or a table such as"),
         (
             "[bundle.x]\nguard = {harm_ratio = 0.5}",
