@@ -33,6 +33,7 @@ from tests.engines.real_fusion import (
     nothing_held_is_altered,
     some_stay_exact,
 )
+from tests.engines.real_limits import prompts_keep_to_their_budget, urgent_ones_take_the_place_of_others
 from tests.engines.real_offline import offline_gives_way
 
 Check = Callable[[FeatureEngine], dict[str, Any]]
@@ -334,6 +335,8 @@ ENGINES: dict[str, tuple[dict[str, Any], tuple[Check, ...]]] = {
             priorities_of_clients,
             learned_state_outlives_the_engine,
             offline_gives_way,
+            prompts_keep_to_their_budget,
+            urgent_ones_take_the_place_of_others,
         ),
     ),
     "n-gram": (

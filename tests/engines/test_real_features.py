@@ -37,6 +37,8 @@ ENGINES = {
         "priorities_of_clients",
         "learned_state_outlives_the_engine",
         "offline_gives_way",
+        "prompts_keep_to_their_budget",
+        "urgent_ones_take_the_place_of_others",
     ),
     "n-gram": ("drafts_by_n_gram", "aborts_while_drafting"),
     "connector": ("remote_kv_keeps_its_place", "aborts_while_kv_comes"),
@@ -70,7 +72,9 @@ def findings(place: Path, engine: str) -> dict[str, Any]:
 
 
 def test_every_check_is_asked_for() -> None:
-    sources = "".join((HERE / f"real_{name}.py").read_text() for name in ("features", "drafts", "fusion", "offline"))
+    sources = "".join(
+        (HERE / f"real_{name}.py").read_text() for name in ("features", "drafts", "fusion", "offline", "limits")
+    )
     written = re.findall(r"^def (\w+)\(engine: FeatureEngine\)", sources, re.MULTILINE)
     assert sorted(written) == sorted(name for checks in ENGINES.values() for name in checks)
 

@@ -18,7 +18,7 @@ SOURCE = ROOT / "src"
 PYTHON = os.environ.get("HEADWAY_VLLM_PYTHON", "")
 CHECKS = [
     name
-    for file in ("virtual_checks.py", "virtual_features.py")
+    for file in ("virtual_checks.py", "virtual_features.py", "virtual_limits.py")
     for name in re.findall(r"^def (\w+)\(\) -> dict\[str, Any\]:$", (HERE / file).read_text(), re.MULTILINE)
 ]
 

@@ -12,6 +12,7 @@ from typing import Any
 from headway.vllm_plugin.wait_clocks import REASONS
 from tests.engines import virtual_checks
 from tests.engines.virtual_days import Rows, both, conserved, depth, mixed, ours
+from tests.engines.virtual_limits import LIMITS
 from tests.support import virtual_engine as engine
 
 SESSIONS = 6
@@ -196,4 +197,4 @@ OWN = (
 
 
 if __name__ == "__main__":
-    virtual_checks.run({**virtual_checks.CHECKS, **{check.__name__: check for check in OWN}})
+    virtual_checks.run({**virtual_checks.CHECKS, **{check.__name__: check for check in (*OWN, *LIMITS)}})

@@ -22,6 +22,7 @@ from headway.domain.engine_hints import (
     TENANT,
     TPOT_MS,
 )
+from headway.scheduling.displacement import DisplaceRules
 from headway.scheduling.harm_judge import HarmLimits
 from headway.simulator.rules import NO_PLUGIN, EngineRules, PluginRules
 from headway.simulator.step_time import PS_PER_SECOND, LinearStepTime
@@ -91,6 +92,8 @@ class ParityDay:
         return {
             "ordering": self.policy,
             "tuning": self.plugin.tuning,
+            **({"tpot_seconds": self.plugin.tpot_seconds} if self.plugin.tuning == "prefill-budget" else {}),
+            "displace": "off" if self.plugin.displace is None else asdict(self.plugin.displace),
             "guard": asdict(limits) | {"budget_ms": 1e9},
             **quiet,
         }
@@ -197,6 +200,29 @@ def plugin_days() -> Iterator[ParityDay]:
         "self-tuned-small-memory": ("shortest-prompt-first", small_memory, PluginRules("self-tuned")),
         "guard": ("shortest-prompt-first", small_memory, PluginRules(guard=guard)),
         "guard-and-self-tuned": ("shortest-prompt-first", small_memory, PluginRules("self-tuned", guard)),
+        "prefill-budget": ("highest-response-ratio", TINY, PluginRules("prefill-budget", tpot_seconds=0.011)),
+        "prefill-budget-own-threshold": (
+            "shortest-prompt-first",
+            replace(TINY, long_prefill_token_threshold=48, kv_blocks=90),
+            PluginRules("prefill-budget", tpot_seconds=0.011),
+        ),
+        "prefill-budget-least": ("fcfs", TINY, PluginRules("prefill-budget", tpot_seconds=1e-9)),
+        "guard-and-prefill-budget": (
+            "shortest-prompt-first",
+            small_memory,
+            PluginRules("prefill-budget", guard, tpot_seconds=0.009),
+        ),
+        "displaced-from-seats": (
+            "priority",
+            replace(TINY, max_num_seqs=6),
+            PluginRules(displace=DisplaceRules(2, 0.05)),
+        ),
+        "displaced-from-memory": ("priority", small_memory, PluginRules(displace=DisplaceRules(1, 0.0))),
+        "displaced-everywhere": (
+            "highest-response-ratio",
+            replace(small_memory, max_num_seqs=6),
+            PluginRules("prefill-budget", displace=DisplaceRules(3, 0.1), tpot_seconds=0.011),
+        ),
     }
     for seed, (name, (policy, rules, plugin)) in enumerate(cases.items()):
         for async_scheduling in (False, True):

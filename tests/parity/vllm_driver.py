@@ -17,6 +17,7 @@ import json
 import os
 import sys
 from collections import deque
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
@@ -35,7 +36,7 @@ from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
 from headway import vllm_plugin
-from headway.simulator.step_time import SECONDS_PER_PS, LinearStepTime
+from headway.simulator.step_time import SECONDS_PER_PS, LinearStepTime, expected_step_ps
 from tests.support.virtual_engine import STOP, block_hasher, model_folder
 
 SHARED, OWN_PROMPT, OWN_OUTPUT = 10**9, 2 * 10**9, 3 * 10**9  # token ids that cannot be confused
@@ -127,6 +128,11 @@ class Day:
             hooks.clock = lambda: self.clock_ps * SECONDS_PER_PS
             if hooks.prefix_hits is not None:  # no look-up is too slow, since a test machine may be busy with others
                 hooks.prefix_hits._clock = lambda: 0.0
+            step_ps = partial(expected_step_ps, self.step_time)  # what it takes is known, as in the simulator
+            hooks.meter.step_ps = step_ps
+            hooks.meter._learned._steps = 10**9
+            if hooks.displacing is not None:
+                hooks.displacing.displacement._step_ps = step_ps
         self._preempt = self.scheduler._preempt_request
         self.scheduler._preempt_request = self._note_victim
 

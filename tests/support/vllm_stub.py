@@ -69,14 +69,15 @@ class StubEngine:
         self.waiting.add_request(request)
 
     def schedule(self) -> SimpleNamespace:
-        scheduled, preempted = 0, False
+        given: dict[str, int] = {}
+        preempted = False
         for request in list(self.running):
             while request in self.running and self._free_blocks() < request.num_tokens - request.num_computed_tokens:
                 victim = self.running.pop()
                 self._preempt_request(victim, 0.0)
                 preempted = True
             if request in self.running:
-                scheduled += request.num_tokens - request.num_computed_tokens
+                given[request.request_id] = request.num_tokens - request.num_computed_tokens
                 request.num_computed_tokens = request.num_tokens
         skipped: list[StubRequest] = []
         while not preempted and self.waiting and len(self.running) < self.max_num_active_reqs:
@@ -96,11 +97,11 @@ class StubEngine:
             self.running.append(request)
             request.status = Status.RUNNING
             request.num_computed_tokens = request.num_tokens
-            scheduled += request.num_tokens
+            given[request.request_id] = request.num_tokens
             self.admitted.append(request.request_id)
         if skipped:
             self.waiting.prepend_requests(skipped)
-        return SimpleNamespace(total_num_scheduled_tokens=scheduled, num_scheduled_tokens={})
+        return SimpleNamespace(total_num_scheduled_tokens=sum(given.values()), num_scheduled_tokens=given)
 
     def update_from_output(self, scheduler_output: SimpleNamespace) -> None:
         for request in list(self.running):

@@ -15,8 +15,10 @@ from headway.config.typed_values import Bounds, Described, checked, read_table
 from headway.domain.costs import ServiceCosts
 from headway.policies.catalog import KINDS
 from headway.scheduling.bundle import bundle_of, name_and_options
+from headway.scheduling.displacement import DisplaceRules
 from headway.scheduling.harm_judge import HarmLimits
 from headway.scheduling.offline_gate import OfflineRules
+from headway.scheduling.prefill_budget import TPOT_SECONDS
 from headway.scheduling.scheduler import Policies
 from headway.scheduling.self_tuned_threshold import Tuning
 from headway.tuning.tuning_settings import TuningSettings
@@ -69,7 +71,10 @@ class PluginConfig:
     Attributes:
         ordering, admission, preemption, prediction: names of the catalogue.
         options: kind → option → value.
-        tuning: "off", or "self-tuned": the plug-in moves the long-prefill threshold before each step.
+        tuning: "off"; "self-tuned": the plug-in moves the long-prefill threshold before each step; "prefill-budget": it
+            moves the token budget, so that steps with decodes and prompts keep to `tpot_seconds`.
+        tpot_seconds: most seconds of such a step, under "prefill-budget".
+        displace: when a waiting request takes the place of running ones of lower priority; None for never.
         auto: settings of the twin that chooses the order; an ordering "auto" turns it on, and begins with the default.
         live_tuning: settings of the tuner that tries parameters of the ordering on live traffic.
         fusion: whether alike KV blocks of prompts are shared.
@@ -97,6 +102,8 @@ class PluginConfig:
     prediction: str = "running-mean"
     options: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     tuning: Tuning = "off"
+    tpot_seconds: Annotated[float, Bounds(above=0, unit="seconds")] = TPOT_SECONDS
+    displace: DisplaceRules | None = None
     auto: AutoSettings = field(default_factory=AutoSettings)
     live_tuning: TuningSettings = field(default_factory=TuningSettings)
     fusion: FusionSettings = FusionSettings()
@@ -154,6 +161,12 @@ def _parse(given: object, where: str) -> PluginConfig:
             config = replace(config, ordering=DEFAULT_ORDERING, auto=replace(config.auto, on=True))
         if config.auto.on and config.live_tuning.on:
             raise ValueError("auto and live_tuning cannot both be on: leave one of them out")
+        if "tpot_seconds" in given and config.tuning != "prefill-budget":
+            raise ValueError('tpot_seconds is read under tuning = "prefill-budget" only: set that, or leave it out')
+        if config.displace is not None and config.admission != "greedy":
+            raise ValueError(
+                f'displace needs admission = "greedy": {config.admission} may hold the request that room was made for'
+            )
         config.policies()
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
@@ -209,7 +222,16 @@ def _offline(value: object, where: str) -> OfflineRules:
     return read_table(OfflineRules, value, f"{where}.")
 
 
+def _displace(value: object, where: str) -> DisplaceRules | None:
+    if value == "off":
+        return None
+    if not isinstance(value, Mapping):
+        raise ValueError(f'{where} must be "off", or a table such as {{"times": 2}}, got {value!r}')
+    return read_table(DisplaceRules, value, f"{where}.")
+
+
 _READERS = {
+    "displace": _displace,
     "offline": _offline,
     "fusion": _fusion,
     "live_tuning": _live_tuning,

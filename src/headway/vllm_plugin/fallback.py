@@ -108,6 +108,10 @@ class FallbackScheduler:
         self._entered.pop(request.id, None)
         self._waiting[request.id] = (request, True)
 
+    def displaced(self, request: Request, now: float) -> None:
+        """A running request made room for a waiting one; `requeue` takes it back."""
+        self._guard(lambda: self._scheduler.displaced(request, now))
+
     def requeue(self, request: Request, resumed: bool) -> None:
         """Queue a request again that was removed."""
         self._guard(lambda: self._queue(request, resumed))

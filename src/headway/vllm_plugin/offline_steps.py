@@ -2,22 +2,19 @@
 
 vLLM's own means are used: a request that has to go is preempted as vLLM preempts; a prompt that has to wait is left out
 of its running list for one scan, as it is where the token budget ends before it; the long-prefill threshold cuts the
-prompt's piece. What a step takes is learned from the steps themselves, once there are offline requests.
+prompt's piece. What a step takes is learned from the steps themselves (`step_meter`), once there are offline requests.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
-
 from headway.domain.request import Request
-from headway.scheduling.learned_step_time import LearnedStepTime, StepWork
 from headway.scheduling.offline_gate import OfflineDecode, OfflineGate, OfflineRules, StepLoad
 from headway.vllm_plugin import vllm_adapter as vllm
 from headway.vllm_plugin.fallback import FallbackScheduler
 from headway.vllm_plugin.plugin_metrics import PluginMetrics
 from headway.vllm_plugin.request_book import RequestBook
 from headway.vllm_plugin.request_entries import Entry
+from headway.vllm_plugin.step_meter import StepMeter
 from headway.vllm_plugin.victims import blocks_wanted
 from headway.vllm_plugin.vllm_adapter import VllmAdapter, VllmRequest
 
@@ -36,18 +33,17 @@ class OfflineSteps:
         policies: FallbackScheduler,
         book: RequestBook,
         metrics: PluginMetrics,
+        meter: StepMeter,
     ) -> None:
         self._engine = engine
         self._policies = policies
         self._book = book
         self._metrics = metrics
-        self._token_budget = engine.token_budget
-        self.step_time = LearnedStepTime()
+        self._meter = meter
         self.displaced: set[str] = set()
         self._paused: list[VllmRequest] = []
+        self._seats = 0  # while some are paused, how many there are
         self._changes_limits = False
-        self._in_flight: deque[StepWork] = deque()
-        self._ended_at: float | None = None
         policies.use_gate(OfflineGate(rules, self._step_ps, engine.token_budget, engine.seats))
 
     def before_step(self, now: float) -> None:
@@ -55,10 +51,11 @@ class OfflineSteps:
         self.displaced.clear()
         if not self._policies.has_offline:
             return
+        self._meter.measures = True
         entries = [self._book.entries[vllm.request_id(request)] for request in self._engine.running]
         going = sorted([entry for entry in entries if entry.view.is_offline], key=lambda entry: entry.admission)
         online = [entry for entry in entries if not entry.view.is_offline]
-        while going and self._lacks_room(online, going, now):
+        while going and self._engine.can_preempt and self._lacks_room(online, going, now):
             self._displace(going.pop())
         decodes = [entry for entry in going if not _is_prefilling(entry)]
         prompts = [entry for entry in going if _is_prefilling(entry)]
@@ -78,7 +75,7 @@ class OfflineSteps:
         )
         plan = self._policies.plan_offline(load)
         by_id = {entry.id: entry for entry in decodes}
-        for request in plan.displaced:
+        for request in plan.displaced if self._engine.can_preempt else ():
             self._displace(by_id[str(request.id)])
         self._limit(plan.chunk_tokens, load, prompts)
 
@@ -88,39 +85,17 @@ class OfflineSteps:
             return True
         return bool(self._engine.running_count()) and self._policies.hold_offline(request, version)
 
-    def after_scan(self, tokens: Mapping[str, int]) -> None:
-        """vLLM has scanned and gave out these tokens, by request: undo what was set for this step."""
+    def after_scan(self) -> None:
+        """vLLM has scanned: undo what was set for this step."""
         engine = self._engine
         if self._paused:
             engine.reorder_running([*engine.running, *self._paused])
+            engine.set_seats(self._seats)
             self._paused = []
         if self._changes_limits:
             self._changes_limits = False
-            engine.set_token_budget(self._token_budget)
+            engine.set_token_budget(engine.own_token_budget)
             engine.set_threshold(engine.own_threshold)
-        if not self._policies.has_offline:
-            return
-        decodes = context = prompt_tokens = before = 0
-        for request in engine.running:
-            given = tokens.get(vllm.request_id(request), 0)
-            if given == 1:
-                decodes += 1
-                context += vllm.computed_tokens(request) - 1
-            elif given:
-                prompt_tokens += given
-                before += vllm.computed_tokens(request) - given
-        if tokens:
-            self._in_flight.append(StepWork(decodes, context, prompt_tokens, before))
-
-    def step_ended(self, now: float) -> None:
-        """The oldest step ended: learn how long it took, where the engine was busy since the one before."""
-        if not self._in_flight:
-            self._ended_at = None
-            return
-        facts = self._in_flight.popleft()
-        if self._ended_at is not None:
-            self.step_time.measured(facts, now - self._ended_at)
-        self._ended_at = now if self._in_flight or self._engine.running_count() else None
 
     def _limit(self, chunk_tokens: int, load: StepLoad, prompts: list[Entry]) -> None:
         """Have offline prompts wait this step, or get at most so many tokens each."""
@@ -128,13 +103,15 @@ class OfflineSteps:
         if prompts and not chunk_tokens:
             self._paused = [entry.request for entry in prompts]
             engine.reorder_running([one for one in engine.running if one not in self._paused])
+            self._seats = engine.seats
+            engine.set_seats(self._seats - len(self._paused))  # theirs are taken
         elif chunk_tokens and (prompts or load.is_offline_waiting):
             self._changes_limits = True
-            own = engine.own_threshold
-            engine.set_threshold(min(chunk_tokens, own) if own else chunk_tokens)
+            threshold = engine.threshold
+            engine.set_threshold(min(chunk_tokens, threshold) if threshold else chunk_tokens)
             if engine.running_count() <= 1:  # vLLM sets no threshold to a request that is alone
                 decodes = load.online_decodes + len(load.offline_decodes)
-                engine.set_token_budget(min(self._token_budget, chunk_tokens + decodes))
+                engine.set_token_budget(min(engine.token_budget, chunk_tokens + decodes))
 
     def _lacks_room(self, online: list[Entry], offline: list[Entry], now: float) -> bool:
         """Whether the online requests that this step would admit find no seats or no blocks."""
@@ -144,8 +121,8 @@ class OfflineSteps:
         engine = self._engine
         growing = [*online, *[entry for entry in offline if not _is_prefilling(entry)]]
         progress = [(vllm.computed_tokens(one.request), vllm.total_tokens(one.request)) for one in growing]
-        blocks = engine.blocks_to_spare - blocks_wanted(progress, self._token_budget, engine.block_tokens)
-        seats, tokens_left = engine.seats - engine.running_count(), self._token_budget
+        blocks = engine.blocks_to_spare - blocks_wanted(progress, self._engine.own_token_budget, engine.block_tokens)
+        seats, tokens_left = engine.seats - engine.running_count(), self._engine.own_token_budget
         for head in heads:
             tokens, needed = engine.admission_needs(self._book.entries[head.id].request)
             seats -= 1
@@ -163,10 +140,9 @@ class OfflineSteps:
         self._engine.preempt(entry.request)
 
     def _step_ps(self, decodes: int, context_tokens: int, prompts: int, tokens: int, before: int) -> int:
-        if not self.step_time.is_known:  # nothing offline beside online requests, and short pieces, until it is
+        if not self._meter.is_known:  # nothing offline beside online requests, and short pieces, until it is
             return int((0.001 + tokens * 2e-4 + decodes) * _PICOSECONDS)
-        facts = StepWork(decodes, context_tokens, tokens, before)
-        return max(1, int(self.step_time.seconds(facts) * _PICOSECONDS))
+        return self._meter.step_ps(decodes, context_tokens, prompts, tokens, before)
 
 
 def _is_prefilling(entry: Entry) -> bool:

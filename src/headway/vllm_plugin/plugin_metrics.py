@@ -122,6 +122,8 @@ DESCRIPTIONS = {
     "waiting": "Waiting requests by state: queued, or parked because they cannot run yet.",
     "lanes": "Lanes compared in the latest choice of a request.",
     "stepped_back": "1 while a fault or the do-no-harm guard makes the order first come, first served, else 0.",
+    "displaced": "Running requests preempted so that a waiting one of higher priority found room.",
+    "step_token_budget": "Most tokens of the latest step, as the tuning prefill-budget set it.",
     "long_prefill_threshold": "Tokens one prefill may take of a step; 0 for no limit.",
     "p99_wait_seconds": "p99 of the seconds from arrival to first admission of the last 1,000 requests: ours, and as "
     "estimated for first come, first served.",

@@ -53,6 +53,7 @@ class PolicyQueue:
         self._passes: Request | None = None  # the head of the order, where the one to offer passes it
         self._held_until: tuple[str, int, int] | None = None  # request, batch version, step: the refusal stands
         self._refreshed = 0
+        self._displaced: list[Entry] = []  # for the scan that goes on; they wait outside the order until it ends
         self.offline: OfflineSteps | None = None
         self.now = 0.0
         self.seconds = 0.0  # spent in here since the scan began
@@ -104,6 +105,11 @@ class PolicyQueue:
         self._settle()
         entry = self._book.get(request) or self._book.add(request, self.now)
         self._batch.leave(entry.id)
+        if entry in self._displaced:
+            entry.move(Place.SKIPPED)
+            self._skipped[entry.id] = entry
+            self._policies.displaced(entry.refresh(), self.now)
+            return
         self._take_out(entry)
         entry.refresh()
         entry.resumed = True
@@ -180,11 +186,20 @@ class PolicyQueue:
     def end_scan(self) -> None:
         """After `schedule()`: see whether the last one popped runs, and which came from a queue of vLLM's own."""
         self._settle()
+        for entry in self._displaced:
+            if entry.place is Place.SKIPPED:
+                self._wait_again(entry)
+        self._displaced.clear()
         for entry in list(self._in_vllm.values()):
             if vllm.is_running(entry.request):
                 del self._in_vllm[entry.id]
                 self._policies.requeue(entry.view, entry.resumed)
                 self._join(entry)
+
+    def displace(self, entry: Entry) -> None:
+        """Before a scan: preempt a running request for a waiting one. It waits by its rank once the scan has ended."""
+        self._displaced.append(entry)
+        self._engine.preempt(entry.request)
 
     def end_turn(self, entry: Entry) -> None:
         """A running session has answered; it waits for its next input, in a queue of vLLM's own."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import overload
+from typing import NamedTuple, overload
 
 from headway.domain.request import Request
 from headway.vllm_plugin import vllm_adapter as vllm
@@ -24,7 +24,8 @@ class Place(StrEnum):
 
     WAITING = "waiting"  # in our order
     BLOCKED = "blocked"  # vLLM says that it cannot run yet (grammar, remote KV)
-    SKIPPED = "skipped"  # vLLM stepped over it in this scan (LoRA limit, unsure connector); offered again in the next
+    # vLLM stepped over it in this scan (LoRA limit, unsure connector), or it was displaced; offered again in the next
+    SKIPPED = "skipped"
     IN_VLLM = "in vLLM"  # popped and not running (yet), or in a queue of vLLM's own (requests that hold KV blocks)
     RUNNING = "running"
     FINISHED = "finished"
@@ -35,10 +36,14 @@ MOVES: dict[Place, tuple[Place, ...]] = {
     Place.BLOCKED: (Place.WAITING, Place.FINISHED),
     Place.SKIPPED: (Place.WAITING, Place.BLOCKED, Place.FINISHED),
     Place.IN_VLLM: (Place.RUNNING, Place.WAITING, Place.BLOCKED, Place.SKIPPED, Place.FINISHED),
-    Place.RUNNING: (Place.WAITING, Place.IN_VLLM, Place.FINISHED),
+    Place.RUNNING: (Place.WAITING, Place.SKIPPED, Place.IN_VLLM, Place.FINISHED),
     Place.FINISHED: (),
 }
-"""Where a request may go next. `RUNNING` to `WAITING` is a preemption, `RUNNING` to `IN_VLLM` ends a session's turn."""
+"""Where a request may go next.
+
+`RUNNING` to `WAITING` is a preemption, `RUNNING` to `SKIPPED` a displacement, `RUNNING` to `IN_VLLM` ends a session's
+turn.
+"""
 
 
 class BlockHashes(Sequence[int]):
@@ -150,6 +155,24 @@ def view_of(request: VllmRequest, hints: XargsHints, now: float) -> Request:
     return view
 
 
+class EngineLoad(NamedTuple):
+    """What is inside the engine as a step is composed.
+
+    Attributes:
+        decodes: requests that decode in this step.
+        decode_tokens: what they want to compute: one token each, and their drafts.
+        context_tokens: their KV tokens.
+        prefill_left: for each prompt that is computed, the tokens it has left.
+        prefilled_tokens: KV tokens of those.
+    """
+
+    decodes: int
+    decode_tokens: int
+    context_tokens: int
+    prefill_left: list[int]
+    prefilled_tokens: int
+
+
 class EngineBatch:
     """vLLM's running requests as a `BatchView`."""
 
@@ -168,6 +191,23 @@ class EngineBatch:
     def running(self) -> list[Request]:
         """Running requests in order of admission, their tokens up to date."""
         return [entry.refresh() for entry in self._running.values()]
+
+    def load(self) -> EngineLoad:
+        """What runs now. O(running)."""
+        decodes = decode_tokens = context_tokens = prefilled_tokens = 0
+        prefill_left: list[int] = []
+        for id_, entry in self._running.items():
+            request = entry.request
+            computed = vllm.computed_tokens(request)
+            left = vllm.total_tokens(request) - computed if id_ in self.prefilling else 0
+            if left > 0:
+                prefill_left.append(left)
+                prefilled_tokens += computed
+            elif not vllm.is_ending(request):
+                decodes += 1
+                decode_tokens += vllm.lacking_tokens(request)
+                context_tokens += computed
+        return EngineLoad(decodes, decode_tokens, context_tokens, prefill_left, prefilled_tokens)
 
     def join(self, entry: Entry) -> None:
         """A request was admitted."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from headway.vllm_plugin import vllm_adapter as vllm
 from headway.vllm_plugin.batch_control import BatchControl
 from headway.vllm_plugin.block_sharing import BlockSharing
 from headway.vllm_plugin.config import PluginConfig
+from headway.vllm_plugin.displacing import Displacing
 from headway.vllm_plugin.fallback import FallbackScheduler
 from headway.vllm_plugin.harm_guard import HarmGuard
 from headway.vllm_plugin.offline_steps import OfflineSteps
@@ -33,6 +34,7 @@ from headway.vllm_plugin.publishing import Publisher
 from headway.vllm_plugin.reporting import Reporter
 from headway.vllm_plugin.request_book import RequestBook
 from headway.vllm_plugin.request_entries import Entry, Place
+from headway.vllm_plugin.step_meter import StepMeter
 from headway.vllm_plugin.vllm_adapter import VllmAdapter, VllmRequest
 from headway.vllm_plugin.xargs_hints import HintedLengths
 
@@ -61,11 +63,15 @@ class SchedulerHooks:
         self.timer = PolicyTimer(config.guard, time.perf_counter, time.thread_time)
         self.learned = PolicyState(config, chosen, state_file)
         self.twin = PluginTwin(config, self._engine_facts, self._prefix_of)
+        self.meter = StepMeter(engine)
+        self.meter.measures = config.tuning == "prefill-budget" or config.displace is not None
+        self.displacing = None if config.displace is None else Displacing(config.displace, engine, self.meter)
+        displacement = [] if self.displacing is None else [self.displacing.displacement]
         self.policies = FallbackScheduler(
             chosen if hinted is None else replace(chosen, prediction=hinted),
             self.timer,
             self.metrics.policy_fault,
-            (*self.learned.listeners, *self.twin.listeners),
+            (*self.learned.listeners, *self.twin.listeners, *displacement),
         )
         self.harm = HarmGuard(config, self.policies, self.metrics)
         self.report = Reporter(config, self.policies, self.metrics, publisher)
@@ -74,8 +80,8 @@ class SchedulerHooks:
             hinted=hinted, prefix_hits=self.prefix_hits, comparison=self.harm.comparison, report=self.report
         )
         self.queue = queue_class(engine, self.policies, self.book, time.perf_counter)
-        self.control = BatchControl(config, engine, self.policies, self.book, self.queue, self.metrics)
-        self.offline = OfflineSteps(config.offline, engine, self.policies, self.book, self.metrics)
+        self.control = BatchControl(config, engine, self.policies, self.book, self.queue, self.metrics, self.meter)
+        self.offline = OfflineSteps(config.offline, engine, self.policies, self.book, self.metrics, self.meter)
         self.queue.offline = self.offline
         self.sharing: BlockSharing | None = None
         self._prepared_seconds = 0.0  # before the scan of this step
@@ -92,7 +98,7 @@ class SchedulerHooks:
         self.queue.tick(self.clock())
 
     def before_schedule(self) -> None:
-        """Before vLLM scans: read the clock once, judge and retune the policies, set threshold and victims."""
+        """Before vLLM scans: read the clock once, judge and retune the policies, set limits and victims, make room."""
         began = time.perf_counter()
         now = self.clock()
         if self.prefix_hits is not None:
@@ -106,18 +112,24 @@ class SchedulerHooks:
         if (values := self.learned.wanted()) is not None:
             self.policies.retune(values)
         self.control.before_step(now)
+        if self.displacing is not None:
+            self.displacing.before_step(self.policies, self.book, self.queue, self.metrics)
         self.offline.before_step(now)
+        self.control.preempted = 0  # from here on those that keep vLLM from admitting
         self._prepared_seconds = time.perf_counter() - began
 
-    def after_schedule(self, tokens: int) -> None:
-        """After vLLM scanned and gave out so many tokens: judge the policies' time, count, publish."""
+    def after_schedule(self, given: Mapping[str, int]) -> None:
+        """After vLLM scanned and gave out these tokens, by request: judge the policies' time, count, publish."""
         began = time.perf_counter()
-        now = self.queue.now
+        now, tokens = self.queue.now, sum(given.values())
+        self.offline.after_scan()
+        self.meter.composed(given)
         self.queue.end_scan()
         self.book.batch.composed()
         self.policies.end_step()
         self.learned.stepped(now)
         self.report.explanations.clocks.scanned(self._stop_reason(tokens), now)
+        self.control.after_step()
         self.metrics.count("steps")
         if self.queue.held:
             self.metrics.count("admissions_held")
@@ -132,7 +144,7 @@ class SchedulerHooks:
         """After a step came back that had computed so many tokens."""
         self.tick()
         if tokens:
-            self.offline.step_ended(self.queue.now)
+            self.meter.step_ended(self.queue.now)
         for entry in self.book.batch.end_step(had_tokens=tokens > 0):
             self._report_first_token(entry)
 

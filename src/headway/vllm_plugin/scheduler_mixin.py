@@ -68,8 +68,7 @@ class PolicyScheduling:
         output = super().schedule(*args, **kwargs)  # type: ignore[misc]
         if self.headway.sharing is not None:
             self.headway.sharing.after_schedule(output)
-        self.headway.offline.after_scan(output.num_scheduled_tokens)
-        self.headway.after_schedule(output.total_num_scheduled_tokens)
+        self.headway.after_schedule(output.num_scheduled_tokens)
         return output
 
     def update_from_output(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:

@@ -5,6 +5,7 @@ Fields are found by looking for them, never by a version's name. When vLLM renam
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Sequence
 from operator import attrgetter
@@ -92,6 +93,20 @@ def set_cache_salt(request: Any, salt: str | None) -> None:
     request.update_block_hashes()
 
 
+def lacking_tokens(request: Any) -> int:
+    """Tokens that a running request has known, drafted or on their way, and no KV for; what it wants of a step."""
+    known = getattr(request, "num_tokens_with_spec", request.num_tokens)
+    return int(known + getattr(request, "num_output_placeholders", 0) - request.num_computed_tokens)
+
+
+def is_ending(request: Any) -> bool:
+    """Whether the tokens on their way reach the client's bound, so that it gets no further step."""
+    on_their_way = getattr(request, "num_output_placeholders", 0)
+    if not on_their_way:
+        return False
+    return bool(request.num_computed_tokens + 2 - on_their_way >= request.num_prompt_tokens + request.max_tokens)
+
+
 def is_running(request: VllmRequest) -> bool:
     """Whether vLLM has put it into its running list."""
     return str(request.status.name) == "RUNNING"
@@ -118,6 +133,8 @@ class VllmAdapter:
             "max_num_active_reqs" if hasattr(scheduler, "max_num_active_reqs") else "max_num_running_reqs"
         )
         self.own_threshold = int(getattr(scheduler.scheduler_config, "long_prefill_token_threshold", 0) or 0)
+        self.can_preempt = _can_preempt(scheduler)  # between two steps
+        self.own_token_budget = int(scheduler.max_num_scheduled_tokens)
         self._blocked_by_status: dict[Any, bool] = {}
 
     @property
@@ -148,7 +165,7 @@ class VllmAdapter:
 
     @property
     def token_budget(self) -> int:
-        """Tokens one step may compute."""
+        """Tokens the next step may compute."""
         return int(self._scheduler.max_num_scheduled_tokens)
 
     @property
@@ -156,8 +173,17 @@ class VllmAdapter:
         """Number of requests that may run now."""
         return int(getattr(self._scheduler, self._seats_name))
 
+    def set_seats(self, seats: int) -> None:
+        """Number of requests that may run now."""
+        setattr(self._scheduler, self._seats_name, seats)
+
+    @property
+    def threshold(self) -> int:
+        """Tokens one prefill may take of the next step; 0 for no limit."""
+        return int(getattr(self._scheduler.scheduler_config, "long_prefill_token_threshold", 0) or 0)
+
     def set_threshold(self, tokens: int) -> None:
-        """Tokens one prefill may take of a step; 0 for no limit."""
+        """Tokens one prefill may take of the next step; 0 for no limit."""
         self._scheduler.scheduler_config.long_prefill_token_threshold = tokens
 
     def set_token_budget(self, tokens: int) -> None:
@@ -165,9 +191,14 @@ class VllmAdapter:
         self._scheduler.max_num_scheduled_tokens = tokens
 
     def preempt(self, request: VllmRequest) -> None:
-        """Preempt a running request between two steps, as vLLM itself does when blocks run out."""
+        """Preempt a running request between two steps, as vLLM itself does when blocks run out.
+
+        Only where `can_preempt` is true.
+        """
         scheduler = self._scheduler
         scheduler.running.remove(request)
+        # Older versions send a resumed request's tokens to the worker only if it was not in the step before.
+        getattr(scheduler, "prev_step_scheduled_req_ids", set()).discard(request.request_id)
         drops = {"drop_stale_output": True} if getattr(scheduler, "requires_kv_delivery", False) else {}
         scheduler._preempt_request(request, time.monotonic(), **drops)
 
@@ -178,12 +209,20 @@ class VllmAdapter:
         return int(self._pool.get_num_free_blocks()) - kept
 
     def admission_needs(self, request: VllmRequest) -> tuple[int, int]:
-        """The tokens that a waiting request has to compute, about, and the free blocks that its admission needs."""
-        tokens = total_tokens(request) - (self._tokens_held_by_others(request) if self.caches_prefixes else 0)
-        gate = tokens
+        """The tokens that a waiting request has to compute, and the free blocks that its admission needs."""
+        total, cached, held = total_tokens(request), 0, 0
+        if self.caches_prefixes:
+            blocks = self._cached_blocks(request)
+            cached, held = len(blocks) * self.block_tokens, sum([block.ref_cnt > 0 for block in blocks])
+        gate = total
         if not getattr(self._scheduler, "scheduler_reserve_full_isl", False):
-            gate = min(tokens, self.token_budget)
-        return tokens, -(-gate // self.block_tokens)
+            gate = min(total, cached + self.own_token_budget)
+        return total - cached, -(-gate // self.block_tokens) - held
+
+    @property
+    def cuts_prompts(self) -> bool:
+        """Whether a prompt may be computed in pieces."""
+        return bool(getattr(self._scheduler.scheduler_config, "enable_chunked_prefill", True))
 
     @property
     def paused(self) -> bool:
@@ -228,11 +267,16 @@ class VllmAdapter:
         return int(self._coordinator.find_longest_cache_hit(block_hashes, tokens_max)[1])
 
     def _tokens_held_by_others(self, request: VllmRequest) -> int:
-        """Tokens of a waiting prompt whose cached blocks are in use (index 0: the blocks, by kind)."""
+        """Tokens of a waiting prompt whose cached blocks are in use."""
+        held = sum([block.ref_cnt > 0 for block in self._cached_blocks(request)])
+        return int(held * self.block_tokens)
+
+    def _cached_blocks(self, request: VllmRequest) -> Sequence[Any]:
+        """Blocks of a waiting prompt that the prefix cache holds (index 0: the blocks, by kind)."""
         assert self._coordinator is not None
         hashes = block_hashes_to_look_up(request)
-        blocks = self._coordinator.find_longest_cache_hit(hashes, total_tokens(request) - 1)[0][0]
-        return int(sum([block.ref_cnt > 0 for block in blocks]) * self.block_tokens)
+        blocks: Sequence[Any] = self._coordinator.find_longest_cache_hit(hashes, total_tokens(request) - 1)[0][0]
+        return blocks
 
     def is_blocked(self, request: VllmRequest) -> bool:
         """Whether it cannot run yet: it waits for its grammar, its remote KV or its session's next input."""
@@ -254,6 +298,17 @@ class VllmAdapter:
             ended = [getattr(self._scheduler, f"{how}_recving_kv_req_ids", ()) for how in ("finished", "failed")]
             return any(request.request_id in ids for ids in ended)
         return str(name) != "WAITING_FOR_STREAMING_REQ"
+
+
+def _can_preempt(scheduler: Any) -> bool:
+    """Whether a request may be preempted between two steps.
+
+    With asynchronous scheduling a token of it may be on its way then, and older versions fail when it comes.
+    """
+    if not getattr(scheduler.scheduler_config, "async_scheduling", False):
+        return True
+    written = [vars(kind)["_preempt_request"] for kind in type(scheduler).__mro__ if "_preempt_request" in vars(kind)]
+    return any("drop_stale_output" in inspect.signature(one).parameters for one in written)
 
 
 def _refuse_unsupported(scheduler: Any) -> None:

@@ -41,7 +41,7 @@ class Engine(PolicyScheduling, StubEngine):
             request.status = Status.RUNNING
             self.running.append(request)
             order.append(request.request_id)
-        self.headway.after_schedule(1)
+        self.headway.after_schedule({"some": 1})
         return order
 
 
@@ -94,7 +94,7 @@ def test_a_request_that_was_popped_waits_no_longer_until_it_is_brought_back() ->
     engine.waiting.prepend_requests([two])
     assert engine.names() == ["r20"]
     assert not engine.waiting, "one that vLLM stepped over is not offered again in the same scan"
-    engine.headway.after_schedule(0)
+    engine.headway.after_schedule({"some": 0})
     assert engine.offered() == ["r20"], "in the next it is"
     engine.waiting.add_request(one)
     assert engine.offered() == ["r10"], "vLLM gave it back"
@@ -122,7 +122,7 @@ def test_whom_a_scan_admitted_last_is_in_the_batch_when_it_ends() -> None:
     engine.waiting.pop_request()
     one.status = Status.RUNNING
     engine.running.append(one)
-    engine.headway.after_schedule(1)
+    engine.headway.after_schedule({"some": 1})
     assert engine.headway.book.batch.size == 1
 
 
@@ -133,7 +133,7 @@ def test_strangers_that_are_put_back_are_taken_in() -> None:
     engine.waiting.prepend_request(StubRequest("r7", 7))
     assert engine.names() == ["r5", "r6", "r7"]
     assert engine.headway.queue.parked == 1
-    engine.headway.after_schedule(0)
+    engine.headway.after_schedule({"some": 0})
     ready(parked)
     assert engine.offered() == ["r7", "r5", "r6"], "r7 as one that was preempted"
 
@@ -143,16 +143,16 @@ def test_a_request_that_vllm_keeps_and_then_runs_has_joined_the_batch() -> None:
     (one,) = engine.come(10)
     engine.headway.before_schedule()
     engine.waiting.pop_request()
-    engine.headway.after_schedule(0)
+    engine.headway.after_schedule({"some": 0})
     assert (len(engine.waiting), engine.headway.book.batch.size) == (0, 0)
     engine.headway.before_schedule()
     one.status = Status.RUNNING
     engine.running.append(one)
-    engine.headway.after_schedule(0)
+    engine.headway.after_schedule({"some": 0})
     assert (len(engine.waiting), engine.headway.book.batch.size) == (0, 1)
     assert engine.headway.book.entries["r10"].admission == 0
     engine.headway.before_schedule()
-    engine.headway.after_schedule(0)
+    engine.headway.after_schedule({"some": 0})
     assert engine.headway.book.entries["r10"].admission == 0, "once"
 
 
@@ -185,7 +185,7 @@ def test_when_few_are_blocked_each_is_asked_in_each_scan_and_keeps_its_place() -
         engine.add_request(request)
     engine.headway.before_schedule()
     assert [r.request_id for r in engine.headway.queue.parked_requests()] == [r.request_id for r in some]
-    engine.headway.after_schedule(0)
+    engine.headway.after_schedule({"some": 0})
     ready(*some)
     assert len(engine.offered()) == 256
 
@@ -317,7 +317,7 @@ def test_a_session_that_vllm_runs_again_unasked_is_in_the_batch() -> None:
     engine.headway.turn_ended(session)  # type: ignore[arg-type]
     assert engine.headway.book.batch.size == 0
     engine.headway.before_schedule()
-    engine.headway.after_schedule(1)  # it is in vLLM's running list
+    engine.headway.after_schedule({"some": 1})  # it is in vLLM's running list
     assert engine.headway.book.batch.size == 1
 
 

@@ -179,7 +179,7 @@ def test_policies_that_are_slow_in_every_step_are_disabled(monkeypatch: pytest.M
 def reason(engine: Engine, name: str, tokens: int = 1) -> dict[str, float]:
     """Why a request waits during the second after a scan that gave out so many tokens."""
     engine.headway.before_schedule()
-    engine.headway.after_schedule(tokens)
+    engine.headway.after_schedule({"some": tokens})
     engine.now += 1.0
     facts = engine.headway.explain(name)
     assert facts is not None
@@ -207,7 +207,7 @@ def test_each_reason_for_which_a_scan_ends() -> None:
     then("seats", tokens=50)
     engine.headway.before_schedule()
     engine.headway.before_preempt(runs[0])  # type: ignore[arg-type]
-    engine.headway.after_schedule(1)
+    engine.headway.after_schedule({"some": 1})
     engine.now += 1.0
     expected["preempting"] = 1.0
     then("seats")
@@ -278,7 +278,7 @@ def test_a_request_that_ends_between_being_popped_and_the_end_of_the_scan_is_gon
     assert engine.waiting.pop_request() is request
     request.status = Status.FINISHED_ABORTED
     engine._free_request(request)
-    engine.headway.after_schedule(0)
+    engine.headway.after_schedule({"some": 0})
     assert (len(engine.waiting), len(engine.headway.book.entries), list(engine.waiting)) == (0, 0, [])
     (again,) = engine.come("fails")
     engine.step()
