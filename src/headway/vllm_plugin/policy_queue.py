@@ -54,6 +54,7 @@ class PolicyQueue:
         self._held_until: tuple[str, int, int] | None = None  # request, batch version, step: the refusal stands
         self._refreshed = 0
         self._displaced: list[Entry] = []  # for the scan that goes on; they wait outside the order until it ends
+        self._came_back: list[Entry] = []  # those displaced that wait; a token of theirs may still be on its way
         self.offline: OfflineSteps | None = None
         self.now = 0.0
         self.seconds = 0.0  # spent in here since the scan began
@@ -174,6 +175,9 @@ class PolicyQueue:
         """Before `schedule()`: time stands still until the scan ends; requests that became ready wait in our order."""
         self._settle()
         self.now, self.seconds, self.held, self._next, self._refreshed = now, 0.0, False, None, 0
+        self._came_back = [entry for entry in self._came_back if entry.place is Place.WAITING]
+        for entry in self._came_back:
+            entry.refresh()
         for request_id in list(islice(self._skipped, _SKIPPED_OFFERED_PER_SCAN)):
             self._wait_again(self._skipped[request_id])
         for request_id in list(islice(self._blocked, _BLOCKED_CHECKED_PER_SCAN)):
@@ -189,6 +193,7 @@ class PolicyQueue:
         for entry in self._displaced:
             if entry.place is Place.SKIPPED:
                 self._wait_again(entry)
+                self._came_back.append(entry)
         self._displaced.clear()
         for entry in list(self._in_vllm.values()):
             if vllm.is_running(entry.request):

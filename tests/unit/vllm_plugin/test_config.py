@@ -71,7 +71,10 @@ MISTAKES = {
     "not a name": ({"ordering": 3}, "ordering must be a name, or"),
     "too much beside the name": ({"ordering": {"name": "fcfs", "more": 1}}, "ordering must be a name, or"),
     "bound that nothing reads": ({"tpot_seconds": 0.1}, 'tpot_seconds is read under tuning = "prefill-budget" only'),
-    "bound": ({"tuning": "prefill-budget", "tpot_seconds": 0}, "tpot_seconds must be above 0"),
+    "bound": (
+        {"tuning": "prefill-budget", "tpot_seconds": 0},
+        "tpot_seconds must be a number of seconds above 0",
+    ),
     "displace": ({"displace": True}, 'displace must be "off", or a table such as'),
     "displace times": ({"displace": {"times": 0}}, "displace times must be at least 1, got 0"),
     "displace key": ({"displace": {"time": 1}}, "unknown key displace.time"),
