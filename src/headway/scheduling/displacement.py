@@ -1,16 +1,16 @@
 """Displacement: a waiting request of higher priority takes the place of running ones of lower priority.
 
 Pure: facts of a step in, the requests to preempt out. vLLM preempts only when running requests run out of KV blocks. A
-request that waits for a seat or for blocks displaces nobody, however urgent it is (vLLM issue 40004).
+request that waits for a seat or for blocks displaces no other, however urgent it is (vLLM issue 40004).
 
 Law. Before a step, for the first requests in the order of service, one after the other:
 
-1. One that would be admitted anyway displaces nobody, and the first that would not, even so, ends the look.
+1. One that would be admitted anyway displaces no other, and the first that would not, even so, ends the look.
 2. A victim has a strictly lower priority (vLLM's sign: a larger number). Of those that may go, the lowest priority goes
    first, and inside it the preemption policy chooses.
 3. No request is displaced more than `times` times, or within `cooldown_seconds` after it was last admitted.
-4. Nobody is displaced unless computing the victims again takes less time than the request would otherwise wait: until
-   enough of the running requests are expected to end. One that ends by itself right now is waited for.
+4. No request is displaced unless computing the victims again takes less time than the other would otherwise wait:
+   until enough of the running requests are expected to end. One that ends by itself right now is waited for.
 
 What is displaced waits by its rank, not in front, and never joins the step that it was displaced for.
 """
