@@ -19,6 +19,7 @@ from headway.bench.experiment.comparison import Comparison
 from headway.bench.experiment.default_orderings import default_orderings
 from headway.bench.experiment.fleets import DEFAULT_ROUTING, Fleet, equal_replicas, named_routings
 from headway.bench.experiment.preparing import prepare
+from headway.bench.experiment.repeats import Repeats
 from headway.bench.experiment.request_table import COLUMNS, RequestTable, write_requests
 from headway.bench.experiment.simulated_runs import Experiment
 from headway.bench.experiment.simulated_runs import compare as run_experiment
@@ -37,6 +38,7 @@ from headway.bench.user_mistake import UserMistake
 from headway.bench.workloads import WORKLOADS
 from headway.policies.catalog import Kind
 from headway.simulator.replica import Replica
+from headway.simulator.trace import Trace
 
 if TYPE_CHECKING:
     import pandas
@@ -59,7 +61,7 @@ class ComparisonResult:
 
     def rows(self) -> list[dict[str, Any]]:
         """A flat mapping for each run: `policy`, `load`, `ttft_seconds.mean`, … (docs/json.md has each field)."""
-        return [dict(_flat(run.to_json())) for run in self.comparison.runs]
+        return [dict(_flat(run)) for run in self.to_json()["runs"]]
 
     def to_dataframe(self) -> pandas.DataFrame:
         """`rows` as a table. Raises UserMistake where pandas is missing."""
@@ -113,6 +115,7 @@ def compare(
     over_context: Literal["error", "refuse", "cut"] = "error",
     slo: str = _DEFAULT_SLO,
     seed: int = 0,
+    repeats: int | None = None,
     jobs: int | None = None,
     progress: bool = True,
 ) -> ComparisonResult:
@@ -136,6 +139,8 @@ def compare(
         over_context: what happens to requests longer than the replica holds: an error, or they are refused or cut.
         slo: what counts for goodput.
         seed: of everything random.
+        repeats: how many seeds (of a workload given by its name) or blocks (of any other trace) the error bars rest on;
+            None for no error bars. With them, `rows` has `intervals.…low` and `….high` of each number.
         jobs: processes; None for one a core. The result does not depend on it.
         progress: show on stderr what runs, where that is a terminal.
 
@@ -152,14 +157,20 @@ def compare(
     bounds = Slo.parse(slo)
     server = (replica or ReplicaModel()).simulated()
     fleet = _fleet(server, replicas, routings)
-    server, ready = prepare(
-        loaded, [server], bounds, say if progress else lambda sentence: None, over_context=over_context
-    )
+
+    def ready_on(one: LoadedTrace) -> tuple[Replica, Trace]:
+        return prepare(one, [server], bounds, say if progress else lambda sentence: None, over_context=over_context)
+
+    largest, ready = ready_on(loaded)
+    further = []
+    if repeats is not None and not isinstance(trace, LoadedTrace) and str(trace) in WORKLOADS:
+        drawn = (load_trace(trace, requests=requests, seed=seed + number) for number in range(1, repeats))
+        further = [ready_on(one)[1] for one in drawn]
     others = {"admission": admission, "preemption": preemption, "prediction": prediction}
-    wanted = default_orderings(ready, server, fleet) if orderings is None else orderings
+    wanted = default_orderings(ready, largest, fleet) if orderings is None else orderings
     experiment = Experiment(
         ready,
-        server,
+        largest,
         _bundles(wanted, others),
         _checked_loads(loads),
         seed,
@@ -167,6 +178,7 @@ def compare(
         fleet,
         keeps_requests=True,
         finds_own_load=True,
+        repeats=None if repeats is None else Repeats(repeats, further),
     )
     comparison = run_experiment(
         experiment, jobs=jobs, progress=shown_progress if progress and sys.stderr.isatty() else None

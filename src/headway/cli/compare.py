@@ -29,6 +29,14 @@ def compare(
             help="What the twin of --ordering auto wants, as in headway recommend; balanced unless told otherwise.",
         ),
     ] = None,
+    repeats: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Error bars: run a workload with N seeds, or draw N blocks of a recorded trace again and again.",
+            show_default=False,
+        ),
+    ] = None,
     jobs: options.Jobs = None,
 ) -> None:
     """Compare policies on the same traffic, in the simulator.
@@ -51,5 +59,6 @@ def compare(
         outputs,
         slo=slo,
         objective=objective,
+        repeats=repeats,
         jobs=jobs,
     )

@@ -9,6 +9,8 @@ from typing import Literal
 from headway.bench.experiment.bundles import Bundle, named_bundles, read_bundles
 from headway.bench.experiment.comparison import SCHEMA, Comparison
 from headway.bench.experiment.default_orderings import default_orderings
+from headway.bench.experiment.fleets import Fleet
+from headway.bench.experiment.repeats import Repeats
 from headway.bench.experiment.request_table import check_requests_file, write_requests
 from headway.bench.experiment.simulated_runs import Experiment
 from headway.bench.experiment.simulated_runs import compare as run_experiment
@@ -19,6 +21,7 @@ from headway.bench.recommendation.candidates import DEFAULT
 from headway.bench.recommendation.objective import read_objective
 from headway.bench.twin.virtual_day import AutoRun
 from headway.bench.user_mistake import UserMistake, as_mistakes
+from headway.bench.workloads import WORKLOADS
 from headway.cli.command_options import (
     ComparedOrderings,
     ComparisonOutputs,
@@ -50,6 +53,7 @@ def run_comparisons(
     *,
     slo: str,
     objective: str | None,
+    repeats: int | None,
     jobs: int | None,
 ) -> None:
     """Compare on each trace in turn; print a table for each, write one JSON file and one report.
@@ -95,6 +99,7 @@ def run_comparisons(
             servers,
             keeps_requests=outputs.requests_out is not None,
             finds_own_load=True,
+            repeats=_repeats(repeats, traffic, name, replica, bounds, servers),
         )
         comparison = run_experiment(experiment, jobs=jobs, progress=progress, command=command_line())
         comparisons.append(comparison)
@@ -102,6 +107,17 @@ def run_comparisons(
             show(comparison, outputs.format.value, brief=outputs.brief)
         _say_switches(comparison)
     _write(outputs, comparisons)
+
+
+def _repeats(
+    count: int | None, traffic: Traffic, name: str, replica: ReplicaOptions, slo: Slo, fleet: Fleet | None
+) -> Repeats | None:
+    """What to repeat: the seeds after the first of a workload, blocks of a file; None where nothing is."""
+    if count is None:
+        return None
+    servers = None if fleet is None else [*fleet.replicas.values()]
+    seeds = range(1, count) if name in WORKLOADS else ()
+    return Repeats(count, [traffic.of_seed(seed).prepare(name, replica, slo, servers)[1] for seed in seeds])
 
 
 def show(comparison: Comparison, form: Literal["text", "markdown", "csv"] = "text", *, brief: bool = False) -> None:

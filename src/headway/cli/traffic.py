@@ -54,6 +54,10 @@ class Traffic:
         loads = parse_loads(self.loads.load, self.loads.loads)
         return WORKLOAD_LOADS if name in WORKLOADS and loads == (None,) else loads
 
+    def of_seed(self, number: int) -> Traffic:
+        """The same with a seed that is so much higher."""
+        return replace(self, reading=replace(self.reading, seed=self.reading.seed + number))
+
     def prepare(
         self, name: str, options: ReplicaOptions, slo: Slo, fleet: Sequence[Replica] | None = None
     ) -> tuple[Replica, Trace]:

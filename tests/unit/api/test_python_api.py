@@ -44,6 +44,21 @@ def test_a_class_and_instances_are_policies_and_each_run_is_a_row() -> None:
     assert again.asked == 0, "a run copies the instance, so that no run sees another's state"
 
 
+def test_error_bars_come_from_seeds_of_a_named_workload_and_from_blocks_of_any_other_trace() -> None:
+    options: dict[str, Any] = {"orderings": ["fcfs", LongestFirst], "repeats": 3, "progress": False, "jobs": 1}
+    of_seeds = hw.compare("chat", requests=40, **options)
+    of_blocks = hw.compare(hw.load_trace(ROWS), **options)
+    for result, kind in ((of_seeds, "seeds"), (of_blocks, "blocks")):
+        repeats = result.comparison.repeats
+        assert repeats is not None
+        assert repeats.kind == kind
+        table = result.to_dataframe()
+        low, high = (table[f"intervals.ttft_seconds.mean.{end}"] for end in ("low", "high"))
+        assert (low <= table["ttft_seconds.mean"]).all()
+        assert (table["ttft_seconds.mean"] <= high).all()
+    assert len(of_seeds.requests()) == 2 * 40, "of the first seed"
+
+
 def test_a_class_gets_what_its_constructor_asks_for() -> None:
     seen = []
 
@@ -157,6 +172,7 @@ class Draws:
         ({"replicas": 0}, "at least 1"),
         ({"routings": ["round-robin"]}, "give replicas"),
         ({"slo": "ttft"}, "has no '='"),
+        ({"repeats": 2}, "take at least 3"),
     ],
 )
 def test_a_mistake_is_one_sentence(options: dict[str, Any], said: str) -> None:

@@ -78,6 +78,16 @@ def test_stdout_and_numbers_are_the_same_for_the_same_seed(headway: Headway, sma
     assert numbers == again
 
 
+def test_repeats_are_seeds_of_a_workload_and_blocks_of_a_file(headway: Headway, small_trace: Path) -> None:
+    line = ("--requests", "100", "--policy", "fcfs", "--policy", "random", "--repeats", "3", "--json", "-")
+    of_seeds = json.loads(headway("compare", "chat", "--seed", "4", *line).out)
+    assert (of_seeds["repeats"]["kind"], of_seeds["repeats"]["seeds"]) == ("seeds", [4, 5, 6])
+    assert of_seeds["runs"][0]["requests"] == 300
+    of_blocks = json.loads(headway("compare", small_trace, *line).out)
+    assert (of_blocks["repeats"]["kind"], of_blocks["runs"][0]["requests"]) == ("blocks", 100)
+    assert headway("compare", "chat", *line[:-3], "2").err.startswith("headway: 2 repeats are too few")
+
+
 def test_another_seed_draws_another_workload(headway: Headway) -> None:
     line = ("compare", "chat", "--requests", "100", "--policy", "fcfs")
     assert headway(*line, "--seed", "1").out != headway(*line, "--seed", "2").out

@@ -12,11 +12,13 @@ from typing import TypeAlias
 
 import numpy as np
 
+from headway.bench.experiment.repeats import RepeatFacts
 from headway.bench.experiment.request_table import RequestTable
 from headway.bench.metrics.agreement import Agreement
 from headway.bench.metrics.curves import Curves, Timeline
 from headway.bench.metrics.prediction_quality import PredictionCalibration
 from headway.bench.metrics.run_metrics import RunMetrics, Slo, Summary
+from headway.bench.metrics.samples import Interval, Samples, nested
 from headway.simulator.trace import Tokens, Trace
 
 Json: TypeAlias = bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None
@@ -48,6 +50,7 @@ class Run:
         replica_curves: of a fleet, what to draw of each replica, by id; not in the JSON.
         requests: what happened to each request, where it was asked for; not in the JSON.
         looks: of a run whose bundle a twin chose, a sentence for each of its looks; else empty.
+        samples: how far the numbers would move on another day like this one, where the comparison is repeated.
     """
 
     policy: str
@@ -67,6 +70,7 @@ class Run:
     replica_curves: Mapping[str, Timeline] = field(default_factory=dict)
     requests: RequestTable | None = None
     looks: Sequence[str] = ()
+    samples: Samples | None = None
 
     @property
     def ordering(self) -> str | None:
@@ -124,6 +128,8 @@ class Comparison:
         signal_seconds: of a fleet, how often replicas report the figures that routing reads; 0 for exact ones.
         bounds: of the means, at each load.
         own_load: the trace's own rate as a share of load 1; None where its arrivals were scaled, or load 1 is unknown.
+        repeats: what the error bars rest on; None where there are none. Over seeds, numbers are means and counts sums,
+            and curves, requests and what else has no number are those of the first seed.
     """
 
     trace: Mapping[str, Json]
@@ -137,6 +143,7 @@ class Comparison:
     signal_seconds: float = 0.0
     bounds: Mapping[float | None, MeanBounds] = field(default_factory=dict)
     own_load: float | None = None
+    repeats: RepeatFacts | None = None
 
     @property
     def is_live(self) -> bool:
@@ -161,9 +168,20 @@ class Comparison:
         label = self.baseline_label()
         return next((o for o in self.runs if (o.policy, o.load, o.seed) == (label, run.load, run.seed)), None)
 
+    def interval(self, run: Run, name: str) -> Interval | None:
+        """Where a number of a run lies on days like this one; None where it is not known."""
+        return None if run.samples is None else run.samples.interval(name)
+
+    def ratio_interval(self, run: Run, name: str) -> Interval | None:
+        """Where the ratio of a run's number to that of its baseline lies; None of the baseline itself."""
+        baseline = self.baseline_of(run)
+        if run.samples is None or baseline is None or baseline is run or baseline.samples is None:
+            return None
+        return run.samples.ratio(name, baseline.samples)
+
     def to_json(self) -> dict[str, object]:
         """The documented object; `json_text` writes it."""
-        return {
+        told = {
             "schema": SCHEMA,
             "headway": self.version,
             "command": self.command,
@@ -178,7 +196,17 @@ class Comparison:
                 {"load": load, "mean_e2e_seconds": bound.e2e_seconds, "mean_ttft_seconds": bound.ttft_seconds}
                 for load, bound in self.bounds.items()
             ],
-            "runs": [run.to_json() for run in self.runs],
+            "runs": [run.to_json() | self._intervals(run) for run in self.runs],
+        }
+        return told if self.repeats is None else told | {"repeats": self.repeats.to_json()}
+
+    def _intervals(self, run: Run) -> dict[str, object]:
+        if run.samples is None:
+            return {}
+        names = [*run.samples.values]
+        return {
+            "intervals": nested({name: self.interval(run, name) for name in names}),
+            "ratio_intervals": nested({name: self.ratio_interval(run, name) for name in names}),
         }
 
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
 
+import numpy as np
+import numpy.typing as npt
+
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.comparison import Comparison, Json, MeanBounds, Run, replica_facts, trace_facts
 from headway.bench.experiment.fleets import (
@@ -22,6 +25,8 @@ from headway.bench.experiment.fleets import (
     summed_saturation,
 )
 from headway.bench.experiment.parallel import RunFailed, spread
+from headway.bench.experiment.repeated_runs import joined_seeds, mean_bounds_of, repeat_facts
+from headway.bench.experiment.repeats import Repeats
 from headway.bench.experiment.request_table import RequestTable, request_table
 from headway.bench.experiment.saturation import Saturation, is_closed_loop, measure_saturation, offered_rate
 from headway.bench.experiment.unloaded import unloaded_seconds
@@ -30,6 +35,7 @@ from headway.bench.metrics.curves import Curves, curves, timeline
 from headway.bench.metrics.prediction_quality import CalibrationListener
 from headway.bench.metrics.recording import of_trace
 from headway.bench.metrics.run_metrics import RunMetrics, Slo, summarise
+from headway.bench.metrics.samples import Samples, over_blocks
 from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.bounds.lower_bounds import lower_bounds
 from headway.domain.event import Listener
@@ -43,7 +49,6 @@ from headway.version import __version__
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 """Called with the name of a task and its number of parts; gives a function to call after each part."""
-
 
 _FEWEST = 100  # requests of which a rate is told: of fewer it is that of a moment
 
@@ -62,6 +67,7 @@ class Experiment:
         fleet: the replicas and the routing policies to compare; None for the one replica.
         keeps_requests: keep what happened to each request of each run.
         finds_own_load: find which share of load 1 the trace's own rate is, where it is replayed.
+        repeats: what to repeat for error bars; None for none. Load 1 is that of the first seed.
     """
 
     trace: Trace
@@ -73,6 +79,7 @@ class Experiment:
     fleet: Fleet | None = None
     keeps_requests: bool = False
     finds_own_load: bool = False
+    repeats: Repeats | None = None
 
     def __post_init__(self) -> None:
         if len(self.trace) == 0:
@@ -100,8 +107,9 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
-    """One run to simulate: its traffic and its policies."""
+    """One run to simulate: its traffic and its policies; `number` counts the seeds from 0."""
 
+    number: int
     load: float | None
     trace: Trace
     bundle: Bundle
@@ -124,12 +132,16 @@ def compare(
     report = progress or (lambda what, total: nullcontext(lambda: None))
     scales = any(load is not None for load in experiment.loads)
     saturation = _saturation(experiment, report) if scales else None
-    traffic = {load: _at_load(experiment.trace, load, saturation) for load in experiment.loads}
+    days = [experiment.trace, *(() if experiment.repeats is None else experiment.repeats.further)]
+    traffic = {
+        (number, load): _at_load(day, load, saturation) for number, day in enumerate(days) for load in experiment.loads
+    }
     with as_mistakes():
         for replayed in traffic.values():
             check_clock(replayed)
     cells = [
-        _Cell(load, traffic[load], bundle, routing, moving, _label(experiment, routing, moving, bundle))
+        _Cell(number, load, traffic[number, load], bundle, routing, moving, _label(experiment, routing, moving, bundle))
+        for number in range(len(days))
         for load in experiment.loads
         for routing in experiment.routings
         for moving in experiment.reschedulings
@@ -139,9 +151,8 @@ def compare(
         by_load = spread(_bound_by(experiment), [*traffic.values()], jobs=jobs, on_done=on_done)
         bounds = dict(zip(traffic, by_load, strict=True))
     with report("simulating", len(cells)) as on_done:
-        runs = spread(
-            lambda cell: _run(experiment, cell, bounds[cell.load].e2e_seconds), cells, jobs=jobs, on_done=on_done
-        )
+        runs = spread(lambda cell: _run(experiment, cell, bounds), cells, jobs=jobs, on_done=on_done)
+    runs = joined_seeds(runs, len(days), experiment.seed)
     return Comparison(
         trace=trace_facts(experiment.trace) | traffic_facts(experiment.trace),
         replica=facts_of_replica(experiment.replica),
@@ -150,10 +161,11 @@ def compare(
         runs=tuple(runs),
         command=command,
         version=__version__,
-        fleet=() if experiment.fleet is None else _fleet_facts(experiment.fleet),
+        fleet=tuple({"id": name, **facts_of_replica(one)} for name, one in _replicas(experiment).items()),
         signal_seconds=0.0 if experiment.fleet is None else experiment.fleet.signal_seconds,
-        bounds=bounds,
+        bounds=mean_bounds_of(bounds),
         own_load=_own_load(experiment, saturation, report) if experiment.finds_own_load else None,
+        repeats=repeat_facts(experiment.repeats, runs, traffic, experiment.seed),
     )
 
 
@@ -235,13 +247,14 @@ def mean_bounds(trace: Trace, replica: Replica) -> MeanBounds:
     return MeanBounds(found.mean_e2e_seconds, found.mean_ttft_seconds)
 
 
-def _run(experiment: Experiment, cell: _Cell, bound: float | None) -> Run:
-    began = time.perf_counter()
+def _run(experiment: Experiment, cell: _Cell, bounds: Mapping[tuple[int, float | None], MeanBounds]) -> Run:
+    began, bound = time.perf_counter(), bounds[cell.number, cell.load].e2e_seconds
     calibration = CalibrationListener(len(cell.trace))
     try:
         outcome, fleet_outcome, looks = _lived(experiment, cell, calibration)
         wall_seconds = time.perf_counter() - began
         metrics, drawn = _figures(experiment, cell, outcome, fleet_outcome, bound)
+        samples = _block_samples(experiment, cell, outcome)
     except Exception as failure:
         at = "" if cell.load is None else f" at load {cell.load:g}"
         raise run_failure(f"{cell.label}{at}", cell.bundle, failure) from failure
@@ -249,7 +262,7 @@ def _run(experiment: Experiment, cell: _Cell, bound: float | None) -> Run:
         policy=cell.label,
         bundle=cell.bundle.to_json(),
         load=cell.load,
-        seed=experiment.seed,
+        seed=experiment.seed + cell.number,
         metrics=metrics,
         curves=drawn,
         wall_seconds=wall_seconds,
@@ -257,6 +270,7 @@ def _run(experiment: Experiment, cell: _Cell, bound: float | None) -> Run:
         recorded=None if experiment.fleet is not None else _against_recording(cell, outcome),
         requests=_requests(experiment, cell, outcome, fleet_outcome) if experiment.keeps_requests else None,
         looks=looks,
+        samples=samples,
     )
     if experiment.fleet is None or fleet_outcome is None:
         return run
@@ -271,9 +285,27 @@ def _run(experiment: Experiment, cell: _Cell, bound: float | None) -> Run:
     )
 
 
+def _block_samples(experiment: Experiment, cell: _Cell, outcome: DayOutcome) -> Samples | None:
+    if experiment.repeats is None or experiment.repeats.kind != "blocks":
+        return None
+    trace, alone, count = cell.trace, _unloaded(experiment, cell.trace), experiment.repeats.count
+    return over_blocks(trace, outcome, experiment.slo, alone, blocks=count, seed=experiment.seed)
+
+
+def _unloaded(experiment: Experiment, trace: Trace) -> npt.NDArray[np.float64]:
+    if experiment.fleet is not None:
+        return experiment.fleet.unloaded_seconds(trace)
+    return unloaded_seconds(trace, experiment.replica.rules, experiment.replica.step_time)
+
+
+def _replicas(experiment: Experiment) -> Mapping[str, Replica]:
+    """Of a fleet, its replicas by name."""
+    return {} if experiment.fleet is None else experiment.fleet.replicas
+
+
 def _requests(experiment: Experiment, cell: _Cell, outcome: DayOutcome, of_fleet: FleetOutcome | None) -> RequestTable:
-    replicas = ["replica-0"] if experiment.fleet is None else [*experiment.fleet.replicas]
-    return request_table(cell.label, cell.load, cell.trace, outcome, of_fleet, replicas)
+    ids = [*_replicas(experiment)] or ["replica-0"]
+    return request_table(cell.label, cell.load, cell.trace, outcome, of_fleet, ids)
 
 
 def run_failure(what: str, bundle: Bundle, failure: Exception) -> UserMistake | RunFailed:
@@ -289,7 +321,7 @@ def _lived(
 ) -> tuple[DayOutcome, FleetOutcome | None, list[str]]:
     """The day of a cell: its requests', and where there is a fleet its replicas'; and what its twin said."""
     if experiment.fleet is None or cell.routing is None:
-        trace, server, seed = cell.trace, experiment.replica, experiment.seed
+        trace, server, seed = cell.trace, experiment.replica, experiment.seed + cell.number
         if cell.bundle.twin is not None:
             outcome, looks = cell.bundle.twin(trace, server, cell.bundle, seed, [calibration])
             return outcome, None, looks
@@ -299,7 +331,7 @@ def _lived(
         experiment.fleet,
         cell.routing,
         cell.bundle,
-        experiment.seed,
+        experiment.seed + cell.number,
         rescheduling=cell.rescheduling,
         listeners=[calibration],
     )
@@ -312,23 +344,19 @@ def _figures(
     trace, fleet = cell.trace, experiment.fleet
     if fleet is None or of_fleet is None:
         rules = experiment.replica.rules
-        alone = unloaded_seconds(trace, rules, experiment.replica.step_time)
+        alone = _unloaded(experiment, trace)
         metrics = summarise(trace, outcome, experiment.slo, alone, kv_blocks=rules.kv_blocks, lower_bound_seconds=bound)
         return metrics, curves(trace, outcome, kv_blocks=rules.kv_blocks)
     metrics = summarise(
         trace,
         outcome,
         experiment.slo,
-        fleet.unloaded_seconds(trace),
+        _unloaded(experiment, trace),
         kv_blocks=fullest(of_fleet.replicas).kv_blocks,
         lower_bound_seconds=bound,
         load_imbalance=load_imbalance(of_fleet),
     )
     return metrics, curves(trace, outcome, kv_blocks=fleet.kv_blocks)
-
-
-def _fleet_facts(fleet: Fleet) -> tuple[Mapping[str, Json], ...]:
-    return tuple({"id": name, **facts_of_replica(one)} for name, one in fleet.replicas.items())
 
 
 def _against_recording(cell: _Cell, outcome: DayOutcome) -> Agreement | None:

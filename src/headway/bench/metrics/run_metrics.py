@@ -215,8 +215,8 @@ def summarise(
     """
     _check_rows(trace, outcome, unloaded_seconds)
     completed = completed_rows(outcome)
-    ttft, e2e = _seconds(outcome, outcome.first_token_ps), _seconds(outcome, outcome.ended_ps)
-    tpot = _tpot(trace, outcome)
+    ttft, e2e = seconds_per_row(outcome, outcome.first_token_ps), seconds_per_row(outcome, outcome.ended_ps)
+    tpot = tpot_per_row(trace, outcome)
     seconds = outcome.makespan_ps / PS_PER_SECOND
     speed = None if unloaded_seconds is None else _speed(unloaded_seconds, e2e, completed)
     shorter, longest = length_classes(trace)
@@ -329,12 +329,12 @@ def _check_rows(trace: Trace, outcome: DayOutcome, unloaded_seconds: Floats | No
         raise ValueError(f"unloaded_seconds has {len(unloaded_seconds)} rows, the trace {len(trace)}")
 
 
-def _seconds(outcome: DayOutcome, until_ps: npt.NDArray[np.int64]) -> Floats:
+def seconds_per_row(outcome: DayOutcome, until_ps: npt.NDArray[np.int64]) -> Floats:
     """Seconds from arrival, NaN where it did not happen."""
     return np.where(until_ps == NEVER, np.nan, (until_ps - outcome.arrived_ps) / PS_PER_SECOND)
 
 
-def _tpot(trace: Trace, outcome: DayOutcome) -> Floats:
+def tpot_per_row(trace: Trace, outcome: DayOutcome) -> Floats:
     """Seconds per token after the first, NaN where there is no second."""
     gaps = trace.output_tokens - 1
     decode_seconds = (outcome.ended_ps - outcome.first_token_ps) / PS_PER_SECOND

@@ -2,28 +2,21 @@
 
 Laws: candidates are compared on the same requests; whole stretches are drawn, since waits of neighbours belong to one
 rush; two equal candidates never differ.
-
-Source: moving blocks (Künsch 1989), in a circle (Politis and Romano 1992); the set of candidates not worse than the
-best by the largest of their standardised differences (Hsu 1984; Romano and Wolf 2005).
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from headway.bench.metrics.paired_draws import DRAWS, EQUAL, SURE, drawn_rows, worse
 from headway.bench.recommendation.objective import Floats, OperatorObjective
 
-DRAWS = 400
-SURE = 0.95
 # Stretches of the trace: more of them cut rushes apart, and of fewer nothing can be drawn.
 _STRETCHES_MIN, _STRETCHES_MAX = 10, 50
 _WAITS_IN_A_STRETCH = 3  # it should be so many times as long as the longest wait
-_EQUAL = 1e-12
-_Rows: TypeAlias = npt.NDArray[np.int64]
 
 
 class Differences(NamedTuple):
@@ -55,7 +48,7 @@ class Differences(NamedTuple):
         numbers = [number for number, value in enumerate(self.times_incumbent) if value and number not in left_out]
         alike = [number for number in numbers if self.alike[number]] or numbers
         surest = min(alike, key=lambda number: self.times_incumbent[number] or 1.0, default=incumbent)
-        return surest if (self.times_incumbent[surest] or 1.0) < 1 - _EQUAL else incumbent
+        return surest if (self.times_incumbent[surest] or 1.0) < 1 - EQUAL else incumbent
 
 
 def differences(
@@ -83,19 +76,19 @@ def differences(
     best = int(scores.argmin())
     kept = best if incumbent is None else incumbent
     stretch, is_short = _stretch(arrived_seconds, longest_wait_seconds)
-    worse = np.ones(len(scores), bool)
+    is_worse = np.ones(len(scores), bool)
     at_most = np.full(len(scores), -np.inf)
     draws = scores[np.newaxis]
     for factor in (0.5, 2.0, 1.0):  # the last one's draws are told
         random = np.random.default_rng(seed)
         draws = np.array(
-            [objective.scores(columns, _drawn(arrived_seconds, factor * stretch, random)) for _ in range(DRAWS)]
+            [objective.scores(columns, drawn_rows(arrived_seconds, factor * stretch, random)) for _ in range(DRAWS)]
         )
-        worse &= _worse(scores - scores[best], draws - draws[:, [best]])
+        is_worse &= worse(scores - scores[best], draws - draws[:, [best]])
         at_most = np.maximum(at_most, np.quantile(draws - draws[:, [kept]], SURE, axis=0))
     low, high = np.percentile(np.exp(draws - draws[:, [best]]), [5, 95], axis=0)
     return Differences(
-        [bool(one) for one in ~worse],
+        [bool(one) for one in ~is_worse],
         [*map(float, low)],
         [*map(float, high)],
         stretch,
@@ -115,7 +108,7 @@ def drawn_gains(
     """By how much each candidate is better than the first one: ln of the factor, draws × candidates; as above."""
     stretch, _ = _stretch(arrived_seconds, longest_wait_seconds)
     random = np.random.default_rng(seed)
-    scores = [objective.scores(columns, _drawn(arrived_seconds, stretch, random)) for _ in range(draws)]
+    scores = [objective.scores(columns, drawn_rows(arrived_seconds, stretch, random)) for _ in range(draws)]
     drawn = np.array(scores)
     return np.asarray(drawn[:, [0]] - drawn)
 
@@ -125,32 +118,3 @@ def _stretch(arrived_seconds: Floats, longest_wait_seconds: float) -> tuple[floa
     span = max(float(arrived_seconds[-1] - arrived_seconds[0]), 1e-9)
     wanted, most = _WAITS_IN_A_STRETCH * longest_wait_seconds, span / _STRETCHES_MIN
     return min(max(wanted, span / _STRETCHES_MAX), most), wanted > most
-
-
-def _worse(behind: Floats, draws: Floats) -> npt.NDArray[np.bool_]:
-    """Which are behind the best by more than chance makes all of them together, and in 95 of 100 draws as well.
-
-    Where a few requests decide, draws are far from symmetric, and either of the two alone is too sure.
-    """
-    spread = draws.std(axis=0)
-    varies = spread > _EQUAL
-    standard = np.where(varies, spread, 1.0)
-    chance = np.where(varies, (draws - behind) / standard, 0.0).max(axis=1)
-    beyond_chance = behind / standard > np.quantile(chance, SURE)
-    nearly_always = np.quantile(draws, 1 - SURE, axis=0) > _EQUAL
-    return np.asarray((behind > _EQUAL) & (~varies | (beyond_chance & nearly_always)))
-
-
-def _drawn(arrived_seconds: Floats, stretch: float, random: np.random.Generator) -> _Rows:
-    """Rows of as many stretches as the trace has, each drawn with replacement; the trace is closed to a circle."""
-    first, span = float(arrived_seconds[0]), float(arrived_seconds[-1] - arrived_seconds[0])
-    starts = first + random.random(max(1, round(span / stretch))) * span
-    rows = []
-    for start in starts:
-        end = start + stretch
-        low, high = np.searchsorted(arrived_seconds, [start, end])
-        rows.append(np.arange(low, high))
-        if end > first + span:
-            rows.append(np.arange(0, np.searchsorted(arrived_seconds, end - span)))
-    drawn = np.concatenate(rows)
-    return drawn if len(drawn) else np.arange(len(arrived_seconds))

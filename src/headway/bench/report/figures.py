@@ -26,6 +26,12 @@ CDF_SIZE = (372, 270)
 TIMELINE_SIZE = (372, 150)
 LOAD_SIZE = (552, 270)
 _GREY = 25  # in the style sheet
+_BARS = {
+    "mean_ttft_seconds": "ttft_seconds.mean",
+    "p99_ttft_seconds": "ttft_seconds.p99",
+    "longest_ttft_seconds": "longest_ttft_seconds",
+    "goodput": "goodput",
+}  # measures of a point, and the names of their numbers
 _TIMELINE_POINTS = 200  # a timeline is 300 pixels wide
 
 
@@ -55,7 +61,9 @@ def policy_points(comparison: Comparison, runs: Sequence[Run]) -> list[PolicyPoi
             continue
         is_complete = not incomparable(comparison, run)
         name = run_name(comparison, run)
-        points.append(PolicyPoint(name, number, mean, p99, longest, metrics.goodput, is_complete=is_complete))
+        point = PolicyPoint(name, number, mean, p99, longest, metrics.goodput, is_complete=is_complete)
+        bars = {measure: comparison.interval(run, of) for measure, of in _BARS.items()}
+        points.append(point._replace(bars={name: bar for name, bar in bars.items() if bar is not None}))
     return points
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
+from headway.bench.metrics.samples import Interval
 from headway.bench.report.charts import Axes, chart, x_span, y_span
 from headway.bench.report.markup import Markup, join, tag
 from headway.bench.report.scales import Label, Scale, duration_label, logarithmic, share_label
@@ -36,6 +38,7 @@ class PolicyPoint(NamedTuple):
         note: what else to say of it, such as `recommended`.
         is_chosen: whether it has a ring.
         is_complete: whether it served about as many requests as the others; if not, it dominates none.
+        bars: error bars of its measures, by their names here; empty without any.
     """
 
     name: str
@@ -47,6 +50,7 @@ class PolicyPoint(NamedTuple):
     note: str = ""
     is_chosen: bool = False
     is_complete: bool = True
+    bars: Mapping[str, Interval] = MappingProxyType({})
 
 
 class _Plane(NamedTuple):
@@ -58,6 +62,8 @@ class _Plane(NamedTuple):
     x_title: str
     y_title: str
     y_label: Label
+    x_name: str
+    y_name: str
     is_high_better: bool
 
     def dominator(self, point: PolicyPoint, points: Sequence[PolicyPoint]) -> PolicyPoint | None:
@@ -86,6 +92,8 @@ MEAN_AND_TAIL = _Plane(
     "mean TTFT (log)",
     "p99 TTFT (log)",
     duration_label,
+    "mean_ttft_seconds",
+    "p99_ttft_seconds",
     is_high_better=False,
 )
 GOODPUT_AND_LONGEST = _Plane(
@@ -95,6 +103,8 @@ GOODPUT_AND_LONGEST = _Plane(
     "longest TTFT (log)",
     "goodput",
     share_label,
+    "longest_ttft_seconds",
+    "goodput",
     is_high_better=True,
 )
 
@@ -123,6 +133,8 @@ def frontier_figures(points: Sequence[PolicyPoint], bound_seconds: float | None)
         "left and higher. A filled point is on the frontier: no other policy is as good in both and better in one. "
         "The others are faint."
     )
+    if any(point.bars for point in points):
+        told += " A cross shows the 90 % intervals of a point."
     wall = " No policy can reach the grey area: its mean would be below the lower bound." if bound_seconds else ""
     return join(
         tag("p", told + wall, class_="quiet"),
@@ -133,7 +145,7 @@ def frontier_figures(points: Sequence[PolicyPoint], bound_seconds: float | None)
 
 def drawing(ordered: Sequence[PolicyPoint], plane: _Plane, bound_seconds: float | None) -> Markup:
     """One picture; a point's number is its place in `ordered`, from 1."""
-    xs, ys = [plane.x(point) for point in ordered], [plane.y(point) for point in ordered]
+    xs, ys = _reach(ordered, plane.x, plane.x_name), _reach(ordered, plane.y, plane.y_name)
     near = bound_seconds is not None and bound_seconds * _NEAR_BOUND >= min(xs)
     x = logarithmic([*xs, bound_seconds] if near and bound_seconds else xs, *x_span(SIZE[0]), factor_min=2.0)
     y = _shares(ys) if plane.is_high_better else logarithmic(ys, *y_span(SIZE[1]), factor_min=2.0)
@@ -160,8 +172,31 @@ def drawing(ordered: Sequence[PolicyPoint], plane: _Plane, bound_seconds: float 
         [],
         _wall(axes, bound_seconds),
         _stairs(axes, plane, best),
+        *(_bars(point, axes, plane, is_faint=point not in best) for point in ordered),
         *(points[at] for at in faint_first),
     )
+
+
+def _reach(points: Sequence[PolicyPoint], read: Callable[[PolicyPoint], float], name: str) -> list[float]:
+    """The values of one measure, and the ends of their bars."""
+    ends = [end for point in points if name in point.bars for end in point.bars[name] if end > 0]
+    return [read(point) for point in points] + ends
+
+
+def _bars(point: PolicyPoint, axes: Axes, plane: _Plane, *, is_faint: bool) -> Markup:
+    """Its error bars, one along each axis."""
+    lines = []
+    x, y = axes.x.place(plane.x(point)), axes.y.place(plane.y(point))
+    if plane.x_name in point.bars:
+        low, high = (axes.x.place(max(end, axes.x.low)) for end in point.bars[plane.x_name])
+        lines.append(f"M{low:.1f} {y:.1f}H{high:.1f}")
+    if plane.y_name in point.bars:
+        low, high = (axes.y.place(max(end, axes.y.low)) for end in point.bars[plane.y_name])
+        lines.append(f"M{x:.1f} {low:.1f}V{high:.1f}")
+    if not lines:
+        return Markup("")
+    kind = f"error-bar s{point.series % _SERIES}{' faint' if is_faint else ''}"
+    return tag("g", tag("path", d="".join(lines)), class_=kind)
 
 
 def _shares(values: Sequence[float]) -> Scale:

@@ -7,17 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from headway.bench.experiment.comparison import Comparison, Json, Run
 from headway.bench.metrics.agreement import Agreement
 from headway.bench.metrics.run_metrics import DEFINITIONS
-from headway.bench.report.figures import run_name
-from headway.bench.report.headline import headline
-from headway.bench.report.markup import Markup, join, tag
-from headway.bench.report.table_columns import NOTHING, Cell, CellColumn, shown_columns, significant
-from headway.bench.report.terminal_table import (
+from headway.bench.report.comparison_facts import (
     describe_fleet,
     describe_own_load,
     describe_predictions,
     describe_recorded,
+    describe_repeats,
     describe_saturation,
 )
+from headway.bench.report.figures import run_name
+from headway.bench.report.headline import headline
+from headway.bench.report.markup import Markup, join, tag
+from headway.bench.report.table_columns import NOTHING, Cell, CellColumn, shown_columns, significant
 
 _GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Time to first token", ("completed", "ttft_seconds", "ttft_short_half_seconds", "ttft_longest_5pct_seconds")),
@@ -72,6 +73,8 @@ def tables(comparison: Comparison) -> Markup:
         f"★ and bold: best of its column{' at its load' if several else ''}; values equal as printed share it. "
         f"The small number is the ratio to {baseline}{' at the same load' if several else ''}."
     )
+    if comparison.repeats is not None:
+        legend += " ±: the larger half of a 90 % interval. ≈: cannot be told apart from the best of its column."
     groups = [
         _table(comparison, title, [column for column in columns if column.column.key in keys])
         for title, keys in _GROUPS
@@ -110,6 +113,8 @@ def facts(comparison: Comparison) -> Markup:
     ]
     if comparison.fleet:
         pieces += [tag("h3", "Fleet"), tag("p", f"{describe_fleet(comparison)}.")]
+    if comparison.repeats is not None:
+        pieces += [tag("h3", "Error bars"), tag("p", f"{describe_repeats(comparison.repeats)}.")]
     if comparison.own_load is not None:
         said = describe_own_load(comparison.own_load, of_fleet=bool(comparison.fleet))
         pieces += [tag("h3", "The trace's own load"), tag("p", f"{said}.")]
@@ -187,9 +192,11 @@ def _row(comparison: Comparison, run: Run, index: int, columns: Sequence[CellCol
 
 def _value(cell: Cell, with_ratio: bool) -> Markup:
     best = {"role": "img", "aria_label": "best"} if cell.is_best else {}
-    mark = tag("span", "★" if cell.is_best else "", class_="star", **best)
+    alike = {"role": "img", "aria_label": "cannot be told apart from the best"} if cell.is_alike else {}
+    mark = tag("span", "★" if cell.is_best else "≈" if cell.is_alike else "", class_="star", **best, **alike)
+    bar = tag("span", f" {cell.bar}", class_="part") if cell.bar else Markup("")
     ratio = tag("span", cell.ratio, class_="ratio") if with_ratio else Markup("")
-    return tag("td", cell.text, mark, ratio, class_="number best" if cell.is_best else "number")
+    return tag("td", cell.text, bar, mark, ratio, class_="number best" if cell.is_best else "number")
 
 
 def _bundles(comparison: Comparison) -> Markup:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from headway.bench.experiment.comparison import Comparison, Run
-from headway.bench.metrics.run_metrics import DEFINITIONS, RunMetrics
+from headway.bench.metrics.run_metrics import RunMetrics
+from headway.bench.metrics.samples import Interval, not_worse
 
 Kind: TypeAlias = Literal[
     "seconds", "seconds per token", "per second", "requests per second", "share", "count", "index", "factor"
@@ -44,6 +45,14 @@ class Column:
     better: Literal["low", "high"] | None
     ratio: bool
     value: Callable[[RunMetrics], float | None]
+
+    @property
+    def name(self) -> str:
+        """Of the number in samples, in CSV and in the data frame."""
+        return f"{self.key}.{self.part}" if self.part in _PARTS else self.key
+
+
+_PARTS = ("mean", "p50", "p90", "p99")
 
 
 def _float(count: int | None) -> float | None:
@@ -153,17 +162,6 @@ OF_LIVE: tuple[Column, ...] = (
 )
 """Shown in front of the others where a live endpoint was measured."""
 
-_OF_LIVE_RUNS = {
-    "makespan_seconds": "from the start to the end of the last request, however it ended",
-    "refused": "requests that the endpoint turned away (a status of 400 to 499, or 503), with all later turns of their "
-    "sessions",
-    "failed": "requests without a whole answer, with all later turns of their sessions",
-    "offered_requests_per_second": "requests sent after the first one, divided by the time from the first to the last",
-    "completed_requests_per_second": "completed requests divided by the duration",
-    "throughput_tokens_per_second": "output tokens of completed requests divided by the duration",
-    "ttft_seconds": "time to first token: from when the request was due to the first piece of its answer with tokens",
-}
-
 COMPLETED = Column("completed", "completed", "", "count", None, False, lambda m: float(m.completed))
 """Shown in front of the others if one run did not complete everything."""
 
@@ -181,11 +179,21 @@ BRIEF = tuple(column for column in COLUMNS if (column.key, column.part) in _BRIE
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One value as it is written. `ratio` is empty for the baseline itself and where it would mean nothing."""
+    """One value as it is written.
+
+    Attributes:
+        text: the value.
+        ratio: to the baseline; empty for the baseline itself and where it would mean nothing.
+        is_best: whether it is the best of its column.
+        bar: `±` and the larger half of its interval; empty without one.
+        is_alike: whether it cannot be told apart from the best, which stands in another row.
+    """
 
     text: str
     ratio: str
     is_best: bool
+    bar: str = ""
+    is_alike: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,11 +249,6 @@ def same_in_all(comparison: Comparison) -> str:
     return f"The same in all runs: {', '.join(alike)}." if alike else ""
 
 
-def definition(comparison: Comparison, key: str) -> str:
-    """What a metric means in these runs."""
-    return (_OF_LIVE_RUNS.get(key) if comparison.is_live else None) or DEFINITIONS[key]
-
-
 def counted(number: object, thing: str) -> str:
     """`1 request`, `1,200 requests`: a number and its noun, whose plural ends in s."""
     said = f"{number:,}" if isinstance(number, int) else str(number)
@@ -287,16 +290,51 @@ def _write(comparison: Comparison, column: Column) -> CellColumn:
     values = [column.value(run.metrics) for run in comparison.runs]
     unit, scale = _unit(column, _largest(comparison, column))
     texts = [_text(column.kind, value, scale) for value in values]
+    best = [text in best for text, best in zip(texts, _best_texts(comparison, column, values, texts), strict=True)]
+    alike = _alike(comparison, column, best)
     return CellColumn(
         column,
         unit,
         tuple(
-            Cell(text, _ratio(comparison, run, column), text in best)
-            for run, text, best in zip(
-                comparison.runs, texts, _best_texts(comparison, column, values, texts), strict=True
+            Cell(
+                texts[row],
+                _ratio(comparison, run, column),
+                best[row],
+                _bar(comparison.interval(run, column.name), values[row], texts[row], scale),
+                alike[row],
             )
+            for row, run in enumerate(comparison.runs)
         ),
     )
+
+
+def _bar(interval: Interval | None, value: float | None, text: str, scale: float) -> str:
+    """The larger half of an interval, with as many decimals as the value has, but never as nothing."""
+    if interval is None or value is None:
+        return ""
+    half = max(interval.high - value, value - interval.low) * scale
+    shown = f"{half:,.{len(text.partition('.')[2])}f}"
+    return f"±{significant(half, 1) if half and not shown.strip('0.,') else shown}"
+
+
+def _alike(comparison: Comparison, column: Column, best: Sequence[bool]) -> list[bool]:
+    """Per run, whether its value cannot be told apart from that of the best at its load, and it is not the best."""
+    alike = [False] * len(best)
+    for load in comparison.loads() if column.better else ():
+        racing = {
+            row: told
+            for row, run in enumerate(comparison.runs)
+            if run.load == load
+            and not incomparable(comparison, run)
+            and run.samples is not None
+            and (told := run.samples.told.get(column.name)) is not None
+        }
+        first = next((place for place, row in enumerate(racing) if best[row]), None)
+        if first is not None:
+            kept = not_worse([*racing.values()], first, is_high_better=column.better == "high")
+            for row, is_kept in zip(racing, kept, strict=True):
+                alike[row] = bool(is_kept) and not best[row]
+    return alike
 
 
 def _largest(comparison: Comparison, column: Column) -> float:

@@ -7,7 +7,7 @@ import io
 
 from headway.bench.experiment.comparison import Comparison
 from headway.bench.report.headline import headline
-from headway.bench.report.table_columns import BRIEF, COLUMNS, cell_columns, shown_columns
+from headway.bench.report.table_columns import BRIEF, COLUMNS, Cell, cell_columns, shown_columns
 
 
 def markdown_table(comparison: Comparison, *, brief: bool = False) -> str:
@@ -25,20 +25,32 @@ def markdown_table(comparison: Comparison, *, brief: bool = False) -> str:
     ]
     for number, run in enumerate(comparison.runs):
         cells = (column.cells[number] for column in columns)
-        shown = [f"**{cell.text}** {cell.ratio}" if cell.is_best else f"{cell.text} {cell.ratio}" for cell in cells]
+        shown = [_marked(cell) for cell in cells]
         lines.append(_row([run.policy, "own" if run.load is None else f"{run.load:g}", *shown]))
     return "\n".join(lines) + "\n"
 
 
 def csv_table(comparison: Comparison) -> str:
-    """A row for each run, numbers in full precision in the units of the JSON; what has no value is empty."""
+    """A row for each run, numbers in full precision in the units of the JSON; what has no value is empty.
+
+    Where there are error bars, `….low` and `….high` of each number stand behind the numbers.
+    """
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
-    names = [f"{column.key}.{column.part}" if column.part else column.key for column in COLUMNS]
-    writer.writerow(["policy", "load", "seed", *names])
+    names = [column.name for column in COLUMNS]
+    bars = [f"{name}.{end}" for name in names for end in ("low", "high")] if comparison.repeats is not None else []
+    writer.writerow(["policy", "load", "seed", *names, *bars])
     for run in comparison.runs:
-        writer.writerow([run.policy, run.load, run.seed, *(column.value(run.metrics) for column in COLUMNS)])
+        values = [column.value(run.metrics) for column in COLUMNS]
+        intervals = [comparison.interval(run, name) or (None, None) for name in names] if bars else []
+        writer.writerow([run.policy, run.load, run.seed, *values, *(end for both in intervals for end in both)])
     return written.getvalue()
+
+
+def _marked(cell: Cell) -> str:
+    value = f"{cell.text} {cell.bar}".rstrip()
+    value = f"**{value}**" if cell.is_best else f"{value} ≈" if cell.is_alike else value
+    return f"{value} {cell.ratio}"
 
 
 def _row(cells: list[str]) -> str:

@@ -14,6 +14,7 @@ import pytest
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.comparison import Comparison, json_text, trace_facts
 from headway.bench.experiment.fleets import Fleet
+from headway.bench.experiment.repeats import Repeats
 from headway.bench.experiment.simulated_runs import Experiment, compare
 from headway.bench.metrics.recording import Recording
 from headway.simulator.replica import replica
@@ -48,7 +49,8 @@ def test_the_docs_name_no_key_that_is_gone() -> None:
     measured = Recording(trace, np.full(20, 0.5), np.full(20, 5.0), "day").as_trace()
     of_a_fleet = compare(Experiment(trace, one, [Bundle("fcfs")], loads=(1.0,), fleet=fleet), jobs=1)
     recorded = compare(Experiment(measured, one, [Bundle("fcfs")]), jobs=1)
-    known = _keys(of_a_fleet.to_json()) | _keys(recorded.to_json())
+    repeated = compare(Experiment(trace, one, [Bundle("fcfs")], repeats=Repeats(3)), jobs=1)
+    known = _keys(of_a_fleet.to_json()) | _keys(recorded.to_json()) | _keys(repeated.to_json())
     rows = re.findall(r"^\| (`.*?) \|", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
     named = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
     assert named <= known, f"docs/json.md names {sorted(named - known)}, which nothing writes"

@@ -18,8 +18,8 @@ from headway.bench.load_test.load_progress import ProgressLines
 from headway.bench.load_test.measure import LiveRun, measure
 from headway.bench.load_test.sending import Tally
 from headway.bench.metrics.run_metrics import RunMetrics, Slo
+from headway.bench.report.comparison_facts import describe_losses
 from headway.bench.report.table_columns import shown_columns
-from headway.bench.report.terminal_table import describe_losses
 from headway.simulator.trace import Trace
 from tests.support.scripted_replica import Call, Script, ScriptedReplica, answers, dies_mid_stream, hangs, streams
 from tests.support.serve_process import HEADWAY

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headway.bench.metrics.samples import Interval
 from headway.bench.report.frontier_picture import PolicyPoint, frontier, frontier_figures
 from headway.bench.report.html_report import report_html
 from tests.support.handmade_days import demo_comparison
@@ -68,6 +69,18 @@ def test_better_is_further_left_and_lower_and_the_dominated_are_faint() -> None:
     by_tail = sorted(places, key=lambda name: -places[name][1])
     assert by_mean == ["short", "even", "bad", "old"]
     assert by_tail == ["old", "even", "bad", "short"]
+
+
+def test_error_bars_reach_as_far_as_their_intervals_and_stay_inside_the_frame() -> None:
+    bars = {"mean_ttft_seconds": Interval(0.5, 2.0), "p99_ttft_seconds": Interval(20.0, 80.0)}
+    first, second = drawn([point("short", 1, 40)._replace(bars=bars), point("old", 4, 10)]).iter("svg")
+    (path,) = [one for group in first.iter("g") if "error-bar" in str(group.get("class")) for one in group]
+    left, y, right, x, low, high = map(float, re.findall(r"[\d.]+", str(path.get("d"))))
+    at_x, at_y, _ = dots(first)["short"]
+    assert (x, y) == (at_x, at_y)
+    assert 58 <= left < at_x < right <= 372 - 14
+    assert 10 <= high < at_y < low <= 330 - 40
+    assert not any("error-bar" in str(group.get("class")) for group in second.iter("g"))
 
 
 def test_more_goodput_is_higher() -> None:
