@@ -50,7 +50,8 @@ def test_the_docs_name_no_key_that_is_gone() -> None:
     of_a_fleet = compare(Experiment(trace, one, [Bundle("fcfs")], loads=(1.0,), fleet=fleet), jobs=1)
     recorded = compare(Experiment(measured, one, [Bundle("fcfs")]), jobs=1)
     repeated = compare(Experiment(trace, one, [Bundle("fcfs")], repeats=Repeats(3)), jobs=1)
-    known = _keys(of_a_fleet.to_json()) | _keys(recorded.to_json()) | _keys(repeated.to_json())
+    steered = dataclasses.replace(recorded.runs[0], looks=("kept",)).to_json()
+    known = _keys(of_a_fleet.to_json()) | _keys(recorded.to_json()) | _keys(repeated.to_json()) | _keys(steered)
     rows = re.findall(r"^\| (`.*?) \|", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
     named = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
     assert named <= known, f"docs/json.md names {sorted(named - known)}, which nothing writes"
