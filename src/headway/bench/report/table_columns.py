@@ -136,24 +136,11 @@ OF_GIVEN_DEADLINES: tuple[Column, ...] = (
 )
 """Shown behind these where clients gave deadlines."""
 
+_RATE: Kind = "requests per second"
 OF_LIVE: tuple[Column, ...] = (
+    Column("offered_requests_per_second", "offered", "", _RATE, None, False, lambda m: m.offered_requests_per_second),
     Column(
-        "offered_requests_per_second",
-        "offered",
-        "",
-        "requests per second",
-        None,
-        False,
-        lambda m: m.offered_requests_per_second,
-    ),
-    Column(
-        "completed_requests_per_second",
-        "achieved",
-        "",
-        "requests per second",
-        None,
-        False,
-        lambda m: m.completed_requests_per_second,
+        "completed_requests_per_second", "achieved", "", _RATE, None, False, lambda m: m.completed_requests_per_second
     ),
     Column("makespan_seconds", "duration", "", "seconds", None, False, lambda m: m.makespan_seconds),
     Column("completed", "completed", "", "count", None, False, lambda m: float(m.completed)),
