@@ -6,7 +6,7 @@ from headway.bench.experiment.bundles import Bundle, named_bundles, read_bundles
 from headway.bench.metrics.run_metrics import Slo
 from headway.bench.output_files import check_files, replacing
 from headway.bench.progress import progress, say
-from headway.bench.recommendation.candidates import gateway_text, vllm_text
+from headway.bench.recommendation.candidates import gateway_text, vllm_command, vllm_text
 from headway.bench.recommendation.objective import read_objective
 from headway.bench.recommendation.recommendation import SCHEMA, Recommendation, Task
 from headway.bench.recommendation.verdict import recommend
@@ -68,8 +68,11 @@ def run_recommendation(
 
 def report(found: Recommendation) -> list[str]:
     """The candidates, the verdict and the configuration to paste, in lines."""
+    from headway.bench.report.recommendation_report import facts_of
+
+    facts = [f"{title:<9}  {text}" for title, text in facts_of(found).items()]
     width = max(len(one.label) for one in found.competing)
-    lines = [f"{'candidate':<{width}}  {'mean TTFT':>10}  {'p99 TTFT':>10}  {'longest':>10}  goodput"]
+    lines = [*facts, "", f"{'candidate':<{width}}  {'mean TTFT':>10}  {'p99 TTFT':>10}  {'longest':>10}  goodput"]
     for number, one in enumerate(found.competing):
         times = [one.measures[name] for name in ("mean-ttft", "p99-ttft", "longest-ttft")]
         notes = ["dominated"] if found.is_dominated(one) else []
@@ -86,6 +89,6 @@ def report(found: Recommendation) -> list[str]:
         "# headway serve --config FILE",
         *gateway.splitlines(),
         "",
-        "# vLLM: HEADWAY_CONFIG=FILE",
+        f"# {vllm_command()}",
         *vllm.splitlines(),
     ]

@@ -142,6 +142,22 @@ def test_chosen_orders_compete_alone_and_bounds_exclude(headway: Headway, tmp_pa
     assert found["candidates"][0]["breaks"] == ["longest-ttft"]
     assert found["candidates"][0]["behind_best"] == {"low": None, "high": None}
     assert found["verdict"]["label"] == "fcfs"
+    assert "objective  " in said.out
+    assert "longest-ttft at most 1.05 times that of fcfs" in said.out
+    assert any(sentence.startswith("Within your bounds: longest-ttft ") for sentence in found["sentences"])
+    assert [one["dominated"] for one in found["candidates"]] == [False, False]  # what breaks a bound dominates none
+
+
+def test_an_order_without_a_bound_on_waits_is_warned_of_where_a_tail_is_bounded(
+    headway: Headway, tmp_path: Path
+) -> None:
+    objective = tmp_path / "mine.toml"
+    objective.write_text('weights = {"mean-ttft" = 1}\nat_most = {"longest-ttft" = {value = 1000000.0}}\n')
+    orders = ("--ordering", "gittins", "--ordering", "fcfs", "--preemption", "least-sunk-work")
+    said = headway("recommend", *SMALL, *orders, "--objective", objective)
+    assert said.status == 0, said.err
+    assert "gittins sets no bound on a wait: on a heavier day it may break longest-ttft." in said.out
+    assert "# Not here: preemption = least-sunk-work." in said.out
 
 
 def test_where_nothing_keeps_the_bounds_it_says_so(headway: Headway, tmp_path: Path) -> None:

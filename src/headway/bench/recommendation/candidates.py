@@ -27,6 +27,8 @@ DEFAULT = "highest-response-ratio"
 STEADY = "gittins"
 """What is recommended for a mean or a share unless another order is better beyond chance: over the training windows of
 docs/results/frontier.md no order held as well on the window that followed, and it was never worse than the default."""
+VICTIM_OF_ENGINES = "latest-admitted"
+"""Whom engines preempt when nobody tells them."""
 OTHERS: Sequence[tuple[str, str]] = (
     ("admission", "overflow-probability"),
     ("preemption", "least-sunk-work"),
@@ -61,12 +63,22 @@ def variants(bundle: Bundle) -> list[Bundle]:
 
 
 def gateway_text(bundle: Bundle) -> str:
-    """The table `[policies]` for `headway serve --config`. A gateway leaves the choice of a victim to the engine."""
+    """The table `[policies]` for `headway serve --config`. A gateway leaves the choice of a victim to the engine.
+
+    A comment says so where the bundle names a victim that no engine chooses by itself.
+    """
     lines = [f'{kind} = "{getattr(bundle, kind)}"' for kind in KINDS if kind != "preemption"]
     options = {kind: given for kind, given in bundle.options.items() if given and kind != "preemption"}
     tables = [f"{kind} = {_inline(given)}" for kind, given in options.items()]
     lines += [f"options = {{{', '.join(tables)}}}"] if tables else []
-    return "\n".join(["[policies]", *lines, *_offline_line(bundle)]) + "\n"
+    other = bundle.preemption != VICTIM_OF_ENGINES
+    note = [f"# Not here: preemption = {bundle.preemption}. Behind a gateway the engine chooses whom to preempt."]
+    return "\n".join(["[policies]", *lines, *_offline_line(bundle), *(note if other else [])]) + "\n"
+
+
+def vllm_command() -> str:
+    """How vLLM is started with the file of `vllm_text`."""
+    return "HEADWAY_CONFIG=FILE vllm serve MODEL --scheduler-cls headway.vllm_plugin.Scheduler"
 
 
 def vllm_text(bundle: Bundle) -> str:

@@ -84,6 +84,18 @@ class OperatorObjective:
             total += share * (logs - logs.min())
         return total
 
+    def in_words(self) -> str:
+        """What is wanted within which bounds."""
+        wanted = " and ".join(f"{name} {share:.0%}" if share < 1 else name for name, share in shares(self.weights).items())
+        slo = f", by {self.slo}" if "missed" in {*self.weights, *self.bounds} else ""
+        return f"the least {', '.join([wanted, *map(self._bound_in_words, self.bounds)])}{slo}"
+
+    def _bound_in_words(self, name: str) -> str:
+        bound = self.bounds[name]
+        if bound.value is not None:
+            return f"{name} at most {value_text(name, bound.value)}"
+        return f"{name} at most {bound.times_fcfs:g} times that of fcfs"
+
     def to_json(self) -> dict[str, Any]:
         """Its name, weights, bounds and SLOs."""
         bounds = {name: {"times_fcfs": bound.times_fcfs, "value": bound.value} for name, bound in self.bounds.items()}
@@ -95,6 +107,11 @@ def measured(name: str, values: Floats) -> Floats:
     if name == "p99-ttft":
         return np.asarray(np.percentile(values, 99, axis=1))
     return np.asarray(values.max(axis=1) if name == "longest-ttft" else values.mean(axis=1))
+
+
+def value_text(name: str, value: float) -> str:
+    """A value of a measure with its unit, for a sentence."""
+    return f"{value:.1%}" if name == "missed" else f"{value:.3g} s"
 
 
 def read_objective(text: str, slo: Slo) -> OperatorObjective:

@@ -14,9 +14,9 @@ from headway.bench.experiment.saturation import Saturation, is_closed_loop
 from headway.bench.experiment.simulated_runs import facts_of_replica, traffic_facts
 from headway.bench.metrics.run_metrics import RunMetrics
 from headway.bench.recommendation import candidates as grid
-from headway.bench.recommendation.objective import OperatorObjective, RequestTimes
+from headway.bench.recommendation.objective import OperatorObjective, RequestTimes, value_text
 from headway.bench.recommendation.paired_bootstrap import Differences
-from headway.config.wanted_objective import MEASURES
+from headway.config.wanted_objective import MEASURES, TAILS
 from headway.policies.catalog import KINDS
 from headway.simulator.replica import Replica
 from headway.simulator.trace import Trace
@@ -97,10 +97,15 @@ class Recommendation:
         pairs = zip(self.competing, self.told.alike, strict=True)
         return [one.label for one, is_alike in pairs if is_alike and one is not self.verdict]
 
+    def is_allowed(self, one: Candidate) -> bool:
+        """Whether it keeps every bound of the objective; where no candidate does, all are allowed."""
+        return not one.breaks or bool(self.verdict.breaks)
+
     def is_dominated(self, one: Candidate) -> bool:
-        """Whether another one is at least as good in mean and in p99 TTFT, and better in one of them."""
+        """Whether an allowed one is at least as good in mean and in p99 TTFT, and better in one of them."""
         mine = one.measures["mean-ttft"], one.measures["p99-ttft"]
-        theirs = [(other.measures["mean-ttft"], other.measures["p99-ttft"]) for other in self.competing]
+        allowed = [other.measures for other in self.competing if self.is_allowed(other)]
+        theirs = [(measures["mean-ttft"], measures["p99-ttft"]) for measures in allowed]
         return any(mean <= mine[0] and p99 <= mine[1] and (mean, p99) != mine for mean, p99 in theirs)
 
     def runner_up(self) -> Candidate | None:
@@ -112,6 +117,7 @@ class Recommendation:
     def sentences(self) -> list[str]:
         """The verdict with its price, and how sure it is."""
         said = [f"{self.verdict.label}: {self._against_fcfs(self.verdict)} of fcfs."]
+        said += self._on_bounds()
         other = self.runner_up()
         if self.incumbent is not None:
             said.append(self._against_incumbent(self.incumbent))
@@ -170,6 +176,23 @@ class Recommendation:
             "measures": dict(one.measures),
         }
         return head | one.metrics.to_json()
+
+    def _on_bounds(self) -> list[str]:
+        """What the verdict has of each measure that is bounded, and whether its order bounds a wait at all."""
+        bounds, measures = self.task.objective.bounds, self.verdict.measures
+        if not bounds:
+            return []
+        each = []
+        for name, bound in bounds.items():
+            times = "" if bound.times_fcfs is None else f" ({bound.times_fcfs:g} times fcfs)"
+            most = bound.limit(self.fcfs.measures[name])
+            each.append(f"{name} {value_text(name, measures[name])} of at most {value_text(name, most)}{times}")
+        said = [f"Within your bounds: {', '.join(each)}."] if not self.verdict.breaks else []
+        waits = [name for name in bounds if name in TAILS]
+        order = self.verdict.bundle.ordering
+        if waits and order in UNBOUNDED:
+            said.append(f"{order} sets no bound on a wait: on a heavier day it may break {' and '.join(waits)}.")
+        return said
 
     def _against_incumbent(self, incumbent: Candidate) -> str:
         scores = self._scores()

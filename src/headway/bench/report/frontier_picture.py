@@ -38,6 +38,7 @@ class PolicyPoint(NamedTuple):
         note: what else to say of it, such as `recommended`.
         is_chosen: whether it has a ring.
         is_complete: whether it served about as many requests as the others; if not, it dominates none.
+        is_allowed: whether it keeps the bounds that were asked for; if not, it dominates none.
         bars: error bars of its measures, by their names here; empty without any.
     """
 
@@ -50,7 +51,13 @@ class PolicyPoint(NamedTuple):
     note: str = ""
     is_chosen: bool = False
     is_complete: bool = True
+    is_allowed: bool = True
     bars: Mapping[str, Interval] = MappingProxyType({})
+
+    @property
+    def may_dominate(self) -> bool:
+        """Whether it could be had in the place of another one."""
+        return self.is_complete and self.is_allowed
 
 
 class _Plane(NamedTuple):
@@ -73,7 +80,7 @@ class _Plane(NamedTuple):
         better = [
             other
             for other in points
-            if other.is_complete
+            if other.may_dominate
             and self.x(other) <= mine[0]
             and sign * self.y(other) <= mine[1]
             and (self.x(other), sign * self.y(other)) != mine
@@ -81,8 +88,8 @@ class _Plane(NamedTuple):
         return min(better, key=self.x, default=None)
 
     def leads(self, point: PolicyPoint, points: Sequence[PolicyPoint]) -> bool:
-        """Whether it is on the frontier: it served as many requests as others, and none of them dominates it."""
-        return point.is_complete and self.dominator(point, points) is None
+        """Whether it is on the frontier: it could be had, and none of the others dominates it."""
+        return point.may_dominate and self.dominator(point, points) is None
 
 
 MEAN_AND_TAIL = _Plane(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from headway.bench.recommendation.candidates import gateway_text, vllm_text
+from headway.bench.experiment.simulated_runs import facts_of_replica
+from headway.bench.recommendation.candidates import gateway_text, vllm_command, vllm_text
 from headway.bench.recommendation.recommendation import Candidate, Recommendation
 from headway.bench.report.frontier_picture import PolicyPoint, frontier_figures
 from headway.bench.report.html_report import document, section
 from headway.bench.report.markup import Markup, join, tag
-from headway.bench.report.table_columns import counted
+from headway.bench.report.table_columns import counted, significant
+from headway.bench.report.comparison_facts import describe_replica
 
 
 def recommendation_html(found: Recommendation) -> str:
@@ -21,17 +23,30 @@ def recommendation_html(found: Recommendation) -> str:
             "Configuration",
             tag("p", "For ", tag("code", "headway serve --config FILE"), ":"),
             tag("pre", gateway_text(bundle)),
-            tag("p", "For vLLM, in a file that ", tag("code", "HEADWAY_CONFIG"), " names:"),
+            tag("p", "For ", tag("code", vllm_command()), ":"),
             tag("pre", vllm_text(bundle)),
         ),
         section("Repeat it", tag("pre", found.command)),
     )
 
 
-def _heading(found: Recommendation) -> Markup:
-    task, said = found.task, found.sentences()
+def facts_of(found: Recommendation) -> dict[str, str]:
+    """What was asked, by title: the traffic, what serves it, and the objective."""
+    task = found.task
     load = "its own arrivals" if task.load is None else f"load {task.load:g}"
-    facts = f"{task.trace.name} · {counted(len(task.trace), 'request')} · {load} · objective {task.objective.name}"
+    if found.saturation is not None and task.load is not None:
+        load += f" ({significant(task.load * found.saturation.requests_per_second)} requests/s)"
+    objective = task.objective
+    return {
+        "trace": f"{task.trace.name}: {counted(len(task.trace), 'request')}, {load}",
+        "replica": describe_replica(facts_of_replica(task.replica)),
+        "objective": f"{objective.name}: {objective.in_words()}",
+    }
+
+
+def _heading(found: Recommendation) -> Markup:
+    said = found.sentences()
+    facts = " · ".join(facts_of(found).values())
     return tag(
         "header",
         tag("p", facts, class_="eyebrow"),
@@ -44,7 +59,11 @@ def _heading(found: Recommendation) -> Markup:
 def _pictures(found: Recommendation) -> Markup:
     points = [_point(found, number, one) for number, one in enumerate(found.competing)]
     drawn = frontier_figures(points, found.bounds.ttft_seconds)
-    return drawn if drawn else join(tag("p", "Only one candidate competed, so there is nothing to compare."))
+    if not drawn:
+        return join(tag("p", "Only one candidate competed, so there is nothing to compare."))
+    broken = not all(found.is_allowed(one) for one in found.competing)
+    told = "What breaks a bound of the objective is faint too, and is not on the frontier."
+    return join(tag("p", told, class_="quiet"), drawn) if broken else drawn
 
 
 def _point(found: Recommendation, number: int, one: Candidate) -> PolicyPoint:
@@ -59,4 +78,5 @@ def _point(found: Recommendation, number: int, one: Candidate) -> PolicyPoint:
         1 - one.measures["missed"],
         note=", ".join(notes),
         is_chosen=one is found.verdict,
+        is_allowed=found.is_allowed(one),
     )
