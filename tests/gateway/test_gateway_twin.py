@@ -104,6 +104,8 @@ def test_it_switches_says_so_and_keeps_the_choice_over_a_reload_and_a_restart(
         assert shown["bundle"] == "shortest-prompt-first"
         sentence = "from highest-response-ratio to shortest-prompt-first: predicted mean TTFT 0.50×, p99 1.10×"
         assert any(sentence in one for one in shown["sentences"])
+        assert len(shown["said_at"]) == len(shown["sentences"])
+        assert shown["said_at"] == sorted(shown["said_at"])
         metrics = (await setup.get("/metrics")).body.decode()
         assert 'headway_auto_bundle{bundle="shortest-prompt-first"} 1.0' in metrics
         assert "headway_auto_switches_total 1.0" in metrics

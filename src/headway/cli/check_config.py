@@ -52,7 +52,7 @@ def check_config(file: Annotated[Path, typer.Argument(help="A TOML file for `--c
         engines = str(len(settings.replica))
     if sources:
         engines = f"{len(settings.replica)} and those of {', '.join(sources)}"
-    print(
-        f"{file}: no mistake found; replicas: {engines}; tenants: {len(settings.tenant)}; "
-        f"ordering: {settings.policies.ordering}"
-    )
+    ordering = settings.policies.ordering
+    if settings.auto.on:
+        ordering = f"auto, for {settings.auto.objective}, beginning with {ordering}"
+    print(f"{file}: no mistake found; replicas: {engines}; tenants: {len(settings.tenant)}; ordering: {ordering}")

@@ -5,6 +5,8 @@ Without `ordering = "auto"` it does nothing.
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,10 +20,11 @@ from headway.gateway.queueing.request_state import GatewayRequest
 from headway.gateway.replicas.upstream_replica import UpstreamReplica
 from headway.gateway.settings import PolicySettings, Settings
 from headway.gateway.settings_file import check_policies
-from headway.twin.auto_steering import AutoSteering, Looks
+from headway.twin.auto_steering import SENTENCES_KEPT, AutoSteering, Looks
 from headway.twin.chosen_bundle import ChosenBundle
 from headway.twin.look_messages import EngineFacts
 from headway.twin.look_process import LookProcess
+from headway.twin.switch_rules import REQUESTS_MIN
 from headway.twin.traffic_window import PREFIX_BLOCK_TOKENS, SeenRequest, TrafficWindow
 
 _MODELS_MAX = 8
@@ -44,6 +47,7 @@ class GatewayTwin:
         self._settings = settings
         self._replicas = replicas
         self._report = report
+        self._said_at: deque[float] = deque(maxlen=SENTENCES_KEPT)  # Unix seconds of the steering's sentences
         self._given = looks
         self._windows: dict[str, TrafficWindow] = {}
         self._open: dict[int, SeenRequest] = {}
@@ -57,7 +61,11 @@ class GatewayTwin:
         default = ChosenBundle(chosen.ordering, chosen.admission, chosen.preemption, chosen.prediction, chosen.options)
         process = self._given or LookProcess(auto.memory_mb, auto.answer_seconds)
         window = TrafficWindow(auto.window_requests)
-        return AutoSteering(auto, default, process, window, self._engine, self._report, chosen.seed, self._check)
+        return AutoSteering(auto, default, process, window, self._engine, self._said, chosen.seed, self._check)
+
+    def _said(self, sentence: str) -> None:
+        self._said_at.append(time.time())
+        self._report(sentence)
 
     def _check(self, wanted: ChosenBundle) -> None:
         check_policies(_policies(self._settings.policies, wanted))
@@ -70,6 +78,7 @@ class GatewayTwin:
             self.close()
             self._windows.clear()
             self._open.clear()
+            self._said_at.clear()
             self.steering = self._made()
 
     def in_force(self, settings: Settings) -> Settings:
@@ -124,10 +133,17 @@ class GatewayTwin:
             self.steering.close()
 
     def shown(self) -> dict[str, Any] | None:
-        """What the live page shows; None without a twin."""
-        if self.steering is None:
+        """What the live page shows, with the Unix seconds of each sentence; None without a twin."""
+        steering = self.steering
+        if steering is None:
             return None
-        return {"bundle": self.steering.rules.current.label, "sentences": self.steering.sentences}
+        return {
+            "bundle": steering.rules.current.label,
+            "objective": steering.settings.objective,
+            "requests_min": REQUESTS_MIN,
+            "sentences": steering.sentences,
+            "said_at": list(self._said_at),
+        }
 
     def arrived(self, request: GatewayRequest) -> None:
         """A request came in."""

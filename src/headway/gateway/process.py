@@ -151,7 +151,12 @@ def _engines_and_policies(gateway: Gateway) -> dict[str, object]:
         "replicas": [*names[:_NAMED_MAX], *more],
         "models": sorted({*settings.models, *settings.aliases})[:_NAMED_MAX],
         "policies": {key: name for key, name in policies.items() if isinstance(name, str)},
-    }
+    } | _twin(settings)
+
+
+def _twin(settings: Settings) -> dict[str, object]:
+    """By which objective a twin chooses; nothing without one."""
+    return {"auto": settings.auto.objective} if settings.auto.on else {}
 
 
 def _page(gateway: Gateway) -> str | None:
@@ -198,6 +203,7 @@ def _log_reload(before: Settings, now: Settings) -> None:
     """Say what is in force, what changed, and which changes wait for a restart."""
     waiting = restart_keys(before, now)
     facts = {"replicas": len(now.replica), "tenants": len(now.tenant), "ordering": now.policies.ordering}
+    facts |= _twin(now)
     facts |= {"changed": changed_keys(before, now), "needs_restart": waiting}
     log.info("configuration reloaded", extra={"fields": facts})
     if waiting:

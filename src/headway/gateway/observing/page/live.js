@@ -63,7 +63,12 @@ function ages(report) {
 function show(state) {
   byId("policies").textContent = Object.entries(state.policies).map(([k, v]) => `${k}: ${v}`).join(" · ");
   byId("auto").hidden = !state.auto;
-  byId("looks").replaceChildren(...(state.auto ? state.auto.sentences : []).toReversed().map((sentence) =>
+  const looks = state.auto ? state.auto.sentences.map((sentence, at) =>
+    `${new Date(1000 * state.auto.said_at[at]).toLocaleTimeString([], { timeStyle: "short" })}: ${sentence}`) : [];
+  if (state.auto && !looks.length) {
+    looks.push(`No look yet: it begins with ${state.auto.requests_min} requests, by ${state.auto.objective}.`);
+  }
+  byId("looks").replaceChildren(...looks.toReversed().map((sentence) =>
     Object.assign(document.createElement("li"), { textContent: sentence })));
   const counts = { ...state.counts };
   if (state.fairness !== null) counts["Jain index"] = state.fairness.toFixed(2);
