@@ -54,5 +54,5 @@ def check_config(file: Annotated[Path, typer.Argument(help="A TOML file for `--c
         engines = f"{len(settings.replica)} and those of {', '.join(sources)}"
     ordering = settings.policies.ordering
     if settings.auto.on:
-        ordering = f"auto, for {settings.auto.objective}, beginning with {ordering}"
+        ordering = f"auto, for {settings.auto.objective}, in place of {ordering}"
     print(f"{file}: no mistake found; replicas: {engines}; tenants: {len(settings.tenant)}; ordering: {ordering}")

@@ -81,11 +81,11 @@ def test_a_good_one_is_summed_up(headway: Headway, tmp_path: Path, monkeypatch: 
     assert "no mistake found; replicas: 1; tenants: 1; ordering: fair-share/priced-work" in said.out
 
 
-def test_a_twin_is_named_with_what_it_begins_with(headway: Headway, tmp_path: Path) -> None:
+def test_a_twin_is_named_with_what_it_replaces(headway: Headway, tmp_path: Path) -> None:
     file = tmp_path / "gateway.toml"
     file.write_text('[policies]\nordering = "auto"\n[auto]\nobjective = "mean-ttft"\n')
     said = headway("check-config", file)
-    assert said.out.rstrip().endswith("ordering: auto, for mean-ttft, beginning with highest-response-ratio")
+    assert said.out.rstrip().endswith("ordering: auto, for mean-ttft, in place of highest-response-ratio")
 
 
 def test_sources_of_replicas_are_named(headway: Headway, tmp_path: Path) -> None:

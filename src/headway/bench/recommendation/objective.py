@@ -86,7 +86,8 @@ class OperatorObjective:
 
     def in_words(self) -> str:
         """What is wanted within which bounds."""
-        wanted = " and ".join(f"{name} {share:.0%}" if share < 1 else name for name, share in shares(self.weights).items())
+        parts = shares(self.weights).items()
+        wanted = " and ".join(f"{name} {share:.0%}" if share < 1 else name for name, share in parts)
         slo = f", by {self.slo}" if "missed" in {*self.weights, *self.bounds} else ""
         return f"the least {', '.join([wanted, *map(self._bound_in_words, self.bounds)])}{slo}"
 
