@@ -5,11 +5,11 @@ from __future__ import annotations
 from headway.bench.experiment.simulated_runs import facts_of_replica
 from headway.bench.recommendation.candidates import gateway_text, vllm_command, vllm_text
 from headway.bench.recommendation.recommendation import Candidate, Recommendation
+from headway.bench.report.comparison_facts import describe_replica
 from headway.bench.report.frontier_picture import PolicyPoint, frontier_figures
 from headway.bench.report.html_report import document, section
 from headway.bench.report.markup import Markup, join, tag
 from headway.bench.report.table_columns import counted, significant
-from headway.bench.report.comparison_facts import describe_replica
 
 
 def recommendation_html(found: Recommendation) -> str:
