@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -19,6 +20,7 @@ from headway.bench.traces.values import Fault, shown
 from headway.bench.user_mistake import UserMistake
 
 _GAP = re.compile(r"[\s,]*")
+_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[{}\[\]]')  # or a text, whose brackets do not count
 
 
 def recognises(start: bytes) -> bool:
@@ -91,12 +93,14 @@ def _record(text: str) -> dict[str, Any] | Fault:
 def _spread_records(file: TraceFile) -> Iterator[tuple[int, dict[str, Any] | Fault]]:
     """The objects of an array, or objects on several lines each, without holding more than one of them and a line."""
     text, at, is_open = "", 1, False  # `at`: the line on which the text begins
+    depth, outside = 0, int(file.sample.lstrip()[:1] == "[")
     for _, line in file.lines():
         text += line
         if len(text) > LINE_BYTES_MAX:
             raise UserMistake(f"{file.label}: line {at}: an object is longer than {LINE_BYTES_MAX >> 20} MiB")
-        if line.rstrip().rstrip(",")[-1:] not in ("}", "]"):
-            continue  # no object ends here
+        depth, least = _depths(line, depth)
+        if least > outside:
+            continue  # no object ends here: to try at each line would take the square of the object's lines
         place = 0
         while True:
             begun = place
@@ -117,6 +121,18 @@ def _spread_records(file: TraceFile) -> Iterator[tuple[int, dict[str, Any] | Fau
         yield at, Fault("the line is not JSON", shown(text.strip()), "copy or write the file again")
     elif is_open:
         yield at, Fault("the array is not closed", fix="copy or write the file again")
+
+
+def _depths(line: str, depth: int) -> tuple[int, float]:
+    """How many brackets are open after the line, and the fewest after one that closes in it."""
+    least = math.inf
+    for sign in _BRACKET.findall(line):
+        if sign in ("{", "["):
+            depth += 1
+        elif sign in ("}", "]"):
+            depth -= 1
+            least = min(least, depth)
+    return depth, least
 
 
 def _end_of_object(text: str, place: int) -> int | None:

@@ -88,12 +88,14 @@ def trace_of_rows(
 
 
 def _plain(value: object) -> object:
-    """A value as JSON has it: numbers of numpy as Python's, dates as text, NaN as None."""
-    item = getattr(value, "item", None)
-    if callable(item) and getattr(value, "ndim", 0) == 0:
-        value = item()
-    if value != value:  # noqa: PLR0124
-        return None  # NaN, and a table's NaT, are the values that differ from themselves
+    """A value as JSON has it: numbers and arrays of numpy as Python's, dates as text, NaN as None."""
+    listed = getattr(value, "tolist", None)
+    if callable(listed):
+        value = listed()
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if (value != value) is not False:  # noqa: PLR0124
+        return None  # NaN and a table's NaT differ from themselves, and of its NA no one knows
     written = getattr(value, "isoformat", None)
     return written() if callable(written) else value
 

@@ -56,8 +56,17 @@ def read(file: TraceFile, rows: Rows) -> None:
 
 def _records(file: TraceFile) -> Iterator[dict[str, Any]]:
     """Each row as JSON would have it: dates as text."""
-    for batch in _open(file).iter_batches(batch_size=_BATCH_ROWS):
-        for record in batch.to_pylist():
+    import pyarrow
+
+    batches = _open(file).iter_batches(batch_size=_BATCH_ROWS)
+    while True:
+        try:
+            records = next(batches).to_pylist()
+        except StopIteration:
+            return
+        except (OSError, ValueError, pyarrow.ArrowException) as fault:  # a column cut short, a date past 9999
+            raise _unreadable(file, fault) from None
+        for record in records:
             yield {name: _plain(value) for name, value in record.items()}
 
 
@@ -77,5 +86,9 @@ def _open(file: TraceFile) -> Any:
     try:
         return parquet.ParquetFile(file.path)
     except (OSError, pyarrow.ArrowException) as fault:
-        why = str(fault).partition("\n")[0]
-        raise UserMistake(f"{file.label}: cannot be read as Parquet ({why}); unpack or write it again") from None
+        raise _unreadable(file, fault) from None
+
+
+def _unreadable(file: TraceFile, fault: Exception) -> UserMistake:
+    why = str(fault).partition("\n")[0]
+    return UserMistake(f"{file.label}: cannot be read as Parquet ({why}); unpack or write it again")

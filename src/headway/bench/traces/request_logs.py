@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from headway.bench.traces.column_map import ColumnMap
 from headway.bench.traces.rows import Rows
-from headway.bench.traces.values import Fault, inside
+from headway.bench.traces.values import Fault, inside, number_of_cell, shown
 
 Record: TypeAlias = Mapping[str, object]
 Entry: TypeAlias = Record | str
@@ -74,9 +74,21 @@ def either(record: Record, *names: str) -> object:
 
 
 def seconds_between(start: object, end: object) -> object:
-    """Seconds from one date with time to another; None where one is missing, `end` itself where it is no date."""
+    """Seconds from one date with time to another, or from one number of seconds to another.
+
+    None where one is missing, `end` itself where it is no date. Raises Fault where only one is a number.
+    """
     if start is None or end is None:
         return None
+    start, end = (number_of_cell(time.strip()) if isinstance(time, str) else time for time in (start, end))
+    are_numbers = [isinstance(time, int | float) for time in (start, end)]
+    if all(are_numbers):
+        try:
+            return end - start  # type: ignore[operator]
+        except OverflowError:
+            return end  # a whole number of hundreds of digits is refused where it is read
+    if any(are_numbers):
+        raise Fault("of two times of a request one is a date and the other a number", shown(end))
     try:
         return (datetime.fromisoformat(str(end)) - datetime.fromisoformat(str(start))).total_seconds()
     except (ValueError, TypeError):

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 
 from headway.bench.traces.column_map import ColumnMap
 from headway.bench.traces.request_logs import Entry, Record, RequestLog
-from headway.bench.traces.values import Fault, shown
+from headway.bench.traces.values import Fault, number_of_cell, shown
 
 _CALLS = {"chat", "text_completion", "generate_content"}
 _FIRST = ("gen_ai.latency.time_to_first_token", "gen_ai.response.time_to_first_chunk")
+_NANOSECONDS_MAX = 2**64  # OTLP's fixed64
 _END = "endTimeUnixNano - startTimeUnixNano"
 
 
@@ -29,7 +30,7 @@ def _entry(span: Record) -> Entry:
     operation = fields.get("gen_ai.operation.name")
     prompt = fields.get("gen_ai.usage.input_tokens", fields.get("gen_ai.usage.prompt_tokens"))
     output = fields.get("gen_ai.usage.output_tokens", fields.get("gen_ai.usage.completion_tokens"))
-    if operation is not None and operation not in _CALLS:
+    if operation is not None and str(operation) not in _CALLS:
         return f"`gen_ai.operation.name` is {shown(operation)}"
     if prompt is None and output is None:
         return "the span has no `gen_ai.usage.input_tokens`"
@@ -50,9 +51,9 @@ def _entry(span: Record) -> Entry:
 
 def _nanoseconds(span: Record, name: str) -> int:
     value = span.get(name)
-    if isinstance(value, str) and value.isdecimal():
-        return int(value)
-    if type(value) is not int:
+    if isinstance(value, str):
+        value = number_of_cell(value)
+    if type(value) is not int or not 0 <= value < _NANOSECONDS_MAX:
         raise Fault(f"`{name}` of a span must be whole nanoseconds", shown(value))
     return value
 
@@ -62,7 +63,7 @@ def _value(value: object) -> object:
     if not isinstance(value, dict) or len(value) != 1:
         return None
     ((kind, inner),) = value.items()
-    return int(inner) if kind == "intValue" and str(inner).isdecimal() else inner
+    return number_of_cell(inner) if kind == "intValue" and isinstance(inner, str) else inner
 
 
 def _list(record: Record, name: str) -> list[Record]:

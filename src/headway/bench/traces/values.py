@@ -109,18 +109,28 @@ def span(field: str, units_per_second: float) -> Reader:
 
 
 class Moments:
-    """Reads arrivals: numbers as `span` does, or dates with time (ISO 8601), which count from the first one read."""
+    """Reads arrivals: numbers as `span` does, or dates with time (ISO 8601), which count from the first one read.
+
+    A file has one of them: a date counts from another moment than a number does.
+    """
 
     def __init__(self, field: str, units_per_second: float, unit_unsure: bool) -> None:
         self._field = field
         self._span = span(field, units_per_second)
         self._unit_unsure = unit_unsure
         self._first: datetime | None = None
+        self._are_dates: bool | None = None
 
     def __call__(self, value: object) -> object:
         """Seconds."""
-        if type(value) is str:
-            return self._since_first(value)
+        is_date = type(value) is str
+        seconds = self._since_first(str(value)) if is_date else self._since_zero(value)
+        if self._are_dates not in (None, is_date):
+            raise Fault(f"`{self._field}` is a date in some lines and a number in others", shown(value))
+        self._are_dates = is_date
+        return seconds
+
+    def _since_zero(self, value: object) -> object:
         if self._unit_unsure and type(value) is float and math.isfinite(value) and not value.is_integer():
             name = self._field
             raise Fault(
@@ -151,6 +161,8 @@ def label(field: str) -> Reader:
             return str(value)
         if type(value) is not str:
             raise Fault(f"`{field}` must be text or a whole number", shown(value))
+        if not value.isascii() and any("\ud800" <= sign <= "\udfff" for sign in value):
+            raise Fault(f"`{field}` holds half a character, which no file can", shown(value))
         return value
 
     return read

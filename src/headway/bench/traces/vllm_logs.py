@@ -20,12 +20,14 @@ from headway.bench.user_mistake import UserMistake
 
 _LINE = re.compile(r"(?:DEBUG|INFO) (\d\d-\d\d \d\d:\d\d:\d\d) \[[^\]]*\] (.*)", re.DOTALL)
 _RECEIVED = re.compile(r"Received request (\S+): params: ")
-_BOUND = re.compile(r"\bmax_tokens=(\d+)")
+_BOUND = re.compile(r"\bmax_tokens=(\d{1,18})\b")
 _PROMPT = re.compile(
     r"Request (\S+) details: prompt: .*, prompt_token_ids: \[([\d, ]*)\], prompt_embeds shape", re.DOTALL
 )
 _OUTPUT = re.compile(r"Generated response (\S+)(?: \(streaming \w+\))? details: output_token_ids: \[([\d, ]*)\]")
 _OPEN_MAX = 100_000  # requests without an end yet; the longest open one is given up then
+_LEAP_YEAR = 2000  # any: only differences count
+_HALF_YEAR = 6  # months; a month that falls by more begins a year
 _UNFINISHED = "the log has no token ids of the request's prompt and output"
 LAYOUT = ColumnMap(
     {"arrival": "time", "prompt": "prompt_token_ids", "output": "output_token_ids", "max_output": "max_tokens"},
@@ -67,11 +69,19 @@ def read(file: TraceFile, rows: Rows) -> None:
     """
     found: OrderedDict[str, _LoggedRequest] = OrderedDict()
     are_lengths_there = False
+    year, last_month = 0, 0
     for number, text in file.lines():
         line = _LINE.search(text)
         if line is None:
             continue
         time, said = line.groups()
+        month = int(time[:2])
+        if not year:
+            year = _LEAP_YEAR - (month > _HALF_YEAR)  # the 29th of February is in this year, or in the next
+        elif last_month - month > _HALF_YEAR:
+            year += 1
+        last_month = month
+        time = f"{year}-{time.replace(' ', 'T')}"
         if (match := _PROMPT.match(said)) is not None:
             _request(found, match[1], number, time).prompt = _count(match[2])
         elif (match := _RECEIVED.match(said)) is not None:
@@ -101,8 +111,7 @@ def _add(request: _LoggedRequest, rows: Rows) -> None:
         rows.leave_out(_UNFINISHED)
         return
     record: dict[str, object] = {
-        # Any leap year: only differences count.
-        "time": f"2000-{request.time.replace(' ', 'T')}",
+        "time": request.time,
         "prompt_token_ids": request.prompt,
         "output_token_ids": request.output,
         "max_tokens": request.bound,

@@ -183,3 +183,66 @@ def test_broken_and_unknown_parquet_are_one_sentence(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"t": [1], "in_tokens": [2]}), tmp_path / "u.parquet")
     with pytest.raises(UserMistake, match="its fields are t, in_tokens, which is no known format"):
         load_trace(str(tmp_path / "u.parquet"))
+
+
+def test_a_span_with_values_of_any_kind_and_size_is_a_mistake_in_a_sentence(tmp_path: Path) -> None:
+    span = json.loads(EXAMPLES["spans.jsonl"]["text"].splitlines()[0])
+    one = span["resourceSpans"][0]["scopeSpans"][0]["spans"][0]
+    tokens = next(pair for pair in one["attributes"] if pair["key"] == "gen_ai.usage.input_tokens")
+    for change, named in [
+        (lambda: one.update(startTimeUnixNano="9" * 5000), "startTimeUnixNano"),
+        (lambda: one.update(startTimeUnixNano="1", endTimeUnixNano="9" * 4000), "endTimeUnixNano"),
+        (lambda: tokens.update(value={"intValue": "9" * 5000}) or one.update(endTimeUnixNano="2"), "input_tokens"),
+        (
+            lambda: one["attributes"].append({"key": "gen_ai.operation.name", "value": {"arrayValue": {"values": []}}}),
+            "gen_ai.operation.name",
+        ),
+    ]:
+        change()
+        (tmp_path / "spans.jsonl").write_text(json.dumps(span))
+        with pytest.raises(UserMistake, match=named):
+            load_trace(str(tmp_path / "spans.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [(1_700_000_000.5, 1_700_000_002.0), ("1700000000.5", "1700000002"), (1_700_000_000.5, 10**400)]
+)
+def test_times_of_a_spend_log_may_be_numbers_of_seconds(tmp_path: Path, start: object, end: object) -> None:
+    record = {"startTime": start, "endTime": end, "completionStartTime": start}
+    record |= {"prompt_tokens": 3, "completion_tokens": 4}
+    (tmp_path / "spend.json").write_text(json.dumps(record))
+    if end == 10**400:
+        with pytest.raises(UserMistake, match="past 3,000 years"):
+            load_trace(str(tmp_path / "spend.json"))
+        return
+    measured = load_trace(str(tmp_path / "spend.json")).trace.measured_e2e_seconds
+    assert measured is not None
+    assert measured.tolist() == [1.5]
+
+
+def test_of_two_times_of_a_request_one_cannot_be_a_number(tmp_path: Path) -> None:
+    record = {"startTime": "2026-01-01T00:00:00Z", "endTime": 1_700_000_002.0, "prompt_tokens": 3}
+    (tmp_path / "spend.json").write_text(json.dumps(record | {"completion_tokens": 4}))
+    with pytest.raises(UserMistake, match="one is a date and the other a number"):
+        load_trace(str(tmp_path / "spend.json"))
+
+
+@pytest.mark.parametrize(
+    ("days", "gaps"),
+    [
+        (("12-31", "01-01"), [86_400]),
+        (("12-31", "02-28", "02-29"), [59 * 86_400, 86_400]),
+        (("02-29", "03-01"), [86_400]),
+    ],
+)
+def test_a_log_of_vllm_may_go_over_the_end_of_a_year(tmp_path: Path, days: tuple[str, ...], gaps: list[int]) -> None:
+    text = "".join(
+        f"DEBUG {day} 10:00:00 [a.py:1] Request r{day} details: prompt: 'a', prompt_token_ids: [1, 2], prompt_embeds "
+        f"shape: None.\nINFO {day} 10:00:00 [a.py:1] Received request r{day}: params: SamplingParams(max_tokens="
+        f"{'9' * 5000},)\nDEBUG {day} 10:00:01 [a.py:1] Generated response r{day} details: output_token_ids: [7]\n"
+        for day in days
+    )
+    (tmp_path / "vllm.log").write_text(text)
+    loaded = load_trace(str(tmp_path / "vllm.log"))
+    assert np.diff(loaded.trace.arrived_seconds).tolist() == gaps
+    assert not any("sorted" in note for note in loaded.notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import tracemalloc
 from pathlib import Path
 
@@ -294,3 +295,66 @@ def test_a_trace_with_images_says_what_of_them_is_not_simulated(tmp_path: Path) 
     )
     path.write_text(row % 0)
     assert load_trace(str(path)).notes == []
+
+
+@pytest.mark.parametrize("between", ["\n", ",\n", "\n,", ",", " , \n\n"])
+@pytest.mark.parametrize("is_array", [True, False])
+def test_objects_on_several_lines_are_read_as_those_on_one(tmp_path: Path, between: str, is_array: bool) -> None:
+    """Brackets in a text do not count, and an object may begin on the line where the one above ends."""
+    records = [
+        {"timestamp": at, "input_length": 5 + at, "output_length": 2, "x": {"a": ['}"\\', {}]}} for at in range(9)
+    ]
+    text = between.join(json.dumps(record, indent=1) for record in records)
+    (tmp_path / "t.json").write_text(f"[{text}\n]" if is_array else text)
+    trace = load_trace(str(tmp_path / "t.json")).trace
+    assert trace.prompt_tokens.tolist() == [record["input_length"] for record in records]
+
+
+def test_an_object_of_many_lines_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of a log is one object; to decode it at each line that closes a bracket took hours."""
+    page = [
+        {"startTime": f"2026-01-01T00:00:{at % 60:02}Z", "usageDetails": {"input": 3, "output": 4}} for at in range(500)
+    ]
+    (tmp_path / "page.json").write_text(json.dumps({"data": page}, indent=2))
+    tries: list[int] = []
+    decode = json.JSONDecoder.raw_decode
+
+    def counted(self: json.JSONDecoder, text: str, idx: int = 0) -> tuple[object, int]:
+        tries.append(idx)
+        return decode(self, text, idx)
+
+    monkeypatch.setattr(json.JSONDecoder, "raw_decode", counted)
+    assert len(load_trace(str(tmp_path / "page.json")).trace) == 500
+    assert len(tries) < 10
+
+
+@pytest.mark.parametrize("first", ["2026-01-01T00:00:01Z", 1_767_225_601_000])
+def test_dates_and_numbers_are_not_mixed(tmp_path: Path, first: object) -> None:
+    """A date counts from the first one, a number from its own zero: together they are years apart."""
+    second = 1_767_225_602_000 if isinstance(first, str) else "2026-01-01T00:00:02Z"
+    path = lines_file(tmp_path, request(first), request(second))
+    with pytest.raises(UserMistake, match="line 2: `timestamp` is a date in some lines and a number in others"):
+        load_trace(str(path))
+
+
+def test_a_parquet_file_with_a_broken_page_is_a_mistake(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    path = tmp_path / "t.parquet"
+    columns = {"timestamp": range(5000), "input_length": range(1, 5001), "output_length": range(1, 5001)}
+    parquet.write_table(pa.table({name: list(values) for name, values in columns.items()}), path)
+    broken = bytearray(path.read_bytes())
+    broken[100:2000] = bytes(byte ^ 0x5A for byte in broken[100:2000])
+    path.write_bytes(broken)
+    with pytest.raises(UserMistake, match="cannot be read as Parquet"):
+        load_trace(str(path))
+
+
+def test_a_name_that_no_file_can_hold_is_a_mistake(tmp_path: Path) -> None:
+    """Half a surrogate pair is well-formed JSON, and failed only when the requests were written after all runs."""
+    path = lines_file(tmp_path, request(1).replace("}", ', "user_id": "\\ud83d"}'))
+    with pytest.raises(UserMistake, match="`user_id` holds half a character"):
+        load_trace(str(path))
+    path = lines_file(tmp_path, request(1).replace("}", ', "user_id": "\\ud83d\\ude00"}'))
+    assert load_trace(str(path)).trace.tenants == ("\U0001f600",)
