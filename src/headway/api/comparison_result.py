@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -34,7 +35,7 @@ from headway.bench.report.sections import results_table
 from headway.bench.report.terminal_table import print_comparison
 from headway.bench.traces.loading import LoadedTrace
 from headway.bench.traces.reshaping import head
-from headway.bench.user_mistake import UserMistake
+from headway.bench.user_mistake import UserMistake, whole
 from headway.bench.workloads import WORKLOADS
 from headway.policies.catalog import Kind
 from headway.simulator.replica import Replica
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     import pandas
 
 _DEFAULT_SLO = "ttft=2s,tpot=100ms"
+_OVER_CONTEXT = ("error", "refuse", "cut")
+_REPLICAS_MAX = 1_024
 _WIDTH = 240  # of a printed table, in characters: no row is broken
 
 
@@ -151,10 +154,20 @@ def compare(
     if loads is None and not isinstance(trace, LoadedTrace) and str(trace) in WORKLOADS:
         loads = (0.9,)
     if requests is not None:
+        whole("requests", requests, 1)
         loaded = replace(loaded, trace=head(loaded.trace, requests))
     for note in loaded.notes if progress else ():
         say(note)
+    if not isinstance(slo, str):
+        raise UserMistake(f"slo: {slo!r} is no text; write it like {_DEFAULT_SLO}")
     bounds = Slo.parse(slo)
+    whole("seed", seed)
+    if jobs is not None:
+        whole("jobs", jobs, 1)
+    if over_context not in _OVER_CONTEXT:
+        raise UserMistake(f"over_context: {over_context!r} is not one of {', '.join(_OVER_CONTEXT)}")
+    if not isinstance(replica, ReplicaModel | None):
+        raise UserMistake(f"replica: {replica!r} is no hw.Replica; write replica=hw.Replica(hardware=..., model=...)")
     server = (replica or ReplicaModel()).simulated()
     fleet = _fleet(server, replicas, routings)
 
@@ -187,8 +200,11 @@ def compare(
 
 
 def _fleet(server: Replica, replicas: int, routings: Sequence[str] | None) -> Fleet | None:
-    if replicas < 1:
-        raise UserMistake(f"replicas must be at least 1, got {replicas}")
+    whole("replicas", replicas, 1, _REPLICAS_MAX)
+    if isinstance(routings, str):
+        raise UserMistake(f"routings is a list of names: write [{routings!r}]")
+    if not all(isinstance(name, str) for name in routings or ()):
+        raise UserMistake("routings: a routing policy is named, as headway policies lists them")
     if replicas == 1:
         if routings is not None:
             raise UserMistake("routings choose between several replicas; give replicas, too")
@@ -196,21 +212,27 @@ def _fleet(server: Replica, replicas: int, routings: Sequence[str] | None) -> Fl
     return Fleet(equal_replicas(server, replicas), named_routings(list(routings or [DEFAULT_ROUTING])))
 
 
-def _checked_loads(loads: Sequence[float] | None) -> tuple[float | None, ...]:
+def _checked_loads(loads: object) -> tuple[float | None, ...]:
     if loads is None:
         return (None,)
+    if isinstance(loads, str) or not isinstance(loads, Iterable):
+        raise UserMistake(f"loads is a list of numbers: write [{loads}]")
+    checked = []
     for load in loads:
-        if not 0 < load <= 20:
+        if isinstance(load, bool) or not isinstance(load, Real) or not 0 < float(load) <= 20:
             raise UserMistake(f"loads: {load!r} is no share of what the replica can serve; write for example 0.9")
-    if len(set(loads)) < len(loads) or not loads:
+        checked.append(float(load))
+    if len(set(checked)) < len(checked) or not checked:
         raise UserMistake("loads: name at least one, and each once")
-    return tuple(loads)
+    return tuple(checked)
 
 
 def _bundles(orderings: Sequence[object], others: Mapping[str, object]) -> list[Bundle]:
     if isinstance(orderings, str):
         raise UserMistake(f"orderings is a list of policies: write [{orderings!r}]")
     names, given = _named(others)
+    if not isinstance(orderings, Iterable):
+        raise UserMistake(f"orderings is a list of policies, not {orderings!r}")
     bundles: list[Bundle] = []
     for ordering in orderings:
         for one in chosen_names("ordering", "ordering", [ordering]) if isinstance(ordering, str) else [ordering]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from headway.bench.user_mistake import UserMistake, as_mistakes
+from headway.bench.user_mistake import UserMistake, as_mistakes, whole
 from headway.simulator.calibration import calibrated_replica, read_calibration
 from headway.simulator.replica import Replica, changed_rules
 from headway.simulator.replica import replica as simulated_replica
@@ -59,6 +59,15 @@ class ReplicaModel:
             UserMistake: a profile is unknown or broken, a limit is wrong, the model does not fit the GPUs, or
                 `calibration` stands beside what it replaces.
         """
+        for name in _WHOLE:
+            if (value := getattr(self, name)) is not None:
+                whole(name, value)
+        for name in _SWITCHES:
+            if not isinstance(value := getattr(self, name), bool | None):
+                raise UserMistake(f"{name}: {value!r} is neither True nor False")
+        for name in ("hardware", "model"):
+            if not isinstance(value := getattr(self, name), str | os.PathLike):
+                raise UserMistake(f"{name}: {value!r} is neither the name of a profile nor a file")
         limits: dict[str, Any] = {name: getattr(self, name) for name in _LIMITS}
         if self.calibration is not None:
             return self._calibrated(limits)
@@ -85,6 +94,16 @@ class ReplicaModel:
 
 
 _MEASURED = ("hardware", "model", "tp", "precision", "kv_precision")
+_SWITCHES = ("async_scheduling", "prefix_caching")
+_WHOLE = (
+    "tp",
+    "kv_tokens",
+    "block_tokens",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "max_model_tokens",
+    "long_prefill_token_threshold",
+)
 _LIMITS = (
     "max_num_seqs",
     "max_num_batched_tokens",

@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 from headway.bench.traces import loading
 from headway.bench.traces.loading import LoadedTrace
 from headway.bench.traces.reshaping import head
-from headway.bench.user_mistake import UserMistake
+from headway.bench.user_mistake import UserMistake, whole
 
 
 class TableOfRows(Protocol):
@@ -50,6 +50,8 @@ def load_trace(
     Raises:
         UserMistake: one sentence that names the file, the line, the field and the fix.
     """
+    if requests is not None:
+        whole("requests", requests, 1)
     if isinstance(source, str | os.PathLike):
         given = {} if requests is None else {"requests": requests}
         text = str(source) if isinstance(source, str) else str(Path(source))

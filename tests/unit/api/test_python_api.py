@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -132,6 +133,11 @@ def test_a_trace_comes_from_a_file_a_table_or_rows(tmp_path: Path) -> None:
     assert of_file.prompt_tokens.tolist() == of_table.prompt_tokens.tolist() == of_rows.prompt_tokens.tolist()
     assert of_file.arrived_seconds.tolist() == of_table.arrived_seconds.tolist()
     assert "a" in of_table.tenants, "a field that is NaN is absent, the others are read"
+    arrays = table.assign(hash_ids=[np.array([row, row + 1]) for row in range(60)], input_length=600, priority=pd.NA)
+    of_arrays = hw.load_trace(arrays).trace
+    assert of_arrays.prefix_ids is not None
+    assert list(of_arrays.prefix_ids[1]) == [1, 2], "as a table that pandas reads from Parquet has them"
+    assert of_arrays.priority is None
     named = hw.load_trace([{"at": "2026-01-01T00:00:00Z", "n": 3, "m": 4}], columns="arrival=at,prompt=n,output=m")
     assert named.trace.output_tokens.tolist() == [4]
 
@@ -213,3 +219,42 @@ def test_a_trace_is_placed_by_its_own_load(every_ms: int, said: str) -> None:
     assert result.comparison.own_load == pytest.approx(1_000 / every_ms / rate)  # type: ignore[operator]
     assert said in str(result)
     assert load_1.comparison.own_load is None
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"loads": 0.9}, r"loads is a list of numbers: write \[0.9\]"),
+        ({"loads": "0.9"}, "loads is a list"),
+        ({"loads": ["0.9"]}, "loads: '0.9'"),
+        ({"loads": [True]}, "loads: True"),
+        ({"loads": [None]}, "loads: None"),
+        ({"replicas": 1.5}, "replicas: 1.5"),
+        ({"replicas": 10**6}, "replicas must be at most 1,024"),
+        ({"replicas": 2, "routings": "least-work"}, "routings is a list"),
+        ({"replicas": 2, "routings": [object]}, "routings: "),
+        ({"requests": 2.5}, "requests: 2.5"),
+        ({"requests": 0}, "requests must be at least 1"),
+        ({"seed": "a"}, "seed: 'a'"),
+        ({"jobs": 0}, "jobs must be at least 1"),
+        ({"slo": None}, "slo: None"),
+        ({"over_context": "ignore"}, "over_context: 'ignore'"),
+        ({"replica": "h100"}, "replica: 'h100'"),
+        ({"orderings": 5}, "orderings is a list"),
+    ],
+)
+def test_an_argument_of_another_kind_is_a_mistake_in_a_sentence(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(hw.UserMistake, match=named):
+        hw.compare(hw.load_trace(ROWS), **{"progress": False, "jobs": 1, "orderings": ["fcfs"]} | options)
+
+
+@pytest.mark.parametrize(
+    "limits", [{"kv_tokens": 2.5}, {"max_num_seqs": "3"}, {"async_scheduling": "no"}, {"hardware": None}]
+)
+def test_a_limit_of_another_kind_is_a_mistake_in_a_sentence(limits: dict[str, Any]) -> None:
+    with pytest.raises(hw.UserMistake, match=next(iter(limits))):
+        hw.Replica(**limits)
+
+
+def test_loads_may_be_an_array() -> None:
+    assert [row["load"] for row in compared(orderings=["fcfs"], loads=np.array([0.5, 0.9])).rows()] == [0.5, 0.9]
