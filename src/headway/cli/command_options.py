@@ -20,14 +20,6 @@ ORDERING = ("--ordering", "--policy")
 """The option's name, as in every configuration file, and its synonym."""
 
 
-class TableFormat(StrEnum):
-    """How a comparison is printed."""
-
-    text = "text"
-    markdown = "markdown"
-    csv = "csv"
-
-
 class OverContext(StrEnum):
     """What to do with requests longer than the replica can hold."""
 
@@ -41,14 +33,6 @@ class Precision(StrEnum):
 
     bf16 = "bf16"
     fp8 = "fp8"
-
-
-class TuningOption(StrEnum):
-    """What moves an engine's limits before each step."""
-
-    off = "off"
-    self_tuned = "self-tuned"
-    prefill_budget = "prefill-budget"
 
 
 class QueueOption(StrEnum):
@@ -325,52 +309,6 @@ class GatewayPolicies(OtherPolicies):
     prediction: Prediction = "histogram"
 
 
-@dataclass(frozen=True, slots=True)
-class PluginOptions:
-    """What the vLLM plug-in does beside its policies, the same in all runs."""
-
-    tuning: Annotated[
-        TuningOption,
-        typer.Option(
-            help="What moves before each step, as the plug-in does it: self-tuned the long-prefill threshold, "
-            "prefill-budget the prompt tokens beside decodes, by --tpot-bound."
-        ),
-    ] = TuningOption.off
-    tpot_bound: Annotated[
-        float | None,
-        typer.Option(help="Most seconds of a step with decodes and prompts in it; 0.05 under prefill-budget."),
-    ] = None
-    guard: Annotated[
-        bool,
-        typer.Option("--guard", help="The plug-in's do-no-harm guard: first come, first served while a policy harms."),
-    ] = False
-    displace: Annotated[
-        bool,
-        typer.Option("--displace", help="A waiting request takes the place of running ones of lower priority."),
-    ] = False
-
-
-@dataclass(frozen=True, slots=True)
-class ComparedOrderings:
-    """The rows of a comparison."""
-
-    ordering: Annotated[
-        list[str] | None,
-        typer.Option(
-            *ORDERING,
-            metavar="NAME",
-            help="An ordering to compare (`headway policies`); repeatable. `all` for every one.",
-            autocompletion=policies_of("ordering", "all"),
-        ),
-    ] = None
-    bundles: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.toml", help="Bundles of policies with their options, one table [bundle.NAME] for each."
-        ),
-    ] = None
-
-
 SloOption: TypeAlias = Annotated[
     str,
     typer.Option(metavar="BOUNDS", help="A request counts in goodput if it meets these: ttft, tpot, e2e, in s or ms."),
@@ -385,27 +323,3 @@ JsonFile: TypeAlias = Annotated[
 Jobs: TypeAlias = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Processes to use; all cores by default.", show_default=False)
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class ComparisonOutputs:
-    """Where a comparison is written."""
-
-    json: JsonFile = None
-    brief: Annotated[
-        bool, typer.Option("--brief", help="Print only the headline and five columns, without definitions.")
-    ] = False
-    format: Annotated[
-        TableFormat, typer.Option(help="How the table is printed: for people, or for a document or a script.")
-    ] = TableFormat.text
-    report: Annotated[
-        Path | None,
-        typer.Option("--report", metavar="FILE.html", help="Write one self-contained HTML report with charts."),
-    ] = None
-    requests_out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.csv|.parquet",
-            help="Write a row for each request of each run: times, replica, preemptions, cached tokens, outcome.",
-        ),
-    ] = None

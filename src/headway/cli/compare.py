@@ -7,19 +7,20 @@ from typing import Annotated
 import typer
 
 from headway.cli import command_options as options
+from headway.cli import comparison_options as comparison
 from headway.cli.grouped_options import grouped
 
 
 @grouped
 def compare(
-    orderings: options.ComparedOrderings,
+    orderings: comparison.ComparedOrderings,
     others: options.OtherPolicies,
-    plugin: options.PluginOptions,
+    plugin: comparison.PluginOptions,
     loads: options.LoadOptions,
     reading: options.TraceOptions,
     replica: options.ReplicaOptions,
     fleet: options.FleetOptions,
-    outputs: options.ComparisonOutputs,
+    outputs: comparison.ComparisonOutputs,
     traces: options.Traces = None,
     slo: options.SloOption = options.DEFAULT_SLO,
     objective: Annotated[

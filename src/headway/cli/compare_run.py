@@ -22,14 +22,8 @@ from headway.bench.recommendation.objective import read_objective
 from headway.bench.twin.virtual_day import AutoRun
 from headway.bench.user_mistake import UserMistake, as_mistakes
 from headway.bench.workloads import WORKLOADS
-from headway.cli.command_options import (
-    ComparedOrderings,
-    ComparisonOutputs,
-    FleetOptions,
-    OtherPolicies,
-    PluginOptions,
-    ReplicaOptions,
-)
+from headway.cli.command_options import FleetOptions, OtherPolicies, ReplicaOptions
+from headway.cli.comparison_options import ComparedOrderings, ComparisonOutputs, PluginOptions
 from headway.cli.modelled_fleet import fleet_files, modelled_fleet
 from headway.cli.modelled_replica import profile_files
 from headway.cli.printing import print_rich

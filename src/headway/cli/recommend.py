@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from headway.cli import command_options as options
+from headway.cli import comparison_options as comparison
 from headway.cli.grouped_options import grouped
 from headway.cli.name_completion import complete_trace
 
@@ -17,11 +18,11 @@ def recommend(
         str,
         typer.Argument(help="A trace file, or a built-in workload.", autocompletion=complete_trace),
     ],
-    orderings: options.ComparedOrderings,
+    orderings: comparison.ComparedOrderings,
     others: options.GatewayPolicies,
     reading: options.TraceOptions,
     replica: options.ReplicaOptions,
-    outputs: options.ComparisonOutputs,
+    outputs: comparison.ComparisonOutputs,
     objective: Annotated[
         str,
         typer.Option(

@@ -11,7 +11,8 @@ from headway.bench.recommendation.objective import read_objective
 from headway.bench.recommendation.recommendation import SCHEMA, Recommendation, Task
 from headway.bench.recommendation.verdict import recommend
 from headway.bench.user_mistake import as_mistakes
-from headway.cli.command_options import ComparedOrderings, ComparisonOutputs, GatewayPolicies, ReplicaOptions
+from headway.cli.command_options import GatewayPolicies, ReplicaOptions
+from headway.cli.comparison_options import ComparedOrderings, ComparisonOutputs
 from headway.cli.modelled_replica import profile_files
 from headway.cli.result_files import STDOUT, command_line, json_file, write_json
 from headway.cli.traffic import Traffic
