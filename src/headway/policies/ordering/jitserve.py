@@ -15,6 +15,7 @@ from headway.policies.ordering.shortest_job_first import prefill_seconds
 
 _FACTOR_LEAST = 1e-6
 _NO_DEADLINE_SECONDS_MAX = 1e9
+_GROWTH_LOG_MAX = 100.0  # of a time; a small exponent would ask for a power that no number holds
 _ROUNDING = 1e-9  # of a time, so that no error of arithmetic makes a change late
 
 
@@ -114,7 +115,7 @@ class Jitserve:
         worth = self._worth(heads[chosen], now)
         if others <= 0 or worth <= 0:
             return now
-        may_grow = (worth / others) ** (1 / self._exponent)
+        may_grow = math.exp(min(_GROWTH_LOG_MAX, math.log(worth / others) / self._exponent))
         change, waited = math.inf, now - heads[chosen].arrived_at
         for gain in self._gains(heads[chosen]):
             takes = waited + gain.takes_seconds

@@ -121,6 +121,14 @@ def test_the_choice_stands_until_the_next_change(
     assert worth(order, heads[chosen], then) >= worth(order, heads[order.choose(heads, then)], then) * (1 - 1e-9)
 
 
+@pytest.mark.parametrize("exponent", [1e-6, 1e-3, 1e3])
+def test_an_exponent_far_from_1_breaks_no_choice(exponent: float) -> None:
+    order = Jitserve(costs=COSTS, lateness_exponent=exponent)
+    heads = heads_of(order, request(10, deadline=5.0), request(100_000, 1, deadline=1.0))
+    assert order.choose(heads, 9.0) in heads
+    assert 9.0 <= order.next_change(heads, 9.0) < math.inf
+
+
 def test_requests_of_a_queue_are_served_by_worth() -> None:
     order = Jitserve(costs=COSTS)
     queue = WaitingQueue(order)
