@@ -105,11 +105,12 @@ class WantedReplicas:
         traffic.arrived(arrived.arrived_at)
 
     def _has_made_room(self, name: str) -> bool:
-        """Let a name that no replica lists go for one that some replica does."""
+        """Let a name that no replica ever listed go for one that some replica does; that of a pool at zero stays."""
         replicas = self._replicas()
         if not is_listed(replicas, name):
             return False
-        gone = next((one for one in self._traffic if one and not is_listed(replicas, one)), None)
+        unknown = (one for one in self._traffic if one and one not in self._models)
+        gone = next((one for one in unknown if not is_listed(replicas, one)), None)
         if gone is not None:
             del self._traffic[gone]
         return gone is not None

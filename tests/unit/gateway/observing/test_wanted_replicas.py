@@ -198,6 +198,19 @@ def test_a_listed_name_is_kept_apart_however_many_are_invented_before() -> None:
     assert day.figures["m"].replicas == 1
 
 
+def test_a_pool_at_zero_keeps_its_traffic_while_names_are_invented() -> None:
+    day = Day()
+    one = day.add_replica()
+    day.ask("adapter")
+    assert day.figures["m"].replicas == 1
+    one.listed({"m": {}}, {})  # nobody has the adapter now
+    for number in range(300):
+        day.refuse(day.ask(f"name-{number}"), Reason.NO_REPLICA)
+    day.answer(day.ask(), one)
+    assert "adapter" in day.wanted._traffic
+    assert day.figures["m"].offered_rate == pytest.approx(2 / 60)
+
+
 def test_embeddings_are_not_of_it() -> None:
     day = Day()
     request = gateway_request(1, {"input": "x"}, path="/v1/embeddings", model="m", arrived_at=day.now)
