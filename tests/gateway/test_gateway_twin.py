@@ -16,6 +16,7 @@ from headway.twin.auto_steering import AutoSteering
 from headway.twin.chosen_bundle import ChosenBundle
 from headway.twin.look_messages import Judged, LookAnswer, LookFault, TwinLook
 from headway.twin.traffic_window import SeenRequest
+from tests.support.gateway_requests import gateway_request
 from tests.support.gateway_setup import RunGateway, Setup, completion
 from tests.support.scripted_replica import answers, streams, waits_for
 
@@ -244,6 +245,34 @@ def test_made_up_names_of_models_take_no_place_and_refused_requests_do_not_choos
             await asyncio.sleep(0.05)
         assert len(looks.asked[0][1]) >= 200
         assert setup.gateway.twin._model == "m"
+
+    run_gateway(scenario, policies=AUTO.policies, auto=AUTO.auto)
+
+
+def test_it_looks_at_the_model_that_is_asked_for_now_and_gives_places_to_new_ones(run_gateway: RunGateway) -> None:
+    async def scenario(setup: Setup) -> None:
+        looks, twin, numbers = scripted(setup), setup.gateway.twin, iter(range(1_000_000, 2_000_000))
+        models = [f"model-{number}" for number in range(9)]
+        setup.replicas[0].models = ("m", *models)
+        await setup.until(lambda: setup.gateway.dispatcher.replicas[0].serves(models[0]))
+
+        def come(model: str, requests: int, prompt_tokens: int) -> None:
+            for _ in range(requests):
+                body = {"prompt": "x"}
+                twin.arrived(gateway_request(next(numbers), body, model=model, prompt_tokens=prompt_tokens))
+
+        async def look_at(prompt_tokens: int) -> None:
+            while not looks.asked or looks.asked[-1][1][-1].prompt_tokens != prompt_tokens:
+                await asyncio.sleep(0.05)
+
+        for model in models[1:8]:
+            come(model, 1, 5)
+        come(models[0], 400, 10)  # as many as a window holds
+        await look_at(10)
+        come(models[1], 250, 20)
+        await look_at(20)
+        come(models[8], 250, 30)
+        await look_at(30)
 
     run_gateway(scenario, policies=AUTO.policies, auto=AUTO.auto)
 

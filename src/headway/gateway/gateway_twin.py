@@ -6,7 +6,7 @@ Without `ordering = "auto"` it does nothing.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -28,8 +28,8 @@ from headway.twin.switch_rules import REQUESTS_MIN
 from headway.twin.traffic_window import PREFIX_BLOCK_TOKENS, SeenRequest, TrafficWindow
 
 _MODELS_MAX = 8
-"""Models that are watched, the first to be asked for of those that a replica serves; looks are at the one with the most
-requests that were not refused."""
+"""Models that are watched, the first to be asked for of those that a replica serves. Looks are at the one with most of
+the gateway's latest requests that were not refused; a model with none of the latest gives its place up."""
 _CHOSEN = ("ordering", "admission", "prediction")
 _SEATS = 256  # where a replica's limit is not known
 
@@ -50,6 +50,7 @@ class GatewayTwin:
         self._said_at: deque[float] = deque(maxlen=SENTENCES_KEPT)  # Unix seconds of the steering's sentences
         self._given = looks
         self._windows: dict[str, TrafficWindow] = {}
+        self._latest: deque[tuple[str, SeenRequest]] = deque(maxlen=settings.auto.window_requests)  # of all models
         self._open: dict[int, SeenRequest] = {}
         self._model = ""
         self.steering = self._made()
@@ -77,6 +78,7 @@ class GatewayTwin:
         if not is_same or (self.steering is not None and self.steering.wanted != settings.auto.wanted()):
             self.close()
             self._windows.clear()
+            self._latest = deque(maxlen=settings.auto.window_requests)
             self._open.clear()
             self._said_at.clear()
             self.steering = self._made()
@@ -91,15 +93,23 @@ class GatewayTwin:
         """About once a second: switch the queues to what the twin wants, as soon as the last switch is over."""
         if self.steering is None:
             return
-        if self._windows:
-            self._model = max(self._windows, key=lambda model: self._windows[model].stayed)
-            self.steering.window = self._windows[self._model]
+        self._choose_model(self.steering)
         wanted, queues = self.steering.poll(now), dispatcher.served_queues
         if wanted is not None and not queues.is_switching:
             policies = _policies(dispatcher.settings.policies, wanted)
             dispatcher.settings = replace(dispatcher.settings, policies=policies)
             queues.switch(policies)
             self.steering.switched(now)
+
+    def _choose_model(self, steering: AutoSteering) -> None:
+        """Look at the model that most requests are for now: a full window of an hour ago says nothing of that."""
+        here = {model for model, _ in self._latest}
+        self._windows = {model: window for model, window in self._windows.items() if model in here}
+        stayed = Counter(model for model, seen in self._latest if not seen.has_left)
+        if stayed:
+            self._model = stayed.most_common(1)[0][0]
+        if self._model in self._windows:
+            steering.window = self._windows[self._model]
 
     def metrics(self) -> Iterator[str]:
         """Its looks, its switches and what it uses; nothing without a twin."""
@@ -155,7 +165,8 @@ class GatewayTwin:
             if len(self._windows) >= _MODELS_MAX or not any(one.serves(arrived.model) for one in self._replicas()):
                 return  # else made-up names would take all places
             window = self._windows[arrived.model] = TrafficWindow(self._settings.auto.window_requests)
-        self._open[arrived.number] = window.add(_seen(request))
+        seen = self._open[arrived.number] = window.add(_seen(request))
+        self._latest.append((arrived.model, seen))
 
     def dispatched(self, request: GatewayRequest, now: float) -> None:
         """A request left its queue for a replica."""

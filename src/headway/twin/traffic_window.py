@@ -98,11 +98,6 @@ class TrafficWindow:
     def __len__(self) -> int:
         return len(self._seen)
 
-    @property
-    def stayed(self) -> int:
-        """How many have not left. It looks at each."""
-        return sum(not one.has_left for one in self._seen)
-
     def add(self, seen: SeenRequest) -> SeenRequest:
         """A request arrived; the oldest one goes where there are too many."""
         self._seen.append(seen)
@@ -117,11 +112,15 @@ def columns_of(rows: Iterable[SeenRequest]) -> dict[str, Any]:
     """The requests as columns of plain values; names (tenants, sessions, replicas, programs) and hashes are numbers."""
     rows = list(rows)
     columns: dict[str, Any] = {name: [getattr(one, name) for one in rows] for name in COLUMNS}
-    for name in ("tenant", "session", "replica", "program"):
+    for name in ("tenant", "session", "replica"):
         numbers: dict[Any, int] = {}
         columns[name] = [
             -1 if (value := getattr(one, name)) is None else numbers.setdefault(value, len(numbers)) for one in rows
         ]
+    programs: dict[tuple[str, str], int] = {}  # two tenants may have programs of one name
+    columns["program"] = [
+        -1 if one.program is None else programs.setdefault((one.tenant, one.program), len(programs)) for one in rows
+    ]
     blocks: dict[int, int] = {}
     columns["prefix"] = [[blocks.setdefault(block, len(blocks)) for block in one.prefix] for one in rows]
     return columns

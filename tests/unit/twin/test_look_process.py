@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 import pytest
 
+from headway.domain.later_deadlines import LaterDeadlines, ProgramStage
 from headway.twin.auto_settings import AutoSettings
 from headway.twin.auto_steering import AutoSteering
 from headway.twin.chosen_bundle import ChosenBundle
 from headway.twin.look_messages import EngineFacts, LookAnswer, LookFault, TwinLook
 from headway.twin.look_process import LookProcess
-from headway.twin.traffic_window import SeenRequest, TrafficWindow
+from headway.twin.traffic_window import SeenRequest, TrafficWindow, columns_of
 
 USUAL = ChosenBundle("highest-response-ratio")
 GOOD = (
@@ -187,3 +188,9 @@ def test_a_question_holds_numbers_and_no_names() -> None:
     again = TwinLook.from_line(line)
     assert again.columns == look().of([secret]).columns
     assert again.current == USUAL
+
+
+def test_programs_of_one_name_are_told_apart_by_tenant() -> None:
+    later = LaterDeadlines(program=ProgramStage("nightly"))
+    rows = [SeenRequest(0.0, 10, tenant=tenant, later=later) for tenant in ("a", "b", "a")]
+    assert columns_of([*rows, SeenRequest(0.0, 10)])["program"] == [0, 1, 0, -1]
