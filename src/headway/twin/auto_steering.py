@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from headway.twin.auto_settings import AutoSettings
@@ -141,15 +142,20 @@ class AutoSteering:
 
     def state(self) -> dict[str, Any]:
         """What is kept over a restart."""
-        return self.rules.state() | {"step_time": list(self._step_time)}
+        return self.rules.state() | {"step_time": list(self._step_time), "objective": self._asked_for()}
 
     def restore(self, saved: object) -> None:
-        """Take it back. Raises ValueError if it is something else; then nothing has changed."""
+        """Take it back. Raises ValueError if it is something else; then nothing has changed.
+
+        A bundle that another objective chose is left: under a tail's it may be an order without a bound on waits.
+        """
         step_time = saved.get("step_time", ()) if isinstance(saved, Mapping) else ()
         if step_time not in ((), []) and not is_step_time(step_time):
             raise ValueError("the step time of the twin is not five whole numbers")
         before = self.rules.current
         is_known = self.rules.restore(saved)
+        if is_known and isinstance(saved, Mapping) and saved.get("objective") != self._asked_for():
+            self.rules.current, is_known = before, False
         try:
             self._check(self.rules.current)
         except ValueError:
@@ -162,6 +168,12 @@ class AutoSteering:
     def close(self) -> None:
         """End the process."""
         self._process.close()
+
+    def _asked_for(self) -> dict[str, Any]:
+        wanted = self.wanted
+        bounds = {name: asdict(bound) for name, bound in wanted.bounds.items()}
+        slo = self.wanted.slo or {"ttft": self.settings.ttft_seconds, "tpot": self.settings.tpot_seconds}
+        return {"weights": dict(wanted.weights), "at_most": bounds, "slo": dict(slo)}
 
     def _ask(self, now: float) -> None:
         self._next_at = now + self.settings.look_seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,20 @@ def test_what_was_chosen_before_a_restart_goes_before_it() -> None:
     one = steering()
     one.restore(steering().state())
     assert one.poll(5.0) is None
+
+
+def test_what_another_objective_chose_is_left() -> None:
+    """Among it may be an order without a bound on waits, which a tail's would never take."""
+    before = steering()
+    assert before.poll(5.0) is not None
+    before.switched(5.0)
+    settings = AutoSettings(on=True, objective="p99-ttft", begin="configured")
+    after = AutoSteering(settings, USUAL, LookProcess(300, 10.0), TrafficWindow(200), EngineFacts)
+    after.restore(json.loads(json.dumps(before.state())))
+    assert after.rules.current == USUAL
+    same = steering(begin="configured")
+    same.restore(json.loads(json.dumps(before.state())))
+    assert same.rules.current.ordering == "gittins"
 
 
 def test_an_objective_is_read_as_recommend_reads_it(tmp_path: Path) -> None:
