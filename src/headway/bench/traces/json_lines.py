@@ -7,7 +7,6 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, NoReturn
 
 from headway.bench.traces.column_map import BAILIAN, MOONCAKE, ColumnMap
@@ -53,14 +52,21 @@ def read(file: TraceFile, rows: Rows) -> None:
         UserMistake: an object is wrong, and bad lines are not skipped; `--columns` names no field that is needed.
     """
     log = log_named(rows.columns.layout)
-    add = rows.add if log is None else partial(log.add, rows=rows)
-    for sentence in () if log is None else log.notes:
-        rows.note(sentence)
+    noted = None
     for number, record in _records(file):
         if isinstance(record, Fault):
             rows.bad(number, record)
+            continue
+        if log is not None and log.is_whole_run:
+            log = log_with(record) or log  # long lists may have hidden its last fields from the sample
+        if log is not noted and log is not None:
+            for sentence in log.notes:
+                rows.note(sentence)
+            noted = log
+        if log is None:
+            rows.add(number, record)
         else:
-            add(number, record)
+            log.add(number, record, rows)
 
 
 def _records(file: TraceFile) -> Iterator[tuple[int, dict[str, Any] | Fault]]:

@@ -99,6 +99,30 @@ def test_arrivals_of_sglang_are_known_only_where_all_was_sent_at_once(tmp_path: 
     assert at_once.measured_ttft_seconds.tolist() == [0.5, 0.25]
 
 
+@pytest.mark.parametrize("count", [1_000, 20_000])
+def test_a_long_run_of_vllm_keeps_its_arrivals(tmp_path: Path, count: int) -> None:
+    """Its `start_times` come after lists that fill far more than the beginning of the file."""
+    starts = [100 + (row // 2) * 0.5 for row in range(count)]
+    result = {
+        "backend": "vllm",
+        "request_rate": 4.0,
+        "duration": count / 4,
+        "completed": count,
+        "input_lens": [1_000] * count,
+        "output_lens": [20] * count,
+        "ttfts": [0.25] * count,
+        "itls": [[0.0125] * 19] * count,
+        "start_times": starts,
+        "errors": [""] * count,
+        "mean_ttft_ms": 250.0,
+    }
+    (tmp_path / "long.json").write_text(json.dumps(result))
+    loaded = load_trace(str(tmp_path / "long.json"))
+    assert loaded.trace.arrived_seconds.tolist() == [start - 100 for start in starts]
+    assert loaded.trace.measured_ttft_seconds is not None
+    assert not any("SGLang" in note for note in loaded.notes)
+
+
 def test_a_benchmark_without_details_names_the_option(tmp_path: Path) -> None:
     (tmp_path / "s.jsonl").write_text(json.dumps({"request_rate": 4.0, "mean_ttft_ms": 3.0, "duration": 2.0}))
     with pytest.raises(UserMistake, match=r"no list `input_lens`; run .* sglang\.bench_serving with --output-details"):
