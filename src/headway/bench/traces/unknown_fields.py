@@ -26,7 +26,7 @@ def unknown_fields(label: str, record: Mapping[str, object]) -> str:
         shown = shown[:_FIELDS_SHOWN_MAX].rpartition(",")[0] + ", ..."
     return (
         f"{label}: its fields are {shown}, which is no known format; name three of them with "
-        f"{columns_line(fields)}, in seconds or as arrival_ms=; docs/your-logs.md lists the logs that are known"
+        f"{columns_line(fields)}, in seconds, dates or arrival_ms=; docs/your-logs.md lists the logs that are known"
     )
 
 
