@@ -115,7 +115,7 @@ def test_without_an_oracle_lengths_show_only_at_the_end(
 def test_peak_check_with_an_oracle_never_preempts(
     trace: Trace, rules: EngineRules, step_time: LinearStepTime, bundle: PolicyNames
 ) -> None:
-    """As long as a prompt takes one step, as the forecast has it, and no adapter takes KV blocks, which it does not count."""
+    """As long as a prompt takes one step, as the forecast has it, and no adapter takes KV blocks."""
     wide = replace(rules, max_num_batched_tokens=100_000, long_prefill_token_threshold=0, adapters=None)
     day = live(simulate, trace, wide, step_time, bundle)
     assert not day.outcome.preemptions.any(), f"{day.outcome.preemptions} preemptions"
