@@ -288,6 +288,7 @@ def test_the_gateway_decides_by_no_clock_that_can_be_set() -> None:
         "batch_api/open_batches.py",  # a batch expires at a time of day: it outlives the process and its clock
         "budgets/rate_limit_headers.py",
         "embedded/answer_shapes.py",
+        "gateway_twin.py",  # times that people read: when a look said its sentence
         "leadership/lease_object.py",  # times that people read; gateways compare none
         "observing/logging_setup.py",  # times that people read
         "openai/error_shapes.py",
