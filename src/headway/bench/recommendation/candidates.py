@@ -89,10 +89,14 @@ def vllm_text(bundle: Bundle) -> str:
         name = f'"{getattr(bundle, kind)}"'
         lines.append(f"{kind} = {{name = {name}, options = {_inline(given)}}}" if given else f"{kind} = {name}")
     lines += _offline_line(bundle)
-    if bundle.plugin.tuning != "off":
-        lines.append(f'tuning = "{bundle.plugin.tuning}"')
-    if bundle.plugin.guard is not None:
-        lines.append(f"guard = {_inline(asdict(bundle.plugin.guard))}")
+    plugin = bundle.plugin
+    if plugin.tuning != "off":
+        lines.append(f'tuning = "{plugin.tuning}"')
+    if plugin.tuning == "prefill-budget":
+        lines.append(f"tpot_seconds = {plugin.tpot_seconds}")
+    for name, rules in (("guard", plugin.guard), ("displace", plugin.displace)):
+        if rules is not None:
+            lines.append(f"{name} = {_inline(asdict(rules))}")
     return "\n".join(lines) + "\n"
 
 
