@@ -141,7 +141,7 @@ class Displacement:
             going = self._making_room(one.request, here, room, now, victim)
             if not going:
                 break
-            displaced += [victim.request for victim in going]
+            displaced += [chosen.request for chosen in going]
             here = [other for other in here if other not in going]
             room = _freed(room, going)
         for request in displaced:

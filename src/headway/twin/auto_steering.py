@@ -169,11 +169,13 @@ class AutoSteering:
         """End the process."""
         self._process.close()
 
+    def _slo(self) -> Mapping[str, float]:
+        return self.wanted.slo or {"ttft": self.settings.ttft_seconds, "tpot": self.settings.tpot_seconds}
+
     def _asked_for(self) -> dict[str, Any]:
         wanted = self.wanted
         bounds = {name: asdict(bound) for name, bound in wanted.bounds.items()}
-        slo = self.wanted.slo or {"ttft": self.settings.ttft_seconds, "tpot": self.settings.tpot_seconds}
-        return {"weights": dict(wanted.weights), "at_most": bounds, "slo": dict(slo)}
+        return {"weights": dict(wanted.weights), "at_most": bounds, "slo": dict(self._slo())}
 
     def _ask(self, now: float) -> None:
         self._next_at = now + self.settings.look_seconds
@@ -191,7 +193,7 @@ class AutoSteering:
                 None if switched is None else switched.before,
                 None if switched is None else switched.at,
                 self.wanted,
-                self.wanted.slo or {"ttft": self.settings.ttft_seconds, "tpot": self.settings.tpot_seconds},
+                self._slo(),
                 self._step_time,
                 self.settings.sure,
                 self._seed,

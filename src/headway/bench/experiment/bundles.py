@@ -221,25 +221,22 @@ def _tpot_seconds(value: object, where: str) -> Any:
     return checked(value, Annotated[float, Bounds(above=0)], where)
 
 
-def _displace(value: object, where: str) -> Any:
-    if isinstance(value, bool):
-        return DisplaceRules() if value else None
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{where} must be true, false, or a table such as {{times = 2}}, got {value!r}")
-    return read_table(DisplaceRules, value, f"{where}.")
+def _rules_or_switch(rules: type[HarmLimits | DisplaceRules], example: str) -> Reader:
+    """Reads true (the rules' defaults), false (None), or a table of them."""
 
+    def read(value: object, where: str) -> Any:
+        if isinstance(value, bool):
+            return rules() if value else None
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where} must be true, false, or a table such as {example}, got {value!r}")
+        return read_table(rules, value, f"{where}.")
 
-def _guard(value: object, where: str) -> Any:
-    if isinstance(value, bool):
-        return HarmLimits() if value else None
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{where} must be true, false, or a table such as {{harm_ratio = 3.0}}, got {value!r}")
-    return read_table(HarmLimits, value, f"{where}.")
+    return read
 
 
 _PLUGIN_READERS: Mapping[str, Reader] = {
     "tuning": _tuning,
     "tpot_seconds": _tpot_seconds,
-    "guard": _guard,
-    "displace": _displace,
+    "guard": _rules_or_switch(HarmLimits, "{harm_ratio = 3.0}"),
+    "displace": _rules_or_switch(DisplaceRules, "{times = 2}"),
 }
