@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.kept_rows import kept_rows
 from benchmarks.page_tables import show
 from benchmarks.studies.priced_work.regret_cells import HALVES
 from headway.bench.experiment.bundles import Bundle
@@ -243,9 +244,7 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", choices=tuple(ORDERS), default=tuple(ORDERS))
     parser.add_argument("--write", type=Path, help="put the tables into this page instead")
     arguments = parser.parse_args()
-    kept = []
-    if arguments.kept.exists():
-        kept = [json.loads(line) for line in arguments.kept.read_text(encoding="utf-8").splitlines()]
+    kept = kept_rows(arguments.kept)
     if arguments.write is not None:
         texts = {f"deadlines-{kind}": means(kept, kind) for kind in ORDERS}
         show(

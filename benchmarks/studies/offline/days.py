@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.kept_rows import kept_rows
 from benchmarks.page_tables import show
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.saturation import at_rate, measure_saturation
@@ -233,9 +234,7 @@ def main() -> int:
     parser.add_argument("kept", type=Path, help="JSON Lines, one day a line; made where it is absent")
     parser.add_argument("--write", type=Path, help="put the tables into this page instead")
     arguments = parser.parse_args()
-    kept = []
-    if arguments.kept.exists():
-        kept = [json.loads(line) for line in arguments.kept.read_text(encoding="utf-8").splitlines()]
+    kept = kept_rows(arguments.kept)
     if arguments.write is not None:
         show(
             {"offline-days": table(kept), "offline-unchanged": unchanged(kept), "offline-arms": by_arm(kept)},

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.kept_rows import kept_rows
 from benchmarks.page_tables import show
 from benchmarks.studies.offline.days import ORDER, DayOver, Listening, online_day
 from headway.bench.experiment.bundles import Bundle
@@ -179,9 +180,7 @@ def main() -> int:
     parser.add_argument("kept", type=Path, help="JSON Lines, one run a line; made where it is absent")
     parser.add_argument("--write", type=Path, help="put the table into this page instead")
     arguments = parser.parse_args()
-    kept: list[dict[str, Any]] = []
-    if arguments.kept.exists():
-        kept = [json.loads(line) for line in arguments.kept.read_text(encoding="utf-8").splitlines()]
+    kept = kept_rows(arguments.kept)
     if arguments.write is not None:
         show({"offline-prefixes": table(kept)}, arguments.write)
         return 0

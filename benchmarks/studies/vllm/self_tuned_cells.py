@@ -8,7 +8,6 @@ the folder CELLS holds already is not measured again, so a table after a change 
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 
 from benchmarks.page_tables import show
 from benchmarks.studies.priced_work import regret_cells as cells
+from benchmarks.studies.vllm.cell_options import cell_options
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.saturation import at_rate, repeated
 from headway.bench.user_mistake import UserMistake
@@ -31,14 +31,7 @@ TITLES = ("mean TTFT", "p99 TTFT", "mean normalised latency", "mean end-to-end l
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder that keeps what was measured")
-    parser.add_argument("--page", type=Path, help="page whose table to replace; printed without it")
-    parser.add_argument("--requests", type=int, default=1_000, help="first requests of each trace")
-    parser.add_argument("--long-requests", type=int, default=500, help="of traces with long prompts or answers")
-    parser.add_argument("--traces", nargs="+", default=cells.TRACES, help="which")
-    typed = parser.parse_args()
-    typed.out.mkdir(parents=True, exist_ok=True)
+    typed = cell_options(__doc__, long_requests=500)
     try:
         for trace in typed.traces:
             measure(trace, typed.long_requests if trace in cells.LONG else typed.requests, typed.out)

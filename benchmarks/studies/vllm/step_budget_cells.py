@@ -9,7 +9,6 @@ prompts or more are pending, waiting ones included, and something decodes.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -23,6 +22,7 @@ import numpy as np
 
 from benchmarks.page_tables import show
 from benchmarks.studies.priced_work import regret_cells as cells
+from benchmarks.studies.vllm.cell_options import cell_options
 from headway.bench.experiment.bundles import Bundle
 from headway.bench.experiment.saturation import at_rate, repeated
 from headway.bench.experiment.simulated_runs import simulate_bundle
@@ -56,14 +56,7 @@ SIDE_TITLES = ("urgent mean TTFT", "urgent p99 TTFT", "others' mean TTFT", "othe
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder that keeps what was measured")
-    parser.add_argument("--page", type=Path, help="page whose tables to replace; printed without it")
-    parser.add_argument("--requests", type=int, default=1_000, help="first requests of each trace")
-    parser.add_argument("--long-requests", type=int, default=400, help="of traces with long prompts or answers")
-    parser.add_argument("--traces", nargs="+", default=cells.TRACES, help="which")
-    typed = parser.parse_args()
-    typed.out.mkdir(parents=True, exist_ok=True)
+    typed = cell_options(__doc__, long_requests=400)
     try:
         found = [
             measure(trace, typed.long_requests if trace in cells.LONG else typed.requests, typed.out)
