@@ -48,7 +48,11 @@ class Slo:
             UserMistake: unknown or repeated name, no unit, or a value that is not a positive number.
         """
         with as_mistakes():
-            bounds = read_slo(text)
+            return cls.of(read_slo(text))
+
+    @classmethod
+    def of(cls, bounds: Mapping[str, float]) -> Slo:
+        """Bounds in seconds by the names that `parse` reads."""
         return cls(**{_SLO_FIELDS[name]: seconds for name, seconds in bounds.items()})
 
     def given(self) -> dict[str, float]:

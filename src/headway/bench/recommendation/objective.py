@@ -123,5 +123,5 @@ def read_objective(text: str, slo: Slo) -> OperatorObjective:
     """
     with as_mistakes():
         wanted = read_wanted(text, "--objective")
-    own = slo if wanted.slo is None else Slo(**{f"{name}_seconds": bound for name, bound in wanted.slo.items()})
+    own = slo if wanted.slo is None else Slo.of(wanted.slo)
     return OperatorObjective(wanted.name, wanted.weights, own, wanted.bounds)

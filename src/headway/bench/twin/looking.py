@@ -89,8 +89,7 @@ def _fitted(look: TwinLook, rules: EngineRules) -> LinearStepTime:
 
 def _objective(look: TwinLook) -> OperatorObjective:
     wanted = look.objective
-    slo = Slo(**{f"{name}_seconds": seconds for name, seconds in look.slo.items()})
-    return OperatorObjective(wanted.name, wanted.weights, slo, wanted.bounds)
+    return OperatorObjective(wanted.name, wanted.weights, Slo.of(look.slo), wanted.bounds)
 
 
 def engine_rules(engine: EngineFacts, prompts: Sequence[int]) -> EngineRules:
